@@ -1,0 +1,1 @@
+"""Terminal, files and exit codes."""

@@ -1,0 +1,1 @@
+"""Models, layouts, plans and emitted configurations."""

@@ -1,0 +1,1 @@
+"""What does one operation cost on this hardware?"""
