@@ -1,0 +1,161 @@
+"""A layout: every degree of parallelism and what goes with it, and the rules that make one legal.
+
+Ranks are numbered tp fastest, then cp, dp, pp (Megatron-LM's default order `tp-cp-ep-dp-pp`). Virtual pipeline
+stage k runs on pipeline rank k mod pp as its chunk k // pp.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Granularity(StrEnum):
+    """How much of the forward pass is run again in backward."""
+
+    NONE = "none"
+    SELECTIVE = "selective"
+    FULL = "full"
+
+
+class Schedule(StrEnum):
+    """Pipeline schedules."""
+
+    NO_PIPELINE = "none"
+    ONE_F_ONE_B = "1f1b"
+    INTERLEAVED = "interleaved-1f1b"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recompute:
+    """What is recomputed in backward.
+
+    Args:
+        granularity: None, the named modules, or whole layers.
+        modules: With selective: the modules whose inner tensors are dropped (core_attn, mlp).
+        num_layers: With full: layers of each virtual stage that are recomputed, from its first; None means all.
+    """
+
+    granularity: Granularity
+    modules: tuple[str, ...] = ()
+    num_layers: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts belong to the granularity."""
+        if (self.granularity is Granularity.SELECTIVE) != bool(self.modules):
+            raise ValueError("modules are named exactly with selective recompute")
+        if self.num_layers is not None and self.granularity is not Granularity.FULL:
+            raise ValueError("num_layers belongs to full recompute")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """Which communication runs beside computation."""
+
+    grad_reduce: bool
+    param_gather: bool
+    p2p: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One virtual pipeline stage: a run of decoder layers, with the embedding or the LM head at the ends.
+
+    Args:
+        first_layer: Index of its first decoder layer, from 0.
+        num_layers: Decoder layers it holds; 0 is legal for a stage that holds the embedding or the head.
+        has_embedding: It holds the embedding.
+        has_head: It holds the final norm, the LM head and the loss.
+    """
+
+    first_layer: int
+    num_layers: int
+    has_embedding: bool
+    has_head: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How a model is laid out on `tp * cp * pp * dp` GPUs.
+
+    Args:
+        tp: Tensor-parallel degree.
+        sequence_parallel: Norms and residuals are split over tp along the sequence.
+        pp: Pipeline-parallel degree.
+        vpp: Virtual stages per pipeline rank.
+        cp: Context-parallel degree.
+        cp_kind: How attention crosses the context-parallel ranks; None when cp is 1.
+        ep: Expert-parallel degree.
+        etp: Tensor-parallel degree of the experts.
+        dp: Data-parallel degree.
+        zero_stage: What is split over dp: 0 nothing, 1 optimizer states, 2 and gradients, 3 and weights.
+        micro_batch_size: Sequences of one micro-batch.
+        num_microbatches: Micro-batches of one step on one data-parallel replica.
+        schedule: Pipeline schedule.
+        recompute: What is recomputed.
+        overlap: Which communication is hidden.
+        rank_order: Mesh axes from fastest to slowest.
+        stages: The virtual stages in model order, `pp * vpp` of them.
+    """
+
+    tp: int
+    sequence_parallel: bool
+    pp: int
+    vpp: int
+    dp: int
+    zero_stage: int
+    micro_batch_size: int
+    num_microbatches: int
+    schedule: Schedule
+    recompute: Recompute
+    overlap: Overlap
+    stages: tuple[Stage, ...]
+    cp: int = 1
+    cp_kind: str | None = None
+    ep: int = 1
+    etp: int = 1
+    rank_order: str = "tp-cp-ep-dp-pp"
+
+    def __post_init__(self) -> None:
+        """Check what must hold of any layout, whatever the model."""
+        degrees = (self.tp, self.pp, self.vpp, self.dp, self.cp, self.ep, self.etp, self.micro_batch_size)
+        if min(*degrees, self.num_microbatches) < 1:
+            raise ValueError("every degree of a layout is at least 1")
+        if len(self.stages) != self.pp * self.vpp:
+            raise ValueError(f"{len(self.stages)} stages given for pp * vpp = {self.pp * self.vpp}")
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ValueError(f"zero_stage = {self.zero_stage} is none of 0, 1, 2, 3")
+
+    @property
+    def world_size(self) -> int:
+        """Return the number of GPUs."""
+        return self.tp * self.cp * self.pp * self.dp
+
+    @property
+    def global_batch_size(self) -> int:
+        """Return the sequences of one optimizer step."""
+        return self.micro_batch_size * self.num_microbatches * self.dp
+
+    def chunks(self, pipeline_rank: int) -> tuple[Stage, ...]:
+        """Return the virtual stages of one pipeline rank, first chunk first."""
+        return self.stages[pipeline_rank :: self.pp]
+
+    def first_global_rank(self, pipeline_rank: int) -> int:
+        """Return the lowest global rank of one pipeline rank."""
+        return pipeline_rank * self.tp * self.cp * self.dp
+
+
+def stages_from_counts(layers_per_stage: tuple[int, ...]) -> tuple[Stage, ...]:
+    """Return virtual stages that hold these many decoder layers each, embedding first and head last."""
+    stages: list[Stage] = []
+    first_layer = 0
+    last = len(layers_per_stage) - 1
+    for index, num_layers in enumerate(layers_per_stage):
+        stages.append(
+            Stage(
+                first_layer=first_layer,
+                num_layers=num_layers,
+                has_embedding=index == 0,
+                has_head=index == last,
+            )
+        )
+        first_layer += num_layers
+    return tuple(stages)

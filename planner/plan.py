@@ -1,0 +1,203 @@
+"""The answer: plans in order of merit, what the search saw, or why nothing fits.
+
+A plan holds its inputs, so that a plan file alone is enough to emit, explain and check it. It holds no time of day
+and no wall time: the same inputs give the same bytes. The JSON form is in `planner.schema.plan`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from planner.layout import Layout
+from planner.specs import ModelSpec, Objective, PlanRequest, Target
+from profiles.hardware import Cluster
+
+SCHEMA_VERSION = 1
+
+
+class Status(StrEnum):
+    """What is known about the best plan."""
+
+    OPTIMAL = "optimal"
+    FEASIBLE = "feasible"
+    INFEASIBLE = "infeasible"
+
+
+class Phase(StrEnum):
+    """Moments of a training step at which memory peaks differently."""
+
+    INITIALISATION = "initialisation"
+    FORWARD_BACKWARD = "forward-backward"
+    OPTIMIZER_STEP = "optimizer-step"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLine:
+    """One term of one rank's memory in one phase.
+
+    Args:
+        rank: Lowest global rank of the pipeline rank it stands for.
+        phase: Moment of the step.
+        term: "weights", "gradients", "optimizer states", "activations" and so on.
+        num_bytes: Its size.
+        source: Formula or assumption behind it.
+    """
+
+    rank: int
+    phase: Phase
+    term: str
+    num_bytes: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeLine:
+    """One term of the step time; the terms add up to the step.
+
+    Args:
+        term: "gemm", "attention", "memory-bound kernels", "tensor-parallel collectives", "pipeline bubble" and so on.
+        seconds: Its share of the step on the critical rank.
+        source: Where its figures come from.
+    """
+
+    term: str
+    seconds: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedLayout:
+    """One layout with its price.
+
+    Args:
+        layout: The layout.
+        step_seconds: Time of one optimizer step, by the search.
+        reevaluated_step_seconds: The same by the independent evaluator.
+        tokens_per_second_per_gpu: Trained tokens.
+        mfu: Model flops (no recompute, causal attention counted half) over the datasheet rate of the GEMM format.
+        peak_memory_bytes: Largest phase of the heaviest rank.
+        memory_limit_bytes: What the rank may use, headroom taken off.
+        memory: The ledger, a line a term.
+        time: The step, a line a term.
+        assumptions: What was assumed where no figure was known.
+        lower_bound_seconds: What the search knew about this layout before pricing it exactly.
+    """
+
+    layout: Layout
+    step_seconds: float
+    reevaluated_step_seconds: float
+    tokens_per_second_per_gpu: float
+    mfu: float
+    peak_memory_bytes: int
+    memory_limit_bytes: int
+    memory: tuple[MemoryLine, ...]
+    time: tuple[TimeLine, ...]
+    assumptions: tuple[str, ...]
+    lower_bound_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSummary:
+    """What the search saw.
+
+    Args:
+        considered: Points of the outer space that were enumerated.
+        legal: Points that broke no rule.
+        pruned: Reason to number of points; with `simulated` they add up to `considered`.
+        simulated: Points that were priced exactly.
+        dimensions: The dimensions that were searched.
+    """
+
+    considered: int
+    legal: int
+    pruned: Mapping[str, int]
+    simulated: int
+    dimensions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relaxation:
+    """One smallest change that would make a plan fit.
+
+    Args:
+        change: In words, "12 nodes instead of 8" or "micro_batch_size 1".
+        path: Field of the spec to change, as `--set` takes it.
+        value: What to set it to.
+    """
+
+    change: str
+    path: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Infeasible:
+    """Why nothing fits.
+
+    Args:
+        binding: The binding constraint, in one sentence.
+        shortfall_bytes: How much memory the best attempt lacks on its heaviest rank; 0 when memory is not the cause.
+        nearest: The attempt that comes closest, if any layout was legal.
+        relaxations: Smallest changes that would fit, each checked.
+    """
+
+    binding: str
+    shortfall_bytes: int
+    nearest: PlannedLayout | None
+    relaxations: tuple[Relaxation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that `plan` found out.
+
+    Args:
+        model: What was planned.
+        cluster: Where.
+        request: For which run, under which constraints.
+        target: Framework that the plans can be written for.
+        status: What is known about the first plan.
+        objective: What was optimised.
+        bound: No plan of the searched space has a better objective than this.
+        gap: (best - bound) / best; 0 when optimal.
+        search: What the search saw.
+        plans: Best first; empty when infeasible.
+        baseline: The rule-of-thumb layout, if it fits.
+        infeasible: The reasons, when nothing fits.
+    """
+
+    model: ModelSpec
+    cluster: Cluster
+    request: PlanRequest
+    target: Target
+    status: Status
+    objective: Objective
+    bound: float | None
+    gap: float | None
+    search: SearchSummary
+    plans: tuple[PlannedLayout, ...]
+    baseline: PlannedLayout | None
+    infeasible: Infeasible | None
+
+    @property
+    def best(self) -> PlannedLayout:
+        """Return the winning plan; only feasible plans have one."""
+        return self.plans[0]
+
+    @property
+    def days_to_train(self) -> float | None:
+        """Return the days that the token budget takes with the best plan, if there is a budget and a plan."""
+        tokens = self.request.workload.tokens_to_train
+        if tokens is None or not self.plans:
+            return None
+        steps = tokens / self.request.workload.tokens_per_step
+        return steps * self.best.step_seconds / 86400
+
+    @property
+    def cost_to_train(self) -> float | None:
+        """Return the price of the token budget with the best plan, if both are known."""
+        days = self.days_to_train
+        price = self.cluster.price_per_gpu_hour
+        if days is None or price is None:
+            return None
+        return days * 24 * price * self.cluster.world_size

@@ -1,0 +1,48 @@
+"""What a price is: seconds, and where they come from."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from profiles.ops import Collective, ComputeOp
+
+
+class Source(StrEnum):
+    """Where a figure comes from, best first."""
+
+    MEASURED = "measured"
+    INTERPOLATED = "interpolated"
+    EXTRAPOLATED = "extrapolated"
+    ANALYTIC = "analytic"
+    ASSUMED = "assumed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """The time of one operation.
+
+    Args:
+        seconds: Its duration when nothing else runs.
+        source: Where the figure comes from.
+        note: The table, formula or assumption behind it, in one phrase.
+    """
+
+    seconds: float
+    source: Source
+    note: str
+
+
+class CostModel(Protocol):
+    """Prices operations on one cluster."""
+
+    def compute(self, operation: ComputeOp) -> Estimate:
+        """Return the time of one operation on one GPU."""
+        ...
+
+    def collective(self, operation: Collective) -> Estimate:
+        """Return the time of one collective, all its ranks taking part."""
+        ...
+
+    def host_copy_seconds(self, num_bytes: int) -> Estimate:
+        """Return the time to copy `num_bytes` between a GPU and its host, one direction."""
+        ...
