@@ -1,0 +1,136 @@
+"""What ranks send one another outside the layers: pipeline transfers, gradients, parameters, tied embeddings.
+
+Ranks are numbered tp fastest, then cp, dp, pp. Gradients are reduced over dp times cp once a step, in buckets, beside
+the backward pass of the last micro-batch; with the optimizer sharded, updated parameters are gathered beside the first
+forward pass (Megatron-LM's `--overlap-grad-reduce` and `--overlap-param-gather`). What does not fit beside that pass,
+and at least one bucket, is exposed.
+"""
+
+from dataclasses import dataclass
+
+from planner.layout import Layout
+from planner.specs import TrainWorkload
+from profiles.ops import Collective, CollectiveKind, MemoryBound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataParallelTraffic:
+    """The collectives of one virtual stage's parameters, once a step.
+
+    Args:
+        reduce: Gradient all-reduce (zero_stage 0) or reduce-scatter.
+        gather: All-gather of the updated parameters; None with zero_stage 0.
+        num_buckets: Buckets that the gradients are cut into.
+    """
+
+    reduce: Collective
+    gather: Collective | None
+    num_buckets: int
+
+
+def data_parallel_traffic(num_trainable: int, layout: Layout, workload: TrainWorkload) -> DataParallelTraffic:
+    """Return the data-parallel collectives of `num_trainable` elements on one rank.
+
+    A bucket holds `max(40e6, 1e6 dp)` elements (megatron.core.distributed.DistributedDataParallelConfig).
+    """
+    group = layout.dp * layout.cp
+    sharded = layout.zero_stage >= 1
+    reduce = Collective(
+        kind=CollectiveKind.REDUCE_SCATTER if sharded else CollectiveKind.ALL_REDUCE,
+        buffer_bytes=num_trainable * workload.gradient_dtype.num_bytes,
+        size=group,
+        stride=layout.tp,
+    )
+    gather = None
+    if sharded:
+        gather = Collective(
+            kind=CollectiveKind.ALL_GATHER,
+            buffer_bytes=num_trainable * workload.precision.parameter_dtype.num_bytes,
+            size=group,
+            stride=layout.tp,
+        )
+    bucket = max(40_000_000, 1_000_000 * group)
+    return DataParallelTraffic(reduce=reduce, gather=gather, num_buckets=max(1, -(-num_trainable // bucket)))
+
+
+def exposed_seconds(*, collective_seconds: float, beside_seconds: float, num_buckets: int, overlapped: bool) -> float:
+    """Return the part of a data-parallel collective that no computation hides.
+
+    Args:
+        collective_seconds: All its buckets, one after the other.
+        beside_seconds: The pass that it runs beside.
+        num_buckets: Buckets it is cut into; the last one has nothing to hide behind.
+        overlapped: It runs beside the pass at all.
+    """
+    if not overlapped:
+        return collective_seconds
+    return max(collective_seconds - beside_seconds, collective_seconds / num_buckets)
+
+
+def transfer(layout: Layout, *, pipeline_rank: int, stream_bytes: int) -> Collective:
+    """Return the send from `pipeline_rank` to the next one (from the last to the first between chunks).
+
+    Args:
+        layout: The layout.
+        pipeline_rank: Sender of activations, receiver of their gradients.
+        stream_bytes: The residual stream of one micro-batch on one rank.
+    """
+    ranks_per_stage = layout.tp * layout.cp * layout.dp
+    if pipeline_rank + 1 < layout.pp:
+        first, distance = pipeline_rank * ranks_per_stage, ranks_per_stage
+    else:
+        first, distance = 0, (layout.pp - 1) * ranks_per_stage
+    return Collective(
+        kind=CollectiveKind.SEND_RECV, buffer_bytes=stream_bytes, size=2, stride=distance, first_rank=first
+    )
+
+
+def tied_embedding_reduction(num_elements: int, layout: Layout, workload: TrainWorkload) -> Collective | None:
+    """Return the all-reduce of a tied table's gradient between first and last pipeline rank; None when both are one."""
+    if layout.pp == 1 or not num_elements:
+        return None
+    return Collective(
+        kind=CollectiveKind.ALL_REDUCE,
+        buffer_bytes=num_elements * workload.gradient_dtype.num_bytes,
+        size=2,
+        stride=(layout.pp - 1) * layout.tp * layout.cp * layout.dp,
+    )
+
+
+def gradient_norm_reduction(layout: Layout) -> Collective:
+    """Return the all-reduce of one number over every rank that clipping needs."""
+    return Collective(kind=CollectiveKind.ALL_REDUCE, buffer_bytes=4, size=layout.world_size, stride=1)
+
+
+def optimizer_traffic(num_trainable: int, layout: Layout, workload: TrainWorkload) -> MemoryBound:
+    """Return the memory traffic of norm, clipping and update on one rank.
+
+    Of the elements that the rank updates: the gradient is read for the norm and again for the update, master weights
+    and moments are read and written, the parameter is written. Its whole gradient buffer is zeroed.
+    """
+    group = layout.dp * layout.cp if layout.zero_stage >= 1 else 1
+    updated = -(-num_trainable // group)
+    gradient = workload.gradient_dtype.num_bytes
+    parameter = workload.precision.parameter_dtype.num_bytes
+    states = workload.master_dtype.num_bytes + num_moments(workload) * workload.moment_dtype.num_bytes
+    num_bytes = updated * (2 * gradient + 2 * states + parameter) + num_trainable * gradient
+    return MemoryBound(name=f"{workload.optimizer} step", num_bytes=num_bytes, num_kernels=4)
+
+
+def num_moments(workload: TrainWorkload) -> int:
+    """Return the moments that the optimizer keeps per element: two for Adam, one for SGD with momentum."""
+    return 2 if workload.optimizer.value == "adam" else 1
+
+
+def communicator_sizes(layout: Layout, *, tied_embedding: bool) -> tuple[int, ...]:
+    """Return the sizes of the communicators that one rank opens during a step, groups of one left out.
+
+    Tensor, data and pipeline parallel, the pair of first and last stage for a tied embedding, and all ranks of one
+    model replica for the gradient norm.
+    """
+    sizes = [layout.tp, layout.dp * layout.cp, layout.pp]
+    if layout.tp > 1 and layout.pp > 1:
+        sizes.append(layout.tp * layout.pp)
+    if tied_embedding and layout.pp > 1:
+        sizes.append(2)
+    return tuple(size for size in sizes if size > 1)

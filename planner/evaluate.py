@@ -1,0 +1,259 @@
+"""Prices a finished layout again, from scratch: every layer of every stage, operator by operator.
+
+This is the independent check. It shares specs, graph, shard, memory, schedule and cost model with the search, but
+neither its space, its tables, its formulation nor its solvers: nothing is collapsed or vectorised here, so a mistake
+there shows up as a gap between the searched and the re-evaluated time.
+
+A step is the simulated pipeline, from the first forward pass to the last rank's end, and then what all ranks wait for:
+the gradient of a tied embedding, the gradient norm, the optimizer. Data-parallel collectives lengthen the first
+forward and the last backward pass of each virtual stage by what nothing hides.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from planner.communication import (
+    data_parallel_traffic,
+    exposed_seconds,
+    gradient_norm_reduction,
+    optimizer_traffic,
+    tied_embedding_reduction,
+    transfer,
+)
+from planner.graph import ModelGraph, required_flops_per_sequence
+from planner.layout import Granularity, Stage
+from planner.memory import PlacedModel, memory_ledger, peak_memory_bytes, stage_elements, stage_layers
+from planner.plan import MemoryLine, TimeLine
+from planner.pricing import price_steps
+from planner.schedule import StageTimes, Timeline, simulate
+from planner.schedule_orders import operation_order
+from planner.shard import RankLayer, Step
+from profiles.estimate import CostModel, Source
+from profiles.hardware import Cluster
+
+RECOMPUTATION = "recomputation"
+DATA_PARALLEL = "data-parallel collectives"
+OPTIMIZER = "optimizer step"
+BUBBLE = "pipeline bubble and transfers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """One layout, priced by simulation.
+
+    Args:
+        step_seconds: Time of one optimizer step.
+        time: The step by term, on the rank that ends last.
+        memory: The ledger.
+        peak_memory_bytes: Largest phase of the heaviest rank.
+        assumptions: What was assumed where no figure was known.
+        timeline: The simulated pipeline.
+    """
+
+    step_seconds: float
+    time: tuple[TimeLine, ...]
+    memory: tuple[MemoryLine, ...]
+    peak_memory_bytes: int
+    assumptions: tuple[str, ...]
+    timeline: Timeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StagePrice:
+    """One virtual stage: seconds of one micro-batch by term, and its once-a-step extras."""
+
+    terms: defaultdict[str, float]
+    forward_seconds: float
+    backward_seconds: float
+    first_forward_extra_seconds: float
+    last_backward_extra_seconds: float
+
+
+class _Evaluator:
+    """Prices one placed model; collects notes on where figures come from."""
+
+    def __init__(self, placed: PlacedModel, cost_model: CostModel) -> None:
+        self.placed = placed
+        self.cost_model = cost_model
+        self.notes: dict[str, set[tuple[Source, str]]] = {}
+
+    def steps(self, steps: tuple[Step, ...], terms: defaultdict[str, float], *, term: str | None = None) -> float:
+        """Add the price of `steps` to `terms` (all of it to `term`, if named) and return it."""
+        price = price_steps(steps, self.cost_model)
+        for kind, seconds in price.seconds.items():
+            terms[term or kind.value] += seconds
+        for kind, source, note in price.notes:
+            self.notes.setdefault(term or kind.value, set()).add((source, note))
+        return price.total_seconds
+
+    def note(self, term: str, source: Source, note: str) -> None:
+        self.notes.setdefault(term, set()).add((source, note))
+
+    def stage(self, stage: Stage) -> _StagePrice:
+        """Return the price of one virtual stage."""
+        placed = self.placed
+        recompute = placed.layout.recompute
+        terms: defaultdict[str, float] = defaultdict(float)
+        layers: list[tuple[RankLayer, bool]] = []
+        if stage.has_embedding:
+            layers.append((placed.rank_model.embedding, False))
+        for index, block in enumerate(stage_layers(placed.model, stage)):
+            partial = recompute.granularity is Granularity.FULL and recompute.num_layers is not None
+            recomputed = not partial or index < (recompute.num_layers or 0)
+            layers.append((placed.rank_model.block(block), recomputed))
+        if stage.has_head:
+            layers.append((placed.rank_model.head, False))
+        forward = backward = 0.0
+        for layer, recomputed in layers:
+            forward += self.steps(layer.forward, terms)
+            backward += self.steps(layer.backward, terms)
+            if recomputed:
+                backward += self.steps(layer.recomputed_steps(recompute), terms, term=RECOMPUTATION)
+        return self._with_data_parallel(stage, terms, forward, backward)
+
+    def _with_data_parallel(
+        self, stage: Stage, terms: defaultdict[str, float], forward: float, backward: float
+    ) -> _StagePrice:
+        """Add the exposed data-parallel collectives of one virtual stage."""
+        placed = self.placed
+        layout = placed.layout
+        trainable = stage_elements(placed.model, placed.rank_model, stage, pp=layout.pp, trainable=True)
+        traffic = data_parallel_traffic(trainable, layout, placed.workload)
+        reduce = self.cost_model.collective(traffic.reduce)
+        self.note(DATA_PARALLEL, reduce.source, reduce.note)
+        gather_seconds = 0.0 if traffic.gather is None else self.cost_model.collective(traffic.gather).seconds
+
+        def exposed(collective_seconds: float, beside_seconds: float, *, overlapped: bool) -> float:
+            return exposed_seconds(
+                collective_seconds=collective_seconds,
+                beside_seconds=beside_seconds,
+                num_buckets=traffic.num_buckets,
+                overlapped=overlapped,
+            )
+
+        overlap = layout.overlap
+        gather_forward = exposed(gather_seconds, forward, overlapped=overlap.param_gather)
+        gather_backward = exposed(gather_seconds, backward, overlapped=overlap.param_gather)
+        reduced = exposed(reduce.seconds, backward, overlapped=overlap.grad_reduce)
+        # Once a step, or (gradients or weights sharded too) for every micro-batch.
+        first_extra, last_extra = gather_forward, reduced
+        if layout.zero_stage >= 2:
+            last_extra = 0.0
+            terms[DATA_PARALLEL] += reduced
+            backward += reduced
+        if layout.zero_stage == 3:
+            first_extra = 0.0
+            terms[DATA_PARALLEL] += gather_forward + gather_backward
+            forward += gather_forward
+            backward += gather_backward
+        return _StagePrice(
+            terms=terms,
+            forward_seconds=forward,
+            backward_seconds=backward,
+            first_forward_extra_seconds=first_extra,
+            last_backward_extra_seconds=last_extra,
+        )
+
+    def tail_seconds(self) -> tuple[float, float]:
+        """Return (communication, optimizer) seconds after the last backward pass, on the slowest rank."""
+        placed = self.placed
+        layout, workload = placed.layout, placed.workload
+        communication = self.cost_model.collective(gradient_norm_reduction(layout)).seconds
+        if placed.model.tie_word_embeddings:
+            table = sum(
+                part.num_elements for part in placed.rank_model.head.weights if part.weight.shared_with_embedding
+            )
+            reduction = tied_embedding_reduction(table, layout, workload)
+            if reduction is not None:
+                communication += self.cost_model.collective(reduction).seconds
+        slowest = 0.0
+        for pipeline_rank in range(layout.pp):
+            trainable = placed.elements(pipeline_rank, trainable=True)
+            estimate = self.cost_model.compute(optimizer_traffic(trainable, layout, workload))
+            self.note(OPTIMIZER, estimate.source, estimate.note)
+            slowest = max(slowest, estimate.seconds)
+        return communication, slowest
+
+
+def evaluate(placed: PlacedModel, cost_model: CostModel) -> Evaluation:
+    """Return the price of `placed` by simulating its schedule.
+
+    Raises:
+        profiles.errors.CoverageError: Something has no cost.
+    """
+    layout = placed.layout
+    evaluator = _Evaluator(placed, cost_model)
+    stages = tuple(evaluator.stage(stage) for stage in layout.stages)
+    transfers = tuple(
+        cost_model.collective(
+            transfer(layout, pipeline_rank=index % layout.pp, stream_bytes=placed.rank_model.stream_bytes)
+        ).seconds
+        for index in range(len(stages) - 1)
+    )
+    timeline = simulate(
+        operation_order(layout.schedule, pp=layout.pp, vpp=layout.vpp, num_microbatches=layout.num_microbatches),
+        StageTimes(
+            forward_seconds_V=tuple(stage.forward_seconds for stage in stages),
+            backward_seconds_V=tuple(stage.backward_seconds for stage in stages),
+            transfer_seconds_E=transfers if layout.pp > 1 else (),
+            blocking_transfers=layout.pp > 1 and not layout.overlap.p2p,
+            first_forward_extra_seconds_V=tuple(stage.first_forward_extra_seconds for stage in stages),
+            last_backward_extra_seconds_V=tuple(stage.last_backward_extra_seconds for stage in stages),
+        ),
+    )
+    pipeline_seconds = float(timeline.rank_end_seconds_R.max())
+    tail_communication, tail_optimizer = evaluator.tail_seconds()
+    step_seconds = pipeline_seconds + tail_communication + tail_optimizer
+
+    critical = int(timeline.rank_end_seconds_R.argmax())
+    terms: defaultdict[str, float] = defaultdict(float)
+    for stage in stages[critical :: layout.pp]:
+        for term, seconds in stage.terms.items():
+            terms[term] += seconds * layout.num_microbatches
+        terms[DATA_PARALLEL] += stage.first_forward_extra_seconds + stage.last_backward_extra_seconds
+    terms[DATA_PARALLEL] += tail_communication
+    terms[OPTIMIZER] += tail_optimizer
+    terms[BUBBLE] += step_seconds - sum(terms.values())
+    if layout.pp > 1:
+        evaluator.note(BUBBLE, Source.ANALYTIC, f"simulated {layout.schedule} schedule")
+
+    memory = memory_ledger(placed)
+    return Evaluation(
+        step_seconds=step_seconds,
+        time=tuple(
+            TimeLine(term=term, seconds=seconds, source=_source_text(evaluator.notes.get(term, set())))
+            for term, seconds in sorted(terms.items(), key=lambda item: (-item[1], item[0]))
+            if seconds > 1e-9 * step_seconds
+        ),
+        memory=memory,
+        peak_memory_bytes=peak_memory_bytes(memory),
+        assumptions=_assumptions(evaluator, memory),
+        timeline=timeline,
+    )
+
+
+def _source_text(notes: set[tuple[Source, str]]) -> str:
+    return "; ".join(f"{source}: {note}" for source, note in sorted(notes))
+
+
+def _assumptions(evaluator: _Evaluator, memory: tuple[MemoryLine, ...]) -> tuple[str, ...]:
+    """Return every figure that was assumed, each once."""
+    found = {
+        f"{term}: {note}"
+        for term, notes in evaluator.notes.items()
+        for source, note in notes
+        if source is Source.ASSUMED
+    }
+    found |= {f"memory, {line.term}: {line.source}" for line in memory if line.source.startswith("assumed")}
+    return tuple(sorted(found))
+
+
+def model_flops_utilisation(placed: PlacedModel, graph: ModelGraph, cluster: Cluster, *, step_seconds: float) -> float:
+    """Return required flops over what the GPUs could do in the step at the datasheet's dense rate.
+
+    Recomputation does not count as required. The rate is the one of the linear layers' format.
+    """
+    workload = placed.workload
+    flops = required_flops_per_sequence(placed.model, graph, seq_len=workload.seq_len) * workload.global_batch_size
+    peak = cluster.device.dense_flops_per_second[workload.precision.gemm_dtype.value]
+    return flops / (step_seconds * cluster.world_size * peak)

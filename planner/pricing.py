@@ -1,0 +1,51 @@
+"""The time of a layer's steps on one cluster, by term, with where each figure comes from."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from planner.shard import Step, Term
+from profiles.estimate import CostModel, Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """Seconds by term.
+
+    Args:
+        seconds: Seconds of each term that occurs.
+        notes: Where the figures come from: term, source, note.
+    """
+
+    seconds: Mapping[Term, float]
+    notes: frozenset[tuple[Term, Source, str]]
+
+    @property
+    def total_seconds(self) -> float:
+        """Return the sum over terms."""
+        return sum(self.seconds.values())
+
+
+def price_steps(steps: Iterable[Step], cost_model: CostModel) -> Price:
+    """Return what `steps` cost one after the other.
+
+    A step with a kernel and a collective takes as long as the longer one; what the collective takes longer is exposed
+    communication.
+
+    Raises:
+        profiles.errors.CoverageError: A step has no cost.
+    """
+    seconds: dict[Term, float] = {}
+    notes: set[tuple[Term, Source, str]] = set()
+    for step in steps:
+        compute_seconds = 0.0
+        if step.compute is not None:
+            estimate = cost_model.compute(step.compute)
+            compute_seconds = estimate.seconds
+            seconds[step.term] = seconds.get(step.term, 0.0) + compute_seconds
+            notes.add((step.term, estimate.source, estimate.note))
+        if step.collective is not None:
+            estimate = cost_model.collective(step.collective)
+            exposed = max(0.0, estimate.seconds - compute_seconds)
+            seconds[Term.TENSOR_PARALLEL] = seconds.get(Term.TENSOR_PARALLEL, 0.0) + exposed
+            notes.add((Term.TENSOR_PARALLEL, estimate.source, estimate.note))
+    return Price(seconds=seconds, notes=frozenset(notes))

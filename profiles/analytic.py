@@ -1,0 +1,224 @@
+"""The analytic cost model: datasheet figures times constants with sources.
+
+- A matrix product is the slower of its tiles and its traffic. Tiles of 128 x 256 or 128 x 128 are dealt to compute
+  units in whole waves; a product of inner dimension k reaches k / (k + k0) of the rate (start and end of each tile).
+- Attention runs at a part of the datasheet rate that depends on the GPU's generation, or at its traffic.
+- Everything else is its traffic to device memory.
+- Collectives: a start, a latency for each hop, and bytes over the bandwidth of the narrowest level. A ring over a
+  group with n members in each unit of an inner level leaves that unit on n GPUs' network links at once, so the bus
+  bandwidth of level l is n times the bandwidth of one GPU at l.
+"""
+
+import math
+from functools import lru_cache
+
+from profiles.constants import (
+    ATTENTION_FRACTION,
+    COLLECTIVE_START,
+    GEMM,
+    GEMM_K_RAMP,
+    GEMM_SMALL_TILE_FRACTION,
+    HOST_COPY_FRACTION,
+    KERNEL_LAUNCH,
+    MEMORY_FRACTION,
+    NEAREST_ARCHITECTURE,
+    NETWORK_FRACTION,
+    PEER_FRACTION,
+    UNFUSED_ATTENTION_FRACTION,
+    Constant,
+    GemmConstants,
+    PeerConstants,
+)
+from profiles.errors import CoverageError
+from profiles.estimate import Estimate, Source
+from profiles.hardware import Cluster
+from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound
+
+_TILES = ((128, 256, 1.0), (256, 128, 1.0), (128, 128, GEMM_SMALL_TILE_FRACTION.value))
+
+
+def _with_fallbacks(architecture: str) -> tuple[str, ...]:
+    return (architecture, *NEAREST_ARCHITECTURE.get(architecture, ()))
+
+
+class AnalyticCostModel:
+    """Prices operations on one cluster from datasheet figures; see the module's docstring.
+
+    Args:
+        cluster: Where the operations run.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.compute = lru_cache(maxsize=None)(self._compute)
+        self.collective = lru_cache(maxsize=None)(self._collective)
+
+    def _compute(self, operation: ComputeOp) -> Estimate:
+        """Return the time of one operation on one GPU.
+
+        Raises:
+            CoverageError: The GPU has no rate for the format, or its architecture no constants.
+        """
+        match operation:
+            case Gemm():
+                return self._gemm(operation)
+            case Attention():
+                return self._attention(operation)
+            case MemoryBound():
+                seconds = self._traffic_seconds(operation.num_bytes)
+                return Estimate(
+                    seconds=seconds + operation.num_kernels * KERNEL_LAUNCH.value,
+                    source=Source.ANALYTIC,
+                    note=f"bytes at {MEMORY_FRACTION.value} of {self.cluster.device.name} memory bandwidth",
+                )
+
+    def _traffic_seconds(self, num_bytes: float) -> float:
+        return num_bytes / (self.cluster.device.memory_bytes_per_second * MEMORY_FRACTION.value)
+
+    def _peak_flops_per_second(self, dtype: str, operation: str) -> float:
+        device = self.cluster.device
+        if dtype not in device.dense_flops_per_second:
+            raise CoverageError(
+                operation=operation,
+                missing=f"{device.name} has no {dtype} rate in the catalogue",
+                remedy=f"Use one of {', '.join(sorted(device.dense_flops_per_second))}.",
+            )
+        return device.dense_flops_per_second[dtype]
+
+    def _gemm_constants(self, dtype: str, operation: str) -> tuple[GemmConstants, bool]:
+        """Return the constants and whether they were carried over from another architecture."""
+        kind = "bf16" if dtype in ("fp16", "fp32") else dtype
+        architecture = self.cluster.device.architecture
+        for candidate in _with_fallbacks(architecture):
+            constants = GEMM.get((candidate, kind))
+            if constants is not None:
+                parts = (constants.peak_fraction, constants.sustained_fraction)
+                return constants, candidate != architecture or any(part.assumed for part in parts)
+        raise CoverageError(
+            operation=operation,
+            missing=f"no {dtype} GEMM efficiency is known for architecture {architecture}",
+            remedy="Use a GPU of the catalogue.",
+        )
+
+    def _gemm(self, operation: Gemm) -> Estimate:
+        what = f"{operation.dtype} GEMM {operation.m} x {operation.n} x {operation.k}"
+        constants, carried_over = self._gemm_constants(operation.dtype, what)
+        peak = self._peak_flops_per_second(operation.dtype, what)
+        peak *= constants.peak_fraction.value * constants.sustained_fraction.value
+        units = self.cluster.device.num_compute_units
+        padded_flops = min(
+            _wave_flops(operation, tile_m=tile_m, tile_n=tile_n, num_units=units) / fraction
+            for tile_m, tile_n, fraction in _TILES
+        )
+        ramp = operation.k / (operation.k + GEMM_K_RAMP.value)
+        seconds = max(padded_flops / (peak * ramp), self._traffic_seconds(operation.num_bytes))
+        return Estimate(
+            seconds=seconds + KERNEL_LAUNCH.value,
+            source=Source.ASSUMED if carried_over else Source.ANALYTIC,
+            note=f"{operation.dtype} tiles and waves, {constants.peak_fraction.source}",
+        )
+
+    def _attention(self, operation: Attention) -> Estimate:
+        what = f"attention of {operation.batch} x {operation.query_len} tokens"
+        peak = self._peak_flops_per_second(operation.dtype, what)
+        fraction, carried_over = self._attention_fraction(fused=operation.fused)
+        seconds = max(operation.flops / (peak * fraction.value), self._traffic_seconds(operation.num_bytes))
+        return Estimate(
+            seconds=seconds + KERNEL_LAUNCH.value,
+            source=Source.ASSUMED if carried_over else Source.ANALYTIC,
+            note=f"attention at {fraction.value} of the datasheet rate, {fraction.source}",
+        )
+
+    def _attention_fraction(self, *, fused: bool) -> tuple[Constant, bool]:
+        if not fused:
+            return UNFUSED_ATTENTION_FRACTION, True
+        architecture = self.cluster.device.architecture
+        for candidate in _with_fallbacks(architecture):
+            if candidate in ATTENTION_FRACTION:
+                return ATTENTION_FRACTION[candidate], candidate != architecture
+        raise CoverageError(
+            operation="attention",
+            missing=f"no attention efficiency is known for architecture {architecture}",
+            remedy="Use a GPU of the catalogue.",
+        )
+
+    def _peer_fraction(self, kind: CollectiveKind, size: int) -> tuple[float, bool]:
+        """Return the part of a domain's bandwidth that `size` ranks reach, and whether it was carried over."""
+        name = CollectiveKind.ALL_GATHER if kind is CollectiveKind.SEND_RECV else kind
+        architecture = self.cluster.device.architecture
+        found: PeerConstants | None = None
+        for candidate in (*_with_fallbacks(architecture), "hopper"):
+            found = PEER_FRACTION.get((candidate, name.value))
+            if found is not None:
+                break
+        assert found is not None
+        carried_over = (architecture, name.value) not in PEER_FRACTION
+        weight = min(max(math.log2(size) - 1.0, 0.0) / 2.0, 1.0)
+        return found.two_ranks.value + weight * (found.eight_ranks.value - found.two_ranks.value), carried_over
+
+    def _collective(self, operation: Collective) -> Estimate:
+        """Return the time of one collective.
+
+        A ring moves 2 (p - 1) / p of the buffer for all_reduce, (p - 1) / p for the others (Patarasuk and Yuan, JPDC
+        69(2), 2009); send_recv moves all of it once. all_reduce of small buffers takes the tree's 2 log2(p) hops.
+        """
+        size = operation.size
+        if size <= 1:
+            return Estimate(seconds=0.0, source=Source.ANALYTIC, note="a group of one sends nothing")
+        levels = self.cluster.levels
+        per_unit = 1  # members inside one unit of the level below
+        narrowest = math.inf
+        latency = 0.0
+        deepest = 0.0
+        carried_over = False
+        for index, level in enumerate(levels):
+            members = _members_in_unit(operation, level.num_gpus)
+            if members > per_unit:
+                if index == 0 and level.name not in ("leaf", "rail", "spine"):
+                    fraction, carried_over = self._peer_fraction(operation.kind, members)
+                else:
+                    fraction = NETWORK_FRACTION.value
+                links = per_unit if operation.kind not in (CollectiveKind.ALL_TO_ALL, CollectiveKind.SEND_RECV) else 1
+                narrowest = min(narrowest, level.bytes_per_second * fraction * links)
+                latency += (math.ceil(members / per_unit) - 1) * level.latency_seconds * math.ceil(size / members)
+                deepest = max(deepest, level.latency_seconds)
+                per_unit = members
+            if per_unit >= size:
+                break
+        traffic = operation.buffer_bytes * _traffic_factor(operation.kind, size) / narrowest
+        if operation.kind is CollectiveKind.SEND_RECV:
+            latency = deepest
+        elif operation.kind is CollectiveKind.ALL_REDUCE:
+            latency = min(2 * latency, 2 * math.ceil(math.log2(size)) * deepest)
+        return Estimate(
+            seconds=COLLECTIVE_START.value + latency + traffic,
+            source=Source.ASSUMED if carried_over else Source.ANALYTIC,
+            note=f"ring {operation.kind} over link levels, NCCL bus bandwidth fractions",
+        )
+
+    def host_copy_seconds(self, num_bytes: int) -> Estimate:
+        """Return the time to copy `num_bytes` between a GPU and its host, one direction."""
+        rate = self.cluster.device.host_bytes_per_second * HOST_COPY_FRACTION.value
+        return Estimate(seconds=num_bytes / rate, source=Source.ANALYTIC, note=HOST_COPY_FRACTION.source)
+
+
+def _members_in_unit(operation: Collective, unit_size: int) -> int:
+    """Return how many members share one unit of `unit_size` consecutive ranks."""
+    if operation.kind is CollectiveKind.SEND_RECV:
+        first, last = operation.first_rank, operation.first_rank + operation.stride
+        return 2 if first // unit_size == last // unit_size else 1
+    return max(1, min(operation.size, unit_size // operation.stride))
+
+
+def _traffic_factor(kind: CollectiveKind, size: int) -> float:
+    if kind is CollectiveKind.SEND_RECV:
+        return 1.0
+    share = (size - 1) / size
+    return 2 * share if kind is CollectiveKind.ALL_REDUCE else share
+
+
+def _wave_flops(operation: Gemm, *, tile_m: int, tile_n: int, num_units: int) -> float:
+    """Return the flops of all whole waves that the product occupies: idle units of the last wave are paid for."""
+    tiles = operation.batch * math.ceil(operation.m / tile_m) * math.ceil(operation.n / tile_n)
+    waves = math.ceil(tiles / num_units)
+    return 2.0 * waves * num_units * tile_m * tile_n * operation.k
