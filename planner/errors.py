@@ -5,6 +5,7 @@ source (`profiles.errors.CoverageError`), or a solver stopped with nothing (`sol
 plan fits is an answer (`planner.plan.Infeasible`), not an error.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -48,6 +49,22 @@ class InputError(PlannerError):
         """Return the message with its place in front and its hint behind."""
         text = f"{self.location}: {self.message}" if self.location else self.message
         return f"{text}\n{self.hint}" if self.hint else text
+
+
+class CombinedInputError(InputError):
+    """Several things are wrong with the input; the first one stands for all where only one can be shown.
+
+    Args:
+        errors: At least one, in the order of the input.
+    """
+
+    def __init__(self, errors: Sequence[InputError]) -> None:
+        super().__init__(errors[0].message, location=errors[0].location, hint=errors[0].hint)
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        """Return every error, one after the other."""
+        return "\n".join(str(error) for error in self.errors)
 
 
 class NotExpressibleError(PlannerError):

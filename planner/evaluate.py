@@ -43,7 +43,7 @@ class Evaluation:
 
     Args:
         step_seconds: Time of one optimizer step.
-        time: The step by term, on the rank that ends last.
+        time: The step by term, on the rank with the most work.
         memory: The ledger.
         peak_memory_bytes: Largest phase of the heaviest rank.
         assumptions: What was assumed where no figure was known.
@@ -205,9 +205,9 @@ def evaluate(placed: PlacedModel, cost_model: CostModel) -> Evaluation:
     tail_communication, tail_optimizer = evaluator.tail_seconds()
     step_seconds = pipeline_seconds + tail_communication + tail_optimizer
 
-    critical = int(timeline.rank_end_seconds_R.argmax())
+    busiest = timeline.busiest_rank
     terms: defaultdict[str, float] = defaultdict(float)
-    for stage in stages[critical :: layout.pp]:
+    for stage in stages[busiest :: layout.pp]:
         for term, seconds in stage.terms.items():
             terms[term] += seconds * layout.num_microbatches
         terms[DATA_PARALLEL] += stage.first_forward_extra_seconds + stage.last_backward_extra_seconds

@@ -97,7 +97,7 @@ class RankModel:
 
     def block(self, block: Block) -> RankLayer:
         """Return the share of one block."""
-        return next(layer for candidate, layer in self.blocks if candidate == block)
+        return next(layer for candidate, layer in self.blocks if candidate is block or candidate == block)
 
 
 def shard_model(graph: ModelGraph, sharding: Sharding) -> RankModel:
@@ -122,7 +122,7 @@ def head_elements(rank_model: RankModel, *, pp: int, trainable: bool | None = No
 
 def stage_layers(model: ModelSpec, stage: Stage) -> tuple[Block, ...]:
     """Return the decoder blocks of one virtual stage."""
-    return model.blocks[stage.first_layer : stage.first_layer + stage.num_layers]
+    return model.blocks_between(stage.first_layer, stage.num_layers)
 
 
 def stage_elements(
@@ -167,7 +167,7 @@ class PlacedModel:
         )
 
     def layers(self, pipeline_rank: int) -> tuple[RankLayer, ...]:
-        """Return the decoder layers on one pipeline rank."""
+        """Return each kind of decoder layer on one pipeline rank, as often as it occurs."""
         return tuple(
             self.rank_model.block(block)
             for stage in self.layout.chunks(pipeline_rank)
@@ -201,7 +201,7 @@ def _working_set_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
     return max(
         (
             layer.all_saved_bytes - layer.saved_bytes(recompute) + layer.transient_bytes
-            for layer in dict.fromkeys(placed.layers(pipeline_rank))
+            for layer in placed.layers(pipeline_rank)
         ),
         default=0,
     )

@@ -56,7 +56,7 @@ class TimeLine:
 
     Args:
         term: "gemm", "attention", "memory-bound kernels", "tensor-parallel collectives", "pipeline bubble" and so on.
-        seconds: Its share of the step on the critical rank.
+        seconds: Its share of the step on the busiest pipeline rank.
         source: Where its figures come from.
     """
 

@@ -53,6 +53,14 @@ class PositionEmbedding(StrEnum):
     NONE = "none"
 
 
+class Trait(StrEnum):
+    """What changes a model's results but not its cost; an emitter says it in its target's words, or refuses."""
+
+    ZERO_CENTERED_NORM = "zero-centered-norm"
+    SCALED_EMBEDDING = "scaled-embedding"
+    INTERLEAVED_ROTARY = "interleaved-rotary"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfAttention:
     """Softmax attention with `num_attention_heads` query heads and `num_key_value_heads` key/value heads."""
@@ -144,6 +152,8 @@ class ModelSpec:
         lm_head_bias: The LM head adds a bias.
         embedding_norm: A norm directly behind the embedding.
         rope_scaling: Scaling of the rotary embedding (factor and its parameters), for emitters; costs nothing.
+        position_offset: Rows of a learned position table in front of position 0 (OPT has 2).
+        traits: What else an emitter must express; costs nothing.
     """
 
     name: str
@@ -161,6 +171,8 @@ class ModelSpec:
     lm_head_bias: bool = False
     embedding_norm: bool = False
     rope_scaling: Mapping[str, float | str] = field(default_factory=dict)
+    position_offset: int = 0
+    traits: tuple[Trait, ...] = ()
 
     @property
     def num_layers(self) -> int:
@@ -168,9 +180,26 @@ class ModelSpec:
         return sum(run.count for run in self.runs)
 
     @property
+    def num_position_rows(self) -> int:
+        """Return the rows of the learned position table; 0 without one."""
+        if self.position_embedding is not PositionEmbedding.LEARNED:
+            return 0
+        return self.max_position_embeddings + self.position_offset
+
+    @property
     def blocks(self) -> tuple[Block, ...]:
         """Return the chain, one entry a layer."""
         return tuple(run.block for run in self.runs for _ in range(run.count))
+
+    def blocks_between(self, first_layer: int, num_layers: int) -> tuple[Block, ...]:
+        """Return `num_layers` blocks of the chain from `first_layer` on."""
+        found: list[Block] = []
+        start = 0
+        for run in self.runs:
+            held = min(start + run.count, first_layer + num_layers) - max(start, first_layer)
+            found += [run.block] * max(held, 0)
+            start += run.count
+        return tuple(found)
 
     @property
     def distinct_blocks(self) -> tuple[Block, ...]:

@@ -1,0 +1,77 @@
+"""`shardwright emit`: launch files from a plan."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cli.options import ForceOption, FormatOption, OutOption, PlanArgument
+from cli.output import Format, note, print_blocks, print_json, print_text, write_files
+from cli.plan_file import pick, read_plan
+from cli.render import Table, columns, count
+from planner.errors import InputError, Location
+from planner.plan import Plan
+
+EXAMPLES = ("shardwright emit run --file train.sh", "shardwright emit run/plan.json --index 1 --out second")
+
+
+class EmitTarget(StrEnum):
+    """Frameworks that files can be written for."""
+
+    MEGATRON = "megatron"
+
+
+TargetOption = Annotated[EmitTarget, typer.Option("--target", help="Framework to write files for.")]
+IndexOption = Annotated[
+    int, typer.Option("--index", min=0, help="Which layout of the plan: 0 is the best, 1 the first runner-up.")
+]
+FileOption = Annotated[
+    str | None,
+    typer.Option("--file", metavar="NAME", help="Print this one file to standard output.", show_default=False),
+]
+
+
+def emitted_files(plan: Plan, *, index: int) -> Mapping[str, str]:
+    """Return the text of every file that starts the layout at `index`, by name."""
+    from planner.emit.megatron import emit_megatron
+
+    return emit_megatron(plan, index=index)
+
+
+def emit(
+    plan: PlanArgument,
+    *,
+    target: TargetOption = EmitTarget.MEGATRON,
+    index: IndexOption = 0,
+    out: OutOption = None,
+    force: ForceOption = False,
+    file: FileOption = None,
+    format_: FormatOption = Format.TEXT,
+) -> None:
+    """Write the launch files of a plan.
+
+    Without --out nothing is written: the files are listed, --file prints one of them, and --format json all of them.
+    """
+    found = read_plan(plan)
+    pick(found, index, path=plan)
+    files = emitted_files(found, index=index)
+    if file is not None:
+        if file not in files:
+            raise InputError(
+                f"--file {file} is none of its launch files.",
+                location=Location(file=str(plan)),
+                hint=f"They are {', '.join(files)}.",
+            )
+        files = {file: files[file]}
+    written = write_files(out, files, force=force) if out is not None else ()
+    if format_ is Format.JSON:
+        print_json({"target": target.value, "index": index, "written": [str(path) for path in written], "files": files})
+    elif written:
+        print_text("".join(f"{path}\n" for path in written))
+    elif file is not None:
+        print_text(files[file])
+    else:
+        rows = tuple((name, count(text.count("\n"))) for name, text in files.items())
+        print_blocks([Table(columns=columns("file", ">lines"), rows=rows)])
+        note("Nothing was written: --out DIR writes these files, --file NAME prints one.")

@@ -1,0 +1,100 @@
+"""`shardwright init`: a commented spec to start from."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.output import note, write_file
+from planner.errors import InputError
+
+EXAMPLES = ("shardwright init", "shardwright init llama.yaml --model llama-3.1-70b --cluster dgx-h100 --nodes 8")
+
+TEMPLATE = """\
+# What to plan. Run it with `shardwright plan {file}`.
+schema: 1
+
+# A bundled model (`shardwright models` lists them), the path of a Hugging Face config.json or of its directory,
+# or the model's own fields.
+model: {model}
+
+# Equal nodes of a preset (`shardwright clusters` lists them), or GPUs, links and prices of your own.
+cluster: {{preset: {cluster}, nodes: {nodes}}}
+
+workload:
+  kind: train
+  seq_len: 8192
+  # Sequences of one optimizer step. It is yours: no plan ever changes it.
+  global_batch_size: 128
+  # bf16, fp16, fp8-delayed, fp8-tensorwise, fp8-blockwise or fp8-mxfp8
+  precision: bf16
+  # With a token budget the plan gives days, and with a price the cost.
+  # tokens_to_train: 1000000000000
+
+# Pin or bound what the search may choose.
+# constraints: {{tp: 8, pp: [1, 2, 4], recompute: [none, selective]}}
+
+# Fraction of each GPU's memory that the plan leaves free.
+# memory_headroom: 0.05
+
+# Framework that must be able to run the plan.
+# target: megatron
+"""
+
+PLAIN_SCALAR = re.compile(r"[A-Za-z][A-Za-z0-9._/-]*")
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the spec.")]
+ModelOption = Annotated[str, typer.Option("--model", help="Bundled model, or path of a config.json or its directory.")]
+ClusterOption = Annotated[str, typer.Option("--cluster", help="Cluster preset.")]
+NodesOption = Annotated[
+    int | None, typer.Option("--nodes", min=1, help="Number of nodes; else the preset's smallest.", show_default=False)
+]
+ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Overwrite the file if it is there.")]
+
+
+def init(
+    file: FileArgument = Path("spec.yaml"),
+    *,
+    model: ModelOption = "llama-3.1-8b",
+    cluster: ClusterOption = "dgx-h100",
+    nodes: NodesOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Write a commented spec to start from."""
+    from profiles.catalogue import load_preset
+
+    preset = load_preset(cluster).to_cluster()
+    text = TEMPLATE.format(
+        file=file,
+        model=yaml_scalar(model_reference(model, spec=file)),
+        cluster=preset.name,
+        nodes=preset.num_nodes if nodes is None else nodes,
+    )
+    write_file(file, text, force=force)
+    note(f"{file} written. Edit it, then run: shardwright plan {file}")
+
+
+def model_reference(model: str, *, spec: Path) -> str:
+    """Return how a spec names a model: by its bundled name, or by its path as seen from the spec.
+
+    Raises:
+        InputError: When there is no such model.
+    """
+    from planner.bundled import find_bundled, model_names
+
+    if find_bundled(model) is not None:
+        return model
+    if not Path(model).exists():
+        raise InputError(
+            f"--model {model} is neither a bundled model nor an existing path.",
+            hint=f"Bundled models: {', '.join(model_names())}.",
+        )
+    return model if Path(model).is_absolute() else os.path.relpath(model, spec.parent)
+
+
+def yaml_scalar(text: str) -> str:
+    """Return text as one YAML scalar; a JSON string is one where a plain scalar would not do."""
+    return text if PLAIN_SCALAR.fullmatch(text) else json.dumps(text)

@@ -1,0 +1,114 @@
+"""`shardwright mem`: the memory of one layout, without any file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.exits import ExitCode
+from cli.options import FormatOption
+from cli.output import Format, print_blocks, print_json
+from planner.layout import Granularity
+from planner.specs import Precision
+
+EXAMPLES = (
+    "shardwright mem llama-3.1-70b --gpu h100-sxm-80gb --tp 8 --pp 4 --dp 2",
+    "shardwright mem path/to/config.json --gpu l40s --tp 4 --recompute full --format json",
+)
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Bundled model, or path of a config.json or its directory.", show_default=False
+    ),
+]
+GpuOption = Annotated[str, typer.Option("--gpu", help="GPU of the catalogue (`shardwright clusters`).")]
+TpOption = Annotated[int, typer.Option("--tp", min=1, help="Tensor-parallel degree.")]
+PpOption = Annotated[int, typer.Option("--pp", min=1, help="Pipeline-parallel degree.")]
+VppOption = Annotated[int, typer.Option("--vpp", min=1, help="Virtual stages per pipeline rank.")]
+DpOption = Annotated[int, typer.Option("--dp", min=1, help="Data-parallel degree.")]
+ZeroOption = Annotated[
+    int,
+    typer.Option(
+        "--zero-stage", min=0, max=3, help="Split over dp: 0 nothing, 1 optimizer states, 2 gradients, 3 weights too."
+    ),
+]
+SequenceOption = Annotated[int, typer.Option("--seq-len", min=1, help="Tokens of one sequence.")]
+MicroBatchOption = Annotated[int, typer.Option("--micro-batch-size", min=1, help="Sequences of one micro-batch.")]
+MicrobatchesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--num-microbatches",
+        min=1,
+        help="Micro-batches of one step on one replica; memory grows with them up to the pipeline's depth.",
+        show_default="pp",
+    ),
+]
+SequenceParallelOption = Annotated[
+    bool,
+    typer.Option("--sequence-parallel/--no-sequence-parallel", help="Split norms and residuals over tp, where tp > 1."),
+]
+RecomputeOption = Annotated[Granularity, typer.Option("--recompute", help="How much is recomputed in backward.")]
+PrecisionOption = Annotated[Precision, typer.Option("--precision", help="What matrix multiplications run in.")]
+HeadroomOption = Annotated[
+    float, typer.Option("--memory-headroom", min=0.0, max=0.9, help="Fraction of the GPU's memory left free.")
+]
+
+
+def mem(
+    model: ModelArgument,
+    *,
+    gpu: GpuOption = "h100-sxm-80gb",
+    tp: TpOption = 1,
+    pp: PpOption = 1,
+    vpp: VppOption = 1,
+    dp: DpOption = 1,
+    zero_stage: ZeroOption = 1,
+    seq_len: SequenceOption = 4096,
+    micro_batch_size: MicroBatchOption = 1,
+    num_microbatches: MicrobatchesOption = None,
+    sequence_parallel: SequenceParallelOption = True,
+    recompute: RecomputeOption = Granularity.NONE,
+    precision: PrecisionOption = Precision.BF16,
+    memory_headroom: HeadroomOption = 0.05,
+    format_: FormatOption = Format.TEXT,
+) -> None:
+    """Show the memory of one layout, no file needed.
+
+    Adam with fp32 states; layers are spread as evenly as they can be. Ends with 3 when the layout does not fit.
+    """
+    from cli.render_mem import mem_blocks, mem_document
+    from planner.documents import Document
+    from planner.documents.nodes import scalar_node
+    from planner.errors import Location
+    from planner.mem import Degrees, memory_table
+    from planner.schema.model import read_model
+    from planner.specs import TrainWorkload
+    from profiles.catalogue import load_device
+
+    degrees = Degrees(
+        tp=tp,
+        sequence_parallel=sequence_parallel and tp > 1,
+        pp=pp,
+        vpp=vpp,
+        dp=dp,
+        zero_stage=zero_stage if dp > 1 else 0,
+        micro_batch_size=micro_batch_size,
+        num_microbatches=pp if num_microbatches is None else num_microbatches,
+        recompute=recompute,
+    )
+    workload = TrainWorkload(
+        seq_len=seq_len,
+        global_batch_size=dp * micro_batch_size * degrees.num_microbatches,
+        precision=precision,
+    )
+    device = load_device(gpu)
+    named = Document(file="MODEL", root=scalar_node(model, Location(file="MODEL")))
+    spec = read_model(model, document=named, path=(), base=Path())
+    table = memory_table(spec, device, workload, degrees, memory_headroom=memory_headroom)
+    if format_ is Format.JSON:
+        print_json(mem_document(spec, device, workload, table))
+    else:
+        print_blocks(mem_blocks(spec, device, workload, table))
+    if not table.fits:
+        raise typer.Exit(ExitCode.INFEASIBLE)

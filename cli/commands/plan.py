@@ -1,0 +1,126 @@
+"""`shardwright plan`: from a spec file to the best layout, its runners-up and its launch files."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.commands.emit import emitted_files
+from cli.exits import ExitCode
+from cli.options import ForceOption, FormatOption, OutOption
+from cli.output import (
+    Format,
+    Stopwatch,
+    check_writable,
+    note,
+    print_blocks,
+    print_text,
+    wants_progress,
+    watching,
+    write_files,
+)
+from cli.plan_file import PLAN_FILE
+from planner.plan import Plan
+from planner.specs import Objective, Target
+
+EXAMPLES = ("shardwright plan spec.yaml", "shardwright plan spec.yaml --set cluster.nodes=16 --out run")
+
+SpecArgument = Annotated[
+    Path,
+    typer.Argument(metavar="SPEC", help="YAML or JSON file with model, cluster and workload.", show_default=False),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Replace one field of the spec, as in --set cluster.nodes=16; may be given again.",
+        show_default=False,
+    ),
+]
+TopOption = Annotated[int, typer.Option("--top", min=1, help="How many layouts to keep, the best included.")]
+ObjectiveOption = Annotated[
+    Objective | None,
+    typer.Option("--objective", help="What to optimise; replaces the spec's own.", show_default=False),
+]
+TargetOption = Annotated[
+    Target | None,
+    typer.Option(
+        "--target", help="Framework that must be able to run the plan; replaces the spec's own.", show_default=False
+    ),
+]
+TimingsOption = Annotated[bool, typer.Option("--timings", help="Say on standard error where the time went.")]
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", envvar="SHARDWRIGHT_QUIET", help="No progress and no notes on standard error."),
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Also every reason for pruning, and the log on standard error.")
+]
+
+
+def plan(
+    spec: SpecArgument,
+    *,
+    set_: SetOption = None,
+    top: TopOption = 5,
+    objective: ObjectiveOption = None,
+    target: TargetOption = None,
+    out: OutOption = None,
+    force: ForceOption = False,
+    format_: FormatOption = Format.TEXT,
+    timings: TimingsOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Find the best layout and what launches it.
+
+    Prints the plan with its runners-up; with --out also writes it, and the files that start the run.
+    When nothing fits, says what is missing and which changes would fit, writes nothing and exits with 3.
+    """
+    from cli.render_plan import plan_blocks
+    from planner.inputs import load_inputs
+    from planner.schema.plan import plan_to_text
+    from planner.search import search
+
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    if out is not None:
+        check_writable(out, (PLAN_FILE,), force=force)
+
+    stopwatch = Stopwatch()
+    inputs = load_inputs(spec, overrides(set_, objective=objective, target=target))
+    stopwatch.lap("read inputs")
+    with watching(show=wants_progress() and not quiet) as watch:
+        found = search(inputs.model, inputs.cluster, inputs.request, top=top, watch=watch)
+    stopwatch.lap("search")
+    document = plan_to_text(found)
+    written = save(found, document, directory=out, force=force)
+    stopwatch.lap("write")
+
+    if format_ is Format.JSON:
+        print_text(document)
+    else:
+        print_blocks(plan_blocks(found, written=written, verbose=verbose))
+    stopwatch.lap("print")
+    if timings:
+        note("\n".join(stopwatch.lines()))
+    if not found.plans:
+        if out is not None and not quiet:
+            note(f"{out}: nothing was written, because no layout fits.")
+        raise typer.Exit(ExitCode.INFEASIBLE)
+
+
+def overrides(set_: Sequence[str] | None, *, objective: Objective | None, target: Target | None) -> tuple[str, ...]:
+    """Return what replaces fields of the spec, the options behind `--set`."""
+    named = (("objective", objective), ("target", target))
+    return (*(set_ or ()), *(f"{name}={value.value}" for name, value in named if value is not None))
+
+
+def save(plan: Plan, document: str, *, directory: Path | None, force: bool) -> tuple[Path, ...]:
+    """Write the plan and the launch files of its best layout, if there are a layout and a place; return the paths."""
+    if directory is None or not plan.plans:
+        return ()
+    return write_files(directory, {PLAN_FILE: document, **emitted_files(plan, index=0)}, force=force)

@@ -1,0 +1,87 @@
+"""What the process ends with: one table of exit codes, and which error is which.
+
+Every command runs under `guarded`, which turns the project's own errors into a message on standard error and a code.
+Anything else is a bug of ours and reaches `report_bug`.
+"""
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable
+from enum import IntEnum
+from typing import ParamSpec
+
+import typer
+
+from planner.errors import CombinedInputError, PlannerError
+from profiles.errors import CatalogueError, CoverageError
+from solvers.errors import SolverError
+
+Parameters = ParamSpec("Parameters")
+OwnError = PlannerError | CatalogueError | CoverageError | SolverError
+
+
+class ExitCode(IntEnum):
+    """Exit codes, the same for every command."""
+
+    OK = 0
+    FINDINGS = 1
+    BAD_INPUT = 2
+    INFEASIBLE = 3
+    MISSING_COST = 4
+    NO_SOLUTION = 5
+    BUG = 70
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+MEANINGS = {
+    ExitCode.OK: "done",
+    ExitCode.FINDINGS: "findings",
+    ExitCode.BAD_INPUT: "bad input or usage",
+    ExitCode.INFEASIBLE: "proven: no layout fits",
+    ExitCode.MISSING_COST: "a cost that is needed has no source",
+    ExitCode.NO_SOLUTION: "the solver stopped with nothing",
+    ExitCode.BUG: "a bug in shardwright",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+
+# "\b" keeps the help formatter from joining the lines.
+EXIT_CODES_HELP = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
+
+
+def exit_code(error: OwnError) -> ExitCode:
+    """Return the code that an error of ours ends with."""
+    match error:
+        case PlannerError() | CatalogueError():
+            return ExitCode.BAD_INPUT
+        case CoverageError():
+            return ExitCode.MISSING_COST
+        case SolverError():
+            return ExitCode.NO_SOLUTION
+
+
+def guarded(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """Return `command` with the project's own errors turned into a message and an exit code."""
+
+    @functools.wraps(command)
+    def run_command(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (PlannerError, CatalogueError, CoverageError, SolverError) as error:
+            for single in error.errors if isinstance(error, CombinedInputError) else (error,):
+                typer.echo(f"error: {single}", err=True)
+            raise typer.Exit(exit_code(error)) from error
+
+    return run_command
+
+
+def report_bug(error: BaseException) -> ExitCode:
+    """Print the traceback of an error that nobody expected, and whose fault it is."""
+    traceback.print_exception(error, file=sys.stderr)
+    typer.echo(
+        "\nerror: this is a bug in shardwright, not in your input."
+        "\nPlease report it with the traceback above and the command that led to it.",
+        err=True,
+    )
+    return ExitCode.BUG

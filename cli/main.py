@@ -1,0 +1,77 @@
+"""The command `shardwright`: wiring only. Heavy imports wait inside the commands, so that `--help` is fast."""
+
+import io
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from cli.commands import clusters, emit, explain, init, mem, models, plan
+from cli.exits import EXIT_CODES_HELP, ExitCode, guarded, report_bug
+
+app = typer.Typer(
+    name="shardwright",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def show_version(requested: bool) -> None:
+    """Print the version and end, when asked to."""
+    if not requested:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        typer.echo(f"shardwright {version('shardwright')}")
+    except PackageNotFoundError:
+        typer.echo("shardwright (running from its source tree, not installed)")
+    raise typer.Exit
+
+
+@app.callback(epilog=EXIT_CODES_HELP)
+def shardwright(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Plan how to lay a large model out on a GPU cluster.
+
+    A model, a cluster and a training run go in; the fastest layout that fits, the reasons for it and the files
+    that launch it come out.
+    """
+
+
+def examples(lines: Sequence[str]) -> str:
+    """Return example commands as the last paragraph of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+app.command("plan", epilog=examples(plan.EXAMPLES))(guarded(plan.plan))
+app.command("emit", epilog=examples(emit.EXAMPLES))(guarded(emit.emit))
+app.command("explain", epilog=examples(explain.EXAMPLES))(guarded(explain.explain))
+app.command("mem", epilog=examples(mem.EXAMPLES))(guarded(mem.mem))
+app.command("init", epilog=examples(init.EXAMPLES))(guarded(init.init))
+app.command("models", epilog=examples(models.EXAMPLES))(guarded(models.models))
+app.command("clusters", epilog=examples(clusters.EXAMPLES))(guarded(clusters.clusters))
+
+
+def run() -> None:
+    """Run the command line and end the process with one of `ExitCode`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A user's name for a model may hold characters that this terminal has no code for.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app(prog_name="shardwright")
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the outermost frame: whatever reaches it is a bug, and says so
+        sys.exit(report_bug(error))
+
+
+if __name__ == "__main__":
+    run()

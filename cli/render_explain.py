@@ -1,0 +1,195 @@
+"""Why a layout: its time by term, its memory by rank and phase, and what every other layout would change."""
+
+from cli.render import (
+    Block,
+    Facts,
+    Item,
+    Line,
+    Table,
+    columns,
+    gib,
+    milliseconds,
+    percent,
+    section,
+    signed_gib,
+    signed_milliseconds,
+    signed_percent,
+)
+from cli.render_memory import heaviest_in_words, memory_blocks, memory_document
+from cli.render_plan import (
+    differences_in_words,
+    header,
+    infeasible_blocks,
+    layout_facts,
+    search_blocks,
+    verdict,
+)
+from planner.plan import Plan, PlannedLayout
+from planner.report import (
+    Comparison,
+    compare_all,
+    heaviest_rank,
+    layout_settings,
+    memory_by_rank,
+    time_terms,
+)
+
+LARGEST_CHANGES = 5
+
+
+def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
+    """Return what `explain` prints."""
+    blocks = [*header(plan), *verdict(plan)]
+    if plan.infeasible is not None:
+        return (*blocks, *infeasible_blocks(plan.infeasible), *search_blocks(plan.search))
+    planned = plan.plans[index]
+    title = "Best layout" if index == 0 else f"Layout {index}"
+    blocks += section(title, *layout_facts(plan, planned))
+    blocks += section("What limits it", *(Item(text) for text in limits(planned)))
+    blocks += section("Where the time goes", time_table(planned))
+    blocks += memory_blocks(planned.memory, limit_bytes=planned.memory_limit_bytes)
+    if plan.baseline is not None and plan.baseline.layout == planned.layout:
+        blocks += section("Against the rule-of-thumb baseline", Line("  It is this layout."))
+    for comparison in compare_all(plan, index=index):
+        blocks += comparison_blocks(comparison)
+    blocks += search_blocks(plan.search)
+    if planned.assumptions:
+        blocks += section("Assumptions", *(Item(text) for text in planned.assumptions))
+    return tuple(blocks)
+
+
+def limits(planned: PlannedLayout) -> tuple[str, ...]:
+    """Return what keeps the layout from being faster or larger, in sentences."""
+    largest = time_terms(planned)[:2]
+    ranks = memory_by_rank(planned.memory, limit_bytes=planned.memory_limit_bytes)
+    heaviest = heaviest_rank(ranks)
+    lightest = min(memory.peak_bytes for memory in ranks)
+    terms = " and ".join(
+        f"{line.term} ({milliseconds(line.seconds)}, {percent(line.seconds / planned.step_seconds)})"
+        for line in largest
+    )
+    left = f"{gib(heaviest.left_bytes)} below the limit of {gib(heaviest.limit_bytes)}"
+    sentences = [
+        f"Time: most of the step is {terms}.",
+        f"Memory: {heaviest_in_words(heaviest)}, {left}.",
+    ]
+    if lightest < heaviest.peak_bytes:
+        sentences.append(f"Balance: the lightest rank peaks at {gib(lightest)}.")
+    return tuple(sentences)
+
+
+def time_table(planned: PlannedLayout) -> Table:
+    """Return the terms of the step time, largest first, with their sources."""
+    return Table(
+        columns=columns("term", ">time", ">share", "source"),
+        rows=(
+            *(
+                (line.term, milliseconds(line.seconds), percent(line.seconds / planned.step_seconds), line.source)
+                for line in time_terms(planned)
+            ),
+            ("step", milliseconds(planned.step_seconds), percent(1.0), ""),
+        ),
+    )
+
+
+def comparison_blocks(comparison: Comparison) -> tuple[Block, ...]:
+    """Return one other layout: what differs, and which terms of the step time change by how much."""
+    names = (
+        (f"layout {comparison.index}", comparison.index is not None),
+        ("the rule-of-thumb baseline", comparison.is_baseline),
+    )
+    title = "Against " + ", ".join(name for name, applies in names if applies)
+    rest = comparison.terms[LARGEST_CHANGES:]
+    rows = [
+        (
+            change.term,
+            milliseconds(change.reference_seconds),
+            milliseconds(change.seconds),
+            signed_milliseconds(change.change_seconds),
+        )
+        for change in comparison.terms[:LARGEST_CHANGES]
+    ]
+    if rest:
+        rows.append(
+            (
+                f"{len(rest)} smaller changes",
+                milliseconds(sum(change.reference_seconds for change in rest)),
+                milliseconds(sum(change.seconds for change in rest)),
+                signed_milliseconds(sum(change.change_seconds for change in rest)),
+            )
+        )
+    return section(
+        title,
+        Facts(
+            pairs=(
+                ("differs in", differences_in_words(comparison.differences, derived=True)),
+                (
+                    "step time",
+                    f"{signed_milliseconds(comparison.change_seconds)} ({signed_percent(comparison.change_fraction)})",
+                ),
+                ("peak memory", signed_gib(comparison.peak_change_bytes)),
+            )
+        ),
+        Table(columns=columns("term", ">here", ">there", ">change"), rows=tuple(rows)),
+    )
+
+
+def explanation_document(plan: Plan, *, index: int) -> dict[str, object]:
+    """Return the explanation as a JSON document; seconds and bytes, never rounded."""
+    search = {
+        "considered": plan.search.considered,
+        "legal": plan.search.legal,
+        "simulated": plan.search.simulated,
+        "pruned": dict(plan.search.pruned),
+        "dimensions": list(plan.search.dimensions),
+    }
+    if plan.infeasible is not None:
+        return {
+            "status": plan.status.value,
+            "binding": plan.infeasible.binding,
+            "shortfall_bytes": plan.infeasible.shortfall_bytes,
+            "relaxations": [
+                {"change": entry.change, "path": entry.path, "value": entry.value}
+                for entry in plan.infeasible.relaxations
+            ],
+            "search": search,
+        }
+    planned = plan.plans[index]
+    return {
+        "status": plan.status.value,
+        "index": index,
+        "settings": dict(layout_settings(planned.layout)),
+        "step_seconds": planned.step_seconds,
+        "limits": list(limits(planned)),
+        "time": [
+            {
+                "term": line.term,
+                "seconds": line.seconds,
+                "fraction": line.seconds / planned.step_seconds,
+                "source": line.source,
+            }
+            for line in time_terms(planned)
+        ],
+        "memory": memory_document(planned.memory, limit_bytes=planned.memory_limit_bytes),
+        "comparisons": [_comparison_document(comparison) for comparison in compare_all(plan, index=index)],
+        "assumptions": list(planned.assumptions),
+        "search": search,
+    }
+
+
+def _comparison_document(comparison: Comparison) -> dict[str, object]:
+    return {
+        "index": comparison.index,
+        "is_baseline": comparison.is_baseline,
+        "change_seconds": comparison.change_seconds,
+        "change_fraction": comparison.change_fraction,
+        "peak_change_bytes": comparison.peak_change_bytes,
+        "differences": [
+            {"setting": entry.setting, "value": entry.value, "reference": entry.reference}
+            for entry in comparison.differences
+        ],
+        "terms": [
+            {"term": change.term, "seconds": change.seconds, "reference_seconds": change.reference_seconds}
+            for change in comparison.terms
+        ],
+    }

@@ -1,0 +1,221 @@
+"""A plan on one screen: what was planned, the best layout with its figures, the others, what was assumed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cli.render import (
+    Blank,
+    Block,
+    Facts,
+    Item,
+    Line,
+    Style,
+    Table,
+    columns,
+    count,
+    counted,
+    gib,
+    milliseconds,
+    percent,
+    section,
+    signed_percent,
+)
+from cli.render_memory import heaviest_in_words
+from planner.plan import Infeasible, Plan, PlannedLayout, SearchSummary, Status
+from planner.report import (
+    Comparison,
+    Difference,
+    compare_all,
+    heaviest_rank,
+    layout_in_words,
+    memory_by_rank,
+    overlap_in_words,
+    stages_in_words,
+)
+from planner.specs import Objective
+
+# Settings that follow from others: named only where nothing else differs.
+DERIVED_SETTINGS = ("num_microbatches", "layers per stage")
+
+
+def plan_blocks(plan: Plan, *, written: Sequence[Path] = (), verbose: bool = False) -> tuple[Block, ...]:
+    """Return what `plan` prints."""
+    blocks = [*header(plan), *verdict(plan)]
+    if plan.infeasible is not None:
+        blocks += infeasible_blocks(plan.infeasible)
+    if plan.plans:
+        blocks += section("Best layout", *layout_facts(plan, plan.best))
+        blocks += others_blocks(plan)
+        if plan.best.assumptions:
+            blocks += section("Assumptions", *(Item(text) for text in plan.best.assumptions))
+    if verbose:
+        blocks += search_blocks(plan.search)
+    if written:
+        blocks += section("Files", *(Item(str(path)) for path in written))
+    return tuple(blocks)
+
+
+def header(plan: Plan) -> tuple[Block, ...]:
+    """Return model, cluster and workload in two lines."""
+    cluster, workload = plan.cluster, plan.request.workload
+    nodes = counted(cluster.num_nodes, "node")
+    return (
+        Line(
+            f"{plan.model.name} on {cluster.name}: {nodes} of {cluster.gpus_per_node} x {cluster.device.name}, "
+            f"{counted(cluster.world_size, 'GPU')}",
+            Style.HEADING,
+        ),
+        Line(
+            f"{workload.method.value}, sequences of {count(workload.seq_len)} tokens, global batch "
+            f"{count(workload.global_batch_size)} ({count(workload.tokens_per_step)} tokens a step), "
+            f"{workload.precision.value}, {workload.optimizer.value}, target {plan.target.value}"
+        ),
+    )
+
+
+def verdict(plan: Plan) -> tuple[Block, ...]:
+    """Return how sure the answer is, and what the search saw."""
+    search = plan.search
+    seen = f"{count(search.considered)} layouts searched"
+    saw = f"{seen}: {count(search.legal)} legal, {count(search.simulated)} simulated."
+    match plan.status:
+        case Status.OPTIMAL:
+            line = Line(f"Optimal by {plan.objective.value}: no layout searched is better.", Style.GOOD)
+        case Status.FEASIBLE:
+            line = Line(f"Feasible, not proven optimal by {plan.objective.value}{_gap(plan)}.")
+        case Status.INFEASIBLE:
+            line = Line("Infeasible: no layout fits.", Style.BAD)
+    return (Blank(), line, Line(saw))
+
+
+def _gap(plan: Plan) -> str:
+    if plan.gap is None or plan.bound is None:
+        return ": no bound is known"
+    return f": at most {percent(plan.gap)} better is possible (bound {objective_value(plan.objective, plan.bound)})"
+
+
+def objective_value(objective: Objective, value: float) -> str:
+    """Return a value of the objective in its unit."""
+    match objective:
+        case Objective.STEP_TIME:
+            return milliseconds(value)
+        case Objective.TOKENS_PER_GPU:
+            return f"{value:,.1f} tokens/s/GPU"
+        case Objective.COST:
+            return f"{value:,.2f}"
+
+
+def layout_facts(plan: Plan, planned: PlannedLayout) -> tuple[Block, ...]:
+    """Return a layout in words, and its key figures."""
+    check = f"simulated independently: {milliseconds(planned.reevaluated_step_seconds)}"
+    facts = [
+        ("layers per stage", stages_in_words(planned.layout.stages)),
+        ("overlapped", overlap_in_words(planned.layout.overlap)),
+        ("step time", f"{milliseconds(planned.step_seconds)} ({check})"),
+        ("throughput", f"{planned.tokens_per_second_per_gpu:,.1f} tokens/s/GPU, MFU {percent(planned.mfu)}"),
+        ("peak memory", f"{peak_in_words(planned)}, of {gib(planned.memory_limit_bytes)} usable"),
+    ]
+    if planned is plan.best:
+        facts += _whole_run(plan)
+    return (Line(f"  {layout_in_words(planned.layout)}"), Facts(pairs=tuple(facts)))
+
+
+def peak_in_words(planned: PlannedLayout) -> str:
+    """Return the peak and where it is: "65.21 GiB on rank 0 in forward-backward"."""
+    ranks = memory_by_rank(planned.memory, limit_bytes=planned.memory_limit_bytes)
+    return heaviest_in_words(heaviest_rank(ranks))
+
+
+def _whole_run(plan: Plan) -> list[tuple[str, str]]:
+    tokens, days, cost = plan.request.workload.tokens_to_train, plan.days_to_train, plan.cost_to_train
+    if tokens is None or days is None:
+        return []
+    text = f"{days:,.1f} days for {count(tokens)} tokens"
+    if cost is not None:
+        text += f", cost {cost:,.0f} at {plan.cluster.price_per_gpu_hour:,.2f} per GPU hour"
+    return [("whole run", text)]
+
+
+def others_blocks(plan: Plan) -> tuple[Block, ...]:
+    """Return the runners-up and the baseline, each with what differs and how much slower it is."""
+    comparisons = compare_all(plan)
+    if plan.baseline is None:
+        remark: tuple[Block, ...] = (Line("  No rule-of-thumb layout fits, so there is no baseline."),)
+    else:
+        gain = plan.baseline.step_seconds / plan.best.step_seconds
+        remark = (
+            Line(
+                "  The rule-of-thumb layout is the best one."
+                if plan.baseline.layout == plan.best.layout
+                else f"  The best layout is {gain:.2f} times as fast as the rule-of-thumb baseline."
+            ),
+        )
+    if not comparisons:
+        return section("Runners-up and baseline", *remark)
+    table = Table(
+        columns=columns("index", ">step time", ">against best", ">MFU", ">peak memory", "what differs (best)"),
+        rows=tuple(_comparison_row(comparison) for comparison in comparisons),
+    )
+    return section("Runners-up and baseline", table, *remark)
+
+
+def _comparison_row(comparison: Comparison) -> tuple[str, ...]:
+    planned = comparison.planned
+    names = (("" if comparison.index is None else str(comparison.index)), "baseline" if comparison.is_baseline else "")
+    return (
+        " = ".join(name for name in names if name),
+        milliseconds(planned.step_seconds),
+        signed_percent(comparison.change_fraction),
+        percent(planned.mfu),
+        gib(planned.peak_memory_bytes),
+        differences_in_words(comparison.differences),
+    )
+
+
+def differences_in_words(differences: Sequence[Difference], *, derived: bool = False) -> str:
+    """Return "pp 8 (4), dp 1 (2)": each setting that differs, the reference's own in brackets."""
+    chosen = [entry for entry in differences if derived or entry.setting not in DERIVED_SETTINGS] or list(differences)
+    return ", ".join(f"{entry.setting} {entry.value} ({entry.reference})" for entry in chosen) or "nothing"
+
+
+def search_blocks(search: SearchSummary) -> tuple[Block, ...]:
+    """Return what was searched, and how many layouts fell to which rule."""
+    return section(
+        "Search",
+        Line(f"  over {', '.join(search.dimensions)}"),
+        Table(
+            columns=columns("reason", ">layouts"),
+            rows=(
+                *((reason, count(number)) for reason, number in search.pruned.items()),
+                ("simulated", count(search.simulated)),
+                ("considered", count(search.considered)),
+            ),
+        ),
+    )
+
+
+def infeasible_blocks(infeasible: Infeasible) -> tuple[Block, ...]:
+    """Return why nothing fits, by how much, and the smallest changes that would."""
+    blocks: list[Block] = [*section("Why nothing fits", Line(f"  {infeasible.binding}"))]
+    if infeasible.shortfall_bytes:
+        blocks.append(Line(f"  {gib(infeasible.shortfall_bytes)} are missing on the heaviest rank."))
+    if infeasible.nearest is not None:
+        nearest = infeasible.nearest
+        peak = f"{peak_in_words(nearest)}, of {gib(nearest.memory_limit_bytes)} usable"
+        stages = stages_in_words(nearest.layout.stages)
+        blocks += section(
+            "Closest attempt",
+            Line(f"  {layout_in_words(nearest.layout)}"),
+            Facts(pairs=(("layers per stage", stages), ("peak memory", peak))),
+        )
+    if infeasible.relaxations:
+        blocks += section(
+            "Smallest changes that fit, each by itself",
+            Table(
+                columns=columns("change", "try"),
+                rows=tuple((entry.change, f"--set {entry.path}={entry.value}") for entry in infeasible.relaxations),
+            ),
+        )
+    else:
+        blocks += section("No change of one setting was found that fits.")
+    return tuple(blocks)

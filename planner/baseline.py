@@ -1,0 +1,45 @@
+"""The rule of thumb that every plan is compared with.
+
+The smallest TP inside the fast domain that fits, with as much PP as it needs; micro-batch 1, sequence parallelism with
+TP, the distributed optimizer, layers split evenly; recomputation only when nothing fits without it. The user's
+constraints do not bind it.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from planner.candidates import Pricer, layout_at
+from planner.layout import Layout, stages_from_counts
+from planner.memory import memory_ledger, peak_memory_bytes
+from planner.space import enumerate_layouts
+from planner.specs import Constraints
+from profiles.hardware import Cluster
+
+
+def even_counts(num_layers: int, num_stages: int) -> tuple[int, ...]:
+    """Return layers per stage as even as possible, the first and the last stage light."""
+    fewest, more = divmod(num_layers, num_stages)
+    first = (num_stages - more) // 2
+    return tuple(fewest + (first <= stage < first + more) for stage in range(num_stages))
+
+
+def baseline_layout(pricer: Pricer, cluster: Cluster) -> Layout | None:
+    """Return the rule-of-thumb layout, its layers placed; None when it does not fit at any degree."""
+    table = pricer.table
+    points = enumerate_layouts(table.model, cluster, table.workload, Constraints()).points
+    sharded_X = (points.zero_stage_X == 1) | (points.dp_X == 1)
+    points = points.where(
+        (points.micro_batch_size_X == 1)
+        & (points.vpp_X == 1)
+        & (points.tp_X <= cluster.fast_domain_size)
+        & (points.sequence_parallel_X == (points.tp_X > 1))
+        & sharded_X
+    )
+    points = points.where(table.fits_X(points, limit_bytes=pricer.limit_bytes))
+    for index in np.lexsort((points.pp_X, points.tp_X, points.recompute_X)):
+        layout = layout_at(points, int(index), table)
+        layout = replace(layout, stages=stages_from_counts(even_counts(table.model.num_layers, layout.pp)))
+        if peak_memory_bytes(memory_ledger(pricer.place(layout))) <= pricer.limit_bytes:
+            return layout
+    return None

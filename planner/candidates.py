@@ -1,0 +1,306 @@
+"""One point of the space, priced exactly: split into stages, checked against memory, simulated.
+
+Stage times come from the cost table, equal layers counted, not walked; `planner.evaluate` walks them again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from planner.communication import (
+    data_parallel_traffic,
+    exposed_seconds,
+    gradient_norm_reduction,
+    optimizer_traffic,
+    tied_embedding_reduction,
+    transfer,
+)
+from planner.costs import CostTable, Shape, ShapeCosts
+from planner.formulate import formulate, skeleton
+from planner.layout import Layout, Stage, stages_from_counts
+from planner.memory import PlacedModel, head_elements, memory_ledger, peak_memory_bytes
+from planner.schedule import StageTimes, simulate
+from planner.schedule_bounds import lower_bound_seconds
+from planner.schedule_orders import OperationOrder, operation_order
+from planner.space import Points
+from solvers.problem import Problem
+from solvers.registry import solve
+from solvers.solution import Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointBound:
+    """What the space knows of a point: its pipeline and what follows it take no less, whatever the split."""
+
+    pipeline_seconds: float
+    tail_seconds: float
+
+    @property
+    def step_seconds(self) -> float:
+        """Return the bound of the whole step."""
+        return self.pipeline_seconds + self.tail_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """A point that was not simulated.
+
+    Args:
+        fits: It fits into memory, but cannot be among the best.
+        bound_seconds: No split of it takes less.
+    """
+
+    fits: bool
+    bound_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """A point with its layers placed.
+
+    Args:
+        layout: The layout.
+        pipeline_bound_seconds: No split of the point that fits has a shorter pipeline.
+    """
+
+    layout: Layout
+    pipeline_bound_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A point that was priced exactly.
+
+    Args:
+        layout: The layout, layers placed.
+        step_seconds: Simulated time of one step.
+        peak_memory_bytes: Largest phase of the heaviest rank.
+        lower_bound_seconds: No split of the point takes less.
+    """
+
+    layout: Layout
+    step_seconds: float
+    peak_memory_bytes: int
+    lower_bound_seconds: float
+
+    @property
+    def merit(self) -> tuple[float, int, int, int, int, int]:
+        """Return the sort key: time, then memory, then the simpler layout."""
+        layout = self.layout
+        return (self.step_seconds, self.peak_memory_bytes, layout.pp, layout.vpp, layout.tp, layout.zero_stage)
+
+
+def layout_at(points: Points, index: int, table: CostTable) -> Layout:
+    """Return one point as a layout whose layers are not placed yet."""
+    return skeleton(
+        tp=int(points.tp_X[index]),
+        sequence_parallel=bool(points.sequence_parallel_X[index]),
+        pp=int(points.pp_X[index]),
+        vpp=int(points.vpp_X[index]),
+        dp=int(points.dp_X[index]),
+        zero_stage=int(points.zero_stage_X[index]),
+        micro_batch_size=int(points.micro_batch_size_X[index]),
+        num_microbatches=int(points.num_microbatches_X[index]),
+        recompute=table.recomputes[int(points.recompute_X[index])],
+    )
+
+
+class Pricer:
+    """Prices points of one space; equal stage problems are solved once.
+
+    Args:
+        table: Costs of the space.
+        limit_bytes: What each GPU may use.
+    """
+
+    def __init__(self, table: CostTable, *, limit_bytes: int) -> None:
+        self.table = table
+        self.limit_bytes = limit_bytes
+
+    def costs_of(self, layout: Layout) -> ShapeCosts:
+        """Return the cost table of a layout's shape."""
+        return self.table.shape(
+            Shape(tp=layout.tp, sequence_parallel=layout.sequence_parallel, micro_batch_size=layout.micro_batch_size)
+        )
+
+    def split(self, layout: Layout) -> Split | None:
+        """Return `layout` with its layers placed; None when no split fits into memory."""
+        costs = self.costs_of(layout)
+        problem = formulate(
+            model=self.table.model,
+            workload=self.table.workload,
+            costs=costs,
+            layout=layout,
+            limit_bytes=self.limit_bytes,
+        )
+        split = _solve_split(problem)
+        if split is None:
+            return None
+        counts, objective = split
+        return Split(
+            layout=replace(layout, stages=stages_from_counts(counts)),
+            pipeline_bound_seconds=_split_bound_seconds(problem, layout, objective),
+        )
+
+    def place(self, layout: Layout) -> PlacedModel:
+        """Return the model under `layout`."""
+        return PlacedModel(
+            model=self.table.model,
+            rank_model=self.costs_of(layout).rank_model,
+            layout=layout,
+            workload=self.table.workload,
+        )
+
+    def price(self, layout: Layout, *, bound: PointBound, ceiling_seconds: float) -> Candidate | Rejected:
+        """Return `layout` priced exactly, or why it is not worth it.
+
+        Args:
+            layout: A point; its layers are placed here.
+            bound: What the space knows of it.
+            ceiling_seconds: A step this long is of no interest.
+        """
+        split = self.split(layout)
+        if split is None:
+            return Rejected(fits=False, bound_seconds=bound.step_seconds)
+        bound_seconds = max(bound.pipeline_seconds, split.pipeline_bound_seconds) + bound.tail_seconds
+        placed_layout = split.layout
+        peak = peak_memory_bytes(memory_ledger(self.place(placed_layout)))
+        if peak > self.limit_bytes:
+            return Rejected(fits=False, bound_seconds=bound_seconds)
+        if bound_seconds >= ceiling_seconds:
+            return Rejected(fits=True, bound_seconds=bound_seconds)
+        order, times, tail_seconds = self._schedule(placed_layout)
+        if lower_bound_seconds(order, times) + tail_seconds >= ceiling_seconds:
+            return Rejected(fits=True, bound_seconds=bound_seconds)
+        return Candidate(
+            layout=placed_layout,
+            step_seconds=float(simulate(order, times).rank_end_seconds_R.max()) + tail_seconds,
+            peak_memory_bytes=peak,
+            lower_bound_seconds=bound_seconds,
+        )
+
+    def step_seconds(self, layout: Layout) -> float:
+        """Return the simulated time of one step, from the table."""
+        order, times, tail_seconds = self._schedule(layout)
+        return float(simulate(order, times).rank_end_seconds_R.max()) + tail_seconds
+
+    def _schedule(self, layout: Layout) -> tuple[OperationOrder, StageTimes, float]:
+        """Return what the pipeline runs, how long each part takes, and the seconds behind it."""
+        costs = self.costs_of(layout)
+        stages = [self._stage_times(costs, layout, stage) for stage in layout.stages]
+        forward_V, backward_V, first_V, last_V = zip(*stages, strict=True)
+        collective = self.table.cost_model.collective
+        transfers = tuple(
+            collective(
+                transfer(layout, pipeline_rank=index % layout.pp, stream_bytes=costs.rank_model.stream_bytes)
+            ).seconds
+            for index in range(len(stages) - 1)
+        )
+        times = StageTimes(
+            forward_seconds_V=forward_V,
+            backward_seconds_V=backward_V,
+            transfer_seconds_E=transfers,
+            blocking_transfers=layout.pp > 1 and not layout.overlap.p2p,
+            first_forward_extra_seconds_V=first_V,
+            last_backward_extra_seconds_V=last_V,
+        )
+        order = operation_order(layout.schedule, pp=layout.pp, vpp=layout.vpp, num_microbatches=layout.num_microbatches)
+        return order, times, self._tail_seconds(costs, layout)
+
+    def _stage_times(self, costs: ShapeCosts, layout: Layout, stage: Stage) -> tuple[float, float, float, float]:
+        """Return (forward, backward, first forward extra, last backward extra) seconds of one virtual stage."""
+        choice = costs.recomputes.index(layout.recompute)
+        counts_D = self._counts_D(costs, stage)
+        forward = sum(n * block.forward_seconds for n, block in zip(counts_D, costs.blocks_D, strict=True))
+        backward = sum(n * block.backward_seconds_R[choice] for n, block in zip(counts_D, costs.blocks_D, strict=True))
+        if stage.has_embedding:
+            forward += costs.embedding.forward_seconds
+            backward += costs.embedding.backward_seconds_R[choice]
+        if stage.has_head:
+            forward += costs.head.forward_seconds
+            backward += costs.head.backward_seconds_R[choice]
+        traffic = data_parallel_traffic(self._trainable(costs, layout, (stage,)), layout, self.table.workload)
+        collective = self.table.cost_model.collective
+        reduce_seconds = collective(traffic.reduce).seconds
+        gather_seconds = 0.0 if traffic.gather is None else collective(traffic.gather).seconds
+        hidden = _exposure(traffic.num_buckets)
+        gathered = hidden(gather_seconds, forward, layout.overlap.param_gather)
+        gathered_again = hidden(gather_seconds, backward, layout.overlap.param_gather)
+        reduced = hidden(reduce_seconds, backward, layout.overlap.grad_reduce)
+        match layout.zero_stage:
+            case 3:
+                return forward + gathered, backward + reduced + gathered_again, 0.0, 0.0
+            case 2:
+                return forward, backward + reduced, gathered, 0.0
+            case _:
+                return forward, backward, gathered, reduced
+
+    def _counts_D(self, costs: ShapeCosts, stage: Stage) -> tuple[int, ...]:
+        """Return how many of each distinct block one virtual stage holds."""
+        held = self.table.model.blocks_between(stage.first_layer, stage.num_layers)
+        return tuple(held.count(block) for block, _ in costs.rank_model.blocks)
+
+    def _trainable(self, costs: ShapeCosts, layout: Layout, stages: tuple[Stage, ...]) -> int:
+        """Return the trainable elements of these virtual stages on one GPU."""
+        total = 0
+        for stage in stages:
+            counts_D = self._counts_D(costs, stage)
+            for count, (_, layer) in zip(counts_D, costs.rank_model.blocks, strict=True):
+                total += count * layer.num_elements(trainable=True)
+            if stage.has_embedding:
+                total += costs.rank_model.embedding.num_elements(trainable=True)
+            if stage.has_head:
+                total += head_elements(costs.rank_model, pp=layout.pp, trainable=True)
+        return total
+
+    def _tail_seconds(self, costs: ShapeCosts, layout: Layout) -> float:
+        """Return what all ranks wait for behind the last backward pass."""
+        cost_model, workload = self.table.cost_model, self.table.workload
+        seconds = cost_model.collective(gradient_norm_reduction(layout)).seconds
+        table_elements = sum(
+            part.num_elements for part in costs.rank_model.head.weights if part.weight.shared_with_embedding
+        )
+        reduction = tied_embedding_reduction(table_elements, layout, workload)
+        if reduction is not None:
+            seconds += cost_model.collective(reduction).seconds
+        most = max(self._trainable(costs, layout, layout.chunks(rank)) for rank in range(layout.pp))
+        return seconds + cost_model.compute(optimizer_traffic(most, layout, workload)).seconds
+
+
+def _exposure(num_buckets: int) -> Callable[[float, float, bool], float]:
+    def exposed(collective_seconds: float, beside_seconds: float, overlapped: bool) -> float:  # noqa: FBT001
+        return exposed_seconds(
+            collective_seconds=collective_seconds,
+            beside_seconds=beside_seconds,
+            num_buckets=num_buckets,
+            overlapped=overlapped,
+        )
+
+    return exposed
+
+
+def _solve_split(problem: Problem) -> tuple[tuple[int, ...], float] | None:
+    """Return (decoder layers of each virtual stage, optimal surrogate), or None when no split fits."""
+    num_stages = len(problem.fixed_seconds_S)
+    if num_stages == 1:
+        need = int(problem.fixed_bytes_S[0] + problem.static_bytes_LO.sum())
+        need += int(problem.in_flight_S[0] * problem.activation_bytes_LO.sum())
+        return ((problem.num_layers,), 0.0) if need <= int(problem.capacity_bytes_R[0]) else None
+    solution = solve(problem, solver="dp")
+    if solution.status is Status.INFEASIBLE or solution.bound is None:
+        return None
+    return solution.layers_S(num_stages), solution.bound
+
+
+def _split_bound_seconds(problem: Problem, layout: Layout, objective: float) -> float:
+    """Return a pipeline time that no split under memory undercuts, from the optimal surrogate `(m - 1) max + sum`.
+
+    Whatever the split, its largest stage takes at least T = (objective - W) / (m - 1), and a 1F1B pipeline with a
+    stage of T takes at least W + (m - p) T (inequality (1) of `any_split_bound_seconds`). Interleaved problems carry
+    no memory, so nothing is gained there.
+    """
+    micro = layout.num_microbatches
+    if layout.pp == 1 or layout.vpp > 1 or micro <= layout.pp:
+        return 0.0
+    work = float(problem.seconds_LO.sum() + problem.fixed_seconds_S.sum())
+    largest = (objective - work) / (micro - 1)
+    return work + (micro - layout.pp) * largest

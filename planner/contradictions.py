@@ -1,0 +1,143 @@
+"""What a model, a cluster and a workload cannot be together, found before anything is searched.
+
+Each check returns errors that point at the field of the spec to be changed.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from planner.documents import Document
+from planner.errors import InputError
+from planner.specs import AttentionKernel, ModelSpec, Objective, PlanRequest, Precision
+from profiles.hardware import Cluster, Device
+
+
+def contradictions(
+    model: ModelSpec, cluster: Cluster, request: PlanRequest, document: Document
+) -> Iterator[InputError]:
+    """Return every contradiction between the parts of a spec."""
+    yield from _sequence(model, request, document)
+    yield from _precision(cluster.device, request, document)
+    yield from _attention_kernel(cluster.device, request, document)
+    yield from _objective(cluster, request, document)
+    yield from _pinned_sizes(cluster, request, document)
+
+
+def _sequence(model: ModelSpec, request: PlanRequest, document: Document) -> Iterator[InputError]:
+    seq_len, longest = request.workload.seq_len, model.max_position_embeddings
+    if seq_len > longest:
+        yield InputError(
+            f"`seq_len` = {seq_len} is longer than {model.name} is made for: max_position_embeddings = {longest}.",
+            location=document.locate(("workload", "seq_len")),
+            hint="Shorten it, or describe the model with the max_position_embeddings and rope scaling it will have.",
+        )
+
+
+def _precision(device: Device, request: PlanRequest, document: Document) -> Iterator[InputError]:
+    precision = request.workload.precision
+    usable = [known.value for known in Precision if _lacks(device, known) is None]
+    lacking = _lacks(device, precision)
+    if lacking is not None:
+        yield InputError(
+            f"`precision` = {precision} does not run on {device.name}: {lacking}.",
+            location=document.locate(("workload", "precision")),
+            hint=f"Usable on this GPU: {', '.join(usable) or 'none'}.",
+        )
+
+
+def _lacks(device: Device, precision: Precision) -> str | None:
+    """Return what the GPU lacks for a precision, if anything.
+
+    The fp8 recipes as Transformer Engine supports them (`check_mxfp8_support` and `check_fp8_block_scaling_support`
+    in its `pytorch/quantization.py`): MXFP8 on compute capability 10.x, block scaling from 9.0. On AMD, MXFP8 needs
+    CDNA 4 (gfx950).
+    """
+    if precision.gemm_dtype.value not in device.dense_flops_per_second:
+        return f"it has no {precision.gemm_dtype.value} matrix units"
+    capability = _capability(device)
+    if precision is Precision.FP8_MXFP8:
+        if capability is not None and not (10, 0) <= capability < (12, 0):
+            return "MXFP8 needs compute capability 10.x (Blackwell data-centre GPUs)"
+        if capability is None and device.architecture != "cdna4":
+            return "MXFP8 needs CDNA 4"
+    if precision is Precision.FP8_BLOCKWISE and (capability is None or capability < (9, 0)):
+        return "block scaling needs an NVIDIA GPU of compute capability 9.0 or more"
+    return None
+
+
+def _attention_kernel(device: Device, request: PlanRequest, document: Document) -> Iterator[InputError]:
+    """Return an error for a fused attention kernel on Volta.
+
+    FlashAttention-2 and cuDNN's fused attention in Transformer Engine start at compute capability 8.0.
+    """
+    kernel = request.workload.attention_kernel
+    capability = _capability(device)
+    if kernel is not AttentionKernel.UNFUSED and capability is not None and capability < (8, 0):
+        yield InputError(
+            f"`attention_kernel` = {kernel} does not run on {device.name}: it needs compute capability 8.0 (Ampere).",
+            location=document.locate(("workload", "attention_kernel")),
+            hint="Give attention_kernel: unfused.",
+        )
+
+
+def _objective(cluster: Cluster, request: PlanRequest, document: Document) -> Iterator[InputError]:
+    if request.objective is Objective.COST and cluster.price_per_gpu_hour is None:
+        yield InputError(
+            "`objective` = cost needs the price of a GPU, which the cluster does not give.",
+            location=document.locate(("objective",)),
+            hint="Add price_per_gpu_hour to the cluster.",
+        )
+
+
+def _pinned_sizes(cluster: Cluster, request: PlanRequest, document: Document) -> Iterator[InputError]:
+    """Return an error for pinned degrees that do not divide the GPUs, or else the batch."""
+    pinned = _pinned(request)
+    misfit = _misfit(pinned, ("tp", "pp", "dp"), whole=cluster.world_size, name="the number of GPUs")
+    if misfit is None:
+        factors = dict(pinned)
+        if "tp" in pinned and "pp" in pinned:
+            factors["dp"] = cluster.world_size // (pinned["tp"] * pinned["pp"])
+        names = ("dp", "micro_batch_size", "num_microbatches")
+        misfit = _misfit(factors, names, whole=request.workload.global_batch_size, name="`global_batch_size`")
+    if misfit is not None:
+        message, culprit = misfit
+        yield InputError(
+            message,
+            location=document.locate(("constraints", culprit)),
+            hint="Change a constraint; the cluster and the batch are never changed for you.",
+        )
+
+
+def _misfit(factors: Mapping[str, int], names: Sequence[str], *, whole: int, name: str) -> tuple[str, str] | None:
+    """Return why the given factors of a whole are impossible, and the last of them; None when they are possible.
+
+    Args:
+        factors: The known factors.
+        names: Every factor of the whole, known or not.
+        whole: What the product of all factors is.
+        name: What messages call it.
+    """
+    known = [factor for factor in names if factor in factors]
+    product = math.prod(factors[factor] for factor in known)
+    complete = len(known) == len(names)
+    if product == whole or (not complete and whole % product == 0):
+        return None
+    formula = " * ".join(f"{factor} {factors[factor]}" for factor in known)
+    total = f" = {product}" if len(known) > 1 else ""
+    return f"{formula}{total} {'is not' if complete else 'does not divide'} {name} = {whole}.", known[-1]
+
+
+def _pinned(request: PlanRequest) -> dict[str, int]:
+    """Return the dimensions that may take one value only."""
+    return {
+        name: bounds.allowed[0]
+        for name, bounds in request.constraints.degrees.items()
+        if bounds.allowed is not None and len(bounds.allowed) == 1
+    }
+
+
+def _capability(device: Device) -> tuple[int, int] | None:
+    if device.compute_capability is None:
+        return None
+    major, _, minor = device.compute_capability.partition(".")
+    return int(major), int(minor or 0)

@@ -1,0 +1,1 @@
+"""Plans as files that a framework starts from. Emitters are pure: they return text and write nothing."""

@@ -1,0 +1,198 @@
+"""Launch files for Megatron-LM: a torchrun script and a Slurm batch script, each with the full argument list.
+
+Both start unedited: with mock data and a null tokenizer, unless the workload names data. Checked against
+megatron-core 0.19.2, whose argument parser, configuration objects and model accept what is written here
+(`tests/frameworks`).
+"""
+
+from collections.abc import Mapping, Sequence
+
+from planner.emit.megatron_arguments import Group, argument_groups
+from planner.emit.megatron_limits import (
+    FIRST_BLACKWELL_CAPABILITY,
+    capability_major,
+    refuse,
+    refuse_lora,
+    require_layout,
+    require_model,
+    require_workload,
+)
+from planner.emit.shell import array, comment, job_name
+from planner.layout import Layout
+from planner.plan import Plan
+from planner.specs import ModelSpec, TrainMethod, TrainWorkload
+from profiles.hardware import Cluster
+
+LAUNCH_SCRIPT = "launch.sh"
+BATCH_SCRIPT = "job.sbatch"
+ARGUMENTS = "MEGATRON_ARGS"
+TRAINING_PROGRAM = "$MEGATRON_LM_DIR/pretrain_gpt.py"
+
+TARGET_NOTE = (
+    "Target: Megatron-LM at megatron-core 0.19.2 (tag core_v0.19.2), with Transformer Engine and APEX, as in NVIDIA's",
+    "PyTorch containers. Without APEX add --no-gradient-accumulation-fusion, which takes more memory than planned.",
+)
+
+MOCK_DATA_NOTE = (
+    "Data: mock tokens and a null tokenizer. For real data, tokenise it with Megatron-LM's tools/preprocess_data.py,",
+    "set workload.data_path and workload.tokenizer_model in the spec, and plan again.",
+)
+
+
+def emit_megatron(plan: Plan, index: int = 0) -> Mapping[str, str]:
+    """Return the files that start the layout at `index` of the plan: file name to text.
+
+    Args:
+        plan: A plan with at least `index + 1` layouts.
+        index: 0 is the best layout, 1 the first runner-up.
+    """
+    layout = plan.plans[index].layout
+    model, workload, cluster = plan.model, plan.request.workload, plan.cluster
+    require_expressible(model, workload, layout, cluster)
+    groups = argument_groups(model, workload, layout)
+    return {
+        LAUNCH_SCRIPT: _launch_script(model, workload, layout, cluster, groups),
+        BATCH_SCRIPT: _batch_script(model, workload, layout, cluster, groups),
+    }
+
+
+def require_expressible(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster) -> None:
+    """Raise `NotExpressibleError` for what Megatron-LM cannot say."""
+    if workload.lora is not None:
+        refuse_lora(workload.lora)
+    require_model(model)
+    require_workload(workload, cluster.device)
+    require_layout(layout, model, workload)
+    if layout.world_size != cluster.world_size:
+        refuse(
+            f"a layout of {layout.world_size} GPUs on a cluster of {cluster.world_size}.",
+            "torchrun starts one process on every GPU of every node; plan for the GPUs that take part.",
+        )
+
+
+def environment(layout: Layout, cluster: Cluster) -> Mapping[str, str | None]:
+    """Return the variables that Megatron-LM insists on; None means that it must not be set.
+
+    Before Blackwell, `validate_args` asserts CUDA_DEVICE_MAX_CONNECTIONS=1 with tensor or context parallelism, so that
+    communication is launched before the computation it hides behind; Megatron-FSDP asserts the opposite.
+    """
+    if layout.zero_stage >= 2:
+        return {"CUDA_DEVICE_MAX_CONNECTIONS": None}
+    major = capability_major(cluster.device)
+    before_blackwell = major is None or major < FIRST_BLACKWELL_CAPABILITY
+    if before_blackwell and (layout.tp > 1 or layout.cp > 1):
+        return {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+    return {}
+
+
+def _launch_script(
+    model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster, groups: Sequence[Group]
+) -> str:
+    several = cluster.num_nodes > 1
+    run_note = (
+        f"Run this on each of the {cluster.num_nodes} nodes, with NODE_RANK 0 to {cluster.num_nodes - 1} and",
+        "MASTER_ADDR the name of node 0; or submit job.sbatch, which does the same under Slurm.",
+    )
+    rendezvous = [
+        ': "${NODE_RANK:?set it to the number of this node, from 0}"',
+        ': "${MASTER_ADDR:?set it to the host name of node 0}"',
+        "",
+    ]
+    lines = [
+        "#!/usr/bin/env bash",
+        *_header(model, workload, cluster),
+        *(comment(line) for line in (run_note if several else ("Run this on the node: bash launch.sh",))),
+        "",
+        "set -euo pipefail",
+        "",
+        *_program_directory(),
+        *(rendezvous if several else []),
+        *_exports(layout, cluster),
+        *_arguments(groups),
+        "",
+        "exec torchrun \\",
+        f"    --nnodes {cluster.num_nodes} \\",
+        f"    --nproc-per-node {cluster.gpus_per_node} \\",
+        '    --node-rank "${NODE_RANK:-0}" \\',
+        '    --master-addr "${MASTER_ADDR:-127.0.0.1}" \\',
+        '    --master-port "${MASTER_PORT:-29500}" \\',
+        f'    "{TRAINING_PROGRAM}" "${{{ARGUMENTS}[@]}}" "$@"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _batch_script(
+    model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster, groups: Sequence[Group]
+) -> str:
+    lines = [
+        "#!/usr/bin/env bash",
+        f"#SBATCH --job-name={job_name(model.name)}",
+        f"#SBATCH --nodes={cluster.num_nodes}",
+        "#SBATCH --ntasks-per-node=1",
+        f"#SBATCH --gpus-per-node={cluster.gpus_per_node}",
+        "#SBATCH --exclusive",
+        "#SBATCH --mem=0",
+        "#SBATCH --output=%x-%j.log",
+        *_header(model, workload, cluster),
+        comment("Submit: sbatch job.sbatch, with --partition, --account and --time as your site wants them."),
+        "",
+        "set -euo pipefail",
+        "",
+        *_program_directory(),
+        'read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")',
+        "export MASTER_ADDR",
+        'export MASTER_PORT="${MASTER_PORT:-29500}"',
+        *_exports(layout, cluster),
+        *_arguments(groups),
+        "",
+        comment("One torchrun a node; SLURM_NODEID is known only inside the task, hence the inner shell."),
+        "srun --kill-on-bad-exit=1 --cpu-bind=none bash -c 'exec torchrun \\",
+        f"    --nnodes {cluster.num_nodes} \\",
+        f"    --nproc-per-node {cluster.gpus_per_node} \\",
+        '    --node-rank "$SLURM_NODEID" \\',
+        '    --master-addr "$MASTER_ADDR" \\',
+        '    --master-port "$MASTER_PORT" \\',
+        '    "$@"\' \\',
+        f'    torchrun "{TRAINING_PROGRAM}" "${{{ARGUMENTS}[@]}}" "$@"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _header(model: ModelSpec, workload: TrainWorkload, cluster: Cluster) -> list[str]:
+    gpus = f"{cluster.num_nodes} x {cluster.gpus_per_node} {cluster.device.name}"
+    what = {
+        TrainMethod.PRETRAIN: "pretraining",
+        TrainMethod.FULL_FINETUNE: "fine-tuning (append --load DIR; without it the weights start at random)",
+        TrainMethod.LORA: "low-rank adaptation",
+    }[workload.method]
+    data = MOCK_DATA_NOTE if not workload.data_path else ("Data: the tokenised prefixes behind --data-path.",)
+    return [
+        comment(line)
+        for line in (
+            f"{model.name} on {cluster.name} ({gpus}): {what}. Written by shardwright.",
+            "",
+            *TARGET_NOTE,
+            "MEGATRON_LM_DIR: a checkout of that tag; it holds pretrain_gpt.py.",
+            *data,
+            "Any further Megatron-LM flag can be appended: --save DIR --save-interval 500 --load DIR",
+            "",
+        )
+    ]
+
+
+def _program_directory() -> list[str]:
+    return [
+        ': "${MEGATRON_LM_DIR:?set it to a checkout of Megatron-LM core_v0.19.2, which holds pretrain_gpt.py}"',
+        'export PYTHONPATH="$MEGATRON_LM_DIR${PYTHONPATH:+:$PYTHONPATH}"',
+        "",
+    ]
+
+
+def _exports(layout: Layout, cluster: Cluster) -> list[str]:
+    variables = environment(layout, cluster)
+    lines = [f"unset {name}" if value is None else f"export {name}={value}" for name, value in variables.items()]
+    return [*lines, ""] if lines else []
+
+
+def _arguments(groups: Sequence[Group]) -> list[str]:
+    return array(ARGUMENTS, [(group.title, group.flags) for group in groups if group.flags])

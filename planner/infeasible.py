@@ -1,0 +1,235 @@
+"""Why nothing fits: the binding constraint, the shortfall, and the smallest changes that would fit.
+
+Only the most frugal points matter here: full recomputation, the smallest micro-batch, states sharded as far as the
+point's pipeline allows. Each relaxation that is offered was checked with exact bytes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from planner.candidates import Pricer, layout_at
+from planner.costs import CostTable
+from planner.graph import build_graph
+from planner.layout import Layout
+from planner.memory import memory_limit_bytes
+from planner.plan import Infeasible, PlannedLayout, Relaxation
+from planner.space import Points, Space, enumerate_layouts
+from planner.specs import Constraints, ModelSpec, PlanRequest
+from profiles.analytic import AnalyticCostModel
+from profiles.catalogue import device_names, load_device
+from profiles.hardware import Cluster, LinkLevel
+
+GIB = 1 << 30
+_MAX_NODE_FACTOR = 1 << 12
+_MAX_CHECKED = 24
+
+
+class Describe(Protocol):
+    """Prices a layout for the report."""
+
+    def __call__(self, layout: Layout, *, step_seconds: float, bound_seconds: float) -> PlannedLayout:
+        """Return `layout` with its price."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """A model on a cluster under a request: does anything fit?"""
+
+    model: ModelSpec
+    cluster: Cluster
+    request: PlanRequest
+
+    @property
+    def limit_bytes(self) -> int:
+        return memory_limit_bytes(self.cluster.device.memory_bytes, self.request.memory_headroom)
+
+    def space(self) -> Space:
+        return enumerate_layouts(self.model, self.cluster, self.request.workload, self.request.constraints)
+
+    def table(self, space: Space) -> CostTable:
+        workload = self.request.workload
+        return CostTable(
+            model=self.model,
+            graph=build_graph(self.model, workload),
+            workload=workload,
+            cost_model=AnalyticCostModel(self.cluster),
+            recomputes=space.recomputes,
+        )
+
+    def fits(self) -> bool:
+        """Return whether some layout fits, by exact bytes."""
+        space = self.space()
+        points = _frugal(space)
+        table = self.table(space)
+        pricer = Pricer(table, limit_bytes=self.limit_bytes)
+        capacity_X = table.capacity_layers_X(points, limit_bytes=self.limit_bytes)
+        roomiest = np.argsort(-capacity_X, kind="stable")[:_MAX_CHECKED]
+        return any(
+            pricer.split(layout_at(points, int(index), table)) is not None
+            for index in roomiest
+            if capacity_X[index] >= self.model.num_layers
+        )
+
+
+def _frugal(space: Space) -> Points:
+    """Return the points that need the least memory for their mesh."""
+    points = space.points
+    if not len(points):
+        return points
+    points = points.where(points.recompute_X == points.recompute_X.max())
+    points = points.where((points.sequence_parallel_X == 1) | (points.tp_X == 1))
+    columns = np.stack([points.tp_X, points.pp_X, points.vpp_X])
+    _, mesh_X = np.unique(columns, axis=1, return_inverse=True)
+    mesh_X = mesh_X.ravel()
+    order = np.lexsort((-points.zero_stage_X, points.micro_batch_size_X, mesh_X))
+    first = np.unique(mesh_X[order], return_index=True)[1]
+    keep_X = np.zeros(len(points), dtype=np.bool_)
+    keep_X[order[first]] = True
+    return points.where(keep_X)
+
+
+def explain_infeasible(
+    model: ModelSpec, cluster: Cluster, request: PlanRequest, *, space: Space, planned: Describe
+) -> Infeasible:
+    """Return why no layout of `space` fits, the attempt that comes closest, and what would fit."""
+    question = _Question(model=model, cluster=cluster, request=request)
+    if not len(space.points):
+        reason, count = max(space.pruned.items(), key=lambda item: (item[1], item[0]))
+        return Infeasible(
+            binding=f"no layout of {space.considered} is legal; {count} of them: {reason}",
+            shortfall_bytes=0,
+            nearest=None,
+            relaxations=tuple(_relaxations(question)),
+        )
+    layout = _nearest(question, space)
+    seconds = Pricer(question.table(space), limit_bytes=question.limit_bytes).step_seconds(layout)
+    nearest = planned(layout, step_seconds=seconds, bound_seconds=seconds)
+    shortfall = nearest.peak_memory_bytes - question.limit_bytes
+    return Infeasible(
+        binding=(
+            f"GPU memory: the layout that needs least, tp {layout.tp}, pp {layout.pp}, dp {layout.dp} with "
+            f"{layout.recompute.granularity} recompute, needs {nearest.peak_memory_bytes / GIB:.2f} GiB a GPU; "
+            f"{question.limit_bytes / GIB:.2f} GiB may be used"
+        ),
+        shortfall_bytes=shortfall,
+        nearest=nearest,
+        relaxations=tuple(_relaxations(question)),
+    )
+
+
+def _nearest(question: _Question, space: Space) -> Layout:
+    """Return the layout that fits into the smallest memory, by bisection over the limit."""
+    points = _frugal(space)
+    if not len(points):
+        points = space.points
+    table = question.table(space)
+
+    def first_fit(limit_bytes: int) -> Layout | None:
+        pricer = Pricer(table, limit_bytes=limit_bytes)
+        for index in np.nonzero(table.fits_X(points, limit_bytes=limit_bytes))[0][:_MAX_CHECKED]:
+            split = pricer.split(layout_at(points, int(index), table))
+            if split is not None:
+                return split.layout
+        return None
+
+    low, high = question.limit_bytes, question.limit_bytes * 2
+    found = first_fit(high)
+    while found is None:
+        low, high = high, high * 2
+        found = first_fit(high)
+    while high - low > GIB // 16:
+        middle = (low + high) // 2
+        attempt = first_fit(middle)
+        if attempt is None:
+            low = middle
+        else:
+            high, found = middle, attempt
+    return found
+
+
+def _relaxations(question: _Question) -> Iterator[Relaxation]:
+    """Yield single changes that make something fit."""
+    request, cluster = question.request, question.cluster
+    if request.memory_headroom > 0 and replace(question, request=replace(request, memory_headroom=0.0)).fits():
+        yield Relaxation(
+            change=f"memory_headroom 0 instead of {request.memory_headroom}", path="memory_headroom", value="0"
+        )
+    yield from _without_constraints(question)
+    nodes = _enough_nodes(question)
+    if nodes is not None:
+        yield Relaxation(change=f"{nodes} nodes instead of {cluster.num_nodes}", path="cluster.nodes", value=str(nodes))
+    yield from _larger_device(question)
+
+
+def _without_constraints(question: _Question) -> Iterator[Relaxation]:
+    constraints = question.request.constraints
+    looser: list[tuple[str, Constraints]] = [
+        (name, replace(constraints, degrees={key: kept for key, kept in constraints.degrees.items() if key != name}))
+        for name in sorted(constraints.degrees)
+    ]
+    if constraints.recompute is not None:
+        looser.append(("recompute", replace(constraints, recompute=None)))
+    if constraints.sequence_parallel is not None:
+        looser.append(("sequence_parallel", replace(constraints, sequence_parallel=None)))
+    for name, relaxed in looser:
+        if replace(question, request=replace(question.request, constraints=relaxed)).fits():
+            yield Relaxation(change=f"no constraint on {name}", path=f"constraints.{name}", value="null")
+
+
+def _enough_nodes(question: _Question) -> int | None:
+    """Return a node count that fits: doubled until it does, then lowered in steps of an eighth."""
+    nodes = question.cluster.num_nodes
+
+    def fits(count: int) -> bool:
+        return replace(question, cluster=with_nodes(question.cluster, count)).fits()
+
+    factor = 2
+    while factor <= _MAX_NODE_FACTOR and not fits(nodes * factor):
+        factor *= 2
+    if factor > _MAX_NODE_FACTOR:
+        return None
+    low, high = nodes * factor // 2, nodes * factor
+    step = max((high - low) // 8, 1)
+    return next(count for count in range(low + step, high + 1, step) if count == high or fits(count))
+
+
+def with_nodes(cluster: Cluster, num_nodes: int) -> Cluster:
+    """Return `cluster` with another number of nodes; its outermost level is stretched to span them."""
+    world = cluster.gpus_per_node * num_nodes
+    levels: list[LinkLevel] = list(cluster.levels)
+    if levels and levels[-1].num_gpus < world:
+        levels[-1] = replace(levels[-1], num_gpus=world)
+    return replace(cluster, num_nodes=num_nodes, levels=tuple(levels))
+
+
+def _larger_device(question: _Question) -> Iterator[Relaxation]:
+    """Yield the smallest catalogue GPU of the same vendor that fits."""
+    present = question.cluster.device
+    devices = [load_device(name) for name in device_names()]
+    needed = question.request.workload.precision.gemm_dtype.value
+    larger = sorted(
+        (
+            device
+            for device in devices
+            if device.vendor == present.vendor
+            and device.memory_bytes > present.memory_bytes
+            and needed in device.dense_flops_per_second
+        ),
+        key=lambda device: (device.memory_bytes, device.name),
+    )
+    tried: set[int] = set()
+    for device in larger:
+        if device.memory_bytes in tried:
+            continue
+        tried.add(device.memory_bytes)
+        if replace(question, cluster=replace(question.cluster, device=device)).fits():
+            yield Relaxation(
+                change=f"{device.name} ({device.memory_bytes / GIB:.0f} GiB) instead of {present.name}",
+                path="cluster.gpu",
+                value=device.name,
+            )
+            return

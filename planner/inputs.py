@@ -1,0 +1,171 @@
+"""A spec file and its overrides -> model, cluster and request, checked against one another.
+
+Every part of a spec may be inline or the path of a file, relative to the spec. Files are put in place of their paths
+first, so that an override reaches into them and every message still points at the file that holds the value.
+Everything that is wrong is reported at once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from planner.contradictions import contradictions
+from planner.documents import Document, Node, load_document, parse_override
+from planner.errors import CombinedInputError, InputError
+from planner.schema.model import read_model
+from planner.schema.spec import SCHEMA, read_request
+from planner.schema.translate import all_of, shown, validated
+from planner.specs import ModelSpec, PlanRequest
+from profiles.errors import CatalogueError
+from profiles.hardware import Cluster
+from profiles.package_data import Section, resolve_name
+from profiles.schema import ClusterEntry
+
+T = TypeVar("T")
+
+_PARTS_IN_FILES = ("cluster", "workload", "constraints")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Everything that a plan is made from.
+
+    Args:
+        model: What is trained.
+        cluster: Where.
+        request: How, and under which constraints.
+    """
+
+    model: ModelSpec
+    cluster: Cluster
+    request: PlanRequest
+
+
+def load_inputs(path: Path, overrides: Sequence[str] = ()) -> Inputs:
+    """Return what the spec in `path` asks for.
+
+    Args:
+        path: The spec.
+        overrides: Texts `a.b=c`, applied in order before anything is checked.
+
+    Raises:
+        InputError: Anything is wrong with the spec or a file that it names.
+    """
+    base = path.parent
+    document = load_document(path)
+    for text in overrides:
+        override = parse_override(text)
+        if len(override.path) > 1:
+            document = _with_file(document, override.path[0], base)
+        document = document.with_node(override.path, override.node)
+    for part in _PARTS_IN_FILES:
+        document = _with_file(document, part, base)
+    return read_inputs(document, base=base)
+
+
+def read_inputs(document: Document, *, base: Path) -> Inputs:
+    """Return what a spec asks for; paths in it are relative to `base`."""
+    errors: list[InputError] = []
+    request = _collect(errors, lambda: read_request(document))
+    fields = document.data if isinstance(document.data, dict) else {}
+    cluster = _collect(errors, lambda: read_cluster(document, ("cluster",))) if "cluster" in fields else None
+    model = _collect(errors, lambda: resolve_model(document, base)) if "model" in fields else None
+    if request is None or cluster is None or model is None:
+        raise all_of(errors)
+    if found := list(contradictions(model, cluster, request, document)):
+        raise all_of(found)
+    return Inputs(model=model, cluster=cluster, request=request)
+
+
+def resolve_model(document: Document, base: Path) -> ModelSpec:
+    """Return the model of a spec."""
+    node = document.node(("model",))
+    reference = node.data() if node is not None else None
+    return read_model(reference, document=document, path=("model",), base=base)
+
+
+def read_cluster(document: Document, path: tuple[str | int, ...] = ()) -> Cluster:
+    """Return the cluster that stands at `path` of a document."""
+    node = document.node(path)
+    data = node.data() if node is not None else None
+    entry = validated(lambda: ClusterEntry.model_validate(data), model=ClusterEntry, document=document, path=path)
+    try:
+        return entry.to_cluster()
+    except ValueError as error:
+        raise InputError(f"This is no cluster: {error}.", location=document.locate(path)) from None
+
+
+def _collect(errors: list[InputError], read: Callable[[], T]) -> T | None:
+    """Return what `read` returns; keep what is wrong for later."""
+    try:
+        return read()
+    except CombinedInputError as error:
+        errors.extend(error.errors)
+    except InputError as error:
+        errors.append(error)
+    return None
+
+
+def _with_file(document: Document, part: str | int, base: Path) -> Document:
+    """Return the document with the path at `part` replaced by what the file holds, if it is a path."""
+    node = document.node((part,))
+    if node is None or not isinstance(node.content, str) or part not in ("model", *_PARTS_IN_FILES):
+        return document
+    reference = node.content
+    if part == "cluster" and (preset := _preset(node)) is not None:
+        return document.with_node((part,), preset)
+    location = document.locate((part,))
+    file = _file(reference, base)
+    if part == "model" and file is None:
+        raise InputError(
+            f"{shown(reference)} is not the path of a model, so no field of it can be set.",
+            location=location,
+            hint="Override the whole model, or describe it in a file.",
+        )
+    if file is None:
+        known = "neither a preset nor a file" if part == "cluster" else "not a file"
+        raise InputError(f"{shown(reference)} is {known}.", location=location, hint=_nearest(part, reference))
+    root = load_document(file).root
+    return document.with_node((part,), root if part == "model" else _without_version(root))
+
+
+def _file(reference: str, base: Path) -> Path | None:
+    """Return the file that a reference names, the `config.json` of a directory, or None."""
+    try:
+        file = base / Path(reference).expanduser()
+        if file.is_dir():
+            file /= "config.json"
+        return file if file.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long, no home directory
+        return None
+
+
+def _preset(node: Node) -> Node | None:
+    """Return `{preset: NAME}` for the name of a preset."""
+    try:
+        resolve_name(Section.CLUSTERS, str(node.content))
+    except CatalogueError:
+        return None
+    return Node({"preset": node}, node.location, {"preset": node.location})
+
+
+def _nearest(part: str | int, reference: str) -> str:
+    if part == "cluster":
+        try:
+            resolve_name(Section.CLUSTERS, reference)
+        except CatalogueError as error:
+            return str(error)
+    return f"Give the {part} inline, or the path of its file, relative to the spec."
+
+
+def _without_version(root: Node) -> Node:
+    """Return a file's mapping without its `schema: 1`."""
+    if not isinstance(root.content, dict) or "schema" not in root.content:
+        return root
+    version = root.content["schema"]
+    if version.content != SCHEMA or isinstance(version.content, bool):
+        raise InputError(
+            "This version of the schema is not known.", location=version.location, hint=f"Give schema: {SCHEMA}."
+        )
+    return replace(root, content={key: child for key, child in root.content.items() if key != "schema"})

@@ -1,0 +1,133 @@
+"""The memory of one layout that the user names: no cluster, no search, no time."""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from planner.errors import InputError
+from planner.formulate import skeleton
+from planner.graph import build_graph
+from planner.layout import Granularity, Layout, Recompute, stages_from_counts
+from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes, place
+from planner.plan import MemoryLine
+from planner.space import Points, broken_rules, recompute_choices
+from planner.specs import ModelSpec, TrainWorkload
+from profiles.hardware import Device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degrees:
+    """The degrees of a layout, as far as they decide memory.
+
+    Args:
+        tp: Tensor-parallel degree.
+        sequence_parallel: Norms and residuals are split over tp.
+        pp: Pipeline-parallel degree.
+        vpp: Virtual stages per pipeline rank.
+        dp: Data-parallel degree.
+        zero_stage: What is split over dp.
+        micro_batch_size: Sequences of one micro-batch.
+        num_microbatches: Micro-batches of one step on one replica.
+        recompute: How much is recomputed.
+    """
+
+    tp: int
+    sequence_parallel: bool
+    pp: int
+    vpp: int
+    dp: int
+    zero_stage: int
+    micro_batch_size: int
+    num_microbatches: int
+    recompute: Granularity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryTable:
+    """The memory of one layout on one kind of GPU.
+
+    Args:
+        layout: The layout, layers placed.
+        lines: The ledger.
+        limit_bytes: What each GPU may use, headroom taken off.
+    """
+
+    layout: Layout
+    lines: tuple[MemoryLine, ...]
+    limit_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        """Return whether every rank stays below the limit in every phase."""
+        return peak_memory_bytes(self.lines) <= self.limit_bytes
+
+
+def memory_table(
+    model: ModelSpec, device: Device, workload: TrainWorkload, degrees: Degrees, *, memory_headroom: float
+) -> MemoryTable:
+    """Return the memory of `model` under `degrees`, with layers spread as evenly as they can be.
+
+    Args:
+        model: The model.
+        device: The GPU.
+        workload: The training run; its batch is what the degrees say.
+        degrees: The layout's degrees.
+        memory_headroom: Fraction of the GPU's memory that is left free.
+
+    Raises:
+        InputError: The degrees break a rule of the planner's own layouts.
+    """
+    _require_precision(device, workload)
+    _require_legal(model, workload, degrees)
+    unplaced = skeleton(
+        tp=degrees.tp,
+        sequence_parallel=degrees.sequence_parallel,
+        pp=degrees.pp,
+        vpp=degrees.vpp,
+        dp=degrees.dp,
+        zero_stage=degrees.zero_stage,
+        micro_batch_size=degrees.micro_batch_size,
+        num_microbatches=degrees.num_microbatches,
+        recompute=_recompute(workload, degrees.recompute),
+    )
+    counts = even_counts(model.num_layers, degrees.pp * degrees.vpp)
+    layout = replace(unplaced, stages=stages_from_counts(counts))
+    placed = place(model, build_graph(model, workload), layout, workload)
+    return MemoryTable(
+        layout=layout,
+        lines=memory_ledger(placed),
+        limit_bytes=memory_limit_bytes(device.memory_bytes, memory_headroom),
+    )
+
+
+def even_counts(num_layers: int, num_stages: int) -> tuple[int, ...]:
+    """Return layers per stage as even as they can be; the first stages take what is left over."""
+    fewest, left_over = divmod(num_layers, num_stages)
+    return tuple(fewest + (stage < left_over) for stage in range(num_stages))
+
+
+def _recompute(workload: TrainWorkload, granularity: Granularity) -> Recompute:
+    """Return the first choice of the search with this granularity."""
+    return next(choice for choice in recompute_choices(workload) if choice.granularity is granularity)
+
+
+def _require_precision(device: Device, workload: TrainWorkload) -> None:
+    dtype = workload.precision.gemm_dtype.value
+    if dtype not in device.dense_flops_per_second:
+        raise InputError(
+            f"{device.name} does not multiply in {dtype}.",
+            hint=f"It multiplies in {', '.join(sorted(device.dense_flops_per_second))}.",
+        )
+
+
+def _require_legal(model: ModelSpec, workload: TrainWorkload, degrees: Degrees) -> None:
+    """Raise for every rule of the search's space that the degrees break."""
+    values = {f"{entry.name}_X": getattr(degrees, entry.name) for entry in fields(Degrees)} | {"recompute_X": 0}
+    point = Points(**{name: np.array([int(value)], dtype=np.int64) for name, value in values.items()})
+    broken = list(broken_rules(point, model, workload))
+    if degrees.vpp > 1 and degrees.pp == 1:
+        broken.append("virtual stages need pp of at least 2")
+    if broken:
+        raise InputError(
+            f"{model.name} cannot be laid out like this: {'; '.join(broken)}.", hint="Change one of the degrees."
+        )

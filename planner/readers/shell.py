@@ -1,0 +1,446 @@
+"""The words of a bash script, with the line and column of each.
+
+Understood: quoting, escapes, comments, continued lines, here-documents (skipped), assignments `NAME=word`, arrays
+`NAME=(words)` and `NAME+=(words)`, and references `$NAME`, `${NAME}`, `${NAME:-word}`, `${NAME[@]}`. Nothing is run:
+command substitutions, arithmetic and unknown names stay in the text as they are written, and what stands inside
+`if`, loops and functions is left out, because only a run could tell whether it happens.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from planner.errors import InputError, Location
+
+OPENING = frozenset({"if", "for", "while", "until", "case", "select", "{"})
+CLOSING = frozenset({"fi", "done", "esac", "}"})
+CLAUSES = frozenset({"then", "do", "else", "elif", "in", "!", "time", "exec", "command"})
+SEPARATORS = ("&&", "||", ";;", ";", "&", "|", "\n", "(", ")")
+
+ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\+?)=", re.ASCII)
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+BRACED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:\[[@*]\]|:?-(.*))?", re.ASCII | re.DOTALL)
+PLAIN = re.compile(r"[^\s'\"$\\`()|&;<>]+")
+REDIRECTION = re.compile(r"(?:[0-9]*(?:>>|>\||>&|<&|<<<|[<>](?!\())|&>>?)[ \t]*")
+HERE_DOCUMENT = re.compile(r"<<-?\s*(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\1", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A part of a word: literal text, or a reference to a variable.
+
+    Args:
+        text: The characters, or the whole reference as written.
+        quoted: It stood inside quotes, so it is never split.
+        line: Where it starts.
+        column: Where it starts.
+        name: Name of the variable, for references.
+        default: What the reference stands for when the variable is unset.
+    """
+
+    text: str
+    quoted: bool
+    line: int
+    column: int
+    name: str | None = None
+    default: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """One word after expansion, with the place it was written at."""
+
+    text: str
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A simple command: its words, and the variables exported before it."""
+
+    words: tuple[Word, ...]
+
+
+@dataclass(slots=True)
+class _Source:
+    """A cursor over the text that knows its line and column."""
+
+    text: str
+    file: str
+    position: int = 0
+    line: int = 1
+    column: int = 1
+
+    def peek(self, count: int = 1) -> str:
+        return self.text[self.position : self.position + count]
+
+    def take(self, count: int = 1) -> str:
+        taken = self.peek(count)
+        for character in taken:
+            self.line, self.column = (self.line + 1, 1) if character == "\n" else (self.line, self.column + 1)
+        self.position += len(taken)
+        return taken
+
+    def take_until(self, closing: str, *, opened: tuple[int, int]) -> str:
+        end = self.text.find(closing, self.position)
+        if end < 0:
+            raise self.error(f"{closing} is missing", opened)
+        return self.take(end - self.position + len(closing))[: -len(closing)]
+
+    def error(self, message: str, place: tuple[int, int]) -> InputError:
+        return InputError(
+            f"{message}.",
+            location=Location(file=self.file, line=place[0], column=place[1]),
+            hint="Run `bash -n` on the file.",
+        )
+
+
+@dataclass(slots=True)
+class Script:
+    """What a script says without being run.
+
+    Args:
+        commands: Simple commands in order, references resolved.
+        exports: Variables that the script exports, by name; an unset variable is removed.
+        comments: Comment lines with their line number, without the `#`.
+    """
+
+    commands: list[Command] = field(default_factory=list)
+    exports: dict[str, str] = field(default_factory=dict)
+    comments: list[tuple[int, str]] = field(default_factory=list)
+
+
+def read_script(text: str, *, file: str) -> Script:
+    """Return the commands, exports and comments of a bash script."""
+    script = Script()
+    variables: dict[str, tuple[Word, ...]] = {}
+    depth = 0
+    for statement in _statements(_Source(text, file), script.comments):
+        words = list(statement)
+        while words and words[0].keyword in CLAUSES:
+            words.pop(0)
+        if not words:
+            continue
+        keyword = words[0].keyword
+        if keyword in CLOSING:
+            depth = max(0, depth - 1)
+        elif keyword in OPENING or keyword == "function":
+            depth += 1
+        elif depth == 0:
+            _run(words, script, variables)
+    return script
+
+
+@dataclass(slots=True)
+class _RawWord:
+    """A word before expansion; an array assignment carries its elements."""
+
+    pieces: list[Piece]
+    elements: "list[_RawWord] | None" = None
+
+    @property
+    def keyword(self) -> str:
+        return self.pieces[0].text if len(self.pieces) == 1 and not self.pieces[0].quoted else ""
+
+    @property
+    def assignment(self) -> re.Match[str] | None:
+        first = self.pieces[0]
+        return None if first.quoted or first.name is not None else ASSIGNMENT.match(first.text)
+
+
+def _run(words: list[_RawWord], script: Script, variables: dict[str, tuple[Word, ...]]) -> None:
+    keyword = words[0].keyword
+    if keyword in {"export", "declare", "readonly", "local"}:
+        for word in words[1:]:
+            match = word.assignment
+            if match is not None:
+                _assign(word, match, variables)
+            name = match.group(1) if match else word.keyword
+            if keyword == "export" and name in variables:
+                script.exports[name] = " ".join(element.text for element in variables[name])
+        return
+    if keyword == "unset":
+        for word in words[1:]:
+            script.exports.pop(word.keyword, None)
+            variables.pop(word.keyword, None)
+        return
+    while words and (match := words[0].assignment) is not None:
+        _assign(words.pop(0), match, variables)
+    if words:
+        expanded = tuple(found for word in words for found in _expand(word, variables))
+        script.commands.append(Command(words=expanded))
+
+
+def _assign(word: _RawWord, match: re.Match[str], variables: dict[str, tuple[Word, ...]]) -> None:
+    name, append = match.group(1), match.group(2) == "+"
+    before = variables.get(name, ()) if append else ()
+    if word.elements is not None:
+        elements = tuple(found for element in word.elements for found in _expand(element, variables))
+        variables[name] = (*before, *elements)
+        return
+    first = word.pieces[0]
+    rest = Piece(
+        text=first.text[match.end() :], quoted=True, line=first.line, column=first.column + match.end(), name=None
+    )
+    kept = [rest, *word.pieces[1:]] if rest.text or len(word.pieces) == 1 else word.pieces[1:]
+    quoted = [
+        Piece(text=p.text, quoted=True, line=p.line, column=p.column, name=p.name, default=p.default) for p in kept
+    ]
+    found = (*before[:1], *_expand(_RawWord(quoted), variables))
+    text = "".join(part.text for part in found)
+    start = found[0] if found else Word(text="", line=rest.line, column=rest.column)
+    variables[name] = (Word(text=text, line=start.line, column=start.column), *before[1:])
+
+
+def _expand(word: _RawWord, variables: Mapping[str, tuple[Word, ...]]) -> list[Word]:
+    """Return what a word becomes: references replaced, unquoted results split at white space."""
+    fields: list[Word] = []
+    current: Word | None = None
+    for piece in word.pieces:
+        for index, (part, splits) in enumerate(_parts(piece, variables)):
+            if index and current is not None:
+                fields.append(current)
+                current = None
+            for number, (text, line, column) in enumerate(
+                _split(part) if splits else [(part.text, part.line, part.column)]
+            ):
+                if number and current is not None:
+                    fields.append(current)
+                    current = None
+                current = Word(
+                    text=text if current is None else current.text + text,
+                    line=line if current is None else current.line,
+                    column=column if current is None else current.column,
+                )
+    if current is not None:
+        fields.append(current)
+    return fields
+
+
+def _parts(piece: Piece, variables: Mapping[str, tuple[Word, ...]]) -> Iterator[tuple[Word, bool]]:
+    """Yield the words that a piece stands for, each with whether it is split again."""
+    if piece.name is None:
+        yield Word(text=piece.text, line=piece.line, column=piece.column), False
+    elif piece.name in variables:
+        for word in variables[piece.name]:
+            yield word, not piece.quoted
+    elif piece.default is not None:
+        yield Word(text=piece.default, line=piece.line, column=piece.column), not piece.quoted
+    elif piece.name not in {"@", "*"}:
+        yield Word(text=piece.text, line=piece.line, column=piece.column), False
+
+
+def _split(word: Word) -> list[tuple[str, int, int]]:
+    """Return the fields of a value, placed as if the value were written where it starts."""
+    found: list[tuple[str, int, int]] = []
+    line, column = word.line, word.column
+    for text in re.split(r"([ \t\n]+)", word.text):
+        if text and not text.isspace():
+            found.append((text, line, column))
+        newlines = text.count("\n")
+        line += newlines
+        column = len(text) - text.rfind("\n") if newlines else column + len(text)
+    return found
+
+
+def _statements(source: _Source, comments: list[tuple[int, str]]) -> Iterator[list[_RawWord]]:
+    """Yield the words of each simple command."""
+    words: list[_RawWord] = []
+    here_documents: list[str] = []
+    while source.peek():
+        if _skip(source, comments, here_documents):
+            continue
+        separator = _separator(source)
+        if separator is None:
+            words.append(_word(source))
+            continue
+        source.take(len(separator))
+        if words:
+            yield words
+            words = []
+        if separator == "\n":
+            _skip_here_documents(source, here_documents)
+    if words:
+        yield words
+
+
+def _skip(source: _Source, comments: list[tuple[int, str]], here_documents: list[str]) -> bool:
+    """Pass over blanks, a comment or a redirection, if one is next."""
+    if source.peek() in {" ", "\t"}:
+        source.take()
+    elif source.peek(2) == "\\\n":
+        source.take(2)
+    elif source.peek() == "#":
+        line = source.line
+        comments.append((line, _rest_of_line(source)[1:]))
+    elif (match := HERE_DOCUMENT.match(source.text, source.position)) is not None:
+        here_documents.append(match.group(2))
+        source.take(len(match.group()))
+    elif (match := REDIRECTION.match(source.text, source.position)) is not None:
+        source.take(len(match.group()))
+        if source.peek() not in {"", "\n"}:
+            _word(source)
+    else:
+        return False
+    return True
+
+
+def _separator(source: _Source) -> str | None:
+    return next((text for text in SEPARATORS if source.peek(len(text)) == text), None)
+
+
+def _rest_of_line(source: _Source) -> str:
+    end = source.text.find("\n", source.position)
+    return source.take((len(source.text) if end < 0 else end) - source.position)
+
+
+def _skip_here_documents(source: _Source, here_documents: list[str]) -> None:
+    while here_documents:
+        closing = here_documents.pop(0)
+        while source.peek() and _rest_of_line(source).strip("\t") != closing:
+            source.take()
+
+
+def _word(source: _Source) -> _RawWord:
+    pieces: list[Piece] = []
+    start = (source.line, source.column)
+    if source.peek(2) in {"<(", ">("}:
+        arrow = source.take()
+        return _RawWord([Piece(text=arrow + _parenthesised(source), quoted=True, line=start[0], column=start[1])])
+    while source.peek() and source.peek() not in {" ", "\t", "<", ">"} and source.peek(2) != "\\\n":
+        if source.peek() == "(" and pieces and (match := ASSIGNMENT.fullmatch(pieces[-1].text)) and len(pieces) == 1:
+            return _RawWord(pieces, _array(source, name=match.group(1)))
+        if _separator(source) is not None:
+            break
+        pieces.extend(_pieces(source))
+    if not pieces:
+        raise source.error(f"{source.peek()!r} is not understood here", start)
+    return _RawWord(_joined(pieces))
+
+
+def _array(source: _Source, *, name: str) -> list[_RawWord]:
+    opened = (source.line, source.column)
+    source.take()
+    elements: list[_RawWord] = []
+    while source.peek() != ")":
+        if not source.peek():
+            raise source.error(f"the array {name} is not closed", opened)
+        if source.peek(2) == "\\\n":
+            source.take(2)
+        elif source.peek().isspace():
+            source.take()
+        elif source.peek() == "#":
+            _rest_of_line(source)
+        else:
+            elements.append(_word(source))
+    source.take()
+    return elements
+
+
+def _pieces(source: _Source) -> list[Piece]:
+    """Return the next pieces of a word: one quoted string, one reference or one character."""
+    line, column = source.line, source.column
+    character = source.peek()
+    if character == "'":
+        source.take()
+        text = source.take_until("'", opened=(line, column))
+        return [Piece(text=text, quoted=True, line=line, column=column + 1)]
+    if character == '"':
+        return _double_quoted(source)
+    if character == "$":
+        return [_reference(source, quoted=False)]
+    if character == "\\":
+        source.take()
+        return [Piece(text=source.take(), quoted=True, line=line, column=column)]
+    if character == "`":
+        source.take()
+        text = source.take_until("`", opened=(line, column))
+        return [Piece(text=f"`{text}`", quoted=True, line=line, column=column)]
+    match = PLAIN.match(source.text, source.position)
+    text = source.take(len(match.group()) if match else 1)
+    return [Piece(text=text, quoted=False, line=line, column=column)]
+
+
+def _double_quoted(source: _Source) -> list[Piece]:
+    opened = (source.line, source.column)
+    source.take()
+    pieces = [Piece(text="", quoted=True, line=source.line, column=source.column)]
+    while source.peek() != '"':
+        line, column = source.line, source.column
+        if not source.peek():
+            raise source.error('" is missing', opened)
+        if source.peek() == "$":
+            pieces.append(_reference(source, quoted=True))
+        elif source.peek(2) == "\\\n":
+            source.take(2)
+        elif source.peek() == "\\" and source.peek(2)[1:] in {"\\", '"', "$", "`"}:
+            source.take()
+            pieces.append(Piece(text=source.take(), quoted=True, line=line, column=column))
+        else:
+            pieces.append(Piece(text=source.take(), quoted=True, line=line, column=column))
+    source.take()
+    if len(pieces) > 1 and pieces[1].name is not None:
+        pieces.pop(0)
+    return pieces
+
+
+def _reference(source: _Source, *, quoted: bool) -> Piece:
+    """Return a reference; what is not a plain variable stays literal text."""
+    line, column = source.line, source.column
+    source.take()
+    if source.peek() in {"@", "*"}:
+        return Piece(text=f"${source.peek()}", quoted=quoted, line=line, column=column, name=source.take())
+    if source.peek() == "{":
+        source.take()
+        inside = source.take_until("}", opened=(line, column))
+        match = BRACED.fullmatch(inside)
+        return Piece(
+            text=f"${{{inside}}}",
+            quoted=quoted,
+            line=line,
+            column=column,
+            name=match.group(1) if match else None,
+            default=_plain(match.group(2)) if match else None,
+        )
+    if source.peek() == "(":
+        return Piece(text=f"${_parenthesised(source)}", quoted=True, line=line, column=column)
+    match = NAME.match(source.text, source.position)
+    if match is None:
+        return Piece(text="$", quoted=True, line=line, column=column)
+    source.take(len(match.group()))
+    return Piece(text=f"${match.group()}", quoted=quoted, line=line, column=column, name=match.group())
+
+
+def _plain(default: str | None) -> str | None:
+    """Return a default value without its quotes."""
+    if default is None:
+        return None
+    return default[1:-1] if len(default) > 1 and default[0] == default[-1] and default[0] in "'\"" else default
+
+
+def _parenthesised(source: _Source) -> str:
+    """Return `(...)` up to its closing parenthesis, quotes respected."""
+    opened = (source.line, source.column)
+    text, depth = "", 0
+    while source.peek():
+        character = source.take()
+        text += character
+        if character == "'":
+            text += source.take_until("'", opened=opened) + "'"
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth == 0:
+            return text
+    raise source.error("( is not closed", opened)
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    """Return the pieces with neighbouring literals of one kind merged."""
+    merged: list[Piece] = []
+    for piece in pieces:
+        last = merged[-1] if merged else None
+        if last is not None and last.name is None and piece.name is None and last.quoted == piece.quoted:
+            merged[-1] = Piece(text=last.text + piece.text, quoted=last.quoted, line=last.line, column=last.column)
+        else:
+            merged.append(piece)
+    return merged

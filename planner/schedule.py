@@ -1,0 +1,290 @@
+"""How long a pipeline schedule takes, by running every forward and backward pass of every rank in order.
+
+An operation starts when its rank has ended the one before it and its input has arrived. That recurrence over a fixed
+acyclic graph is exact; no closed form stands in for it. Arrays name their axes:
+
+    R  pipeline ranks
+    C  chunks of one rank
+    K  positions in one rank's order
+    V  virtual stages in model order; stage k runs on rank k mod pp as chunk k // pp
+    E  boundaries between neighbouring virtual stages; boundary e joins stages e and e + 1
+    N  all operations, each after those that it waits for
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.schedule_orders import IntArray, OperationOrder
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimes:
+    """What one micro-batch costs on each virtual stage.
+
+    Args:
+        forward_seconds_V: Forward pass.
+        backward_seconds_V: Backward pass, recomputation included.
+        transfer_seconds_E: Activations over each boundary; their gradients take as long the other way. Empty: nothing.
+        blocking_transfers: Sender and receiver compute nothing while a transfer lasts. Transfers in both directions
+            run at the same time, and a sender does not wait for a receiver that is late.
+        first_forward_extra_seconds_V: Added to the first forward pass of a stage (parameter all-gather that is not
+            hidden). Empty: nothing.
+        last_backward_extra_seconds_V: Keeps the rank busy after the last backward pass of a stage (gradient reduction
+            that is not hidden); the gradient for the stage before leaves ahead of it. Empty: nothing.
+    """
+
+    forward_seconds_V: tuple[float, ...]
+    backward_seconds_V: tuple[float, ...]
+    transfer_seconds_E: tuple[float, ...] = ()
+    blocking_transfers: bool = False
+    first_forward_extra_seconds_V: tuple[float, ...] = ()
+    last_backward_extra_seconds_V: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the lengths and signs."""
+        num_stages = len(self.forward_seconds_V)
+        for name, values, expected in (
+            ("forward_seconds_V", self.forward_seconds_V, num_stages),
+            ("backward_seconds_V", self.backward_seconds_V, num_stages),
+            ("transfer_seconds_E", self.transfer_seconds_E or (0.0,) * (num_stages - 1), num_stages - 1),
+            ("first_forward_extra_seconds_V", self.first_forward_extra_seconds_V or (0.0,) * num_stages, num_stages),
+            ("last_backward_extra_seconds_V", self.last_backward_extra_seconds_V or (0.0,) * num_stages, num_stages),
+        ):
+            if len(values) != expected:
+                raise ValueError(f"{name} has {len(values)} entries, not {expected}")
+            if not all(0.0 <= value < np.inf for value in values):
+                raise ValueError(f"{name} holds a time that is negative or not finite")
+
+    @property
+    def num_stages(self) -> int:
+        """Return the number of virtual stages."""
+        return len(self.forward_seconds_V)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Timeline:
+    """When every operation of a step ran.
+
+    Args:
+        order: What the ranks ran.
+        start_seconds_RK: Start of each operation; the first one of the step starts at 0.
+        end_seconds_RK: End of each operation.
+        rank_end_seconds_R: End of each rank's last operation and of the extra after it.
+        busy_seconds_R: Forward and backward passes of each rank, without extras and transfers.
+    """
+
+    order: OperationOrder
+    start_seconds_RK: FloatArray
+    end_seconds_RK: FloatArray
+    rank_end_seconds_R: FloatArray
+    busy_seconds_R: FloatArray
+
+    @property
+    def span_seconds_R(self) -> FloatArray:
+        """Return the time between each rank's first start and its last end."""
+        spans_R: FloatArray = self.rank_end_seconds_R - self.start_seconds_RK[:, 0]
+        return spans_R
+
+    @property
+    def span_seconds(self) -> float:
+        """Return the longest span of any rank: what the step takes when ranks do not wait for one another after it."""
+        return float(self.span_seconds_R.max())
+
+    @property
+    def critical_rank(self) -> int:
+        """Return the rank with the longest span, the lowest of equals."""
+        return int(self.span_seconds_R.argmax())
+
+    @property
+    def busiest_rank(self) -> int:
+        """Return the rank with the most work, the lowest of equals."""
+        return int(self.busy_seconds_R.argmax())
+
+    @property
+    def bubble_fraction(self) -> float:
+        """Return the share of the span in which the critical rank runs neither forward nor backward passes."""
+        return 1.0 - float(self.busy_seconds_R[self.critical_rank]) / self.span_seconds
+
+    @property
+    def last_backward_start_seconds_RC(self) -> FloatArray:
+        """Return when the last micro-batch's backward pass starts on each chunk."""
+        return self._of_last_backward_RC(self.start_seconds_RK)
+
+    @property
+    def last_backward_end_seconds_RC(self) -> FloatArray:
+        """Return when the last micro-batch's backward pass ends on each chunk: its gradients are complete."""
+        return self._of_last_backward_RC(self.end_seconds_RK)
+
+    def _of_last_backward_RC(self, values_RK: FloatArray) -> FloatArray:
+        order = self.order
+        picked_RK = order.is_backward_RK & (order.microbatch_RK == order.num_microbatches - 1)
+        rank_N, position_N = np.nonzero(picked_RK)
+        values_RC = np.empty((order.pp, order.vpp), dtype=np.float64)
+        values_RC[rank_N, order.chunk_RK[rank_N, position_N]] = values_RK[rank_N, position_N]
+        return values_RC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OperationSeconds:
+    """The times of every operation of an order.
+
+    Args:
+        duration_RK: The operation itself.
+        gap_before_RK: From the end of the operation before it on its rank to its earliest start.
+        transfer_in_RK: From the end of the operation whose result it needs to the arrival of that result.
+        extra_after_RK: What keeps the rank busy after it; part of the next gap.
+    """
+
+    duration_RK: FloatArray
+    gap_before_RK: FloatArray
+    transfer_in_RK: FloatArray
+    extra_after_RK: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Program:
+    """The operations of an order, each after those that it waits for.
+
+    `before_N` and `source_N` count operations from 1 in this sequence; 0 stands for nothing to wait for.
+
+    Args:
+        flat_N: Rank times K plus position.
+        before_N: The operation before it on its rank.
+        source_N: The operation whose result it needs.
+    """
+
+    flat_N: IntArray
+    before_N: IntArray
+    source_N: IntArray
+
+
+def simulate(order: OperationOrder, times: StageTimes) -> Timeline:
+    """Return when every operation runs: as early as its rank and its input allow.
+
+    Raises:
+        ValueError: The times are not for as many stages as the order has.
+
+    """
+    seconds = operation_seconds(order, times)
+    program = _program(order)
+    duration_RK = seconds.duration_RK
+    ends = [0.0]
+    append = ends.append
+    for before, source, gap, transfer, duration in zip(
+        program.before_N.tolist(),
+        program.source_N.tolist(),
+        seconds.gap_before_RK.ravel()[program.flat_N].tolist(),
+        seconds.transfer_in_RK.ravel()[program.flat_N].tolist(),
+        duration_RK.ravel()[program.flat_N].tolist(),
+        strict=True,
+    ):
+        free = ends[before] + gap
+        ready = ends[source] + transfer
+        append((free if free > ready else ready) + duration)
+
+    end_seconds_RK = np.empty_like(duration_RK)
+    end_seconds_RK.ravel()[program.flat_N] = ends[1:]
+    work_V = np.array(times.forward_seconds_V) + np.array(times.backward_seconds_V)
+    return Timeline(
+        order=order,
+        start_seconds_RK=end_seconds_RK - duration_RK,
+        end_seconds_RK=end_seconds_RK,
+        rank_end_seconds_R=end_seconds_RK[:, -1] + seconds.extra_after_RK[:, -1],
+        busy_seconds_R=order.num_microbatches * work_V.reshape(order.vpp, order.pp).sum(axis=0),
+    )
+
+
+def operation_seconds(order: OperationOrder, times: StageTimes) -> OperationSeconds:
+    """Return the times of every operation of an order.
+
+    With blocking transfers the gap between two operations of a rank is the longer of sending the first one's result
+    and receiving the second one's input.
+
+    Raises:
+        ValueError: The times are not for as many stages as the order has.
+
+    """
+    if times.num_stages != order.num_stages:
+        raise ValueError(f"times for {times.num_stages} stages given, the order has {order.num_stages}")
+    stage_RK = order.stage_RK
+    duration_RK: FloatArray = np.where(
+        order.is_backward_RK,
+        np.array(times.backward_seconds_V)[stage_RK],
+        np.array(times.forward_seconds_V)[stage_RK],
+    )
+    extra_after_RK = np.zeros_like(duration_RK)
+    if times.first_forward_extra_seconds_V:
+        first_RK = ~order.is_backward_RK & (order.microbatch_RK == 0)
+        duration_RK[first_RK] += np.array(times.first_forward_extra_seconds_V)[stage_RK[first_RK]]
+    if times.last_backward_extra_seconds_V:
+        last_RK = order.is_backward_RK & (order.microbatch_RK == order.num_microbatches - 1)
+        extra_after_RK[last_RK] = np.array(times.last_backward_extra_seconds_V)[stage_RK[last_RK]]
+
+    # Stage k is joined to k - 1 by entry k and to k + 1 by entry k + 1; nothing lies beyond the ends.
+    transfer = np.zeros(order.num_stages + 1)
+    transfer[1:-1] = times.transfer_seconds_E or 0.0
+    backward_RK = order.is_backward_RK.astype(np.int64)
+    transfer_in_RK = transfer[stage_RK + backward_RK]
+    gap_before_RK = np.zeros_like(duration_RK)
+    if times.blocking_transfers:
+        transfer_out_RK = transfer[stage_RK + 1 - backward_RK]
+        gap_before_RK[:, 1:] = np.maximum(transfer_out_RK[:, :-1], transfer_in_RK[:, 1:])
+    gap_before_RK[:, 1:] += extra_after_RK[:, :-1]
+    return OperationSeconds(
+        duration_RK=duration_RK,
+        gap_before_RK=gap_before_RK,
+        transfer_in_RK=transfer_in_RK,
+        extra_after_RK=extra_after_RK,
+    )
+
+
+@lru_cache(maxsize=128)
+def _program(order: OperationOrder) -> _Program:
+    """Return the operations in an order in which each one comes after those that it waits for."""
+    num_positions = order.is_backward_RK.shape[1]
+    source_RK = _source_RK(order)
+    sources = source_RK.tolist()
+    sequence: list[int] = []
+    # Place of each operation in the sequence, from 1; 0 until it has one. The last entry answers for "no source".
+    place = [0] * source_RK.size + [-1]
+    position_R = [0] * order.pp
+    while len(sequence) < source_RK.size:
+        length_before = len(sequence)
+        for rank in range(order.pp):
+            position, rank_sources = position_R[rank], sources[rank]
+            while position < num_positions and place[rank_sources[position]]:
+                flat = rank * num_positions + position
+                sequence.append(flat)
+                place[flat] = len(sequence)
+                position += 1
+            position_R[rank] = position
+        assert len(sequence) > length_before, "the ranks of a pipeline order wait for one another"
+
+    flat_N = np.array(sequence, dtype=np.int64)
+    place_N = np.array([*place[:-1], 0], dtype=np.int64)
+    before_N = np.where(flat_N % num_positions == 0, -1, flat_N - 1)
+    return _Program(
+        flat_N=flat_N,
+        before_N=place_N[before_N],
+        source_N=place_N[source_RK.ravel()[flat_N]],
+    )
+
+
+def _source_RK(order: OperationOrder) -> IntArray:
+    """Return the flat index of the operation whose result each operation needs; -1 for the first forward passes."""
+    last = order.num_stages - 1
+    stage_RK = order.stage_RK
+    flat_of = np.empty((2, order.num_stages, order.num_microbatches), dtype=np.int64)
+    backward_RK = order.is_backward_RK.astype(np.int64)
+    flat_of[backward_RK, stage_RK, order.microbatch_RK] = np.arange(stage_RK.size).reshape(stage_RK.shape)
+    before_RK = flat_of[0, np.maximum(stage_RK - 1, 0), order.microbatch_RK]
+    after_RK = flat_of[1, np.minimum(stage_RK + 1, last), order.microbatch_RK]
+    forward_source_RK = np.where(stage_RK == 0, -1, before_RK)
+    backward_source_RK = np.where(stage_RK == last, flat_of[0, last, order.microbatch_RK], after_RK)
+    source_RK: IntArray = np.where(order.is_backward_RK, backward_source_RK, forward_source_RK)
+    return source_RK

@@ -1,0 +1,175 @@
+"""The order in which each pipeline rank runs its forward and backward passes, and what it keeps alive meanwhile.
+
+The orders are those of Megatron-LM: 1F1B and interleaved 1F1B (Narayanan et al., arXiv 2104.04473, sections 2.2.1
+and 2.2.2), with the micro-batch group of the interleaved schedule left at its default, the pipeline degree.
+
+Virtual stage k of the model runs on rank k mod pp as its chunk k // pp. Arrays name their axes:
+
+    R  pipeline ranks
+    K  positions in one rank's order, `2 * num_microbatches * vpp` of them
+    C  chunks of one rank
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.layout import Schedule
+
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OperationOrder:
+    """What every rank runs, one operation after the other.
+
+    Args:
+        pp: Pipeline ranks.
+        vpp: Chunks of each rank.
+        num_microbatches: Micro-batches of one step.
+        is_backward_RK: The operation is a backward pass.
+        chunk_RK: Chunk it belongs to.
+        microbatch_RK: Micro-batch it belongs to.
+    """
+
+    pp: int
+    vpp: int
+    num_microbatches: int
+    is_backward_RK: BoolArray
+    chunk_RK: IntArray
+    microbatch_RK: IntArray
+
+    @property
+    def num_stages(self) -> int:
+        """Return the number of virtual stages."""
+        return self.pp * self.vpp
+
+    @property
+    def stage_RK(self) -> IntArray:
+        """Return the virtual stage of each operation, in model order."""
+        rank_R = np.arange(self.pp, dtype=np.int64)
+        return self.chunk_RK * self.pp + rank_R[:, np.newaxis]
+
+
+def check_schedule(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int) -> None:
+    """Raise `ValueError` unless Megatron-LM runs this schedule at these degrees."""
+    if min(pp, vpp, num_microbatches) < 1:
+        raise ValueError(f"pp = {pp}, vpp = {vpp} and num_microbatches = {num_microbatches} must be at least 1")
+    if schedule is Schedule.NO_PIPELINE and pp != 1:
+        raise ValueError(f"a run without a pipeline has one pipeline rank, not pp = {pp}")
+    if schedule is not Schedule.INTERLEAVED and vpp != 1:
+        raise ValueError(f"vpp = {vpp} needs the interleaved schedule")
+    if schedule is Schedule.INTERLEAVED:
+        if pp < 2 or vpp < 2:
+            raise ValueError(f"the interleaved schedule needs pp and vpp of at least 2, not pp = {pp}, vpp = {vpp}")
+        if num_microbatches % pp:
+            raise ValueError(
+                f"the interleaved schedule needs a multiple of pp = {pp} micro-batches, not {num_microbatches}"
+            )
+
+
+def num_warmup(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int, rank: int) -> int:
+    """Return the forward passes that a rank runs before it alternates forward and backward.
+
+    1F1B: `pp - rank - 1`. Interleaved: two for each rank behind it, and a group of pp micro-batches for each chunk but
+    the last. Never more than the rank has.
+    """
+    if schedule is Schedule.INTERLEAVED:
+        return min(num_microbatches * vpp, 2 * (pp - rank - 1) + (vpp - 1) * pp)
+    return min(num_microbatches, pp - rank - 1)
+
+
+def in_flight(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int, rank: int) -> int:
+    """Return the most (chunk, micro-batch) pairs whose activations a rank holds at once.
+
+    The warm-up passes and the first forward of the steady phase: `min(m, pp - rank)` with 1F1B (arXiv 2205.05198,
+    section 4.3), `min(m * vpp, warm-up + 1)` when interleaved. The pair in backward still counts.
+    """
+    warmup = num_warmup(schedule, pp=pp, vpp=vpp, num_microbatches=num_microbatches, rank=rank)
+    return min(num_microbatches * vpp, warmup + 1)
+
+
+@lru_cache(maxsize=128)
+def operation_order(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int) -> OperationOrder:
+    """Return what every rank runs, in order.
+
+    Each rank runs its warm-up forwards, then one forward and one backward in turn, then the backwards that remain.
+    Forwards go by groups of pp micro-batches, each group through the chunks from the first to the last; backwards do
+    the same from the last chunk to the first.
+
+    Raises:
+        ValueError: Megatron-LM does not run the schedule at these degrees.
+
+    """
+    check_schedule(schedule, pp=pp, vpp=vpp, num_microbatches=num_microbatches)
+    group = pp if schedule is Schedule.INTERLEAVED else num_microbatches
+    # Position n of the forward order: group, then chunk, then micro-batch within the group.
+    table = np.arange(num_microbatches * vpp, dtype=np.int64)
+    forward_chunk = table // group % vpp
+    forward_microbatch = table // (group * vpp) * group + table % group
+
+    total = num_microbatches * vpp
+    is_backward_RK = np.empty((pp, 2 * total), dtype=np.bool_)
+    for rank in range(pp):
+        warmup = num_warmup(schedule, pp=pp, vpp=vpp, num_microbatches=num_microbatches, rank=rank)
+        is_backward_RK[rank, :warmup] = False
+        is_backward_RK[rank, warmup : 2 * total - warmup : 2] = False
+        is_backward_RK[rank, warmup + 1 : 2 * total - warmup : 2] = True
+        is_backward_RK[rank, 2 * total - warmup :] = True
+    # The n-th backward has the mirrored chunk of the n-th forward and the same micro-batch.
+    num_forwards_RK = np.cumsum(~is_backward_RK, axis=1)
+    num_backwards_RK = np.cumsum(is_backward_RK, axis=1)
+    index_RK = np.where(is_backward_RK, num_backwards_RK, num_forwards_RK) - 1
+    chunk_RK = np.where(is_backward_RK, vpp - 1 - forward_chunk[index_RK], forward_chunk[index_RK])
+    microbatch_RK = forward_microbatch[index_RK]
+    for array in (is_backward_RK, chunk_RK, microbatch_RK):
+        array.setflags(write=False)
+    return OperationOrder(
+        pp=pp,
+        vpp=vpp,
+        num_microbatches=num_microbatches,
+        is_backward_RK=is_backward_RK,
+        chunk_RK=chunk_RK,
+        microbatch_RK=microbatch_RK,
+    )
+
+
+def peak_activation_bytes(order: OperationOrder, bytes_per_chunk_RC: IntArray) -> tuple[int, ...]:
+    """Return for each rank the most bytes that its saved activations take at once.
+
+    A forward pass adds the bytes of its chunk, and they stay until the backward pass of the same pair has ended.
+
+    Args:
+        order: What the ranks run.
+        bytes_per_chunk_RC: Activations of one micro-batch, `(pp, vpp)`.
+
+    """
+    return tuple(int(peak) for peak in _alive_RK(order, bytes_per_chunk_RC).max(axis=1))
+
+
+def peak_in_flight_RC(order: OperationOrder) -> IntArray:
+    """Return for each rank and chunk the most micro-batches that are alive at once.
+
+    The chunks of one rank do not peak at the same moment, so their sum is at least what `in_flight` says.
+    """
+    peaks_RC = np.empty((order.pp, order.vpp), dtype=np.int64)
+    for chunk in range(order.vpp):
+        only_C = np.zeros((order.pp, order.vpp), dtype=np.int64)
+        only_C[:, chunk] = 1
+        peaks_RC[:, chunk] = _alive_RK(order, only_C).max(axis=1)
+    return peaks_RC
+
+
+def _alive_RK(order: OperationOrder, weight_RC: IntArray) -> IntArray:
+    """Return the summed weight of the pairs that are alive while each operation runs."""
+    if weight_RC.shape != (order.pp, order.vpp):
+        raise ValueError(f"weights have shape {weight_RC.shape}, not (pp, vpp) = {(order.pp, order.vpp)}")
+    weight_RK = np.take_along_axis(weight_RC.astype(np.int64), order.chunk_RK, axis=1)
+    added_RK = np.where(order.is_backward_RK, 0, weight_RK)
+    freed_RK = np.where(order.is_backward_RK, weight_RK, 0)
+    freed_before_RK = np.cumsum(freed_RK, axis=1) - freed_RK
+    alive_RK: IntArray = np.cumsum(added_RK, axis=1) - freed_before_RK
+    return alive_RK

@@ -1,0 +1,167 @@
+"""Types of single fields in a plan spec: what users may write, and what it becomes."""
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Annotated, TypeGuard
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StrictInt, StrictStr
+
+from planner.schema.translate import complaint, shown, suggestion
+from planner.specs import Bounds, DType, Precision, Target
+
+MAX_LENGTH = 1 << 24
+"""Longest sequence and largest batch: far above any run, small enough that nothing derived from them overflows."""
+
+MAX_DEGREE = 1 << 20
+"""Largest degree; the largest clusters have about 2**17 GPUs."""
+
+MAX_TOKENS = 10**18
+
+RECOMPUTE = ("none", "selective", "full")
+LORA_TARGETS = ("qkv", "proj", "fc1", "fc2")
+
+_SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_TOKENS = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,12})?) ?([KMBT]?)", re.IGNORECASE)
+
+
+def _bounds(value: object) -> Bounds:
+    """Return the bounds that an integer, a list of integers or `{min, max}` gives."""
+    hint = "Give a whole number, a list such as [1, 2, 4], or a range such as {min: 1, max: 8}."
+    if isinstance(value, dict):
+        ends = {name: end for name, end in value.items() if _is_degree(end)}
+        if not ends or len(ends) < len(value) or set(ends) - {"min", "max"}:
+            raise complaint(f"{shown(value)} is not a range of whole numbers.", hint)
+        if len(ends) == 2 and ends["min"] > ends["max"]:
+            raise complaint(f"The range {shown(value)} is empty.", "Give a min that is not above max.")
+        return Bounds(minimum=ends.get("min"), maximum=ends.get("max"))
+    values = _listed(value)
+    if not values:
+        raise complaint("The list of allowed values is empty.", hint)
+    allowed = {item for item in values if _is_degree(item)}
+    if not all(_is_degree(item) for item in values):
+        raise complaint(f"{shown(value)} is not a whole number from 0 to {MAX_DEGREE:,}.", hint)
+    return Bounds(allowed=tuple(sorted(allowed)))
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _is_degree(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_DEGREE
+
+
+def _named(bounds: Bounds) -> tuple[int, ...]:
+    """Return every number that the user wrote."""
+    ends = (bounds.minimum, bounds.maximum)
+    return (*(bounds.allowed or ()), *(end for end in ends if end is not None))
+
+
+def _positive(bounds: Bounds) -> Bounds:
+    if min(_named(bounds)) < 1:
+        raise complaint("There is no degree below 1.", "Degrees start at 1.")
+    return bounds
+
+
+def _zero_stage(bounds: Bounds) -> Bounds:
+    if max(_named(bounds)) > 3:
+        raise complaint(f"There is no ZeRO stage {max(_named(bounds))}.", "Stages are 0, 1, 2 and 3.")
+    return bounds
+
+
+def _only_one(value: object) -> int:
+    if isinstance(value, bool) or value not in (1, [1]):
+        raise complaint(
+            "Context and expert parallelism are not planned yet; only 1 can be given.",
+            "Remove it. tp, pp, vpp, dp, zero_stage, micro_batch_size and num_microbatches can be constrained.",
+        )
+    return 1
+
+
+def _recompute(value: object) -> tuple[str, ...]:
+    values = _listed(value)
+    if not values or not all(isinstance(item, str) and item in RECOMPUTE for item in values):
+        raise complaint(
+            f"{shown(value)} is not a recompute granularity.", f"Allowed: {', '.join(RECOMPUTE)}, or a list of these."
+        )
+    return _in_order(values, RECOMPUTE)
+
+
+def _lora_targets(value: object) -> tuple[str, ...]:
+    values = _listed(value)
+    wrong = next((item for item in values if not isinstance(item, str) or item not in LORA_TARGETS), None)
+    if wrong is not None or not values:
+        raise complaint(
+            f"{shown(wrong if values else value)} is not a module that takes an adapter.",
+            f"{suggestion(str(wrong), LORA_TARGETS)}Allowed: {', '.join(LORA_TARGETS)}, or a list of these.",
+        )
+    return _in_order(values, LORA_TARGETS)
+
+
+def _in_order(values: Sequence[object], order: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in order if name in values)
+
+
+def _tokens(value: object) -> int:
+    """Return the tokens that a number or a text such as "1.5T" gives."""
+    amount = Decimal(0)
+    if isinstance(value, str) and (match := _TOKENS.fullmatch(value.strip())):
+        amount = Decimal(match.group(1)) * _SUFFIXES[match.group(2).upper()]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        amount = Decimal(value)
+    if amount != amount.to_integral_value() or not 1 <= amount <= MAX_TOKENS:
+        raise complaint(
+            f"{shown(value)} is not a number of tokens.",
+            "Give a whole number, or one such as 300B or 1.5T (K, M, B, T are powers of 1000), of at most 1e18.",
+        )
+    return int(amount)
+
+
+def _precision(value: object) -> object:
+    if value == "fp8":
+        recipes = ", ".join(precision.value for precision in Precision if precision.is_fp8)
+        raise complaint(
+            "`precision` = fp8 does not say which recipe; they differ in memory, hardware and numerics.",
+            f"Allowed: {recipes}.",
+        )
+    return value
+
+
+def _state_dtype(value: DType) -> DType:
+    if value is DType.FP8:
+        raise complaint("fp8 is no format for master weights or gradients.", "Allowed: fp32, bf16, fp16.")
+    return value
+
+
+def _target(value: object) -> object:
+    if value in (Target.DEEPSPEED.value, Target.VLLM.value):
+        raise complaint(f"`target` = {value} is not planned yet.", "Allowed: megatron, or any.")
+    return value
+
+
+def _one_line(value: str) -> str:
+    if "\n" in value or not value.strip():
+        raise complaint(f"{shown(value)} is not a name on one line.", "Give text without line ends.")
+    return value
+
+
+def _texts(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Degree = Annotated[Bounds, PlainValidator(_bounds), AfterValidator(_positive)]
+"""An integer from 1, a list of them, or `{min, max}`."""
+
+ZeroStage = Annotated[Bounds, PlainValidator(_bounds), AfterValidator(_zero_stage)]
+NotPlannedYet = Annotated[int, PlainValidator(_only_one)]
+RecomputeChoice = Annotated[tuple[str, ...], PlainValidator(_recompute)]
+LoraTargets = Annotated[tuple[str, ...], PlainValidator(_lora_targets)]
+Tokens = Annotated[int, PlainValidator(_tokens)]
+Length = Annotated[StrictInt, Field(ge=1, le=MAX_LENGTH)]
+Probability = Annotated[float, Field(strict=True, ge=0, lt=1)]
+PrecisionChoice = Annotated[Precision, BeforeValidator(_precision)]
+StateDType = Annotated[DType, AfterValidator(_state_dtype)]
+TargetChoice = Annotated[Target, BeforeValidator(_target)]
+Text = Annotated[StrictStr, Field(max_length=4096), AfterValidator(_one_line)]
+Texts = Annotated[list[Text], Field(max_length=1024), BeforeValidator(_texts)]

@@ -1,0 +1,199 @@
+"""A plan's JSON form, both ways.
+
+The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. Keys of things
+that are not planned yet (`offload`, `band`) are there and null. A file holds its inputs in full, so it is enough to
+emit, explain and check the plan.
+
+    plan_from_document(parse_document(plan_to_text(plan), file="plan.json")) == plan
+
+holds for every plan whose memory lines are grouped by rank and phase.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+
+from planner.documents import Data, Document, Node
+from planner.errors import InputError
+from planner.plan import SCHEMA_VERSION, Infeasible, MemoryLine, Plan, PlannedLayout
+from planner.schema.plan_file import PlanFile
+from planner.schema.translate import all_of, validated
+
+_POSITIVE = frozenset(
+    {
+        "bytes_per_second",
+        "count",
+        "dense_flops_per_second",
+        "global_batch_size",
+        "gpus_per_node",
+        "head_dim",
+        "hidden_size",
+        "host_bytes_per_second",
+        "intermediate_size",
+        "max_position_embeddings",
+        "memory_bytes",
+        "memory_bytes_per_second",
+        "num_attention_heads",
+        "num_compute_units",
+        "num_gpus",
+        "num_key_value_heads",
+        "num_nodes",
+        "rank",
+        "seq_len",
+        "tokens_to_train",
+        "vocab_size",
+    }
+)
+"""Keys of the inputs that hold positive numbers only; no number of the inputs is negative."""
+
+
+def plan_from_document(document: Document) -> Plan:
+    """Return the plan that a file holds."""
+    text = json.dumps(document.data)
+    # JSON mode turns text into enums and lists into tuples, and nothing else.
+    file = validated(lambda: PlanFile.model_validate_json(text), model=PlanFile, document=document)
+    _check_inputs(document)
+    plan = file.to_plan()
+    for name, stored, derived in (
+        ("days_to_train", file.days_to_train, plan.days_to_train),
+        ("cost_to_train", file.cost_to_train, plan.cost_to_train),
+    ):
+        same = stored == derived if stored is None or derived is None else math.isclose(stored, derived, rel_tol=1e-9)
+        if not same:
+            raise InputError(
+                f"`{name}` = {stored} does not follow from the best plan, which gives {derived}.",
+                location=document.locate((name,)),
+                hint="Plan again; a plan file is not edited by hand.",
+            )
+    return plan
+
+
+def plan_to_text(plan: Plan) -> str:
+    """Return the bytes of a plan file, equal for equal plans."""
+    return json.dumps(plan_to_json(plan), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def plan_to_json(plan: Plan) -> dict[str, Data]:
+    """Return the plan as plain data, in the order that files keep."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "target": plan.target.value,
+        "status": plan.status.value,
+        "objective": plan.objective.value,
+        "bound": plan.bound,
+        "gap": plan.gap,
+        "search": _json(plan.search),
+        "plans": [_planned_layout(planned) for planned in plan.plans],
+        "baseline": _planned_layout(plan.baseline) if plan.baseline else None,
+        "infeasible": _infeasible(plan.infeasible) if plan.infeasible else None,
+        "days_to_train": plan.days_to_train,
+        "cost_to_train": plan.cost_to_train,
+        "inputs": {"model": _json(plan.model), "cluster": _json(plan.cluster), "request": _json(plan.request)},
+    }
+
+
+def _infeasible(infeasible: Infeasible) -> dict[str, Data]:
+    return {
+        "binding": infeasible.binding,
+        "shortfall_bytes": infeasible.shortfall_bytes,
+        "nearest": _planned_layout(infeasible.nearest) if infeasible.nearest else None,
+        "relaxations": [_json(relaxation) for relaxation in infeasible.relaxations],
+    }
+
+
+def _planned_layout(planned: PlannedLayout) -> dict[str, Data]:
+    memory, memory_sources = _memory(planned.memory)
+    layout = planned.layout
+    return {
+        "layout": {
+            "tp": layout.tp,
+            "sequence_parallel": layout.sequence_parallel,
+            "pp": layout.pp,
+            "vpp": layout.vpp,
+            "cp": layout.cp,
+            "cp_kind": layout.cp_kind,
+            "ep": layout.ep,
+            "etp": layout.etp,
+            "dp": layout.dp,
+            "zero_stage": layout.zero_stage,
+            "micro_batch_size": layout.micro_batch_size,
+            "num_microbatches": layout.num_microbatches,
+            "schedule": layout.schedule.value,
+            "recompute": _json(layout.recompute),
+            "offload": None,
+            "overlap": _json(layout.overlap),
+            "rank_order": layout.rank_order,
+            "stages": _json(layout.stages),
+        },
+        "step_seconds": planned.step_seconds,
+        "reevaluated_step_seconds": planned.reevaluated_step_seconds,
+        "lower_bound_seconds": planned.lower_bound_seconds,
+        "tokens_per_second_per_gpu": planned.tokens_per_second_per_gpu,
+        "mfu": planned.mfu,
+        "peak_memory_bytes": planned.peak_memory_bytes,
+        "memory_limit_bytes": planned.memory_limit_bytes,
+        "memory": memory,
+        "time": {line.term: line.seconds for line in planned.time},
+        "sources": {**memory_sources, **{f"time.{line.term}": line.source for line in planned.time}},
+        "assumptions": list(planned.assumptions),
+        "band": None,
+    }
+
+
+def _memory(lines: Sequence[MemoryLine]) -> tuple[dict[str, Data], dict[str, Data]]:
+    """Return the ledger as rank -> phase -> term -> bytes, and its sources.
+
+    A term's source is said once, as `memory.<term>`; a line whose source differs from it says its own as
+    `memory.<rank>.<phase>.<term>`.
+    """
+    ledger: dict[str, dict[str, dict[str, Data]]] = {}
+    sources: dict[str, Data] = {}
+    for line in lines:
+        terms = ledger.setdefault(str(line.rank), {}).setdefault(line.phase.value, {})
+        assert line.term not in terms, f"{line.term} stands twice in the ledger of rank {line.rank}, {line.phase}"
+        terms[line.term] = line.num_bytes
+        if sources.setdefault(f"memory.{line.term}", line.source) != line.source:
+            sources[f"memory.{line.rank}.{line.phase}.{line.term}"] = line.source
+    return {rank: dict(phases) for rank, phases in ledger.items()}, sources
+
+
+def _json(value: object) -> Data:
+    """Return frozen dataclasses, enums, tuples and mappings as plain data; mappings sorted by key."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _json(value[key]) for key in sorted(value)}
+    if isinstance(value, tuple):
+        return [_json(item) for item in value]
+    assert is_dataclass(value), f"{type(value).__name__} has no JSON form"
+    return {field.name: _json(getattr(value, field.name)) for field in fields(value)}
+
+
+def _check_inputs(document: Document) -> None:
+    """Refuse quantities of the inputs that are negative, or zero and cannot be."""
+    errors = [
+        InputError(
+            f"`{path[-1]}` = {value} cannot be.",
+            location=document.locate(path),
+            hint="Plan again; a plan file is not edited by hand.",
+        )
+        for path, value in _numbers(document.node(("inputs",)), ("inputs",))
+        if value < 0 or (value == 0 and not _POSITIVE.isdisjoint(path))
+    ]
+    if errors:
+        raise all_of(errors)
+
+
+def _numbers(node: Node | None, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], float]]:
+    content = node.content if node is not None else None
+    if isinstance(content, dict):
+        for key, child in content.items():
+            yield from _numbers(child, (*path, key))
+    elif isinstance(content, list):
+        for index, child in enumerate(content):
+            yield from _numbers(child, (*path, index))
+    elif isinstance(content, int | float) and not isinstance(content, bool):
+        yield path, content

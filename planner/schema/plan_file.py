@@ -1,0 +1,232 @@
+"""The pydantic mirror of a plan file, key by key: what is in it is the contract with its readers."""
+
+from dataclasses import fields
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from planner.layout import Layout, Overlap, Recompute, Schedule, Stage
+from planner.plan import (
+    SCHEMA_VERSION,
+    Infeasible,
+    MemoryLine,
+    Phase,
+    Plan,
+    PlannedLayout,
+    Relaxation,
+    SearchSummary,
+    Status,
+    TimeLine,
+)
+from planner.schema.translate import complaint, shown
+from planner.specs import ModelSpec, Objective, PlanRequest, Target
+from profiles.hardware import Cluster
+
+Count = Annotated[int, Field(ge=0)]
+Rank = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+
+
+def _known_version(value: object) -> object:
+    if isinstance(value, bool) or value != SCHEMA_VERSION:
+        raise complaint(
+            f"`schema_version` = {shown(value)} is not known.",
+            f"This version reads plan files of schema_version {SCHEMA_VERSION}; plan again.",
+        )
+    return value
+
+
+class _Mapping(BaseModel):
+    """What every mapping of a plan file has in common: no other keys, no silent conversions.
+
+    The frozen dataclasses of the inputs are validated as they are; pydantic hands this configuration down to them.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class LayoutFile(_Mapping):
+    """One layout."""
+
+    tp: int
+    sequence_parallel: bool
+    pp: int
+    vpp: int
+    cp: int
+    cp_kind: str | None
+    ep: int
+    etp: int
+    dp: int
+    zero_stage: int
+    micro_batch_size: int
+    num_microbatches: int
+    schedule: Schedule
+    recompute: Recompute
+    offload: None
+    overlap: Overlap
+    rank_order: str
+    stages: tuple[Stage, ...]
+
+    @model_validator(mode="after")
+    def _is_a_layout(self) -> "LayoutFile":
+        self.to_layout()
+        return self
+
+    def to_layout(self) -> Layout:
+        """Return the layout."""
+        return Layout(**{field.name: getattr(self, field.name) for field in fields(Layout)})
+
+
+class PlannedLayoutFile(_Mapping):
+    """One layout with its price; `memory` is rank -> phase -> term -> bytes, `time` is term -> seconds."""
+
+    layout: LayoutFile
+    step_seconds: float
+    reevaluated_step_seconds: float
+    lower_bound_seconds: float
+    tokens_per_second_per_gpu: float
+    mfu: float
+    peak_memory_bytes: int
+    memory_limit_bytes: int
+    memory: dict[Rank, dict[Phase, dict[str, int]]]
+    time: dict[str, float]
+    sources: dict[str, str]
+    assumptions: tuple[str, ...]
+    band: None
+
+    @model_validator(mode="after")
+    def _every_term_has_a_source(self) -> "PlannedLayoutFile":
+        self.to_planned_layout()
+        return self
+
+    def to_planned_layout(self) -> PlannedLayout:
+        """Return the layout with its price."""
+        memory = tuple(
+            MemoryLine(
+                rank=int(rank),
+                phase=phase,
+                term=term,
+                num_bytes=num_bytes,
+                source=self._memory_source(rank, phase, term),
+            )
+            for rank, phases in self.memory.items()
+            for phase, terms in phases.items()
+            for term, num_bytes in terms.items()
+        )
+        time = tuple(
+            TimeLine(term=term, seconds=seconds, source=self._source(f"time.{term}"))
+            for term, seconds in self.time.items()
+        )
+        return PlannedLayout(
+            layout=self.layout.to_layout(),
+            step_seconds=self.step_seconds,
+            reevaluated_step_seconds=self.reevaluated_step_seconds,
+            tokens_per_second_per_gpu=self.tokens_per_second_per_gpu,
+            mfu=self.mfu,
+            peak_memory_bytes=self.peak_memory_bytes,
+            memory_limit_bytes=self.memory_limit_bytes,
+            memory=memory,
+            time=time,
+            assumptions=self.assumptions,
+            lower_bound_seconds=self.lower_bound_seconds,
+        )
+
+    def _memory_source(self, rank: str, phase: Phase, term: str) -> str:
+        special = self.sources.get(f"memory.{rank}.{phase}.{term}")
+        return special if special is not None else self._source(f"memory.{term}")
+
+    def _source(self, key: str) -> str:
+        if key not in self.sources:
+            raise complaint(f"`{key}` has no source.", f"Add `{key}` to sources.", field="sources")
+        return self.sources[key]
+
+
+class SearchFile(_Mapping):
+    """What the search saw."""
+
+    considered: Count
+    legal: Count
+    pruned: dict[str, Count]
+    simulated: Count
+    dimensions: tuple[str, ...]
+
+    def to_summary(self) -> SearchSummary:
+        """Return the summary."""
+        return SearchSummary(**dict(self))
+
+
+class InfeasibleFile(_Mapping):
+    """Why nothing fits."""
+
+    binding: str
+    shortfall_bytes: Count
+    nearest: PlannedLayoutFile | None
+    relaxations: tuple[Relaxation, ...]
+
+    def to_infeasible(self) -> Infeasible:
+        """Return the reasons."""
+        return Infeasible(
+            binding=self.binding,
+            shortfall_bytes=self.shortfall_bytes,
+            nearest=self.nearest.to_planned_layout() if self.nearest else None,
+            relaxations=self.relaxations,
+        )
+
+
+class InputsFile(_Mapping):
+    """What was planned, where, and for which run."""
+
+    model: ModelSpec
+    cluster: Cluster
+    request: PlanRequest
+
+
+class PlanFile(_Mapping):
+    """A whole plan."""
+
+    schema_version: Annotated[int, BeforeValidator(_known_version)]
+    target: Target
+    status: Status
+    objective: Objective
+    bound: float | None
+    gap: float | None
+    search: SearchFile
+    plans: tuple[PlannedLayoutFile, ...]
+    baseline: PlannedLayoutFile | None
+    infeasible: InfeasibleFile | None
+    days_to_train: float | None
+    cost_to_train: float | None
+    inputs: InputsFile
+
+    @model_validator(mode="after")
+    def _status_agrees(self) -> "PlanFile":
+        infeasible = self.status is Status.INFEASIBLE
+        if infeasible != (not self.plans):
+            raise complaint(
+                f"`status` = {self.status}, but the file holds {len(self.plans)} plans.",
+                "An infeasible result holds none, every other at least one.",
+                field="status",
+            )
+        if infeasible != (self.infeasible is not None):
+            raise complaint(
+                f"`status` = {self.status}, but `infeasible` says otherwise.",
+                "The reasons are given exactly when nothing fits.",
+                field="infeasible",
+            )
+        return self
+
+    def to_plan(self) -> Plan:
+        """Return the plan."""
+        return Plan(
+            model=self.inputs.model,
+            cluster=self.inputs.cluster,
+            request=self.inputs.request,
+            target=self.target,
+            status=self.status,
+            objective=self.objective,
+            bound=self.bound,
+            gap=self.gap,
+            search=self.search.to_summary(),
+            plans=tuple(plan.to_planned_layout() for plan in self.plans),
+            baseline=self.baseline.to_planned_layout() if self.baseline else None,
+            infeasible=self.infeasible.to_infeasible() if self.infeasible else None,
+        )

@@ -1,0 +1,212 @@
+"""The plan spec, as users write it.
+
+```yaml
+schema: 1
+model: llama-3.1-70b
+cluster: {preset: dgx-h100, nodes: 8}
+workload: {kind: train, seq_len: 8192, global_batch_size: 512, precision: bf16}
+constraints: {tp: 8, pp: [1, 2, 4], micro_batch_size: {max: 4}, recompute: [none, selective]}
+```
+
+The model and the cluster have schemas of their own. `precision: fp8` alone is an error that lists the recipes: they
+differ in memory, hardware and numerics, so none is a default.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
+
+from planner.documents import Document
+from planner.schema.field_types import (
+    LORA_TARGETS,
+    Degree,
+    Length,
+    LoraTargets,
+    NotPlannedYet,
+    PrecisionChoice,
+    Probability,
+    RecomputeChoice,
+    StateDType,
+    TargetChoice,
+    Text,
+    Texts,
+    Tokens,
+    ZeroStage,
+)
+from planner.schema.translate import complaint, validated
+from planner.specs import (
+    AttentionKernel,
+    Bounds,
+    Constraints,
+    DType,
+    Lora,
+    Objective,
+    Optimizer,
+    PlanRequest,
+    Target,
+    TrainMethod,
+    TrainWorkload,
+)
+
+SCHEMA = 1
+
+DEFAULT_MEMORY_HEADROOM = 0.05
+"""Fraction of each GPU's memory left free unless the user says otherwise.
+
+A choice, not a measurement. The closest published per-rank estimates missed the measured peak by 1 % and by 7 %
+(58.6 for 58.0 and 66.6 for 62.3 GiB on H100, issue 18 of mlc-ai/pith-train), so a plan that fills the memory to the
+last byte is a plan that may not run.
+"""
+
+_DEGREES = ("tp", "pp", "vpp", "dp", "zero_stage", "micro_batch_size", "num_microbatches")
+
+
+def _kind(value: object) -> object:
+    if value == "serve":
+        raise complaint("`kind` = serve: serving is not planned yet.", "Give kind: train.")
+    return value
+
+
+def _schema(value: object) -> object:
+    if isinstance(value, bool) or value != SCHEMA:
+        raise complaint("This version of the schema is not known.", f"Give schema: {SCHEMA}.")
+    return value
+
+
+class _Mapping(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraFile(_Mapping):
+    """Adapters of `method: lora`; without alpha the adapter's output is not scaled."""
+
+    rank: Annotated[StrictInt, Field(ge=1, le=65536, description="Give the inner width of the adapters, such as 16.")]
+    alpha: Annotated[float, Field(strict=True, gt=0, le=1e6)] | None = None
+    target_modules: LoraTargets = LORA_TARGETS
+
+    def to_lora(self) -> Lora:
+        """Return the adapters."""
+        alpha = float(self.rank) if self.alpha is None else self.alpha
+        return Lora(rank=self.rank, alpha=alpha, target_modules=self.target_modules)
+
+
+class WorkloadFile(_Mapping):
+    """The training run."""
+
+    kind: Annotated[Literal["train"], BeforeValidator(_kind), Field(description="Give kind: train.")]
+    seq_len: Annotated[Length, Field(description="Give the tokens of one sequence, such as 8192.")]
+    global_batch_size: Annotated[Length, Field(description="Give the sequences of one optimizer step, such as 512.")]
+    precision: Annotated[PrecisionChoice, Field(description="Give bf16, fp16 or an fp8 recipe such as fp8-delayed.")]
+    master_dtype: StateDType = DType.FP32
+    gradient_dtype: StateDType = DType.FP32
+    moment_dtype: DType = DType.FP32
+    optimizer: Optimizer = Optimizer.ADAM
+    attention_kernel: AttentionKernel = AttentionKernel.FLASH
+    method: TrainMethod = TrainMethod.PRETRAIN
+    lora: LoraFile | None = None
+    tokens_to_train: Tokens | None = None
+    hidden_dropout: Probability = 0.0
+    attention_dropout: Probability = 0.0
+    data_path: Texts = []
+    tokenizer_model: Text | None = None
+
+    @model_validator(mode="after")
+    def _adapters_belong_to_lora(self) -> "WorkloadFile":
+        if self.method is TrainMethod.LORA and self.lora is None:
+            raise complaint(
+                "`method` = lora needs a description of its adapters.", "Add lora: {rank: 16}.", field="method"
+            )
+        if self.method is not TrainMethod.LORA and self.lora is not None:
+            raise complaint(
+                f"`lora` is given, but `method` = {self.method} trains all weights.",
+                "Give method: lora, or remove lora.",
+                field="lora",
+            )
+        return self
+
+    def to_workload(self) -> TrainWorkload:
+        """Return the workload."""
+        return TrainWorkload(
+            seq_len=self.seq_len,
+            global_batch_size=self.global_batch_size,
+            precision=self.precision,
+            master_dtype=self.master_dtype,
+            gradient_dtype=self.gradient_dtype,
+            moment_dtype=self.moment_dtype,
+            optimizer=self.optimizer,
+            attention_kernel=self.attention_kernel,
+            method=self.method,
+            lora=self.lora.to_lora() if self.lora else None,
+            tokens_to_train=self.tokens_to_train,
+            hidden_dropout=self.hidden_dropout,
+            attention_dropout=self.attention_dropout,
+            data_path=tuple(self.data_path),
+            tokenizer_model=self.tokenizer_model,
+        )
+
+
+class ConstraintsFile(_Mapping):
+    """What the user pins or bounds."""
+
+    tp: Degree | None = None
+    pp: Degree | None = None
+    vpp: Degree | None = None
+    dp: Degree | None = None
+    cp: NotPlannedYet = 1
+    ep: NotPlannedYet = 1
+    etp: NotPlannedYet = 1
+    zero_stage: ZeroStage | None = None
+    micro_batch_size: Degree | None = None
+    num_microbatches: Degree | None = None
+    recompute: RecomputeChoice | None = None
+    sequence_parallel: StrictBool | None = None
+
+    def to_constraints(self) -> Constraints:
+        """Return the constraints; what is not constrained is left out."""
+        given: dict[str, Bounds | None] = {name: getattr(self, name) for name in _DEGREES}
+        return Constraints(
+            degrees={name: bounds for name, bounds in given.items() if bounds is not None},
+            recompute=self.recompute,
+            sequence_parallel=self.sequence_parallel,
+        )
+
+
+class SpecFile(_Mapping):
+    """A whole spec; `model` and `cluster` are read by their own schemas."""
+
+    schema_version: Annotated[
+        int, BeforeValidator(_schema), Field(alias="schema", description=f"Add schema: {SCHEMA} as the first line.")
+    ]
+    model: Annotated[
+        object, Field(description="Give a bundled name, the path of a Hugging Face config.json, or the model inline.")
+    ]
+    cluster: Annotated[
+        object, Field(description="Give a cluster, such as {preset: dgx-h100, nodes: 8}, or the path of its file.")
+    ]
+    workload: Annotated[
+        WorkloadFile,
+        Field(
+            description="Give the run, such as {kind: train, seq_len: 8192, global_batch_size: 512, precision: bf16}."
+        ),
+    ]
+    constraints: ConstraintsFile = ConstraintsFile()
+    memory_headroom: Annotated[float, Field(strict=True, ge=0, le=0.9)] = DEFAULT_MEMORY_HEADROOM
+    target: TargetChoice = Target.MEGATRON
+    objective: Objective = Objective.STEP_TIME
+
+    def to_request(self) -> PlanRequest:
+        """Return everything but the model and the cluster."""
+        return PlanRequest(
+            workload=self.workload.to_workload(),
+            constraints=self.constraints.to_constraints(),
+            memory_headroom=self.memory_headroom,
+            target=self.target,
+            objective=self.objective,
+        )
+
+
+def read_request(document: Document) -> PlanRequest:
+    """Return what a spec asks for; its model and cluster are only checked to be there."""
+    data = document.data
+    spec = validated(lambda: SpecFile.model_validate(data), model=SpecFile, document=document)
+    return spec.to_request()

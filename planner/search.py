@@ -1,0 +1,248 @@
+"""From a model, a cluster and a request to a plan: the main path.
+
+Every legal point gets a lower bound; points are priced exactly in the order of their bounds until no bound is left
+that could still enter the list of the best. The bound that is reported holds for every point and every split of its
+layers; it is met exactly only where a point has a single split.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.baseline import baseline_layout
+from planner.candidates import Candidate, PointBound, Pricer, Rejected, layout_at
+from planner.costs import CostTable, FloatArray
+from planner.evaluate import evaluate, model_flops_utilisation
+from planner.graph import ModelGraph, build_graph
+from planner.infeasible import explain_infeasible
+from planner.layout import Layout
+from planner.memory import memory_limit_bytes
+from planner.plan import Plan, PlannedLayout, SearchSummary, Status
+from planner.space import DIMENSIONS, Points, Space, enumerate_layouts
+from planner.specs import ModelSpec, Objective, PlanRequest
+from profiles.analytic import AnalyticCostModel
+from profiles.hardware import Cluster
+
+Watch = Callable[[str, int, int], None]
+
+MAX_PRICED = 400
+"""Points priced exactly before the search stops with what it has; a count, so that equal inputs give equal plans."""
+
+OPTIMALITY_GAP = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Visit:
+    """What came of visiting the points: candidates by merit, the bound that was proved, and the account of points."""
+
+    candidates: tuple[Candidate, ...]
+    bound_seconds: float
+    pruned: dict[str, int]
+    simulated: int
+
+
+def search(
+    model: ModelSpec, cluster: Cluster, request: PlanRequest, *, top: int = 5, watch: Watch | None = None
+) -> Plan:
+    """Return the best plans for `request`, or why there is none.
+
+    Args:
+        model: The model.
+        cluster: The cluster.
+        request: The workload and what is asked of the plan.
+        top: Plans to return at most.
+        watch: Called with (activity, done, of how many) as the search goes on.
+
+    Raises:
+        profiles.errors.CoverageError: An operation has no cost on this cluster.
+    """
+    watch = watch or _ignore
+    workload = request.workload
+    watch("enumerating layouts", 0, 1)
+    graph = build_graph(model, workload)
+    cost_model = AnalyticCostModel(cluster)
+    limit = memory_limit_bytes(cluster.device.memory_bytes, request.memory_headroom)
+    space = enumerate_layouts(model, cluster, workload, request.constraints)
+    table = CostTable(model=model, graph=graph, workload=workload, cost_model=cost_model, recomputes=space.recomputes)
+    pricer = Pricer(table, limit_bytes=limit)
+    visit = _visit(space, table, pricer, top=top, watch=watch)
+    summary = SearchSummary(
+        considered=space.considered,
+        legal=len(space.points),
+        pruned={**space.pruned, **visit.pruned},
+        simulated=visit.simulated,
+        dimensions=DIMENSIONS,
+    )
+
+    def planned(layout: Layout, *, step_seconds: float, bound_seconds: float) -> PlannedLayout:
+        return _planned(
+            layout, pricer=pricer, graph=graph, cluster=cluster, step_seconds=step_seconds, bound_seconds=bound_seconds
+        )
+
+    if not visit.candidates:
+        return Plan(
+            model=model,
+            cluster=cluster,
+            request=request,
+            target=request.target,
+            status=Status.INFEASIBLE,
+            objective=request.objective,
+            bound=None,
+            gap=None,
+            search=summary,
+            plans=(),
+            baseline=None,
+            infeasible=explain_infeasible(model, cluster, request, space=space, planned=planned),
+        )
+    watch("checking the best plans", 0, len(visit.candidates))
+    plans = tuple(
+        planned(
+            candidate.layout,
+            step_seconds=candidate.step_seconds,
+            bound_seconds=candidate.lower_bound_seconds,
+        )
+        for candidate in visit.candidates
+    )
+    thumb = baseline_layout(pricer, cluster)
+    baseline = None
+    if thumb is not None:
+        seconds = pricer.step_seconds(thumb)
+        baseline = planned(thumb, step_seconds=seconds, bound_seconds=seconds)
+    best = plans[0].step_seconds
+    gap = max(0.0, (best - visit.bound_seconds) / best)
+    return Plan(
+        model=model,
+        cluster=cluster,
+        request=request,
+        target=request.target,
+        status=Status.OPTIMAL if gap <= OPTIMALITY_GAP else Status.FEASIBLE,
+        objective=request.objective,
+        bound=_objective_value(visit.bound_seconds, cluster, request),
+        gap=gap,
+        search=summary,
+        plans=plans,
+        baseline=baseline,
+        infeasible=None,
+    )
+
+
+def _ignore(_activity: str, _done: int, _total: int) -> None:
+    """Watch nothing."""
+
+
+def _objective_value(step_seconds: float, cluster: Cluster, request: PlanRequest) -> float | None:
+    """Return what a step of this length is worth: seconds, tokens a second and GPU, or its price.
+
+    With the cluster and the batch given all three have the same best plan.
+    """
+    match request.objective:
+        case Objective.STEP_TIME:
+            return step_seconds
+        case Objective.TOKENS_PER_GPU:
+            return request.workload.tokens_per_step / (step_seconds * cluster.world_size)
+        case Objective.COST:
+            price = cluster.price_per_gpu_hour
+            return None if price is None else price * cluster.world_size * step_seconds / 3600
+
+
+def _visit(space: Space, table: CostTable, pricer: Pricer, *, top: int, watch: Watch) -> _Visit:
+    """Price the points in the order of their bounds."""
+    fits_X = table.fits_X(space.points, limit_bytes=pricer.limit_bytes)
+    points = space.points.where(fits_X)
+    pruned: dict[str, int] = {}
+    _count(pruned, "memory: no split of the layers fits", int((~fits_X).sum()))
+    if not len(points):
+        return _Visit(candidates=(), bound_seconds=float("inf"), pruned=pruned, simulated=0)
+    watch("bounding layouts", 0, 1)
+    bounds = table.bounds(points)
+    bound_X = bounds.step_seconds_X
+    found: list[Candidate] = []
+    open_bound = float("inf")
+    visited = simulated = exceeded = outbid = 0
+    for index in _bound_order(points, bound_X):
+        bound = float(bound_X[index])
+        settled = len(found) >= top and bound >= found[top - 1].step_seconds
+        if settled or simulated >= MAX_PRICED:
+            open_bound = min(open_bound, bound)
+            break
+        watch("pricing layouts", simulated, min(len(points), MAX_PRICED))
+        visited += 1
+        layout = layout_at(points, int(index), table)
+        ceiling = found[top - 1].step_seconds if len(found) >= top else float("inf")
+        known = PointBound(
+            pipeline_seconds=float(bounds.pipeline_seconds_X[index]), tail_seconds=float(bounds.tail_seconds_X[index])
+        )
+        outcome = pricer.price(layout, bound=known, ceiling_seconds=ceiling)
+        if isinstance(outcome, Rejected) and not outcome.fits:
+            exceeded += 1
+            continue
+        if not _has_single_split(layout, table.model):
+            proved = outcome.bound_seconds if isinstance(outcome, Rejected) else outcome.lower_bound_seconds
+            open_bound = min(open_bound, proved)
+        if isinstance(outcome, Rejected):
+            outbid += 1
+            continue
+        simulated += 1
+        found.append(outcome)
+        found.sort(key=lambda entry: entry.merit)
+    _count(pruned, "memory: exact bytes exceed the limit", exceeded)
+    _count(pruned, "bound: cannot beat the plans found", len(points) - visited + outbid)
+    best = found[0].step_seconds if found else float("inf")
+    return _Visit(
+        candidates=tuple(found[:top]), bound_seconds=min(best, open_bound), pruned=pruned, simulated=simulated
+    )
+
+
+def _count(pruned: dict[str, int], reason: str, number: int) -> None:
+    if number:
+        pruned[reason] = number
+
+
+def _bound_order(points: Points, bound_X: FloatArray) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """Return the points by bound; equal bounds by simplicity, so that the order never depends on the machine."""
+    return np.lexsort(
+        (
+            points.recompute_X,
+            points.zero_stage_X,
+            points.micro_batch_size_X,
+            -points.sequence_parallel_X,
+            points.vpp_X,
+            points.tp_X,
+            points.pp_X,
+            bound_X,
+        )
+    )
+
+
+def _has_single_split(layout: Layout, model: ModelSpec) -> bool:
+    """Return whether the searched space holds one split of the layers: no pipeline, or even interleaving."""
+    return layout.pp == 1 or (layout.vpp > 1 and model.num_layers % (layout.pp * layout.vpp) == 0)
+
+
+def _planned(  # noqa: PLR0913 - each is a different fact of the report
+    layout: Layout,
+    *,
+    pricer: Pricer,
+    graph: ModelGraph,
+    cluster: Cluster,
+    step_seconds: float,
+    bound_seconds: float,
+) -> PlannedLayout:
+    """Return a layout with everything a report needs, re-evaluated independently."""
+    placed = pricer.place(layout)
+    evaluation = evaluate(placed, pricer.table.cost_model)
+    workload = placed.workload
+    return PlannedLayout(
+        layout=layout,
+        step_seconds=step_seconds,
+        reevaluated_step_seconds=evaluation.step_seconds,
+        tokens_per_second_per_gpu=workload.tokens_per_step / (evaluation.step_seconds * cluster.world_size),
+        mfu=model_flops_utilisation(placed, graph, cluster, step_seconds=evaluation.step_seconds),
+        peak_memory_bytes=evaluation.peak_memory_bytes,
+        memory_limit_bytes=pricer.limit_bytes,
+        memory=evaluation.memory,
+        time=evaluation.time,
+        assumptions=evaluation.assumptions,
+        lower_bound_seconds=bound_seconds,
+    )

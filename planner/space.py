@@ -1,0 +1,254 @@
+"""The outer space of layouts, as arrays, with a reason for every point that is ruled out.
+
+Axis X: points. The space is the full product of
+
+    tp in divisors of the GPUs; pp in divisors of GPUs / tp; dp what is left;
+    vpp in 1 .. layers / pp; micro_batch_size in divisors of global_batch_size / dp;
+    sequence_parallel in {no, yes}; zero_stage in {0, 1, 2, 3}; every recompute choice.
+
+Combinations that say the same thing twice (sequence parallelism with tp 1, sharding over one rank) are not points;
+optimizer states below fp32 come with the sharded optimizer even where it shards over one rank.
+Rules are applied in order and each ruled-out point is counted under the first rule that it breaks.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.graph import Module
+from planner.layout import Granularity, Recompute
+from planner.memory import uses_precision_aware_optimizer
+from planner.specs import AttentionKernel, Constraints, ModelSpec, SelfAttention, TrainWorkload
+from profiles.hardware import Cluster
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+MAX_SCHEDULED_OPERATIONS = 1_000_000
+"""Longest schedule that is simulated, in passes over all ranks."""
+
+FP8_ALIGNMENT = 16
+"""Transformer Engine wants the dimensions of an fp8 product in multiples of 16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Points:
+    """Points of the space; every array has one entry a point.
+
+    Args:
+        tp_X: Tensor-parallel degree.
+        pp_X: Pipeline-parallel degree.
+        vpp_X: Virtual stages per pipeline rank.
+        dp_X: Data-parallel degree.
+        micro_batch_size_X: Sequences of a micro-batch.
+        num_microbatches_X: Micro-batches of a step on one replica.
+        sequence_parallel_X: 0 or 1.
+        zero_stage_X: 0 to 3.
+        recompute_X: Index into `Space.recomputes`.
+    """
+
+    tp_X: IntArray
+    pp_X: IntArray
+    vpp_X: IntArray
+    dp_X: IntArray
+    micro_batch_size_X: IntArray
+    num_microbatches_X: IntArray
+    sequence_parallel_X: IntArray
+    zero_stage_X: IntArray
+    recompute_X: IntArray
+
+    def __len__(self) -> int:
+        return len(self.tp_X)
+
+    def where(self, mask_X: BoolArray) -> "Points":
+        """Return the points that `mask_X` selects."""
+        return Points(**{entry.name: getattr(self, entry.name)[mask_X] for entry in fields(self)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Space:
+    """The legal points and the account of the others.
+
+    Args:
+        points: Legal points.
+        recomputes: The recompute choices that `Points.recompute_X` indexes.
+        considered: Points before any rule.
+        pruned: Rule to number of points that broke it first.
+    """
+
+    points: Points
+    recomputes: tuple[Recompute, ...]
+    considered: int
+    pruned: Mapping[str, int]
+
+
+DIMENSIONS = (
+    "tp",
+    "sequence_parallel",
+    "pp",
+    "vpp",
+    "dp",
+    "zero_stage",
+    "micro_batch_size",
+    "recompute",
+    "stages",
+)
+
+
+def divisors(number: int) -> tuple[int, ...]:
+    """Return the divisors of `number`, ascending."""
+    small = [candidate for candidate in range(1, int(number**0.5) + 1) if number % candidate == 0]
+    return tuple(sorted({*small, *(number // candidate for candidate in small)}))
+
+
+def recompute_choices(workload: TrainWorkload) -> tuple[Recompute, ...]:
+    """Return the recompute choices worth searching, cheapest in time first.
+
+    Recomputing the attention core frees memory only when its scores are kept (an unfused kernel).
+    """
+    choices = [Recompute(granularity=Granularity.NONE)]
+    modules: tuple[tuple[Module, ...], ...] = ((Module.MLP,),)
+    if workload.attention_kernel is AttentionKernel.UNFUSED:
+        modules = ((Module.CORE_ATTENTION,), (Module.MLP,), (Module.CORE_ATTENTION, Module.MLP))
+    choices += [
+        Recompute(granularity=Granularity.SELECTIVE, modules=tuple(module.value for module in chosen))
+        for chosen in modules
+    ]
+    choices.append(Recompute(granularity=Granularity.FULL))
+    return tuple(choices)
+
+
+def enumerate_layouts(model: ModelSpec, cluster: Cluster, workload: TrainWorkload, constraints: Constraints) -> Space:
+    """Return every legal point, and how many others broke which rule."""
+    recomputes = recompute_choices(workload)
+    points = _product(model, cluster, workload, num_recomputes=len(recomputes))
+    considered = len(points)
+    alive_X = np.ones(considered, dtype=np.bool_)
+    pruned: dict[str, int] = {}
+    for reason, broken_X in _rules(points, model, workload, constraints, recomputes):
+        count = int((alive_X & broken_X).sum())
+        if count:
+            pruned[reason] = pruned.get(reason, 0) + count
+            alive_X &= ~broken_X
+    return Space(points=points.where(alive_X), recomputes=recomputes, considered=considered, pruned=pruned)
+
+
+def _product(model: ModelSpec, cluster: Cluster, workload: TrainWorkload, *, num_recomputes: int) -> Points:
+    """Return the product of all dimensions."""
+    world = cluster.world_size
+    parts: list[IntArray] = []
+    for tp in divisors(world):
+        for pp in divisors(world // tp):
+            dp = world // (tp * pp)
+            batch, remainder = divmod(workload.global_batch_size, dp)
+            micro = divisors(batch) if not remainder else (0,)
+            vpp = range(1, max(model.num_layers // pp, 1) + 1) if pp > 1 else (1,)
+            stages = (0, 1, 2, 3) if dp > 1 else ((1,) if uses_precision_aware_optimizer(workload) else (0,))
+            grid = np.meshgrid(
+                np.array(vpp, dtype=np.int64),
+                np.array(micro, dtype=np.int64),
+                np.array((0, 1) if tp > 1 else (0,), dtype=np.int64),
+                np.array(stages, dtype=np.int64),
+                np.arange(num_recomputes, dtype=np.int64),
+                indexing="ij",
+            )
+            columns = [axis.ravel() for axis in grid]
+            count = len(columns[0])
+            fixed = [np.full(count, value, dtype=np.int64) for value in (tp, pp, dp, batch)]
+            parts.append(np.stack([*fixed, *columns]))
+    tp_X, pp_X, dp_X, batch_X, vpp_X, micro_X, sp_X, zero_X, recompute_X = np.concatenate(parts, axis=1)
+    return Points(
+        tp_X=tp_X,
+        pp_X=pp_X,
+        vpp_X=vpp_X,
+        dp_X=dp_X,
+        micro_batch_size_X=micro_X,
+        num_microbatches_X=batch_X // np.maximum(micro_X, 1),
+        sequence_parallel_X=sp_X,
+        zero_stage_X=zero_X,
+        recompute_X=recompute_X,
+    )
+
+
+def _rules(
+    points: Points,
+    model: ModelSpec,
+    workload: TrainWorkload,
+    constraints: Constraints,
+    recomputes: tuple[Recompute, ...],
+) -> Iterator[tuple[str, BoolArray]]:
+    """Yield (rule, points that break it), in the order in which they are charged."""
+    yield from _constraint_rules(points, constraints, recomputes)
+    yield from _model_rules(points, model)
+    tp_X, pp_X, vpp_X, micro_X = points.tp_X, points.pp_X, points.vpp_X, points.micro_batch_size_X
+    yield "global_batch_size is not a multiple of dp", micro_X == 0
+    yield "more virtual stages than layers", pp_X * vpp_X > model.num_layers
+    yield (
+        "interleaving needs a number of micro-batches that is a multiple of pp",
+        (vpp_X > 1) & (points.num_microbatches_X % pp_X != 0),
+    )
+    yield "seq_len is not a multiple of tp", (points.sequence_parallel_X == 1) & (workload.seq_len % tp_X != 0)
+    # Megatron-FSDP wants CUDA_DEVICE_MAX_CONNECTIONS unset, tensor parallelism before Blackwell wants it to be 1.
+    yield (
+        "gradients or weights are sharded over dp only where tp and pp are 1",
+        (points.zero_stage_X >= 2) & ((pp_X > 1) | (tp_X > 1)),
+    )
+    if workload.precision.is_fp8:
+        tokens_X = micro_X * workload.seq_len // np.where(points.sequence_parallel_X == 1, tp_X, 1)
+        yield "fp8 needs the tokens of a rank to be a multiple of 16", tokens_X % FP8_ALIGNMENT != 0
+    if uses_precision_aware_optimizer(workload):
+        yield "optimizer states below fp32 need a sharded optimizer", points.zero_stage_X == 0
+    operations_X = 2 * points.num_microbatches_X * vpp_X * pp_X
+    yield "schedule longer than the simulator runs", operations_X > MAX_SCHEDULED_OPERATIONS
+
+
+def _model_rules(points: Points, model: ModelSpec) -> Iterator[tuple[str, BoolArray]]:
+    """Yield what tp must divide."""
+    tp_X = points.tp_X
+    for block in model.distinct_blocks:
+        mixer, feed_forward = block.mixer, block.feed_forward
+        if isinstance(mixer, SelfAttention):
+            yield "num_attention_heads is not a multiple of tp", mixer.num_attention_heads % tp_X != 0
+            groups = mixer.num_key_value_heads
+            yield (
+                "num_key_value_heads is neither a multiple nor a divisor of tp",
+                (groups % tp_X != 0) & (tp_X % groups != 0),
+            )
+            width = mixer.query_size + 2 * mixer.key_value_size
+            yield "the width of q, k and v together is not a multiple of tp", width % tp_X != 0
+        if feed_forward is not None:
+            yield "intermediate_size is not a multiple of tp", feed_forward.intermediate_size % tp_X != 0
+
+
+def _constraint_rules(
+    points: Points, constraints: Constraints, recomputes: tuple[Recompute, ...]
+) -> Iterator[tuple[str, BoolArray]]:
+    """Yield what the user ruled out."""
+    by_dimension = {
+        "tp": points.tp_X,
+        "pp": points.pp_X,
+        "vpp": points.vpp_X,
+        "dp": points.dp_X,
+        "zero_stage": points.zero_stage_X,
+        "micro_batch_size": points.micro_batch_size_X,
+        "num_microbatches": points.num_microbatches_X,
+    }
+    for dimension in sorted(constraints.degrees):
+        values_X = by_dimension[dimension]
+        values = np.unique(values_X)
+        refused = np.array([not constraints.admits(dimension, int(value)) for value in values])
+        yield f"constraints: {dimension}", refused[np.searchsorted(values, values_X)]
+    if constraints.recompute is not None:
+        refused = np.array([choice.granularity.value not in constraints.recompute for choice in recomputes])
+        yield "constraints: recompute", refused[points.recompute_X]
+    if constraints.sequence_parallel is not None:
+        wanted = int(constraints.sequence_parallel)
+        yield "constraints: sequence_parallel", (points.sequence_parallel_X != wanted) & (points.tp_X > 1)
+
+
+def broken_rules(points: Points, model: ModelSpec, workload: TrainWorkload) -> tuple[str, ...]:
+    """Return every rule that some of `points` break, whoever chose them."""
+    rules = _rules(points, model, workload, Constraints(), recompute_choices(workload))
+    return tuple(reason for reason, broken_X in rules if broken_X.any())

@@ -1,0 +1,334 @@
+"""Exact dynamic programme for problems in which every rank runs one stage.
+
+Sets: stages S, layers, options O, and segments (s, j, n): the n layers before layer j on stage s. Arrays name their
+axes S, O, L as `solvers.problem` does, and
+
+    J  layers that the stages up to some stage hold, 0 to L
+    N  layers of a segment, 0 to the longest
+
+Stages meet only at their boundaries, and the objective never falls when a stage gets slower. So a segment needs one
+number, its least seconds within its stage's memory (constraints 3 and 5 of `solvers.mip`):
+
+    cost_SJN[s, j, n] = fixed seconds + min over options of the layers' seconds                    _costs_SJN
+        subject to  fixed bytes + sum of (static + in flight * activation bytes) <= capacity      _FrontTree
+
+The inner minimum keeps the Pareto set of (bytes, seconds), in exact integers, layer by layer. Where the fastest options
+fit, or the smallest ones do not, no set is needed. Over the segments, with paths from 0 to L layers through all stages
+(constraints 1 and 2):
+
+    least bottleneck  mu = min over paths of the largest cost                                     _least_bottleneck
+    least total under a limit on the bottleneck  sum(limit) = min over paths of the summed cost   _least_total
+
+`_best_limit` walks down the Pareto front of (bottleneck, total) by lowering the limit to just below the last path's
+bottleneck, and stops once no lower bottleneck can win: every path not seen is worse than one that was. Of equally good
+paths `_most_even_path` takes the one with the least sum of squared stage seconds, then the shortest last segments.
+
+Long segments are rarely of use. `solve` starts with short ones and doubles their length until a longer one, at its
+fastest, could no longer be part of a better path.
+"""
+
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from solvers.errors import SolverError
+from solvers.problem import FloatArray, IntArray, Limits, Problem
+from solvers.solution import Solution, Status, infeasible, objective_of
+
+NAME = "dp"
+
+_Number = TypeVar("_Number", np.float64, np.int64)
+
+# Equal sums of seconds, added in another order, differ by less than this share.
+_ROUNDING = 1e-12
+
+
+def solve(problem: Problem, limits: Limits) -> Solution:
+    """Return the best choice, or the proof that there is none.
+
+    Raises:
+        ValueError: A rank runs more than one stage.
+        SolverError: The Pareto sets grew beyond the limit.
+
+    """
+    if problem.shares_ranks:
+        raise ValueError("the dynamic programme needs a rank of its own for every stage; use a MIP solver")
+    most_layers = min(problem.num_layers, int(problem.max_layers_S.max()))
+    longest = min(most_layers, 2 * -(-problem.num_layers // problem.num_stages) + 2)
+    while True:
+        cost_SJN = _costs_SJN(problem, longest, limits)
+        least_bottleneck = _least_bottleneck(cost_SJN)
+        if np.isfinite(least_bottleneck):
+            limit, objective = _best_limit(problem, cost_SJN, least_bottleneck)
+            if longest == most_layers or objective <= _bound_with_segment_of(problem, longest + 1):
+                return _read_back(problem, _most_even_path(cost_SJN, limit))
+        elif longest == most_layers:
+            return infeasible(solver=NAME, proof="no path through the segments that fit reaches the last layer")
+        longest = min(most_layers, 2 * longest)
+
+
+def _bound_with_segment_of(problem: Problem, num_layers: int) -> float:
+    """Return a bound on every choice that has a stage of at least so many layers."""
+    fastest_L = problem.seconds_LO.min(axis=1)
+    fastest_segment = float(sliding_window_view(fastest_L, num_layers).sum(axis=1).min())
+    total = float(fastest_L.sum() + problem.fixed_seconds_S.sum())
+    bottleneck = fastest_segment + float(problem.fixed_seconds_S.min())
+    return problem.weighted(bottleneck_seconds=bottleneck, total_seconds=total)
+
+
+def _read_back(problem: Problem, boundaries: list[int]) -> Solution:
+    """Return the solution with these boundaries."""
+    stage_of_layer_L: list[int] = []
+    option_of_layer_L: list[int] = []
+    for stage, (begin, end) in enumerate(zip(boundaries, boundaries[1:], strict=False)):
+        stage_of_layer_L += [stage] * (end - begin)
+        option_of_layer_L += _options_of_segment(problem, stage, range(begin, end))
+    objective = objective_of(problem, stage_of_layer_L=stage_of_layer_L, option_of_layer_L=option_of_layer_L)
+    return Solution(
+        solver=NAME,
+        status=Status.OPTIMAL,
+        stage_of_layer_L=tuple(stage_of_layer_L),
+        option_of_layer_L=tuple(option_of_layer_L),
+        objective=objective,
+        bound=objective,
+        proof="every path that was not looked at has a higher bottleneck, a higher total, or both",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Front:
+    """The Pareto set of a run of layers on one stage: bytes rise and seconds fall along it.
+
+    Args:
+        num_bytes: Bytes of each point.
+        seconds: Seconds of each point.
+        origin: Option of the last layer times the points of the front before, plus the point it came from.
+    """
+
+    num_bytes: IntArray
+    seconds: FloatArray
+    origin: NDArray[np.intp]
+
+    def extended(self, option_bytes: IntArray, option_seconds: FloatArray, room_bytes: int) -> "_Front":
+        """Return the front with one more layer, within `room_bytes`."""
+        num_bytes = (option_bytes[:, np.newaxis] + self.num_bytes).ravel()
+        seconds = (option_seconds[:, np.newaxis] + self.seconds).ravel()
+        origin = np.lexsort((seconds, num_bytes))
+        sorted_seconds = seconds[origin]
+        better = np.ones(len(origin), dtype=np.bool_)
+        better[1:] = sorted_seconds[1:] < np.minimum.accumulate(sorted_seconds)[:-1]
+        origin = origin[better & (num_bytes[origin] <= room_bytes)]
+        return _Front(num_bytes=num_bytes[origin], seconds=seconds[origin], origin=origin)
+
+
+_EMPTY = _Front(num_bytes=np.zeros(1, np.int64), seconds=np.zeros(1), origin=np.zeros(1, np.intp))
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _FrontTree:
+    """The fronts of one stage; runs of equal layers share theirs.
+
+    Args:
+        problem: The problem.
+        demand_LO: Bytes of each option on this stage.
+        room_bytes: Capacity left for layers.
+        states_left: Points that may still be created.
+        fronts: The front of each node.
+        children: Node and kind of the next layer to the node with that layer added.
+    """
+
+    problem: Problem
+    demand_LO: IntArray
+    room_bytes: int
+    states_left: int
+    fronts: list[_Front] = field(default_factory=lambda: [_EMPTY])
+    children: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def child(self, node: int, layer: int) -> int:
+        """Return the node of a run with one more layer."""
+        key = (node, self.problem.kind_L[layer])
+        if key not in self.children:
+            front = self.fronts[node].extended(self.demand_LO[layer], self.problem.seconds_LO[layer], self.room_bytes)
+            self.states_left -= len(front.seconds)
+            if self.states_left < 0:
+                raise SolverError(solver=NAME, status="too many Pareto points", limit="max_states")
+            self.children[key] = len(self.fronts)
+            self.fronts.append(front)
+        return self.children[key]
+
+
+def _costs_SJN(problem: Problem, longest: int, limits: Limits) -> FloatArray:
+    """Return the least seconds of every segment of up to `longest` layers; infinite where it does not fit."""
+    demand_SLO = problem.static_bytes_LO + problem.in_flight_S[:, np.newaxis, np.newaxis] * problem.activation_bytes_LO
+    is_fastest_LO = problem.seconds_LO == problem.seconds_LO.min(axis=1, keepdims=True)
+    fastest_bytes_SL = np.where(is_fastest_LO, demand_SLO, np.iinfo(np.int64).max).min(axis=2)
+    seconds_JN = _segment_sums_JN(problem.seconds_LO.min(axis=1), longest)
+    fastest_bytes_SJN = _segment_sums_JN(fastest_bytes_SL, longest)
+    least_bytes_SJN = _segment_sums_JN(demand_SLO.min(axis=2), longest)
+
+    room_bytes_S = problem.capacity_bytes_R[problem.rank_of_stage_S] - problem.fixed_bytes_S
+    room_bytes_SJN = room_bytes_S[:, np.newaxis, np.newaxis]
+    count_N = np.arange(longest + 1)
+    exists_JN = count_N <= np.arange(problem.num_layers + 1)[:, np.newaxis]
+    allowed_SN = (count_N >= problem.min_layers_S[:, np.newaxis]) & (count_N <= problem.max_layers_S[:, np.newaxis])
+    allowed_SJN = exists_JN & allowed_SN[:, np.newaxis, :]
+    fast_SJN = allowed_SJN & (fastest_bytes_SJN <= room_bytes_SJN)
+    tight_SJN = allowed_SJN & ~fast_SJN & (least_bytes_SJN <= room_bytes_SJN)
+
+    cost_SJN = np.where(fast_SJN, seconds_JN, np.inf)
+    states_left = limits.max_states
+    for stage in np.flatnonzero(tight_SJN.any(axis=(1, 2))).tolist():
+        tree = _FrontTree(
+            problem=problem,
+            demand_LO=demand_SLO[stage],
+            room_bytes=int(room_bytes_S[stage]),
+            states_left=states_left,
+        )
+        _fill_tight(cost_SJN[stage], tight_SJN[stage], tree)
+        states_left = tree.states_left
+    cost_SJN += problem.fixed_seconds_S[:, np.newaxis, np.newaxis]
+    return cost_SJN
+
+
+def _fill_tight(cost_JN: FloatArray, tight_JN: NDArray[np.bool_], tree: _FrontTree) -> None:
+    """Fill in the segments in which some layer cannot have its fastest option."""
+    end_JN, count_JN = np.nonzero(tight_JN)
+    longest_from: dict[int, int] = {}
+    for end, count in zip(end_JN.tolist(), count_JN.tolist(), strict=True):
+        longest_from[end - count] = max(longest_from.get(end - count, 0), count)
+    for begin in sorted(longest_from):
+        node = 0
+        for count in range(1, longest_from[begin] + 1):
+            node = tree.child(node, begin + count - 1)
+            if tight_JN[begin + count, count]:
+                cost_JN[begin + count, count] = tree.fronts[node].seconds[-1]
+
+
+def _segment_sums_JN(values_L: NDArray[_Number], longest: int) -> NDArray[_Number]:
+    """Return the sums over the n layers before layer j; meaningless where n > j. Axes before L are kept."""
+    num_layers = values_L.shape[-1]
+    sums_J = np.zeros((*values_L.shape[:-1], num_layers + 1), dtype=values_L.dtype)
+    np.cumsum(values_L, axis=-1, out=sums_J[..., 1:])
+    begin_JN = np.maximum(np.arange(num_layers + 1)[:, np.newaxis] - np.arange(longest + 1), 0)
+    sums_JN: NDArray[_Number] = sums_J[..., np.newaxis] - sums_J[..., begin_JN]
+    return sums_JN
+
+
+def _before_JN(values_J: FloatArray, longest: int) -> FloatArray:
+    """Return the value n layers before j; infinite where n > j."""
+    padded = np.concatenate((np.full(longest, np.inf), values_J))
+    return sliding_window_view(padded, longest + 1)[:, ::-1]
+
+
+def _start_J(num_layers: int) -> FloatArray:
+    """Return a total of 0 for no layers; nothing else can be reached before the first stage."""
+    start_J = np.full(num_layers + 1, np.inf)
+    start_J[0] = 0.0
+    return start_J
+
+
+def _path(count_SJ: NDArray[np.intp]) -> list[int]:
+    """Return the boundaries of the path that ends with all layers, given the last segment of the path to each end."""
+    boundaries = [count_SJ.shape[1] - 1]
+    for count_J in count_SJ[::-1]:
+        boundaries.append(boundaries[-1] - int(count_J[boundaries[-1]]))
+    return boundaries[::-1]
+
+
+def _least_bottleneck(cost_SJN: FloatArray) -> float:
+    """Return the least, over all paths, of the largest cost; infinite when there is no path."""
+    longest = cost_SJN.shape[2] - 1
+    reach_J = _start_J(cost_SJN.shape[1] - 1)
+    for cost_JN in cost_SJN:
+        reach_J = np.maximum(_before_JN(reach_J, longest), cost_JN).min(axis=1)
+    return float(reach_J[-1])
+
+
+def _least_total(cost_SJN: FloatArray, limit: float) -> tuple[float, float]:
+    """Return the least total of all paths whose costs keep the limit, and such a path's bottleneck."""
+    num_stages, size, width = cost_SJN.shape
+    within_SJN = np.where(cost_SJN <= limit, cost_SJN, np.inf)
+    total_J = _start_J(size - 1)
+    count_SJ = np.empty((num_stages, size), dtype=np.intp)
+    ends = np.arange(size)
+    for stage in range(num_stages):
+        through_JN = _before_JN(total_J, width - 1) + within_SJN[stage]
+        count_SJ[stage] = through_JN.argmin(axis=1)
+        total_J = through_JN[ends, count_SJ[stage]]
+    boundaries = np.array(_path(count_SJ))
+    costs_S = cost_SJN[np.arange(num_stages), boundaries[1:], np.diff(boundaries)]
+    return float(total_J[-1]), float(costs_S.max())
+
+
+def _best_limit(problem: Problem, cost_SJN: FloatArray, least_bottleneck: float) -> tuple[float, float]:
+    """Return the bottleneck of a best path, and its objective."""
+    total, bottleneck = _least_total(cost_SJN, np.inf)
+    best = problem.weighted(bottleneck_seconds=bottleneck, total_seconds=total), bottleneck
+    if bottleneck > least_bottleneck:
+        narrow_total, narrow = _least_total(cost_SJN, least_bottleneck)
+        best = min(best, (problem.weighted(bottleneck_seconds=narrow, total_seconds=narrow_total), narrow))
+    while bottleneck > least_bottleneck:
+        # Paths below the last bottleneck have at least its total, so only a low enough bottleneck can still win.
+        limit = bottleneck * (1.0 - _ROUNDING)
+        if problem.bottleneck_weight > 0.0:
+            winning = (best[0] * (1.0 - _ROUNDING) - problem.total_weight * total) / problem.bottleneck_weight
+            limit = min(limit, winning)
+        if limit < least_bottleneck:
+            break
+        total, bottleneck = _least_total(cost_SJN, limit)
+        best = min(best, (problem.weighted(bottleneck_seconds=bottleneck, total_seconds=total), bottleneck))
+    return best[1], best[0]
+
+
+def _most_even_path(cost_SJN: FloatArray, limit: float) -> list[int]:
+    """Return the boundaries of the path with the least total under the limit, the most even of equals."""
+    num_stages, size, width = cost_SJN.shape
+    within_SJN = np.where(cost_SJN <= limit * (1.0 + _ROUNDING), cost_SJN, np.inf)
+    before_J = _start_J(size - 1)
+    totals = []
+    for stage in range(num_stages):
+        through_JN = _before_JN(before_J, width - 1) + within_SJN[stage]
+        totals.append(through_JN)
+        before_J = through_JN.min(axis=1)
+    best_total = before_J[-1] * (1.0 + _ROUNDING)
+
+    # A segment lies on a path of least total if the best ways to it and from it add up to that total.
+    after_J = _start_J(size - 1)[::-1]
+    begin_JN = np.arange(size)[:, np.newaxis] - np.arange(width)
+    squares: list[FloatArray] = []
+    for stage in reversed(range(num_stages)):
+        on_best_JN = totals[stage] + after_J[:, np.newaxis] <= best_total
+        squares.append(np.where(on_best_JN, within_SJN[stage] ** 2, np.inf))
+        from_here_JN = within_SJN[stage] + after_J[:, np.newaxis]
+        after_J = np.full(size, np.inf)
+        np.minimum.at(after_J, begin_JN[begin_JN >= 0], from_here_JN[begin_JN >= 0])
+
+    square_J = _start_J(size - 1)
+    count_SJ = np.empty((num_stages, size), dtype=np.intp)
+    for stage, square_JN in enumerate(reversed(squares)):
+        through_JN = _before_JN(square_J, width - 1) + square_JN
+        count_SJ[stage] = through_JN.argmin(axis=1)
+        square_J = through_JN.min(axis=1)
+    return _path(count_SJ)
+
+
+def _options_of_segment(problem: Problem, stage: int, layers: range) -> list[int]:
+    """Return the options that give a segment its least seconds."""
+    demand_LO = problem.bytes_LO(stage)
+    room_bytes = int(problem.capacity_bytes_R[problem.rank_of_stage_S[stage]] - problem.fixed_bytes_S[stage])
+    is_fastest_LO = problem.seconds_LO == problem.seconds_LO.min(axis=1, keepdims=True)
+    fastest_L = np.where(is_fastest_LO, demand_LO, np.iinfo(np.int64).max).argmin(axis=1).tolist()
+    if sum(int(demand_LO[layer, fastest_L[layer]]) for layer in layers) <= room_bytes:
+        return [fastest_L[layer] for layer in layers]
+    fronts = [_EMPTY]
+    for layer in layers:
+        fronts.append(fronts[-1].extended(demand_LO[layer], problem.seconds_LO[layer], room_bytes))
+    options: list[int] = []
+    point = len(fronts[-1].seconds) - 1
+    for front, before in zip(reversed(fronts[1:]), reversed(fronts[:-1]), strict=True):
+        option, point = divmod(int(front.origin[point]), len(before.seconds))
+        options.append(option)
+    return options[::-1]

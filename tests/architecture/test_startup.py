@@ -1,0 +1,47 @@
+"""What may not be loaded before it is needed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("numpy", "ortools", "pulp", "torch", "pydantic", "scipy", "ruamel", "networkx", "rich")
+COMMANDS = ("plan", "emit", "explain", "mem", "init", "models", "clusters")
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter has loaded after `statement`."""
+    code = (
+        "import contextlib, io, json, sys\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        f"    {statement}\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(result.stdout))
+
+
+def run(*arguments: str) -> str:
+    """Return the statement that runs the command line."""
+    return f"import cli.main; sys.argv = ['shardwright', *{arguments!r}]; cli.main.run()"
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_load_nothing_heavy(option: str) -> None:
+    loaded = loaded_by(run(option))
+    assert "typer" in loaded
+    assert sorted(loaded.intersection(HEAVY)) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
+    loaded = loaded_by(run(command, "--help"))
+    # Typer checks the values of its own completion options with pydantic as soon as a command is named.
+    assert sorted(loaded.intersection(HEAVY) - {"pydantic"}) == []
+
+
+def test_planning_loads_no_torch() -> None:
+    loaded = loaded_by("import planner.search, planner.inputs, planner.emit.megatron, planner.schema.plan")
+    assert "numpy" in loaded
+    assert "torch" not in loaded

@@ -1,0 +1,44 @@
+"""What is emitted for Megatron-LM and read back is the plan."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+
+from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, emit_megatron
+from planner.plan import Plan
+from planner.readers.megatron import layout_of, read_megatron
+from planner.readers.megatron_model import model_of, workload_of
+from tests.emitted.plans import expressible_plans
+
+
+@pytest.mark.parametrize("file", [LAUNCH_SCRIPT, BATCH_SCRIPT])
+@settings(max_examples=100, deadline=None)
+@given(plan=expressible_plans())
+def test_layout_model_and_workload_survive_the_round_trip(file: str, plan: Plan) -> None:
+    job = read_megatron(emit_megatron(plan)[file], file=file)
+
+    assert layout_of(job) == plan.best.layout
+    assert (job.num_nodes, job.gpus_per_node) == (plan.cluster.num_nodes, plan.cluster.gpus_per_node)
+    named = dataclasses.replace(plan.model, name=file, architecture="megatron-lm")
+    assert model_of(job) == named
+    assert workload_of(job) == plan.request.workload
+
+
+@settings(max_examples=50, deadline=None)
+@given(plan=expressible_plans())
+def test_both_scripts_carry_the_same_flags(plan: Plan) -> None:
+    files = emit_megatron(plan)
+    launch, batch = (read_megatron(files[name], file=name) for name in (LAUNCH_SCRIPT, BATCH_SCRIPT))
+
+    assert [(flag.name, flag.values) for flag in launch.flags] == [(flag.name, flag.values) for flag in batch.flags]
+    settings_of = {"CUDA_DEVICE_MAX_CONNECTIONS"}
+    for job in (launch, batch):
+        tp_or_not = {"1"} if plan.best.layout.tp > 1 and plan.best.layout.zero_stage < 2 else set()
+        assert {job.environment[name] for name in settings_of & job.environment.keys()} == tp_or_not
+
+
+@settings(max_examples=20, deadline=None)
+@given(plan=expressible_plans())
+def test_the_same_plan_gives_the_same_bytes(plan: Plan) -> None:
+    assert emit_megatron(plan) == emit_megatron(plan)

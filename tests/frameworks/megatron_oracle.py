@@ -1,0 +1,349 @@
+# ruff: noqa: PLC0415 - Megatron can be imported only after what it lacks here has been stood in for
+"""Megatron-LM's own verdict on an argument list, without a GPU. Runs inside the framework environment only.
+
+Reads one JSON list of jobs on standard input, writes one JSON list of verdicts on standard output. A job is
+`{"arguments": [...], "environment": {...}, "world_size": n, "gpus_per_node": n, "capability": [major, minor],
+"pipeline_ranks": [...]}`. Each job runs in a fork of this process, so that Megatron is imported once and its globals
+are fresh. The levels, each of which Megatron's own code decides:
+
+1. parse: `megatron.training.arguments.parse_args`;
+2. validate: `validate_args`, at the job's world size;
+3. config: the model, optimizer and data-parallel configuration objects that `pretrain_gpt.py` builds;
+4. microbatches: the micro-batch calculator, and the rule of the interleaved schedule (first checked in a real step);
+5. groups: every process group of this world size, under torch's fake backend;
+6. build: the GPT model of the asked pipeline ranks on the meta device, and the parameters each holds.
+
+What a machine without a GPU lacks is stood in for: the device capability, streams, and the presence of Transformer
+Engine. Models are built from Megatron's local layers, whose parameters have the same shapes as Transformer Engine's.
+"""
+
+import contextlib
+import dataclasses
+import importlib.machinery
+import io
+import json
+import logging
+import multiprocessing
+import os
+import sys
+import traceback
+import types
+import typing
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import typing_extensions
+
+TRANSFORMER_ENGINE_VERSION = "2.14.0"
+"""What the target image is said to have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One argument list and the machine it is meant for."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    world_size: int
+    gpus_per_node: int
+    capability: tuple[int, int]
+    pipeline_ranks: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageVerdict:
+    """What Megatron built for one pipeline rank: layers of each chunk, and parameters in all."""
+
+    pipeline_rank: int
+    layers: list[int]
+    parameters: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Verdict:
+    """What Megatron said; `failed_level` is empty when every level passed."""
+
+    failed_level: str = ""
+    error: str = ""
+    data_parallel_size: int = 0
+    num_microbatches: int = 0
+    padded_vocab_size: int = 0
+    stages: list[StageVerdict] = field(default_factory=list)
+
+
+class _Nothing:
+    """Stands in for CUDA streams and events, which constructors make and nobody waits for here."""
+
+    def __init__(self, *_args: object, **_keywords: object) -> None:
+        pass
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_args, **_keywords: None
+
+
+def stand_in_for_triton() -> None:
+    """Replace the one module that imports triton unguarded; triton is large and needs a GPU."""
+    name = "megatron.core.transformer.moe.ops.paged_stash"
+    module = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+
+    def unavailable(attribute: str) -> None:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+
+    module.__getattr__ = unavailable  # type: ignore[method-assign]
+    sys.modules[name] = module
+
+
+def stand_in_for_transformer_engine() -> None:
+    """Claim the two parts of Transformer Engine whose presence the configuration objects check."""
+    import packaging.version
+    from megatron.core import utils as core_utils
+    from megatron.core.models.common.embeddings import rope_utils
+
+    core_utils._te_version = packaging.version.Version(TRANSFORMER_ENGINE_VERSION)
+    for name in ("fused_apply_rotary_pos_emb", "fused_apply_rotary_pos_emb_thd"):
+        if getattr(rope_utils, name, None) is None:
+            setattr(rope_utils, name, _Nothing())
+
+    class FusedAdam:
+        def __init__(
+            self,
+            master_weight_dtype: object = None,
+            exp_avg_dtype: object = None,
+            exp_avg_sq_dtype: object = None,
+            use_decoupled_grad: object = None,
+        ) -> None:
+            pass
+
+    for name in ("transformer_engine", "transformer_engine.pytorch", "transformer_engine.pytorch.optimizers"):
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["transformer_engine.pytorch.optimizers"].FusedAdam = FusedAdam  # type: ignore[attr-defined]
+
+
+def stand_in_for_the_device(job: Job) -> None:
+    """Answer Megatron's questions about the GPU with the job's own."""
+    import torch
+
+    major, minor = job.capability
+    properties = types.SimpleNamespace(
+        major=major, minor=minor, multi_processor_count=132, total_memory=80 << 30, name="stand-in"
+    )
+    torch.cuda.get_device_capability = lambda *_args, **_keywords: job.capability
+    torch.cuda.get_device_properties = lambda *_args, **_keywords: properties
+    torch.cuda.current_device = lambda: torch.device("cpu")
+    torch.cuda.device_count = lambda: job.gpus_per_node
+    torch.cuda.Stream = torch.cuda.Event = _Nothing
+    torch.cuda.current_stream = lambda *_args: _Nothing()
+
+
+class RefusalError(Exception):
+    """A level failed; carries Megatron's own words."""
+
+    def __init__(self, level: str, error: str) -> None:
+        super().__init__(error)
+        self.level = level
+        self.error = error
+
+
+@contextlib.contextmanager
+def level(name: str) -> Iterator[None]:
+    """Turn whatever Megatron raises inside into a refusal at this level; its chatter is swallowed."""
+    chatter = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(chatter), contextlib.redirect_stderr(chatter):
+            yield
+    except SystemExit:
+        last = (chatter.getvalue().strip().splitlines() or ["exited"])[-1]
+        raise RefusalError(name, last) from None
+    except Exception as error:  # noqa: BLE001 - whatever Megatron raises is its answer
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise RefusalError(name, str(error) or f"{frame.line} ({Path(frame.filename).name}:{frame.lineno})") from None
+
+
+def judge(job: Job) -> Verdict:
+    """Return what Megatron says about one job."""
+    verdict = Verdict()
+    os.environ.update(job.environment, WORLD_SIZE=str(job.world_size), RANK="0", LOCAL_RANK="0")
+    stand_in_for_the_device(job)
+    try:
+        _judge(job, verdict)
+    except RefusalError as refusal:
+        verdict.failed_level, verdict.error = refusal.level, refusal.error
+    return verdict
+
+
+def _judge(job: Job, verdict: Verdict) -> None:
+    from megatron.core import num_microbatches_calculator
+    from megatron.training import argument_utils
+    from megatron.training import arguments as training_arguments
+    from megatron.training.vocab_utils import calculate_padded_vocab_size
+
+    sys.argv = ["pretrain_gpt.py", *job.arguments]
+    with level("parse"):
+        args = training_arguments.parse_args()
+    with level("validate"):
+        args = training_arguments.validate_args(args, {"tokenizer_type": "GPT2BPETokenizer"})
+    verdict.data_parallel_size = args.data_parallel_size
+    with level("config"):
+        model_config = argument_utils.gpt_config_from_args(args)
+        argument_utils.pretrain_cfg_container_from_args(args, model_config)
+        model_config.finalize()
+        args.padded_vocab_size = calculate_padded_vocab_size(
+            args.vocab_size, args.make_vocab_size_divisible_by, args.tensor_model_parallel_size, logging_enabled=False
+        )
+    verdict.padded_vocab_size = args.padded_vocab_size
+    with level("microbatches"):
+        num_microbatches_calculator.init_num_microbatches_calculator(
+            0,
+            args.rampup_batch_size,
+            args.global_batch_size,
+            args.micro_batch_size,
+            args.data_parallel_size,
+            args.decrease_batch_size_if_needed,
+        )
+        verdict.num_microbatches = num_microbatches_calculator.get_num_microbatches()
+        _check_interleaving(args, verdict.num_microbatches)
+    with level("groups"):
+        _initialize_groups(job, args, rank=0)
+    if job.pipeline_ranks:
+        with level("build"):
+            verdict.stages = [_build(job, args, pipeline_rank) for pipeline_rank in job.pipeline_ranks]
+
+
+def _check_interleaving(args: Any, num_microbatches: int) -> None:
+    """Raise what `forward_backward_pipelining_with_interleaving` raises at its first step."""
+    if not args.virtual_pipeline_model_parallel_size:
+        return
+    stages = args.pipeline_model_parallel_size
+    group = args.microbatch_group_size_per_vp_stage or stages
+    if not stages <= group <= num_microbatches or 0 < num_microbatches % group < stages:
+        raise ValueError(f"interleaved schedule: {num_microbatches} micro-batches, groups of {group}, pp {stages}")
+
+
+def _initialize_groups(job: Job, args: Any, *, rank: int) -> None:
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    if dist.is_initialized():
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=job.world_size)
+    parallel_state.initialize_model_parallel(
+        args.tensor_model_parallel_size,
+        args.pipeline_model_parallel_size,
+        args.virtual_pipeline_model_parallel_size,
+        context_parallel_size=args.context_parallel_size,
+        expert_model_parallel_size=args.expert_model_parallel_size,
+        expert_tensor_parallel_size=args.expert_tensor_parallel_size,
+        order="tp-cp-ep-pp-dp" if args.use_tp_pp_dp_mapping else "tp-cp-ep-dp-pp",
+        create_gloo_process_groups=False,
+    )
+
+
+def _build(job: Job, args: Any, pipeline_rank: int) -> StageVerdict:
+    """Build every chunk of one pipeline rank on the meta device, on its lowest global rank."""
+    import torch
+    from megatron.core import parallel_state
+    from megatron.core.models.gpt import GPTModel
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+
+    config = _local_config(args)
+    ranks_per_stage = job.world_size // args.pipeline_model_parallel_size
+    if args.use_tp_pp_dp_mapping:
+        ranks_per_stage = args.tensor_model_parallel_size * args.context_parallel_size
+    _initialize_groups(job, args, rank=pipeline_rank * ranks_per_stage)
+    if parallel_state.get_pipeline_model_parallel_rank() != pipeline_rank:
+        raise ValueError(f"rank {pipeline_rank * ranks_per_stage} is not on pipeline rank {pipeline_rank}")
+    layers: list[int] = []
+    parameters = 0
+    for chunk in range(args.virtual_pipeline_model_parallel_size or 1):
+        stage = chunk if args.virtual_pipeline_model_parallel_size else None
+        with torch.device("meta"):
+            model = GPTModel(
+                config,
+                get_gpt_decoder_block_spec(
+                    config, use_transformer_engine=False, normalization=args.normalization, vp_stage=stage
+                ),
+                args.padded_vocab_size,
+                args.max_position_embeddings,
+                pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
+                post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
+                share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
+                position_embedding_type=args.position_embedding_type,
+                vp_stage=stage,
+            )
+        layers.append(len(model.decoder.layers))
+        parameters += sum(parameter.numel() for parameter in model.parameters())
+    return StageVerdict(pipeline_rank=pipeline_rank, layers=layers, parameters=parameters)
+
+
+def _local_config(args: Any) -> Any:
+    """Return the model's configuration with Megatron's own layers instead of Transformer Engine's."""
+    import torch
+    from megatron.core import utils as core_utils
+    from megatron.core.transformer.torch_norm import WrappedTorchNorm
+    from megatron.training.argument_utils import core_transformer_config_from_args
+
+    args.transformer_impl = "local"
+    args.gradient_accumulation_fusion = False
+    args.use_cpu_initialization = True
+    args.perform_initialization = False
+    args.no_persist_layer_norm = True
+    args.fp8 = None
+    args.cp_comm_type = [None]
+    core_utils._te_version = None
+    config = core_transformer_config_from_args(args)
+    config.init_model_with_meta_device = True
+
+    def plain_norm(_cls: type, config: Any, hidden_size: int, eps: float = 1e-5, **_keywords: object) -> Any:
+        kind = torch.nn.RMSNorm if config.normalization == "RMSNorm" else torch.nn.LayerNorm
+        return kind(hidden_size, eps=eps)
+
+    # The torch norm of the local layers refuses sequence parallelism; the shapes are the same.
+    WrappedTorchNorm.__new__ = staticmethod(plain_norm)
+    return config
+
+
+def _in_child(job: Job, connection: Connection) -> None:
+    connection.send(dataclasses.asdict(judge(job)))
+    connection.close()
+
+
+def judge_in_a_fork(job: Job) -> dict[str, Any]:
+    """Return the verdict on one job, found in a fork so that nothing of it stays behind."""
+    context = multiprocessing.get_context("fork")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_in_child, args=(job, sending))
+    process.start()
+    sending.close()
+    try:
+        answer: dict[str, Any] = receiving.recv()
+    except EOFError:
+        process.join()
+        answer = dataclasses.asdict(Verdict(failed_level="crash", error=f"exit code {process.exitcode}"))
+    process.join()
+    return answer
+
+
+def main() -> None:
+    """Judge every job on standard input."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    if not hasattr(typing, "override"):  # megatron-core 0.19 imports it from typing, which has it from Python 3.12
+        typing.override = typing_extensions.override  # type: ignore[attr-defined]
+    stand_in_for_triton()
+    import megatron.training.arguments  # noqa: F401 - imported once, before the forks
+
+    stand_in_for_transformer_engine()
+    jobs = [Job(**{**job, "capability": tuple(job["capability"])}) for job in json.load(sys.stdin)]
+    json.dump([judge_in_a_fork(job) for job in jobs], sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

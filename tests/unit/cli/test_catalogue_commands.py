@@ -1,0 +1,82 @@
+"""`shardwright models` and `shardwright clusters`."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from planner.bundled import model_names
+from profiles.catalogue import device_names, preset_names
+
+RUNNER = CliRunner()
+
+
+def test_every_model_is_listed_with_its_exact_total() -> None:
+    result = RUNNER.invoke(app, ["models"])
+    assert result.exit_code == 0
+    rows = {line.split()[0]: line.split()[1] for line in result.stdout.splitlines()[1:]}
+    assert set(rows) == set(model_names())
+    assert rows["llama-3.1-8b"] == "8,030,261,248"
+    assert rows["llama-3.1-70b"] == "70,553,706,496"
+    assert rows["llama-3.1-405b"] == "405,853,388,800"
+
+
+def test_one_model_is_shown_by_any_of_its_names() -> None:
+    result = RUNNER.invoke(app, ["models", "META-LLAMA/llama-3.1-70b"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("llama-3.1-70b\n")
+    assert "  - attention: 64 heads of 128, 8 key/value heads\n" in result.stdout
+
+
+def test_models_as_json_are_one_document() -> None:
+    document = json.loads(RUNNER.invoke(app, ["models", "--format", "json"]).stdout)
+    assert [model["name"] for model in document["models"]] == list(model_names())
+    one = json.loads(RUNNER.invoke(app, ["models", "llama-3.1-8b", "--format", "json"]).stdout)
+    assert one["parameters"] == 8_030_261_248
+    assert one["source"]
+
+
+def test_an_unknown_model_is_answered_with_its_neighbours() -> None:
+    result = RUNNER.invoke(app, ["models", "lama-3.1-8b"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: There is no bundled model named lama-3.1-8b.\nDid you mean llama-3.1-8b")
+
+
+def test_presets_and_gpus_are_listed() -> None:
+    result = RUNNER.invoke(app, ["clusters"])
+    assert result.exit_code == 0
+    names = {line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")}
+    assert set(preset_names()) <= names
+    assert set(device_names()) <= names
+
+
+@pytest.mark.parametrize("name", ["dgx-h100", "h100-sxm-80gb"])
+def test_every_figure_is_shown_with_its_source(name: str) -> None:
+    result = RUNNER.invoke(app, ["clusters", name])
+    assert result.exit_code == 0
+    rows = [line for line in result.stdout.splitlines() if line.startswith("  dense_flops.bf16")]
+    assert rows == [
+        "  dense_flops.bf16    989.4TFLOPS  NVIDIA H100 Tensor Core GPU Architecture white paper, V1.04 (2023): dense"
+    ]
+
+
+@pytest.mark.parametrize("name", [*preset_names(), *device_names()])
+def test_every_preset_and_gpu_is_shown_in_both_forms(name: str) -> None:
+    assert RUNNER.invoke(app, ["clusters", name]).exit_code == 0
+    document = json.loads(RUNNER.invoke(app, ["clusters", name, "--format", "json"]).stdout)
+    assert document["name"] == name
+
+
+def test_the_catalogue_as_json_is_one_document() -> None:
+    document = json.loads(RUNNER.invoke(app, ["clusters", "--format", "json"]).stdout)
+    assert [preset["name"] for preset in document["presets"]] == list(preset_names())
+    assert [device["name"] for device in document["devices"]] == list(device_names())
+
+
+def test_an_unknown_name_is_answered_with_those_that_there_are() -> None:
+    result = RUNNER.invoke(app, ["clusters", "h900"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(
+        "error: There is neither a cluster preset nor a GPU named h900.\nPresets: dgx-a100, "
+    )

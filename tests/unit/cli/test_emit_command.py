@@ -1,0 +1,92 @@
+"""`shardwright emit` writes the launch files of any layout of a plan."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from planner.emit.megatron import emit_megatron
+from planner.schema.plan import plan_to_text
+from tests.unit.cli.samples import infeasible_plan, sample_plan
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.json"
+    path.write_text(plan_to_text(sample_plan()))
+    return path
+
+
+def test_files_are_listed_and_nothing_is_written(plan_file: Path) -> None:
+    result = RUNNER.invoke(app, ["emit", str(plan_file)])
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["file", "launch.sh", "job.sbatch"]
+    assert result.stderr == "Nothing was written: --out DIR writes these files, --file NAME prints one.\n"
+    assert list(plan_file.parent.iterdir()) == [plan_file]
+
+
+def test_one_file_is_printed_as_it_would_be_written(plan_file: Path) -> None:
+    result = RUNNER.invoke(app, ["emit", str(plan_file), "--file", "launch.sh"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == emit_megatron(sample_plan())["launch.sh"]
+
+
+def test_files_are_written_and_scripts_can_be_run(plan_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = RUNNER.invoke(app, ["emit", str(plan_file), "--out", str(out)])
+    assert result.exit_code == 0
+    assert result.stdout == f"{out}/launch.sh\n{out}/job.sbatch\n"
+    assert {path.name: path.read_text() for path in out.iterdir()} == dict(emit_megatron(sample_plan()))
+    assert os.access(out / "launch.sh", os.X_OK)
+
+
+def test_the_directory_of_a_plan_stands_for_it(plan_file: Path) -> None:
+    assert RUNNER.invoke(app, ["emit", str(plan_file.parent), "--file", "launch.sh"]).exit_code == 0
+
+
+def test_runners_up_are_written_by_their_index(plan_file: Path) -> None:
+    result = RUNNER.invoke(app, ["emit", str(plan_file), "--index", "1", "--format", "json"])
+    assert json.loads(result.stdout) == {
+        "target": "megatron",
+        "index": 1,
+        "written": [],
+        "files": dict(emit_megatron(sample_plan(), index=1)),
+    }
+
+
+def test_an_index_that_is_not_there_is_refused(plan_file: Path) -> None:
+    result = RUNNER.invoke(app, ["emit", str(plan_file), "--index", "2"])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {plan_file}: --index 2 is none of its 2 layouts.\nGive an index from 0 (the best) to 1.\n"
+    )
+
+
+def test_a_file_that_is_not_there_is_refused(plan_file: Path) -> None:
+    result = RUNNER.invoke(app, ["emit", str(plan_file), "--file", "x.sh"])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {plan_file}: --file x.sh is none of its launch files.\nThey are launch.sh, job.sbatch.\n"
+    )
+
+
+def test_a_plan_without_layouts_cannot_be_emitted(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(plan_to_text(infeasible_plan()))
+    result = RUNNER.invoke(app, ["emit", str(path)])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {path}: This plan holds no layout, because none fits.\n"
+        f"`shardwright explain {path}` says why and which changes would fit.\n"
+    )
+
+
+def test_a_missing_plan_is_a_message(tmp_path: Path) -> None:
+    result = RUNNER.invoke(app, ["emit", str(tmp_path / "none.json")])
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {tmp_path / 'none.json'}: There is no such file.\nCheck the path.\n"

@@ -1,0 +1,218 @@
+"""`shardwright plan`: what it prints, writes and ends with, where the search finds a known plan."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import planner.search
+from cli.commands.plan import overrides
+from cli.main import app
+from planner.emit.megatron import emit_megatron
+from planner.plan import Plan
+from planner.schema.plan import plan_to_text
+from planner.specs import ModelSpec, Objective, PlanRequest, Target
+from profiles.hardware import Cluster
+from tests.unit.cli.samples import infeasible_plan, sample_plan
+
+RUNNER = CliRunner()
+
+SPEC = """\
+schema: 1
+model: llama-3.1-8b
+cluster: {preset: dgx-h100, nodes: 1}
+workload: {kind: train, seq_len: 8192, global_batch_size: 128, precision: bf16}
+"""
+
+SCREEN = """\
+sample-4l on quad: 1 node of 4 x gpu-8gb, 4 GPUs
+pretrain, sequences of 1,024 tokens, global batch 16 (16,384 tokens a step), bf16, adam, target megatron
+
+Optimal by step-time: no layout searched is better.
+12 layouts searched: 4 legal, 2 simulated.
+
+Best layout
+  tp 2 with sequence parallelism, pp 2, dp 1; ZeRO 1; 16 micro-batches of 1; 1f1b; recompute none
+  layers per stage  2 x 2
+  overlapped        gradient reduction, parameter gather
+  step time         200.0 ms (simulated independently: 200.0 ms)
+  throughput        20,480.0 tokens/s/GPU, MFU 45.0 %
+  peak memory       6.00 GiB on rank 0 in forward-backward, of 7.00 GiB usable
+  whole run         1.0 days for 7,077,888,000 tokens, cost 240 at 2.50 per GPU hour
+
+Runners-up and baseline
+  index         step time  against best     MFU  peak memory  what differs (best)
+  1 = baseline   250.0 ms       +25.0 %  36.0 %     5.00 GiB  tp 4 (2), pp 1 (2), schedule none (1f1b)
+  The best layout is 1.25 times as fast as the rule-of-thumb baseline.
+
+Assumptions
+  - GEMMs reach 80 % of the datasheet rate.
+"""
+
+NOTHING_FITS = """\
+
+Infeasible: no layout fits.
+12 layouts searched: 4 legal, 2 simulated.
+
+Why nothing fits
+  Memory: no layout keeps weights and activations below 5.00 GiB.
+  1.00 GiB are missing on the heaviest rank.
+
+Closest attempt
+  tp 2 with sequence parallelism, pp 2, dp 1; ZeRO 1; 16 micro-batches of 1; 1f1b; recompute none
+  layers per stage  2 x 2
+  peak memory       6.00 GiB on rank 0 in forward-backward, of 5.00 GiB usable
+
+Smallest changes that fit, each by itself
+  change                try
+  2 nodes instead of 1  --set cluster.nodes=2
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+@pytest.fixture
+def finds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Plan], list[PlanRequest]]:
+    """Return a function that makes every search find one plan, and returns what searches are asked for."""
+
+    def arrange(plan: Plan) -> list[PlanRequest]:
+        asked: list[PlanRequest] = []
+
+        def search(
+            model: ModelSpec,
+            cluster: Cluster,
+            request: PlanRequest,
+            *,
+            top: int,
+            watch: Callable[[str, int, int], None] | None = None,
+        ) -> Plan:
+            asked.append(request)
+            return plan
+
+        monkeypatch.setattr(planner.search, "search", search)
+        return asked
+
+    return arrange
+
+
+Finds = Callable[[Plan], Sequence[PlanRequest]]
+
+
+def test_the_answer_is_one_screen(spec: Path, finds: Finds) -> None:
+    finds(sample_plan())
+    result = RUNNER.invoke(app, ["plan", str(spec)])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == SCREEN
+
+
+def test_verbose_adds_what_was_pruned(spec: Path, finds: Finds) -> None:
+    finds(sample_plan())
+    result = RUNNER.invoke(app, ["plan", str(spec), "--verbose"])
+    assert result.stdout.startswith(SCREEN)
+    assert "  tp does not divide the heads        8\n" in result.stdout
+
+
+def test_json_is_the_plan_and_nothing_else(spec: Path, finds: Finds) -> None:
+    finds(sample_plan())
+    result = RUNNER.invoke(app, ["plan", str(spec), "--format", "json"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == plan_to_text(sample_plan())
+    assert json.loads(result.stdout)["status"] == "optimal"
+
+
+def test_the_format_can_be_set_in_the_environment(spec: Path, finds: Finds) -> None:
+    finds(sample_plan())
+    result = RUNNER.invoke(app, ["plan", str(spec)], env={"SHARDWRIGHT_FORMAT": "json"})
+    assert result.stdout == plan_to_text(sample_plan())
+
+
+def test_out_holds_the_plan_and_its_launch_files(spec: Path, finds: Finds, tmp_path: Path) -> None:
+    finds(sample_plan())
+    out = tmp_path / "run"
+    result = RUNNER.invoke(app, ["plan", str(spec), "--out", str(out)])
+    assert result.exit_code == 0
+    files = {"plan.json": plan_to_text(sample_plan()), **emit_megatron(sample_plan())}
+    assert {path.name: path.read_text() for path in out.iterdir()} == files
+    assert result.stdout == SCREEN + "\nFiles\n" + "".join(f"  - {out / name}\n" for name in files)
+
+
+def test_an_earlier_plan_is_not_overwritten_and_nothing_is_searched(spec: Path, finds: Finds, tmp_path: Path) -> None:
+    asked = finds(sample_plan())
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "plan.json").write_text("old")
+    result = RUNNER.invoke(app, ["plan", str(spec), "--out", str(out)])
+    assert result.exit_code == 2
+    assert asked == []
+    assert (out / "plan.json").read_text() == "old"
+    assert RUNNER.invoke(app, ["plan", str(spec), "--out", str(out), "--force"]).exit_code == 0
+    assert (out / "plan.json").read_text() == plan_to_text(sample_plan())
+
+
+def test_when_nothing_fits_it_says_why_and_ends_with_3(spec: Path, finds: Finds, tmp_path: Path) -> None:
+    finds(infeasible_plan())
+    result = RUNNER.invoke(app, ["plan", str(spec), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 3
+    assert result.stdout.endswith(NOTHING_FITS)
+    assert result.stderr == f"{tmp_path / 'run'}: nothing was written, because no layout fits.\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_when_nothing_fits_the_json_says_so_too(spec: Path, finds: Finds) -> None:
+    finds(infeasible_plan())
+    result = RUNNER.invoke(app, ["plan", str(spec), "--format", "json"])
+    assert (result.exit_code, result.stderr) == (3, "")
+    assert json.loads(result.stdout)["status"] == "infeasible"
+
+
+def test_timings_go_to_standard_error(spec: Path, finds: Finds) -> None:
+    finds(sample_plan())
+    result = RUNNER.invoke(app, ["plan", str(spec), "--timings"])
+    assert result.stdout == SCREEN
+    assert [line.rsplit(maxsplit=2)[0].strip() for line in result.stderr.splitlines()] == [
+        "read inputs",
+        "search",
+        "write",
+        "print",
+        "total",
+    ]
+
+
+def test_options_replace_fields_of_the_spec(spec: Path, finds: Finds) -> None:
+    asked = finds(sample_plan())
+    arguments = ["plan", str(spec), "--set", "workload.seq_len=4096", "--target", "megatron", "--set", "objective=cost"]
+    result = RUNNER.invoke(app, [*arguments, "--objective", "step-time"])
+    assert result.exit_code == 0
+    assert asked[0].workload.seq_len == 4096
+    assert asked[0].target is Target.MEGATRON
+    assert asked[0].objective is Objective.STEP_TIME
+
+
+def test_named_options_stand_behind_set() -> None:
+    assert overrides(["a=1"], objective=Objective.COST, target=None) == ("a=1", "objective=cost")
+    assert overrides(None, objective=None, target=Target.ANY) == ("target=any",)
+
+
+def test_every_mistake_in_a_spec_is_printed_and_nothing_is_searched(tmp_path: Path, finds: Finds) -> None:
+    asked = finds(sample_plan())
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC.replace("seq_len: 8192", "seq_len: many").replace("precision", "precison"))
+    result = RUNNER.invoke(app, ["plan", str(path), "--out", str(tmp_path / "run")])
+    assert (result.exit_code, result.stdout, asked) == (2, "", [])
+    assert result.stderr.count("error: ") >= 2
+    assert f"error: {path}:4:" in result.stderr
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_spec_is_a_message(tmp_path: Path, finds: Finds) -> None:
+    finds(sample_plan())
+    result = RUNNER.invoke(app, ["plan", str(tmp_path / "none.yaml")])
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {tmp_path / 'none.yaml'}: There is no such file.\nCheck the path.\n"

@@ -1,0 +1,81 @@
+"""Units, and blocks as plain text."""
+
+import pytest
+
+from cli.render import (
+    Blank,
+    Facts,
+    Item,
+    Line,
+    Style,
+    Table,
+    as_rich,
+    as_text,
+    columns,
+    counted,
+    gib,
+    milliseconds,
+    percent,
+    rate,
+    signed_gib,
+    signed_milliseconds,
+    signed_percent,
+)
+
+
+def test_units_have_fixed_decimals() -> None:
+    assert gib(5 * 2**29) == "2.50 GiB"
+    assert gib(2048 * 2**30) == "2,048.00 GiB"
+    assert signed_gib(-(2**30)) == "-1.00 GiB"
+    assert milliseconds(12.3456) == "12,345.6 ms"
+    assert signed_milliseconds(0.01) == "+10.0 ms"
+    assert percent(0.4567) == "45.7 %"
+    assert signed_percent(0.05) == "+5.0 %"
+    assert counted(1, "node") == "1 node"
+    assert counted(2, "node") == "2 nodes"
+
+
+@pytest.mark.parametrize(
+    ("per_second", "text"),
+    [
+        (0.0, "0.00 B/s"),
+        (999.0, "999 B/s"),
+        (32e9, "32.0 GB/s"),
+        (3.35e12, "3.35 TB/s"),
+        (989.4e12, "989 TB/s"),
+        (1.25e15, "1.25 PB/s"),
+    ],
+)
+def test_rates_carry_a_prefix_and_three_digits(per_second: float, text: str) -> None:
+    assert rate(per_second, "B/s") == text
+
+
+def test_plain_text_aligns_and_decorates_nothing() -> None:
+    blocks = (
+        Line("Title", Style.HEADING),
+        Blank(),
+        Facts(pairs=(("a", "1"), ("longer", "2"))),
+        Table(columns=columns("name", ">size"), rows=(("x", "1"), ("yy", "10"))),
+        Item("said"),
+    )
+    assert as_text(blocks) == "Title\n\n  a       1\n  longer  2\n  name  size\n  x        1\n  yy      10\n  - said\n"
+
+
+def test_plain_text_is_never_cut_off() -> None:
+    long = "w" * 500
+    assert long in as_text([Table(columns=columns("a", "b"), rows=((long, "x"),))])
+
+
+def test_rich_takes_markup_in_names_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    blocks = (Line("[bold]x[/bold]"), Table(columns=columns("n"), rows=(("[red]y",),)), Item("[/]"))
+    text = as_rich(blocks)
+    assert "[bold]x[/bold]" in text
+    assert "[red]y" in text
+    assert "[/]" in text
+
+
+def test_a_row_that_misses_a_cell_is_refused() -> None:
+    with pytest.raises(ValueError, match="every row of a table has one cell a column"):
+        Table(columns=columns("a", "b"), rows=(("x",),))

@@ -1,0 +1,330 @@
+import pytest
+
+from planner.documents import parse_document
+from planner.errors import InputError
+from planner.schema.spec import DEFAULT_MEMORY_HEADROOM, read_request
+from planner.specs import (
+    AttentionKernel,
+    Bounds,
+    Constraints,
+    DType,
+    Lora,
+    Objective,
+    Optimizer,
+    PlanRequest,
+    Precision,
+    Target,
+    TrainMethod,
+    TrainWorkload,
+)
+
+HEAD = "schema: 1\nmodel: llama-3.1-70b\ncluster: {preset: dgx-h100, nodes: 8}\n"
+WORKLOAD = "workload: {kind: train, seq_len: 8192, global_batch_size: 512, precision: bf16}\n"
+
+
+def read(text: str) -> PlanRequest:
+    return read_request(parse_document(text, file="spec.yaml"))
+
+
+def error_of(text: str) -> str:
+    with pytest.raises(InputError) as caught:
+        read(text)
+    return str(caught.value)
+
+
+def test_the_smallest_spec_takes_the_defaults() -> None:
+    assert read(HEAD + WORKLOAD) == PlanRequest(
+        workload=TrainWorkload(seq_len=8192, global_batch_size=512, precision=Precision.BF16),
+        constraints=Constraints(),
+        memory_headroom=DEFAULT_MEMORY_HEADROOM,
+        target=Target.MEGATRON,
+        objective=Objective.STEP_TIME,
+    )
+
+
+def test_every_field_of_a_spec_arrives() -> None:
+    text = HEAD + (
+        "workload:\n"
+        "  {kind: train, seq_len: 4096, global_batch_size: 8, precision: fp8-blockwise, master_dtype: fp16,\n"
+        "   gradient_dtype: bf16, moment_dtype: fp8, optimizer: sgd, attention_kernel: fused, method: lora,\n"
+        "   lora: {rank: 16, alpha: 32, target_modules: [fc2, qkv]}, tokens_to_train: 1.5T, hidden_dropout: 0.1,\n"
+        "   attention_dropout: 0, data_path: corpus/text, tokenizer_model: tokenizer.model}\n"
+        "constraints:\n"
+        "  {tp: 8, pp: [4, 1, 4], vpp: {max: 2}, dp: {min: 2, max: 4}, zero_stage: 0, micro_batch_size: {min: 1},\n"
+        "   num_microbatches: [8], recompute: [full, none], sequence_parallel: true, cp: 1, ep: [1], etp: 1}\n"
+        "memory_headroom: 0\n"
+        "target: any\n"
+        "objective: tokens-per-gpu\n"
+    )
+    assert read(text) == PlanRequest(
+        workload=TrainWorkload(
+            seq_len=4096,
+            global_batch_size=8,
+            precision=Precision.FP8_BLOCKWISE,
+            master_dtype=DType.FP16,
+            gradient_dtype=DType.BF16,
+            moment_dtype=DType.FP8,
+            optimizer=Optimizer.SGD,
+            attention_kernel=AttentionKernel.FUSED,
+            method=TrainMethod.LORA,
+            lora=Lora(rank=16, alpha=32.0, target_modules=("qkv", "fc2")),
+            tokens_to_train=1_500_000_000_000,
+            hidden_dropout=0.1,
+            attention_dropout=0.0,
+            data_path=("corpus/text",),
+            tokenizer_model="tokenizer.model",
+        ),
+        constraints=Constraints(
+            degrees={
+                "tp": Bounds(allowed=(8,)),
+                "pp": Bounds(allowed=(1, 4)),
+                "vpp": Bounds(maximum=2),
+                "dp": Bounds(minimum=2, maximum=4),
+                "zero_stage": Bounds(allowed=(0,)),
+                "micro_batch_size": Bounds(minimum=1),
+                "num_microbatches": Bounds(allowed=(8,)),
+            },
+            recompute=("none", "full"),
+            sequence_parallel=True,
+        ),
+        memory_headroom=0.0,
+        target=Target.ANY,
+        objective=Objective.TOKENS_PER_GPU,
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "tokens"),
+    [
+        ("15T", 15 * 10**12),
+        ("300b", 300 * 10**9),
+        ("1.5 T", 1_500_000_000_000),
+        ("2M", 2_000_000),
+        ("7K", 7000),
+        ("1000", 1000),
+        ("1.5e9", 1_500_000_000),
+        ("'12'", 12),
+    ],
+)
+def test_tokens_are_written_with_a_power_of_1000(written: str, tokens: int) -> None:
+    request = read(HEAD + WORKLOAD.replace("}", f", tokens_to_train: {written}}}"))
+    assert request.workload.tokens_to_train == tokens
+
+
+def test_lora_takes_every_module_and_no_scale_unless_told() -> None:
+    request = read(HEAD + WORKLOAD.replace("}", ", method: lora, lora: {rank: 8}}"))
+    assert request.workload.lora == Lora(rank=8, alpha=8.0, target_modules=("qkv", "proj", "fc1", "fc2"))
+
+
+WORKLOAD_KEYS = (
+    "Known keys: kind, seq_len, global_batch_size, precision, master_dtype, gradient_dtype, moment_dtype, optimizer, "
+    "attention_kernel, method, lora, tokens_to_train, hidden_dropout, attention_dropout, data_path, tokenizer_model."
+)
+DEGREE_HINT = "Give a whole number, a list such as [1, 2, 4], or a range such as {min: 1, max: 8}."
+NOT_PLANNED = (
+    "Context and expert parallelism are not planned yet; only 1 can be given.\n"
+    "Remove it. tp, pp, vpp, dp, zero_stage, micro_batch_size and num_microbatches can be constrained."
+)
+TOKENS_HINT = "Give a whole number, or one such as 300B or 1.5T (K, M, B, T are powers of 1000), of at most 1e18."
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("seqlen: 1", f"seqlen: `seqlen` is not a known key.\nDid you mean `seq_len`? {WORKLOAD_KEYS}"),
+        ("zzz: 1", f"zzz: `zzz` is not a known key.\n{WORKLOAD_KEYS}"),
+        (
+            "optimizer: adamw",
+            'optimizer: `optimizer` = "adamw" is not a known value.\nDid you mean `adam`? Allowed: adam, sgd.',
+        ),
+        ("optimizer: [adam]", "optimizer: `optimizer` is not a known value.\nDid you mean `adam`? Allowed: adam, sgd."),
+        ("lora: 3", "lora: `lora` = 3 is not a mapping.\nGive a mapping."),
+        ("hidden_dropout: 1", "hidden_dropout: `hidden_dropout` = 1 is out of range.\nGive a value of less than 1.0."),
+        ("hidden_dropout: -1", "hidden_dropout: `hidden_dropout` = -1 is out of range.\nGive a value of at least 0.0."),
+        ("hidden_dropout: '0'", 'hidden_dropout: `hidden_dropout` = "0" is not a number.\nGive a number.'),
+        ("data_path: [a, 1]", "data_path[1]: `data_path[1]` = 1 is not text.\nGive text."),
+        ("tokenizer_model: ''", 'tokenizer_model: "" is not a name on one line.\nGive text without line ends.'),
+        ("tokens_to_train: 3X", f'tokens_to_train: "3X" is not a number of tokens.\n{TOKENS_HINT}'),
+        ("tokens_to_train: 1.5", f"tokens_to_train: 1.5 is not a number of tokens.\n{TOKENS_HINT}"),
+        ("tokens_to_train: 0", f"tokens_to_train: 0 is not a number of tokens.\n{TOKENS_HINT}"),
+        ("tokens_to_train: true", f"tokens_to_train: true is not a number of tokens.\n{TOKENS_HINT}"),
+        (
+            "master_dtype: fp8",
+            "master_dtype: fp8 is no format for master weights or gradients.\nAllowed: fp32, bf16, fp16.",
+        ),
+        ("method: lora", "method: `method` = lora needs a description of its adapters.\nAdd lora: {rank: 16}."),
+        (
+            "lora: {rank: 1}",
+            "lora: `lora` is given, but `method` = pretrain trains all weights.\nGive method: lora, or remove lora.",
+        ),
+        ("lora: {}", "lora: `rank` is missing in `workload.lora`.\nGive the inner width of the adapters, such as 16."),
+        (
+            "lora: {rank: 1, target_modules: [qvk]}",
+            (
+                'lora.target_modules: "qvk" is not a module that takes an adapter.\n'
+                "Did you mean `qkv`? Allowed: qkv, proj, fc1, fc2, or a list of these."
+            ),
+        ),
+    ],
+)
+def test_a_wrong_field_of_the_workload_is_named_with_its_place(field: str, message: str) -> None:
+    text = HEAD + WORKLOAD + "# the next line is added by the test\n"
+    found = error_of(text.replace("}\n# ", f",\n  {field}}}\n# "))
+    place, _, rest = found.partition(": workload.")
+    assert rest == message
+    assert place.startswith("spec.yaml:5:")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "train",
+            "serve",
+            "spec.yaml:4:18: workload.kind: `kind` = serve: serving is not planned yet.\nGive kind: train.",
+        ),
+        (
+            "train",
+            "prefill",
+            'spec.yaml:4:18: workload.kind: `kind` = "prefill" is not a known value.\nAllowed: train.',
+        ),
+        (
+            "8192",
+            "8k",
+            'spec.yaml:4:34: workload.seq_len: `seq_len` = "8k" is not a whole number.\nGive a whole number.',
+        ),
+        (
+            "8192",
+            "0",
+            "spec.yaml:4:34: workload.seq_len: `seq_len` = 0 is out of range.\nGive a value of at least 1.",
+        ),
+        (
+            "512",
+            "99999999",
+            (
+                "spec.yaml:4:59: workload.global_batch_size: `global_batch_size` = 99999999 is out of range.\n"
+                "Give a value of at most 16777216."
+            ),
+        ),
+        (
+            "bf16",
+            "fp8",
+            (
+                "spec.yaml:4:75: workload.precision: `precision` = fp8 does not say which recipe; they differ in "
+                "memory, hardware and numerics.\nAllowed: fp8-delayed, fp8-tensorwise, fp8-blockwise, fp8-mxfp8."
+            ),
+        ),
+        (
+            "bf16",
+            "bfloat16",
+            (
+                'spec.yaml:4:75: workload.precision: `precision` = "bfloat16" is not a known value.\n'
+                "Did you mean `bf16`? Allowed: bf16, fp16, fp8-delayed, fp8-tensorwise, fp8-blockwise, fp8-mxfp8."
+            ),
+        ),
+        (
+            "kind: train, ",
+            "",
+            "spec.yaml:4:11: workload: `kind` is missing in `workload`.\nGive kind: train.",
+        ),
+        (
+            "schema: 1",
+            "schema: 2",
+            "spec.yaml:1:9: schema: This version of the schema is not known.\nGive schema: 1.",
+        ),
+        (
+            "schema: 1\n",
+            "",
+            "spec.yaml:1:1: `schema` is missing.\nAdd schema: 1 as the first line.",
+        ),
+        (
+            "model:",
+            "modle:",
+            (
+                "spec.yaml:1:1: `model` is missing.\n"
+                "Give a bundled name, the path of a Hugging Face config.json, or the model inline.\n"
+                "spec.yaml:2:1: modle: `modle` is not a known key.\n"
+                "Did you mean `model`? Known keys: schema, model, cluster, workload, constraints, memory_headroom, "
+                "target, objective."
+            ),
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place(old: str, new: str, message: str) -> None:
+    assert error_of((HEAD + WORKLOAD).replace(old, new, 1)) == message
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        ("tp: '8'", f'"8" is not a whole number from 0 to 1,048,576.\n{DEGREE_HINT}'),
+        ("tp: true", f"true is not a whole number from 0 to 1,048,576.\n{DEGREE_HINT}"),
+        ("tp: 2.0", f"2.0 is not a whole number from 0 to 1,048,576.\n{DEGREE_HINT}"),
+        ("tp: [1, x]", f'[1, "x"] is not a whole number from 0 to 1,048,576.\n{DEGREE_HINT}'),
+        ("tp: []", f"The list of allowed values is empty.\n{DEGREE_HINT}"),
+        ("tp: 0", "There is no degree below 1.\nDegrees start at 1."),
+        ("pp: {min: 0}", "There is no degree below 1.\nDegrees start at 1."),
+        ("pp: {min: 4, max: 2}", 'The range {"min": 4, "max": 2} is empty.\nGive a min that is not above max.'),
+        ("pp: {}", f"{{}} is not a range of whole numbers.\n{DEGREE_HINT}"),
+        ("pp: {mn: 4}", f'{{"mn": 4}} is not a range of whole numbers.\n{DEGREE_HINT}'),
+        ("pp: {min: 1, max: x}", f'{{"min": 1, "max": "x"}} is not a range of whole numbers.\n{DEGREE_HINT}'),
+        ("zero_stage: 4", "There is no ZeRO stage 4.\nStages are 0, 1, 2 and 3."),
+        ("cp: 2", NOT_PLANNED),
+        ("ep: [1, 2]", NOT_PLANNED),
+        ("etp: {max: 4}", NOT_PLANNED),
+        (
+            "recompute: all",
+            '"all" is not a recompute granularity.\nAllowed: none, selective, full, or a list of these.',
+        ),
+        ("recompute: []", "[] is not a recompute granularity.\nAllowed: none, selective, full, or a list of these."),
+        ("sequence_parallel: 1", "`sequence_parallel` = 1 is not true or false.\nGive true or false."),
+        (
+            "tpp: 1",
+            (
+                "`tpp` is not a known key.\nDid you mean `tp`? Known keys: tp, pp, vpp, dp, cp, ep, etp, zero_stage, "
+                "micro_batch_size, num_microbatches, recompute, sequence_parallel."
+            ),
+        ),
+    ],
+)
+def test_a_wrong_constraint_is_named_with_its_place(constraint: str, message: str) -> None:
+    name = constraint.partition(":")[0]
+    column = 3 if name == "tpp" else 3 + len(name) + 2
+    found = error_of(HEAD + WORKLOAD + f"constraints:\n  {constraint}\n")
+    assert found == f"spec.yaml:6:{column}: constraints.{name}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "memory_headroom: 0.95",
+            "18: memory_headroom: `memory_headroom` = 0.95 is out of range.\nGive a value of at most 0.9.",
+        ),
+        ("memory_headroom: 4GiB", '18: memory_headroom: `memory_headroom` = "4GiB" is not a number.\nGive a number.'),
+        ("target: deepspeed", "9: target: `target` = deepspeed is not planned yet.\nAllowed: megatron, or any."),
+        ("target: vllm", "9: target: `target` = vllm is not planned yet.\nAllowed: megatron, or any."),
+        (
+            "objective: speed",
+            '12: objective: `objective` = "speed" is not a known value.\nAllowed: step-time, tokens-per-gpu, cost.',
+        ),
+    ],
+)
+def test_a_wrong_top_level_value_is_named_with_its_place(line: str, message: str) -> None:
+    assert error_of(HEAD + WORKLOAD + line + "\n") == f"spec.yaml:5:{message}"
+
+
+def test_everything_that_is_wrong_is_reported_in_the_order_of_the_file() -> None:
+    text = (HEAD + WORKLOAD).replace("8192", "x").replace("512", "y") + "objective: z\n"
+    places = [line.split(":")[1:3] for line in error_of(text).splitlines() if line.startswith("spec.yaml:")]
+    assert places == [["4", "34"], ["4", "56"], ["5", "12"]]
+
+
+def test_at_most_twenty_errors_are_reported() -> None:
+    text = HEAD + WORKLOAD + "".join(f"unknown{index}: 1\n" for index in range(30))
+    assert error_of(text).endswith("10 more errors follow.\nCorrect these first.")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", "text"])
+def test_a_document_that_is_no_mapping_is_refused(text: str) -> None:
+    assert error_of(text).endswith(" is not a mapping.\nGive a mapping.")
