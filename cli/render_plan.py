@@ -34,8 +34,8 @@ from planner.report import (
 )
 from planner.specs import Objective
 
-# Settings that follow from others: named only where nothing else differs.
-DERIVED_SETTINGS = ("num_microbatches", "layers per stage")
+# Settings that mostly follow from others: named only where nothing else tells layouts apart.
+DERIVED_SETTINGS = ("num_microbatches", "schedule", "overlap", "layers per stage")
 
 
 def plan_blocks(plan: Plan, *, written: Sequence[Path] = (), verbose: bool = False) -> tuple[Block, ...]:
@@ -152,14 +152,23 @@ def others_blocks(plan: Plan) -> tuple[Block, ...]:
         )
     if not comparisons:
         return section("Runners-up and baseline", *remark)
+    short = [differences_in_words(comparison.differences) for comparison in comparisons]
     table = Table(
-        columns=columns("index", ">step time", ">against best", ">MFU", ">peak memory", "what differs (best)"),
-        rows=tuple(_comparison_row(comparison) for comparison in comparisons),
+        columns=columns("index", ">step time", ">against best", ">MFU", ">peak memory", "what differs [best]"),
+        rows=tuple(
+            _comparison_row(
+                comparison,
+                differences=words
+                if short.count(words) == 1
+                else differences_in_words(comparison.differences, derived=True),
+            )
+            for comparison, words in zip(comparisons, short, strict=True)
+        ),
     )
     return section("Runners-up and baseline", table, *remark)
 
 
-def _comparison_row(comparison: Comparison) -> tuple[str, ...]:
+def _comparison_row(comparison: Comparison, *, differences: str) -> tuple[str, ...]:
     planned = comparison.planned
     names = (("" if comparison.index is None else str(comparison.index)), "baseline" if comparison.is_baseline else "")
     return (
@@ -168,14 +177,14 @@ def _comparison_row(comparison: Comparison) -> tuple[str, ...]:
         signed_percent(comparison.change_fraction),
         percent(planned.mfu),
         gib(planned.peak_memory_bytes),
-        differences_in_words(comparison.differences),
+        differences,
     )
 
 
 def differences_in_words(differences: Sequence[Difference], *, derived: bool = False) -> str:
-    """Return "pp 8 (4), dp 1 (2)": each setting that differs, the reference's own in brackets."""
+    """Return "pp 8 [4]; dp 1 [2]": each setting that differs, the reference's own in brackets."""
     chosen = [entry for entry in differences if derived or entry.setting not in DERIVED_SETTINGS] or list(differences)
-    return ", ".join(f"{entry.setting} {entry.value} ({entry.reference})" for entry in chosen) or "nothing"
+    return "; ".join(f"{entry.setting} {entry.value} [{entry.reference}]" for entry in chosen) or "nothing"
 
 
 def search_blocks(search: SearchSummary) -> tuple[Block, ...]:
@@ -186,12 +195,17 @@ def search_blocks(search: SearchSummary) -> tuple[Block, ...]:
         Table(
             columns=columns("reason", ">layouts"),
             rows=(
-                *((reason, count(number)) for reason, number in search.pruned.items()),
+                *((reason, count(number)) for reason, number in sorted(search.pruned.items(), key=_most_first)),
                 ("simulated", count(search.simulated)),
                 ("considered", count(search.considered)),
             ),
         ),
     )
+
+
+def _most_first(entry: tuple[str, int]) -> tuple[int, str]:
+    reason, number = entry
+    return -number, reason
 
 
 def infeasible_blocks(infeasible: Infeasible) -> tuple[Block, ...]:

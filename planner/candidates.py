@@ -3,10 +3,11 @@
 Stage times come from the cost table, equal layers counted, not walked; `planner.evaluate` walks them again.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from planner.communication import (
+    DataParallelTraffic,
+    TimedTraffic,
     data_parallel_traffic,
     exposed_seconds,
     gradient_norm_reduction,
@@ -220,12 +221,12 @@ class Pricer:
             backward += costs.head.backward_seconds_R[choice]
         traffic = data_parallel_traffic(self._trainable(costs, layout, (stage,)), layout, self.table.workload)
         collective = self.table.cost_model.collective
-        reduce_seconds = collective(traffic.reduce).seconds
-        gather_seconds = 0.0 if traffic.gather is None else collective(traffic.gather).seconds
-        hidden = _exposure(traffic.num_buckets)
-        gathered = hidden(gather_seconds, forward, layout.overlap.param_gather)
-        gathered_again = hidden(gather_seconds, backward, layout.overlap.param_gather)
-        reduced = hidden(reduce_seconds, backward, layout.overlap.grad_reduce)
+        reduce = self._timed(collective(traffic.reduce).seconds, traffic)
+        gather = self._timed(0.0 if traffic.gather is None else collective(traffic.gather).seconds, traffic)
+        overlap = layout.overlap
+        gathered = exposed_seconds(gather, beside_seconds=forward, overlapped=overlap.param_gather)
+        gathered_again = exposed_seconds(gather, beside_seconds=backward, overlapped=overlap.param_gather)
+        reduced = exposed_seconds(reduce, beside_seconds=backward, overlapped=overlap.grad_reduce)
         match layout.zero_stage:
             case 3:
                 return forward + gathered, backward + reduced + gathered_again, 0.0, 0.0
@@ -233,6 +234,11 @@ class Pricer:
                 return forward, backward + reduced, gathered, 0.0
             case _:
                 return forward, backward, gathered, reduced
+
+    def _timed(self, seconds: float, traffic: DataParallelTraffic) -> TimedTraffic:
+        return TimedTraffic(
+            seconds=seconds, num_buckets=traffic.num_buckets, slowdown=self.table.cost_model.overlap_slowdown
+        )
 
     def _counts_D(self, costs: ShapeCosts, stage: Stage) -> tuple[int, ...]:
         """Return how many of each distinct block one virtual stage holds."""
@@ -264,18 +270,6 @@ class Pricer:
             seconds += cost_model.collective(reduction).seconds
         most = max(self._trainable(costs, layout, layout.chunks(rank)) for rank in range(layout.pp))
         return seconds + cost_model.compute(optimizer_traffic(most, layout, workload)).seconds
-
-
-def _exposure(num_buckets: int) -> Callable[[float, float, bool], float]:
-    def exposed(collective_seconds: float, beside_seconds: float, overlapped: bool) -> float:  # noqa: FBT001
-        return exposed_seconds(
-            collective_seconds=collective_seconds,
-            beside_seconds=beside_seconds,
-            num_buckets=num_buckets,
-            overlapped=overlapped,
-        )
-
-    return exposed
 
 
 def _solve_split(problem: Problem) -> tuple[tuple[int, ...], float] | None:

@@ -9,6 +9,7 @@ and at least one bucket, is exposed.
 from dataclasses import dataclass
 
 from planner.layout import Layout
+from planner.pricing import added_seconds
 from planner.specs import TrainWorkload
 from profiles.ops import Collective, CollectiveKind, MemoryBound
 
@@ -26,6 +27,21 @@ class DataParallelTraffic:
     reduce: Collective
     gather: Collective | None
     num_buckets: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedTraffic:
+    """A data-parallel collective with its time.
+
+    Args:
+        seconds: All its buckets, one after the other.
+        num_buckets: Buckets it is cut into; the last one has nothing to hide behind.
+        slowdown: Seconds that a pass loses for each second of the collective beside it.
+    """
+
+    seconds: float
+    num_buckets: int
+    slowdown: float
 
 
 def data_parallel_traffic(num_trainable: int, layout: Layout, workload: TrainWorkload) -> DataParallelTraffic:
@@ -53,18 +69,18 @@ def data_parallel_traffic(num_trainable: int, layout: Layout, workload: TrainWor
     return DataParallelTraffic(reduce=reduce, gather=gather, num_buckets=max(1, -(-num_trainable // bucket)))
 
 
-def exposed_seconds(*, collective_seconds: float, beside_seconds: float, num_buckets: int, overlapped: bool) -> float:
-    """Return the part of a data-parallel collective that no computation hides.
+def exposed_seconds(traffic: TimedTraffic, *, beside_seconds: float, overlapped: bool) -> float:
+    """Return what a data-parallel collective adds to the pass that it runs beside.
 
     Args:
-        collective_seconds: All its buckets, one after the other.
+        traffic: The collective.
         beside_seconds: The pass that it runs beside.
-        num_buckets: Buckets it is cut into; the last one has nothing to hide behind.
         overlapped: It runs beside the pass at all.
     """
     if not overlapped:
-        return collective_seconds
-    return max(collective_seconds - beside_seconds, collective_seconds / num_buckets)
+        return traffic.seconds
+    last_bucket = traffic.seconds / traffic.num_buckets
+    return max(last_bucket, added_seconds(traffic.seconds, beside_seconds, slowdown=traffic.slowdown))
 
 
 def transfer(layout: Layout, *, pipeline_rank: int, stream_bytes: int) -> Collective:

@@ -13,6 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from planner.communication import (
+    TimedTraffic,
     data_parallel_traffic,
     exposed_seconds,
     gradient_norm_reduction,
@@ -123,13 +124,11 @@ class _Evaluator:
         self.note(DATA_PARALLEL, reduce.source, reduce.note)
         gather_seconds = 0.0 if traffic.gather is None else self.cost_model.collective(traffic.gather).seconds
 
-        def exposed(collective_seconds: float, beside_seconds: float, *, overlapped: bool) -> float:
-            return exposed_seconds(
-                collective_seconds=collective_seconds,
-                beside_seconds=beside_seconds,
-                num_buckets=traffic.num_buckets,
-                overlapped=overlapped,
+        def exposed(seconds: float, beside_seconds: float, *, overlapped: bool) -> float:
+            timed = TimedTraffic(
+                seconds=seconds, num_buckets=traffic.num_buckets, slowdown=self.cost_model.overlap_slowdown
             )
+            return exposed_seconds(timed, beside_seconds=beside_seconds, overlapped=overlapped)
 
         overlap = layout.overlap
         gather_forward = exposed(gather_seconds, forward, overlapped=overlap.param_gather)

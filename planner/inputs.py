@@ -155,7 +155,7 @@ def _nearest(part: str | int, reference: str) -> str:
         try:
             resolve_name(Section.CLUSTERS, reference)
         except CatalogueError as error:
-            return str(error)
+            return f"{str(error)[:1].upper()}{str(error)[1:]}"
     return f"Give the {part} inline, or the path of its file, relative to the spec."
 
 

@@ -28,8 +28,8 @@ class Price:
 def price_steps(steps: Iterable[Step], cost_model: CostModel) -> Price:
     """Return what `steps` cost one after the other.
 
-    A step with a kernel and a collective takes as long as the longer one; what the collective takes longer is exposed
-    communication.
+    A kernel with a collective beside it is slowed down while that runs; the step takes as long as the longer of both.
+    All that it takes beyond the lone kernel counts as communication.
 
     Raises:
         profiles.errors.CoverageError: A step has no cost.
@@ -45,7 +45,19 @@ def price_steps(steps: Iterable[Step], cost_model: CostModel) -> Price:
             notes.add((step.term, estimate.source, estimate.note))
         if step.collective is not None:
             estimate = cost_model.collective(step.collective)
-            exposed = max(0.0, estimate.seconds - compute_seconds)
+            exposed = added_seconds(estimate.seconds, compute_seconds, slowdown=cost_model.overlap_slowdown)
             seconds[Term.TENSOR_PARALLEL] = seconds.get(Term.TENSOR_PARALLEL, 0.0) + exposed
             notes.add((Term.TENSOR_PARALLEL, estimate.source, estimate.note))
     return Price(seconds=seconds, notes=frozenset(notes))
+
+
+def added_seconds(collective_seconds: float, compute_seconds: float, *, slowdown: float) -> float:
+    """Return what a collective that runs beside a computation adds to it.
+
+    Args:
+        collective_seconds: The collective alone.
+        compute_seconds: The computation alone; 0 exposes all of the collective.
+        slowdown: Seconds that the computation loses for each second of the collective.
+    """
+    hidden = min(collective_seconds, compute_seconds)
+    return max(collective_seconds - compute_seconds, hidden * slowdown)

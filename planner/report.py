@@ -142,10 +142,11 @@ def layout_in_words(layout: Layout) -> str:
     if layout.ep > 1:
         degrees.append(f"ep {layout.ep}")
     degrees.append(f"dp {layout.dp}")
+    batches = "micro-batch" if layout.num_microbatches == 1 else "micro-batches"
     parts = [
         ", ".join(degrees),
         f"ZeRO {layout.zero_stage}",
-        f"{layout.num_microbatches} micro-batch{'es' if layout.num_microbatches > 1 else ''} of {layout.micro_batch_size}",
+        f"{layout.num_microbatches} {batches} of {layout.micro_batch_size}",
     ]
     if layout.schedule is not Schedule.NO_PIPELINE:
         parts.append(layout.schedule.value)

@@ -3,7 +3,7 @@
 Axis X: points. The space is the full product of
 
     tp in divisors of the GPUs; pp in divisors of GPUs / tp; dp what is left;
-    vpp in 1 .. layers / pp; micro_batch_size in divisors of global_batch_size / dp;
+    vpp in ceil(layers / (pp c)), one for each chunk size c; micro_batch_size in divisors of global_batch_size / dp;
     sequence_parallel in {no, yes}; zero_stage in {0, 1, 2, 3}; every recompute choice.
 
 Combinations that say the same thing twice (sequence parallelism with tp 1, sharding over one rank) are not points;
@@ -103,6 +103,16 @@ def divisors(number: int) -> tuple[int, ...]:
     return tuple(sorted({*small, *(number // candidate for candidate in small)}))
 
 
+def virtual_degrees(num_layers: int, pp: int) -> tuple[int, ...]:
+    """Return the vpp worth a look: for each largest chunk of c layers the fewest chunks, ceil(layers / (pp c)).
+
+    More chunks of the same largest size lengthen no pass and shorten none.
+    """
+    if pp == 1 or num_layers < 2 * pp:
+        return (1,)
+    return tuple(sorted({1, *(-(-num_layers // (pp * size)) for size in range(1, num_layers // pp))}))
+
+
 def recompute_choices(workload: TrainWorkload) -> tuple[Recompute, ...]:
     """Return the recompute choices worth searching, cheapest in time first.
 
@@ -127,7 +137,8 @@ def enumerate_layouts(model: ModelSpec, cluster: Cluster, workload: TrainWorkloa
     considered = len(points)
     alive_X = np.ones(considered, dtype=np.bool_)
     pruned: dict[str, int] = {}
-    for reason, broken_X in _rules(points, model, workload, constraints, recomputes):
+    rules = _rules(points, model, workload, constraints, recomputes, fast_domain_size=cluster.fast_domain_size)
+    for reason, broken_X in rules:
         count = int((alive_X & broken_X).sum())
         if count:
             pruned[reason] = pruned.get(reason, 0) + count
@@ -144,7 +155,7 @@ def _product(model: ModelSpec, cluster: Cluster, workload: TrainWorkload, *, num
             dp = world // (tp * pp)
             batch, remainder = divmod(workload.global_batch_size, dp)
             micro = divisors(batch) if not remainder else (0,)
-            vpp = range(1, max(model.num_layers // pp, 1) + 1) if pp > 1 else (1,)
+            vpp = virtual_degrees(model.num_layers, pp)
             stages = (0, 1, 2, 3) if dp > 1 else ((1,) if uses_precision_aware_optimizer(workload) else (0,))
             grid = np.meshgrid(
                 np.array(vpp, dtype=np.int64),
@@ -172,18 +183,22 @@ def _product(model: ModelSpec, cluster: Cluster, workload: TrainWorkload, *, num
     )
 
 
-def _rules(
+def _rules(  # noqa: PLR0913 - the space and everything that may rule out a point of it
     points: Points,
     model: ModelSpec,
     workload: TrainWorkload,
     constraints: Constraints,
     recomputes: tuple[Recompute, ...],
+    *,
+    fast_domain_size: int,
 ) -> Iterator[tuple[str, BoolArray]]:
     """Yield (rule, points that break it), in the order in which they are charged."""
     yield from _constraint_rules(points, constraints, recomputes)
     yield from _model_rules(points, model)
     tp_X, pp_X, vpp_X, micro_X = points.tp_X, points.pp_X, points.vpp_X, points.micro_batch_size_X
     yield "global_batch_size is not a multiple of dp", micro_X == 0
+    if "tp" not in constraints.degrees:
+        yield "tp leaves the fast domain (pin tp to allow it)", tp_X > fast_domain_size
     yield "more virtual stages than layers", pp_X * vpp_X > model.num_layers
     yield (
         "interleaving needs a number of micro-batches that is a multiple of pp",
@@ -250,5 +265,7 @@ def _constraint_rules(
 
 def broken_rules(points: Points, model: ModelSpec, workload: TrainWorkload) -> tuple[str, ...]:
     """Return every rule that some of `points` break, whoever chose them."""
-    rules = _rules(points, model, workload, Constraints(), recompute_choices(workload))
+    rules = _rules(
+        points, model, workload, Constraints(), recompute_choices(workload), fast_domain_size=int(points.tp_X.max())
+    )
     return tuple(reason for reason, broken_X in rules if broken_X.any())

@@ -14,6 +14,9 @@ from functools import lru_cache
 
 from profiles.constants import (
     ATTENTION_FRACTION,
+    COLLECTIVE_CHANNELS,
+    COLLECTIVE_RAMP,
+    COLLECTIVE_RAMP_BYTES,
     COLLECTIVE_START,
     GEMM,
     GEMM_K_RAMP,
@@ -191,10 +194,28 @@ class AnalyticCostModel:
         elif operation.kind is CollectiveKind.ALL_REDUCE:
             latency = min(2 * latency, 2 * math.ceil(math.log2(size)) * deepest)
         return Estimate(
-            seconds=COLLECTIVE_START.value + latency + traffic,
+            seconds=COLLECTIVE_START.value + latency + self._ramp_seconds(operation.buffer_bytes) + traffic,
             source=Source.ASSUMED if carried_over else Source.ANALYTIC,
             note=f"ring {operation.kind} over link levels, NCCL bus bandwidth fractions",
         )
+
+    def _ramp_seconds(self, buffer_bytes: int) -> float:
+        """Return what the protocols of long messages add to the start."""
+        ramp = next(
+            COLLECTIVE_RAMP[candidate]
+            for candidate in (*_with_fallbacks(self.cluster.device.architecture), "hopper")
+            if candidate in COLLECTIVE_RAMP
+        )
+        return ramp.value * buffer_bytes / (buffer_bytes + COLLECTIVE_RAMP_BYTES.value)
+
+    @property
+    def overlap_slowdown(self) -> float:
+        """Return the seconds that a kernel loses for each second that a collective runs beside it.
+
+        The collective's channels hold c of n compute units, so the kernel runs at (n - c) / n of its rate.
+        """
+        units = self.cluster.device.num_compute_units
+        return COLLECTIVE_CHANNELS.value / (units - COLLECTIVE_CHANNELS.value)
 
     def host_copy_seconds(self, num_bytes: int) -> Estimate:
         """Return the time to copy `num_bytes` between a GPU and its host, one direction."""

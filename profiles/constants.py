@@ -71,7 +71,11 @@ GEMM: dict[tuple[str, str], GemmConstants] = {
         peak_fraction=_fraction(0.611, _HOPPER_FP8), sustained_fraction=_fraction(1.0, _TRAINING_FIT)
     ),
     ("ampere", "bf16"): GemmConstants(
-        peak_fraction=_fraction(0.904, _AMPERE_GEMM), sustained_fraction=_fraction(0.89, _TRAINING_FIT)
+        peak_fraction=_fraction(0.904, _AMPERE_GEMM),
+        sustained_fraction=_fraction(
+            0.78,
+            "between what published A100 runs imply: 0.80 (61 of llm-foundry, FSDP), 0.75 (86 of Aleph-Alpha, TP and PP)",
+        ),
     ),
     ("blackwell", "bf16"): GemmConstants(
         peak_fraction=_fraction(0.845, "carried over from H100", assumed=True),
@@ -83,11 +87,11 @@ GEMM: dict[tuple[str, str], GemmConstants] = {
     ),
     ("cdna3", "bf16"): GemmConstants(
         peak_fraction=_fraction(0.514, _MAMF.format(device="MI300X (668 of 1300 TFLOP/s)")),
-        sustained_fraction=_fraction(0.89, "carried over from A100", assumed=True),
+        sustained_fraction=_fraction(0.78, "carried over from A100", assumed=True),
     ),
     ("cdna4", "bf16"): GemmConstants(
         peak_fraction=_fraction(0.680, _MAMF.format(device="MI355X (1565 of 2300 TFLOP/s)")),
-        sustained_fraction=_fraction(0.89, "carried over from A100", assumed=True),
+        sustained_fraction=_fraction(0.78, "carried over from A100", assumed=True),
     ),
 }
 
@@ -165,3 +169,26 @@ NETWORK_FRACTION = _fraction(
     "bus bandwidth of large NCCL messages between nodes: 0.72 (Polaris, Slingshot 10) to 0.92 (Alps, Slingshot 11)",
 )
 COLLECTIVE_START = _seconds(6.0e-6, "smallest NCCL message less its hops: 4.6 us (H100), 7.9 us (A100)")
+
+COLLECTIVE_RAMP: dict[str, Constant] = {
+    "ampere": _seconds(
+        63e-6, "NCCL all_gather on 8 A100: intercept of the line through 16 MB and 256 MB, less its start"
+    ),
+    "hopper": _seconds(
+        25e-6, "NCCL all_gather on 8 H100: intercept of the line through 16 MB and 256 MB, less its start"
+    ),
+}
+"""What a long message adds to the start of a short one: NCCL leaves its low-latency protocols."""
+
+COLLECTIVE_RAMP_BYTES = Constant(
+    value=4e6,
+    low=1e5,
+    high=1e8,
+    source="buffer at which half of the ramp is paid; 1 MB to 16 MB messages on A100 and H100",
+)
+COLLECTIVE_CHANNELS = Constant(
+    value=24.0,
+    low=1.0,
+    high=32.0,
+    source="NCCL opens up to 24 channels inside a domain, each on a compute unit that a kernel beside it lacks",
+)

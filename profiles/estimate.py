@@ -43,6 +43,11 @@ class CostModel(Protocol):
         """Return the time of one collective, all its ranks taking part."""
         ...
 
+    @property
+    def overlap_slowdown(self) -> float:
+        """Return the seconds that a kernel loses for each second that a collective runs beside it."""
+        ...
+
     def host_copy_seconds(self, num_bytes: int) -> Estimate:
         """Return the time to copy `num_bytes` between a GPU and its host, one direction."""
         ...

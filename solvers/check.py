@@ -67,7 +67,7 @@ def _order_violations(solution: Solution) -> Iterator[Violation]:
         if stages[layer] < stages[layer - 1]:
             yield Violation(
                 constraint=2,
-                message=f"layer {layer} is on stage {stages[layer]}, before stage {stages[layer - 1]} of the layer before",
+                message=f"layer {layer} is on stage {stages[layer]}, the layer before it on stage {stages[layer - 1]}",
             )
 
 
@@ -97,7 +97,9 @@ def _memory_violations(problem: Problem, solution: Solution) -> Iterator[Violati
         bytes_R[int(problem.rank_of_stage_S[stage])] += int(problem.fixed_bytes_S[stage])
     for layer, (stage, option) in enumerate(zip(solution.stage_of_layer_L, solution.option_of_layer_L, strict=True)):
         in_flight = int(problem.in_flight_S[stage])
-        demand = int(problem.static_bytes_LO[layer, option]) + in_flight * int(problem.activation_bytes_LO[layer, option])
+        demand = int(problem.static_bytes_LO[layer, option]) + in_flight * int(
+            problem.activation_bytes_LO[layer, option]
+        )
         bytes_R[int(problem.rank_of_stage_S[stage])] += demand
     for rank, demand in enumerate(bytes_R):
         capacity = int(problem.capacity_bytes_R[rank])

@@ -28,6 +28,7 @@ fastest, could no longer be part of a better path.
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -83,7 +84,7 @@ def _read_back(problem: Problem, boundaries: list[int]) -> Solution:
     """Return the solution with these boundaries."""
     stage_of_layer_L: list[int] = []
     option_of_layer_L: list[int] = []
-    for stage, (begin, end) in enumerate(zip(boundaries, boundaries[1:], strict=False)):
+    for stage, (begin, end) in enumerate(pairwise(boundaries)):
         stage_of_layer_L += [stage] * (end - begin)
         option_of_layer_L += _options_of_segment(problem, stage, range(begin, end))
     objective = objective_of(problem, stage_of_layer_L=stage_of_layer_L, option_of_layer_L=option_of_layer_L)

@@ -3,6 +3,12 @@
 Never import `highspy` beside this module: both bring a HiGHS library, and one process cannot hold two.
 """
 
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ortools.math_opt.python import mathopt
 from ortools.math_opt.solvers import highs_pb2
 
@@ -27,8 +33,8 @@ def _minimise(model: LinearModel, limits: Limits) -> Answer:
     ]
     for row in model.rows:
         constraint = math_model.add_linear_constraint(lb=row.lower, ub=row.upper, name=row.name)
-        for column, coefficient in row.terms:
-            constraint.set_coefficient(variables[column], coefficient)
+        for index, coefficient in row.terms:
+            constraint.set_coefficient(variables[index], coefficient)
     for variable, column in zip(variables, model.columns, strict=True):
         math_model.objective.set_linear_coefficient(variable, column.objective)
     parameters = mathopt.SolveParameters(
@@ -38,15 +44,14 @@ def _minimise(model: LinearModel, limits: Limits) -> Answer:
         absolute_gap_tolerance=0.0,
         highs=highs_pb2.HighsOptionsProto(string_options={"parallel": "off"}),
     )
-    result = mathopt.solve(math_model, mathopt.SolverType.HIGHS, params=parameters)
+    with _quiet_standard_output():
+        result = mathopt.solve(math_model, mathopt.SolverType.HIGHS, params=parameters)
     reason = result.termination.reason
     # The objective is at least 0, so that a model that is not feasible is not unbounded either.
     if reason in (mathopt.TerminationReason.INFEASIBLE, mathopt.TerminationReason.INFEASIBLE_OR_UNBOUNDED):
         return Answer(status=Status.INFEASIBLE)
     if not result.has_primal_feasible_solution():
-        raise SolverError(
-            solver=NAME, status=str(reason.name).lower(), limit=f"max_nodes = {limits.max_nodes}"
-        )
+        raise SolverError(solver=NAME, status=str(reason.name).lower(), limit=f"max_nodes = {limits.max_nodes}")
     values = tuple(float(value) for value in result.variable_values(variables))
     optimal = reason is mathopt.TerminationReason.OPTIMAL
     return Answer(
@@ -54,3 +59,24 @@ def _minimise(model: LinearModel, limits: Limits) -> Answer:
         values=values,
         bound=float(result.termination.objective_bounds.dual_bound),
     )
+
+
+@contextmanager
+def _quiet_standard_output() -> Iterator[None]:
+    """Keep what native code prints off standard output.
+
+    HiGHS prints "HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();" there whatever its options
+    say (OR-Tools 9.15), and standard output may be one JSON document. C's own buffer must be flushed before the
+    descriptor is put back, or the text comes out later.
+    """
+    sys.stdout.flush()
+    standard_output = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(standard_output, 1)
+        os.close(standard_output)
+        os.close(nowhere)

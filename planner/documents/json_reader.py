@@ -7,7 +7,7 @@ RFC 8259 and leaves strings to the standard library.
 import json
 import re
 
-from planner.documents.nodes import Node, check_depth, check_nodes, duplicate_key, integer, scalar_node
+from planner.documents.nodes import Node, check_depth, check_key, check_nodes, integer, scalar_node
 from planner.errors import InputError, Location
 
 _DECODER = json.JSONDecoder()
@@ -86,8 +86,7 @@ class _Reader:
                 raise self._expected("a key in double quotes")
             place = self._location()
             key = self._string()
-            if key in fields:
-                raise duplicate_key(key, keys[key], place)
+            check_key(key, place, keys=keys)
             scalar_node(key, place)
             self._require(":", "`:`")
             fields[key] = self.value(depth=depth + 1)

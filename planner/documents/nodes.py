@@ -5,6 +5,7 @@ limits keep a hostile or damaged file from costing more than a moment: they are 
 plan, and a file beyond them is refused before it is expanded.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ Scalar: TypeAlias = bool | int | float | str | None
 Data: TypeAlias = "Scalar | list[Data] | dict[str, Data]"
 
 MAX_DEPTH = 64
-"""Deepest nesting; a Hugging Face config has about 5 levels, a plan 7."""
+"""Deepest nesting; a plan file has 7 levels."""
 
 MAX_DIGITS = 30
 """Longest integer; 2**64 has 20 digits."""
+
+MAX_KEY = 256
+"""Longest key; the longest that means anything, original_max_position_embeddings, has 32 characters."""
 
 MAX_NODES = {"YAML": 20_000, "JSON": 500_000}
 """Most values of one document, aliases counted as often as they are used; a second to read YAML, five to read JSON."""
@@ -119,10 +123,17 @@ def check_nodes(count: int, location: Location, *, kind: str) -> None:
         )
 
 
-def duplicate_key(key: str, first: Location, location: Location) -> InputError:
-    """Return the error of a key that stands twice in one mapping."""
-    return InputError(
-        f"The key `{key}` is given twice; it stands already in line {first.line}.",
-        location=location,
-        hint="Remove one of the two.",
-    )
+def check_key(key: str, location: Location, *, keys: Mapping[str, Location]) -> None:
+    """Refuse a key that stands twice in one mapping, or that is no name."""
+    if key in keys:
+        raise InputError(
+            f"The key `{key}` is given twice; it stands already in line {keys[key].line}.",
+            location=location,
+            hint="Remove one of the two.",
+        )
+    if len(key) > MAX_KEY or "\n" in key or "\t" in key:
+        raise InputError(
+            f"The key {json.dumps(key[:20])}... is no name.",
+            location=location,
+            hint=f"Keys are names of at most {MAX_KEY} characters, without tabs and line ends.",
+        )

@@ -24,8 +24,10 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from planner.documents.nodes import Node, Scalar, check_depth, check_nodes, duplicate_key, integer, scalar_node
+from planner.documents.nodes import Node, Scalar, check_depth, check_key, check_nodes, integer, scalar_node
 from planner.errors import InputError, Location
+
+_MAX_SHOWN = 60
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -104,7 +106,9 @@ class _Composer:
     def _start(self, event: ScalarEvent | CollectionStartEvent, location: Location) -> None:
         if event.tag is not None:
             raise InputError(
-                f"The tag `{event.tag}` is not allowed.", location=location, hint="Write plain values, without tags."
+                f"The tag `{event.tag[:_MAX_SHOWN]}` is not allowed.",
+                location=location,
+                hint="Write plain values, without tags.",
             )
         if isinstance(event, ScalarEvent):
             plain = event.implicit[0] and event.style is None
@@ -158,8 +162,7 @@ class _Composer:
                 location=node.location,
                 hint="Keys are names; quote it if it is one.",
             )
-        if key in parent.fields:
-            raise duplicate_key(key, parent.keys[key], node.location)
+        check_key(key, node.location, keys=parent.keys)
         if key == "<<":
             raise InputError(
                 "Merge keys (`<<`) are not part of YAML 1.2.", location=node.location, hint="Write the keys out."
@@ -167,11 +170,12 @@ class _Composer:
         return key
 
     def _alias(self, name: str, location: Location) -> Node:
+        shown = name[:_MAX_SHOWN]
         if any(part.anchor == name for part in self._stack):
-            raise InputError(f"The alias `*{name}` contains itself.", location=location, hint="Write the value out.")
+            raise InputError(f"The alias `*{shown}` contains itself.", location=location, hint="Write the value out.")
         if name not in self._anchors:
             raise InputError(
-                f"The alias `*{name}` has no anchor `&{name}` before it.",
+                f"The alias `*{shown}` has no anchor `&{shown}` before it.",
                 location=location,
                 hint="Define the anchor, or quote a text that starts with `*`.",
             )

@@ -17,6 +17,7 @@ from planner.emit.megatron_limits import (
     rope_kind,
 )
 from planner.layout import Granularity, Layout, Stage
+from planner.shard import VOCAB_DIVISOR, padded_vocab_size
 from planner.specs import (
     Activation,
     DType,
@@ -28,9 +29,6 @@ from planner.specs import (
     TrainMethod,
     TrainWorkload,
 )
-
-VOCAB_DIVISOR = 128
-"""Value written for `--make-vocab-size-divisible-by`: the framework's own default."""
 
 DEFAULT_ITERATIONS = 100
 """Iterations of a run whose token budget is not given."""
@@ -88,12 +86,6 @@ def argument_groups(model: ModelSpec, workload: TrainWorkload, layout: Layout) -
 def arguments(model: ModelSpec, workload: TrainWorkload, layout: Layout) -> tuple[str, ...]:
     """Return the argument list as words."""
     return tuple(word for group in argument_groups(model, workload, layout) for flag in group.flags for word in flag)
-
-
-def padded_vocab_size(vocab_size: int, tp: int) -> int:
-    """Return the rows of the embedding table, padded so that each tensor-parallel rank holds whole blocks of 128."""
-    multiple = VOCAB_DIVISOR * tp
-    return math.ceil(vocab_size / multiple) * multiple
 
 
 def train_iterations(workload: TrainWorkload) -> int:

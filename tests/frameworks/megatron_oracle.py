@@ -42,6 +42,45 @@ TRANSFORMER_ENGINE_VERSION = "2.14.0"
 """What the target image is said to have."""
 
 
+CONFIG_FIELDS = (
+    "num_layers",
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "num_query_groups",
+    "kv_channels",
+    "activation_func",
+    "gated_linear_unit",
+    "bias_activation_fusion",
+    "add_bias_linear",
+    "add_qkv_bias",
+    "qk_layernorm",
+    "normalization",
+    "layernorm_epsilon",
+    "layernorm_zero_centered_gamma",
+    "rotary_interleaved",
+    "position_embedding_type",
+    "rotary_base",
+    "rotary_percent",
+    "rope_scaling",
+    "rope_scaling_factor",
+    "share_embeddings_and_output_weights",
+    "attention_dropout",
+    "hidden_dropout",
+    "attention_backend",
+    "sequence_parallel",
+    "recompute_granularity",
+    "recompute_method",
+    "recompute_num_layers",
+    "recompute_modules",
+    "overlap_p2p_comm",
+    "fp8",
+    "fp8_recipe",
+    "params_dtype",
+)
+"""Fields of the model's configuration that a verdict shows, as text."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One argument list and the machine it is meant for."""
@@ -72,6 +111,7 @@ class Verdict:
     data_parallel_size: int = 0
     num_microbatches: int = 0
     padded_vocab_size: int = 0
+    config: dict[str, str] = field(default_factory=dict)
     stages: list[StageVerdict] = field(default_factory=list)
 
 
@@ -197,6 +237,7 @@ def _judge(job: Job, verdict: Verdict) -> None:
             args.vocab_size, args.make_vocab_size_divisible_by, args.tensor_model_parallel_size, logging_enabled=False
         )
     verdict.padded_vocab_size = args.padded_vocab_size
+    verdict.config = {name: _shown(getattr(model_config, name)) for name in CONFIG_FIELDS}
     with level("microbatches"):
         num_microbatches_calculator.init_num_microbatches_calculator(
             0,
@@ -213,6 +254,10 @@ def _judge(job: Job, verdict: Verdict) -> None:
     if job.pipeline_ranks:
         with level("build"):
             verdict.stages = [_build(job, args, pipeline_rank) for pipeline_rank in job.pipeline_ranks]
+
+
+def _shown(value: Any) -> str:
+    return str(getattr(value, "__name__", getattr(value, "name", value)))
 
 
 def _check_interleaving(args: Any, num_microbatches: int) -> None:

@@ -19,7 +19,7 @@ from planner.specs import AttentionKernel
 from tests.builders import tiny_plan
 from tests.strategies import junk, spec_data, spec_texts
 
-FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 FULL_SPEC: dict[str, Data] = {
     "schema": 1,
@@ -207,7 +207,7 @@ def test_a_spec_of_junk_is_refused(value: Data) -> None:
     assert planned_or_refused(json.dumps(value), Path("/nonexistent")) is None
 
 
-@settings(FUZZ, max_examples=60)
+@settings(FUZZ, max_examples=40)
 @given(data=spec_data())
 def test_every_legal_spec_is_taken(data: dict[str, Data]) -> None:
     inputs = planned_or_refused(json.dumps(data), Path("/nonexistent"))
@@ -262,7 +262,7 @@ PLAN = json.loads(plan_to_text(tiny_plan()))
 PLAN_FIELDS = list(paths_below(PLAN))
 
 
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=200)
 @given(path=st.sampled_from(PLAN_FIELDS), value=junk())
 def test_a_plan_file_with_junk_in_one_field_is_read_or_refused(path: tuple[str | int, ...], value: Data) -> None:
     with suppress(InputError):

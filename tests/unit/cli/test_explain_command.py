@@ -36,7 +36,7 @@ Memory of rank 0 in forward-backward
   peak         6.00 GiB  100.0 %
 
 Against layout 1, the rule-of-thumb baseline
-  differs in   tp 4 (2), pp 1 (2), schedule none (1f1b), layers per stage 4 (2 x 2)
+  differs in   tp 4 [2]; pp 1 [2]; schedule none [1f1b]; layers per stage 4 [2 x 2]
   step time    +50.0 ms (+25.0 %)
   peak memory  -1.00 GiB
   term                             here     there    change
@@ -47,8 +47,8 @@ Against layout 1, the rule-of-thumb baseline
 Search
   over tp, pp, dp
   reason                        layouts
-  memory                              2
   tp does not divide the heads        8
+  memory                              2
   simulated                           2
   considered                         12
 

@@ -90,7 +90,7 @@ def test_overrides_apply_in_order_and_are_blamed_by_their_text(tmp_path: Path) -
             "nothing.yaml",
             (
                 'spec.yaml:3:10: cluster: "nothing.yaml" is neither a preset nor a file.\n'
-                "cluster preset 'nothing.yaml' is not in the catalogue. Known: "
+                "Cluster preset 'nothing.yaml' is not in the catalogue. Known: "
             ),
         ),
         (

@@ -75,7 +75,7 @@ def test_layers_are_spread_evenly(num_layers: int, num_stages: int, counts: tupl
             replace(DEGREES, vpp=2, num_microbatches=6),
             "interleaving needs a number of micro-batches that is a multiple of pp",
         ),
-        (replace(DEGREES, zero_stage=2), "gradients or weights are sharded over dp only without pipeline"),
+        (replace(DEGREES, zero_stage=2), "gradients or weights are sharded over dp only where tp and pp are 1"),
         (replace(DEGREES, pp=1, vpp=2), "virtual stages need pp of at least 2"),
     ],
 )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from planner.emit.megatron import environment
-from planner.emit.megatron_arguments import arguments, padded_vocab_size, pipeline_layout, train_iterations
+from planner.emit.megatron_arguments import argument_groups, arguments, pipeline_layout, train_iterations
 from planner.layout import Layout, stages_from_counts
 from planner.specs import DType, Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import LLAMA_8B, LLAMA_405B, cluster_of, layout_of_degrees
@@ -48,9 +48,10 @@ def test_an_uneven_split_is_spelled_out() -> None:
     assert values(words, "--pipeline-model-parallel-layout") == ("Et*7|(t*8|)*14t*7L",)
 
 
-def test_the_vocabulary_is_padded_to_whole_blocks_on_each_rank() -> None:
-    assert [padded_vocab_size(128256, tp) for tp in (1, 2, 8)] == [128256, 128256, 129024]
-    assert padded_vocab_size(1, 4) == 512
+def test_the_vocabularys_padding_is_stated() -> None:
+    groups = argument_groups(LLAMA_8B, WORKLOAD, layout_of_degrees(layers=(32,), tp=8, num_microbatches=128))
+    titles = [group.title for group in groups if ("--vocab-size", "128256") in group.flags]
+    assert titles == ["Vocabulary: 128256 rows, padded to 129024 (a multiple of 128 x tp)"]
 
 
 def test_iterations_cover_the_token_budget() -> None:

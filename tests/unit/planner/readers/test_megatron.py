@@ -180,8 +180,8 @@ def test_sharding_flags_are_understood(flags: str, zero_stage: int) -> None:
         (
             "--pipeline-model-parallel-size 2 --pipeline-model-parallel-layout Et*12|t*11L",
             (
-                "job.sh:1:149: --pipeline-model-parallel-layout does not begin with its only E and end with its only L.\n"
-                "Write E...L."
+                "job.sh:1:149: --pipeline-model-parallel-layout does not begin with its only E and end with its only "
+                "L.\nWrite E...L."
             ),
         ),
         (

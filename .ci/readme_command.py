@@ -1,0 +1,20 @@
+"""Print a command of the README: the fenced block behind the comment `<!-- NAME -->`."""
+
+import re
+import sys
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCK = r"^<!-- {name} -->\n+```(?:bash|sh|shell)\n(.*?)^```$"
+
+
+def command(name: str) -> str:
+    """Return the block's text; exactly one block may carry the name."""
+    blocks = re.findall(BLOCK.format(name=re.escape(name)), README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    if len(blocks) != 1:
+        sys.exit(f"{README}: {len(blocks)} commands are marked <!-- {name} -->, expected 1")
+    return str(blocks[0])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(command(sys.argv[1]))

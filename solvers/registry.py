@@ -1,0 +1,98 @@
+"""The solvers by name, with what each can do; a solver's libraries are imported when it runs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import cast
+
+from solvers.problem import Limits, Problem
+from solvers.solution import Solution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solver:
+    """One solver and its capabilities.
+
+    Args:
+        name: Its name.
+        module: The module with its `solve`.
+        shares_ranks: It takes problems in which a rank runs several stages.
+        keeps_incumbent: It may stop at a limit with a solution that is not proved optimal.
+        description: What it is, in one phrase.
+    """
+
+    name: str
+    module: str
+    shares_ranks: bool
+    keeps_incumbent: bool
+    description: str
+
+    def run(self, problem: Problem, limits: Limits) -> Solution:
+        """Return this solver's answer."""
+        run = cast("Callable[[Problem, Limits], Solution]", import_module(self.module).solve)
+        return run(problem, limits)
+
+
+SOLVERS = MappingProxyType(
+    {
+        solver.name: solver
+        for solver in (
+            Solver(
+                name="dp",
+                module="solvers.dp",
+                shares_ranks=False,
+                keeps_incumbent=False,
+                description="exact dynamic programme, one stage a rank",
+            ),
+            Solver(
+                name="mathopt",
+                module="solvers.mip_mathopt",
+                shares_ranks=True,
+                keeps_incumbent=True,
+                description="mixed-integer programme, HiGHS through OR-Tools MathOpt",
+            ),
+            Solver(
+                name="pulp",
+                module="solvers.mip_pulp",
+                shares_ranks=True,
+                keeps_incumbent=True,
+                description="mixed-integer programme, CBC through PuLP",
+            ),
+            Solver(
+                name="exhaustive",
+                module="solvers.exhaustive",
+                shares_ranks=True,
+                keeps_incumbent=False,
+                description="every choice, for small problems",
+            ),
+        )
+    }
+)
+
+
+def default_solver(problem: Problem) -> str:
+    """Return the name of the solver that suits a problem."""
+    return "mathopt" if problem.shares_ranks else "dp"
+
+
+def solve(problem: Problem, *, solver: str = "dp", limits: Limits | None = None) -> Solution:
+    """Return a solver's answer to a problem.
+
+    Args:
+        problem: The problem.
+        solver: A name in `SOLVERS`.
+        limits: How far it may go; the defaults of `Limits` if not given.
+
+    Raises:
+        ValueError: There is no such solver, or it does not take such a problem.
+        SolverError: The solver stopped with neither a solution nor a proof that there is none.
+
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"there is no solver {solver!r}; there are {', '.join(SOLVERS)}")
+    entry = SOLVERS[solver]
+    if problem.shares_ranks and not entry.shares_ranks:
+        able = ", ".join(name for name, other in SOLVERS.items() if other.shares_ranks)
+        raise ValueError(f"solver {solver!r} needs a rank of its own for every stage; use one of {able}")
+    return entry.run(problem, limits or Limits())

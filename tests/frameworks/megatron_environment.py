@@ -1,0 +1,136 @@
+"""Where Megatron-LM's own Python is, and what it says about jobs."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from planner.emit.megatron import environment
+from planner.emit.megatron_arguments import arguments
+from planner.plan import Plan
+
+ROOT = Path(__file__).parents[2]
+VARIABLE = "SHARDWRIGHT_MEGATRON_PYTHON"
+INSTALLED = ROOT / ".frameworks" / "megatron" / "bin" / "python"
+ORACLE = Path(__file__).with_name("megatron_oracle.py")
+SECONDS_PER_JOB = 120
+"""Far above the few seconds that a job takes; only a hang reaches it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """What Megatron built for one pipeline rank."""
+
+    pipeline_rank: int
+    layers: tuple[int, ...]
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What Megatron said about one job; `failed_level` is empty when it accepted it."""
+
+    failed_level: str
+    error: str
+    data_parallel_size: int
+    num_microbatches: int
+    padded_vocab_size: int
+    config: Mapping[str, str]
+    built: tuple[Built, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """An argument list and the machine it is meant for.
+
+    Args:
+        arguments: What `pretrain_gpt.py` is given.
+        environment: What the launch script exports.
+        world_size: Processes.
+        gpus_per_node: Processes of one node.
+        capability: CUDA compute capability of the GPU.
+        pipeline_ranks: Ranks to build.
+    """
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    world_size: int
+    gpus_per_node: int
+    capability: tuple[int, int]
+    pipeline_ranks: tuple[int, ...]
+
+
+def job_of(plan: Plan) -> Job:
+    """Return the job that the plan's scripts start; of a long pipeline the ends and their neighbours are built."""
+    layout = plan.best.layout
+    major, _, minor = (plan.cluster.device.compute_capability or "9.0").partition(".")
+    ranks = {0, 1, layout.pp - 2, layout.pp - 1}
+    return Job(
+        arguments=arguments(plan.model, plan.request.workload, layout),
+        environment={name: value for name, value in environment(layout, plan.cluster).items() if value is not None},
+        world_size=layout.world_size,
+        gpus_per_node=plan.cluster.gpus_per_node,
+        capability=(int(major), int(minor)),
+        pipeline_ranks=tuple(sorted(rank for rank in ranks if 0 <= rank < layout.pp)),
+    )
+
+
+def megatron_python() -> Path:
+    """Return the interpreter that has megatron-core; skip without one, except in CI, where it must be there."""
+    named = os.environ.get(VARIABLE)
+    python = Path(named) if named else INSTALLED
+    if not python.exists():
+        reason = f"no megatron-core: run `bash .ci/frameworks.sh`, or set {VARIABLE}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return python
+
+
+def ask_megatron(jobs: Sequence[Job]) -> tuple[Verdict, ...]:
+    """Return Megatron's verdict on each job."""
+    request = [
+        {
+            "arguments": job.arguments,
+            "environment": dict(job.environment),
+            "world_size": job.world_size,
+            "gpus_per_node": job.gpus_per_node,
+            "capability": job.capability,
+            "pipeline_ranks": job.pipeline_ranks,
+        }
+        for job in jobs
+    ]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("CUDA_", "NVTE_", "NCCL_"))}
+    result = subprocess.run(
+        [str(megatron_python()), str(ORACLE)],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=clean,
+        timeout=60 + SECONDS_PER_JOB * len(jobs),
+    )
+    assert result.returncode == 0, result.stderr
+    return tuple(
+        Verdict(
+            failed_level=answer["failed_level"],
+            error=answer["error"],
+            data_parallel_size=answer["data_parallel_size"],
+            num_microbatches=answer["num_microbatches"],
+            padded_vocab_size=answer["padded_vocab_size"],
+            config=answer["config"],
+            built=tuple(
+                Built(
+                    pipeline_rank=stage["pipeline_rank"],
+                    layers=tuple(stage["layers"]),
+                    parameters=stage["parameters"],
+                )
+                for stage in answer["stages"]
+            ),
+        )
+        for answer in json.loads(result.stdout)
+    )

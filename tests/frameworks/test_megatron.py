@@ -1,0 +1,363 @@
+"""Megatron-LM accepts what is emitted, builds the stages that were planned, and holds the parameters that we count."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from planner.emit.megatron import emit_megatron
+from planner.graph import build_graph
+from planner.layout import Granularity, Layout, Recompute
+from planner.memory import place
+from planner.plan import Plan
+from planner.specs import (
+    Activation,
+    BlockRun,
+    DenseFeedForward,
+    DType,
+    ModelSpec,
+    Norm,
+    PositionEmbedding,
+    Precision,
+    SelfAttention,
+    TrainWorkload,
+)
+from tests.emitted.plans import (
+    LLAMA3_SCALING,
+    LLAMA_8B,
+    LLAMA_70B,
+    LLAMA_405B,
+    cluster_of,
+    expressible_plans,
+    layout_of_degrees,
+    llama,
+    plan_of,
+)
+from tests.frameworks.megatron_environment import Job, Verdict, ask_megatron, job_of
+
+pytestmark = pytest.mark.frameworks
+
+FULL = Recompute(granularity=Granularity.FULL)
+FIRST_TWO = Recompute(granularity=Granularity.FULL, num_layers=2)
+SELECTIVE = Recompute(granularity=Granularity.SELECTIVE, modules=("core_attn", "mlp"))
+
+LLAMA_7B = replace(
+    llama(
+        num_layers=32,
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        vocab_size=32000,
+    ),
+    max_position_embeddings=4096,
+    rope_scaling={},
+)
+
+
+def gpt_like() -> ModelSpec:
+    """Return a GPT-2-like model: biases, learned positions, LayerNorm, tanh gelu, tied embeddings."""
+    block = LLAMA_8B.distinct_blocks[0]
+    attention = SelfAttention(
+        num_attention_heads=16, num_key_value_heads=16, head_dim=64, qkv_bias=True, output_bias=True
+    )
+    feed_forward = DenseFeedForward(intermediate_size=4096, gated=False, activation=Activation.GELU_TANH, bias=True)
+    return replace(
+        LLAMA_8B,
+        hidden_size=1024,
+        vocab_size=50257,
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+        norm=Norm.LAYER,
+        position_embedding=PositionEmbedding.LEARNED,
+        rope_theta=None,
+        rope_scaling={},
+        runs=(BlockRun(block=replace(block, mixer=attention, feed_forward=feed_forward), count=24),),
+    )
+
+
+def qwen_like(*, qk_norm: bool) -> ModelSpec:
+    """Return a small model with a qkv bias or query/key norms, and tied embeddings."""
+    block = LLAMA_8B.distinct_blocks[0]
+    attention = SelfAttention(
+        num_attention_heads=16, num_key_value_heads=8, head_dim=128, qkv_bias=not qk_norm, qk_norm=qk_norm
+    )
+    return replace(
+        LLAMA_8B,
+        hidden_size=1024,
+        vocab_size=151936,
+        tie_word_embeddings=True,
+        rope_theta=1e6,
+        rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+        runs=(BlockRun(block=replace(block, mixer=attention), count=28),),
+    )
+
+
+def planned(model: ModelSpec, layout: Layout, *, gpus_per_node: int = 8, **workload: object) -> Plan:
+    facts = {"seq_len": 8192, "precision": Precision.BF16, "global_batch_size": layout.global_batch_size} | workload
+    cluster = cluster_of(layout.world_size // gpus_per_node, gpus_per_node)
+    return plan_of(model, TrainWorkload(**facts), layout, cluster)  # type: ignore[arg-type]
+
+
+PLANS: Mapping[str, Plan] = {
+    "8B on 8": planned(LLAMA_8B, layout_of_degrees(layers=(32,), tp=2, dp=4, num_microbatches=32)),
+    "70B on 64, interleaved, selective": planned(
+        LLAMA_70B, layout_of_degrees(layers=(4,) * 20, tp=8, pp=4, dp=2, num_microbatches=256, recompute=SELECTIVE)
+    ),
+    "70B on 64 A100": planned(
+        LLAMA_70B,
+        layout_of_degrees(layers=(10,) * 8, tp=4, pp=8, dp=2, num_microbatches=256, recompute=FIRST_TWO),
+        seq_len=4096,
+    ),
+    "405B on 1024, uneven": planned(
+        LLAMA_405B,
+        layout_of_degrees(layers=(7, *(8,) * 14, 7), tp=8, pp=16, dp=8, num_microbatches=64, recompute=FULL),
+    ),
+    "405B on 16384, uneven and interleaved": planned(
+        LLAMA_405B, layout_of_degrees(layers=(0, *(1,) * 126, 0), tp=8, pp=16, dp=128, num_microbatches=16)
+    ),
+    "7B on 4 without NVLink": planned(
+        LLAMA_7B,
+        layout_of_degrees(layers=(8,) * 4, pp=4, num_microbatches=64),
+        gpus_per_node=4,
+        seq_len=4096,
+    ),
+    "more tp than key/value heads": planned(
+        LLAMA_405B,
+        layout_of_degrees(layers=(8, *(8,) * 14, 6), tp=16, pp=16, dp=1, num_microbatches=16),
+    ),
+    "GPT, tied over two stages": planned(
+        gpt_like(), layout_of_degrees(layers=(12, 12), tp=2, pp=2, dp=2, num_microbatches=8), seq_len=2048
+    ),
+    "GPT in fp16 on one stage": planned(
+        gpt_like(),
+        layout_of_degrees(layers=(24,), tp=2, dp=4, num_microbatches=8, zero_stage=0),
+        seq_len=2048,
+        precision=Precision.FP16,
+        gradient_dtype=DType.FP16,
+        attention_dropout=0.1,
+        hidden_dropout=0.1,
+    ),
+    "qkv bias": planned(qwen_like(qk_norm=False), layout_of_degrees(layers=(28,), dp=8, num_microbatches=4)),
+    "query and key norms": planned(
+        qwen_like(qk_norm=True), layout_of_degrees(layers=(7,) * 4, tp=2, pp=4, num_microbatches=8)
+    ),
+    "fp8, low-precision states": planned(
+        LLAMA_8B,
+        layout_of_degrees(layers=(32,), tp=2, dp=4, num_microbatches=32, recompute=FULL),
+        precision=Precision.FP8_DELAYED,
+        gradient_dtype=DType.BF16,
+        moment_dtype=DType.BF16,
+    ),
+    "fp8 by blocks": planned(
+        LLAMA_8B,
+        layout_of_degrees(layers=(32,), tp=2, dp=4, num_microbatches=32),
+        precision=Precision.FP8_BLOCKWISE,
+    ),
+    "fully sharded": planned(LLAMA_8B, layout_of_degrees(layers=(32,), dp=8, num_microbatches=16, zero_stage=3)),
+    "gradients sharded": planned(
+        LLAMA_8B, layout_of_degrees(layers=(32,), tp=2, dp=4, num_microbatches=16, zero_stage=2)
+    ),
+    "pipeline ranks next to each other": planned(
+        LLAMA_8B,
+        layout_of_degrees(
+            layers=(16, 16), tp=2, pp=2, dp=2, num_microbatches=16, rank_order="tp-cp-ep-pp-dp", overlap_dp=False
+        ),
+    ),
+    "interleaved without overlapped p2p": planned(
+        LLAMA_8B, layout_of_degrees(layers=(4,) * 8, tp=2, pp=4, num_microbatches=16, p2p=False)
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> Mapping[str, Verdict]:
+    """Return Megatron's verdict on every plan above; one process imports Megatron once."""
+    for plan in PLANS.values():
+        emit_megatron(plan)
+    answers = ask_megatron([job_of(plan) for plan in PLANS.values()])
+    return dict(zip(PLANS, answers, strict=True))
+
+
+def counted_parameters(plan: Plan, pipeline_rank: int) -> int:
+    """Return the parameters of one rank by arithmetic on the specs alone, to check both our ledger and Megatron."""
+    model, layout = plan.model, plan.best.layout
+    attention, feed_forward = model.distinct_blocks[0].mixer, model.distinct_blocks[0].feed_forward
+    assert attention is not None
+    assert feed_forward is not None
+    hidden, tp = model.hidden_size, layout.tp
+    norm = hidden * (1 if model.norm is Norm.RMS else 2)
+    qkv = attention.query_size + 2 * attention.key_value_size
+    fc1 = feed_forward.intermediate_size * (2 if feed_forward.gated else 1)
+    layer = (
+        hidden * qkv + attention.query_size * hidden + hidden * fc1 + feed_forward.intermediate_size * hidden
+    ) // tp
+    layer += 2 * norm + (2 * attention.head_dim if attention.qk_norm else 0)
+    layer += qkv // tp if attention.qkv_bias else 0
+    layer += hidden if attention.output_bias else 0
+    layer += fc1 // tp + hidden if feed_forward.bias else 0
+    rows = -(-model.vocab_size // (128 * tp)) * 128
+    total = 0
+    for stage in layout.chunks(pipeline_rank):
+        total += stage.num_layers * layer
+        total += rows * hidden + model.num_position_rows * hidden if stage.has_embedding else 0
+        shared = model.tie_word_embeddings and layout.pp == 1
+        total += norm + (0 if shared else rows * hidden) if stage.has_head else 0
+    return total
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_level_accepts_the_emitted_arguments(name: str, verdicts: Mapping[str, Verdict]) -> None:
+    verdict = verdicts[name]
+    assert (verdict.failed_level, verdict.error) == ("", "")
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_megatron_derives_the_planned_batch(name: str, verdicts: Mapping[str, Verdict]) -> None:
+    layout = PLANS[name].best.layout
+    assert verdicts[name].data_parallel_size == layout.dp
+    assert verdicts[name].num_microbatches == layout.num_microbatches
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_megatron_builds_the_planned_stages(name: str, verdicts: Mapping[str, Verdict]) -> None:
+    layout = PLANS[name].best.layout
+    built = {stage.pipeline_rank: stage.layers for stage in verdicts[name].built}
+    assert built == {rank: tuple(stage.num_layers for stage in layout.chunks(rank)) for rank in built}
+    assert {0, layout.pp - 1} <= built.keys()
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_parameters_of_each_rank_are_ours(name: str, verdicts: Mapping[str, Verdict]) -> None:
+    plan = PLANS[name]
+    workload = plan.request.workload
+    placed = place(plan.model, build_graph(plan.model, workload), plan.best.layout, workload)
+    for stage in verdicts[name].built:
+        assert stage.parameters == counted_parameters(plan, stage.pipeline_rank)
+        assert stage.parameters == placed.elements(stage.pipeline_rank)
+
+
+def test_the_whole_llamas_have_their_published_size() -> None:
+    flat = [
+        planned(model, layout_of_degrees(layers=(model.num_layers,), dp=8, num_microbatches=1))
+        for model in (LLAMA_8B, LLAMA_70B, LLAMA_405B)
+    ]
+    built = [verdict.built[0].parameters for verdict in ask_megatron([job_of(plan) for plan in flat])]
+    assert built == [8_030_261_248, 70_553_706_496, 405_853_388_800]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "8B on 8",
+            {
+                "activation_func": "silu",
+                "gated_linear_unit": "True",
+                "add_bias_linear": "False",
+                "add_qkv_bias": "False",
+                "num_query_groups": "8",
+                "kv_channels": "128",
+                "normalization": "RMSNorm",
+                "layernorm_epsilon": "1e-05",
+                "position_embedding_type": "rope",
+                "rotary_base": "500000",
+                "rope_scaling": "True",
+                "share_embeddings_and_output_weights": "False",
+                "attention_backend": "flash",
+                "hidden_dropout": "0.0",
+                "params_dtype": "torch.bfloat16",
+                "sequence_parallel": "True",
+                "recompute_granularity": "None",
+            },
+        ),
+        (
+            "GPT in fp16 on one stage",
+            {
+                "activation_func": "gelu",
+                "gated_linear_unit": "False",
+                "bias_activation_fusion": "True",
+                "add_bias_linear": "True",
+                "add_qkv_bias": "True",
+                "normalization": "LayerNorm",
+                "position_embedding_type": "learned_absolute",
+                "share_embeddings_and_output_weights": "True",
+                "attention_dropout": "0.1",
+                "params_dtype": "torch.float16",
+            },
+        ),
+        ("qkv bias", {"add_bias_linear": "False", "add_qkv_bias": "True", "position_embedding_type": "yarn"}),
+        ("query and key norms", {"qk_layernorm": "True"}),
+        ("fp8 by blocks", {"fp8": "e4m3", "fp8_recipe": "blockwise"}),
+        ("fp8, low-precision states", {"fp8": "hybrid", "fp8_recipe": "delayed", "recompute_method": "uniform"}),
+        (
+            "70B on 64, interleaved, selective",
+            {
+                "recompute_granularity": "selective",
+                "recompute_modules": "['core_attn', 'mlp']",
+                "overlap_p2p_comm": "True",
+            },
+        ),
+        (
+            "70B on 64 A100",
+            {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": "2"},
+        ),
+        ("interleaved without overlapped p2p", {"overlap_p2p_comm": "False"}),
+    ],
+)
+def test_megatron_understands_the_flags_as_they_were_meant(
+    name: str, expected: Mapping[str, str], verdicts: Mapping[str, Verdict]
+) -> None:
+    config = verdicts[name].config
+    assert {field: config[field] for field in expected} == expected
+
+
+@settings(
+    max_examples=1,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow, HealthCheck.large_base_example],
+)
+@given(plans=st.lists(expressible_plans(), min_size=12, max_size=12))
+def test_drawn_plans_are_accepted_and_hold_what_we_count(plans: list[Plan]) -> None:
+    for plan, verdict in zip(plans, ask_megatron([job_of(plan) for plan in plans]), strict=True):
+        assert (verdict.failed_level, verdict.error) == ("", "")
+        for stage in verdict.built:
+            assert stage.parameters == counted_parameters(plan, stage.pipeline_rank)
+
+
+def changed(job: Job, **flags: str) -> Job:
+    """Return the job with the values of some flags replaced; underscores stand for dashes."""
+    words = list(job.arguments)
+    for name, value in flags.items():
+        words[words.index(f"--{name.replace('_', '-')}") + 1] = value
+    return replace(job, arguments=tuple(words), pipeline_ranks=())
+
+
+def test_the_oracle_refuses_what_megatron_refuses() -> None:
+    job = job_of(PLANS["405B on 1024, uneven"])
+    interleaved = job_of(PLANS["70B on 64, interleaved, selective"])
+    refused = [
+        (replace(job, environment={}), "validate", "CUDA_DEVICE_MAX_CONNECTIONS to 1"),
+        (replace(job, arguments=(*job.arguments, "--no-such-flag")), "parse", "--no-such-flag"),
+        (replace(job, world_size=1000), "validate", "not divisible by total_model_size"),
+        (changed(job, num_attention_heads="100"), "config", "must be a multiple of"),
+        (changed(job, pipeline_model_parallel_layout="Et*7|(t*8|)*14t*8L"), "config", "must match num_layers 126"),
+        (changed(job, global_batch_size="510"), "validate", "must be divisible by"),
+        (changed(interleaved, global_batch_size="510"), "microbatches", "interleaved schedule: 255 micro-batches"),
+    ]
+    verdicts = ask_megatron([job for job, _, _ in refused])
+    for verdict, (_, level, words) in zip(verdicts, refused, strict=True):
+        assert (verdict.failed_level, words in verdict.error) == (level, True), verdict.error
+
+
+def test_megatron_still_drops_the_factor_of_llama3_scaling() -> None:
+    """The reason why other factors are refused; when this fails, the refusal can go."""
+    model = replace(LLAMA_8B, rope_scaling={**LLAMA3_SCALING})
+    job = job_of(planned(model, layout_of_degrees(layers=(32,), dp=8, num_microbatches=1)))
+    (verdict,) = ask_megatron([changed(job, rope_scaling_factor="32.0")])
+    assert verdict.config["rope_scaling_factor"] == "8.0"

@@ -1,0 +1,74 @@
+"""From a new spec to launch files, as a newcomer goes: real processes, a real search."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def shardwright(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Return the ended process of one command."""
+    return subprocess.run(
+        [sys.executable, "-m", "cli.main", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with a spec, and the plan of it in `run`."""
+    root = tmp_path_factory.mktemp("newcomer")
+    assert shardwright("init", root / "spec.yaml").returncode == 0
+    result = shardwright("plan", root / "spec.yaml", "--out", root / "run")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("llama-3.1-8b on dgx-h100: 1 node of 8 x h100-sxm-80gb, 8 GPUs\n")
+    return root
+
+
+def test_the_plan_and_its_launch_files_are_there(planned: Path) -> None:
+    assert {path.name for path in (planned / "run").iterdir()} == {"plan.json", "launch.sh", "job.sbatch"}
+
+
+def test_the_screen_is_plain_when_piped(planned: Path) -> None:
+    result = shardwright("plan", planned / "spec.yaml")
+    assert result.stdout.isascii()
+    assert "\x1b" not in result.stdout
+    assert len(result.stdout.splitlines()) < 50
+
+
+def test_equal_inputs_give_equal_bytes(planned: Path) -> None:
+    for seed in ("1", "2"):
+        result = shardwright("plan", planned / "spec.yaml", "--format", "json", PYTHONHASHSEED=seed)
+        assert result.stdout == (planned / "run" / "plan.json").read_text()
+
+
+def test_the_best_plan_stays_inside_memory_and_the_fast_domain(planned: Path) -> None:
+    document = json.loads((planned / "run" / "plan.json").read_text())
+    best = document["plans"][0]
+    assert best["layout"]["tp"] <= 8
+    assert best["peak_memory_bytes"] <= best["memory_limit_bytes"]
+    assert 0.3 <= best["mfu"] <= 0.6
+
+
+def test_the_written_plan_can_be_explained_and_emitted_again(planned: Path) -> None:
+    explained = shardwright("explain", planned / "run")
+    assert (explained.returncode, explained.stderr) == (0, "")
+    assert "\nWhere the time goes\n" in explained.stdout
+    emitted = shardwright("emit", planned / "run", "--file", "launch.sh")
+    assert (emitted.returncode, emitted.stderr) == (0, "")
+    assert emitted.stdout == (planned / "run" / "launch.sh").read_text()
+
+
+def test_a_model_that_cannot_fit_ends_with_3_and_a_way_out(planned: Path) -> None:
+    result = shardwright("plan", planned / "spec.yaml", "--set", "model=llama-3.1-405b", "--format", "json")
+    assert result.returncode == 3
+    document = json.loads(result.stdout)
+    assert document["status"] == "infeasible"
+    assert document["infeasible"]["shortfall_bytes"] > 0
+    assert document["infeasible"]["relaxations"]

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+
+from solvers import dp
+from solvers.check import check
+from solvers.errors import SolverError
+from solvers.problem import Limits, Problem
+from solvers.solution import Status
+from tests.unit.solvers.chains import chain
+
+
+def test_layers_are_spread_to_keep_the_busiest_stage_short() -> None:
+    solution = dp.solve(chain([[1.0], [2.0], [3.0]], num_stages=2), Limits())
+    assert (solution.stage_of_layer_L, solution.objective) == ((0, 0, 1), 15.0)
+
+
+def test_stages_with_fixed_work_get_fewer_layers() -> None:
+    problem = chain([[1.0]] * 10, num_stages=3, fixed_seconds_S=np.array([1.0, 0.0, 1.0]))
+    assert dp.solve(problem, Limits()).layers_S(3) == (3, 4, 3)
+
+
+def test_of_equally_good_partitions_the_most_even_is_taken() -> None:
+    # A last stage of 4 seconds sets the bottleneck; the six layers before it fit in many ways.
+    problem = chain([[1.0]] * 6 + [[4.0]], num_stages=4)
+    assert dp.solve(problem, Limits()).layers_S(4) == (2, 2, 2, 1)
+
+
+def recompute_problem(capacity_bytes: int) -> Problem:
+    """Four layers on two stages; option 1 keeps 2 instead of 10 bytes a micro-batch and takes half as long again."""
+    return chain(
+        [[2.0, 3.0]] * 4,
+        num_stages=2,
+        static_bytes_LO=[[5, 5]] * 4,
+        activation_bytes_LO=[[10, 2]] * 4,
+        capacity_bytes_R=np.array([capacity_bytes, capacity_bytes]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("capacity_bytes", "options", "objective"),
+    [
+        # Stage 0 holds two micro-batches: 50 bytes, 34 with one layer recomputed, 18 with both.
+        (50, (0, 0, 0, 0), 3.0 * 4.0 + 8.0),
+        (49, (1, 0, 0, 0), 3.0 * 5.0 + 9.0),
+        (34, (1, 0, 0, 0), 3.0 * 5.0 + 9.0),
+        # Stage 1 holds one: 30 bytes, 22, 14.
+        (33, (1, 1, 0, 0), 3.0 * 6.0 + 10.0),
+        (29, (1, 1, 1, 0), 3.0 * 6.0 + 11.0),
+        (18, (1, 1, 1, 1), 3.0 * 6.0 + 12.0),
+    ],
+)
+def test_only_as_many_layers_are_recomputed_as_memory_needs(
+    capacity_bytes: int, options: tuple[int, ...], objective: float
+) -> None:
+    problem = recompute_problem(capacity_bytes)
+    solution = dp.solve(problem, Limits())
+    assert solution.objective == pytest.approx(objective, rel=1e-12)
+    assert solution.stage_of_layer_L == (0, 0, 1, 1)
+    assert sorted(solution.option_of_layer_L[:2]) == sorted(options[:2])
+    assert sorted(solution.option_of_layer_L[2:]) == sorted(options[2:])
+    assert check(problem, solution) == ()
+
+
+def test_one_byte_too_little_has_no_solution() -> None:
+    # One layer on stage 0 and three on stage 1 need 9 and 21 bytes, so 18 was the least for two and two.
+    solution = dp.solve(recompute_problem(17), Limits())
+    assert solution.status is Status.INFEASIBLE
+    assert solution.proof == "no path through the segments that fit reaches the last layer"
+
+
+def test_a_slower_busiest_stage_is_taken_when_it_saves_more_elsewhere() -> None:
+    # Capacity lets stage 1 run fast layers only where it holds one; the weights decide.
+    def problem(bottleneck_weight: float) -> Problem:
+        return chain(
+            [[2.0, 5.0]] * 3,
+            num_stages=2,
+            static_bytes_LO=[[4, 1]] * 3,
+            capacity_bytes_R=np.array([12, 2]),
+            bottleneck_weight=bottleneck_weight,
+        )
+
+    # 2 | 1: 4 and 5; 1 | 2: 2 and 10.
+    assert dp.solve(problem(1.0), Limits()).layers_S(2) == (2, 1)
+    # With two kinds of stage left open, a light bottleneck prefers the least total.
+    free = chain([[2.0]] * 4, num_stages=2, min_layers_S=np.zeros(2, np.int64), bottleneck_weight=0.0)
+    assert dp.solve(free, Limits()).objective == pytest.approx(8.0)
+
+
+def test_a_long_stage_is_found_when_the_others_have_no_room() -> None:
+    problem = chain(
+        [[1.0]] * 40,
+        num_stages=4,
+        static_bytes_LO=[[1]] * 40,
+        capacity_bytes_R=np.array([1, 37, 1, 1]),
+    )
+    assert dp.solve(problem, Limits()).layers_S(4) == (1, 37, 1, 1)
+
+
+def test_an_empty_stage_is_used_where_it_is_allowed() -> None:
+    problem = chain(
+        [[1.0]] * 4,
+        num_stages=3,
+        static_bytes_LO=[[1]] * 4,
+        min_layers_S=np.zeros(3, dtype=np.int64),
+        capacity_bytes_R=np.array([2, 0, 2]),
+    )
+    assert dp.solve(problem, Limits()).layers_S(3) == (2, 0, 2)
+
+
+def test_more_layers_than_the_stages_may_hold_have_no_solution() -> None:
+    problem = chain([[1.0]] * 4, num_stages=3, max_layers_S=np.ones(3, dtype=np.int64))
+    assert dp.solve(problem, Limits()).status is Status.INFEASIBLE
+
+
+def test_too_many_pareto_points_stop_the_programme() -> None:
+    with pytest.raises(SolverError) as caught:
+        dp.solve(recompute_problem(34), Limits(max_states=3))
+    assert (
+        str(caught.value) == "dp stopped with status too many Pareto points under max_states = 3 and found no solution"
+    )
+
+
+def test_shared_ranks_are_refused() -> None:
+    problem = chain([[1.0]] * 2, num_stages=2, rank_of_stage_S=np.zeros(2, np.int64), capacity_bytes_R=np.array([9]))
+    with pytest.raises(ValueError, match=r"^the dynamic programme needs a rank of its own for every stage; use a MIP"):
+        dp.solve(problem, Limits())
+
+
+def test_a_model_of_many_equal_layers_with_three_options_is_solved_exactly() -> None:
+    num_layers, num_stages = 128, 32
+    problem = chain(
+        [[0.010, 0.011, 0.0133]] * num_layers,
+        num_stages=num_stages,
+        static_bytes_LO=[[1_612_345_600] * 3] * num_layers,
+        activation_bytes_LO=[[912_345_600, 512_345_600, 50_123_456]] * num_layers,
+        fixed_seconds_S=np.array([0.001] + [0.0] * 30 + [0.008]),
+        capacity_bytes_R=np.full(num_stages, 75 * 10**9),
+        bottleneck_weight=63.0,
+    )
+    solution = dp.solve(problem, Limits())
+    assert check(problem, solution) == ()
+    # The first stages must recompute every layer but a few: no stage can be shorter than four layers at 75 GB.
+    assert solution.layers_S(num_stages) == (4,) * num_stages
+    assert solution.objective == pytest.approx(4.351, rel=1e-9)
