@@ -10,7 +10,8 @@ BLOCK = r"^<!-- {name} -->\n+```(?:bash|sh|shell)\n(.*?)^```$"
 
 def command(name: str) -> str:
     """Return the block's text; exactly one block may carry the name."""
-    blocks = re.findall(BLOCK.format(name=re.escape(name)), README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    pattern = re.compile(BLOCK.format(name=re.escape(name)), re.DOTALL | re.MULTILINE)
+    blocks = pattern.findall(README.read_text(encoding="utf-8"))
     if len(blocks) != 1:
         sys.exit(f"{README}: {len(blocks)} commands are marked <!-- {name} -->, expected 1")
     return str(blocks[0])

@@ -114,6 +114,11 @@ def check_writable(directory: Path, names: Iterable[str], *, force: bool) -> Non
     place = Location(file=str(directory), path="--out")
     if directory.exists() and not directory.is_dir():
         raise InputError("This is a file; files are written into a directory.", location=place)
+    nearest = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise InputError(
+            f"Nothing can be written into {nearest}.", location=place, hint="Name a directory that you may write to."
+        )
     taken = sorted(name for name in names if os.path.lexists(directory / name))
     folders = [name for name in taken if (directory / name).is_dir()]
     if folders:

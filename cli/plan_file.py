@@ -17,7 +17,14 @@ def read_plan(path: Path) -> Plan:
     from planner.documents import load_document
     from planner.schema.plan import plan_from_document
 
-    return plan_from_document(load_document(path / PLAN_FILE if path.is_dir() else path))
+    document = load_document(path / PLAN_FILE if path.is_dir() else path)
+    if isinstance(document.data, dict) and "workload" in document.data and "plans" not in document.data:
+        raise InputError(
+            "This is a spec, not a plan.",
+            location=Location(file=str(path)),
+            hint=f"Plan it first: shardwright plan {path} --out DIR",
+        )
+    return plan_from_document(document)
 
 
 def pick(plan: Plan, index: int, *, path: Path) -> PlannedLayout:

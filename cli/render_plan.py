@@ -34,8 +34,10 @@ from planner.report import (
 )
 from planner.specs import Objective
 
-# Settings that mostly follow from others: named only where nothing else tells layouts apart.
-DERIVED_SETTINGS = ("num_microbatches", "schedule", "overlap", "layers per stage")
+# The batch and dp decide the number of micro-batches; the others mostly follow too, and are named only where nothing
+# else tells layouts apart.
+DECIDED_SETTINGS = ("num_microbatches",)
+DERIVED_SETTINGS = ("schedule", "overlap", "layers per stage")
 
 
 def plan_blocks(plan: Plan, *, written: Sequence[Path] = (), verbose: bool = False) -> tuple[Block, ...]:
@@ -154,7 +156,7 @@ def others_blocks(plan: Plan) -> tuple[Block, ...]:
         return section("Runners-up and baseline", *remark)
     short = [differences_in_words(comparison.differences) for comparison in comparisons]
     table = Table(
-        columns=columns("index", ">step time", ">against best", ">MFU", ">peak memory", "what differs [best]"),
+        columns=columns("index", ">step time", ">slower", ">peak memory", "what differs [best]"),
         rows=tuple(
             _comparison_row(
                 comparison,
@@ -175,7 +177,6 @@ def _comparison_row(comparison: Comparison, *, differences: str) -> tuple[str, .
         " = ".join(name for name in names if name),
         milliseconds(planned.step_seconds),
         signed_percent(comparison.change_fraction),
-        percent(planned.mfu),
         gib(planned.peak_memory_bytes),
         differences,
     )
@@ -183,8 +184,9 @@ def _comparison_row(comparison: Comparison, *, differences: str) -> tuple[str, .
 
 def differences_in_words(differences: Sequence[Difference], *, derived: bool = False) -> str:
     """Return "pp 8 [4]; dp 1 [2]": each setting that differs, the reference's own in brackets."""
-    chosen = [entry for entry in differences if derived or entry.setting not in DERIVED_SETTINGS] or list(differences)
-    return "; ".join(f"{entry.setting} {entry.value} [{entry.reference}]" for entry in chosen) or "nothing"
+    free = [entry for entry in differences if entry.setting not in DECIDED_SETTINGS]
+    chosen = [entry for entry in free if derived or entry.setting not in DERIVED_SETTINGS]
+    return "; ".join(f"{entry.setting} {entry.value} [{entry.reference}]" for entry in chosen or free) or "nothing"
 
 
 def search_blocks(search: SearchSummary) -> tuple[Block, ...]:

@@ -21,6 +21,7 @@ from planner.memory import memory_limit_bytes
 from planner.plan import Plan, PlannedLayout, SearchSummary, Status
 from planner.space import DIMENSIONS, Points, Space, enumerate_layouts
 from planner.specs import ModelSpec, Objective, PlanRequest
+from planner.validate import violations
 from profiles.analytic import AnalyticCostModel
 from profiles.hardware import Cluster
 
@@ -104,6 +105,9 @@ def search(
         )
         for candidate in visit.candidates
     )
+    for entry in plans:
+        broken = violations(entry, model, cluster, request)
+        assert not broken, f"the search returned a plan that breaks its own rules: {broken}"
     thumb = baseline_layout(pricer, cluster)
     baseline = None
     if thumb is not None:

@@ -136,7 +136,8 @@ class _FrontTree:
         problem: The problem.
         demand_LO: Bytes of each option on this stage.
         room_bytes: Capacity left for layers.
-        states_left: Points that may still be created.
+        max_states: Points that all stages together may create.
+        num_states: Points created so far.
         fronts: The front of each node.
         children: Node and kind of the next layer to the node with that layer added.
     """
@@ -144,7 +145,8 @@ class _FrontTree:
     problem: Problem
     demand_LO: IntArray
     room_bytes: int
-    states_left: int
+    max_states: int
+    num_states: int
     fronts: list[_Front] = field(default_factory=lambda: [_EMPTY])
     children: dict[tuple[int, int], int] = field(default_factory=dict)
 
@@ -153,9 +155,9 @@ class _FrontTree:
         key = (node, self.problem.kind_L[layer])
         if key not in self.children:
             front = self.fronts[node].extended(self.demand_LO[layer], self.problem.seconds_LO[layer], self.room_bytes)
-            self.states_left -= len(front.seconds)
-            if self.states_left < 0:
-                raise SolverError(solver=NAME, status="too many Pareto points", limit="max_states")
+            self.num_states += len(front.seconds)
+            if self.num_states > self.max_states:
+                raise SolverError(solver=NAME, status="too many Pareto points", limit=f"max_states = {self.max_states}")
             self.children[key] = len(self.fronts)
             self.fronts.append(front)
         return self.children[key]
@@ -180,16 +182,17 @@ def _costs_SJN(problem: Problem, longest: int, limits: Limits) -> FloatArray:
     tight_SJN = allowed_SJN & ~fast_SJN & (least_bytes_SJN <= room_bytes_SJN)
 
     cost_SJN = np.where(fast_SJN, seconds_JN, np.inf)
-    states_left = limits.max_states
+    num_states = 0
     for stage in np.flatnonzero(tight_SJN.any(axis=(1, 2))).tolist():
         tree = _FrontTree(
             problem=problem,
             demand_LO=demand_SLO[stage],
             room_bytes=int(room_bytes_S[stage]),
-            states_left=states_left,
+            max_states=limits.max_states,
+            num_states=num_states,
         )
         _fill_tight(cost_SJN[stage], tight_SJN[stage], tree)
-        states_left = tree.states_left
+        num_states = tree.num_states
     cost_SJN += problem.fixed_seconds_S[:, np.newaxis, np.newaxis]
     return cost_SJN
 

@@ -22,10 +22,11 @@ NAME = "mathopt"
 
 def solve(problem: Problem, limits: Limits) -> Solution:
     """Return the best choice that HiGHS finds."""
-    return solve_with(_minimise, problem, limits, solver=NAME)
+    return solve_with(minimise, problem, limits, solver=NAME)
 
 
-def _minimise(model: LinearModel, limits: Limits) -> Answer:
+def minimise(model: LinearModel, limits: Limits) -> Answer:
+    """Return the answer of HiGHS to a linear model; raise `SolverError` when it stopped with nothing."""
     math_model = mathopt.Model(name="chain partition")
     variables = [
         math_model.add_variable(lb=0.0, ub=column.upper, is_integer=column.is_integer, name=column.name)
@@ -44,7 +45,7 @@ def _minimise(model: LinearModel, limits: Limits) -> Answer:
         absolute_gap_tolerance=0.0,
         highs=highs_pb2.HighsOptionsProto(string_options={"parallel": "off"}),
     )
-    with _quiet_standard_output():
+    with quiet_standard_output():
         result = mathopt.solve(math_model, mathopt.SolverType.HIGHS, params=parameters)
     reason = result.termination.reason
     # The objective is at least 0, so that a model that is not feasible is not unbounded either.
@@ -62,7 +63,7 @@ def _minimise(model: LinearModel, limits: Limits) -> Answer:
 
 
 @contextmanager
-def _quiet_standard_output() -> Iterator[None]:
+def quiet_standard_output() -> Iterator[None]:
     """Keep what native code prints off standard output.
 
     HiGHS prints "HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();" there whatever its options

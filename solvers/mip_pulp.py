@@ -12,13 +12,14 @@ NAME = "pulp"
 
 def solve(problem: Problem, limits: Limits) -> Solution:
     """Return the best choice that CBC finds."""
-    return solve_with(_minimise, problem, limits, solver=NAME)
+    return solve_with(minimise, problem, limits, solver=NAME)
 
 
-def _minimise(model: LinearModel, limits: Limits) -> Answer:
+def minimise(model: LinearModel, limits: Limits) -> Answer:
+    """Return the answer of CBC to a linear model; raise `SolverError` when it stopped with nothing."""
     pulp_model = pulp.LpProblem("chain_partition", pulp.LpMinimize)
     variables = [
-        pulp.LpVariable(
+        pulp_model.add_variable(
             column.name,
             lowBound=0.0,
             upBound=None if column.upper == float("inf") else column.upper,
@@ -38,7 +39,9 @@ def _minimise(model: LinearModel, limits: Limits) -> Answer:
             pulp_model += terms >= row.lower, f"{row.name}_lower"
         if row.upper < float("inf"):
             pulp_model += terms <= row.upper, f"{row.name}_upper"
-    solver = pulp.PULP_CBC_CMD(msg=False, threads=1, gapRel=0.0, gapAbs=0.0, maxNodes=limits.max_nodes)
+    # The CBC that PuLP ships; `PULP_CBC_CMD` itself is deprecated.
+    cbc = pulp.PULP_CBC_CMD.pulp_cbc_path
+    solver = pulp.COIN_CMD(path=cbc, msg=False, threads=1, gapRel=0.0, gapAbs=0.0, maxNodes=limits.max_nodes)
     pulp_model.solve(solver)
     # PuLP's two statuses must be read together: `status` is Optimal for an incumbent at a limit too, and `sol_status`
     # is "no solution found" for a proof that there is no integer solution too.

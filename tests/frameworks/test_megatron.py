@@ -7,11 +7,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from planner.emit.megatron import emit_megatron
+from planner.emit.megatron import LAUNCH_SCRIPT, emit_megatron
 from planner.graph import build_graph
 from planner.layout import Granularity, Layout, Recompute
 from planner.memory import place
 from planner.plan import Plan
+from planner.readers.megatron import read_megatron
 from planner.specs import (
     Activation,
     BlockRun,
@@ -25,7 +26,6 @@ from planner.specs import (
     TrainWorkload,
 )
 from tests.emitted.plans import (
-    LLAMA3_SCALING,
     LLAMA_8B,
     LLAMA_70B,
     LLAMA_405B,
@@ -172,13 +172,63 @@ PLANS: Mapping[str, Plan] = {
 }
 
 
+def changed(job: Job, **flags: str) -> Job:
+    """Return the job with the values of some flags replaced, nothing built; underscores stand for dashes."""
+    words = list(job.arguments)
+    for name, value in flags.items():
+        words[words.index(f"--{name.replace('_', '-')}") + 1] = value
+    return replace(job, arguments=tuple(words), pipeline_ranks=())
+
+
+UNEVEN = job_of(PLANS["405B on 1024, uneven"])
+INTERLEAVED = job_of(PLANS["70B on 64, interleaved, selective"])
+
+REFUSED: Mapping[str, tuple[Job, str, str]] = {
+    "no connection limit": (replace(UNEVEN, environment={}), "validate", "CUDA_DEVICE_MAX_CONNECTIONS to 1"),
+    "an unknown flag": (replace(UNEVEN, arguments=(*UNEVEN.arguments, "--no-such-flag")), "parse", "--no-such-flag"),
+    "a wrong world": (replace(UNEVEN, world_size=1000), "validate", "not divisible by total_model_size"),
+    "heads that tp does not divide": (changed(UNEVEN, num_attention_heads="100"), "config", "must be a multiple of"),
+    "a layer too many": (
+        changed(UNEVEN, pipeline_model_parallel_layout="Et*7|(t*8|)*14t*8L"),
+        "config",
+        "must match num_layers 126",
+    ),
+    "a batch that does not divide": (changed(UNEVEN, global_batch_size="510"), "validate", "must be divisible by"),
+    "a remainder of micro-batches": (
+        changed(INTERLEAVED, global_batch_size="510"),
+        "microbatches",
+        "interleaved schedule: 255 micro-batches",
+    ),
+}
+
+WHOLE: Mapping[str, tuple[ModelSpec, int]] = {
+    "8B": (LLAMA_8B, 8_030_261_248),
+    "70B": (LLAMA_70B, 70_553_706_496),
+    "405B": (LLAMA_405B, 405_853_388_800),
+}
+
+OTHER_FACTOR = "another factor of llama3 scaling"
+
+
+def on_one_gpu_each(model: ModelSpec) -> Plan:
+    return planned(model, layout_of_degrees(layers=(model.num_layers,), dp=8, num_microbatches=1))
+
+
 @pytest.fixture(scope="module")
 def verdicts() -> Mapping[str, Verdict]:
-    """Return Megatron's verdict on every plan above; one process imports Megatron once."""
-    for plan in PLANS.values():
-        emit_megatron(plan)
-    answers = ask_megatron([job_of(plan) for plan in PLANS.values()])
-    return dict(zip(PLANS, answers, strict=True))
+    """Return Megatron's verdict on every job above; one process imports Megatron once."""
+    jobs = {name: job_of(plan) for name, plan in PLANS.items()}
+    jobs |= {name: job for name, (job, _, _) in REFUSED.items()}
+    jobs |= {name: job_of(on_one_gpu_each(model)) for name, (model, _) in WHOLE.items()}
+    jobs[OTHER_FACTOR] = changed(jobs["8B"], rope_scaling_factor="32.0")
+    return dict(zip(jobs, ask_megatron(list(jobs.values())), strict=True))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_what_is_pushed_through_megatron_is_what_the_emitter_writes(name: str) -> None:
+    job = read_megatron(emit_megatron(PLANS[name])[LAUNCH_SCRIPT], file=LAUNCH_SCRIPT)
+    written = tuple(word for flag in job.flags for word in (flag.name, *flag.values))
+    assert written == job_of(PLANS[name]).arguments
 
 
 def counted_parameters(plan: Plan, pipeline_rank: int) -> int:
@@ -239,13 +289,9 @@ def test_parameters_of_each_rank_are_ours(name: str, verdicts: Mapping[str, Verd
         assert stage.parameters == placed.elements(stage.pipeline_rank)
 
 
-def test_the_whole_llamas_have_their_published_size() -> None:
-    flat = [
-        planned(model, layout_of_degrees(layers=(model.num_layers,), dp=8, num_microbatches=1))
-        for model in (LLAMA_8B, LLAMA_70B, LLAMA_405B)
-    ]
-    built = [verdict.built[0].parameters for verdict in ask_megatron([job_of(plan) for plan in flat])]
-    assert built == [8_030_261_248, 70_553_706_496, 405_853_388_800]
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_models_have_their_published_size(name: str, verdicts: Mapping[str, Verdict]) -> None:
+    assert [stage.parameters for stage in verdicts[name].built] == [WHOLE[name][1]]
 
 
 @pytest.mark.parametrize(
@@ -330,34 +376,13 @@ def test_drawn_plans_are_accepted_and_hold_what_we_count(plans: list[Plan]) -> N
             assert stage.parameters == counted_parameters(plan, stage.pipeline_rank)
 
 
-def changed(job: Job, **flags: str) -> Job:
-    """Return the job with the values of some flags replaced; underscores stand for dashes."""
-    words = list(job.arguments)
-    for name, value in flags.items():
-        words[words.index(f"--{name.replace('_', '-')}") + 1] = value
-    return replace(job, arguments=tuple(words), pipeline_ranks=())
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_oracle_refuses_what_megatron_refuses(name: str, verdicts: Mapping[str, Verdict]) -> None:
+    _, level, words = REFUSED[name]
+    assert verdicts[name].failed_level == level
+    assert words in verdicts[name].error
 
 
-def test_the_oracle_refuses_what_megatron_refuses() -> None:
-    job = job_of(PLANS["405B on 1024, uneven"])
-    interleaved = job_of(PLANS["70B on 64, interleaved, selective"])
-    refused = [
-        (replace(job, environment={}), "validate", "CUDA_DEVICE_MAX_CONNECTIONS to 1"),
-        (replace(job, arguments=(*job.arguments, "--no-such-flag")), "parse", "--no-such-flag"),
-        (replace(job, world_size=1000), "validate", "not divisible by total_model_size"),
-        (changed(job, num_attention_heads="100"), "config", "must be a multiple of"),
-        (changed(job, pipeline_model_parallel_layout="Et*7|(t*8|)*14t*8L"), "config", "must match num_layers 126"),
-        (changed(job, global_batch_size="510"), "validate", "must be divisible by"),
-        (changed(interleaved, global_batch_size="510"), "microbatches", "interleaved schedule: 255 micro-batches"),
-    ]
-    verdicts = ask_megatron([job for job, _, _ in refused])
-    for verdict, (_, level, words) in zip(verdicts, refused, strict=True):
-        assert (verdict.failed_level, words in verdict.error) == (level, True), verdict.error
-
-
-def test_megatron_still_drops_the_factor_of_llama3_scaling() -> None:
+def test_megatron_still_drops_the_factor_of_llama3_scaling(verdicts: Mapping[str, Verdict]) -> None:
     """The reason why other factors are refused; when this fails, the refusal can go."""
-    model = replace(LLAMA_8B, rope_scaling={**LLAMA3_SCALING})
-    job = job_of(planned(model, layout_of_degrees(layers=(32,), dp=8, num_microbatches=1)))
-    (verdict,) = ask_megatron([changed(job, rope_scaling_factor="32.0")])
-    assert verdict.config["rope_scaling_factor"] == "8.0"
+    assert verdicts[OTHER_FACTOR].config["rope_scaling_factor"] == "8.0"

@@ -187,7 +187,8 @@ def test_the_full_spec_is_valid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", FIELDS, ids=format_path)
 def test_a_spec_with_one_field_mutated_is_planned_or_refused(path: tuple[str | int, ...], tmp_path: Path) -> None:
-    for value in NASTY:
+    # Half of the values for each field, so that neighbours see the other half.
+    for value in NASTY[FIELDS.index(path) % 2 :: 2]:
         planned_or_refused(json.dumps(changed(FULL_SPEC, path, value)), tmp_path)
     planned_or_refused(json.dumps(without(FULL_SPEC, path)), tmp_path)
     if isinstance(path[-1], str):

@@ -90,3 +90,13 @@ def test_a_missing_plan_is_a_message(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["emit", str(tmp_path / "none.json")])
     assert result.exit_code == 2
     assert result.stderr == f"error: {tmp_path / 'none.json'}: There is no such file.\nCheck the path.\n"
+
+
+def test_a_spec_is_not_taken_for_a_plan(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("schema: 1\nmodel: llama-3.1-8b\ncluster: dgx-h100\nworkload: {}\n")
+    result = RUNNER.invoke(app, ["emit", str(path)])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {path}: This is a spec, not a plan.\nPlan it first: shardwright plan {path} --out DIR\n"
+    )

@@ -51,6 +51,16 @@ def test_a_file_is_no_place_for_files(tmp_path: Path) -> None:
         check_writable(tmp_path / "run", ("plan.json",), force=True)
 
 
+def test_a_place_below_a_file_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError) as caught:
+        check_writable(tmp_path / "file" / "run", ("plan.json",), force=False)
+    assert str(caught.value) == (
+        f"{tmp_path / 'file' / 'run'}: --out: Nothing can be written into {tmp_path / 'file'}.\n"
+        "Name a directory that you may write to."
+    )
+
+
 def test_a_directory_in_the_way_is_refused_even_with_force(tmp_path: Path) -> None:
     (tmp_path / "plan.json").mkdir()
     with pytest.raises(InputError, match=r"A directory is in the way of plan\.json\."):

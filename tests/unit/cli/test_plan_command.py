@@ -43,8 +43,8 @@ Best layout
   whole run         1.0 days for 7,077,888,000 tokens, cost 240 at 2.50 per GPU hour
 
 Runners-up and baseline
-  index         step time  against best     MFU  peak memory  what differs [best]
-  1 = baseline   250.0 ms       +25.0 %  36.0 %     5.00 GiB  tp 4 [2]; pp 1 [2]
+  index         step time   slower  peak memory  what differs [best]
+  1 = baseline   250.0 ms  +25.0 %     5.00 GiB  tp 4 [2]; pp 1 [2]
   The best layout is 1.25 times as fast as the rule-of-thumb baseline.
 
 Assumptions

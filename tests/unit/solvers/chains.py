@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from solvers.problem import Problem
 from solvers.solution import Solution, Status, objective_of
@@ -42,12 +44,12 @@ def chain(
 
 def with_changes(problem: Problem | dict[str, object], **changes: object) -> Problem:
     """Return a problem with some fields replaced."""
-    values = (
+    values: dict[str, Any] = (
         {field.name: getattr(problem, field.name) for field in fields(Problem)}
         if isinstance(problem, Problem)
-        else problem
+        else dict(problem)
     )
-    return Problem(**{**values, **changes})  # type: ignore[arg-type]  # one dictionary for fields of several types
+    return Problem(**{**values, **changes})
 
 
 def choice(problem: Problem, stages: Sequence[int], options: Sequence[int] | None = None) -> Solution:
@@ -73,16 +75,17 @@ def random_problem(seed: int, *, shares_ranks: bool) -> Problem:
     # Neighbouring layers of the same kind are equal.
     kind_L = np.sort(rng.integers(0, int(rng.integers(1, num_layers + 1)), num_layers))
 
-    def per_option(low: int, high: int) -> np.ndarray:
-        return rng.integers(low, high, (num_layers, num_options))[kind_L]
+    def per_option(low: int, high: int) -> NDArray[np.int64]:
+        picked: NDArray[np.int64] = rng.integers(low, high, (num_layers, num_options))[kind_L]
+        return picked
 
     return Problem(
         bottleneck_weight=float(rng.integers(0, 10)),
         total_weight=float(rng.integers(0, 3)) / 2.0,
-        seconds_LO=per_option(1, 20) * 1e-3,
+        seconds_LO=np.asarray(per_option(1, 20) * 1e-3, dtype=np.float64),
         static_bytes_LO=per_option(0, 20),
         activation_bytes_LO=per_option(0, 20),
-        fixed_seconds_S=rng.integers(0, 10, num_stages) * 1e-3,
+        fixed_seconds_S=np.asarray(rng.integers(0, 10, num_stages) * 1e-3, dtype=np.float64),
         fixed_bytes_S=rng.integers(0, 10, num_stages),
         in_flight_S=rng.integers(0, 5, num_stages),
         min_layers_S=rng.integers(0, 2, num_stages),

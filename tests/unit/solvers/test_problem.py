@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 
-from solvers.problem import Problem
-from tests.unit.solvers.chains import chain
+from tests.unit.solvers.chains import chain, with_changes
 
 
 def test_arrays_are_copies_and_read_only() -> None:
     seconds_LO = np.ones((2, 1))
-    problem = chain([[1.0], [1.0]], num_stages=2, seconds_LO=seconds_LO)
+    problem = with_changes(chain([[1.0], [1.0]], num_stages=2), seconds_LO=seconds_LO)
     seconds_LO[0, 0] = 7.0
     assert problem.seconds_LO[0, 0] == 1.0
     with pytest.raises(ValueError, match="read-only"):
@@ -59,6 +58,10 @@ def test_the_simple_bound_knows_that_a_layer_is_not_split() -> None:
             {"fixed_seconds_S": np.array([1.0, np.inf])},
             "fixed_seconds_S holds seconds that are negative or not finite",
         ),
+        (
+            {"fixed_seconds_S": np.ones((2, 1))},
+            "seconds_LO has two axes, fixed_seconds_S and capacity_bytes_R have one",
+        ),
         ({"static_bytes_LO": np.ones((2, 2), dtype=np.int64)}, "static_bytes_LO has shape (2, 2), not (2, 1)"),
         ({"static_bytes_LO": np.ones((2, 1))}, "static_bytes_LO must hold integers, not float64"),
         ({"in_flight_S": np.array([1, -1])}, "in_flight_S holds a negative number"),
@@ -74,13 +77,12 @@ def test_the_simple_bound_knows_that_a_layer_is_not_split() -> None:
     ],
 )
 def test_arrays_that_make_no_problem_are_refused(changes: dict[str, object], message: str) -> None:
+    problem = chain([[1.0], [1.0]], num_stages=2)
     with pytest.raises(ValueError, match=r".") as caught:
-        chain([[1.0], [1.0]], num_stages=2, **changes)
+        with_changes(problem, **changes)
     assert str(caught.value) == message
 
 
 def test_stage_times_of_the_wrong_shape_are_refused() -> None:
-    problem = chain([[1.0]], num_stages=1)
     with pytest.raises(ValueError, match=r"^fixed_bytes_S has shape \(2,\), not \(1,\)$"):
         chain([[1.0]], num_stages=1, fixed_bytes_S=np.zeros(2, dtype=np.int64))
-    assert isinstance(problem, Problem)
