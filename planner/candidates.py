@@ -3,6 +3,7 @@
 Stage times come from the cost table, equal layers counted, not walked; `planner.evaluate` walks them again.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from planner.communication import (
@@ -23,6 +24,7 @@ from planner.schedule import StageTimes, simulate
 from planner.schedule_bounds import lower_bound_seconds
 from planner.schedule_orders import OperationOrder, operation_order
 from planner.space import Points
+from planner.specs import ModelSpec
 from solvers.problem import Problem
 from solvers.registry import solve
 from solvers.solution import Status
@@ -47,7 +49,7 @@ class Rejected:
 
     Args:
         fits: It fits into memory, but cannot be among the best.
-        bound_seconds: No split of it takes less.
+        bound_seconds: No split of it that fits takes less; infinite where it is proved that none fits.
     """
 
     fits: bool
@@ -60,10 +62,12 @@ class Split:
 
     Args:
         layout: The layout.
+        peak_memory_bytes: Its peak, by the ledger.
         pipeline_bound_seconds: No split of the point that fits has a shorter pipeline.
     """
 
     layout: Layout
+    peak_memory_bytes: int
     pipeline_bound_seconds: float
 
 
@@ -124,21 +128,38 @@ class Pricer:
         )
 
     def split(self, layout: Layout) -> Split | None:
-        """Return `layout` with its layers placed; None when no split fits into memory."""
-        costs = self.costs_of(layout)
+        """Return `layout` with its layers placed; None when no split can fit into memory.
+
+        The peak of the split is exact. It exceeds the limit only where one was found that rounded bytes admit.
+        """
+        bound = self._solved(layout, generous=True)
+        if bound is None or bound.peak_memory_bytes <= self.limit_bytes:
+            return bound
+        careful = self._solved(layout, generous=False)
+        return bound if careful is None else replace(careful, pipeline_bound_seconds=bound.pipeline_bound_seconds)
+
+    def fitting(self, layout: Layout) -> Layout | None:
+        """Return `layout` with its layers placed; None when no split was found that fits by exact bytes."""
+        split = self.split(layout)
+        return None if split is None or split.peak_memory_bytes > self.limit_bytes else split.layout
+
+    def _solved(self, layout: Layout, *, generous: bool) -> Split | None:
         problem = formulate(
             model=self.table.model,
             workload=self.table.workload,
-            costs=costs,
+            costs=self.costs_of(layout),
             layout=layout,
             limit_bytes=self.limit_bytes,
+            generous=generous,
         )
-        split = _solve_split(problem)
-        if split is None:
+        solution = _solve_split(problem)
+        if solution is None:
             return None
-        counts, objective = split
+        counts, objective = solution
+        placed = replace(layout, stages=stages_from_counts(counts))
         return Split(
-            layout=replace(layout, stages=stages_from_counts(counts)),
+            layout=placed,
+            peak_memory_bytes=peak_memory_bytes(memory_ledger(self.place(placed))),
             pipeline_bound_seconds=_split_bound_seconds(problem, layout, objective),
         )
 
@@ -161,12 +182,12 @@ class Pricer:
         """
         split = self.split(layout)
         if split is None:
-            return Rejected(fits=False, bound_seconds=bound.step_seconds)
+            return Rejected(fits=False, bound_seconds=math.inf)
         bound_seconds = max(bound.pipeline_seconds, split.pipeline_bound_seconds) + bound.tail_seconds
         placed_layout = split.layout
-        peak = peak_memory_bytes(memory_ledger(self.place(placed_layout)))
-        if peak > self.limit_bytes:
-            return Rejected(fits=False, bound_seconds=bound_seconds)
+        if split.peak_memory_bytes > self.limit_bytes:
+            proved = has_single_split(layout, self.table.model)
+            return Rejected(fits=False, bound_seconds=math.inf if proved else bound_seconds)
         if bound_seconds >= ceiling_seconds:
             return Rejected(fits=True, bound_seconds=bound_seconds)
         order, times, tail_seconds = self._schedule(placed_layout)
@@ -175,7 +196,7 @@ class Pricer:
         return Candidate(
             layout=placed_layout,
             step_seconds=float(simulate(order, times).rank_end_seconds_R.max()) + tail_seconds,
-            peak_memory_bytes=peak,
+            peak_memory_bytes=split.peak_memory_bytes,
             lower_bound_seconds=bound_seconds,
         )
 
@@ -270,6 +291,11 @@ class Pricer:
             seconds += cost_model.collective(reduction).seconds
         most = max(self._trainable(costs, layout, layout.chunks(rank)) for rank in range(layout.pp))
         return seconds + cost_model.compute(optimizer_traffic(most, layout, workload)).seconds
+
+
+def has_single_split(layout: Layout, model: ModelSpec) -> bool:
+    """Return whether the searched space holds one split of the layers: no pipeline, or even interleaving."""
+    return layout.pp == 1 or (layout.vpp > 1 and model.num_layers % (layout.pp * layout.vpp) == 0)
 
 
 def _solve_split(problem: Problem) -> tuple[tuple[int, ...], float] | None:

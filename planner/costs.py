@@ -359,7 +359,8 @@ class _MemoryNeed:
         smallest_X = self.num_layers // (points.pp_X * points.vpp_X)
         fixed_X = fixed_X + np.where(interleaved_X, pairs_X * smallest_X * self.saved_X, 0.0)
         per_layer_X = self.layer_states_X + np.where(interleaved_X, 0.0, plain_X * self.saved_X)
-        room_X = np.floor((limit_bytes - fixed_X) / np.maximum(per_layer_X, 1.0) + 1e-9)  # rounding must not rule out
+        # The ledger rounds fragmentation to the nearest byte, and rounding must not rule out: one byte more.
+        room_X = np.floor((limit_bytes + 1 - fixed_X) / np.maximum(per_layer_X, 1.0) + 1e-9)
         return np.clip(room_X, -1, 1 << 30).astype(np.int64)
 
 

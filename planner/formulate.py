@@ -1,12 +1,14 @@
 """One point of the space as a chain partition problem, and the solution as a layout.
 
 Every block keeps the point's recompute choice, so a layer has one option. With one chunk a rank the problem carries
-each rank's exact capacity (demand rounded up), so its optimum is exact under memory for the surrogate
-`(m - 1) max + sum`. With several chunks a rank the split is as even as the layer count allows, balanced in time, and
-memory is checked afterwards.
+each rank's capacity, for the surrogate `(m - 1) max + sum`. Sums of rounded bytes are not the rounded bytes of sums, so
+there are two problems: in the careful one, demand rounded up, every choice fits by exact bytes; in the generous one,
+demand rounded down, no split that fits is missing, so its optimum is a bound. With several chunks a rank the split is
+as even as the layer count allows, balanced in time, and memory is checked afterwards.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from planner.memory import (
     FRAGMENTATION_FRACTION,
     GROUP_COMMUNICATOR_BYTES,
     PAIR_COMMUNICATOR_BYTES,
+    RankModel,
     head_elements,
     head_peak_bytes,
     state_bytes,
@@ -66,8 +69,8 @@ def skeleton(  # noqa: PLR0913 - the dimensions of a point
     )
 
 
-def formulate(
-    *, model: ModelSpec, workload: TrainWorkload, costs: ShapeCosts, layout: Layout, limit_bytes: int
+def formulate(  # noqa: PLR0913 - the parts of a point
+    *, model: ModelSpec, workload: TrainWorkload, costs: ShapeCosts, layout: Layout, limit_bytes: int, generous: bool
 ) -> Problem:
     """Return the chain partition problem of one point.
 
@@ -77,6 +80,7 @@ def formulate(
         costs: Costs of the point's shape.
         layout: The point; its stages are ignored.
         limit_bytes: What each GPU may use.
+        generous: Round demand down, not up; see the module's docstring.
     """
     choice = costs.recomputes.index(layout.recompute)
     blocks = [block for block, _ in costs.rank_model.blocks]
@@ -92,89 +96,93 @@ def formulate(
     in_flight_S = (
         [min(micro, layout.pp - stage) for stage in range(num_stages)] if not interleaved else [0] * num_stages
     )
-    static_D, activation_D = _layer_bytes(workload, costs, layout, choice)
-    fixed_S = [0] * num_stages if interleaved else _fixed_bytes_S(model, workload, costs, layout, choice)
+    demand = _Demand(model=model, workload=workload, rank_model=costs.rank_model, layout=layout, generous=generous)
+    layers = [layer for _, layer in costs.rank_model.blocks]
+    static_D = [0 if interleaved else demand.layer_static(layer) for layer in layers]
+    activation_D = [0 if interleaved else demand.padded(layer.saved_bytes(layout.recompute)) for layer in layers]
     return Problem(
         bottleneck_weight=micro - 1 / layout.vpp,
         total_weight=1 / layout.vpp,
         seconds_LO=np.array([[seconds_D[kind]] for kind in kind_L]),
-        static_bytes_LO=np.array([[0 if interleaved else static_D[kind]] for kind in kind_L], dtype=np.int64),
-        activation_bytes_LO=np.array([[0 if interleaved else activation_D[kind]] for kind in kind_L], dtype=np.int64),
+        static_bytes_LO=np.array([[static_D[kind]] for kind in kind_L], dtype=np.int64),
+        activation_bytes_LO=np.array([[activation_D[kind]] for kind in kind_L], dtype=np.int64),
         fixed_seconds_S=ends_S,
-        fixed_bytes_S=np.array(fixed_S, dtype=np.int64),
+        fixed_bytes_S=np.array([0] * num_stages if interleaved else demand.fixed_S(), dtype=np.int64),
         in_flight_S=np.array(in_flight_S, dtype=np.int64),
         min_layers_S=np.full(num_stages, fewest if interleaved else 1, dtype=np.int64),
         max_layers_S=np.full(num_stages, most if interleaved else model.num_layers, dtype=np.int64),
         rank_of_stage_S=np.arange(num_stages, dtype=np.int64),
-        capacity_bytes_R=np.full(num_stages, NO_LIMIT_BYTES if interleaved else limit_bytes, dtype=np.int64),
+        capacity_bytes_R=np.full(num_stages, NO_LIMIT_BYTES if interleaved else limit_bytes + generous, dtype=np.int64),
     )
 
 
-def _padded(num_bytes: int) -> int:
-    """Return dynamic bytes with their fragmentation, rounded up."""
-    return math.ceil(num_bytes * (1.0 + FRAGMENTATION_FRACTION))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Demand:
+    """What one point's layers and stages need, in bytes rounded down (generous) or up.
 
+    The ledger rounds fragmentation to the nearest byte, so a generous rank has one byte more.
+    """
 
-def _states(workload: TrainWorkload, layout: Layout, *, trainable: int, frozen: int) -> int:
-    """Return weights, gradients and optimizer states of these elements, each rounded up."""
-    per_element = state_bytes(workload)
-    states, gradients, weights = (layout.dp if layout.zero_stage >= stage else 1 for stage in (1, 2, 3))
-    return (
-        -(-(trainable + frozen) * per_element.weight // weights)
-        + -(-trainable * per_element.gradient // gradients)
-        + -(-trainable * per_element.master // states)
-        + -(-trainable * per_element.moments // states)
-    )
+    model: ModelSpec
+    workload: TrainWorkload
+    rank_model: RankModel
+    layout: Layout
+    generous: bool
 
+    def padded(self, num_bytes: int) -> int:
+        """Return dynamic bytes with their fragmentation."""
+        exact = num_bytes * (1.0 + FRAGMENTATION_FRACTION)
+        return math.floor(exact) if self.generous else math.ceil(exact)
 
-def _layer_states(workload: TrainWorkload, layout: Layout, layer: RankLayer) -> int:
-    copies = FP8_COPY_BYTES if workload.precision.is_fp8 else 0
-    return copies * layer.num_elements(gemm_operand=True) + _states(
-        workload,
-        layout,
-        trainable=layer.num_elements(trainable=True),
-        frozen=layer.num_elements(trainable=False),
-    )
+    def share(self, num_bytes: int, group: int) -> int:
+        """Return one rank's part of what `group` ranks split."""
+        return num_bytes // group if self.generous else -(-num_bytes // group)
 
+    def states(self, *, trainable: int, frozen: int) -> int:
+        """Return weights, gradients and optimizer states of these elements."""
+        per_element = state_bytes(self.workload)
+        layout = self.layout
+        states, gradients, weights = (layout.dp if layout.zero_stage >= stage else 1 for stage in (1, 2, 3))
+        return (
+            self.share((trainable + frozen) * per_element.weight, weights)
+            + self.share(trainable * per_element.gradient, gradients)
+            + self.share(trainable * per_element.master, states)
+            + self.share(trainable * per_element.moments, states)
+        )
 
-def _layer_bytes(
-    workload: TrainWorkload, costs: ShapeCosts, layout: Layout, choice: int
-) -> tuple[list[int], list[int]]:
-    """Return (static, activation) bytes of each distinct block."""
-    recompute = costs.recomputes[choice]
-    layers = [layer for _, layer in costs.rank_model.blocks]
-    return (
-        [_layer_states(workload, layout, layer) for layer in layers],
-        [_padded(layer.saved_bytes(recompute)) for layer in layers],
-    )
+    def layer_static(self, layer: RankLayer) -> int:
+        """Return what one layer holds whatever is in flight."""
+        copies = FP8_COPY_BYTES if self.workload.precision.is_fp8 else 0
+        return copies * layer.num_elements(gemm_operand=True) + self.states(
+            trainable=layer.num_elements(trainable=True), frozen=layer.num_elements(trainable=False)
+        )
 
+    def fixed_S(self) -> list[int]:
+        """Return what each stage holds whatever its layers.
 
-def _fixed_bytes_S(
-    model: ModelSpec, workload: TrainWorkload, costs: ShapeCosts, layout: Layout, choice: int
-) -> list[int]:
-    """Return what each stage holds whatever its layers; the working set is the largest block's on every stage."""
-    rank_model, recompute = costs.rank_model, costs.recomputes[choice]
-    layers = [layer for _, layer in rank_model.blocks]
-    working = max(layer.all_saved_bytes - layer.saved_bytes(recompute) + layer.transient_bytes for layer in layers)
-    sizes = communicator_sizes(layout, tied_embedding=model.tie_word_embeddings)
-    always = CONTEXT_BYTES + sum(PAIR_COMMUNICATOR_BYTES if size == 2 else GROUP_COMMUNICATOR_BYTES for size in sizes)
-    if layout.pp > 1:
-        always += _padded(2 * rank_model.stream_bytes)
-    if layout.zero_stage == 3:
-        always += 2 * max(layer.num_elements() for layer in layers) * state_bytes(workload).weight
-    fixed = [always + _padded(working)] * layout.pp
-    fixed[-1] = always + _padded(max(working, head_peak_bytes(rank_model)))
-    embedding = rank_model.embedding
-    fixed[0] += _states(
-        workload,
-        layout,
-        trainable=embedding.num_elements(trainable=True),
-        frozen=embedding.num_elements(trainable=False),
-    )
-    fixed[-1] += _states(
-        workload,
-        layout,
-        trainable=head_elements(rank_model, pp=layout.pp, trainable=True),
-        frozen=head_elements(rank_model, pp=layout.pp, trainable=False),
-    )
-    return fixed
+        Where blocks differ, the largest working set counts on every stage (generous: the smallest).
+        """
+        layout, rank_model = self.layout, self.rank_model
+        layers = [layer for _, layer in rank_model.blocks]
+        extreme = min if self.generous else max
+        working = extreme(
+            layer.all_saved_bytes - layer.saved_bytes(layout.recompute) + layer.transient_bytes for layer in layers
+        )
+        sizes = communicator_sizes(layout, tied_embedding=self.model.tie_word_embeddings)
+        always = CONTEXT_BYTES
+        always += sum(PAIR_COMMUNICATOR_BYTES if size == 2 else GROUP_COMMUNICATOR_BYTES for size in sizes)
+        if layout.pp > 1:
+            always += self.padded(2 * rank_model.stream_bytes)
+        if layout.zero_stage == 3:
+            always += 2 * extreme(layer.num_elements() for layer in layers) * state_bytes(self.workload).weight
+        fixed = [always + self.padded(working)] * layout.pp
+        fixed[-1] = always + self.padded(max(working, head_peak_bytes(rank_model)))
+        embedding = rank_model.embedding
+        fixed[0] += self.states(
+            trainable=embedding.num_elements(trainable=True), frozen=embedding.num_elements(trainable=False)
+        )
+        fixed[-1] += self.states(
+            trainable=head_elements(rank_model, pp=layout.pp, trainable=True),
+            frozen=head_elements(rank_model, pp=layout.pp, trainable=False),
+        )
+        return fixed

@@ -69,7 +69,7 @@ class _Question:
         capacity_X = table.capacity_layers_X(points, limit_bytes=self.limit_bytes)
         roomiest = np.argsort(-capacity_X, kind="stable")[:_MAX_CHECKED]
         return any(
-            pricer.split(layout_at(points, int(index), table)) is not None
+            pricer.fitting(layout_at(points, int(index), table)) is not None
             for index in roomiest
             if capacity_X[index] >= self.model.num_layers
         )
@@ -131,9 +131,9 @@ def _nearest(question: _Question, space: Space) -> Layout:
     def first_fit(limit_bytes: int) -> Layout | None:
         pricer = Pricer(table, limit_bytes=limit_bytes)
         for index in np.nonzero(table.fits_X(points, limit_bytes=limit_bytes))[0][:_MAX_CHECKED]:
-            split = pricer.split(layout_at(points, int(index), table))
-            if split is not None:
-                return split.layout
+            fitting = pricer.fitting(layout_at(points, int(index), table))
+            if fitting is not None:
+                return fitting
         return None
 
     low, high = question.limit_bytes, question.limit_bytes * 2

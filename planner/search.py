@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.baseline import baseline_layout
-from planner.candidates import Candidate, PointBound, Pricer, Rejected, layout_at
+from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split, layout_at
 from planner.costs import CostTable, FloatArray
 from planner.evaluate import evaluate, model_flops_utilisation
 from planner.graph import ModelGraph, build_graph
@@ -180,8 +180,9 @@ def _visit(space: Space, table: CostTable, pricer: Pricer, *, top: int, watch: W
         outcome = pricer.price(layout, bound=known, ceiling_seconds=ceiling)
         if isinstance(outcome, Rejected) and not outcome.fits:
             exceeded += 1
+            open_bound = min(open_bound, outcome.bound_seconds)
             continue
-        if not _has_single_split(layout, table.model):
+        if not has_single_split(layout, table.model):
             proved = outcome.bound_seconds if isinstance(outcome, Rejected) else outcome.lower_bound_seconds
             open_bound = min(open_bound, proved)
         if isinstance(outcome, Rejected):
@@ -217,11 +218,6 @@ def _bound_order(points: Points, bound_X: FloatArray) -> np.ndarray[tuple[int], 
             bound_X,
         )
     )
-
-
-def _has_single_split(layout: Layout, model: ModelSpec) -> bool:
-    """Return whether the searched space holds one split of the layers: no pipeline, or even interleaving."""
-    return layout.pp == 1 or (layout.vpp > 1 and model.num_layers % (layout.pp * layout.vpp) == 0)
 
 
 def _planned(  # noqa: PLR0913 - each is a different fact of the report

@@ -22,10 +22,10 @@ Constraints, in the numbers of `solvers.check`
     (4)  seconds of the stages of rank r <= tau                                               _bottleneck_rows
     (5)  bytes of the stages of rank r <= capacity[r]                                         _memory_rows
 
-Solvers keep rows to a tolerance, bytes do not have one. Rows (5) are divided by the greatest common divisor of their
-coefficients; where a solution still exceeds a capacity, `_memory_cut` forbids exactly the loads at least as large on
-that rank, and the solver runs again. So the model is a relaxation at every turn, its bound holds, and an optimal
-solution is optimal.
+Solvers keep rows to an absolute tolerance, and CBC calls solutions optimal that are not when coefficients are as large
+as bytes. So rows are scaled, and a solution may exceed a capacity by a few bytes. `_memory_cut` then forbids exactly
+the loads at least as large on that rank, and the solver runs again. The model is a relaxation at every turn, so that
+its bound holds and an optimal solution that fits is optimal.
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,11 @@ from typing import Protocol
 from solvers.errors import SolverError
 from solvers.problem import Limits, Problem
 from solvers.solution import OPTIMALITY_TOLERANCE, Solution, Status, infeasible, objective_of
+
+
+# Size of a right-hand side after scaling: far above the solvers' tolerances (1e-9 to 1e-6), far below what upsets them.
+_ROOM = 10_000.0
+_WORK = 1_000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +110,7 @@ class Formulation:
     Args:
         problem: The problem.
         runs: Its runs of equal layers.
-        seconds_unit: Seconds that stand for 1 in the model.
+        seconds_unit: Seconds that stand for 1 in the model; the mean work of a rank becomes `_WORK`.
     """
 
     problem: Problem
@@ -164,9 +169,8 @@ def formulate(problem: Problem) -> Formulation:
         num_layers = len(list(layers))
         runs.append(Run(first_layer=first_layer, num_layers=num_layers))
         first_layer += num_layers
-    # Solvers' tolerances are absolute; the mean work of a rank becomes 1,000.
     work = float(problem.seconds_LO.min(axis=1).sum() + problem.fixed_seconds_S.sum())
-    return Formulation(problem=problem, runs=tuple(runs), seconds_unit=work / problem.num_ranks / 1000.0 or 1.0)
+    return Formulation(problem=problem, runs=tuple(runs), seconds_unit=work / problem.num_ranks / _WORK or 1.0)
 
 
 def linear_model(form: Formulation) -> LinearModel:
@@ -263,13 +267,20 @@ def _bottleneck_rows(form: Formulation) -> list[Row]:
 
 
 def _memory_rows(form: Formulation) -> list[Row]:
-    """Return constraint (5)."""
+    """Return constraint (5), with the rank's room as `_ROOM`.
+
+    The room is first rounded down to what sums of the demands can reach. A layer that does not fit alone counts as
+    twice the room: no layer of that kind fits either way, and coefficients stay small.
+    """
     rows = []
     for rank in range(form.problem.num_ranks):
         terms, room_bytes = _demand(form, rank)
-        unit = gcd(*(demand for _, demand in terms)) or 1
-        scaled = tuple((column, float(demand // unit)) for column, demand in terms)
-        rows.append(Row(name=f"memory_{rank}", terms=scaled, upper=float(room_bytes // unit)))
+        step = gcd(*(demand for _, demand in terms)) or 1
+        room_bytes = room_bytes // step * step
+        too_much = 2 * max(room_bytes, 0) + 1
+        unit = max(abs(room_bytes), 1) / _ROOM
+        scaled = tuple((column, min(demand, too_much) / unit) for column, demand in terms)
+        rows.append(Row(name=f"memory_{rank}", terms=scaled, upper=room_bytes / unit))
     return rows
 
 

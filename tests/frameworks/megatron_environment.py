@@ -20,6 +20,8 @@ ORACLE = Path(__file__).with_name("megatron_oracle.py")
 SECONDS_PER_JOB = 120
 """Far above the few seconds that a job takes; only a hang reaches it."""
 
+LARGEST_QUICK_WORLD = 2048
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
@@ -65,10 +67,15 @@ class Job:
 
 
 def job_of(plan: Plan) -> Job:
-    """Return the job that the plan's scripts start; of a long pipeline the ends and their neighbours are built."""
+    """Return the job that the plan's scripts start.
+
+    Of a long pipeline the ends and their neighbours are built; in a world whose groups take long to make, the ends.
+    """
     layout = plan.best.layout
     major, _, minor = (plan.cluster.device.compute_capability or "9.0").partition(".")
-    ranks = {0, 1, layout.pp - 2, layout.pp - 1}
+    ranks = {0, layout.pp - 1}
+    if layout.world_size <= LARGEST_QUICK_WORLD:
+        ranks |= {1, layout.pp - 2}
     return Job(
         arguments=arguments(plan.model, plan.request.workload, layout),
         environment={name: value for name, value in environment(layout, plan.cluster).items() if value is not None},

@@ -276,6 +276,8 @@ def _initialize_groups(job: Job, args: Any, *, rank: int) -> None:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     if dist.is_initialized():
+        if dist.get_rank() == rank:
+            return
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=job.world_size)

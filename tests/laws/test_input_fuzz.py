@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from planner.errors import InputError
 from planner.inputs import Inputs, load_inputs, read_inputs
 from planner.schema.plan import plan_from_document, plan_to_text
 from planner.specs import AttentionKernel
-from tests.builders import tiny_plan
+from tests.builders import tiny_plan, tiny_planned_layout
 from tests.strategies import junk, spec_data, spec_texts
 
 FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -259,7 +260,7 @@ def test_any_override_is_taken_or_refused(name: str, path: tuple[str | int, ...]
             read_inputs(document.with_node(override.path, override.node), base=Path("/nonexistent"))
 
 
-PLAN = json.loads(plan_to_text(tiny_plan()))
+PLAN = json.loads(plan_to_text(replace(tiny_plan(), plans=(tiny_planned_layout(),), baseline=None)))
 PLAN_FIELDS = list(paths_below(PLAN))
 
 
