@@ -18,7 +18,7 @@ def gib(num_bytes: float) -> str:
 
 def signed_gib(num_bytes: float) -> str:
     """Return a change in bytes as GiB with its sign."""
-    return f"{num_bytes / GIB:+,.2f} GiB"
+    return f"{_signed(num_bytes / GIB, 2)} GiB"
 
 
 def milliseconds(seconds: float) -> str:
@@ -28,7 +28,7 @@ def milliseconds(seconds: float) -> str:
 
 def signed_milliseconds(seconds: float) -> str:
     """Return a change in seconds as ms with its sign."""
-    return f"{seconds * 1e3:+,.1f} ms"
+    return f"{_signed(seconds * 1e3, 1)} ms"
 
 
 def percent(fraction: float) -> str:
@@ -38,7 +38,12 @@ def percent(fraction: float) -> str:
 
 def signed_percent(fraction: float) -> str:
     """Return a change as percent with its sign."""
-    return f"{fraction * 100:+.1f} %"
+    return f"{_signed(fraction * 100, 1)} %"
+
+
+def _signed(value: float, decimals: int) -> str:
+    """Return a number with its sign; what rounds to zero has a plus."""
+    return f"{round(value, decimals) + 0.0:+,.{decimals}f}"
 
 
 def count(value: int) -> str:

@@ -99,7 +99,8 @@ def comparison_blocks(comparison: Comparison) -> tuple[Block, ...]:
         ("the rule-of-thumb baseline", comparison.is_baseline),
     )
     title = "Against " + ", ".join(name for name, applies in names if applies)
-    rest = comparison.terms[LARGEST_CHANGES:]
+    shown = len(comparison.terms) if len(comparison.terms) == LARGEST_CHANGES + 1 else LARGEST_CHANGES
+    rest = comparison.terms[shown:]
     rows = [
         (
             change.term,
@@ -107,7 +108,7 @@ def comparison_blocks(comparison: Comparison) -> tuple[Block, ...]:
             milliseconds(change.seconds),
             signed_milliseconds(change.change_seconds),
         )
-        for change in comparison.terms[:LARGEST_CHANGES]
+        for change in comparison.terms[:shown]
     ]
     if rest:
         rows.append(

@@ -32,6 +32,7 @@ def baseline_layout(pricer: Pricer, cluster: Cluster) -> Layout | None:
     points = points.where(
         (points.micro_batch_size_X == 1)
         & (points.vpp_X == 1)
+        & (points.recompute_layers_X == 0)
         & (points.tp_X <= cluster.fast_domain_size)
         & (points.sequence_parallel_X == (points.tp_X > 1))
         & sharded_X

@@ -18,7 +18,7 @@ from planner.communication import (
 )
 from planner.costs import CostTable, Shape, ShapeCosts
 from planner.formulate import formulate, skeleton
-from planner.layout import Layout, Stage, stages_from_counts
+from planner.layout import Granularity, Layout, Recompute, Stage, stages_from_counts
 from planner.memory import PlacedModel, head_elements, memory_ledger, peak_memory_bytes
 from planner.schedule import StageTimes, simulate
 from planner.schedule_bounds import lower_bound_seconds
@@ -96,6 +96,10 @@ class Candidate:
 
 def layout_at(points: Points, index: int, table: CostTable) -> Layout:
     """Return one point as a layout whose layers are not placed yet."""
+    recompute = table.recomputes[int(points.recompute_X[index])]
+    partial = int(points.recompute_layers_X[index])
+    if partial:
+        recompute = Recompute(granularity=Granularity.FULL, num_layers=partial)
     return skeleton(
         tp=int(points.tp_X[index]),
         sequence_parallel=bool(points.sequence_parallel_X[index]),
@@ -105,7 +109,7 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
         zero_stage=int(points.zero_stage_X[index]),
         micro_batch_size=int(points.micro_batch_size_X[index]),
         num_microbatches=int(points.num_microbatches_X[index]),
-        recompute=table.recomputes[int(points.recompute_X[index])],
+        recompute=recompute,
     )
 
 
@@ -230,10 +234,11 @@ class Pricer:
 
     def _stage_times(self, costs: ShapeCosts, layout: Layout, stage: Stage) -> tuple[float, float, float, float]:
         """Return (forward, backward, first forward extra, last backward extra) seconds of one virtual stage."""
-        choice = costs.recomputes.index(layout.recompute)
+        choice = costs.choice_of(layout.recompute)
         counts_D = self._counts_D(costs, stage)
         forward = sum(n * block.forward_seconds for n, block in zip(counts_D, costs.blocks_D, strict=True))
         backward = sum(n * block.backward_seconds_R[choice] for n, block in zip(counts_D, costs.blocks_D, strict=True))
+        backward += min(layout.recompute.num_layers or 0, stage.num_layers) * costs.whole_layer_seconds
         if stage.has_embedding:
             forward += costs.embedding.forward_seconds
             backward += costs.embedding.backward_seconds_R[choice]

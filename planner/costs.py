@@ -124,6 +124,24 @@ class ShapeCosts:
         return tuple(self._seconds(layer, recomputed=True) for _, layer in self.rank_model.blocks)
 
     @cached_property
+    def whole_layer_seconds(self) -> float:
+        """Return what recomputing one layer whole adds to its backward pass, the least of all distinct blocks."""
+        full = Recompute(granularity=Granularity.FULL)
+        layers = [layer for _, layer in self.rank_model.blocks]
+        return min(price_steps(layer.recomputed_steps(full), self.cost_model).total_seconds for layer in layers)
+
+    @property
+    def whole_layer_bytes(self) -> int:
+        """Return what recomputing one layer whole frees of one micro-batch, the most of all distinct blocks."""
+        return max(layer.all_saved_bytes - layer.layer_input_bytes for _, layer in self.rank_model.blocks)
+
+    def choice_of(self, recompute: Recompute) -> int:
+        """Return the recompute choice of the layers that are not recomputed whole."""
+        if recompute.num_layers is not None:
+            recompute = Recompute(granularity=Granularity.NONE)
+        return self.recomputes.index(recompute)
+
+    @cached_property
     def embedding(self) -> LayerSeconds:
         """Return the seconds of the embedding, which is never recomputed."""
         return self._seconds(self.rank_model.embedding, recomputed=False)
@@ -154,6 +172,10 @@ class ShapeCosts:
             ),
             "stream": self.rank_model.stream_bytes,
             "head_peak": head_peak_bytes(self.rank_model),
+            "whole layer": self.whole_layer_bytes,
+            "whole working": min(
+                layer.all_saved_bytes - layer.layer_input_bytes + layer.transient_bytes for layer in layers
+            ),
         }
         for index, choice in enumerate(self.recomputes):
             facts[f"saved {index}"] = min(layer.saved_bytes(choice) for layer in layers)
@@ -241,10 +263,13 @@ class CostTable:
         need = _MemoryNeed(self, points)
         total_X = np.zeros(len(points), dtype=np.int64)
         hopeless_X = np.zeros(len(points), dtype=np.bool_)
+        # Interleaved splits are as even as the layer count allows; others only leave no stage empty.
+        even_X = self.model.num_layers // (points.pp_X * points.vpp_X)
+        fewest_X = points.vpp_X * np.where(points.vpp_X > 1, even_X, np.maximum(points.recompute_layers_X, 1))
         for rank in range(int(points.pp_X.max())):
             here_X = points.pp_X > rank
             room_X = need.layers_X(rank, limit_bytes)
-            hopeless_X |= here_X & (room_X < points.vpp_X)
+            hopeless_X |= here_X & (room_X < fewest_X)
             total_X += np.where(here_X, np.minimum(room_X, self.model.num_layers), 0)
         return np.where(hopeless_X, -1, total_X)
 
@@ -254,7 +279,9 @@ class CostTable:
             return Bounds(work_seconds_X=np.zeros(0), pipeline_seconds_X=np.zeros(0), tail_seconds_X=np.zeros(0))
         shapes, shape_X = self.shapes_of(points)
         work_SR = np.stack([shape.work_seconds_R for shape in shapes])
-        work_X: FloatArray = work_SR[shape_X, points.recompute_X]
+        again_S = np.array([shape.whole_layer_seconds for shape in shapes])
+        recomputed_X = points.recompute_layers_X * points.pp_X * points.vpp_X
+        work_X: FloatArray = work_SR[shape_X, points.recompute_X] + recomputed_X * again_S[shape_X]
         return Bounds(
             work_seconds_X=work_X,
             pipeline_seconds_X=any_split_bound_seconds(
@@ -336,9 +363,12 @@ class _MemoryNeed:
         self.head_states_X = np.where(points.pp_X == 1, states("lone head "), states("head "))
         lost = 1.0 + FRAGMENTATION_FRACTION
         self.saved_X = by_recompute("saved") * lost
-        self.working_X = by_recompute("working") * lost
+        self.partial_X = points.recompute_layers_X
+        self.freed_X = self.partial_X * column("whole layer") * lost
+        self.working_X = np.where(self.partial_X > 0, column("whole working"), by_recompute("working")) * lost
         self.head_peak_X = column("head_peak") * lost
-        self.pipeline_X = np.where(points.pp_X > 1, 2.0 * column("stream") * lost, 0.0)
+        buffers_X = np.where(points.vpp_X > 1, 4.0, 2.0)  # `skeleton` overlaps transfers where it interleaves
+        self.pipeline_X = np.where(points.pp_X > 1, buffers_X * column("stream") * lost, 0.0)
         self.always_X = CONTEXT_BYTES + _communicator_bytes_X(points, tied=table.model.tie_word_embeddings)
 
     def layers_X(self, rank: int, limit_bytes: int) -> IntArray:
@@ -354,13 +384,27 @@ class _MemoryNeed:
         pairs_X = np.minimum(
             points.num_microbatches_X * points.vpp_X, 2 * behind_X + (points.vpp_X - 1) * points.pp_X + 1
         )
-        interleaved_X = points.vpp_X > 1
-        # An interleaved rank keeps `pairs` chunk activations, each of at least the smallest chunk's layers.
-        smallest_X = self.num_layers // (points.pp_X * points.vpp_X)
-        fixed_X = fixed_X + np.where(interleaved_X, pairs_X * smallest_X * self.saved_X, 0.0)
-        per_layer_X = self.layer_states_X + np.where(interleaved_X, 0.0, plain_X * self.saved_X)
         # The ledger rounds fragmentation to the nearest byte, and rounding must not rule out: one byte more.
-        room_X = np.floor((limit_bytes + 1 - fixed_X) / np.maximum(per_layer_X, 1.0) + 1e-9)
+        free_X = limit_bytes + 1 - fixed_X
+
+        def room(free_X: FloatArray, kept_per_layer_X: FloatArray) -> FloatArray:
+            rooms_X: FloatArray = np.floor(free_X / np.maximum(self.layer_states_X + kept_per_layer_X, 1.0) + 1e-9)
+            return rooms_X
+
+        plain_room_X = room(free_X + plain_X * self.freed_X, plain_X * self.saved_X)
+        # An interleaved rank keeps `pairs` chunk activations, each of at least the smallest chunk's layers. Among them
+        # are pp of every chunk but the last, so pp of every layer but the last chunk's.
+        num_stages_X = points.pp_X * points.vpp_X
+        smallest_X, largest_X = self.num_layers // num_stages_X, -(-self.num_layers // num_stages_X)
+        kept_X = np.maximum(smallest_X * self.saved_X - self.freed_X, 0.0)
+        groups_X = (points.vpp_X - 1) * points.pp_X
+        spared_X = points.pp_X * largest_X * self.saved_X + groups_X * self.freed_X - (pairs_X - groups_X) * kept_X
+        interleaved_room_X = np.minimum(
+            room(free_X - pairs_X * kept_X, np.zeros_like(free_X)),
+            room(free_X + spared_X, points.pp_X * self.saved_X),
+        )
+        interleaved_room_X = np.minimum(interleaved_room_X, points.vpp_X * largest_X)
+        room_X = np.where(points.vpp_X > 1, interleaved_room_X, plain_room_X)
         return np.clip(room_X, -1, 1 << 30).astype(np.int64)
 
 

@@ -23,7 +23,7 @@ from planner.communication import (
 )
 from planner.graph import ModelGraph, required_flops_per_sequence
 from planner.layout import Granularity, Stage
-from planner.memory import PlacedModel, memory_ledger, peak_memory_bytes, stage_elements, stage_layers
+from planner.memory import ASSUMED_SOURCES, PlacedModel, memory_ledger, peak_memory_bytes, stage_elements, stage_layers
 from planner.plan import MemoryLine, TimeLine
 from planner.pricing import price_steps
 from planner.schedule import StageTimes, Timeline, simulate
@@ -243,7 +243,7 @@ def _assumptions(evaluator: _Evaluator, memory: tuple[MemoryLine, ...]) -> tuple
         for source, note in notes
         if source is Source.ASSUMED
     }
-    found |= {f"memory, {line.term}: {line.source}" for line in memory if line.source.startswith("assumed")}
+    found |= {f"memory, {line.term}: {line.source}" for line in memory if line.source in ASSUMED_SOURCES}
     return tuple(sorted(found))
 
 

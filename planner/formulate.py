@@ -1,6 +1,7 @@
 """One point of the space as a chain partition problem, and the solution as a layout.
 
-Every block keeps the point's recompute choice, so a layer has one option. With one chunk a rank the problem carries
+Every block keeps the point's recompute choice, so a layer has one option. Where n layers of each stage are recomputed
+whole, a stage holds at least n, pays for n and has that much more room. With one chunk a rank the problem carries
 each rank's capacity, for the surrogate `(m - 1) max + sum`. Sums of rounded bytes are not the rounded bytes of sums, so
 there are two problems: in the careful one, demand rounded up, every choice fits by exact bytes; in the generous one,
 demand rounded down, no split that fits is missing, so its optimum is a bound. With several chunks a rank the split is
@@ -82,12 +83,13 @@ def formulate(  # noqa: PLR0913 - the parts of a point
         limit_bytes: What each GPU may use.
         generous: Round demand down, not up; see the module's docstring.
     """
-    choice = costs.recomputes.index(layout.recompute)
+    choice = costs.choice_of(layout.recompute)
+    partial = layout.recompute.num_layers or 0
     blocks = [block for block, _ in costs.rank_model.blocks]
     kind_L = [blocks.index(block) for block in model.blocks]
     num_stages = layout.pp * layout.vpp
     seconds_D = [block.forward_seconds + block.backward_seconds_R[choice] for block in costs.blocks_D]
-    ends_S = np.zeros(num_stages)
+    ends_S = np.full(num_stages, partial * costs.whole_layer_seconds)
     ends_S[0] += costs.embedding.forward_seconds + costs.embedding.backward_seconds_R[choice]
     ends_S[-1] += costs.head.forward_seconds + costs.head.backward_seconds_R[choice]
     interleaved = layout.vpp > 1
@@ -99,7 +101,11 @@ def formulate(  # noqa: PLR0913 - the parts of a point
     demand = _Demand(model=model, workload=workload, rank_model=costs.rank_model, layout=layout, generous=generous)
     layers = [layer for _, layer in costs.rank_model.blocks]
     static_D = [0 if interleaved else demand.layer_static(layer) for layer in layers]
-    activation_D = [0 if interleaved else demand.padded(layer.saved_bytes(layout.recompute)) for layer in layers]
+    kept = costs.recomputes[choice]
+    activation_D = [0 if interleaved else demand.padded(layer.saved_bytes(kept)) for layer in layers]
+    # What the layers that are recomputed whole do not keep.
+    freed = demand.freed(partial * costs.whole_layer_bytes)
+    capacity_S = [NO_LIMIT_BYTES if interleaved else limit_bytes + generous + count * freed for count in in_flight_S]
     return Problem(
         bottleneck_weight=micro - 1 / layout.vpp,
         total_weight=1 / layout.vpp,
@@ -109,10 +115,10 @@ def formulate(  # noqa: PLR0913 - the parts of a point
         fixed_seconds_S=ends_S,
         fixed_bytes_S=np.array([0] * num_stages if interleaved else demand.fixed_S(), dtype=np.int64),
         in_flight_S=np.array(in_flight_S, dtype=np.int64),
-        min_layers_S=np.full(num_stages, fewest if interleaved else 1, dtype=np.int64),
+        min_layers_S=np.full(num_stages, fewest if interleaved else max(partial, 1), dtype=np.int64),
         max_layers_S=np.full(num_stages, most if interleaved else model.num_layers, dtype=np.int64),
         rank_of_stage_S=np.arange(num_stages, dtype=np.int64),
-        capacity_bytes_R=np.full(num_stages, NO_LIMIT_BYTES if interleaved else limit_bytes + generous, dtype=np.int64),
+        capacity_bytes_R=np.array(capacity_S, dtype=np.int64),
     )
 
 
@@ -133,6 +139,11 @@ class _Demand:
         """Return dynamic bytes with their fragmentation."""
         exact = num_bytes * (1.0 + FRAGMENTATION_FRACTION)
         return math.floor(exact) if self.generous else math.ceil(exact)
+
+    def freed(self, num_bytes: int) -> int:
+        """Return dynamic bytes that are not kept after all, with their fragmentation."""
+        exact = num_bytes * (1.0 + FRAGMENTATION_FRACTION)
+        return math.ceil(exact) if self.generous else math.floor(exact)
 
     def share(self, num_bytes: int, group: int) -> int:
         """Return one rank's part of what `group` ranks split."""
@@ -174,10 +185,14 @@ class _Demand:
         if layout.pp > 1:
             always += self.padded(2 * rank_model.stream_bytes)
         if layout.zero_stage == 3:
-            always += 2 * extreme(layer.num_elements() for layer in layers) * state_bytes(self.workload).weight
+            units = [layer.num_elements() for layer in layers]
+            ends = (rank_model.embedding.num_elements(), head_elements(rank_model, pp=layout.pp))
+            gathered = min(units) if self.generous else 2 * max(*units, *ends)
+            always += gathered * state_bytes(self.workload).weight
         fixed = [always + self.padded(working)] * layout.pp
         fixed[-1] = always + self.padded(max(working, head_peak_bytes(rank_model)))
         embedding = rank_model.embedding
+        fixed[0] += min(layout.num_microbatches, layout.pp) * self.padded(embedding.all_saved_bytes)
         fixed[0] += self.states(
             trainable=embedding.num_elements(trainable=True), frozen=embedding.num_elements(trainable=False)
         )

@@ -122,6 +122,7 @@ class Linear:
         trains_weight: Backward computes the gradient of W.
         needs_input_gradient: Backward computes the gradient of x.
         adapter_rank: Rank of a low-rank adapter beside W; 0 without.
+        whole_heads: Key/value heads in y; over more ranks than these y is gathered, and each rank picks its heads.
         vocab_output: `out_features` is the vocabulary and grows with its padding.
     """
 
@@ -132,6 +133,7 @@ class Linear:
     trains_weight: bool
     needs_input_gradient: bool = True
     adapter_rank: int = 0
+    whole_heads: int | None = None
     vocab_output: bool = False
 
 
@@ -261,8 +263,8 @@ class _BlockBuilder:
         self.lora = workload.lora
         self.base_trains = workload.method is not TrainMethod.LORA
 
-    def norm(self, name: str) -> Operator:
-        """Return a norm over the residual stream."""
+    def norm(self, name: str, *, input_name: str = "", module: Module | None = None) -> Operator:
+        """Return a norm over the residual stream, whose own name it is unless `input_name` says otherwise."""
         return Operator(
             name=name,
             work=Pointwise(
@@ -272,8 +274,14 @@ class _BlockBuilder:
             ),
             weights=self.norm_weights(name, self.hidden),
             saved=(
-                Saved(name=f"{name} input", features=self.hidden, element_bytes=self.width, region=Region.RESIDUAL),
+                Saved(
+                    name=input_name or f"{name} input",
+                    features=self.hidden,
+                    element_bytes=self.width,
+                    region=Region.RESIDUAL,
+                ),
             ),
+            module=module,
         )
 
     def norm_weights(self, name: str, size: int) -> tuple[Weight, ...]:
@@ -294,6 +302,7 @@ class _BlockBuilder:
         input_name: str,
         module: Module | None = None,
         input_dropped_by: Module | None = None,
+        whole_heads: int | None = None,
     ) -> Operator:
         """Return a linear layer with its weight, bias, adapter and saved input."""
         rank = self.lora.rank if self.lora is not None and name in self.lora.target_modules else 0
@@ -319,11 +328,12 @@ class _BlockBuilder:
         saved: list[Saved] = []
         region = Region.RESIDUAL if parallel is Parallel.COLUMN else Region.SHARDED
         if self.base_trains or rank:
-            # An fp8 linear layer keeps the quantised input; an adapter reads the input in full precision.
+            # An fp8 linear layer keeps the quantised input, which is a tensor of its own; an adapter reads the input
+            # in full precision.
             dtype = self.gemm_dtype if self.base_trains else self.dtype
             saved.append(
                 Saved(
-                    name=input_name,
+                    name=input_name if dtype is self.dtype else f"{input_name} in {dtype}",
                     features=in_features,
                     element_bytes=dtype.num_bytes,
                     region=region,
@@ -363,6 +373,7 @@ class _BlockBuilder:
                 dtype=self.gemm_dtype,
                 trains_weight=self.base_trains,
                 adapter_rank=rank,
+                whole_heads=whole_heads,
             ),
             weights=tuple(weights),
             saved=tuple(saved),
@@ -394,6 +405,7 @@ class _BlockBuilder:
             parallel=Parallel.COLUMN,
             bias=spec.qkv_bias,
             input_name=input_name,
+            whole_heads=spec.num_key_value_heads,
         )
         operators = [qkv]
         qk_size = spec.query_size + spec.key_value_size
@@ -540,6 +552,7 @@ class _BlockBuilder:
                 bias=spec.bias,
                 input_name=input_name,
                 module=Module.MLP,
+                input_dropped_by=Module.MLP,
             ),
             Operator(
                 name=f"gated {spec.activation}" if spec.gated else str(spec.activation),
@@ -582,7 +595,9 @@ class _BlockBuilder:
         if block.feed_forward is not None:
             shares_norm = block.parallel and block.num_norms == 1
             if not shares_norm:
-                operators.append(self.norm("feed-forward norm"))
+                # Megatron-LM's norm is a part of fc1, so recomputing the MLP runs it again and drops its output.
+                stream = "attention norm input" if block.parallel and block.mixer is not None else ""
+                operators.append(self.norm("feed-forward norm", input_name=stream, module=Module.MLP))
             source = "attention norm output" if shares_norm else "feed-forward norm output"
             operators += self.feed_forward(block.feed_forward, source)
             operators.append(self.residual("feed-forward residual"))
@@ -622,6 +637,11 @@ class _BlockBuilder:
         ]
         if model.embedding_norm:
             operators.append(self.norm("embedding norm"))
+        if self.workload.hidden_dropout > 0:
+            mask = Saved(name="embedding dropout mask", features=self.hidden, element_bytes=1, region=Region.RESIDUAL)
+            passes = PLAIN_FORWARD_PASSES * self.hidden * self.width
+            work = Pointwise(forward_bytes_per_token=passes, backward_bytes_per_token=passes, region=Region.RESIDUAL)
+            operators.append(Operator(name="embedding dropout", work=work, saved=(mask,)))
         return LayerGraph(name="embedding", operators=tuple(operators), layer_input=None)
 
     def head(self) -> LayerGraph:

@@ -122,7 +122,10 @@ def _require_precision(device: Device, workload: TrainWorkload) -> None:
 
 def _require_legal(model: ModelSpec, workload: TrainWorkload, degrees: Degrees) -> None:
     """Raise for every rule of the search's space that the degrees break."""
-    values = {f"{entry.name}_X": getattr(degrees, entry.name) for entry in fields(Degrees)} | {"recompute_X": 0}
+    values = {f"{entry.name}_X": getattr(degrees, entry.name) for entry in fields(Degrees)} | {
+        "recompute_X": 0,
+        "recompute_layers_X": 0,
+    }
     point = Points(**{name: np.array([int(value)], dtype=np.int64) for name, value in values.items()})
     broken = list(broken_rules(point, model, workload))
     if degrees.vpp > 1 and degrees.pp == 1:

@@ -11,6 +11,7 @@ published as formulas.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,12 +25,15 @@ from planner.specs import Block, DType, ModelSpec, Optimizer, TrainWorkload
 
 MIB = 1 << 20
 CONTEXT_BYTES = 700 * MIB
-CONTEXT_SOURCE = "assumed: CUDA context, cuBLAS and Transformer Engine workspaces"
+CONTEXT_SOURCE = "CUDA context, cuBLAS and Transformer Engine workspaces; no published figure"
 PAIR_COMMUNICATOR_BYTES = 544 * MIB
 GROUP_COMMUNICATOR_BYTES = 688 * MIB
 COMMUNICATOR_SOURCE = "544 MiB for a pair, 688 MiB for a larger group (measured on A100, NVIDIA/nccl issue 964)"
 FRAGMENTATION_FRACTION = 0.03
-FRAGMENTATION_SOURCE = "assumed: 3 % of activations and temporaries lost to the caching allocator"
+FRAGMENTATION_SOURCE = "3 % of activations and temporaries lost to the caching allocator"
+ASSUMED_SOURCES = frozenset({CONTEXT_SOURCE, FRAGMENTATION_SOURCE})
+"""Sources of figures that nobody measured for this hardware."""
+
 FP8_COPY_BYTES = 2
 FP8_COPY_SOURCE = "Transformer Engine keeps a row-wise and a column-wise fp8 copy of each weight"
 
@@ -182,9 +186,9 @@ def place(model: ModelSpec, graph: ModelGraph, layout: Layout, workload: TrainWo
 
 
 def chunk_activation_bytes(placed: PlacedModel, stage: Stage) -> int:
-    """Return what one virtual stage's decoder layers keep of one micro-batch."""
+    """Return what one virtual stage keeps of one micro-batch, the head's tensors (never two at once) left out."""
     recompute = placed.layout.recompute
-    total = 0
+    total = placed.rank_model.embedding.all_saved_bytes if stage.has_embedding else 0
     for index, block in enumerate(stage_layers(placed.model, stage)):
         layer = placed.rank_model.block(block)
         if recompute.granularity is Granularity.FULL and recompute.num_layers is not None:
@@ -267,6 +271,10 @@ def _share(num_bytes: int, group: int) -> int:
     return -(-num_bytes // group)
 
 
+def _over(group: int) -> str:
+    return f", split over {group} ranks" if group > 1 else ""
+
+
 def _groups(layout: Layout) -> tuple[int, int, int]:
     """Return the ranks that optimizer states, gradients and weights are split over."""
     group = layout.dp * layout.cp
@@ -285,17 +293,17 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
         _Term(
             name="weights",
             num_bytes=_share((trainable + frozen) * per_element.weight, weights),
-            source=f"{workload.precision.parameter_dtype} parameters of this rank over {weights} ranks",
+            source=f"{workload.precision.parameter_dtype} parameters of this rank{_over(weights)}",
         ),
         _Term(
             name="gradients",
             num_bytes=_share(trainable * per_element.gradient, gradients),
-            source=f"{workload.gradient_dtype} gradients over {gradients} ranks",
+            source=f"{workload.gradient_dtype} gradients{_over(gradients)}",
         ),
         _Term(
             name="master weights",
             num_bytes=_share(trainable * per_element.master, states),
-            source=f"{per_element.master} bytes an element over {states} ranks",
+            source=f"{per_element.master} bytes an element{_over(states)}",
         ),
         _Term(name="context and libraries", num_bytes=CONTEXT_BYTES, source=CONTEXT_SOURCE),
     ]
@@ -315,7 +323,7 @@ def _moment_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
         _Term(
             name="optimizer moments",
             num_bytes=_share(trainable * state_bytes(workload).moments, states),
-            source=f"{num_moments(workload)} in {workload.moment_dtype} over {states} ranks",
+            source=f"{num_moments(workload)} in {workload.moment_dtype}{_over(states)}",
         )
     ]
     layers = placed.layers(pipeline_rank)
@@ -323,15 +331,29 @@ def _moment_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
         operands = sum(layer.num_elements(gemm_operand=True) for layer in layers)
         terms.append(_Term(name="fp8 weight copies", num_bytes=operands * FP8_COPY_BYTES, source=FP8_COPY_SOURCE))
     if weights > 1:
-        largest = max((layer.num_elements() for layer in layers), default=0)
+        gathered = _gathered_elements(placed, pipeline_rank)
         terms.append(
             _Term(
                 name="gathered parameters",
-                num_bytes=2 * largest * state_bytes(workload).weight,
-                source="the layer at work and the next one, whole",
+                num_bytes=gathered * state_bytes(workload).weight,
+                source="the layer at work and the next one, whole; embedding and head count as layers",
             )
         )
     return terms
+
+
+def _gathered_elements(placed: PlacedModel, pipeline_rank: int) -> int:
+    """Return the weights of the largest pair of neighbours on one pipeline rank, embedding and head among them."""
+    pp = placed.layout.pp
+    pairs: list[int] = []
+    for stage in placed.layout.chunks(pipeline_rank):
+        units = [placed.rank_model.block(block).num_elements() for block in stage_layers(placed.model, stage)]
+        if stage.has_embedding:
+            units.insert(0, placed.rank_model.embedding.num_elements())
+        if stage.has_head:
+            units.append(head_elements(placed.rank_model, pp=pp))
+        pairs += [first + second for first, second in pairwise([*units, 0])]
+    return max(pairs, default=0)
 
 
 def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: int) -> list[_Term]:
@@ -341,7 +363,8 @@ def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: in
         _Term(
             name="activations",
             num_bytes=activation_bytes,
-            source=f"saved tensors of the micro-batches in flight, {layout.schedule} schedule",
+            source="saved tensors of the micro-batches in flight"
+            + ("" if layout.pp == 1 else f", {layout.schedule} schedule"),
         )
     ]
     working = _working_set_bytes(placed, pipeline_rank)

@@ -2,7 +2,8 @@
 
 Every legal point gets a lower bound; points are priced exactly in the order of their bounds until no bound is left
 that could still enter the list of the best. The bound that is reported holds for every point and every split of its
-layers; it is met exactly only where a point has a single split.
+layers (interleaved: every split as even as the layer count allows); it is met exactly only where a point has a single
+split.
 """
 
 from collections.abc import Callable

@@ -345,6 +345,7 @@ def _linear_forward(work: Linear, sharding: Sharding) -> Iterable[Step]:
         yield _cast(in_features, sharding)
     yield Step(term=Term.GEMM, compute=_gemm(sharding.tokens, out_features, in_features, work.dtype))
     yield from _adapter(work, sharding)
+    yield from _whole_heads(work, sharding, CollectiveKind.ALL_GATHER)
     if work.parallel is Parallel.ROW:
         yield from _exit(work.out_features, sharding)
 
@@ -353,6 +354,7 @@ def _linear_backward(work: Linear, sharding: Sharding) -> Iterable[Step]:
     in_features, out_features = _local_linear(work, sharding)
     tokens = sharding.tokens
     column = work.parallel is Parallel.COLUMN
+    yield from _whole_heads(work, sharding, CollectiveKind.REDUCE_SCATTER)
     if not column:
         yield from _exit_backward(work.out_features, sharding)
     if work.dtype is DType.FP8:
@@ -384,6 +386,22 @@ def _linear_backward(work: Linear, sharding: Sharding) -> Iterable[Step]:
     # Gradients of both adapter matrices and of the input through them: the forward products twice.
     yield from _adapter(work, sharding)
     yield from _adapter(work, sharding)
+
+
+def _spreads_heads(work: Linear, sharding: Sharding) -> bool:
+    """Return whether tp cuts through the key/value heads that the layer computes."""
+    return work.whole_heads is not None and work.whole_heads < sharding.tp
+
+
+def _whole_heads(work: Linear, sharding: Sharding, kind: CollectiveKind) -> Iterable[Step]:
+    """Return the gathering of q, k and v where there are fewer key/value heads than ranks, or its gradient.
+
+    Megatron-LM's `get_query_key_value_tensors` splits the weight over tp all the same, gathers the whole output, and
+    lets each rank pick its query heads and one key/value head.
+    """
+    if _spreads_heads(work, sharding):
+        whole = _tp_collective(kind, _stream_bytes(work.out_features, sharding), sharding)
+        yield Step(term=Term.TENSOR_PARALLEL, collective=whole)
 
 
 def _adapter(work: Linear, sharding: Sharding) -> Iterable[Step]:
@@ -432,7 +450,8 @@ def _pointwise_bytes(work: Pointwise, bytes_per_token: int, sharding: Sharding) 
 def _transient_bytes(operator: Operator, sharding: Sharding) -> int:
     """Return what one operator's backward holds besides saved tensors: gradients of its output and input, 16 bit.
 
-    A column-parallel layer under sequence parallelism also holds its gathered input.
+    A column-parallel layer under sequence parallelism also holds its gathered input, one that spreads key/value heads
+    over more ranks its gathered output.
     """
     work = operator.work
     if isinstance(work, Linear):
@@ -440,6 +459,8 @@ def _transient_bytes(operator: Operator, sharding: Sharding) -> int:
         features = in_features + out_features
         if work.parallel is Parallel.COLUMN and sharding.tp > 1 and sharding.sequence_parallel:
             features += in_features
+        if _spreads_heads(work, sharding):
+            features += work.out_features
         return sharding.tokens * features * 2
     if isinstance(work, CoreAttention):
         spec = work.attention

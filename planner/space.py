@@ -47,6 +47,8 @@ class Points:
         sequence_parallel_X: 0 or 1.
         zero_stage_X: 0 to 3.
         recompute_X: Index into `Space.recomputes`.
+        recompute_layers_X: Layers of each virtual stage that are recomputed whole while the others keep everything;
+            0 treats all layers alike, as `recompute_X` says. Above 0 `recompute_X` is 0.
     """
 
     tp_X: IntArray
@@ -58,6 +60,7 @@ class Points:
     sequence_parallel_X: IntArray
     zero_stage_X: IntArray
     recompute_X: IntArray
+    recompute_layers_X: IntArray
 
     def __len__(self) -> int:
         return len(self.tp_X)
@@ -130,10 +133,24 @@ def recompute_choices(workload: TrainWorkload) -> tuple[Recompute, ...]:
     return tuple(choices)
 
 
+def partial_recompute_layers(model: ModelSpec, *, num_stages: int) -> tuple[int, ...]:
+    """Return how many layers of each virtual stage may be recomputed while the others keep everything.
+
+    At most as many as the smallest even stage holds, fewer than all; every count up to 8, then in steps of a half.
+    Only for models whose layers are all alike.
+    """
+    most = model.num_layers // num_stages
+    if len(model.distinct_blocks) > 1:
+        return ()
+    counts = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+    return tuple(count for count in counts if count <= most and count * num_stages < model.num_layers)
+
+
 def enumerate_layouts(model: ModelSpec, cluster: Cluster, workload: TrainWorkload, constraints: Constraints) -> Space:
     """Return every legal point, and how many others broke which rule."""
     recomputes = recompute_choices(workload)
     points = _product(model, cluster, workload, num_recomputes=len(recomputes))
+    assert recomputes[0].granularity is Granularity.NONE, "partial recomputation builds on keeping everything"
     considered = len(points)
     alive_X = np.ones(considered, dtype=np.bool_)
     pruned: dict[str, int] = {}
@@ -155,21 +172,23 @@ def _product(model: ModelSpec, cluster: Cluster, workload: TrainWorkload, *, num
             dp = world // (tp * pp)
             batch, remainder = divmod(workload.global_batch_size, dp)
             micro = divisors(batch) if not remainder else (0,)
-            vpp = virtual_degrees(model.num_layers, pp)
             stages = (0, 1, 2, 3) if dp > 1 else ((1,) if uses_precision_aware_optimizer(workload) else (0,))
-            grid = np.meshgrid(
-                np.array(vpp, dtype=np.int64),
-                np.array(micro, dtype=np.int64),
-                np.array((0, 1) if tp > 1 else (0,), dtype=np.int64),
-                np.array(stages, dtype=np.int64),
-                np.arange(num_recomputes, dtype=np.int64),
-                indexing="ij",
-            )
-            columns = [axis.ravel() for axis in grid]
-            count = len(columns[0])
-            fixed = [np.full(count, value, dtype=np.int64) for value in (tp, pp, dp, batch)]
-            parts.append(np.stack([*fixed, *columns]))
-    tp_X, pp_X, dp_X, batch_X, vpp_X, micro_X, sp_X, zero_X, recompute_X = np.concatenate(parts, axis=1)
+            for vpp in virtual_degrees(model.num_layers, pp):
+                partial = partial_recompute_layers(model, num_stages=pp * vpp)
+                recompute = np.arange(num_recomputes + len(partial), dtype=np.int64)
+                grid = np.meshgrid(
+                    np.array(micro, dtype=np.int64),
+                    np.array((0, 1) if tp > 1 else (0,), dtype=np.int64),
+                    np.array(stages, dtype=np.int64),
+                    recompute,
+                    indexing="ij",
+                )
+                columns = [axis.ravel() for axis in grid]
+                layers = np.array([0] * num_recomputes + list(partial), dtype=np.int64)[columns[-1]]
+                columns[-1] = np.where(layers > 0, 0, columns[-1])
+                fixed = [np.full(len(layers), value, dtype=np.int64) for value in (tp, pp, dp, batch, vpp)]
+                parts.append(np.stack([*fixed, *columns, layers]))
+    tp_X, pp_X, dp_X, batch_X, vpp_X, micro_X, sp_X, zero_X, recompute_X, layers_X = np.concatenate(parts, axis=1)
     return Points(
         tp_X=tp_X,
         pp_X=pp_X,
@@ -180,6 +199,7 @@ def _product(model: ModelSpec, cluster: Cluster, workload: TrainWorkload, *, num
         sequence_parallel_X=sp_X,
         zero_stage_X=zero_X,
         recompute_X=recompute_X,
+        recompute_layers_X=layers_X,
     )
 
 
@@ -213,10 +233,22 @@ def _rules(  # noqa: PLR0913 - the space and everything that may rule out a poin
     if workload.precision.is_fp8:
         tokens_X = micro_X * workload.seq_len // np.where(points.sequence_parallel_X == 1, tp_X, 1)
         yield "fp8 needs the tokens of a rank to be a multiple of 16", tokens_X % FP8_ALIGNMENT != 0
+        for features in _split_features(model):
+            yield "fp8 needs the features of a rank to be a multiple of 16", features % (FP8_ALIGNMENT * tp_X) != 0
     if uses_precision_aware_optimizer(workload):
         yield "optimizer states below fp32 need a sharded optimizer", points.zero_stage_X == 0
     operations_X = 2 * points.num_microbatches_X * vpp_X * pp_X
     yield "schedule longer than the simulator runs", operations_X > MAX_SCHEDULED_OPERATIONS
+
+
+def _split_features(model: ModelSpec) -> Iterator[int]:
+    """Yield the widths of the linear layers that tp splits."""
+    for block in model.distinct_blocks:
+        mixer, feed_forward = block.mixer, block.feed_forward
+        if isinstance(mixer, SelfAttention):
+            yield from (mixer.query_size, mixer.query_size + 2 * mixer.key_value_size)
+        if feed_forward is not None:
+            yield feed_forward.intermediate_size
 
 
 def _model_rules(points: Points, model: ModelSpec) -> Iterator[tuple[str, BoolArray]]:
@@ -257,7 +289,11 @@ def _constraint_rules(
         yield f"constraints: {dimension}", refused[np.searchsorted(values, values_X)]
     if constraints.recompute is not None:
         refused = np.array([choice.granularity.value not in constraints.recompute for choice in recomputes])
-        yield "constraints: recompute", refused[points.recompute_X]
+        partial_refused = Granularity.FULL.value not in constraints.recompute
+        yield (
+            "constraints: recompute",
+            np.where(points.recompute_layers_X > 0, partial_refused, refused[points.recompute_X]),
+        )
     if constraints.sequence_parallel is not None:
         wanted = int(constraints.sequence_parallel)
         yield "constraints: sequence_parallel", (points.sequence_parallel_X != wanted) & (points.tp_X > 1)

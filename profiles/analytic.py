@@ -175,7 +175,7 @@ class AnalyticCostModel:
         deepest = 0.0
         carried_over = False
         for index, level in enumerate(levels):
-            members = _members_in_unit(operation, level.num_gpus)
+            members = self._members_in_unit(operation, level.num_gpus)
             if members > per_unit:
                 if index == 0 and level.name not in ("leaf", "rail", "spine"):
                     fraction, carried_over = self._peer_fraction(operation.kind, members)
@@ -199,6 +199,20 @@ class AnalyticCostModel:
             note=f"ring {operation.kind} over link levels, NCCL bus bandwidth fractions",
         )
 
+    def _members_in_unit(self, operation: Collective, unit_size: int) -> int:
+        """Return how many members share one unit of `unit_size` consecutive ranks, in the group that is worst off.
+
+        Groups begin at multiples of size times stride. Where that does not divide the unit, some group lies across
+        two units, with the remainder in one of them.
+        """
+        if operation.kind is CollectiveKind.SEND_RECV:
+            first, last = operation.first_rank, operation.first_rank + operation.stride
+            return 2 if first // unit_size == last // unit_size else 1
+        if unit_size >= self.cluster.world_size:
+            return operation.size
+        together = math.gcd(unit_size, operation.size * operation.stride) // operation.stride
+        return max(1, min(operation.size, together))
+
     def _ramp_seconds(self, buffer_bytes: int) -> float:
         """Return what the protocols of long messages add to the start."""
         ramp = next(
@@ -221,14 +235,6 @@ class AnalyticCostModel:
         """Return the time to copy `num_bytes` between a GPU and its host, one direction."""
         rate = self.cluster.device.host_bytes_per_second * HOST_COPY_FRACTION.value
         return Estimate(seconds=num_bytes / rate, source=Source.ANALYTIC, note=HOST_COPY_FRACTION.source)
-
-
-def _members_in_unit(operation: Collective, unit_size: int) -> int:
-    """Return how many members share one unit of `unit_size` consecutive ranks."""
-    if operation.kind is CollectiveKind.SEND_RECV:
-        first, last = operation.first_rank, operation.first_rank + operation.stride
-        return 2 if first // unit_size == last // unit_size else 1
-    return max(1, min(operation.size, unit_size // operation.stride))
 
 
 def _traffic_factor(kind: CollectiveKind, size: int) -> float:

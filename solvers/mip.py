@@ -38,7 +38,6 @@ from solvers.errors import SolverError
 from solvers.problem import Limits, Problem
 from solvers.solution import OPTIMALITY_TOLERANCE, Solution, Status, infeasible, objective_of
 
-
 # Size of a right-hand side after scaling: far above the solvers' tolerances (1e-9 to 1e-6), far below what upsets them.
 _ROOM = 10_000.0
 _WORK = 1_000.0

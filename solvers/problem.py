@@ -91,8 +91,8 @@ class Problem:
             raise ValueError("seconds_LO has two axes, fixed_seconds_S and capacity_bytes_R have one")
         if 0 in (*options_shape, *stages_shape, *ranks_shape):
             raise ValueError("there must be a layer, an option, a stage and a rank")
-        for name, shape in (("seconds_LO", options_shape), ("fixed_seconds_S", stages_shape)):
-            self._freeze_seconds(name, shape)
+        self._freeze_seconds("seconds_LO")
+        self._freeze_seconds("fixed_seconds_S")
         for name, shape in (
             ("static_bytes_LO", options_shape),
             ("activation_bytes_LO", options_shape),
@@ -112,10 +112,8 @@ class Problem:
         if int(most_LO.max(axis=1).sum()) + int(self.fixed_bytes_S.astype(object).sum()) > _MAX_BYTES:
             raise ValueError("the bytes of all layers together do not fit 64-bit integers")
 
-    def _freeze_seconds(self, name: str, shape: tuple[int, ...]) -> None:
+    def _freeze_seconds(self, name: str) -> None:
         array = np.array(getattr(self, name), dtype=np.float64)
-        if array.shape != shape:
-            raise ValueError(f"{name} has shape {array.shape}, not {shape}")
         if not (np.isfinite(array).all() and (array >= 0.0).all()):
             raise ValueError(f"{name} holds seconds that are negative or not finite")
         array.setflags(write=False)

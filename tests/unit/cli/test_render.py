@@ -29,6 +29,7 @@ def test_units_have_fixed_decimals() -> None:
     assert signed_gib(-(2**30)) == "-1.00 GiB"
     assert milliseconds(12.3456) == "12,345.6 ms"
     assert signed_milliseconds(0.01) == "+10.0 ms"
+    assert signed_milliseconds(-0.00001) == "+0.0 ms"
     assert percent(0.4567) == "45.7 %"
     assert signed_percent(0.05) == "+5.0 %"
     assert counted(1, "node") == "1 node"

@@ -230,7 +230,7 @@ class Reference:
         return self.times.forward_seconds_V[stage] + (extra[stage] if extra and microbatch == 0 else 0.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(orders_with_times())
 def test_the_simulated_ends_equal_a_plain_relaxation(case: tuple[OperationOrder, StageTimes]) -> None:
     order, times = case
@@ -301,7 +301,7 @@ def test_chunks_report_when_their_gradients_are_complete() -> None:
     assert ends_RC[:, 0].tolist() == timeline.end_seconds_RK[:, -1].tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(orders_with_times(), st.floats(1.0, 4.0))
 def test_slower_stages_never_shorten_a_step(case: tuple[OperationOrder, StageTimes], factor: float) -> None:
     order, times = case
@@ -352,7 +352,7 @@ def test_times_for_another_number_of_stages_are_refused() -> None:
         simulate(order, StageTimes(forward_seconds_V=(1.0,), backward_seconds_V=(1.0,)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(orders_with_times())
 def test_the_lower_bound_never_exceeds_the_simulated_span(case: tuple[OperationOrder, StageTimes]) -> None:
     order, times = case
@@ -387,7 +387,7 @@ def any_split_bound(order: OperationOrder, work_seconds: float) -> float:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(orders_with_times())
 def test_no_split_undercuts_the_bound_on_every_split(case: tuple[OperationOrder, StageTimes]) -> None:
     order, times = case

@@ -68,22 +68,34 @@ def test_one_byte_too_little_has_no_solution() -> None:
     assert solution.proof == "no path through the segments that fit reaches the last layer"
 
 
-def test_a_slower_busiest_stage_is_taken_when_it_saves_more_elsewhere() -> None:
-    # Capacity lets stage 1 run fast layers only where it holds one; the weights decide.
-    def problem(bottleneck_weight: float) -> Problem:
-        return chain(
-            [[2.0, 5.0]] * 3,
-            num_stages=2,
-            static_bytes_LO=[[4, 1]] * 3,
-            capacity_bytes_R=np.array([12, 2]),
-            bottleneck_weight=bottleneck_weight,
-        )
+@pytest.mark.parametrize(("bottleneck_weight", "layers_S"), [(0.0, (4, 1)), (0.25, (4, 1)), (1.0, (3, 2))])
+def test_the_weights_decide_between_a_short_busiest_stage_and_a_short_total(
+    bottleneck_weight: float, layers_S: tuple[int, ...]
+) -> None:
+    # Stage 1 has room for the slow option only: 4 | 1 takes 8 and 3 seconds, 3 | 2 takes 6 and 6.
+    problem = chain(
+        [[2.0, 3.0]] * 5,
+        num_stages=2,
+        static_bytes_LO=[[4, 1]] * 5,
+        capacity_bytes_R=np.array([20, 2]),
+        bottleneck_weight=bottleneck_weight,
+    )
+    assert dp.solve(problem, Limits()).layers_S(2) == layers_S
 
-    # 2 | 1: 4 and 5; 1 | 2: 2 and 10.
-    assert dp.solve(problem(1.0), Limits()).layers_S(2) == (2, 1)
-    # With two kinds of stage left open, a light bottleneck prefers the least total.
-    free = chain([[2.0]] * 4, num_stages=2, min_layers_S=np.zeros(2, np.int64), bottleneck_weight=0.0)
-    assert dp.solve(free, Limits()).objective == pytest.approx(8.0)
+
+def test_a_long_stage_is_found_when_short_ones_fit_but_cost_more() -> None:
+    # Only stage 1 has room for the fast option; with no weight on the bottleneck it takes all that it may.
+    problem = chain(
+        [[1.0, 10.0]] * 40,
+        num_stages=4,
+        static_bytes_LO=[[10, 1]] * 40,
+        capacity_bytes_R=np.array([9, 400, 9, 9]),
+        max_layers_S=np.array([9, 40, 9, 9]),
+        bottleneck_weight=0.0,
+    )
+    solution = dp.solve(problem, Limits())
+    assert solution.layers_S(4) == (1, 37, 1, 1)
+    assert solution.objective == pytest.approx(37.0 + 3 * 10.0)
 
 
 def test_a_long_stage_is_found_when_the_others_have_no_room() -> None:
