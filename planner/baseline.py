@@ -10,18 +10,11 @@ from dataclasses import replace
 import numpy as np
 
 from planner.candidates import Pricer, layout_at
-from planner.layout import Layout, stages_from_counts
+from planner.layout import Layout, even_counts, stages_from_counts
 from planner.memory import memory_ledger, peak_memory_bytes
 from planner.space import enumerate_layouts
 from planner.specs import Constraints
 from profiles.hardware import Cluster
-
-
-def even_counts(num_layers: int, num_stages: int) -> tuple[int, ...]:
-    """Return layers per stage as even as possible, the first and the last stage light."""
-    fewest, more = divmod(num_layers, num_stages)
-    first = (num_stages - more) // 2
-    return tuple(fewest + (first <= stage < first + more) for stage in range(num_stages))
 
 
 def baseline_layout(pricer: Pricer, cluster: Cluster) -> Layout | None:

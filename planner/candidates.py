@@ -23,8 +23,7 @@ from planner.memory import PlacedModel, head_elements, memory_ledger, peak_memor
 from planner.schedule import StageTimes, simulate
 from planner.schedule_bounds import lower_bound_seconds
 from planner.schedule_orders import OperationOrder, operation_order
-from planner.space import Points
-from planner.specs import ModelSpec
+from planner.space import Points, interleaved_counts
 from solvers.problem import Problem
 from solvers.registry import solve
 from solvers.solution import Status
@@ -134,8 +133,13 @@ class Pricer:
     def split(self, layout: Layout) -> Split | None:
         """Return `layout` with its layers placed; None when no split can fit into memory.
 
-        The peak of the split is exact. It exceeds the limit only where one was found that rounded bytes admit.
+        The peak of the split is exact. It exceeds the limit only where the one split that there is does, or where one
+        was found that rounded bytes admit.
         """
+        if has_single_split(layout):
+            counts = interleaved_counts(self.table.model.num_layers, layout.pp * layout.vpp)
+            assert counts is not None, "the space holds only interleaved stages that come out even"
+            return self._with_counts(layout, counts, pipeline_bound_seconds=0.0)
         bound = self._solved(layout, generous=True)
         if bound is None or bound.peak_memory_bytes <= self.limit_bytes:
             return bound
@@ -156,15 +160,21 @@ class Pricer:
             limit_bytes=self.limit_bytes,
             generous=generous,
         )
-        solution = _solve_split(problem)
-        if solution is None:
+        solution = solve(problem, solver="dp")
+        if solution.status is Status.INFEASIBLE or solution.bound is None:
             return None
-        counts, objective = solution
+        return self._with_counts(
+            layout,
+            solution.layers_S(layout.pp),
+            pipeline_bound_seconds=_split_bound_seconds(problem, layout, solution.bound),
+        )
+
+    def _with_counts(self, layout: Layout, counts: tuple[int, ...], *, pipeline_bound_seconds: float) -> Split:
         placed = replace(layout, stages=stages_from_counts(counts))
         return Split(
             layout=placed,
             peak_memory_bytes=peak_memory_bytes(memory_ledger(self.place(placed))),
-            pipeline_bound_seconds=_split_bound_seconds(problem, layout, objective),
+            pipeline_bound_seconds=pipeline_bound_seconds,
         )
 
     def place(self, layout: Layout) -> PlacedModel:
@@ -190,7 +200,7 @@ class Pricer:
         bound_seconds = max(bound.pipeline_seconds, split.pipeline_bound_seconds) + bound.tail_seconds
         placed_layout = split.layout
         if split.peak_memory_bytes > self.limit_bytes:
-            proved = has_single_split(layout, self.table.model)
+            proved = has_single_split(layout)
             return Rejected(fits=False, bound_seconds=math.inf if proved else bound_seconds)
         if bound_seconds >= ceiling_seconds:
             return Rejected(fits=True, bound_seconds=bound_seconds)
@@ -298,33 +308,19 @@ class Pricer:
         return seconds + cost_model.compute(optimizer_traffic(most, layout, workload)).seconds
 
 
-def has_single_split(layout: Layout, model: ModelSpec) -> bool:
-    """Return whether the searched space holds one split of the layers: no pipeline, or even interleaving."""
-    return layout.pp == 1 or (layout.vpp > 1 and model.num_layers % (layout.pp * layout.vpp) == 0)
-
-
-def _solve_split(problem: Problem) -> tuple[tuple[int, ...], float] | None:
-    """Return (decoder layers of each virtual stage, optimal surrogate), or None when no split fits."""
-    num_stages = len(problem.fixed_seconds_S)
-    if num_stages == 1:
-        need = int(problem.fixed_bytes_S[0] + problem.static_bytes_LO.sum())
-        need += int(problem.in_flight_S[0] * problem.activation_bytes_LO.sum())
-        return ((problem.num_layers,), 0.0) if need <= int(problem.capacity_bytes_R[0]) else None
-    solution = solve(problem, solver="dp")
-    if solution.status is Status.INFEASIBLE or solution.bound is None:
-        return None
-    return solution.layers_S(num_stages), solution.bound
+def has_single_split(layout: Layout) -> bool:
+    """Return whether the searched space holds one split of the layers: no pipeline, or interleaved stages."""
+    return layout.pp == 1 or layout.vpp > 1
 
 
 def _split_bound_seconds(problem: Problem, layout: Layout, objective: float) -> float:
     """Return a pipeline time that no split under memory undercuts, from the optimal surrogate `(m - 1) max + sum`.
 
     Whatever the split, its largest stage takes at least T = (objective - W) / (m - 1), and a 1F1B pipeline with a
-    stage of T takes at least W + (m - p) T (inequality (1) of `any_split_bound_seconds`). Interleaved problems carry
-    no memory, so nothing is gained there.
+    stage of T takes at least W + (m - p) T (inequality (1) of `any_split_bound_seconds`).
     """
     micro = layout.num_microbatches
-    if layout.pp == 1 or layout.vpp > 1 or micro <= layout.pp:
+    if micro <= layout.pp:
         return 0.0
     work = float(problem.seconds_LO.sum() + problem.fixed_seconds_S.sum())
     largest = (objective - work) / (micro - 1)

@@ -1,11 +1,10 @@
 """One point of the space as a chain partition problem, and the solution as a layout.
 
 Every block keeps the point's recompute choice, so a layer has one option. Where n layers of each stage are recomputed
-whole, a stage holds at least n, pays for n and has that much more room. With one chunk a rank the problem carries
-each rank's capacity, for the surrogate `(m - 1) max + sum`. Sums of rounded bytes are not the rounded bytes of sums, so
-there are two problems: in the careful one, demand rounded up, every choice fits by exact bytes; in the generous one,
-demand rounded down, no split that fits is missing, so its optimum is a bound. With several chunks a rank the split is
-as even as the layer count allows, balanced in time, and memory is checked afterwards.
+whole, a stage holds at least n, pays for n and has that much more room. The problem carries each rank's capacity, for
+the surrogate `(m - 1) max + sum`. Sums of rounded bytes are not the rounded bytes of sums, so there are two problems:
+in the careful one, demand rounded up, every choice fits by exact bytes; in the generous one, demand rounded down, no
+split that fits is missing, so its optimum is a bound. Interleaved stages are even and need no solver.
 """
 
 import math
@@ -30,8 +29,6 @@ from planner.memory import (
 from planner.shard import RankLayer
 from planner.specs import ModelSpec, TrainWorkload
 from solvers.problem import Problem
-
-NO_LIMIT_BYTES = 1 << 60
 
 
 def skeleton(  # noqa: PLR0913 - the dimensions of a point
@@ -73,7 +70,7 @@ def skeleton(  # noqa: PLR0913 - the dimensions of a point
 def formulate(  # noqa: PLR0913 - the parts of a point
     *, model: ModelSpec, workload: TrainWorkload, costs: ShapeCosts, layout: Layout, limit_bytes: int, generous: bool
 ) -> Problem:
-    """Return the chain partition problem of one point.
+    """Return the chain partition problem of one point with one chunk a rank.
 
     Args:
         model: The model.
@@ -87,36 +84,32 @@ def formulate(  # noqa: PLR0913 - the parts of a point
     partial = layout.recompute.num_layers or 0
     blocks = [block for block, _ in costs.rank_model.blocks]
     kind_L = [blocks.index(block) for block in model.blocks]
-    num_stages = layout.pp * layout.vpp
+    num_stages = layout.pp
     seconds_D = [block.forward_seconds + block.backward_seconds_R[choice] for block in costs.blocks_D]
     ends_S = np.full(num_stages, partial * costs.whole_layer_seconds)
     ends_S[0] += costs.embedding.forward_seconds + costs.embedding.backward_seconds_R[choice]
     ends_S[-1] += costs.head.forward_seconds + costs.head.backward_seconds_R[choice]
-    interleaved = layout.vpp > 1
-    fewest, most = model.num_layers // num_stages, -(-model.num_layers // num_stages)
     micro = layout.num_microbatches
-    in_flight_S = (
-        [min(micro, layout.pp - stage) for stage in range(num_stages)] if not interleaved else [0] * num_stages
-    )
+    in_flight_S = [min(micro, num_stages - stage) for stage in range(num_stages)]
     demand = _Demand(model=model, workload=workload, rank_model=costs.rank_model, layout=layout, generous=generous)
     layers = [layer for _, layer in costs.rank_model.blocks]
-    static_D = [0 if interleaved else demand.layer_static(layer) for layer in layers]
+    static_D = [demand.layer_static(layer) for layer in layers]
     kept = costs.recomputes[choice]
-    activation_D = [0 if interleaved else demand.padded(layer.saved_bytes(kept)) for layer in layers]
+    activation_D = [demand.padded(layer.saved_bytes(kept)) for layer in layers]
     # What the layers that are recomputed whole do not keep.
     freed = demand.freed(partial * costs.whole_layer_bytes)
-    capacity_S = [NO_LIMIT_BYTES if interleaved else limit_bytes + generous + count * freed for count in in_flight_S]
+    capacity_S = [limit_bytes + generous + count * freed for count in in_flight_S]
     return Problem(
-        bottleneck_weight=micro - 1 / layout.vpp,
-        total_weight=1 / layout.vpp,
+        bottleneck_weight=micro - 1,
+        total_weight=1,
         seconds_LO=np.array([[seconds_D[kind]] for kind in kind_L]),
         static_bytes_LO=np.array([[static_D[kind]] for kind in kind_L], dtype=np.int64),
         activation_bytes_LO=np.array([[activation_D[kind]] for kind in kind_L], dtype=np.int64),
         fixed_seconds_S=ends_S,
-        fixed_bytes_S=np.array([0] * num_stages if interleaved else demand.fixed_S(), dtype=np.int64),
+        fixed_bytes_S=np.array(demand.fixed_S(), dtype=np.int64),
         in_flight_S=np.array(in_flight_S, dtype=np.int64),
-        min_layers_S=np.full(num_stages, fewest if interleaved else max(partial, 1), dtype=np.int64),
-        max_layers_S=np.full(num_stages, most if interleaved else model.num_layers, dtype=np.int64),
+        min_layers_S=np.full(num_stages, max(partial, 1), dtype=np.int64),
+        max_layers_S=np.full(num_stages, model.num_layers, dtype=np.int64),
         rank_of_stage_S=np.arange(num_stages, dtype=np.int64),
         capacity_bytes_R=np.array(capacity_S, dtype=np.int64),
     )

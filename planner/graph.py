@@ -459,12 +459,15 @@ class _BlockBuilder:
                 granule=spec.head_dim,
             )
 
+        unfused = self.workload.attention_kernel is AttentionKernel.UNFUSED
+        # The unfused core copies each key/value head for each of its query heads (`repeat_interleave`).
+        key_value_size = spec.query_size if unfused else spec.key_value_size
         saved = [
             head_tensor("query", spec.query_size),
-            head_tensor("key", spec.key_value_size),
-            head_tensor("value", spec.key_value_size),
+            head_tensor("key", key_value_size),
+            head_tensor("value", key_value_size),
         ]
-        if self.workload.attention_kernel is AttentionKernel.UNFUSED:
+        if unfused:
             row = heads * self.workload.seq_len
             saved.append(
                 Saved(

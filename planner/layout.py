@@ -159,3 +159,10 @@ def stages_from_counts(layers_per_stage: tuple[int, ...]) -> tuple[Stage, ...]:
         )
         first_layer += num_layers
     return tuple(stages)
+
+
+def even_counts(num_layers: int, num_stages: int) -> tuple[int, ...]:
+    """Return layers per stage as even as possible, the first and the last stage light."""
+    fewest, more = divmod(num_layers, num_stages)
+    first = (num_stages - more) // 2
+    return tuple(fewest + (first <= stage < first + more) for stage in range(num_stages))

@@ -7,7 +7,7 @@ import numpy as np
 from planner.errors import InputError
 from planner.formulate import skeleton
 from planner.graph import build_graph
-from planner.layout import Granularity, Layout, Recompute, stages_from_counts
+from planner.layout import Granularity, Layout, Recompute, even_counts, stages_from_counts
 from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes, place
 from planner.plan import MemoryLine
 from planner.space import Points, broken_rules, recompute_choices
@@ -98,12 +98,6 @@ def memory_table(
         lines=memory_ledger(placed),
         limit_bytes=memory_limit_bytes(device.memory_bytes, memory_headroom),
     )
-
-
-def even_counts(num_layers: int, num_stages: int) -> tuple[int, ...]:
-    """Return layers per stage as even as they can be; the first stages take what is left over."""
-    fewest, left_over = divmod(num_layers, num_stages)
-    return tuple(fewest + (stage < left_over) for stage in range(num_stages))
 
 
 def _recompute(workload: TrainWorkload, granularity: Granularity) -> Recompute:

@@ -183,7 +183,7 @@ def _visit(space: Space, table: CostTable, pricer: Pricer, *, top: int, watch: W
             exceeded += 1
             open_bound = min(open_bound, outcome.bound_seconds)
             continue
-        if not has_single_split(layout, table.model):
+        if not has_single_split(layout):
             proved = outcome.bound_seconds if isinstance(outcome, Rejected) else outcome.lower_bound_seconds
             open_bound = min(open_bound, proved)
         if isinstance(outcome, Rejected):

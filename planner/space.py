@@ -3,7 +3,7 @@
 Axis X: points. The space is the full product of
 
     tp in divisors of the GPUs; pp in divisors of GPUs / tp; dp what is left;
-    vpp in ceil(layers / (pp c)), one for each chunk size c; micro_batch_size in divisors of global_batch_size / dp;
+    vpp 1, or such that interleaved stages come out even; micro_batch_size in divisors of global_batch_size / dp;
     sequence_parallel in {no, yes}; zero_stage in {0, 1, 2, 3}; every recompute choice.
 
 Combinations that say the same thing twice (sequence parallelism with tp 1, sharding over one rank) are not points;
@@ -106,14 +106,29 @@ def divisors(number: int) -> tuple[int, ...]:
     return tuple(sorted({*small, *(number // candidate for candidate in small)}))
 
 
-def virtual_degrees(num_layers: int, pp: int) -> tuple[int, ...]:
-    """Return the vpp worth a look: for each largest chunk of c layers the fewest chunks, ceil(layers / (pp c)).
+def interleaved_counts(num_layers: int, num_stages: int) -> tuple[int, ...] | None:
+    """Return the layers of each virtual stage when stages are interleaved; None when they do not come out even.
 
-    More chunks of the same largest size lengthen no pass and shorten none.
+    All alike, or one fewer beside the head, or one fewer beside the embedding and the head: the splits that count
+    embedding and head as a layer each, as Megatron-LM's `--account-for-embedding-in-pipeline-split` and
+    `--account-for-loss-in-pipeline-split` do.
     """
-    if pp == 1 or num_layers < 2 * pp:
+    for ends in ((), (-1,), (0, -1)):
+        whole, remainder = divmod(num_layers + len(ends), num_stages)
+        if not remainder and (whole > 1 or not ends):
+            counts = [whole] * num_stages
+            for end in ends:
+                counts[end] -= 1
+            return tuple(counts)
+    return None
+
+
+def virtual_degrees(num_layers: int, pp: int) -> tuple[int, ...]:
+    """Return the vpp at which interleaved stages come out even; 1 always."""
+    if pp == 1:
         return (1,)
-    return tuple(sorted({1, *(-(-num_layers // (pp * size)) for size in range(1, num_layers // pp))}))
+    most = max(num_layers // pp, 1)
+    return tuple(vpp for vpp in range(1, most + 1) if vpp == 1 or interleaved_counts(num_layers, pp * vpp))
 
 
 def recompute_choices(workload: TrainWorkload) -> tuple[Recompute, ...]:

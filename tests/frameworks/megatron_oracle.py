@@ -378,13 +378,18 @@ def judge_in_a_fork(job: Job) -> dict[str, Any]:
     return answer
 
 
-def main() -> None:
-    """Judge every job on standard input."""
+def prepare_imports() -> None:
+    """Make megatron-core importable on Python 3.11 without triton, and quiet."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     if not hasattr(typing, "override"):  # megatron-core 0.19 imports it from typing, which has it from Python 3.12
         typing.override = typing_extensions.override  # type: ignore[attr-defined]
     stand_in_for_triton()
+
+
+def main() -> None:
+    """Judge every job on standard input."""
+    prepare_imports()
     import megatron.training.arguments  # noqa: F401 - imported once, before the forks
 
     stand_in_for_transformer_engine()

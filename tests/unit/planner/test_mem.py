@@ -6,8 +6,8 @@ import pytest
 
 from planner.bundled import load_bundled
 from planner.errors import InputError
-from planner.layout import Granularity
-from planner.mem import Degrees, even_counts, memory_table
+from planner.layout import Granularity, even_counts
+from planner.mem import Degrees, memory_table
 from planner.plan import MemoryLine, Phase
 from planner.specs import Precision, TrainWorkload
 from profiles.catalogue import load_device
@@ -60,7 +60,7 @@ def test_full_recompute_keeps_less() -> None:
 
 @pytest.mark.parametrize(
     ("num_layers", "num_stages", "counts"),
-    [(8, 4, (2, 2, 2, 2)), (10, 4, (3, 3, 2, 2)), (3, 3, (1, 1, 1)), (7, 1, (7,))],
+    [(8, 4, (2, 2, 2, 2)), (10, 4, (2, 3, 3, 2)), (3, 3, (1, 1, 1)), (7, 1, (7,))],
 )
 def test_layers_are_spread_evenly(num_layers: int, num_stages: int, counts: tuple[int, ...]) -> None:
     assert even_counts(num_layers, num_stages) == counts
