@@ -12,7 +12,7 @@ import numpy as np
 
 from planner.candidates import Pricer, layout_at
 from planner.costs import CostTable
-from planner.graph import build_graph
+from planner.layers import build_graph
 from planner.layout import Layout
 from planner.memory import memory_limit_bytes
 from planner.plan import Infeasible, PlannedLayout, Relaxation
@@ -23,7 +23,9 @@ from profiles.catalogue import device_names, load_device
 from profiles.hardware import Cluster, LinkLevel
 
 GIB = 1 << 30
-_MAX_NODE_FACTOR = 1 << 12
+_MAX_GPUS = 1 << 18
+"""Clusters beyond this are not offered."""
+
 _MAX_CHECKED = 24
 
 
@@ -187,10 +189,11 @@ def _enough_nodes(question: _Question) -> int | None:
     def fits(count: int) -> bool:
         return replace(question, cluster=with_nodes(question.cluster, count)).fits()
 
+    most = max(_MAX_GPUS // (question.cluster.gpus_per_node * nodes), 1)
     factor = 2
-    while factor <= _MAX_NODE_FACTOR and not fits(nodes * factor):
+    while factor <= most and not fits(nodes * factor):
         factor *= 2
-    if factor > _MAX_NODE_FACTOR:
+    if factor > most:
         return None
     low, high = nodes * factor // 2, nodes * factor
     step = max((high - low) // 8, 1)

@@ -6,7 +6,7 @@ import numpy as np
 
 from planner.errors import InputError
 from planner.formulate import skeleton
-from planner.graph import build_graph
+from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Recompute, even_counts, stages_from_counts
 from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes, place
 from planner.plan import MemoryLine

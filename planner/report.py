@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
-from planner.graph import build_graph, graph_parameters
+from planner.graph import graph_parameters
+from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, Stage
 from planner.plan import MemoryLine, Phase, Plan, PlannedLayout, TimeLine
 from planner.specs import ModelSpec, Precision, TrainWorkload

@@ -14,22 +14,25 @@ import numpy as np
 from planner.baseline import baseline_layout
 from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split, layout_at
 from planner.costs import CostTable, FloatArray
+from planner.emit.megatron_limits import require_model, require_workload
+from planner.errors import NotExpressibleError
 from planner.evaluate import evaluate, model_flops_utilisation
-from planner.graph import ModelGraph, build_graph
+from planner.graph import ModelGraph
 from planner.infeasible import explain_infeasible
+from planner.layers import build_graph
 from planner.layout import Layout
 from planner.memory import memory_limit_bytes
 from planner.plan import Plan, PlannedLayout, SearchSummary, Status
 from planner.space import DIMENSIONS, Points, Space, enumerate_layouts
-from planner.specs import ModelSpec, Objective, PlanRequest
+from planner.specs import ModelSpec, Objective, PlanRequest, Target
 from planner.validate import violations
 from profiles.analytic import AnalyticCostModel
 from profiles.hardware import Cluster
 
 Watch = Callable[[str, int, int], None]
 
-MAX_PRICED = 400
-"""Points priced exactly before the search stops with what it has; a count, so that equal inputs give equal plans."""
+MAX_VISITED = 600
+"""Points looked at exactly before the search stops with what it has; a count, so that equal inputs give equal plans."""
 
 OPTIMALITY_GAP = 1e-6
 
@@ -58,8 +61,11 @@ def search(
 
     Raises:
         profiles.errors.CoverageError: An operation has no cost on this cluster.
+        planner.errors.NotExpressibleError: The target has no way to say the model or the workload, whatever the layout.
     """
     watch = watch or _ignore
+    if request.target is Target.MEGATRON:
+        _require_megatron(model, cluster, request)
     workload = request.workload
     watch("enumerating layouts", 0, 1)
     graph = build_graph(model, workload)
@@ -132,6 +138,16 @@ def search(
     )
 
 
+def _require_megatron(model: ModelSpec, cluster: Cluster, request: PlanRequest) -> None:
+    """Raise `NotExpressibleError` for what Megatron-LM cannot say, whatever the layout."""
+    try:
+        require_model(model)
+        require_workload(request.workload, cluster.device)
+    except NotExpressibleError as error:
+        hint = f"{error.hint}\n`target: any` plans it as it is, without files to start from."
+        raise NotExpressibleError(error.message, target=error.target, hint=hint) from error
+
+
 def _ignore(_activity: str, _done: int, _total: int) -> None:
     """Watch nothing."""
 
@@ -168,10 +184,10 @@ def _visit(space: Space, table: CostTable, pricer: Pricer, *, top: int, watch: W
     for index in _bound_order(points, bound_X):
         bound = float(bound_X[index])
         settled = len(found) >= top and bound >= found[top - 1].step_seconds
-        if settled or simulated >= MAX_PRICED:
+        if settled or (found and visited >= MAX_VISITED):  # that nothing fits must be proved of every point
             open_bound = min(open_bound, bound)
             break
-        watch("pricing layouts", simulated, min(len(points), MAX_PRICED))
+        watch("pricing layouts", visited, min(len(points), MAX_VISITED))
         visited += 1
         layout = layout_at(points, int(index), table)
         ceiling = found[top - 1].step_seconds if len(found) >= top else float("inf")

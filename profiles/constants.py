@@ -78,7 +78,7 @@ GEMM: dict[tuple[str, str], GemmConstants] = {
         peak_fraction=_fraction(0.904, _AMPERE_GEMM),
         sustained_fraction=_fraction(
             0.78,
-            "between what published A100 runs imply: 0.80 (61 of llm-foundry, FSDP), 0.75 (86 of Aleph-Alpha, TP and PP)",
+            "between what A100 runs imply: 0.80 (61 of llm-foundry, FSDP), 0.75 (86 of Aleph-Alpha, TP and PP)",
         ),
     ),
     ("blackwell", "bf16"): GemmConstants(

@@ -1,17 +1,18 @@
 """Hypothesis strategies: small decoders and runs, the points of their spaces, and every split of a few layers."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import combinations
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from planner.candidates import Pricer, layout_at
 from planner.costs import CostTable
-from planner.graph import ModelGraph, build_graph
+from planner.layers import build_graph
 from planner.layout import Layout, stages_from_counts
 from planner.memory import PlacedModel, place
-from planner.space import Points, enumerate_layouts
+from planner.space import enumerate_layouts, interleaved_counts
 from planner.specs import (
     Activation,
     AttentionKernel,
@@ -106,28 +107,32 @@ def workloads(draw: st.DrawFn) -> TrainWorkload:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SmallSpace:
-    """The legal points of a small model on 8 GPUs in two nodes, with their cost table.
+    """The legal points of a small model, with their cost table; tensor parallelism may leave the fast domain.
 
     Args:
         model: The model.
         workload: The run.
         cluster: The cluster.
-        graph: The model's operators.
-        points: The legal points.
-        table: Their costs.
     """
 
-    model: ModelSpec
-    workload: TrainWorkload
-    cluster: Cluster
-    graph: ModelGraph
-    points: Points
-    table: CostTable
+    def __init__(self, model: ModelSpec, workload: TrainWorkload, cluster: Cluster) -> None:
+        self.model = model
+        self.workload = workload
+        self.cluster = cluster
+        self.graph = build_graph(model, workload)
+        space = enumerate_layouts(model, cluster, workload, Constraints(degrees={"tp": Bounds(minimum=1)}))
+        self.points = space.points
+        self.table = CostTable(
+            model=model,
+            graph=self.graph,
+            workload=workload,
+            cost_model=AnalyticCostModel(cluster),
+            recomputes=space.recomputes,
+        )
 
     def __repr__(self) -> str:
-        return f"SmallSpace({self.model!r}, {self.workload!r})"
+        return f"SmallSpace({self.model!r}, {self.workload!r}, {self.cluster.name!r})"
 
     def pricer(self, limit_bytes: int = NO_LIMIT_BYTES) -> Pricer:
         """Return a pricer under a limit."""
@@ -144,38 +149,24 @@ class SmallSpace:
     def splits(self, layout: Layout) -> Iterator[Layout]:
         """Yield `layout` with its layers placed in every way that the search stands for.
 
-        Every stage holds at least one layer, and as many as are recomputed whole; an interleaved split is as even as
-        the layer count allows.
+        Every stage holds at least one layer, and as many as are recomputed whole. Interleaved stages come out even in
+        one way.
         """
         num_stages = layout.pp * layout.vpp
-        fewest, most = max(layout.recompute.num_layers or 1, 1), self.model.num_layers
+        counts_of_splits: Iterable[tuple[int, ...] | None] = compositions(self.model.num_layers, num_stages)
         if layout.vpp > 1:
-            fewest, most = most // num_stages, -(-most // num_stages)
-        for counts in compositions(self.model.num_layers, num_stages):
-            if min(counts) >= fewest and max(counts) <= most:
+            counts_of_splits = [interleaved_counts(self.model.num_layers, num_stages)]
+        for counts in counts_of_splits:
+            assert counts is not None
+            if min(counts) >= (layout.recompute.num_layers or 1):
                 yield replace(layout, stages=stages_from_counts(counts))
-
-
-def small_space(model: ModelSpec, workload: TrainWorkload, cluster: Cluster | None = None) -> SmallSpace:
-    """Return the space of a model; tensor parallelism may leave the fast domain."""
-    cluster = cluster or two_node_cluster()
-    graph = build_graph(model, workload)
-    constraints = Constraints(degrees={"tp": Bounds(minimum=1)})
-    space = enumerate_layouts(model, cluster, workload, constraints)
-    table = CostTable(
-        model=model,
-        graph=graph,
-        workload=workload,
-        cost_model=AnalyticCostModel(cluster),
-        recomputes=space.recomputes,
-    )
-    return SmallSpace(model=model, workload=workload, cluster=cluster, graph=graph, points=space.points, table=table)
 
 
 @st.composite
 def points_of_small_spaces(draw: st.DrawFn) -> tuple[SmallSpace, int]:
     """Return a space and the index of one of its points."""
-    space = small_space(draw(models()), draw(workloads()))
+    space = SmallSpace(draw(models()), draw(workloads()), two_node_cluster())
+    assume(len(space.points) > 0)
     return space, draw(st.integers(0, len(space.points) - 1))
 
 
@@ -185,6 +176,24 @@ def placed_layouts(draw: st.DrawFn) -> tuple[SmallSpace, Layout]:
     space, index = draw(points_of_small_spaces())
     splits = list(space.splits(space.layout(index)))
     return space, draw(st.sampled_from(splits))
+
+
+def legal_tensor_degrees(model: ModelSpec) -> list[int]:
+    """Return the degrees up to 16 that the model's heads and widths allow, by Megatron-LM's rules."""
+
+    def allows(block: Block, tp: int) -> bool:
+        attention, feed_forward = block.mixer, block.feed_forward
+        assert attention is not None
+        assert feed_forward is not None
+        groups = attention.num_key_value_heads
+        return (
+            attention.num_attention_heads % tp == 0
+            and (groups % tp == 0 or tp % groups == 0)
+            and (attention.query_size + 2 * attention.key_value_size) % tp == 0
+            and feed_forward.intermediate_size % tp == 0
+        )
+
+    return [tp for tp in (1, 2, 4, 8, 16) if all(allows(block, tp) for block in model.distinct_blocks)]
 
 
 def compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:

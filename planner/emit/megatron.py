@@ -1,23 +1,24 @@
 """Launch files for Megatron-LM: a torchrun script and a Slurm batch script, each with the full argument list.
 
-Both start unedited: with mock data and a null tokenizer, unless the workload names data. Checked against
-megatron-core 0.19.2, whose argument parser, configuration objects and model accept what is written here
+Both start unedited: with mock data and a null tokenizer, unless the workload names data. `pretrain_gpt.py` has no
+adapters, so a LoRA plan comes with a program that adds them to the same model and takes the same arguments. Checked
+against megatron-core 0.19.2, whose argument parser, configuration objects and model accept what is written here
 (`tests/frameworks`).
 """
 
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 
 from planner.emit.megatron_arguments import Group, argument_groups
 from planner.emit.megatron_limits import (
     FIRST_BLACKWELL_CAPABILITY,
     capability_major,
     refuse,
-    refuse_lora,
     require_layout,
     require_model,
     require_workload,
 )
-from planner.emit.shell import array, comment, job_name
+from planner.emit.shell import array, comment, job_name, quote
 from planner.layout import Layout
 from planner.plan import Plan
 from planner.specs import ModelSpec, TrainMethod, TrainWorkload
@@ -26,7 +27,7 @@ from profiles.hardware import Cluster
 LAUNCH_SCRIPT = "launch.sh"
 BATCH_SCRIPT = "job.sbatch"
 ARGUMENTS = "MEGATRON_ARGS"
-TRAINING_PROGRAM = "$MEGATRON_LM_DIR/pretrain_gpt.py"
+LORA_PROGRAM = "lora_gpt.py"
 
 TARGET_NOTE = (
     "Target: Megatron-LM at megatron-core 0.19.2 (tag core_v0.19.2), with Transformer Engine and APEX, as in NVIDIA's",
@@ -36,6 +37,16 @@ TARGET_NOTE = (
 MOCK_DATA_NOTE = (
     "Data: mock tokens and a null tokenizer. For real data, tokenise it with Megatron-LM's tools/preprocess_data.py,",
     "set workload.data_path and workload.tokenizer_model in the spec, and plan again.",
+)
+
+BASE_NOTE = (
+    "Base model: append --load DIR; without it the weights start at random. A run that resumes from its own",
+    "checkpoints goes without --finetune.",
+)
+
+LORA_NOTE = (
+    "Adapters: lora_gpt.py beside this script adds them to the model of pretrain_gpt.py, which has none. Submit from",
+    "the folder that holds both.",
 )
 
 
@@ -50,16 +61,18 @@ def emit_megatron(plan: Plan, index: int = 0) -> Mapping[str, str]:
     model, workload, cluster = plan.model, plan.request.workload, plan.cluster
     require_expressible(model, workload, layout, cluster)
     groups = argument_groups(model, workload, layout)
-    return {
+    scripts = {
         LAUNCH_SCRIPT: _launch_script(model, workload, layout, cluster, groups),
         BATCH_SCRIPT: _batch_script(model, workload, layout, cluster, groups),
     }
+    if workload.lora is None:
+        return scripts
+    program = files("planner").joinpath("data", "megatron", LORA_PROGRAM).read_text(encoding="utf-8")
+    return {**scripts, LORA_PROGRAM: program}
 
 
 def require_expressible(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster) -> None:
     """Raise `NotExpressibleError` for what Megatron-LM cannot say."""
-    if workload.lora is not None:
-        refuse_lora(workload.lora)
     require_model(model)
     require_workload(workload, cluster.device)
     require_layout(layout, model, workload)
@@ -70,25 +83,31 @@ def require_expressible(model: ModelSpec, workload: TrainWorkload, layout: Layou
         )
 
 
-def environment(layout: Layout, cluster: Cluster) -> Mapping[str, str | None]:
-    """Return the variables that Megatron-LM insists on; None means that it must not be set.
+def environment(workload: TrainWorkload, layout: Layout, cluster: Cluster) -> Mapping[str, str | None]:
+    """Return the variables that the training program reads; None means that it must not be set.
 
     Before Blackwell, `validate_args` asserts CUDA_DEVICE_MAX_CONNECTIONS=1 with tensor or context parallelism, so that
     communication is launched before the computation it hides behind; Megatron-FSDP asserts the opposite.
     """
-    if layout.zero_stage >= 2:
-        return {"CUDA_DEVICE_MAX_CONNECTIONS": None}
+    variables: dict[str, str | None] = {}
     major = capability_major(cluster.device)
     before_blackwell = major is None or major < FIRST_BLACKWELL_CAPABILITY
-    if before_blackwell and (layout.tp > 1 or layout.cp > 1):
-        return {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
-    return {}
+    if layout.zero_stage >= 2:
+        variables["CUDA_DEVICE_MAX_CONNECTIONS"] = None
+    elif before_blackwell and (layout.tp > 1 or layout.cp > 1):
+        variables["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
+    if workload.lora is not None:
+        variables["LORA_RANK"] = str(workload.lora.rank)
+        variables["LORA_ALPHA"] = repr(workload.lora.alpha)
+        variables["LORA_TARGETS"] = ",".join(workload.lora.target_modules)
+    return variables
 
 
 def _launch_script(
     model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster, groups: Sequence[Group]
 ) -> str:
     several = cluster.num_nodes > 1
+    program = _program(workload, folder='$(dirname "${BASH_SOURCE[0]}")')
     run_note = (
         f"Run this on each of the {cluster.num_nodes} nodes, with NODE_RANK 0 to {cluster.num_nodes - 1} and",
         "MASTER_ADDR the name of node 0; or submit job.sbatch, which does the same under Slurm.",
@@ -107,7 +126,7 @@ def _launch_script(
         "",
         *_program_directory(),
         *(rendezvous if several else []),
-        *_exports(layout, cluster),
+        *_exports(workload, layout, cluster),
         *_arguments(groups),
         "",
         "exec torchrun \\",
@@ -116,7 +135,7 @@ def _launch_script(
         '    --node-rank "${NODE_RANK:-0}" \\',
         '    --master-addr "${MASTER_ADDR:-127.0.0.1}" \\',
         '    --master-port "${MASTER_PORT:-29500}" \\',
-        f'    "{TRAINING_PROGRAM}" "${{{ARGUMENTS}[@]}}" "$@"',
+        f'    "{program}" "${{{ARGUMENTS}[@]}}" "$@"',
     ]
     return "\n".join(lines) + "\n"
 
@@ -124,6 +143,7 @@ def _launch_script(
 def _batch_script(
     model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster, groups: Sequence[Group]
 ) -> str:
+    program = _program(workload, folder="$SLURM_SUBMIT_DIR")
     lines = [
         "#!/usr/bin/env bash",
         f"#SBATCH --job-name={job_name(model.name)}",
@@ -142,7 +162,7 @@ def _batch_script(
         'read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")',
         "export MASTER_ADDR",
         'export MASTER_PORT="${MASTER_PORT:-29500}"',
-        *_exports(layout, cluster),
+        *_exports(workload, layout, cluster),
         *_arguments(groups),
         "",
         comment("One torchrun a node; SLURM_NODEID is known only inside the task, hence the inner shell."),
@@ -153,7 +173,7 @@ def _batch_script(
         '    --master-addr "$MASTER_ADDR" \\',
         '    --master-port "$MASTER_PORT" \\',
         '    "$@"\' \\',
-        f'    torchrun "{TRAINING_PROGRAM}" "${{{ARGUMENTS}[@]}}" "$@"',
+        f'    torchrun "{program}" "${{{ARGUMENTS}[@]}}" "$@"',
     ]
     return "\n".join(lines) + "\n"
 
@@ -162,9 +182,12 @@ def _header(model: ModelSpec, workload: TrainWorkload, cluster: Cluster) -> list
     gpus = f"{cluster.num_nodes} x {cluster.gpus_per_node} {cluster.device.name}"
     what = {
         TrainMethod.PRETRAIN: "pretraining",
-        TrainMethod.FULL_FINETUNE: "fine-tuning (append --load DIR; without it the weights start at random)",
+        TrainMethod.FULL_FINETUNE: "fine-tuning",
         TrainMethod.LORA: "low-rank adaptation",
     }[workload.method]
+    start = BASE_NOTE if workload.method is not TrainMethod.PRETRAIN else ()
+    if workload.lora is not None:
+        start = (*start, *LORA_NOTE)
     data = MOCK_DATA_NOTE if not workload.data_path else ("Data: the tokenised prefixes behind --data-path.",)
     return [
         comment(line)
@@ -174,10 +197,16 @@ def _header(model: ModelSpec, workload: TrainWorkload, cluster: Cluster) -> list
             *TARGET_NOTE,
             "MEGATRON_LM_DIR: a checkout of that tag; it holds pretrain_gpt.py.",
             *data,
+            *start,
             "Any further Megatron-LM flag can be appended: --save DIR --save-interval 500 --load DIR",
             "",
         )
     ]
+
+
+def _program(workload: TrainWorkload, *, folder: str) -> str:
+    """Return the training program, which for adapters lies beside the script."""
+    return "$MEGATRON_LM_DIR/pretrain_gpt.py" if workload.lora is None else f"{folder}/{LORA_PROGRAM}"
 
 
 def _program_directory() -> list[str]:
@@ -188,9 +217,12 @@ def _program_directory() -> list[str]:
     ]
 
 
-def _exports(layout: Layout, cluster: Cluster) -> list[str]:
-    variables = environment(layout, cluster)
-    lines = [f"unset {name}" if value is None else f"export {name}={value}" for name, value in variables.items()]
+def _exports(workload: TrainWorkload, layout: Layout, cluster: Cluster) -> list[str]:
+    variables = environment(workload, layout, cluster)
+    lines = [
+        f"unset {name}" if value is None else f"export {name}={quote(value, what=name)}"
+        for name, value in variables.items()
+    ]
     return [*lines, ""] if lines else []
 
 

@@ -355,7 +355,9 @@ def _run(workload: TrainWorkload, layout: Layout) -> Group:
     return Group(
         title="Run",
         flags=(
-            *_when(workload.method is TrainMethod.FULL_FINETUNE, "--finetune"),
+            *_when(workload.method is not TrainMethod.PRETRAIN, "--finetune"),
+            # The base model's checkpoint has no adapters; they start at zero and a line of the log says so.
+            *_when(workload.lora is not None, "--dist-ckpt-strictness", "log_unexpected"),
             ("--ckpt-format", checkpoint_format),
             ("--distributed-timeout-minutes", "60"),
             ("--eval-interval", "1000"),

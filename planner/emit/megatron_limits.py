@@ -14,7 +14,6 @@ from planner.specs import (
     Block,
     DenseFeedForward,
     DType,
-    Lora,
     ModelSpec,
     Optimizer,
     PositionEmbedding,
@@ -212,6 +211,8 @@ def require_layout(layout: Layout, model: ModelSpec, workload: TrainWorkload) ->
     _require_axes(layout, model)
     _require_pipeline(layout)
     _require_sharding(layout, workload)
+    if workload.lora is not None:
+        _require_adapters(layout)
     if layout.recompute.num_layers == 0:
         refuse("full recompute of 0 layers.", "Use recompute none.")
     modules = set(layout.recompute.modules) - {"core_attn", "mlp"}
@@ -281,9 +282,11 @@ def _require_sharding(layout: Layout, workload: TrainWorkload) -> None:
         )
 
 
-def refuse_lora(lora: Lora) -> NoReturn:
-    """Refuse adapters: `pretrain_gpt.py` has no flag for them."""
-    refuse(
-        f"LoRA adapters of rank {lora.rank}: pretrain_gpt.py has no flag for adapters.",
-        "Nearest: method full-finetune.",
-    )
+def _require_adapters(layout: Layout) -> None:
+    """Refuse what the emitted adapter program was not shown to do."""
+    if layout.zero_stage >= 2:
+        refuse(f"adapters with zero_stage {layout.zero_stage}.", "Use zero_stage 0 or 1.")
+    if layout.cp > 1:
+        refuse(f"adapters with cp = {layout.cp}.", "Use cp = 1.")
+    if any(stage.num_layers == 0 for stage in layout.stages):
+        refuse("adapters with a pipeline stage that holds no layer, so nothing to train.", "Give each stage a layer.")

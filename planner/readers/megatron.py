@@ -52,6 +52,7 @@ class MegatronJob:
 
     Args:
         file: The script, for messages.
+        program: The training program that is started.
         flags: The flags of the training program, in order; a later one overrides an earlier.
         num_nodes: Nodes that torchrun or Slurm is told of; None when the script leaves it open.
         gpus_per_node: Processes of one node; None when the script leaves it open.
@@ -59,6 +60,7 @@ class MegatronJob:
     """
 
     file: str
+    program: str
     flags: tuple[Flag, ...]
     num_nodes: int | None
     gpus_per_node: int | None
@@ -142,6 +144,7 @@ def _job(script: Script, command: Command, program: int, file: str) -> MegatronJ
     launcher = _flags(command.words[:program])
     return MegatronJob(
         file=file,
+        program=command.words[program].text,
         flags=_flags(command.words[program + 1 :]),
         num_nodes=_launcher_number(launcher, "--nnodes", directives.get("nodes")),
         gpus_per_node=_launcher_number(

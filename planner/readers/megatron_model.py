@@ -11,6 +11,7 @@ from planner.specs import (
     BlockRun,
     DenseFeedForward,
     DType,
+    Lora,
     ModelSpec,
     Norm,
     Optimizer,
@@ -141,6 +142,7 @@ def workload_of(job: MegatronJob) -> TrainWorkload:
     seq_len = job.integer("--seq-length")
     global_batch_size = job.integer("--global-batch-size")
     paths = job.flag("--data-path")
+    lora = _lora(job)
     in_fp32 = job.has("--accumulate-allreduce-grads-in-fp32") or (
         precision is not Precision.FP16 and not job.has("--grad-reduce-in-bf16")
     )
@@ -153,13 +155,39 @@ def workload_of(job: MegatronJob) -> TrainWorkload:
         moment_dtype=_dtype(job, "--exp-avg-dtype"),
         optimizer=Optimizer(_choice(job, "--optimizer", "adam", list(Optimizer))),
         attention_kernel=ATTENTION_KERNELS[_choice(job, "--attention-backend", "auto", ATTENTION_KERNELS)],
-        method=TrainMethod.FULL_FINETUNE if job.has("--finetune") else TrainMethod.PRETRAIN,
+        method=_method(job, lora),
+        lora=lora,
         tokens_to_train=job.integer("--train-iters") * seq_len * global_batch_size,
         hidden_dropout=job.number("--hidden-dropout", 0.1),
         attention_dropout=job.number("--attention-dropout", 0.1),
         data_path=paths.values if paths else (),
         tokenizer_model=job.text("--tokenizer-model", "") or None,
     )
+
+
+def _method(job: MegatronJob, lora: Lora | None) -> TrainMethod:
+    if lora is not None:
+        return TrainMethod.LORA
+    return TrainMethod.FULL_FINETUNE if job.has("--finetune") else TrainMethod.PRETRAIN
+
+
+def _lora(job: MegatronJob) -> Lora | None:
+    """Return the adapters that the environment of `lora_gpt.py` asks for."""
+    variables = job.environment
+    if not job.program.endswith("lora_gpt.py"):
+        return None
+    try:
+        return Lora(
+            rank=int(variables["LORA_RANK"]),
+            alpha=float(variables["LORA_ALPHA"]),
+            target_modules=tuple(variables["LORA_TARGETS"].split(",")),
+        )
+    except (KeyError, ValueError):
+        raise InputError(
+            "lora_gpt.py needs LORA_RANK, LORA_ALPHA and LORA_TARGETS.",
+            location=Location(file=job.file),
+            hint="Export all three before torchrun.",
+        ) from None
 
 
 def _dtype(job: MegatronJob, name: str) -> DType:

@@ -14,6 +14,7 @@ from planner.specs import (
     Constraints,
     DenseFeedForward,
     DType,
+    Lora,
     ModelSpec,
     Norm,
     Objective,
@@ -342,6 +343,10 @@ def _workloads(draw: st.DrawFn, layout: Layout) -> TrainWorkload:
     aware = optimizer is Optimizer.ADAM and layout.zero_stage > 0
     seq_len = draw(st.sampled_from((1024, 4096)))
     steps = draw(st.integers(1, 10_000))
+    adapters = layout.zero_stage < 2 and all(stage.num_layers for stage in layout.stages)
+    method = draw(st.sampled_from([kind for kind in TrainMethod if adapters or kind is not TrainMethod.LORA]))
+    targets = draw(st.sampled_from((("qkv",), ("qkv", "proj", "fc1", "fc2"))))
+    lora = Lora(rank=draw(st.sampled_from((8, 64))), alpha=16.0, target_modules=targets)
     return TrainWorkload(
         seq_len=seq_len,
         global_batch_size=layout.global_batch_size,
@@ -351,7 +356,8 @@ def _workloads(draw: st.DrawFn, layout: Layout) -> TrainWorkload:
         moment_dtype=draw(st.sampled_from((DType.FP32, DType.BF16))) if aware else DType.FP32,
         optimizer=optimizer,
         attention_kernel=draw(st.sampled_from(AttentionKernel)),
-        method=draw(st.sampled_from((TrainMethod.PRETRAIN, TrainMethod.FULL_FINETUNE))),
+        method=method,
+        lora=lora if method is TrainMethod.LORA else None,
         tokens_to_train=steps * seq_len * layout.global_batch_size,
         hidden_dropout=draw(st.sampled_from((0.0, 0.1))),
         attention_dropout=draw(st.sampled_from((0.0, 0.1))),

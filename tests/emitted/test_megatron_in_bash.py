@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, emit_megatron
+from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, LORA_PROGRAM, emit_megatron
 from planner.emit.megatron_arguments import arguments, not_a_flag
 from planner.plan import Plan
-from planner.specs import Precision, TrainWorkload
+from planner.specs import Lora, Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import HOSTILE_TEXT, LLAMA_8B, cluster_of, layout_of_degrees, plan_of
 
 RECORDER = '#!/usr/bin/env bash\nprintf "%s\\0" "$@" "${CUDA_DEVICE_MAX_CONNECTIONS:-}"\n'
@@ -45,6 +45,7 @@ def run(script: str, *extra: str, stand_ins: Path, folder: Path) -> list[str]:
             "MEGATRON_LM_DIR": "/opt/mega tron",
             "NODE_RANK": "1",
             "MASTER_ADDR": "node-a",
+            "SLURM_SUBMIT_DIR": "/submitted",
             "SLURM_JOB_NODELIST": "node-[a-b]",
             "LC_ALL": "C.UTF-8",
         },
@@ -129,6 +130,23 @@ def test_batch_directives_are_the_seven_that_are_meant(name: str, cluster: str) 
     ]
     assert directives[0].removeprefix("#SBATCH --job-name=").isascii()
     assert " " not in directives[0].removeprefix("#SBATCH ")
+
+
+@pytest.mark.parametrize(("file", "folder"), [(LAUNCH_SCRIPT, "."), (BATCH_SCRIPT, "/submitted")])
+def test_adapters_start_the_program_beside_the_script(file: str, folder: str, stand_ins: Path, tmp_path: Path) -> None:
+    lora = Lora(rank=16, alpha=32.0, target_modules=("qkv", "proj"))
+    workload = TrainWorkload(
+        seq_len=8192, global_batch_size=128, precision=Precision.BF16, method=TrainMethod.LORA, lora=lora
+    )
+    plan = plan_with(workload=workload)
+    files = emit_megatron(plan)
+    words = run(files[file], stand_ins=stand_ins, folder=tmp_path)
+
+    beside = tmp_path.parent if folder == "." else Path(folder)
+    assert words[len(LAUNCHER) + 2] == str(beside / LORA_PROGRAM)
+    assert tuple(words[len(LAUNCHER) + 3 : -1]) == arguments(plan.model, workload, plan.best.layout)
+    assert "export LORA_RANK=16\nexport LORA_ALPHA=32.0\nexport LORA_TARGETS=qkv,proj\n" in files[file]
+    compile(files[LORA_PROGRAM], LORA_PROGRAM, "exec")
 
 
 def test_a_missing_program_directory_is_named(stand_ins: Path, tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 """Real training steps of a tiny GPT with the emitted adapters, on CPU processes. Runs in the framework environment.
 
 Reads one JSON list of cases on standard input and writes one JSON list of outcomes. A case is `{"program": path of
-lora_gpt.py, "tp": n, "pp": n, "dp": n, "sequence_parallel": bool, "gated": bool, "fused_norm": bool, "recompute":
-bool}`; its processes talk over gloo, and calls to CUDA are stood in for. The base weights depend on their names alone,
-so every layout starts from one model. An outcome holds the loss of each step, and what changed:
+lora_gpt.py, "tp": n, "pp": n, "vpp": n, "dp": n, "sequence_parallel": bool, "gated": bool, "fused_norm": bool,
+"recompute": bool}`; its processes talk over gloo, and calls to CUDA are stood in for. The base weights depend on their
+names alone, so every layout starts from one model. An outcome holds:
 
 - `losses`: the mean loss of each step on the last pipeline rank;
 - `frozen`: no base parameter moved on any rank;
 - `trained`: every adapter matrix moved on every rank;
-- `agreed`: matrices that are whole on each tensor-parallel rank are still equal there.
+- `agreed`: matrices that are whole on each tensor-parallel rank are still equal there;
+- `adapter_parameters`: how many each rank holds;
+- `checkpoint_keys`: names of the adapter matrices of rank 0 in a distributed checkpoint.
 
 `fused_norm` puts the norm inside qkv and fc1 under the attribute names of Transformer Engine's fused layers, which
 need a GPU.
@@ -23,7 +25,7 @@ import sys
 import zlib
 from typing import Any
 
-from megatron_oracle import prepare_imports
+from tests.frameworks.megatron_oracle import prepare_imports
 
 STEPS = 4
 LAYERS, HIDDEN, INNER, HEADS, GROUPS, VOCABULARY, LENGTH = 4, 32, 64, 4, 2, 128, 16
@@ -78,7 +80,7 @@ def stand_in_for_cuda() -> None:
         setattr(torch, name, _on_cpu(getattr(torch, name), cpu))
     # The torch norm of the local layers refuses sequence parallelism; its weights are frozen here.
     WrappedTorchNorm.__new__ = staticmethod(
-        lambda _cls, config, hidden_size, eps=1e-5, **_keywords: torch.nn.RMSNorm(hidden_size, eps=eps)
+        lambda _cls, hidden_size, eps=1e-5, **_keywords: torch.nn.RMSNorm(hidden_size, eps=eps)
     )
 
 
@@ -101,8 +103,8 @@ def load_program(path: str) -> Any:
     return module
 
 
-def build(case: dict[str, Any]) -> Any:
-    """Return this rank's part of the model, with base weights that depend on their names alone."""
+def build(case: dict[str, Any], chunk: int) -> Any:
+    """Return one chunk of this rank's part of the model, with base weights that depend on their names alone."""
     import torch
     from megatron.core import parallel_state
     from megatron.core.models.gpt import GPTModel
@@ -118,6 +120,9 @@ def build(case: dict[str, Any]) -> Any:
         num_query_groups=GROUPS,
         tensor_model_parallel_size=case["tp"],
         pipeline_model_parallel_size=case["pp"],
+        virtual_pipeline_model_parallel_size=case["vpp"] if case["vpp"] > 1 else None,
+        overlap_p2p_comm=case["vpp"] > 1,
+        batch_p2p_comm=case["vpp"] == 1,
         sequence_parallel=case["sequence_parallel"],
         gated_linear_unit=case["gated"],
         activation_func=torch.nn.functional.silu,
@@ -133,14 +138,16 @@ def build(case: dict[str, Any]) -> Any:
         attention_dropout=0.0,
         **(recompute if case["recompute"] else {}),
     )
+    stage = chunk if case["vpp"] > 1 else None
     model = GPTModel(
         config,
         get_gpt_layer_local_spec(normalization="RMSNorm"),
         VOCABULARY,
         LENGTH,
-        pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
+        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
+        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
         position_embedding_type="rope",
+        vp_stage=stage,
     )
     fill(model, gated=case["gated"], tp=case["tp"])
     if case["fused_norm"]:
@@ -219,27 +226,29 @@ def train(rank: int, case: dict[str, Any], port: int, answers: Any) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), CUDA_DEVICE_MAX_CONNECTIONS="1")
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    parallel_state.initialize_model_parallel(case["tp"], case["pp"])
+    parallel_state.initialize_model_parallel(case["tp"], case["pp"], case["vpp"] if case["vpp"] > 1 else None)
     tensor_parallel.random.CudaRNGStatesTracker.add = lambda self, name, _seed: self.states_.setdefault(
         name, torch.get_rng_state()
     )
     tensor_parallel.model_parallel_cuda_manual_seed(1)
 
-    (model,) = load_program(case["program"]).add_adapters(
-        [build(case)], rank=4, alpha=8.0, targets=("qkv", "proj", "fc1", "fc2")
+    chunks = load_program(case["program"]).add_adapters(
+        [build(case, chunk) for chunk in range(case["vpp"])], rank=4, alpha=8.0, targets=("qkv", "proj", "fc1", "fc2")
     )
-    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    wrapped = DistributedDataParallel(
-        model.config,
-        DistributedDataParallelConfig(
-            use_distributed_optimizer=True, overlap_grad_reduce=True, overlap_param_gather=True
-        ),
-        model,
+    weights = {
+        f"{index}.{name}": weight for index, chunk in enumerate(chunks) for name, weight in chunk.named_parameters()
+    }
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    config = chunks[0].config
+    settings = DistributedDataParallelConfig(
+        use_distributed_optimizer=True, overlap_grad_reduce=True, overlap_param_gather=True
     )
-    model.config.finalize_model_grads_func = finalize_model_grads
-    model.config.no_sync_func = wrapped.no_sync
+    wrapped = [DistributedDataParallel(config, settings, chunk) for chunk in chunks]
+    config.finalize_model_grads_func = finalize_model_grads
+    no_sync = [chunk.no_sync for chunk in wrapped]
+    config.no_sync_func = no_sync if case["vpp"] > 1 else no_sync[0]
     optimizer = get_megatron_optimizer(
-        OptimizerConfig(optimizer="adam", lr=0.01, use_distributed_optimizer=True, clip_grad=1.0), [wrapped]
+        OptimizerConfig(optimizer="adam", lr=0.01, use_distributed_optimizer=True, clip_grad=1.0), wrapped
     )
 
     def forward_step(micro_batches: Any, chunk: Any) -> Any:
@@ -250,12 +259,14 @@ def train(rank: int, case: dict[str, Any], port: int, answers: Any) -> None:
 
     losses: list[float] = []
     for step in range(STEPS):
-        wrapped.zero_grad_buffer()
+        for chunk in wrapped:
+            chunk.zero_grad_buffer()
         optimizer.zero_grad()
+        data = [batches(case, step) for _ in chunks]
         seen = get_forward_backward_func()(
             forward_step_func=forward_step,
-            data_iterator=batches(case, step),
-            model=[wrapped],
+            data_iterator=data if case["vpp"] > 1 else data[0],
+            model=wrapped,
             num_microbatches=MICRO_BATCHES // case["dp"],
             seq_length=LENGTH,
             micro_batch_size=MICRO_BATCH_SIZE,
@@ -263,9 +274,9 @@ def train(rank: int, case: dict[str, Any], port: int, answers: Any) -> None:
         )
         optimizer.step()
         losses.append(sum(float(part["loss"]) for part in seen) / len(seen) if seen else 0.0)
-    wrapped.disable_forward_pre_hook()
-    after = dict(model.named_parameters())
-    moved = {name: not torch.equal(before[name], weight) for name, weight in after.items()}
+    for chunk in wrapped:
+        chunk.disable_forward_pre_hook()
+    moved = {name: not torch.equal(before[name], weight) for name, weight in weights.items()}
     answers.put(
         {
             "rank": rank,
@@ -273,9 +284,9 @@ def train(rank: int, case: dict[str, Any], port: int, answers: Any) -> None:
             "losses": losses,
             "frozen": not any(changed for name, changed in moved.items() if "_adapter." not in name),
             "trained": all(changed for name, changed in moved.items() if "_adapter." in name),
-            "agreed": all(agree(weight) for name, weight in after.items() if "_adapter." in name),
-            "adapter_parameters": sum(weight.numel() for name, weight in after.items() if "_adapter." in name),
-            "checkpoint_keys": sorted(key for key in model.sharded_state_dict() if "_adapter." in key)[:4],
+            "agreed": all(agree(weight) for name, weight in weights.items() if "_adapter." in name),
+            "adapter_parameters": sum(weight.numel() for name, weight in weights.items() if "_adapter." in name),
+            "checkpoint_keys": sorted(key for key in chunks[0].sharded_state_dict() if "_adapter." in key),
         }
     )
     dist.barrier()
@@ -305,7 +316,7 @@ def free_port() -> int:
 
 def outcome(case: dict[str, Any]) -> dict[str, Any]:
     """Run one case and join what its processes saw; replicas' losses are averaged."""
-    import torch.multiprocessing as multiprocessing
+    from torch import multiprocessing
 
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,6 @@ from planner.plan import Plan
 ROOT = Path(__file__).parents[2]
 VARIABLE = "SHARDWRIGHT_MEGATRON_PYTHON"
 INSTALLED = ROOT / ".frameworks" / "megatron" / "bin" / "python"
-ORACLE = Path(__file__).with_name("megatron_oracle.py")
 SECONDS_PER_JOB = 120
 """Far above the few seconds that a job takes; only a hang reaches it."""
 
@@ -66,19 +66,23 @@ class Job:
     pipeline_ranks: tuple[int, ...]
 
 
-def job_of(plan: Plan) -> Job:
-    """Return the job that the plan's scripts start.
+def job_of(plan: Plan, index: int = 0) -> Job:
+    """Return the job that the scripts of one of the plan's layouts start.
 
     Of a long pipeline the ends and their neighbours are built; in a world whose groups take long to make, the ends.
     """
-    layout = plan.best.layout
+    layout = plan.plans[index].layout
     major, _, minor = (plan.cluster.device.compute_capability or "9.0").partition(".")
     ranks = {0, layout.pp - 1}
     if layout.world_size <= LARGEST_QUICK_WORLD:
         ranks |= {1, layout.pp - 2}
     return Job(
         arguments=arguments(plan.model, plan.request.workload, layout),
-        environment={name: value for name, value in environment(layout, plan.cluster).items() if value is not None},
+        environment={
+            name: value
+            for name, value in environment(plan.request.workload, layout, plan.cluster).items()
+            if value is not None
+        },
         world_size=layout.world_size,
         gpus_per_node=plan.cluster.gpus_per_node,
         capability=(int(major), int(minor)),
@@ -98,6 +102,24 @@ def megatron_python() -> Path:
     return python
 
 
+def run_beside_megatron(module: str, cases: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
+    """Return what a module of the framework environment answers to each case."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("CUDA_", "NVTE_", "NCCL_"))}
+    result = subprocess.run(
+        [str(megatron_python()), "-m", module],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=clean,
+        timeout=60 + SECONDS_PER_JOB * len(cases),
+    )
+    assert result.returncode == 0, result.stderr
+    answers: list[dict[str, Any]] = json.loads(result.stdout)
+    return answers
+
+
 def ask_megatron(jobs: Sequence[Job]) -> tuple[Verdict, ...]:
     """Return Megatron's verdict on each job."""
     request = [
@@ -111,17 +133,7 @@ def ask_megatron(jobs: Sequence[Job]) -> tuple[Verdict, ...]:
         }
         for job in jobs
     ]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("CUDA_", "NVTE_", "NCCL_"))}
-    result = subprocess.run(
-        [str(megatron_python()), str(ORACLE)],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=clean,
-        timeout=60 + SECONDS_PER_JOB * len(jobs),
-    )
-    assert result.returncode == 0, result.stderr
+    answers = run_beside_megatron("tests.frameworks.megatron_oracle", request)
     return tuple(
         Verdict(
             failed_level=answer["failed_level"],
@@ -139,5 +151,5 @@ def ask_megatron(jobs: Sequence[Job]) -> tuple[Verdict, ...]:
                 for stage in answer["stages"]
             ),
         )
-        for answer in json.loads(result.stdout)
+        for answer in answers
     )

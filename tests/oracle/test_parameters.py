@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 
 from planner.bundled import load_bundled
-from planner.graph import build_graph, graph_parameters
+from planner.graph import graph_parameters
+from planner.layers import build_graph
 from planner.specs import ModelSpec, Precision, TrainWorkload
 from tests.oracle.torch_models import built_model, num_parameters
 from tests.small_spaces import models

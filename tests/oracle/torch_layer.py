@@ -25,7 +25,7 @@ class FusedNorm(torch.autograd.Function):  # type: ignore[misc]  # torch is unty
     """A norm that keeps its input and its fp32 statistics, one row each."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, centred: bool) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, x: Tensor, scale: Tensor, centred: bool) -> Tensor:
         wide = x.float()
         mean = wide.mean(-1) if centred else None
         wide = wide if mean is None else wide - mean.unsqueeze(-1)
@@ -38,7 +38,7 @@ class FusedActivation(torch.autograd.Function):  # type: ignore[misc]
     """An activation, gated or not, that keeps its input."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gated: bool) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, x: Tensor, gated: bool) -> Tensor:
         ctx.save_for_backward(x)
         gate, up = x.chunk(2, dim=-1) if gated else (x, None)
         return functional.gelu(gate) if up is None else functional.silu(gate) * up
@@ -48,7 +48,7 @@ class FusedRotary(torch.autograd.Function):  # type: ignore[misc]
     """A rotary embedding by shared angles: it keeps nothing of its own, and its output is a new tensor."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
         return x.clone(memory_format=torch.contiguous_format)
 
 
@@ -56,7 +56,7 @@ class FusedDropout(torch.autograd.Function):  # type: ignore[misc]
     """Dropout that keeps a mask of one byte an element; `kept` collects it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, probability: float, kept: list[Tensor]) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, x: Tensor, probability: float, kept: list[Tensor]) -> Tensor:
         mask = torch.rand(x.shape) >= probability
         kept.append(mask)
         ctx.save_for_backward(mask)
@@ -67,7 +67,7 @@ class FusedSoftmax(torch.autograd.Function):  # type: ignore[misc]
     """Scale, causal mask and softmax in one kernel that keeps its output."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
         hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
         output = scores.float().masked_fill(hidden, float("-inf")).softmax(-1).to(scores.dtype)
         ctx.save_for_backward(output)
@@ -78,7 +78,7 @@ class FusedCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
     """Cross entropy that keeps the fp32 softmax and the targets."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, kept: list[Tensor]) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, kept: list[Tensor]) -> Tensor:
         softmax = logits.float().softmax(-1)
         kept.append(softmax)
         ctx.save_for_backward(softmax, targets)
@@ -113,7 +113,7 @@ class Recorder:
         self.held.append(made)
         return made
 
-    def watch(self) -> Any:  # noqa: ANN401
+    def watch(self) -> Any:
         """Return the context in which everything that autograd saves is recorded."""
 
         def pack(tensor: Tensor) -> Tensor:
@@ -125,8 +125,12 @@ class Recorder:
         return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
 
     def by_name(self) -> dict[str, int]:
-        """Return the bytes of every kept tensor that has a name."""
-        return {self.names[address]: size for address, size in self.kept.items() if address in self.names}
+        """Return the bytes of every kept tensor that has a name, all of one name together."""
+        found: dict[str, int] = {}
+        for address, size in self.kept.items():
+            if address in self.names:
+                found[self.names[address]] = found.get(self.names[address], 0) + size
+        return found
 
     def nameless(self) -> list[int]:
         """Return the bytes of every kept tensor without a name, ascending."""
@@ -222,11 +226,10 @@ class TorchLayer:
             context = self.unfused_core(heads, spec)
         else:
             query, key, value = (
-                named(name, part).transpose(1, 2)
-                for name, part in zip(("query", "key", "value"), heads, strict=True)
+                named(name, part).transpose(1, 2) for name, part in zip(("query", "key", "value"), heads, strict=True)
             )
             context = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
-            assert "FlashAttention" in context.grad_fn.name()
+            assert context.grad_fn is None or "FlashAttention" in context.grad_fn.name()
         context = context.transpose(1, 2).reshape(*x.shape[:-1], spec.query_size)
         return self.linear("proj", named("attention output", context), self.model.hidden_size)
 
@@ -257,3 +260,15 @@ class TorchLayer:
         wide = named("activation input", self.linear("fc1", x, spec.intermediate_size * (2 if spec.gated else 1)))
         active = named("activation output", FusedActivation.apply(wide, spec.gated))
         return self.linear("fc2", active, self.model.hidden_size)
+
+
+def torch_head(model: ModelSpec, recorder: Recorder, x: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss: final norm, LM head, cross entropy."""
+    named = recorder.named
+    scale = recorder.parameter(model.hidden_size)
+    normed = named("final norm output", FusedNorm.apply(named("final norm input", x), scale, model.norm is Norm.LAYER))
+    kept: list[Tensor] = []
+    logits = functional.linear(normed, recorder.parameter(model.vocab_size, model.hidden_size))
+    loss = FusedCrossEntropy.apply(logits, targets, kept)
+    named("softmax of logits", kept[0])
+    return loss

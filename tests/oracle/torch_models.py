@@ -10,7 +10,7 @@ torch: Any = pytest.importorskip("torch", reason="the parameter oracle is a torc
 nn: Any = torch.nn
 
 
-def built_model(spec: ModelSpec) -> Any:  # noqa: ANN401 - torch is untyped here
+def built_model(spec: ModelSpec) -> Any:
     """Return the module on the meta device; its `parameters()` give a tied table once."""
     with torch.device("meta"):
         parts = {"tokens": nn.Embedding(spec.vocab_size, spec.hidden_size)}
@@ -26,16 +26,16 @@ def built_model(spec: ModelSpec) -> Any:  # noqa: ANN401 - torch is untyped here
         return nn.ModuleDict(parts)
 
 
-def num_parameters(module: Any) -> int:  # noqa: ANN401
+def num_parameters(module: Any) -> int:
     """Return the parameters of a module, shared ones counted once."""
     return sum(int(parameter.numel()) for parameter in module.parameters())
 
 
-def _norm(spec: ModelSpec, size: int) -> Any:  # noqa: ANN401
+def _norm(spec: ModelSpec, size: int) -> Any:
     return nn.RMSNorm(size) if spec.norm is Norm.RMS else nn.LayerNorm(size)
 
 
-def _block(spec: ModelSpec, block: Block) -> Any:  # noqa: ANN401
+def _block(spec: ModelSpec, block: Block) -> Any:
     hidden = spec.hidden_size
     attention, feed_forward = block.mixer, block.feed_forward
     assert attention is not None

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from planner.bundled import load_bundled, model_names
-from planner.graph import build_graph, graph_parameters
+from planner.graph import graph_parameters
+from planner.layers import build_graph
 from planner.specs import ModelSpec, Precision, TrainWorkload
 from tests.unit.planner.model_inputs import LLAMA_8B, QWEN3_8B, counted_parameters, read
 

@@ -106,4 +106,4 @@ def test_fine_tuning_says_so() -> None:
 def test_the_connection_limit_is_what_megatron_asserts(
     layout: Layout, capability: str | None, expected: dict[str, str | None]
 ) -> None:
-    assert environment(layout, cluster_of(1, 8, capability=capability)) == expected
+    assert environment(WORKLOAD, layout, cluster_of(1, 8, capability=capability)) == expected

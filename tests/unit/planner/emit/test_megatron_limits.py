@@ -150,10 +150,6 @@ def test_linear_layers_without_a_flag_are_refused(
             "master_dtype fp32 and moment_dtype bf16 with sgd.",
         ),
         ({"precision": Precision.FP8_MXFP8}, "precision fp8-mxfp8 on some-gpu."),
-        (
-            {"method": TrainMethod.LORA, "lora": Lora(rank=16, alpha=32.0, target_modules=("qkv",))},
-            "LoRA adapters of rank 16: pretrain_gpt.py has no flag for adapters.",
-        ),
     ],
 )
 def test_formats_without_a_flag_are_refused(changes: dict[str, object], message: str) -> None:
@@ -223,6 +219,22 @@ def test_moments_below_fp32_need_a_sharded_optimizer() -> None:
     assert refusal(workload=replace(WORKLOAD, moment_dtype=DType.BF16), layout=layout) == (
         "master_dtype fp32 and moment_dtype bf16 with zero_stage 0."
     )
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (layout_of_degrees(layers=(32,), dp=8, num_microbatches=16, zero_stage=3), "adapters with zero_stage 3."),
+        (replace(FLAT, cp=2, dp=2, num_microbatches=64), "adapters with cp = 2."),
+        (
+            layout_of_degrees(layers=(16, 16, 0), tp=2, pp=3, num_microbatches=128),
+            "adapters with a pipeline stage that holds no layer, so nothing to train.",
+        ),
+    ],
+)
+def test_adapters_are_refused_where_they_were_not_shown_to_train(layout: Layout, message: str) -> None:
+    workload = replace(WORKLOAD, method=TrainMethod.LORA, lora=Lora(rank=16, alpha=32.0, target_modules=("qkv",)))
+    assert refusal(workload=workload, layout=layout, gpus=layout.world_size) == message
 
 
 def test_a_layout_must_fill_the_cluster() -> None:

@@ -1,0 +1,63 @@
+"""Every layout that the examples' plans offer, the runners-up included, is accepted by Megatron-LM."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from planner.emit.megatron import emit_megatron
+from planner.inputs import load_inputs
+from planner.layers import build_graph
+from planner.memory import place
+from planner.plan import Plan
+from planner.search import search
+from planner.specs import TrainMethod
+from tests.frameworks.megatron_environment import Verdict, ask_megatron, job_of
+
+pytestmark = pytest.mark.frameworks
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RUNNERS_UP = 3
+
+SPECS: Mapping[str, tuple[str, ...]] = {
+    **{path.parent.name: () for path in sorted(EXAMPLES.glob("*/spec.yaml"))},
+    "llama-3.1-405b-128xdgx-h100 on 2048 nodes": ("cluster.nodes=2048", "workload.global_batch_size=2048"),
+}
+
+
+@pytest.fixture(scope="module")
+def plans() -> Mapping[str, Plan]:
+    """Return the plan of every example."""
+    found: dict[str, Plan] = {}
+    for name, overrides in SPECS.items():
+        inputs = load_inputs(EXAMPLES / name.split(" on ")[0] / "spec.yaml", overrides)
+        found[name] = search(inputs.model, inputs.cluster, inputs.request, top=RUNNERS_UP)
+    return found
+
+
+@pytest.fixture(scope="module")
+def verdicts(plans: Mapping[str, Plan]) -> Mapping[tuple[str, int], Verdict]:
+    """Return Megatron's verdict on every layout of every plan."""
+    keys = [(name, index) for name, plan in plans.items() for index in range(len(plan.plans))]
+    answers = ask_megatron([job_of(plans[name], index) for name, index in keys])
+    return dict(zip(keys, answers, strict=True))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_offered_layout_is_accepted_and_holds_what_we_count(
+    name: str, plans: Mapping[str, Plan], verdicts: Mapping[tuple[str, int], Verdict]
+) -> None:
+    plan = plans[name]
+    workload = plan.request.workload
+    assert plan.plans
+    for index, planned in enumerate(plan.plans):
+        assert emit_megatron(plan, index)
+        verdict = verdicts[name, index]
+        assert (verdict.failed_level, verdict.error) == ("", "")
+        assert verdict.num_microbatches == planned.layout.num_microbatches
+        placed = place(plan.model, build_graph(plan.model, workload), planned.layout, workload)
+        frozen = False if workload.method is TrainMethod.LORA else None
+        for stage in verdict.built:
+            chunks = planned.layout.chunks(stage.pipeline_rank)
+            assert stage.layers == tuple(chunk.num_layers for chunk in chunks)
+            assert stage.parameters == placed.elements(stage.pipeline_rank, trainable=frozen)

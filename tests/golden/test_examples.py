@@ -1,0 +1,64 @@
+"""The examples are what users read: each spec's plan and launch files stand beside it, and are what a run gives today.
+
+`pytest --update-golden` rewrites them; the difference is reviewed.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from planner.emit.megatron import emit_megatron
+from planner.inputs import load_inputs
+from planner.schema.plan import plan_to_text
+from planner.search import search
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CASES = sorted(path.parent.name for path in EXAMPLES.glob("*/spec.yaml"))
+PLAN_FILE = "plan.json"
+FLOAT_TOLERANCE = 1e-9
+"""Other processors add in another order; nothing else may differ."""
+
+
+def files_of(case: str) -> dict[str, str]:
+    inputs = load_inputs(EXAMPLES / case / "spec.yaml")
+    plan = search(inputs.model, inputs.cluster, inputs.request, top=3)
+    return {PLAN_FILE: plan_to_text(plan), **emit_megatron(plan)}
+
+
+def differences(expected: object, actual: object, path: str = "plan") -> list[str]:
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        if list(expected) != list(actual):
+            return [f"{path}: keys {list(expected)} became {list(actual)}"]
+        return [line for key in expected for line in differences(expected[key], actual[key], f"{path}.{key}")]
+    if isinstance(expected, list) and isinstance(actual, list):
+        if len(expected) != len(actual):
+            return [f"{path}: {len(expected)} entries became {len(actual)}"]
+        pairs = enumerate(zip(expected, actual, strict=True))
+        return [line for index, (old, new) in pairs for line in differences(old, new, f"{path}[{index}]")]
+    if isinstance(expected, float) and isinstance(actual, float):
+        same = actual == pytest.approx(expected, rel=FLOAT_TOLERANCE, abs=FLOAT_TOLERANCE)
+    else:
+        same = type(expected) is type(actual) and expected == actual
+    return [] if same else [f"{path}: {expected!r} became {actual!r}"]
+
+
+def test_there_are_examples() -> None:
+    assert len(CASES) >= 6
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_example_gives_the_files_beside_it(case: str, pytestconfig: pytest.Config) -> None:
+    folder = EXAMPLES / case / "expected"
+    actual = files_of(case)
+    if pytestconfig.getoption("--update-golden"):
+        folder.mkdir(exist_ok=True)
+        for name, text in actual.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(actual)
+    for name, text in actual.items():
+        expected = (folder / name).read_text(encoding="utf-8")
+        if name == PLAN_FILE:
+            assert differences(json.loads(expected), json.loads(text)) == []
+        else:
+            assert expected == text

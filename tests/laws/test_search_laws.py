@@ -1,0 +1,164 @@
+"""Laws of the search: its bounds are below everything they stand for, its account is complete, its plans fit."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from planner.candidates import Candidate, PointBound, Rejected
+from planner.evaluate import evaluate
+from planner.layout import Layout
+from planner.plan import Plan, Status
+from planner.search import search
+from planner.specs import Constraints, ModelSpec, Objective, PlanRequest, Target, TrainWorkload
+from profiles.hardware import Cluster
+from tests.builders import two_node_cluster
+from tests.laws.test_cost_laws import improved
+from tests.small_spaces import SmallSpace, models, points_of_small_spaces, workloads
+
+LAWS = settings(max_examples=100, deadline=None, derandomize=True)
+SEARCH_LAWS = settings(max_examples=20, deadline=None, derandomize=True)  # each example searches a space or two
+ROUNDING = 1e-12
+
+
+def priced(space: SmallSpace, layout: Layout) -> tuple[int, float]:
+    """Return (peak bytes, step seconds) of a placed layout, by the independent evaluator."""
+    evaluation = evaluate(space.place(layout), space.table.cost_model)
+    return evaluation.peak_memory_bytes, evaluation.step_seconds
+
+
+@LAWS
+@given(point=points_of_small_spaces(), data=st.data())
+def test_bounds_are_sound_for_every_split_even_where_memory_is_just_enough(
+    point: tuple[SmallSpace, int], data: st.DataObject
+) -> None:
+    space, index = point
+    layout = space.layout(index)
+    prices = [priced(space, split) for split in space.splits(layout)]
+    alone = space.points.where(np.arange(len(space.points)) == index)
+    bounds = space.table.bounds(alone)
+    bound = PointBound(
+        pipeline_seconds=float(bounds.pipeline_seconds_X[0]), tail_seconds=float(bounds.tail_seconds_X[0])
+    )
+    assert bound.step_seconds <= min(seconds for _, seconds in prices) * (1 + ROUNDING)
+
+    # The limit is the exact peak of some split, or one byte less than all of them need.
+    least = min(peak for peak, _ in prices)
+    limit = data.draw(st.sampled_from([peak for peak, _ in prices] + [least - 1]))
+    fitting = [seconds for peak, seconds in prices if peak <= limit]
+    outcome = space.pricer(limit).price(layout, bound=bound, ceiling_seconds=math.inf)
+    if fitting:
+        assert space.table.fits_X(alone, limit_bytes=limit)[0]
+        below = outcome.bound_seconds if isinstance(outcome, Rejected) else outcome.lower_bound_seconds
+        assert below <= min(fitting) * (1 + ROUNDING)
+    else:
+        assert isinstance(outcome, Rejected)
+        assert not outcome.fits
+    if isinstance(outcome, Candidate):
+        peak, seconds = priced(space, outcome.layout)
+        assert peak == outcome.peak_memory_bytes <= limit
+        assert math.isclose(seconds, outcome.step_seconds, rel_tol=1e-9)
+
+
+def request(workload: TrainWorkload, *, headroom: float = 0.0) -> PlanRequest:
+    return PlanRequest(
+        workload=workload,
+        constraints=Constraints(),
+        memory_headroom=headroom,
+        target=Target.ANY,
+        objective=Objective.STEP_TIME,
+    )
+
+
+def sized(cluster: Cluster, memory_bytes: int) -> Cluster:
+    return replace(cluster, device=replace(cluster.device, memory_bytes=memory_bytes))
+
+
+def best_seconds(plan: Plan) -> float:
+    return plan.best.step_seconds if plan.plans else math.inf
+
+
+MEMORIES = st.integers(1_400_000_000, 4_500_000_000)  # what the libraries alone take, to what is ample here
+
+
+@SEARCH_LAWS
+@given(model=models(), workload=workloads(), memory_bytes=MEMORIES)
+def test_a_plan_accounts_for_every_point_and_keeps_its_promises(
+    model: ModelSpec, workload: TrainWorkload, memory_bytes: int
+) -> None:
+    cluster = sized(two_node_cluster(), memory_bytes)
+    plan = search(model, cluster, request(workload), top=3)
+    account = plan.search
+    assert sum(account.pruned.values()) + account.simulated == account.considered
+    assert account.simulated <= account.legal <= account.considered
+    if not plan.plans:
+        assert plan.status is Status.INFEASIBLE
+        assert plan.infeasible is not None
+        assert plan.infeasible.shortfall_bytes > 0
+        return
+    seconds = [planned.step_seconds for planned in plan.plans]
+    assert seconds == sorted(seconds)
+    assert plan.bound is not None
+    assert plan.gap is not None
+    assert plan.bound <= seconds[0] * (1 + ROUNDING)
+    assert (plan.status is Status.OPTIMAL) == (plan.gap <= 1e-6)
+    for planned in plan.plans:
+        assert planned.peak_memory_bytes <= planned.memory_limit_bytes == memory_bytes
+        assert math.isclose(planned.step_seconds, planned.reevaluated_step_seconds, rel_tol=1e-9)
+        assert planned.layout.world_size == cluster.world_size
+        assert planned.layout.global_batch_size == workload.global_batch_size
+        assert sum(stage.num_layers for stage in planned.layout.stages) == model.num_layers
+    if plan.baseline is not None:
+        assert plan.baseline.peak_memory_bytes <= memory_bytes
+        assert plan.best.step_seconds <= plan.baseline.step_seconds * (1 + ROUNDING)
+
+
+@SEARCH_LAWS
+@given(model=models(), workload=workloads(), memory_bytes=MEMORIES, more=st.floats(1.0, 2.0))
+def test_more_memory_never_worsens_the_best_plan(
+    model: ModelSpec, workload: TrainWorkload, memory_bytes: int, more: float
+) -> None:
+    cluster = two_node_cluster()
+    small = search(model, sized(cluster, memory_bytes), request(workload), top=1)
+    assume(small.plans)
+    large = search(model, sized(cluster, int(memory_bytes * more)), request(workload), top=1)
+    assert best_seconds(large) <= best_seconds(small) * (1 + ROUNDING)
+
+
+@SEARCH_LAWS
+@given(model=models(), workload=workloads(), link=st.sampled_from(("nvlink", "rail")), factor=st.floats(1.0, 8.0))
+def test_a_faster_link_never_worsens_the_best_plan(
+    model: ModelSpec, workload: TrainWorkload, link: str, factor: float
+) -> None:
+    cluster = two_node_cluster()
+    before = search(model, cluster, request(workload), top=1)
+    after = search(model, improved(cluster, link, factor), request(workload), top=1)
+    assert best_seconds(after) <= best_seconds(before) * (1 + ROUNDING)
+
+
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(model=models(), workload=workloads(), memory_bytes=MEMORIES)
+def test_searching_again_gives_the_same_plan(model: ModelSpec, workload: TrainWorkload, memory_bytes: int) -> None:
+    cluster = sized(two_node_cluster(), memory_bytes)
+    assert search(model, cluster, request(workload)) == search(model, cluster, request(workload))
+
+
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(model=models(most_layers=4, kinds=1), workload=workloads(), memory_bytes=MEMORIES)
+def test_no_layout_of_the_whole_space_beats_the_bound(
+    model: ModelSpec, workload: TrainWorkload, memory_bytes: int
+) -> None:
+    cluster = sized(two_node_cluster(num_nodes=1), memory_bytes)
+    plan = search(model, cluster, request(workload), top=1)
+    space = SmallSpace(model, workload, cluster)
+    everything = [
+        priced(space, split) for index in range(len(space.points)) for split in space.splits(space.layout(index))
+    ]
+    fitting = [seconds for peak, seconds in everything if peak <= memory_bytes]
+    assert bool(fitting) == bool(plan.plans)
+    if plan.plans:
+        assert plan.bound is not None
+        assert plan.bound <= min(fitting) * (1 + ROUNDING)
+        assert min(fitting) <= plan.best.step_seconds * (1 + ROUNDING)
