@@ -14,7 +14,7 @@ import numpy as np
 from planner.baseline import baseline_layout
 from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split, layout_at
 from planner.costs import CostTable, FloatArray
-from planner.emit.megatron_limits import require_model, require_workload
+from planner.emit.megatron_limits import require_layout, require_model, require_workload
 from planner.errors import NotExpressibleError
 from planner.evaluate import evaluate, model_flops_utilisation
 from planner.graph import ModelGraph
@@ -113,6 +113,8 @@ def search(
         for candidate in visit.candidates
     )
     for entry in plans:
+        if request.target is Target.MEGATRON:
+            require_layout(entry.layout, model, workload)
         broken = violations(entry, model, cluster, request)
         assert not broken, f"the search returned a plan that breaks its own rules: {broken}"
     thumb = baseline_layout(pricer, cluster)

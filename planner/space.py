@@ -245,6 +245,8 @@ def _rules(  # noqa: PLR0913 - the space and everything that may rule out a poin
         "gradients or weights are sharded over dp only where tp and pp are 1",
         (points.zero_stage_X >= 2) & ((pp_X > 1) | (tp_X > 1)),
     )
+    if workload.lora is not None:
+        yield "adapters train without sharding gradients or weights over dp", points.zero_stage_X >= 2
     if workload.precision.is_fp8:
         tokens_X = micro_X * workload.seq_len // np.where(points.sequence_parallel_X == 1, tp_X, 1)
         yield "fp8 needs the tokens of a rank to be a multiple of 16", tokens_X % FP8_ALIGNMENT != 0

@@ -116,6 +116,8 @@ def _optimizer(layout: Layout, workload: TrainWorkload) -> Iterator[Violation]:
         yield Violation(
             rule="sharding", message=f"zero_stage {layout.zero_stage} with tp {layout.tp} and pp {layout.pp}"
         )
+    if layout.zero_stage >= 2 and workload.lora is not None:
+        yield Violation(rule="adapters", message=f"zero_stage {layout.zero_stage} with low-rank adapters")
 
 
 def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:

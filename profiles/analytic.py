@@ -105,8 +105,8 @@ class AnalyticCostModel:
 
     def _gemm(self, operation: Gemm) -> Estimate:
         what = f"{operation.dtype} GEMM {operation.m} x {operation.n} x {operation.k}"
-        constants, carried_over = self._gemm_constants(operation.dtype, what)
         peak = self._peak_flops_per_second(operation.dtype, what)
+        constants, carried_over = self._gemm_constants(operation.dtype, what)
         peak *= constants.peak_fraction.value * constants.sustained_fraction.value
         units = self.cluster.device.num_compute_units
         padded_flops = min(
@@ -226,10 +226,12 @@ class AnalyticCostModel:
     def overlap_slowdown(self) -> float:
         """Return the seconds that a kernel loses for each second that a collective runs beside it.
 
-        The collective's channels hold c of n compute units, so the kernel runs at (n - c) / n of its rate.
+        The collective's channels hold c of n compute units, at most half of them, so the kernel runs at (n - c) / n of
+        its rate.
         """
         units = self.cluster.device.num_compute_units
-        return COLLECTIVE_CHANNELS.value / (units - COLLECTIVE_CHANNELS.value)
+        held = min(COLLECTIVE_CHANNELS.value, units / 2)
+        return held / (units - held)
 
     def host_copy_seconds(self, num_bytes: int) -> Estimate:
         """Return the time to copy `num_bytes` between a GPU and its host, one direction."""

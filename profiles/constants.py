@@ -105,7 +105,7 @@ NEAREST_ARCHITECTURE: dict[str, tuple[str, ...]] = {
     "ada": ("ampere", "hopper"),
     "hopper": (),
     "blackwell": ("hopper",),
-    "cdna2": ("cdna3",),
+    "cdna2": ("cdna3", "hopper"),
     "cdna3": ("hopper",),
     "cdna4": ("cdna3", "hopper"),
 }

@@ -12,7 +12,7 @@ from profiles.hardware import Cluster
 from tests.builders import two_node_cluster
 from tests.small_spaces import SmallSpace, placed_layouts
 
-LAWS = settings(max_examples=60, deadline=None, derandomize=True)
+LAWS = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 @LAWS

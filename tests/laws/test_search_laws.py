@@ -18,8 +18,8 @@ from tests.builders import two_node_cluster
 from tests.laws.test_cost_laws import improved
 from tests.small_spaces import SmallSpace, models, points_of_small_spaces, workloads
 
-LAWS = settings(max_examples=100, deadline=None, derandomize=True)
-SEARCH_LAWS = settings(max_examples=20, deadline=None, derandomize=True)  # each example searches a space or two
+LAWS = settings(max_examples=60, deadline=None, derandomize=True)
+SEARCH_LAWS = settings(max_examples=12, deadline=None, derandomize=True)  # each example searches a space or two
 ROUNDING = 1e-12
 
 
@@ -80,7 +80,7 @@ def best_seconds(plan: Plan) -> float:
     return plan.best.step_seconds if plan.plans else math.inf
 
 
-MEMORIES = st.integers(1_400_000_000, 4_500_000_000)  # what the libraries alone take, to what is ample here
+MEMORIES = st.integers(2_000_000_000, 4_500_000_000)  # what the libraries alone take, to what is ample here
 
 
 @SEARCH_LAWS

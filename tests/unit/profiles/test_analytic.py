@@ -1,0 +1,293 @@
+"""The analytic cost model against hand computation, and its monotonicity."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from profiles.analytic import AnalyticCostModel
+from profiles.catalogue import device_names, load_device, load_preset
+from profiles.constants import (
+    COLLECTIVE_CHANNELS,
+    COLLECTIVE_RAMP,
+    COLLECTIVE_RAMP_BYTES,
+    COLLECTIVE_START,
+    GEMM,
+    GEMM_K_RAMP,
+    KERNEL_LAUNCH,
+    MEMORY_FRACTION,
+    NETWORK_FRACTION,
+    PEER_FRACTION,
+    UNFUSED_ATTENTION_FRACTION,
+)
+from profiles.errors import CoverageError
+from profiles.estimate import Source
+from profiles.hardware import Cluster, LinkLevel
+from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound
+from tests.builders import tiny_device
+
+LAWS = settings(max_examples=200, deadline=None, derandomize=True)
+HOPPER = PEER_FRACTION["hopper", "all_gather"]
+
+
+def level(name: str, num_gpus: int, bytes_per_second: float, latency_seconds: float) -> LinkLevel:
+    return LinkLevel(
+        name=name, num_gpus=num_gpus, bytes_per_second=bytes_per_second, latency_seconds=latency_seconds, source="test"
+    )
+
+
+def cluster(*, gpus_per_node: int = 8, num_nodes: int = 4, domain: int | None = None) -> Cluster:
+    """Return 100 GB/s inside a domain of 8 and 10 GB/s beyond."""
+    world = gpus_per_node * num_nodes
+    levels = (level("nvlink", domain or gpus_per_node, 100e9, 2e-6), level("rail", world, 10e9, 5e-6))
+    return Cluster(
+        name="test",
+        device=tiny_device(),
+        gpus_per_node=gpus_per_node,
+        num_nodes=num_nodes,
+        levels=levels,
+        host_memory_bytes=1 << 40,
+        nvme_bytes_per_second=None,
+        nvme_bytes=None,
+        price_per_gpu_hour=None,
+        watts_per_gpu=None,
+    )
+
+
+MODEL = AnalyticCostModel(cluster())
+
+
+def gemm(m: int, n: int, k: int, *, dtype: str = "bf16", batch: int = 1) -> Gemm:
+    width = 1 if dtype == "fp8" else 2
+    return Gemm(m=m, n=n, k=k, dtype=dtype, input_bytes_per_element=width, output_bytes_per_element=2, batch=batch)
+
+
+def attention(seq_len: int, *, fused: bool = True, backward: bool = False) -> Attention:
+    return Attention(
+        batch=1,
+        query_len=seq_len,
+        kv_len=seq_len,
+        num_heads=8,
+        num_kv_heads=8,
+        head_dim=128,
+        dtype="bf16",
+        bytes_per_element=2,
+        causal=True,
+        backward=backward,
+        fused=fused,
+    )
+
+
+def seconds(operation: ComputeOp) -> float:
+    return MODEL.compute(operation).seconds
+
+
+SIZES = st.integers(1, 20_000)
+
+
+@LAWS
+@given(m=SIZES, n=SIZES, k=SIZES, more=st.integers(0, 5_000))
+def test_a_product_never_gets_cheaper_with_any_dimension(m: int, n: int, k: int, more: int) -> None:
+    here = seconds(gemm(m, n, k))
+    assert here <= seconds(gemm(m + more, n, k))
+    assert here <= seconds(gemm(m, n + more, k))
+    assert here <= seconds(gemm(m, n, k + more))
+    assert here <= seconds(gemm(m, n, k, batch=2))
+
+
+@LAWS
+@given(num_bytes=st.integers(0, 1 << 40), more=st.integers(0, 1 << 30))
+def test_traffic_and_collectives_never_get_cheaper_with_bytes(num_bytes: int, more: int) -> None:
+    less, plenty = (MemoryBound(name="norm", num_bytes=size) for size in (num_bytes, num_bytes + more))
+    assert seconds(less) <= seconds(plenty)
+    for kind in CollectiveKind:
+        one, other = (
+            Collective(kind=kind, buffer_bytes=size, size=2, stride=8) for size in (num_bytes, num_bytes + more)
+        )
+        assert MODEL.collective(one).seconds <= MODEL.collective(other).seconds
+
+
+def test_a_large_product_runs_at_the_fitted_part_of_the_datasheet_rate() -> None:
+    # 100 units, tiles of 128 x 256: 10 x 10 tiles are one whole wave.
+    operation = gemm(1280, 2560, 1 << 20)
+    constants = GEMM["hopper", "bf16"]
+    rate = 4e14 * constants.peak_fraction.value * constants.sustained_fraction.value
+    ramp = operation.k / (operation.k + GEMM_K_RAMP.value)
+    assert seconds(operation) == pytest.approx(operation.flops / (rate * ramp) + KERNEL_LAUNCH.value, rel=1e-12)
+
+
+def test_one_tile_more_than_a_wave_pays_for_a_second_wave() -> None:
+    one_wave, one_row_more, two_waves = (seconds(gemm(m, 2560, 8192)) for m in (1280, 1281, 2560))
+    assert one_row_more - one_wave > 0.4 * (two_waves - one_wave)
+    # Within the wave that is paid for anyway, rows are free.
+    assert seconds(gemm(1281, 2560, 8192)) == seconds(gemm(1300, 2560, 8192))
+
+
+def test_a_short_product_is_bound_by_its_traffic() -> None:
+    operation = gemm(1, 8192, 8192)
+    traffic = operation.num_bytes / (1e12 * MEMORY_FRACTION.value)
+    assert seconds(operation) == pytest.approx(traffic + KERNEL_LAUNCH.value, rel=1e-12)
+
+
+def test_an_fp8_product_is_faster_than_a_bf16_one() -> None:
+    assert seconds(gemm(8192, 8192, 8192, dtype="fp8")) < seconds(gemm(8192, 8192, 8192))
+
+
+def test_a_kernel_of_no_work_still_takes_its_launch() -> None:
+    assert seconds(MemoryBound(name="nothing", num_bytes=0, num_kernels=3)) == 3 * KERNEL_LAUNCH.value
+
+
+def test_unfused_attention_pays_for_its_score_matrix() -> None:
+    unfused = attention(4096, fused=False)
+    assert seconds(unfused) > seconds(attention(4096))
+    compute = unfused.flops / (4e14 * UNFUSED_ATTENTION_FRACTION.value)
+    traffic = unfused.num_bytes / (1e12 * MEMORY_FRACTION.value)
+    assert seconds(unfused) == pytest.approx(max(compute, traffic) + KERNEL_LAUNCH.value, rel=1e-12)
+    assert MODEL.compute(unfused).source is Source.ASSUMED
+
+
+# Collectives.
+
+
+def overhead(buffer_bytes: int) -> float:
+    """Return the start of a collective on this hardware."""
+    ramp = COLLECTIVE_RAMP["hopper"].value * buffer_bytes / (buffer_bytes + COLLECTIVE_RAMP_BYTES.value)
+    return COLLECTIVE_START.value + ramp
+
+
+def collective(kind: CollectiveKind, size: int, stride: int = 1, *, buffer_bytes: int = 1 << 30) -> float:
+    return MODEL.collective(Collective(kind=kind, buffer_bytes=buffer_bytes, size=size, stride=stride)).seconds
+
+
+@pytest.mark.parametrize("kind", CollectiveKind)
+def test_a_group_of_one_sends_nothing(kind: CollectiveKind) -> None:
+    assert collective(kind, 1) == 0.0
+
+
+def test_a_ring_inside_the_domain_moves_p_minus_1_over_p_of_the_buffer() -> None:
+    size = 1 << 30
+    expected = overhead(size) + 7 * 2e-6 + size * 7 / 8 / (100e9 * HOPPER.eight_ranks.value)
+    assert collective(CollectiveKind.ALL_GATHER, 8) == pytest.approx(expected, rel=1e-12)
+    expected = overhead(size) + 1 * 2e-6 + size * 1 / 2 / (100e9 * HOPPER.two_ranks.value)
+    assert collective(CollectiveKind.ALL_GATHER, 2) == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_all_reduce_moves_twice_as_much_and_takes_no_more_hops_than_a_tree() -> None:
+    size = 1 << 30
+    fraction = PEER_FRACTION["hopper", "all_reduce"].eight_ranks.value
+    expected = overhead(size) + 2 * 3 * 2e-6 + size * 2 * 7 / 8 / (100e9 * fraction)
+    assert collective(CollectiveKind.ALL_REDUCE, 8) == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_member_a_node_has_one_network_link() -> None:
+    size = 1 << 30
+    expected = overhead(size) + 3 * 5e-6 + size * 3 / 4 / (10e9 * NETWORK_FRACTION.value)
+    assert collective(CollectiveKind.ALL_GATHER, 4, stride=8) == pytest.approx(expected, rel=1e-12)
+
+
+def test_members_of_one_node_leave_it_on_as_many_links() -> None:
+    size = 1 << 30
+    # 2 members in each of 4 nodes: 20 GB/s between nodes; 3 hops between nodes, 1 in each node.
+    expected = overhead(size) + 3 * 5e-6 + 4 * 2e-6 + size * 7 / 8 / (20e9 * NETWORK_FRACTION.value)
+    assert collective(CollectiveKind.ALL_GATHER, 8, stride=4) == pytest.approx(expected, rel=1e-12)
+    # All 32: 8 links a node are 80 GB/s, and the domain has 100.
+    narrowest = min(80e9 * NETWORK_FRACTION.value, 100e9 * HOPPER.eight_ranks.value)
+    expected = overhead(size) + 3 * 5e-6 + 4 * 7 * 2e-6 + size * 31 / 32 / narrowest
+    assert collective(CollectiveKind.ALL_GATHER, 32) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_group_across_nodes_costs_more_than_one_inside() -> None:
+    assert collective(CollectiveKind.ALL_REDUCE, 4, stride=8) > 5 * collective(CollectiveKind.ALL_REDUCE, 4)
+
+
+def test_a_group_that_does_not_divide_the_domain_is_priced_where_it_lies_across_two() -> None:
+    # 18 nodes of 4 in domains of 24: of the groups of 16 from ranks 0, 16, 32 the second holds ranks 16 to 31.
+    model = AnalyticCostModel(cluster(gpus_per_node=4, num_nodes=18, domain=24))
+    crossing = Collective(kind=CollectiveKind.ALL_GATHER, buffer_bytes=1 << 30, size=16, stride=1)
+    inside = replace(crossing, size=8)
+    narrowest = 8 * 10e9 * NETWORK_FRACTION.value
+    assert model.collective(crossing).seconds > (1 << 30) * 15 / 16 / narrowest
+    assert model.collective(inside).seconds < 2 * (1 << 30) / (100e9 * HOPPER.two_ranks.value)
+    # A level that is larger than the cluster holds every group, whatever its size.
+    narrow = replace(cluster(num_nodes=3), levels=(level("nvlink", 8, 100e9, 2e-6), level("rail", 1024, 10e9, 5e-6)))
+    everyone = AnalyticCostModel(narrow).collective(replace(crossing, size=24)).seconds
+    assert everyone > (1 << 30) * 23 / 24 / narrowest
+
+
+@pytest.mark.parametrize(
+    ("first_rank", "stride", "crosses"), [(0, 4, False), (4, 4, True), (0, 8, True), (8, 4, False), (12, 4, True)]
+)
+def test_a_send_crosses_a_node_only_where_its_first_rank_says_so(first_rank: int, stride: int, crosses: bool) -> None:
+    size = 1 << 26
+    send = Collective(kind=CollectiveKind.SEND_RECV, buffer_bytes=size, size=2, stride=stride, first_rank=first_rank)
+    inside = overhead(size) + 2e-6 + size / (100e9 * HOPPER.two_ranks.value)
+    outside = overhead(size) + 5e-6 + size / (10e9 * NETWORK_FRACTION.value)
+    assert MODEL.collective(send).seconds == pytest.approx(outside if crosses else inside, rel=1e-12)
+
+
+def test_overlap_takes_compute_units_away_and_at_most_half_of_them() -> None:
+    channels = COLLECTIVE_CHANNELS.value
+    assert MODEL.overlap_slowdown == channels / (100 - channels)
+    small = replace(cluster(), device=replace(tiny_device(), num_compute_units=16))
+    assert AnalyticCostModel(small).overlap_slowdown == 1.0
+
+
+def test_a_host_copy_runs_at_a_part_of_the_host_link() -> None:
+    assert MODEL.host_copy_seconds(25_000_000_000).seconds == pytest.approx(1 / 0.8)
+
+
+# Coverage.
+
+
+def test_a_format_that_the_gpu_has_no_rate_for_is_an_error_that_names_it() -> None:
+    model = AnalyticCostModel(replace(cluster(), device=load_device("v100-sxm-32gb")))
+    with pytest.raises(CoverageError) as caught:
+        model.compute(gemm(128, 256, 512))
+    assert str(caught.value) == (
+        "bf16 GEMM 128 x 256 x 512 cannot be priced: v100-sxm-32gb has no bf16 rate in the catalogue\n"
+        "Use one of fp16, fp32."
+    )
+    with pytest.raises(CoverageError, match="a100-sxm-80gb has no fp8 rate in the catalogue"):
+        AnalyticCostModel(replace(cluster(), device=load_device("a100-sxm-80gb"))).compute(
+            gemm(128, 256, 512, dtype="fp8")
+        )
+
+
+def test_an_unknown_architecture_is_an_error_that_names_it() -> None:
+    model = AnalyticCostModel(replace(cluster(), device=replace(tiny_device(), architecture="tesla")))
+    with pytest.raises(CoverageError) as caught:
+        model.compute(gemm(128, 256, 512))
+    assert str(caught.value) == (
+        "bf16 GEMM 128 x 256 x 512 cannot be priced: no bf16 GEMM efficiency is known for architecture tesla\n"
+        "Use a GPU of the catalogue."
+    )
+    with pytest.raises(CoverageError, match="no attention efficiency is known for architecture tesla"):
+        model.compute(attention(128))
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_gpu_of_the_catalogue_can_be_priced_in_each_of_its_formats(name: str) -> None:
+    device = load_device(name)
+    model = AnalyticCostModel(replace(cluster(), device=device))
+    for dtype in {"bf16", "fp16", "fp8"} & set(device.dense_flops_per_second):
+        estimate = model.compute(gemm(8192, 8192, 8192, dtype=dtype))
+        rate = 2 * 8192**3 / estimate.seconds
+        assert 0.2 < rate / device.dense_flops_per_second[dtype] < 1.0
+        if dtype != "fp8":
+            operation = replace(attention(4096), dtype=dtype)
+            assert 0.0 < model.compute(operation).seconds < math.inf
+    for kind in CollectiveKind:
+        sent = Collective(kind=kind, buffer_bytes=1 << 20, size=2, stride=1)
+        assert 0.0 < model.collective(sent).seconds < 1.0
+
+
+def test_figures_of_another_generation_are_marked_as_assumed() -> None:
+    hopper = load_preset("dgx-h100").to_cluster()
+    ada = load_preset("l40s-pcie-4").to_cluster()
+    assert AnalyticCostModel(hopper).compute(gemm(4096, 4096, 4096)).source is Source.ANALYTIC
+    assert AnalyticCostModel(ada).compute(gemm(4096, 4096, 4096)).source is Source.ASSUMED
+    reduce = Collective(kind=CollectiveKind.ALL_REDUCE, buffer_bytes=1 << 20, size=4, stride=1)
+    assert AnalyticCostModel(hopper).collective(reduce).source is Source.ANALYTIC
+    assert AnalyticCostModel(ada).collective(reduce).source is Source.ASSUMED

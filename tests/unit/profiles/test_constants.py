@@ -1,0 +1,58 @@
+"""Every constant lies in its physical range and says where it comes from."""
+
+import pytest
+
+from profiles import constants
+from profiles.constants import Constant, GemmConstants, PeerConstants
+
+
+def all_constants() -> dict[str, Constant]:
+    """Return every constant of the module by name."""
+    found: dict[str, Constant] = {}
+
+    def collect(name: str, value: object) -> None:
+        match value:
+            case Constant():
+                found[name] = value
+            case GemmConstants():
+                collect(f"{name}.peak", value.peak_fraction)
+                collect(f"{name}.sustained", value.sustained_fraction)
+            case PeerConstants():
+                collect(f"{name}.two", value.two_ranks)
+                collect(f"{name}.eight", value.eight_ranks)
+            case dict():
+                for key, entry in value.items():
+                    collect(f"{name}[{key}]", entry)
+            case _:
+                return
+
+    for name, value in vars(constants).items():
+        if name.isupper():
+            collect(name, value)
+    return found
+
+
+@pytest.mark.parametrize("name", all_constants())
+def test_a_constant_lies_in_its_range_and_has_a_source(name: str) -> None:
+    constant = all_constants()[name]
+    assert constant.low <= constant.value <= constant.high
+    assert len(constant.source) > 10
+    if "carried over" in constant.source:
+        assert constant.assumed
+
+
+def test_a_constant_outside_its_range_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"constant 1.5 lies outside \[0.0, 1.0\]: a source"):
+        Constant(value=1.5, low=0.0, high=1.0, source="a source")
+
+
+def test_eight_ranks_reach_at_least_as_much_as_two() -> None:
+    for entry in constants.PEER_FRACTION.values():
+        assert entry.two_ranks.value <= entry.eight_ranks.value
+
+
+def test_every_architecture_leads_to_one_with_its_own_figures() -> None:
+    for architecture, nearest in constants.NEAREST_ARCHITECTURE.items():
+        path = (architecture, *nearest)
+        assert any((candidate, "bf16") in constants.GEMM for candidate in path)
+        assert any(candidate in constants.ATTENTION_FRACTION for candidate in path)
