@@ -299,7 +299,9 @@ class Pricer:
         cost_model, workload = self.table.cost_model, self.table.workload
         seconds = cost_model.collective(gradient_norm_reduction(layout)).seconds
         table_elements = sum(
-            part.num_elements for part in costs.rank_model.head.weights if part.weight.shared_with_embedding
+            part.num_elements
+            for part in costs.rank_model.head.weights
+            if part.weight.shared_with_embedding and part.weight.trainable
         )
         reduction = tied_embedding_reduction(table_elements, layout, workload)
         if reduction is not None:

@@ -160,7 +160,9 @@ class _Evaluator:
         communication = self.cost_model.collective(gradient_norm_reduction(layout)).seconds
         if placed.model.tie_word_embeddings:
             table = sum(
-                part.num_elements for part in placed.rank_model.head.weights if part.weight.shared_with_embedding
+                part.num_elements
+                for part in placed.rank_model.head.weights
+                if part.weight.shared_with_embedding and part.weight.trainable
             )
             reduction = tied_embedding_reduction(table, layout, workload)
             if reduction is not None:

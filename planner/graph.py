@@ -89,6 +89,7 @@ class Saved:
         region: How it is split.
         granule: Features stay whole in groups of this many; a rank holds at least one group (key/value heads).
         dropped_by: Recompute module that produces it again instead of keeping it.
+        vocab_features: The features are the vocabulary and grow with its padding.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Saved:
     region: Region
     granule: int = 1
     dropped_by: Module | None = None
+    vocab_features: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -491,6 +491,7 @@ class _BlockBuilder:
                             features=model.vocab_size,
                             element_bytes=DType.FP32.num_bytes,
                             region=Region.SHARDED,
+                            vocab_features=True,
                         ),
                     ),
                 ),

@@ -208,7 +208,8 @@ def rank_saved(saved: Saved, sharding: Sharding) -> RankSaved:
     if saved.region is Region.RESIDUAL:
         elements = sharding.residual_tokens * saved.features
     else:
-        elements = sharding.tokens * split_features(saved.features, sharding.tp, saved.granule)
+        features = padded_vocab_size(saved.features, sharding.tp) if saved.vocab_features else saved.features
+        elements = sharding.tokens * split_features(features, sharding.tp, saved.granule)
     return RankSaved(saved=saved, num_bytes=elements * saved.element_bytes)
 
 

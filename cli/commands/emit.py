@@ -1,6 +1,5 @@
 """`shardwright emit`: launch files from a plan."""
 
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -11,7 +10,6 @@ from cli.output import Format, note, print_blocks, print_json, print_text, write
 from cli.plan_file import pick, read_plan
 from cli.render import Table, columns, count
 from planner.errors import InputError, Location
-from planner.plan import Plan
 
 EXAMPLES = ("shardwright emit run --file train.sh", "shardwright emit run/plan.json --index 1 --out second")
 
@@ -32,13 +30,6 @@ FileOption = Annotated[
 ]
 
 
-def emitted_files(plan: Plan, *, index: int) -> Mapping[str, str]:
-    """Return the text of every file that starts the layout at `index`, by name."""
-    from planner.emit.megatron import emit_megatron
-
-    return emit_megatron(plan, index=index)
-
-
 def emit(
     plan: PlanArgument,
     *,
@@ -55,7 +46,9 @@ def emit(
     """
     found = read_plan(plan)
     pick(found, index, path=plan)
-    files = emitted_files(found, index=index)
+    from planner.launch import launch_files
+
+    files = launch_files(found, index=index)
     if file is not None:
         if file not in files:
             raise InputError(

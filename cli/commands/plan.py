@@ -1,13 +1,12 @@
 """`shardwright plan`: from a spec file to the best layout, its runners-up and its launch files."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.commands.emit import emitted_files
 from cli.exits import ExitCode
 from cli.options import ForceOption, FormatOption, OutOption
 from cli.output import (
@@ -22,6 +21,7 @@ from cli.output import (
     write_files,
 )
 from cli.plan_file import PLAN_FILE
+from planner.errors import NotExpressibleError
 from planner.plan import Plan
 from planner.specs import Objective, Target
 
@@ -120,7 +120,19 @@ def overrides(set_: Sequence[str] | None, *, objective: Objective | None, target
 
 
 def save(plan: Plan, document: str, *, directory: Path | None, force: bool) -> tuple[Path, ...]:
-    """Write the plan and the launch files of its best layout, if there are a layout and a place; return the paths."""
+    """Write the plan and the launch files of its best layout, if there are a layout and a place; return the paths.
+
+    A plan for any target is kept even where Megatron-LM cannot say it.
+    """
     if directory is None or not plan.plans:
         return ()
-    return write_files(directory, {PLAN_FILE: document, **emitted_files(plan, index=0)}, force=force)
+    from planner.launch import launch_files
+
+    files: Mapping[str, str] = {}
+    try:
+        files = launch_files(plan)
+    except NotExpressibleError as error:
+        if plan.target is not Target.ANY:
+            raise
+        note(f"No launch files: {error}")
+    return write_files(directory, {PLAN_FILE: document, **files}, force=force)

@@ -1,0 +1,183 @@
+"""Each rule has a plan that breaks only that rule."""
+
+from dataclasses import replace
+
+import pytest
+
+from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, Stage, stages_from_counts
+from planner.plan import PlannedLayout
+from planner.specs import Bounds, Constraints, DType, Lora, ModelSpec, PlanRequest, TrainMethod
+from planner.validate import PRICE_TOLERANCE, violations
+from tests.builders import tiny_dense_model, tiny_layout, tiny_planned_layout, tiny_request, two_node_cluster
+
+
+def planned(layout: Layout) -> PlannedLayout:
+    return replace(tiny_planned_layout(), layout=layout)
+
+
+def rules(
+    entry: PlannedLayout, *, model: ModelSpec | None = None, request: PlanRequest | None = None
+) -> list[tuple[str, str]]:
+    found = violations(entry, model or tiny_dense_model(), two_node_cluster(), request or tiny_request())
+    return [(violation.rule, violation.message) for violation in found]
+
+
+def with_workload(**changes: object) -> PlanRequest:
+    request = tiny_request()
+    return replace(request, workload=replace(request.workload, **changes))  # type: ignore[arg-type]
+
+
+def with_heads(*, heads: int, groups: int) -> ModelSpec:
+    model = tiny_dense_model()
+    run = model.runs[0]
+    assert run.block.mixer is not None
+    mixer = replace(run.block.mixer, num_attention_heads=heads, num_key_value_heads=groups)
+    return replace(model, runs=(replace(run, block=replace(run.block, mixer=mixer)),))
+
+
+def with_width(intermediate_size: int) -> ModelSpec:
+    model = tiny_dense_model()
+    run = model.runs[0]
+    assert run.block.feed_forward is not None
+    feed_forward = replace(run.block.feed_forward, intermediate_size=intermediate_size)
+    return replace(model, runs=(replace(run, block=replace(run.block, feed_forward=feed_forward)),))
+
+
+INTERLEAVED = replace(
+    tiny_layout(),
+    vpp=2,
+    schedule=Schedule.INTERLEAVED,
+    stages=stages_from_counts((1, 1, 1, 1)),
+    overlap=Overlap(grad_reduce=True, param_gather=True, p2p=True),
+)
+
+
+def test_a_sound_plan_breaks_no_rule() -> None:
+    assert rules(planned(tiny_layout())) == []
+    assert rules(planned(INTERLEAVED)) == []
+
+
+@pytest.mark.parametrize(
+    ("layout", "rule", "message"),
+    [
+        (
+            replace(tiny_layout(), dp=1, num_microbatches=16),
+            "world",
+            "tp cp pp dp = 4 ranks on 8 GPUs",
+        ),
+        (
+            replace(tiny_layout(), num_microbatches=4),
+            "batch",
+            "micro-batch 1 x 4 x dp 2 = 8 sequences, not 16",
+        ),
+        (
+            replace(tiny_layout(), stages=(tiny_layout().stages[0], replace(tiny_layout().stages[1], num_layers=1))),
+            "layers",
+            "the stages hold 3 of 4 layers",
+        ),
+        (replace(tiny_layout(), stages=stages_from_counts((4, 0))), "empty-stage", "stage 1 holds no layer"),
+        (
+            replace(
+                tiny_layout(),
+                stages=(tiny_layout().stages[0], Stage(first_layer=2, num_layers=2, has_embedding=True, has_head=True)),
+            ),
+            "ends",
+            "stage 1 holds the embedding or the head of another stage",
+        ),
+        (replace(tiny_layout(), schedule=Schedule.INTERLEAVED), "schedule", "interleaved-1f1b with pp 2 and vpp 1"),
+        (
+            replace(tiny_layout(), overlap=Overlap(grad_reduce=True, param_gather=True, p2p=True)),
+            "overlap",
+            "transfers overlap only with interleaving",
+        ),
+        (replace(tiny_layout(), zero_stage=2), "sharding", "zero_stage 2 with tp 2 and pp 2"),
+        (
+            replace(tiny_layout(), recompute=Recompute(granularity=Granularity.FULL)),
+            "constraints",
+            "recompute full is not what the constraints allow",
+        ),
+    ],
+)
+def test_a_layout_that_breaks_one_rule_is_told_which(layout: Layout, rule: str, message: str) -> None:
+    assert rules(planned(layout)) == [(rule, message)]
+
+
+def test_stages_that_skip_a_layer_are_named() -> None:
+    first, second = tiny_layout().stages
+    skipped = replace(tiny_layout(), stages=(replace(first, num_layers=1), second))
+    assert rules(planned(skipped)) == [("chain", "stage 1 starts at layer 2, the one before ends at 1")]
+
+
+def test_interleaving_needs_whole_groups_of_micro_batches() -> None:
+    odd = replace(INTERLEAVED, num_microbatches=3)
+    request = with_workload(global_batch_size=6)
+    assert rules(planned(odd), request=request) == [("interleaving", "3 micro-batches in groups of pp 2")]
+
+
+@pytest.mark.parametrize(
+    ("model", "rule", "message"),
+    [
+        (with_heads(heads=3, groups=1), "heads", "3 attention heads do not split over tp 2"),
+        (with_heads(heads=6, groups=3), "kv-heads", "3 key/value heads and tp 2 do not divide"),
+        (with_width(161), "feed-forward", "width 161 does not split over tp 2"),
+    ],
+)
+def test_a_model_that_tp_does_not_divide_is_told_where(model: ModelSpec, rule: str, message: str) -> None:
+    assert rules(planned(tiny_layout()), model=model) == [(rule, message)]
+
+
+def test_sequence_parallelism_needs_tp_and_a_sequence_that_splits() -> None:
+    alone = replace(tiny_layout(), tp=1, dp=4, num_microbatches=4)
+    assert rules(planned(alone)) == [("sequence-parallel", "sequence parallelism needs tp above 1")]
+    assert rules(planned(tiny_layout()), request=with_workload(seq_len=127)) == [
+        ("sequence", "127 tokens do not split over tp 2")
+    ]
+
+
+def test_low_precision_states_need_a_sharded_optimizer() -> None:
+    entry = planned(replace(tiny_layout(), zero_stage=0))
+    assert rules(entry) == []
+    assert rules(entry, request=with_workload(moment_dtype=DType.BF16)) == [
+        ("optimizer", "optimizer states below fp32 need a sharded optimizer")
+    ]
+
+
+def test_adapters_are_not_sharded_with_their_base() -> None:
+    lone = replace(
+        tiny_layout(),
+        tp=1,
+        pp=1,
+        dp=8,
+        sequence_parallel=False,
+        schedule=Schedule.NO_PIPELINE,
+        num_microbatches=2,
+        zero_stage=2,
+        stages=stages_from_counts((4,)),
+    )
+    assert rules(planned(lone)) == []
+    request = with_workload(method=TrainMethod.LORA, lora=Lora(rank=4, alpha=8.0, target_modules=("qkv",)))
+    assert rules(planned(lone), request=request) == [("adapters", "zero_stage 2 with low-rank adapters")]
+
+
+def test_pins_are_kept() -> None:
+    request = replace(tiny_request(), constraints=Constraints(degrees={"dp": Bounds(allowed=(4,))}))
+    assert rules(planned(tiny_layout()), request=request) == [("constraints", "dp 2 is not what the constraints allow")]
+    request = replace(tiny_request(), constraints=Constraints(sequence_parallel=False))
+    assert rules(planned(tiny_layout()), request=request) == [("constraints", "sequence_parallel must be False")]
+
+
+def test_the_peak_may_touch_the_limit_but_not_pass_it() -> None:
+    entry = tiny_planned_layout()
+    assert rules(replace(entry, memory_limit_bytes=entry.peak_memory_bytes)) == []
+    limit = entry.peak_memory_bytes - 1
+    assert rules(replace(entry, memory_limit_bytes=limit)) == [
+        ("memory", f"{entry.peak_memory_bytes} bytes needed, {limit} allowed")
+    ]
+
+
+def test_search_and_evaluator_must_agree() -> None:
+    entry = tiny_planned_layout()
+    within = entry.step_seconds * (1.0 + PRICE_TOLERANCE / 2)
+    assert rules(replace(entry, reevaluated_step_seconds=within)) == []
+    beyond = entry.step_seconds * (1.0 + PRICE_TOLERANCE * 3)
+    assert [rule for rule, _ in rules(replace(entry, reevaluated_step_seconds=beyond))] == ["price"]
