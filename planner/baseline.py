@@ -1,8 +1,8 @@
 """The rule of thumb that every plan is compared with.
 
 The smallest TP inside the fast domain that fits, with as much PP as it needs; micro-batch 1, sequence parallelism with
-TP, the distributed optimizer, layers split evenly; recomputation only when nothing fits without it. The user's
-constraints do not bind it.
+TP, the distributed optimizer, layers split evenly; recomputation only when nothing fits without it; fewer micro-batches
+than stages only when nothing else fits. The user's constraints do not bind it.
 """
 
 from dataclasses import replace
@@ -21,7 +21,8 @@ def baseline_layout(pricer: Pricer, cluster: Cluster) -> Layout | None:
     """Return the rule-of-thumb layout, its layers placed; None when it does not fit at any degree."""
     table = pricer.table
     points = enumerate_layouts(table.model, cluster, table.workload, Constraints()).points
-    sharded_X = (points.zero_stage_X == 1) | (points.dp_X == 1)
+    optimizer_stage = 1 if (points.zero_stage_X == 1).any() else 0
+    sharded_X = (points.zero_stage_X == optimizer_stage) | (points.dp_X == 1)
     points = points.where(
         (points.micro_batch_size_X == 1)
         & (points.vpp_X == 1)
@@ -31,7 +32,8 @@ def baseline_layout(pricer: Pricer, cluster: Cluster) -> Layout | None:
         & sharded_X
     )
     points = points.where(table.fits_X(points, limit_bytes=pricer.limit_bytes))
-    for index in np.lexsort((points.pp_X, points.tp_X, points.recompute_X)):
+    starved_X = points.num_microbatches_X < points.pp_X
+    for index in np.lexsort((points.pp_X, points.tp_X, points.recompute_X, starved_X)):
         layout = layout_at(points, int(index), table)
         layout = replace(layout, stages=stages_from_counts(even_counts(table.model.num_layers, layout.pp)))
         if peak_memory_bytes(memory_ledger(pricer.place(layout))) <= pricer.limit_bytes:

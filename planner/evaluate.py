@@ -37,6 +37,8 @@ DATA_PARALLEL = "data-parallel collectives"
 OPTIMIZER = "optimizer step"
 BUBBLE = "pipeline bubble and transfers"
 
+FP8_ASSUMPTION = "linear layers: every fp8 recipe costs the same; what scaling per block adds is not known"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
@@ -245,6 +247,8 @@ def _assumptions(evaluator: _Evaluator, memory: tuple[MemoryLine, ...]) -> tuple
         for source, note in notes
         if source is Source.ASSUMED
     }
+    if evaluator.placed.workload.precision.is_fp8:
+        found.add(FP8_ASSUMPTION)
     found |= {f"memory, {line.term}: {line.source}" for line in memory if line.source in ASSUMED_SOURCES}
     return tuple(sorted(found))
 

@@ -100,9 +100,10 @@ def explain_infeasible(
     """Return why no layout of `space` fits, the attempt that comes closest, and what would fit."""
     question = _Question(model=model, cluster=cluster, request=request)
     if not len(space.points):
-        reason, count = max(space.pruned.items(), key=lambda item: (item[1], item[0]))
+        # Rules are charged in order, so the last one ruled out what every other rule would have left.
+        reason, count = list(space.pruned.items())[-1]
         return Infeasible(
-            binding=f"no layout of {space.considered} is legal; {count} of them: {reason}",
+            binding=f"no layout of {space.considered} is legal; the last {count} of them: {reason}",
             shortfall_bytes=0,
             nearest=None,
             relaxations=tuple(_relaxations(question)),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from planner.graph import Module
 from planner.layout import Granularity, Recompute
 from planner.memory import uses_precision_aware_optimizer
-from planner.specs import AttentionKernel, Constraints, ModelSpec, SelfAttention, TrainWorkload
+from planner.specs import AttentionKernel, Constraints, ModelSpec, Optimizer, SelfAttention, TrainWorkload
 from profiles.hardware import Cluster
 
 IntArray = NDArray[np.int64]
@@ -245,6 +245,8 @@ def _rules(  # noqa: PLR0913 - the space and everything that may rule out a poin
         "gradients or weights are sharded over dp only where tp and pp are 1",
         (points.zero_stage_X >= 2) & ((pp_X > 1) | (tp_X > 1)),
     )
+    if workload.optimizer is not Optimizer.ADAM:
+        yield "only Adam's states are sharded over dp", points.zero_stage_X >= 1
     if workload.lora is not None:
         yield "adapters train without sharding gradients or weights over dp", points.zero_stage_X >= 2
     if workload.precision.is_fp8:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from planner.layout import Granularity, Layout, Schedule
 from planner.memory import uses_precision_aware_optimizer
 from planner.plan import PlannedLayout
-from planner.specs import Constraints, ModelSpec, PlanRequest, SelfAttention, TrainWorkload
+from planner.specs import Constraints, ModelSpec, Optimizer, PlanRequest, SelfAttention, TrainWorkload
 from profiles.hardware import Cluster
 
 PRICE_TOLERANCE = 1e-9
@@ -116,6 +116,8 @@ def _optimizer(layout: Layout, workload: TrainWorkload) -> Iterator[Violation]:
         yield Violation(
             rule="sharding", message=f"zero_stage {layout.zero_stage} with tp {layout.tp} and pp {layout.pp}"
         )
+    if layout.zero_stage >= 1 and workload.optimizer is not Optimizer.ADAM:
+        yield Violation(rule="sharded-optimizer", message=f"zero_stage {layout.zero_stage} with {workload.optimizer}")
     if layout.zero_stage >= 2 and workload.lora is not None:
         yield Violation(rule="adapters", message=f"zero_stage {layout.zero_stage} with low-rank adapters")
 

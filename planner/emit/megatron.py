@@ -29,10 +29,14 @@ BATCH_SCRIPT = "job.sbatch"
 ARGUMENTS = "MEGATRON_ARGS"
 LORA_PROGRAM = "lora_gpt.py"
 
-TARGET_NOTE = (
-    "Target: Megatron-LM at megatron-core 0.19.2 (tag core_v0.19.2), with Transformer Engine and APEX, as in NVIDIA's",
-    "PyTorch containers. Without APEX add --no-gradient-accumulation-fusion, which takes more memory than planned.",
-)
+TARGET_NOTE = "Target: Megatron-LM at megatron-core 0.19.2 (tag core_v0.19.2), with Transformer Engine and APEX."
+
+CONTAINER_NOTES = {
+    "nvidia": "NVIDIA's PyTorch containers hold both.",
+    "amd": "On AMD GPUs take ROCm builds of both; these files were checked against the upstream release only.",
+}
+
+FUSION_NOTE = "Without APEX add --no-gradient-accumulation-fusion, which takes more memory than planned."
 
 MOCK_DATA_NOTE = (
     "Data: mock tokens and a null tokenizer. For real data, tokenise it with Megatron-LM's tools/preprocess_data.py,",
@@ -117,9 +121,10 @@ def _launch_script(
         ': "${MASTER_ADDR:?set it to the host name of node 0}"',
         "",
     ]
+    node_rank, address = ("$NODE_RANK", "$MASTER_ADDR") if several else ("0", "${MASTER_ADDR:-127.0.0.1}")
     lines = [
         "#!/usr/bin/env bash",
-        *_header(model, workload, cluster),
+        *_header(model, workload, layout, cluster),
         *(comment(line) for line in (run_note if several else ("Run this on the node: bash launch.sh",))),
         "",
         "set -euo pipefail",
@@ -132,8 +137,8 @@ def _launch_script(
         "exec torchrun \\",
         f"    --nnodes {cluster.num_nodes} \\",
         f"    --nproc-per-node {cluster.gpus_per_node} \\",
-        '    --node-rank "${NODE_RANK:-0}" \\',
-        '    --master-addr "${MASTER_ADDR:-127.0.0.1}" \\',
+        f'    --node-rank "{node_rank}" \\',
+        f'    --master-addr "{address}" \\',
         '    --master-port "${MASTER_PORT:-29500}" \\',
         f'    "{program}" "${{{ARGUMENTS}[@]}}" "$@"',
     ]
@@ -153,7 +158,7 @@ def _batch_script(
         "#SBATCH --exclusive",
         "#SBATCH --mem=0",
         "#SBATCH --output=%x-%j.log",
-        *_header(model, workload, cluster),
+        *_header(model, workload, layout, cluster),
         comment("Submit: sbatch job.sbatch, with --partition, --account and --time as your site wants them."),
         "",
         "set -euo pipefail",
@@ -178,7 +183,7 @@ def _batch_script(
     return "\n".join(lines) + "\n"
 
 
-def _header(model: ModelSpec, workload: TrainWorkload, cluster: Cluster) -> list[str]:
+def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster) -> list[str]:
     gpus = f"{cluster.num_nodes} x {cluster.gpus_per_node} {cluster.device.name}"
     what = {
         TrainMethod.PRETRAIN: "pretraining",
@@ -188,13 +193,16 @@ def _header(model: ModelSpec, workload: TrainWorkload, cluster: Cluster) -> list
     start = BASE_NOTE if workload.method is not TrainMethod.PRETRAIN else ()
     if workload.lora is not None:
         start = (*start, *LORA_NOTE)
+    vendor = cluster.device.vendor
     data = MOCK_DATA_NOTE if not workload.data_path else ("Data: the tokenised prefixes behind --data-path.",)
     return [
         comment(line)
         for line in (
             f"{model.name} on {cluster.name} ({gpus}): {what}. Written by shardwright.",
             "",
-            *TARGET_NOTE,
+            TARGET_NOTE,
+            *((CONTAINER_NOTES[vendor],) if vendor in CONTAINER_NOTES else ()),
+            *((FUSION_NOTE,) if layout.zero_stage < 2 else ()),
             "MEGATRON_LM_DIR: a checkout of that tag; it holds pretrain_gpt.py.",
             *data,
             *start,

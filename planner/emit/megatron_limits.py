@@ -275,6 +275,11 @@ def _require_sharding(layout: Layout, workload: TrainWorkload) -> None:
             "overlapped parameter gathering without a sharded optimizer or without overlapped gradient reduction.",
             "--overlap-param-gather needs --use-distributed-optimizer and --overlap-grad-reduce.",
         )
+    if layout.zero_stage >= 1 and workload.optimizer is not Optimizer.ADAM:
+        refuse(
+            f"zero_stage {layout.zero_stage} with {workload.optimizer}: Megatron's DistributedOptimizer asserts Adam.",
+            "Use zero_stage 0, or adam.",
+        )
     if needs_precision_aware(workload) and layout.zero_stage == 0:
         refuse(
             f"master_dtype {workload.master_dtype} and moment_dtype {workload.moment_dtype} with zero_stage 0.",

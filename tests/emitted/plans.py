@@ -339,7 +339,7 @@ def _rope_scaling() -> st.SearchStrategy[dict[str, float | str]]:
 @st.composite
 def _workloads(draw: st.DrawFn, layout: Layout) -> TrainWorkload:
     precision = draw(st.sampled_from([kind for kind in Precision if kind is not Precision.FP8_MXFP8]))
-    optimizer = draw(st.sampled_from(Optimizer))
+    optimizer = draw(st.sampled_from(Optimizer)) if layout.zero_stage == 0 else Optimizer.ADAM
     aware = optimizer is Optimizer.ADAM and layout.zero_stage > 0
     seq_len = draw(st.sampled_from((1024, 4096)))
     steps = draw(st.integers(1, 10_000))

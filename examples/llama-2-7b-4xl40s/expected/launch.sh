@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # llama-2-7b on l40s-pcie-4 (1 x 4 l40s): pretraining. Written by shardwright.
 #
-# Target: Megatron-LM at megatron-core 0.19.2 (tag core_v0.19.2), with Transformer Engine and APEX, as in NVIDIA's
-# PyTorch containers. Without APEX add --no-gradient-accumulation-fusion, which takes more memory than planned.
+# Target: Megatron-LM at megatron-core 0.19.2 (tag core_v0.19.2), with Transformer Engine and APEX.
+# NVIDIA's PyTorch containers hold both.
+# Without APEX add --no-gradient-accumulation-fusion, which takes more memory than planned.
 # MEGATRON_LM_DIR: a checkout of that tag; it holds pretrain_gpt.py.
 # Data: mock tokens and a null tokenizer. For real data, tokenise it with Megatron-LM's tools/preprocess_data.py,
 # set workload.data_path and workload.tokenizer_model in the spec, and plan again.
@@ -80,7 +81,7 @@ MEGATRON_ARGS=(
 exec torchrun \
     --nnodes 1 \
     --nproc-per-node 4 \
-    --node-rank "${NODE_RANK:-0}" \
+    --node-rank "0" \
     --master-addr "${MASTER_ADDR:-127.0.0.1}" \
     --master-port "${MASTER_PORT:-29500}" \
     "$MEGATRON_LM_DIR/pretrain_gpt.py" "${MEGATRON_ARGS[@]}" "$@"

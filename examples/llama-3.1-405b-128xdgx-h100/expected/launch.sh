@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # llama-3.1-405b on dgx-h100 (128 x 8 h100-sxm-80gb): pretraining. Written by shardwright.
 #
-# Target: Megatron-LM at megatron-core 0.19.2 (tag core_v0.19.2), with Transformer Engine and APEX, as in NVIDIA's
-# PyTorch containers. Without APEX add --no-gradient-accumulation-fusion, which takes more memory than planned.
+# Target: Megatron-LM at megatron-core 0.19.2 (tag core_v0.19.2), with Transformer Engine and APEX.
+# NVIDIA's PyTorch containers hold both.
+# Without APEX add --no-gradient-accumulation-fusion, which takes more memory than planned.
 # MEGATRON_LM_DIR: a checkout of that tag; it holds pretrain_gpt.py.
 # Data: mock tokens and a null tokenizer. For real data, tokenise it with Megatron-LM's tools/preprocess_data.py,
 # set workload.data_path and workload.tokenizer_model in the spec, and plan again.
@@ -99,7 +100,7 @@ MEGATRON_ARGS=(
 exec torchrun \
     --nnodes 128 \
     --nproc-per-node 8 \
-    --node-rank "${NODE_RANK:-0}" \
-    --master-addr "${MASTER_ADDR:-127.0.0.1}" \
+    --node-rank "$NODE_RANK" \
+    --master-addr "$MASTER_ADDR" \
     --master-port "${MASTER_PORT:-29500}" \
     "$MEGATRON_LM_DIR/pretrain_gpt.py" "${MEGATRON_ARGS[@]}" "$@"

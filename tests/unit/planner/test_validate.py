@@ -6,7 +6,7 @@ import pytest
 
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, Stage, stages_from_counts
 from planner.plan import PlannedLayout
-from planner.specs import Bounds, Constraints, DType, Lora, ModelSpec, PlanRequest, TrainMethod
+from planner.specs import Bounds, Constraints, DType, Lora, ModelSpec, Optimizer, PlanRequest, TrainMethod
 from planner.validate import PRICE_TOLERANCE, violations
 from tests.builders import tiny_dense_model, tiny_layout, tiny_planned_layout, tiny_request, two_node_cluster
 
@@ -140,6 +140,12 @@ def test_low_precision_states_need_a_sharded_optimizer() -> None:
     assert rules(entry, request=with_workload(moment_dtype=DType.BF16)) == [
         ("optimizer", "optimizer states below fp32 need a sharded optimizer")
     ]
+
+
+def test_only_adam_is_sharded() -> None:
+    request = with_workload(optimizer=Optimizer.SGD)
+    assert rules(planned(tiny_layout()), request=request) == [("sharded-optimizer", "zero_stage 1 with sgd")]
+    assert rules(planned(replace(tiny_layout(), zero_stage=0)), request=request) == []
 
 
 def test_adapters_are_not_sharded_with_their_base() -> None:

@@ -214,6 +214,13 @@ def test_layouts_without_a_flag_are_refused(layout: Layout, message: str) -> Non
     assert refusal(layout=layout, gpus=layout.world_size) == message
 
 
+def test_only_adam_is_sharded() -> None:
+    layout = layout_of_degrees(layers=(32,), tp=2, dp=4, num_microbatches=32, zero_stage=1)
+    assert refusal(workload=replace(WORKLOAD, optimizer=Optimizer.SGD), layout=layout) == (
+        "zero_stage 1 with sgd: Megatron's DistributedOptimizer asserts Adam."
+    )
+
+
 def test_moments_below_fp32_need_a_sharded_optimizer() -> None:
     layout = layout_of_degrees(layers=(32,), tp=2, dp=4, num_microbatches=32, zero_stage=0)
     assert refusal(workload=replace(WORKLOAD, moment_dtype=DType.BF16), layout=layout) == (

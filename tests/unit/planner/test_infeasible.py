@@ -1,0 +1,196 @@
+"""When nothing fits: what binds, how much is missing, and that every change that is offered really helps."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from planner.bundled import load_bundled
+from planner.infeasible import with_nodes
+from planner.memory import memory_limit_bytes
+from planner.plan import Infeasible, Plan, Relaxation, Status
+from planner.search import search
+from planner.specs import (
+    BlockRun,
+    Bounds,
+    Constraints,
+    ModelSpec,
+    Objective,
+    PlanRequest,
+    Precision,
+    Target,
+    TrainWorkload,
+)
+from profiles.catalogue import load_device, load_preset
+from profiles.hardware import Cluster
+from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster
+
+GIB = 1 << 30
+
+
+def asked(workload: TrainWorkload, constraints: Constraints | None = None, *, headroom: float = 0.05) -> PlanRequest:
+    return PlanRequest(
+        workload=workload,
+        constraints=constraints or Constraints(),
+        memory_headroom=headroom,
+        target=Target.ANY,
+        objective=Objective.STEP_TIME,
+    )
+
+
+def applied(relaxation: Relaxation, cluster: Cluster, request: PlanRequest) -> tuple[Cluster, PlanRequest]:
+    """Return cluster and request with one change made, by the path that the user would set."""
+    part, _, name = relaxation.path.partition(".")
+    constraints = request.constraints
+    match part, name:
+        case "cluster", "nodes":
+            return with_nodes(cluster, int(relaxation.value)), request
+        case "cluster", "gpu":
+            return replace(cluster, device=load_device(relaxation.value)), request
+        case "memory_headroom", _:
+            return cluster, replace(request, memory_headroom=float(relaxation.value))
+        case "constraints", "recompute":
+            return cluster, replace(request, constraints=replace(constraints, recompute=None))
+        case "constraints", "sequence_parallel":
+            return cluster, replace(request, constraints=replace(constraints, sequence_parallel=None))
+    assert (part, relaxation.value) == ("constraints", "null")
+    degrees = {key: bounds for key, bounds in constraints.degrees.items() if key != name}
+    return cluster, replace(request, constraints=replace(constraints, degrees=degrees))
+
+
+def reasons(plan: Plan) -> Infeasible:
+    """Return why nothing fits, after checking what holds of any such answer."""
+    assert plan.status is Status.INFEASIBLE
+    assert not plan.plans
+    assert plan.bound is None
+    assert plan.baseline is None
+    assert plan.infeasible is not None
+    return plan.infeasible
+
+
+@pytest.fixture(scope="module")
+def plan_of_405b() -> Plan:
+    workload = TrainWorkload(seq_len=4096, global_batch_size=128, precision=Precision.BF16)
+    cluster = load_preset("dgx-h100").to_cluster()
+    return search(load_bundled("llama-3.1-405b"), cluster, asked(workload))
+
+
+def test_405b_on_8_gpus_does_not_fit_and_says_by_how_much(plan_of_405b: Plan) -> None:
+    found = reasons(plan_of_405b)
+    assert found.nearest is not None
+    limit = memory_limit_bytes(load_device("h100-sxm-80gb").memory_bytes, 0.05)
+    assert found.shortfall_bytes == found.nearest.peak_memory_bytes - limit > 0
+    # At least 2 + 4 + 4 + 8 bytes a parameter, over 8 GPUs.
+    assert found.nearest.peak_memory_bytes > 405_853_388_800 * 18 // 8
+    assert found.binding == (
+        f"GPU memory: the layout that needs least, tp 8, pp 1, dp 1 with full recompute, needs "
+        f"{found.nearest.peak_memory_bytes / GIB:.2f} GiB a GPU; {limit / GIB:.2f} GiB may be used"
+    )
+
+
+def test_405b_on_8_gpus_fits_on_the_nodes_that_are_offered_and_not_on_one_fewer(plan_of_405b: Plan) -> None:
+    nodes = [change for change in reasons(plan_of_405b).relaxations if change.path == "cluster.nodes"]
+    assert len(nodes) == 1
+    assert nodes[0].change == f"{nodes[0].value} nodes instead of 1"
+    count = int(nodes[0].value)
+    for number, fits in ((count, True), (count - 1, False)):
+        cluster = with_nodes(load_preset("dgx-h100").to_cluster(), number)
+        assert bool(search(plan_of_405b.model, cluster, plan_of_405b.request, top=1).plans) == fits
+
+
+def heavy_model() -> ModelSpec:
+    """Return a model of some 0.9 GB of states a layer."""
+    model = tiny_dense_model()
+    block = model.runs[0].block
+    assert block.feed_forward is not None
+    wide = replace(block.feed_forward, intermediate_size=1 << 18)
+    return replace(model, runs=(BlockRun(block=replace(block, feed_forward=wide), count=4),))
+
+
+def sized(memory_bytes: int) -> Cluster:
+    cluster = two_node_cluster()
+    return replace(cluster, device=replace(cluster.device, memory_bytes=memory_bytes))
+
+
+PINS = st.fixed_dictionaries(
+    {},
+    optional={
+        "tp": st.sampled_from((Bounds(allowed=(1,)), Bounds(maximum=2))),
+        "pp": st.sampled_from((Bounds(allowed=(1,)), Bounds(allowed=(2,)))),
+        "micro_batch_size": st.just(Bounds(minimum=8)),
+        "zero_stage": st.just(Bounds(allowed=(0,))),
+    },
+)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    memory_bytes=st.integers(1_000_000_000, 6_000_000_000),
+    degrees=PINS,
+    recompute=st.sampled_from((None, ("none",))),
+    headroom=st.sampled_from((0.0, 0.3)),
+)
+def test_every_change_that_is_offered_fits_when_it_is_made(
+    memory_bytes: int, degrees: dict[str, Bounds], recompute: tuple[str, ...] | None, headroom: float
+) -> None:
+    cluster = sized(memory_bytes)
+    workload = replace(tiny_workload(), seq_len=512, global_batch_size=64)
+    request = asked(workload, Constraints(degrees=degrees, recompute=recompute), headroom=headroom)
+    plan = search(heavy_model(), cluster, request, top=1)
+    assume(not plan.plans)
+    found = reasons(plan)
+    assert found.shortfall_bytes > 0
+    assert found.nearest is not None
+    assert found.nearest.peak_memory_bytes - found.nearest.memory_limit_bytes == found.shortfall_bytes
+    for relaxation in found.relaxations:
+        changed_cluster, changed = applied(relaxation, cluster, request)
+        assert search(heavy_model(), changed_cluster, changed, top=1).plans, relaxation
+    assert len({relaxation.path for relaxation in found.relaxations}) == len(found.relaxations)
+
+
+@pytest.mark.parametrize(("missing_bytes", "offered"), [(0, True), (1, False)])
+def test_the_headroom_is_offered_where_it_is_just_enough(missing_bytes: int, offered: bool) -> None:
+    # Stage 3 gathers layers beside what it splits: only the exact ledger knows how much that is.
+    pins = Constraints(degrees={name: Bounds(allowed=(1,)) for name in ("tp", "pp", "micro_batch_size")})
+    pins = replace(pins, degrees={**pins.degrees, "zero_stage": Bounds(allowed=(3,))}, recompute=("full",))
+    ample = search(heavy_model(), sized(64 * GIB), asked(tiny_workload(), pins, headroom=0.0))
+    needed = min(planned.peak_memory_bytes for planned in ample.plans)
+    cluster = sized(needed - missing_bytes)
+    tight = reasons(search(heavy_model(), cluster, asked(tiny_workload(), pins, headroom=0.5), top=1))
+    headroom = [change for change in tight.relaxations if change.path == "memory_headroom"]
+    expected = Relaxation(change="memory_headroom 0 instead of 0.5", path="memory_headroom", value="0")
+    assert headroom == ([expected] if offered else [])
+
+
+def test_without_a_legal_layout_the_rule_that_binds_is_named_and_memory_is_not_blamed() -> None:
+    pins = Constraints(degrees={"tp": Bounds(allowed=(3,))})
+    plan = search(tiny_dense_model(), two_node_cluster(), asked(tiny_workload(), pins))
+    found = reasons(plan)
+    assert found.nearest is None
+    assert found.shortfall_bytes == 0
+    considered = plan.search.considered
+    assert found.binding == f"no layout of {considered} is legal; the last {considered} of them: constraints: tp"
+    assert Relaxation(change="no constraint on tp", path="constraints.tp", value="null") in found.relaxations
+
+
+def test_the_rule_that_is_named_is_the_one_that_ruled_out_what_the_others_left() -> None:
+    pins = Constraints(degrees={"tp": Bounds(allowed=(2,)), "zero_stage": Bounds(allowed=(3,))})
+    plan = search(tiny_dense_model(), two_node_cluster(), asked(tiny_workload(), pins))
+    assert reasons(plan).binding.endswith("gradients or weights are sharded over dp only where tp and pp are 1")
+
+
+def test_the_rule_that_is_named_is_the_one_that_left_nothing() -> None:
+    # tp 8 is ruled out by its pin, tp 1 to 4 by a micro-batch that no data-parallel degree leaves room for.
+    pins = Constraints(degrees={"micro_batch_size": Bounds(minimum=17), "tp": Bounds(maximum=4)})
+    found = reasons(search(tiny_dense_model(), two_node_cluster(), asked(tiny_workload(), pins)))
+    assert found.binding.endswith("of them: constraints: tp")
+    assert [change.path for change in found.relaxations] == ["constraints.micro_batch_size"]
+
+
+def test_stretching_a_cluster_keeps_its_inner_levels() -> None:
+    cluster = two_node_cluster()
+    wider = with_nodes(cluster, 6)
+    assert [level.num_gpus for level in wider.levels] == [4, 24]
+    assert wider.world_size == 24
+    assert with_nodes(cluster, 1).levels == cluster.levels
