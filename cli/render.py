@@ -4,16 +4,34 @@ Commands build blocks; `as_text` aligns them without any decoration, `as_rich` h
 """
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 GIB = 2**30
+HANGING_INDENT = "  "
+GAP = 2
+"""Characters between two columns on a terminal."""
+NARROWEST = 16
+"""Characters below which folding a column of prose makes it unreadable."""
 
 
 def gib(num_bytes: float) -> str:
     """Return bytes as GiB with two decimals."""
     return f"{num_bytes / GIB:,.2f} GiB"
+
+
+def duration(days: float) -> str:
+    """Return days in the unit in which they read well: "12.3 days", "4.6 hours", "0.8 minutes"."""
+    if days >= 1:
+        return f"{days:,.1f} days"
+    hours = days * 24
+    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.2g} minutes"
 
 
 def signed_gib(num_bytes: float) -> str:
@@ -103,10 +121,19 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One column of a table; figures stand to the right."""
+    """One column of a table.
+
+    Args:
+        header: Its title.
+        right: It holds figures, which stand to the right.
+        whole: It holds names, which are never folded; the first column always does.
+        spare: On a narrow terminal it is left out, the lowest number first; 0 stays.
+    """
 
     header: str
     right: bool = False
+    whole: bool = False
+    spare: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +157,24 @@ def section(title: str, *blocks: Block) -> tuple[Block, ...]:
     return (Blank(), Line(title, Style.HEADING), *blocks)
 
 
-def columns(*headers: str) -> tuple[Column, ...]:
-    """Return columns from their headers; a leading ">" sets the column to the right."""
-    return tuple(Column(header=header.removeprefix(">"), right=header.startswith(">")) for header in headers)
+def columns(*headers: str, whole: Sequence[str] = (), spare: Sequence[str] = ()) -> tuple[Column, ...]:
+    """Return columns from their headers.
+
+    Args:
+        headers: Titles; a leading ">" sets the column to the right.
+        whole: Titles of columns that hold names.
+        spare: Titles of columns that a narrow terminal does without, the first to go first.
+    """
+    titles = [(header.removeprefix(">"), header.startswith(">")) for header in headers]
+    return tuple(
+        Column(
+            header=title,
+            right=right,
+            whole=right or index == 0 or title in whole,
+            spare=spare.index(title) + 1 if title in spare else 0,
+        )
+        for index, (title, right) in enumerate(titles)
+    )
 
 
 def as_text(blocks: Iterable[Block]) -> str:
@@ -169,7 +211,6 @@ def _aligned(rows: Sequence[Sequence[str]], *, rights: Sequence[bool]) -> list[s
 
 def as_rich(blocks: Iterable[Block]) -> str:
     """Return blocks as Rich draws them on the terminal at standard output."""
-    from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -179,7 +220,7 @@ def as_rich(blocks: Iterable[Block]) -> str:
         for block in blocks:
             match block:
                 case Line(text=text, style=style):
-                    console.print(Text(text, style=style.value))
+                    console.print(Text(hanging(text, width=console.width), style=style.value))
                 case Item(text=text):
                     grid = RichTable.grid(padding=(0, 1))
                     grid.add_row(Text("  -"), Text(text))
@@ -188,14 +229,61 @@ def as_rich(blocks: Iterable[Block]) -> str:
                     console.print()
                 case Facts(pairs=pairs):
                     grid = RichTable.grid(padding=(0, 2))
+                    grid.add_column(no_wrap=True)
+                    grid.add_column(overflow="fold")
                     for name, value in pairs:
                         grid.add_row(Text(f"  {name}", style="dim"), Text(value))
                     console.print(grid)
-                case Table(columns=header, rows=rows):
-                    table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=True)
-                    for column in header:
-                        table.add_column(column.header, justify="right" if column.right else "left", overflow="fold")
-                    for row in rows:
-                        table.add_row(*(Text(cell) for cell in row))
-                    console.print(table)
+                case Table() as table:
+                    shown = shown_columns(table, width=console.width)
+                    console.print(_rich_table(table, shown))
+                    left_out = [column.header for index, column in enumerate(table.columns) if index not in shown]
+                    if left_out:
+                        remark = f"  Left out for want of width: {', '.join(left_out)}."
+                        console.print(Text(hanging(remark, width=console.width), style=Style.QUIET.value))
     return capture.get()
+
+
+def hanging(text: str, *, width: int) -> str:
+    """Return one line folded to `width` between words, its continuations indented further than its start."""
+    indent = text[: len(text) - len(text.lstrip())]
+    lines = textwrap.wrap(
+        text.lstrip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent + HANGING_INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines)
+
+
+def shown_columns(table: Table, *, width: int) -> tuple[int, ...]:
+    """Return the columns that a terminal of this width has room for, the spare ones left out as far as needed."""
+    shown = list(range(len(table.columns)))
+    spare = sorted((index for index in shown if table.columns[index].spare), key=lambda i: table.columns[i].spare)
+    while spare and sum(_narrowest(table, index) + GAP for index in shown) > width:
+        shown.remove(spare.pop(0))
+    return tuple(shown)
+
+
+def _narrowest(table: Table, index: int) -> int:
+    """Return the fewest characters in which a column can be read."""
+    column = table.columns[index]
+    widest = max(len(cell) for cell in (column.header, *(row[index] for row in table.rows)))
+    return widest if column.whole else min(widest, max(NARROWEST, len(column.header)))
+
+
+def _rich_table(table: Table, shown: Sequence[int]) -> "RichTable":
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=True)
+    for column in (table.columns[index] for index in shown):
+        drawn.add_column(
+            Text(column.header), justify="right" if column.right else "left", no_wrap=column.whole, overflow="fold"
+        )
+    for row in table.rows:
+        drawn.add_row(*(Text(row[index]) for index in shown))
+    return drawn

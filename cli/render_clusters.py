@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields
 
-from cli.render import Block, Facts, Line, Style, Table, columns, gib, rate, section
+from cli.render import Block, Facts, Line, Style, Table, columns, counted, gib, rate, section
 from profiles.catalogue import (
     SourcedFigure,
     device_figures,
@@ -27,7 +27,15 @@ def catalogue_blocks() -> tuple[Block, ...]:
     return (
         Line("Cluster presets", Style.HEADING),
         Table(
-            columns=columns("preset", "GPU", ">GPUs a node", ">host memory a node", "links, inside out"),
+            columns=columns(
+                "preset",
+                "GPU",
+                ">GPUs a node",
+                ">host memory a node",
+                "links, inside out",
+                whole=("GPU",),
+                spare=("host memory a node",),
+            ),
             rows=tuple(
                 (
                     name,
@@ -43,7 +51,14 @@ def catalogue_blocks() -> tuple[Block, ...]:
             "GPUs",
             Table(
                 columns=columns(
-                    "GPU", "architecture", ">memory", ">bandwidth", *(f">{name}" for name in formats), ">peer"
+                    "GPU",
+                    "architecture",
+                    ">memory",
+                    ">bandwidth",
+                    *(f">{name}" for name in formats),
+                    ">peer",
+                    whole=("architecture",),
+                    spare=("fp16", "fp4", "architecture", "peer", "fp8", "bandwidth"),
                 ),
                 rows=tuple(_device_row(device, formats) for device in devices),
             ),
@@ -76,7 +91,7 @@ def preset_blocks(name: str) -> tuple[Block, ...]:
     facts = (
         ("what it is", entry.title or preset.name),
         ("GPUs of a node", f"{preset.gpus_per_node} x {preset.device.name}"),
-        ("smallest size", f"{preset.num_nodes} nodes" if preset.num_nodes > 1 else "1 node"),
+        ("smallest size", counted(preset.num_nodes, "node")),
     )
     return (
         Line(preset.name, Style.HEADING),

@@ -23,6 +23,7 @@ def model_table(models: Sequence[BundledModel]) -> Table:
             ">feed-forward",
             ">vocabulary",
             ">context",
+            spare=("kv heads", "context", "vocabulary", "heads", "feed-forward", "hidden", "layers"),
         ),
         rows=tuple(_model_row(model.decoder.spec()) for model in models),
     )

@@ -40,15 +40,14 @@ def thumb_layouts() -> list[Layout]:
         if plain and sharded and layout.sequence_parallel == (layout.tp > 1):
             by_degrees[layout.recompute, layout.tp, layout.pp] = layout
     allowed = [  # the fast domain has 4 GPUs
-        layout
+        thumb
         for starved in (False, True)
         for recompute in SPACE.table.recomputes
         for tp in (1, 2, 4)
         for pp in divisors(8 // tp)
-        if (layout := by_degrees.get((recompute, tp, pp))) is not None
-        and (layout.num_microbatches < layout.pp) == starved
+        if (thumb := by_degrees.get((recompute, tp, pp))) is not None and (thumb.num_microbatches < thumb.pp) == starved
     ]
-    return [replace(layout, stages=stages_from_counts(even_counts(4, layout.pp))) for layout in allowed]
+    return [replace(thumb, stages=stages_from_counts(even_counts(4, thumb.pp))) for thumb in allowed]
 
 
 PEAKS = [(peak(layout), layout) for layout in thumb_layouts()]

@@ -181,11 +181,14 @@ def test_the_rule_that_is_named_is_the_one_that_ruled_out_what_the_others_left()
 
 
 def test_the_rule_that_is_named_is_the_one_that_left_nothing() -> None:
-    # tp 8 is ruled out by its pin, tp 1 to 4 by a micro-batch that no data-parallel degree leaves room for.
-    pins = Constraints(degrees={"micro_batch_size": Bounds(minimum=17), "tp": Bounds(maximum=4)})
-    found = reasons(search(tiny_dense_model(), two_node_cluster(), asked(tiny_workload(), pins)))
-    assert found.binding.endswith("of them: constraints: tp")
-    assert [change.path for change in found.relaxations] == ["constraints.micro_batch_size"]
+    # Every layout without data parallelism breaks the first pin; of the few others none has so large a micro-batch.
+    pins = Constraints(degrees={"dp": Bounds(minimum=2), "micro_batch_size": Bounds(minimum=16)})
+    plan = search(tiny_dense_model(), two_node_cluster(), asked(tiny_workload(), pins))
+    found = reasons(plan)
+    first, last = (plan.search.pruned[f"constraints: {name}"] for name in ("dp", "micro_batch_size"))
+    assert first + last == plan.search.considered
+    assert found.binding.endswith(f"the last {last} of them: constraints: micro_batch_size")
+    assert [change.path for change in found.relaxations] == ["constraints.dp", "constraints.micro_batch_size"]
 
 
 def test_stretching_a_cluster_keeps_its_inner_levels() -> None:
