@@ -5,6 +5,7 @@ Anything else is a bug of ours and reaches `report_bug`.
 """
 
 import functools
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -74,6 +75,18 @@ def guarded(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
             raise typer.Exit(exit_code(error)) from error
 
     return run_command
+
+
+def abandon_stdout() -> None:
+    """Let what is left for standard output go nowhere; Python flushes it once more on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def report_stream(error: OSError) -> ExitCode:
+    """Say in one line that a stream of the process takes or gives nothing more."""
+    abandon_stdout()
+    typer.echo(f"error: Standard output cannot be written: {error.strerror or error}.", err=True)
+    return ExitCode.BAD_INPUT
 
 
 def report_bug(error: BaseException) -> ExitCode:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from cli.commands import clusters, emit, explain, init, mem, models, plan
-from cli.exits import EXIT_CODES_HELP, ExitCode, guarded, report_bug
+from cli.exits import EXIT_CODES_HELP, ExitCode, guarded, report_bug, report_stream
+from cli.usage import PlainCommand
 
 app = typer.Typer(
     name="shardwright",
@@ -50,13 +51,13 @@ def examples(lines: Sequence[str]) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-app.command("plan", epilog=examples(plan.EXAMPLES))(guarded(plan.plan))
-app.command("emit", epilog=examples(emit.EXAMPLES))(guarded(emit.emit))
-app.command("explain", epilog=examples(explain.EXAMPLES))(guarded(explain.explain))
-app.command("mem", epilog=examples(mem.EXAMPLES))(guarded(mem.mem))
-app.command("init", epilog=examples(init.EXAMPLES))(guarded(init.init))
-app.command("models", epilog=examples(models.EXAMPLES))(guarded(models.models))
-app.command("clusters", epilog=examples(clusters.EXAMPLES))(guarded(clusters.clusters))
+app.command("plan", cls=PlainCommand, epilog=examples(plan.EXAMPLES))(guarded(plan.plan))
+app.command("emit", cls=PlainCommand, epilog=examples(emit.EXAMPLES))(guarded(emit.emit))
+app.command("explain", cls=PlainCommand, epilog=examples(explain.EXAMPLES))(guarded(explain.explain))
+app.command("mem", cls=PlainCommand, epilog=examples(mem.EXAMPLES))(guarded(mem.mem))
+app.command("init", cls=PlainCommand, epilog=examples(init.EXAMPLES))(guarded(init.init))
+app.command("models", cls=PlainCommand, epilog=examples(models.EXAMPLES))(guarded(models.models))
+app.command("clusters", cls=PlainCommand, epilog=examples(clusters.EXAMPLES))(guarded(clusters.clusters))
 
 
 def run() -> None:
@@ -69,6 +70,9 @@ def run() -> None:
         app(prog_name="shardwright")
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
+    except OSError as error:
+        # Files are named in their errors; without a name it is a stream, such as the one that help is printed to.
+        sys.exit(report_bug(error) if error.filename is not None else report_stream(error))
     except Exception as error:  # noqa: BLE001 - the outermost frame: whatever reaches it is a bug, and says so
         sys.exit(report_bug(error))
 

@@ -16,11 +16,20 @@ FormatOption = Annotated[
     ),
 ]
 
+
+def directory(text: str) -> Path:
+    """Return the directory that an option names; the empty string, which would mean the current one, is refused."""
+    if not text:
+        raise typer.BadParameter("The name is empty; write . for the current directory.")
+    return Path(text)
+
+
 OutOption = Annotated[
     Path | None,
     typer.Option(
         "--out",
         "-o",
+        parser=directory,
         metavar="DIR",
         help="Directory to write the files into, all of them or none.",
         show_default=False,

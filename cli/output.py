@@ -12,7 +12,7 @@ from time import perf_counter
 
 import typer
 
-from cli.exits import ExitCode
+from cli.exits import ExitCode, abandon_stdout
 from cli.render import Block, as_rich, as_text
 from planner.errors import InputError, Location
 
@@ -27,14 +27,20 @@ class Format(StrEnum):
 
 
 def print_text(text: str) -> None:
-    """Write text to standard output; end quietly when its reader has gone."""
+    """Write text to standard output; end quietly when its reader has gone.
+
+    Raises:
+        InputError: When standard output takes nothing, because the disk behind it is full for example.
+    """
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError as error:
-        # Python flushes standard output once more on its way out; let it write to nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_stdout()
         raise typer.Exit(ExitCode.BROKEN_PIPE) from error
+    except OSError as error:
+        abandon_stdout()
+        raise InputError(f"Standard output cannot be written: {error.strerror or error}.") from error
 
 
 def print_blocks(blocks: Iterable[Block]) -> None:
@@ -85,7 +91,7 @@ def watching(*, show: bool) -> Iterator[Watch | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
     progress = Progress(
         TextColumn("{task.description}", markup=False),
@@ -95,10 +101,13 @@ def watching(*, show: bool) -> Iterator[Watch | None]:
         transient=True,
     )
     with progress:
-        tasks = {}
+        tasks: dict[str, TaskID] = {}
 
         def watch(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
+                # A phase may end before its total; once the next one starts, its bar has nothing more to say.
+                for task in tasks.values():
+                    progress.update(task, visible=False)
                 tasks[phase] = progress.add_task(phase)
             progress.update(tasks[phase], completed=done, total=total)
 

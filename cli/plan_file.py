@@ -1,30 +1,62 @@
 """Reads back the plan that `plan` wrote."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from planner.errors import InputError, Location
+from planner.errors import CombinedInputError, InputError, Location
 from planner.plan import Plan, PlannedLayout
+from planner.specs import Constraints
 
 PLAN_FILE = "plan.json"
+PLAN_AGAIN = "Plan again from the spec; a plan file is not edited by hand."
 
 
 def read_plan(path: Path) -> Plan:
     """Return the plan in a JSON file, or in the `plan.json` of a directory.
 
     Raises:
-        InputError: When there is no such file, or it holds no plan.
+        InputError: When there is no such file, it holds no plan, or one that breaks a rule that every plan obeys.
     """
     from planner.documents import load_document
     from planner.schema.plan import plan_from_document
 
-    document = load_document(path / PLAN_FILE if path.is_dir() else path)
-    if isinstance(document.data, dict) and "workload" in document.data and "plans" not in document.data:
+    file = path / PLAN_FILE if path.is_dir() else path
+    document = load_document(file)
+    if isinstance(document.data, dict) and "plans" not in document.data:
+        if "workload" in document.data:
+            raise InputError(
+                "This is a spec, not a plan.",
+                location=Location(file=str(path)),
+                hint=f"Plan it first: shardwright plan {path} --out DIR",
+            )
         raise InputError(
-            "This is a spec, not a plan.",
-            location=Location(file=str(path)),
-            hint=f"Plan it first: shardwright plan {path} --out DIR",
+            "The file is damaged or no plan: `plans` is missing.", location=Location(file=str(file)), hint=PLAN_AGAIN
         )
-    return plan_from_document(document)
+    plan = plan_from_document(document)
+    broken = list(_broken_rules(plan, file))
+    if broken:
+        raise CombinedInputError(broken)
+    return plan
+
+
+def _broken_rules(plan: Plan, file: Path) -> Iterator[InputError]:
+    """Return every rule that a layout of the file breaks, as edited files do."""
+    from planner.validate import violations
+
+    # The baseline ignores the user's constraints, and what came closest when nothing fits does not fit.
+    free = replace(plan.request, constraints=Constraints())
+    nearest = plan.infeasible.nearest if plan.infeasible is not None else None
+    held = (
+        *((f"plans[{index}]", planned, plan.request, ()) for index, planned in enumerate(plan.plans)),
+        *((("baseline", plan.baseline, free, ()),) if plan.baseline is not None else ()),
+        *((("infeasible.nearest", nearest, plan.request, ("memory",)),) if nearest is not None else ()),
+    )
+    for place, planned, request, pardoned in held:
+        for violation in violations(planned, plan.model, plan.cluster, request):
+            if violation.rule not in pardoned:
+                message = f"This layout cannot be: {violation.message}."
+                yield InputError(message, location=Location(file=str(file), path=place), hint=PLAN_AGAIN)
 
 
 def pick(plan: Plan, index: int, *, path: Path) -> PlannedLayout:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 HANGING_INDENT = "  "
-GAP = 2
+GAP = 3
 """Characters between two columns on a terminal."""
-NARROWEST = 16
+NARROWEST = 24
 """Characters below which folding a column of prose makes it unreadable."""
 
 
@@ -177,6 +177,28 @@ def columns(*headers: str, whole: Sequence[str] = (), spare: Sequence[str] = ())
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbered:
+    """Long texts, such as citations, taken out of a table.
+
+    Args:
+        marks: The mark that stands for each text in the table, equal texts sharing one.
+        notes: Each distinct text once, behind its mark.
+    """
+
+    marks: tuple[str, ...]
+    notes: tuple[Line, ...]
+
+
+def numbered(texts: Sequence[str]) -> Numbered:
+    """Return a mark for each text, "[1]", "[2]" and so on, and the texts as notes."""
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts), start=1)}
+    return Numbered(
+        marks=tuple(f"[{numbers[text]}]" for text in texts),
+        notes=tuple(Line(f"  [{number}] {text}") for text, number in numbers.items()),
+    )
+
+
 def as_text(blocks: Iterable[Block]) -> str:
     """Return blocks as aligned text without decoration, whatever its width."""
     lines: list[str] = []
@@ -239,7 +261,7 @@ def as_rich(blocks: Iterable[Block]) -> str:
                     console.print(_rich_table(table, shown))
                     left_out = [column.header for index, column in enumerate(table.columns) if index not in shown]
                     if left_out:
-                        remark = f"  Left out for want of width: {', '.join(left_out)}."
+                        remark = f"  Left out to fit {console.width} columns: {', '.join(left_out)}."
                         console.print(Text(hanging(remark, width=console.width), style=Style.QUIET.value))
     return capture.get()
 

@@ -9,6 +9,7 @@ from cli.render import (
     columns,
     gib,
     milliseconds,
+    numbered,
     percent,
     section,
     signed_gib,
@@ -46,7 +47,7 @@ def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
     title = "Best layout" if index == 0 else f"Layout {index}"
     blocks += section(title, *layout_facts(plan, planned))
     blocks += section("What limits it", *(Item(text) for text in limits(planned)))
-    blocks += section("Where the time goes", time_table(planned))
+    blocks += section("Where the time goes", *time_blocks(planned))
     blocks += memory_blocks(planned.memory, limit_bytes=planned.memory_limit_bytes)
     if plan.baseline is not None and plan.baseline.layout == planned.layout:
         blocks += section("Against the rule-of-thumb baseline", Line("  It is this layout."))
@@ -78,18 +79,21 @@ def limits(planned: PlannedLayout) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def time_table(planned: PlannedLayout) -> Table:
-    """Return the terms of the step time, largest first, with their sources."""
-    return Table(
+def time_blocks(planned: PlannedLayout) -> tuple[Block, ...]:
+    """Return the terms of the step time, largest first, with their sources below."""
+    terms = time_terms(planned)
+    sources = numbered([line.source for line in terms])
+    table = Table(
         columns=columns("term", ">time", ">share", "source"),
         rows=(
             *(
-                (line.term, milliseconds(line.seconds), percent(line.seconds / planned.step_seconds), line.source)
-                for line in time_terms(planned)
+                (line.term, milliseconds(line.seconds), percent(line.seconds / planned.step_seconds), mark)
+                for line, mark in zip(terms, sources.marks, strict=True)
             ),
             ("step", milliseconds(planned.step_seconds), percent(1.0), ""),
         ),
     )
+    return (table, *sources.notes)
 
 
 def comparison_blocks(comparison: Comparison) -> tuple[Block, ...]:

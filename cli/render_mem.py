@@ -1,6 +1,6 @@
 """The memory of one layout that the user named."""
 
-from cli.render import Blank, Block, Facts, Line, Style, count, gib
+from cli.render import Blank, Block, Facts, Line, Style, counted, gib
 from cli.render_memory import heaviest_in_words, memory_blocks, memory_document
 from planner.mem import MemoryTable
 from planner.report import (
@@ -24,12 +24,12 @@ def mem_blocks(model: ModelSpec, device: Device, workload: TrainWorkload, table:
     else:
         verdict = Line(f"Does not fit: {peak}, {gib(-heaviest.left_bytes)} too much.", Style.BAD)
     return (
-        Line(f"{model.name}, {count(total_parameters(model))} parameters, on {device.name}", Style.HEADING),
+        Line(f"{model.name}, {counted(total_parameters(model), 'parameter')}, on {device.name}", Style.HEADING),
         Line(f"  {layout_in_words(table.layout)}"),
         Facts(
             pairs=(
                 ("layers per stage", stages_in_words(table.layout.stages)),
-                ("sequences", f"{count(workload.seq_len)} tokens, {workload.precision.value}"),
+                ("sequences", f"{counted(workload.seq_len, 'token')}, {workload.precision.value}"),
                 ("usable memory", f"{gib(table.limit_bytes)} of {gib(device.memory_bytes)} a GPU"),
             )
         ),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cli.render import Block, Table, columns, gib, percent, section
+from cli.render import Block, Table, columns, gib, numbered, percent, section
 from planner.plan import MemoryLine, Phase
 from planner.report import RankMemory, heaviest_rank, memory_by_rank, peak_terms
 
@@ -18,7 +18,7 @@ def memory_blocks(lines: Sequence[MemoryLine], *, limit_bytes: int) -> tuple[Blo
     heaviest = heaviest_rank(ranks)
     return (
         *section("Memory by rank and phase", rank_table(ranks)),
-        *section(f"Memory of rank {heaviest.rank} in {heaviest.peak_phase.value}", peak_table(lines, heaviest)),
+        *section(f"Memory of rank {heaviest.rank} in {heaviest.peak_phase.value}", *peak_blocks(lines, heaviest)),
     )
 
 
@@ -38,17 +38,22 @@ def rank_table(ranks: Sequence[RankMemory]) -> Table:
     )
 
 
-def peak_table(lines: Sequence[MemoryLine], heaviest: RankMemory) -> Table:
-    """Return the ledger of one rank in its peak phase, with sources."""
+def peak_blocks(lines: Sequence[MemoryLine], heaviest: RankMemory) -> tuple[Block, ...]:
+    """Return the ledger of one rank in its peak phase, with its sources below."""
     peak_bytes = heaviest.peak_bytes
     terms = peak_terms(lines, heaviest)
-    return Table(
+    sources = numbered([line.source for line in terms])
+    table = Table(
         columns=columns("term", ">memory", ">share", "source"),
         rows=(
-            *((line.term, gib(line.num_bytes), percent(line.num_bytes / peak_bytes), line.source) for line in terms),
+            *(
+                (line.term, gib(line.num_bytes), percent(line.num_bytes / peak_bytes), mark)
+                for line, mark in zip(terms, sources.marks, strict=True)
+            ),
             ("peak", gib(peak_bytes), percent(1.0), ""),
         ),
     )
+    return (table, *sources.notes)
 
 
 def memory_document(lines: Sequence[MemoryLine], *, limit_bytes: int) -> dict[str, object]:

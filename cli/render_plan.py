@@ -14,6 +14,7 @@ from cli.render import (
     columns,
     count,
     counted,
+    duration,
     gib,
     milliseconds,
     percent,
@@ -27,17 +28,18 @@ from planner.report import (
     Difference,
     compare_all,
     heaviest_rank,
+    is_constrained,
     layout_in_words,
     memory_by_rank,
     overlap_in_words,
     stages_in_words,
+    total_parameters,
 )
 from planner.specs import Objective
 
-# The batch and dp decide the number of micro-batches; the others mostly follow too, and are named only where nothing
-# else tells layouts apart.
-DECIDED_SETTINGS = ("num_microbatches",)
-DERIVED_SETTINGS = ("schedule", "overlap", "layers per stage")
+# These mostly follow from the others, and are named in a table only where nothing else tells layouts apart.
+DERIVED_SETTINGS = ("num_microbatches", "schedule", "overlap", "layers per stage")
+LEFT_OUT = "..."
 
 
 def plan_blocks(plan: Plan, *, written: Sequence[Path] = (), verbose: bool = False) -> tuple[Block, ...]:
@@ -61,15 +63,16 @@ def header(plan: Plan) -> tuple[Block, ...]:
     """Return model, cluster and workload in two lines."""
     cluster, workload = plan.cluster, plan.request.workload
     nodes = counted(cluster.num_nodes, "node")
+    parameters = counted(total_parameters(plan.model), "parameter")
     return (
         Line(
-            f"{plan.model.name} on {cluster.name}: {nodes} of {cluster.gpus_per_node} x {cluster.device.name}, "
-            f"{counted(cluster.world_size, 'GPU')}",
+            f"{plan.model.name}, {parameters}, on {cluster.name}: "
+            f"{nodes} of {cluster.gpus_per_node} x {cluster.device.name}, {counted(cluster.world_size, 'GPU')}",
             Style.HEADING,
         ),
         Line(
-            f"{workload.method.value}, sequences of {count(workload.seq_len)} tokens, global batch "
-            f"{count(workload.global_batch_size)} ({count(workload.tokens_per_step)} tokens a step), "
+            f"{workload.method.value}, sequences of {counted(workload.seq_len, 'token')}, global batch "
+            f"{count(workload.global_batch_size)} ({counted(workload.tokens_per_step, 'token')} a step), "
             f"{workload.precision.value}, {workload.optimizer.value}, target {plan.target.value}"
         ),
     )
@@ -78,7 +81,7 @@ def header(plan: Plan) -> tuple[Block, ...]:
 def verdict(plan: Plan) -> tuple[Block, ...]:
     """Return how sure the answer is, and what the search saw."""
     search = plan.search
-    seen = f"{count(search.considered)} layouts searched"
+    seen = f"{counted(search.considered, 'layout')} searched"
     saw = f"{seen}: {count(search.legal)} legal, {count(search.simulated)} simulated."
     match plan.status:
         case Status.OPTIMAL:
@@ -132,31 +135,23 @@ def _whole_run(plan: Plan) -> list[tuple[str, str]]:
     tokens, days, cost = plan.request.workload.tokens_to_train, plan.days_to_train, plan.cost_to_train
     if tokens is None or days is None:
         return []
-    text = f"{days:,.1f} days for {count(tokens)} tokens"
+    text = f"{duration(days)} for {counted(tokens, 'token')}"
     if cost is not None:
-        text += f", cost {cost:,.0f} at {plan.cluster.price_per_gpu_hour:,.2f} per GPU hour"
+        text += f", cost {cost:,.{0 if cost >= 10 else 2}f} at {plan.cluster.price_per_gpu_hour:,.2f} per GPU hour"
     return [("whole run", text)]
 
 
 def others_blocks(plan: Plan) -> tuple[Block, ...]:
-    """Return the runners-up and the baseline, each with what differs and how much slower it is."""
+    """Return the runners-up and the baseline, each with what differs and how its step time compares."""
     comparisons = compare_all(plan)
-    if plan.baseline is None:
-        remark: tuple[Block, ...] = (Line("  No rule-of-thumb layout fits, so there is no baseline."),)
-    else:
-        gain = plan.baseline.step_seconds / plan.best.step_seconds
-        remark = (
-            Line(
-                "  The rule-of-thumb layout is the best one."
-                if plan.baseline.layout == plan.best.layout
-                else f"  The best layout is {gain:.2f} times as fast as the rule-of-thumb baseline."
-            ),
-        )
+    remark = Line(f"  {baseline_in_words(plan)}")
     if not comparisons:
-        return section("Runners-up and baseline", *remark)
+        return section("Runners-up and baseline", remark)
     short = [differences_in_words(comparison.differences) for comparison in comparisons]
     table = Table(
-        columns=columns("index", ">step time", ">slower", ">peak memory", "what differs [best]"),
+        columns=columns(
+            "index", ">step time", ">vs best", ">peak memory", "what differs [best]", spare=("peak memory",)
+        ),
         rows=tuple(
             _comparison_row(
                 comparison,
@@ -167,7 +162,22 @@ def others_blocks(plan: Plan) -> tuple[Block, ...]:
             for comparison, words in zip(comparisons, short, strict=True)
         ),
     )
-    return section("Runners-up and baseline", table, *remark)
+    return section("Runners-up and baseline", table, remark)
+
+
+def baseline_in_words(plan: Plan) -> str:
+    """Return how the best layout compares with the rule-of-thumb layout, which knows no constraints."""
+    if plan.baseline is None:
+        return "No rule-of-thumb layout fits, so there is no baseline."
+    if plan.baseline.layout == plan.best.layout:
+        return "The rule-of-thumb layout is the best one."
+    ratio = plan.baseline.step_seconds / plan.best.step_seconds
+    remark = " The baseline ignores your constraints." if is_constrained(plan) else ""
+    if f"{ratio:.2f}" == "1.00":
+        return f"The best layout is as fast as the rule-of-thumb baseline.{remark}"
+    if ratio < 1:
+        return f"The best layout takes {1 / ratio:.2f} times as long as the rule-of-thumb baseline.{remark}"
+    return f"The best layout is {ratio:.2f} times as fast as the rule-of-thumb baseline.{remark}"
 
 
 def _comparison_row(comparison: Comparison, *, differences: str) -> tuple[str, ...]:
@@ -183,10 +193,17 @@ def _comparison_row(comparison: Comparison, *, differences: str) -> tuple[str, .
 
 
 def differences_in_words(differences: Sequence[Difference], *, derived: bool = False) -> str:
-    """Return "pp 8 [4]; dp 1 [2]": each setting that differs, the reference's own in brackets."""
-    free = [entry for entry in differences if entry.setting not in DECIDED_SETTINGS]
-    chosen = [entry for entry in free if derived or entry.setting not in DERIVED_SETTINGS]
-    return "; ".join(f"{entry.setting} {entry.value} [{entry.reference}]" for entry in chosen or free) or "nothing"
+    """Return "pp 8 [4]; dp 1 [2]; ...": each setting that differs, the reference's own in brackets.
+
+    Args:
+        differences: What differs.
+        derived: Name also what mostly follows from the rest, instead of "...".
+    """
+    chosen = [entry for entry in differences if derived or entry.setting not in DERIVED_SETTINGS] or differences
+    words = [f"{entry.setting} {entry.value} [{entry.reference}]" for entry in chosen]
+    if len(chosen) < len(differences):
+        words.append(LEFT_OUT)
+    return "; ".join(words) or "nothing"
 
 
 def search_blocks(search: SearchSummary) -> tuple[Block, ...]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from planner.documents import Document
-from planner.errors import InputError
+from planner.errors import InputError, Location
 from planner.specs import AttentionKernel, ModelSpec, Objective, PlanRequest, Precision
 from profiles.hardware import Cluster, Device
 
@@ -34,15 +34,22 @@ def _sequence(model: ModelSpec, request: PlanRequest, document: Document) -> Ite
 
 
 def _precision(device: Device, request: PlanRequest, document: Document) -> Iterator[InputError]:
-    precision = request.workload.precision
-    usable = [known.value for known in Precision if _lacks(device, known) is None]
+    error = precision_error(device, request.workload.precision, document.locate(("workload", "precision")))
+    if error is not None:
+        yield error
+
+
+def precision_error(device: Device, precision: Precision, location: Location | None = None) -> InputError | None:
+    """Return what keeps a precision from running on a GPU, if anything does; `location` is where the user chose it."""
     lacking = _lacks(device, precision)
-    if lacking is not None:
-        yield InputError(
-            f"`precision` = {precision} does not run on {device.name}: {lacking}.",
-            location=document.locate(("workload", "precision")),
-            hint=f"Usable on this GPU: {', '.join(usable) or 'none'}.",
-        )
+    if lacking is None:
+        return None
+    usable = [known.value for known in Precision if _lacks(device, known) is None]
+    return InputError(
+        f"`precision` = {precision} does not run on {device.name}: {lacking}.",
+        location=location,
+        hint=f"Usable on this GPU: {', '.join(usable) or 'none'}.",
+    )
 
 
 def _lacks(device: Device, precision: Precision) -> str | None:

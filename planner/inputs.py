@@ -5,13 +5,13 @@ first, so that an override reaches into them and every message still points at t
 Everything that is wrong is reported at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from planner.contradictions import contradictions
-from planner.documents import Document, Node, load_document, parse_override
+from planner.documents import Document, Node, load_document, option_override, parse_override
 from planner.errors import CombinedInputError, InputError
 from planner.schema.model import read_model
 from planner.schema.spec import SCHEMA, read_request
@@ -42,12 +42,13 @@ class Inputs:
     request: PlanRequest
 
 
-def load_inputs(path: Path, overrides: Sequence[str] = ()) -> Inputs:
+def load_inputs(path: Path, overrides: Sequence[str] = (), *, options: Mapping[str, str] | None = None) -> Inputs:
     """Return what the spec in `path` asks for.
 
     Args:
         path: The spec.
         overrides: Texts `a.b=c`, applied in order before anything is checked.
+        options: Field to the value that an option of the same name gives it, applied last.
 
     Raises:
         InputError: Anything is wrong with the spec or a file that it names.
@@ -58,6 +59,9 @@ def load_inputs(path: Path, overrides: Sequence[str] = ()) -> Inputs:
         override = parse_override(text)
         if len(override.path) > 1:
             document = _with_file(document, override.path[0], base)
+        document = document.with_node(override.path, override.node)
+    for name, value in (options or {}).items():
+        override = option_override(name, value)
         document = document.with_node(override.path, override.node)
     for part in _PARTS_IN_FILES:
         document = _with_file(document, part, base)
@@ -127,6 +131,8 @@ def _with_file(document: Document, part: str | int, base: Path) -> Document:
         known = "neither a preset nor a file" if part == "cluster" else "not a file"
         raise InputError(f"{shown(reference)} is {known}.", location=location, hint=_nearest(part, reference))
     root = load_document(file).root
+    if root.content is None:
+        raise InputError("The file is empty.", location=root.location, hint=f"Describe the {part} in it.")
     return document.with_node((part,), root if part == "model" else _without_version(root))
 
 

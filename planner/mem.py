@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from planner.contradictions import precision_error
 from planner.errors import InputError
 from planner.formulate import skeleton
 from planner.layers import build_graph
@@ -11,8 +12,10 @@ from planner.layout import Granularity, Layout, Recompute, even_counts, stages_f
 from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes, place
 from planner.plan import MemoryLine
 from planner.space import Points, broken_rules, recompute_choices
-from planner.specs import ModelSpec, TrainWorkload
+from planner.specs import MAX_DEGREE, MAX_LENGTH, ModelSpec, TrainWorkload
 from profiles.hardware import Device
+
+TOO_MANY_STAGES = "more pipeline stages than layers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +80,10 @@ def memory_table(
     Raises:
         InputError: The degrees break a rule of the planner's own layouts.
     """
-    _require_precision(device, workload)
+    error = precision_error(device, workload.precision)
+    if error is not None:
+        raise error
+    _require_sizes(workload, degrees)
     _require_legal(model, workload, degrees)
     unplaced = skeleton(
         tp=degrees.tp,
@@ -105,13 +111,17 @@ def _recompute(workload: TrainWorkload, granularity: Granularity) -> Recompute:
     return next(choice for choice in recompute_choices(workload) if choice.granularity is granularity)
 
 
-def _require_precision(device: Device, workload: TrainWorkload) -> None:
-    dtype = workload.precision.gemm_dtype.value
-    if dtype not in device.dense_flops_per_second:
-        raise InputError(
-            f"{device.name} does not multiply in {dtype}.",
-            hint=f"It multiplies in {', '.join(sorted(device.dense_flops_per_second))}.",
-        )
+def _require_sizes(workload: TrainWorkload, degrees: Degrees) -> None:
+    """Raise for more GPUs or sequences than any run has; beyond them numbers overflow."""
+    num_gpus = degrees.tp * degrees.pp * degrees.dp
+    for what, value, largest in (
+        ("tp * pp * dp", num_gpus, MAX_DEGREE),
+        ("vpp", degrees.vpp, MAX_DEGREE),
+        ("the batch of one step", workload.global_batch_size, MAX_LENGTH),
+        ("seq_len", workload.seq_len, MAX_LENGTH),
+    ):
+        if value > largest:
+            raise InputError(f"{what} = {value} is out of range.", hint=f"Give at most {largest:,}.")
 
 
 def _require_legal(model: ModelSpec, workload: TrainWorkload, degrees: Degrees) -> None:
@@ -122,6 +132,8 @@ def _require_legal(model: ModelSpec, workload: TrainWorkload, degrees: Degrees) 
     }
     point = Points(**{name: np.array([int(value)], dtype=np.int64) for name, value in values.items()})
     broken = list(broken_rules(point, model, workload))
+    if degrees.pp > model.num_layers:
+        broken = [TOO_MANY_STAGES, *(rule for rule in broken if "stages than layers" not in rule)]
     if degrees.vpp > 1 and degrees.pp == 1:
         broken.append("virtual stages need pp of at least 2")
     if broken:

@@ -11,7 +11,7 @@ from planner.graph import graph_parameters
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, Stage
 from planner.plan import MemoryLine, Phase, Plan, PlannedLayout, TimeLine
-from planner.specs import ModelSpec, Precision, TrainWorkload
+from planner.specs import Constraints, ModelSpec, Precision, TrainWorkload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ def layout_settings(layout: Layout) -> Mapping[str, str]:
 def layout_in_words(layout: Layout) -> str:
     """Return one line that names a layout: its degrees, batch, schedule and recompute."""
     degrees = [f"tp {layout.tp}" + (" with sequence parallelism" if layout.sequence_parallel else "")]
-    degrees.append(f"pp {layout.pp}" + (f" x {layout.vpp} virtual" if layout.vpp > 1 else ""))
+    degrees.append(f"pp {layout.pp}" + (f", vpp {layout.vpp}" if layout.vpp > 1 else ""))
     if layout.cp > 1:
         degrees.append(f"cp {layout.cp}")
     if layout.ep > 1:
@@ -146,7 +146,7 @@ def layout_in_words(layout: Layout) -> str:
     batches = "micro-batch" if layout.num_microbatches == 1 else "micro-batches"
     parts = [
         ", ".join(degrees),
-        f"ZeRO {layout.zero_stage}",
+        f"zero_stage {layout.zero_stage}",
         f"{layout.num_microbatches} {batches} of {layout.micro_batch_size}",
     ]
     if layout.schedule is not Schedule.NO_PIPELINE:
@@ -156,7 +156,7 @@ def layout_in_words(layout: Layout) -> str:
 
 
 def recompute_in_words(recompute: Recompute) -> str:
-    """Return "none", "selective (core_attn)", "full" or "full (2 layers a stage)"."""
+    """Return "none", "selective (core_attn)", "full" or "full for the first 2 layers of each stage"."""
     match recompute.granularity:
         case Granularity.NONE:
             return "none"
@@ -164,8 +164,10 @@ def recompute_in_words(recompute: Recompute) -> str:
             return f"selective ({', '.join(recompute.modules)})"
         case Granularity.FULL if recompute.num_layers is None:
             return "full"
+        case Granularity.FULL if recompute.num_layers == 1:
+            return "full for the first layer of each stage"
         case Granularity.FULL:
-            return f"full ({recompute.num_layers} layers a stage)"
+            return f"full for the first {recompute.num_layers} layers of each stage"
 
 
 def overlap_in_words(overlap: Overlap) -> str:
@@ -182,6 +184,11 @@ def stages_in_words(stages: Iterable[Stage]) -> str:
     """Return the decoder layers of each stage, equal neighbours collapsed: "19, 20 x 6, 21"."""
     runs = ((count, len(list(run))) for count, run in groupby(stage.num_layers for stage in stages))
     return ", ".join(str(count) if length == 1 else f"{count} x {length}" for count, length in runs)
+
+
+def is_constrained(plan: Plan) -> bool:
+    """Return whether the user pinned or bounded anything; the baseline ignores it."""
+    return plan.request.constraints != Constraints()
 
 
 def compare(planned: PlannedLayout, reference: PlannedLayout, *, index: int | None, is_baseline: bool) -> Comparison:

@@ -13,6 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+MAX_LENGTH = 1 << 24
+"""Longest sequence and largest batch: far above any run, small enough that nothing derived from them overflows."""
+
+MAX_DEGREE = 1 << 20
+"""Largest degree; the largest clusters have about 2**17 GPUs."""
+
 
 class DType(StrEnum):
     """Number formats that tensors are kept or multiplied in."""

@@ -11,7 +11,7 @@ from cli.plan_file import pick, read_plan
 from cli.render import Table, columns, count
 from planner.errors import InputError, Location
 
-EXAMPLES = ("shardwright emit run --file train.sh", "shardwright emit run/plan.json --index 1 --out second")
+EXAMPLES = ("shardwright emit run --file launch.sh", "shardwright emit run/plan.json --index 1 --out second")
 
 
 class EmitTarget(StrEnum):

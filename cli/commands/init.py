@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cli.named_model import read_named_model
 from cli.output import note, write_file
 from planner.errors import InputError
 
@@ -26,7 +27,7 @@ cluster: {{preset: {cluster}, nodes: {nodes}}}
 
 workload:
   kind: train
-  seq_len: 8192
+  seq_len: {seq_len}
   # Sequences of one optimizer step. It is yours: no plan ever changes it.
   global_batch_size: 128
   # bf16, fp16, fp8-delayed, fp8-tensorwise, fp8-blockwise or fp8-mxfp8
@@ -43,6 +44,9 @@ workload:
 # Framework that must be able to run the plan.
 # target: megatron
 """
+
+USUAL_SEQ_LEN = 8192
+"""Tokens of one sequence, where the model takes so many."""
 
 PLAIN_SCALAR = re.compile(r"[A-Za-z][A-Za-z0-9._/-]*")
 
@@ -66,10 +70,13 @@ def init(
     """Write a commented spec to start from."""
     from profiles.catalogue import load_preset
 
+    reference = model_reference(model, spec=file)
+    longest = read_named_model(model, where=f"--model {model}").max_position_embeddings
     preset = load_preset(cluster).to_cluster()
     text = TEMPLATE.format(
         file=file,
-        model=yaml_scalar(model_reference(model, spec=file)),
+        model=yaml_scalar(reference),
+        seq_len=min(USUAL_SEQ_LEN, longest),
         cluster=preset.name,
         nodes=preset.num_nodes if nodes is None else nodes,
     )

@@ -1,11 +1,11 @@
 """`shardwright mem`: the memory of one layout, without any file."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.exits import ExitCode
+from cli.named_model import read_named_model
 from cli.options import FormatOption
 from cli.output import Format, print_blocks, print_json
 from planner.layout import Granularity
@@ -78,11 +78,7 @@ def mem(
     Adam with fp32 states; layers are spread as evenly as they can be. Ends with 3 when the layout does not fit.
     """
     from cli.render_mem import mem_blocks, mem_document
-    from planner.documents import Document
-    from planner.documents.nodes import scalar_node
-    from planner.errors import Location
     from planner.mem import Degrees, memory_table
-    from planner.schema.model import read_model
     from planner.specs import TrainWorkload
     from profiles.catalogue import load_device
 
@@ -103,8 +99,7 @@ def mem(
         precision=precision,
     )
     device = load_device(gpu)
-    named = Document(file="MODEL", root=scalar_node(model, Location(file="MODEL")))
-    spec = read_model(model, document=named, path=(), base=Path())
+    spec = read_named_model(model, where="MODEL")
     table = memory_table(spec, device, workload, degrees, memory_headroom=memory_headroom)
     if format_ is Format.JSON:
         print_json(mem_document(spec, device, workload, table))

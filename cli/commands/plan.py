@@ -1,7 +1,8 @@
 """`shardwright plan`: from a spec file to the best layout, its runners-up and its launch files."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -45,8 +46,17 @@ ObjectiveOption = Annotated[
     Objective | None,
     typer.Option("--objective", help="What to optimise; replaces the spec's own.", show_default=False),
 ]
+
+
+class PlanTarget(StrEnum):
+    """Frameworks that can be planned for."""
+
+    MEGATRON = "megatron"
+    ANY = "any"
+
+
 TargetOption = Annotated[
-    Target | None,
+    PlanTarget | None,
     typer.Option(
         "--target", help="Framework that must be able to run the plan; replaces the spec's own.", show_default=False
     ),
@@ -91,7 +101,9 @@ def plan(
         check_writable(out, (PLAN_FILE,), force=force)
 
     stopwatch = Stopwatch()
-    inputs = load_inputs(spec, overrides(set_, objective=objective, target=target))
+    named = {"objective": objective, "target": target}
+    options = {name: value.value for name, value in named.items() if value is not None}
+    inputs = load_inputs(spec, set_ or (), options=options)
     stopwatch.lap("read inputs")
     with watching(show=wants_progress() and not quiet) as watch:
         found = search(inputs.model, inputs.cluster, inputs.request, top=top, watch=watch)
@@ -111,12 +123,6 @@ def plan(
         if out is not None and not quiet:
             note(f"{out}: nothing was written, because no layout fits.")
         raise typer.Exit(ExitCode.INFEASIBLE)
-
-
-def overrides(set_: Sequence[str] | None, *, objective: Objective | None, target: Target | None) -> tuple[str, ...]:
-    """Return what replaces fields of the spec, the options behind `--set`."""
-    named = (("objective", objective), ("target", target))
-    return (*(set_ or ()), *(f"{name}={value.value}" for name, value in named if value is not None))
 
 
 def save(plan: Plan, document: str, *, directory: Path | None, force: bool) -> tuple[Path, ...]:

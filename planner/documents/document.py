@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from planner.documents.json_reader import read_json
-from planner.documents.nodes import MAX_BYTES, Data, Node, check_text
+from planner.documents.nodes import MAX_BYTES, Data, Node, check_text, scalar_node
 from planner.documents.yaml_reader import read_yaml
 from planner.errors import InputError, Location
 
@@ -117,6 +117,11 @@ def parse_document(text: str, *, file: str) -> Document:
     check_text(text, file=file)
     reader = read_json if _kind(file) == "JSON" else read_yaml
     return Document(file=file, root=reader(text, file=file))
+
+
+def option_override(name: str, value: str) -> Override:
+    """Return the override of an option of its own, `--name value`, of the field of the same name."""
+    return Override(path=(name,), node=scalar_node(value, Location(file=f"--{name} {_shortened(value)}")))
 
 
 def parse_override(text: str) -> Override:

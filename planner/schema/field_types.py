@@ -8,13 +8,7 @@ from typing import Annotated, TypeGuard
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StrictInt, StrictStr
 
 from planner.schema.translate import complaint, shown, suggestion
-from planner.specs import Bounds, DType, Precision, Target
-
-MAX_LENGTH = 1 << 24
-"""Longest sequence and largest batch: far above any run, small enough that nothing derived from them overflows."""
-
-MAX_DEGREE = 1 << 20
-"""Largest degree; the largest clusters have about 2**17 GPUs."""
+from planner.specs import MAX_DEGREE, MAX_LENGTH, Bounds, DType, Precision, Target
 
 MAX_TOKENS = 10**18
 
@@ -147,7 +141,21 @@ def _one_line(value: str) -> str:
 
 
 def _texts(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    """Return a list of texts; in Megatron-LM's blends, `[0.3, /a, 0.7, /b]`, weights may be written as numbers."""
+    if not isinstance(value, list):
+        return [value] if isinstance(value, str) else value
+    numbers = [
+        index for index, item in enumerate(value) if isinstance(item, int | float) and not isinstance(item, bool)
+    ]
+    if not numbers:
+        return value
+    alternating = len(value) % 2 == 0 and all(isinstance(item, str) for item in value[1::2])
+    if not alternating or any(value[index] <= 0 for index in numbers):
+        raise complaint(
+            f"{shown(value)} is not a blend: numbers are the weights of the paths behind them.",
+            "Give paths alone, or a positive weight before every path, as in [0.3, /data/a, 0.7, /data/b].",
+        )
+    return [item if isinstance(item, str) else repr(item) for item in value]
 
 
 Degree = Annotated[Bounds, PlainValidator(_bounds), AfterValidator(_positive)]

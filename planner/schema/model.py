@@ -13,8 +13,9 @@ from planner.bundled import find_bundled, nearest_names
 from planner.documents import Document, load_document
 from planner.documents.document import format_path
 from planner.errors import InputError, Location
+from planner.schema.common_keys import HARMLESS
 from planner.schema.huggingface import is_config, read_config
-from planner.schema.inline_model import MAX_NAME, read_inline
+from planner.schema.inline_model import MAX_NAME, InlineModel, read_inline
 from planner.schema.translate import shown
 from planner.specs import ModelSpec
 
@@ -93,14 +94,30 @@ def _from_file(file: Path, *, name: str, location: Location) -> ModelSpec:
     document = load_document(file)
     fields = document.data
     if not isinstance(fields, Mapping):
-        raise InputError("The file does not hold a mapping.", location=document.locate(), hint=_FORMS)
+        what = "is empty" if fields is None else "does not hold a mapping"
+        raise InputError(f"The file {what}.", location=document.locate(), hint=_FORMS)
     if fields.keys() == {"producer", "quantization"}:
         raise InputError(
             "The file describes how a model was quantised, not the model.",
             location=document.locate(),
             hint="Give the config.json of the unquantised model.",
         )
+    if not is_config(fields) and _is_anonymous_config(fields, file):
+        raise InputError(
+            "`architectures` is missing, and so is `model_type`: this config does not say what kind of model it is.",
+            location=document.locate(),
+            hint="Use the config.json that was published with the model.",
+        )
     return _described(fields, document=document, path=(), name=name)
+
+
+def _is_anonymous_config(fields: Mapping[str, object], file: Path) -> bool:
+    """Return whether a mapping that names no class is a Hugging Face config all the same, and not our own form."""
+    own = InlineModel.model_fields
+    foreign = {key for key in fields if key not in own and key != "schema"}
+    if file.name == "config.json":
+        return bool(foreign) or any(field.is_required() and key not in fields for key, field in own.items())
+    return not foreign.isdisjoint(HARMLESS)
 
 
 def _described(

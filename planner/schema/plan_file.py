@@ -22,6 +22,8 @@ from planner.schema.translate import complaint, shown
 from planner.specs import ModelSpec, Objective, PlanRequest, Target
 from profiles.hardware import Cluster
 
+Terms = Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Phases = Annotated[dict[Phase, Terms], Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
 Rank = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 
@@ -87,8 +89,8 @@ class PlannedLayoutFile(_Mapping):
     mfu: float
     peak_memory_bytes: int
     memory_limit_bytes: int
-    memory: dict[Rank, dict[Phase, dict[str, int]]]
-    time: dict[str, float]
+    memory: Annotated[dict[Rank, Phases], Field(min_length=1)]
+    time: Annotated[dict[str, float], Field(min_length=1)]
     sources: dict[str, str]
     assumptions: tuple[str, ...]
     band: None

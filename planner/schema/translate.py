@@ -23,11 +23,18 @@ MAX_REPORTED = 20
 MAX_TRANSLATED = 200
 """Complaints that are looked at; a document with more is damaged as a whole."""
 
+PRESET = "preset"
+"""Key that gives all the others of its mapping."""
+
 Path = tuple[str | int, ...]
 T = TypeVar("T", bound=BaseModel)
 
 _UNKNOWN_KEY = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
 _MISSING = frozenset({"missing", "missing_argument", "missing_keyword_only_argument"})
+_HARDWARE = "hardware"
+"""Kind of the findings of `profiles.schema`."""
+_EXPECTATION = "Input should be "
+"""How pydantic begins what it expects."""
 _WANTED = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -46,6 +53,7 @@ _WANTED = {
     "dataclass_type": "a mapping",
     "none_required": "null",
 }
+_EMPTY_HINT = "Check that this is the file you mean; `shardwright init` writes a spec to start from."
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
     "greater_than": ("more than", "gt"),
@@ -72,10 +80,23 @@ def validated(validate: Callable[[], T], *, model: type[BaseModel], document: Do
 def translated(error: ValidationError, *, model: type, document: Document, path: Path = ()) -> InputError:
     """Return every complaint of `error`, in the order of the document."""
     found: dict[tuple[str, str], InputError] = {}
-    for details in error.errors(include_url=False)[:MAX_TRANSLATED]:
+    complaints = error.errors(include_url=False)[:MAX_TRANSLATED]
+    misspelt = {details["loc"][:-1] for details in complaints if _is_nearly_a_preset(details, model)}
+    for details in complaints:
+        if details["type"] in _MISSING and details["loc"][:-1] in misspelt:
+            continue
         translation = _translate(details, model=model, document=document, base=path)
         found.setdefault((str(translation.location), translation.message), translation)
     return all_of(found.values())
+
+
+def _is_nearly_a_preset(details: ErrorDetails, model: type) -> bool:
+    """Return whether an unknown key was meant to be `preset`, which would give everything that is missing beside it."""
+    if details["type"] not in _UNKNOWN_KEY:
+        return False
+    *parent, key = details["loc"]
+    known = _known_keys(model, tuple(parent))
+    return PRESET in known and f"`{PRESET}`" in suggestion(str(key), known)
 
 
 def all_of(errors: Iterable[InputError]) -> InputError:
@@ -129,6 +150,8 @@ def _translate(details: ErrorDetails, *, model: type, document: Document, base: 
         context = details["ctx"]
         blamed = (*path, context["field"]) if context["field"] else path
         return InputError(context["message"], location=document.locate(blamed), hint=context["hint"])
+    if not path and details["input"] is None:
+        return InputError("The file is empty.", location=document.locate(), hint=_EMPTY_HINT)
     message, hint = _problem(details, name)
     return InputError(message, location=document.locate(path), hint=hint)
 
@@ -155,7 +178,16 @@ def _problem(details: ErrorDetails, name: str) -> tuple[str, str]:
     for length, key, extreme in (("too_short", "min_length", "least"), ("too_long", "max_length", "most")):
         if kind.removeprefix("string_") == length:
             return f"{name} is {length.replace('_', ' ')}.", f"Give at {extreme} {context[key]}."
-    reason = str(context["error"]) if kind == "value_error" else str(details["msg"])
+    return _said_otherwise(str(context["error"]) if kind == "value_error" else str(details["msg"]), kind, name, given)
+
+
+def _said_otherwise(reason: str, kind: str, name: str, given: str) -> tuple[str, str]:
+    """Return the message and hint of a complaint that explains itself."""
+    if kind == _HARDWARE:
+        # Says itself what it is about, and stands behind the field's path.
+        return f"{reason.rstrip('.')}.", ""
+    if reason.startswith(_EXPECTATION):
+        return f"{given} should be {reason.removeprefix(_EXPECTATION).rstrip('.')}.", "Correct the value."
     return f"{name}: {reason.rstrip('.')}.", ""
 
 

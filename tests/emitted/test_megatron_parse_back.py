@@ -9,7 +9,8 @@ from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, emit_megatron
 from planner.plan import Plan
 from planner.readers.megatron import layout_of, read_megatron
 from planner.readers.megatron_model import model_of, workload_of
-from tests.emitted.plans import expressible_plans
+from planner.specs import Precision, TrainWorkload
+from tests.emitted.plans import LLAMA_8B, cluster_of, expressible_plans, layout_of_degrees, plan_of
 
 
 @pytest.mark.parametrize("file", [LAUNCH_SCRIPT, BATCH_SCRIPT])
@@ -23,6 +24,20 @@ def test_layout_model_and_workload_survive_the_round_trip(file: str, plan: Plan)
     named = dataclasses.replace(plan.model, name=file, architecture="megatron-lm")
     assert model_of(job) == named
     assert workload_of(job) == plan.request.workload
+
+
+def test_a_blend_of_data_survives_the_round_trip() -> None:
+    layout = layout_of_degrees(layers=(32,), tp=2, dp=8, num_microbatches=16)
+    workload = TrainWorkload(
+        seq_len=8192,
+        global_batch_size=128,
+        precision=Precision.BF16,
+        data_path=("0.3", "/data/a", "0.7", "/data/b"),
+        tokenizer_model="/models/t",
+    )
+    text = emit_megatron(plan_of(LLAMA_8B, workload, layout, cluster_of(2, 8)))[LAUNCH_SCRIPT]
+    assert "    --data-path 0.3 /data/a 0.7 /data/b\n" in text
+    assert workload_of(read_megatron(text, file=LAUNCH_SCRIPT)).data_path == workload.data_path
 
 
 @settings(max_examples=50, deadline=None)

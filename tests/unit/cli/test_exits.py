@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -113,6 +114,16 @@ def test_a_reader_that_leaves_causes_no_traceback() -> None:
     process.stderr.close()
     assert process.wait() == 141
     assert errors == ""
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["--help"], ["--version"]])
+def test_a_full_disk_behind_standard_output_is_one_line(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "cli.main", *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert result.returncode == 2
+    assert result.stderr == "error: Standard output cannot be written: No space left on device.\n"
 
 
 def test_a_usage_error_ends_with_2() -> None:

@@ -1,7 +1,9 @@
 """`shardwright explain` says where time and memory go, and what every other layout would change."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -20,9 +22,11 @@ What limits it
 
 Where the time goes
   term                 time    share  source
-  gemm             150.0 ms   75.0 %  roofline
-  pipeline bubble   50.0 ms   25.0 %  simulated schedule
+  gemm             150.0 ms   75.0 %  [1]
+  pipeline bubble   50.0 ms   25.0 %  [2]
   step             200.0 ms  100.0 %
+  [1] roofline
+  [2] simulated schedule
 
 Memory by rank and phase
   from rank  initialisation  forward-backward  optimizer-step      left
@@ -31,9 +35,11 @@ Memory by rank and phase
 
 Memory of rank 0 in forward-backward
   term           memory    share  source
-  activations  4.00 GiB   66.7 %  saved tensors, 2 micro-batches in flight
-  weights      2.00 GiB   33.3 %  2 bytes a parameter
+  activations  4.00 GiB   66.7 %  [1]
+  weights      2.00 GiB   33.3 %  [2]
   peak         6.00 GiB  100.0 %
+  [1] saved tensors, 2 micro-batches in flight
+  [2] 2 bytes a parameter
 
 Against layout 1, the rule-of-thumb baseline
   differs in   tp 4 [2]; pp 1 [2]; schedule none [1f1b]; layers per stage 4 [2 x 2]
@@ -96,3 +102,63 @@ def test_a_plan_that_found_nothing_is_explained_too(tmp_path: Path) -> None:
     assert "  2 nodes instead of 1  --set cluster.nodes=2\n" in result.stdout
     document = json.loads(RUNNER.invoke(app, ["explain", str(path), "--format", "json"]).stdout)
     assert document["shortfall_bytes"] == GIB
+
+
+AGAIN = "Plan again from the spec; a plan file is not edited by hand."
+
+
+def edit_batch(document: dict[str, Any]) -> None:
+    document["plans"][0]["layout"]["num_microbatches"] = 8
+
+
+def edit_layers(document: dict[str, Any]) -> None:
+    document["plans"][1]["layout"]["stages"][0]["num_layers"] = 5
+
+
+def edit_step(document: dict[str, Any]) -> None:
+    document["plans"][1]["step_seconds"] = 0.1
+
+
+def edit_baseline(document: dict[str, Any]) -> None:
+    document["baseline"]["layout"]["sequence_parallel"] = True
+    document["baseline"]["layout"]["tp"] = 3
+
+
+def empty_memory(document: dict[str, Any]) -> None:
+    document["plans"][0]["memory"] = {}
+
+
+def remove_plans(document: dict[str, Any]) -> None:
+    del document["plans"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "messages"),
+    [
+        (
+            edit_batch,
+            [f"plans[0]: This layout cannot be: micro-batch 1 x 8 x dp 1 = 8 sequences, not 16.\n{AGAIN}"],
+        ),
+        (edit_layers, [f"plans[1]: This layout cannot be: the stages hold 5 of 4 layers.\n{AGAIN}"]),
+        (edit_step, [f"plans[1]: This layout cannot be: searched at 0.1 s, evaluated at 0.25 s.\n{AGAIN}"]),
+        (
+            edit_baseline,
+            [
+                "baseline: This layout cannot be: tp cp pp dp = 3 ranks on 4 GPUs.",
+                "baseline: This layout cannot be: 8 attention heads do not split over tp 3.",
+            ],
+        ),
+        (empty_memory, ["plans[0].memory: `memory` is too short.\nGive at least 1."]),
+        (remove_plans, [f"The file is damaged or no plan: `plans` is missing.\n{AGAIN}"]),
+    ],
+)
+def test_an_edited_plan_is_refused(
+    plan_file: Path, edit: Callable[[dict[str, Any]], None], messages: list[str]
+) -> None:
+    document = json.loads(plan_file.read_text())
+    edit(document)
+    plan_file.write_text(json.dumps(document))
+    result = RUNNER.invoke(app, ["explain", str(plan_file)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    for message in messages:
+        assert message in result.stderr

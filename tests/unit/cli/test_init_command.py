@@ -50,8 +50,20 @@ def test_a_path_is_written_as_the_spec_sees_it(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     (tmp_path / "specs").mkdir()
     (tmp_path / "my model").mkdir()
+    (tmp_path / "my model" / "config.json").write_text(
+        '{"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 100, "n_positions": 1024}'
+    )
     assert RUNNER.invoke(app, ["init", "specs/a.yaml", "--model", "my model"]).exit_code == 0
-    assert 'model: "../my model"\n' in (tmp_path / "specs" / "a.yaml").read_text()
+    text = (tmp_path / "specs" / "a.yaml").read_text()
+    assert 'model: "../my model"\n' in text
+    assert "  seq_len: 1024\n" in text
+
+
+@pytest.mark.parametrize(("model", "seq_len"), [("llama-2-7b", 4096), ("llama-3.1-8b", 8192)])
+def test_sequences_are_no_longer_than_the_model_takes(tmp_path: Path, model: str, seq_len: int) -> None:
+    path = tmp_path / "spec.yaml"
+    assert RUNNER.invoke(app, ["init", str(path), "--model", model]).exit_code == 0
+    assert load_inputs(path).request.workload.seq_len == seq_len
 
 
 def test_an_unknown_model_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

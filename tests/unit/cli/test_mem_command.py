@@ -18,7 +18,7 @@ def test_a_layout_that_fits_is_shown_by_rank_and_by_term() -> None:
     lines = result.stdout.splitlines()
     assert lines[0] == "llama-3.1-70b, 70,553,706,496 parameters, on h100-sxm-80gb"
     assert lines[1] == (
-        "  tp 8 with sequence parallelism, pp 4, dp 2; ZeRO 1; 4 micro-batches of 1; 1f1b; recompute none"
+        "  tp 8 with sequence parallelism, pp 4, dp 2; zero_stage 1; 4 micro-batches of 1; 1f1b; recompute none"
     )
     assert any(line.startswith("Fits: ") for line in lines)
     ranks = lines[lines.index("Memory by rank and phase") + 2 :][:4]
@@ -90,3 +90,9 @@ def test_degrees_that_are_not_legal_are_a_message() -> None:
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "num_attention_heads is not a multiple of tp" in result.stderr
+
+
+def test_numbers_beyond_any_run_are_a_message() -> None:
+    result = RUNNER.invoke(app, ["mem", "llama-3.1-8b", "--tp", "99999999999999999999"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == ("error: tp * pp * dp = 99999999999999999999 is out of range.\nGive at most 1,048,576.\n")

@@ -2,18 +2,18 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import planner.search
-from cli.commands.plan import overrides
 from cli.main import app
 from planner.emit.megatron import emit_megatron
 from planner.plan import Plan
 from planner.schema.plan import plan_to_text
-from planner.specs import ModelSpec, Objective, PlanRequest, Target
+from planner.specs import Constraints, ModelSpec, Objective, PlanRequest, Target
 from profiles.hardware import Cluster
 from tests.unit.cli.samples import infeasible_plan, sample_plan
 
@@ -27,14 +27,14 @@ workload: {kind: train, seq_len: 8192, global_batch_size: 128, precision: bf16}
 """
 
 SCREEN = """\
-sample-4l on quad: 1 node of 4 x gpu-8gb, 4 GPUs
+sample-4l, 9,941,504 parameters, on quad: 1 node of 4 x gpu-8gb, 4 GPUs
 pretrain, sequences of 1,024 tokens, global batch 16 (16,384 tokens a step), bf16, adam, target megatron
 
 Optimal by step-time: no layout searched is better.
 12 layouts searched: 4 legal, 2 simulated.
 
 Best layout
-  tp 2 with sequence parallelism, pp 2, dp 1; ZeRO 1; 16 micro-batches of 1; 1f1b; recompute none
+  tp 2 with sequence parallelism, pp 2, dp 1; zero_stage 1; 16 micro-batches of 1; 1f1b; recompute none
   layers per stage  2 x 2
   overlapped        gradient reduction, parameter gather
   step time         200.0 ms (simulated independently: 200.0 ms)
@@ -43,8 +43,8 @@ Best layout
   whole run         1.0 days for 7,077,888,000 tokens, cost 240 at 2.50 per GPU hour
 
 Runners-up and baseline
-  index         step time   slower  peak memory  what differs [best]
-  1 = baseline   250.0 ms  +25.0 %     5.00 GiB  tp 4 [2]; pp 1 [2]
+  index         step time  vs best  peak memory  what differs [best]
+  1 = baseline   250.0 ms  +25.0 %     5.00 GiB  tp 4 [2]; pp 1 [2]; ...
   The best layout is 1.25 times as fast as the rule-of-thumb baseline.
 
 Assumptions
@@ -61,7 +61,7 @@ Why nothing fits
   1.00 GiB are missing on the heaviest rank.
 
 Closest attempt
-  tp 2 with sequence parallelism, pp 2, dp 1; ZeRO 1; 16 micro-batches of 1; 1f1b; recompute none
+  tp 2 with sequence parallelism, pp 2, dp 1; zero_stage 1; 16 micro-batches of 1; 1f1b; recompute none
   layers per stage  2 x 2
   peak memory       6.00 GiB on rank 0 in forward-backward, of 5.00 GiB usable
 
@@ -195,9 +195,56 @@ def test_options_replace_fields_of_the_spec(spec: Path, finds: Finds) -> None:
     assert asked[0].objective is Objective.STEP_TIME
 
 
-def test_named_options_stand_behind_set() -> None:
-    assert overrides(["a=1"], objective=Objective.COST, target=None) == ("a=1", "objective=cost")
-    assert overrides(None, objective=None, target=Target.ANY) == ("target=any",)
+def test_what_an_option_asks_for_is_blamed_on_the_option(spec: Path, finds: Finds) -> None:
+    asked = finds(sample_plan())
+    result = RUNNER.invoke(app, ["plan", str(spec), "--objective", "cost"])
+    assert (result.exit_code, result.stdout, asked) == (2, "", [])
+    assert result.stderr == (
+        "error: --objective cost: objective: `objective` = cost needs the price of a GPU, "
+        "which the cluster does not give.\nAdd price_per_gpu_hour to the cluster.\n"
+    )
+
+
+def test_only_targets_that_can_be_planned_are_offered(spec: Path, finds: Finds) -> None:
+    asked = finds(sample_plan())
+    result = RUNNER.invoke(app, ["plan", str(spec), "--target", "vllm"])
+    assert (result.exit_code, asked) == (2, [])
+    assert "Invalid value for '--target': 'vllm' is not one of 'megatron', 'any'." in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--top", "x"], "Invalid value for '--top': It must be a whole number."),
+        (["--top", "0"], "Invalid value for '--top': It must be at least 1."),
+        (["--out", ""], "Invalid value for '--out' / '-o': The name is empty; write . for the current directory."),
+    ],
+)
+def test_a_value_that_an_option_cannot_take_is_refused_in_plain_words(
+    spec: Path, finds: Finds, arguments: list[str], message: str
+) -> None:
+    asked = finds(sample_plan())
+    result = RUNNER.invoke(app, ["plan", str(spec), *arguments])
+    assert (result.exit_code, asked) == (2, [])
+    assert message in result.stderr
+
+
+def test_the_baseline_is_said_to_ignore_constraints(spec: Path, finds: Finds) -> None:
+    plan = sample_plan()
+    constrained = replace(plan.request, constraints=Constraints(sequence_parallel=True))
+    finds(replace(plan, request=constrained))
+    assert (
+        "  The best layout is 1.25 times as fast as the rule-of-thumb baseline. "
+        "The baseline ignores your constraints.\n"
+    ) in RUNNER.invoke(app, ["plan", str(spec)]).stdout
+    slow, fast = plan.plans
+    finds(replace(plan, request=constrained, plans=(fast,), baseline=slow))
+    screen = RUNNER.invoke(app, ["plan", str(spec)]).stdout
+    assert "  baseline   200.0 ms  -20.0 %     6.00 GiB  " in screen
+    assert (
+        "  The best layout takes 1.25 times as long as the rule-of-thumb baseline. "
+        "The baseline ignores your constraints.\n"
+    ) in screen
 
 
 def test_every_mistake_in_a_spec_is_printed_and_nothing_is_searched(tmp_path: Path, finds: Finds) -> None:

@@ -13,10 +13,13 @@ from cli.render import (
     as_text,
     columns,
     counted,
+    duration,
     gib,
     milliseconds,
+    numbered,
     percent,
     rate,
+    shown_columns,
     signed_gib,
     signed_milliseconds,
     signed_percent,
@@ -75,6 +78,28 @@ def test_rich_takes_markup_in_names_as_text(monkeypatch: pytest.MonkeyPatch) -> 
     assert "[bold]x[/bold]" in text
     assert "[red]y" in text
     assert "[/]" in text
+
+
+def test_narrow_terminals_do_without_the_spare_columns() -> None:
+    header = columns("name", ">a", ">b", "prose", spare=("b", "a"))
+    table = Table(columns=header, rows=(("n" * 10, "1" * 10, "2" * 10, "words " * 20),))
+    assert shown_columns(table, width=80) == (0, 1, 2, 3)
+    assert shown_columns(table, width=60) == (0, 1, 3)
+    assert shown_columns(table, width=20) == (0, 3)
+
+
+def test_equal_texts_share_a_number() -> None:
+    found = numbered(["a", "b", "a"])
+    assert found.marks == ("[1]", "[2]", "[1]")
+    assert as_text(found.notes) == "  [1] a\n  [2] b\n"
+
+
+@pytest.mark.parametrize(
+    ("days", "text"),
+    [(1234.5, "1,234.5 days"), (1.0, "1.0 days"), (0.5, "12.0 hours"), (0.01, "14 minutes"), (1e-4, "0.14 minutes")],
+)
+def test_short_runs_are_given_in_hours_or_minutes(days: float, text: str) -> None:
+    assert duration(days) == text
 
 
 def test_a_row_that_misses_a_cell_is_refused() -> None:

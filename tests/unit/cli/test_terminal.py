@@ -6,6 +6,12 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+from cli.render import hanging
+from planner.bundled import model_names
+from profiles.catalogue import device_names, preset_names
+
 
 def run_on_terminal(*arguments: str, columns: int) -> str:
     """Return what the command line draws on a terminal of this width, styles taken off."""
@@ -35,6 +41,28 @@ def test_a_terminal_gets_tables_that_fit_it() -> None:
     assert max(len(line.rstrip("\r")) for line in drawn.split("\n")) <= 80
     # Long sources are wrapped, not cut off.
     assert "…" not in drawn
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("command", ["clusters", "models"])
+def test_names_are_never_folded(command: str, columns: int) -> None:
+    drawn = run_on_terminal(command, columns=columns)
+    lines = [line.rstrip("\r") for line in drawn.split("\n")]
+    assert max(len(line) for line in lines) <= columns
+    names = {word for line in lines for word in line.split()}
+    known = model_names() if command == "models" else (*preset_names(), *device_names())
+    assert set(known) <= names
+
+
+def test_what_has_no_room_is_left_out_and_said() -> None:
+    drawn = run_on_terminal("models", columns=60)
+    assert "Left out to fit 60 columns: heads, " in drawn
+    assert "Left out" not in run_on_terminal("models", columns=200)
+
+
+def test_long_lines_are_folded_with_a_hanging_indent() -> None:
+    assert hanging("  one two three", width=10) == "  one two\n    three"
+    assert hanging("one two three", width=8) == "one two\n  three"
 
 
 def test_a_pipe_gets_plain_text() -> None:

@@ -37,7 +37,9 @@ def test_the_plan_and_its_launch_files_are_there(planned: Path) -> None:
 
 def test_the_screen_is_plain_when_piped(planned: Path) -> None:
     screen = (planned / "screen.txt").read_text()
-    assert screen.startswith("llama-3.1-8b on dgx-h100: 1 node of 8 x h100-sxm-80gb, 8 GPUs\n")
+    assert screen.startswith(
+        "llama-3.1-8b, 8,030,261,248 parameters, on dgx-h100: 1 node of 8 x h100-sxm-80gb, 8 GPUs\n"
+    )
     assert screen.isascii()
     assert "\x1b" not in screen
     assert len(screen.splitlines()) < 50

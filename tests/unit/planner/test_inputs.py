@@ -115,7 +115,7 @@ def test_overrides_apply_in_order_and_are_blamed_by_their_text(tmp_path: Path) -
         (
             "nodes: 8",
             "nodes: 8, host_ram: 3T",
-            "spec.yaml:3:49: cluster.host_ram: `host_ram`: '3T' is not a size: write for example 80GiB, 2TB.",
+            "spec.yaml:3:49: cluster.host_ram: '3T' is not a size: write for example 80GiB, 2TB.",
         ),
         (
             "8192",
@@ -225,6 +225,38 @@ def test_pinned_sizes_that_contradict_one_another_are_refused(tmp_path: Path, co
 )
 def test_pinned_sizes_that_just_fit_are_taken(tmp_path: Path, constraints: str) -> None:
     assert load(tmp_path, f"{SPEC}constraints: {constraints}\n").cluster.world_size == 64
+
+
+def test_a_misspelt_preset_is_the_only_complaint(tmp_path: Path) -> None:
+    found = error_of(tmp_path, SPEC.replace("preset", "presett"))
+    assert found.startswith(
+        "spec.yaml:3:11: cluster.presett: `presett` is not a known key.\nDid you mean `preset`? Known keys: preset, "
+    )
+    assert found.count("spec.yaml:") == 1
+
+
+def test_what_misses_beside_another_unknown_key_is_still_said(tmp_path: Path) -> None:
+    assert "`gpu` is missing in `cluster`." in error_of(tmp_path, SPEC.replace("preset", "zzz"))
+
+
+def test_a_name_that_is_not_in_the_catalogue_is_said_once(tmp_path: Path) -> None:
+    assert error_of(tmp_path, overrides=("cluster.gpu=l40",)) == (
+        "--set cluster.gpu=l40: cluster.gpu: GPU 'l40' is not in the catalogue. Nearest: l40s."
+    )
+
+
+def test_an_empty_part_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text("")
+    assert error_of(tmp_path, SPEC.replace("{preset: dgx-h100, nodes: 8}", "cluster.yaml")) == (
+        "cluster.yaml:1:1: The file is empty.\nDescribe the cluster in it."
+    )
+
+
+def test_an_option_is_blamed_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    with pytest.raises(InputError) as caught:
+        load_inputs(tmp_path / "spec.yaml", ("objective=step-time",), options={"objective": "cost"})
+    assert str(caught.value.location) == "--objective cost: objective"
 
 
 def test_a_field_of_a_bundled_model_cannot_be_set(tmp_path: Path) -> None:

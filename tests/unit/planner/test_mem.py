@@ -70,7 +70,8 @@ def test_layers_are_spread_evenly(num_layers: int, num_stages: int, counts: tupl
     ("degrees", "rule"),
     [
         (replace(DEGREES, tp=128), "num_attention_heads is not a multiple of tp"),
-        (replace(DEGREES, pp=81), "more virtual stages than layers"),
+        (replace(DEGREES, pp=81), "more pipeline stages than layers"),
+        (replace(DEGREES, vpp=21), "more virtual stages than layers"),
         (
             replace(DEGREES, vpp=2, num_microbatches=6),
             "interleaving needs a number of micro-batches that is a multiple of pp",
@@ -88,6 +89,10 @@ def test_a_layout_that_breaks_a_rule_is_refused(degrees: Degrees, rule: str) -> 
 
 
 def test_a_precision_that_the_gpu_lacks_is_refused() -> None:
-    workload = replace(WORKLOAD, precision=Precision.FP8_DELAYED)
-    with pytest.raises(InputError, match=r"a100-sxm-80gb does not multiply in fp8\."):
-        memory_table(MODEL, load_device("a100-sxm-80gb"), workload, DEGREES, memory_headroom=0.0)
+    for precision, gpu, why in (
+        (Precision.FP8_DELAYED, "a100-sxm-80gb", "it has no fp8 matrix units"),
+        (Precision.FP8_MXFP8, "h100-sxm-80gb", r"MXFP8 needs compute capability 10\.x"),
+    ):
+        workload = replace(WORKLOAD, precision=precision)
+        with pytest.raises(InputError, match=rf"`precision` = {precision} does not run on {gpu}: {why}"):
+            memory_table(MODEL, load_device(gpu), workload, DEGREES, memory_headroom=0.0)

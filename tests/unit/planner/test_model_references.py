@@ -126,10 +126,20 @@ def test_a_quantisation_file_is_not_a_model(tmp_path: Path) -> None:
     assert refused("q.json", tmp_path).message == "The file describes how a model was quantised, not the model."
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "null", '"llama"'])
+@pytest.mark.parametrize("text", ["[]", "3", '"llama"'])
 def test_a_file_without_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text, "utf-8")
     assert refused("config.json", tmp_path).message == "The file does not hold a mapping."
+
+
+@pytest.mark.parametrize(
+    "text", ['{"hidden_size": 64, "num_hidden_layers": 2}', '{"torch_dtype": "bf16", "rms_norm_eps": 1e-5}']
+)
+def test_a_config_that_names_no_class_is_refused_for_just_that(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text, "utf-8")
+    assert refused("config.json", tmp_path).message == (
+        "`architectures` is missing, and so is `model_type`: this config does not say what kind of model it is."
+    )
 
 
 def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:

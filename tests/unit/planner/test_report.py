@@ -27,7 +27,7 @@ from tests.unit.cli.samples import GIB, sample_layout, sample_model, sample_plan
 
 def test_a_layout_is_named_in_one_line() -> None:
     assert layout_in_words(sample_layout()) == (
-        "tp 2 with sequence parallelism, pp 2, dp 1; ZeRO 1; 16 micro-batches of 1; 1f1b; recompute none"
+        "tp 2 with sequence parallelism, pp 2, dp 1; zero_stage 1; 16 micro-batches of 1; 1f1b; recompute none"
     )
 
 
@@ -37,7 +37,8 @@ def test_a_layout_is_named_in_one_line() -> None:
         (Recompute(granularity=Granularity.NONE), "none"),
         (Recompute(granularity=Granularity.SELECTIVE, modules=("core_attn", "mlp")), "selective (core_attn, mlp)"),
         (Recompute(granularity=Granularity.FULL), "full"),
-        (Recompute(granularity=Granularity.FULL, num_layers=3), "full (3 layers a stage)"),
+        (Recompute(granularity=Granularity.FULL, num_layers=3), "full for the first 3 layers of each stage"),
+        (Recompute(granularity=Granularity.FULL, num_layers=1), "full for the first layer of each stage"),
     ],
 )
 def test_recompute_is_said_with_its_extent(recompute: Recompute, words: str) -> None:

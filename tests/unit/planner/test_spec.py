@@ -116,6 +116,17 @@ def test_lora_takes_every_module_and_no_scale_unless_told() -> None:
     assert request.workload.lora == Lora(rank=8, alpha=8.0, target_modules=("qkv", "proj", "fc1", "fc2"))
 
 
+@pytest.mark.parametrize("written", ["[0.3, /a, 0.7, /b]", "['0.3', /a, 0.7, /b]"])
+def test_a_blend_keeps_its_order_as_text(written: str) -> None:
+    request = read(HEAD + WORKLOAD.replace("}", f", data_path: {written}}}"))
+    assert request.workload.data_path == ("0.3", "/a", "0.7", "/b")
+
+
+BLEND_HINT = (
+    ": numbers are the weights of the paths behind them.\n"
+    "Give paths alone, or a positive weight before every path, as in [0.3, /data/a, 0.7, /data/b]."
+)
+
 WORKLOAD_KEYS = (
     "Known keys: kind, seq_len, global_batch_size, precision, master_dtype, gradient_dtype, moment_dtype, optimizer, "
     "attention_kernel, method, lora, tokens_to_train, hidden_dropout, attention_dropout, data_path, tokenizer_model."
@@ -142,7 +153,11 @@ TOKENS_HINT = "Give a whole number, or one such as 300B or 1.5T (K, M, B, T are 
         ("hidden_dropout: 1", "hidden_dropout: `hidden_dropout` = 1 is out of range.\nGive a value of less than 1.0."),
         ("hidden_dropout: -1", "hidden_dropout: `hidden_dropout` = -1 is out of range.\nGive a value of at least 0.0."),
         ("hidden_dropout: '0'", 'hidden_dropout: `hidden_dropout` = "0" is not a number.\nGive a number.'),
-        ("data_path: [a, 1]", "data_path[1]: `data_path[1]` = 1 is not text.\nGive text."),
+        ("data_path: 1", "data_path: `data_path` = 1 is not a list.\nGive a list."),
+        ("data_path: [a, true]", "data_path[1]: `data_path[1]` = true is not text.\nGive text."),
+        ("data_path: [a, 1]", f'data_path: ["a", 1] is not a blend{BLEND_HINT}'),
+        ("data_path: [0.3, a, 0.7]", f'data_path: [0.3, "a", 0.7] is not a blend{BLEND_HINT}'),
+        ("data_path: [0.3, a, 0, b]", f'data_path: [0.3, "a", 0, "b"] is not a blend{BLEND_HINT}'),
         ("tokenizer_model: ''", 'tokenizer_model: "" is not a name on one line.\nGive text without line ends.'),
         ("tokens_to_train: 3X", f'tokens_to_train: "3X" is not a number of tokens.\n{TOKENS_HINT}'),
         ("tokens_to_train: 1.5", f"tokens_to_train: 1.5 is not a number of tokens.\n{TOKENS_HINT}"),
@@ -325,6 +340,13 @@ def test_at_most_twenty_errors_are_reported() -> None:
     assert error_of(text).endswith("10 more errors follow.\nCorrect these first.")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "7", "text"])
+@pytest.mark.parametrize("text", ["[]", "7", "text"])
 def test_a_document_that_is_no_mapping_is_refused(text: str) -> None:
     assert error_of(text).endswith(" is not a mapping.\nGive a mapping.")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but a comment\n", "null"])
+def test_an_empty_document_is_said_to_be_empty(text: str) -> None:
+    assert error_of(text).endswith(
+        ": The file is empty.\nCheck that this is the file you mean; `shardwright init` writes a spec to start from."
+    )
