@@ -1,4 +1,4 @@
-"""Where output goes: one document on standard output, progress on standard error, files all at once or not at all."""
+"""Where output goes: one document on standard output, progress on standard error, files whole or not at all."""
 
 import json
 import os
@@ -151,7 +151,8 @@ def write_files(directory: Path, files: Mapping[str, str], *, force: bool) -> tu
     with one rename; into one that does, each file is moved with one rename. Files of other names are left alone.
 
     Raises:
-        InputError: When something stands in the way or cannot be written; then no file has changed.
+        InputError: When something stands in the way or cannot be written. No file is ever left half written, and
+            until the first rename none has changed; where a later rename fails, the earlier files are the new ones.
     """
     check_writable(directory, files, force=force)
     place = Location(file=str(directory), path="--out")

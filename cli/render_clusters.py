@@ -108,6 +108,7 @@ def device_blocks(name: str) -> tuple[Block, ...]:
         ("vendor", device.vendor),
         ("architecture", device.architecture),
         ("compute capability", device.compute_capability or "none"),
+        ("links between GPUs", device.peer_topology if device.peer_bytes_per_second else "none"),
     )
     return (Line(device.name, Style.HEADING), Facts(pairs=facts), _figures_table(device_figures(name)))
 

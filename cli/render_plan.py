@@ -42,7 +42,7 @@ DERIVED_SETTINGS = ("num_microbatches", "schedule", "overlap", "layers per stage
 LEFT_OUT = "..."
 
 
-def plan_blocks(plan: Plan, *, written: Sequence[Path] = (), verbose: bool = False) -> tuple[Block, ...]:
+def plan_blocks(plan: Plan, *, verbose: bool = False) -> tuple[Block, ...]:
     """Return what `plan` prints."""
     blocks = [*header(plan), *verdict(plan)]
     if plan.infeasible is not None:
@@ -54,9 +54,12 @@ def plan_blocks(plan: Plan, *, written: Sequence[Path] = (), verbose: bool = Fal
             blocks += section("Assumptions", *(Item(text) for text in plan.best.assumptions))
     if verbose:
         blocks += search_blocks(plan.search)
-    if written:
-        blocks += section("Files", *(Item(str(path)) for path in written))
     return tuple(blocks)
+
+
+def file_blocks(written: Sequence[Path]) -> tuple[Block, ...]:
+    """Return the list of the files that were written, nothing without any."""
+    return section("Files", *(Item(str(path)) for path in written)) if written else ()
 
 
 def header(plan: Plan) -> tuple[Block, ...]:
@@ -228,7 +231,7 @@ def _most_first(entry: tuple[str, int]) -> tuple[int, str]:
 
 
 def infeasible_blocks(infeasible: Infeasible) -> tuple[Block, ...]:
-    """Return why nothing fits, by how much, and the smallest changes that would."""
+    """Return why nothing fits, by how much, and changes that would fit."""
     blocks: list[Block] = [*section("Why nothing fits", Line(f"  {infeasible.binding}"))]
     if infeasible.shortfall_bytes:
         blocks.append(Line(f"  {gib(infeasible.shortfall_bytes)} are missing on the heaviest rank."))
@@ -243,7 +246,7 @@ def infeasible_blocks(infeasible: Infeasible) -> tuple[Block, ...]:
         )
     if infeasible.relaxations:
         blocks += section(
-            "Smallest changes that fit, each by itself",
+            "Changes that fit, each by itself",
             Table(
                 columns=columns("change", "try"),
                 rows=tuple((entry.change, f"--set {entry.path}={entry.value}") for entry in infeasible.relaxations),

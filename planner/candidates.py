@@ -13,6 +13,7 @@ from planner.communication import (
     exposed_seconds,
     gradient_norm_reduction,
     optimizer_traffic,
+    overlapped_transfer_seconds,
     tied_embedding_reduction,
     transfer,
 )
@@ -113,7 +114,7 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
 
 
 class Pricer:
-    """Prices points of one space; equal stage problems are solved once.
+    """Prices points of one space.
 
     Args:
         table: Costs of the space.
@@ -231,9 +232,14 @@ class Pricer:
             ).seconds
             for index in range(len(stages) - 1)
         )
+        slowdown = self.table.cost_model.transfer_slowdown
+        beside = [
+            overlapped_transfer_seconds(transfers, stage=index, layout=layout, slowdown=slowdown)
+            for index in range(len(stages))
+        ]
         times = StageTimes(
-            forward_seconds_V=forward_V,
-            backward_seconds_V=backward_V,
+            forward_seconds_V=tuple(seconds + added for seconds, added in zip(forward_V, beside, strict=True)),
+            backward_seconds_V=tuple(seconds + added for seconds, added in zip(backward_V, beside, strict=True)),
             transfer_seconds_E=transfers,
             blocking_transfers=layout.pp > 1 and not layout.overlap.p2p,
             first_forward_extra_seconds_V=first_V,

@@ -92,13 +92,32 @@ def transfer(layout: Layout, *, pipeline_rank: int, stream_bytes: int) -> Collec
         stream_bytes: The residual stream of one micro-batch on one rank.
     """
     ranks_per_stage = layout.tp * layout.cp * layout.dp
+    # Every rank of the stage sends at the same time and the slowest pair decides: reach from the first sender to the
+    # last receiver, so that a boundary that any pair crosses is crossed.
+    last_of_stage = ranks_per_stage - 1
     if pipeline_rank + 1 < layout.pp:
-        first, distance = pipeline_rank * ranks_per_stage, ranks_per_stage
+        first, distance = pipeline_rank * ranks_per_stage, ranks_per_stage + last_of_stage
     else:
-        first, distance = 0, (layout.pp - 1) * ranks_per_stage
+        first, distance = 0, (layout.pp - 1) * ranks_per_stage + last_of_stage
     return Collective(
         kind=CollectiveKind.SEND_RECV, buffer_bytes=stream_bytes, size=2, stride=distance, first_rank=first
     )
+
+
+def overlapped_transfer_seconds(
+    transfer_seconds: tuple[float, ...], *, stage: int, layout: Layout, slowdown: float
+) -> float:
+    """Return what a pass of one virtual stage loses to the transfers beside it: what it receives and what it sends.
+
+    Args:
+        transfer_seconds: Time of each boundary between neighbouring virtual stages.
+        stage: The virtual stage.
+        layout: The layout; transfers that are not overlapped cost waiting instead.
+        slowdown: Seconds that a pass loses for each second of a transfer.
+    """
+    if not layout.overlap.p2p:
+        return 0.0
+    return slowdown * sum(transfer_seconds[max(stage - 1, 0) : stage + 1])
 
 
 def tied_embedding_reduction(num_elements: int, layout: Layout, workload: TrainWorkload) -> Collective | None:
@@ -139,14 +158,18 @@ def num_moments(workload: TrainWorkload) -> int:
 
 
 def communicator_sizes(layout: Layout, *, tied_embedding: bool) -> tuple[int, ...]:
-    """Return the sizes of the communicators that one rank opens during a step, groups of one left out.
+    """Return the sizes of the communicators that one rank opens, groups of one left out.
 
-    Tensor, data and pipeline parallel, the pair of first and last stage for a tied embedding, and all ranks of one
-    model replica for the gradient norm.
+    The default group of all ranks; tensor and data parallel; the gradient norm's group (all ranks where states are
+    sharded, else one model replica); the pipeline's group, or with overlapped transfers, which PyTorch does not batch,
+    a pair with each neighbour; the first and the last stage for a tied embedding.
     """
-    sizes = [layout.tp, layout.dp * layout.cp, layout.pp]
-    if layout.tp > 1 and layout.pp > 1:
-        sizes.append(layout.tp * layout.pp)
+    world = layout.world_size
+    sizes = [world, layout.tp, layout.dp * layout.cp, world if layout.zero_stage >= 1 else layout.tp * layout.pp]
+    if layout.overlap.p2p:
+        sizes += [2] * min(layout.pp - 1, 2)
+    else:
+        sizes.append(layout.pp)
     if tied_embedding and layout.pp > 1:
         sizes.append(2)
     return tuple(size for size in sizes if size > 1)

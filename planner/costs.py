@@ -19,16 +19,15 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.communication import communicator_sizes, gradient_norm_reduction, optimizer_traffic
+from planner.communication import gradient_norm_reduction, optimizer_traffic
 from planner.graph import ModelGraph
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.memory import (
     CONTEXT_BYTES,
     FP8_COPY_BYTES,
     FRAGMENTATION_FRACTION,
-    GROUP_COMMUNICATOR_BYTES,
-    PAIR_COMMUNICATOR_BYTES,
     RankModel,
+    communicator_bytes,
     head_elements,
     head_peak_bytes,
     shard_model,
@@ -173,9 +172,7 @@ class ShapeCosts:
             "stream": self.rank_model.stream_bytes,
             "head_peak": head_peak_bytes(self.rank_model),
             "whole layer": self.whole_layer_bytes,
-            "whole working": min(
-                layer.all_saved_bytes - layer.layer_input_bytes + layer.transient_bytes for layer in layers
-            ),
+            "whole working": min(layer.transient_bytes for layer in layers),
         }
         for index, choice in enumerate(self.recomputes):
             facts[f"saved {index}"] = min(layer.saved_bytes(choice) for layer in layers)
@@ -308,7 +305,7 @@ class CostTable:
         return np.array(tails)[index_X.ravel()]
 
 
-def _mesh(*, tp: int, pp: int, dp: int, zero_stage: int) -> Layout:
+def _mesh(*, tp: int, pp: int, dp: int, zero_stage: int, interleaved: bool = False) -> Layout:
     """Return a layout of these degrees, for functions that read the mesh alone."""
     return Layout(
         tp=tp,
@@ -321,7 +318,7 @@ def _mesh(*, tp: int, pp: int, dp: int, zero_stage: int) -> Layout:
         num_microbatches=1,
         schedule=Schedule.NO_PIPELINE if pp == 1 else Schedule.ONE_F_ONE_B,
         recompute=Recompute(granularity=Granularity.NONE),
-        overlap=Overlap(grad_reduce=False, param_gather=False, p2p=False),
+        overlap=Overlap(grad_reduce=False, param_gather=False, p2p=interleaved),
         stages=stages_from_counts((0,) * pp),
     )
 
@@ -410,10 +407,13 @@ class _MemoryNeed:
 
 def _communicator_bytes_X(points: Points, *, tied: bool) -> FloatArray:
     """Return the bytes of communicators of each point."""
-    columns = np.stack([points.tp_X, points.pp_X, points.dp_X])
+    columns = np.stack([points.tp_X, points.pp_X, points.dp_X, points.zero_stage_X, points.vpp_X > 1])
     distinct, index_X = np.unique(columns, axis=1, return_inverse=True)
-    totals: list[float] = []
-    for tp, pp, dp in distinct.T:
-        sizes = communicator_sizes(_mesh(tp=int(tp), pp=int(pp), dp=int(dp), zero_stage=0), tied_embedding=tied)
-        totals.append(sum(PAIR_COMMUNICATOR_BYTES if size == 2 else GROUP_COMMUNICATOR_BYTES for size in sizes))
+    totals = [
+        communicator_bytes(
+            _mesh(tp=int(tp), pp=int(pp), dp=int(dp), zero_stage=int(zero), interleaved=bool(interleaved)),
+            tied_embedding=tied,
+        )
+        for tp, pp, dp, zero, interleaved in distinct.T
+    ]
     return np.array(totals, dtype=np.float64)[index_X.ravel()]

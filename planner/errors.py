@@ -80,3 +80,7 @@ class NotExpressibleError(PlannerError):
         """Return the message with its target in front and its hint behind."""
         text = f"{self.target}: {self.message}"
         return f"{text}\n{self.hint}" if self.hint else text
+
+
+class BrokenPromiseError(Exception):
+    """The program contradicts itself: our bug, never the user's."""

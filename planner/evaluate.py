@@ -18,6 +18,7 @@ from planner.communication import (
     exposed_seconds,
     gradient_norm_reduction,
     optimizer_traffic,
+    overlapped_transfer_seconds,
     tied_embedding_reduction,
     transfer,
 )
@@ -31,6 +32,7 @@ from planner.schedule_orders import operation_order
 from planner.shard import RankLayer, Step
 from profiles.estimate import CostModel, Source
 from profiles.hardware import Cluster
+from profiles.ops import Collective
 
 RECOMPUTATION = "recomputation"
 DATA_PARALLEL = "data-parallel collectives"
@@ -89,6 +91,13 @@ class _Evaluator:
             self.notes.setdefault(term or kind.value, set()).add((source, note))
         return price.total_seconds
 
+    def collective_seconds(self, collective: Collective, *, term: str) -> float:
+        """Return the time of one collective and note under `term` where it comes from."""
+        estimate = self.cost_model.collective(collective)
+        if collective.size > 1:
+            self.note(term, estimate.source, estimate.note)
+        return estimate.seconds
+
     def note(self, term: str, source: Source, note: str) -> None:
         self.notes.setdefault(term, set()).add((source, note))
 
@@ -122,9 +131,10 @@ class _Evaluator:
         layout = placed.layout
         trainable = stage_elements(placed.model, placed.rank_model, stage, pp=layout.pp, trainable=True)
         traffic = data_parallel_traffic(trainable, layout, placed.workload)
-        reduce = self.cost_model.collective(traffic.reduce)
-        self.note(DATA_PARALLEL, reduce.source, reduce.note)
-        gather_seconds = 0.0 if traffic.gather is None else self.cost_model.collective(traffic.gather).seconds
+        reduce_seconds = self.collective_seconds(traffic.reduce, term=DATA_PARALLEL)
+        gather_seconds = 0.0
+        if traffic.gather is not None:
+            gather_seconds = self.collective_seconds(traffic.gather, term=DATA_PARALLEL)
 
         def exposed(seconds: float, beside_seconds: float, *, overlapped: bool) -> float:
             timed = TimedTraffic(
@@ -135,7 +145,7 @@ class _Evaluator:
         overlap = layout.overlap
         gather_forward = exposed(gather_seconds, forward, overlapped=overlap.param_gather)
         gather_backward = exposed(gather_seconds, backward, overlapped=overlap.param_gather)
-        reduced = exposed(reduce.seconds, backward, overlapped=overlap.grad_reduce)
+        reduced = exposed(reduce_seconds, backward, overlapped=overlap.grad_reduce)
         # Once a step, or (gradients or weights sharded too) for every micro-batch.
         first_extra, last_extra = gather_forward, reduced
         if layout.zero_stage >= 2:
@@ -159,7 +169,7 @@ class _Evaluator:
         """Return (communication, optimizer) seconds after the last backward pass, on the slowest rank."""
         placed = self.placed
         layout, workload = placed.layout, placed.workload
-        communication = self.cost_model.collective(gradient_norm_reduction(layout)).seconds
+        communication = self.collective_seconds(gradient_norm_reduction(layout), term=DATA_PARALLEL)
         if placed.model.tie_word_embeddings:
             table = sum(
                 part.num_elements
@@ -168,7 +178,7 @@ class _Evaluator:
             )
             reduction = tied_embedding_reduction(table, layout, workload)
             if reduction is not None:
-                communication += self.cost_model.collective(reduction).seconds
+                communication += self.collective_seconds(reduction, term=DATA_PARALLEL)
         slowest = 0.0
         for pipeline_rank in range(layout.pp):
             trainable = placed.elements(pipeline_rank, trainable=True)
@@ -188,16 +198,22 @@ def evaluate(placed: PlacedModel, cost_model: CostModel) -> Evaluation:
     evaluator = _Evaluator(placed, cost_model)
     stages = tuple(evaluator.stage(stage) for stage in layout.stages)
     transfers = tuple(
-        cost_model.collective(
-            transfer(layout, pipeline_rank=index % layout.pp, stream_bytes=placed.rank_model.stream_bytes)
-        ).seconds
+        evaluator.collective_seconds(
+            transfer(layout, pipeline_rank=index % layout.pp, stream_bytes=placed.rank_model.stream_bytes), term=BUBBLE
+        )
         for index in range(len(stages) - 1)
+    )
+    beside = tuple(
+        overlapped_transfer_seconds(transfers, stage=index, layout=layout, slowdown=cost_model.transfer_slowdown)
+        for index in range(len(stages))
     )
     timeline = simulate(
         operation_order(layout.schedule, pp=layout.pp, vpp=layout.vpp, num_microbatches=layout.num_microbatches),
         StageTimes(
-            forward_seconds_V=tuple(stage.forward_seconds for stage in stages),
-            backward_seconds_V=tuple(stage.backward_seconds for stage in stages),
+            forward_seconds_V=tuple(stage.forward_seconds + added for stage, added in zip(stages, beside, strict=True)),
+            backward_seconds_V=tuple(
+                stage.backward_seconds + added for stage, added in zip(stages, beside, strict=True)
+            ),
             transfer_seconds_E=transfers if layout.pp > 1 else (),
             blocking_transfers=layout.pp > 1 and not layout.overlap.p2p,
             first_forward_extra_seconds_V=tuple(stage.first_forward_extra_seconds for stage in stages),

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.communication import communicator_sizes
 from planner.costs import ShapeCosts
 from planner.layout import Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.memory import (
     CONTEXT_BYTES,
     FP8_COPY_BYTES,
     FRAGMENTATION_FRACTION,
-    GROUP_COMMUNICATOR_BYTES,
-    PAIR_COMMUNICATOR_BYTES,
     RankModel,
+    communicator_bytes,
     head_elements,
     head_peak_bytes,
     state_bytes,
@@ -169,19 +167,15 @@ class _Demand:
         layout, rank_model = self.layout, self.rank_model
         layers = [layer for _, layer in rank_model.blocks]
         extreme = min if self.generous else max
+        # Where a part of a stage is recomputed, the rest has freed more by then (unless there is no rest).
+        partial = layout.recompute.num_layers is not None
         working = extreme(
-            layer.all_saved_bytes - layer.saved_bytes(layout.recompute) + layer.transient_bytes for layer in layers
+            (0 if partial else layer.all_saved_bytes - layer.saved_bytes(layout.recompute)) + layer.transient_bytes
+            for layer in layers
         )
-        sizes = communicator_sizes(layout, tied_embedding=self.model.tie_word_embeddings)
-        always = CONTEXT_BYTES
-        always += sum(PAIR_COMMUNICATOR_BYTES if size == 2 else GROUP_COMMUNICATOR_BYTES for size in sizes)
+        always = CONTEXT_BYTES + communicator_bytes(layout, tied_embedding=self.model.tie_word_embeddings)
         if layout.pp > 1:
             always += self.padded(2 * rank_model.stream_bytes)
-        if layout.zero_stage == 3:
-            units = [layer.num_elements() for layer in layers]
-            ends = (rank_model.embedding.num_elements(), head_elements(rank_model, pp=layout.pp))
-            gathered = min(units) if self.generous else 2 * max(*units, *ends)
-            always += gathered * state_bytes(self.workload).weight
         fixed = [always + self.padded(working)] * layout.pp
         fixed[-1] = always + self.padded(max(working, head_peak_bytes(rank_model)))
         embedding = rank_model.embedding

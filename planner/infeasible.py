@@ -1,10 +1,10 @@
-"""Why nothing fits: the binding constraint, the shortfall, and the smallest changes that would fit.
+"""Why nothing fits: the binding constraint, the shortfall, and changes that would fit, as small as were found.
 
 Only the most frugal points matter here: full recomputation, the smallest micro-batch, states sharded as far as the
 point's pipeline allows. Each relaxation that is offered was checked with exact bytes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,15 +18,19 @@ from planner.memory import memory_limit_bytes
 from planner.plan import Infeasible, PlannedLayout, Relaxation
 from planner.space import Points, Space, enumerate_layouts
 from planner.specs import Constraints, ModelSpec, PlanRequest
-from profiles.analytic import AnalyticCostModel
 from profiles.catalogue import device_names, load_device
+from profiles.estimate import CostModel
 from profiles.hardware import Cluster, LinkLevel
 
 GIB = 1 << 30
+
+PriceOn = Callable[[Cluster], CostModel]
+"""Gives the cost model of a cluster."""
 _MAX_GPUS = 1 << 18
 """Clusters beyond this are not offered."""
 
 _MAX_CHECKED = 24
+_MAX_FINER_STEPS = 16
 
 
 class Describe(Protocol):
@@ -44,6 +48,7 @@ class _Question:
     model: ModelSpec
     cluster: Cluster
     request: PlanRequest
+    price_on: PriceOn
 
     @property
     def limit_bytes(self) -> int:
@@ -58,7 +63,7 @@ class _Question:
             model=self.model,
             graph=build_graph(self.model, workload),
             workload=workload,
-            cost_model=AnalyticCostModel(self.cluster),
+            cost_model=self.price_on(self.cluster),
             recomputes=space.recomputes,
         )
 
@@ -94,11 +99,17 @@ def _frugal(space: Space) -> Points:
     return points.where(keep_X)
 
 
-def explain_infeasible(
-    model: ModelSpec, cluster: Cluster, request: PlanRequest, *, space: Space, planned: Describe
+def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is priced
+    model: ModelSpec,
+    cluster: Cluster,
+    request: PlanRequest,
+    *,
+    space: Space,
+    planned: Describe,
+    price_on: PriceOn,
 ) -> Infeasible:
     """Return why no layout of `space` fits, the attempt that comes closest, and what would fit."""
-    question = _Question(model=model, cluster=cluster, request=request)
+    question = _Question(model=model, cluster=cluster, request=request, price_on=price_on)
     if not len(space.points):
         # Rules are charged in order, so the last one ruled out what every other rule would have left.
         reason, count = list(space.pruned.items())[-1]
@@ -184,7 +195,10 @@ def _without_constraints(question: _Question) -> Iterator[Relaxation]:
 
 
 def _enough_nodes(question: _Question) -> int | None:
-    """Return a node count that fits: doubled until it does, then lowered in steps of an eighth."""
+    """Return the fewest nodes found to fit: doubled until they do, then in steps of an eighth, then one by one.
+
+    More nodes need not fit where fewer do (the batch must split over them), so this is no proof of the minimum.
+    """
     nodes = question.cluster.num_nodes
 
     def fits(count: int) -> bool:
@@ -198,7 +212,9 @@ def _enough_nodes(question: _Question) -> int | None:
         return None
     low, high = nodes * factor // 2, nodes * factor
     step = max((high - low) // 8, 1)
-    return next(count for count in range(low + step, high + 1, step) if count == high or fits(count))
+    coarse = next(count for count in range(low + step, high + 1, step) if count == high or fits(count))
+    finer = range(max(coarse - step + 1, low + 1), coarse)
+    return next((count for count in finer if len(finer) <= _MAX_FINER_STEPS and fits(count)), coarse)
 
 
 def with_nodes(cluster: Cluster, num_nodes: int) -> Cluster:

@@ -6,11 +6,17 @@ same reader that reads users' own scripts, and must say the same layout.
 
 from collections.abc import Mapping
 
-from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, emit_megatron
-from planner.errors import InputError
+from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, LORA_PROGRAM, emit_megatron
+from planner.errors import BrokenPromiseError, InputError
 from planner.plan import Plan
 from planner.readers.megatron import layout_of, read_megatron
+from planner.specs import TrainWorkload
 from planner.validate import violations
+
+
+def launch_file_names(workload: TrainWorkload) -> tuple[str, ...]:
+    """Return the name of every file that starts `workload`, whatever its layout turns out to be."""
+    return (LAUNCH_SCRIPT, BATCH_SCRIPT) if workload.lora is None else (LAUNCH_SCRIPT, BATCH_SCRIPT, LORA_PROGRAM)
 
 
 def launch_files(plan: Plan, *, index: int = 0) -> Mapping[str, str]:
@@ -23,6 +29,7 @@ def launch_files(plan: Plan, *, index: int = 0) -> Mapping[str, str]:
     Raises:
         InputError: The plan breaks a rule.
         planner.errors.NotExpressibleError: Megatron-LM has no way to say it.
+        BrokenPromiseError: A script says another layout than the plan.
     """
     planned = plan.plans[index]
     broken = violations(planned, plan.model, plan.cluster, plan.request)
@@ -34,5 +41,6 @@ def launch_files(plan: Plan, *, index: int = 0) -> Mapping[str, str]:
     files = emit_megatron(plan, index=index)
     for name in (LAUNCH_SCRIPT, BATCH_SCRIPT):
         said = layout_of(read_megatron(files[name], file=name))
-        assert said == planned.layout, f"{name} says {said}, the plan {planned.layout}"
+        if said != planned.layout:
+            raise BrokenPromiseError(f"{name} says {said}, the plan {planned.layout}")
     return files

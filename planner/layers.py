@@ -53,6 +53,8 @@ class _BlockBuilder:
         self.width = self.dtype.num_bytes
         self.lora = workload.lora
         self.base_trains = workload.method is not TrainMethod.LORA
+        # Megatron-LM's fused cross entropy, emitted for bf16, sums target logits and exponentials in one reduction.
+        self.fused_loss = self.dtype is DType.BF16
 
     def norm(self, name: str, *, input_name: str = "", module: Module | None = None) -> Operator:
         """Return a norm over the residual stream, whose own name it is unless `input_name` says otherwise."""
@@ -118,9 +120,11 @@ class _BlockBuilder:
             )
         saved: list[Saved] = []
         region = Region.RESIDUAL if parallel is Parallel.COLUMN else Region.SHARDED
-        if self.base_trains or rank:
+        column = parallel is Parallel.COLUMN
+        if self.base_trains or rank or column:
             # An fp8 linear layer keeps the quantised input, which is a tensor of its own; an adapter reads the input
-            # in full precision.
+            # in full precision. Transformer Engine's column-parallel layer keeps its fused norm's output even where
+            # the weight is frozen.
             dtype = self.gemm_dtype if self.base_trains else self.dtype
             saved.append(
                 Saved(
@@ -129,6 +133,17 @@ class _BlockBuilder:
                     element_bytes=dtype.num_bytes,
                     region=region,
                     dropped_by=input_dropped_by,
+                )
+            )
+        if rank and column:
+            # The norm is fused into the layer, so the adapter normalises its input again, into a tensor of its own.
+            saved.append(
+                Saved(
+                    name=f"{name} adapter input",
+                    features=in_features,
+                    element_bytes=self.width,
+                    region=region,
+                    dropped_by=module,
                 )
             )
         if rank:
@@ -475,7 +490,7 @@ class _BlockBuilder:
             operators=(
                 self.norm("final norm"),
                 Operator(name="lm head", work=linear, weights=tuple(weights), saved=saved),
-                Operator(name="loss reductions", work=LossReduction()),
+                Operator(name="loss reductions", work=LossReduction(num_reductions=2 if self.fused_loss else 3)),
                 Operator(
                     name="cross entropy",
                     work=Pointwise(

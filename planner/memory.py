@@ -11,7 +11,6 @@ published as formulas.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 
@@ -31,8 +30,13 @@ GROUP_COMMUNICATOR_BYTES = 688 * MIB
 COMMUNICATOR_SOURCE = "544 MiB for a pair, 688 MiB for a larger group (measured on A100, NVIDIA/nccl issue 964)"
 FRAGMENTATION_FRACTION = 0.03
 FRAGMENTATION_SOURCE = "3 % of activations and temporaries lost to the caching allocator"
-ASSUMED_SOURCES = frozenset({CONTEXT_SOURCE, FRAGMENTATION_SOURCE})
+ASSUMED_SOURCES = frozenset({CONTEXT_SOURCE, FRAGMENTATION_SOURCE, COMMUNICATOR_SOURCE})
 """Sources of figures that nobody measured for this hardware."""
+
+FSDP_QUEUED_GRADIENTS = 1_000_000_000
+FSDP_PREFETCHED_WEIGHTS = 500_000_000
+"""Elements that Megatron-FSDP lets wait, unsharded: gradients on their way to be reduced, weights gathered ahead
+(`megatron_fsdp.py`, megatron-core 0.19.2); at least two layers either way."""
 
 FP8_COPY_BYTES = 2
 FP8_COPY_SOURCE = "Transformer Engine keeps a row-wise and a column-wise fp8 copy of each weight"
@@ -200,15 +204,25 @@ def chunk_activation_bytes(placed: PlacedModel, stage: Stage) -> int:
 
 
 def _working_set_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
-    """Return the most that one layer's backward needs beside what is kept: recomputed tensors and gradients."""
+    """Return the most that one layer's backward needs beside what is kept: recomputed tensors and gradients.
+
+    Where only the first layers of a stage are recomputed, the others have freed at least as much by then.
+    """
     recompute = placed.layout.recompute
-    return max(
-        (
-            layer.all_saved_bytes - layer.saved_bytes(recompute) + layer.transient_bytes
-            for layer in placed.layers(pipeline_rank)
-        ),
-        default=0,
-    )
+    largest = 0
+    for stage in placed.layout.chunks(pipeline_rank):
+        freed_before = recompute.num_layers is not None and stage.num_layers > recompute.num_layers
+        for block in stage_layers(placed.model, stage):
+            layer = placed.rank_model.block(block)
+            again = 0 if freed_before else layer.all_saved_bytes - layer.saved_bytes(recompute)
+            largest = max(largest, again + layer.transient_bytes)
+    return largest
+
+
+def communicator_bytes(layout: Layout, *, tied_embedding: bool) -> int:
+    """Return the memory of every communicator that one rank opens."""
+    sizes = communicator_sizes(layout, tied_embedding=tied_embedding)
+    return sum(PAIR_COMMUNICATOR_BYTES if size == 2 else GROUP_COMMUNICATOR_BYTES for size in sizes)
 
 
 def head_peak_bytes(rank_model: RankModel) -> int:
@@ -245,7 +259,7 @@ def memory_ledger(placed: PlacedModel) -> tuple[MemoryLine, ...]:
         for phase, terms in (
             (Phase.INITIALISATION, always),
             (Phase.FORWARD_BACKWARD, [*always, *moments, *dynamic]),
-            (Phase.OPTIMIZER_STEP, [*always, *moments]),
+            (Phase.OPTIMIZER_STEP, [*always, *moments, *_update_terms(placed, pipeline_rank)]),
         ):
             lines += [
                 MemoryLine(
@@ -307,9 +321,8 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
         ),
         _Term(name="context and libraries", num_bytes=CONTEXT_BYTES, source=CONTEXT_SOURCE),
     ]
-    sizes = communicator_sizes(layout, tied_embedding=placed.model.tie_word_embeddings)
-    if sizes:
-        communicators = sum(PAIR_COMMUNICATOR_BYTES if size == 2 else GROUP_COMMUNICATOR_BYTES for size in sizes)
+    communicators = communicator_bytes(layout, tied_embedding=placed.model.tie_word_embeddings)
+    if communicators:
         terms.append(_Term(name="communicators", num_bytes=communicators, source=COMMUNICATOR_SOURCE))
     return terms
 
@@ -317,7 +330,7 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
 def _moment_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
     """Return what is made at the first step and stays: moments, fp8 copies, gathered parameters."""
     layout, workload = placed.layout, placed.workload
-    states, _, weights = _groups(layout)
+    states, _, _ = _groups(layout)
     trainable = placed.elements(pipeline_rank, trainable=True)
     terms = [
         _Term(
@@ -330,30 +343,59 @@ def _moment_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
     if workload.precision.is_fp8:
         operands = sum(layer.num_elements(gemm_operand=True) for layer in layers)
         terms.append(_Term(name="fp8 weight copies", num_bytes=operands * FP8_COPY_BYTES, source=FP8_COPY_SOURCE))
-    if weights > 1:
-        gathered = _gathered_elements(placed, pipeline_rank)
+    if layout.zero_stage == 3:
         terms.append(
             _Term(
                 name="gathered parameters",
-                num_bytes=gathered * state_bytes(workload).weight,
-                source="the layer at work and the next one, whole; embedding and head count as layers",
+                num_bytes=_gathered_elements(placed, pipeline_rank) * state_bytes(workload).weight,
+                source="embedding and head whole, and the layers that Megatron-FSDP gathers ahead",
             )
         )
     return terms
 
 
 def _gathered_elements(placed: PlacedModel, pipeline_rank: int) -> int:
-    """Return the weights of the largest pair of neighbours on one pipeline rank, embedding and head among them."""
-    pp = placed.layout.pp
-    pairs: list[int] = []
-    for stage in placed.layout.chunks(pipeline_rank):
-        units = [placed.rank_model.block(block).num_elements() for block in stage_layers(placed.model, stage)]
-        if stage.has_embedding:
-            units.insert(0, placed.rank_model.embedding.num_elements())
-        if stage.has_head:
-            units.append(head_elements(placed.rank_model, pp=pp))
-        pairs += [first + second for first, second in pairwise([*units, 0])]
-    return max(pairs, default=0)
+    """Return the weights that are whole at once with sharded weights.
+
+    Embedding and head are no units of Megatron-FSDP and stay whole for the step.
+    """
+    layers = [layer.num_elements() for layer in placed.layers(pipeline_rank)]
+    ends = placed.elements(pipeline_rank) - sum(layers)
+    return ends + min(sum(layers), max(FSDP_PREFETCHED_WEIGHTS, 2 * max(layers, default=0)))
+
+
+def _queued_gradient_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
+    """Return what sharded gradients take before they are reduced."""
+    if placed.layout.zero_stage < 2:
+        return []
+    workload = placed.workload
+    layers = [layer.num_elements(trainable=True) for layer in placed.layers(pipeline_rank)]
+    largest = max(layers, default=0)
+    queued = min(placed.elements(pipeline_rank, trainable=True), max(FSDP_QUEUED_GRADIENTS, 2 * largest))
+    per_element = state_bytes(workload)
+    return [
+        _Term(
+            name="gradients to reduce",
+            num_bytes=queued * per_element.gradient + largest * per_element.weight,
+            source="whole buckets that Megatron-FSDP lets wait, and one layer's gradients before they are added",
+        )
+    ]
+
+
+def _update_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
+    """Return what only the optimizer step needs: 16-bit gradients are copied to fp32 for fp32 master weights."""
+    workload = placed.workload
+    if workload.gradient_dtype is DType.FP32 or uses_precision_aware_optimizer(workload):
+        return []
+    states, _, _ = _groups(placed.layout)
+    trainable = placed.elements(pipeline_rank, trainable=True)
+    return [
+        _Term(
+            name="fp32 gradients",
+            num_bytes=_share(trainable * DType.FP32.num_bytes, states),
+            source=f"copy of the {workload.gradient_dtype} gradients for the update{_over(states)}",
+        )
+    ]
 
 
 def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: int) -> list[_Term]:
@@ -386,6 +428,7 @@ def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: in
                 source="recomputed tensors and gradients of the largest layer",
             )
         )
+    terms += _queued_gradient_terms(placed, pipeline_rank)
     if layout.pp > 1:
         buffers = 2 * placed.rank_model.stream_bytes * (2 if layout.overlap.p2p else 1)
         terms.append(

@@ -38,7 +38,7 @@ class MemoryLine:
     Args:
         rank: Lowest global rank of the pipeline rank it stands for.
         phase: Moment of the step.
-        term: "weights", "gradients", "optimizer states", "activations" and so on.
+        term: "weights", "gradients", "optimizer moments", "activations" and so on.
         num_bytes: Its size.
         source: Formula or assumption behind it.
     """
@@ -55,7 +55,7 @@ class TimeLine:
     """One term of the step time; the terms add up to the step.
 
     Args:
-        term: "gemm", "attention", "memory-bound kernels", "tensor-parallel collectives", "pipeline bubble" and so on.
+        term: "linear layers", "attention", "tensor-parallel collectives", "recomputation" and so on.
         seconds: Its share of the step on the busiest pipeline rank.
         source: Where its figures come from.
     """
@@ -80,7 +80,8 @@ class PlannedLayout:
         memory: The ledger, a line a term.
         time: The step, a line a term.
         assumptions: What was assumed where no figure was known.
-        lower_bound_seconds: What the search knew about this layout before pricing it exactly.
+        lower_bound_seconds: No split of the layers at these degrees takes less; of a layout whose split was given, its
+            own time.
     """
 
     layout: Layout
@@ -138,7 +139,7 @@ class Infeasible:
         binding: The binding constraint, in one sentence.
         shortfall_bytes: How much memory the best attempt lacks on its heaviest rank; 0 when memory is not the cause.
         nearest: The attempt that comes closest, if any layout was legal.
-        relaxations: Smallest changes that would fit, each checked.
+        relaxations: Changes that would fit, each checked by itself.
     """
 
     binding: str
@@ -159,7 +160,8 @@ class Plan:
         status: What is known about the first plan.
         objective: What was optimised.
         bound: No plan of the searched space has a better objective than this.
-        gap: (best - bound) / best; 0 when optimal.
+        gap: The share of the best step time that could still be saved, (best - bound) / best in seconds whatever the
+            objective; 0 when optimal.
         search: What the search saw.
         plans: Best first; empty when infeasible.
         baseline: The rule-of-thumb layout, if it fits.

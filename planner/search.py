@@ -6,8 +6,9 @@ layers (interleaved: every split as even as the layer count allows); it is met e
 split.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,19 +16,21 @@ from planner.baseline import baseline_layout
 from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split, layout_at
 from planner.costs import CostTable, FloatArray
 from planner.emit.megatron_limits import require_layout, require_model, require_workload
-from planner.errors import NotExpressibleError
+from planner.errors import BrokenPromiseError, NotExpressibleError
 from planner.evaluate import evaluate, model_flops_utilisation
 from planner.graph import ModelGraph
-from planner.infeasible import explain_infeasible
+from planner.infeasible import PriceOn, explain_infeasible
 from planner.layers import build_graph
 from planner.layout import Layout
-from planner.memory import memory_limit_bytes
+from planner.memory import PlacedModel, memory_limit_bytes, place
 from planner.plan import Plan, PlannedLayout, SearchSummary, Status
-from planner.space import DIMENSIONS, Points, Space, enumerate_layouts
-from planner.specs import ModelSpec, Objective, PlanRequest, Target
+from planner.space import DIMENSIONS, UNSIMULATED, Points, Space, enumerate_layouts
+from planner.specs import Constraints, ModelSpec, Objective, PlanRequest, Target
 from planner.validate import violations
 from profiles.analytic import AnalyticCostModel
+from profiles.estimate import CostModel
 from profiles.hardware import Cluster
+from solvers.errors import SolverError
 
 Watch = Callable[[str, int, int], None]
 
@@ -39,16 +42,26 @@ OPTIMALITY_GAP = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Visit:
-    """What came of visiting the points: candidates by merit, the bound that was proved, and the account of points."""
+    """What came of visiting the points: candidates by merit, the bound that was proved, and the account of points.
+
+    `unsettled` counts points of which it is not known whether some split fits.
+    """
 
     candidates: tuple[Candidate, ...]
     bound_seconds: float
     pruned: dict[str, int]
     simulated: int
+    unsettled: int
 
 
-def search(
-    model: ModelSpec, cluster: Cluster, request: PlanRequest, *, top: int = 5, watch: Watch | None = None
+def search(  # noqa: PLR0913 - what is planned, and how
+    model: ModelSpec,
+    cluster: Cluster,
+    request: PlanRequest,
+    *,
+    top: int = 5,
+    watch: Watch | None = None,
+    price_on: PriceOn = AnalyticCostModel,
 ) -> Plan:
     """Return the best plans for `request`, or why there is none.
 
@@ -58,8 +71,10 @@ def search(
         request: The workload and what is asked of the plan.
         top: Plans to return at most.
         watch: Called with (activity, done, of how many) as the search goes on.
+        price_on: Gives the cost model of a cluster.
 
     Raises:
+        solvers.errors.SolverError: Nothing was found, and some layout was too long to simulate or to settle.
         profiles.errors.CoverageError: An operation has no cost on this cluster.
         planner.errors.NotExpressibleError: The target has no way to say the model or the workload, whatever the layout.
     """
@@ -69,7 +84,7 @@ def search(
     workload = request.workload
     watch("enumerating layouts", 0, 1)
     graph = build_graph(model, workload)
-    cost_model = AnalyticCostModel(cluster)
+    cost_model = price_on(cluster)
     limit = memory_limit_bytes(cluster.device.memory_bytes, request.memory_headroom)
     space = enumerate_layouts(model, cluster, workload, request.constraints)
     table = CostTable(model=model, graph=graph, workload=workload, cost_model=cost_model, recomputes=space.recomputes)
@@ -85,10 +100,22 @@ def search(
 
     def planned(layout: Layout, *, step_seconds: float, bound_seconds: float) -> PlannedLayout:
         return _planned(
-            layout, pricer=pricer, graph=graph, cluster=cluster, step_seconds=step_seconds, bound_seconds=bound_seconds
+            place(model, graph, layout, workload),
+            cost_model=cost_model,
+            graph=graph,
+            cluster=cluster,
+            limit_bytes=memory_limit_bytes(cluster.device.memory_bytes, request.memory_headroom),
+            step_seconds=step_seconds,
+            bound_seconds=bound_seconds,
         )
 
     if not visit.candidates:
+        if visit.unsettled or UNSIMULATED in space.pruned:
+            raise SolverError(
+                solver="layout search",
+                status="nothing found and nothing proved",
+                limit=f"{visit.unsettled} unsettled splits, {space.pruned.get(UNSIMULATED, 0)} schedules too long",
+            )
         return Plan(
             model=model,
             cluster=cluster,
@@ -101,7 +128,7 @@ def search(
             search=summary,
             plans=(),
             baseline=None,
-            infeasible=explain_infeasible(model, cluster, request, space=space, planned=planned),
+            infeasible=explain_infeasible(model, cluster, request, space=space, planned=planned, price_on=price_on),
         )
     watch("checking the best plans", 0, len(visit.candidates))
     plans = tuple(
@@ -115,13 +142,13 @@ def search(
     for entry in plans:
         if request.target is Target.MEGATRON:
             require_layout(entry.layout, model, workload)
-        broken = violations(entry, model, cluster, request)
-        assert not broken, f"the search returned a plan that breaks its own rules: {broken}"
+        _require_sound(entry, model, cluster, request)
     thumb = baseline_layout(pricer, cluster)
     baseline = None
     if thumb is not None:
         seconds = pricer.step_seconds(thumb)
         baseline = planned(thumb, step_seconds=seconds, bound_seconds=seconds)
+        _require_sound(baseline, model, cluster, replace(request, constraints=Constraints()))
     best = plans[0].step_seconds
     gap = max(0.0, (best - visit.bound_seconds) / best)
     return Plan(
@@ -138,6 +165,13 @@ def search(
         baseline=baseline,
         infeasible=None,
     )
+
+
+def _require_sound(planned: PlannedLayout, model: ModelSpec, cluster: Cluster, request: PlanRequest) -> None:
+    """Raise `BrokenPromiseError` for a layout that the search should not have returned."""
+    broken = violations(planned, model, cluster, request)
+    if broken:
+        raise BrokenPromiseError(f"the search returned a layout that breaks its own rules: {broken}")
 
 
 def _require_megatron(model: ModelSpec, cluster: Cluster, request: PlanRequest) -> None:
@@ -176,13 +210,13 @@ def _visit(space: Space, table: CostTable, pricer: Pricer, *, top: int, watch: W
     pruned: dict[str, int] = {}
     _count(pruned, "memory: no split of the layers fits", int((~fits_X).sum()))
     if not len(points):
-        return _Visit(candidates=(), bound_seconds=float("inf"), pruned=pruned, simulated=0)
+        return _Visit(candidates=(), bound_seconds=float("inf"), pruned=pruned, simulated=0, unsettled=0)
     watch("bounding layouts", 0, 1)
     bounds = table.bounds(points)
     bound_X = bounds.step_seconds_X
     found: list[Candidate] = []
     open_bound = float("inf")
-    visited = simulated = exceeded = outbid = 0
+    visited = simulated = exceeded = outbid = unsettled = 0
     for index in _bound_order(points, bound_X):
         bound = float(bound_X[index])
         settled = len(found) >= top and bound >= found[top - 1].step_seconds
@@ -199,6 +233,7 @@ def _visit(space: Space, table: CostTable, pricer: Pricer, *, top: int, watch: W
         outcome = pricer.price(layout, bound=known, ceiling_seconds=ceiling)
         if isinstance(outcome, Rejected) and not outcome.fits:
             exceeded += 1
+            unsettled += math.isfinite(outcome.bound_seconds)
             open_bound = min(open_bound, outcome.bound_seconds)
             continue
         if not has_single_split(layout):
@@ -214,7 +249,11 @@ def _visit(space: Space, table: CostTable, pricer: Pricer, *, top: int, watch: W
     _count(pruned, "bound: cannot beat the plans found", len(points) - visited + outbid)
     best = found[0].step_seconds if found else float("inf")
     return _Visit(
-        candidates=tuple(found[:top]), bound_seconds=min(best, open_bound), pruned=pruned, simulated=simulated
+        candidates=tuple(found[:top]),
+        bound_seconds=min(best, open_bound),
+        pruned=pruned,
+        simulated=simulated,
+        unsettled=unsettled,
     )
 
 
@@ -240,26 +279,26 @@ def _bound_order(points: Points, bound_X: FloatArray) -> np.ndarray[tuple[int], 
 
 
 def _planned(  # noqa: PLR0913 - each is a different fact of the report
-    layout: Layout,
+    placed: PlacedModel,
     *,
-    pricer: Pricer,
+    cost_model: CostModel,
     graph: ModelGraph,
     cluster: Cluster,
+    limit_bytes: int,
     step_seconds: float,
     bound_seconds: float,
 ) -> PlannedLayout:
-    """Return a layout with everything a report needs, re-evaluated independently."""
-    placed = pricer.place(layout)
-    evaluation = evaluate(placed, pricer.table.cost_model)
+    """Return a layout with everything a report needs, sharded and evaluated again, apart from the search's tables."""
+    evaluation = evaluate(placed, cost_model)
     workload = placed.workload
     return PlannedLayout(
-        layout=layout,
+        layout=placed.layout,
         step_seconds=step_seconds,
         reevaluated_step_seconds=evaluation.step_seconds,
         tokens_per_second_per_gpu=workload.tokens_per_step / (evaluation.step_seconds * cluster.world_size),
         mfu=model_flops_utilisation(placed, graph, cluster, step_seconds=evaluation.step_seconds),
         peak_memory_bytes=evaluation.peak_memory_bytes,
-        memory_limit_bytes=pricer.limit_bytes,
+        memory_limit_bytes=limit_bytes,
         memory=evaluation.memory,
         time=evaluation.time,
         assumptions=evaluation.assumptions,

@@ -34,6 +34,9 @@ from planner.layout import Granularity, Layout, Recompute
 from planner.specs import DType
 from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound
 
+ADAPTER_FORWARD_PASSES = 5  # scale: read, write; add: read two, write
+ADAPTER_BACKWARD_PASSES = 2  # scale the gradient: read, write
+
 VOCAB_DIVISOR = 128
 """Megatron-LM's default `--make-vocab-size-divisible-by`; the table is padded to a multiple of this times tp."""
 
@@ -345,7 +348,7 @@ def _linear_forward(work: Linear, sharding: Sharding) -> Iterable[Step]:
     if work.dtype is DType.FP8:
         yield _cast(in_features, sharding)
     yield Step(term=Term.GEMM, compute=_gemm(sharding.tokens, out_features, in_features, work.dtype))
-    yield from _adapter(work, sharding)
+    yield from _adapter(work, sharding, passes=ADAPTER_FORWARD_PASSES)
     yield from _whole_heads(work, sharding, CollectiveKind.ALL_GATHER)
     if work.parallel is Parallel.ROW:
         yield from _exit(work.out_features, sharding)
@@ -366,7 +369,7 @@ def _linear_backward(work: Linear, sharding: Sharding) -> Iterable[Step]:
         stream_bytes = _stream_bytes(work.in_features, sharding)
         if sharding.sequence_parallel:
             reduction = _tp_collective(CollectiveKind.REDUCE_SCATTER, stream_bytes, sharding)
-            if work.trains_weight or work.adapter_rank:
+            if work.trains_weight:
                 gather = _tp_collective(CollectiveKind.ALL_GATHER, stream_bytes, sharding)
         else:
             reduction = _tp_collective(CollectiveKind.ALL_REDUCE, stream_bytes, sharding)
@@ -385,8 +388,8 @@ def _linear_backward(work: Linear, sharding: Sharding) -> Iterable[Step]:
     elif reduction is not None:
         yield Step(term=Term.TENSOR_PARALLEL, collective=reduction)
     # Gradients of both adapter matrices and of the input through them: the forward products twice.
-    yield from _adapter(work, sharding)
-    yield from _adapter(work, sharding)
+    yield from _adapter(work, sharding, passes=ADAPTER_BACKWARD_PASSES)
+    yield from _adapter(work, sharding, passes=0)
 
 
 def _spreads_heads(work: Linear, sharding: Sharding) -> bool:
@@ -405,14 +408,31 @@ def _whole_heads(work: Linear, sharding: Sharding, kind: CollectiveKind) -> Iter
         yield Step(term=Term.TENSOR_PARALLEL, collective=whole)
 
 
-def _adapter(work: Linear, sharding: Sharding) -> Iterable[Step]:
-    """Return the two thin products of a low-rank adapter."""
+def _adapter(work: Linear, sharding: Sharding, *, passes: int) -> Iterable[Step]:
+    """Return the two thin products of a low-rank adapter, what joins them over tp, and the sum with the layer.
+
+    Args:
+        work: The layer beside which the adapter runs.
+        sharding: How it is split.
+        passes: Passes over the layer's output that scaling and adding take; 0 leaves them and the collective out.
+    """
     if not work.adapter_rank:
         return
     in_features, out_features = _local_linear(replace(work, vocab_output=False), sharding)
     dtype = DType.BF16 if work.dtype is DType.FP8 else work.dtype
     yield Step(term=Term.GEMM, compute=_gemm(sharding.tokens, work.adapter_rank, in_features, dtype))
     yield Step(term=Term.GEMM, compute=_gemm(sharding.tokens, out_features, work.adapter_rank, dtype))
+    if not passes:
+        return
+    if sharding.tp > 1:
+        column = work.parallel is Parallel.COLUMN
+        kind = CollectiveKind.ALL_REDUCE
+        if sharding.sequence_parallel:
+            kind = CollectiveKind.ALL_GATHER if column else CollectiveKind.REDUCE_SCATTER
+        thin_bytes = _stream_bytes(work.adapter_rank, sharding)
+        yield Step(term=Term.TENSOR_PARALLEL, collective=_tp_collective(kind, thin_bytes, sharding))
+    sum_bytes = passes * sharding.tokens * out_features * 2
+    yield Step(term=Term.POINTWISE, compute=MemoryBound(name="adapter sum", num_bytes=sum_bytes, num_kernels=2))
 
 
 def _cast(features: int, sharding: Sharding) -> Step:

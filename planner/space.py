@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from planner.graph import Module
 from planner.layout import Granularity, Recompute
 from planner.memory import uses_precision_aware_optimizer
-from planner.specs import AttentionKernel, Constraints, ModelSpec, Optimizer, SelfAttention, TrainWorkload
+from planner.specs import AttentionKernel, Constraints, ModelSpec, Optimizer, Precision, SelfAttention, TrainWorkload
 from profiles.hardware import Cluster
 
 IntArray = NDArray[np.int64]
@@ -29,8 +29,15 @@ BoolArray = NDArray[np.bool_]
 MAX_SCHEDULED_OPERATIONS = 1_000_000
 """Longest schedule that is simulated, in passes over all ranks."""
 
+UNSIMULATED = "schedule longer than the simulator runs"
+"""The one rule that rules out layouts which might be fine."""
+
 FP8_ALIGNMENT = 16
-"""Transformer Engine wants the dimensions of an fp8 product in multiples of 16."""
+MXFP8_ALIGNMENT = 32
+"""Multiples in which both dimensions of an fp8 product come: 32 for MXFP8, which scales runs of 32, and 16 for every
+other recipe (`megatron/core/fp8_utils.py: get_fp8_align_size` of megatron-core 0.19.2). The blockwise recipe stays at
+16 too: its blocks of 128 are rounded up, so the last may be ragged (Transformer Engine, `float8_blockwise_tensor.py`).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -250,14 +257,24 @@ def _rules(  # noqa: PLR0913 - the space and everything that may rule out a poin
     if workload.lora is not None:
         yield "adapters train without sharding gradients or weights over dp", points.zero_stage_X >= 2
     if workload.precision.is_fp8:
-        tokens_X = micro_X * workload.seq_len // np.where(points.sequence_parallel_X == 1, tp_X, 1)
-        yield "fp8 needs the tokens of a rank to be a multiple of 16", tokens_X % FP8_ALIGNMENT != 0
-        for features in _split_features(model):
-            yield "fp8 needs the features of a rank to be a multiple of 16", features % (FP8_ALIGNMENT * tp_X) != 0
+        yield from _fp8_rules(points, model, workload)
     if uses_precision_aware_optimizer(workload):
         yield "optimizer states below fp32 need a sharded optimizer", points.zero_stage_X == 0
     operations_X = 2 * points.num_microbatches_X * vpp_X * pp_X
-    yield "schedule longer than the simulator runs", operations_X > MAX_SCHEDULED_OPERATIONS
+    yield UNSIMULATED, operations_X > MAX_SCHEDULED_OPERATIONS
+
+
+def _fp8_rules(points: Points, model: ModelSpec, workload: TrainWorkload) -> Iterator[tuple[str, BoolArray]]:
+    """Yield the dimensions of a rank's products that fp8 cannot multiply."""
+    multiple = MXFP8_ALIGNMENT if workload.precision is Precision.FP8_MXFP8 else FP8_ALIGNMENT
+    split_X = np.where(points.sequence_parallel_X == 1, points.tp_X, 1)
+    tokens_X = points.micro_batch_size_X * workload.seq_len // split_X
+    yield f"{workload.precision} needs the tokens of a rank to be a multiple of {multiple}", tokens_X % multiple != 0
+    misfit_X = np.full(len(points), model.hidden_size % multiple != 0)
+    yield f"{workload.precision} needs hidden_size to be a multiple of {multiple}", misfit_X
+    reason = f"{workload.precision} needs the features of a rank to be a multiple of {multiple}"
+    for features in _split_features(model):
+        yield reason, features % (multiple * points.tp_X) != 0
 
 
 def _split_features(model: ModelSpec) -> Iterator[int]:

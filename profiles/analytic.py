@@ -6,10 +6,12 @@
 - Everything else is its traffic to device memory.
 - Collectives: a start, a latency for each hop, and bytes over the bandwidth of the narrowest level. A ring over a
   group with n members in each unit of an inner level leaves that unit on n GPUs' network links at once, so the bus
-  bandwidth of level l is n times the bandwidth of one GPU at l.
+  bandwidth of level l is n times the bandwidth of one GPU at l. Where each pair of N GPUs shares one link, a group of
+  n uses n - 1 of a GPU's N - 1 links.
 """
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 from profiles.constants import (
@@ -21,23 +23,38 @@ from profiles.constants import (
     GEMM,
     GEMM_K_RAMP,
     GEMM_SMALL_TILE_FRACTION,
-    HOST_COPY_FRACTION,
     KERNEL_LAUNCH,
     MEMORY_FRACTION,
     NEAREST_ARCHITECTURE,
     NETWORK_FRACTION,
+    P2P_CHANNELS,
+    PCIE_FRACTION,
     PEER_FRACTION,
     UNFUSED_ATTENTION_FRACTION,
     Constant,
     GemmConstants,
-    PeerConstants,
 )
 from profiles.errors import CoverageError
 from profiles.estimate import Estimate, Source
-from profiles.hardware import Cluster
+from profiles.hardware import Cluster, LinkKind, LinkLevel, PeerTopology
 from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound
 
 _TILES = ((128, 256, 1.0), (256, 128, 1.0), (128, 128, GEMM_SMALL_TILE_FRACTION.value))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reached:
+    """The part of a level's bandwidth that a group reaches.
+
+    Args:
+        fraction: That part.
+        source: Where it comes from.
+        assumed: It was carried over from other hardware, or nothing published gives it.
+    """
+
+    fraction: float
+    source: str
+    assumed: bool
 
 
 def _with_fallbacks(architecture: str) -> tuple[str, ...]:
@@ -72,7 +89,10 @@ class AnalyticCostModel:
                 return Estimate(
                     seconds=seconds + operation.num_kernels * KERNEL_LAUNCH.value,
                     source=Source.ANALYTIC,
-                    note=f"bytes at {MEMORY_FRACTION.value} of {self.cluster.device.name} memory bandwidth",
+                    note=(
+                        f"bytes at {MEMORY_FRACTION.value} of {self.cluster.device.name} memory bandwidth"
+                        f"; {MEMORY_FRACTION.source}"
+                    ),
                 )
 
     def _traffic_seconds(self, num_bytes: float) -> float:
@@ -118,7 +138,10 @@ class AnalyticCostModel:
         return Estimate(
             seconds=seconds + KERNEL_LAUNCH.value,
             source=Source.ASSUMED if carried_over else Source.ANALYTIC,
-            note=f"{operation.dtype} tiles and waves, {constants.peak_fraction.source}",
+            note=(
+                f"{operation.dtype} tiles and waves; burst rate: {constants.peak_fraction.source}"
+                f"; sustained: {constants.sustained_fraction.source}"
+            ),
         )
 
     def _attention(self, operation: Attention) -> Estimate:
@@ -145,19 +168,40 @@ class AnalyticCostModel:
             remedy="Use a GPU of the catalogue.",
         )
 
-    def _peer_fraction(self, kind: CollectiveKind, size: int) -> tuple[float, bool]:
-        """Return the part of a domain's bandwidth that `size` ranks reach, and whether it was carried over."""
-        name = CollectiveKind.ALL_GATHER if kind is CollectiveKind.SEND_RECV else kind
+    def _reached(self, level: LinkLevel, kind: CollectiveKind, size: int) -> _Reached:
+        """Return the part of a level's bandwidth that `size` ranks in one unit of it reach."""
+        match level.kind:
+            case LinkKind.PEER:
+                return self._reached_of_peers(level, kind, size)
+            case LinkKind.HOST:
+                constant = PCIE_FRACTION
+            case LinkKind.NETWORK:
+                constant = NETWORK_FRACTION
+        return _Reached(fraction=constant.value, source=constant.source, assumed=constant.assumed)
+
+    def _reached_of_peers(self, level: LinkLevel, kind: CollectiveKind, size: int) -> _Reached:
+        """Return the part of a peer domain's bandwidth that `size` of its ranks reach.
+
+        A switch that reduces (NVLS) makes the published all_reduce of Hopper faster than its all_gather. A mesh has no
+        switch, so all its collectives take the fraction of all_gather, on the links that join the group.
+        """
+        is_mesh = self.cluster.device.peer_topology is PeerTopology.MESH
+        name = CollectiveKind.ALL_GATHER if is_mesh or kind is CollectiveKind.SEND_RECV else kind
         architecture = self.cluster.device.architecture
-        found: PeerConstants | None = None
-        for candidate in (*_with_fallbacks(architecture), "hopper"):
-            found = PEER_FRACTION.get((candidate, name.value))
-            if found is not None:
-                break
-        assert found is not None
-        carried_over = (architecture, name.value) not in PEER_FRACTION
+        measured = next(
+            candidate
+            for candidate in (*_with_fallbacks(architecture), "hopper")
+            if (candidate, name.value) in PEER_FRACTION
+        )
+        constants = PEER_FRACTION[measured, name.value]
         weight = min(max(math.log2(size) - 1.0, 0.0) / 2.0, 1.0)
-        return found.two_ranks.value + weight * (found.eight_ranks.value - found.two_ranks.value), carried_over
+        two, eight = constants.two_ranks.value, constants.eight_ranks.value
+        fraction = two + weight * (eight - two)
+        source = constants.eight_ranks.source
+        if is_mesh:
+            fraction *= (size - 1) / (level.num_gpus - 1)
+            source = f"{size - 1} of {level.num_gpus - 1} links of a mesh, {source}"
+        return _Reached(fraction=fraction, source=source, assumed=is_mesh or measured != architecture)
 
     def _collective(self, operation: Collective) -> Estimate:
         """Return the time of one collective.
@@ -173,16 +217,14 @@ class AnalyticCostModel:
         narrowest = math.inf
         latency = 0.0
         deepest = 0.0
-        carried_over = False
-        for index, level in enumerate(levels):
+        parts: list[_Reached] = []
+        for level in levels:
             members = self._members_in_unit(operation, level.num_gpus)
             if members > per_unit:
-                if index == 0 and level.name not in ("leaf", "rail", "spine"):
-                    fraction, carried_over = self._peer_fraction(operation.kind, members)
-                else:
-                    fraction = NETWORK_FRACTION.value
+                part = self._reached(level, operation.kind, members)
+                parts.append(part)
                 links = per_unit if operation.kind not in (CollectiveKind.ALL_TO_ALL, CollectiveKind.SEND_RECV) else 1
-                narrowest = min(narrowest, level.bytes_per_second * fraction * links)
+                narrowest = min(narrowest, level.bytes_per_second * part.fraction * links)
                 latency += (math.ceil(members / per_unit) - 1) * level.latency_seconds * math.ceil(size / members)
                 deepest = max(deepest, level.latency_seconds)
                 per_unit = members
@@ -193,10 +235,14 @@ class AnalyticCostModel:
             latency = deepest
         elif operation.kind is CollectiveKind.ALL_REDUCE:
             latency = min(2 * latency, 2 * math.ceil(math.log2(size)) * deepest)
+        ramp, ramp_carried_over = self._ramp()
+        ramp_seconds = ramp.value * operation.buffer_bytes / (operation.buffer_bytes + COLLECTIVE_RAMP_BYTES.value)
+        how = "send" if operation.kind is CollectiveKind.SEND_RECV else f"ring {operation.kind}"
+        sources = dict.fromkeys(part.source for part in parts)
         return Estimate(
-            seconds=COLLECTIVE_START.value + latency + self._ramp_seconds(operation.buffer_bytes) + traffic,
-            source=Source.ASSUMED if carried_over else Source.ANALYTIC,
-            note=f"ring {operation.kind} over link levels, NCCL bus bandwidth fractions",
+            seconds=COLLECTIVE_START.value + latency + ramp_seconds + traffic,
+            source=Source.ASSUMED if ramp_carried_over or any(part.assumed for part in parts) else Source.ANALYTIC,
+            note="; ".join((f"{how} over link levels", *sources, ramp.source)),
         )
 
     def _members_in_unit(self, operation: Collective, unit_size: int) -> int:
@@ -213,14 +259,13 @@ class AnalyticCostModel:
         together = math.gcd(unit_size, operation.size * operation.stride) // operation.stride
         return max(1, min(operation.size, together))
 
-    def _ramp_seconds(self, buffer_bytes: int) -> float:
-        """Return what the protocols of long messages add to the start."""
-        ramp = next(
-            COLLECTIVE_RAMP[candidate]
-            for candidate in (*_with_fallbacks(self.cluster.device.architecture), "hopper")
-            if candidate in COLLECTIVE_RAMP
+    def _ramp(self) -> tuple[Constant, bool]:
+        """Return what the protocols of long messages add to the start, and whether it was carried over."""
+        architecture = self.cluster.device.architecture
+        measured = next(
+            candidate for candidate in (*_with_fallbacks(architecture), "hopper") if candidate in COLLECTIVE_RAMP
         )
-        return ramp.value * buffer_bytes / (buffer_bytes + COLLECTIVE_RAMP_BYTES.value)
+        return COLLECTIVE_RAMP[measured], measured != architecture
 
     @property
     def overlap_slowdown(self) -> float:
@@ -229,14 +274,20 @@ class AnalyticCostModel:
         The collective's channels hold c of n compute units, at most half of them, so the kernel runs at (n - c) / n of
         its rate.
         """
-        units = self.cluster.device.num_compute_units
-        held = min(COLLECTIVE_CHANNELS.value, units / 2)
-        return held / (units - held)
+        return self._slowdown(COLLECTIVE_CHANNELS)
 
-    def host_copy_seconds(self, num_bytes: int) -> Estimate:
-        """Return the time to copy `num_bytes` between a GPU and its host, one direction."""
-        rate = self.cluster.device.host_bytes_per_second * HOST_COPY_FRACTION.value
-        return Estimate(seconds=num_bytes / rate, source=Source.ANALYTIC, note=HOST_COPY_FRACTION.source)
+    @property
+    def transfer_slowdown(self) -> float:
+        """Return the seconds that a kernel loses for each second that a pipeline send or receive runs beside it.
+
+        As `overlap_slowdown`, with the few channels of a transfer to one peer.
+        """
+        return self._slowdown(P2P_CHANNELS)
+
+    def _slowdown(self, channels: Constant) -> float:
+        units = self.cluster.device.num_compute_units
+        held = min(channels.value, units / 2)
+        return held / (units - held)
 
 
 def _traffic_factor(kind: CollectiveKind, size: int) -> float:

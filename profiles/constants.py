@@ -7,10 +7,7 @@ no measurement its nearest generation is taken and the estimate is marked as ass
 from dataclasses import dataclass
 
 _GEMM_FIT = "least median error over {rows} published {what} timings with m >= 512: {error} median"
-_TRAINING_FIT = (
-    "joint fit over published training runs (llm-foundry, Megatron-Bridge, InternEvo, vTrain and others): the rate"
-    " of long training against the burst rate of kernel tables"
-)
+_TRAINING_FIT = "joint fit over published training runs (llm-foundry, Megatron-Bridge, InternEvo, vTrain and others)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +19,7 @@ class Constant:
         low: Smallest value that physics allows.
         high: Largest value that physics allows.
         source: Where it comes from, with its residual where it was fitted.
-        assumed: It was carried over from other hardware.
+        assumed: It was carried over from other hardware, or nothing published gives it.
     """
 
     value: float
@@ -135,10 +132,6 @@ UNFUSED_ATTENTION_FRACTION = _fraction(
 
 MEMORY_FRACTION = _fraction(0.77, "element-wise kernels move 1.3 times their least bytes; " + _TRAINING_FIT)
 
-HOST_COPY_FRACTION = _fraction(
-    0.80, "pinned copies of 50 to 55 GB/s on a 64 GB/s PCIe 5 link, NVIDIA/nvbandwidth issue 24"
-)
-
 _NCCL = "nccl-tests bus bandwidth above 64 MB on {what}"
 
 
@@ -172,6 +165,15 @@ NETWORK_FRACTION = _fraction(
     0.80,
     "bus bandwidth of large NCCL messages between nodes: 0.72 (Polaris, Slingshot 10) to 0.92 (Alps, Slingshot 11)",
 )
+PCIE_FRACTION = Constant(
+    value=0.70,
+    low=0.0,
+    high=128 / 130,
+    source="assumption: part of one direction of a PCIe slot that NCCL reaches, for want of a published table",
+    assumed=True,
+)
+"""At most what 128b/130b coding leaves (PCI Express Base Specification 3.0 to 5.0)."""
+
 COLLECTIVE_START = _seconds(6.0e-6, "smallest NCCL message less its hops: 4.6 us (H100), 7.9 us (A100)")
 
 COLLECTIVE_RAMP: dict[str, Constant] = {
@@ -195,4 +197,11 @@ COLLECTIVE_CHANNELS = Constant(
     low=1.0,
     high=32.0,
     source="NCCL opens up to 24 channels inside a domain, each on a compute unit that a kernel beside it lacks",
+)
+P2P_CHANNELS = Constant(
+    value=2.0,
+    low=1.0,
+    high=32.0,
+    source="assumption: NCCL opens few channels to one peer across the network, each on a compute unit",
+    assumed=True,
 )

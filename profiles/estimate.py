@@ -24,7 +24,7 @@ class Estimate:
     Args:
         seconds: Its duration when nothing else runs.
         source: Where the figure comes from.
-        note: The table, formula or assumption behind it, in one phrase.
+        note: The tables, formulas or assumptions behind it, one phrase each.
     """
 
     seconds: float
@@ -48,6 +48,7 @@ class CostModel(Protocol):
         """Return the seconds that a kernel loses for each second that a collective runs beside it."""
         ...
 
-    def host_copy_seconds(self, num_bytes: int) -> Estimate:
-        """Return the time to copy `num_bytes` between a GPU and its host, one direction."""
+    @property
+    def transfer_slowdown(self) -> float:
+        """Return the seconds that a kernel loses for each second that a pipeline send or receive runs beside it."""
         ...

@@ -5,6 +5,27 @@ Bandwidths are one direction, per GPU. Every figure of a catalogue device carrie
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class LinkKind(StrEnum):
+    """What a level of the network is made of."""
+
+    PEER = "peer"
+    """Links between GPUs: NVLink, Infinity Fabric."""
+    HOST = "host"
+    """The slots of a node: PCIe."""
+    NETWORK = "network"
+    """Network cards and switches between nodes."""
+
+
+class PeerTopology(StrEnum):
+    """How the GPUs of a peer domain are joined."""
+
+    SWITCHED = "switched"
+    """Through switches: any two GPUs have the whole bandwidth between them."""
+    MESH = "mesh"
+    """Pair by pair: two of N GPUs share a link of 1 / (N - 1) of a GPU's bandwidth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +43,7 @@ class Device:
         dense_flops_per_second: Datasheet tensor-core rate by format, without sparsity. A missing format cannot be
             used.
         peer_bytes_per_second: NVLink, Infinity Fabric or such between GPUs, one direction; None without.
+        peer_topology: How that link joins a domain; of no meaning without such a link.
         host_bytes_per_second: Link to the host, one direction.
         host_link: "pcie3", "pcie4", "pcie5", "pcie6" or "c2c".
         tdp_watts: Board power.
@@ -37,6 +59,7 @@ class Device:
     memory_bytes_per_second: float
     dense_flops_per_second: Mapping[str, float]
     peer_bytes_per_second: float | None
+    peer_topology: PeerTopology
     host_bytes_per_second: float
     host_link: str
     tdp_watts: float
@@ -49,6 +72,7 @@ class LinkLevel:
 
     Args:
         name: "nvlink", "pcie", "rail", "leaf", "spine" and so on.
+        kind: What it is made of; decides how much of its bandwidth is reached.
         num_gpus: GPUs that reach one another without leaving this level.
         bytes_per_second: Bandwidth of one GPU at this level, one direction, oversubscription already taken off.
         latency_seconds: Start-up time of one message at this level.
@@ -56,6 +80,7 @@ class LinkLevel:
     """
 
     name: str
+    kind: LinkKind
     num_gpus: int
     bytes_per_second: float
     latency_seconds: float
@@ -105,5 +130,10 @@ class Cluster:
 
     @property
     def fast_domain_size(self) -> int:
-        """Return how many GPUs the innermost level joins (the NVLink domain, or a PCIe node)."""
-        return self.levels[0].num_gpus if self.levels else 1
+        """Return how many GPUs reach one another without the network: the NVLink domain, or a PCIe node.
+
+        Where NVLink joins only some GPUs of a node, that part counts.
+        """
+        if not self.levels or self.levels[0].kind is LinkKind.NETWORK:
+            return 1
+        return self.levels[0].num_gpus

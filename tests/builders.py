@@ -29,7 +29,7 @@ from planner.specs import (
     Target,
     TrainWorkload,
 )
-from profiles.hardware import Cluster, Device, LinkLevel
+from profiles.hardware import Cluster, Device, LinkKind, LinkLevel, PeerTopology
 
 GIB = 1 << 30
 
@@ -68,6 +68,7 @@ def tiny_device() -> Device:
         memory_bytes_per_second=1e12,
         dense_flops_per_second={"bf16": 4e14, "fp16": 4e14, "fp32": 2e13, "fp8": 8e14},
         peer_bytes_per_second=2e11,
+        peer_topology=PeerTopology.SWITCHED,
         host_bytes_per_second=2.5e10,
         host_link="pcie4",
         tdp_watts=500.0,
@@ -77,19 +78,28 @@ def tiny_device() -> Device:
 
 def two_node_cluster(*, num_nodes: int = 2) -> Cluster:
     """Return nodes of 4 GPUs with a fast link inside and a slow one outside."""
+    nvlink = LinkLevel(
+        name="nvlink",
+        kind=LinkKind.PEER,
+        num_gpus=4,
+        bytes_per_second=2e11,
+        latency_seconds=2e-6,
+        source="made up",
+    )
+    rail = LinkLevel(
+        name="rail",
+        kind=LinkKind.NETWORK,
+        num_gpus=4 * num_nodes,
+        bytes_per_second=2.5e10,
+        latency_seconds=5e-6,
+        source="made up",
+    )
     return Cluster(
         name="two-nodes",
         device=tiny_device(),
         gpus_per_node=4,
         num_nodes=num_nodes,
-        levels=(
-            LinkLevel(name="nvlink", num_gpus=4, bytes_per_second=2e11, latency_seconds=2e-6, source="made up"),
-            LinkLevel(
-                name="rail", num_gpus=4 * num_nodes, bytes_per_second=2.5e10, latency_seconds=5e-6, source="made up"
-            ),
-        )
-        if num_nodes > 1
-        else (LinkLevel(name="nvlink", num_gpus=4, bytes_per_second=2e11, latency_seconds=2e-6, source="made up"),),
+        levels=(nvlink, rail) if num_nodes > 1 else (nvlink,),
         host_memory_bytes=256 * GIB,
         nvme_bytes_per_second=None,
         nvme_bytes=None,

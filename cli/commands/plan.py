@@ -1,6 +1,5 @@
 """`shardwright plan`: from a spec file to the best layout, its runners-up and its launch files."""
 
-import logging
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -67,7 +66,7 @@ QuietOption = Annotated[
     typer.Option("--quiet", "-q", envvar="SHARDWRIGHT_QUIET", help="No progress and no notes on standard error."),
 ]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Also every reason for pruning, and the log on standard error.")
+    bool, typer.Option("--verbose", "-v", help="Also every reason for pruning, with its number of layouts.")
 ]
 
 
@@ -90,33 +89,35 @@ def plan(
     Prints the plan with its runners-up; with --out also writes it, and the files that start the run.
     When nothing fits, says what is missing and which changes would fit, writes nothing and exits with 3.
     """
-    from cli.render_plan import plan_blocks
+    from cli.render_plan import file_blocks, plan_blocks
     from planner.inputs import load_inputs
+    from planner.launch import launch_file_names
     from planner.schema.plan import plan_to_text
     from planner.search import search
-
-    if verbose:
-        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    if out is not None:
-        check_writable(out, (PLAN_FILE,), force=force)
 
     stopwatch = Stopwatch()
     named = {"objective": objective, "target": target}
     options = {name: value.value for name, value in named.items() if value is not None}
     inputs = load_inputs(spec, set_ or (), options=options)
+    if out is not None:
+        check_writable(out, (PLAN_FILE, *launch_file_names(inputs.request.workload)), force=force)
     stopwatch.lap("read inputs")
     with watching(show=wants_progress() and not quiet) as watch:
         found = search(inputs.model, inputs.cluster, inputs.request, top=top, watch=watch)
     stopwatch.lap("search")
     document = plan_to_text(found)
-    written = save(found, document, directory=out, force=force)
-    stopwatch.lap("write")
-
-    if format_ is Format.JSON:
-        print_text(document)
-    else:
-        print_blocks(plan_blocks(found, written=written, verbose=verbose))
-    stopwatch.lap("print")
+    # Each is tried whatever becomes of the other: a full disk does not cost the answer, nor a closed pipe the files.
+    try:
+        if format_ is Format.JSON:
+            print_text(document)
+        else:
+            print_blocks(plan_blocks(found, verbose=verbose))
+    finally:
+        stopwatch.lap("print")
+        written = save(found, document, directory=out, force=force)
+        stopwatch.lap("write")
+    if written and format_ is Format.TEXT:
+        print_blocks(file_blocks(written))
     if timings:
         note("\n".join(stopwatch.lines()))
     if not found.plans:

@@ -175,18 +175,25 @@ def _rope_scaling(kind: str, model: ModelSpec) -> tuple[tuple[str, ...], ...]:
 
 
 def _vocabulary(model: ModelSpec, workload: TrainWorkload, layout: Layout) -> Group:
+    """Return the flags of the vocabulary: with a tokenizer of its own, its size is not the tokenizer's.
+
+    A Hugging Face tokenizer's count of tokens stands in for `--vocab-size`, and often differs from the rows of the
+    model's embedding; only `--padded-vocab-size` comes before it (`core/tokenizers/utils/build_tokenizer.py`).
+    """
     padded = padded_vocab_size(model.vocab_size, layout.tp)
-    if workload.tokenizer_model is None:
-        tokenizer: tuple[tuple[str, ...], ...] = (("--tokenizer-type", "NullTokenizer"),)
-    else:
+    tokenizer: tuple[tuple[str, ...], ...] = (("--tokenizer-type", "NullTokenizer"),)
+    title = f"Vocabulary: {model.vocab_size} rows, padded to {padded} (a multiple of {VOCAB_DIVISOR} x tp)"
+    if workload.tokenizer_model is not None:
         path = not_a_flag(workload.tokenizer_model)
         tokenizer = (("--tokenizer-type", "HuggingFaceTokenizer"), ("--tokenizer-model", path))
+        title += "; the tokenizer may know fewer tokens, not more"
     return Group(
-        title=f"Vocabulary: {model.vocab_size} rows, padded to {padded} (a multiple of {VOCAB_DIVISOR} x tp)",
+        title=title,
         flags=(
             *tokenizer,
             ("--vocab-size", str(model.vocab_size)),
             ("--make-vocab-size-divisible-by", str(VOCAB_DIVISOR)),
+            *_when(workload.tokenizer_model is not None, "--padded-vocab-size", str(padded)),
             *_when(not model.tie_word_embeddings, "--untie-embeddings-and-output-weights"),
         ),
     )

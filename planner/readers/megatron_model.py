@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from planner.errors import InputError, Location
 from planner.readers.megatron import MegatronJob
+from planner.shard import VOCAB_DIVISOR, padded_vocab_size
 from planner.specs import (
     Activation,
     AttentionKernel,
@@ -53,7 +54,7 @@ def model_of(job: MegatronJob) -> ModelSpec:
         name=job.file,
         architecture="megatron-lm",
         hidden_size=hidden_size,
-        vocab_size=job.integer("--vocab-size"),
+        vocab_size=_vocab_size(job),
         tie_word_embeddings=not job.has("--untie-embeddings-and-output-weights"),
         max_position_embeddings=job.integer("--max-position-embeddings"),
         norm=Norm.RMS if job.text("--normalization", "LayerNorm") == "RMSNorm" else Norm.LAYER,
@@ -65,6 +66,24 @@ def model_of(job: MegatronJob) -> ModelSpec:
         traits=tuple(trait for name, trait in TRAITS.items() if job.has(name)),
         runs=(BlockRun(block=_block(job, hidden_size), count=layers),),
     )
+
+
+def _vocab_size(job: MegatronJob) -> int:
+    """Return the rows of the vocabulary before padding; `--padded-vocab-size` may not say others."""
+    padded = job.flag("--padded-vocab-size")
+    if padded is None:
+        return job.integer("--vocab-size")
+    rows = job.integer("--padded-vocab-size")
+    vocab_size = job.integer("--vocab-size", rows)
+    tp = job.integer("--tensor-model-parallel-size", 1)
+    expected = padded_vocab_size(vocab_size, tp)
+    if rows != expected:
+        raise job.error(
+            padded,
+            f"is {rows}; plans pad {vocab_size} rows over tp {tp} to {expected}",
+            f"Plans pad to a multiple of {VOCAB_DIVISOR} x tp.",
+        )
+    return vocab_size
 
 
 def _choice(job: MegatronJob, name: str, default: str, choices: Collection[str]) -> str:

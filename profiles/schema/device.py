@@ -9,7 +9,7 @@ from typing import Annotated, Final, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from profiles.hardware import Device
+from profiles.hardware import Device, PeerTopology
 from profiles.schema.finding import fail
 from profiles.schema.units import Bytes, BytesPerSecond, FlopsPerSecond, Watts
 
@@ -74,6 +74,8 @@ class DeviceEntry(BaseModel):
         peer_bandwidth: Link between GPUs, one direction, per GPU; left out without one.
         peer_domain: GPUs that the link joins in the product as sold: a number, or "node" for all GPUs of one node.
             Left out where there is no such link, or where it is an optional bridge.
+        peer_topology: "switched", where any two GPUs have all of it between them, or "mesh", where each pair shares
+            one link. A mesh's bandwidth is that of all links of a GPU to the rest of its domain.
         host_link: Kind of the link to the host.
         host_bandwidth: That link, one direction; known for PCIe, stated for c2c.
         tdp: Board power.
@@ -91,6 +93,7 @@ class DeviceEntry(BaseModel):
     dense_flops: Annotated[dict[Format, FlopsFigure], Field(min_length=1)]
     peer_bandwidth: BandwidthFigure | None = None
     peer_domain: PeerDomain | None = None
+    peer_topology: Literal["switched", "mesh"] = "switched"
     host_link: HostLink
     host_bandwidth: BandwidthFigure | None = None
     tdp: PowerFigure
@@ -143,6 +146,7 @@ class DeviceEntry(BaseModel):
             memory_bytes_per_second=self.memory_bandwidth.value,
             dense_flops_per_second={name: figure.value for name, figure in self.dense_flops.items()},
             peer_bytes_per_second=None if self.peer_bandwidth is None else self.peer_bandwidth.value,
+            peer_topology=PeerTopology(self.peer_topology),
             host_bytes_per_second=self.host_figure.value,
             host_link=self.host_link,
             tdp_watts=self.tdp.value,

@@ -11,7 +11,7 @@ from typing import Annotated, Final, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from profiles.hardware import Device, LinkLevel
+from profiles.hardware import Device, LinkKind, LinkLevel
 from profiles.schema.device import STATED_BY_USER
 from profiles.schema.finding import Place, fail
 from profiles.schema.units import BytesPerSecond, Seconds
@@ -135,6 +135,7 @@ def build_levels(fabric: Fabric) -> tuple[LinkLevel, ...]:
         kept.append(
             LinkLevel(
                 name=level.name,
+                kind=level.kind,
                 num_gpus=min(level.num_gpus, fabric.world_size),
                 bytes_per_second=level.bytes_per_second,
                 latency_seconds=level.latency_seconds,
@@ -181,6 +182,7 @@ def _inner_levels(fabric: Fabric) -> list[LinkLevel]:
         levels.append(
             _inner_level(
                 link,
+                kind=LinkKind.PEER,
                 num_gpus=fabric.domain,
                 device_figure=(device.peer_bytes_per_second or 0.0, device.sources.get("peer_bytes_per_second", "")),
                 default_seconds=_PEER_SECONDS,
@@ -190,6 +192,7 @@ def _inner_levels(fabric: Fabric) -> list[LinkLevel]:
         levels.append(
             _inner_level(
                 given.get(HOST_LEVEL, LinkEntry(name=HOST_LEVEL)),
+                kind=LinkKind.HOST,
                 num_gpus=fabric.gpus_per_node,
                 device_figure=(device.host_bytes_per_second, device.sources["host_bytes_per_second"]),
                 default_seconds=_PCIE_SECONDS,
@@ -199,13 +202,14 @@ def _inner_levels(fabric: Fabric) -> list[LinkLevel]:
 
 
 def _inner_level(
-    link: LinkEntry, *, num_gpus: int, device_figure: tuple[float, str], default_seconds: float
+    link: LinkEntry, *, kind: LinkKind, num_gpus: int, device_figure: tuple[float, str], default_seconds: float
 ) -> LinkLevel:
     """Return one level inside a node or NVLink domain; what `link` leaves out is the GPU's own link."""
     figure, figure_source = device_figure
     bandwidth_source = figure_source if link.bandwidth is None else (link.source or STATED_BY_USER)
     return LinkLevel(
         name=link.name,
+        kind=kind,
         num_gpus=num_gpus,
         bytes_per_second=figure if link.bandwidth is None else link.bandwidth,
         latency_seconds=default_seconds if link.latency is None else link.latency,
@@ -290,6 +294,7 @@ def _network_level(fabric: Fabric, link: LinkEntry, *, index: int, num_gpus: int
         )
     return LinkLevel(
         name=link.name,
+        kind=LinkKind.NETWORK,
         num_gpus=num_gpus,
         bytes_per_second=bandwidth,
         latency_seconds=_NETWORK_SECONDS if link.latency is None else link.latency,

@@ -28,7 +28,7 @@ from planner.specs import (
     TrainWorkload,
     Trait,
 )
-from profiles.hardware import Cluster, Device, LinkLevel
+from profiles.hardware import Cluster, Device, LinkKind, LinkLevel, PeerTopology
 
 LLAMA3_SCALING: dict[str, float | str] = {
     "rope_type": "llama3",
@@ -53,13 +53,19 @@ def cluster_of(num_nodes: int, gpus_per_node: int, *, name: str = "nodes", capab
         memory_bytes_per_second=1.0,
         dense_flops_per_second={"bf16": 1.0},
         peer_bytes_per_second=1.0,
+        peer_topology=PeerTopology.SWITCHED,
         host_bytes_per_second=1.0,
         host_link="pcie5",
         tdp_watts=1.0,
         sources={},
     )
     link = LinkLevel(
-        name="all", num_gpus=num_nodes * gpus_per_node, bytes_per_second=1.0, latency_seconds=0.0, source="made up"
+        name="all",
+        kind=LinkKind.PEER,
+        num_gpus=num_nodes * gpus_per_node,
+        bytes_per_second=1.0,
+        latency_seconds=0.0,
+        source="made up",
     )
     return Cluster(
         name=name,

@@ -37,7 +37,10 @@ def test_a_blend_of_data_survives_the_round_trip() -> None:
     )
     text = emit_megatron(plan_of(LLAMA_8B, workload, layout, cluster_of(2, 8)))[LAUNCH_SCRIPT]
     assert "    --data-path 0.3 /data/a 0.7 /data/b\n" in text
-    assert workload_of(read_megatron(text, file=LAUNCH_SCRIPT)).data_path == workload.data_path
+    job = read_megatron(text, file=LAUNCH_SCRIPT)
+    assert workload_of(job).data_path == workload.data_path
+    assert job.text("--padded-vocab-size", "") == "128256"
+    assert model_of(job).vocab_size == LLAMA_8B.vocab_size
 
 
 @settings(max_examples=50, deadline=None)

@@ -233,9 +233,13 @@ def _judge(job: Job, verdict: Verdict) -> None:
         model_config = argument_utils.gpt_config_from_args(args)
         argument_utils.pretrain_cfg_container_from_args(args, model_config)
         model_config.finalize()
-        args.padded_vocab_size = calculate_padded_vocab_size(
-            args.vocab_size, args.make_vocab_size_divisible_by, args.tensor_model_parallel_size, logging_enabled=False
-        )
+        if args.padded_vocab_size is None:
+            args.padded_vocab_size = calculate_padded_vocab_size(
+                args.vocab_size,
+                args.make_vocab_size_divisible_by,
+                args.tensor_model_parallel_size,
+                logging_enabled=False,
+            )
     verdict.padded_vocab_size = args.padded_vocab_size
     verdict.config = {name: _shown(getattr(model_config, name)) for name in CONFIG_FIELDS}
     with level("microbatches"):

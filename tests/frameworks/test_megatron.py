@@ -158,6 +158,9 @@ PLANS: Mapping[str, Plan] = {
         layout_of_degrees(layers=(32,), tp=2, dp=4, num_microbatches=32),
         precision=Precision.FP8_BLOCKWISE,
     ),
+    "8B with a tokenizer": planned(
+        LLAMA_8B, layout_of_degrees(layers=(32,), tp=2, dp=4, num_microbatches=32), tokenizer_model="/models/tokenizer"
+    ),
     "70B with adapters on 8": planned(
         LLAMA_70B,
         layout_of_degrees(layers=(80,), tp=8, num_microbatches=32, recompute=FULL),
@@ -217,6 +220,7 @@ WHOLE: Mapping[str, tuple[ModelSpec, int]] = {
 }
 
 OTHER_FACTOR = "another factor of llama3 scaling"
+OTHER_TOKENIZER = "a tokenizer that knows fewer tokens"
 
 
 def on_one_gpu_each(model: ModelSpec) -> Plan:
@@ -230,6 +234,7 @@ def verdicts() -> Mapping[str, Verdict]:
     jobs |= {name: job for name, (job, _, _) in REFUSED.items()}
     jobs |= {name: job_of(on_one_gpu_each(model)) for name, (model, _) in WHOLE.items()}
     jobs[OTHER_FACTOR] = changed(jobs["8B"], rope_scaling_factor="32.0")
+    jobs[OTHER_TOKENIZER] = changed(jobs["8B with a tokenizer"], vocab_size="100000")
     return dict(zip(jobs, ask_megatron(list(jobs.values())), strict=True))
 
 
@@ -391,6 +396,11 @@ def test_the_oracle_refuses_what_megatron_refuses(name: str, verdicts: Mapping[s
     _, level, words = REFUSED[name]
     assert verdicts[name].failed_level == level
     assert words in verdicts[name].error
+
+
+def test_the_rows_of_the_vocabulary_are_the_plans_and_not_the_tokenizers(verdicts: Mapping[str, Verdict]) -> None:
+    """What Megatron takes from a tokenizer stands in for --vocab-size, so another size stands in for a tokenizer."""
+    assert [verdicts[name].padded_vocab_size for name in ("8B with a tokenizer", OTHER_TOKENIZER)] == [128256, 128256]
 
 
 def test_megatron_still_drops_the_factor_of_llama3_scaling(verdicts: Mapping[str, Verdict]) -> None:

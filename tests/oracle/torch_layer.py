@@ -34,6 +34,15 @@ class FusedNorm(torch.autograd.Function):  # type: ignore[misc]  # torch is unty
         return (wide * rstd.unsqueeze(-1)).to(x.dtype) * scale
 
 
+class Kept(torch.autograd.Function):  # type: ignore[misc]
+    """What a fused kernel keeps although no gradient needs it: the tensor itself."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.view_as(x)
+
+
 class FusedActivation(torch.autograd.Function):  # type: ignore[misc]
     """An activation, gated or not, that keeps its input."""
 
@@ -193,9 +202,14 @@ class TorchLayer:
     def linear(self, name: str, x: Tensor, out_features: int) -> Tensor:
         """Return a linear layer, with its adapter if it has one."""
         weight = self.recorder.parameter(out_features, x.shape[-1], trainable=self.trains_base)
+        column = name in {"qkv", "fc1"}
+        if column and not self.trains_base:
+            x = Kept.apply(x)  # the fused norm's output stays although the weight is frozen
         output = functional.linear(x, weight)
         lora = self.workload.lora
         if lora is not None and name in lora.target_modules:
+            if column:
+                x = self.recorder.named(f"{name} adapter input", x.clone())  # normalised once more
             thin = functional.linear(x, self.recorder.parameter(lora.rank, x.shape[-1]))
             self.recorder.named(f"{name} adapter hidden", thin)
             output = output + functional.linear(thin, self.recorder.parameter(out_features, lora.rank))

@@ -66,6 +66,10 @@ MEGATRON_ARGS=(
     --pipeline-model-parallel-size 4
     --pipeline-model-parallel-layout 'Et*7|t*8|t*9|t*8L'
     --context-parallel-size 1
+    # Recompute: full
+    --recompute-granularity full
+    --recompute-method block
+    --recompute-num-layers 1
     # Data
     --mock-data
     --no-create-attention-mask-in-dataloader

@@ -73,7 +73,7 @@ MEGATRON_ARGS=(
     # Data parallelism
     --use-distributed-optimizer
     --use-megatron-fsdp
-    --data-parallel-sharding-strategy optim_grads
+    --data-parallel-sharding-strategy optim_grads_params
     --megatron-fsdp-main-grads-dtype fp32
     --megatron-fsdp-grad-comm-dtype fp32
     --no-gradient-accumulation-fusion

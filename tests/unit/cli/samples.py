@@ -30,7 +30,7 @@ from planner.specs import (
     Target,
     TrainWorkload,
 )
-from profiles.hardware import Cluster, Device, LinkLevel
+from profiles.hardware import Cluster, Device, LinkKind, LinkLevel, PeerTopology
 
 GIB = 2**30
 
@@ -68,13 +68,19 @@ def sample_cluster() -> Cluster:
         memory_bytes_per_second=1e12,
         dense_flops_per_second={"bf16": 100e12},
         peer_bytes_per_second=100e9,
+        peer_topology=PeerTopology.SWITCHED,
         host_bytes_per_second=32e9,
         host_link="pcie4",
         tdp_watts=300.0,
         sources={"memory_bytes": "data sheet, page 1", "dense_flops_per_second": "data sheet, page 2"},
     )
     link = LinkLevel(
-        name="nvlink", num_gpus=4, bytes_per_second=100e9, latency_seconds=2e-6, source="data sheet, page 3"
+        name="nvlink",
+        kind=LinkKind.PEER,
+        num_gpus=4,
+        bytes_per_second=100e9,
+        latency_seconds=2e-6,
+        source="data sheet, page 3",
     )
     return Cluster(
         name="quad",

@@ -1,16 +1,20 @@
 """`shardwright plan`: what it prints, writes and ends with, where the search finds a known plan."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+import cli.commands.plan
 import planner.search
+from cli.exits import ExitCode
 from cli.main import app
 from planner.emit.megatron import emit_megatron
+from planner.errors import InputError
 from planner.plan import Plan
 from planner.schema.plan import plan_to_text
 from planner.specs import Constraints, ModelSpec, Objective, PlanRequest, Target
@@ -65,7 +69,7 @@ Closest attempt
   layers per stage  2 x 2
   peak memory       6.00 GiB on rank 0 in forward-backward, of 5.00 GiB usable
 
-Smallest changes that fit, each by itself
+Changes that fit, each by itself
   change                try
   2 nodes instead of 1  --set cluster.nodes=2
 """
@@ -156,6 +160,48 @@ def test_an_earlier_plan_is_not_overwritten_and_nothing_is_searched(spec: Path, 
     assert (out / "plan.json").read_text() == plan_to_text(sample_plan())
 
 
+@pytest.mark.parametrize("name", ["plan.json", "launch.sh", "job.sbatch"])
+def test_every_file_that_may_be_written_is_checked_before_the_search(
+    spec: Path, finds: Finds, tmp_path: Path, name: str
+) -> None:
+    asked = finds(sample_plan())
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / name).write_text("old")
+    result = RUNNER.invoke(app, ["plan", str(spec), "--out", str(out)])
+    assert (result.exit_code, result.stdout, asked) == (2, "", [])
+    assert f"There is already {name}." in result.stderr
+    assert [path.name for path in out.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_a_plan_that_cannot_be_saved_is_still_printed(
+    spec: Path, finds: Finds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str
+) -> None:
+    def disk_full(directory: Path, files: Mapping[str, str], *, force: bool) -> tuple[Path, ...]:
+        raise InputError("The files cannot be written: No space left on device.")
+
+    finds(sample_plan())
+    monkeypatch.setattr(cli.commands.plan, "write_files", disk_full)
+    result = RUNNER.invoke(app, ["plan", str(spec), "--out", str(tmp_path / "run"), "--format", format_])
+    assert result.exit_code == 2
+    assert result.stdout == (SCREEN if format_ == "text" else plan_to_text(sample_plan()))
+    assert result.stderr == "error: The files cannot be written: No space left on device.\n"
+
+
+def test_a_plan_that_cannot_be_printed_is_still_saved(
+    spec: Path, finds: Finds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(text: str) -> None:
+        raise typer.Exit(ExitCode.BROKEN_PIPE)
+
+    finds(sample_plan())
+    monkeypatch.setattr(cli.commands.plan, "print_text", closed)
+    result = RUNNER.invoke(app, ["plan", str(spec), "--out", str(tmp_path / "run"), "--format", "json"])
+    assert result.exit_code == ExitCode.BROKEN_PIPE
+    assert (tmp_path / "run" / "plan.json").read_text() == plan_to_text(sample_plan())
+
+
 def test_when_nothing_fits_it_says_why_and_ends_with_3(spec: Path, finds: Finds, tmp_path: Path) -> None:
     finds(infeasible_plan())
     result = RUNNER.invoke(app, ["plan", str(spec), "--out", str(tmp_path / "run")])
@@ -179,8 +225,8 @@ def test_timings_go_to_standard_error(spec: Path, finds: Finds) -> None:
     assert [line.rsplit(maxsplit=2)[0].strip() for line in result.stderr.splitlines()] == [
         "read inputs",
         "search",
-        "write",
         "print",
+        "write",
         "total",
     ]
 

@@ -11,6 +11,7 @@ from planner.communication import (
     exposed_seconds,
     gradient_norm_reduction,
     optimizer_traffic,
+    overlapped_transfer_seconds,
     tied_embedding_reduction,
     transfer,
 )
@@ -63,8 +64,8 @@ def test_a_hidden_collective_still_slows_the_pass_down() -> None:
     assert added_seconds(8.0, 0.0, slowdown=0.25) == 8.0
 
 
-@pytest.mark.parametrize(("rank", "first", "distance"), [(0, 0, 16), (1, 16, 16), (2, 32, 16), (3, 0, 48)])
-def test_activations_go_to_the_next_rank_and_from_the_last_to_the_first(rank: int, first: int, distance: int) -> None:
+@pytest.mark.parametrize(("rank", "first", "distance"), [(0, 0, 31), (1, 16, 31), (2, 32, 31), (3, 0, 63)])
+def test_activations_reach_from_the_first_sender_to_the_last_receiver(rank: int, first: int, distance: int) -> None:
     assert transfer(LAYOUT, pipeline_rank=rank, stream_bytes=7) == Collective(
         kind=CollectiveKind.SEND_RECV, buffer_bytes=7, size=2, stride=distance, first_rank=first
     )
@@ -95,7 +96,21 @@ def test_the_optimizer_reads_and_writes_its_states() -> None:
 
 
 def test_communicators_of_one_rank() -> None:
-    assert communicator_sizes(LAYOUT, tied_embedding=False) == (2, 8, 4, 8)
-    assert communicator_sizes(LAYOUT, tied_embedding=True) == (2, 8, 4, 8, 2)
+    # All ranks, tp, dp, all ranks again for the norm over sharded states, pp.
+    assert communicator_sizes(LAYOUT, tied_embedding=False) == (64, 2, 8, 64, 4)
+    assert communicator_sizes(LAYOUT, tied_embedding=True) == (64, 2, 8, 64, 4, 2)
+    # Whole states: the norm is one replica's.
+    assert communicator_sizes(replace(LAYOUT, zero_stage=0), tied_embedding=False) == (64, 2, 8, 8, 4)
+    # Overlapped transfers open a pair with each neighbour.
+    overlapped = replace(LAYOUT, overlap=replace(LAYOUT.overlap, p2p=True))
+    assert communicator_sizes(overlapped, tied_embedding=False) == (64, 2, 8, 64, 2, 2)
     alone = replace(LAYOUT, tp=1, pp=1, dp=1, stages=stages_from_counts((4,)))
     assert communicator_sizes(alone, tied_embedding=True) == ()
+
+
+def test_overlapped_transfers_slow_down_the_passes_beside_them() -> None:
+    overlapped = replace(LAYOUT, overlap=replace(LAYOUT.overlap, p2p=True))
+    boundaries = (1.0, 2.0, 4.0)
+    lost = [overlapped_transfer_seconds(boundaries, stage=stage, layout=overlapped, slowdown=0.5) for stage in range(4)]
+    assert lost == [0.5, 1.5, 3.0, 2.0]
+    assert overlapped_transfer_seconds(boundaries, stage=1, layout=LAYOUT, slowdown=0.5) == 0.0

@@ -67,10 +67,13 @@ def test_an_fp8_layer_keeps_its_quantised_inputs_and_attention_still_keeps_its_o
     assert fp8["attention output in fp8"] * 2 == bf16["attention output"] == fp8["attention output"]
 
 
-def test_a_frozen_linear_layer_keeps_its_input_only_for_its_adapter() -> None:
+def test_a_frozen_layer_keeps_what_its_fused_norm_and_its_adapter_need() -> None:
     tensors = saved(block_graph(tiny_dense_model(), LORA_RUN))
-    assert "attention norm output" in tensors  # read by the adapter of qkv
-    assert "feed-forward norm output" not in tensors
+    # The fused norm's output stays although nothing needs it; an adapter normalises once more for itself.
+    assert tensors["attention norm output"] == tensors["qkv adapter input"] == 64 * 2
+    assert "feed-forward norm output" in tensors
+    assert "fc1 adapter input" not in tensors
+    assert "attention output" in tensors  # kept by attention; proj has no adapter and keeps no copy of its own
     assert tensors["qkv adapter hidden"] == tensors["fc2 adapter hidden"] == 4 * 2
 
 

@@ -7,9 +7,10 @@ import pytest
 
 from planner import launch
 from planner.emit.megatron import emit_megatron
-from planner.errors import InputError
-from planner.launch import launch_files
+from planner.errors import BrokenPromiseError, InputError
+from planner.launch import launch_file_names, launch_files
 from planner.plan import Plan
+from planner.specs import Lora, TrainMethod
 from tests.builders import tiny_layout, tiny_plan
 
 
@@ -21,6 +22,16 @@ def plan_with(**changes: object) -> Plan:
 
 def test_a_sound_plan_gives_both_scripts() -> None:
     assert sorted(launch_files(tiny_plan())) == ["job.sbatch", "launch.sh"]
+
+
+def test_the_names_are_known_before_there_is_a_plan() -> None:
+    plan = tiny_plan()
+    assert set(launch_file_names(plan.request.workload)) == set(launch_files(plan))
+    adapters = replace(
+        plan.request.workload, method=TrainMethod.LORA, lora=Lora(rank=4, alpha=8.0, target_modules=("qkv",))
+    )
+    trained = replace(plan, request=replace(plan.request, workload=adapters))
+    assert set(launch_file_names(adapters)) == set(launch_files(trained)) == {"job.sbatch", "launch.sh", "lora_gpt.py"}
 
 
 def test_a_plan_that_was_edited_into_nonsense_is_refused() -> None:
@@ -37,5 +48,5 @@ def test_a_script_that_says_another_layout_is_our_bug(monkeypatch: pytest.Monkey
         return emit_megatron(plan_with(sequence_parallel=False), index=index)
 
     monkeypatch.setattr(launch, "emit_megatron", emit_the_wrong_one)
-    with pytest.raises(AssertionError, match=r"launch\.sh says"):
+    with pytest.raises(BrokenPromiseError, match=r"launch\.sh says"):
         launch_files(tiny_plan())

@@ -62,7 +62,8 @@ def test_the_70b_ledger_of_the_first_stage_by_hand() -> None:
     assert terms["optimizer moments"] == 9_086_173_184 == 8 * STAGE_0 // 2
     assert terms["activations"] == 11_251_220_480 == 4 * 20 * KEPT  # 4 micro-batches in flight
     assert terms["context and libraries"] == 700 * MIB
-    assert terms["communicators"] == (688 + 544 + 688 + 688) * MIB  # tp 8, dp 2, pp 4, a replica of 32
+    # All 64 ranks, tp 8, dp 2, all ranks for the gradient norm, pp 4.
+    assert terms["communicators"] == (688 + 688 + 544 + 688 + 688) * MIB
     assert terms["pipeline buffers"] == 2 * 512 * 8192 * 2
     # Gradients around fc1, the widest layer: its gathered input twice, its output.
     assert terms["backward temporaries"] == 4096 * (8192 + 7168 + 8192) * 2
@@ -112,7 +113,7 @@ def test_recomputing_n_layers_of_each_stage_keeps_their_inputs_alone() -> None:
     assert ledger(too_many)["activations"] == ledger(whole)["activations"]
 
 
-def test_each_zero_stage_splits_one_thing_more_and_stage_3_gathers_neighbours() -> None:
+def test_each_zero_stage_splits_one_thing_more_and_whole_tensors_wait_on_their_way() -> None:
     model = load_bundled("llama-3.1-8b")
     alone = replace(
         LAYOUT,
@@ -133,10 +134,29 @@ def test_each_zero_stage_splits_one_thing_more_and_stage_3_gathers_neighbours() 
         assert tuple(found[name] for name in names) == tuple(
             size // group for size, group in zip(whole, groups, strict=True)
         )
-    # The head is wider than a layer, and the last layer stands beside it.
+    # Embedding and head stay whole; 500M elements of layers are gathered ahead; 1e9 elements of fp32 gradients wait
+    # beside one layer's in bf16.
     layer = 4096 * 6144 + 4096 * 4096 + 3 * 4096 * 14336 + 2 * 4096
-    assert terms[3]["gathered parameters"] == 2 * (layer + 128_256 * 4096 + 4096)
+    ends = 2 * 128_256 * 4096 + 4096
+    assert terms[3]["gathered parameters"] == 2 * (ends + 500_000_000)
     assert "gathered parameters" not in terms[2]
+    assert terms[2]["gradients to reduce"] == terms[3]["gradients to reduce"] == 4 * 1_000_000_000 + 2 * layer
+    assert "gradients to reduce" not in terms[1]
+
+
+def test_16_bit_gradients_are_copied_to_fp32_for_the_update() -> None:
+    model, graph = tiny_dense_model(), build_graph(tiny_dense_model(), tiny_workload())
+
+    def update_bytes(workload: TrainWorkload) -> int:
+        lines = memory_ledger(place(model, graph, tiny_layout(), workload))
+        wanted = (0, Phase.OPTIMIZER_STEP, "fp32 gradients")
+        return sum(line.num_bytes for line in lines if (line.rank, line.phase, line.term) == wanted)
+
+    half = replace(tiny_workload(), gradient_dtype=DType.BF16)
+    elements = rank_parameters(model, graph, tiny_layout(), 0, seq_len=128)
+    assert update_bytes(tiny_workload()) == 0
+    assert update_bytes(half) == 4 * elements // 2
+    assert update_bytes(replace(half, moment_dtype=DType.BF16)) == 0  # the precision-aware optimizer reads them as is
 
 
 def test_a_tied_table_is_held_twice_only_across_a_pipeline() -> None:

@@ -184,7 +184,7 @@ def test_fp8_wants_multiples_of_16_features(width: int, degrees: set[int]) -> No
     workload = replace(tiny_workload(), precision=Precision.FP8_DELAYED)
     found = space(model=model_with(groups=8, head_dim=64, width=width), workload=workload)
     assert values(found, "tp") == degrees
-    assert ("fp8 needs the features of a rank to be a multiple of 16" in found.pruned) == (width == 160)
+    assert ("fp8-delayed needs the features of a rank to be a multiple of 16" in found.pruned) == (width == 160)
 
 
 @pytest.mark.parametrize(("seq_len", "fewest"), [(256, 1), (128, 1), (64, 2), (16, 8)])
@@ -194,7 +194,35 @@ def test_fp8_wants_multiples_of_16_tokens(seq_len: int, fewest: int) -> None:
     points = found.points
     split_over_8 = points.where((points.sequence_parallel_X == 1) & (points.tp_X == 8))
     assert split_over_8.micro_batch_size_X.min() == fewest
-    assert ("fp8 needs the tokens of a rank to be a multiple of 16" in found.pruned) == (fewest > 1)
+    assert ("fp8-delayed needs the tokens of a rank to be a multiple of 16" in found.pruned) == (fewest > 1)
+
+
+@pytest.mark.parametrize(
+    ("precision", "multiple"),
+    [
+        (Precision.FP8_DELAYED, 16),
+        (Precision.FP8_TENSORWISE, 16),
+        (Precision.FP8_BLOCKWISE, 16),
+        (Precision.FP8_MXFP8, 32),
+    ],
+)
+def test_each_fp8_recipe_has_its_multiple_of_tokens_features_and_hidden_size(
+    precision: Precision, multiple: int
+) -> None:
+    workload = replace(tiny_workload(), precision=precision)
+    fitting = replace(model_with(groups=8, head_dim=multiple, width=8 * multiple), hidden_size=multiple)
+    found = space(model=fitting, workload=workload)
+    assert values(found, "tp") == {1, 2, 4, 8}
+    for wrong in (multiple // 2, 3 * multiple // 2):
+        odd = space(model=replace(fitting, hidden_size=wrong), workload=workload)
+        assert len(odd.points) == 0
+        assert f"{precision} needs hidden_size to be a multiple of {multiple}" in odd.pruned
+    narrow = space(model=replace(model_with(groups=8, head_dim=multiple, width=4 * multiple)), workload=workload)
+    assert values(narrow, "tp") == {1, 2, 4}
+    assert f"{precision} needs the features of a rank to be a multiple of {multiple}" in narrow.pruned
+    short = space(model=fitting, workload=replace(workload, seq_len=multiple // 2, global_batch_size=8))
+    assert values(short, "micro_batch_size").isdisjoint({1})
+    assert f"{precision} needs the tokens of a rank to be a multiple of {multiple}" in short.pruned
 
 
 def test_states_below_fp32_come_with_the_sharded_optimizer() -> None:

@@ -6,7 +6,18 @@ import pytest
 
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, Stage, stages_from_counts
 from planner.plan import PlannedLayout
-from planner.specs import Bounds, Constraints, DType, Lora, ModelSpec, Optimizer, PlanRequest, TrainMethod
+from planner.specs import (
+    Bounds,
+    Constraints,
+    DType,
+    Lora,
+    ModelSpec,
+    Optimizer,
+    PlanRequest,
+    Precision,
+    SelfAttention,
+    TrainMethod,
+)
 from planner.validate import PRICE_TOLERANCE, violations
 from tests.builders import tiny_dense_model, tiny_layout, tiny_planned_layout, tiny_request, two_node_cluster
 
@@ -27,11 +38,10 @@ def with_workload(**changes: object) -> PlanRequest:
     return replace(request, workload=replace(request.workload, **changes))  # type: ignore[arg-type]
 
 
-def with_heads(*, heads: int, groups: int) -> ModelSpec:
-    model = tiny_dense_model()
+def with_heads(*, heads: int, groups: int, head_dim: int = 8, intermediate_size: int = 160) -> ModelSpec:
+    model = with_width(intermediate_size)
     run = model.runs[0]
-    assert run.block.mixer is not None
-    mixer = replace(run.block.mixer, num_attention_heads=heads, num_key_value_heads=groups)
+    mixer = SelfAttention(num_attention_heads=heads, num_key_value_heads=groups, head_dim=head_dim)
     return replace(model, runs=(replace(run, block=replace(run.block, mixer=mixer)),))
 
 
@@ -50,6 +60,9 @@ INTERLEAVED = replace(
     stages=stages_from_counts((1, 1, 1, 1)),
     overlap=Overlap(grad_reduce=True, param_gather=True, p2p=True),
 )
+
+
+UNSHARDED = replace(tiny_layout(), zero_stage=0, overlap=Overlap(grad_reduce=True, param_gather=False, p2p=False))
 
 
 def test_a_sound_plan_breaks_no_rule() -> None:
@@ -90,7 +103,32 @@ def test_a_sound_plan_breaks_no_rule() -> None:
             "overlap",
             "transfers overlap only with interleaving",
         ),
+        (
+            replace(tiny_layout(), zero_stage=0),
+            "overlap",
+            "parameters are gathered only with zero_stage 1 or more",
+        ),
+        (
+            replace(tiny_layout(), overlap=Overlap(grad_reduce=False, param_gather=True, p2p=False)),
+            "overlap",
+            "parameter gathering overlaps only where gradient reduction does",
+        ),
         (replace(tiny_layout(), zero_stage=2), "sharding", "zero_stage 2 with tp 2 and pp 2"),
+        (replace(tiny_layout(), cp=2, dp=1, num_microbatches=16), "unpriced", "cp 2 is not priced yet; only cp 1 is"),
+        (replace(tiny_layout(), ep=2), "unpriced", "ep 2 is not priced yet; only ep 1 is"),
+        (replace(tiny_layout(), etp=2), "unpriced", "etp 2 is not priced yet; only etp 1 is"),
+        (
+            replace(tiny_layout(), rank_order="tp-cp-ep-pp-dp"),
+            "unpriced",
+            "rank order tp-cp-ep-pp-dp is not priced yet; tp-cp-ep-dp-pp is",
+        ),
+        (
+            replace(
+                tiny_layout(), recompute=Recompute(granularity=Granularity.SELECTIVE, modules=("layernorm", "mlp"))
+            ),
+            "recompute",
+            "recompute of layernorm; only core_attn, mlp are priced",
+        ),
         (
             replace(tiny_layout(), recompute=Recompute(granularity=Granularity.FULL)),
             "constraints",
@@ -100,6 +138,79 @@ def test_a_sound_plan_breaks_no_rule() -> None:
 )
 def test_a_layout_that_breaks_one_rule_is_told_which(layout: Layout, rule: str, message: str) -> None:
     assert rules(planned(layout)) == [(rule, message)]
+
+
+UNCONSTRAINED = replace(tiny_request(), constraints=Constraints())
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "message"),
+    [
+        (0, "full recompute of no layers"),
+        (1, None),
+        (2, "full recompute of 2 layers where the smallest stage holds 1"),
+    ],
+)
+def test_the_smallest_stage_holds_what_is_recomputed_in_each(num_layers: int, message: str | None) -> None:
+    uneven = replace(
+        tiny_layout(),
+        stages=stages_from_counts((1, 3)),
+        recompute=Recompute(granularity=Granularity.FULL, num_layers=num_layers),
+    )
+    expected = [] if message is None else [("recompute", message)]
+    assert rules(planned(uneven), request=UNCONSTRAINED) == expected
+
+
+def test_a_schedule_that_is_too_long_to_simulate_is_refused() -> None:
+    longest = replace(tiny_layout(), num_microbatches=250_000)
+    assert rules(planned(longest), request=with_workload(global_batch_size=500_000)) == []
+    longer = replace(longest, num_microbatches=250_001)
+    assert rules(planned(longer), request=with_workload(global_batch_size=500_002)) == [
+        ("schedule", "1000004 passes, of which 1000000 are simulated")
+    ]
+
+
+FITTING_FP8 = with_heads(heads=8, groups=4, head_dim=16, intermediate_size=192)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        (FITTING_FP8, {"seq_len": 80}, "40 tokens on a rank are no multiple of {multiple}"),
+        (replace(FITTING_FP8, hidden_size=72), {}, "hidden_size 72 is no multiple of {multiple}"),
+        (
+            with_heads(heads=8, groups=1, head_dim=8, intermediate_size=192),
+            {},
+            "width 80 of q, k and v together over tp 2 is no multiple of {multiple}",
+        ),
+        (
+            with_heads(heads=6, groups=1, head_dim=8, intermediate_size=192),
+            {},
+            "width 48 of all heads over tp 2 is no multiple of {multiple}",
+        ),
+        (
+            with_heads(heads=8, groups=4, head_dim=16, intermediate_size=176),
+            {},
+            "width 176 of the feed-forward over tp 2 is no multiple of {multiple}",
+        ),
+    ],
+)
+@pytest.mark.parametrize(("precision", "multiple"), [(Precision.FP8_BLOCKWISE, 16), (Precision.FP8_MXFP8, 32)])
+def test_fp8_products_are_aligned(
+    model: ModelSpec, changes: dict[str, object], message: str, precision: Precision, multiple: int
+) -> None:
+    entry = planned(tiny_layout())
+    assert rules(entry, model=FITTING_FP8, request=with_workload(precision=precision)) == []
+    assert rules(entry, model=model, request=with_workload(**changes)) == []
+    assert rules(entry, model=model, request=with_workload(precision=precision, **changes)) == [
+        ("fp8", message.format(multiple=multiple))
+    ]
+
+
+def test_mxfp8_needs_twice_what_other_recipes_need() -> None:
+    entry, request = planned(tiny_layout()), with_workload(precision=Precision.FP8_MXFP8, seq_len=96)
+    assert rules(entry, model=FITTING_FP8, request=with_workload(precision=Precision.FP8_DELAYED, seq_len=96)) == []
+    assert rules(entry, model=FITTING_FP8, request=request) == [("fp8", "48 tokens on a rank are no multiple of 32")]
 
 
 def test_stages_that_skip_a_layer_are_named() -> None:
@@ -126,6 +237,25 @@ def test_a_model_that_tp_does_not_divide_is_told_where(model: ModelSpec, rule: s
     assert rules(planned(tiny_layout()), model=model) == [(rule, message)]
 
 
+def test_q_k_and_v_together_split_over_tp() -> None:
+    # 8 query heads and 1 key/value head of 2: 20 rows split over 4 ranks, not over 8.
+    wide = replace(
+        tiny_layout(),
+        tp=8,
+        pp=1,
+        dp=1,
+        schedule=Schedule.NO_PIPELINE,
+        num_microbatches=16,
+        stages=stages_from_counts((4,)),
+    )
+    model = with_heads(heads=8, groups=1, head_dim=2)
+    assert rules(planned(wide), model=model, request=UNCONSTRAINED) == [
+        ("qkv", "q, k and v together, 20 wide, do not split over tp 8")
+    ]
+    model = with_heads(heads=8, groups=1, head_dim=4)
+    assert rules(planned(wide), model=model, request=UNCONSTRAINED) == []
+
+
 def test_sequence_parallelism_needs_tp_and_a_sequence_that_splits() -> None:
     alone = replace(tiny_layout(), tp=1, dp=4, num_microbatches=4)
     assert rules(planned(alone)) == [("sequence-parallel", "sequence parallelism needs tp above 1")]
@@ -135,7 +265,7 @@ def test_sequence_parallelism_needs_tp_and_a_sequence_that_splits() -> None:
 
 
 def test_low_precision_states_need_a_sharded_optimizer() -> None:
-    entry = planned(replace(tiny_layout(), zero_stage=0))
+    entry = planned(UNSHARDED)
     assert rules(entry) == []
     assert rules(entry, request=with_workload(moment_dtype=DType.BF16)) == [
         ("optimizer", "optimizer states below fp32 need a sharded optimizer")
@@ -145,7 +275,7 @@ def test_low_precision_states_need_a_sharded_optimizer() -> None:
 def test_only_adam_is_sharded() -> None:
     request = with_workload(optimizer=Optimizer.SGD)
     assert rules(planned(tiny_layout()), request=request) == [("sharded-optimizer", "zero_stage 1 with sgd")]
-    assert rules(planned(replace(tiny_layout(), zero_stage=0)), request=request) == []
+    assert rules(planned(UNSHARDED), request=request) == []
 
 
 def test_adapters_are_not_sharded_with_their_base() -> None:

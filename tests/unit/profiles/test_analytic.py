@@ -19,12 +19,15 @@ from profiles.constants import (
     KERNEL_LAUNCH,
     MEMORY_FRACTION,
     NETWORK_FRACTION,
+    P2P_CHANNELS,
+    PCIE_FRACTION,
     PEER_FRACTION,
     UNFUSED_ATTENTION_FRACTION,
+    Constant,
 )
 from profiles.errors import CoverageError
 from profiles.estimate import Source
-from profiles.hardware import Cluster, LinkLevel
+from profiles.hardware import Cluster, LinkKind, LinkLevel, PeerTopology
 from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound
 from tests.builders import tiny_device
 
@@ -34,7 +37,12 @@ HOPPER = PEER_FRACTION["hopper", "all_gather"]
 
 def level(name: str, num_gpus: int, bytes_per_second: float, latency_seconds: float) -> LinkLevel:
     return LinkLevel(
-        name=name, num_gpus=num_gpus, bytes_per_second=bytes_per_second, latency_seconds=latency_seconds, source="test"
+        name=name,
+        kind={"nvlink": LinkKind.PEER, "pcie": LinkKind.HOST}.get(name, LinkKind.NETWORK),
+        num_gpus=num_gpus,
+        bytes_per_second=bytes_per_second,
+        latency_seconds=latency_seconds,
+        source="test",
     )
 
 
@@ -234,8 +242,62 @@ def test_overlap_takes_compute_units_away_and_at_most_half_of_them() -> None:
     assert AnalyticCostModel(small).overlap_slowdown == 1.0
 
 
-def test_a_host_copy_runs_at_a_part_of_the_host_link() -> None:
-    assert MODEL.host_copy_seconds(25_000_000_000).seconds == pytest.approx(1 / 0.8)
+def test_a_transfer_to_one_peer_takes_fewer_compute_units_than_a_collective() -> None:
+    channels = P2P_CHANNELS.value
+    assert MODEL.transfer_slowdown == channels / (100 - channels)
+    assert MODEL.transfer_slowdown < MODEL.overlap_slowdown
+
+
+@pytest.mark.parametrize("name", ["network", "infiniband", "spine"])
+def test_a_network_is_never_priced_as_nvlink_even_where_it_is_the_innermost_level(name: str) -> None:
+    lone = replace(cluster(gpus_per_node=1, num_nodes=8), levels=(level(name, 8, 50e9, 4e-6),))
+    size = 1 << 30
+    reduce = Collective(kind=CollectiveKind.ALL_REDUCE, buffer_bytes=size, size=8, stride=1)
+    estimate = AnalyticCostModel(lone).collective(reduce)
+    expected = overhead(size) + 2 * 3 * 4e-6 + size * 2 * 7 / 8 / (50e9 * NETWORK_FRACTION.value)
+    assert estimate.seconds == pytest.approx(expected, rel=1e-12)
+    assert NETWORK_FRACTION.source in estimate.note
+    assert "NVLS" not in estimate.note
+
+
+def test_pcie_has_a_fraction_of_its_own_that_is_an_assumption() -> None:
+    slots = replace(cluster(), num_nodes=1, levels=(level("pcie", 8, 32e9, 2.5e-6),))
+    size = 1 << 30
+    gather = Collective(kind=CollectiveKind.ALL_GATHER, buffer_bytes=size, size=8, stride=1)
+    estimate = AnalyticCostModel(slots).collective(gather)
+    expected = overhead(size) + 7 * 2.5e-6 + size * 7 / 8 / (32e9 * PCIE_FRACTION.value)
+    assert estimate.seconds == pytest.approx(expected, rel=1e-12)
+    assert estimate.source is Source.ASSUMED
+    assert PCIE_FRACTION.source in estimate.note
+
+
+def mesh() -> AnalyticCostModel:
+    """Return the model of a node of 8 in which each pair of GPUs shares one link."""
+    device = replace(tiny_device(), peer_topology=PeerTopology.MESH)
+    node = replace(cluster(), num_nodes=1, levels=(level("nvlink", 8, 100e9, 2e-6),))
+    return AnalyticCostModel(replace(node, device=device))
+
+
+@pytest.mark.parametrize(("members", "fraction"), [(2, HOPPER.two_ranks), (8, HOPPER.eight_ranks)])
+@pytest.mark.parametrize("kind", [CollectiveKind.ALL_REDUCE, CollectiveKind.ALL_GATHER, CollectiveKind.ALL_TO_ALL])
+def test_a_group_in_a_mesh_has_only_the_links_between_its_members(
+    kind: CollectiveKind, members: int, fraction: Constant
+) -> None:
+    size = 1 << 30
+    estimate = mesh().collective(Collective(kind=kind, buffer_bytes=size, size=members, stride=1))
+    factor, hops = (2, 2 * math.log2(members)) if kind is CollectiveKind.ALL_REDUCE else (1, members - 1)
+    bandwidth = 100e9 * (members - 1) / 7 * fraction.value
+    traffic = factor * size * (members - 1) / members / bandwidth
+    assert estimate.seconds == pytest.approx(overhead(size) + hops * 2e-6 + traffic, rel=1e-12)
+    assert estimate.source is Source.ASSUMED
+    assert "NVLS" not in estimate.note
+
+
+def test_a_send_in_a_mesh_has_one_link() -> None:
+    size = 1 << 26
+    send = Collective(kind=CollectiveKind.SEND_RECV, buffer_bytes=size, size=2, stride=4)
+    expected = overhead(size) + 2e-6 + size / (100e9 / 7 * HOPPER.two_ranks.value)
+    assert mesh().collective(send).seconds == pytest.approx(expected, rel=1e-12)
 
 
 # Coverage.
@@ -291,3 +353,26 @@ def test_figures_of_another_generation_are_marked_as_assumed() -> None:
     reduce = Collective(kind=CollectiveKind.ALL_REDUCE, buffer_bytes=1 << 20, size=4, stride=1)
     assert AnalyticCostModel(hopper).collective(reduce).source is Source.ANALYTIC
     assert AnalyticCostModel(ada).collective(reduce).source is Source.ASSUMED
+
+
+def test_a_ramp_of_another_generation_makes_a_collective_an_assumption() -> None:
+    across = Collective(kind=CollectiveKind.ALL_GATHER, buffer_bytes=1 << 30, size=4, stride=8)
+    blackwell = replace(cluster(), device=replace(tiny_device(), architecture="blackwell"))
+    assert MODEL.collective(across).source is Source.ANALYTIC
+    assert AnalyticCostModel(blackwell).collective(across).source is Source.ASSUMED
+
+
+def test_a_note_names_every_constant_that_decides_the_price() -> None:
+    constants = GEMM["hopper", "bf16"]
+    assert MODEL.compute(gemm(128, 128, 128)).note == (
+        f"bf16 tiles and waves; burst rate: {constants.peak_fraction.source}; "
+        f"sustained: {constants.sustained_fraction.source}"
+    )
+    assert MODEL.compute(MemoryBound(name="norm", num_bytes=1)).note == (
+        f"bytes at 0.77 of tiny-gpu memory bandwidth; {MEMORY_FRACTION.source}"
+    )
+    across = Collective(kind=CollectiveKind.ALL_GATHER, buffer_bytes=1 << 30, size=32, stride=1)
+    assert MODEL.collective(across).note == (
+        f"ring all_gather over link levels; {HOPPER.eight_ranks.source}; {NETWORK_FRACTION.source}; "
+        f"{COLLECTIVE_RAMP['hopper'].source}"
+    )

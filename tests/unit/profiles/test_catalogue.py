@@ -4,6 +4,7 @@ import pytest
 
 from profiles import catalogue
 from profiles.errors import CatalogueError
+from profiles.hardware import PeerTopology
 
 # Every GPU that the README promises, by the beginning of its name.
 PROMISED = [
@@ -170,3 +171,18 @@ def test_figures_are_listed_as_the_catalogue_writes_them(name: str) -> None:
     )
     assert figures["memory"].value.endswith("GiB")
     assert all(figure.source for figure in figures.values())
+
+
+@pytest.mark.parametrize("name", catalogue.device_names())
+def test_amds_gpus_are_joined_pair_by_pair(name: str) -> None:
+    device = catalogue.load_device(name)
+    expected = PeerTopology.MESH if device.vendor == "amd" else PeerTopology.SWITCHED
+    assert device.peer_topology is expected
+    if name.startswith("v100"):
+        assert "the hybrid cube mesh of DGX-1 is not modelled" in device.sources["peer_bytes_per_second"]
+
+
+@pytest.mark.parametrize("name", ["p4d", "p5"])
+def test_a_latency_that_nobody_measured_is_called_an_assumption(name: str) -> None:
+    links = {figure.field: figure.source for figure in catalogue.preset_figures(name)}
+    assert "latency: assumption: " in links["links.efa"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from profiles import catalogue
-from profiles.hardware import Cluster
+from profiles.hardware import Cluster, PeerTopology
 from profiles.schema import ClusterEntry
 
 INLINE: dict[str, Any] = {
@@ -131,6 +131,23 @@ def test_a_given_field_replaces_the_presets() -> None:
     assert built.host_memory_bytes == 10**12
     assert built.device.host_bytes_per_second == 32e9
     assert built.device.sources["host_bytes_per_second"] == "pcie4 x16 slots, stated in the cluster file"
+
+
+@pytest.mark.parametrize(
+    ("fields", "kinds", "fast"),
+    [
+        ({"preset": "dgx-h100", "nodes": 64}, ["peer", "network", "network"], 8),
+        ({"preset": "gb200-nvl72", "nodes": 36}, ["peer", "network"], 72),
+        ({"preset": "l40s-pcie-4", "nodes": 2}, ["host", "network"], 4),
+        ({**INLINE, "gpu": "h100-nvl-94gb", "nvlink_domain": 2}, ["peer", "host", "network", "network"], 2),
+        ({**INLINE, "gpus_per_node": 1}, ["network", "network"], 1),
+        ({**INLINE, "gpus_per_node": 1, "nodes": 1}, [], 1),
+    ],
+)
+def test_the_fast_domain_never_reaches_across_the_network(fields: Any, kinds: list[str], fast: int) -> None:
+    built = cluster(**fields)
+    assert [level.kind for level in built.levels] == kinds
+    assert built.fast_domain_size == fast
 
 
 def test_bridged_pairs_get_a_pcie_level_around_them() -> None:
@@ -421,3 +438,9 @@ def test_whatever_sizes_are_taken_give_levels_that_nest(base: dict[str, Any], ch
     assert sizes == sorted(set(sizes))
     assert built.world_size == (sizes[-1] if sizes else 1)
     assert all(level.bytes_per_second > 0 for level in built.levels)
+
+
+def test_a_gpu_of_ones_own_is_switched_unless_it_says_mesh() -> None:
+    base = {"gpus_per_node": 8, "nodes": 1, "nvlink_domain": 8, "host_ram": "1TiB"}
+    assert cluster(gpu=OWN_GPU, **base).device.peer_topology is PeerTopology.SWITCHED
+    assert cluster(gpu={**OWN_GPU, "peer_topology": "mesh"}, **base).device.peer_topology is PeerTopology.MESH

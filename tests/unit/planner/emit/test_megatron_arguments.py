@@ -54,6 +54,17 @@ def test_the_vocabularys_padding_is_stated() -> None:
     assert titles == ["Vocabulary: 128256 rows, padded to 129024 (a multiple of 128 x tp)"]
 
 
+def test_with_a_tokenizer_the_padded_rows_are_said_because_its_own_count_would_be_taken() -> None:
+    layout = layout_of_degrees(layers=(32,), tp=8, num_microbatches=128)
+    assert "--padded-vocab-size" not in arguments(LLAMA_8B, WORKLOAD, layout)
+    workload = replace(WORKLOAD, tokenizer_model="/models/t")
+    assert values(arguments(LLAMA_8B, workload, layout), "--padded-vocab-size") == ("129024",)
+    assert [group.title for group in argument_groups(LLAMA_8B, workload, layout)][1] == (
+        "Vocabulary: 128256 rows, padded to 129024 (a multiple of 128 x tp); "
+        "the tokenizer may know fewer tokens, not more"
+    )
+
+
 def test_iterations_cover_the_token_budget() -> None:
     assert train_iterations(WORKLOAD) == 100
     assert train_iterations(replace(WORKLOAD, tokens_to_train=8192 * 128 * 7)) == 7

@@ -230,3 +230,14 @@ def test_an_open_number_of_gpus_is_an_error_only_when_it_is_needed() -> None:
         "job.sh: the script does not say how many GPUs it starts on.\n"
         "Give torchrun --nnodes and --nproc-per-node as numbers."
     )
+
+
+def test_padded_rows_that_plans_would_not_have_are_an_error_that_points_at_the_flag() -> None:
+    world = "--nnodes 1 --nproc-per-node 2"
+    flags = "--hidden-size 64 --num-layers 4 --num-attention-heads 8 --max-position-embeddings 64 --vocab-size 500"
+    assert model_of(job_with(f"{flags} --padded-vocab-size 512", world=world)).vocab_size == 500
+    with pytest.raises(InputError) as caught:
+        model_of(job_with(f"{flags} --padded-vocab-size 640", world=world))
+    assert str(caught.value).endswith(
+        "--padded-vocab-size is 640; plans pad 500 rows over tp 1 to 512.\nPlans pad to a multiple of 128 x tp."
+    )

@@ -1,0 +1,40 @@
+"""The evaluator shards and prices a plan again: a mistake in the search's tables is found, not repeated."""
+
+from dataclasses import replace
+
+import pytest
+
+from planner import costs
+from planner.errors import BrokenPromiseError
+from planner.graph import ModelGraph
+from planner.memory import RankModel, shard_model
+from planner.search import search
+from planner.shard import Sharding
+from planner.space import MAX_SCHEDULED_OPERATIONS, UNSIMULATED
+from planner.specs import Bounds, Constraints
+from solvers.errors import SolverError
+from tests.builders import tiny_dense_model, tiny_request, two_node_cluster
+
+
+def test_tables_of_half_the_tokens_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shard_half(graph: ModelGraph, sharding: Sharding) -> RankModel:
+        return shard_model(graph, replace(sharding, seq_len=sharding.seq_len // 2))
+
+    search(tiny_dense_model(), two_node_cluster(), tiny_request())
+    monkeypatch.setattr(costs, "shard_model", shard_half)
+    with pytest.raises(BrokenPromiseError, match="rule='price'"):
+        search(tiny_dense_model(), two_node_cluster(), tiny_request())
+
+
+def test_what_is_too_long_to_simulate_is_not_called_infeasible() -> None:
+    request = tiny_request()
+    batch = MAX_SCHEDULED_OPERATIONS
+    request = replace(
+        request,
+        workload=replace(request.workload, global_batch_size=batch),
+        constraints=Constraints(degrees={"pp": Bounds(allowed=(4,)), "micro_batch_size": Bounds(allowed=(1,))}),
+    )
+    with pytest.raises(SolverError) as caught:
+        search(tiny_dense_model(), two_node_cluster(), request)
+    assert "nothing found and nothing proved" in str(caught.value)
+    assert UNSIMULATED == "schedule longer than the simulator runs"
