@@ -148,8 +148,8 @@ def test_every_term_and_every_line_of_memory_names_its_source() -> None:
     assert all(line.source for line in found.time)
     assert all(line.source for line in found.memory)
     by_term = {line.term: line.source for line in found.time}
-        assert by_term[BUBBLE].endswith("analytic: simulated 1f1b schedule")
-        assert "send over link levels" in by_term[BUBBLE]
+    assert by_term[BUBBLE].endswith("analytic: simulated 1f1b schedule")
+    assert "send over link levels" in by_term[BUBBLE]
 
 
 def test_what_is_carried_over_from_other_hardware_is_listed_as_assumed() -> None:
