@@ -24,7 +24,7 @@ from planner.layers import build_graph
 from planner.layout import Layout
 from planner.memory import PlacedModel, memory_limit_bytes, place
 from planner.plan import Plan, PlannedLayout, SearchSummary, Status
-from planner.space import DIMENSIONS, UNSIMULATED, Points, Space, enumerate_layouts
+from planner.space import DIMENSIONS, Points, Space, enumerate_layouts
 from planner.specs import Constraints, ModelSpec, Objective, PlanRequest, Target
 from planner.validate import violations
 from profiles.analytic import AnalyticCostModel
@@ -110,11 +110,11 @@ def search(  # noqa: PLR0913 - what is planned, and how
         )
 
     if not visit.candidates:
-        if visit.unsettled or UNSIMULATED in space.pruned:
+        if visit.unsettled:
             raise SolverError(
                 solver="layout search",
                 status="nothing found and nothing proved",
-                limit=f"{visit.unsettled} unsettled splits, {space.pruned.get(UNSIMULATED, 0)} schedules too long",
+                limit=f"{visit.unsettled} layouts that may fit: too long to simulate, or no split found",
             )
         return Plan(
             model=model,
@@ -209,14 +209,16 @@ def _visit(space: Space, table: CostTable, pricer: Pricer, *, top: int, watch: W
     points = space.points.where(fits_X)
     pruned: dict[str, int] = {}
     _count(pruned, "memory: no split of the layers fits", int((~fits_X).sum()))
+    too_long = space.unsimulated.where(table.fits_X(space.unsimulated, limit_bytes=pricer.limit_bytes))
     if not len(points):
-        return _Visit(candidates=(), bound_seconds=float("inf"), pruned=pruned, simulated=0, unsettled=0)
+        return _Visit(candidates=(), bound_seconds=float("inf"), pruned=pruned, simulated=0, unsettled=len(too_long))
     watch("bounding layouts", 0, 1)
     bounds = table.bounds(points)
     bound_X = bounds.step_seconds_X
     found: list[Candidate] = []
-    open_bound = float("inf")
-    visited = simulated = exceeded = outbid = unsettled = 0
+    open_bound = float(table.bounds(too_long).step_seconds_X.min()) if len(too_long) else float("inf")
+    visited = simulated = exceeded = outbid = 0
+    unsettled = len(too_long)
     for index in _bound_order(points, bound_X):
         bound = float(bound_X[index])
         settled = len(found) >= top and bound >= found[top - 1].step_seconds

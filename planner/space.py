@@ -86,9 +86,11 @@ class Space:
         recomputes: The recompute choices that `Points.recompute_X` indexes.
         considered: Points before any rule.
         pruned: Rule to number of points that broke it first.
+        unsimulated: Points that broke no rule but are too long to simulate; counted in `pruned`.
     """
 
     points: Points
+    unsimulated: Points
     recomputes: tuple[Recompute, ...]
     considered: int
     pruned: Mapping[str, int]
@@ -176,13 +178,22 @@ def enumerate_layouts(model: ModelSpec, cluster: Cluster, workload: TrainWorkloa
     considered = len(points)
     alive_X = np.ones(considered, dtype=np.bool_)
     pruned: dict[str, int] = {}
+    unsimulated_X = np.zeros(considered, dtype=np.bool_)
     rules = _rules(points, model, workload, constraints, recomputes, fast_domain_size=cluster.fast_domain_size)
     for reason, broken_X in rules:
         count = int((alive_X & broken_X).sum())
         if count:
             pruned[reason] = pruned.get(reason, 0) + count
+            if reason == UNSIMULATED:
+                unsimulated_X = alive_X & broken_X
             alive_X &= ~broken_X
-    return Space(points=points.where(alive_X), recomputes=recomputes, considered=considered, pruned=pruned)
+    return Space(
+        points=points.where(alive_X),
+        unsimulated=points.where(unsimulated_X),
+        recomputes=recomputes,
+        considered=considered,
+        pruned=pruned,
+    )
 
 
 def _product(model: ModelSpec, cluster: Cluster, workload: TrainWorkload, *, num_recomputes: int) -> Points:

@@ -1,6 +1,13 @@
 """Options of the whole suite."""
 
+import os
+
 import pytest
+from hypothesis import settings
+
+settings.register_profile("same every time", derandomize=True)
+settings.register_profile("nightly", max_examples=1000)
+settings.load_profile("nightly" if "SHARDWRIGHT_NIGHTLY" in os.environ else "same every time")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
