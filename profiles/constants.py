@@ -65,7 +65,8 @@ GEMM: dict[tuple[str, str], GemmConstants] = {
         peak_fraction=_fraction(0.845, _HOPPER_GEMM),
         sustained_fraction=_fraction(
             0.80,
-            "implied by Megatron-LM weak scaling on H100 (0.81, 4 published runs); llm-foundry implies 0.62",
+            "hand estimate, no fit: 4 Megatron-LM weak-scaling runs on H100, micro-batch unstated, imply about 0.81;"
+            " llm-foundry's H100 runs about 0.62; the joint-fit value is 0.69",
         ),
     ),
     ("hopper", "fp8"): GemmConstants(
@@ -75,7 +76,8 @@ GEMM: dict[tuple[str, str], GemmConstants] = {
         peak_fraction=_fraction(0.904, _AMPERE_GEMM),
         sustained_fraction=_fraction(
             0.78,
-            "between what A100 runs imply: 0.80 (61 of llm-foundry, FSDP), 0.75 (86 of Aleph-Alpha, TP and PP)",
+            "hand estimate, no fit: between what A100 runs imply, about 0.80 (61 of llm-foundry, FSDP) and 0.75 (86 of"
+            " Aleph-Alpha, TP and PP); the joint-fit value is 0.89",
         ),
     ),
     ("blackwell", "bf16"): GemmConstants(
