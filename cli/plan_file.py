@@ -6,7 +6,7 @@ from pathlib import Path
 
 from planner.errors import CombinedInputError, InputError, Location
 from planner.plan import Plan, PlannedLayout
-from planner.specs import Constraints
+from planner.request import Constraints
 
 PLAN_FILE = "plan.json"
 PLAN_AGAIN = "Plan again from the spec; a plan file is not edited by hand."

@@ -11,7 +11,8 @@ from planner.report import (
     stages_in_words,
     total_parameters,
 )
-from planner.specs import ModelSpec, TrainWorkload
+from planner.specs import ModelSpec
+from planner.workload import TrainWorkload
 from profiles.hardware import Device
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from cli.render import Block, Facts, Item, Line, Style, Table, columns, count, counted
+from planner.blocks import Block as DecoderBlock
 from planner.bundled import BundledModel
 from planner.report import total_parameters
-from planner.specs import Block as DecoderBlock
 from planner.specs import ModelSpec
 
 

@@ -35,7 +35,7 @@ from planner.report import (
     stages_in_words,
     total_parameters,
 )
-from planner.specs import Objective
+from planner.request import Objective
 
 # These mostly follow from the others, and are named in a table only where nothing else tells layouts apart.
 DERIVED_SETTINGS = ("num_microbatches", "schedule", "overlap", "layers per stage")

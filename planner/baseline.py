@@ -12,8 +12,8 @@ import numpy as np
 from planner.candidates import Pricer, layout_at
 from planner.layout import Layout, even_counts, stages_from_counts
 from planner.memory import memory_ledger, peak_memory_bytes
+from planner.request import Constraints
 from planner.space import enumerate_layouts
-from planner.specs import Constraints
 from profiles.hardware import Cluster
 
 

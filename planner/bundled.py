@@ -14,8 +14,9 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
+from planner.blocks import Activation, Norm, PositionEmbedding
 from planner.dense_decoder import DenseDecoder
-from planner.specs import Activation, ModelSpec, Norm, PositionEmbedding, Trait
+from planner.specs import ModelSpec, Trait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from planner.layout import Layout
 from planner.pricing import added_seconds
-from planner.specs import TrainWorkload
+from planner.workload import TrainWorkload
 from profiles.ops import Collective, CollectiveKind, MemoryBound
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from planner.documents import Document
 from planner.errors import InputError, Location
-from planner.specs import AttentionKernel, ModelSpec, Objective, PlanRequest, Precision
+from planner.request import Objective, PlanRequest
+from planner.specs import ModelSpec
+from planner.workload import AttentionKernel, Precision
 from profiles.hardware import Cluster, Device
 
 

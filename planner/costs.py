@@ -37,7 +37,8 @@ from planner.pricing import price_steps
 from planner.schedule_bounds import any_split_bound_seconds
 from planner.shard import RankLayer, Sharding
 from planner.space import BoolArray, IntArray, Points
-from planner.specs import ModelSpec, TrainWorkload
+from planner.specs import ModelSpec
+from planner.workload import TrainWorkload
 from profiles.estimate import CostModel
 
 FloatArray = NDArray[np.float64]

@@ -9,17 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from planner.specs import (
-    Activation,
-    Block,
-    BlockRun,
-    DenseFeedForward,
-    ModelSpec,
-    Norm,
-    PositionEmbedding,
-    SelfAttention,
-    Trait,
-)
+from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
+from planner.specs import BlockRun, ModelSpec, Trait
 
 MAX_SIZES: Mapping[str, int] = {
     "hidden_size": 1 << 20,

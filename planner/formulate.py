@@ -25,7 +25,8 @@ from planner.memory import (
     state_bytes,
 )
 from planner.shard import RankLayer
-from planner.specs import ModelSpec, TrainWorkload
+from planner.specs import ModelSpec
+from planner.workload import TrainWorkload
 from solvers.problem import Problem
 
 

@@ -16,8 +16,9 @@ from planner.layers import build_graph
 from planner.layout import Layout
 from planner.memory import memory_limit_bytes
 from planner.plan import Infeasible, PlannedLayout, Relaxation
+from planner.request import Constraints, PlanRequest
 from planner.space import Points, Space, enumerate_layouts
-from planner.specs import Constraints, ModelSpec, PlanRequest
+from planner.specs import ModelSpec
 from profiles.catalogue import device_names, load_device
 from profiles.estimate import CostModel
 from profiles.hardware import Cluster, LinkLevel

@@ -13,10 +13,11 @@ from typing import TypeVar
 from planner.contradictions import contradictions
 from planner.documents import Document, Node, load_document, option_override, parse_override
 from planner.errors import CombinedInputError, InputError
+from planner.request import PlanRequest
 from planner.schema.model import read_model
 from planner.schema.spec import SCHEMA, read_request
 from planner.schema.translate import all_of, shown, validated
-from planner.specs import ModelSpec, PlanRequest
+from planner.specs import ModelSpec
 from profiles.errors import CatalogueError
 from profiles.hardware import Cluster
 from profiles.package_data import Section, resolve_name

@@ -10,8 +10,8 @@ from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, LORA_PROGRAM, emi
 from planner.errors import BrokenPromiseError, InputError
 from planner.plan import Plan
 from planner.readers.megatron import layout_of, read_megatron
-from planner.specs import TrainWorkload
 from planner.validate import violations
+from planner.workload import TrainWorkload
 
 
 def launch_file_names(workload: TrainWorkload) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ Traffic of element-wise kernels is counted in passes over their tensors, each re
 backward follows the fused kernels of Megatron-LM with Transformer Engine; see `planner.graph`.
 """
 
+from planner.blocks import Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
 from planner.graph import (
     CoreAttention,
     LayerGraph,
@@ -19,18 +20,8 @@ from planner.graph import (
     Saved,
     Weight,
 )
-from planner.specs import (
-    AttentionKernel,
-    Block,
-    DenseFeedForward,
-    DType,
-    ModelSpec,
-    Norm,
-    PositionEmbedding,
-    SelfAttention,
-    TrainMethod,
-    TrainWorkload,
-)
+from planner.specs import ModelSpec
+from planner.workload import AttentionKernel, DType, TrainMethod, TrainWorkload
 
 GATED_FORWARD_PASSES, GATED_BACKWARD_PASSES = 3, 5  # read gate, up, write; read gate, up, grad, write two
 PLAIN_FORWARD_PASSES, PLAIN_BACKWARD_PASSES = 2, 3  # read, write; read input, grad, write

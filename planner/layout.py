@@ -1,7 +1,14 @@
 """A layout: every degree of parallelism and what goes with it, and the rules that make one legal.
 
-Ranks are numbered tp fastest, then cp, dp, pp (Megatron-LM's default order `tp-cp-ep-dp-pp`). Virtual pipeline
-stage k runs on pipeline rank k mod pp as its chunk k // pp.
+The ranks of a pipeline stage form two grids over the same GPUs, as in Megatron-LM's default order `tp-cp-ep-dp-pp`:
+
+    everything but routed experts:  tp fastest, then cp, then dp
+    routed experts:                 etp fastest, then ep, then edp
+
+    tp cp dp = etp ep edp, and pp is slowest in both.
+
+Inside cp the `ulysses` ranks that exchange heads are neighbours, and the rings connect ranks `ulysses` apart. Virtual
+pipeline stage k runs on pipeline rank k mod pp as its chunk k // pp.
 """
 
 from dataclasses import dataclass
@@ -24,13 +31,26 @@ class Schedule(StrEnum):
     INTERLEAVED = "interleaved-1f1b"
 
 
+class ContextKind(StrEnum):
+    """How attention crosses the context-parallel ranks.
+
+    RING passes keys and values round (Liu et al., arXiv 2310.01889), ULYSSES exchanges heads for tokens in an
+    all-to-all (Jacobs et al., arXiv 2309.14509), ULYSSES_RING does the one inside the other (Fang and Zhao, arXiv
+    2405.07719).
+    """
+
+    RING = "ring"
+    ULYSSES = "ulysses"
+    ULYSSES_RING = "ulysses-ring"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recompute:
     """What is recomputed in backward.
 
     Args:
         granularity: None, the named modules, or whole layers.
-        modules: With selective: the modules whose inner tensors are dropped (core_attn, mlp).
+        modules: With selective: the modules whose inner tensors are dropped, by the names of `planner.graph.Module`.
         num_layers: With full: layers of each virtual stage that are recomputed, from its first; None means all.
     """
 
@@ -82,11 +102,16 @@ class Layout:
         pp: Pipeline-parallel degree.
         vpp: Virtual stages per pipeline rank.
         cp: Context-parallel degree.
-        cp_kind: How attention crosses the context-parallel ranks; None when cp is 1.
+        ulysses: Part of cp that exchanges heads; the other factor passes keys and values round a ring.
+        state_exchange: Linear-attention layers exchange their states over cp instead of their heads.
         ep: Expert-parallel degree.
         etp: Tensor-parallel degree of the experts.
         dp: Data-parallel degree.
-        zero_stage: What is split over dp: 0 nothing, 1 optimizer states, 2 and gradients, 3 and weights.
+        zero_stage: What is split over dp and cp (experts: over edp): 0 nothing, 1 optimizer states, 2 and gradients,
+            3 and weights.
+        state_replicas: Groups of data-parallel ranks that each hold everything that is split: hybrid sharding (HSDP).
+        secondary_shard: With zero_stage 3: ranks that split a second 16-bit copy of the weights, from which backward
+            gathers (ZeRO++ hpZ, arXiv 2306.10209); 1 keeps none.
         micro_batch_size: Sequences of one micro-batch.
         num_microbatches: Micro-batches of one step on one data-parallel replica.
         schedule: Pipeline schedule.
@@ -109,25 +134,56 @@ class Layout:
     overlap: Overlap
     stages: tuple[Stage, ...]
     cp: int = 1
-    cp_kind: str | None = None
+    ulysses: int = 1
+    state_exchange: bool = False
     ep: int = 1
     etp: int = 1
+    state_replicas: int = 1
+    secondary_shard: int = 1
     rank_order: str = "tp-cp-ep-dp-pp"
 
     def __post_init__(self) -> None:
         """Check what must hold of any layout, whatever the model."""
         degrees = (self.tp, self.pp, self.vpp, self.dp, self.cp, self.ep, self.etp, self.micro_batch_size)
-        if min(*degrees, self.num_microbatches) < 1:
+        if min(*degrees, self.num_microbatches, self.ulysses, self.state_replicas, self.secondary_shard) < 1:
             raise ValueError("every degree of a layout is at least 1")
+        if self.cp % self.ulysses:
+            raise ValueError(f"ulysses = {self.ulysses} does not divide cp = {self.cp}")
+        if self.stage_ranks % (self.etp * self.ep):
+            raise ValueError(f"etp * ep = {self.etp * self.ep} does not divide tp * cp * dp = {self.stage_ranks}")
         if len(self.stages) != self.pp * self.vpp:
             raise ValueError(f"{len(self.stages)} stages given for pp * vpp = {self.pp * self.vpp}")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage = {self.zero_stage} is none of 0, 1, 2, 3")
 
     @property
+    def stage_ranks(self) -> int:
+        """Return the GPUs of one pipeline rank."""
+        return self.tp * self.cp * self.dp
+
+    @property
     def world_size(self) -> int:
         """Return the number of GPUs."""
-        return self.tp * self.cp * self.pp * self.dp
+        return self.stage_ranks * self.pp
+
+    @property
+    def edp(self) -> int:
+        """Return the ranks that hold the same routed experts."""
+        return self.stage_ranks // (self.etp * self.ep)
+
+    @property
+    def ring(self) -> int:
+        """Return the part of cp that passes keys and values round."""
+        return self.cp // self.ulysses
+
+    @property
+    def cp_kind(self) -> ContextKind | None:
+        """Return how attention crosses the context-parallel ranks; None when there is one."""
+        if self.cp == 1:
+            return None
+        if self.ulysses == 1:
+            return ContextKind.RING
+        return ContextKind.ULYSSES if self.ring == 1 else ContextKind.ULYSSES_RING
 
     @property
     def global_batch_size(self) -> int:
@@ -140,7 +196,7 @@ class Layout:
 
     def first_global_rank(self, pipeline_rank: int) -> int:
         """Return the lowest global rank of one pipeline rank."""
-        return pipeline_rank * self.tp * self.cp * self.dp
+        return pipeline_rank * self.stage_ranks
 
 
 def stages_from_counts(layers_per_stage: tuple[int, ...]) -> tuple[Stage, ...]:

@@ -11,8 +11,10 @@ from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Recompute, even_counts, stages_from_counts
 from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes, place
 from planner.plan import MemoryLine
+from planner.request import MAX_DEGREE
 from planner.space import Points, broken_rules, recompute_choices
-from planner.specs import MAX_DEGREE, MAX_LENGTH, ModelSpec, TrainWorkload
+from planner.specs import ModelSpec
+from planner.workload import MAX_LENGTH, TrainWorkload
 from profiles.hardware import Device
 
 TOO_MANY_STAGES = "more pipeline stages than layers"

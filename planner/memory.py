@@ -14,13 +14,15 @@ from functools import lru_cache
 
 import numpy as np
 
+from planner.blocks import Block
 from planner.communication import communicator_sizes, num_moments
 from planner.graph import ModelGraph
 from planner.layout import Granularity, Layout, Schedule, Stage
 from planner.plan import MemoryLine, Phase
 from planner.schedule_orders import operation_order, peak_activation_bytes
 from planner.shard import RankLayer, Sharding, shard_layer, sharding_of
-from planner.specs import Block, DType, ModelSpec, Optimizer, TrainWorkload
+from planner.specs import ModelSpec
+from planner.workload import DType, Optimizer, TrainWorkload
 
 MIB = 1 << 20
 CONTEXT_BYTES = 700 * MIB

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from planner.layout import Layout
-from planner.specs import ModelSpec, Objective, PlanRequest, Target
+from planner.request import Objective, PlanRequest, Target
+from planner.specs import ModelSpec
 from profiles.hardware import Cluster
 
 SCHEMA_VERSION = 1

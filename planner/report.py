@@ -11,7 +11,9 @@ from planner.graph import graph_parameters
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, Stage
 from planner.plan import MemoryLine, Phase, Plan, PlannedLayout, TimeLine
-from planner.specs import Constraints, ModelSpec, Precision, TrainWorkload
+from planner.request import Constraints
+from planner.specs import ModelSpec
+from planner.workload import Precision, TrainWorkload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

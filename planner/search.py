@@ -24,8 +24,9 @@ from planner.layers import build_graph
 from planner.layout import Layout
 from planner.memory import PlacedModel, memory_limit_bytes, place
 from planner.plan import Plan, PlannedLayout, SearchSummary, Status
+from planner.request import Constraints, Objective, PlanRequest, Target
 from planner.space import DIMENSIONS, Points, Space, enumerate_layouts
-from planner.specs import Constraints, ModelSpec, Objective, PlanRequest, Target
+from planner.specs import ModelSpec
 from planner.validate import violations
 from profiles.analytic import AnalyticCostModel
 from profiles.estimate import CostModel

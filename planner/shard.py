@@ -31,7 +31,7 @@ from planner.graph import (
     Weight,
 )
 from planner.layout import Granularity, Layout, Recompute
-from planner.specs import DType
+from planner.workload import DType
 from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound
 
 ADAPTER_FORWARD_PASSES = 5  # scale: read, write; add: read two, write

@@ -17,10 +17,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.blocks import SelfAttention
 from planner.graph import Module
 from planner.layout import Granularity, Recompute
 from planner.memory import uses_precision_aware_optimizer
-from planner.specs import AttentionKernel, Constraints, ModelSpec, Optimizer, Precision, SelfAttention, TrainWorkload
+from planner.request import Constraints
+from planner.specs import ModelSpec
+from planner.workload import AttentionKernel, Optimizer, Precision, TrainWorkload
 from profiles.hardware import Cluster
 
 IntArray = NDArray[np.int64]

@@ -1,62 +1,15 @@
-"""The things a user describes: a model, a training workload, constraints, an objective.
+"""A model, by its shapes: a chain of blocks between an embedding and a head.
 
-Everything here is frozen and already checked; the pydantic schemas read users' files and build these. Model fields
-use Hugging Face names. Lengths are in tokens, sizes in elements, rates in their unit.
-
-A model is a chain of blocks. A block is a `mixer` (something that lets tokens see one another) and a `feed_forward`
-(something per token), joined in sequence or in parallel. Hybrid models, first-k-dense and non-uniform chains are
-different `Block`s in one chain; equal neighbours are stored once with their count, because every cost is computed
-once per distinct block.
+Everything here is frozen and already checked; the pydantic schemas read users' files and build it. Fields use Hugging
+Face names; sizes are in elements. Hybrid models, first-k-dense and non-uniform chains are different `Block`s in one
+chain; equal neighbours are stored once with their count, because every cost is computed once per distinct block.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-MAX_LENGTH = 1 << 24
-"""Longest sequence and largest batch: far above any run, small enough that nothing derived from them overflows."""
-
-MAX_DEGREE = 1 << 20
-"""Largest degree; the largest clusters have about 2**17 GPUs."""
-
-
-class DType(StrEnum):
-    """Number formats that tensors are kept or multiplied in."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-    FP8 = "fp8"
-
-    @property
-    def num_bytes(self) -> int:
-        """Return the bytes of one element."""
-        return {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}[self.value]
-
-
-class Norm(StrEnum):
-    """Normalisation kinds: RMSNorm has a scale, LayerNorm a scale and a shift."""
-
-    RMS = "rmsnorm"
-    LAYER = "layernorm"
-
-
-class Activation(StrEnum):
-    """Feed-forward activations, without their gate."""
-
-    SILU = "silu"
-    GELU = "gelu"
-    GELU_TANH = "gelu_tanh"
-    RELU = "relu"
-    RELU2 = "relu2"
-
-
-class PositionEmbedding(StrEnum):
-    """How positions enter the model."""
-
-    ROPE = "rope"
-    LEARNED = "learned"
-    NONE = "none"
+from planner.blocks import Block, MixtureOfExperts, Norm, PositionEmbedding
 
 
 class Trait(StrEnum):
@@ -64,70 +17,46 @@ class Trait(StrEnum):
 
     ZERO_CENTERED_NORM = "zero-centered-norm"
     SCALED_EMBEDDING = "scaled-embedding"
+    SCALED_ATTENTION = "scaled-attention"
+    SCALED_LOGITS = "scaled-logits"
+    SCALED_RESIDUAL = "scaled-residual"
+    CAPPED_LOGITS = "capped-logits"
+    CAPPED_ATTENTION = "capped-attention"
+    CLAMPED_QKV = "clamped-qkv"
+    CLAMPED_ACTIVATION = "clamped-activation"
+    TEMPERED_ATTENTION = "tempered-attention"
     INTERLEAVED_ROTARY = "interleaved-rotary"
+    ROTARY_BY_LAYER = "rotary-by-layer"
+    MULTIMODAL_ROTARY = "multimodal-rotary"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SelfAttention:
-    """Softmax attention with `num_attention_heads` query heads and `num_key_value_heads` key/value heads."""
+class MultiTokenPrediction:
+    """Modules behind the last layer, each of which predicts one token further (DeepSeek-V3, arXiv 2412.19437, 2.2).
 
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    qkv_bias: bool = False
-    output_bias: bool = False
-    qk_norm: bool = False
-
-    def __post_init__(self) -> None:
-        """Check that the heads are whole groups."""
-        if min(self.num_attention_heads, self.num_key_value_heads, self.head_dim) < 1:
-            raise ValueError("heads and head_dim must be at least 1")
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_attention_heads = {self.num_attention_heads} is not a multiple of "
-                f"num_key_value_heads = {self.num_key_value_heads}"
-            )
-
-    @property
-    def query_size(self) -> int:
-        """Return the width of all query heads together."""
-        return self.num_attention_heads * self.head_dim
-
-    @property
-    def key_value_size(self) -> int:
-        """Return the width of all key heads together (equally of all value heads)."""
-        return self.num_key_value_heads * self.head_dim
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DenseFeedForward:
-    """Two projections around an activation, or three with a gate."""
-
-    intermediate_size: int
-    gated: bool
-    activation: Activation
-    bias: bool = False
-
-
-Mixer = SelfAttention
-FeedForward = DenseFeedForward
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """One decoder layer.
+    Each joins the stream with the next token's embedding, both normalised, projects them back to `hidden_size`, and
+    runs one block, a norm and the model's own LM head. Embedding and LM head are the model's.
 
     Args:
-        mixer: Sub-block that mixes tokens; None where the layer has none.
-        feed_forward: Sub-block per token; None where the layer has none.
-        parallel: Both sub-blocks read the same residual stream and are added together.
-        num_norms: Norms in front of the sub-blocks (a parallel block may share one).
+        num_modules: Modules, one token further each.
+        block: The block of each.
     """
 
-    mixer: Mixer | None
-    feed_forward: FeedForward | None
-    parallel: bool = False
-    num_norms: int = 2
+    num_modules: int
+    block: Block
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionTower:
+    """What a multimodal model has beside its text part.
+
+    Args:
+        num_parameters: Parameters of the tower and of what joins it to the text part.
+        source: How they were counted, from which fields.
+    """
+
+    num_parameters: int
+    source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +89,8 @@ class ModelSpec:
         rope_scaling: Scaling of the rotary embedding (factor and its parameters), for emitters; costs nothing.
         position_offset: Rows of a learned position table in front of position 0 (OPT has 2).
         traits: What else an emitter must express; costs nothing.
+        mtp: Multi-token prediction behind the last layer; it stands on the LM head's pipeline stage.
+        vision: What a multimodal model has beside its text part; only the text part is planned.
     """
 
     name: str
@@ -179,6 +110,8 @@ class ModelSpec:
     rope_scaling: Mapping[str, float | str] = field(default_factory=dict)
     position_offset: int = 0
     traits: tuple[Trait, ...] = ()
+    mtp: MultiTokenPrediction | None = None
+    vision: VisionTower | None = None
 
     @property
     def num_layers(self) -> int:
@@ -208,192 +141,17 @@ class ModelSpec:
         return tuple(found)
 
     @property
+    def copies_embedding(self) -> bool:
+        """Return whether the LM head's pipeline stage needs the embedding table too."""
+        return self.tie_word_embeddings or self.mtp is not None
+
+    @property
+    def has_experts(self) -> bool:
+        """Return whether some layer has routed experts."""
+        blocks = (*self.distinct_blocks, *((self.mtp.block,) if self.mtp else ()))
+        return any(isinstance(block.feed_forward, MixtureOfExperts) for block in blocks)
+
+    @property
     def distinct_blocks(self) -> tuple[Block, ...]:
         """Return each kind of block once, in order of first appearance."""
         return tuple(dict.fromkeys(run.block for run in self.runs))
-
-
-class Precision(StrEnum):
-    """What the matrix multiplications of training run in."""
-
-    BF16 = "bf16"
-    FP16 = "fp16"
-    FP8_DELAYED = "fp8-delayed"
-    FP8_TENSORWISE = "fp8-tensorwise"
-    FP8_BLOCKWISE = "fp8-blockwise"
-    FP8_MXFP8 = "fp8-mxfp8"
-
-    @property
-    def is_fp8(self) -> bool:
-        """Return whether the linear layers multiply in fp8."""
-        return self.value.startswith("fp8")
-
-    @property
-    def parameter_dtype(self) -> DType:
-        """Return the format that weights and activations are kept in."""
-        return DType.FP16 if self is Precision.FP16 else DType.BF16
-
-    @property
-    def gemm_dtype(self) -> DType:
-        """Return the format that the linear layers multiply in."""
-        return DType.FP8 if self.is_fp8 else self.parameter_dtype
-
-
-class Optimizer(StrEnum):
-    """Optimizers whose states the ledger knows."""
-
-    ADAM = "adam"
-    SGD = "sgd"
-
-
-class AttentionKernel(StrEnum):
-    """Kernels of the attention core: `unfused` materialises the score matrix."""
-
-    FLASH = "flash"
-    FUSED = "fused"
-    UNFUSED = "unfused"
-
-
-class TrainMethod(StrEnum):
-    """What is trained."""
-
-    PRETRAIN = "pretrain"
-    FULL_FINETUNE = "full-finetune"
-    LORA = "lora"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lora:
-    """Low-rank adapters on every linear layer named in `target_modules`; everything else is frozen.
-
-    Args:
-        rank: Inner width r of each adapter pair A `[r, in]`, B `[out, r]`.
-        alpha: Scale alpha / r of the adapter's output.
-        target_modules: Operators that carry an adapter: qkv, proj, fc1, fc2.
-    """
-
-    rank: int
-    alpha: float
-    target_modules: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainWorkload:
-    """One training run, as its user describes it.
-
-    Args:
-        seq_len: Tokens of one sequence.
-        global_batch_size: Sequences of one optimizer step; the user's own, never changed.
-        precision: Format of the matrix multiplications.
-        master_dtype: Format of the optimizer's copy of the weights.
-        gradient_dtype: Format that gradients are accumulated and reduced in.
-        moment_dtype: Format of the optimizer's moments.
-        optimizer: The optimizer.
-        attention_kernel: Kernel of the attention core.
-        method: What is trained.
-        lora: The adapters, with method lora; else None.
-        tokens_to_train: Token budget of the whole run; None leaves days and cost out.
-        hidden_dropout: Dropout probability behind each sub-block.
-        attention_dropout: Dropout probability inside attention.
-        data_path: Prefixes of the user's tokenised data; empty means mock data.
-        tokenizer_model: The user's tokenizer; None means a null tokenizer.
-    """
-
-    seq_len: int
-    global_batch_size: int
-    precision: Precision
-    master_dtype: DType = DType.FP32
-    gradient_dtype: DType = DType.FP32
-    moment_dtype: DType = DType.FP32
-    optimizer: Optimizer = Optimizer.ADAM
-    attention_kernel: AttentionKernel = AttentionKernel.FLASH
-    method: TrainMethod = TrainMethod.PRETRAIN
-    lora: Lora | None = None
-    tokens_to_train: int | None = None
-    hidden_dropout: float = 0.0
-    attention_dropout: float = 0.0
-    data_path: tuple[str, ...] = ()
-    tokenizer_model: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check that adapters are described exactly when they are trained."""
-        if (self.method is TrainMethod.LORA) != (self.lora is not None):
-            raise ValueError("`lora` is given exactly when method is lora")
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Return the tokens of one optimizer step."""
-        return self.seq_len * self.global_batch_size
-
-
-class Target(StrEnum):
-    """Frameworks that a plan can be written for."""
-
-    MEGATRON = "megatron"
-    DEEPSPEED = "deepspeed"
-    VLLM = "vllm"
-    ANY = "any"
-
-
-class Objective(StrEnum):
-    """What the search minimises or maximises."""
-
-    STEP_TIME = "step-time"
-    TOKENS_PER_GPU = "tokens-per-gpu"
-    COST = "cost"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """Values that one dimension may take: an explicit set, or a range with either end open."""
-
-    allowed: tuple[int, ...] | None = None
-    minimum: int | None = None
-    maximum: int | None = None
-
-    def admits(self, value: int) -> bool:
-        """Return whether `value` is allowed."""
-        if self.allowed is not None and value not in self.allowed:
-            return False
-        if self.minimum is not None and value < self.minimum:
-            return False
-        return self.maximum is None or value <= self.maximum
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Constraints:
-    """What the user pins or bounds.
-
-    Args:
-        degrees: Bounds by dimension: tp, pp, vpp, dp, zero_stage, micro_batch_size, num_microbatches.
-        recompute: Allowed recompute granularities; None allows all.
-        sequence_parallel: Pinned value; None leaves it to the search.
-    """
-
-    degrees: Mapping[str, Bounds] = field(default_factory=dict)
-    recompute: tuple[str, ...] | None = None
-    sequence_parallel: bool | None = None
-
-    def admits(self, dimension: str, value: int) -> bool:
-        """Return whether `dimension` may take `value`."""
-        bounds = self.degrees.get(dimension)
-        return bounds is None or bounds.admits(value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanRequest:
-    """What a plan is asked for, apart from model and cluster.
-
-    Args:
-        workload: The training run.
-        constraints: What the user pins.
-        memory_headroom: Fraction of each GPU's memory that the plan leaves free.
-        target: Framework that must be able to express the plan.
-        objective: What is optimised.
-    """
-
-    workload: TrainWorkload
-    constraints: Constraints
-    memory_headroom: float
-    target: Target
-    objective: Objective

@@ -7,10 +7,13 @@ and asks again, in whole numbers. It may not import the space, its costs, its fo
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from planner.blocks import SelfAttention
 from planner.layout import Granularity, Layout, Schedule
 from planner.memory import uses_precision_aware_optimizer
 from planner.plan import PlannedLayout
-from planner.specs import Constraints, ModelSpec, Optimizer, PlanRequest, Precision, SelfAttention, TrainWorkload
+from planner.request import Constraints, PlanRequest
+from planner.specs import ModelSpec
+from planner.workload import Optimizer, Precision, TrainWorkload
 from profiles.hardware import Cluster
 
 RANK_ORDER = "tp-cp-ep-dp-pp"

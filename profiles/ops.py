@@ -60,14 +60,15 @@ class Attention:
 
     Args:
         batch: Sequences.
-        query_len: Query tokens of one sequence.
-        kv_len: Key tokens of one sequence.
+        query_len: Query tokens of one sequence on this rank.
+        kv_len: Key tokens of one sequence that they may see.
+        pairs: Query-key pairs of one sequence on this rank that the mask lets through, for each head.
         num_heads: Query heads on this rank.
         num_kv_heads: Key/value heads on this rank.
-        head_dim: Width of one head.
+        qk_head_dim: Width of a query or key head.
+        v_head_dim: Width of a value head; 0 where only scores are computed.
         dtype: Format of q, k, v.
         bytes_per_element: Bytes of one element.
-        causal: A query sees only keys up to its own position.
         backward: The gradient of q, k, v instead of the output.
         fused: The score matrix is never written to memory (flash and cuDNN kernels).
     """
@@ -75,12 +76,13 @@ class Attention:
     batch: int
     query_len: int
     kv_len: int
+    pairs: int
     num_heads: int
     num_kv_heads: int
-    head_dim: int
+    qk_head_dim: int
+    v_head_dim: int
     dtype: str
     bytes_per_element: int
-    causal: bool
     backward: bool
     fused: bool
 
@@ -88,16 +90,15 @@ class Attention:
     def flops(self) -> int:
         """Return the flops that the kernel executes.
 
-        Two products forward; backward has four, and a fused kernel recomputes the scores, which makes five (Dao,
-        arXiv 2307.08691, section 3.1). A causal fused kernel skips the masked half; an unfused one does not.
+        Forward the products q k and p v; backward two over the value width and two over the key width, and a fused
+        kernel computes the scores again (Dao, arXiv 2307.08691, section 3.1). A fused kernel skips what the mask
+        hides; an unfused one does not.
         """
-        products = (5 if self.fused else 4) if self.backward else 2
-        full = 2 * self.batch * self.num_heads * self.query_len * self.kv_len * self.head_dim * products
-        if not (self.causal and self.fused):
-            return full
-        if self.query_len == self.kv_len:
-            return full * (self.kv_len + 1) // (2 * self.kv_len)
-        return full * (2 * self.kv_len - self.query_len + 1) // (2 * self.kv_len)
+        pairs = self.pairs if self.fused else self.query_len * self.kv_len
+        widths = self.qk_head_dim + self.v_head_dim
+        if self.backward:
+            widths = (3 if self.fused else 2) * self.qk_head_dim + 2 * self.v_head_dim
+        return 2 * self.batch * self.num_heads * pairs * widths
 
     @property
     def num_bytes(self) -> int:
@@ -106,12 +107,62 @@ class Attention:
         Unfused: scores written and read by softmax, probabilities written and read again, in 16 bit: 4 passes
         forward, twice that backward.
         """
-        tensors = (2 * self.query_len * self.num_heads + 2 * self.kv_len * self.num_kv_heads) * self.head_dim
+        widths = self.qk_head_dim + self.v_head_dim
+        tensors = (self.query_len * self.num_heads + self.kv_len * self.num_kv_heads) * widths
         total = self.batch * tensors * self.bytes_per_element * (2 if self.backward else 1)
         if not self.fused:
             scores = self.batch * self.num_heads * self.query_len * self.kv_len * self.bytes_per_element
             total += scores * (8 if self.backward else 4)
         return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateScan:
+    """A recurrence over states of `key_dim` times `value_dim`, chunk by chunk, forward or backward.
+
+    Inside a chunk every token's score with every other is multiplied out, as in attention; between chunks the state
+    is read and written once a token (Dao and Gu, arXiv 2405.21060, section 6).
+
+    Args:
+        tokens: Tokens on this rank.
+        num_heads: Heads on this rank, each with a state.
+        num_groups: Groups of heads on this rank that share scores.
+        key_dim: Rows of a state.
+        value_dim: Columns of a state.
+        chunk_size: Tokens of a chunk.
+        corrects: A delta rule: keys are scored against keys too, and both results are corrected inside the chunk.
+        io_bytes_per_token: Bytes read and written for each token.
+        dtype: Format of the products.
+        backward: The gradient instead of the output.
+    """
+
+    tokens: int
+    num_heads: int
+    num_groups: int
+    key_dim: int
+    value_dim: int
+    chunk_size: int
+    corrects: bool
+    io_bytes_per_token: int
+    dtype: str
+    backward: bool
+
+    @property
+    def flops(self) -> int:
+        """Return the flops that the kernels execute; backward takes twice the forward pass, and that pass again."""
+        scores = 2 * self.chunk_size * self.num_groups * self.key_dim
+        applied = 2 * self.chunk_size * self.num_heads * self.value_dim
+        state = 4 * self.num_heads * self.key_dim * self.value_dim
+        if self.corrects:
+            scores += 2 * self.chunk_size * self.num_heads * self.key_dim
+            applied += 2 * self.chunk_size * self.num_heads * (self.key_dim + self.value_dim)
+        return self.tokens * (scores + applied + state) * (3 if self.backward else 1)
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the traffic of inputs and outputs, and of one fp32 state a chunk, written and read."""
+        states = 2 * 4 * self.num_heads * self.key_dim * self.value_dim // self.chunk_size
+        return self.tokens * (self.io_bytes_per_token + states) * (2 if self.backward else 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,4 +204,4 @@ class Collective:
     first_rank: int = 0
 
 
-ComputeOp = Gemm | Attention | MemoryBound
+ComputeOp = Gemm | Attention | StateScan | MemoryBound

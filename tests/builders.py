@@ -1,5 +1,6 @@
 """Small named specs that many tests share; their figures are made up and stand for no hardware."""
 
+from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.plan import (
     Infeasible,
@@ -12,23 +13,9 @@ from planner.plan import (
     Status,
     TimeLine,
 )
-from planner.specs import (
-    Activation,
-    Block,
-    BlockRun,
-    Bounds,
-    Constraints,
-    DenseFeedForward,
-    ModelSpec,
-    Norm,
-    Objective,
-    PlanRequest,
-    PositionEmbedding,
-    Precision,
-    SelfAttention,
-    Target,
-    TrainWorkload,
-)
+from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
+from planner.specs import BlockRun, ModelSpec
+from planner.workload import Precision, TrainWorkload
 from profiles.hardware import Cluster, Device, LinkKind, LinkLevel, PeerTopology
 
 GIB = 1 << 30

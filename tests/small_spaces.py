@@ -7,30 +7,16 @@ from itertools import combinations
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
 from planner.candidates import Pricer, layout_at
 from planner.costs import CostTable
 from planner.layers import build_graph
 from planner.layout import Layout, stages_from_counts
 from planner.memory import PlacedModel, place
+from planner.request import Bounds, Constraints
 from planner.space import enumerate_layouts, interleaved_counts
-from planner.specs import (
-    Activation,
-    AttentionKernel,
-    Block,
-    BlockRun,
-    Bounds,
-    Constraints,
-    DenseFeedForward,
-    DType,
-    Lora,
-    ModelSpec,
-    Norm,
-    PositionEmbedding,
-    Precision,
-    SelfAttention,
-    TrainMethod,
-    TrainWorkload,
-)
+from planner.specs import BlockRun, ModelSpec
+from planner.workload import AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
 from profiles.analytic import AnalyticCostModel
 from profiles.hardware import Cluster
 from tests.builders import two_node_cluster

@@ -9,7 +9,7 @@ from cli.named_model import read_named_model
 from cli.options import FormatOption
 from cli.output import Format, print_blocks, print_json
 from planner.layout import Granularity
-from planner.specs import Precision
+from planner.workload import Precision
 
 EXAMPLES = (
     "shardwright mem llama-3.1-70b --gpu h100-sxm-80gb --tp 8 --pp 4 --dp 2",
@@ -79,7 +79,7 @@ def mem(
     """
     from cli.render_mem import mem_blocks, mem_document
     from planner.mem import Degrees, memory_table
-    from planner.specs import TrainWorkload
+    from planner.workload import TrainWorkload
     from profiles.catalogue import load_device
 
     degrees = Degrees(

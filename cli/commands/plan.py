@@ -23,7 +23,7 @@ from cli.output import (
 from cli.plan_file import PLAN_FILE
 from planner.errors import NotExpressibleError
 from planner.plan import Plan
-from planner.specs import Objective, Target
+from planner.request import Objective, Target
 
 EXAMPLES = ("shardwright plan spec.yaml", "shardwright plan spec.yaml --set cluster.nodes=16 --out run")
 

@@ -21,7 +21,8 @@ from planner.emit.megatron_limits import (
 from planner.emit.shell import array, comment, job_name, quote
 from planner.layout import Layout
 from planner.plan import Plan
-from planner.specs import ModelSpec, TrainMethod, TrainWorkload
+from planner.specs import ModelSpec
+from planner.workload import TrainMethod, TrainWorkload
 from profiles.hardware import Cluster
 
 LAUNCH_SCRIPT = "launch.sh"

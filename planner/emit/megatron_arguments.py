@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from itertools import groupby
 
+from planner.blocks import Activation, Norm, PositionEmbedding
 from planner.emit.megatron_limits import (
     RANK_ORDERS,
     TRAIT_FLAGS,
@@ -18,17 +19,8 @@ from planner.emit.megatron_limits import (
 )
 from planner.layout import Granularity, Layout, Stage
 from planner.shard import VOCAB_DIVISOR, padded_vocab_size
-from planner.specs import (
-    Activation,
-    DType,
-    ModelSpec,
-    Norm,
-    Optimizer,
-    PositionEmbedding,
-    Precision,
-    TrainMethod,
-    TrainWorkload,
-)
+from planner.specs import ModelSpec
+from planner.workload import DType, Optimizer, Precision, TrainMethod, TrainWorkload
 
 DEFAULT_ITERATIONS = 100
 """Iterations of a run whose token budget is not given."""

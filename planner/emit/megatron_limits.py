@@ -7,21 +7,11 @@ refused, never changed silently.
 
 from typing import NoReturn
 
+from planner.blocks import Activation, Block, DenseFeedForward, PositionEmbedding, SelfAttention
 from planner.errors import NotExpressibleError
 from planner.layout import Granularity, Layout, Schedule
-from planner.specs import (
-    Activation,
-    Block,
-    DenseFeedForward,
-    DType,
-    ModelSpec,
-    Optimizer,
-    PositionEmbedding,
-    Precision,
-    SelfAttention,
-    TrainWorkload,
-    Trait,
-)
+from planner.specs import ModelSpec, Trait
+from planner.workload import DType, Optimizer, Precision, TrainWorkload
 from profiles.hardware import Device
 
 TARGET = "Megatron-LM (megatron-core 0.19.2)"

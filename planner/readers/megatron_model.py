@@ -2,27 +2,12 @@
 
 from collections.abc import Collection
 
+from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
 from planner.errors import InputError, Location
 from planner.readers.megatron import MegatronJob
 from planner.shard import VOCAB_DIVISOR, padded_vocab_size
-from planner.specs import (
-    Activation,
-    AttentionKernel,
-    Block,
-    BlockRun,
-    DenseFeedForward,
-    DType,
-    Lora,
-    ModelSpec,
-    Norm,
-    Optimizer,
-    PositionEmbedding,
-    Precision,
-    SelfAttention,
-    TrainMethod,
-    TrainWorkload,
-    Trait,
-)
+from planner.specs import BlockRun, ModelSpec, Trait
+from planner.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
 
 POSITIONS = {
     "rope": PositionEmbedding.ROPE,

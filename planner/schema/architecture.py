@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from planner.blocks import Norm
 from planner.dense_decoder import DenseDecoder
 from planner.schema.config_reader import ConfigReader, Inert
-from planner.specs import Norm, Trait
+from planner.specs import Trait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

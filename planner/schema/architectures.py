@@ -8,10 +8,11 @@ defaults here: a config without its sizes is incomplete.
 from collections.abc import Mapping
 from dataclasses import replace
 
+from planner.blocks import Norm
 from planner.dense_decoder import DenseDecoder
 from planner.schema.architecture import Architecture, Flag, KeyValueHeads, Rotary, Window
 from planner.schema.config_reader import ConfigReader, Inert
-from planner.specs import Norm, Trait
+from planner.specs import Trait
 
 
 def _sizes(**names: str) -> dict[str, tuple[str, ...]]:

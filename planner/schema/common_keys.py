@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from planner.blocks import Activation
 from planner.schema.config_reader import Inert
-from planner.specs import Activation
 
 ACTIVATIONS: Mapping[str, Activation] = {
     "silu": Activation.SILU,

@@ -7,8 +7,9 @@ from typing import Annotated, TypeGuard
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StrictInt, StrictStr
 
+from planner.request import MAX_DEGREE, Bounds, Target
 from planner.schema.translate import complaint, shown, suggestion
-from planner.specs import MAX_DEGREE, MAX_LENGTH, Bounds, DType, Precision, Target
+from planner.workload import MAX_LENGTH, DType, Precision
 
 MAX_TOKENS = 10**18
 

@@ -7,6 +7,7 @@ What changes cost and is not understood is an error that names it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from planner.blocks import Activation, PositionEmbedding
 from planner.dense_decoder import DenseDecoder, ShapeError
 from planner.documents import Document
 from planner.errors import InputError
@@ -15,7 +16,7 @@ from planner.schema.architectures import ARCHITECTURES, NOT_YET
 from planner.schema.common_keys import ACTIVATIONS, HARMLESS, INERT, ROPE_NUMBERS, ROPE_TYPES
 from planner.schema.config_reader import ConfigPath, ConfigReader
 from planner.schema.translate import shown, suggestion
-from planner.specs import Activation, ModelSpec, PositionEmbedding
+from planner.specs import ModelSpec
 
 _KINDS: tuple[tuple[str, frozenset[str]], ...] = (
     (

@@ -14,12 +14,13 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from planner.blocks import Activation, Norm, PositionEmbedding
 from planner.dense_decoder import DenseDecoder, ShapeError
 from planner.documents import Document
 from planner.errors import InputError
 from planner.schema.common_keys import ACTIVATIONS, ROPE_NUMBERS, ROPE_TYPES
 from planner.schema.translate import Path, complaint, shown, suggestion, validated
-from planner.specs import Activation, ModelSpec, Norm, PositionEmbedding, Trait
+from planner.specs import ModelSpec, Trait
 
 MAX_NAME = 200
 

@@ -18,8 +18,9 @@ from planner.plan import (
     Status,
     TimeLine,
 )
+from planner.request import Objective, PlanRequest, Target
 from planner.schema.translate import complaint, shown
-from planner.specs import ModelSpec, Objective, PlanRequest, Target
+from planner.specs import ModelSpec
 from profiles.hardware import Cluster
 
 Terms = Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(min_length=1)]

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from planner.documents import Document
+from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
 from planner.schema.field_types import (
     LORA_TARGETS,
     Degree,
@@ -34,19 +35,7 @@ from planner.schema.field_types import (
     ZeroStage,
 )
 from planner.schema.translate import complaint, validated
-from planner.specs import (
-    AttentionKernel,
-    Bounds,
-    Constraints,
-    DType,
-    Lora,
-    Objective,
-    Optimizer,
-    PlanRequest,
-    Target,
-    TrainMethod,
-    TrainWorkload,
-)
+from planner.workload import AttentionKernel, DType, Lora, Optimizer, TrainMethod, TrainWorkload
 
 SCHEMA = 1
 

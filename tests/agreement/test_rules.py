@@ -8,23 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.blocks import SelfAttention
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, even_counts, stages_from_counts
+from planner.request import Bounds, Constraints
 from planner.space import Points, _product, _rules, interleaved_counts, recompute_choices
-from planner.specs import (
-    AttentionKernel,
-    BlockRun,
-    Bounds,
-    Constraints,
-    DType,
-    Lora,
-    ModelSpec,
-    Optimizer,
-    Precision,
-    SelfAttention,
-    TrainMethod,
-    TrainWorkload,
-)
+from planner.specs import BlockRun, ModelSpec
 from planner.validate import violations
+from planner.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
 from tests.builders import tiny_dense_model, tiny_planned_layout, tiny_request, tiny_workload, two_node_cluster
 
 POINTS_OF_EACH_KIND = 20

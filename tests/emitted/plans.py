@@ -4,30 +4,12 @@ import math
 
 from hypothesis import strategies as st
 
+from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.plan import Plan, PlannedLayout, SearchSummary, Status
-from planner.specs import (
-    Activation,
-    AttentionKernel,
-    Block,
-    BlockRun,
-    Constraints,
-    DenseFeedForward,
-    DType,
-    Lora,
-    ModelSpec,
-    Norm,
-    Objective,
-    Optimizer,
-    PlanRequest,
-    PositionEmbedding,
-    Precision,
-    SelfAttention,
-    Target,
-    TrainMethod,
-    TrainWorkload,
-    Trait,
-)
+from planner.request import Constraints, Objective, PlanRequest, Target
+from planner.specs import BlockRun, ModelSpec, Trait
+from planner.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
 from profiles.hardware import Cluster, Device, LinkKind, LinkLevel, PeerTopology
 
 LLAMA3_SCALING: dict[str, float | str] = {

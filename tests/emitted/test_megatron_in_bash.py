@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, LORA_PROGRAM, emit_megatron
 from planner.emit.megatron_arguments import arguments, not_a_flag
 from planner.plan import Plan
-from planner.specs import Lora, Precision, TrainMethod, TrainWorkload
+from planner.workload import Lora, Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import HOSTILE_TEXT, LLAMA_8B, cluster_of, layout_of_degrees, plan_of
 
 RECORDER = '#!/usr/bin/env bash\nprintf "%s\\0" "$@" "${CUDA_DEVICE_MAX_CONNECTIONS:-}"\n'

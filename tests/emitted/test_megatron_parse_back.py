@@ -9,7 +9,7 @@ from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, emit_megatron
 from planner.plan import Plan
 from planner.readers.megatron import layout_of, read_megatron
 from planner.readers.megatron_model import model_of, workload_of
-from planner.specs import Precision, TrainWorkload
+from planner.workload import Precision, TrainWorkload
 from tests.emitted.plans import LLAMA_8B, cluster_of, expressible_plans, layout_of_degrees, plan_of
 
 

@@ -11,7 +11,7 @@ from planner.layers import build_graph
 from planner.memory import place
 from planner.plan import Plan
 from planner.search import search
-from planner.specs import TrainMethod
+from planner.workload import TrainMethod
 from tests.frameworks.megatron_environment import Verdict, ask_megatron, job_of
 
 pytestmark = pytest.mark.frameworks

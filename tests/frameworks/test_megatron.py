@@ -7,26 +7,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from planner.blocks import Activation, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
 from planner.emit.megatron import LAUNCH_SCRIPT, emit_megatron
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Recompute
 from planner.memory import place
 from planner.plan import Plan
 from planner.readers.megatron import read_megatron
-from planner.specs import (
-    Activation,
-    BlockRun,
-    DenseFeedForward,
-    DType,
-    Lora,
-    ModelSpec,
-    Norm,
-    PositionEmbedding,
-    Precision,
-    SelfAttention,
-    TrainMethod,
-    TrainWorkload,
-)
+from planner.specs import BlockRun, ModelSpec
+from planner.workload import DType, Lora, Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import (
     LLAMA_8B,
     LLAMA_70B,

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from planner.blocks import DenseFeedForward, SelfAttention
 from planner.emit.megatron import LORA_PROGRAM, environment
 from planner.emit.megatron_arguments import arguments
 from planner.layers import build_graph
 from planner.memory import place
-from planner.specs import BlockRun, DenseFeedForward, Lora, Precision, SelfAttention, TrainMethod, TrainWorkload
+from planner.specs import BlockRun
+from planner.workload import Lora, Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import LLAMA_8B, cluster_of, layout_of_degrees
 from tests.frameworks.megatron_environment import run_beside_megatron
 

@@ -16,7 +16,7 @@ from planner.documents.document import format_path
 from planner.errors import InputError
 from planner.inputs import Inputs, load_inputs, read_inputs
 from planner.schema.plan import plan_from_document, plan_to_text
-from planner.specs import AttentionKernel
+from planner.workload import AttentionKernel
 from tests.builders import tiny_plan, tiny_planned_layout
 from tests.strategies import junk, spec_data, spec_texts
 

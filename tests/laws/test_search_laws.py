@@ -11,8 +11,10 @@ from planner.candidates import Candidate, PointBound, Rejected
 from planner.evaluate import evaluate
 from planner.layout import Layout
 from planner.plan import Plan, Status
+from planner.request import Constraints, Objective, PlanRequest, Target
 from planner.search import search
-from planner.specs import Constraints, ModelSpec, Objective, PlanRequest, Target, TrainWorkload
+from planner.specs import ModelSpec
+from planner.workload import TrainWorkload
 from profiles.hardware import Cluster
 from tests.builders import two_node_cluster
 from tests.laws.test_cost_laws import improved

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from planner.graph import LayerGraph, Linear, Parallel, Region
 from planner.layers import build_graph
 from planner.shard import RankLayer, Sharding, padded_vocab_size, shard_layer
-from planner.specs import AttentionKernel, ModelSpec, TrainWorkload
+from planner.specs import ModelSpec
+from planner.workload import AttentionKernel, TrainWorkload
 from profiles.ops import Attention, Gemm
 from tests.small_spaces import legal_tensor_degrees, models, workloads
 

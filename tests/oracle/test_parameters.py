@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from planner.bundled import load_bundled
 from planner.graph import graph_parameters
 from planner.layers import build_graph
-from planner.specs import ModelSpec, Precision, TrainWorkload
+from planner.specs import ModelSpec
+from planner.workload import Precision, TrainWorkload
 from tests.oracle.torch_models import built_model, num_parameters
 from tests.small_spaces import models
 

@@ -10,22 +10,12 @@ from typing import Any
 
 import pytest
 
+from planner.blocks import Block, DenseFeedForward, Norm, SelfAttention
 from planner.layers import build_graph
 from planner.layout import Granularity, Recompute
 from planner.shard import RankLayer, Sharding, shard_layer
-from planner.specs import (
-    AttentionKernel,
-    Block,
-    BlockRun,
-    DenseFeedForward,
-    Lora,
-    ModelSpec,
-    Norm,
-    Precision,
-    SelfAttention,
-    TrainMethod,
-    TrainWorkload,
-)
+from planner.specs import BlockRun, ModelSpec
+from planner.workload import AttentionKernel, Lora, Precision, TrainMethod, TrainWorkload
 from tests.builders import tiny_dense_model
 from tests.oracle.torch_layer import BF16, Recorder, TorchLayer, torch, torch_head
 

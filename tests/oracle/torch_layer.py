@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from planner.specs import AttentionKernel, DenseFeedForward, ModelSpec, Norm, SelfAttention, TrainWorkload
+from planner.blocks import DenseFeedForward, Norm, SelfAttention
+from planner.specs import ModelSpec
+from planner.workload import AttentionKernel, TrainWorkload
 
 torch: Any = pytest.importorskip("torch", reason="the activation oracle runs a torch layer (extra: dev)")
 functional: Any = torch.nn.functional

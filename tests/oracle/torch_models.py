@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from planner.specs import Block, ModelSpec, Norm, PositionEmbedding
+from planner.blocks import Block, Norm, PositionEmbedding
+from planner.specs import ModelSpec
 
 torch: Any = pytest.importorskip("torch", reason="the parameter oracle is a torch module (extra: dev)")
 nn: Any = torch.nn

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.plan import (
     Infeasible,
@@ -14,22 +15,9 @@ from planner.plan import (
     Status,
     TimeLine,
 )
-from planner.specs import (
-    Activation,
-    Block,
-    BlockRun,
-    Constraints,
-    DenseFeedForward,
-    ModelSpec,
-    Norm,
-    Objective,
-    PlanRequest,
-    PositionEmbedding,
-    Precision,
-    SelfAttention,
-    Target,
-    TrainWorkload,
-)
+from planner.request import Constraints, Objective, PlanRequest, Target
+from planner.specs import BlockRun, ModelSpec
+from planner.workload import Precision, TrainWorkload
 from profiles.hardware import Cluster, Device, LinkKind, LinkLevel, PeerTopology
 
 GIB = 2**30

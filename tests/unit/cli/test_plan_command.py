@@ -16,8 +16,9 @@ from cli.main import app
 from planner.emit.megatron import emit_megatron
 from planner.errors import InputError
 from planner.plan import Plan
+from planner.request import Constraints, Objective, PlanRequest, Target
 from planner.schema.plan import plan_to_text
-from planner.specs import Constraints, ModelSpec, Objective, PlanRequest, Target
+from planner.specs import ModelSpec
 from profiles.hardware import Cluster
 from tests.unit.cli.samples import infeasible_plan, sample_plan
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from planner.blocks import DenseFeedForward, Norm, SelfAttention
 from planner.documents import parse_document
 from planner.errors import InputError
 from planner.schema.model import read_model
-from planner.specs import DenseFeedForward, ModelSpec, Norm, SelfAttention
+from planner.specs import ModelSpec
 
 LLAMA_8B: Mapping[str, object] = {
     "architectures": ["LlamaForCausalLM"],

@@ -17,7 +17,7 @@ from planner.communication import (
 )
 from planner.layout import stages_from_counts
 from planner.pricing import added_seconds
-from planner.specs import DType, Optimizer
+from planner.workload import DType, Optimizer
 from profiles.ops import Collective, CollectiveKind
 from tests.builders import tiny_layout, tiny_workload
 

@@ -15,7 +15,8 @@ from planner.memory import memory_ledger, peak_memory_bytes, shard_model
 from planner.pricing import price_steps
 from planner.shard import Sharding
 from planner.space import Points
-from planner.specs import ModelSpec, TrainWorkload
+from planner.specs import ModelSpec
+from planner.workload import TrainWorkload
 from profiles.analytic import AnalyticCostModel
 from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster
 from tests.small_spaces import SmallSpace

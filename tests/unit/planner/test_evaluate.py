@@ -20,7 +20,8 @@ from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, st
 from planner.memory import place
 from planner.pricing import added_seconds, price_steps
 from planner.shard import RankLayer
-from planner.specs import Lora, ModelSpec, TrainMethod, TrainWorkload
+from planner.specs import ModelSpec
+from planner.workload import Lora, TrainMethod, TrainWorkload
 from profiles.analytic import AnalyticCostModel
 from profiles.catalogue import load_preset
 from tests.builders import tiny_dense_model, tiny_layout, tiny_workload, two_node_cluster

@@ -4,21 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from planner.blocks import Block, Norm, PositionEmbedding
 from planner.graph import LayerGraph, Linear, Module, graph_parameters, layer_parameters, required_flops_per_sequence
 from planner.layers import build_graph
-from planner.specs import (
-    AttentionKernel,
-    Block,
-    BlockRun,
-    DType,
-    Lora,
-    ModelSpec,
-    Norm,
-    PositionEmbedding,
-    Precision,
-    TrainMethod,
-    TrainWorkload,
-)
+from planner.specs import BlockRun, ModelSpec
+from planner.workload import AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
 from tests.builders import tiny_dense_model, tiny_workload
 
 LORA = Lora(rank=4, alpha=8.0, target_modules=("qkv", "fc2"))

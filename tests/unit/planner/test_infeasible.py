@@ -10,18 +10,10 @@ from planner.bundled import load_bundled
 from planner.infeasible import with_nodes
 from planner.memory import memory_limit_bytes
 from planner.plan import Infeasible, Plan, Relaxation, Status
+from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
 from planner.search import search
-from planner.specs import (
-    BlockRun,
-    Bounds,
-    Constraints,
-    ModelSpec,
-    Objective,
-    PlanRequest,
-    Precision,
-    Target,
-    TrainWorkload,
-)
+from planner.specs import BlockRun, ModelSpec
+from planner.workload import Precision, TrainWorkload
 from profiles.catalogue import load_device, load_preset
 from profiles.hardware import Cluster
 from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster

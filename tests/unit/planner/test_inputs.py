@@ -4,7 +4,8 @@ import pytest
 
 from planner.errors import InputError
 from planner.inputs import Inputs, load_inputs
-from planner.specs import Bounds, Precision
+from planner.request import Bounds
+from planner.workload import Precision
 
 SPEC = """\
 schema: 1

@@ -10,7 +10,7 @@ from planner.emit.megatron import emit_megatron
 from planner.errors import BrokenPromiseError, InputError
 from planner.launch import launch_file_names, launch_files
 from planner.plan import Plan
-from planner.specs import Lora, TrainMethod
+from planner.workload import Lora, TrainMethod
 from tests.builders import tiny_layout, tiny_plan
 
 

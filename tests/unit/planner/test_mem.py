@@ -9,7 +9,7 @@ from planner.errors import InputError
 from planner.layout import Granularity, even_counts
 from planner.mem import Degrees, memory_table
 from planner.plan import MemoryLine, Phase
-from planner.specs import Precision, TrainWorkload
+from planner.workload import Precision, TrainWorkload
 from profiles.catalogue import load_device
 
 DEGREES = Degrees(

@@ -9,7 +9,8 @@ from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes, place, rank_parameters, state_bytes
 from planner.plan import Phase
-from planner.specs import DType, ModelSpec, Optimizer, Precision, TrainWorkload
+from planner.specs import ModelSpec
+from planner.workload import DType, Optimizer, Precision, TrainWorkload
 from tests.builders import tiny_dense_model, tiny_layout, tiny_workload
 
 MIB = 1 << 20

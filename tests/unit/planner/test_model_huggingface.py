@@ -2,8 +2,9 @@
 
 import pytest
 
+from planner.blocks import Activation, Norm, PositionEmbedding
 from planner.bundled import load_bundled
-from planner.specs import Activation, Norm, PositionEmbedding, Trait
+from planner.specs import Trait
 from tests.unit.planner.model_inputs import (
     LLAMA_8B,
     MISTRAL,

@@ -8,7 +8,8 @@ import pytest
 from planner.bundled import load_bundled, model_names
 from planner.graph import graph_parameters
 from planner.layers import build_graph
-from planner.specs import ModelSpec, Precision, TrainWorkload
+from planner.specs import ModelSpec
+from planner.workload import Precision, TrainWorkload
 from tests.unit.planner.model_inputs import LLAMA_8B, QWEN3_8B, counted_parameters, read
 
 # Totals that are published with the models (the index of their weights), a tied table counted once. GPT-3: 96 layers

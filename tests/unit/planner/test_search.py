@@ -7,18 +7,11 @@ import pytest
 from planner.bundled import load_bundled
 from planner.errors import NotExpressibleError
 from planner.plan import Plan, Status
+from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
 from planner.schema.plan import plan_to_text
 from planner.search import search
-from planner.specs import (
-    BlockRun,
-    Bounds,
-    Constraints,
-    Objective,
-    PlanRequest,
-    Precision,
-    Target,
-    TrainWorkload,
-)
+from planner.specs import BlockRun
+from planner.workload import Precision, TrainWorkload
 from profiles.catalogue import load_preset
 from profiles.hardware import Cluster
 from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster

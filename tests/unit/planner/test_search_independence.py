@@ -8,10 +8,10 @@ from planner import costs
 from planner.errors import BrokenPromiseError
 from planner.graph import ModelGraph
 from planner.memory import RankModel, shard_model
+from planner.request import Bounds, Constraints
 from planner.search import search
 from planner.shard import Sharding
 from planner.space import MAX_SCHEDULED_OPERATIONS, UNSIMULATED
-from planner.specs import Bounds, Constraints
 from solvers.errors import SolverError
 from tests.builders import tiny_dense_model, tiny_request, two_node_cluster
 

@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from planner.blocks import SelfAttention
 from planner.layout import Granularity
+from planner.request import Bounds, Constraints
 from planner.space import (
     Space,
     divisors,
@@ -15,20 +17,8 @@ from planner.space import (
     recompute_choices,
     virtual_degrees,
 )
-from planner.specs import (
-    AttentionKernel,
-    BlockRun,
-    Bounds,
-    Constraints,
-    DType,
-    Lora,
-    ModelSpec,
-    Optimizer,
-    Precision,
-    SelfAttention,
-    TrainMethod,
-    TrainWorkload,
-)
+from planner.specs import BlockRun, ModelSpec
+from planner.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
 from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster
 
 NONE = Constraints()

@@ -2,21 +2,9 @@ import pytest
 
 from planner.documents import parse_document
 from planner.errors import InputError
+from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
 from planner.schema.spec import DEFAULT_MEMORY_HEADROOM, read_request
-from planner.specs import (
-    AttentionKernel,
-    Bounds,
-    Constraints,
-    DType,
-    Lora,
-    Objective,
-    Optimizer,
-    PlanRequest,
-    Precision,
-    Target,
-    TrainMethod,
-    TrainWorkload,
-)
+from planner.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
 
 HEAD = "schema: 1\nmodel: llama-3.1-70b\ncluster: {preset: dgx-h100, nodes: 8}\n"
 WORKLOAD = "workload: {kind: train, seq_len: 8192, global_batch_size: 512, precision: bf16}\n"

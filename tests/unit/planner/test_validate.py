@@ -4,21 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from planner.blocks import SelfAttention
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, Stage, stages_from_counts
 from planner.plan import PlannedLayout
-from planner.specs import (
-    Bounds,
-    Constraints,
-    DType,
-    Lora,
-    ModelSpec,
-    Optimizer,
-    PlanRequest,
-    Precision,
-    SelfAttention,
-    TrainMethod,
-)
+from planner.request import Bounds, Constraints, PlanRequest
+from planner.specs import ModelSpec
 from planner.validate import PRICE_TOLERANCE, violations
+from planner.workload import DType, Lora, Optimizer, Precision, TrainMethod
 from tests.builders import tiny_dense_model, tiny_layout, tiny_planned_layout, tiny_request, two_node_cluster
 
 

@@ -7,7 +7,7 @@ import pytest
 from planner.emit.megatron import environment
 from planner.emit.megatron_arguments import argument_groups, arguments, pipeline_layout, train_iterations
 from planner.layout import Layout, stages_from_counts
-from planner.specs import DType, Precision, TrainMethod, TrainWorkload
+from planner.workload import DType, Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import LLAMA_8B, LLAMA_405B, cluster_of, layout_of_degrees
 
 WORKLOAD = TrainWorkload(seq_len=8192, global_batch_size=128, precision=Precision.BF16)

@@ -5,24 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from planner.blocks import Activation, Block, DenseFeedForward, SelfAttention
 from planner.emit.megatron import emit_megatron
 from planner.errors import NotExpressibleError
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, Stage
-from planner.specs import (
-    Activation,
-    Block,
-    BlockRun,
-    DenseFeedForward,
-    DType,
-    Lora,
-    ModelSpec,
-    Optimizer,
-    Precision,
-    SelfAttention,
-    TrainMethod,
-    TrainWorkload,
-    Trait,
-)
+from planner.specs import BlockRun, ModelSpec, Trait
+from planner.workload import DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import LLAMA3_SCALING, LLAMA_8B, cluster_of, layout_of_degrees, plan_of
 
 WORKLOAD = TrainWorkload(seq_len=8192, global_batch_size=128, precision=Precision.BF16)

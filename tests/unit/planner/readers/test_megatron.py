@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 
+from planner.blocks import Activation, DenseFeedForward, SelfAttention
 from planner.errors import InputError
 from planner.layout import Granularity, Layout, Recompute, Schedule
 from planner.readers.megatron import MegatronJob, layout_of, read_megatron
 from planner.readers.megatron_model import model_of, workload_of
-from planner.specs import Activation, AttentionKernel, DenseFeedForward, Precision, SelfAttention
+from planner.workload import AttentionKernel, Precision
 
 SCRIPT = """\
 #!/bin/bash

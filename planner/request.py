@@ -1,0 +1,85 @@
+"""What a plan is asked for, apart from model and cluster: a workload, constraints, a target, an objective."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from planner.workload import TrainWorkload
+
+MAX_DEGREE = 1 << 20
+"""Largest degree; the largest clusters have about 2**17 GPUs."""
+
+
+class Target(StrEnum):
+    """Frameworks that a plan can be written for."""
+
+    MEGATRON = "megatron"
+    DEEPSPEED = "deepspeed"
+    VLLM = "vllm"
+    ANY = "any"
+
+
+class Objective(StrEnum):
+    """What the search minimises or maximises."""
+
+    STEP_TIME = "step-time"
+    TOKENS_PER_GPU = "tokens-per-gpu"
+    COST = "cost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Values that one dimension may take: an explicit set, or a range with either end open."""
+
+    allowed: tuple[int, ...] | None = None
+    minimum: int | None = None
+    maximum: int | None = None
+
+    def admits(self, value: int) -> bool:
+        """Return whether `value` is allowed."""
+        if self.allowed is not None and value not in self.allowed:
+            return False
+        if self.minimum is not None and value < self.minimum:
+            return False
+        return self.maximum is None or value <= self.maximum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraints:
+    """What the user pins or bounds.
+
+    Args:
+        degrees: Bounds by dimension: tp, cp, pp, vpp, dp, ep, etp, zero_stage, micro_batch_size, num_microbatches.
+        recompute: Allowed recompute granularities; None allows all.
+        sequence_parallel: Pinned value; None leaves it to the search.
+        cp_kind: Allowed kinds of context parallelism (ring, ulysses, ulysses-ring); None allows all.
+    """
+
+    degrees: Mapping[str, Bounds] = field(default_factory=dict)
+    recompute: tuple[str, ...] | None = None
+    sequence_parallel: bool | None = None
+    cp_kind: tuple[str, ...] | None = None
+
+    def admits(self, dimension: str, value: int) -> bool:
+        """Return whether `dimension` may take `value`."""
+        bounds = self.degrees.get(dimension)
+        return bounds is None or bounds.admits(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """What a plan is asked for, apart from model and cluster.
+
+    Args:
+        workload: The training run.
+        constraints: What the user pins.
+        memory_headroom: Fraction of each GPU's memory that the plan leaves free.
+        target: Framework that must be able to express the plan.
+        objective: What is optimised.
+    """
+
+    workload: TrainWorkload
+    constraints: Constraints
+    memory_headroom: float
+    target: Target
+    objective: Objective
