@@ -1,18 +1,26 @@
 #!/usr/bin/env bash
-# Installs Megatron-LM's own Python into .frameworks/megatron, for the tests marked `frameworks`. Does nothing when
-# what the requirement files ask for is already there.
+# Installs the frameworks' own Python into .frameworks, an environment each, for the tests marked `frameworks`. Does
+# nothing where what the requirement files ask for is already there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-folder=.frameworks/megatron
-wanted="$(cat .ci/frameworks/megatron.txt .ci/frameworks/megatron-core.txt)"
-if [[ -f "$folder/installed.txt" && "$(<"$folder/installed.txt")" == "$wanted" ]]; then
-    exit 0
-fi
+# install NAME FILE [ARGUMENTS OF PIP AND LAST FILE]: the packages of FILE, then those of the last file.
+install() {
+    local folder=".frameworks/$1" first="$2" last="${*: -1}"
+    local wanted
+    wanted="$(cat "$first" "$last")"
+    if [[ -f "$folder/installed.txt" && "$(<"$folder/installed.txt")" == "$wanted" ]]; then
+        return
+    fi
+    rm -rf "$folder"
+    mkdir -p .frameworks
+    "${PYTHON:-python3}" -m venv "$folder"
+    "$folder/bin/python" -m pip install -q -r "$first"
+    "$folder/bin/python" -m pip install -q "${@:3:$#-3}" -r "$last"
+    printf '%s' "$wanted" > "$folder/installed.txt"
+}
 
-rm -rf "$folder"
-mkdir -p .frameworks
-"${PYTHON:-python3}" -m venv "$folder"
-"$folder/bin/python" -m pip install -q -r .ci/frameworks/megatron.txt
-"$folder/bin/python" -m pip install -q --no-deps --ignore-requires-python -r .ci/frameworks/megatron-core.txt
-printf '%s' "$wanted" > "$folder/installed.txt"
+install megatron .ci/frameworks/megatron.txt --no-deps --ignore-requires-python .ci/frameworks/megatron-core.txt
+# It would otherwise build its GPU operators while it is installed.
+export DS_BUILD_OPS=0
+install deepspeed .ci/frameworks/deepspeed-torch.txt .ci/frameworks/deepspeed.txt

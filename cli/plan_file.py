@@ -6,7 +6,7 @@ from pathlib import Path
 
 from planner.errors import CombinedInputError, InputError, Location
 from planner.plan import Plan, PlannedLayout
-from planner.request import Constraints
+from planner.request import Constraints, Target
 
 PLAN_FILE = "plan.json"
 PLAN_AGAIN = "Plan again from the spec; a plan file is not edited by hand."
@@ -78,3 +78,8 @@ def pick(plan: Plan, index: int, *, path: Path) -> PlannedLayout:
             hint=f"Give an index from 0 (the best) to {len(plan.plans) - 1}.",
         )
     return plan.plans[index]
+
+
+def launch_target(target: Target) -> Target:
+    """Return the framework that launch files are written for: a plan for any target is written for Megatron-LM."""
+    return Target.MEGATRON if target is Target.ANY else target

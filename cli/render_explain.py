@@ -7,6 +7,7 @@ from cli.render import (
     Line,
     Table,
     columns,
+    count,
     gib,
     milliseconds,
     numbered,
@@ -25,17 +26,26 @@ from cli.render_plan import (
     search_blocks,
     verdict,
 )
+from planner.layout import Layout
 from planner.plan import Plan, PlannedLayout
 from planner.report import (
+    DENSE_AXES,
+    EXPERT_AXES,
     Comparison,
     compare_all,
     heaviest_rank,
     layout_settings,
     memory_by_rank,
+    rank_places,
+    strides,
+    telling_ranks,
     time_terms,
 )
 
 LARGEST_CHANGES = 5
+GRIDS = {"dense": DENSE_AXES, "experts": EXPERT_AXES}
+MOST_RANKS = 16
+"""Ranks that are listed one by one."""
 
 
 def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
@@ -49,6 +59,8 @@ def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
     blocks += section("What limits it", *(Item(text) for text in limits(planned)))
     blocks += section("Where the time goes", *time_blocks(planned))
     blocks += memory_blocks(planned.memory, limit_bytes=planned.memory_limit_bytes)
+    if plan.model.has_experts:
+        blocks += section("Ranks in both grids", *grid_blocks(planned.layout))
     if plan.baseline is not None and plan.baseline.layout == planned.layout:
         blocks += section("Against the rule-of-thumb baseline", Line("  It is this layout."))
     for comparison in compare_all(plan, index=index):
@@ -94,6 +106,29 @@ def time_blocks(planned: PlannedLayout) -> tuple[Block, ...]:
         ),
     )
     return (table, *sources.notes)
+
+
+def grid_blocks(layout: Layout) -> tuple[Block, ...]:
+    """Return where ranks stand in the grid of everything but routed experts, and in the grid of these."""
+    ranks = telling_ranks(layout, at_most=MOST_RANKS)
+    dense, expert = (", ".join(axes) for axes in (DENSE_AXES, EXPERT_AXES))
+    table = Table(
+        columns=columns("rank", f"({dense})", f"routed experts ({expert})", whole=(f"({dense})",)),
+        rows=(
+            *((count(place.rank), _tuple(place.dense), _tuple(place.expert)) for place in rank_places(layout, ranks)),
+            ("sizes", *(_tuple(tuple(size for _, size in strides(layout, axes))) for axes in GRIDS.values())),
+        ),
+    )
+    if len(ranks) == layout.world_size:
+        return (table,)
+    return (
+        table,
+        Line(f"  {len(ranks)} of {count(layout.world_size)} ranks: the first, the next along each axis, the last."),
+    )
+
+
+def _tuple(values: tuple[int, ...]) -> str:
+    return f"({', '.join(str(value) for value in values)})"
 
 
 def comparison_blocks(comparison: Comparison) -> tuple[Block, ...]:
@@ -164,6 +199,7 @@ def explanation_document(plan: Plan, *, index: int) -> dict[str, object]:
         "status": plan.status.value,
         "index": index,
         "settings": dict(layout_settings(planned.layout)),
+        "grids": {name: grid_document(planned.layout, axes) for name, axes in GRIDS.items()},
         "step_seconds": planned.step_seconds,
         "limits": list(limits(planned)),
         "time": [
@@ -180,6 +216,14 @@ def explanation_document(plan: Plan, *, index: int) -> dict[str, object]:
         "assumptions": list(planned.assumptions),
         "search": search,
     }
+
+
+def grid_document(layout: Layout, axes: tuple[str, ...]) -> list[dict[str, object]]:
+    """Return the axes of one grid, fastest first: a rank's coordinate is rank // stride % size."""
+    return [
+        {"axis": axis, "size": size, "stride": stride}
+        for axis, (stride, size) in zip(axes, strides(layout, axes), strict=True)
+    ]
 
 
 def _comparison_document(comparison: Comparison) -> dict[str, object]:

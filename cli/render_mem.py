@@ -4,6 +4,7 @@ from cli.render import Blank, Block, Facts, Line, Style, counted, gib
 from cli.render_memory import heaviest_in_words, memory_blocks, memory_document
 from planner.mem import MemoryTable
 from planner.report import (
+    experts_in_words,
     heaviest_rank,
     layout_in_words,
     layout_settings,
@@ -20,6 +21,7 @@ def mem_blocks(model: ModelSpec, device: Device, workload: TrainWorkload, table:
     """Return what `mem` prints."""
     heaviest = heaviest_rank(memory_by_rank(table.lines, limit_bytes=table.limit_bytes))
     peak = heaviest_in_words(heaviest)
+    experts = (("routed experts", experts_in_words(table.layout, workload)),) if model.has_experts else ()
     if table.fits:
         verdict = Line(f"Fits: {peak}, {gib(heaviest.left_bytes)} left.", Style.GOOD)
     else:
@@ -30,6 +32,7 @@ def mem_blocks(model: ModelSpec, device: Device, workload: TrainWorkload, table:
         Facts(
             pairs=(
                 ("layers per stage", stages_in_words(table.layout.stages)),
+                *experts,
                 ("sequences", f"{counted(workload.seq_len, 'token')}, {workload.precision.value}"),
                 ("usable memory", f"{gib(table.limit_bytes)} of {gib(device.memory_bytes)} a GPU"),
             )

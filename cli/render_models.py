@@ -1,13 +1,19 @@
 """Models as tables and as JSON."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 
+from cli.model_words import feed_forward_in_words, kind_in_words, mixer_in_words
 from cli.render import Block, Facts, Item, Line, Style, Table, columns, count, counted
 from planner.blocks import Block as DecoderBlock
+from planner.blocks import DenseFeedForward, MixtureOfExperts
 from planner.bundled import BundledModel
-from planner.report import total_parameters
+from planner.parameter_counts import parameter_counts
 from planner.specs import ModelSpec
+
+MOST_RANGES = 6
+"""Ranges of layers that are written out; more say how many there are."""
 
 
 def model_table(models: Sequence[BundledModel]) -> Table:
@@ -16,48 +22,69 @@ def model_table(models: Sequence[BundledModel]) -> Table:
         columns=columns(
             "model",
             ">parameters",
+            ">active",
+            "kind",
             ">layers",
             ">hidden",
             ">heads",
-            ">kv heads",
             ">feed-forward",
             ">vocabulary",
             ">context",
-            spare=("kv heads", "context", "vocabulary", "heads", "feed-forward", "hidden", "layers"),
+            whole=("kind",),
+            spare=("context", "vocabulary", "heads", "feed-forward", "hidden", "layers", "active", "kind"),
         ),
-        rows=tuple(_model_row(model.decoder.spec()) for model in models),
+        rows=tuple(_model_row(model.decoder.spec(), model.decoder.num_attention_heads) for model in models),
     )
 
 
-def _model_row(model: ModelSpec) -> tuple[str, ...]:
-    mixers = [block.mixer for block in model.distinct_blocks if block.mixer is not None]
-    feed_forwards = [block.feed_forward for block in model.distinct_blocks if block.feed_forward is not None]
+def _model_row(model: ModelSpec, num_attention_heads: int) -> tuple[str, ...]:
+    counts = parameter_counts(model)
     return (
         model.name,
-        count(total_parameters(model)),
+        count(counts.text),
+        billions(counts.active),
+        kind_in_words(model),
         count(model.num_layers),
         count(model.hidden_size),
-        _each(mixer.num_attention_heads for mixer in mixers),
-        _each(mixer.num_key_value_heads for mixer in mixers),
-        _each(feed_forward.intermediate_size for feed_forward in feed_forwards),
+        count(num_attention_heads),
+        _widths(model),
         count(model.vocab_size),
         count(model.max_position_embeddings),
     )
 
 
-def _each(values: Iterable[int]) -> str:
-    """Return the distinct values in order, most models having one."""
-    return " / ".join(count(value) for value in dict.fromkeys(values))
+def billions(value: int) -> str:
+    """Return a count of parameters in billions with two decimals."""
+    return f"{value / 1e9:,.2f} B"
+
+
+def _widths(model: ModelSpec) -> str:
+    """Return the widest dense feed-forward and the experts' width, those that the model has."""
+    parts = [block.feed_forward for block in model.distinct_blocks]
+    dense = [part.intermediate_size for part in parts if isinstance(part, DenseFeedForward)]
+    experts = [part.expert.intermediate_size for part in parts if isinstance(part, MixtureOfExperts)]
+    return " / ".join(count(max(widths)) for widths in (dense, experts) if widths)
 
 
 def model_blocks(bundled: BundledModel) -> tuple[Block, ...]:
     """Return one model in full."""
     model = bundled.decoder.spec()
+    counts = parameter_counts(model)
     facts = [
         ("also named", ", ".join(bundled.aliases) or "nothing else"),
         ("source", bundled.source),
         ("architecture", model.architecture),
-        ("parameters", count(total_parameters(model))),
+        ("kind", kind_in_words(model)),
+        ("parameters", count(counts.text)),
+    ]
+    if counts.active != counts.text:
+        facts.append(("active per token", count(counts.active)))
+    if model.mtp is not None:
+        modules = counted(model.mtp.num_modules, "prediction module")
+        facts.append(("beside them", f"{count(counts.prediction)} in {modules}"))
+    if model.vision is not None:
+        facts.append(("vision tower", f"{count(counts.vision)}, not planned ({model.vision.source})"))
+    facts += [
         ("layers", count(model.num_layers)),
         ("hidden size", count(model.hidden_size)),
         ("vocabulary", f"{count(model.vocab_size)}, embedding {'tied' if model.tie_word_embeddings else 'not tied'}"),
@@ -65,13 +92,46 @@ def model_blocks(bundled: BundledModel) -> tuple[Block, ...]:
         ("norm", f"{model.norm.value}, epsilon {model.norm_epsilon:g}"),
         ("positions", _positions(model)),
     ]
+    if model.traits:
+        facts.append(("also", ", ".join(trait.value for trait in model.traits)))
     blocks: list[Block] = [Line(model.name, Style.HEADING), Facts(pairs=tuple(facts))]
-    for run in model.runs:
+    for block in model.distinct_blocks:
+        blocks += (Line(f"  {_where(model, block)}:"), *(Item(text) for text in _block_in_words(block) if text))
+    if model.mtp is not None:
         blocks += (
-            Line(f"  {counted(run.count, 'layer')}:"),
-            *(Item(text) for text in (_mixer_in_words(run.block), _feed_forward_in_words(run.block)) if text),
+            Line("  each prediction module:"),
+            *(Item(text) for text in _block_in_words(model.mtp.block) if text),
         )
     return tuple(blocks)
+
+
+def _block_in_words(block: DecoderBlock) -> tuple[str, str]:
+    return mixer_in_words(block.mixer), feed_forward_in_words(block)
+
+
+def _where(model: ModelSpec, block: DecoderBlock) -> str:
+    """Return how many layers are such a block and, where they differ, which; layers are counted from 1."""
+    layers = [number for number, other in enumerate(model.blocks, start=1) if other == block]
+    many = counted(len(layers), "layer")
+    if len(layers) == model.num_layers:
+        return many
+    steps = {later - earlier for earlier, later in pairwise(layers)}
+    if len(steps) == 1 and len(layers) > 2 and steps != {1}:
+        return f"{many} (every {_ordinal(steps.pop())} from {layers[0]} to {layers[-1]})"
+    ranges: list[list[int]] = []
+    for layer in layers:
+        if ranges and ranges[-1][1] == layer - 1:
+            ranges[-1][1] = layer
+        else:
+            ranges.append([layer, layer])
+    texts = [f"{first}" if first == last else f"{first}-{last}" for first, last in ranges]
+    if len(texts) > MOST_RANGES:
+        texts = [*texts[: MOST_RANGES - 1], "...", texts[-1]]
+    return f"{many} ({', '.join(texts)})"
+
+
+def _ordinal(number: int) -> str:
+    return {2: "2nd", 3: "3rd"}.get(number, f"{number}th")
 
 
 def _positions(model: ModelSpec) -> str:
@@ -83,44 +143,26 @@ def _positions(model: ModelSpec) -> str:
     return text
 
 
-def _mixer_in_words(block: DecoderBlock) -> str:
-    mixer = block.mixer
-    if mixer is None:
-        return ""
-    biases = [name for name, used in (("q, k, v", mixer.qkv_bias), ("output", mixer.output_bias)) if used]
-    return (
-        f"attention: {counted(mixer.num_attention_heads, 'head')} of {mixer.head_dim}, "
-        f"{counted(mixer.num_key_value_heads, 'key/value head')}"
-        + (f", bias on {' and '.join(biases)}" if biases else "")
-        + (", normed queries and keys" if mixer.qk_norm else "")
-    )
-
-
-def _feed_forward_in_words(block: DecoderBlock) -> str:
-    feed_forward = block.feed_forward
-    if feed_forward is None:
-        return ""
-    return (
-        f"feed-forward: {count(feed_forward.intermediate_size)} wide, {feed_forward.activation.value}"
-        + (", gated" if feed_forward.gated else "")
-        + (", with bias" if feed_forward.bias else "")
-        + (", beside attention" if block.parallel else "")
-    )
-
-
 def model_document(bundled: BundledModel) -> dict[str, object]:
     """Return one model as JSON."""
     model = bundled.decoder.spec()
+    counts = parameter_counts(model)
     return {
         "name": model.name,
         "aliases": list(bundled.aliases),
         "source": bundled.source,
         "architecture": model.architecture,
-        "parameters": total_parameters(model),
+        "kind": kind_in_words(model),
+        "parameters": counts.text,
+        "active_parameters": counts.active,
+        "prediction_parameters": counts.prediction,
+        "vision_parameters": counts.vision,
         "num_layers": model.num_layers,
         "hidden_size": model.hidden_size,
         "vocab_size": model.vocab_size,
         "tie_word_embeddings": model.tie_word_embeddings,
         "max_position_embeddings": model.max_position_embeddings,
+        "traits": [trait.value for trait in model.traits],
         "runs": [{"count": run.count, "block": asdict(run.block)} for run in model.runs],
+        "mtp": None if model.mtp is None else asdict(model.mtp),
     }

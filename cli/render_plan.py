@@ -27,6 +27,8 @@ from planner.report import (
     Comparison,
     Difference,
     compare_all,
+    documents_in_words,
+    experts_in_words,
     heaviest_rank,
     is_constrained,
     layout_in_words,
@@ -65,6 +67,7 @@ def file_blocks(written: Sequence[Path]) -> tuple[Block, ...]:
 def header(plan: Plan) -> tuple[Block, ...]:
     """Return model, cluster and workload in two lines."""
     cluster, workload = plan.cluster, plan.request.workload
+    documents = f" ({documents_in_words(workload.documents)})" if workload.documents else ""
     nodes = counted(cluster.num_nodes, "node")
     parameters = counted(total_parameters(plan.model), "parameter")
     return (
@@ -74,7 +77,7 @@ def header(plan: Plan) -> tuple[Block, ...]:
             Style.HEADING,
         ),
         Line(
-            f"{workload.method.value}, sequences of {counted(workload.seq_len, 'token')}, global batch "
+            f"{workload.method.value}, sequences of {counted(workload.seq_len, 'token')}{documents}, global batch "
             f"{count(workload.global_batch_size)} ({counted(workload.tokens_per_step, 'token')} a step), "
             f"{workload.precision.value}, {workload.optimizer.value}, target {plan.target.value}"
         ),
@@ -116,16 +119,25 @@ def objective_value(objective: Objective, value: float) -> str:
 def layout_facts(plan: Plan, planned: PlannedLayout) -> tuple[Block, ...]:
     """Return a layout in words, and its key figures."""
     check = f"simulated independently: {milliseconds(planned.reevaluated_step_seconds)}"
-    facts = [
-        ("layers per stage", stages_in_words(planned.layout.stages)),
+    facts = [("layers per stage", stages_in_words(planned.layout.stages))]
+    if plan.model.has_experts:
+        facts.append(("routed experts", experts_in_words(planned.layout, plan.request.workload)))
+    facts += [
         ("overlapped", overlap_in_words(planned.layout.overlap)),
         ("step time", f"{milliseconds(planned.step_seconds)} ({check})"),
         ("throughput", f"{planned.tokens_per_second_per_gpu:,.1f} tokens/s/GPU, MFU {percent(planned.mfu)}"),
+        *_useful_tokens(plan),
         ("peak memory", f"{peak_in_words(planned)}, of {gib(planned.memory_limit_bytes)} usable"),
     ]
     if planned is plan.best:
         facts += _whole_run(plan)
     return (Line(f"  {layout_in_words(planned.layout)}"), Facts(pairs=tuple(facts)))
+
+
+def _useful_tokens(plan: Plan) -> list[tuple[str, str]]:
+    """Return how many tokens are no padding, nothing where all are; the throughput counts these alone."""
+    useful = plan.request.workload.useful_fraction
+    return [] if useful == 1.0 else [("useful tokens", f"{percent(useful)}, the rest is padding and not counted")]
 
 
 def peak_in_words(planned: PlannedLayout) -> str:

@@ -1,7 +1,7 @@
 """The models that can be named without a file: their facts, where these come from, and their other names.
 
 The facts stand in `planner/data/models`, one file a family, in the words of an inline model; what a file leaves out
-is the default of `planner.dense_decoder.DenseDecoder`. The data is ours and is checked by the tests, so it is read
+is the default of `planner.decoder.Decoder`. The data is ours and is checked by the tests, so it is read
 without a schema.
 """
 
@@ -14,9 +14,18 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
-from planner.blocks import Activation, Norm, PositionEmbedding
-from planner.dense_decoder import DenseDecoder
+from planner.blocks import Activation, Norm, PositionEmbedding, QueryKeyNorm
+from planner.compact_model import decoder_of
+from planner.decoder import Decoder
 from planner.specs import ModelSpec, Trait
+
+_WORDS = {
+    "hidden_act": Activation,
+    "norm": Norm,
+    "position_embedding": PositionEmbedding,
+    "qk_norm": QueryKeyNorm,
+}
+"""Keys whose values are words of a closed set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +38,7 @@ class BundledModel:
         source: Where the facts are published.
     """
 
-    decoder: DenseDecoder
+    decoder: Decoder
     aliases: tuple[str, ...]
     source: str
 
@@ -96,8 +105,8 @@ def _model(name: str, facts: dict[str, Any]) -> BundledModel:
     """Return one model from its JSON mapping."""
     rest = dict(facts)
     source, aliases = rest.pop("source"), tuple(rest.pop("aliases"))
-    for key, kind in (("hidden_act", Activation), ("norm", Norm), ("position_embedding", PositionEmbedding)):
+    for key, kind in _WORDS.items():
         if key in rest:
             rest[key] = kind(rest[key])
     rest["traits"] = tuple(Trait(trait) for trait in rest.get("traits", ()))
-    return BundledModel(decoder=DenseDecoder(name=name, **rest), aliases=aliases, source=source)
+    return BundledModel(decoder=decoder_of({"name": name, **rest}), aliases=aliases, source=source)

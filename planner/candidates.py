@@ -17,14 +17,17 @@ from planner.communication import (
     tied_embedding_reduction,
     transfer,
 )
-from planner.costs import CostTable, Shape, ShapeCosts
+from planner.costs import CostTable, ShapeCosts
 from planner.formulate import formulate, skeleton
 from planner.layout import Granularity, Layout, Recompute, Stage, stages_from_counts
-from planner.memory import PlacedModel, head_elements, memory_ledger, peak_memory_bytes
+from planner.memory import memory_ledger, peak_memory_bytes
+from planner.placement import PlacedModel
+from planner.points import Points
 from planner.schedule import StageTimes, simulate
 from planner.schedule_bounds import lower_bound_seconds
 from planner.schedule_orders import OperationOrder, operation_order
-from planner.space import Points, interleaved_counts
+from planner.sharding import sharding_of
+from planner.space import interleaved_counts
 from solvers.problem import Problem
 from solvers.registry import solve
 from solvers.solution import Status
@@ -100,9 +103,17 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
     partial = int(points.recompute_layers_X[index])
     if partial:
         recompute = Recompute(granularity=Granularity.FULL, num_layers=partial)
+    cp = int(points.cp_X[index])
     return skeleton(
         tp=int(points.tp_X[index]),
         sequence_parallel=bool(points.sequence_parallel_X[index]),
+        cp=cp,
+        ulysses=int(points.ulysses_X[index]),
+        state_exchange=cp > 1 and table.capabilities.state_exchange,
+        ep=int(points.ep_X[index]),
+        etp=int(points.etp_X[index]),
+        state_replicas=int(points.state_replicas_X[index]),
+        secondary_shard=int(points.secondary_shard_X[index]),
         pp=int(points.pp_X[index]),
         vpp=int(points.vpp_X[index]),
         dp=int(points.dp_X[index]),
@@ -127,9 +138,8 @@ class Pricer:
 
     def costs_of(self, layout: Layout) -> ShapeCosts:
         """Return the cost table of a layout's shape."""
-        return self.table.shape(
-            Shape(tp=layout.tp, sequence_parallel=layout.sequence_parallel, micro_batch_size=layout.micro_batch_size)
-        )
+        capabilities = self.table.capabilities
+        return self.table.shape(sharding_of(layout, self.table.workload, vocab_divisor=capabilities.vocab_divisor))
 
     def split(self, layout: Layout) -> Split | None:
         """Return `layout` with its layers placed; None when no split can fit into memory.
@@ -185,6 +195,7 @@ class Pricer:
             rank_model=self.costs_of(layout).rank_model,
             layout=layout,
             workload=self.table.workload,
+            capabilities=self.table.capabilities,
         )
 
     def price(self, layout: Layout, *, bound: PointBound, ceiling_seconds: float) -> Candidate | Rejected:
@@ -251,7 +262,7 @@ class Pricer:
     def _stage_times(self, costs: ShapeCosts, layout: Layout, stage: Stage) -> tuple[float, float, float, float]:
         """Return (forward, backward, first forward extra, last backward extra) seconds of one virtual stage."""
         choice = costs.choice_of(layout.recompute)
-        counts_D = self._counts_D(costs, stage)
+        counts_D = costs.rank_model.chain.counts(stage.first_layer, stage.num_layers)
         forward = sum(n * block.forward_seconds for n, block in zip(counts_D, costs.blocks_D, strict=True))
         backward = sum(n * block.backward_seconds_R[choice] for n, block in zip(counts_D, costs.blocks_D, strict=True))
         backward += min(layout.recompute.num_layers or 0, stage.num_layers) * costs.whole_layer_seconds
@@ -261,13 +272,16 @@ class Pricer:
         if stage.has_head:
             forward += costs.head.forward_seconds
             backward += costs.head.backward_seconds_R[choice]
-        traffic = data_parallel_traffic(self._trainable(costs, layout, (stage,)), layout, self.table.workload)
+        trainable = costs.rank_model.stage_elements(stage, pp=layout.pp, trainable=True)
+        traffic = data_parallel_traffic(trainable, layout, self.table.workload)
         collective = self.table.cost_model.collective
-        reduce = self._timed(collective(traffic.reduce).seconds, traffic)
-        gather = self._timed(0.0 if traffic.gather is None else collective(traffic.gather).seconds, traffic)
+        reduce, gather, again = (
+            self._timed(sum(collective(part).seconds for part in parts), traffic)
+            for parts in (traffic.reduce, traffic.gather, traffic.gather_again)
+        )
         overlap = layout.overlap
         gathered = exposed_seconds(gather, beside_seconds=forward, overlapped=overlap.param_gather)
-        gathered_again = exposed_seconds(gather, beside_seconds=backward, overlapped=overlap.param_gather)
+        gathered_again = exposed_seconds(again, beside_seconds=backward, overlapped=overlap.param_gather)
         reduced = exposed_seconds(reduce, beside_seconds=backward, overlapped=overlap.grad_reduce)
         match layout.zero_stage:
             case 3:
@@ -282,38 +296,17 @@ class Pricer:
             seconds=seconds, num_buckets=traffic.num_buckets, slowdown=self.table.cost_model.overlap_slowdown
         )
 
-    def _counts_D(self, costs: ShapeCosts, stage: Stage) -> tuple[int, ...]:
-        """Return how many of each distinct block one virtual stage holds."""
-        held = self.table.model.blocks_between(stage.first_layer, stage.num_layers)
-        return tuple(held.count(block) for block, _ in costs.rank_model.blocks)
-
-    def _trainable(self, costs: ShapeCosts, layout: Layout, stages: tuple[Stage, ...]) -> int:
-        """Return the trainable elements of these virtual stages on one GPU."""
-        total = 0
-        for stage in stages:
-            counts_D = self._counts_D(costs, stage)
-            for count, (_, layer) in zip(counts_D, costs.rank_model.blocks, strict=True):
-                total += count * layer.num_elements(trainable=True)
-            if stage.has_embedding:
-                total += costs.rank_model.embedding.num_elements(trainable=True)
-            if stage.has_head:
-                total += head_elements(costs.rank_model, pp=layout.pp, trainable=True)
-        return total
-
     def _tail_seconds(self, costs: ShapeCosts, layout: Layout) -> float:
         """Return what all ranks wait for behind the last backward pass."""
         cost_model, workload = self.table.cost_model, self.table.workload
         seconds = cost_model.collective(gradient_norm_reduction(layout)).seconds
-        table_elements = sum(
-            part.num_elements
-            for part in costs.rank_model.head.weights
-            if part.weight.shared_with_embedding and part.weight.trainable
-        )
-        reduction = tied_embedding_reduction(table_elements, layout, workload)
+        reduction = tied_embedding_reduction(costs.rank_model.shared_table_elements, layout, workload)
         if reduction is not None:
             seconds += cost_model.collective(reduction).seconds
-        most = max(self._trainable(costs, layout, layout.chunks(rank)) for rank in range(layout.pp))
-        return seconds + cost_model.compute(optimizer_traffic(most, layout, workload)).seconds
+        placed = self.place(layout)
+        of_ranks = {placed.elements(rank, trainable=True) for rank in range(layout.pp)}
+        updates = (cost_model.compute(optimizer_traffic(elements, layout, workload)) for elements in of_ranks)
+        return seconds + max(update.seconds for update in updates)
 
 
 def has_single_split(layout: Layout) -> bool:

@@ -24,6 +24,10 @@ class Capabilities:
         state_exchange: Linear-attention layers exchange states over cp; else heads.
         experts: Expert parallelism.
         expert_tensor: A tensor-parallel degree of the experts' own.
+        least_zero_stage: Smallest zero_stage that is run.
+        least_zero_with_context: Smallest zero_stage with cp above 1.
+        reduce_overlap_from: Smallest zero_stage whose gradients are reduced beside backward.
+        gather_overlap_from: Smallest zero_stage whose weights are gathered beside computation.
         zero_with_pipeline: Largest zero_stage with pp above 1.
         zero_with_tensor: Largest zero_stage with tp above 1.
         zero_with_context: Largest zero_stage with cp above 1.
@@ -33,6 +37,7 @@ class Capabilities:
         pipeline_with_context: pp and cp above 1 together.
         tensor_with_context: tp and cp above 1 together.
         pipeline_with_experts: pp above 1 for a model with routed experts.
+        tensor_with_experts: tp above 1 for a model with routed experts.
         hybrid_sharding: States sharded in groups, each of which holds everything.
         secondary_shard: A second copy of the weights, sharded in a smaller group.
         partial_recompute: Some layers of a stage recomputed whole, the others not.
@@ -52,6 +57,10 @@ class Capabilities:
     state_exchange: bool
     experts: bool
     expert_tensor: bool
+    least_zero_stage: int
+    least_zero_with_context: int
+    reduce_overlap_from: int
+    gather_overlap_from: int
     zero_with_pipeline: int
     zero_with_tensor: int
     zero_with_context: int
@@ -61,6 +70,7 @@ class Capabilities:
     pipeline_with_context: bool
     tensor_with_context: bool
     pipeline_with_experts: bool
+    tensor_with_experts: bool
     hybrid_sharding: bool
     secondary_shard: bool
     partial_recompute: bool
@@ -81,6 +91,10 @@ MEGATRON = Capabilities(
     state_exchange=False,
     experts=True,
     expert_tensor=True,
+    least_zero_stage=0,
+    least_zero_with_context=0,
+    reduce_overlap_from=0,
+    gather_overlap_from=1,
     # Megatron-FSDP wants CUDA_DEVICE_MAX_CONNECTIONS unset, tensor and context parallelism before Blackwell want 1.
     zero_with_pipeline=1,
     zero_with_tensor=1,
@@ -91,6 +105,7 @@ MEGATRON = Capabilities(
     pipeline_with_context=True,
     tensor_with_context=True,
     pipeline_with_experts=True,
+    tensor_with_experts=True,
     hybrid_sharding=True,
     secondary_shard=False,
     partial_recompute=True,
@@ -105,31 +120,58 @@ MEGATRON = Capabilities(
 
 DEEPSPEED = Capabilities(
     title="DeepSpeed 0.19.8",
+    # `PipelineModule` gives a rank one run of layers (`pipe/module.py: _partition_layers`).
     interleaving=False,
+    # AutoTP keeps what is between its column and row layers whole (`module_inject/layers.py: LinearAllreduce`).
     sequence_parallel=False,
+    # `sequence/layer.py: DistributedAttention` exchanges heads for tokens.
     context_kinds=frozenset({ContextKind.ULYSSES}),
     ring_around_windows=False,
     state_exchange=False,
+    # There are `deepspeed.moe` and AutoEP (`module_inject/auto_ep.py`); the emitted training program uses neither.
     experts=False,
     expert_tensor=False,
+    # Stage 0 in 16 bits keeps no unsharded fp32 gradients ("unsupported mix", `_do_optimizer_sanity_check`), its
+    # `FP16_Optimizer` takes other steps than stages 1 to 3 do (`tests/frameworks/test_deepspeed.py` shows it), and
+    # with pipeline stages in bf16 it shards after all (`BF16_Optimizer`).
+    least_zero_stage=1,
+    # `BF16_Optimizer`, stage 1 with fp32 gradients, sums their norm over the model-parallel group too, for which
+    # `parallel_state_sp.py` gives the ranks of a sequence (`runtime/utils.py: get_global_norm_of_tensors`).
+    least_zero_with_context=2,
+    # `BF16_Optimizer` reduces at the end of the step; `stage_1_and_2.py` and `stage3.py` with `overlap_comm`.
+    reduce_overlap_from=2,
+    # Stages 1 and 2 gather the weights at the end of the step.
+    gather_overlap_from=3,
+    # `pipe/engine.py`: "ZeRO-2 and ZeRO-3 are incompatible with pipeline parallelism".
     zero_with_pipeline=1,
+    # AutoTP goes with stage 3 too; the training program builds the whole model on each rank before AutoTP splits it.
     zero_with_tensor=2,
     zero_with_context=3,
     zero_with_experts=0,
     zero_with_adapters=0,
+    # Each of the three brings a process grid of its own.
     pipeline_with_tensor=False,
     pipeline_with_context=False,
     tensor_with_context=False,
-    pipeline_with_experts=False,
+    # With ep 1 experts are a layer like any other; AutoTP splits matrices, not stacks of them.
+    pipeline_with_experts=True,
+    tensor_with_experts=False,
+    # `runtime/config.py: _REMOVED_ZERO_CONFIG_KEYS`: `mics_shard_size`.
     hybrid_sharding=False,
+    # `zero_hpz_partition_size`.
     secondary_shard=True,
+    # The program checkpoints every layer or none.
     partial_recompute=False,
     selective_recompute=False,
+    # `runtime/zero/utils.py: ZERO_SUPPORTED_OPTIMIZERS`.
     sharded_optimizers=frozenset({"adam"}),
+    # `bf16_optimizer_states` lowers the moments together with master weights and gradients only.
     low_precision_states=False,
+    # The LM head and a tied embedding split by rows (`module_inject/layers.py: VocabParallelLinear`).
     vocab_divisor=1,
-    # Defaults of the ZeRO section: `reduce_bucket_size`, `stage3_max_live_parameters`.
+    # Two `reduce_bucket_size` of half as many: one is filled while the other is reduced (`stage_1_and_2.py`).
     queued_gradients=500_000_000,
+    # `stage3_max_live_parameters`, DeepSpeed's default.
     prefetched_weights=1_000_000_000,
 )
 
@@ -142,6 +184,10 @@ ANY = Capabilities(
     state_exchange=True,
     experts=True,
     expert_tensor=True,
+    least_zero_stage=0,
+    least_zero_with_context=0,
+    reduce_overlap_from=0,
+    gather_overlap_from=1,
     zero_with_pipeline=3,
     zero_with_tensor=3,
     zero_with_context=3,
@@ -151,6 +197,7 @@ ANY = Capabilities(
     pipeline_with_context=True,
     tensor_with_context=True,
     pipeline_with_experts=True,
+    tensor_with_experts=True,
     hybrid_sharding=True,
     secondary_shard=True,
     partial_recompute=True,

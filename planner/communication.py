@@ -1,31 +1,69 @@
 """What ranks send one another outside the layers: pipeline transfers, gradients, parameters, tied embeddings.
 
-Ranks are numbered tp fastest, then cp, dp, pp. Gradients are reduced over dp times cp once a step, in buckets, beside
-the backward pass of the last micro-batch; with the optimizer sharded, updated parameters are gathered beside the first
-forward pass (Megatron-LM's `--overlap-grad-reduce` and `--overlap-param-gather`). What does not fit beside that pass,
-and at least one bucket, is exposed.
+Gradients of everything but routed experts are reduced over dp times cp, those of routed experts over edp, once a step,
+in buckets, beside the backward pass of the last micro-batch; with the optimizer sharded, updated parameters are
+gathered beside the first forward pass (Megatron-LM's `--overlap-grad-reduce` and `--overlap-param-gather`). What does
+not fit beside that pass, and at least one bucket, is exposed.
+
+With hybrid sharding the ranks form groups that each hold everything: gradients are reduced and scattered inside a
+group, then each rank's part is summed over the groups.
 """
 
 from dataclasses import dataclass
 
 from planner.layout import Layout
 from planner.pricing import added_seconds
+from planner.shard import Elements
 from planner.workload import TrainWorkload
 from profiles.ops import Collective, CollectiveKind, MemoryBound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaGroup:
+    """The ranks that hold the same weights.
+
+    Args:
+        size: How many.
+        stride: How far apart.
+        shard: Ranks of one group that splits everything once; all of them without hybrid sharding.
+    """
+
+    size: int
+    stride: int
+    shard: int
+
+
+def replica_groups(layout: Layout) -> tuple[ReplicaGroup, ReplicaGroup]:
+    """Return the replicas of everything but routed experts, and of routed experts."""
+    dense, expert = layout.dp * layout.cp, layout.edp
+    return (
+        ReplicaGroup(size=dense, stride=layout.tp, shard=dense // layout.state_replicas),
+        ReplicaGroup(size=expert, stride=layout.etp * layout.ep, shard=expert // layout.state_replicas),
+    )
+
+
+def shard_ranks(layout: Layout, *, zero_stage: int) -> tuple[int, int]:
+    """Return over how many ranks what `zero_stage` splits is split: (dense, expert), 1 where it is not."""
+    if layout.zero_stage < zero_stage:
+        return 1, 1
+    dense, expert = replica_groups(layout)
+    return dense.shard, expert.shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataParallelTraffic:
-    """The collectives of one virtual stage's parameters, once a step.
+    """The collectives of one virtual stage's parameters, once a step, one after the other.
 
     Args:
         reduce: Gradient all-reduce (zero_stage 0) or reduce-scatter.
-        gather: All-gather of the updated parameters; None with zero_stage 0.
+        gather: All-gather of the updated parameters; empty with zero_stage 0.
+        gather_again: All-gather of the parameters in backward, with zero_stage 3.
         num_buckets: Buckets that the gradients are cut into.
     """
 
-    reduce: Collective
-    gather: Collective | None
+    reduce: tuple[Collective, ...]
+    gather: tuple[Collective, ...]
+    gather_again: tuple[Collective, ...]
     num_buckets: int
 
 
@@ -44,29 +82,40 @@ class TimedTraffic:
     slowdown: float
 
 
-def data_parallel_traffic(num_trainable: int, layout: Layout, workload: TrainWorkload) -> DataParallelTraffic:
-    """Return the data-parallel collectives of `num_trainable` elements on one rank.
+def data_parallel_traffic(trainable: Elements, layout: Layout, workload: TrainWorkload) -> DataParallelTraffic:
+    """Return the data-parallel collectives of one rank's trainable elements.
 
     A bucket holds `max(40e6, 1e6 dp)` elements (megatron.core.distributed.DistributedDataParallelConfig).
     """
-    group = layout.dp * layout.cp
-    sharded = layout.zero_stage >= 1
-    reduce = Collective(
-        kind=CollectiveKind.REDUCE_SCATTER if sharded else CollectiveKind.ALL_REDUCE,
-        buffer_bytes=num_trainable * workload.gradient_dtype.num_bytes,
-        size=group,
-        stride=layout.tp,
+    reduce: list[Collective] = []
+    gather: list[Collective] = []
+    again: list[Collective] = []
+    buckets = 0
+    groups = replica_groups(layout)
+    for elements, group in zip((trainable.dense, trainable.expert), groups, strict=True):
+        if not elements:
+            continue
+        buckets += -(-elements // max(40_000_000, 1_000_000 * group.size))
+        gradient_bytes = elements * workload.gradient_dtype.num_bytes
+        weight_bytes = elements * workload.precision.parameter_dtype.num_bytes
+        if layout.zero_stage == 0:
+            reduce.append(_collective(CollectiveKind.ALL_REDUCE, gradient_bytes, group.size, group.stride))
+            continue
+        reduce.append(_collective(CollectiveKind.REDUCE_SCATTER, gradient_bytes, group.shard, group.stride))
+        if group.size > group.shard:
+            part_bytes = -(-gradient_bytes // group.shard)
+            apart = group.stride * group.shard
+            reduce.append(_collective(CollectiveKind.ALL_REDUCE, part_bytes, group.size // group.shard, apart))
+        gather.append(_collective(CollectiveKind.ALL_GATHER, weight_bytes, group.shard, group.stride))
+        nearer = min(layout.secondary_shard, group.shard) if layout.secondary_shard > 1 else group.shard
+        again.append(_collective(CollectiveKind.ALL_GATHER, weight_bytes, nearer, group.stride))
+    return DataParallelTraffic(
+        reduce=tuple(reduce), gather=tuple(gather), gather_again=tuple(again), num_buckets=max(1, buckets)
     )
-    gather = None
-    if sharded:
-        gather = Collective(
-            kind=CollectiveKind.ALL_GATHER,
-            buffer_bytes=num_trainable * workload.precision.parameter_dtype.num_bytes,
-            size=group,
-            stride=layout.tp,
-        )
-    bucket = max(40_000_000, 1_000_000 * group)
-    return DataParallelTraffic(reduce=reduce, gather=gather, num_buckets=max(1, -(-num_trainable // bucket)))
+
+
+def _collective(kind: CollectiveKind, buffer_bytes: int, size: int, stride: int) -> Collective:
+    return Collective(kind=kind, buffer_bytes=buffer_bytes, size=size, stride=stride)
 
 
 def exposed_seconds(traffic: TimedTraffic, *, beside_seconds: float, overlapped: bool) -> float:
@@ -91,7 +140,7 @@ def transfer(layout: Layout, *, pipeline_rank: int, stream_bytes: int) -> Collec
         pipeline_rank: Sender of activations, receiver of their gradients.
         stream_bytes: The residual stream of one micro-batch on one rank.
     """
-    ranks_per_stage = layout.tp * layout.cp * layout.dp
+    ranks_per_stage = layout.stage_ranks
     # Every rank of the stage sends at the same time and the slowest pair decides: reach from the first sender to the
     # last receiver, so that a boundary that any pair crosses is crossed.
     last_of_stage = ranks_per_stage - 1
@@ -128,7 +177,7 @@ def tied_embedding_reduction(num_elements: int, layout: Layout, workload: TrainW
         kind=CollectiveKind.ALL_REDUCE,
         buffer_bytes=num_elements * workload.gradient_dtype.num_bytes,
         size=2,
-        stride=(layout.pp - 1) * layout.tp * layout.cp * layout.dp,
+        stride=(layout.pp - 1) * layout.stage_ranks,
     )
 
 
@@ -137,18 +186,18 @@ def gradient_norm_reduction(layout: Layout) -> Collective:
     return Collective(kind=CollectiveKind.ALL_REDUCE, buffer_bytes=4, size=layout.world_size, stride=1)
 
 
-def optimizer_traffic(num_trainable: int, layout: Layout, workload: TrainWorkload) -> MemoryBound:
+def optimizer_traffic(trainable: Elements, layout: Layout, workload: TrainWorkload) -> MemoryBound:
     """Return the memory traffic of norm, clipping and update on one rank.
 
     Of the elements that the rank updates: the gradient is read for the norm and again for the update, master weights
     and moments are read and written, the parameter is written. Its whole gradient buffer is zeroed.
     """
-    group = layout.dp * layout.cp if layout.zero_stage >= 1 else 1
-    updated = -(-num_trainable // group)
+    dense, expert = shard_ranks(layout, zero_stage=1)
+    updated = -(-trainable.dense // dense) + -(-trainable.expert // expert)
     gradient = workload.gradient_dtype.num_bytes
     parameter = workload.precision.parameter_dtype.num_bytes
     states = workload.master_dtype.num_bytes + num_moments(workload) * workload.moment_dtype.num_bytes
-    num_bytes = updated * (2 * gradient + 2 * states + parameter) + num_trainable * gradient
+    num_bytes = updated * (2 * gradient + 2 * states + parameter) + trainable.total * gradient
     return MemoryBound(name=f"{workload.optimizer} step", num_bytes=num_bytes, num_kernels=4)
 
 
@@ -157,15 +206,24 @@ def num_moments(workload: TrainWorkload) -> int:
     return 2 if workload.optimizer.value == "adam" else 1
 
 
-def communicator_sizes(layout: Layout, *, tied_embedding: bool) -> tuple[int, ...]:
+def communicator_sizes(layout: Layout, *, tied_embedding: bool, has_experts: bool) -> tuple[int, ...]:
     """Return the sizes of the communicators that one rank opens, groups of one left out.
 
-    The default group of all ranks; tensor and data parallel; the gradient norm's group (all ranks where states are
-    sharded, else one model replica); the pipeline's group, or with overlapped transfers, which PyTorch does not batch,
-    a pair with each neighbour; the first and the last stage for a tied embedding.
+    The default group of all ranks; tensor and data parallel; context parallel, and its inner and outer groups where
+    both are used; the experts' groups; the groups of hybrid sharding; the gradient norm's group (all ranks where states
+    are sharded, else one model replica); the pipeline's group, or with overlapped transfers, which PyTorch does not
+    batch, a pair with each neighbour; the first and the last stage for a tied embedding.
     """
     world = layout.world_size
-    sizes = [world, layout.tp, layout.dp * layout.cp, world if layout.zero_stage >= 1 else layout.tp * layout.pp]
+    dense, expert = replica_groups(layout)
+    sizes = [world, layout.tp, dense.size, world if layout.zero_stage >= 1 else layout.tp * layout.pp, layout.cp]
+    if layout.ulysses not in (1, layout.cp):
+        sizes += [layout.ulysses, layout.ring]
+    if has_experts:
+        # Token counts travel over ep and etp together; with etp 1 that is the experts' own group.
+        sizes += [layout.ep, expert.size, *([layout.etp, layout.ep * layout.etp] if layout.etp > 1 else [])]
+    if layout.state_replicas > 1:
+        sizes += [dense.shard, layout.state_replicas]
     if layout.overlap.p2p:
         sizes += [2] * min(layout.pp - 1, 2)
     else:

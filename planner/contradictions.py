@@ -6,12 +6,23 @@ Each check returns errors that point at the field of the spec to be changed.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from planner.blocks import MixtureOfExperts
+from planner.capabilities import CAPABILITIES, Capabilities
 from planner.documents import Document
 from planner.errors import InputError, Location
-from planner.request import Objective, PlanRequest
+from planner.layout import ContextKind
+from planner.request import Objective, PlanRequest, Target
 from planner.specs import ModelSpec
 from planner.workload import AttentionKernel, Precision
 from profiles.hardware import Cluster, Device
+
+_NEEDED = {
+    "vpp": ("interleaving", "virtual pipeline stages"),
+    "ep": ("experts", "expert parallelism"),
+    "etp": ("expert_tensor", "tensor parallelism of the experts alone"),
+    "sequence_parallel": ("sequence_parallel", "sequence parallelism over tp"),
+}
+"""What of a `Capabilities` a constraint needs, and what messages call it."""
 
 
 def contradictions(
@@ -23,6 +34,9 @@ def contradictions(
     yield from _attention_kernel(cluster.device, request, document)
     yield from _objective(cluster, request, document)
     yield from _pinned_sizes(cluster, request, document)
+    yield from _experts(model, request, document)
+    yield from _context(request, document)
+    yield from _target(request, document)
 
 
 def _sequence(model: ModelSpec, request: PlanRequest, document: Document) -> Iterator[InputError]:
@@ -99,13 +113,19 @@ def _objective(cluster: Cluster, request: PlanRequest, document: Document) -> It
 
 
 def _pinned_sizes(cluster: Cluster, request: PlanRequest, document: Document) -> Iterator[InputError]:
-    """Return an error for pinned degrees that do not divide the GPUs, or else the batch."""
+    """Return an error for pinned degrees that do not divide the GPUs, or else the batch.
+
+    The routed experts' grid, etp ep edp pp, is over the same GPUs; edp follows from the others.
+    """
     pinned = _pinned(request)
-    misfit = _misfit(pinned, ("tp", "pp", "dp"), whole=cluster.world_size, name="the number of GPUs")
+    gpus = "the number of GPUs"
+    misfit = _misfit(pinned, ("tp", "cp", "pp", "dp"), whole=cluster.world_size, name=gpus)
+    if misfit is None:
+        misfit = _misfit(pinned, ("etp", "ep", "pp", "edp"), whole=cluster.world_size, name=gpus)
     if misfit is None:
         factors = dict(pinned)
-        if "tp" in pinned and "pp" in pinned:
-            factors["dp"] = cluster.world_size // (pinned["tp"] * pinned["pp"])
+        if {"tp", "cp", "pp"} <= set(pinned):
+            factors["dp"] = cluster.world_size // (pinned["tp"] * pinned["cp"] * pinned["pp"])
         names = ("dp", "micro_batch_size", "num_microbatches")
         misfit = _misfit(factors, names, whole=request.workload.global_batch_size, name="`global_batch_size`")
     if misfit is not None:
@@ -115,6 +135,104 @@ def _pinned_sizes(cluster: Cluster, request: PlanRequest, document: Document) ->
             location=document.locate(("constraints", culprit)),
             hint="Change a constraint; the cluster and the batch are never changed for you.",
         )
+
+
+def _experts(model: ModelSpec, request: PlanRequest, document: Document) -> Iterator[InputError]:
+    """Return an error for expert parallelism without experts, or of a degree that divides no layer's experts."""
+    if not model.has_experts:
+        for axis in ("ep", "etp"):
+            if _least(request, axis) > 1:
+                yield InputError(
+                    f"`{axis}` lays out routed experts, and {model.name} has none.",
+                    location=document.locate(("constraints", axis)),
+                    hint="Remove it.",
+                )
+        return
+    blocks = (*model.distinct_blocks, *((model.mtp.block,) if model.mtp else ()))
+    sizes = sorted(
+        {block.feed_forward.num_experts for block in blocks if isinstance(block.feed_forward, MixtureOfExperts)}
+    )
+    allowed = _allowed(request, "ep")
+    if allowed and all(any(size % ep for size in sizes) for ep in allowed):
+        yield InputError(
+            f"{_each('ep', allowed)} the routed experts of {model.name}: {' and '.join(str(size) for size in sizes)}.",
+            location=document.locate(("constraints", "ep")),
+            hint=f"Give a divisor of {math.gcd(*sizes)}.",
+        )
+
+
+def _context(request: PlanRequest, document: Document) -> Iterator[InputError]:
+    """Return an error where no allowed cp splits the sequences.
+
+    A ring gives each rank two pieces, one from either end of the sequence, so that causal attention is as much work for
+    every rank (`get_batch_on_this_cp_rank` of megatron-core 0.19.2); heads are exchanged with one piece too.
+    """
+    allowed, kinds = _allowed(request, "cp"), _context_kinds(request)
+    seq_len = request.workload.seq_len
+    pieces = 1 if ContextKind.ULYSSES in kinds else 2
+    if allowed and all(cp > 1 and seq_len % (pieces * cp) for cp in allowed):
+        factor = "" if pieces == 1 else "2 * "
+        yield InputError(
+            f"{_each(f'{factor}cp', tuple(pieces * cp for cp in allowed))} `seq_len` = {seq_len}.",
+            location=document.locate(("constraints", "cp")),
+            hint=f"{factor}cp has to divide the tokens of a sequence, which are never changed for you.",
+        )
+
+
+def _target(request: PlanRequest, document: Document) -> Iterator[InputError]:
+    """Return an error for what is asked for and the target framework cannot run."""
+    capabilities = CAPABILITIES.get(request.target)
+    if capabilities is None:
+        return
+    constraints = request.constraints
+    kinds = constraints.cp_kind or ()
+    wanted = {name: _least(request, name) > 1 for name in ("vpp", "ep", "etp")}
+    wanted["sequence_parallel"] = constraints.sequence_parallel is True
+    for name, (capability, what) in _NEEDED.items():
+        if wanted[name] and not getattr(capabilities, capability):
+            able = [target for target, known in CAPABILITIES.items() if getattr(known, capability)]
+            yield _lacking(capabilities, what, able, name, document)
+    if kinds and not capabilities.context_kinds & set(kinds):
+        able = [target for target, known in CAPABILITIES.items() if known.context_kinds & set(kinds)]
+        yield _lacking(capabilities, f"context parallelism of kind {' or '.join(kinds)}", able, "cp_kind", document)
+
+
+def _lacking(
+    capabilities: Capabilities, what: str, able: Sequence[Target], name: str, document: Document
+) -> InputError:
+    return InputError(
+        f"{capabilities.title} has no {what}.",
+        location=document.locate(("constraints", name)),
+        hint=f"Remove it, or give target: {' or '.join(able)}.",
+    )
+
+
+def _context_kinds(request: PlanRequest) -> frozenset[ContextKind]:
+    """Return the kinds of context parallelism that a layout may have."""
+    allowed = frozenset(ContextKind(kind) for kind in request.constraints.cp_kind or ContextKind)
+    capabilities = CAPABILITIES.get(request.target)
+    return allowed & capabilities.context_kinds if capabilities else allowed
+
+
+def _allowed(request: PlanRequest, axis: str) -> tuple[int, ...]:
+    """Return the values that an axis may take, where they are listed; else nothing."""
+    bounds = request.constraints.degrees.get(axis)
+    return bounds.allowed or () if bounds else ()
+
+
+def _least(request: PlanRequest, axis: str) -> int:
+    """Return the smallest degree that an axis may have."""
+    bounds = request.constraints.degrees.get(axis)
+    if bounds is None:
+        return 1
+    return min(bounds.allowed) if bounds.allowed else bounds.minimum or 1
+
+
+def _each(name: str, values: Sequence[int]) -> str:
+    """Return "ep 7 does not divide" or "none of ep 5, 7 divides"."""
+    if len(values) == 1:
+        return f"{name} {values[0]} does not divide"
+    return f"None of {name} {', '.join(str(value) for value in values)} divides"
 
 
 def _misfit(factors: Mapping[str, int], names: Sequence[str], *, whole: int, name: str) -> tuple[str, str] | None:

@@ -1,8 +1,7 @@
 """Prices the space: one table of layer costs per sharding, and sound bounds for every point from it, vectorised.
 
-Equal layers are collapsed: a layer's time and bytes depend on (tp, sequence_parallel, micro_batch_size) alone, so
-each distinct block is priced once per such shape, and points differ only in counts. Axes: X points, D distinct blocks,
-R recompute choices.
+Equal layers are collapsed: a layer's time and bytes depend on its `Sharding` alone, so each distinct block is priced
+once per such shape, and points differ only in counts. Axes: X points, S shapes, D distinct blocks, R recompute choices.
 
 Two bounds are sound for every split of the layers into stages:
 
@@ -12,51 +11,32 @@ Two bounds are sound for every split of the layers into stages:
   an average rank and the gradient norm.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.capabilities import Capabilities
 from planner.communication import gradient_norm_reduction, optimizer_traffic
 from planner.graph import ModelGraph
-from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.memory import (
-    CONTEXT_BYTES,
-    FP8_COPY_BYTES,
-    FRAGMENTATION_FRACTION,
-    RankModel,
-    communicator_bytes,
-    head_elements,
-    head_peak_bytes,
-    shard_model,
-    state_bytes,
-)
+from planner.layout import Granularity, Recompute
+from planner.memory_bound import KnownSplit, MemoryNeed, memory_facts, mesh_at
+from planner.placement import RankModel, shard_model
+from planner.points import BoolArray, IntArray, Points, distinct_columns
 from planner.pricing import price_steps
 from planner.schedule_bounds import any_split_bound_seconds
-from planner.shard import RankLayer, Sharding
-from planner.space import BoolArray, IntArray, Points
+from planner.shard import Elements, RankLayer, RankOperator, Sharder
+from planner.sharding import Sharding
+from planner.space import interleaved_counts
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload
 from profiles.estimate import CostModel
 
 FloatArray = NDArray[np.float64]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What decides the cost of one layer.
-
-    Args:
-        tp: Tensor-parallel degree.
-        sequence_parallel: The residual region is split over tp.
-        micro_batch_size: Sequences of a micro-batch.
-    """
-
-    tp: int
-    sequence_parallel: bool
-    micro_batch_size: int
+SHARE_ROUNDING = 1e-9
+"""Shares of a model are sums of quotients; rounding must not rule a point out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +73,28 @@ class Bounds:
         return total_X
 
 
+class _OperatorPrices:
+    """Seconds of ranks' operators, each priced once."""
+
+    def __init__(self, cost_model: CostModel) -> None:
+        self.cost_model = cost_model
+        self._seconds: dict[RankOperator, tuple[float, float]] = {}
+
+    def forward_seconds(self, part: RankOperator) -> float:
+        return self._of(part)[0]
+
+    def backward_seconds(self, part: RankOperator) -> float:
+        return self._of(part)[1]
+
+    def _of(self, part: RankOperator) -> tuple[float, float]:
+        found = self._seconds.get(part)
+        if found is None:
+            forward = price_steps(part.forward, self.cost_model).total_seconds
+            backward = price_steps(part.backward, self.cost_model).total_seconds
+            found = self._seconds[part] = (forward, backward)
+        return found
+
+
 class ShapeCosts:
     """Bytes and seconds of every kind of layer in one shape; seconds are priced on first use."""
 
@@ -102,38 +104,50 @@ class ShapeCosts:
         rank_model: RankModel,
         counts_D: tuple[int, ...],
         recomputes: tuple[Recompute, ...],
-        cost_model: CostModel,
+        prices: "_OperatorPrices",
     ) -> None:
         self.rank_model = rank_model
         self.counts_D = counts_D
         self.recomputes = recomputes
-        self.cost_model = cost_model
+        self.prices = prices
 
     def _seconds(self, layer: RankLayer, *, recomputed: bool) -> LayerSeconds:
-        forward = price_steps(layer.forward, self.cost_model).total_seconds
-        backward = price_steps(layer.backward, self.cost_model).total_seconds
-        again_R = [
-            price_steps(layer.recomputed_steps(choice), self.cost_model).total_seconds if recomputed else 0.0
-            for choice in self.recomputes
-        ]
+        forward = sum(self.prices.forward_seconds(part) for part in layer.operators)
+        backward = sum(self.prices.backward_seconds(part) for part in layer.operators)
+        again_R = [self._again_seconds(layer, choice) if recomputed else 0.0 for choice in self.recomputes]
         return LayerSeconds(forward_seconds=forward, backward_seconds_R=tuple(backward + again for again in again_R))
 
     @cached_property
     def blocks_D(self) -> tuple[LayerSeconds, ...]:
         """Return the seconds of each distinct block."""
-        return tuple(self._seconds(layer, recomputed=True) for _, layer in self.rank_model.blocks)
+        return tuple(self._seconds(layer, recomputed=True) for layer in self.rank_model.layers)
 
     @cached_property
     def whole_layer_seconds(self) -> float:
         """Return what recomputing one layer whole adds to its backward pass, the least of all distinct blocks."""
         full = Recompute(granularity=Granularity.FULL)
-        layers = [layer for _, layer in self.rank_model.blocks]
-        return min(price_steps(layer.recomputed_steps(full), self.cost_model).total_seconds for layer in layers)
+        return min(self._again_seconds(layer, full) for layer in self.rank_model.layers)
+
+    def _again_seconds(self, layer: RankLayer, recompute: Recompute) -> float:
+        return sum(self.prices.forward_seconds(part) for part in layer.recomputed_operators(recompute))
+
+    @cached_property
+    def memory_facts(self) -> FloatArray:
+        """Return what the memory bound reads of the shape."""
+        return memory_facts(self.rank_model)
+
+    @cached_property
+    def saved_bytes_DR(self) -> NDArray[np.float64]:
+        """Return what one micro-batch keeps of each distinct block under each recompute choice."""
+        return np.array(
+            [[layer.saved_bytes(choice) for choice in self.recomputes] for layer in self.rank_model.layers],
+            dtype=np.float64,
+        )
 
     @property
     def whole_layer_bytes(self) -> int:
         """Return what recomputing one layer whole frees of one micro-batch, the most of all distinct blocks."""
-        return max(layer.all_saved_bytes - layer.layer_input_bytes for _, layer in self.rank_model.blocks)
+        return max(layer.all_saved_bytes - layer.layer_input_bytes for layer in self.rank_model.layers)
 
     def choice_of(self, recompute: Recompute) -> int:
         """Return the recompute choice of the layers that are not recomputed whole."""
@@ -152,6 +166,11 @@ class ShapeCosts:
         return self._seconds(self.rank_model.head, recomputed=False)
 
     @cached_property
+    def layer_seconds_DR(self) -> FloatArray:
+        """Return the forward and backward seconds of each distinct block under each recompute choice."""
+        return np.array([block.forward_seconds + np.array(block.backward_seconds_R) for block in self.blocks_D])
+
+    @cached_property
     def work_seconds_R(self) -> FloatArray:
         """Return the forward and backward seconds of one micro-batch through the whole model."""
         total_R = np.full(len(self.recomputes), self.embedding.forward_seconds + self.head.forward_seconds)
@@ -160,32 +179,60 @@ class ShapeCosts:
             total_R += count * (block.forward_seconds + np.array(block.backward_seconds_R))
         return total_R
 
-    def layer_bytes(self) -> Mapping[str, float]:
-        """Return the facts that the memory bound reads, the least of all distinct blocks."""
-        layers = [layer for _, layer in self.rank_model.blocks]
-        facts: dict[str, float] = {
-            "trainable": min(layer.num_elements(trainable=True) for layer in layers),
-            "frozen": min(layer.num_elements(trainable=False) for layer in layers),
-            "operands": min(layer.num_elements(gemm_operand=True) for layer in layers),
-            "total_trainable": sum(
-                count * layer.num_elements(trainable=True) for count, layer in zip(self.counts_D, layers, strict=True)
-            ),
-            "stream": self.rank_model.stream_bytes,
-            "head_peak": head_peak_bytes(self.rank_model),
-            "whole layer": self.whole_layer_bytes,
-            "whole working": min(layer.transient_bytes for layer in layers),
-        }
-        for index, choice in enumerate(self.recomputes):
-            facts[f"saved {index}"] = min(layer.saved_bytes(choice) for layer in layers)
-            facts[f"working {index}"] = min(
-                layer.all_saved_bytes - layer.saved_bytes(choice) + layer.transient_bytes for layer in layers
-            )
-        for trainable in (True, False):
-            name = "trainable" if trainable else "frozen"
-            facts[f"embedding {name}"] = self.rank_model.embedding.num_elements(trainable=trainable)
-            facts[f"head {name}"] = head_elements(self.rank_model, pp=2, trainable=trainable)
-            facts[f"lone head {name}"] = head_elements(self.rank_model, pp=1, trainable=trainable)
-        return facts
+    @cached_property
+    def elements_D(self) -> tuple[Elements, ...]:
+        """Return the trainable elements of each distinct block on one rank."""
+        return tuple(layer.elements(trainable=True) for layer in self.rank_model.layers)
+
+    @cached_property
+    def trainable(self) -> Elements:
+        """Return the trainable elements of all layers together, on the ranks that share them; the ends left out."""
+        total = Elements()
+        for count, elements in zip(self.counts_D, self.elements_D, strict=True):
+            total += elements * count
+        return total
+
+
+def _most_seconds_RX(
+    rooms_RX: FloatArray, seconds_DX: FloatArray, quotients_DX: FloatArray, counts_D: IntArray
+) -> FloatArray:
+    """Return the longest that layers which fit can keep each rank busy: the kinds with most time for their bytes first.
+
+    Args:
+        rooms_RX: Room of each rank, in mean layers.
+        seconds_DX: Time of a layer of each kind.
+        quotients_DX: Mean layers that a layer of each kind takes, at least.
+        counts_D: Layers of each kind in the model.
+    """
+    order_DX = np.argsort(-seconds_DX / quotients_DX, axis=0, kind="stable")
+    left_RX = rooms_RX
+    total_RX = np.zeros_like(rooms_RX)
+    for kind_X in order_DX:
+        quotient_X = np.take_along_axis(quotients_DX, kind_X[np.newaxis], axis=0)[0]
+        taken_RX = np.minimum(counts_D[kind_X], left_RX / quotient_X)
+        total_RX = total_RX + taken_RX * np.take_along_axis(seconds_DX, kind_X[np.newaxis], axis=0)[0]
+        left_RX = left_RX - taken_RX * quotient_X
+    return total_RX
+
+
+def _fullest_X(caps_RX: FloatArray, total_X: FloatArray) -> FloatArray:
+    """Return the least that the fullest rank holds when ranks hold at most `caps_RX` and `total_X` together.
+
+    T must let min(c_r, T) add up to the total. With the k smallest caps that means T >= (total - their sum) / (p - k),
+    and the largest of these over k is enough.
+    """
+    caps_RX = np.sort(caps_RX, axis=0)
+    below_RX = np.cumsum(caps_RX, axis=0) - caps_RX
+    left_R = len(caps_RX) - np.arange(len(caps_RX), dtype=np.float64)
+    found_X: FloatArray = ((total_X - below_RX) / left_R[:, np.newaxis]).max(axis=0)
+    return found_X
+
+
+def _fewest_on_fullest(rooms_RDX: FloatArray, counts_D: IntArray) -> FloatArray:
+    """Return how many layers of each kind the rank with most of them holds, at least."""
+    rows = [_fullest_X(rooms_RDX[:, kind], np.asarray(float(count))) for kind, count in enumerate(counts_D)]
+    fewest_DX: FloatArray = np.ceil(np.stack(rows) - SHARE_ROUNDING)
+    return fewest_DX
 
 
 class CostTable:
@@ -197,9 +244,10 @@ class CostTable:
         workload: The training run.
         cost_model: Prices operations.
         recomputes: The recompute choices of the space.
+        capabilities: What the target can run.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a table is made from
         self,
         *,
         model: ModelSpec,
@@ -207,44 +255,55 @@ class CostTable:
         workload: TrainWorkload,
         cost_model: CostModel,
         recomputes: tuple[Recompute, ...],
+        capabilities: Capabilities,
     ) -> None:
         self.model = model
         self.graph = graph
         self.workload = workload
         self.cost_model = cost_model
         self.recomputes = recomputes
-        self._shapes: dict[Shape, ShapeCosts] = {}
+        self.capabilities = capabilities
+        self._shapes: dict[Sharding, ShapeCosts] = {}
+        self._sharder = Sharder()
+        self._prices = _OperatorPrices(cost_model)
 
-    def shape(self, shape: Shape) -> ShapeCosts:
+    def shape(self, sharding: Sharding) -> ShapeCosts:
         """Return the costs of one shape."""
-        if shape not in self._shapes:
-            sharding = Sharding(
-                tp=shape.tp,
-                sequence_parallel=shape.sequence_parallel,
-                cp=1,
-                micro_batch_size=shape.micro_batch_size,
-                seq_len=self.workload.seq_len,
-            )
+        if sharding not in self._shapes:
             counts = dict.fromkeys(self.graph.blocks, 0)
             for run in self.model.runs:
                 counts[run.block] += run.count
-            self._shapes[shape] = ShapeCosts(
-                rank_model=shard_model(self.graph, sharding),
+            self._shapes[sharding] = ShapeCosts(
+                rank_model=shard_model(self.graph, sharding, cut=self._sharder.layer),
                 counts_D=tuple(counts.values()),
                 recomputes=self.recomputes,
-                cost_model=self.cost_model,
+                prices=self._prices,
             )
-        return self._shapes[shape]
+        return self._shapes[sharding]
 
     def shapes_of(self, points: Points) -> tuple[tuple[ShapeCosts, ...], IntArray]:
         """Return the distinct shapes of `points`, and which of them each point has."""
-        columns = np.stack([points.tp_X, points.sequence_parallel_X, points.micro_batch_size_X])
-        distinct, index_X = np.unique(columns, axis=1, return_inverse=True)
-        shapes = tuple(
-            self.shape(Shape(tp=int(tp), sequence_parallel=bool(sp), micro_batch_size=int(micro)))
-            for tp, sp, micro in distinct.T
+        columns = points.sharding_columns
+        first, index_X = distinct_columns(columns)
+        shapes = tuple(self.shape(self._sharding(*column)) for column in columns[:, first].T.tolist())
+        return shapes, index_X
+
+    def _sharding(self, *column: int) -> Sharding:
+        """Return the sharding of one column of `Points.sharding_columns`."""
+        tp, sequence_parallel, micro_batch_size, cp, ulysses, ep, etp = column
+        return Sharding(
+            tp=tp,
+            sequence_parallel=bool(sequence_parallel),
+            micro_batch_size=micro_batch_size,
+            seq_len=self.workload.seq_len,
+            cp=cp,
+            ulysses=ulysses,
+            state_exchange=cp > 1 and self.capabilities.state_exchange,
+            ep=ep,
+            etp=etp,
+            routing_skew=self.workload.routing_skew,
+            vocab_divisor=self.capabilities.vocab_divisor,
         )
-        return shapes, index_X.astype(np.int64).ravel()
 
     def fits_X(self, points: Points, *, limit_bytes: int) -> BoolArray:
         """Return which points may fit: False is proven, True is not (exact bytes decide later).
@@ -254,25 +313,60 @@ class CostTable:
         """
         return self.capacity_layers_X(points, limit_bytes=limit_bytes) >= self.model.num_layers
 
-    def capacity_layers_X(self, points: Points, *, limit_bytes: int) -> IntArray:
-        """Return how many layers all pipeline ranks of a point can hold together, at most; -1 if one holds none."""
-        if not len(points):
-            return np.zeros(0, dtype=np.int64)
-        need = _MemoryNeed(self, points)
-        total_X = np.zeros(len(points), dtype=np.int64)
-        hopeless_X = np.zeros(len(points), dtype=np.bool_)
-        # Interleaved splits are as even as the layer count allows; others only leave no stage empty.
-        even_X = self.model.num_layers // (points.pp_X * points.vpp_X)
-        fewest_X = points.vpp_X * np.where(points.vpp_X > 1, even_X, np.maximum(points.recompute_layers_X, 1))
-        for rank in range(int(points.pp_X.max())):
-            here_X = points.pp_X > rank
-            room_X = need.layers_X(rank, limit_bytes)
-            hopeless_X |= here_X & (room_X < fewest_X)
-            total_X += np.where(here_X, np.minimum(room_X, self.model.num_layers), 0)
-        return np.where(hopeless_X, -1, total_X)
+    def capacity_layers_X(self, points: Points, *, limit_bytes: int) -> FloatArray:
+        """Return how many layers all pipeline ranks of a point can hold together, at most; -1 if one holds too few.
 
-    def bounds(self, points: Points) -> Bounds:
-        """Return times that no split of each point undercuts."""
+        Where layers differ, a rank's room is counted twice: in whole layers of the smallest kind, and in bytes; the
+        worse of both counts, the latter as a share of the model.
+        """
+        capacity_X = np.zeros(len(points))
+        for pp in np.unique(points.pp_X).tolist():
+            with_pp = np.nonzero(points.pp_X == pp)[0]
+            part = points.where(with_pp)
+            needs = MemoryNeed(points=part, shapes=self.shapes_of(part), model=self.model, workload=self.workload)
+            for vpp in np.unique(part.vpp_X).tolist():
+                with_both_X = part.vpp_X == vpp
+                need = needs.where(with_both_X)
+                if pp == 1 or vpp > 1:
+                    split = self._known_split(pp=pp, vpp=vpp)
+                    found_X = self.model.num_layers * need.known_split_X(split, limit_bytes)
+                else:
+                    found_X = self._plain_capacity_X(need, pp=pp, limit_bytes=limit_bytes)
+                capacity_X[with_pp[with_both_X]] = found_X
+        return capacity_X
+
+    def _known_split(self, *, pp: int, vpp: int) -> KnownSplit:
+        """Return the one split of the model without a pipeline, or with interleaved stages."""
+        counts = interleaved_counts(self.model.num_layers, pp * vpp)
+        assert counts is not None, "the space holds only interleaved stages that come out even"
+        kinds = list(self.graph.blocks)
+        of_layer_LD = np.eye(len(kinds), dtype=np.int64)[[kinds.index(block) for block in self.model.blocks]]
+        counts_SD = np.add.reduceat(of_layer_LD, np.cumsum((0, *counts[:-1])), axis=0)
+        return KnownSplit(counts_RCD=counts_SD.reshape(vpp, pp, len(kinds)).transpose(1, 0, 2))
+
+    def _plain_capacity_X(self, need: MemoryNeed, *, pp: int, limit_bytes: int) -> FloatArray:
+        """Return `capacity_layers_X` of plain pipelines of `pp` ranks.
+
+        Splits leave no stage empty but at the ends, and none with fewer layers than are recomputed.
+        """
+        recomputed_X = need.points.recompute_layers_X
+        num_layers, counts_D = self.model.num_layers, np.array(need.counts_D, dtype=np.float64)
+        whole_DX = np.zeros((len(counts_D), len(recomputed_X)))
+        rooms_X = np.zeros(len(recomputed_X))
+        hopeless_X = np.zeros(len(recomputed_X), dtype=np.bool_)
+        for rank in range(pp):
+            room_DX = need.whole_room_DX(rank, limit_bytes)
+            fewest_X = np.maximum(recomputed_X, 1 if 0 < rank < pp - 1 else 0)
+            hopeless_X |= (room_DX.max(axis=0) < fewest_X) | ~need.must_fit_X(rank, limit_bytes)
+            whole_DX += np.clip(room_DX, 0.0, num_layers)
+            rooms_X += need.room_X(rank, limit_bytes)
+        # All layers of each kind must find room, and all layers together.
+        by_kind_X = (whole_DX / counts_D[:, np.newaxis]).min(axis=0)
+        share_X = np.minimum(by_kind_X, rooms_X / need.model_X) * (1.0 + SHARE_ROUNDING)
+        return np.where(hopeless_X, -1.0, share_X * num_layers)
+
+    def bounds(self, points: Points, *, limit_bytes: int) -> Bounds:
+        """Return times that no split of each point undercuts that fits into `limit_bytes`."""
         if not len(points):
             return Bounds(work_seconds_X=np.zeros(0), pipeline_seconds_X=np.zeros(0), tail_seconds_X=np.zeros(0))
         shapes, shape_X = self.shapes_of(points)
@@ -280,141 +374,65 @@ class CostTable:
         again_S = np.array([shape.whole_layer_seconds for shape in shapes])
         recomputed_X = points.recompute_layers_X * points.pp_X * points.vpp_X
         work_X: FloatArray = work_SR[shape_X, points.recompute_X] + recomputed_X * again_S[shape_X]
+        pipeline_X = any_split_bound_seconds(
+            work_seconds_X=work_X,
+            pp_X=points.pp_X,
+            vpp_X=points.vpp_X,
+            num_microbatches_X=points.num_microbatches_X,
+        )
+        layers_SDR = np.stack([shape.layer_seconds_DR for shape in shapes])
+        layers_DX = layers_SDR[shape_X, :, points.recompute_X].T
+        busiest_X = self._busiest_rank_X(points, layers_DX, limit_bytes=limit_bytes)
+        micro_X = points.num_microbatches_X
+        # A known rank works for every micro-batch; a plain pipeline with a stage of t takes W + (m - p) t where there
+        # are more micro-batches than stages (inequality (1) of `any_split_bound_seconds`).
+        plain_X = np.where(micro_X > points.pp_X, work_X + (micro_X - points.pp_X) * busiest_X, 0.0)
+        known_X = (points.pp_X == 1) | (points.vpp_X > 1)
+        of_busiest_X = np.where(known_X, micro_X * busiest_X, plain_X) * (1.0 - SHARE_ROUNDING)
         return Bounds(
             work_seconds_X=work_X,
-            pipeline_seconds_X=any_split_bound_seconds(
-                work_seconds_X=work_X,
-                pp_X=points.pp_X,
-                vpp_X=points.vpp_X,
-                num_microbatches_X=points.num_microbatches_X,
-            ),
+            pipeline_seconds_X=np.maximum(pipeline_X, of_busiest_X),
             tail_seconds_X=self._tail_bound_X(points, shapes, shape_X),
         )
 
+    def _busiest_rank_X(self, points: Points, layers_DX: FloatArray, *, limit_bytes: int) -> FloatArray:
+        """Return what the layers of the busiest pipeline rank take for one micro-batch, at least.
+
+        Where the split is known, that is known. In a plain pipeline each rank has room for so many layers only, in
+        whole layers of each kind and in bytes of all kinds together; the fullest has what the others cannot hold.
+        """
+        counts_D = np.array(next(iter(self._shapes.values())).counts_D, dtype=np.int64)
+        bound_X = np.zeros(len(points))
+        keys = np.stack([points.pp_X, points.vpp_X])
+        first, kind_X = distinct_columns(keys)
+        for kind, (pp, vpp) in enumerate(keys[:, first].T.tolist()):
+            of_kind = np.nonzero(kind_X == kind)[0]
+            seconds_DX = layers_DX[:, of_kind]
+            if pp == 1 or vpp > 1:
+                counts_RD = self._known_split(pp=pp, vpp=vpp).counts_RCD.sum(axis=1)
+                bound_X[of_kind] = (counts_RD @ seconds_DX).max(axis=0)
+                continue
+            part = points.where(of_kind)
+            need = MemoryNeed(points=part, shapes=self.shapes_of(part), model=self.model, workload=self.workload)
+            rooms_RX = np.stack([need.room_X(rank, limit_bytes) for rank in range(pp)])
+            caps_RX = _most_seconds_RX(rooms_RX, seconds_DX, np.stack(need.quotients_DX), counts_D)
+            filled_X = _fullest_X(caps_RX, counts_D @ seconds_DX)
+            rooms_RDX = np.stack([need.whole_room_DX(rank, limit_bytes) for rank in range(pp)]).clip(min=0.0)
+            fewest_DX = _fewest_on_fullest(rooms_RDX, counts_D)
+            bound_X[of_kind] = np.maximum(filled_X, (fewest_DX * seconds_DX).max(axis=0))
+        return bound_X
+
     def _tail_bound_X(self, points: Points, shapes: tuple[ShapeCosts, ...], shape_X: IntArray) -> FloatArray:
         """Return the gradient norm and the optimizer step of an average rank (the slowest takes no less)."""
-        columns = np.stack([points.tp_X, points.pp_X, points.dp_X, points.zero_stage_X])
-        distinct, first_X, index_X = np.unique(columns, axis=1, return_index=True, return_inverse=True)
+        columns = np.stack([shape_X, points.pp_X, points.dp_X, points.zero_stage_X, points.state_replicas_X])
+        first, index_X = distinct_columns(columns)
         tails: list[float] = []
-        for (tp, pp, dp, zero), first in zip(distinct.T, first_X, strict=True):
-            layout = _mesh(tp=int(tp), pp=int(pp), dp=int(dp), zero_stage=int(zero))
-            facts = shapes[shape_X[first]].layer_bytes()
-            lone = "lone head" if pp == 1 else "head"
-            total = facts["total_trainable"] + facts["embedding trainable"] + facts[f"{lone} trainable"]
-            update = self.cost_model.compute(optimizer_traffic(int(total) // int(pp), layout, self.workload))
+        for index in first.tolist():
+            layout = mesh_at(points, index)
+            costs, pp = shapes[shape_X[index]], layout.pp
+            total = costs.trainable + costs.rank_model.embedding.elements(trainable=True)
+            total += costs.rank_model.head_elements(pp=pp, trainable=True)
+            average = Elements(dense=total.dense // pp, expert=total.expert // pp)
+            update = self.cost_model.compute(optimizer_traffic(average, layout, self.workload))
             tails.append(update.seconds + self.cost_model.collective(gradient_norm_reduction(layout)).seconds)
-        return np.array(tails)[index_X.ravel()]
-
-
-def _mesh(*, tp: int, pp: int, dp: int, zero_stage: int, interleaved: bool = False) -> Layout:
-    """Return a layout of these degrees, for functions that read the mesh alone."""
-    return Layout(
-        tp=tp,
-        sequence_parallel=False,
-        pp=pp,
-        vpp=1,
-        dp=dp,
-        zero_stage=zero_stage,
-        micro_batch_size=1,
-        num_microbatches=1,
-        schedule=Schedule.NO_PIPELINE if pp == 1 else Schedule.ONE_F_ONE_B,
-        recompute=Recompute(granularity=Granularity.NONE),
-        overlap=Overlap(grad_reduce=False, param_gather=False, p2p=interleaved),
-        stages=stages_from_counts((0,) * pp),
-    )
-
-
-class _MemoryNeed:
-    """The parts of the memory bound that do not depend on the pipeline rank, as arrays over points."""
-
-    def __init__(self, table: CostTable, points: Points) -> None:
-        self.points = points
-        self.num_layers = table.model.num_layers
-        workload = table.workload
-        shapes, shape_X = table.shapes_of(points)
-        facts = [shape.layer_bytes() for shape in shapes]
-
-        def column(name: str) -> FloatArray:
-            return np.array([fact[name] for fact in facts], dtype=np.float64)[shape_X]
-
-        def by_recompute(name: str) -> FloatArray:
-            values_SR = np.array(
-                [[fact[f"{name} {index}"] for index in range(len(table.recomputes))] for fact in facts]
-            )
-            chosen_X: FloatArray = values_SR[shape_X, points.recompute_X]
-            return chosen_X
-
-        per_element = state_bytes(workload)
-        dp_X = points.dp_X.astype(np.float64)
-        split = [np.where(points.zero_stage_X >= stage, dp_X, 1.0) for stage in (1, 2, 3)]
-        frozen_X = per_element.weight / split[2]
-        trainable_X = frozen_X + per_element.gradient / split[1] + (per_element.master + per_element.moments) / split[0]
-        copies = FP8_COPY_BYTES if workload.precision.is_fp8 else 0
-
-        def states(prefix: str) -> FloatArray:
-            trainable, frozen = column(f"{prefix}trainable"), column(f"{prefix}frozen")
-            total_X: FloatArray = trainable * trainable_X + frozen * frozen_X
-            return total_X
-
-        self.layer_states_X = states("") + column("operands") * copies
-        self.embedding_states_X = states("embedding ")
-        self.head_states_X = np.where(points.pp_X == 1, states("lone head "), states("head "))
-        lost = 1.0 + FRAGMENTATION_FRACTION
-        self.saved_X = by_recompute("saved") * lost
-        self.partial_X = points.recompute_layers_X
-        self.freed_X = self.partial_X * column("whole layer") * lost
-        self.working_X = np.where(self.partial_X > 0, column("whole working"), by_recompute("working")) * lost
-        self.head_peak_X = column("head_peak") * lost
-        buffers_X = np.where(points.vpp_X > 1, 4.0, 2.0)  # `skeleton` overlaps transfers where it interleaves
-        self.pipeline_X = np.where(points.pp_X > 1, buffers_X * column("stream") * lost, 0.0)
-        self.always_X = CONTEXT_BYTES + _communicator_bytes_X(points, tied=table.model.tie_word_embeddings)
-
-    def layers_X(self, rank: int, limit_bytes: int) -> IntArray:
-        """Return how many layers pipeline rank `rank` can hold, at most; negative if not even what it must hold."""
-        points = self.points
-        last_X = points.pp_X == rank + 1
-        fixed_X = self.always_X + self.pipeline_X
-        fixed_X = fixed_X + (self.embedding_states_X if rank == 0 else 0.0)
-        fixed_X = fixed_X + np.where(last_X, self.head_states_X, 0.0)
-        fixed_X = fixed_X + np.where(last_X, np.maximum(self.head_peak_X, self.working_X), self.working_X)
-        behind_X = np.maximum(points.pp_X - rank - 1, 0)
-        plain_X = np.minimum(points.num_microbatches_X, behind_X + 1)
-        pairs_X = np.minimum(
-            points.num_microbatches_X * points.vpp_X, 2 * behind_X + (points.vpp_X - 1) * points.pp_X + 1
-        )
-        # The ledger rounds fragmentation to the nearest byte, and rounding must not rule out: one byte more.
-        free_X = limit_bytes + 1 - fixed_X
-
-        def room(free_X: FloatArray, kept_per_layer_X: FloatArray) -> FloatArray:
-            rooms_X: FloatArray = np.floor(free_X / np.maximum(self.layer_states_X + kept_per_layer_X, 1.0) + 1e-9)
-            return rooms_X
-
-        plain_room_X = room(free_X + plain_X * self.freed_X, plain_X * self.saved_X)
-        # An interleaved rank keeps `pairs` chunk activations, each of at least the smallest chunk's layers. Among them
-        # are pp of every chunk but the last, so pp of every layer but the last chunk's.
-        num_stages_X = points.pp_X * points.vpp_X
-        smallest_X, largest_X = self.num_layers // num_stages_X, -(-self.num_layers // num_stages_X)
-        kept_X = np.maximum(smallest_X * self.saved_X - self.freed_X, 0.0)
-        groups_X = (points.vpp_X - 1) * points.pp_X
-        spared_X = points.pp_X * largest_X * self.saved_X + groups_X * self.freed_X - (pairs_X - groups_X) * kept_X
-        interleaved_room_X = np.minimum(
-            room(free_X - pairs_X * kept_X, np.zeros_like(free_X)),
-            room(free_X + spared_X, points.pp_X * self.saved_X),
-        )
-        interleaved_room_X = np.minimum(interleaved_room_X, points.vpp_X * largest_X)
-        room_X = np.where(points.vpp_X > 1, interleaved_room_X, plain_room_X)
-        return np.clip(room_X, -1, 1 << 30).astype(np.int64)
-
-
-def _communicator_bytes_X(points: Points, *, tied: bool) -> FloatArray:
-    """Return the bytes of communicators of each point."""
-    columns = np.stack([points.tp_X, points.pp_X, points.dp_X, points.zero_stage_X, points.vpp_X > 1])
-    distinct, index_X = np.unique(columns, axis=1, return_inverse=True)
-    totals = [
-        communicator_bytes(
-            _mesh(tp=int(tp), pp=int(pp), dp=int(dp), zero_stage=int(zero), interleaved=bool(interleaved)),
-            tied_embedding=tied,
-        )
-        for tp, pp, dp, zero, interleaved in distinct.T
-    ]
-    return np.array(totals, dtype=np.float64)[index_X.ravel()]
+        return np.array(tails)[index_X]

@@ -10,8 +10,10 @@ forward and the last backward pass of each virtual stage by what nothing hides.
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from planner.capabilities import DEEPSPEED
 from planner.communication import (
     TimedTraffic,
     data_parallel_traffic,
@@ -24,12 +26,14 @@ from planner.communication import (
 )
 from planner.graph import ModelGraph, required_flops_per_sequence
 from planner.layout import Granularity, Stage
-from planner.memory import ASSUMED_SOURCES, PlacedModel, memory_ledger, peak_memory_bytes, stage_elements, stage_layers
+from planner.memory import ASSUMED_SOURCES, memory_ledger, peak_memory_bytes
+from planner.placement import PlacedModel
 from planner.plan import MemoryLine, TimeLine
 from planner.pricing import price_steps
 from planner.schedule import StageTimes, Timeline, simulate
 from planner.schedule_orders import operation_order
-from planner.shard import RankLayer, Step
+from planner.shard import RankLayer
+from planner.steps import Step
 from profiles.estimate import CostModel, Source
 from profiles.hardware import Cluster
 from profiles.ops import Collective
@@ -38,6 +42,11 @@ RECOMPUTATION = "recomputation"
 DATA_PARALLEL = "data-parallel collectives"
 OPTIMIZER = "optimizer step"
 BUBBLE = "pipeline bubble and transfers"
+
+SKEWED_ROUTING = "routing: the busiest rank's experts get {skew} times the mean load, in every layer"
+EVEN_ROUTING = "routing: every expert of a rank gets the same number of tokens"
+PACKED_CONTEXT = "context parallelism: documents are cut so that attention is even over the ranks"
+DEEPSPEED_KERNELS = "DeepSpeed: layers keep and fuse what Megatron-LM's do; plain PyTorch modules keep more"
 
 FP8_ASSUMPTION = "linear layers: every fp8 recipe costs the same; what scaling per block adds is not known"
 
@@ -109,10 +118,10 @@ class _Evaluator:
         layers: list[tuple[RankLayer, bool]] = []
         if stage.has_embedding:
             layers.append((placed.rank_model.embedding, False))
-        for index, block in enumerate(stage_layers(placed.model, stage)):
+        for index, layer in enumerate(placed.rank_model.stage_layers(stage)):
             partial = recompute.granularity is Granularity.FULL and recompute.num_layers is not None
             recomputed = not partial or index < (recompute.num_layers or 0)
-            layers.append((placed.rank_model.block(block), recomputed))
+            layers.append((layer, recomputed))
         if stage.has_head:
             layers.append((placed.rank_model.head, False))
         forward = backward = 0.0
@@ -129,12 +138,12 @@ class _Evaluator:
         """Add the exposed data-parallel collectives of one virtual stage."""
         placed = self.placed
         layout = placed.layout
-        trainable = stage_elements(placed.model, placed.rank_model, stage, pp=layout.pp, trainable=True)
+        trainable = placed.rank_model.stage_elements(stage, pp=layout.pp, trainable=True)
         traffic = data_parallel_traffic(trainable, layout, placed.workload)
-        reduce_seconds = self.collective_seconds(traffic.reduce, term=DATA_PARALLEL)
-        gather_seconds = 0.0
-        if traffic.gather is not None:
-            gather_seconds = self.collective_seconds(traffic.gather, term=DATA_PARALLEL)
+        reduce_seconds, gather_seconds, again_seconds = (
+            sum(self.collective_seconds(collective, term=DATA_PARALLEL) for collective in collectives)
+            for collectives in (traffic.reduce, traffic.gather, traffic.gather_again)
+        )
 
         def exposed(seconds: float, beside_seconds: float, *, overlapped: bool) -> float:
             timed = TimedTraffic(
@@ -144,7 +153,7 @@ class _Evaluator:
 
         overlap = layout.overlap
         gather_forward = exposed(gather_seconds, forward, overlapped=overlap.param_gather)
-        gather_backward = exposed(gather_seconds, backward, overlapped=overlap.param_gather)
+        gather_backward = exposed(again_seconds, backward, overlapped=overlap.param_gather)
         reduced = exposed(reduce_seconds, backward, overlapped=overlap.grad_reduce)
         # Once a step, or (gradients or weights sharded too) for every micro-batch.
         first_extra, last_extra = gather_forward, reduced
@@ -170,15 +179,9 @@ class _Evaluator:
         placed = self.placed
         layout, workload = placed.layout, placed.workload
         communication = self.collective_seconds(gradient_norm_reduction(layout), term=DATA_PARALLEL)
-        if placed.model.tie_word_embeddings:
-            table = sum(
-                part.num_elements
-                for part in placed.rank_model.head.weights
-                if part.weight.shared_with_embedding and part.weight.trainable
-            )
-            reduction = tied_embedding_reduction(table, layout, workload)
-            if reduction is not None:
-                communication += self.collective_seconds(reduction, term=DATA_PARALLEL)
+        reduction = tied_embedding_reduction(placed.rank_model.shared_table_elements, layout, workload)
+        if reduction is not None:
+            communication += self.collective_seconds(reduction, term=DATA_PARALLEL)
         slowest = 0.0
         for pipeline_rank in range(layout.pp):
             trainable = placed.elements(pipeline_rank, trainable=True)
@@ -266,7 +269,19 @@ def _assumptions(evaluator: _Evaluator, memory: tuple[MemoryLine, ...]) -> tuple
     if evaluator.placed.workload.precision.is_fp8:
         found.add(FP8_ASSUMPTION)
     found |= {f"memory, {line.term}: {line.source}" for line in memory if line.source in ASSUMED_SOURCES}
+    found |= set(_layout_assumptions(evaluator.placed))
     return tuple(sorted(found))
+
+
+def _layout_assumptions(placed: PlacedModel) -> Iterator[str]:
+    """Yield what is assumed of data and framework, whatever the figures."""
+    layout, workload = placed.layout, placed.workload
+    if placed.model.has_experts:
+        yield EVEN_ROUTING if layout.ep == 1 else SKEWED_ROUTING.format(skew=workload.routing_skew)
+    if layout.cp > 1 and workload.documents is not None:
+        yield PACKED_CONTEXT
+    if placed.capabilities is DEEPSPEED:
+        yield DEEPSPEED_KERNELS
 
 
 def model_flops_utilisation(placed: PlacedModel, graph: ModelGraph, cluster: Cluster, *, step_seconds: float) -> float:

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.communication import shard_ranks
 from planner.costs import ShapeCosts
 from planner.layout import Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.memory import (
     CONTEXT_BYTES,
-    FP8_COPY_BYTES,
     FRAGMENTATION_FRACTION,
-    RankModel,
     communicator_bytes,
-    head_elements,
+    fp8_copy_bytes,
     head_peak_bytes,
     state_bytes,
 )
-from planner.shard import RankLayer
+from planner.placement import RankModel
+from planner.shard import Elements, RankLayer
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload
 from solvers.problem import Problem
@@ -41,6 +41,13 @@ def skeleton(  # noqa: PLR0913 - the dimensions of a point
     micro_batch_size: int,
     num_microbatches: int,
     recompute: Recompute,
+    cp: int = 1,
+    ulysses: int = 1,
+    state_exchange: bool = False,
+    ep: int = 1,
+    etp: int = 1,
+    state_replicas: int = 1,
+    secondary_shard: int = 1,
 ) -> Layout:
     """Return a point of the space as a layout whose layers are not placed yet.
 
@@ -61,8 +68,15 @@ def skeleton(  # noqa: PLR0913 - the dimensions of a point
         num_microbatches=num_microbatches,
         schedule=schedule,
         recompute=recompute,
-        overlap=Overlap(grad_reduce=dp > 1, param_gather=dp > 1 and zero_stage >= 1, p2p=vpp > 1),
+        overlap=Overlap(grad_reduce=dp * cp > 1, param_gather=dp * cp > 1 and zero_stage >= 1, p2p=vpp > 1),
         stages=stages_from_counts((0,) * (pp * vpp)),
+        cp=cp,
+        ulysses=ulysses,
+        state_exchange=state_exchange,
+        ep=ep,
+        etp=etp,
+        state_replicas=state_replicas,
+        secondary_shard=secondary_shard,
     )
 
 
@@ -81,8 +95,7 @@ def formulate(  # noqa: PLR0913 - the parts of a point
     """
     choice = costs.choice_of(layout.recompute)
     partial = layout.recompute.num_layers or 0
-    blocks = [block for block, _ in costs.rank_model.blocks]
-    kind_L = [blocks.index(block) for block in model.blocks]
+    kind_L = costs.rank_model.chain.kinds
     num_stages = layout.pp
     seconds_D = [block.forward_seconds + block.backward_seconds_R[choice] for block in costs.blocks_D]
     ends_S = np.full(num_stages, partial * costs.whole_layer_seconds)
@@ -91,7 +104,7 @@ def formulate(  # noqa: PLR0913 - the parts of a point
     micro = layout.num_microbatches
     in_flight_S = [min(micro, num_stages - stage) for stage in range(num_stages)]
     demand = _Demand(model=model, workload=workload, rank_model=costs.rank_model, layout=layout, generous=generous)
-    layers = [layer for _, layer in costs.rank_model.blocks]
+    layers = costs.rank_model.layers
     static_D = [demand.layer_static(layer) for layer in layers]
     kept = costs.recomputes[choice]
     activation_D = [demand.padded(layer.saved_bytes(kept)) for layer in layers]
@@ -107,11 +120,19 @@ def formulate(  # noqa: PLR0913 - the parts of a point
         fixed_seconds_S=ends_S,
         fixed_bytes_S=np.array(demand.fixed_S(), dtype=np.int64),
         in_flight_S=np.array(in_flight_S, dtype=np.int64),
-        min_layers_S=np.full(num_stages, max(partial, 1), dtype=np.int64),
+        min_layers_S=np.array(_fewest_layers(num_stages, partial=partial), dtype=np.int64),
         max_layers_S=np.full(num_stages, model.num_layers, dtype=np.int64),
         rank_of_stage_S=np.arange(num_stages, dtype=np.int64),
         capacity_bytes_R=np.array(capacity_S, dtype=np.int64),
     )
+
+
+def _fewest_layers(num_stages: int, *, partial: int) -> list[int]:
+    """Return the fewest layers of each stage: none beside the embedding or the head, unless a part is recomputed."""
+    fewest = [max(partial, 1)] * num_stages
+    if num_stages > 1 and not partial:
+        fewest[0] = fewest[-1] = 0
+    return fewest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,24 +162,30 @@ class _Demand:
         """Return one rank's part of what `group` ranks split."""
         return num_bytes // group if self.generous else -(-num_bytes // group)
 
-    def states(self, *, trainable: int, frozen: int) -> int:
+    def states(self, *, trainable: Elements, frozen: Elements) -> int:
         """Return weights, gradients and optimizer states of these elements."""
         per_element = state_bytes(self.workload)
         layout = self.layout
-        states, gradients, weights = (layout.dp if layout.zero_stage >= stage else 1 for stage in (1, 2, 3))
-        return (
-            self.share((trainable + frozen) * per_element.weight, weights)
-            + self.share(trainable * per_element.gradient, gradients)
-            + self.share(trainable * per_element.master, states)
-            + self.share(trainable * per_element.moments, states)
+        states, gradients, weights = (shard_ranks(layout, zero_stage=stage) for stage in (1, 2, 3))
+        parts = [
+            (trainable + frozen, per_element.weight, weights),
+            (trainable, per_element.gradient, gradients),
+            (trainable, per_element.master, states),
+            (trainable, per_element.moments, states),
+        ]
+        if layout.secondary_shard > 1:
+            secondary = (layout.secondary_shard, min(layout.secondary_shard, weights[1]))
+            parts.append((trainable + frozen, per_element.weight, secondary))
+        return sum(
+            self.share(elements.dense * num_bytes, dense) + self.share(elements.expert * num_bytes, expert)
+            for elements, num_bytes, (dense, expert) in parts
         )
 
     def layer_static(self, layer: RankLayer) -> int:
         """Return what one layer holds whatever is in flight."""
-        copies = FP8_COPY_BYTES if self.workload.precision.is_fp8 else 0
-        return copies * layer.num_elements(gemm_operand=True) + self.states(
-            trainable=layer.num_elements(trainable=True), frozen=layer.num_elements(trainable=False)
-        )
+        copies = layer.gemm_operands * fp8_copy_bytes(self.workload.precision)
+        rounded = math.floor(copies) if self.generous else math.ceil(copies)
+        return rounded + self.states(trainable=layer.elements(trainable=True), frozen=layer.elements(trainable=False))
 
     def fixed_S(self) -> list[int]:
         """Return what each stage holds whatever its layers.
@@ -166,7 +193,7 @@ class _Demand:
         Where blocks differ, the largest working set counts on every stage (generous: the smallest).
         """
         layout, rank_model = self.layout, self.rank_model
-        layers = [layer for _, layer in rank_model.blocks]
+        layers = rank_model.layers
         extreme = min if self.generous else max
         # Where a part of a stage is recomputed, the rest has freed more by then (unless there is no rest).
         partial = layout.recompute.num_layers is not None
@@ -174,18 +201,23 @@ class _Demand:
             (0 if partial else layer.all_saved_bytes - layer.saved_bytes(layout.recompute)) + layer.transient_bytes
             for layer in layers
         )
-        always = CONTEXT_BYTES + communicator_bytes(layout, tied_embedding=self.model.tie_word_embeddings)
+        always = CONTEXT_BYTES + communicator_bytes(layout, self.model)
         if layout.pp > 1:
             always += self.padded(2 * rank_model.stream_bytes)
         fixed = [always + self.padded(working)] * layout.pp
+        if self.generous and layout.pp > 1 and not partial:
+            working = 0  # a stage at either end may hold no layer
+            fixed[0] = always
         fixed[-1] = always + self.padded(max(working, head_peak_bytes(rank_model)))
         embedding = rank_model.embedding
         fixed[0] += min(layout.num_microbatches, layout.pp) * self.padded(embedding.all_saved_bytes)
         fixed[0] += self.states(
-            trainable=embedding.num_elements(trainable=True), frozen=embedding.num_elements(trainable=False)
+            trainable=embedding.elements(trainable=True), frozen=embedding.elements(trainable=False)
         )
+        if self.model.vision is not None:
+            fixed[0] += self.model.vision.num_parameters * state_bytes(self.workload).weight
         fixed[-1] += self.states(
-            trainable=head_elements(rank_model, pp=layout.pp, trainable=True),
-            frozen=head_elements(rank_model, pp=layout.pp, trainable=False),
+            trainable=rank_model.head_elements(pp=layout.pp, trainable=True),
+            frozen=rank_model.head_elements(pp=layout.pp, trainable=False),
         )
         return fixed

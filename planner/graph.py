@@ -24,6 +24,7 @@ unique within a layer. For an MHA layer with a 4h GELU feed-forward and dropout 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from planner.blocks import Block
 from planner.specs import ModelSpec
@@ -75,6 +76,8 @@ class Axis(StrEnum):
     ETP = "etp"
     EP = "ep"
     ULYSSES = "ulysses"
+    STATE_HEADS = "state-heads"
+    """cp, where recurrences exchange their heads over it; 1 where they exchange states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +89,14 @@ class Divisible:
         size: Its value.
         axes: The degrees whose product must divide it.
         either_way: The size may divide the product as well (key/value heads that several ranks share).
+        only_above_one: The rule holds only where this degree is above 1; None means always.
     """
 
     what: str
     size: int
     axes: tuple[Axis, ...]
     either_way: bool = False
+    only_above_one: Axis | None = None
 
     def admits(self, degree: int) -> bool:
         """Return whether a product of `degree` is legal."""
@@ -369,6 +374,32 @@ class LayerGraph:
         return tuple(weight for operator in self.operators for weight in operator.weights)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """Which distinct block each decoder layer is.
+
+    Args:
+        kinds: Index of each layer's block among the distinct ones.
+        num_kinds: Distinct blocks.
+    """
+
+    kinds: tuple[int, ...]
+    num_kinds: int
+
+    @cached_property
+    def _prefixes(self) -> tuple[tuple[int, ...], ...]:
+        """Return how many layers of each kind stand before each layer, and at the end."""
+        found = [(0,) * self.num_kinds]
+        for kind in self.kinds:
+            found.append(tuple(count + (index == kind) for index, count in enumerate(found[-1])))
+        return tuple(found)
+
+    def counts(self, first_layer: int, num_layers: int) -> tuple[int, ...]:
+        """Return how many of `num_layers` layers from `first_layer` on are of each kind."""
+        before, after = self._prefixes[first_layer], self._prefixes[first_layer + num_layers]
+        return tuple(end - start for start, end in zip(before, after, strict=True))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelGraph:
     """A model: embedding, the graph of each distinct block, head.
@@ -376,6 +407,7 @@ class ModelGraph:
     Args:
         embedding: Token (and position) embedding.
         blocks: The graph of each distinct block.
+        chain: Which of them each layer is.
         head: Multi-token prediction, final norm, LM head, loss.
         hidden_size: Width of the stream between layers.
         stream_bytes: Bytes of one of its elements.
@@ -383,6 +415,7 @@ class ModelGraph:
 
     embedding: LayerGraph
     blocks: Mapping[Block, LayerGraph]
+    chain: Chain
     head: LayerGraph
     hidden_size: int
     stream_bytes: int

@@ -11,13 +11,15 @@ from typing import Protocol
 import numpy as np
 
 from planner.candidates import Pricer, layout_at
+from planner.capabilities import CAPABILITIES
 from planner.costs import CostTable
 from planner.layers import build_graph
-from planner.layout import Layout
+from planner.layout import Layout, degrees_text
 from planner.memory import memory_limit_bytes
 from planner.plan import Infeasible, PlannedLayout, Relaxation
+from planner.points import Points, Scope, distinct_columns
 from planner.request import Constraints, PlanRequest
-from planner.space import Points, Space, enumerate_layouts
+from planner.space import Space, enumerate_layouts
 from planner.specs import ModelSpec
 from profiles.catalogue import device_names, load_device
 from profiles.estimate import CostModel
@@ -55,22 +57,31 @@ class _Question:
     def limit_bytes(self) -> int:
         return memory_limit_bytes(self.cluster.device.memory_bytes, self.request.memory_headroom)
 
-    def space(self) -> Space:
-        return enumerate_layouts(self.model, self.cluster, self.request.workload, self.request.constraints)
+    def scope(self) -> Scope:
+        return Scope(
+            model=self.model,
+            graph=build_graph(self.model, self.request.workload),
+            num_gpus=self.cluster.world_size,
+            fast_domain_size=self.cluster.fast_domain_size,
+            workload=self.request.workload,
+            constraints=self.request.constraints,
+            capabilities=CAPABILITIES[self.request.target],
+        )
 
     def table(self, space: Space) -> CostTable:
-        workload = self.request.workload
+        scope = self.scope()
         return CostTable(
-            model=self.model,
-            graph=build_graph(self.model, workload),
-            workload=workload,
+            model=scope.model,
+            graph=scope.graph,
+            workload=scope.workload,
             cost_model=self.price_on(self.cluster),
             recomputes=space.recomputes,
+            capabilities=scope.capabilities,
         )
 
     def fits(self) -> bool:
         """Return whether some layout fits, by exact bytes."""
-        space = self.space()
+        space = enumerate_layouts(self.scope())
         points = _frugal(space)
         table = self.table(space)
         pricer = Pricer(table, limit_bytes=self.limit_bytes)
@@ -89,11 +100,15 @@ def _frugal(space: Space) -> Points:
     if not len(points):
         return points
     points = points.where(points.recompute_X == points.recompute_X.max())
-    points = points.where((points.sequence_parallel_X == 1) | (points.tp_X == 1))
-    columns = np.stack([points.tp_X, points.pp_X, points.vpp_X])
-    _, mesh_X = np.unique(columns, axis=1, return_inverse=True)
-    mesh_X = mesh_X.ravel()
-    order = np.lexsort((-points.zero_stage_X, points.micro_batch_size_X, mesh_X))
+    most_spread_X = (points.sequence_parallel_X == points.sequence_parallel_X.max()) | (points.tp_X == 1)
+    points = points.where(most_spread_X)
+    columns = np.stack(
+        [points.tp_X, points.cp_X, points.ulysses_X, points.pp_X, points.vpp_X, points.ep_X, points.etp_X]
+    )
+    _, mesh_X = distinct_columns(columns)
+    order = np.lexsort(
+        (points.secondary_shard_X, points.state_replicas_X, -points.zero_stage_X, points.micro_batch_size_X, mesh_X)
+    )
     first = np.unique(mesh_X[order], return_index=True)[1]
     keep_X = np.zeros(len(points), dtype=np.bool_)
     keep_X[order[first]] = True
@@ -101,13 +116,7 @@ def _frugal(space: Space) -> Points:
 
 
 def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is priced
-    model: ModelSpec,
-    cluster: Cluster,
-    request: PlanRequest,
-    *,
-    space: Space,
-    planned: Describe,
-    price_on: PriceOn,
+    model: ModelSpec, cluster: Cluster, request: PlanRequest, *, space: Space, planned: Describe, price_on: PriceOn
 ) -> Infeasible:
     """Return why no layout of `space` fits, the attempt that comes closest, and what would fit."""
     question = _Question(model=model, cluster=cluster, request=request, price_on=price_on)
@@ -126,7 +135,7 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
     shortfall = nearest.peak_memory_bytes - question.limit_bytes
     return Infeasible(
         binding=(
-            f"GPU memory: the layout that needs least, tp {layout.tp}, pp {layout.pp}, dp {layout.dp} with "
+            f"GPU memory: the layout that needs least, {degrees_text(layout)} with "
             f"{layout.recompute.granularity} recompute, needs {nearest.peak_memory_bytes / GIB:.2f} GiB a GPU; "
             f"{question.limit_bytes / GIB:.2f} GiB may be used"
         ),

@@ -72,7 +72,7 @@ def load_inputs(path: Path, overrides: Sequence[str] = (), *, options: Mapping[s
 def read_inputs(document: Document, *, base: Path) -> Inputs:
     """Return what a spec asks for; paths in it are relative to `base`."""
     errors: list[InputError] = []
-    request = _collect(errors, lambda: read_request(document))
+    request = _collect(errors, lambda: read_request(document, base=base))
     fields = document.data if isinstance(document.data, dict) else {}
     cluster = _collect(errors, lambda: read_cluster(document, ("cluster",))) if "cluster" in fields else None
     model = _collect(errors, lambda: resolve_model(document, base)) if "model" in fields else None

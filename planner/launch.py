@@ -1,36 +1,40 @@
 """The launch files of a plan: checked before they are written down, parsed back after.
 
 A plan file may have been edited, so the layout is held against every rule again; and what was emitted is read by the
-same reader that reads users' own scripts, and must say the same layout.
+same reader that reads users' own files, and must say the same layout.
 """
 
 from collections.abc import Mapping
 
-from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, LORA_PROGRAM, emit_megatron
 from planner.errors import BrokenPromiseError, InputError
 from planner.plan import Plan
-from planner.readers.megatron import layout_of, read_megatron
+from planner.request import Target
+from planner.targets import FRAMEWORKS, Framework
 from planner.validate import violations
 from planner.workload import TrainWorkload
 
 
-def launch_file_names(workload: TrainWorkload) -> tuple[str, ...]:
+def launch_file_names(workload: TrainWorkload, *, target: Target = Target.MEGATRON) -> tuple[str, ...]:
     """Return the name of every file that starts `workload`, whatever its layout turns out to be."""
-    return (LAUNCH_SCRIPT, BATCH_SCRIPT) if workload.lora is None else (LAUNCH_SCRIPT, BATCH_SCRIPT, LORA_PROGRAM)
+    return _framework(target).launch_file_names(workload)
 
 
-def launch_files(plan: Plan, *, index: int = 0) -> Mapping[str, str]:
+def launch_files(plan: Plan, *, index: int = 0, target: Target | None = None) -> Mapping[str, str]:
     """Return the text of every file that starts one layout of `plan`, by name.
 
     Args:
         plan: A plan with at least `index + 1` layouts.
         index: 0 is the best layout, 1 the first runner-up.
+        target: Framework to write for; None takes the plan's own, and Megatron-LM for a plan for any target.
 
     Raises:
-        InputError: The plan breaks a rule.
-        planner.errors.NotExpressibleError: Megatron-LM has no way to say it.
-        BrokenPromiseError: A script says another layout than the plan.
+        InputError: The plan breaks a rule, or no files can be written for the target.
+        planner.errors.NotExpressibleError: The framework has no way to say it.
+        BrokenPromiseError: A file says another layout than the plan.
     """
+    if target is None:
+        target = Target.MEGATRON if plan.target is Target.ANY else plan.target
+    framework = _framework(target)
     planned = plan.plans[index]
     broken = violations(planned, plan.model, plan.cluster, plan.request)
     if broken:
@@ -38,9 +42,17 @@ def launch_files(plan: Plan, *, index: int = 0) -> Mapping[str, str]:
             f"layout {index} of this plan breaks its own rules: {'; '.join(entry.message for entry in broken)}.",
             hint="Plan again from the spec instead of editing the plan.",
         )
-    files = emit_megatron(plan, index=index)
-    for name in (LAUNCH_SCRIPT, BATCH_SCRIPT):
-        said = layout_of(read_megatron(files[name], file=name))
+    files = framework.emit(plan, index)
+    for name, said in framework.read_back(files).items():
         if said != planned.layout:
             raise BrokenPromiseError(f"{name} says {said}, the plan {planned.layout}")
     return files
+
+
+def _framework(target: Target) -> Framework:
+    framework = FRAMEWORKS.get(target)
+    if framework is None:
+        raise InputError(
+            f"no files can be written for target {target}.", hint=f"Files are written for {', '.join(FRAMEWORKS)}."
+        )
+    return framework

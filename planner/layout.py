@@ -199,6 +199,16 @@ class Layout:
         return pipeline_rank * self.stage_ranks
 
 
+def degrees_text(layout: Layout) -> str:
+    """Return the degrees of a layout in words; those that most layouts do not have only where they are above 1."""
+    parts = [f"tp {layout.tp}"]
+    if layout.cp > 1:
+        parts.append(f"cp {layout.cp} {layout.cp_kind}")
+    parts += [f"pp {layout.pp}", f"dp {layout.dp}"]
+    parts += [f"{name} {degree}" for name, degree in (("ep", layout.ep), ("etp", layout.etp)) if degree > 1]
+    return ", ".join(parts)
+
+
 def stages_from_counts(layers_per_stage: tuple[int, ...]) -> tuple[Stage, ...]:
     """Return virtual stages that hold these many decoder layers each, embedding first and head last."""
     stages: list[Stage] = []

@@ -2,17 +2,19 @@
 
 from dataclasses import dataclass, fields, replace
 
-import numpy as np
-
+from planner.capabilities import ANY
 from planner.contradictions import precision_error
 from planner.errors import InputError
 from planner.formulate import skeleton
+from planner.graph import ModelGraph
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Recompute, even_counts, stages_from_counts
-from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes, place
+from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes
+from planner.placement import place
 from planner.plan import MemoryLine
-from planner.request import MAX_DEGREE
-from planner.space import Points, broken_rules, recompute_choices
+from planner.points import Scope, point_of
+from planner.request import MAX_DEGREE, Constraints
+from planner.space import broken_rules, recompute_choices
 from planner.specs import ModelSpec
 from planner.workload import MAX_LENGTH, TrainWorkload
 from profiles.hardware import Device
@@ -34,6 +36,9 @@ class Degrees:
         micro_batch_size: Sequences of one micro-batch.
         num_microbatches: Micro-batches of one step on one replica.
         recompute: How much is recomputed.
+        cp: Context-parallel degree, as a ring.
+        ep: Expert-parallel degree.
+        etp: Tensor-parallel degree of the experts.
     """
 
     tp: int
@@ -45,6 +50,9 @@ class Degrees:
     micro_batch_size: int
     num_microbatches: int
     recompute: Granularity
+    cp: int = 1
+    ep: int = 1
+    etp: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,21 +94,25 @@ def memory_table(
     if error is not None:
         raise error
     _require_sizes(workload, degrees)
-    _require_legal(model, workload, degrees)
+    graph = build_graph(model, workload)
+    _require_legal(model, graph, workload, degrees)
     unplaced = skeleton(
         tp=degrees.tp,
         sequence_parallel=degrees.sequence_parallel,
+        cp=degrees.cp,
         pp=degrees.pp,
         vpp=degrees.vpp,
         dp=degrees.dp,
+        ep=degrees.ep,
+        etp=degrees.etp,
         zero_stage=degrees.zero_stage,
         micro_batch_size=degrees.micro_batch_size,
         num_microbatches=degrees.num_microbatches,
-        recompute=_recompute(workload, degrees.recompute),
+        recompute=_recompute(graph, workload, degrees.recompute),
     )
     counts = even_counts(model.num_layers, degrees.pp * degrees.vpp)
     layout = replace(unplaced, stages=stages_from_counts(counts))
-    placed = place(model, build_graph(model, workload), layout, workload)
+    placed = place(model, graph, layout, workload, ANY)
     return MemoryTable(
         layout=layout,
         lines=memory_ledger(placed),
@@ -108,36 +120,49 @@ def memory_table(
     )
 
 
-def _recompute(workload: TrainWorkload, granularity: Granularity) -> Recompute:
+def _recompute(graph: ModelGraph, workload: TrainWorkload, granularity: Granularity) -> Recompute:
     """Return the first choice of the search with this granularity."""
-    return next(choice for choice in recompute_choices(workload) if choice.granularity is granularity)
+    return next(choice for choice in recompute_choices(graph, workload, ANY) if choice.granularity is granularity)
 
 
 def _require_sizes(workload: TrainWorkload, degrees: Degrees) -> None:
     """Raise for more GPUs or sequences than any run has; beyond them numbers overflow."""
-    num_gpus = degrees.tp * degrees.pp * degrees.dp
+    num_stage_gpus = degrees.tp * degrees.cp * degrees.dp
     for what, value, largest in (
-        ("tp * pp * dp", num_gpus, MAX_DEGREE),
+        ("tp * cp * pp * dp", num_stage_gpus * degrees.pp, MAX_DEGREE),
         ("vpp", degrees.vpp, MAX_DEGREE),
         ("the batch of one step", workload.global_batch_size, MAX_LENGTH),
         ("seq_len", workload.seq_len, MAX_LENGTH),
     ):
         if value > largest:
             raise InputError(f"{what} = {value} is out of range.", hint=f"Give at most {largest:,}.")
+    if num_stage_gpus % (degrees.etp * degrees.ep):
+        raise InputError(
+            f"etp * ep = {degrees.etp * degrees.ep} does not divide tp * cp * dp = {num_stage_gpus}.",
+            hint="Change one of the degrees: both grids are over the same GPUs.",
+        )
 
 
-def _require_legal(model: ModelSpec, workload: TrainWorkload, degrees: Degrees) -> None:
+def _require_legal(model: ModelSpec, graph: ModelGraph, workload: TrainWorkload, degrees: Degrees) -> None:
     """Raise for every rule of the search's space that the degrees break."""
-    values = {f"{entry.name}_X": getattr(degrees, entry.name) for entry in fields(Degrees)} | {
-        "recompute_X": 0,
-        "recompute_layers_X": 0,
-    }
-    point = Points(**{name: np.array([int(value)], dtype=np.int64) for name, value in values.items()})
-    broken = list(broken_rules(point, model, workload))
+    given = {entry.name: int(getattr(degrees, entry.name)) for entry in fields(Degrees) if entry.name != "recompute"}
+    point = point_of(**given)
+    scope = Scope(
+        model=model,
+        graph=graph,
+        num_gpus=degrees.tp * degrees.cp * degrees.pp * degrees.dp,
+        fast_domain_size=1,
+        workload=workload,
+        constraints=Constraints(),
+        capabilities=ANY,
+    )
+    broken = list(broken_rules(point, scope))
     if degrees.pp > model.num_layers:
         broken = [TOO_MANY_STAGES, *(rule for rule in broken if "stages than layers" not in rule)]
     if degrees.vpp > 1 and degrees.pp == 1:
         broken.append("virtual stages need pp of at least 2")
+    if degrees.ep * degrees.etp > 1 and not model.has_experts:
+        broken.append("ep and etp lay out routed experts, and it has none")
     if broken:
         raise InputError(
             f"{model.name} cannot be laid out like this: {'; '.join(broken)}.", hint="Change one of the degrees."

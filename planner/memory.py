@@ -9,21 +9,22 @@ the stages); activations are the saved tensors of `planner.graph`, which Korthik
 published as formulas.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from planner.blocks import Block
-from planner.communication import communicator_sizes, num_moments
-from planner.graph import ModelGraph
-from planner.layout import Granularity, Layout, Schedule, Stage
+from planner.communication import communicator_sizes, num_moments, shard_ranks
+from planner.layout import Layout, Schedule, Stage
+from planner.placement import PlacedModel, RankModel
 from planner.plan import MemoryLine, Phase
 from planner.schedule_orders import operation_order, peak_activation_bytes
-from planner.shard import RankLayer, Sharding, shard_layer, sharding_of
+from planner.shard import Elements
 from planner.specs import ModelSpec
-from planner.workload import DType, Optimizer, TrainWorkload
+from planner.workload import DType, Optimizer, Precision, TrainWorkload
 
+SOFTMAX_NAME = "softmax of logits"
 MIB = 1 << 20
 CONTEXT_BYTES = 700 * MIB
 CONTEXT_SOURCE = "CUDA context, cuBLAS and Transformer Engine workspaces; no published figure"
@@ -32,16 +33,24 @@ GROUP_COMMUNICATOR_BYTES = 688 * MIB
 COMMUNICATOR_SOURCE = "544 MiB for a pair, 688 MiB for a larger group (measured on A100, NVIDIA/nccl issue 964)"
 FRAGMENTATION_FRACTION = 0.03
 FRAGMENTATION_SOURCE = "3 % of activations and temporaries lost to the caching allocator"
-ASSUMED_SOURCES = frozenset({CONTEXT_SOURCE, FRAGMENTATION_SOURCE, COMMUNICATOR_SOURCE})
+VISION_SOURCE = "16-bit parameters of the vision tower, taken as frozen, beside the embedding; its work is not priced"
+ASSUMED_SOURCES = frozenset({CONTEXT_SOURCE, FRAGMENTATION_SOURCE, COMMUNICATOR_SOURCE, VISION_SOURCE})
 """Sources of figures that nobody measured for this hardware."""
 
-FSDP_QUEUED_GRADIENTS = 1_000_000_000
-FSDP_PREFETCHED_WEIGHTS = 500_000_000
-"""Elements that Megatron-FSDP lets wait, unsharded: gradients on their way to be reduced, weights gathered ahead
-(`megatron_fsdp.py`, megatron-core 0.19.2); at least two layers either way."""
 
-FP8_COPY_BYTES = 2
-FP8_COPY_SOURCE = "Transformer Engine keeps a row-wise and a column-wise fp8 copy of each weight"
+FP8_COPY_SOURCE = "Transformer Engine keeps a row-wise and a column-wise fp8 copy of each weight, with their scales"
+FP8_COPY_BYTES = {
+    Precision.FP8_DELAYED: 2.0,
+    Precision.FP8_TENSORWISE: 2.0,
+    Precision.FP8_BLOCKWISE: 2.0 + 2 * 4 / 128**2,  # an fp32 scale for each block of 128 x 128
+    Precision.FP8_MXFP8: 2.0 + 2 / 32,  # an 8-bit scale for each run of 32
+}
+"""Bytes of fp8 copies for each element of a linear layer's weight."""
+
+
+def fp8_copy_bytes(precision: Precision) -> float:
+    """Return the bytes of fp8 copies for each element of a linear layer's weight; 0 without fp8."""
+    return FP8_COPY_BYTES.get(precision, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,119 +98,14 @@ def uses_precision_aware_optimizer(workload: TrainWorkload) -> bool:
     return workload.master_dtype is not DType.FP32 or workload.moment_dtype is not DType.FP32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankModel:
-    """One rank's share of every kind of layer of a model.
-
-    Args:
-        embedding: The embedding's share.
-        blocks: Each distinct block with its share.
-        head: The head's share.
-        stream_bytes: The residual stream of one micro-batch on this rank.
-    """
-
-    embedding: RankLayer
-    blocks: tuple[tuple[Block, RankLayer], ...]
-    head: RankLayer
-    stream_bytes: int
-
-    def block(self, block: Block) -> RankLayer:
-        """Return the share of one block."""
-        return next(layer for candidate, layer in self.blocks if candidate is block or candidate == block)
-
-
-def shard_model(graph: ModelGraph, sharding: Sharding) -> RankModel:
-    """Return one rank's share of every kind of layer."""
-    return RankModel(
-        embedding=shard_layer(graph.embedding, sharding),
-        blocks=tuple((block, shard_layer(layer, sharding)) for block, layer in graph.blocks.items()),
-        head=shard_layer(graph.head, sharding),
-        stream_bytes=sharding.residual_tokens * graph.hidden_size * graph.stream_bytes,
-    )
-
-
-def head_elements(rank_model: RankModel, *, pp: int, trainable: bool | None = None) -> int:
-    """Return the head's weight elements on its rank; a tied table counts only where the embedding is elsewhere."""
-    return sum(
-        part.num_elements
-        for part in rank_model.head.weights
-        if (trainable is None or part.weight.trainable is trainable)
-        and not (part.weight.shared_with_embedding and pp == 1)
-    )
-
-
-def stage_layers(model: ModelSpec, stage: Stage) -> tuple[Block, ...]:
-    """Return the decoder blocks of one virtual stage."""
-    return model.blocks_between(stage.first_layer, stage.num_layers)
-
-
-def stage_elements(
-    model: ModelSpec, rank_model: RankModel, stage: Stage, *, pp: int, trainable: bool | None = None
-) -> int:
-    """Return the weight elements that one virtual stage puts on a rank."""
-    total = sum(rank_model.block(block).num_elements(trainable=trainable) for block in stage_layers(model, stage))
-    if stage.has_embedding:
-        total += rank_model.embedding.num_elements(trainable=trainable)
-    if stage.has_head:
-        total += head_elements(rank_model, pp=pp, trainable=trainable)
-    return total
-
-
-def rank_parameters(model: ModelSpec, graph: ModelGraph, layout: Layout, pipeline_rank: int, *, seq_len: int) -> int:
-    """Return the parameters that each GPU of one pipeline rank holds, vocabulary padding included."""
-    rank_model = shard_model(graph, sharding_of(layout, seq_len))
-    return sum(stage_elements(model, rank_model, stage, pp=layout.pp) for stage in layout.chunks(pipeline_rank))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedModel:
-    """A model under one layout: what the ledger is written from.
-
-    Args:
-        model: The model.
-        rank_model: One rank's share of its layers under the layout's sharding.
-        layout: The layout.
-        workload: The training run.
-    """
-
-    model: ModelSpec
-    rank_model: RankModel
-    layout: Layout
-    workload: TrainWorkload
-
-    def elements(self, pipeline_rank: int, *, trainable: bool | None = None) -> int:
-        """Return the weight elements on each GPU of one pipeline rank."""
-        return sum(
-            stage_elements(self.model, self.rank_model, stage, pp=self.layout.pp, trainable=trainable)
-            for stage in self.layout.chunks(pipeline_rank)
-        )
-
-    def layers(self, pipeline_rank: int) -> tuple[RankLayer, ...]:
-        """Return each kind of decoder layer on one pipeline rank, as often as it occurs."""
-        return tuple(
-            self.rank_model.block(block)
-            for stage in self.layout.chunks(pipeline_rank)
-            for block in stage_layers(self.model, stage)
-        )
-
-
-def place(model: ModelSpec, graph: ModelGraph, layout: Layout, workload: TrainWorkload) -> PlacedModel:
-    """Return `model` under `layout`."""
-    rank_model = shard_model(graph, sharding_of(layout, workload.seq_len))
-    return PlacedModel(model=model, rank_model=rank_model, layout=layout, workload=workload)
-
-
 def chunk_activation_bytes(placed: PlacedModel, stage: Stage) -> int:
     """Return what one virtual stage keeps of one micro-batch, the head's tensors (never two at once) left out."""
-    recompute = placed.layout.recompute
-    total = placed.rank_model.embedding.all_saved_bytes if stage.has_embedding else 0
-    for index, block in enumerate(stage_layers(placed.model, stage)):
-        layer = placed.rank_model.block(block)
-        if recompute.granularity is Granularity.FULL and recompute.num_layers is not None:
-            recomputed = index < recompute.num_layers
-            total += layer.layer_input_bytes if recomputed else layer.all_saved_bytes
-        else:
-            total += layer.saved_bytes(recompute)
+    recompute, rank_model = placed.layout.recompute, placed.rank_model
+    total = rank_model.embedding.all_saved_bytes if stage.has_embedding else 0
+    if recompute.num_layers is None:
+        return total + sum(layer.saved_bytes(recompute) * count for layer, count in rank_model.stage_counts(stage))
+    for index, layer in enumerate(rank_model.stage_layers(stage)):
+        total += layer.layer_input_bytes if index < recompute.num_layers else layer.all_saved_bytes
     return total
 
 
@@ -214,24 +118,29 @@ def _working_set_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
     largest = 0
     for stage in placed.layout.chunks(pipeline_rank):
         freed_before = recompute.num_layers is not None and stage.num_layers > recompute.num_layers
-        for block in stage_layers(placed.model, stage):
-            layer = placed.rank_model.block(block)
+        for layer, _ in placed.rank_model.stage_counts(stage):
             again = 0 if freed_before else layer.all_saved_bytes - layer.saved_bytes(recompute)
             largest = max(largest, again + layer.transient_bytes)
     return largest
 
 
-def communicator_bytes(layout: Layout, *, tied_embedding: bool) -> int:
+def communicator_bytes(layout: Layout, model: ModelSpec) -> int:
     """Return the memory of every communicator that one rank opens."""
-    sizes = communicator_sizes(layout, tied_embedding=tied_embedding)
+    sizes = communicator_sizes(layout, tied_embedding=model.copies_embedding, has_experts=model.has_experts)
     return sum(PAIR_COMMUNICATOR_BYTES if size == 2 else GROUP_COMMUNICATOR_BYTES for size in sizes)
 
 
 def head_peak_bytes(rank_model: RankModel) -> int:
-    """Return the loss's peak: fp32 softmax kept, logits or their gradient in 16 bit beside it, the norm's tensors."""
-    softmax = next(part.num_bytes for part in rank_model.head.saved if part.saved.name == "softmax of logits")
+    """Return the loss's peak: fp32 softmax kept, logits or their gradient in 16 bit beside it, the norm's tensors.
+
+    Multi-token prediction keeps a softmax of its own for each module, and its blocks have a backward pass as well.
+    """
+    softmaxes = [part.num_bytes for part in rank_model.head.saved if part.saved.name.endswith(SOFTMAX_NAME)]
     kept = sum(part.num_bytes for part in rank_model.head.saved)
-    return kept + softmax // 2
+    beside = softmaxes[0] // 2
+    if len(softmaxes) > 1:
+        beside = max(beside, *(layer.transient_bytes for layer in rank_model.layers))
+    return kept + beside
 
 
 @lru_cache(maxsize=256)
@@ -287,43 +196,60 @@ def _share(num_bytes: int, group: int) -> int:
     return -(-num_bytes // group)
 
 
-def _over(group: int) -> str:
-    return f", split over {group} ranks" if group > 1 else ""
+def split_bytes(elements: Elements, per_element: int, ranks: tuple[int, int]) -> int:
+    """Return one rank's part of what the ranks of each grid split, both parts rounded up.
+
+    Args:
+        elements: Elements on the rank before they are split.
+        per_element: Bytes of each.
+        ranks: Over how many ranks (dense, expert).
+    """
+    return _share(elements.dense * per_element, ranks[0]) + _share(elements.expert * per_element, ranks[1])
 
 
-def _groups(layout: Layout) -> tuple[int, int, int]:
-    """Return the ranks that optimizer states, gradients and weights are split over."""
-    group = layout.dp * layout.cp
-    states, gradients, weights = (group if layout.zero_stage >= stage else 1 for stage in (1, 2, 3))
-    return states, gradients, weights
+def _split_note(elements: Elements, ranks: tuple[int, int]) -> str:
+    """Return over how many ranks something is split, in words."""
+    dense, expert = ranks
+    note = f", split over {dense} ranks" if dense > 1 else ""
+    if elements.expert and expert != dense:
+        note += f", experts over {expert}" if expert > 1 else ", experts whole"
+    return note
 
 
 def _permanent_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
     """Return what a rank holds from initialisation on."""
     layout, workload = placed.layout, placed.workload
     per_element = state_bytes(workload)
+    everything = placed.elements(pipeline_rank)
     trainable = placed.elements(pipeline_rank, trainable=True)
-    frozen = placed.elements(pipeline_rank, trainable=False)
-    states, gradients, weights = _groups(layout)
+    states, gradients, weights = (shard_ranks(layout, zero_stage=stage) for stage in (1, 2, 3))
     terms = [
         _Term(
             name="weights",
-            num_bytes=_share((trainable + frozen) * per_element.weight, weights),
-            source=f"{workload.precision.parameter_dtype} parameters of this rank{_over(weights)}",
+            num_bytes=split_bytes(everything, per_element.weight, weights),
+            source=f"{workload.precision.parameter_dtype} parameters of this rank{_split_note(everything, weights)}",
         ),
         _Term(
             name="gradients",
-            num_bytes=_share(trainable * per_element.gradient, gradients),
-            source=f"{workload.gradient_dtype} gradients{_over(gradients)}",
+            num_bytes=split_bytes(trainable, per_element.gradient, gradients),
+            source=f"{workload.gradient_dtype} gradients{_split_note(trainable, gradients)}",
         ),
         _Term(
             name="master weights",
-            num_bytes=_share(trainable * per_element.master, states),
-            source=f"{per_element.master} bytes an element{_over(states)}",
+            num_bytes=split_bytes(trainable, per_element.master, states),
+            source=f"{per_element.master} bytes an element{_split_note(trainable, states)}",
         ),
         _Term(name="context and libraries", num_bytes=CONTEXT_BYTES, source=CONTEXT_SOURCE),
     ]
-    communicators = communicator_bytes(layout, tied_embedding=placed.model.tie_word_embeddings)
+    if layout.secondary_shard > 1:
+        ranks = (layout.secondary_shard, min(layout.secondary_shard, weights[1]))
+        secondary = split_bytes(everything, per_element.weight, ranks)
+        source = f"second copy of the weights{_split_note(everything, ranks)}"
+        terms.append(_Term(name="secondary weights", num_bytes=secondary, source=source))
+    if placed.model.vision is not None and pipeline_rank == 0:
+        tower = placed.model.vision.num_parameters * per_element.weight
+        terms.append(_Term(name="vision tower", num_bytes=tower, source=VISION_SOURCE))
+    communicators = communicator_bytes(layout, placed.model)
     if communicators:
         terms.append(_Term(name="communicators", num_bytes=communicators, source=COMMUNICATOR_SOURCE))
     return terms
@@ -332,38 +258,40 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
 def _moment_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
     """Return what is made at the first step and stays: moments, fp8 copies, gathered parameters."""
     layout, workload = placed.layout, placed.workload
-    states, _, _ = _groups(layout)
+    states = shard_ranks(layout, zero_stage=1)
     trainable = placed.elements(pipeline_rank, trainable=True)
     terms = [
         _Term(
             name="optimizer moments",
-            num_bytes=_share(trainable * state_bytes(workload).moments, states),
-            source=f"{num_moments(workload)} in {workload.moment_dtype}{_over(states)}",
+            num_bytes=split_bytes(trainable, state_bytes(workload).moments, states),
+            source=f"{num_moments(workload)} in {workload.moment_dtype}{_split_note(trainable, states)}",
         )
     ]
-    layers = placed.layers(pipeline_rank)
     if workload.precision.is_fp8:
-        operands = sum(layer.num_elements(gemm_operand=True) for layer in layers)
-        terms.append(_Term(name="fp8 weight copies", num_bytes=operands * FP8_COPY_BYTES, source=FP8_COPY_SOURCE))
+        operands = sum(layer.gemm_operands * count for layer, count in placed.layer_counts(pipeline_rank))
+        copies = math.ceil(operands * fp8_copy_bytes(workload.precision))
+        terms.append(_Term(name="fp8 weight copies", num_bytes=copies, source=FP8_COPY_SOURCE))
     if layout.zero_stage == 3:
         terms.append(
             _Term(
                 name="gathered parameters",
                 num_bytes=_gathered_elements(placed, pipeline_rank) * state_bytes(workload).weight,
-                source="embedding and head whole, and the layers that Megatron-FSDP gathers ahead",
+                source="embedding and head whole, and the layers that are gathered ahead",
             )
         )
     return terms
 
 
 def _gathered_elements(placed: PlacedModel, pipeline_rank: int) -> int:
-    """Return the weights that are whole at once with sharded weights.
+    """Return the weights that are whole at once with sharded weights, at least two layers.
 
     Embedding and head are no units of Megatron-FSDP and stay whole for the step.
     """
-    layers = [layer.num_elements() for layer in placed.layers(pipeline_rank)]
-    ends = placed.elements(pipeline_rank) - sum(layers)
-    return ends + min(sum(layers), max(FSDP_PREFETCHED_WEIGHTS, 2 * max(layers, default=0)))
+    counted = placed.layer_counts(pipeline_rank)
+    layers = sum(layer.elements().total * count for layer, count in counted)
+    largest = max((layer.elements().total for layer, _ in counted), default=0)
+    ends = placed.elements(pipeline_rank).total - layers
+    return ends + min(layers, max(placed.capabilities.prefetched_weights, 2 * largest))
 
 
 def _queued_gradient_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
@@ -371,15 +299,15 @@ def _queued_gradient_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Ter
     if placed.layout.zero_stage < 2:
         return []
     workload = placed.workload
-    layers = [layer.num_elements(trainable=True) for layer in placed.layers(pipeline_rank)]
-    largest = max(layers, default=0)
-    queued = min(placed.elements(pipeline_rank, trainable=True), max(FSDP_QUEUED_GRADIENTS, 2 * largest))
+    largest = max((layer.trainable.total for layer, _ in placed.layer_counts(pipeline_rank)), default=0)
+    trainable = placed.elements(pipeline_rank, trainable=True).total
+    queued = min(trainable, max(placed.capabilities.queued_gradients, 2 * largest))
     per_element = state_bytes(workload)
     return [
         _Term(
             name="gradients to reduce",
             num_bytes=queued * per_element.gradient + largest * per_element.weight,
-            source="whole buckets that Megatron-FSDP lets wait, and one layer's gradients before they are added",
+            source="whole buckets that wait to be reduced, and one layer's gradients before they are added",
         )
     ]
 
@@ -389,13 +317,13 @@ def _update_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
     workload = placed.workload
     if workload.gradient_dtype is DType.FP32 or uses_precision_aware_optimizer(workload):
         return []
-    states, _, _ = _groups(placed.layout)
+    states = shard_ranks(placed.layout, zero_stage=1)
     trainable = placed.elements(pipeline_rank, trainable=True)
     return [
         _Term(
             name="fp32 gradients",
-            num_bytes=_share(trainable * DType.FP32.num_bytes, states),
-            source=f"copy of the {workload.gradient_dtype} gradients for the update{_over(states)}",
+            num_bytes=split_bytes(trainable, DType.FP32.num_bytes, states),
+            source=f"copy of the {workload.gradient_dtype} gradients for the update{_split_note(trainable, states)}",
         )
     ]
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from planner.shard import Step, Term
+from planner.steps import Step, Term
 from profiles.estimate import CostModel, Source
+from profiles.ops import CollectiveKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +46,12 @@ def price_steps(steps: Iterable[Step], cost_model: CostModel) -> Price:
             notes.add((step.term, estimate.source, estimate.note))
         if step.collective is not None:
             estimate = cost_model.collective(step.collective)
-            exposed = added_seconds(estimate.seconds, compute_seconds, slowdown=cost_model.overlap_slowdown)
-            seconds[Term.TENSOR_PARALLEL] = seconds.get(Term.TENSOR_PARALLEL, 0.0) + exposed
-            notes.add((Term.TENSOR_PARALLEL, estimate.source, estimate.note))
+            transfers = step.collective.kind is CollectiveKind.SEND_RECV
+            slowdown = cost_model.transfer_slowdown if transfers else cost_model.overlap_slowdown
+            exposed = added_seconds(step.repeats * estimate.seconds, compute_seconds, slowdown=slowdown)
+            term = step.collective_term
+            seconds[term] = seconds.get(term, 0.0) + exposed
+            notes.add((term, estimate.source, estimate.note))
     return Price(seconds=seconds, notes=frozenset(notes))
 
 

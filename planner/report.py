@@ -9,11 +9,17 @@ from itertools import groupby
 
 from planner.graph import graph_parameters
 from planner.layers import build_graph
-from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, Stage
+from planner.layout import ContextKind, Granularity, Layout, Overlap, Recompute, Schedule, Stage
 from planner.plan import MemoryLine, Phase, Plan, PlannedLayout, TimeLine
 from planner.request import Constraints
 from planner.specs import ModelSpec
-from planner.workload import Precision, TrainWorkload
+from planner.workload import DEFAULT_ROUTING_SKEW, DocumentLengths, Precision, TrainWorkload
+
+DENSE_AXES = ("tp", "cp", "dp", "pp")
+"""Axes of the grid of everything but routed experts, fastest first."""
+
+EXPERT_AXES = ("etp", "ep", "edp", "pp")
+"""Axes of the grid of the routed experts, over the same ranks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +112,21 @@ class RankMemory:
         return self.limit_bytes - self.peak_bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankPlace:
+    """Where one global rank stands in both grids.
+
+    Args:
+        rank: The global rank.
+        dense: Its coordinates along `DENSE_AXES`.
+        expert: Its coordinates along `EXPERT_AXES`.
+    """
+
+    rank: int
+    dense: tuple[int, ...]
+    expert: tuple[int, ...]
+
+
 def total_parameters(model: ModelSpec) -> int:
     """Return the parameters of the whole model, unsharded and unpadded."""
     # The shapes of the weights do not depend on the workload; any will do.
@@ -120,12 +141,14 @@ def layout_settings(layout: Layout) -> Mapping[str, str]:
         "sequence_parallel": "yes" if layout.sequence_parallel else "no",
         "pp": str(layout.pp),
         "vpp": str(layout.vpp),
-        "cp": str(layout.cp),
-        "cp_kind": layout.cp_kind or "none",
+        "cp": context_in_words(layout),
+        "state_exchange": "yes" if layout.state_exchange else "no",
         "ep": str(layout.ep),
         "etp": str(layout.etp),
         "dp": str(layout.dp),
         "zero_stage": str(layout.zero_stage),
+        "state_replicas": str(layout.state_replicas),
+        "secondary_shard": str(layout.secondary_shard),
         "micro_batch_size": str(layout.micro_batch_size),
         "num_microbatches": str(layout.num_microbatches),
         "schedule": layout.schedule.value,
@@ -137,24 +160,95 @@ def layout_settings(layout: Layout) -> Mapping[str, str]:
 
 
 def layout_in_words(layout: Layout) -> str:
-    """Return one line that names a layout: its degrees, batch, schedule and recompute."""
+    """Return one line that names a layout: its degrees, sharding, batch, schedule and recompute."""
     degrees = [f"tp {layout.tp}" + (" with sequence parallelism" if layout.sequence_parallel else "")]
     degrees.append(f"pp {layout.pp}" + (f", vpp {layout.vpp}" if layout.vpp > 1 else ""))
     if layout.cp > 1:
-        degrees.append(f"cp {layout.cp}")
+        degrees.append(f"cp {context_in_words(layout)}" + (", exchanging states" if layout.state_exchange else ""))
     if layout.ep > 1:
         degrees.append(f"ep {layout.ep}")
+    if layout.etp > 1:
+        degrees.append(f"etp {layout.etp}")
     degrees.append(f"dp {layout.dp}")
     batches = "micro-batch" if layout.num_microbatches == 1 else "micro-batches"
     parts = [
         ", ".join(degrees),
-        f"zero_stage {layout.zero_stage}",
+        sharding_in_words(layout),
         f"{layout.num_microbatches} {batches} of {layout.micro_batch_size}",
     ]
     if layout.schedule is not Schedule.NO_PIPELINE:
         parts.append(layout.schedule.value)
     parts.append(f"recompute {recompute_in_words(layout.recompute)}")
     return "; ".join(parts)
+
+
+def context_in_words(layout: Layout) -> str:
+    """Return "1", "8 ring", "8 ulysses" or "16 ulysses 8 x ring 2"."""
+    match layout.cp_kind:
+        case None:
+            return str(layout.cp)
+        case ContextKind.ULYSSES_RING:
+            return f"{layout.cp} ulysses {layout.ulysses} x ring {layout.ring}"
+        case kind:
+            return f"{layout.cp} {kind}"
+
+
+def sharding_in_words(layout: Layout) -> str:
+    """Return what is split over data-parallel ranks, "zero_stage 1", with the groups of hybrid sharding."""
+    words = f"zero_stage {layout.zero_stage}"
+    if layout.state_replicas > 1:
+        ranks = layout.dp * layout.cp // layout.state_replicas
+        words += f" in {layout.state_replicas} groups of {ranks} ranks (hybrid sharding)"
+    if layout.secondary_shard > 1:
+        words += f", a second copy of the weights over {layout.secondary_shard} ranks"
+    return words
+
+
+def rank_places(layout: Layout, ranks: Iterable[int]) -> tuple[RankPlace, ...]:
+    """Return where ranks stand in both grids: (tp, cp, dp, pp), and (etp, ep, edp, pp) of the routed experts."""
+    return tuple(
+        RankPlace(
+            rank=rank, dense=_coordinates(layout, DENSE_AXES, rank), expert=_coordinates(layout, EXPERT_AXES, rank)
+        )
+        for rank in ranks
+    )
+
+
+def telling_ranks(layout: Layout, *, at_most: int) -> tuple[int, ...]:
+    """Return all ranks, or where these are too many the first, the next along each axis of a grid, and the last."""
+    if layout.world_size <= at_most:
+        return tuple(range(layout.world_size))
+    steps = {stride for axes in (DENSE_AXES, EXPERT_AXES) for stride, size in strides(layout, axes) if size > 1}
+    return tuple(sorted({0, *steps, layout.world_size - 1}))
+
+
+def strides(layout: Layout, axes: Iterable[str]) -> tuple[tuple[int, int], ...]:
+    """Return of each axis, fastest first, how far apart neighbours along it are, and its size."""
+    strides: list[tuple[int, int]] = []
+    stride = 1
+    for axis in axes:
+        size: int = getattr(layout, axis)
+        strides.append((stride, size))
+        stride *= size
+    return tuple(strides)
+
+
+def _coordinates(layout: Layout, axes: Iterable[str], rank: int) -> tuple[int, ...]:
+    return tuple(rank // stride % size for stride, size in strides(layout, axes))
+
+
+def experts_in_words(layout: Layout, workload: TrainWorkload) -> str:
+    """Return how routed experts are laid out, and how unevenly they are assumed to be visited."""
+    grid = f"etp {layout.etp} x ep {layout.ep} x edp {layout.edp}"
+    if layout.ep == 1:
+        return f"{grid}; every rank holds all of them"
+    known = "assumed" if workload.routing_skew == DEFAULT_ROUTING_SKEW else "given"
+    return f"{grid}; routing skew {workload.routing_skew:g} ({known}): load of the busiest rank over the mean"
+
+
+def documents_in_words(documents: DocumentLengths) -> str:
+    """Return "packed documents of 1,234 tokens on average"."""
+    return f"{documents.packing} documents of {documents.mean(float):,.0f} tokens on average"
 
 
 def recompute_in_words(recompute: Recompute) -> str:

@@ -14,19 +14,22 @@ import numpy as np
 
 from planner.baseline import baseline_layout
 from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split, layout_at
+from planner.capabilities import CAPABILITIES
 from planner.costs import CostTable, FloatArray
-from planner.emit.megatron_limits import require_layout, require_model, require_workload
 from planner.errors import BrokenPromiseError, NotExpressibleError
 from planner.evaluate import evaluate, model_flops_utilisation
 from planner.graph import ModelGraph
 from planner.infeasible import PriceOn, explain_infeasible
 from planner.layers import build_graph
 from planner.layout import Layout
-from planner.memory import PlacedModel, memory_limit_bytes, place
+from planner.memory import memory_limit_bytes
+from planner.placement import PlacedModel, place
 from planner.plan import Plan, PlannedLayout, SearchSummary, Status
-from planner.request import Constraints, Objective, PlanRequest, Target
-from planner.space import DIMENSIONS, Points, Space, enumerate_layouts
+from planner.points import Points, Scope
+from planner.request import Constraints, Objective, PlanRequest
+from planner.space import Space, dimensions, enumerate_layouts
 from planner.specs import ModelSpec
+from planner.targets import framework_of
 from planner.validate import violations
 from profiles.analytic import AnalyticCostModel
 from profiles.estimate import CostModel
@@ -80,15 +83,31 @@ def search(  # noqa: PLR0913 - what is planned, and how
         planner.errors.NotExpressibleError: The target has no way to say the model or the workload, whatever the layout.
     """
     watch = watch or _ignore
-    if request.target is Target.MEGATRON:
-        _require_megatron(model, cluster, request)
+    _require_expressible(model, cluster, request)
+    capabilities = CAPABILITIES[request.target]
     workload = request.workload
     watch("enumerating layouts", 0, 1)
     graph = build_graph(model, workload)
     cost_model = price_on(cluster)
     limit = memory_limit_bytes(cluster.device.memory_bytes, request.memory_headroom)
-    space = enumerate_layouts(model, cluster, workload, request.constraints)
-    table = CostTable(model=model, graph=graph, workload=workload, cost_model=cost_model, recomputes=space.recomputes)
+    scope = Scope(
+        model=model,
+        graph=graph,
+        num_gpus=cluster.world_size,
+        fast_domain_size=cluster.fast_domain_size,
+        workload=workload,
+        constraints=request.constraints,
+        capabilities=capabilities,
+    )
+    space = enumerate_layouts(scope)
+    table = CostTable(
+        model=model,
+        graph=graph,
+        workload=workload,
+        cost_model=cost_model,
+        recomputes=space.recomputes,
+        capabilities=capabilities,
+    )
     pricer = Pricer(table, limit_bytes=limit)
     visit = _visit(space, table, pricer, top=top, watch=watch)
     summary = SearchSummary(
@@ -96,12 +115,12 @@ def search(  # noqa: PLR0913 - what is planned, and how
         legal=len(space.points),
         pruned={**space.pruned, **visit.pruned},
         simulated=visit.simulated,
-        dimensions=DIMENSIONS,
+        dimensions=dimensions(graph),
     )
 
     def planned(layout: Layout, *, step_seconds: float, bound_seconds: float) -> PlannedLayout:
         return _planned(
-            place(model, graph, layout, workload),
+            place(model, graph, layout, workload, capabilities),
             cost_model=cost_model,
             graph=graph,
             cluster=cluster,
@@ -140,9 +159,10 @@ def search(  # noqa: PLR0913 - what is planned, and how
         )
         for candidate in visit.candidates
     )
+    framework = framework_of(request.target)
     for entry in plans:
-        if request.target is Target.MEGATRON:
-            require_layout(entry.layout, model, workload)
+        if framework is not None:
+            framework.require_expressible(model, workload, entry.layout, cluster)
         _require_sound(entry, model, cluster, request)
     thumb = baseline_layout(pricer, cluster)
     baseline = None
@@ -175,11 +195,13 @@ def _require_sound(planned: PlannedLayout, model: ModelSpec, cluster: Cluster, r
         raise BrokenPromiseError(f"the search returned a layout that breaks its own rules: {broken}")
 
 
-def _require_megatron(model: ModelSpec, cluster: Cluster, request: PlanRequest) -> None:
-    """Raise `NotExpressibleError` for what Megatron-LM cannot say, whatever the layout."""
+def _require_expressible(model: ModelSpec, cluster: Cluster, request: PlanRequest) -> None:
+    """Raise `NotExpressibleError` for what the target cannot say, whatever the layout."""
+    framework = framework_of(request.target)
+    if framework is None:
+        return
     try:
-        require_model(model)
-        require_workload(request.workload, cluster.device)
+        framework.require_expressible(model, request.workload, None, cluster)
     except NotExpressibleError as error:
         hint = f"{error.hint}\n`target: any` plans it as it is, without files to start from."
         raise NotExpressibleError(error.message, target=error.target, hint=hint) from error
@@ -198,7 +220,11 @@ def _objective_value(step_seconds: float, cluster: Cluster, request: PlanRequest
         case Objective.STEP_TIME:
             return step_seconds
         case Objective.TOKENS_PER_GPU:
-            return request.workload.tokens_per_step / (step_seconds * cluster.world_size)
+            return (
+                request.workload.tokens_per_step
+                * request.workload.useful_fraction
+                / (step_seconds * cluster.world_size)
+            )
         case Objective.COST:
             price = cluster.price_per_gpu_hour
             return None if price is None else price * cluster.world_size * step_seconds / 3600
@@ -214,10 +240,14 @@ def _visit(space: Space, table: CostTable, pricer: Pricer, *, top: int, watch: W
     if not len(points):
         return _Visit(candidates=(), bound_seconds=float("inf"), pruned=pruned, simulated=0, unsettled=len(too_long))
     watch("bounding layouts", 0, 1)
-    bounds = table.bounds(points)
+    bounds = table.bounds(points, limit_bytes=pricer.limit_bytes)
     bound_X = bounds.step_seconds_X
     found: list[Candidate] = []
-    open_bound = float(table.bounds(too_long).step_seconds_X.min()) if len(too_long) else float("inf")
+    open_bound = (
+        float(table.bounds(too_long, limit_bytes=pricer.limit_bytes).step_seconds_X.min())
+        if len(too_long)
+        else float("inf")
+    )
     visited = simulated = exceeded = outbid = 0
     unsettled = len(too_long)
     for index in _bound_order(points, bound_X):
@@ -274,6 +304,12 @@ def _bound_order(points: Points, bound_X: FloatArray) -> np.ndarray[tuple[int], 
             points.micro_batch_size_X,
             -points.sequence_parallel_X,
             points.vpp_X,
+            points.secondary_shard_X,
+            points.state_replicas_X,
+            points.etp_X,
+            points.ep_X,
+            points.ulysses_X,
+            points.cp_X,
             points.tp_X,
             points.pp_X,
             bound_X,
@@ -298,7 +334,9 @@ def _planned(  # noqa: PLR0913 - each is a different fact of the report
         layout=placed.layout,
         step_seconds=step_seconds,
         reevaluated_step_seconds=evaluation.step_seconds,
-        tokens_per_second_per_gpu=workload.tokens_per_step / (evaluation.step_seconds * cluster.world_size),
+        tokens_per_second_per_gpu=(
+            workload.tokens_per_step * workload.useful_fraction / (evaluation.step_seconds * cluster.world_size)
+        ),
         mfu=model_flops_utilisation(placed, graph, cluster, step_seconds=evaluation.step_seconds),
         peak_memory_bytes=evaluation.peak_memory_bytes,
         memory_limit_bytes=limit_bytes,

@@ -2,32 +2,35 @@
 
 Axis X: points. The space is the full product of
 
-    tp in divisors of the GPUs; pp in divisors of GPUs / tp; dp what is left;
-    vpp 1, or such that interleaved stages come out even; micro_batch_size in divisors of global_batch_size / dp;
-    sequence_parallel in {no, yes}; zero_stage in {0, 1, 2, 3}; every recompute choice.
+    tp in divisors of the GPUs; cp in divisors of GPUs / tp; pp in divisors of what is left; dp what is left then;
+    ulysses 1, cp, or a divisor of cp between them; with routed experts ep and etp in divisors of tp cp dp;
+    micro_batch_size in divisors of global_batch_size / dp; sequence_parallel in {no, yes};
+    zero_stage in {0, 1, 2, 3}, with hybrid sharding and secondary shards at the fast domain's size;
+    vpp 1, or such that interleaved stages come out even; every recompute choice.
 
 Combinations that say the same thing twice (sequence parallelism with tp 1, sharding over one rank) are not points;
 optimizer states below fp32 come with the sharded optimizer even where it shards over one rank.
-Rules are applied in order and each ruled-out point is counted under the first rule that it breaks.
+
+The product is unrolled in three steps, meshes first, then how a mesh is used, then what is recomputed. Rules are
+applied after each step to the points so far, and every ruled-out point is counted, with all that would have come of
+it, under the first rule that it breaks.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache, lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from planner.blocks import SelfAttention
-from planner.graph import Module
-from planner.layout import Granularity, Recompute
+from planner.capabilities import Capabilities
+from planner.graph import ModelGraph, Module
+from planner.layout import Granularity, Recompute, even_counts
 from planner.memory import uses_precision_aware_optimizer
-from planner.request import Constraints
+from planner.points import IntArray, Points, Scope, distinct_columns
+from planner.request import Bounds, Constraints
+from planner.space_rules import Rule, mesh_rules, recompute_rules, use_rules
 from planner.specs import ModelSpec
-from planner.workload import AttentionKernel, Optimizer, Precision, TrainWorkload
-from profiles.hardware import Cluster
-
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
+from planner.workload import AttentionKernel, TrainWorkload
 
 MAX_SCHEDULED_OPERATIONS = 1_000_000
 """Longest schedule that is simulated, in passes over all ranks."""
@@ -35,49 +38,8 @@ MAX_SCHEDULED_OPERATIONS = 1_000_000
 UNSIMULATED = "schedule longer than the simulator runs"
 """The one rule that rules out layouts which might be fine."""
 
-FP8_ALIGNMENT = 16
-MXFP8_ALIGNMENT = 32
-"""Multiples in which both dimensions of an fp8 product come: 32 for MXFP8, which scales runs of 32, and 16 for every
-other recipe (`megatron/core/fp8_utils.py: get_fp8_align_size` of megatron-core 0.19.2). The blockwise recipe stays at
-16 too: its blocks of 128 are rounded up, so the last may be ragged (Transformer Engine, `float8_blockwise_tensor.py`).
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Points:
-    """Points of the space; every array has one entry a point.
-
-    Args:
-        tp_X: Tensor-parallel degree.
-        pp_X: Pipeline-parallel degree.
-        vpp_X: Virtual stages per pipeline rank.
-        dp_X: Data-parallel degree.
-        micro_batch_size_X: Sequences of a micro-batch.
-        num_microbatches_X: Micro-batches of a step on one replica.
-        sequence_parallel_X: 0 or 1.
-        zero_stage_X: 0 to 3.
-        recompute_X: Index into `Space.recomputes`.
-        recompute_layers_X: Layers of each virtual stage that are recomputed whole while the others keep everything;
-            0 treats all layers alike, as `recompute_X` says. Above 0 `recompute_X` is 0.
-    """
-
-    tp_X: IntArray
-    pp_X: IntArray
-    vpp_X: IntArray
-    dp_X: IntArray
-    micro_batch_size_X: IntArray
-    num_microbatches_X: IntArray
-    sequence_parallel_X: IntArray
-    zero_stage_X: IntArray
-    recompute_X: IntArray
-    recompute_layers_X: IntArray
-
-    def __len__(self) -> int:
-        return len(self.tp_X)
-
-    def where(self, mask_X: BoolArray) -> "Points":
-        """Return the points that `mask_X` selects."""
-        return Points(**{entry.name: getattr(self, entry.name)[mask_X] for entry in fields(self)})
+MAX_UNEVEN_STAGES = 64
+"""Virtual stages up to which interleaving is searched when layers do not divide evenly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,19 +61,29 @@ class Space:
     pruned: Mapping[str, int]
 
 
-DIMENSIONS = (
+_DIMENSIONS = (
     "tp",
     "sequence_parallel",
+    "cp",
+    "ulysses",
     "pp",
     "vpp",
     "dp",
     "zero_stage",
+    "state_replicas",
+    "secondary_shard",
     "micro_batch_size",
     "recompute",
     "stages",
 )
 
 
+def dimensions(graph: ModelGraph) -> tuple[str, ...]:
+    """Return the names of the dimensions that are searched for a model."""
+    return (*_DIMENSIONS, "ep", "etp") if graph.has_experts else _DIMENSIONS
+
+
+@lru_cache(maxsize=4096)
 def divisors(number: int) -> tuple[int, ...]:
     """Return the divisors of `number`, ascending."""
     small = [candidate for candidate in range(1, int(number**0.5) + 1) if number % candidate == 0]
@@ -123,7 +95,8 @@ def interleaved_counts(num_layers: int, num_stages: int) -> tuple[int, ...] | No
 
     All alike, or one fewer beside the head, or one fewer beside the embedding and the head: the splits that count
     embedding and head as a layer each, as Megatron-LM's `--account-for-embedding-in-pipeline-split` and
-    `--account-for-loss-in-pipeline-split` do.
+    `--account-for-loss-in-pipeline-split` do. Up to `MAX_UNEVEN_STAGES` stages any remainder will do, its light stages
+    at both ends.
     """
     for ends in ((), (-1,), (0, -1)):
         whole, remainder = divmod(num_layers + len(ends), num_stages)
@@ -132,6 +105,8 @@ def interleaved_counts(num_layers: int, num_stages: int) -> tuple[int, ...] | No
             for end in ends:
                 counts[end] -= 1
             return tuple(counts)
+    if num_stages <= min(MAX_UNEVEN_STAGES, num_layers):
+        return even_counts(num_layers, num_stages)
     return None
 
 
@@ -143,19 +118,33 @@ def virtual_degrees(num_layers: int, pp: int) -> tuple[int, ...]:
     return tuple(vpp for vpp in range(1, most + 1) if vpp == 1 or interleaved_counts(num_layers, pp * vpp))
 
 
-def recompute_choices(workload: TrainWorkload) -> tuple[Recompute, ...]:
-    """Return the recompute choices worth searching, cheapest in time first.
+def recompute_choices(graph: ModelGraph, workload: TrainWorkload, capabilities: Capabilities) -> tuple[Recompute, ...]:
+    """Return the recompute choices worth searching, cheapest in time first; those with modules come as sets.
 
-    Recomputing the attention core frees memory only when its scores are kept (an unfused kernel).
+    Recomputing the attention core frees memory only when its scores are kept (an unfused kernel). Of the experts'
+    activation and the whole feed-forward one choice is made; dense and expert layers are recomputed alike.
     """
     choices = [Recompute(granularity=Granularity.NONE)]
-    modules: tuple[tuple[Module, ...], ...] = ((Module.MLP,),)
-    if workload.attention_kernel is AttentionKernel.UNFUSED:
-        modules = ((Module.CORE_ATTENTION,), (Module.MLP,), (Module.CORE_ATTENTION, Module.MLP))
-    choices += [
-        Recompute(granularity=Granularity.SELECTIVE, modules=tuple(module.value for module in chosen))
-        for chosen in modules
-    ]
+    if capabilities.selective_recompute:
+        present = graph.modules
+        unfused = workload.attention_kernel is AttentionKernel.UNFUSED
+        mixers: list[tuple[Module, ...]] = [()]
+        if unfused and Module.CORE_ATTENTION in present:
+            mixers.append((Module.CORE_ATTENTION,))
+        if Module.MLA_UP_PROJECTION in present:
+            mixers.append((Module.MLA_UP_PROJECTION,))
+        forwards: list[tuple[Module, ...]] = [()]
+        if Module.MOE_ACTIVATION in present:
+            forwards.append((Module.MOE_ACTIVATION,))
+        whole = tuple(module for module in (Module.MLP, Module.MOE) if module in present)
+        if whole:
+            forwards.append(whole)
+        choices += [
+            Recompute(granularity=Granularity.SELECTIVE, modules=tuple(module.value for module in (*mixer, *forward)))
+            for forward in forwards
+            for mixer in mixers
+            if mixer or forward
+        ]
     choices.append(Recompute(granularity=Granularity.FULL))
     return tuple(choices)
 
@@ -173,185 +162,202 @@ def partial_recompute_layers(model: ModelSpec, *, num_stages: int) -> tuple[int,
     return tuple(count for count in counts if count <= most and count * num_stages < model.num_layers)
 
 
-def enumerate_layouts(model: ModelSpec, cluster: Cluster, workload: TrainWorkload, constraints: Constraints) -> Space:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sharding:
+    """One way to split states: what is split, in how many groups, and over how many ranks a second copy."""
+
+    zero_stage: int
+    state_replicas: int = 1
+    secondary_shard: int = 1
+
+
+class _Inner:
+    """What each mesh is unrolled into: the choices behind it, and how many points that makes."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.recomputes = recompute_choices(scope.graph, scope.workload, scope.capabilities)
+        self.uses = cache(self._uses)
+        self.recompute_columns = cache(self._recompute_columns)
+        self.num_chains = cache(self._num_chains)
+
+    def micro_batches(self, dp: int) -> tuple[int, ...]:
+        batch, remainder = divmod(self.scope.workload.global_batch_size, dp)
+        return (0,) if remainder else divisors(batch)
+
+    def shardings(self, *, tp: int, replicas: int, edp: int) -> tuple[_Sharding, ...]:
+        """Return the ways to shard states over `replicas` ranks."""
+        if replicas == 1 and edp == 1:
+            return (_Sharding(zero_stage=int(uses_precision_aware_optimizer(self.scope.workload))),)
+        found = [_Sharding(zero_stage=stage) for stage in (0, 1, 2, 3)]
+        near = max(self.scope.fast_domain_size // tp, 1)
+        groups, rest = divmod(replicas, near)
+        if near > 1 and groups > 1 and not rest:
+            if self.scope.capabilities.hybrid_sharding and edp % groups == 0:
+                found += [_Sharding(zero_stage=stage, state_replicas=groups) for stage in (1, 2, 3)]
+            if self.scope.capabilities.secondary_shard:
+                found.append(_Sharding(zero_stage=3, secondary_shard=near))
+        return tuple(found)
+
+    def partial(self, *, num_stages: int) -> tuple[int, ...]:
+        if not self.scope.capabilities.partial_recompute:
+            return ()
+        return partial_recompute_layers(self.scope.model, num_stages=num_stages)
+
+    def _uses(self, tp: int, replicas: int, edp: int, dp: int, pp: int) -> IntArray:
+        """Return how a mesh can be used: vpp, micro-batch, sequence parallelism, sharding; a column each."""
+        shardings = self.shardings(tp=tp, replicas=replicas, edp=edp)
+        grid = np.meshgrid(
+            np.array(virtual_degrees(self.scope.model.num_layers, pp), dtype=np.int64),
+            np.array(self.micro_batches(dp), dtype=np.int64),
+            np.array((0, 1) if tp > 1 else (0,), dtype=np.int64),
+            np.arange(len(shardings), dtype=np.int64),
+            indexing="ij",
+        )
+        vpp, micro, sequence_parallel, which = (axis.ravel() for axis in grid)
+        table = np.array([(way.zero_stage, way.state_replicas, way.secondary_shard) for way in shardings]).T
+        return np.stack([vpp, micro, sequence_parallel, *table[:, which]])
+
+    def _recompute_columns(self, num_stages: int) -> IntArray:
+        """Return the recompute choices of a number of virtual stages, a column each."""
+        partial = self.partial(num_stages=num_stages)
+        choices = [*range(len(self.recomputes)), *([0] * len(partial))]
+        return np.array([choices, [0] * len(self.recomputes) + list(partial)], dtype=np.int64)
+
+    def num_recomputes(self, num_stages: int) -> int:
+        """Return how many recompute choices that makes."""
+        return int(self.recompute_columns(num_stages).shape[1])
+
+    def _num_chains(self, pp: int) -> int:
+        """Return how many choices of virtual stages and recomputation there are."""
+        return sum(self.num_recomputes(pp * vpp) for vpp in virtual_degrees(self.scope.model.num_layers, pp))
+
+    def num_points(self, tp: int, replicas: int, edp: int, dp: int, pp: int) -> int:
+        """Return how many points a mesh is unrolled into."""
+        ways = len(self.shardings(tp=tp, replicas=replicas, edp=edp)) * len(self.micro_batches(dp)) * (1 + (tp > 1))
+        return ways * self.num_chains(pp)
+
+
+def enumerate_layouts(scope: Scope) -> Space:
     """Return every legal point, and how many others broke which rule."""
-    recomputes = recompute_choices(workload)
-    points = _product(model, cluster, workload, num_recomputes=len(recomputes))
-    assert recomputes[0].granularity is Granularity.NONE, "partial recomputation builds on keeping everything"
-    considered = len(points)
-    alive_X = np.ones(considered, dtype=np.bool_)
+    inner = _Inner(scope)
     pruned: dict[str, int] = {}
-    unsimulated_X = np.zeros(considered, dtype=np.bool_)
-    rules = _rules(points, model, workload, constraints, recomputes, fast_domain_size=cluster.fast_domain_size)
-    for reason, broken_X in rules:
-        count = int((alive_X & broken_X).sum())
-        if count:
-            pruned[reason] = pruned.get(reason, 0) + count
-            if reason == UNSIMULATED:
-                unsimulated_X = alive_X & broken_X
-            alive_X &= ~broken_X
+
+    def survivors(points: Points, weight_X: IntArray, rules: Iterable[Rule]) -> Points:
+        """Return the points that break no rule; the others are charged, with all that would have come of them."""
+        alive_X = np.ones(len(points), dtype=np.bool_)
+        for reason, broken_X in rules:
+            count = int(weight_X[alive_X & broken_X].sum())
+            if count:
+                pruned[reason] = pruned.get(reason, 0) + count
+                alive_X &= ~broken_X
+        return points.where(alive_X)
+
+    meshes = _meshes(scope)
+    of_mesh_X = _of_distinct(_mesh_keys(meshes), inner.num_points)
+    considered = int(of_mesh_X.sum())
+    meshes = survivors(meshes, of_mesh_X, mesh_rules(meshes, scope))
+    uses = _unrolled(meshes, [inner.uses(*key) for key in _mesh_keys(meshes).T.tolist()], _USE_COLUMNS)
+    uses = replace(uses, num_microbatches_X=_num_microbatches_X(uses, scope.workload))
+    of_use_X = _of_distinct(np.stack([uses.pp_X * uses.vpp_X]), inner.num_recomputes)
+    uses = survivors(uses, of_use_X, use_rules(uses, scope))
+    stages_X = uses.pp_X * uses.vpp_X
+    points = _unrolled(uses, [inner.recompute_columns(stages) for stages in stages_X.tolist()], _RECOMPUTE_COLUMNS)
+    points = survivors(
+        points, np.ones(len(points), dtype=np.int64), recompute_rules(points, scope.constraints, inner.recomputes)
+    )
+    long_X = _operations_X(points) > MAX_SCHEDULED_OPERATIONS
+    if long_X.any():
+        pruned[UNSIMULATED] = int(long_X.sum())
     return Space(
-        points=points.where(alive_X),
-        unsimulated=points.where(unsimulated_X),
-        recomputes=recomputes,
+        points=points.where(~long_X),
+        unsimulated=points.where(long_X),
+        recomputes=inner.recomputes,
         considered=considered,
         pruned=pruned,
     )
 
 
-def _product(model: ModelSpec, cluster: Cluster, workload: TrainWorkload, *, num_recomputes: int) -> Points:
-    """Return the product of all dimensions."""
-    world = cluster.world_size
-    parts: list[IntArray] = []
+def _operations_X(points: Points) -> IntArray:
+    """Return the passes over all pipeline ranks that a step simulates."""
+    operations_X: IntArray = 2 * points.num_microbatches_X * points.vpp_X * points.pp_X
+    return operations_X
+
+
+_USE_COLUMNS = (
+    "vpp_X",
+    "micro_batch_size_X",
+    "sequence_parallel_X",
+    "zero_stage_X",
+    "state_replicas_X",
+    "secondary_shard_X",
+)
+_RECOMPUTE_COLUMNS = ("recompute_X", "recompute_layers_X")
+
+
+def _mesh_keys(meshes: Points) -> IntArray:
+    """Return what decides how meshes can be used: a column each."""
+    return np.stack([meshes.tp_X, meshes.dp_X * meshes.cp_X, meshes.edp_X, meshes.dp_X, meshes.pp_X])
+
+
+def _of_distinct(keys: IntArray, value: Callable[..., int]) -> IntArray:
+    """Return `value` of each column of `keys`, computed once for each distinct one."""
+    first, index_X = distinct_columns(keys)
+    values = np.array([value(*key) for key in keys[:, first].T.tolist()], dtype=np.int64)
+    return values[index_X]
+
+
+def _unrolled(points: Points, parts: list[IntArray], names: tuple[str, ...]) -> Points:
+    """Return each point as often as its part has columns, with those columns."""
+    if not parts:
+        return points
+    repeats = np.array([part.shape[1] for part in parts], dtype=np.int64)
+    columns = np.concatenate(parts, axis=1)
+    repeated = points.where(np.repeat(np.arange(len(points)), repeats))
+    return replace(repeated, **dict(zip(names, columns, strict=True)))
+
+
+def _num_microbatches_X(points: Points, workload: TrainWorkload) -> IntArray:
+    num_X: IntArray = workload.global_batch_size // points.dp_X // np.maximum(points.micro_batch_size_X, 1)
+    return num_X
+
+
+def _meshes(scope: Scope) -> Points:
+    """Return every way to cut the GPUs into the two grids."""
+    world = scope.num_gpus
+    rows: list[tuple[int, ...]] = []
     for tp in divisors(world):
-        for pp in divisors(world // tp):
-            dp = world // (tp * pp)
-            batch, remainder = divmod(workload.global_batch_size, dp)
-            micro = divisors(batch) if not remainder else (0,)
-            stages = (0, 1, 2, 3) if dp > 1 else ((1,) if uses_precision_aware_optimizer(workload) else (0,))
-            for vpp in virtual_degrees(model.num_layers, pp):
-                partial = partial_recompute_layers(model, num_stages=pp * vpp)
-                recompute = np.arange(num_recomputes + len(partial), dtype=np.int64)
-                grid = np.meshgrid(
-                    np.array(micro, dtype=np.int64),
-                    np.array((0, 1) if tp > 1 else (0,), dtype=np.int64),
-                    np.array(stages, dtype=np.int64),
-                    recompute,
-                    indexing="ij",
-                )
-                columns = [axis.ravel() for axis in grid]
-                layers = np.array([0] * num_recomputes + list(partial), dtype=np.int64)[columns[-1]]
-                columns[-1] = np.where(layers > 0, 0, columns[-1])
-                fixed = [np.full(len(layers), value, dtype=np.int64) for value in (tp, pp, dp, batch, vpp)]
-                parts.append(np.stack([*fixed, *columns, layers]))
-    tp_X, pp_X, dp_X, batch_X, vpp_X, micro_X, sp_X, zero_X, recompute_X, layers_X = np.concatenate(parts, axis=1)
-    return Points(
-        tp_X=tp_X,
-        pp_X=pp_X,
-        vpp_X=vpp_X,
-        dp_X=dp_X,
-        micro_batch_size_X=micro_X,
-        num_microbatches_X=batch_X // np.maximum(micro_X, 1),
-        sequence_parallel_X=sp_X,
-        zero_stage_X=zero_X,
-        recompute_X=recompute_X,
-        recompute_layers_X=layers_X,
-    )
+        for cp in divisors(world // tp):
+            for pp in divisors(world // (tp * cp)):
+                dp = world // (tp * cp * pp)
+                experts = _expert_grids(world // pp) if scope.graph.has_experts else ((1, 1),)
+                rows += [(tp, cp, ulysses, pp, dp, ep, etp) for ulysses in divisors(cp) for ep, etp in experts]
+    columns = np.array(rows, dtype=np.int64).T
+    names = ("tp_X", "cp_X", "ulysses_X", "pp_X", "dp_X", "ep_X", "etp_X")
+    ones = np.ones(len(rows), dtype=np.int64)
+    blank = {entry.name: ones for entry in fields(Points)}
+    return Points(**{**blank, **dict(zip(names, columns, strict=True))})
 
 
-def _rules(  # noqa: PLR0913 - the space and everything that may rule out a point of it
-    points: Points,
-    model: ModelSpec,
-    workload: TrainWorkload,
-    constraints: Constraints,
-    recomputes: tuple[Recompute, ...],
-    *,
-    fast_domain_size: int,
-) -> Iterator[tuple[str, BoolArray]]:
-    """Yield (rule, points that break it), in the order in which they are charged."""
-    yield from _constraint_rules(points, constraints, recomputes)
-    yield from _model_rules(points, model)
-    tp_X, pp_X, vpp_X, micro_X = points.tp_X, points.pp_X, points.vpp_X, points.micro_batch_size_X
-    yield "global_batch_size is not a multiple of dp", micro_X == 0
-    if "tp" not in constraints.degrees:
-        yield "tp leaves the fast domain (pin tp to allow it)", tp_X > fast_domain_size
-    yield "more virtual stages than layers", pp_X * vpp_X > model.num_layers
-    yield (
-        "interleaving needs a number of micro-batches that is a multiple of pp",
-        (vpp_X > 1) & (points.num_microbatches_X % pp_X != 0),
-    )
-    yield "seq_len is not a multiple of tp", (points.sequence_parallel_X == 1) & (workload.seq_len % tp_X != 0)
-    # Megatron-FSDP wants CUDA_DEVICE_MAX_CONNECTIONS unset, tensor parallelism before Blackwell wants it to be 1.
-    yield (
-        "gradients or weights are sharded over dp only where tp and pp are 1",
-        (points.zero_stage_X >= 2) & ((pp_X > 1) | (tp_X > 1)),
-    )
-    if workload.optimizer is not Optimizer.ADAM:
-        yield "only Adam's states are sharded over dp", points.zero_stage_X >= 1
-    if workload.lora is not None:
-        yield "adapters train without sharding gradients or weights over dp", points.zero_stage_X >= 2
-    if workload.precision.is_fp8:
-        yield from _fp8_rules(points, model, workload)
-    if uses_precision_aware_optimizer(workload):
-        yield "optimizer states below fp32 need a sharded optimizer", points.zero_stage_X == 0
-    operations_X = 2 * points.num_microbatches_X * vpp_X * pp_X
-    yield UNSIMULATED, operations_X > MAX_SCHEDULED_OPERATIONS
+@lru_cache(maxsize=256)
+def _expert_grids(stage_ranks: int) -> tuple[tuple[int, int], ...]:
+    """Return every (ep, etp) whose product divides the GPUs of a pipeline rank."""
+    return tuple((ep, etp) for ep in divisors(stage_ranks) for etp in divisors(stage_ranks // ep))
 
 
-def _fp8_rules(points: Points, model: ModelSpec, workload: TrainWorkload) -> Iterator[tuple[str, BoolArray]]:
-    """Yield the dimensions of a rank's products that fp8 cannot multiply."""
-    multiple = MXFP8_ALIGNMENT if workload.precision is Precision.FP8_MXFP8 else FP8_ALIGNMENT
-    split_X = np.where(points.sequence_parallel_X == 1, points.tp_X, 1)
-    tokens_X = points.micro_batch_size_X * workload.seq_len // split_X
-    yield f"{workload.precision} needs the tokens of a rank to be a multiple of {multiple}", tokens_X % multiple != 0
-    misfit_X = np.full(len(points), model.hidden_size % multiple != 0)
-    yield f"{workload.precision} needs hidden_size to be a multiple of {multiple}", misfit_X
-    reason = f"{workload.precision} needs the features of a rank to be a multiple of {multiple}"
-    for features in _split_features(model):
-        yield reason, features % (multiple * points.tp_X) != 0
-
-
-def _split_features(model: ModelSpec) -> Iterator[int]:
-    """Yield the widths of the linear layers that tp splits."""
-    for block in model.distinct_blocks:
-        mixer, feed_forward = block.mixer, block.feed_forward
-        if isinstance(mixer, SelfAttention):
-            yield from (mixer.query_size, mixer.query_size + 2 * mixer.key_value_size)
-        if feed_forward is not None:
-            yield feed_forward.intermediate_size
-
-
-def _model_rules(points: Points, model: ModelSpec) -> Iterator[tuple[str, BoolArray]]:
-    """Yield what tp must divide."""
-    tp_X = points.tp_X
-    for block in model.distinct_blocks:
-        mixer, feed_forward = block.mixer, block.feed_forward
-        if isinstance(mixer, SelfAttention):
-            yield "num_attention_heads is not a multiple of tp", mixer.num_attention_heads % tp_X != 0
-            groups = mixer.num_key_value_heads
-            yield (
-                "num_key_value_heads is neither a multiple nor a divisor of tp",
-                (groups % tp_X != 0) & (tp_X % groups != 0),
-            )
-            width = mixer.query_size + 2 * mixer.key_value_size
-            yield "the width of q, k and v together is not a multiple of tp", width % tp_X != 0
-        if feed_forward is not None:
-            yield "intermediate_size is not a multiple of tp", feed_forward.intermediate_size % tp_X != 0
-
-
-def _constraint_rules(
-    points: Points, constraints: Constraints, recomputes: tuple[Recompute, ...]
-) -> Iterator[tuple[str, BoolArray]]:
-    """Yield what the user ruled out."""
-    by_dimension = {
-        "tp": points.tp_X,
-        "pp": points.pp_X,
-        "vpp": points.vpp_X,
-        "dp": points.dp_X,
-        "zero_stage": points.zero_stage_X,
-        "micro_batch_size": points.micro_batch_size_X,
-        "num_microbatches": points.num_microbatches_X,
-    }
-    for dimension in sorted(constraints.degrees):
-        values_X = by_dimension[dimension]
-        values = np.unique(values_X)
-        refused = np.array([not constraints.admits(dimension, int(value)) for value in values])
-        yield f"constraints: {dimension}", refused[np.searchsorted(values, values_X)]
-    if constraints.recompute is not None:
-        refused = np.array([choice.granularity.value not in constraints.recompute for choice in recomputes])
-        partial_refused = Granularity.FULL.value not in constraints.recompute
-        yield (
-            "constraints: recompute",
-            np.where(points.recompute_layers_X > 0, partial_refused, refused[points.recompute_X]),
-        )
-    if constraints.sequence_parallel is not None:
-        wanted = int(constraints.sequence_parallel)
-        yield "constraints: sequence_parallel", (points.sequence_parallel_X != wanted) & (points.tp_X > 1)
-
-
-def broken_rules(points: Points, model: ModelSpec, workload: TrainWorkload) -> tuple[str, ...]:
+def broken_rules(points: Points, scope: Scope) -> tuple[str, ...]:
     """Return every rule that some of `points` break, whoever chose them."""
-    rules = _rules(
-        points, model, workload, Constraints(), recompute_choices(workload), fast_domain_size=int(points.tp_X.max())
-    )
+    pinned = replace(scope, constraints=pinned_to(points))
+    too_long_X = _operations_X(points) > MAX_SCHEDULED_OPERATIONS
+    rules = (*mesh_rules(points, pinned), *use_rules(points, pinned), (UNSIMULATED, too_long_X))
     return tuple(reason for reason, broken_X in rules if broken_X.any())
+
+
+def pinned_to(points: Points) -> Constraints:
+    """Return constraints that pin the degrees which the space searches in part only, to what `points` have."""
+    return Constraints(
+        degrees={
+            name: Bounds(allowed=tuple(int(value) for value in np.unique(getattr(points, f"{name}_X"))))
+            for name in ("tp", "cp", "etp")
+        }
+    )

@@ -4,22 +4,25 @@ Written apart from the search: `planner.space` rules points out by arrays of deg
 and asks again, in whole numbers. It may not import the space, its costs, its formulation or the solvers.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from planner.blocks import SelfAttention
+from planner.capabilities import CAPABILITIES
+from planner.graph import Axis, CoreAttention, ExpertLinear, Linear, ModelGraph, Module, Parallel
+from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Schedule
 from planner.memory import uses_precision_aware_optimizer
 from planner.plan import PlannedLayout
 from planner.request import Constraints, PlanRequest
 from planner.specs import ModelSpec
-from planner.workload import Optimizer, Precision, TrainWorkload
+from planner.workload import DType, Precision, TrainWorkload
 from profiles.hardware import Cluster
 
 RANK_ORDER = "tp-cp-ep-dp-pp"
 """The one order of the mesh axes whose links are priced."""
 
-RECOMPUTABLE_MODULES = frozenset({"core_attn", "mlp"})
+RECOMPUTABLE_MODULES = frozenset(module.value for module in Module)
 """What selective recompute can name: the modules whose inner tensors the ledger knows."""
 
 LONGEST_SCHEDULE = 1_000_000
@@ -47,16 +50,19 @@ def violations(
 ) -> tuple[Violation, ...]:
     """Return every rule that `planned` breaks."""
     layout, workload = planned.layout, request.workload
+    graph = build_graph(model, workload)
     return (
         *_mesh(layout, cluster, workload),
         *_unpriced(layout),
-        *_widths(layout, model, workload),
-        *_fp8(layout, model, workload),
+        *_divisibility(layout, graph),
+        *_sequence(layout, graph, workload),
+        *_fp8(layout, graph, workload),
         *_stages(layout, model),
         *_schedule(layout),
         *_recompute(layout),
         *_overlap(layout),
         *_optimizer(layout, workload),
+        *_target(layout, graph, request),
         *_pins(layout, request.constraints),
         *_price(planned),
     )
@@ -77,37 +83,44 @@ def _mesh(layout: Layout, cluster: Cluster, workload: TrainWorkload) -> Iterator
 
 def _unpriced(layout: Layout) -> Iterator[Violation]:
     """Yield what a layout can say and no cost is known for."""
-    for axis in ("cp", "ep", "etp"):
-        degree = getattr(layout, axis)
-        if degree > 1:
-            yield Violation(rule="unpriced", message=f"{axis} {degree} is not priced yet; only {axis} 1 is")
     if layout.rank_order != RANK_ORDER:
         yield Violation(rule="unpriced", message=f"rank order {layout.rank_order} is not priced yet; {RANK_ORDER} is")
 
 
-def _widths(layout: Layout, model: ModelSpec, workload: TrainWorkload) -> Iterator[Violation]:
-    tp = layout.tp
-    for block in model.distinct_blocks:
-        if isinstance(block.mixer, SelfAttention):
-            heads, groups = block.mixer.num_attention_heads, block.mixer.num_key_value_heads
-            if heads % tp:
-                yield Violation(rule="heads", message=f"{heads} attention heads do not split over tp {tp}")
-            if groups % tp and tp % groups:
-                yield Violation(rule="kv-heads", message=f"{groups} key/value heads and tp {tp} do not divide")
-            width = (heads + 2 * groups) * block.mixer.head_dim
-            if width % tp:
-                yield Violation(rule="qkv", message=f"q, k and v together, {width} wide, do not split over tp {tp}")
-        if block.feed_forward is not None and block.feed_forward.intermediate_size % tp:
-            yield Violation(
-                rule="feed-forward", message=f"width {block.feed_forward.intermediate_size} does not split over tp {tp}"
-            )
+def _divisibility(layout: Layout, graph: ModelGraph) -> Iterator[Violation]:
+    """Yield every size of a layer that the layout's degrees do not divide."""
+    degrees = {
+        Axis.TP: ("tp", layout.tp),
+        Axis.ETP: ("etp", layout.etp),
+        Axis.EP: ("ep", layout.ep),
+        Axis.ULYSSES: ("ulysses", layout.ulysses),
+        Axis.STATE_HEADS: ("cp", 1 if layout.state_exchange else layout.cp),
+    }
+    for rule in graph.divisible:
+        if rule.only_above_one is not None and degrees[rule.only_above_one][1] == 1:
+            continue
+        if not rule.admits(math.prod(degrees[axis][1] for axis in rule.axes)):
+            over = " x ".join(f"{name} {degree}" for name, degree in (degrees[axis] for axis in rule.axes))
+            yield Violation(rule="divisible", message=f"{rule.what} = {rule.size} does not split over {over}")
+    if not graph.has_experts and layout.ep * layout.etp > 1:
+        yield Violation(rule="experts", message=f"ep {layout.ep} and etp {layout.etp} without experts")
+
+
+def _sequence(layout: Layout, graph: ModelGraph, workload: TrainWorkload) -> Iterator[Violation]:
+    tp, cp = layout.tp, layout.cp
     if layout.sequence_parallel and tp == 1:
         yield Violation(rule="sequence-parallel", message="sequence parallelism needs tp above 1")
-    if layout.sequence_parallel and workload.seq_len % tp:
-        yield Violation(rule="sequence", message=f"{workload.seq_len} tokens do not split over tp {tp}")
+    if layout.sequence_parallel and workload.seq_len % (tp * cp):
+        yield Violation(rule="sequence", message=f"{workload.seq_len} tokens do not split over tp {tp} x cp {cp}")
+    if graph.has_experts and tp > 1 and not layout.sequence_parallel:
+        yield Violation(rule="sequence-parallel", message=f"experts with tp {tp} need sequence parallelism")
+    if cp > 1 and workload.seq_len % (2 * cp):
+        yield Violation(rule="sequence", message=f"{workload.seq_len} tokens do not split into 2 x cp {cp} pieces")
+    if layout.state_exchange and cp == 1:
+        yield Violation(rule="context", message="there are no states to exchange with cp 1")
 
 
-def _fp8(layout: Layout, model: ModelSpec, workload: TrainWorkload) -> Iterator[Violation]:
+def _fp8(layout: Layout, graph: ModelGraph, workload: TrainWorkload) -> Iterator[Violation]:
     """Yield every dimension of a rank's fp8 products that is not a multiple of what the recipe needs.
 
     32 for MXFP8 and 16 for every other recipe (`megatron/core/fp8_utils.py: get_fp8_align_size` of megatron-core
@@ -116,24 +129,71 @@ def _fp8(layout: Layout, model: ModelSpec, workload: TrainWorkload) -> Iterator[
     if not workload.precision.is_fp8:
         return
     multiple = 32 if workload.precision is Precision.FP8_MXFP8 else 16
-    tokens = layout.micro_batch_size * workload.seq_len // (layout.tp if layout.sequence_parallel else 1)
+    tokens = layout.micro_batch_size * workload.seq_len // layout.cp // (layout.tp if layout.sequence_parallel else 1)
     if tokens % multiple:
         yield Violation(rule="fp8", message=f"{tokens} tokens on a rank are no multiple of {multiple}")
-    if model.hidden_size % multiple:
-        yield Violation(rule="fp8", message=f"hidden_size {model.hidden_size} is no multiple of {multiple}")
-    for block in model.distinct_blocks:
-        widths: dict[str, int] = {}
-        if isinstance(block.mixer, SelfAttention):
-            heads, groups = block.mixer.num_attention_heads, block.mixer.num_key_value_heads
-            widths["of all heads"] = heads * block.mixer.head_dim
-            widths["of q, k and v together"] = (heads + 2 * groups) * block.mixer.head_dim
-        if block.feed_forward is not None:
-            widths["of the feed-forward"] = block.feed_forward.intermediate_size
-        for name, width in widths.items():
-            if width % (multiple * layout.tp):
-                yield Violation(
-                    rule="fp8", message=f"width {width} {name} over tp {layout.tp} is no multiple of {multiple}"
-                )
+    for name, width, ranks in dict.fromkeys(_fp8_products(layout, graph)):
+        if width % (multiple * ranks):
+            yield Violation(
+                rule="fp8", message=f"width {width} of {name} over {ranks} ranks is no multiple of {multiple}"
+            )
+
+
+def _fp8_products(layout: Layout, graph: ModelGraph) -> Iterator[tuple[str, int, int]]:
+    """Yield (operator, width, ranks that split it) of both widths of every fp8 product."""
+    for layer in graph.layers:
+        for operator in layer.operators:
+            work = operator.work
+            if not isinstance(work, Linear | ExpertLinear) or work.dtype is not DType.FP8:
+                continue
+            ranks = layout.etp if isinstance(work, ExpertLinear) else layout.tp
+            yield operator.name, work.in_features, ranks if work.parallel is Parallel.ROW else 1
+            yield operator.name, work.out_features, ranks if work.parallel is Parallel.COLUMN else 1
+
+
+def _target(layout: Layout, graph: ModelGraph, request: PlanRequest) -> Iterator[Violation]:
+    """Yield what the target cannot run."""
+    target, workload = CAPABILITIES[request.target], request.workload
+    kind = layout.cp_kind
+    works = [operator.work for layer in graph.layers for operator in layer.operators]
+    local = any(isinstance(work, CoreAttention) and work.local for work in works)
+    zero, zero_limits = (
+        layout.zero_stage,
+        (
+            ("pp", layout.pp, target.zero_with_pipeline),
+            ("tp", layout.tp, target.zero_with_tensor),
+            ("cp", layout.cp, target.zero_with_context),
+            ("ep", layout.ep, target.zero_with_experts),
+        ),
+    )
+    refused = {
+        "interleaved stages": layout.vpp > 1 and not target.interleaving,
+        "sequence parallelism": layout.sequence_parallel and not target.sequence_parallel,
+        f"{kind} context parallelism": kind is not None and kind not in target.context_kinds,
+        "a ring around windows": layout.ring > 1 and local and not target.ring_around_windows,
+        "an exchange of states": layout.state_exchange and not target.state_exchange,
+        "expert parallelism": layout.ep * layout.etp > 1 and not target.experts,
+        "tensor-parallel experts": layout.etp > 1 and not target.expert_tensor,
+        "a pipeline of experts": graph.has_experts and layout.pp > 1 and not target.pipeline_with_experts,
+        "pp with tp": min(layout.pp, layout.tp) > 1 and not target.pipeline_with_tensor,
+        "pp with cp": min(layout.pp, layout.cp) > 1 and not target.pipeline_with_context,
+        "tp with cp": min(layout.tp, layout.cp) > 1 and not target.tensor_with_context,
+        "hybrid sharding": layout.state_replicas > 1 and not target.hybrid_sharding,
+        "secondary shards": layout.secondary_shard > 1 and not target.secondary_shard,
+        "selective recompute": bool(layout.recompute.modules) and not target.selective_recompute,
+        "partial recompute": layout.recompute.num_layers is not None and not target.partial_recompute,
+        "adapters with cp": workload.lora is not None and layout.cp > 1,
+        f"zero_stage {zero} with adapters": workload.lora is not None and zero > target.zero_with_adapters,
+        f"zero_stage {zero} with {workload.optimizer}": zero >= 1
+        and workload.optimizer.value not in target.sharded_optimizers,
+        **{
+            f"zero_stage {zero} with {name} {degree}": degree > 1 and zero > largest
+            for name, degree, largest in zero_limits
+        },
+    }
+    for what, broken in refused.items():
+        if broken:
+            yield Violation(rule="target", message=f"{target.title} has no {what}")
 
 
 def _stages(layout: Layout, model: ModelSpec) -> Iterator[Violation]:
@@ -144,7 +204,7 @@ def _stages(layout: Layout, model: ModelSpec) -> Iterator[Violation]:
                 rule="chain",
                 message=f"stage {index} starts at layer {stage.first_layer}, the one before ends at {expected}",
             )
-        if stage.num_layers == 0:
+        if stage.num_layers == 0 and (not (stage.has_embedding or stage.has_head) or layout.vpp > 1):
             yield Violation(rule="empty-stage", message=f"stage {index} holds no layer")
         if stage.has_embedding != (index == 0) or stage.has_head != (index == len(layout.stages) - 1):
             yield Violation(rule="ends", message=f"stage {index} holds the embedding or the head of another stage")
@@ -198,14 +258,18 @@ def _overlap(layout: Layout) -> Iterator[Violation]:
 def _optimizer(layout: Layout, workload: TrainWorkload) -> Iterator[Violation]:
     if uses_precision_aware_optimizer(workload) and layout.zero_stage == 0:
         yield Violation(rule="optimizer", message="optimizer states below fp32 need a sharded optimizer")
-    if layout.zero_stage >= 2 and layout.pp * layout.tp > 1:
+    replicas = layout.dp * layout.cp
+    for what, groups in (("state_replicas", layout.state_replicas), ("secondary_shard", layout.secondary_shard)):
+        if replicas % groups:
+            yield Violation(rule="sharding", message=f"{what} {groups} does not divide dp x cp = {replicas}")
+    if layout.edp % layout.state_replicas:
         yield Violation(
-            rule="sharding", message=f"zero_stage {layout.zero_stage} with tp {layout.tp} and pp {layout.pp}"
+            rule="sharding", message=f"state_replicas {layout.state_replicas} does not divide edp = {layout.edp}"
         )
-    if layout.zero_stage >= 1 and workload.optimizer is not Optimizer.ADAM:
-        yield Violation(rule="sharded-optimizer", message=f"zero_stage {layout.zero_stage} with {workload.optimizer}")
-    if layout.zero_stage >= 2 and workload.lora is not None:
-        yield Violation(rule="adapters", message=f"zero_stage {layout.zero_stage} with low-rank adapters")
+    if layout.state_replicas > 1 and layout.zero_stage == 0:
+        yield Violation(rule="sharding", message="there is nothing to shard in groups with zero_stage 0")
+    if layout.secondary_shard > 1 and layout.zero_stage != 3:
+        yield Violation(rule="sharding", message=f"secondary shards with zero_stage {layout.zero_stage}; 3 has them")
 
 
 def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
@@ -216,6 +280,8 @@ def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
     granularity = layout.recompute.granularity
     if constraints.recompute is not None and granularity.value not in constraints.recompute:
         yield Violation(rule="constraints", message=f"recompute {granularity} is not what the constraints allow")
+    if constraints.cp_kind is not None and layout.cp > 1 and layout.cp_kind not in constraints.cp_kind:
+        yield Violation(rule="constraints", message=f"cp_kind {layout.cp_kind} is not what the constraints allow")
     wanted = constraints.sequence_parallel
     if wanted is not None and layout.tp > 1 and layout.sequence_parallel is not wanted:
         yield Violation(rule="constraints", message=f"sequence_parallel must be {wanted}")

@@ -30,6 +30,7 @@ from profiles.constants import (
     P2P_CHANNELS,
     PCIE_FRACTION,
     PEER_FRACTION,
+    SCAN_FRACTION,
     UNFUSED_ATTENTION_FRACTION,
     Constant,
     GemmConstants,
@@ -37,7 +38,11 @@ from profiles.constants import (
 from profiles.errors import CoverageError
 from profiles.estimate import Estimate, Source
 from profiles.hardware import Cluster, LinkKind, LinkLevel, PeerTopology
-from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound
+from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound, StateScan
+
+SCAN_KERNELS = 5
+"""Kernels of one pass over a recurrence: cumulative decays, scores, states of chunks, states passed on, output
+(`mamba_ssm/ops/triton/ssd_combined.py`)."""
 
 _TILES = ((128, 256, 1.0), (256, 128, 1.0), (128, 128, GEMM_SMALL_TILE_FRACTION.value))
 
@@ -84,6 +89,8 @@ class AnalyticCostModel:
                 return self._gemm(operation)
             case Attention():
                 return self._attention(operation)
+            case StateScan():
+                return self._scan(operation)
             case MemoryBound():
                 seconds = self._traffic_seconds(operation.num_bytes)
                 return Estimate(
@@ -155,6 +162,16 @@ class AnalyticCostModel:
             note=f"attention at {fraction.value} of the datasheet rate, {fraction.source}",
         )
 
+    def _scan(self, operation: StateScan) -> Estimate:
+        what = f"a recurrence over {operation.tokens} tokens"
+        peak = self._peak_flops_per_second(operation.dtype, what) * SCAN_FRACTION.value
+        seconds = max(operation.flops / peak, self._traffic_seconds(operation.num_bytes))
+        return Estimate(
+            seconds=seconds + SCAN_KERNELS * KERNEL_LAUNCH.value,
+            source=Source.ASSUMED,
+            note=f"chunks at {SCAN_FRACTION.value} of the datasheet rate, {SCAN_FRACTION.source}",
+        )
+
     def _attention_fraction(self, *, fused: bool) -> tuple[Constant, bool]:
         if not fused:
             return UNFUSED_ATTENTION_FRACTION, True
@@ -215,6 +232,7 @@ class AnalyticCostModel:
         levels = self.cluster.levels
         per_unit = 1  # members inside one unit of the level below
         narrowest = math.inf
+        exchange = 0.0
         latency = 0.0
         deepest = 0.0
         parts: list[_Reached] = []
@@ -224,13 +242,18 @@ class AnalyticCostModel:
                 part = self._reached(level, operation.kind, members)
                 parts.append(part)
                 links = per_unit if operation.kind not in (CollectiveKind.ALL_TO_ALL, CollectiveKind.SEND_RECV) else 1
-                narrowest = min(narrowest, level.bytes_per_second * part.fraction * links)
+                reached = level.bytes_per_second * part.fraction * links
+                narrowest = min(narrowest, reached)
+                # An all-to-all sends over a level what is meant for members beyond the unit below; levels overlap.
+                exchange = max(exchange, operation.buffer_bytes * (size - per_unit) / size / reached)
                 latency += (math.ceil(members / per_unit) - 1) * level.latency_seconds * math.ceil(size / members)
                 deepest = max(deepest, level.latency_seconds)
                 per_unit = members
             if per_unit >= size:
                 break
         traffic = operation.buffer_bytes * _traffic_factor(operation.kind, size) / narrowest
+        if operation.kind is CollectiveKind.ALL_TO_ALL:
+            traffic = exchange
         if operation.kind is CollectiveKind.SEND_RECV:
             latency = deepest
         elif operation.kind is CollectiveKind.ALL_REDUCE:

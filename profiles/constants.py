@@ -132,6 +132,12 @@ UNFUSED_ATTENTION_FRACTION = _fraction(
     0.35, "batched products of the score matrix, taken as half a good GEMM", assumed=True
 )
 
+SCAN_FRACTION = _fraction(
+    0.25,
+    "assumed: no published table; chunked scans are short products that wait for one another",
+    assumed=True,
+)
+
 MEMORY_FRACTION = _fraction(0.77, "element-wise kernels move 1.3 times their least bytes; " + _TRAINING_FIT)
 
 _NCCL = "nccl-tests bus bandwidth above 64 MB on {what}"

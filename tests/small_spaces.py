@@ -12,7 +12,7 @@ from planner.candidates import Pricer, layout_at
 from planner.costs import CostTable
 from planner.layers import build_graph
 from planner.layout import Layout, stages_from_counts
-from planner.memory import PlacedModel, place
+from planner.placement import PlacedModel, place
 from planner.request import Bounds, Constraints
 from planner.space import enumerate_layouts, interleaved_counts
 from planner.specs import BlockRun, ModelSpec

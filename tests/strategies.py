@@ -28,6 +28,14 @@ def spec_data(draw: st.DrawFn) -> dict[str, Data]:
         "hidden_dropout": st.floats(0, 0.5),
         "data_path": st.one_of(st.just("corpus"), st.just(["a", "b"])),
         "tokenizer_model": st.just("tokenizer.model"),
+        "documents": st.sampled_from(
+            (
+                {"histogram": {"64": 1, "512": 2.5}},
+                {"packing": "padded", "distribution": "uniform", "min": 1, "max": 512},
+                {"packing": "packed", "distribution": "lognormal", "mean": 300, "sigma": 1.1},
+            )
+        ),
+        "routing_skew": st.floats(1, 8),
     }
     workload |= draw(_some(optional))
     if draw(st.booleans()):
@@ -41,6 +49,9 @@ def spec_data(draw: st.DrawFn) -> dict[str, Data]:
                 "tp": bounds,
                 "micro_batch_size": bounds,
                 "vpp": bounds,
+                "cp": st.sampled_from((1, 2, [1, 2, 4], {"min": 1})),
+                "cp_kind": st.sampled_from(("ring", ["ring", "ulysses"])),
+                "ep": st.sampled_from((1, [1, 8], {"max": 4})),
                 "zero_stage": st.sampled_from((0, 1)),
                 "recompute": st.sampled_from(("none", "full", ["none", "selective"])),
                 "sequence_parallel": st.booleans(),

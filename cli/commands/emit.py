@@ -7,9 +7,10 @@ import typer
 
 from cli.options import ForceOption, FormatOption, OutOption, PlanArgument
 from cli.output import Format, note, print_blocks, print_json, print_text, write_files
-from cli.plan_file import pick, read_plan
+from cli.plan_file import launch_target, pick, read_plan
 from cli.render import Table, columns, count
 from planner.errors import InputError, Location
+from planner.request import Target
 
 EXAMPLES = ("shardwright emit run --file launch.sh", "shardwright emit run/plan.json --index 1 --out second")
 
@@ -18,9 +19,17 @@ class EmitTarget(StrEnum):
     """Frameworks that files can be written for."""
 
     MEGATRON = "megatron"
+    DEEPSPEED = "deepspeed"
 
 
-TargetOption = Annotated[EmitTarget, typer.Option("--target", help="Framework to write files for.")]
+TargetOption = Annotated[
+    EmitTarget | None,
+    typer.Option(
+        "--target",
+        help="Framework to write files for; without it the plan's own, and megatron for a plan for any.",
+        show_default=False,
+    ),
+]
 IndexOption = Annotated[
     int, typer.Option("--index", min=0, help="Which layout of the plan: 0 is the best, 1 the first runner-up.")
 ]
@@ -33,7 +42,7 @@ FileOption = Annotated[
 def emit(
     plan: PlanArgument,
     *,
-    target: TargetOption = EmitTarget.MEGATRON,
+    target: TargetOption = None,
     index: IndexOption = 0,
     out: OutOption = None,
     force: ForceOption = False,
@@ -48,7 +57,8 @@ def emit(
     pick(found, index, path=plan)
     from planner.launch import launch_files
 
-    files = launch_files(found, index=index)
+    framework = launch_target(found.target) if target is None else Target(target)
+    files = launch_files(found, index=index, target=framework)
     if file is not None:
         if file not in files:
             raise InputError(
@@ -59,7 +69,9 @@ def emit(
         files = {file: files[file]}
     written = write_files(out, files, force=force) if out is not None else ()
     if format_ is Format.JSON:
-        print_json({"target": target.value, "index": index, "written": [str(path) for path in written], "files": files})
+        print_json(
+            {"target": framework.value, "index": index, "written": [str(path) for path in written], "files": files}
+        )
     elif written:
         print_text("".join(f"{path}\n" for path in written))
     elif file is not None:

@@ -34,14 +34,19 @@ workload:
   precision: bf16
   # With a token budget the plan gives days, and with a price the cost.
   # tokens_to_train: 1000000000000
+  # How long the documents in the sequences are; or histogram: {{512: 0.3, 4096: 0.7}}, or file: lengths.csv.
+  # documents: {{packing: packed, distribution: lognormal, mean: 1200, sigma: 1.1}}
+  # With routed experts: the tokens of the busiest rank over the mean of all ranks.
+  # routing_skew: 1.2
 
-# Pin or bound what the search may choose.
-# constraints: {{tp: 8, pp: [1, 2, 4], recompute: [none, selective]}}
+# Pin or bound what the search may choose: tp, cp (cp_kind), pp, vpp, dp, ep, etp, zero_stage, micro_batch_size,
+# num_microbatches, recompute, sequence_parallel.
+# constraints: {{tp: 8, pp: [1, 2, 4], cp: {{max: 4}}, recompute: [none, selective]}}
 
 # Fraction of each GPU's memory that the plan leaves free.
 # memory_headroom: 0.05
 
-# Framework that must be able to run the plan.
+# Framework that must be able to run the plan: megatron, deepspeed, or any.
 # target: megatron
 """
 

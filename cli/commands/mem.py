@@ -13,6 +13,7 @@ from planner.workload import Precision
 
 EXAMPLES = (
     "shardwright mem llama-3.1-70b --gpu h100-sxm-80gb --tp 8 --pp 4 --dp 2",
+    "shardwright mem llama-3.1-70b --tp 8 --cp 4 --pp 4 --seq-len 131072",
     "shardwright mem path/to/config.json --gpu l40s --tp 4 --recompute full --format json",
 )
 
@@ -26,11 +27,17 @@ GpuOption = Annotated[str, typer.Option("--gpu", help="GPU of the catalogue (`sh
 TpOption = Annotated[int, typer.Option("--tp", min=1, help="Tensor-parallel degree.")]
 PpOption = Annotated[int, typer.Option("--pp", min=1, help="Pipeline-parallel degree.")]
 VppOption = Annotated[int, typer.Option("--vpp", min=1, help="Virtual stages per pipeline rank.")]
+CpOption = Annotated[int, typer.Option("--cp", min=1, help="Context-parallel degree, as a ring.")]
+EpOption = Annotated[int, typer.Option("--ep", min=1, help="Expert-parallel degree.")]
+EtpOption = Annotated[int, typer.Option("--etp", min=1, help="Tensor-parallel degree of the routed experts.")]
 DpOption = Annotated[int, typer.Option("--dp", min=1, help="Data-parallel degree.")]
 ZeroOption = Annotated[
     int,
     typer.Option(
-        "--zero-stage", min=0, max=3, help="Split over dp: 0 nothing, 1 optimizer states, 2 gradients, 3 weights too."
+        "--zero-stage",
+        min=0,
+        max=3,
+        help="Split over dp and cp: 0 nothing, 1 optimizer states, 2 gradients, 3 weights too.",
     ),
 ]
 SequenceOption = Annotated[int, typer.Option("--seq-len", min=1, help="Tokens of one sequence.")]
@@ -62,6 +69,9 @@ def mem(
     tp: TpOption = 1,
     pp: PpOption = 1,
     vpp: VppOption = 1,
+    cp: CpOption = 1,
+    ep: EpOption = 1,
+    etp: EtpOption = 1,
     dp: DpOption = 1,
     zero_stage: ZeroOption = 1,
     seq_len: SequenceOption = 4096,
@@ -87,8 +97,11 @@ def mem(
         sequence_parallel=sequence_parallel and tp > 1,
         pp=pp,
         vpp=vpp,
+        cp=cp,
+        ep=ep,
+        etp=etp,
         dp=dp,
-        zero_stage=zero_stage if dp > 1 else 0,
+        zero_stage=zero_stage if dp * cp > 1 else 0,
         micro_batch_size=micro_batch_size,
         num_microbatches=pp if num_microbatches is None else num_microbatches,
         recompute=recompute,

@@ -20,7 +20,7 @@ from cli.output import (
     watching,
     write_files,
 )
-from cli.plan_file import PLAN_FILE
+from cli.plan_file import PLAN_FILE, launch_target
 from planner.errors import NotExpressibleError
 from planner.plan import Plan
 from planner.request import Objective, Target
@@ -51,6 +51,7 @@ class PlanTarget(StrEnum):
     """Frameworks that can be planned for."""
 
     MEGATRON = "megatron"
+    DEEPSPEED = "deepspeed"
     ANY = "any"
 
 
@@ -100,7 +101,8 @@ def plan(
     options = {name: value.value for name, value in named.items() if value is not None}
     inputs = load_inputs(spec, set_ or (), options=options)
     if out is not None:
-        check_writable(out, (PLAN_FILE, *launch_file_names(inputs.request.workload)), force=force)
+        names = launch_file_names(inputs.request.workload, target=launch_target(inputs.request.target))
+        check_writable(out, (PLAN_FILE, *names), force=force)
     stopwatch.lap("read inputs")
     with watching(show=wants_progress() and not quiet) as watch:
         found = search(inputs.model, inputs.cluster, inputs.request, top=top, watch=watch)
@@ -129,7 +131,7 @@ def plan(
 def save(plan: Plan, document: str, *, directory: Path | None, force: bool) -> tuple[Path, ...]:
     """Write the plan and the launch files of its best layout, if there are a layout and a place; return the paths.
 
-    A plan for any target is kept even where Megatron-LM cannot say it.
+    A plan for any target is kept even where no launch files can be written of it.
     """
     if directory is None or not plan.plans:
         return ()
@@ -137,7 +139,7 @@ def save(plan: Plan, document: str, *, directory: Path | None, force: bool) -> t
 
     files: Mapping[str, str] = {}
     try:
-        files = launch_files(plan)
+        files = launch_files(plan, target=launch_target(plan.target))
     except NotExpressibleError as error:
         if plan.target is not Target.ANY:
             raise

@@ -156,11 +156,13 @@ class _Composer:
 
     def _key(self, node: Node, parent: _Open) -> str:
         key = node.content
+        if isinstance(key, int) and not isinstance(key, bool):
+            key = str(key)
         if not isinstance(key, str):
             raise InputError(
                 f"The key `{json.dumps(node.data())}` is not text.",
                 location=node.location,
-                hint="Keys are names; quote it if it is one.",
+                hint="Keys are names or whole numbers; quote it if it is a name.",
             )
         check_key(key, node.location, keys=parent.keys)
         if key == "<<":

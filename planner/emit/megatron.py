@@ -1,34 +1,37 @@
 """Launch files for Megatron-LM: a torchrun script and a Slurm batch script, each with the full argument list.
 
-Both start unedited: with mock data and a null tokenizer, unless the workload names data. `pretrain_gpt.py` has no
-adapters, so a LoRA plan comes with a program that adds them to the same model and takes the same arguments. Checked
-against megatron-core 0.19.2, whose argument parser, configuration objects and model accept what is written here
+Both start unedited: with mock data and a null tokenizer, unless the workload names data. Models whose layers are single
+sub-blocks (Mamba-2 hybrids) run in `pretrain_hybrid.py`, all others in `pretrain_gpt.py`, which has no adapters, so a
+LoRA plan comes with a program that adds them to the same model and takes the same arguments. Checked against
+megatron-core 0.19.2, whose argument parser, configuration objects and models accept what is written here
 (`tests/frameworks`).
 """
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
-from planner.emit.megatron_arguments import Group, argument_groups
-from planner.emit.megatron_limits import (
-    FIRST_BLACKWELL_CAPABILITY,
-    capability_major,
-    refuse,
-    require_layout,
-    require_model,
-    require_workload,
-)
+from planner.emit.megatron_arguments import argument_groups
+from planner.emit.megatron_limits import require_layout, require_model, require_workload
+from planner.emit.megatron_parts import Form, Parts, parts_of
+from planner.emit.megatron_refusal import FIRST_BLACKWELL_CAPABILITY, capability_major, refuse
+from planner.emit.megatron_words import Group
 from planner.emit.shell import array, comment, job_name, quote
 from planner.layout import Layout
 from planner.plan import Plan
 from planner.specs import ModelSpec
-from planner.workload import TrainMethod, TrainWorkload
+from planner.workload import Packing, TrainMethod, TrainWorkload
 from profiles.hardware import Cluster
 
 LAUNCH_SCRIPT = "launch.sh"
 BATCH_SCRIPT = "job.sbatch"
 ARGUMENTS = "MEGATRON_ARGS"
 LORA_PROGRAM = "lora_gpt.py"
+
+PROGRAMS = {
+    Form.GPT: "pretrain_gpt.py",
+    Form.HETEROGENEOUS: "pretrain_gpt.py",
+    Form.HYBRID: "pretrain_hybrid.py",
+}
 
 TARGET_NOTE = "Target: Megatron-LM at megatron-core 0.19.2 (tag core_v0.19.2), with Transformer Engine and APEX."
 
@@ -43,6 +46,14 @@ MOCK_DATA_NOTE = (
     "Data: mock tokens and a null tokenizer. For real data, tokenise it with Megatron-LM's tools/preprocess_data.py,",
     "set workload.data_path and workload.tokenizer_model in the spec, and plan again.",
 )
+
+DOCUMENT_NOTES = {
+    Packing.PACKED: (
+        "Documents: several in a sequence; --dataloader-inter-document-masking keeps them apart in attention and",
+        "positions, with the fused kernels.",
+    ),
+    Packing.PADDED: ("Documents: one in a sequence; whoever tokenises the data pads them to --seq-length.",),
+}
 
 BASE_NOTE = (
     "Base model: append --load DIR; without it the weights start at random. A run that resumes from its own",
@@ -112,7 +123,7 @@ def _launch_script(
     model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster, groups: Sequence[Group]
 ) -> str:
     several = cluster.num_nodes > 1
-    program = _program(workload, folder='$(dirname "${BASH_SOURCE[0]}")')
+    program = _program(model, workload, folder='$(dirname "${BASH_SOURCE[0]}")')
     run_note = (
         f"Run this on each of the {cluster.num_nodes} nodes, with NODE_RANK 0 to {cluster.num_nodes - 1} and",
         "MASTER_ADDR the name of node 0; or submit job.sbatch, which does the same under Slurm.",
@@ -130,7 +141,7 @@ def _launch_script(
         "",
         "set -euo pipefail",
         "",
-        *_program_directory(),
+        *_program_directory(model),
         *(rendezvous if several else []),
         *_exports(workload, layout, cluster),
         *_arguments(groups),
@@ -149,7 +160,7 @@ def _launch_script(
 def _batch_script(
     model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster, groups: Sequence[Group]
 ) -> str:
-    program = _program(workload, folder="$SLURM_SUBMIT_DIR")
+    program = _program(model, workload, folder="$SLURM_SUBMIT_DIR")
     lines = [
         "#!/usr/bin/env bash",
         f"#SBATCH --job-name={job_name(model.name)}",
@@ -164,7 +175,7 @@ def _batch_script(
         "",
         "set -euo pipefail",
         "",
-        *_program_directory(),
+        *_program_directory(model),
         'read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")',
         "export MASTER_ADDR",
         'export MASTER_PORT="${MASTER_PORT:-29500}"',
@@ -196,6 +207,7 @@ def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: 
         start = (*start, *LORA_NOTE)
     vendor = cluster.device.vendor
     data = MOCK_DATA_NOTE if not workload.data_path else ("Data: the tokenised prefixes behind --data-path.",)
+    parts = parts_of(model)
     return [
         comment(line)
         for line in (
@@ -204,8 +216,10 @@ def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: 
             TARGET_NOTE,
             *((CONTAINER_NOTES[vendor],) if vendor in CONTAINER_NOTES else ()),
             *((FUSION_NOTE,) if layout.zero_stage < 2 else ()),
-            "MEGATRON_LM_DIR: a checkout of that tag; it holds pretrain_gpt.py.",
+            *_kernel_notes(parts),
+            f"MEGATRON_LM_DIR: a checkout of that tag; it holds {PROGRAMS[parts.form]}.",
             *data,
+            *_document_note(workload),
             *start,
             "Any further Megatron-LM flag can be appended: --save DIR --save-interval 500 --load DIR",
             "",
@@ -213,14 +227,35 @@ def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: 
     ]
 
 
-def _program(workload: TrainWorkload, *, folder: str) -> str:
+def _kernel_notes(parts: Parts) -> tuple[str, ...]:
+    """Return the packages that these layers need beside Transformer Engine."""
+    needed: list[str] = []
+    if parts.state_space is not None:
+        needed += ["mamba-ssm", "causal-conv1d"]
+    if parts.linear is not None:
+        needed += ["flash-linear-attention", "causal-conv1d"]
+    if parts.latent is not None and parts.latent.indexer is not None:
+        needed.append("tilelang")
+    return (f"Its layers also need {', '.join(dict.fromkeys(needed))}.",) if needed else ()
+
+
+def _document_note(workload: TrainWorkload) -> tuple[str, ...]:
+    if workload.documents is None:
+        return ()
+    return DOCUMENT_NOTES[workload.documents.packing]
+
+
+def _program(model: ModelSpec, workload: TrainWorkload, *, folder: str) -> str:
     """Return the training program, which for adapters lies beside the script."""
-    return "$MEGATRON_LM_DIR/pretrain_gpt.py" if workload.lora is None else f"{folder}/{LORA_PROGRAM}"
+    if workload.lora is not None:
+        return f"{folder}/{LORA_PROGRAM}"
+    return f"$MEGATRON_LM_DIR/{PROGRAMS[parts_of(model).form]}"
 
 
-def _program_directory() -> list[str]:
+def _program_directory(model: ModelSpec) -> list[str]:
+    program = PROGRAMS[parts_of(model).form]
     return [
-        ': "${MEGATRON_LM_DIR:?set it to a checkout of Megatron-LM core_v0.19.2, which holds pretrain_gpt.py}"',
+        f': "${{MEGATRON_LM_DIR:?set it to a checkout of Megatron-LM core_v0.19.2, which holds {program}}}"',
         'export PYTHONPATH="$MEGATRON_LM_DIR${PYTHONPATH:+:$PYTHONPATH}"',
         "",
     ]

@@ -18,7 +18,7 @@ ACTIVATIONS: Mapping[str, Activation] = {
 }
 """Names of activations in configs."""
 
-ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional")
 """Scalings of the rotary embedding; none of them changes a cost. Phi-3 first called longrope `su`."""
 
 ROPE_NUMBERS = (
@@ -80,16 +80,27 @@ HARMLESS = frozenset(
         "resid_pdrop",
         "residual_dropout",
         # Token ids.
+        "audio_token_id",
         "begin_suppress_tokens",
+        "boa_token_id",
+        "boi_token_id",
         "bos_token_id",
         "decoder_start_token_id",
+        "eoa_token_id",
+        "eoa_token_index",
+        "eoi_token_id",
         "eos_token_id",
         "forced_bos_token_id",
         "forced_eos_token_id",
+        "image_token_id",
+        "image_token_index",
         "pad_token_id",
         "sep_token_id",
         "suppress_tokens",
         "unk_token_id",
+        "video_token_id",
+        "vision_end_token_id",
+        "vision_start_token_id",
         # Sampling and what a call returns.
         "bad_words_ids",
         "diversity_penalty",
@@ -121,20 +132,46 @@ HARMLESS = frozenset(
 )
 """Keys that cost nothing in any architecture."""
 
+QUANTIZATIONS = (
+    "fp8",
+    "fbgemm_fp8",
+    "mxfp4",
+    "modelopt",
+    "compressed-tensors",
+    "awq",
+    "gptq",
+    "bitsandbytes",
+)
+"""Methods of storing weights that leave the model's shapes as they are; training needs the shapes only."""
+
+QUANTIZED_FILES = (
+    "FP8",
+    "FP8_PB_WO",
+    "NVFP4",
+    "NVFP4_AWQ",
+    "INT4_AWQ",
+    "W4A16_AWQ",
+    "W4A8_AWQ",
+    "W8A16",
+    "W8A8_SQ_PER_CHANNEL",
+)
+"""The same in the words of an `hf_quant_config.json` (`quant_algo`, NVIDIA Model Optimizer)."""
+
 _EXPERTS = Inert(values=(None, 0), meaning="a mixture of experts")
 _EXTRA_TOKENS = Inert(values=(None, 0), meaning="layers that predict several tokens")
-_QUANTIZED = Inert(values=(None, {}), meaning="quantised weights; training needs the config of the unquantised model")
 _SOFTCAP = Inert(values=(None,), meaning="capped logits")
 _OFF = (None, False)
 
 INERT: Mapping[str, Inert] = {
-    "quantization_config": _QUANTIZED,
-    "compression_config": _QUANTIZED,
     "num_experts": _EXPERTS,
     "num_local_experts": _EXPERTS,
     "n_routed_experts": _EXPERTS,
     "num_nextn_predict_layers": _EXTRA_TOKENS,
     "num_mtp_layers": _EXTRA_TOKENS,
+    "mtp_num_hidden_layers": _EXTRA_TOKENS,
+    "num_mtp_modules": _EXTRA_TOKENS,
+    "audio_config": Inert(values=(None, {}), meaning="an audio tower"),
+    "vision_config": Inert(values=(None, {}), meaning="a vision tower"),
     "sliding_window": Inert(values=(None,), meaning="attention in a window"),
     "use_sliding_window": Inert(values=_OFF, meaning="attention in a window"),
     "partial_rotary_factor": Inert(values=(None, 1, 1.0), meaning="heads that are rotated in part"),

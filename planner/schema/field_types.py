@@ -7,13 +7,18 @@ from typing import Annotated, TypeGuard
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StrictInt, StrictStr
 
+from planner.layout import ContextKind
 from planner.request import MAX_DEGREE, Bounds, Target
 from planner.schema.translate import complaint, shown, suggestion
 from planner.workload import MAX_LENGTH, DType, Precision
 
 MAX_TOKENS = 10**18
 
+DIMENSIONS = ("tp", "cp", "pp", "vpp", "dp", "ep", "etp", "zero_stage", "micro_batch_size", "num_microbatches")
+"""Dimensions of a layout that can be pinned or bounded by numbers."""
+
 RECOMPUTE = ("none", "selective", "full")
+CONTEXT_KINDS = tuple(kind.value for kind in ContextKind)
 LORA_TARGETS = ("qkv", "proj", "fc1", "fc2")
 
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -65,22 +70,20 @@ def _zero_stage(bounds: Bounds) -> Bounds:
     return bounds
 
 
-def _only_one(value: object) -> int:
-    if isinstance(value, bool) or value not in (1, [1]):
-        raise complaint(
-            "Context and expert parallelism are not planned yet; only 1 can be given.",
-            "Remove it. tp, pp, vpp, dp, zero_stage, micro_batch_size and num_microbatches can be constrained.",
-        )
-    return 1
-
-
 def _recompute(value: object) -> tuple[str, ...]:
+    return _some_of(value, RECOMPUTE, what="a recompute granularity")
+
+
+def _context_kinds(value: object) -> tuple[str, ...]:
+    return _some_of(value, CONTEXT_KINDS, what="a kind of context parallelism")
+
+
+def _some_of(value: object, known: Sequence[str], *, what: str) -> tuple[str, ...]:
+    """Return the known words that one word or a list of them names, in the order of `known`."""
     values = _listed(value)
-    if not values or not all(isinstance(item, str) and item in RECOMPUTE for item in values):
-        raise complaint(
-            f"{shown(value)} is not a recompute granularity.", f"Allowed: {', '.join(RECOMPUTE)}, or a list of these."
-        )
-    return _in_order(values, RECOMPUTE)
+    if not values or not all(isinstance(item, str) and item in known for item in values):
+        raise complaint(f"{shown(value)} is not {what}.", f"Allowed: {', '.join(known)}, or a list of these.")
+    return _in_order(values, known)
 
 
 def _lora_targets(value: object) -> tuple[str, ...]:
@@ -130,8 +133,11 @@ def _state_dtype(value: DType) -> DType:
 
 
 def _target(value: object) -> object:
-    if value in (Target.DEEPSPEED.value, Target.VLLM.value):
-        raise complaint(f"`target` = {value} is not planned yet.", "Allowed: megatron, or any.")
+    if value == Target.VLLM.value:
+        raise complaint(
+            "`target` = vllm cannot run this workload: vLLM serves models and trains none.",
+            "Allowed: megatron, deepspeed, any.",
+        )
     return value
 
 
@@ -163,11 +169,14 @@ Degree = Annotated[Bounds, PlainValidator(_bounds), AfterValidator(_positive)]
 """An integer from 1, a list of them, or `{min, max}`."""
 
 ZeroStage = Annotated[Bounds, PlainValidator(_bounds), AfterValidator(_zero_stage)]
-NotPlannedYet = Annotated[int, PlainValidator(_only_one)]
 RecomputeChoice = Annotated[tuple[str, ...], PlainValidator(_recompute)]
+ContextKinds = Annotated[tuple[str, ...], PlainValidator(_context_kinds)]
 LoraTargets = Annotated[tuple[str, ...], PlainValidator(_lora_targets)]
 Tokens = Annotated[int, PlainValidator(_tokens)]
 Length = Annotated[StrictInt, Field(ge=1, le=MAX_LENGTH)]
+RoutingSkew = Annotated[float, Field(strict=True, ge=1, le=1024)]
+"""Load of the busiest rank over the mean; 1024 is beyond any, with as many ranks."""
+
 Probability = Annotated[float, Field(strict=True, ge=0, lt=1)]
 PrecisionChoice = Annotated[Precision, BeforeValidator(_precision)]
 StateDType = Annotated[DType, AfterValidator(_state_dtype)]

@@ -5,17 +5,20 @@ What changes cost and is not understood is an error that names it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
-from planner.blocks import Activation, PositionEmbedding
-from planner.dense_decoder import DenseDecoder, ShapeError
+from planner.blocks import PositionEmbedding
+from planner.decoder import Decoder, LayerKind
 from planner.documents import Document
 from planner.errors import InputError
 from planner.schema.architecture import Architecture, Flag, KeyValueHeads, Window
-from planner.schema.architectures import ARCHITECTURES, NOT_YET
-from planner.schema.common_keys import ACTIVATIONS, HARMLESS, INERT, ROPE_NUMBERS, ROPE_TYPES
+from planner.schema.architectures import ARCHITECTURES
+from planner.schema.architectures.parts import FULL, SLIDING, joined, layer_words, read_activation, require_repeated
+from planner.schema.common_keys import HARMLESS, INERT, QUANTIZATIONS
 from planner.schema.config_reader import ConfigPath, ConfigReader
+from planner.schema.rotary import read_rotary
 from planner.schema.translate import shown, suggestion
+from planner.sizes import ShapeError
 from planner.specs import ModelSpec
 
 _KINDS: tuple[tuple[str, frozenset[str]], ...] = (
@@ -30,13 +33,6 @@ _KINDS: tuple[tuple[str, frozenset[str]], ...] = (
     ),
     ("multimodal", frozenset({"vision_config", "audio_config"})),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _RotaryFacts:
-    theta: float = 10000.0
-    fraction: float = 1.0
-    scaling: Mapping[str, float | str]
 
 
 def is_config(fields: Mapping[str, object]) -> bool:
@@ -55,21 +51,24 @@ def read_config(fields: Mapping[str, object], *, document: Document, path: Confi
     """
     architecture = _architecture(fields, document=document, path=path)
     config = ConfigReader(fields, document=document, path=path, architecture=architecture.name)
-    config.require_inert(architecture.inert)
+    text = config.section("text_config") if architecture.text_section else config
     try:
-        decoder = _decoder(config, architecture, name)
+        tied = _tied(config, text, default=architecture.tied)
+        decoder = replace(_decoder(text, architecture, name), tie_word_embeddings=tied)
+        decoder = _with_layers(text, architecture, decoder)
         if architecture.adjust is not None:
-            decoder = architecture.adjust(config, decoder)
+            decoder = architecture.adjust(text, decoder)
+        if architecture.text_section:
+            decoder = _with_vision(config, architecture, decoder)
+        model = decoder.spec()
     except ShapeError as error:
-        raise InputError(
-            str(error),
-            location=config.location_of_field(error.field),
-            hint="Use the config.json that was published with the model.",
-        ) from None
-    _check_layers(config, architecture, decoder)
-    config.require_inert(INERT)
-    config.refuse_unread(harmless=HARMLESS | architecture.harmless)
-    return decoder.spec()
+        raise text.shape_error(error) from None
+    for part in dict.fromkeys((config, text)):
+        _check_quantization(part)
+        part.require_inert(architecture.inert)
+        part.require_inert(INERT)
+        part.refuse_unread(harmless=HARMLESS | architecture.harmless)
+    return model
 
 
 def _architecture(fields: Mapping[str, object], *, document: Document, path: ConfigPath) -> Architecture:
@@ -91,30 +90,69 @@ def _architecture(fields: Mapping[str, object], *, document: Document, path: Con
         named = class_name if isinstance(class_name, str) else ""
         raise _unsupported(config, fields, f"The architecture {shown(class_name)}", named, key="architectures")
     architecture = ARCHITECTURES[class_name]
-    if model_type not in (None, architecture.model_type):
+    if model_type is not None and model_type not in {architecture.model_type, *architecture.other_model_types}:
         raise config.error(
             f"`model_type` = {shown(model_type)} contradicts `architectures`: {class_name} has "
             f'"{architecture.model_type}".',
             key="model_type",
-            hint="Use the config.json that was published with the model.",
         )
     return architecture
 
 
 def _unsupported(config: ConfigReader, fields: Mapping[str, object], what: str, name: str, *, key: str) -> InputError:
-    """Return the error of an architecture that cannot be planned, with the reason where it is known."""
+    """Return the error of an architecture that cannot be planned, with what its keys tell of it."""
     text = fields.get("text_config")
     keys = {key for part in (fields, text) if isinstance(part, Mapping) for key, value in part.items() if value}
     kinds = [kind for kind, signs in _KINDS if signs & keys]
-    reason = NOT_YET.get(name) or (f"it is {' and '.join(kinds)}" if kinds else None)
+    reason = f"it is {' and '.join(kinds)} of a class that is not known" if kinds else "it is not known"
     return config.error(
-        f"{what} cannot be planned yet: {reason or 'it is not known'}.",
+        f"{what} cannot be planned yet: {reason}.",
         key=key,
-        hint=f"{'' if reason else suggestion(name, ARCHITECTURES)}Supported are {', '.join(sorted(ARCHITECTURES))}.",
+        hint=f"{suggestion(name, ARCHITECTURES)}Supported are {', '.join(sorted(ARCHITECTURES))}.",
     )
 
 
-def _decoder(config: ConfigReader, architecture: Architecture, name: str) -> DenseDecoder:
+def _tied(config: ConfigReader, text: ConfigReader, *, default: bool) -> bool:
+    """Return whether the LM head is the embedding; a multimodal config says it outside of its text part, or twice."""
+    outer = config.optional_flag("tie_word_embeddings")
+    inner = text.optional_flag("tie_word_embeddings")
+    if outer is not None and inner is not None and outer != inner:
+        raise text.error(
+            f"`tie_word_embeddings` = {shown(inner)} contradicts {shown(outer)} outside of this mapping.",
+            key="tie_word_embeddings",
+            hint="Keep the one that is right.",
+        )
+    found = outer if inner is None else inner
+    return default if found is None else found
+
+
+def _with_vision(config: ConfigReader, architecture: Architecture, decoder: Decoder) -> Decoder:
+    """Return the model with the tower that `vision_config` describes, if there is one."""
+    vision = config.optional_section("vision_config")
+    if vision is None or architecture.vision is None:
+        return decoder
+    tower = architecture.vision(vision, decoder)
+    vision.require_inert(INERT)
+    vision.refuse_unread(harmless=HARMLESS)
+    return replace(decoder, vision=tower)
+
+
+def _check_quantization(config: ConfigReader) -> None:
+    """Refuse weights stored in a way that is not known; known ones leave every shape as it is."""
+    for key in ("quantization_config", "compression_config"):
+        section = config.optional_section(key)
+        if section is None:
+            continue
+        method = section.optional_text("quant_method")
+        if method not in QUANTIZATIONS:
+            raise section.error(
+                f"`quant_method` = {shown(method)} is not known; it may change shapes.",
+                key="quant_method",
+                hint=f"Known are {', '.join(QUANTIZATIONS)}. Training needs the shapes of the unquantised model only.",
+            )
+
+
+def _decoder(config: ConfigReader, architecture: Architecture, name: str) -> Decoder:
     """Return what the table of the architecture says about the config."""
 
     def size(field: str) -> int:
@@ -126,11 +164,11 @@ def _decoder(config: ConfigReader, architecture: Architecture, name: str) -> Den
 
     hidden_size = size("hidden_size")
     num_attention_heads = size("num_attention_heads")
-    rotary = _rotary(config, architecture)
+    rotary = read_rotary(config, architecture)
     epsilon = None
     if architecture.epsilon_key is not None:
         epsilon = config.optional_number(architecture.epsilon_key, field="norm_epsilon")
-    return DenseDecoder(
+    return Decoder(
         name=name,
         architecture=architecture.name,
         hidden_size=hidden_size,
@@ -142,24 +180,29 @@ def _decoder(config: ConfigReader, architecture: Architecture, name: str) -> Den
         vocab_size=size("vocab_size"),
         max_position_embeddings=_max_positions(config, architecture),
         gated=architecture.gated,
-        hidden_act=_activation(config, architecture),
+        hidden_act=read_activation(config, architecture.activation_key, default=architecture.activation),
         norm=architecture.norm,
         norm_epsilon=architecture.epsilon if epsilon is None else epsilon,
-        position_embedding=PositionEmbedding.LEARNED if architecture.rotary is None else PositionEmbedding.ROPE,
+        num_norms=architecture.num_norms,
+        num_post_norms=architecture.num_post_norms,
+        parallel=architecture.parallel,
+        position_embedding=architecture.unrotated if architecture.rotary is None else PositionEmbedding.ROPE,
         rope_theta=rotary.theta,
         rotary_fraction=rotary.fraction,
         rope_scaling=rotary.scaling,
-        tie_word_embeddings=config.flag("tie_word_embeddings", default=architecture.tied),
         qkv_bias=flag(architecture.qkv_bias),
         attention_output_bias=flag(architecture.output_bias),
         mlp_bias=flag(architecture.mlp_bias),
-        lm_head_bias=architecture.lm_head_bias,
+        lm_head_bias=flag(architecture.lm_head_bias),
         qk_norm=architecture.qk_norm,
-        traits=architecture.traits,
+        traits=(*architecture.traits, *rotary.traits),
     )
 
 
-def _key_value_heads(config: ConfigReader, architecture: Architecture, num_attention_heads: int) -> int:
+def _key_value_heads(config: ConfigReader, architecture: Architecture, num_attention_heads: int) -> int | None:
+    if architecture.latent:
+        require_repeated(config, "num_key_value_heads", num_attention_heads, "the heads of latent attention")
+        return None
     if architecture.key_value_heads is KeyValueHeads.OWN:
         return num_attention_heads
     if architecture.key_value_heads is KeyValueHeads.KEY and not config.has("num_key_value_heads"):
@@ -168,14 +211,19 @@ def _key_value_heads(config: ConfigReader, architecture: Architecture, num_atten
     return num_attention_heads if found is None else found
 
 
-def _head_dim(config: ConfigReader, architecture: Architecture, hidden_size: int, num_attention_heads: int) -> int:
+def _head_dim(
+    config: ConfigReader, architecture: Architecture, hidden_size: int, num_attention_heads: int
+) -> int | None:
+    if architecture.latent:
+        return None
     if architecture.reads_head_dim:
-        found = config.optional_size("head_dim")
+        keys = architecture.keys.get("head_dim", ("head_dim",))
+        found = config.optional_size(*keys, field="head_dim")
         if found is not None:
             return found
-        if architecture.head_dim is not None and not config.has("head_dim"):
+        if architecture.head_dim is not None and not any(config.has(key) for key in keys):
             return architecture.head_dim
-    if num_attention_heads < 1 or hidden_size % num_attention_heads:
+    if hidden_size % num_attention_heads:
         raise ShapeError(
             f"`hidden_size` = {hidden_size} is not a multiple of the number of attention heads, "
             f"{num_attention_heads}, and there is no `head_dim`.",
@@ -184,7 +232,9 @@ def _head_dim(config: ConfigReader, architecture: Architecture, hidden_size: int
     return hidden_size // num_attention_heads
 
 
-def _intermediate_size(config: ConfigReader, architecture: Architecture, hidden_size: int) -> int:
+def _intermediate_size(config: ConfigReader, architecture: Architecture, hidden_size: int) -> int | None:
+    if not architecture.dense_width:
+        return None
     first, *others = architecture.keys.get("intermediate_size", ("intermediate_size",))
     if architecture.intermediate_factor is None:
         return config.size(first, *others, field="intermediate_size")
@@ -200,125 +250,39 @@ def _max_positions(config: ConfigReader, architecture: Architecture) -> int:
     return architecture.max_positions if found is None else found
 
 
-def _activation(config: ConfigReader, architecture: Architecture) -> Activation:
-    key = architecture.activation_key
-    name = config.optional_text(key) or architecture.activation
-    if name not in ACTIVATIONS:
+def _with_layers(config: ConfigReader, architecture: Architecture, base: Decoder) -> Decoder:
+    """Return the model with what its layers have of their own: windows, and what the class reads itself."""
+    if architecture.layers is not None:
+        return replace(base, layers=joined(architecture.layers(config, base)))
+    size = None if architecture.window is None else _window(config, architecture, architecture.window, base)
+    default = (FULL if size is None else SLIDING,) * base.num_hidden_layers
+    if architecture.window is not None and architecture.window.from_layer:
+        first = config.optional_count("max_window_layers", field="num_hidden_layers")
+        if size is not None and first is not None:
+            default = tuple(SLIDING if layer >= first else FULL for layer in range(base.num_hidden_layers))
+    known = (FULL,) if architecture.window is None else (FULL, SLIDING)
+    words = layer_words(config, base, known, default=default)
+    if size is None and SLIDING in words:
         raise config.error(
-            f"`{key}` = {shown(name)} is not an activation that can be planned.",
-            key=key,
-            hint=f"Known are {', '.join(ACTIVATIONS)}.",
-        )
-    return ACTIVATIONS[name]
-
-
-def _rotary(config: ConfigReader, architecture: Architecture) -> _RotaryFacts:
-    """Return the rotary embedding, from `rope_theta` and `rope_scaling` or from the newer `rope_parameters`."""
-    rotary = architecture.rotary
-    if rotary is None:
-        return _RotaryFacts(scaling={})
-    theta = config.optional_number(rotary.theta_key, *_other("rope_theta", rotary.theta_key), field="rope_theta")
-    fraction = None
-    if rotary.fraction_key is not None:
-        fraction = config.optional_number(
-            rotary.fraction_key, *_other("partial_rotary_factor", rotary.fraction_key), field="rotary_fraction"
-        )
-    scaling: dict[str, float | str] = {}
-    for key in ("rope_scaling", "rope_parameters"):
-        section = config.optional_section(key)
-        if section is not None:
-            inner_theta = section.optional_number("rope_theta")
-            inner_fraction = section.optional_number("partial_rotary_factor")
-            theta = _agreed(section, "rope_theta", theta, inner_theta)
-            fraction = _agreed(section, "partial_rotary_factor", fraction, inner_fraction)
-            scaling |= _rope_scaling(section)
-    if rotary.fraction_key is None and fraction not in (None, 1.0):
-        raise config.error(
-            f"`partial_rotary_factor` = {fraction}: {architecture.name} rotates whole heads.",
-            key="rope_parameters",
-            hint="Use the config.json that was published with the model.",
-        )
-    return _RotaryFacts(
-        theta=10000.0 if theta is None else theta,
-        fraction=rotary.fraction if fraction is None else fraction,
-        scaling=scaling,
-    )
-
-
-def _other(name: str, key: str) -> tuple[str, ...]:
-    return () if name == key else (name,)
-
-
-def _agreed(section: ConfigReader, key: str, outer: float | None, inner: float | None) -> float | None:
-    """Return the one value that is given; two must be equal."""
-    if outer is not None and inner is not None and outer != inner:
-        raise section.error(
-            f"`{key}` = {inner} contradicts {outer} outside of this mapping.",
-            key=key,
-            hint="Keep the one that is right.",
-        )
-    return outer if inner is None else inner
-
-
-def _rope_scaling(section: ConfigReader) -> dict[str, float | str]:
-    """Return a scaling's type and numbers; the factors by frequency of longrope are not kept."""
-    name = section.optional_text("rope_type", "type") or "default"
-    kind = "longrope" if name == "su" else name
-    if kind not in ROPE_TYPES:
-        raise section.error(
-            f"`rope_type` = {shown(name)} is not understood.",
-            key=section.key_of("rope_type"),
-            hint=f"Known are {', '.join(ROPE_TYPES)}.",
-        )
-    section.optional_list("short_factor")
-    section.optional_list("long_factor")
-    section.flag("truncate", default=True)
-    numbers = {key: section.optional_number(key) for key in ROPE_NUMBERS}
-    section.refuse_unread(harmless=frozenset())
-    if kind == "default":
-        return {}
-    return {"rope_type": kind, **{key: number for key, number in numbers.items() if number is not None}}
-
-
-def _check_layers(config: ConfigReader, architecture: Architecture, decoder: DenseDecoder) -> None:
-    """Refuse windows that attention uses, and layers of other types."""
-    if architecture.window is not None:
-        _check_window(config, architecture, architecture.window, decoder)
-    types = config.optional_list("layer_types")
-    if types is None:
-        return
-    if len(types) != decoder.num_hidden_layers:
-        raise config.error(
-            f"`layer_types` names {len(types)} layers, `num_hidden_layers` = {decoder.num_hidden_layers}.",
+            f'`layer_types` holds "{SLIDING}", and no window is in use.',
             key="layer_types",
-            hint="Use the config.json that was published with the model.",
+            hint="Give `sliding_window`, and `use_sliding_window` where the class has it.",
         )
-    others = [kind for kind in types if kind != "full_attention"]
-    if others:
-        raise config.error(
-            f"`layer_types` holds {shown(others[0])}, which cannot be planned yet.",
-            key="layer_types",
-            hint="Models whose layers are all full_attention can be planned.",
-        )
+    if size is None or size >= base.max_position_embeddings or SLIDING not in words:
+        return base
+    if FULL not in words:
+        return replace(base, window=size)
+    return replace(base, layers=tuple(LayerKind(window=size if word == SLIDING else None) for word in words))
 
 
-def _check_window(config: ConfigReader, architecture: Architecture, window: Window, decoder: DenseDecoder) -> None:
+def _window(config: ConfigReader, architecture: Architecture, window: Window, base: Decoder) -> int | None:
+    """Return the window that is in use; None without one."""
     used = config.flag("use_sliding_window", default=False) if window.needs_flag else True
-    size = config.optional_size("sliding_window")
-    given = config.has("sliding_window")
-    if not given:
+    size = config.optional_size("sliding_window", field="window")
+    if not config.has("sliding_window"):
         size = window.default
-    if not used or size is None or size >= decoder.max_position_embeddings:
-        return
-    if given:
+    if used and window.needs_flag and size is None:
         raise config.error(
-            f"`sliding_window` = {size} is shorter than the longest sequence, {decoder.max_position_embeddings}: "
-            "attention in a window cannot be planned yet.",
-            key="sliding_window",
-            hint="Models whose `sliding_window` is null can be planned.",
+            f"`use_sliding_window` is true and {architecture.name} has no `sliding_window`.", key="use_sliding_window"
         )
-    raise config.error(
-        f"`sliding_window` is missing, which means {size} tokens for {architecture.name}: "
-        "attention in a window cannot be planned yet.",
-        hint='If the model has no window, write "sliding_window": null.',
-    )
+    return size if used and size is not None and size < base.max_position_embeddings else None

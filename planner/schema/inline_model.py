@@ -6,7 +6,14 @@ model: {name: my-7b, hidden_size: 4096, num_hidden_layers: 32, num_attention_hea
 ```
 
 Names are Hugging Face's. Sizes have no defaults, except that key/value heads default to the query heads and
-`head_dim` to the hidden size over the heads. Every other choice defaults to Llama's.
+`head_dim` to the hidden size over the heads. Every other choice defaults to Llama's. Experts, latent attention and the
+other parts are nested mappings; `planner.compact_model` says how layers that differ are written.
+
+```yaml
+experts: {num_experts: 64, experts_per_token: 6, intermediate_size: 1408, shared_intermediate_size: 2816}
+kinds: {d: {feed_forward: dense}, e: {}}
+layers: d e*26
+```
 """
 
 from collections.abc import Mapping
@@ -14,12 +21,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from planner.blocks import Activation, Norm, PositionEmbedding
-from planner.dense_decoder import DenseDecoder, ShapeError
+from planner.blocks import Activation, LinearRule, Norm, PositionEmbedding, QueryKeyNorm, RouterScore
+from planner.compact_model import decoder_of
+from planner.decoder import Decoder, FeedForwardKind, MixerKind
 from planner.documents import Document
 from planner.errors import InputError
 from planner.schema.common_keys import ACTIVATIONS, ROPE_NUMBERS, ROPE_TYPES
 from planner.schema.translate import Path, complaint, shown, suggestion, validated
+from planner.sizes import ShapeError
 from planner.specs import ModelSpec, Trait
 
 MAX_NAME = 200
@@ -40,6 +49,13 @@ def _name(value: object) -> object:
     """Refuse names with line ends: names stand in comments of generated scripts."""
     if isinstance(value, str) and not value.isprintable():
         raise complaint(f"`name` = {shown(value)} holds a character that cannot be printed.", "Name it in one line.")
+    return value
+
+
+def _query_key_norm(value: object) -> object:
+    """Return `true` and `false` as the norm of each head and none."""
+    if isinstance(value, bool):
+        return QueryKeyNorm.HEAD if value else QueryKeyNorm.NONE
     return value
 
 
@@ -64,10 +80,110 @@ def _rope_scaling(value: dict[str, object]) -> dict[str, float | str]:
     return scaling
 
 
-class InlineModel(BaseModel):
-    """One dense decoder with equal layers."""
+Scaling = Annotated[dict[str, object], AfterValidator(_rope_scaling)]
+HeadNorm = Annotated[QueryKeyNorm, BeforeValidator(_query_key_norm)]
 
+
+class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Indexer(_Part):
+    """What picks the keys that latent attention attends to."""
+
+    num_heads: Size = Field(description="Give the indexer's heads.")
+    head_dim: Size = Field(description="Give the width of one of its heads.")
+    top_k: Size = Field(description="Give how many keys are kept for each query.")
+
+
+class Latent(_Part):
+    """Multi-head latent attention."""
+
+    q_lora_rank: Size | None = None
+    kv_lora_rank: Size = Field(description="Give the width of the keys' and values' common latent.")
+    qk_nope_head_dim: Size = Field(description="Give the part of a query or key head that is not rotated.")
+    qk_rope_head_dim: Size = Field(description="Give the part of a query or key head that is rotated.")
+    v_head_dim: Size = Field(description="Give the width of a value head.")
+    bias: Switch = False
+    indexer: Indexer | None = None
+
+
+class States(_Part):
+    """Mamba-2 mixers."""
+
+    num_heads: Size = Field(description="Give the mixer's heads.")
+    head_dim: Size = Field(description="Give the width of one of its heads.")
+    state_size: Size = Field(description="Give the width of the state of each channel.")
+    num_groups: Size = Field(description="Give the groups of heads that share B and C.")
+    conv_kernel: Size = Field(description="Give the width of the causal convolution.")
+    chunk_size: Size = Field(description="Give the tokens that are multiplied out at once.")
+    conv_bias: Switch = True
+    projection_bias: Switch = False
+
+
+class Linear(_Part):
+    """Linear attention."""
+
+    rule: LinearRule = Field(description="Say how the state is updated: gated-delta, kimi-delta or lightning.")
+    num_key_heads: Size = Field(description="Give the query and key heads.")
+    num_value_heads: Size = Field(description="Give the value heads.")
+    key_head_dim: Size = Field(description="Give the width of a query or key head.")
+    value_head_dim: Size = Field(description="Give the width of a value head.")
+    conv_kernel: Size = Field(description="Give the width of the causal convolution, 0 without one.")
+    chunk_size: Size = 64
+
+
+class Routing(_Part):
+    """What chooses the experts of a token."""
+
+    score: RouterScore = RouterScore.SOFTMAX
+    num_groups: Size = 1
+    groups_per_token: Size = 1
+    bias: Switch = False
+    correction_bias: Switch = False
+    scales: Switch = False
+    normalized: Switch = True
+    weight_factor: Number = 1.0
+
+
+class Experts(_Part):
+    """A mixture of experts."""
+
+    num_experts: Size = Field(description="Give the routed experts.")
+    experts_per_token: Size = Field(description="Give how many of them a token visits.")
+    intermediate_size: Size = Field(description="Give the width of one routed expert.")
+    shared_intermediate_size: Size | None = None
+    shared_gate: Switch = False
+    latent_size: Size | None = None
+    num_norms: Annotated[int, Field(strict=True, ge=0, le=3)] = 0
+    router: Routing = Routing()
+
+
+class Kind(_Part):
+    """What a kind of layer has instead of what the model says."""
+
+    mixer: MixerKind | None = None
+    feed_forward: FeedForwardKind | None = None
+    num_attention_heads: Size | None = None
+    num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
+    intermediate_size: Size | None = None
+    window: Size | None = None
+    chunk: Size | None = None
+    rotary: Switch | None = None
+    qk_norm: HeadNorm | None = None
+    shared_key_value: Switch | None = None
+
+
+class Tower(_Part):
+    """What a multimodal model has beside its text part."""
+
+    num_parameters: Annotated[int, Field(strict=True, ge=1, le=10**12)]
+    source: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+
+
+class InlineModel(_Part):
+    """One decoder."""
 
     schema_version: Literal[1] = Field(default=1, alias="schema", description="Version of this form.")
     name: Annotated[str, BeforeValidator(_name), Field(min_length=1, max_length=MAX_NAME)] | None = None
@@ -76,72 +192,54 @@ class InlineModel(BaseModel):
     num_attention_heads: Size = Field(description="Give the number of query heads.")
     num_key_value_heads: Size | None = None
     head_dim: Size | None = None
-    intermediate_size: Size = Field(description="Give the width of the feed-forward.")
+    intermediate_size: Size | None = None
     vocab_size: Size = Field(description="Give the rows of the embedding table, before padding.")
     max_position_embeddings: Size = Field(description="Give the longest sequence the model is made for, in tokens.")
     gated: Switch = True
     hidden_act: Annotated[Activation, BeforeValidator(_activation)] = Activation.SILU
     norm: Norm = Norm.RMS
     norm_epsilon: Number = 1e-5
-    num_norms: Literal[1, 2] = 2
+    num_norms: Literal[0, 1, 2] = 2
+    num_post_norms: Literal[0, 2] = 0
     parallel: Switch = False
     position_embedding: PositionEmbedding = PositionEmbedding.ROPE
     rope_theta: Number = 10000.0
     rotary_fraction: Number = 1.0
-    rope_scaling: Annotated[dict[str, object], AfterValidator(_rope_scaling)] = Field(default_factory=dict)
+    rope_scaling: Scaling = Field(default_factory=dict)
     position_offset: Annotated[int, Field(strict=True, ge=0, le=1024)] = 0
     tie_word_embeddings: Switch = False
     qkv_bias: Switch = False
     attention_output_bias: Switch = False
     mlp_bias: Switch = False
     lm_head_bias: Switch = False
-    qk_norm: Switch = False
+    qk_norm: HeadNorm = QueryKeyNorm.NONE
+    window: Size | None = None
+    chunk: Size | None = None
+    sinks: Switch = False
+    output_gate: Switch = False
+    shared_key_value: Switch = False
+    value_norm: Switch = False
     embedding_norm: Switch = False
+    latent_attention: Latent | None = None
+    state_space: States | None = None
+    linear_attention: Linear | None = None
+    experts: Experts | None = None
+    kinds: dict[Annotated[str, Field(pattern="^[A-Za-z]$")], Kind] = Field(default_factory=dict)
+    layers: Annotated[str, Field(strict=True, min_length=1, max_length=4096)] | None = None
+    mtp_modules: Size = 0
+    mtp_layer: Annotated[str, Field(pattern="^[A-Za-z]$")] | None = None
+    vision: Tower | None = None
     traits: tuple[Trait, ...] = Field(default=(), max_length=len(Trait))
 
-    def decoder(self, *, default_name: str) -> DenseDecoder:
-        """Return the model's facts, derived sizes filled in."""
-        heads = self.num_attention_heads
-        head_dim = self.head_dim
-        if head_dim is None:
-            if heads < 1 or self.hidden_size % heads:
-                raise ShapeError(
-                    f"`hidden_size` = {self.hidden_size} is not a multiple of `num_attention_heads` = {heads}, "
-                    "and there is no `head_dim`.",
-                    field="num_attention_heads",
-                )
-            head_dim = self.hidden_size // heads
-        return DenseDecoder(
-            name=self.name or default_name,
-            architecture="inline",
-            hidden_size=self.hidden_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads if self.num_key_value_heads is None else self.num_key_value_heads,
-            head_dim=head_dim,
-            intermediate_size=self.intermediate_size,
-            vocab_size=self.vocab_size,
-            max_position_embeddings=self.max_position_embeddings,
-            gated=self.gated,
-            hidden_act=self.hidden_act,
-            norm=self.norm,
-            norm_epsilon=self.norm_epsilon,
-            num_norms=self.num_norms,
-            parallel=self.parallel,
-            position_embedding=self.position_embedding,
-            rope_theta=self.rope_theta,
-            rotary_fraction=self.rotary_fraction,
-            rope_scaling=_rope_scaling(self.rope_scaling),
-            position_offset=self.position_offset,
-            tie_word_embeddings=self.tie_word_embeddings,
-            qkv_bias=self.qkv_bias,
-            attention_output_bias=self.attention_output_bias,
-            mlp_bias=self.mlp_bias,
-            lm_head_bias=self.lm_head_bias,
-            qk_norm=self.qk_norm,
-            embedding_norm=self.embedding_norm,
-            traits=self.traits,
-        )
+    def decoder(self, *, default_name: str) -> Decoder:
+        """Return the model's facts.
+
+        Raises:
+            ShapeError: No model has such sizes.
+        """
+        facts = self.model_dump(exclude={"schema_version", "kinds"})
+        kinds = {letter: kind.model_dump(exclude_none=True) for letter, kind in self.kinds.items()}
+        return decoder_of({**facts, "kinds": kinds, "name": self.name or default_name, "architecture": "inline"})
 
 
 def read_inline(fields: Mapping[str, object], *, document: Document, path: Path, name: str) -> ModelSpec:
@@ -150,6 +248,6 @@ def read_inline(fields: Mapping[str, object], *, document: Document, path: Path,
     try:
         return model.decoder(default_name=name).spec()
     except ShapeError as error:
-        raise InputError(
-            str(error), location=document.locate((*path, error.field)), hint="Correct the sizes."
-        ) from None
+        parts = {"indexer": ("latent_attention", "indexer"), "router": ("experts", "router"), "": ()}
+        blamed = (*parts.get(error.part, (error.part,)), error.field)
+        raise InputError(str(error), location=document.locate((*path, *blamed)), hint="Correct the sizes.") from None

@@ -13,7 +13,7 @@ from planner.bundled import find_bundled, nearest_names
 from planner.documents import Document, load_document
 from planner.documents.document import format_path
 from planner.errors import InputError, Location
-from planner.schema.common_keys import HARMLESS
+from planner.schema.common_keys import HARMLESS, QUANTIZED_FILES
 from planner.schema.huggingface import is_config, read_config
 from planner.schema.inline_model import MAX_NAME, InlineModel, read_inline
 from planner.schema.translate import shown
@@ -85,12 +85,8 @@ def _from_file(file: Path, *, name: str, location: Location) -> ModelSpec:
             hint="Give the model's config.json.",
         )
     quantization = file.with_name("hf_quant_config.json")
-    if quantization.is_file() and file.name == "config.json":
-        raise InputError(
-            "The model is quantised: hf_quant_config.json stands beside its config.json.",
-            location=Location(file=str(quantization)),
-            hint="A training plan needs the config of the unquantised model.",
-        )
+    if file.name == "config.json" and quantization.is_file():
+        _check_quantization(load_document(quantization))
     document = load_document(file)
     fields = document.data
     if not isinstance(fields, Mapping):
@@ -109,6 +105,21 @@ def _from_file(file: Path, *, name: str, location: Location) -> ModelSpec:
             hint="Use the config.json that was published with the model.",
         )
     return _described(fields, document=document, path=(), name=name)
+
+
+def _check_quantization(document: Document) -> None:
+    """Refuse a way of storing weights, given beside a config, that is not known; known ones leave every shape as it is.
+
+    Training needs the shapes of the unquantised model only, which the config gives.
+    """
+    section = document.data.get("quantization") if isinstance(document.data, Mapping) else None
+    method = section.get("quant_algo") if isinstance(section, Mapping) else None
+    if method not in QUANTIZED_FILES:
+        raise InputError(
+            f"`quant_algo` = {shown(method)} is not known; it may change shapes.",
+            location=document.locate(("quantization", "quant_algo")),
+            hint=f"Known are {', '.join(QUANTIZED_FILES)}. A plan needs the config of the unquantised model.",
+        )
 
 
 def _is_anonymous_config(fields: Mapping[str, object], file: Path) -> bool:

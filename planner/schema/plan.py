@@ -1,8 +1,9 @@
 """A plan's JSON form, both ways.
 
 The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. Keys of things
-that are not planned yet (`offload`, `band`) are there and null. A file holds its inputs in full, so it is enough to
-emit, explain and check the plan.
+that are not planned yet (`offload`, `band`) are there and null. What follows from other keys (`cp_kind`, `edp`,
+`days_to_train`, `cost_to_train`) is there for readers, and must agree when the file is read back. A file holds its
+inputs in full, so it is enough to emit, explain and check the plan.
 
     plan_from_document(parse_document(plan_to_text(plan), file="plan.json")) == plan
 
@@ -15,41 +16,70 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
 from planner.documents import Data, Document, Node
+from planner.documents.document import format_path
 from planner.errors import InputError
 from planner.plan import SCHEMA_VERSION, Infeasible, MemoryLine, Plan, PlannedLayout
 from planner.schema.plan_file import PlanFile
-from planner.schema.translate import all_of, validated
+from planner.schema.translate import Path, all_of, validated
 
 _POSITIVE = frozenset(
     {
         "bytes_per_second",
+        "chunk",
+        "chunk_size",
         "count",
         "dense_flops_per_second",
+        "experts_per_token",
         "global_batch_size",
         "gpus_per_node",
+        "groups_per_token",
         "head_dim",
         "hidden_size",
         "host_bytes_per_second",
         "intermediate_size",
+        "key_head_dim",
+        "kv_lora_rank",
+        "latent_size",
+        "lengths",
         "max_position_embeddings",
         "memory_bytes",
         "memory_bytes_per_second",
+        "norm_epsilon",
         "num_attention_heads",
         "num_compute_units",
+        "num_experts",
         "num_gpus",
+        "num_groups",
+        "num_heads",
+        "num_key_heads",
         "num_key_value_heads",
+        "num_modules",
         "num_nodes",
+        "num_value_heads",
+        "q_lora_rank",
         "rank",
+        "routing_skew",
         "seq_len",
+        "state_size",
         "tokens_to_train",
+        "top_k",
+        "v_head_dim",
+        "value_head_dim",
         "vocab_size",
+        "window",
     }
 )
 """Keys of the inputs that hold positive numbers only; no number of the inputs is negative."""
 
+_KINDS = frozenset({"mixer", "feed_forward"})
+"""Keys of the model that hold one of several kinds of mapping, by its `kind`."""
+
+_EDITED = "Plan again; a plan file is not edited by hand."
+
 
 def plan_from_document(document: Document) -> Plan:
     """Return the plan that a file holds."""
+    _check_kinds(document)
     text = json.dumps(document.data)
     # JSON mode turns text into enums and lists into tuples, and nothing else.
     file = validated(lambda: PlanFile.model_validate_json(text), model=PlanFile, document=document)
@@ -64,7 +94,7 @@ def plan_from_document(document: Document) -> Plan:
             raise InputError(
                 f"`{name}` = {stored} does not follow from the best plan, which gives {derived}.",
                 location=document.locate((name,)),
-                hint="Plan again; a plan file is not edited by hand.",
+                hint=_EDITED,
             )
     return plan
 
@@ -112,11 +142,16 @@ def _planned_layout(planned: PlannedLayout) -> dict[str, Data]:
             "pp": layout.pp,
             "vpp": layout.vpp,
             "cp": layout.cp,
-            "cp_kind": layout.cp_kind,
+            "ulysses": layout.ulysses,
+            "cp_kind": layout.cp_kind.value if layout.cp_kind else None,
+            "state_exchange": layout.state_exchange,
             "ep": layout.ep,
             "etp": layout.etp,
+            "edp": layout.edp,
             "dp": layout.dp,
             "zero_stage": layout.zero_stage,
+            "state_replicas": layout.state_replicas,
+            "secondary_shard": layout.secondary_shard,
             "micro_batch_size": layout.micro_batch_size,
             "num_microbatches": layout.num_microbatches,
             "schedule": layout.schedule.value,
@@ -172,28 +207,37 @@ def _json(value: object) -> Data:
     return {field.name: _json(getattr(value, field.name)) for field in fields(value)}
 
 
-def _check_inputs(document: Document) -> None:
-    """Refuse quantities of the inputs that are negative, or zero and cannot be."""
+def _check_kinds(document: Document) -> None:
+    """Refuse parts of the model without their kind: it decides what else is in them."""
     errors = [
-        InputError(
-            f"`{path[-1]}` = {value} cannot be.",
-            location=document.locate(path),
-            hint="Plan again; a plan file is not edited by hand.",
-        )
-        for path, value in _numbers(document.node(("inputs",)), ("inputs",))
-        if value < 0 or (value == 0 and not _POSITIVE.isdisjoint(path))
+        InputError(f"`kind` is missing in `{format_path(path)}`.", location=document.locate(path), hint=_EDITED)
+        for path, content in _contents(document.node(("inputs", "model")), ("inputs", "model"))
+        if path[-1] in _KINDS and isinstance(content, dict) and "kind" not in content
     ]
     if errors:
         raise all_of(errors)
 
 
-def _numbers(node: Node | None, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], float]]:
+def _check_inputs(document: Document) -> None:
+    """Refuse quantities of the inputs that are negative, or zero and cannot be."""
+    errors = [
+        InputError(f"`{path[-1]}` = {content} cannot be.", location=document.locate(path), hint=_EDITED)
+        for path, content in _contents(document.node(("inputs",)), ("inputs",))
+        if isinstance(content, int | float)
+        and not isinstance(content, bool)
+        and (content < 0 or (content == 0 and not _POSITIVE.isdisjoint(path)))
+    ]
+    if errors:
+        raise all_of(errors)
+
+
+def _contents(node: Node | None, path: Path) -> Iterator[tuple[Path, object]]:
+    """Return what stands at `path` and at every path below it."""
     content = node.content if node is not None else None
+    yield path, content
     if isinstance(content, dict):
         for key, child in content.items():
-            yield from _numbers(child, (*path, key))
+            yield from _contents(child, (*path, key))
     elif isinstance(content, list):
         for index, child in enumerate(content):
-            yield from _numbers(child, (*path, index))
-    elif isinstance(content, int | float) and not isinstance(content, bool):
-        yield path, content
+            yield from _contents(child, (*path, index))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from planner.layout import Layout, Overlap, Recompute, Schedule, Stage
+from planner.layout import ContextKind, Layout, Overlap, Recompute, Schedule, Stage
 from planner.plan import (
     SCHEMA_VERSION,
     Infeasible,
@@ -19,6 +19,7 @@ from planner.plan import (
     TimeLine,
 )
 from planner.request import Objective, PlanRequest, Target
+from planner.schema.field_types import DIMENSIONS
 from planner.schema.translate import complaint, shown
 from planner.specs import ModelSpec
 from profiles.hardware import Cluster
@@ -48,18 +49,23 @@ class _Mapping(BaseModel):
 
 
 class LayoutFile(_Mapping):
-    """One layout."""
+    """One layout; `cp_kind` and `edp` follow from the rest."""
 
     tp: int
     sequence_parallel: bool
     pp: int
     vpp: int
     cp: int
-    cp_kind: str | None
+    ulysses: int
+    cp_kind: ContextKind | None
+    state_exchange: bool
     ep: int
     etp: int
+    edp: int
     dp: int
     zero_stage: int
+    state_replicas: int
+    secondary_shard: int
     micro_batch_size: int
     num_microbatches: int
     schedule: Schedule
@@ -71,7 +77,16 @@ class LayoutFile(_Mapping):
 
     @model_validator(mode="after")
     def _is_a_layout(self) -> "LayoutFile":
-        self.to_layout()
+        layout = self.to_layout()
+        for name, factors in (("cp_kind", ("cp", "ulysses")), ("edp", ("tp", "cp", "dp", "ep", "etp"))):
+            stored, derived = getattr(self, name), getattr(layout, name)
+            if stored != derived:
+                given = ", ".join(f"{factor} {getattr(self, factor)}" for factor in factors)
+                raise complaint(
+                    f"`{name}` = {shown(stored)} does not follow from {given}, which give {shown(derived)}.",
+                    "Plan again; a plan file is not edited by hand.",
+                    field=name,
+                )
         return self
 
     def to_layout(self) -> Layout:
@@ -181,6 +196,17 @@ class InputsFile(_Mapping):
     model: ModelSpec
     cluster: Cluster
     request: PlanRequest
+
+    @model_validator(mode="after")
+    def _constrains_what_a_layout_has(self) -> "InputsFile":
+        unknown = sorted(set(self.request.constraints.degrees) - set(DIMENSIONS))
+        if unknown:
+            raise complaint(
+                f"`constraints` bounds {shown(unknown[0])}, which is no dimension of a layout.",
+                f"Known: {', '.join(DIMENSIONS)}.",
+                field="request",
+            )
+        return self
 
 
 class PlanFile(_Mapping):

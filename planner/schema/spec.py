@@ -8,25 +8,30 @@ workload: {kind: train, seq_len: 8192, global_batch_size: 512, precision: bf16}
 constraints: {tp: 8, pp: [1, 2, 4], micro_batch_size: {max: 4}, recompute: [none, selective]}
 ```
 
-The model and the cluster have schemas of their own. `precision: fp8` alone is an error that lists the recipes: they
+The model and the cluster have schemas of their own, and `documents`, the lengths of the documents in the sequences,
+is in `planner.schema.document_lengths`. `precision: fp8` alone is an error that lists the recipes: they
 differ in memory, hardware and numerics, so none is a default.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from planner.documents import Document
 from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
+from planner.schema.document_lengths import DocumentsFile, read_lengths
 from planner.schema.field_types import (
+    DIMENSIONS,
     LORA_TARGETS,
+    ContextKinds,
     Degree,
     Length,
     LoraTargets,
-    NotPlannedYet,
     PrecisionChoice,
     Probability,
     RecomputeChoice,
+    RoutingSkew,
     StateDType,
     TargetChoice,
     Text,
@@ -35,7 +40,16 @@ from planner.schema.field_types import (
     ZeroStage,
 )
 from planner.schema.translate import complaint, validated
-from planner.workload import AttentionKernel, DType, Lora, Optimizer, TrainMethod, TrainWorkload
+from planner.workload import (
+    DEFAULT_ROUTING_SKEW,
+    AttentionKernel,
+    DocumentLengths,
+    DType,
+    Lora,
+    Optimizer,
+    TrainMethod,
+    TrainWorkload,
+)
 
 SCHEMA = 1
 
@@ -46,8 +60,6 @@ A choice, not a measurement. The closest published per-rank estimates missed the
 (58.6 for 58.0 and 66.6 for 62.3 GiB on H100, issue 18 of mlc-ai/pith-train), so a plan that fills the memory to the
 last byte is a plan that may not run.
 """
-
-_DEGREES = ("tp", "pp", "vpp", "dp", "zero_stage", "micro_batch_size", "num_microbatches")
 
 
 def _kind(value: object) -> object:
@@ -98,6 +110,8 @@ class WorkloadFile(_Mapping):
     attention_dropout: Probability = 0.0
     data_path: Texts = []
     tokenizer_model: Text | None = None
+    documents: DocumentsFile | None = None
+    routing_skew: RoutingSkew = DEFAULT_ROUTING_SKEW
 
     @model_validator(mode="after")
     def _adapters_belong_to_lora(self) -> "WorkloadFile":
@@ -113,8 +127,12 @@ class WorkloadFile(_Mapping):
             )
         return self
 
-    def to_workload(self) -> TrainWorkload:
-        """Return the workload."""
+    def to_workload(self, documents: DocumentLengths | None) -> TrainWorkload:
+        """Return the workload.
+
+        Args:
+            documents: The lengths that `documents` describes.
+        """
         return TrainWorkload(
             seq_len=self.seq_len,
             global_batch_size=self.global_batch_size,
@@ -131,6 +149,8 @@ class WorkloadFile(_Mapping):
             attention_dropout=self.attention_dropout,
             data_path=tuple(self.data_path),
             tokenizer_model=self.tokenizer_model,
+            documents=documents,
+            routing_skew=float(self.routing_skew),
         )
 
 
@@ -138,12 +158,13 @@ class ConstraintsFile(_Mapping):
     """What the user pins or bounds."""
 
     tp: Degree | None = None
+    cp: Degree | None = None
+    cp_kind: ContextKinds | None = None
     pp: Degree | None = None
     vpp: Degree | None = None
     dp: Degree | None = None
-    cp: NotPlannedYet = 1
-    ep: NotPlannedYet = 1
-    etp: NotPlannedYet = 1
+    ep: Degree | None = None
+    etp: Degree | None = None
     zero_stage: ZeroStage | None = None
     micro_batch_size: Degree | None = None
     num_microbatches: Degree | None = None
@@ -152,11 +173,12 @@ class ConstraintsFile(_Mapping):
 
     def to_constraints(self) -> Constraints:
         """Return the constraints; what is not constrained is left out."""
-        given: dict[str, Bounds | None] = {name: getattr(self, name) for name in _DEGREES}
+        given: dict[str, Bounds | None] = {name: getattr(self, name) for name in DIMENSIONS}
         return Constraints(
             degrees={name: bounds for name, bounds in given.items() if bounds is not None},
             recompute=self.recompute,
             sequence_parallel=self.sequence_parallel,
+            cp_kind=self.cp_kind,
         )
 
 
@@ -183,10 +205,14 @@ class SpecFile(_Mapping):
     target: TargetChoice = Target.MEGATRON
     objective: Objective = Objective.STEP_TIME
 
-    def to_request(self) -> PlanRequest:
-        """Return everything but the model and the cluster."""
+    def to_request(self, documents: DocumentLengths | None) -> PlanRequest:
+        """Return everything but the model and the cluster.
+
+        Args:
+            documents: The lengths that `workload.documents` describes.
+        """
         return PlanRequest(
-            workload=self.workload.to_workload(),
+            workload=self.workload.to_workload(documents),
             constraints=self.constraints.to_constraints(),
             memory_headroom=self.memory_headroom,
             target=self.target,
@@ -194,8 +220,18 @@ class SpecFile(_Mapping):
         )
 
 
-def read_request(document: Document) -> PlanRequest:
-    """Return what a spec asks for; its model and cluster are only checked to be there."""
+def read_request(document: Document, *, base: Path) -> PlanRequest:
+    """Return what a spec asks for; its model and cluster are only checked to be there.
+
+    Args:
+        document: The spec.
+        base: Directory that paths in it are relative to.
+    """
     data = document.data
     spec = validated(lambda: SpecFile.model_validate(data), model=SpecFile, document=document)
-    return spec.to_request()
+    described = spec.workload.documents
+    lengths = None
+    if described is not None:
+        path = ("workload", "documents")
+        lengths = read_lengths(described, seq_len=spec.workload.seq_len, document=document, path=path, base=base)
+    return spec.to_request(lengths)

@@ -23,6 +23,9 @@ MAX_REPORTED = 20
 MAX_TRANSLATED = 200
 """Complaints that are looked at; a document with more is damaged as a whole."""
 
+KIND = "kind"
+"""Key that says which of several kinds its mapping is."""
+
 PRESET = "preset"
 """Key that gives all the others of its mapping."""
 
@@ -80,7 +83,7 @@ def validated(validate: Callable[[], T], *, model: type[BaseModel], document: Do
 def translated(error: ValidationError, *, model: type, document: Document, path: Path = ()) -> InputError:
     """Return every complaint of `error`, in the order of the document."""
     found: dict[tuple[str, str], InputError] = {}
-    complaints = error.errors(include_url=False)[:MAX_TRANSLATED]
+    complaints = _of_its_kind(error.errors(include_url=False), model=model)[:MAX_TRANSLATED]
     misspelt = {details["loc"][:-1] for details in complaints if _is_nearly_a_preset(details, model)}
     for details in complaints:
         if details["type"] in _MISSING and details["loc"][:-1] in misspelt:
@@ -90,12 +93,40 @@ def translated(error: ValidationError, *, model: type, document: Document, path:
     return all_of(found.values())
 
 
+def _of_its_kind(complaints: Sequence[ErrorDetails], *, model: type) -> list[ErrorDetails]:
+    """Return the complaints without those of other branches of a union than the one that a mapping's `kind` names.
+
+    Pydantic tries every branch, and names it in the location. Where `kind` names none, one complaint lists them all.
+    """
+    others = {
+        details["loc"][:-1]: details
+        for details in complaints
+        if details["type"] == "literal_error" and details["loc"][-1] == KIND and _is_branch(model, details["loc"][:-1])
+    }
+    ours = [details for details in complaints if not any(details["loc"][: len(branch)] == branch for branch in others)]
+    unknown: dict[tuple[int | str, ...], ErrorDetails] = {}
+    for branch, details in others.items():
+        parent = branch[:-1]
+        if any(known["loc"][: len(parent)] == parent for known in ours):
+            continue
+        said = unknown.setdefault(parent, details)
+        if said is not details:
+            expected = f"{said['ctx']['expected']}, {details['ctx']['expected']}"
+            unknown[parent] = {**said, "ctx": {"expected": expected}}
+    return [*ours, *unknown.values()]
+
+
+def _is_branch(model: type, loc: tuple[int | str, ...]) -> bool:
+    """Return whether the last part of a location names the branch of a union, not a key."""
+    return bool(loc) and any(owner.__name__ == loc[-1] for owner in _owners(model, loc[:-1]))
+
+
 def _is_nearly_a_preset(details: ErrorDetails, model: type) -> bool:
     """Return whether an unknown key was meant to be `preset`, which would give everything that is missing beside it."""
     if details["type"] not in _UNKNOWN_KEY:
         return False
     *parent, key = details["loc"]
-    known = _known_keys(model, tuple(parent))
+    known = _known_keys(model, parent)
     return PRESET in known and f"`{PRESET}`" in suggestion(str(key), known)
 
 
@@ -141,9 +172,9 @@ def _translate(details: ErrorDetails, *, model: type, document: Document, base: 
         parent = path[:-1]
         location = document.locate(parent)
         where = f" in `{format_path(parent)}`" if parent else ""
-        return InputError(f"{name} is missing{where}.", location=location, hint=_description(model, path[len(base) :]))
+        return InputError(f"{name} is missing{where}.", location=location, hint=_description(model, details["loc"]))
     if kind in _UNKNOWN_KEY:
-        known = _known_keys(model, path[len(base) : -1])
+        known = _known_keys(model, details["loc"][:-1])
         hint = f"{suggestion(str(path[-1]), known)}Known keys: {', '.join(known)}." if known else "Remove it."
         return InputError(f"{name} is not a known key.", location=document.locate(path, key=True), hint=hint)
     if kind == "input":
@@ -208,29 +239,29 @@ def _document_path(document: Document, base: Path, loc: Sequence[str | int], *, 
     return path
 
 
-def _known_keys(model: type, path: Path) -> list[str]:
-    owner = _owner(model, path)
-    return [*_members(owner)] if owner is not None else []
+def _known_keys(model: type, loc: Sequence[str | int]) -> list[str]:
+    owners = _owners(model, loc)
+    return [*_members(owners[0])] if owners else []
 
 
-def _description(model: type, path: Path) -> str:
-    owner = _owner(model, path[:-1])
-    if owner is not None and issubclass(owner, BaseModel):
-        for name, field in owner.model_fields.items():
-            if path[-1] in (name, field.alias) and field.description:
+def _description(model: type, loc: Sequence[str | int]) -> str:
+    owners = _owners(model, loc[:-1])
+    if owners and issubclass(owners[0], BaseModel):
+        for name, field in owners[0].model_fields.items():
+            if loc[-1] in (name, field.alias) and field.description:
                 return field.description
     return "Add it."
 
 
-def _owner(model: type, path: Path) -> type | None:
-    """Return the class that describes the mapping at `path`."""
-    owner: type | None = model
-    for part in path:
+def _owners(model: type, loc: Sequence[str | int]) -> list[type]:
+    """Return the classes that may describe the mapping at `loc`: one, or where a union branches all of them."""
+    owners = [model]
+    for part in loc:
         if isinstance(part, int):
             continue
-        annotation = _members(owner).get(part) if owner is not None else None
-        owner = _described(annotation)
-    return owner
+        named = [owner for owner in owners if owner.__name__ == part]
+        owners = named or [found for owner in owners[:1] for found in _described(_members(owner).get(part))]
+    return owners
 
 
 def _members(owner: type) -> Mapping[str, object]:
@@ -242,11 +273,8 @@ def _members(owner: type) -> Mapping[str, object]:
     return {}
 
 
-def _described(annotation: object) -> type | None:
-    """Return the model or dataclass inside an annotation such as `tuple[Stage, ...] | None`."""
+def _described(annotation: object) -> list[type]:
+    """Return the models and dataclasses inside an annotation such as `tuple[Stage, ...] | None`."""
     if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
-        return annotation
-    for argument in get_args(annotation):
-        if (found := _described(argument)) is not None:
-            return found
-    return None
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _described(argument)]

@@ -4,21 +4,14 @@ import math
 
 from hypothesis import strategies as st
 
-from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
+from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, QueryKeyNorm, SelfAttention
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.plan import Plan, PlannedLayout, SearchSummary, Status
 from planner.request import Constraints, Objective, PlanRequest, Target
 from planner.specs import BlockRun, ModelSpec, Trait
 from planner.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
 from profiles.hardware import Cluster, Device, LinkKind, LinkLevel, PeerTopology
-
-LLAMA3_SCALING: dict[str, float | str] = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
+from tests.emitted.models import LLAMA3_SCALING
 
 NO_RECOMPUTE = Recompute(granularity=Granularity.NONE)
 
@@ -121,6 +114,11 @@ def layout_of_degrees(
     p2p: bool | None = None,
     overlap_dp: bool = True,
     sequence_parallel: bool | None = None,
+    cp: int = 1,
+    ulysses: int = 1,
+    ep: int = 1,
+    etp: int = 1,
+    state_replicas: int = 1,
 ) -> Layout:
     """Return the layout with the schedule and overlaps that Megatron runs at these degrees."""
     vpp = len(layers) // pp
@@ -144,6 +142,11 @@ def layout_of_degrees(
             p2p=vpp > 1 if p2p is None else p2p,
         ),
         stages=stages_from_counts(layers),
+        cp=cp,
+        ulysses=ulysses,
+        ep=ep,
+        etp=etp,
+        state_replicas=state_replicas,
         rank_order=rank_order,
     )
 
@@ -221,7 +224,7 @@ def expressible_plans(draw: st.DrawFn, *, names: st.SearchStrategy[str] = PLAIN_
     vpp = draw(st.sampled_from((1, 2, 3))) if pp > 1 else 1
     layers = draw(_layers(pp * vpp))
     model = draw(_models(num_layers=sum(layers), tp=tp, names=names))
-    zero_stage = draw(st.sampled_from((0, 1) if pp > 1 else (0, 1, 2, 3)))
+    zero_stage = draw(st.sampled_from((0, 1) if max(pp, tp) > 1 else (0, 1, 2, 3)))
     micro_batch_size = draw(st.integers(1, 4))
     num_microbatches = draw(st.integers(1, 6)) * (pp if vpp > 1 else 1)
     overlap_dp = draw(st.booleans())
@@ -281,7 +284,7 @@ def _models(draw: st.DrawFn, *, num_layers: int, tp: int, names: st.SearchStrate
             head_dim=draw(st.sampled_from((64, 128))),
             qkv_bias=qkv_bias,
             output_bias=all_biases,
-            qk_norm=draw(st.booleans()),
+            qk_norm=draw(st.sampled_from((QueryKeyNorm.NONE, QueryKeyNorm.HEAD, QueryKeyNorm.UNIT))),
         ),
         feed_forward=DenseFeedForward(
             intermediate_size=64 * tp * draw(st.integers(1, 3)), gated=gated, activation=activation, bias=all_biases
@@ -296,7 +299,7 @@ def _models(draw: st.DrawFn, *, num_layers: int, tp: int, names: st.SearchStrate
         vocab_size=draw(st.integers(1, 200_000)),
         tie_word_embeddings=draw(st.booleans()),
         max_position_embeddings=8192,
-        norm=draw(st.sampled_from(Norm)),
+        norm=draw(st.sampled_from((Norm.RMS, Norm.LAYER))),
         position_embedding=position,
         runs=(BlockRun(block=block, count=num_layers),),
         norm_epsilon=draw(st.sampled_from((1e-5, 1e-6))),

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, LORA_PROGRAM, emit_megatron
-from planner.emit.megatron_arguments import arguments, not_a_flag
+from planner.emit.megatron_arguments import arguments
+from planner.emit.megatron_model_arguments import not_a_flag
 from planner.plan import Plan
 from planner.workload import Lora, Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import HOSTILE_TEXT, LLAMA_8B, cluster_of, layout_of_degrees, plan_of

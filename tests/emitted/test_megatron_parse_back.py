@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, emit_megatron
 from planner.plan import Plan
 from planner.readers.megatron import layout_of, read_megatron
-from planner.readers.megatron_model import model_of, workload_of
+from planner.readers.megatron_model import model_of
+from planner.readers.megatron_workload import workload_of
 from planner.workload import Precision, TrainWorkload
+from tests.emitted.drawn_plans import plans_of_every_kind
 from tests.emitted.plans import LLAMA_8B, cluster_of, expressible_plans, layout_of_degrees, plan_of
 
 
@@ -24,6 +26,20 @@ def test_layout_model_and_workload_survive_the_round_trip(file: str, plan: Plan)
     named = dataclasses.replace(plan.model, name=file, architecture="megatron-lm")
     assert model_of(job) == named
     assert workload_of(job) == plan.request.workload
+
+
+@settings(max_examples=300, deadline=None)
+@given(plan=plans_of_every_kind())
+def test_models_and_layouts_of_every_kind_survive_the_round_trip(plan: Plan) -> None:
+    text = emit_megatron(plan)[LAUNCH_SCRIPT]
+    job = read_megatron(text, file=LAUNCH_SCRIPT)
+
+    assert layout_of(job) == plan.best.layout
+    assert model_of(job) == dataclasses.replace(plan.model, name=LAUNCH_SCRIPT, architecture="megatron-lm")
+    # How long documents are is no flag; that they are kept apart is.
+    workload = dataclasses.replace(plan.request.workload, documents=None)
+    assert workload_of(job) == workload
+    assert job.has("--dataloader-inter-document-masking") == (plan.request.workload.documents is not None)
 
 
 def test_a_blend_of_data_survives_the_round_trip() -> None:

@@ -14,12 +14,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 from tests.frameworks.megatron_adapter_steps import load_program
-from tests.frameworks.megatron_oracle import (
-    Job,
-    prepare_imports,
-    stand_in_for_the_device,
-    stand_in_for_transformer_engine,
-)
+from tests.frameworks.megatron_oracle import Job, claim_transformer_engine, prepare_imports, stand_in_for_the_device
+from tests.frameworks.megatron_transformer_engine import install
 
 
 def start(case: dict[str, Any]) -> dict[str, Any]:
@@ -52,9 +48,8 @@ def start(case: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Start the one case on standard input; Megatron's chatter goes to standard error."""
     prepare_imports()
-    import megatron.training.arguments  # noqa: F401 - before Transformer Engine is claimed
-
-    stand_in_for_transformer_engine()
+    install()
+    claim_transformer_engine()
     (case,) = json.load(sys.stdin)
     with redirect_stdout(sys.stderr), redirect_stderr(sys.stderr):
         answer = start(case)

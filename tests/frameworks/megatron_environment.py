@@ -30,6 +30,7 @@ class Built:
     pipeline_rank: int
     layers: tuple[int, ...]
     parameters: int
+    expert_parameters: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class Job:
     """An argument list and the machine it is meant for.
 
     Args:
-        arguments: What `pretrain_gpt.py` is given.
+        arguments: What the training program is given.
         environment: What the launch script exports.
         world_size: Processes.
         gpus_per_node: Processes of one node.
@@ -147,6 +148,7 @@ def ask_megatron(jobs: Sequence[Job]) -> tuple[Verdict, ...]:
                     pipeline_rank=stage["pipeline_rank"],
                     layers=tuple(stage["layers"]),
                     parameters=stage["parameters"],
+                    expert_parameters=stage["expert_parameters"],
                 )
                 for stage in answer["stages"]
             ),

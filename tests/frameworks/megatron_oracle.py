@@ -11,10 +11,11 @@ are fresh. The levels, each of which Megatron's own code decides:
 3. config: the model, optimizer and data-parallel configuration objects that `pretrain_gpt.py` builds;
 4. microbatches: the micro-batch calculator, and the rule of the interleaved schedule (first checked in a real step);
 5. groups: every process group of this world size, under torch's fake backend;
-6. build: the GPT model of the asked pipeline ranks on the meta device, and the parameters each holds.
+6. build: the model of the asked pipeline ranks on the meta device, by the builder that the training program uses, and
+   the parameters each holds.
 
-What a machine without a GPU lacks is stood in for: the device capability, streams, and the presence of Transformer
-Engine. Models are built from Megatron's local layers, whose parameters have the same shapes as Transformer Engine's.
+What a machine without a GPU lacks is stood in for: the device capability, streams, and the layers of Transformer Engine
+(`megatron_transformer_engine`).
 """
 
 import contextlib
@@ -38,9 +39,7 @@ from typing import Any
 
 import typing_extensions
 
-TRANSFORMER_ENGINE_VERSION = "2.14.0"
-"""What the target image is said to have."""
-
+from tests.frameworks.megatron_transformer_engine import VERSION, RMSNormGated, install
 
 CONFIG_FIELDS = (
     "num_layers",
@@ -50,11 +49,21 @@ CONFIG_FIELDS = (
     "num_query_groups",
     "kv_channels",
     "activation_func",
+    "activation_func_clamp_value",
+    "glu_linear_offset",
     "gated_linear_unit",
     "bias_activation_fusion",
     "add_bias_linear",
     "add_qkv_bias",
     "qk_layernorm",
+    "qk_l2_norm",
+    "attention_output_gate",
+    "softmax_type",
+    "window_size",
+    "window_attn_skip_freq",
+    "no_rope_freq",
+    "linear_attention_freq",
+    "experimental_attention_variant",
     "normalization",
     "layernorm_epsilon",
     "layernorm_zero_centered_gamma",
@@ -64,6 +73,9 @@ CONFIG_FIELDS = (
     "rotary_percent",
     "rope_scaling",
     "rope_scaling_factor",
+    "rope_type",
+    "rotary_scaling_factor",
+    "yarn_correction_range_round_to_int",
     "share_embeddings_and_output_weights",
     "attention_dropout",
     "hidden_dropout",
@@ -77,6 +89,22 @@ CONFIG_FIELDS = (
     "fp8",
     "fp8_recipe",
     "params_dtype",
+    "cp_comm_type",
+    "hierarchical_context_parallel_sizes",
+    "expert_model_parallel_size",
+    "expert_tensor_parallel_size",
+    "moe_layer_freq",
+    "moe_router_topk",
+    "moe_router_pre_softmax",
+    "moe_router_score_function",
+    "moe_router_num_groups",
+    "moe_router_group_topk",
+    "moe_router_topk_scaling_factor",
+    "moe_router_enable_expert_bias",
+    "moe_router_load_balancing_type",
+    "moe_token_dispatcher_type",
+    "moe_grouped_gemm",
+    "mtp_num_layers",
 )
 """Fields of the model's configuration that a verdict shows, as text."""
 
@@ -95,11 +123,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageVerdict:
-    """What Megatron built for one pipeline rank: layers of each chunk, and parameters in all."""
+    """What Megatron built for one pipeline rank: layers of each chunk, parameters in all and of routed experts."""
 
     pipeline_rank: int
     layers: list[int]
     parameters: int
+    expert_parameters: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -139,30 +168,24 @@ def stand_in_for_triton() -> None:
     sys.modules[name] = module
 
 
-def stand_in_for_transformer_engine() -> None:
-    """Claim the two parts of Transformer Engine whose presence the configuration objects check."""
+def claim_transformer_engine() -> None:
+    """Say which version is there, and that it has the kernels whose presence the configuration objects check."""
     import packaging.version
     from megatron.core import utils as core_utils
-    from megatron.core.models.common.embeddings import rope_utils
+    from megatron.core.models.common.embeddings import rope_utils, yarn_rotary_pos_embedding
+    from megatron.core.ssm import mamba_mixer
+    from megatron.core.tensor_parallel import random as megatron_random
+    from megatron.core.transformer import transformer_config
 
-    core_utils._te_version = packaging.version.Version(TRANSFORMER_ENGINE_VERSION)
+    core_utils._te_version = packaging.version.Version(VERSION)
     for name in ("fused_apply_rotary_pos_emb", "fused_apply_rotary_pos_emb_thd"):
         if getattr(rope_utils, name, None) is None:
             setattr(rope_utils, name, _Nothing())
-
-    class FusedAdam:
-        def __init__(
-            self,
-            master_weight_dtype: object = None,
-            exp_avg_dtype: object = None,
-            exp_avg_sq_dtype: object = None,
-            use_decoupled_grad: object = None,
-        ) -> None:
-            pass
-
-    for name in ("transformer_engine", "transformer_engine.pytorch", "transformer_engine.pytorch.optimizers"):
-        sys.modules[name] = types.ModuleType(name)
-    sys.modules["transformer_engine.pytorch.optimizers"].FusedAdam = FusedAdam  # type: ignore[attr-defined]
+    yarn_rotary_pos_embedding.get_pos_emb_on_this_cp_rank = lambda table, *_args: table  # it pins memory
+    transformer_config._validate_dsa_kernel_backend_dependencies = lambda _backend: None
+    megatron_random.CudaRNGStatesTracker.fork = lambda _tracker, *_args: contextlib.nullcontext()
+    mamba_mixer.HAVE_MAMBA_SSM = True
+    mamba_mixer.ExtendedRMSNorm = RMSNormGated
 
 
 def stand_in_for_the_device(job: Job) -> None:
@@ -175,8 +198,9 @@ def stand_in_for_the_device(job: Job) -> None:
     )
     torch.cuda.get_device_capability = lambda *_args, **_keywords: job.capability
     torch.cuda.get_device_properties = lambda *_args, **_keywords: properties
-    torch.cuda.current_device = lambda: torch.device("cpu")
+    torch.cuda.current_device = lambda: torch.device("meta")
     torch.cuda.device_count = lambda: job.gpus_per_node
+    torch.Tensor.cuda = lambda tensor, *_args, **_keywords: tensor
     torch.cuda.Stream = torch.cuda.Event = _Nothing
     torch.cuda.current_stream = lambda *_args: _Nothing()
 
@@ -230,7 +254,9 @@ def _judge(job: Job, verdict: Verdict) -> None:
         args = training_arguments.validate_args(args, {"tokenizer_type": "GPT2BPETokenizer"})
     verdict.data_parallel_size = args.data_parallel_size
     with level("config"):
-        model_config = argument_utils.gpt_config_from_args(args)
+        hybrid = args.hybrid_layer_pattern is not None
+        from_args = argument_utils.hybrid_config_from_args if hybrid else argument_utils.gpt_config_from_args
+        model_config = from_args(args)
         argument_utils.pretrain_cfg_container_from_args(args, model_config)
         model_config.finalize()
         if args.padded_vocab_size is None:
@@ -241,7 +267,7 @@ def _judge(job: Job, verdict: Verdict) -> None:
                 logging_enabled=False,
             )
     verdict.padded_vocab_size = args.padded_vocab_size
-    verdict.config = {name: _shown(getattr(model_config, name)) for name in CONFIG_FIELDS}
+    verdict.config = {name: _shown(getattr(model_config, name, None)) for name in CONFIG_FIELDS}
     with level("microbatches"):
         num_microbatches_calculator.init_num_microbatches_calculator(
             0,
@@ -257,7 +283,7 @@ def _judge(job: Job, verdict: Verdict) -> None:
         _initialize_groups(job, args, rank=0)
     if job.pipeline_ranks:
         with level("build"):
-            verdict.stages = [_build(job, args, pipeline_rank) for pipeline_rank in job.pipeline_ranks]
+            verdict.stages = [_build(job, args, model_config, rank) for rank in job.pipeline_ranks]
 
 
 def _shown(value: Any) -> str:
@@ -290,6 +316,8 @@ def _initialize_groups(job: Job, args: Any, *, rank: int) -> None:
         args.pipeline_model_parallel_size,
         args.virtual_pipeline_model_parallel_size,
         context_parallel_size=args.context_parallel_size,
+        hierarchical_context_parallel_sizes=args.hierarchical_context_parallel_sizes,
+        num_distributed_optimizer_instances=args.num_distributed_optimizer_instances,
         expert_model_parallel_size=args.expert_model_parallel_size,
         expert_tensor_parallel_size=args.expert_tensor_parallel_size,
         order="tp-cp-ep-pp-dp" if args.use_tp_pp_dp_mapping else "tp-cp-ep-dp-pp",
@@ -297,68 +325,43 @@ def _initialize_groups(job: Job, args: Any, *, rank: int) -> None:
     )
 
 
-def _build(job: Job, args: Any, pipeline_rank: int) -> StageVerdict:
+def _build(job: Job, args: Any, model_config: Any, pipeline_rank: int) -> StageVerdict:
     """Build every chunk of one pipeline rank on the meta device, on its lowest global rank."""
     import torch
     from megatron.core import parallel_state
-    from megatron.core.models.gpt import GPTModel
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+    from megatron.core.process_groups_config import ProcessGroupCollection
 
-    config = _local_config(args)
     ranks_per_stage = job.world_size // args.pipeline_model_parallel_size
     if args.use_tp_pp_dp_mapping:
         ranks_per_stage = args.tensor_model_parallel_size * args.context_parallel_size
     _initialize_groups(job, args, rank=pipeline_rank * ranks_per_stage)
     if parallel_state.get_pipeline_model_parallel_rank() != pipeline_rank:
         raise ValueError(f"rank {pipeline_rank * ranks_per_stage} is not on pipeline rank {pipeline_rank}")
+    model_config.transformer.perform_initialization = False
+    # Both want CUDA and have no parameters.
+    model_config.transformer.gradient_accumulation_fusion = False
+    model_config.transformer.moe_permute_fusion = False
+    builder = model_config.get_builder_cls()(model_config)
+    groups = ProcessGroupCollection.use_mpu_process_groups()
     layers: list[int] = []
-    parameters = 0
+    named: list[tuple[str, int]] = []
     for chunk in range(args.virtual_pipeline_model_parallel_size or 1):
         stage = chunk if args.virtual_pipeline_model_parallel_size else None
         with torch.device("meta"):
-            model = GPTModel(
-                config,
-                get_gpt_decoder_block_spec(
-                    config, use_transformer_engine=False, normalization=args.normalization, vp_stage=stage
-                ),
-                args.padded_vocab_size,
-                args.max_position_embeddings,
+            model = builder.build_model(
+                groups,
                 pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
                 post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
-                share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
-                position_embedding_type=args.position_embedding_type,
                 vp_stage=stage,
             )
         layers.append(len(model.decoder.layers))
-        parameters += sum(parameter.numel() for parameter in model.parameters())
-    return StageVerdict(pipeline_rank=pipeline_rank, layers=layers, parameters=parameters)
-
-
-def _local_config(args: Any) -> Any:
-    """Return the model's configuration with Megatron's own layers instead of Transformer Engine's."""
-    import torch
-    from megatron.core import utils as core_utils
-    from megatron.core.transformer.torch_norm import WrappedTorchNorm
-    from megatron.training.argument_utils import core_transformer_config_from_args
-
-    args.transformer_impl = "local"
-    args.gradient_accumulation_fusion = False
-    args.use_cpu_initialization = True
-    args.perform_initialization = False
-    args.no_persist_layer_norm = True
-    args.fp8 = None
-    args.cp_comm_type = [None]
-    core_utils._te_version = None
-    config = core_transformer_config_from_args(args)
-    config.init_model_with_meta_device = True
-
-    def plain_norm(_cls: type, config: Any, hidden_size: int, eps: float = 1e-5, **_keywords: object) -> Any:
-        kind = torch.nn.RMSNorm if config.normalization == "RMSNorm" else torch.nn.LayerNorm
-        return kind(hidden_size, eps=eps)
-
-    # The torch norm of the local layers refuses sequence parallelism; the shapes are the same.
-    WrappedTorchNorm.__new__ = staticmethod(plain_norm)
-    return config
+        named += [(name, parameter.numel()) for name, parameter in model.named_parameters()]
+    return StageVerdict(
+        pipeline_rank=pipeline_rank,
+        layers=layers,
+        parameters=sum(count for _, count in named),
+        expert_parameters=sum(count for name, count in named if ".experts." in name),
+    )
 
 
 def _in_child(job: Job, connection: Connection) -> None:
@@ -394,9 +397,11 @@ def prepare_imports() -> None:
 def main() -> None:
     """Judge every job on standard input."""
     prepare_imports()
-    import megatron.training.arguments  # noqa: F401 - imported once, before the forks
+    install()
+    import megatron.training.arguments
+    import megatron.training.models  # noqa: F401 - imported once, before the forks
 
-    stand_in_for_transformer_engine()
+    claim_transformer_engine()
     jobs = [Job(**{**job, "capability": tuple(job["capability"])}) for job in json.load(sys.stdin)]
     json.dump([judge_in_a_fork(job) for job in jobs], sys.stdout)
 

@@ -7,11 +7,9 @@ import pytest
 
 from planner.emit.megatron import emit_megatron
 from planner.inputs import load_inputs
-from planner.layers import build_graph
-from planner.memory import place
 from planner.plan import Plan
 from planner.search import search
-from planner.workload import TrainMethod
+from tests.frameworks.megatron_counts import ledger_parameters
 from tests.frameworks.megatron_environment import Verdict, ask_megatron, job_of
 
 pytestmark = pytest.mark.frameworks
@@ -48,16 +46,13 @@ def test_every_offered_layout_is_accepted_and_holds_what_we_count(
     name: str, plans: Mapping[str, Plan], verdicts: Mapping[tuple[str, int], Verdict]
 ) -> None:
     plan = plans[name]
-    workload = plan.request.workload
     assert plan.plans
     for index, planned in enumerate(plan.plans):
         assert emit_megatron(plan, index)
         verdict = verdicts[name, index]
         assert (verdict.failed_level, verdict.error) == ("", "")
         assert verdict.num_microbatches == planned.layout.num_microbatches
-        placed = place(plan.model, build_graph(plan.model, workload), planned.layout, workload)
-        frozen = False if workload.method is TrainMethod.LORA else None
         for stage in verdict.built:
             chunks = planned.layout.chunks(stage.pipeline_rank)
             assert stage.layers == tuple(chunk.num_layers for chunk in chunks)
-            assert stage.parameters == placed.elements(stage.pipeline_rank, trainable=frozen)
+            assert stage.parameters == ledger_parameters(plan, stage.pipeline_rank, index=index)

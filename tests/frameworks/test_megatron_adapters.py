@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from planner.blocks import DenseFeedForward, SelfAttention
+from planner.capabilities import MEGATRON
 from planner.emit.megatron import LORA_PROGRAM, environment
 from planner.emit.megatron_arguments import arguments
 from planner.layers import build_graph
-from planner.memory import place
+from planner.placement import place
 from planner.specs import BlockRun
 from planner.workload import Lora, Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import LLAMA_8B, cluster_of, layout_of_degrees
@@ -88,8 +89,8 @@ def test_each_rank_holds_the_adapter_parameters_that_we_count(
         seq_len=16, global_batch_size=8, precision=Precision.BF16, method=TrainMethod.LORA, lora=lora
     )
     layout = layout_of_degrees(layers=(4 // (pp * vpp),) * (pp * vpp), tp=tp, pp=pp, dp=dp, num_microbatches=4)
-    placed = place(model, build_graph(model, workload), layout, workload)
-    ours = [placed.elements(rank // (tp * dp), trainable=True) for rank in range(layout.world_size)]
+    placed = place(model, build_graph(model, workload), layout, workload, MEGATRON)
+    ours = [placed.elements(rank // (tp * dp), trainable=True).total for rank in range(layout.world_size)]
     assert outcomes[name]["adapter_parameters"] == ours
 
 

@@ -16,9 +16,11 @@ from planner.documents.document import format_path
 from planner.errors import InputError
 from planner.inputs import Inputs, load_inputs, read_inputs
 from planner.schema.plan import plan_from_document, plan_to_text
+from planner.schema.spec import read_request
 from planner.workload import AttentionKernel
-from tests.builders import tiny_plan, tiny_planned_layout
+from tests.builders import tiny_dense_model, tiny_plan, tiny_planned_layout
 from tests.strategies import junk, spec_data, spec_texts
+from tests.unit.planner.model_kinds import expert_model, hybrid_model, latent_model
 
 FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
@@ -76,15 +78,18 @@ FULL_SPEC: dict[str, Data] = {
         "attention_dropout": 0.0,
         "data_path": ["corpus"],
         "tokenizer_model": "tokenizer.model",
+        "documents": {"packing": "packed", "histogram": {"512": 0.5, "4096": 1.5}},
+        "routing_skew": 1.5,
     },
     "constraints": {
         "tp": 8,
         "pp": [1, 2],
         "vpp": {"min": 1, "max": 4},
         "dp": {"max": 8},
-        "cp": 1,
+        "cp": [1, 2],
+        "cp_kind": ["ring", "ulysses"],
         "ep": 1,
-        "etp": 1,
+        "etp": {"max": 4},
         "zero_stage": 1,
         "micro_batch_size": 1,
         "num_microbatches": {"min": 1},
@@ -146,6 +151,12 @@ def paths_below(value: Data, path: tuple[str | int, ...] = ()) -> Paths:
 
 FIELDS = list(paths_below(FULL_SPEC))
 
+DOCUMENTS: tuple[dict[str, Data], ...] = (
+    {"packing": "padded", "distribution": "lognormal", "mean": 1200.0, "sigma": 1.1},
+    {"packing": "packed", "distribution": "uniform", "min": 100, "max": 4000},
+    {"packing": "packed", "file": "lengths.csv"},
+)
+
 
 def changed(data: Data, path: tuple[str | int, ...], value: Data) -> Data:
     """Return a copy with the value at `path` replaced."""
@@ -201,6 +212,34 @@ def test_a_spec_with_one_field_mutated_is_planned_or_refused(path: tuple[str | i
 @given(path=st.sampled_from(FIELDS), value=junk())
 def test_a_spec_with_junk_in_one_field_is_planned_or_refused(path: tuple[str | int, ...], value: Data) -> None:
     planned_or_refused(json.dumps(changed(FULL_SPEC, path, value)), Path("/nonexistent"))
+
+
+@pytest.mark.parametrize("documents", DOCUMENTS, ids=("lognormal", "uniform", "file"))
+def test_documents_with_one_field_mutated_are_planned_or_refused(documents: dict[str, Data], tmp_path: Path) -> None:
+    (tmp_path / "lengths.csv").write_text("512\n64,3\n")
+    spec = changed(FULL_SPEC, ("workload", "documents"), documents)
+    inputs = planned_or_refused(json.dumps(spec), tmp_path)
+    assert inputs is not None
+    assert inputs.request.workload.documents is not None
+    for name in documents:
+        path = ("workload", "documents", name)
+        planned_or_refused(json.dumps(without(spec, path)), tmp_path)
+        for value in NASTY:
+            planned_or_refused(json.dumps(changed(spec, path, value)), tmp_path)
+
+
+@FUZZ
+@given(raw=st.binary(max_size=60), cut=st.integers(0, 12))
+def test_a_file_of_lengths_with_foreign_bytes_is_planned_or_refused(
+    raw: bytes, cut: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    text = b"length,count\n512,3\n64,1\n"
+    (folder / "lengths.csv").write_bytes(text[:cut] + raw + text[cut:])
+    spec = changed(FULL_SPEC, ("workload", "documents"), {"file": "lengths.csv"})
+    document = parse_document(json.dumps(spec), file="spec.json")
+    with suppress(InputError):
+        read_request(document, base=folder)
 
 
 @FUZZ
@@ -260,12 +299,18 @@ def test_any_override_is_taken_or_refused(name: str, path: tuple[str | int, ...]
             read_inputs(document.with_node(override.path, override.node), base=Path("/nonexistent"))
 
 
-PLAN = json.loads(plan_to_text(replace(tiny_plan(), plans=(tiny_planned_layout(),), baseline=None)))
-PLAN_FIELDS = list(paths_below(PLAN))
+PLANS = [
+    json.loads(plan_to_text(replace(tiny_plan(), model=model, plans=(tiny_planned_layout(),), baseline=None)))
+    for model in (tiny_dense_model(), expert_model(), latent_model(), hybrid_model())
+]
+PLAN_FIELDS = [(index, path) for index, plan in enumerate(PLANS) for path in paths_below(plan)]
 
 
-@settings(FUZZ, max_examples=200)
-@given(path=st.sampled_from(PLAN_FIELDS), value=junk())
-def test_a_plan_file_with_junk_in_one_field_is_read_or_refused(path: tuple[str | int, ...], value: Data) -> None:
+@settings(FUZZ, max_examples=300)
+@given(field=st.sampled_from(PLAN_FIELDS), value=junk())
+def test_a_plan_file_with_junk_in_one_field_is_read_or_refused(
+    field: tuple[int, tuple[str | int, ...]], value: Data
+) -> None:
+    index, path = field
     with suppress(InputError):
-        plan_from_document(parse_document(json.dumps(changed(PLAN, path, value)), file="plan.json"))
+        plan_from_document(parse_document(json.dumps(changed(PLANS[index], path, value)), file="plan.json"))

@@ -10,7 +10,7 @@ from planner.layout import Granularity, Layout
 from planner.memory import memory_ledger, peak_memory_bytes
 from planner.plan import Phase
 from planner.pricing import price_steps
-from planner.shard import padded_vocab_size
+from planner.sharding import padded_vocab_size
 from planner.space import recompute_choices
 from tests.small_spaces import SmallSpace, placed_layouts
 

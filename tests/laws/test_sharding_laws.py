@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from planner.graph import LayerGraph, Linear, Parallel, Region
 from planner.layers import build_graph
-from planner.shard import RankLayer, Sharding, padded_vocab_size, shard_layer
+from planner.shard import RankLayer, shard_layer
+from planner.sharding import Sharding, padded_vocab_size
 from planner.specs import ModelSpec
 from planner.workload import AttentionKernel, TrainWorkload
 from profiles.ops import Attention, Gemm

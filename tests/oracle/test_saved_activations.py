@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from planner.blocks import Block, DenseFeedForward, Norm, SelfAttention
+from planner.blocks import Activation, Block, DenseFeedForward, Norm, QueryKeyNorm, SelfAttention
 from planner.layers import build_graph
 from planner.layout import Granularity, Recompute
-from planner.shard import RankLayer, Sharding, shard_layer
+from planner.shard import RankLayer, shard_layer
+from planner.sharding import Sharding
 from planner.specs import BlockRun, ModelSpec
 from planner.workload import AttentionKernel, Lora, Precision, TrainMethod, TrainWorkload
 from tests.builders import tiny_dense_model
-from tests.oracle.torch_layer import BF16, Recorder, TorchLayer, torch, torch_head
+from tests.oracle.torch_kernels import BF16, Recorder, torch
+from tests.oracle.torch_layer import TorchLayer, torch_head
 
 SEQUENCES, TOKENS_OF_SEQUENCE = 2, 32
 TOKENS = SEQUENCES * TOKENS_OF_SEQUENCE
@@ -41,12 +43,13 @@ def model(
     """Return a layer of 8 heads on a stream of 64."""
     base = tiny_dense_model()
     block = Block(
-        mixer=SelfAttention(num_attention_heads=8, num_key_value_heads=groups, head_dim=head_dim, qk_norm=qk_norm),
-        feed_forward=DenseFeedForward(
-            intermediate_size=160, gated=gated, activation=base.runs[0].block.feed_forward.activation
-        )
-        if base.runs[0].block.feed_forward
-        else None,
+        mixer=SelfAttention(
+            num_attention_heads=8,
+            num_key_value_heads=groups,
+            head_dim=head_dim,
+            qk_norm=QueryKeyNorm.HEAD if qk_norm else QueryKeyNorm.NONE,
+        ),
+        feed_forward=DenseFeedForward(intermediate_size=160, gated=gated, activation=Activation.SILU),
         parallel=parallel,
         num_norms=num_norms,
     )
@@ -85,9 +88,8 @@ def input_tensor(spec: ModelSpec) -> Any:
 def statistics(spec: ModelSpec, *, num_norms: int) -> list[int]:
     """Return the bytes of each vector of norm statistics."""
     attention = spec.runs[0].block.mixer
-    assert attention is not None
     rows = [TOKENS] * num_norms
-    if attention.qk_norm:
+    if isinstance(attention, SelfAttention) and attention.qk_norm is QueryKeyNorm.HEAD:
         rows += [TOKENS * attention.num_attention_heads, TOKENS * attention.num_key_value_heads]
     vectors = 2 if spec.norm is Norm.LAYER else 1
     return [4 * count for count in rows for _ in range(vectors)]
@@ -133,11 +135,11 @@ def test_each_saved_tensor_has_the_bytes_that_autograd_keeps(case: str) -> None:
 def test_recomputing_the_mlp_keeps_what_autograd_keeps_around_a_checkpoint(case: str) -> None:
     spec, workload = CASES[case]
     recorder = Recorder()
-    layer = TorchLayer(spec, workload, recorder, recompute_mlp=True)
+    layer = TorchLayer(spec, workload, recorder, recompute=("mlp",))
     with recorder.watch():
         layer(input_tensor(spec))
     ledger = ledger_layer(spec, workload)
-    ours = {part.saved.name: part.num_bytes for part in ledger.saved if part.saved.dropped_by != "mlp"}
+    ours = {part.saved.name: part.num_bytes for part in ledger.saved if "mlp" not in part.saved.dropped_by}
     assert sum(ours.values()) == ledger.saved_bytes(MLP)
     nameless = statistics(spec, num_norms=1)
     if workload.attention_kernel is AttentionKernel.FLASH:

@@ -1,155 +1,41 @@
 """A decoder layer in torch that keeps for backward what fused kernels keep, with each tensor under the ledger's name.
 
-torch's own operators keep more than a training framework does (a bf16 dropout mask, an upcast of a norm's input), so
-norms, activations, rotary embedding, dropout, softmax and cross entropy are autograd functions that save what the
-fused kernel saves. Linear layers are torch's own; so is flash attention, in its CPU kernel.
-
-What autograd keeps is read with `saved_tensors_hooks`, by storage: two views of one buffer are one tensor. Parameters
-do not count, and neither do tables that all layers share (the rotary angles).
+Linear layers are torch's own; so is flash attention, in its CPU kernel, where all heads are equally wide.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import pytest
-
-from planner.blocks import DenseFeedForward, Norm, SelfAttention
+from planner.blocks import (
+    DenseFeedForward,
+    FeedForward,
+    LatentAttention,
+    Mixer,
+    MixtureOfExperts,
+    Norm,
+    QueryKeyNorm,
+    SelfAttention,
+)
 from planner.specs import ModelSpec
 from planner.workload import AttentionKernel, TrainWorkload
-
-torch: Any = pytest.importorskip("torch", reason="the activation oracle runs a torch layer (extra: dev)")
-functional: Any = torch.nn.functional
-BF16 = torch.bfloat16
-Tensor = Any
-
-
-class FusedNorm(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
-    """A norm that keeps its input and its fp32 statistics, one row each."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, centred: bool) -> Tensor:
-        wide = x.float()
-        mean = wide.mean(-1) if centred else None
-        wide = wide if mean is None else wide - mean.unsqueeze(-1)
-        rstd = wide.pow(2).mean(-1).rsqrt()
-        ctx.save_for_backward(x, scale, rstd, *(() if mean is None else (mean,)))
-        return (wide * rstd.unsqueeze(-1)).to(x.dtype) * scale
-
-
-class Kept(torch.autograd.Function):  # type: ignore[misc]
-    """What a fused kernel keeps although no gradient needs it: the tensor itself."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.view_as(x)
-
-
-class FusedActivation(torch.autograd.Function):  # type: ignore[misc]
-    """An activation, gated or not, that keeps its input."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gated: bool) -> Tensor:
-        ctx.save_for_backward(x)
-        gate, up = x.chunk(2, dim=-1) if gated else (x, None)
-        return functional.gelu(gate) if up is None else functional.silu(gate) * up
-
-
-class FusedRotary(torch.autograd.Function):  # type: ignore[misc]
-    """A rotary embedding by shared angles: it keeps nothing of its own, and its output is a new tensor."""
-
-    @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
-        return x.clone(memory_format=torch.contiguous_format)
-
-
-class FusedDropout(torch.autograd.Function):  # type: ignore[misc]
-    """Dropout that keeps a mask of one byte an element; `kept` collects it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, probability: float, kept: list[Tensor]) -> Tensor:
-        mask = torch.rand(x.shape) >= probability
-        kept.append(mask)
-        ctx.save_for_backward(mask)
-        return x * mask / (1 - probability)
-
-
-class FusedSoftmax(torch.autograd.Function):  # type: ignore[misc]
-    """Scale, causal mask and softmax in one kernel that keeps its output."""
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor) -> Tensor:
-        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-        output = scores.float().masked_fill(hidden, float("-inf")).softmax(-1).to(scores.dtype)
-        ctx.save_for_backward(output)
-        return output
-
-
-class FusedCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
-    """Cross entropy that keeps the fp32 softmax and the targets."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, kept: list[Tensor]) -> Tensor:
-        softmax = logits.float().softmax(-1)
-        kept.append(softmax)
-        ctx.save_for_backward(softmax, targets)
-        return -softmax.gather(-1, targets.unsqueeze(-1)).log().mean()
-
-
-@dataclass(slots=True)
-class Recorder:
-    """What autograd keeps, and what it is called.
-
-    Args:
-        names: Name of each named storage.
-        kept: Bytes of each kept storage that is not a parameter, by address; the tensors are held so that no address
-            is used twice.
-    """
-
-    names: dict[int, str] = field(default_factory=dict)
-    kept: dict[int, int] = field(default_factory=dict)
-    held: list[Tensor] = field(default_factory=list)
-    parameters: set[int] = field(default_factory=set)
-
-    def named(self, name: str, tensor: Tensor) -> Tensor:
-        """Return `tensor`, known by `name` from now on."""
-        self.held.append(tensor)
-        self.names.setdefault(_address(tensor), name)
-        return tensor
-
-    def parameter(self, *shape: int, trainable: bool = True) -> Tensor:
-        """Return a parameter, which never counts as kept."""
-        made = torch.randn(shape, dtype=BF16).requires_grad_(trainable)
-        self.parameters.add(_address(made))
-        self.held.append(made)
-        return made
-
-    def watch(self) -> Any:
-        """Return the context in which everything that autograd saves is recorded."""
-
-        def pack(tensor: Tensor) -> Tensor:
-            if _address(tensor) not in self.parameters:
-                self.held.append(tensor)
-                self.kept[_address(tensor)] = int(tensor.untyped_storage().nbytes())
-            return tensor
-
-        return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-
-    def by_name(self) -> dict[str, int]:
-        """Return the bytes of every kept tensor that has a name, all of one name together."""
-        found: dict[str, int] = {}
-        for address, size in self.kept.items():
-            if address in self.names:
-                found[self.names[address]] = found.get(self.names[address], 0) + size
-        return found
-
-    def nameless(self) -> list[int]:
-        """Return the bytes of every kept tensor without a name, ascending."""
-        return sorted(size for address, size in self.kept.items() if address not in self.names)
-
-
-def _address(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage().data_ptr())
+from tests.oracle.torch_kernels import (
+    FusedActivation,
+    FusedAttention,
+    FusedCrossEntropy,
+    FusedDropout,
+    FusedGather,
+    FusedNorm,
+    FusedRotary,
+    FusedRouting,
+    FusedScatter,
+    FusedSoftmax,
+    FusedWeightedActivation,
+    Kept,
+    Recorder,
+    Tensor,
+    functional,
+    torch,
+)
 
 
 @dataclass(slots=True)
@@ -160,36 +46,54 @@ class TorchLayer:
         model: The model; its first block is built.
         workload: The run: kernel, dropout, adapters.
         recorder: Where tensors are named.
-        recompute_mlp: The feed-forward block, its norm included, is recomputed.
+        recompute: Modules that are recomputed, by Megatron-LM's names.
     """
 
     model: ModelSpec
     workload: TrainWorkload
     recorder: Recorder
-    recompute_mlp: bool = False
+    recompute: tuple[str, ...] = ()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the layer's output for `x` of `[sequences, tokens, hidden]`."""
         block = self.model.runs[0].block
-        attention, feed_forward = block.mixer, block.feed_forward
-        assert attention is not None
-        assert feed_forward is not None
         self.recorder.named("attention norm input", x)
         normed = self.norm("attention norm output", x)
-        mixed = self.attention(attention, normed)
+        mixed = self.mixer(block.mixer, normed)
         if block.parallel:
             second = normed if block.num_norms == 1 else self.norm("feed-forward norm output", x)
-            return x + self.dropout("feed-forward residual", mixed + self.mlp(feed_forward, second))
+            return x + self.dropout("feed-forward residual", mixed + self.feed_forward(block.feed_forward, second))
         stream = self.recorder.named("feed-forward norm input", x + self.dropout("attention residual", mixed))
 
         def second_half(stream: Tensor) -> Tensor:
-            return self.mlp(feed_forward, self.norm("feed-forward norm output", stream))
+            return self.feed_forward(block.feed_forward, self.norm("feed-forward norm output", stream))
 
-        if self.recompute_mlp:
-            output = torch.utils.checkpoint.checkpoint(second_half, stream, use_reentrant=True)
-        else:
-            output = second_half(stream)
+        output = self.again("mlp", second_half, stream)
         return stream + self.dropout("feed-forward residual", output)
+
+    def again(self, module: str, function: Any, *inputs: Tensor) -> Any:
+        """Return `function` of `inputs`, which alone are kept if `module` is recomputed."""
+        if module in self.recompute:
+            return torch.utils.checkpoint.checkpoint(function, *inputs, use_reentrant=True)
+        return function(*inputs)
+
+    def mixer(self, spec: Mixer | None, x: Tensor) -> Tensor:
+        """Return the block's attention."""
+        match spec:
+            case SelfAttention():
+                return self.attention(spec, x)
+            case LatentAttention():
+                return latent_attention(self, spec, x)
+        raise NotImplementedError(spec)
+
+    def feed_forward(self, spec: FeedForward | None, x: Tensor) -> Tensor:
+        """Return the block's feed-forward."""
+        match spec:
+            case DenseFeedForward():
+                return self.mlp(spec, x)
+            case MixtureOfExperts():
+                return mixture(self, spec, x)
+        raise NotImplementedError(spec)
 
     @property
     def trains_base(self) -> bool:
@@ -232,7 +136,7 @@ class TorchLayer:
         sizes = (spec.query_size, spec.key_value_size, spec.key_value_size)
         parts = self.linear("qkv", x, sum(sizes)).split(sizes, dim=-1)
         heads = [part.reshape(*part.shape[:-1], -1, spec.head_dim) for part in parts]
-        if spec.qk_norm:
+        if spec.qk_norm is QueryKeyNorm.HEAD:
             heads[:2] = [
                 self.norm(f"{name} normed", named(f"{name} norm input", part.clone()))
                 for name, part in zip(("query", "key"), heads[:2], strict=True)
@@ -270,12 +174,106 @@ class TorchLayer:
         context = softmax @ flat[2]
         return context.reshape(query.shape[0], spec.num_attention_heads, query.shape[1], spec.head_dim)
 
-    def mlp(self, spec: DenseFeedForward, x: Tensor) -> Tensor:
+    def mlp(self, spec: DenseFeedForward, x: Tensor, *, prefix: str = "") -> Tensor:
         """Return the two projections around the activation."""
         named = self.recorder.named
-        wide = named("activation input", self.linear("fc1", x, spec.intermediate_size * (2 if spec.gated else 1)))
-        active = named("activation output", FusedActivation.apply(wide, spec.gated))
-        return self.linear("fc2", active, self.model.hidden_size)
+        width = spec.intermediate_size * (2 if spec.gated else 1)
+        wide = named(f"{prefix}activation input", self.linear(f"{prefix}fc1", x, width))
+        active = named(f"{prefix}activation output", FusedActivation.apply(wide, spec.gated))
+        return self.linear(f"{prefix}fc2", active, self.model.hidden_size)
+
+
+def latent_attention(layer: TorchLayer, spec: LatentAttention, x: Tensor) -> Tensor:
+    """Return multi-head latent attention from projection to projection."""
+    named, heads = layer.recorder.named, spec.num_attention_heads
+    direct = spec.q_lora_rank is None
+    queries = x if spec.q_lora_rank is None else named("query latent", layer.linear("q down", x, spec.q_lora_rank))
+    joined = layer.linear("kv down", x, spec.kv_lora_rank + spec.qk_rope_head_dim)
+    named("key-value latent", joined)
+    latent, rotated = joined.split((spec.kv_lora_rank, spec.qk_rope_head_dim), dim=-1)
+
+    def up(queries: Tensor, latent: Tensor, rotated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        normed = queries if direct else layer.norm("query latent norm output", queries)
+        query = layer.linear("q up", normed, heads * spec.qk_head_dim).unflatten(-1, (heads, -1))
+        normed = layer.norm("key-value latent norm output", latent)
+        wide = layer.linear("kv up", normed, heads * (spec.qk_nope_head_dim + spec.v_head_dim))
+        key, value = wide.unflatten(-1, (heads, -1)).split((spec.qk_nope_head_dim, spec.v_head_dim), dim=-1)
+        common = FusedRotary.apply(rotated).unsqueeze(-2).expand(*rotated.shape[:-1], heads, -1)
+        key = torch.cat((key, common), dim=-1)
+        return FusedRotary.apply(query), key, value.contiguous()
+
+    parts = [
+        named(name, part)
+        for name, part in zip(
+            ("query", "key", "value"), layer.again("mla_up_proj", up, queries, latent, rotated), strict=True
+        )
+    ]
+    context = named("attention output", FusedAttention.apply(*parts))
+    if "mla_up_proj" in layer.recompute:
+        for part in parts:
+            layer.recorder.discard(part)
+    return layer.linear("proj", context, layer.model.hidden_size)
+
+
+def mixture(layer: TorchLayer, spec: MixtureOfExperts, x: Tensor) -> Tensor:
+    """Return a mixture of experts on one rank."""
+
+    def whole(x: Tensor) -> Tensor:
+        output = routed(layer, spec, x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return output if spec.shared is None else output + layer.again("shared_experts", shared, x)
+
+    def shared(x: Tensor) -> Tensor:
+        assert spec.shared is not None
+        output = layer.mlp(spec.shared, x, prefix="shared ")
+        if not spec.shared_gate:
+            return output
+        gate = functional.linear(x, layer.recorder.parameter(1, x.shape[-1])).sigmoid()
+        return layer.recorder.named("shared output", output) * layer.recorder.named("shared gate output", gate)
+
+    return layer.again("moe", whole, x)
+
+
+def routed(layer: TorchLayer, spec: MixtureOfExperts, x: Tensor) -> Tensor:
+    """Return the routed experts' results for tokens `x`, in their order."""
+    named, visits, count = layer.recorder.named, spec.experts_per_token, spec.num_experts
+    logits = functional.linear(x, layer.recorder.parameter(count, x.shape[-1]))
+    kept: list[Tensor] = []
+    weights, chosen = FusedRouting.apply(logits, visits, kept)
+    for name, tensor in zip(("router scores", "expert choice", "expert choice"), kept, strict=True):
+        named(name, tensor)
+    if spec.latent_size is not None:
+        x = layer.linear("latent down", x, spec.latent_size)
+    order = chosen.flatten().argsort(stable=True)
+    row_map = named("row map", torch.zeros(x.shape[0], 2 * count + 1, dtype=torch.int32))
+    rows = FusedGather.apply(x, order // visits, row_map)
+    rows = named("expert input", sorted_again(layer, rows))
+    row_weights = named("expert weights of rows", FusedGather.apply(weights.flatten(), order, row_map))
+    sizes = chosen.flatten().bincount(minlength=count).tolist()
+    inner = spec.expert.intermediate_size
+
+    def linears(x: Tensor, out_features: int) -> Tensor:
+        made = [layer.linear("expert", part, out_features) for part in x.split(sizes)]
+        return torch.cat(made)
+
+    wide = named("expert activation input", linears(rows, inner * (2 if spec.expert.gated else 1)))
+
+    def activation(wide: Tensor, row_weights: Tensor) -> Tensor:
+        return FusedWeightedActivation.apply(wide, row_weights, spec.expert.gated)
+
+    active = named("expert activation output", layer.again("moe_act", activation, wide, row_weights))
+    output = sorted_again(layer, linears(active, x.shape[-1]))
+    if "moe_act" in layer.recompute:
+        layer.recorder.discard(active)
+    combined = FusedScatter.apply(output, order // visits, row_map)
+    if spec.latent_size is not None:
+        combined = layer.linear("latent up", named("latent expert output", combined), layer.model.hidden_size)
+    return combined
+
+
+def sorted_again(layer: TorchLayer, rows: Tensor) -> Tensor:
+    """Return rows in another order, of which a map is kept."""
+    order = layer.recorder.named("row order", torch.arange(rows.shape[0], dtype=torch.int32))
+    return FusedGather.apply(rows, order.long(), order)
 
 
 def torch_head(model: ModelSpec, recorder: Recorder, x: Tensor, targets: Tensor) -> Tensor:

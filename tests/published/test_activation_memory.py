@@ -4,11 +4,14 @@ from fractions import Fraction
 
 import pytest
 
+from planner.capabilities import MEGATRON
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.memory import memory_ledger, place
+from planner.memory import memory_ledger
+from planner.placement import place
 from planner.plan import Phase
-from planner.shard import RankLayer, Sharding, shard_layer
+from planner.shard import RankLayer, shard_layer
+from planner.sharding import Sharding
 from tests.published.gpt import gpt, unfused_run
 
 SEQ_LEN = 2048
@@ -95,7 +98,7 @@ def test_section_4_3_the_first_stage_keeps_as_many_layers_as_the_model_has_and_p
         overlap=Overlap(grad_reduce=False, param_gather=False, p2p=False),
         stages=stages_from_counts((12,) * 8),
     )
-    placed = place(model, build_graph(model, workload), layout, workload)
+    placed = place(model, build_graph(model, workload), layout, workload, MEGATRON)
     activations = next(
         line.num_bytes
         for line in memory_ledger(placed)

@@ -5,8 +5,9 @@ import pytest
 from planner.graph import graph_parameters, required_flops_per_sequence
 from planner.layers import build_graph
 from planner.layout import Granularity, Recompute
-from planner.memory import shard_model
-from planner.shard import Sharding, Step
+from planner.placement import shard_model
+from planner.sharding import Sharding
+from planner.steps import Step
 from profiles.ops import Attention, Gemm
 from tests.published.gpt import gpt, unfused_run
 

@@ -80,3 +80,28 @@ def test_an_unknown_name_is_answered_with_those_that_there_are() -> None:
     assert result.stderr.startswith(
         "error: There is neither a cluster preset nor a GPU named h900.\nPresets: dgx-a100, "
     )
+
+
+def test_the_list_says_what_kind_a_model_is_and_what_a_token_visits() -> None:
+    rows = {line.split()[0]: line for line in RUNNER.invoke(app, ["models"]).stdout.splitlines()[1:]}
+    assert "  37.55 B  MLA, MoE  " in rows["deepseek-v3"]
+    assert "  3.58 B  hybrid, MoE  " in rows["nemotron-3-nano-30b-a3b"]
+    assert "  8.03 B  dense  " in rows["llama-3.1-8b"]
+    assert "  7.24 B  windows  " in rows["mistral-7b-v0.1"]
+
+
+def test_a_model_of_several_kinds_of_layers_says_where_each_stands() -> None:
+    lines = RUNNER.invoke(app, ["models", "llama-4-maverick"]).stdout.splitlines()
+    assert "  24 layers (every 2nd from 1 to 47):" in lines
+    assert "  12 layers (every 4th from 4 to 48):" in lines
+    assert "  - experts: 1 of 128, 8,192 wide, silu, gated; shared 8,192 wide; sigmoid router" in lines
+    assert "  58 layers (4-61):" in RUNNER.invoke(app, ["models", "deepseek-v3"]).stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_model_is_shown_in_both_forms(name: str) -> None:
+    text = RUNNER.invoke(app, ["models", name])
+    assert (text.exit_code, text.stdout.splitlines()[0]) == (0, name)
+    document = json.loads(RUNNER.invoke(app, ["models", name, "--format", "json"]).stdout)
+    assert document["active_parameters"] <= document["parameters"]
+    assert sum(run["count"] for run in document["runs"]) == document["num_layers"]

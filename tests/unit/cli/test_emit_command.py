@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from planner.emit.megatron import emit_megatron
+from planner.request import Target
 from planner.schema.plan import plan_to_text
 from tests.unit.cli.samples import infeasible_plan, sample_plan
 
@@ -57,6 +59,21 @@ def test_runners_up_are_written_by_their_index(plan_file: Path) -> None:
         "written": [],
         "files": dict(emit_megatron(sample_plan(), index=1)),
     }
+
+
+def test_files_may_be_asked_for_another_framework(plan_file: Path) -> None:
+    result = RUNNER.invoke(app, ["emit", str(plan_file), "--target", "deepspeed"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: DeepSpeed 0.19.8: sequence_parallel: ")
+
+
+def test_a_plan_for_any_target_is_written_for_megatron(plan_file: Path) -> None:
+    plan = sample_plan()
+    request = replace(plan.request, target=Target.ANY)
+    plan_file.write_text(plan_to_text(replace(plan, target=Target.ANY, request=request)))
+    document = json.loads(RUNNER.invoke(app, ["emit", str(plan_file), "--format", "json"]).stdout)
+    assert document["target"] == "megatron"
+    assert list(document["files"]) == ["launch.sh", "job.sbatch"]
 
 
 def test_an_index_that_is_not_there_is_refused(plan_file: Path) -> None:

@@ -104,6 +104,17 @@ def test_a_plan_that_found_nothing_is_explained_too(tmp_path: Path) -> None:
     assert document["shortfall_bytes"] == GIB
 
 
+def test_the_grids_of_every_layout_are_in_the_json(plan_file: Path) -> None:
+    document = json.loads(RUNNER.invoke(app, ["explain", str(plan_file), "--format", "json"]).stdout)
+    assert [(axis["axis"], axis["size"], axis["stride"]) for axis in document["grids"]["dense"]] == [
+        ("tp", 2, 1),
+        ("cp", 1, 2),
+        ("dp", 1, 2),
+        ("pp", 2, 2),
+    ]
+    assert [axis["axis"] for axis in document["grids"]["experts"]] == ["etp", "ep", "edp", "pp"]
+
+
 AGAIN = "Plan again from the spec; a plan file is not edited by hand."
 
 
@@ -122,6 +133,11 @@ def edit_step(document: dict[str, Any]) -> None:
 def edit_baseline(document: dict[str, Any]) -> None:
     document["baseline"]["layout"]["sequence_parallel"] = True
     document["baseline"]["layout"]["tp"] = 3
+    document["baseline"]["layout"]["edp"] = 3
+
+
+def edit_edp(document: dict[str, Any]) -> None:
+    document["plans"][0]["layout"]["edp"] = 1
 
 
 def empty_memory(document: dict[str, Any]) -> None:
@@ -145,8 +161,12 @@ def remove_plans(document: dict[str, Any]) -> None:
             edit_baseline,
             [
                 "baseline: This layout cannot be: tp cp pp dp = 3 ranks on 4 GPUs.",
-                "baseline: This layout cannot be: 8 attention heads do not split over tp 3.",
+                "baseline: This layout cannot be: num_attention_heads = 8 does not split over tp 3 x ulysses 1.",
             ],
+        ),
+        (
+            edit_edp,
+            ["plans[0].layout.edp: `edp` = 1 does not follow from tp 2, cp 1, dp 1, ep 1, etp 1, which give 2.\n"],
         ),
         (empty_memory, ["plans[0].memory: `memory` is too short.\nGive at least 1."]),
         (remove_plans, [f"The file is damaged or no plan: `plans` is missing.\n{AGAIN}"]),

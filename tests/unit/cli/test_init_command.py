@@ -9,6 +9,8 @@ from cli.commands.init import yaml_scalar
 from cli.main import app
 from planner.documents import parse_document
 from planner.inputs import load_inputs
+from planner.request import Bounds
+from planner.workload import DEFAULT_ROUTING_SKEW, Packing
 from profiles.catalogue import preset_names
 
 RUNNER = CliRunner()
@@ -35,12 +37,16 @@ def test_what_is_commented_out_can_be_switched_on(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     RUNNER.invoke(app, ["init", str(path)])
     text = path.read_text()
-    for field in ("tokens_to_train", "constraints", "memory_headroom", "target"):
+    for field in ("tokens_to_train", "documents", "routing_skew", "constraints", "memory_headroom", "target"):
         assert f"# {field}: " in text
         text = text.replace(f"# {field}: ", f"{field}: ")
     path.write_text(text)
     request = load_inputs(path).request
     assert request.workload.tokens_to_train == 10**12
+    assert request.workload.documents is not None
+    assert request.workload.documents.packing is Packing.PACKED
+    assert request.workload.routing_skew == DEFAULT_ROUTING_SKEW
+    assert request.constraints.degrees["cp"] == Bounds(maximum=4)
     assert request.constraints.recompute == ("none", "selective")
     assert request.memory_headroom == 0.05
     assert request.target.value == "megatron"

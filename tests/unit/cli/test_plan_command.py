@@ -175,6 +175,18 @@ def test_every_file_that_may_be_written_is_checked_before_the_search(
     assert [path.name for path in out.iterdir()] == [name]
 
 
+def test_the_files_of_the_target_that_is_asked_for_are_checked(spec: Path, finds: Finds, tmp_path: Path) -> None:
+    asked = finds(sample_plan())
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "ds_config.json").write_text("old")
+    result = RUNNER.invoke(app, ["plan", str(spec), "--target", "deepspeed", "--out", str(out)])
+    assert (result.exit_code, result.stdout, asked) == (2, "", [])
+    assert "There is already ds_config.json." in result.stderr
+    assert RUNNER.invoke(app, ["plan", str(spec), "--target", "deepspeed"]).exit_code == 0
+    assert asked[0].target is Target.DEEPSPEED
+
+
 @pytest.mark.parametrize("format_", ["text", "json"])
 def test_a_plan_that_cannot_be_saved_is_still_printed(
     spec: Path, finds: Finds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str
@@ -256,7 +268,7 @@ def test_only_targets_that_can_be_planned_are_offered(spec: Path, finds: Finds) 
     asked = finds(sample_plan())
     result = RUNNER.invoke(app, ["plan", str(spec), "--target", "vllm"])
     assert (result.exit_code, asked) == (2, [])
-    assert "Invalid value for '--target': 'vllm' is not one of 'megatron', 'any'." in result.stderr
+    assert "Invalid value for '--target': 'vllm' is not one of 'megatron', 'deepspeed', 'any'." in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_names_are_never_folded(command: str, columns: int) -> None:
 
 def test_what_has_no_room_is_left_out_and_said() -> None:
     drawn = run_on_terminal("models", columns=60)
-    assert "Left out to fit 60 columns: heads, " in drawn
+    assert "Left out to fit 60 columns: active, kind, " in drawn
     assert "Left out" not in run_on_terminal("models", columns=200)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from planner.blocks import DenseFeedForward, Norm, SelfAttention
+from planner.blocks import Block, DenseFeedForward, SelfAttention
 from planner.documents import parse_document
 from planner.errors import InputError
 from planner.schema.model import read_model
@@ -124,29 +124,14 @@ def attention(model: ModelSpec) -> SelfAttention:
     return run.block.mixer
 
 
+def window(block: Block) -> int | None:
+    """Return the window of a block's attention."""
+    assert isinstance(block.mixer, SelfAttention)
+    return block.mixer.window
+
+
 def feed_forward(model: ModelSpec) -> DenseFeedForward:
     """Return the feed-forward of a model with equal layers."""
     (run,) = model.runs
     assert isinstance(run.block.feed_forward, DenseFeedForward)
     return run.block.feed_forward
-
-
-def counted_parameters(model: ModelSpec) -> int:
-    """Return the parameters by the closed formula, written without the planner's graph."""
-    hidden, mixer, mlp = model.hidden_size, attention(model), feed_forward(model)
-    query = mixer.num_attention_heads * mixer.head_dim
-    qkv = query + 2 * mixer.num_key_value_heads * mixer.head_dim
-    norm = hidden * (2 if model.norm is Norm.LAYER else 1)
-    up = mlp.intermediate_size * (2 if mlp.gated else 1)
-    layer = hidden * qkv + query * hidden + hidden * up + mlp.intermediate_size * hidden
-    layer += model.runs[0].block.num_norms * norm
-    layer += qkv if mixer.qkv_bias else 0
-    layer += hidden if mixer.output_bias else 0
-    layer += up + hidden if mlp.bias else 0
-    if mixer.qk_norm:
-        layer += 2 * mixer.head_dim * (2 if model.norm is Norm.LAYER else 1)
-    total = model.vocab_size * hidden * (1 if model.tie_word_embeddings else 2)
-    total += model.vocab_size if model.lm_head_bias else 0
-    total += model.num_position_rows * hidden
-    total += norm * (2 if model.embedding_norm else 1)
-    return total + model.num_layers * layer

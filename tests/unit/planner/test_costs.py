@@ -11,9 +11,10 @@ from planner.costs import CostTable, Shape
 from planner.graph import graph_parameters
 from planner.layers import build_graph
 from planner.layout import Granularity, Recompute
-from planner.memory import memory_ledger, peak_memory_bytes, shard_model
+from planner.memory import memory_ledger, peak_memory_bytes
+from planner.placement import shard_model
 from planner.pricing import price_steps
-from planner.shard import Sharding
+from planner.sharding import Sharding
 from planner.space import Points
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload

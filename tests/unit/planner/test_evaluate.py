@@ -17,7 +17,7 @@ from planner.evaluate import (
 from planner.graph import graph_parameters, required_flops_per_sequence
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.memory import place
+from planner.placement import place
 from planner.pricing import added_seconds, price_steps
 from planner.shard import RankLayer
 from planner.specs import ModelSpec

@@ -195,15 +195,18 @@ HINT = "Change a constraint; the cluster and the batch are never changed for you
     [
         ("{tp: 3}", "5:19: constraints.tp: tp 3 does not divide the number of GPUs = 64."),
         ("{tp: 8, pp: 16}", "5:26: constraints.pp: tp 8 * pp 16 = 128 does not divide the number of GPUs = 64."),
-        ("{tp: 8, pp: 2, dp: 2}", "5:33: constraints.dp: tp 8 * pp 2 * dp 2 = 32 is not the number of GPUs = 64."),
+        (
+            "{tp: 8, cp: 1, pp: 2, dp: 2}",
+            "5:40: constraints.dp: tp 8 * cp 1 * pp 2 * dp 2 = 32 is not the number of GPUs = 64.",
+        ),
         (
             "{micro_batch_size: 3}",
             "5:33: constraints.micro_batch_size: micro_batch_size 3 does not divide `global_batch_size` = 512.",
         ),
         (
-            "{tp: 8, pp: 4, micro_batch_size: 512}",
+            "{tp: 8, cp: 1, pp: 4, micro_batch_size: 512}",
             (
-                "5:47: constraints.micro_batch_size: dp 2 * micro_batch_size 512 = 1024 does not divide "
+                "5:54: constraints.micro_batch_size: dp 2 * micro_batch_size 512 = 1024 does not divide "
                 "`global_batch_size` = 512."
             ),
         ),
@@ -222,7 +225,13 @@ def test_pinned_sizes_that_contradict_one_another_are_refused(tmp_path: Path, co
 
 @pytest.mark.parametrize(
     "constraints",
-    ["{tp: 8, pp: 8}", "{tp: 8, pp: 4, dp: 2}", "{tp: [3, 8]}", "{dp: 2, micro_batch_size: 1, num_microbatches: 256}"],
+    [
+        "{tp: 8, pp: 8}",
+        "{tp: 8, pp: 2, dp: 2}",
+        "{tp: 8, cp: 2, pp: 2, dp: 2}",
+        "{tp: [3, 8]}",
+        "{dp: 2, micro_batch_size: 1, num_microbatches: 256}",
+    ],
 )
 def test_pinned_sizes_that_just_fit_are_taken(tmp_path: Path, constraints: str) -> None:
     assert load(tmp_path, f"{SPEC}constraints: {constraints}\n").cluster.world_size == 64

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from planner import launch
+from planner.emit import megatron
 from planner.emit.megatron import emit_megatron
 from planner.errors import BrokenPromiseError, InputError
 from planner.launch import launch_file_names, launch_files
@@ -47,6 +47,6 @@ def test_a_script_that_says_another_layout_is_our_bug(monkeypatch: pytest.Monkey
     def emit_the_wrong_one(plan: Plan, index: int = 0) -> Mapping[str, str]:
         return emit_megatron(plan_with(sequence_parallel=False), index=index)
 
-    monkeypatch.setattr(launch, "emit_megatron", emit_the_wrong_one)
+    monkeypatch.setattr(megatron, "emit_megatron", emit_the_wrong_one)
     with pytest.raises(BrokenPromiseError, match=r"launch\.sh says"):
         launch_files(tiny_plan())

@@ -7,7 +7,8 @@ import pytest
 from planner.bundled import load_bundled
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes, place, rank_parameters, state_bytes
+from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes, state_bytes
+from planner.placement import place, rank_parameters
 from planner.plan import Phase
 from planner.specs import ModelSpec
 from planner.workload import DType, Optimizer, Precision, TrainWorkload

@@ -21,6 +21,11 @@ CONFIGS: list[Mapping[str, object]] = [
     INLINE,
     *(
         json.loads(line)["config"]
+        for line in Path(__file__).with_name("published_configs.jsonl").read_text("utf-8").splitlines()
+        if len(line) < 5000
+    ),
+    *(
+        json.loads(line)["config"]
         for line in Path(__file__).with_name("model_parameters_of_transformers.jsonl").read_text("utf-8").splitlines()
     ),
 ]

@@ -2,11 +2,20 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from planner.blocks import Activation, Norm, PositionEmbedding
+from planner.blocks import (
+    Activation,
+    DenseFeedForward,
+    LatentAttention,
+    MixtureOfExperts,
+    Norm,
+    PositionEmbedding,
+    SelfAttention,
+)
 from planner.bundled import bundled_models, find_bundled, model_names, nearest_names
 from planner.documents import parse_document
 from planner.errors import InputError
@@ -53,12 +62,33 @@ def test_every_bundled_model_says_where_its_facts_are_published() -> None:
 
 
 def test_bundled_facts_are_written_as_an_inline_model_would_be() -> None:
-    file = Path(__file__).parents[3] / "planner" / "data" / "models" / "gpt.json"
-    for name, facts in json.loads(file.read_text("utf-8")).items():
-        inline = InlineModel.model_validate(without(facts, "source", "aliases", "architecture"))
-        model = find_bundled(name)
-        assert model is not None
-        assert inline.decoder(default_name=name).spec().runs == model.decoder.spec().runs
+    for file in (Path(__file__).parents[3] / "planner" / "data" / "models").glob("*.json"):
+        for name, facts in json.loads(file.read_text("utf-8")).items():
+            inline = InlineModel.model_validate(without(facts, "source", "aliases", "architecture"))
+            model = find_bundled(name)
+            assert model is not None
+            written = inline.decoder(default_name=name).spec()
+            assert replace(written, architecture=model.decoder.architecture) == model.decoder.spec()
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("LLAMA2-7B", "llama-2-7b"),
+        ("LLaMA 70B", "llama-2-70b"),
+        ("Mistral 7B", "mistral-7b-v0.1"),
+        ("GPT OSS 120B", "gpt-oss-120b"),
+        ("Qwen3 MoE 30B", "qwen3-30b-a3b"),
+        ("DeepSeek R1 0528", "deepseek-r1"),
+        ("Nemotron V3 Nano 30B", "nemotron-3-nano-30b-a3b"),
+        ("InternLM-20B", "internlm-20b"),
+        ("Moonlight-16B-A3B", "moonlight-16b-a3b"),
+    ],
+)
+def test_a_model_is_found_by_the_names_that_tables_of_runs_give_it(alias: str, name: str) -> None:
+    found = find_bundled(alias)
+    assert found is not None
+    assert found.name == name
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
@@ -73,7 +103,7 @@ def test_an_unknown_repository_is_answered_with_what_to_download() -> None:
     assert str(refused("Qwen/Qwen2.5-7B-Instruct")) == (
         'spec.yaml:2:8: model: "Qwen/Qwen2.5-7B-Instruct" is neither bundled nor a directory; '
         "nothing is fetched from the network.\n"
-        "Did you mean `qwen2.5-7b` or `qwen2.5-72b` or `qwen2.5-32b`? "
+        "Did you mean `qwen2.5-7b` or `qwen2.5-72b` or `qwen3-vl-30b-a3b`? "
         "Otherwise download its config.json and give the path."
     )
 
@@ -116,10 +146,18 @@ def test_weights_are_not_taken_for_a_description(tmp_path: Path) -> None:
         assert error.hint == "Give the model's config.json."
 
 
-def test_a_quantisation_beside_the_config_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B), "utf-8")
-    (tmp_path / "hf_quant_config.json").write_text("{}", "utf-8")
-    assert refused(".", tmp_path).hint == "A training plan needs the config of the unquantised model."
+def test_a_quantisation_beside_the_config_is_known_or_refused(tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(LLAMA_8B), "utf-8")
+    (directory / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}', "utf-8")
+    assert named("./model", tmp_path).num_layers == 32
+    for text in ('{"quantization": {"quant_algo": "Q3"}}', "{}", "[]", '{"quantization": 8}'):
+        (directory / "hf_quant_config.json").write_text(text, "utf-8")
+        error = refused("./model", tmp_path)
+        assert error.message.startswith("`quant_algo` = ")
+        assert error.location is not None
+        assert error.location.file.endswith("hf_quant_config.json")
 
 
 def test_a_quantisation_file_is_not_a_model(tmp_path: Path) -> None:
@@ -192,7 +230,7 @@ def test_an_unknown_key_of_an_inline_model_is_refused_with_the_nearest() -> None
 
 def test_missing_sizes_are_all_named() -> None:
     text = str(refusal({"name": "x"}))
-    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"):
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
         assert f"`{key}` is missing" in text
 
 
@@ -224,3 +262,92 @@ def test_a_wrong_inline_value_is_refused(changes: dict[str, object], message: st
 def test_a_name_of_several_lines_is_refused() -> None:
     error = refusal(changed(INLINE, name="x\nrm -rf ~"))
     assert error.message == '`name` = "x\\nrm -rf ~" holds a character that cannot be printed.'
+
+
+# Inline models with parts of their own
+
+LATENT_MOE = {
+    **without(INLINE, "num_key_value_heads"),
+    "num_hidden_layers": 5,
+    "latent_attention": {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128},
+    "experts": {
+        "num_experts": 64,
+        "experts_per_token": 6,
+        "intermediate_size": 1408,
+        "shared_intermediate_size": 2816,
+        "router": {"score": "sigmoid", "num_groups": 8, "groups_per_token": 4},
+    },
+    "kinds": {"d": {"feed_forward": "dense"}, "e": {}},
+    "layers": "d e*4",
+    "mtp_modules": 1,
+}
+
+
+def test_an_inline_model_may_have_experts_latent_attention_and_prediction_modules() -> None:
+    model = read(LATENT_MOE)
+    dense, sparse = model.runs
+    assert (dense.count, sparse.count) == (1, 4)
+    assert isinstance(dense.block.feed_forward, DenseFeedForward)
+    assert isinstance(sparse.block.mixer, LatentAttention)
+    assert sparse.block.mixer.num_attention_heads == 32
+    experts = sparse.block.feed_forward
+    assert isinstance(experts, MixtureOfExperts)
+    assert (experts.num_experts, experts.experts_per_token, experts.router.num_groups) == (64, 6, 8)
+    assert experts.shared is not None
+    assert (experts.expert.intermediate_size, experts.shared.intermediate_size) == (1408, 2816)
+    assert model.mtp is not None
+    assert model.mtp.block == sparse.block
+
+
+def test_layers_of_one_part_have_one_norm() -> None:
+    states = {"num_heads": 64, "head_dim": 64, "state_size": 128, "num_groups": 8, "conv_kernel": 4, "chunk_size": 128}
+    kinds = {
+        "m": {"mixer": "state-space", "feed_forward": "none"},
+        "a": {"feed_forward": "none"},
+        "f": {"mixer": "none"},
+    }
+    model = read(changed(INLINE, num_hidden_layers=8, state_space=states, kinds=kinds, layers="(m f)*3 a f"))
+    assert [type(block.mixer) for block in model.blocks[5:]] == [type(None), SelfAttention, type(None)]
+    assert {block.num_norms for block in model.blocks} == {1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": "d e*5"}, "`layers` names 6 layers, `num_hidden_layers` = 5."),
+        ({"layers": "d x*4"}, "`kinds` does not say what the letter 'x' stands for; it knows d, e."),
+        ({"layers": "d (e"}, "`layers` cannot be read from '(e' on; "),
+        ({"layers": "d*9999 e*9999"}, "`layers` spells more than 2,048 layers."),
+        ({"layers": None}, "`kinds` needs `layers`, which says where each kind stands."),
+        ({"intermediate_size": None}, "A layer needs `intermediate_size`, which is not given."),
+        ({"latent_attention": {}}, "`kv_lora_rank` is missing in `latent_attention`."),
+        ({"kinds": {"d": {"mixer": "state-space"}, "e": {}}}, "A layer needs `state_space`, which is not given."),
+        ({"kinds": {"dense": {}}}, ""),
+        ({"mtp_modules": 65}, "`mtp_modules` = 65 is outside 0 to 64."),
+        ({"mtp_modules": -1}, "`mtp_modules` = -1 is outside 0 to 64."),
+    ],
+)
+def test_a_wrong_part_of_an_inline_model_is_refused(changes: dict[str, object], message: str) -> None:
+    assert message in str(refusal(changed(LATENT_MOE, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "path"),
+    [
+        ({"experts_per_token": 65}, "A token cannot visit 65 of 64 experts.", "experts.experts_per_token"),
+        ({"num_experts": 0}, "A token cannot visit 6 of 0 experts.", "experts.experts_per_token"),
+        ({"intermediate_size": 0}, "`intermediate_size` = 0 is outside 1 to 8,388,608.", "experts.intermediate_size"),
+        (
+            {"router": {"num_groups": 7}},
+            "`num_experts` = 64 is not a multiple of `num_groups` = 7.",
+            "experts.router.num_groups",
+        ),
+    ],
+)
+def test_wrong_experts_are_refused_with_their_place(changes: dict[str, object], message: str, path: str) -> None:
+    experts = LATENT_MOE["experts"]
+    assert isinstance(experts, dict)
+    error = refusal(changed(LATENT_MOE, experts={**experts, **changes}))
+    assert error.message == message
+    assert error.location is not None
+    assert error.location.path == path

@@ -5,9 +5,13 @@ import pytest
 
 from planner.documents import parse_document
 from planner.errors import InputError
+from planner.layout import ContextKind, Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.plan import Plan
 from planner.schema.plan import plan_from_document, plan_to_json, plan_to_text
+from planner.specs import ModelSpec
+from planner.workload import DocumentLengths, Packing
 from tests.builders import tiny_infeasible_plan, tiny_plan
+from tests.unit.planner.model_kinds import expert_model, hybrid_model, latent_model
 
 PLAN_KEYS = (
     "schema_version target status objective bound gap search plans baseline infeasible days_to_train cost_to_train "
@@ -18,8 +22,8 @@ PLANNED_KEYS = (
     "memory_limit_bytes memory time sources assumptions band"
 )
 LAYOUT_KEYS = (
-    "tp sequence_parallel pp vpp cp cp_kind ep etp dp zero_stage micro_batch_size num_microbatches schedule recompute "
-    "offload overlap rank_order stages"
+    "tp sequence_parallel pp vpp cp ulysses cp_kind state_exchange ep etp edp dp zero_stage state_replicas "
+    "secondary_shard micro_batch_size num_microbatches schedule recompute offload overlap rank_order stages"
 )
 
 
@@ -47,7 +51,6 @@ def test_keys_of_later_versions_are_there_and_null() -> None:
     planned = json.loads(plan_to_text(tiny_plan()))["plans"][0]
     assert planned["band"] is None
     assert planned["layout"]["offload"] is None
-    assert planned["layout"]["cp_kind"] is None
 
 
 def test_a_source_is_said_once_and_its_exceptions_where_they_are() -> None:
@@ -121,30 +124,30 @@ NOT_EDITED = "Plan again; a plan file is not edited by hand."
             '"infeasible": null',
             '"infeasible": {"binding": "x", "shortfall_bytes": 0, "nearest": null, "relaxations": []}',
             (
-                "plan.json:292:17: infeasible: `status` = feasible, but `infeasible` says otherwise.\n"
+                "plan.json:307:17: infeasible: `status` = feasible, but `infeasible` says otherwise.\n"
                 "The reasons are given exactly when nothing fits."
             ),
         ),
-        ('"band": null', '"band": [1, 2]', "plan.json:109:15: plans[0].band: `band` is not null.\nGive null."),
+        ('"band": null', '"band": [1, 2]', "plan.json:114:15: plans[0].band: `band` is not null.\nGive null."),
         (
             '"offload": null',
             '"offload": "cpu"',
-            'plan.json:43:20: plans[0].layout.offload: `offload` = "cpu" is not null.\nGive null.',
+            'plan.json:48:20: plans[0].layout.offload: `offload` = "cpu" is not null.\nGive null.',
         ),
         (
             '"time.gemm":',
             '"time.gmm":',
-            "plan.json:98:18: plans[0].sources: `time.gemm` has no source.\nAdd `time.gemm` to sources.",
+            "plan.json:103:18: plans[0].sources: `time.gemm` has no source.\nAdd `time.gemm` to sources.",
         ),
         (
             '"forward-backward": {',
             '"lunch": {',
-            'plan.json:78:20: plans[0].memory.0.lunch: `lunch` = "lunch" is not a known value.\nAllowed: init',
+            'plan.json:83:20: plans[0].memory.0.lunch: `lunch` = "lunch" is not a known value.\nAllowed: init',
         ),
         (
             '"hidden_size": 64',
             '"hidden_size": 0',
-            f"plan.json:299:22: inputs.model.hidden_size: `hidden_size` = 0 cannot be.\n{NOT_EDITED}",
+            f"plan.json:314:22: inputs.model.hidden_size: `hidden_size` = 0 cannot be.\n{NOT_EDITED}",
         ),
         (
             '"tdp_watts": 500.0',
@@ -162,7 +165,7 @@ NOT_EDITED = "Plan again; a plan file is not edited by hand."
         ('"days_to_train": ', '"days_to_train": 9', f"which gives 0.0014128508391203704.\n{NOT_EDITED}"),
         ('"cost_to_train": ', '"cost_to_train": 9', f"which gives 0.5425347222222222.\n{NOT_EDITED}"),
         ('"mfu":', '"mfv":', "`mfv` is not a known key.\nDid you mean `mfu`? Known keys: layout, step_seconds, "),
-        ('"assumptions": [', '"assumptions": {', "plan.json:108:7: This is not JSON: expected `:`, found `]`."),
+        ('"assumptions": [', '"assumptions": {', "plan.json:113:7: This is not JSON: expected `:`, found `]`."),
     ],
 )
 def test_a_damaged_plan_file_is_an_error_with_its_place(old: str, new: str, message: str) -> None:
@@ -188,3 +191,198 @@ def test_every_removed_or_unknown_key_is_an_error() -> None:
             read_back(json.dumps(cut))
     with pytest.raises(InputError, match="`mood` is not a known key"):
         read_back(json.dumps({**whole, "mood": "good"}))
+
+
+def spread_layout() -> Layout:
+    """Return a layout with every degree above 1."""
+    return Layout(
+        tp=2,
+        sequence_parallel=True,
+        pp=2,
+        vpp=2,
+        cp=4,
+        ulysses=2,
+        state_exchange=True,
+        ep=4,
+        etp=2,
+        dp=4,
+        zero_stage=3,
+        state_replicas=2,
+        secondary_shard=2,
+        micro_batch_size=1,
+        num_microbatches=4,
+        schedule=Schedule.INTERLEAVED,
+        recompute=Recompute(granularity=Granularity.FULL, num_layers=1),
+        overlap=Overlap(grad_reduce=True, param_gather=False, p2p=True),
+        stages=stages_from_counts((1, 1, 1, 1)),
+    )
+
+
+def plan_of(model: ModelSpec) -> Plan:
+    """Return a plan of a model, with documents and constraints in its inputs and a layout that uses every dimension."""
+    plan = tiny_plan()
+    workload = replace(
+        plan.request.workload,
+        documents=DocumentLengths(lengths=(16, 128), weights=(0.25, 0.75), packing=Packing.PADDED),
+        routing_skew=1.5,
+    )
+    constraints = replace(plan.request.constraints, cp_kind=("ring", "ulysses"))
+    planned = replace(plan.best, layout=spread_layout())
+    return replace(
+        plan,
+        model=model,
+        request=replace(plan.request, workload=workload, constraints=constraints),
+        plans=(planned,),
+    )
+
+
+MODELS = [expert_model(), latent_model(), hybrid_model()]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=[model.name for model in MODELS])
+def test_a_plan_of_any_kind_of_model_to_json_and_back_is_the_same_plan(model: ModelSpec) -> None:
+    text = plan_to_text(plan_of(model))
+    assert read_back(text) == plan_of(model)
+    assert plan_to_text(read_back(text)) == text
+
+
+def test_what_follows_from_a_layout_is_in_its_file() -> None:
+    layout = json.loads(plan_to_text(plan_of(expert_model())))["plans"][0]["layout"]
+    assert layout["cp_kind"] == ContextKind.ULYSSES_RING.value
+    assert layout["edp"] == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "old", "new", "message"),
+    [
+        (
+            expert_model(),
+            '"cp_kind": "ulysses-ring"',
+            '"cp_kind": "ring"',
+            (
+                'plan.json:29:20: plans[0].layout.cp_kind: `cp_kind` = "ring" does not follow from cp 4, ulysses 2, '
+                f'which give "ulysses-ring".\n{NOT_EDITED}'
+            ),
+        ),
+        (
+            expert_model(),
+            '"edp": 4',
+            '"edp": 2',
+            (
+                "plan.json:33:16: plans[0].layout.edp: `edp` = 2 does not follow from tp 2, cp 4, dp 4, ep 4, etp 2, "
+                f"which give 4.\n{NOT_EDITED}"
+            ),
+        ),
+        (
+            expert_model(),
+            '"ulysses": 2',
+            '"ulysses": 3',
+            "plan.json:22:17: plans[0].layout: `layout`: ulysses = 3 does not divide cp = 4.",
+        ),
+        (
+            expert_model(),
+            '"ep": 4',
+            '"ep": 5',
+            "plan.json:22:17: plans[0].layout: `layout`: etp * ep = 10 does not divide tp * cp * dp = 32.",
+        ),
+        (
+            expert_model(),
+            '"kind": "experts"',
+            '"kind": "expert"',
+            (
+                ': inputs.model.runs[1].block.feed_forward.kind: `kind` = "expert" is not a known value.\n'
+                "Did you mean `experts`? Allowed: dense, experts."
+            ),
+        ),
+        (
+            latent_model(),
+            '"kv_lora_rank": 16',
+            '"kv_lora_rank": null',
+            (
+                ": inputs.model.runs[0].block.mixer.kv_lora_rank: `kv_lora_rank` = null is not a whole number.\n"
+                "Give a whole number."
+            ),
+        ),
+        (
+            latent_model(),
+            '"kv_lora_rank": 16',
+            '"kv_rank": 16',
+            (
+                ": inputs.model.runs[0].block.mixer.kv_rank: `kv_rank` is not a known key.\n"
+                "Did you mean `kv_lora_rank`? Known keys: num_attention_heads, q_lora_rank, "
+            ),
+        ),
+        (
+            latent_model(),
+            '"v_head_dim": 8',
+            '"v_head_dim": 0',
+            f": inputs.model.runs[0].block.mixer.v_head_dim: `v_head_dim` = 0 cannot be.\n{NOT_EDITED}",
+        ),
+        (
+            latent_model(),
+            '"num_modules": 1',
+            '"num_modules": 0',
+            f": inputs.model.mtp.num_modules: `num_modules` = 0 cannot be.\n{NOT_EDITED}",
+        ),
+        (
+            hybrid_model(),
+            '"conv_kernel": 4',
+            '"conv_kernel": -4',
+            f": inputs.model.runs[0].block.mixer.conv_kernel: `conv_kernel` = -4 cannot be.\n{NOT_EDITED}",
+        ),
+        (
+            hybrid_model(),
+            '"kind": "state-space"',
+            '"is": "state-space"',
+            (
+                ": inputs.model.runs[0].block.mixer: `kind` is missing in `inputs.model.runs[0].block.mixer`.\n"
+                f"{NOT_EDITED}"
+            ),
+        ),
+        (
+            hybrid_model(),
+            '"rule": "lightning"',
+            '"rule": "thunder"',
+            (
+                ': inputs.model.runs[3].block.mixer.rule: `rule` = "thunder" is not a known value.\n'
+                "Allowed: gated-delta, kimi-delta, lightning."
+            ),
+        ),
+        (
+            hybrid_model(),
+            '"routing_skew": 1.5',
+            '"routing_skew": 0.5',
+            ": inputs.request.workload: `workload`: the busiest rank has at least the mean load: ",
+        ),
+        (
+            hybrid_model(),
+            "16,\n            128",
+            "256,\n            128",
+            ": inputs.request.workload.documents: `documents`: lengths are positive and ascend.",
+        ),
+        (
+            hybrid_model(),
+            '"tp": {\n            "allowed"',
+            '"tpp": {\n            "allowed"',
+            (
+                ': inputs.request: `constraints` bounds "tpp", which is no dimension of a layout.\n'
+                "Known: tp, cp, pp, vpp, dp, ep, etp, zero_stage, micro_batch_size, num_microbatches."
+            ),
+        ),
+    ],
+)
+def test_an_edited_plan_of_any_kind_of_model_is_an_error_with_its_place(
+    model: ModelSpec, old: str, new: str, message: str
+) -> None:
+    text = plan_to_text(plan_of(model))
+    assert old in text
+    with pytest.raises(InputError) as caught:
+        read_back(text.replace(old, new, 1))
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 4
+
+
+def test_what_may_be_zero_is_taken() -> None:
+    text = plan_to_text(plan_of(hybrid_model()))
+    for key in ("conv_kernel", "num_norms", "num_post_norms"):
+        assert f'"{key}": 0' in text

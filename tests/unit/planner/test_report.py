@@ -6,22 +6,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.layout import Granularity, Overlap, Recompute, stages_from_counts
+from planner.layout import Granularity, Layout, Overlap, Recompute, stages_from_counts
 from planner.plan import Phase
 from planner.report import (
     compare,
     compare_all,
+    documents_in_words,
+    experts_in_words,
     heaviest_rank,
     layout_in_words,
     layout_settings,
     memory_by_rank,
     overlap_in_words,
     peak_terms,
+    rank_places,
     recompute_in_words,
     stages_in_words,
+    telling_ranks,
     time_terms,
     total_parameters,
 )
+from planner.workload import DEFAULT_ROUTING_SKEW, DocumentLengths, Packing
 from tests.unit.cli.samples import GIB, sample_layout, sample_model, sample_plan, sample_planned
 
 
@@ -29,6 +34,93 @@ def test_a_layout_is_named_in_one_line() -> None:
     assert layout_in_words(sample_layout()) == (
         "tp 2 with sequence parallelism, pp 2, dp 1; zero_stage 1; 16 micro-batches of 1; 1f1b; recompute none"
     )
+
+
+def spread_layout() -> Layout:
+    """Return tp 2, cp 4, dp 4, pp 2 beside etp 1, ep 8, edp 4."""
+    return replace(sample_layout(), cp=4, dp=4, ep=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"cp": 8},
+            (
+                "tp 2 with sequence parallelism, pp 2, cp 8 ring, dp 1; zero_stage 1; 16 micro-batches of 1; 1f1b; "
+                "recompute none"
+            ),
+        ),
+        (
+            {"cp": 8, "ulysses": 8, "state_exchange": True},
+            (
+                "tp 2 with sequence parallelism, pp 2, cp 8 ulysses, exchanging states, dp 1; zero_stage 1; "
+                "16 micro-batches of 1; 1f1b; recompute none"
+            ),
+        ),
+        (
+            {"cp": 16, "ulysses": 8, "ep": 4, "etp": 2},
+            (
+                "tp 2 with sequence parallelism, pp 2, cp 16 ulysses 8 x ring 2, ep 4, etp 2, dp 1; zero_stage 1; "
+                "16 micro-batches of 1; 1f1b; recompute none"
+            ),
+        ),
+        (
+            {"dp": 32, "zero_stage": 3, "state_replicas": 4, "secondary_shard": 8},
+            (
+                "tp 2 with sequence parallelism, pp 2, dp 32; zero_stage 3 in 4 groups of 8 ranks (hybrid sharding), "
+                "a second copy of the weights over 8 ranks; 16 micro-batches of 1; 1f1b; recompute none"
+            ),
+        ),
+    ],
+)
+def test_every_dimension_above_1_is_named(change: dict[str, int], words: str) -> None:
+    assert layout_in_words(replace(sample_layout(), **change)) == words  # type: ignore[arg-type]
+
+
+def test_every_rank_stands_in_both_grids() -> None:
+    layout = spread_layout()
+    places = rank_places(layout, range(layout.world_size))
+    assert len({place.dense for place in places}) == len({place.expert for place in places}) == layout.world_size
+    assert [max(place.dense[axis] + 1 for place in places) for axis in range(4)] == [2, 4, 4, 2]
+    assert [max(place.expert[axis] + 1 for place in places) for axis in range(4)] == [1, 8, 4, 2]
+    for place in places:
+        tp, cp, dp, pp = place.dense
+        assert place.rank == tp + 2 * cp + 8 * dp + 32 * pp
+        etp, ep, edp, expert_pp = place.expert
+        assert place.rank == etp + ep + 8 * edp + 32 * expert_pp
+        assert place.rank // layout.stage_ranks == pp == expert_pp
+
+
+def test_of_many_ranks_those_are_told_that_step_along_an_axis() -> None:
+    layout = spread_layout()
+    assert telling_ranks(layout, at_most=64) == tuple(range(64))
+    assert telling_ranks(layout, at_most=63) == (0, 1, 2, 8, 32, 63)
+
+
+@pytest.mark.parametrize(
+    ("layout", "skew", "words"),
+    [
+        (
+            spread_layout(),
+            DEFAULT_ROUTING_SKEW,
+            "etp 1 x ep 8 x edp 4; routing skew 1.2 (assumed): load of the busiest rank over the mean",
+        ),
+        (
+            replace(spread_layout(), etp=2),
+            1.5,
+            "etp 2 x ep 8 x edp 2; routing skew 1.5 (given): load of the busiest rank over the mean",
+        ),
+        (replace(spread_layout(), ep=1), 1.2, "etp 1 x ep 1 x edp 32; every rank holds all of them"),
+    ],
+)
+def test_the_experts_grid_is_said_with_its_assumption(layout: Layout, skew: float, words: str) -> None:
+    assert experts_in_words(layout, replace(sample_plan().request.workload, routing_skew=skew)) == words
+
+
+def test_documents_are_said_by_their_mean() -> None:
+    documents = DocumentLengths(lengths=(1000, 3000), weights=(0.25, 0.75), packing=Packing.PACKED)
+    assert documents_in_words(documents) == "packed documents of 2,500 tokens on average"
 
 
 @pytest.mark.parametrize(
@@ -92,10 +184,36 @@ def test_only_settings_that_differ_are_named() -> None:
 
 
 def test_every_field_of_a_layout_has_a_setting() -> None:
-    renamed = {"stages": "layers per stage"}
+    renamed = {"stages": "layers per stage", "ulysses": "cp"}
     assert set(layout_settings(sample_layout())) == {
         renamed.get(name, name) for name in type(sample_layout()).__dataclass_fields__
     }
+
+
+def test_every_field_of_a_layout_makes_a_difference() -> None:
+    plan = sample_plan()
+    wide = replace(plan.best.layout, cp=4, dp=4, ep=2)
+    changes: dict[str, dict[str, object]] = {
+        "cp": {"cp": 8, "dp": 2},
+        "ulysses": {"ulysses": 4},
+        "state_exchange": {"state_exchange": True},
+        "ep": {"ep": 8},
+        "etp": {"etp": 2},
+        "state_replicas": {"state_replicas": 2},
+        "secondary_shard": {"secondary_shard": 2},
+    }
+    for change in changes.values():
+        other = replace(plan.best, layout=replace(wide, **change))  # type: ignore[arg-type]
+        found = compare(other, replace(plan.best, layout=wide), index=1, is_baseline=False)
+        assert len(found.differences) == len(change)
+
+
+def test_a_runner_up_is_told_by_its_context_parallelism() -> None:
+    plan = sample_plan()
+    ring = replace(plan.best, layout=replace(plan.best.layout, cp=8))
+    ulysses = replace(plan.best, layout=replace(plan.best.layout, cp=8, ulysses=8))
+    (difference,) = compare(ulysses, ring, index=1, is_baseline=False).differences
+    assert (difference.setting, difference.value, difference.reference) == ("cp", "8 ulysses", "8 ring")
 
 
 def test_a_baseline_among_the_plans_is_compared_once() -> None:

@@ -7,10 +7,10 @@ import pytest
 from planner import costs
 from planner.errors import BrokenPromiseError
 from planner.graph import ModelGraph
-from planner.memory import RankModel, shard_model
+from planner.placement import RankModel, shard_model
 from planner.request import Bounds, Constraints
 from planner.search import search
-from planner.shard import Sharding
+from planner.sharding import Sharding
 from planner.space import MAX_SCHEDULED_OPERATIONS, UNSIMULATED
 from solvers.errors import SolverError
 from tests.builders import tiny_dense_model, tiny_request, two_node_cluster

@@ -1,17 +1,30 @@
+from pathlib import Path
+
 import pytest
 
 from planner.documents import parse_document
 from planner.errors import InputError
 from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
 from planner.schema.spec import DEFAULT_MEMORY_HEADROOM, read_request
-from planner.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
+from planner.workload import (
+    MAX_LENGTH,
+    AttentionKernel,
+    DocumentLengths,
+    DType,
+    Lora,
+    Optimizer,
+    Packing,
+    Precision,
+    TrainMethod,
+    TrainWorkload,
+)
 
 HEAD = "schema: 1\nmodel: llama-3.1-70b\ncluster: {preset: dgx-h100, nodes: 8}\n"
 WORKLOAD = "workload: {kind: train, seq_len: 8192, global_batch_size: 512, precision: bf16}\n"
 
 
 def read(text: str) -> PlanRequest:
-    return read_request(parse_document(text, file="spec.yaml"))
+    return read_request(parse_document(text, file="spec.yaml"), base=Path("/nonexistent"))
 
 
 def error_of(text: str) -> str:
@@ -36,10 +49,12 @@ def test_every_field_of_a_spec_arrives() -> None:
         "  {kind: train, seq_len: 4096, global_batch_size: 8, precision: fp8-blockwise, master_dtype: fp16,\n"
         "   gradient_dtype: bf16, moment_dtype: fp8, optimizer: sgd, attention_kernel: fused, method: lora,\n"
         "   lora: {rank: 16, alpha: 32, target_modules: [fc2, qkv]}, tokens_to_train: 1.5T, hidden_dropout: 0.1,\n"
-        "   attention_dropout: 0, data_path: corpus/text, tokenizer_model: tokenizer.model}\n"
+        "   attention_dropout: 0, data_path: corpus/text, tokenizer_model: tokenizer.model,\n"
+        "   documents: {packing: padded, histogram: {4096: 3, 512: 1}}, routing_skew: 2}\n"
         "constraints:\n"
         "  {tp: 8, pp: [4, 1, 4], vpp: {max: 2}, dp: {min: 2, max: 4}, zero_stage: 0, micro_batch_size: {min: 1},\n"
-        "   num_microbatches: [8], recompute: [full, none], sequence_parallel: true, cp: 1, ep: [1], etp: 1}\n"
+        "   num_microbatches: [8], recompute: [full, none], sequence_parallel: true, cp: [2, 1],\n"
+        "   cp_kind: [ulysses, ring], ep: {max: 8}, etp: 1}\n"
         "memory_headroom: 0\n"
         "target: any\n"
         "objective: tokens-per-gpu\n"
@@ -61,19 +76,25 @@ def test_every_field_of_a_spec_arrives() -> None:
             attention_dropout=0.0,
             data_path=("corpus/text",),
             tokenizer_model="tokenizer.model",
+            documents=DocumentLengths(lengths=(512, 4096), weights=(0.25, 0.75), packing=Packing.PADDED),
+            routing_skew=2.0,
         ),
         constraints=Constraints(
             degrees={
                 "tp": Bounds(allowed=(8,)),
+                "cp": Bounds(allowed=(1, 2)),
                 "pp": Bounds(allowed=(1, 4)),
                 "vpp": Bounds(maximum=2),
                 "dp": Bounds(minimum=2, maximum=4),
+                "ep": Bounds(maximum=8),
+                "etp": Bounds(allowed=(1,)),
                 "zero_stage": Bounds(allowed=(0,)),
                 "micro_batch_size": Bounds(minimum=1),
                 "num_microbatches": Bounds(allowed=(8,)),
             },
             recompute=("none", "full"),
             sequence_parallel=True,
+            cp_kind=("ring", "ulysses"),
         ),
         memory_headroom=0.0,
         target=Target.ANY,
@@ -117,13 +138,10 @@ BLEND_HINT = (
 
 WORKLOAD_KEYS = (
     "Known keys: kind, seq_len, global_batch_size, precision, master_dtype, gradient_dtype, moment_dtype, optimizer, "
-    "attention_kernel, method, lora, tokens_to_train, hidden_dropout, attention_dropout, data_path, tokenizer_model."
+    "attention_kernel, method, lora, tokens_to_train, hidden_dropout, attention_dropout, data_path, tokenizer_model, "
+    "documents, routing_skew."
 )
 DEGREE_HINT = "Give a whole number, a list such as [1, 2, 4], or a range such as {min: 1, max: 8}."
-NOT_PLANNED = (
-    "Context and expert parallelism are not planned yet; only 1 can be given.\n"
-    "Remove it. tp, pp, vpp, dp, zero_stage, micro_batch_size and num_microbatches can be constrained."
-)
 TOKENS_HINT = "Give a whole number, or one such as 300B or 1.5T (K, M, B, T are powers of 1000), of at most 1e18."
 
 
@@ -161,6 +179,12 @@ TOKENS_HINT = "Give a whole number, or one such as 300B or 1.5T (K, M, B, T are 
             "lora: `lora` is given, but `method` = pretrain trains all weights.\nGive method: lora, or remove lora.",
         ),
         ("lora: {}", "lora: `rank` is missing in `workload.lora`.\nGive the inner width of the adapters, such as 16."),
+        ("routing_skew: 0.9", "routing_skew: `routing_skew` = 0.9 is out of range.\nGive a value of at least 1.0."),
+        (
+            "routing_skew: 2000",
+            "routing_skew: `routing_skew` = 2000 is out of range.\nGive a value of at most 1024.0.",
+        ),
+        ("documents: 512", "documents: `documents` = 512 is not a mapping.\nGive a mapping."),
         (
             "lora: {rank: 1, target_modules: [qvk]}",
             (
@@ -272,9 +296,23 @@ def test_a_wrong_value_is_named_with_its_place(old: str, new: str, message: str)
         ("pp: {mn: 4}", f'{{"mn": 4}} is not a range of whole numbers.\n{DEGREE_HINT}'),
         ("pp: {min: 1, max: x}", f'{{"min": 1, "max": "x"}} is not a range of whole numbers.\n{DEGREE_HINT}'),
         ("zero_stage: 4", "There is no ZeRO stage 4.\nStages are 0, 1, 2 and 3."),
-        ("cp: 2", NOT_PLANNED),
-        ("ep: [1, 2]", NOT_PLANNED),
-        ("etp: {max: 4}", NOT_PLANNED),
+        ("cp: 0", "There is no degree below 1.\nDegrees start at 1."),
+        ("ep: true", f"true is not a whole number from 0 to 1,048,576.\n{DEGREE_HINT}"),
+        ("etp: {min: 4, max: 2}", 'The range {"min": 4, "max": 2} is empty.\nGive a min that is not above max.'),
+        (
+            "cp_kind: rings",
+            (
+                '"rings" is not a kind of context parallelism.\n'
+                "Allowed: ring, ulysses, ulysses-ring, or a list of these."
+            ),
+        ),
+        (
+            "cp_kind: [ring, 2]",
+            (
+                '["ring", 2] is not a kind of context parallelism.\n'
+                "Allowed: ring, ulysses, ulysses-ring, or a list of these."
+            ),
+        ),
         (
             "recompute: all",
             '"all" is not a recompute granularity.\nAllowed: none, selective, full, or a list of these.',
@@ -284,8 +322,8 @@ def test_a_wrong_value_is_named_with_its_place(old: str, new: str, message: str)
         (
             "tpp: 1",
             (
-                "`tpp` is not a known key.\nDid you mean `tp`? Known keys: tp, pp, vpp, dp, cp, ep, etp, zero_stage, "
-                "micro_batch_size, num_microbatches, recompute, sequence_parallel."
+                "`tpp` is not a known key.\nDid you mean `tp`? Known keys: tp, cp, cp_kind, pp, vpp, dp, ep, etp, "
+                "zero_stage, micro_batch_size, num_microbatches, recompute, sequence_parallel."
             ),
         ),
     ],
@@ -305,8 +343,13 @@ def test_a_wrong_constraint_is_named_with_its_place(constraint: str, message: st
             "18: memory_headroom: `memory_headroom` = 0.95 is out of range.\nGive a value of at most 0.9.",
         ),
         ("memory_headroom: 4GiB", '18: memory_headroom: `memory_headroom` = "4GiB" is not a number.\nGive a number.'),
-        ("target: deepspeed", "9: target: `target` = deepspeed is not planned yet.\nAllowed: megatron, or any."),
-        ("target: vllm", "9: target: `target` = vllm is not planned yet.\nAllowed: megatron, or any."),
+        (
+            "target: vllm",
+            (
+                "9: target: `target` = vllm cannot run this workload: vLLM serves models and trains none.\n"
+                "Allowed: megatron, deepspeed, any."
+            ),
+        ),
         (
             "objective: speed",
             '12: objective: `objective` = "speed" is not a known value.\nAllowed: step-time, tokens-per-gpu, cost.',
@@ -326,6 +369,21 @@ def test_everything_that_is_wrong_is_reported_in_the_order_of_the_file() -> None
 def test_at_most_twenty_errors_are_reported() -> None:
     text = HEAD + WORKLOAD + "".join(f"unknown{index}: 1\n" for index in range(30))
     assert error_of(text).endswith("10 more errors follow.\nCorrect these first.")
+
+
+@pytest.mark.parametrize(("written", "skew"), [("1", 1.0), ("1024", 1024.0)])
+def test_the_routing_skew_may_be_anything_from_none_to_its_limit(written: str, skew: float) -> None:
+    assert read(HEAD + WORKLOAD.replace("}", f", routing_skew: {written}}}")).workload.routing_skew == skew
+
+
+def test_the_longest_sequence_has_sixteen_million_tokens() -> None:
+    assert read(HEAD + WORKLOAD.replace("8192", "16777216")).workload.seq_len == MAX_LENGTH
+    assert "Give a value of at most 16777216." in error_of(HEAD + WORKLOAD.replace("8192", "16777217"))
+
+
+@pytest.mark.parametrize("target", ["megatron", "deepspeed", "any"])
+def test_every_target_that_trains_can_be_asked_for(target: str) -> None:
+    assert read(f"{HEAD}{WORKLOAD}target: {target}\n").target is Target(target)
 
 
 @pytest.mark.parametrize("text", ["[]", "7", "text"])

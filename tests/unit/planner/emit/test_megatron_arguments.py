@@ -4,11 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from planner.emit.megatron import environment
-from planner.emit.megatron_arguments import argument_groups, arguments, pipeline_layout, train_iterations
+from planner.emit.megatron import emit_megatron, environment
+from planner.emit.megatron_arguments import argument_groups, arguments, train_iterations
+from planner.emit.megatron_layout_arguments import pipeline_layout
+from planner.emit.megatron_words import pattern
 from planner.layout import Layout, stages_from_counts
-from planner.workload import DType, Precision, TrainMethod, TrainWorkload
-from tests.emitted.plans import LLAMA_8B, LLAMA_405B, cluster_of, layout_of_degrees
+from planner.readers.megatron_patterns import parse_list
+from planner.workload import AttentionKernel, DocumentLengths, DType, Packing, Precision, TrainMethod, TrainWorkload
+from tests.emitted.models import gpt_oss, kimi, mixtral, nemotron_h
+from tests.emitted.plans import LLAMA_8B, LLAMA_405B, cluster_of, layout_of_degrees, plan_of
 
 WORKLOAD = TrainWorkload(seq_len=8192, global_batch_size=128, precision=Precision.BF16)
 FLAT = layout_of_degrees(layers=(32,), tp=2, dp=4, num_microbatches=32)
@@ -35,6 +39,26 @@ def test_stages_are_written_in_the_frameworks_notation(counts: tuple[int, ...], 
     assert pipeline_layout(stages_from_counts(counts)) == text
 
 
+def test_prediction_modules_stand_in_front_of_the_head() -> None:
+    assert pipeline_layout(stages_from_counts((2, 3, 0)), num_modules=1) == "Et*2|t*3|mL"
+    assert pipeline_layout(stages_from_counts((1, 2)), num_modules=2) == "Et|t*2m*2L"
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [
+        ((True,) * 4, "[1]*4"),
+        ((False,) * 3 + (True,) * 58, "[0]*3+[1]*58"),
+        ((True, False) * 18, "([1]*1+[0]*1)*18"),
+        ((True, True, True, False) * 12, "([1]*3+[0]*1)*12"),
+        ((True, False, True), "[1]*1+[0]*1+[1]*1"),
+    ],
+)
+def test_lists_of_layers_are_short_and_mean_what_they_should(layers: tuple[bool, ...], text: str) -> None:
+    assert pattern(layers) == text
+    assert tuple(map(bool, parse_list(text))) == layers
+
+
 def test_an_even_split_needs_no_layout_string() -> None:
     layout = layout_of_degrees(layers=(8,) * 4, tp=2, pp=2, dp=2, num_microbatches=32)
     words = arguments(LLAMA_8B, WORKLOAD, layout)
@@ -59,7 +83,7 @@ def test_with_a_tokenizer_the_padded_rows_are_said_because_its_own_count_would_b
     assert "--padded-vocab-size" not in arguments(LLAMA_8B, WORKLOAD, layout)
     workload = replace(WORKLOAD, tokenizer_model="/models/t")
     assert values(arguments(LLAMA_8B, workload, layout), "--padded-vocab-size") == ("129024",)
-    assert [group.title for group in argument_groups(LLAMA_8B, workload, layout)][1] == (
+    assert [group.title for group in argument_groups(LLAMA_8B, workload, layout)][2] == (
         "Vocabulary: 128256 rows, padded to 129024 (a multiple of 128 x tp); "
         "the tokenizer may know fewer tokens, not more"
     )
@@ -118,3 +142,60 @@ def test_the_connection_limit_is_what_megatron_asserts(
     layout: Layout, capability: str | None, expected: dict[str, str | None]
 ) -> None:
     assert environment(WORKLOAD, layout, cluster_of(1, 8, capability=capability)) == expected
+
+
+def test_a_ring_around_exchanged_heads_names_the_neighbours_first() -> None:
+    layout = layout_of_degrees(layers=(32,), cp=8, ulysses=4, num_microbatches=128)
+    words = arguments(LLAMA_8B, WORKLOAD, layout)
+    assert values(words, "--cp-comm-type") == ("a2a+p2p",)
+    assert values(words, "--hierarchical-context-parallel-sizes") == ("4", "2")
+    one = arguments(LLAMA_8B, WORKLOAD, replace(layout, ulysses=8))
+    assert values(one, "--cp-comm-type") == ("a2a",)
+    assert "--hierarchical-context-parallel-sizes" not in one
+
+
+def test_groups_of_states_are_instances_of_the_distributed_optimizer() -> None:
+    layout = layout_of_degrees(layers=(32,), dp=8, num_microbatches=16, state_replicas=2)
+    assert values(arguments(LLAMA_8B, WORKLOAD, layout), "--num-distributed-optimizer-instances") == ("2",)
+
+
+def test_experts_say_their_own_degrees_even_where_they_are_one() -> None:
+    layout = layout_of_degrees(layers=(4,), tp=2, dp=4, num_microbatches=32)
+    words = arguments(mixtral(), WORKLOAD, layout)
+    assert values(words, "--expert-tensor-parallel-size") == ("1",)
+    assert values(words, "--expert-model-parallel-size") == ("1",)
+    assert "--moe-layer-freq" not in words
+
+
+def test_the_kernel_of_latent_attention_and_of_sinks_is_left_to_transformer_engine() -> None:
+    layout = layout_of_degrees(layers=(4,), dp=8, num_microbatches=16)
+    fused = replace(WORKLOAD, attention_kernel=AttentionKernel.FUSED)
+    for model in (kimi(), gpt_oss()):
+        assert values(arguments(model, WORKLOAD, layout), "--attention-backend") == ("auto",)
+        assert values(arguments(model, fused, layout), "--attention-backend") == ("fused",)
+
+
+def test_a_window_of_tokens_counts_those_before_the_token() -> None:
+    words = arguments(gpt_oss(), WORKLOAD, layout_of_degrees(layers=(4,), dp=8, num_microbatches=16))
+    assert values(words, "--window-size") == ("127,0",)
+    assert values(words, "--window-attn-skip-freq") == ("([1]*1+[0]*1)*2",)
+    assert "--no-bias-dropout-fusion" in words
+
+
+def test_a_hybrid_runs_its_own_program_and_says_its_stages_in_its_pattern() -> None:
+    layout = layout_of_degrees(layers=(0, 4, 6, 0), tp=2, pp=4, num_microbatches=128)
+    files = emit_megatron(plan_of(nemotron_h(), WORKLOAD, layout, cluster_of(1, 8)))
+    assert "--hybrid-layer-pattern '|M-M*|-M-M*-|'" in files["launch.sh"]
+    assert '"$MEGATRON_LM_DIR/pretrain_hybrid.py"' in files["launch.sh"]
+    assert "# Its layers also need mamba-ssm, causal-conv1d.\n" in files["launch.sh"]
+    assert "--pipeline-model-parallel-layout" not in files["launch.sh"]
+
+
+@pytest.mark.parametrize(("packing", "note"), [(Packing.PACKED, "several in"), (Packing.PADDED, "one in")])
+def test_documents_are_kept_apart_where_they_share_a_sequence(packing: Packing, note: str) -> None:
+    documents = DocumentLengths(lengths=(512,), weights=(1.0,), packing=packing)
+    script = emit_megatron(plan_of(LLAMA_8B, replace(WORKLOAD, documents=documents), FLAT, cluster_of(1, 8)))[
+        "launch.sh"
+    ]
+    assert f"# Documents: {note} a sequence" in script
+    assert ("    --dataloader-inter-document-masking\n" in script) == (packing is Packing.PACKED)

@@ -11,7 +11,8 @@ from planner.errors import NotExpressibleError
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, Stage
 from planner.specs import BlockRun, ModelSpec, Trait
 from planner.workload import DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
-from tests.emitted.plans import LLAMA3_SCALING, LLAMA_8B, cluster_of, layout_of_degrees, plan_of
+from tests.emitted.models import LLAMA3_SCALING
+from tests.emitted.plans import LLAMA_8B, cluster_of, layout_of_degrees, plan_of
 
 WORKLOAD = TrainWorkload(seq_len=8192, global_batch_size=128, precision=Precision.BF16)
 LAYOUT = layout_of_degrees(layers=(4,) * 8, tp=2, pp=4, num_microbatches=128)
@@ -55,11 +56,18 @@ def test_parallel_blocks_are_refused() -> None:
     )
 
 
-def test_layers_that_differ_are_refused() -> None:
+def test_widths_that_differ_need_llama3_positions_and_no_virtual_stages() -> None:
     block = LLAMA_8B.distinct_blocks[0]
     other: Block = with_block(feed_forward={"intermediate_size": 4096}).distinct_blocks[0]
     model = replace(LLAMA_8B, runs=(BlockRun(block=block, count=31), BlockRun(block=other, count=1)))
-    assert refusal(model=model) == "llama has 2 different kinds of layers; the flags describe one."
+    assert refusal(model=model) == (
+        "vpp = 2 for layers that differ; `GPTModelBuilder` builds them without virtual stages."
+    )
+    assert refusal(model=replace(model, rope_scaling={}), layout=FLAT) == (
+        "the layers of llama differ (some lack a sub-block, or feed-forwards have several sizes), and it has no llama3 "
+        "rope scaling."
+    )
+    assert emit_megatron(plan_of(model, WORKLOAD, FLAT, cluster_of(1, 8)))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +176,7 @@ def test_formats_without_a_flag_are_refused(changes: dict[str, object], message:
         ),
         (
             replace(FLAT, recompute=Recompute(granularity=Granularity.SELECTIVE, modules=("layernorm",))),
-            "recompute of layernorm in a dense layer.",
+            "recompute of layernorm, which the layers do not have.",
         ),
         (
             replace(FLAT, recompute=Recompute(granularity=Granularity.FULL, num_layers=0)),
@@ -194,7 +202,7 @@ def test_formats_without_a_flag_are_refused(changes: dict[str, object], message:
         ),
         (
             layout_of_degrees(layers=(32,), tp=3, num_microbatches=128),
-            "tp = 3 with 32 heads, 8 key/value heads and intermediate_size 14336.",
+            "tp = 3 with 32 attention heads.",
         ),
     ],
 )

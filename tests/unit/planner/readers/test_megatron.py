@@ -7,8 +7,10 @@ import pytest
 from planner.blocks import Activation, DenseFeedForward, SelfAttention
 from planner.errors import InputError
 from planner.layout import Granularity, Layout, Recompute, Schedule
-from planner.readers.megatron import MegatronJob, layout_of, read_megatron
-from planner.readers.megatron_model import model_of, workload_of
+from planner.readers.megatron import layout_of
+from planner.readers.megatron_job import MegatronJob, read_megatron
+from planner.readers.megatron_model import model_of
+from planner.readers.megatron_workload import workload_of
 from planner.workload import AttentionKernel, Precision
 
 SCRIPT = """\
@@ -198,7 +200,10 @@ def test_sharding_flags_are_understood(flags: str, zero_stage: int) -> None:
         ),
         (
             "--pipeline-model-parallel-layout 'Et*24mL'",
-            ("job.sh:1:116: --pipeline-model-parallel-layout has 'm'.\nPlans know E, t, L and |."),
+            (
+                "job.sh:1:116: --pipeline-model-parallel-layout does not place 0 prediction modules (m) directly "
+                "before L.\nPlans hold them on the LM head's stage."
+            ),
         ),
         (
             "--pipeline-model-parallel-size 8 --num-virtual-stages-per-pipeline-rank 2",

@@ -1,16 +1,15 @@
-"""What each Hugging Face architecture of dense decoders fixes, and what its keys mean.
+"""Dense decoders whose layers are all alike, or differ by their windows only.
 
-One `Architecture` per class. A fact is either fixed by the class or read from a key with the class's own default.
 The defaults are those of the configuration classes of transformers 4.57.1, whose models the tests count. Sizes have no
 defaults here: a config without its sizes is incomplete.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from planner.blocks import Norm
-from planner.dense_decoder import DenseDecoder
+from planner.blocks import Norm, QueryKeyNorm
+from planner.decoder import Decoder, LayerKind
 from planner.schema.architecture import Architecture, Flag, KeyValueHeads, Rotary, Window
+from planner.schema.architectures.parts import layer_words, off, read_mtp, trait_of
 from planner.schema.config_reader import ConfigReader, Inert
 from planner.specs import Trait
 
@@ -19,11 +18,7 @@ def _sizes(**names: str) -> dict[str, tuple[str, ...]]:
     return {size: (key, size) for size, key in names.items()}
 
 
-def _false(meaning: str) -> Inert:
-    return Inert(values=(None, False), meaning=meaning)
-
-
-def _falcon(config: ConfigReader, base: DenseDecoder) -> DenseDecoder:
+def _falcon(config: ConfigReader, base: Decoder) -> Decoder:
     """Return Falcon's heads and norms: 7B, and the new decoder architecture of 40B and 180B."""
     new_decoder = config.flag("new_decoder_architecture", default=False)
     multi_query = config.flag("multi_query", default=True)
@@ -36,7 +31,6 @@ def _falcon(config: ConfigReader, base: DenseDecoder) -> DenseDecoder:
                 "`parallel_attn` = false contradicts `new_decoder_architecture` = true, "
                 "whose attention and feed-forward are parallel.",
                 key="parallel_attn",
-                hint="Use the config.json that was published with the model.",
             )
         heads, norms = grouped or base.num_attention_heads, norms_in_parallel or 2
     else:
@@ -44,32 +38,27 @@ def _falcon(config: ConfigReader, base: DenseDecoder) -> DenseDecoder:
             raise config.error(
                 f"`num_ln_in_parallel_attn` = {norms_in_parallel} needs `new_decoder_architecture` = true.",
                 key="num_ln_in_parallel_attn",
-                hint="Use the config.json that was published with the model.",
             )
         heads, norms = (1 if multi_query else base.num_attention_heads), (1 if parallel else 2)
     return replace(base, num_key_value_heads=heads, parallel=parallel, num_norms=norms)
 
 
-def _gpt_neox(config: ConfigReader, base: DenseDecoder) -> DenseDecoder:
+def _gpt_neox(config: ConfigReader, base: Decoder) -> Decoder:
     return replace(base, parallel=config.flag("use_parallel_residual", default=True))
 
 
-def _stablelm(config: ConfigReader, base: DenseDecoder) -> DenseDecoder:
+def _stablelm(config: ConfigReader, base: Decoder) -> Decoder:
     parallel = config.flag("use_parallel_residual", default=False)
     return replace(base, parallel=parallel, num_norms=1 if parallel else 2)
 
 
-def _parallel_with_one_norm(_config: ConfigReader, base: DenseDecoder) -> DenseDecoder:
-    return replace(base, parallel=True, num_norms=1)
-
-
-def _gptj(config: ConfigReader, base: DenseDecoder) -> DenseDecoder:
+def _gptj(config: ConfigReader, base: Decoder) -> Decoder:
     rotary_dim = config.optional_size("rotary_dim", field="rotary_fraction")
-    fraction = 1.0 if rotary_dim is None else rotary_dim / base.head_dim
-    return replace(base, parallel=True, num_norms=1, rotary_fraction=fraction)
+    fraction = 1.0 if rotary_dim is None or base.head_dim is None else rotary_dim / base.head_dim
+    return replace(base, rotary_fraction=fraction)
 
 
-def _opt(config: ConfigReader, base: DenseDecoder) -> DenseDecoder:
+def _opt(config: ConfigReader, base: Decoder) -> Decoder:
     """Return OPT's position table, which has two rows in front of position 0."""
     projected = config.optional_size("word_embed_proj_dim")
     if projected not in (None, base.hidden_size):
@@ -80,6 +69,29 @@ def _opt(config: ConfigReader, base: DenseDecoder) -> DenseDecoder:
             hint="Models whose `word_embed_proj_dim` is the hidden size can be planned.",
         )
     return replace(base, position_offset=2)
+
+
+def _olmo(config: ConfigReader, base: Decoder) -> Decoder:
+    return trait_of(config, base, "clip_qkv", Trait.CLAMPED_QKV, plain=())
+
+
+def _cohere(config: ConfigReader, base: Decoder) -> Decoder:
+    """Return Cohere's model: its logits are scaled by 0.0625 where the key is absent."""
+    if not config.has("logit_scale"):
+        return replace(base, traits=(*base.traits, Trait.SCALED_LOGITS))
+    return trait_of(config, base, "logit_scale", Trait.SCALED_LOGITS, plain=(1.0,))
+
+
+def _cohere2_layers(config: ConfigReader, base: Decoder) -> tuple[LayerKind, ...]:
+    """Return windows; layers that see everything do not rotate."""
+    pattern = config.optional_size("sliding_window_pattern", field="num_hidden_layers") or 4
+    window = config.optional_size("sliding_window", field="window") if config.has("sliding_window") else 4096
+    default = tuple(
+        "sliding_attention" if (layer + 1) % pattern else "full_attention" for layer in range(base.num_hidden_layers)
+    )
+    words = layer_words(config, base, ("full_attention", "sliding_attention"), default=default)
+    kinds = {"full_attention": LayerKind(rotary=False), "sliding_attention": LayerKind(window=window)}
+    return tuple(kinds[word] for word in words)
 
 
 _GPT_SIZES = _sizes(
@@ -101,11 +113,11 @@ _GPT_HARMLESS = frozenset(
     }
 )
 
-_QWEN_WINDOW = Window(needs_flag=True)
+_QWEN_WINDOW = Window(needs_flag=True, from_layer=True)
 
-_MROPE = {"use_mrope": _false("rotary positions in several dimensions")}
+_MROPE = {"use_mrope": off("rotary positions in several dimensions")}
 
-_ARCHITECTURES = (
+DENSE = (
     Architecture(
         name="LlamaForCausalLM",
         model_type="llama",
@@ -133,7 +145,7 @@ _ARCHITECTURES = (
         activation="silu",
         tied=False,
         window=Window(default=4096),
-        inert={"attention_bias": _false("biases that the class does not have")},
+        inert={"attention_bias": off("biases that the class does not have")},
     ),
     Architecture(
         name="Qwen2ForCausalLM",
@@ -148,7 +160,6 @@ _ARCHITECTURES = (
         qkv_bias=True,
         window=_QWEN_WINDOW,
         inert=_MROPE,
-        harmless=frozenset({"max_window_layers"}),
     ),
     Architecture(
         name="Qwen3ForCausalLM",
@@ -163,10 +174,9 @@ _ARCHITECTURES = (
         head_dim=128,
         qkv_bias=Flag(key="attention_bias", default=False),
         output_bias=Flag(key="attention_bias", default=False),
-        qk_norm=True,
+        qk_norm=QueryKeyNorm.HEAD,
         window=_QWEN_WINDOW,
         inert=_MROPE,
-        harmless=frozenset({"max_window_layers"}),
     ),
     Architecture(
         name="MiMoForCausalLM",
@@ -181,7 +191,7 @@ _ARCHITECTURES = (
         qkv_bias=True,
         window=_QWEN_WINDOW,
         inert={**_MROPE, "attention_bias": Inert(values=(None, True), meaning="no biases, which the class has")},
-        harmless=frozenset({"max_window_layers"}),
+        adjust=read_mtp,
     ),
     Architecture(
         name="GPT2LMHeadModel",
@@ -203,8 +213,8 @@ _ARCHITECTURES = (
         mlp_bias=True,
         inert={
             "scale_attn_weights": Inert(values=(None, True), meaning="attention without its scale"),
-            "scale_attn_by_inverse_layer_idx": _false("attention scaled by layer"),
-            "reorder_and_upcast_attn": _false("attention in fp32"),
+            "scale_attn_by_inverse_layer_idx": off("attention scaled by layer"),
+            "reorder_and_upcast_attn": off("attention in fp32"),
         },
         harmless=_GPT_HARMLESS,
     ),
@@ -229,6 +239,8 @@ _ARCHITECTURES = (
             "rotary": Inert(values=(None, True), meaning="no rotary positions"),
             "scale_attn_weights": Inert(values=(None, True), meaning="attention without its scale"),
         },
+        parallel=True,
+        num_norms=1,
         harmless=_GPT_HARMLESS,
         adjust=_gptj,
     ),
@@ -274,8 +286,8 @@ _ARCHITECTURES = (
         output_bias=Flag(key="bias", default=False),
         mlp_bias=Flag(key="bias", default=False),
         inert={
-            "alibi": _false("ALiBi positions"),
-            "apply_residual_connection_post_layernorm": _false("residual connections behind the norms"),
+            "alibi": off("ALiBi positions"),
+            "apply_residual_connection_post_layernorm": off("residual connections behind the norms"),
         },
         adjust=_falcon,
     ),
@@ -295,8 +307,9 @@ _ARCHITECTURES = (
         output_bias=True,
         mlp_bias=True,
         lm_head_bias=True,
-        inert={"qk_layernorm": _false("a LayerNorm on queries and keys")},
-        adjust=_parallel_with_one_norm,
+        inert={"qk_layernorm": off("a LayerNorm on queries and keys")},
+        parallel=True,
+        num_norms=1,
     ),
     Architecture(
         name="Phi3ForCausalLM",
@@ -312,9 +325,9 @@ _ARCHITECTURES = (
         rotary=Rotary(fraction_key="partial_rotary_factor", fraction=1.0),
         window=Window(),
         inert={
-            "attention_bias": _false("biases that the class does not have"),
-            "mlp_bias": _false("biases that the class does not have"),
-            "lm_head_bias": _false("a bias that the class does not have"),
+            "attention_bias": off("biases that the class does not have"),
+            "mlp_bias": off("biases that the class does not have"),
+            "lm_head_bias": off("a bias that the class does not have"),
             "full_attn_mod": Inert(values=(None, 1), meaning="layers without full attention"),
         },
         harmless=frozenset({"original_max_position_embeddings", "interpolate_factor"}),
@@ -332,7 +345,7 @@ _ARCHITECTURES = (
         reads_head_dim=False,
         rotary=Rotary(fraction_key="partial_rotary_factor", fraction=0.25),
         qkv_bias=Flag(key="use_qkv_bias", default=False),
-        inert={"qk_layernorm": _false("a LayerNorm on each head's queries and keys")},
+        inert={"qk_layernorm": off("a LayerNorm on each head's queries and keys")},
         adjust=_stablelm,
     ),
     Architecture(
@@ -405,25 +418,85 @@ _ARCHITECTURES = (
         output_bias=Flag(key="enable_bias", default=True),
         mlp_bias=Flag(key="enable_bias", default=True),
         inert={
-            "_remove_final_layer_norm": _false("no final norm"),
+            "_remove_final_layer_norm": off("no final norm"),
             "do_layer_norm_before": Inert(values=(None, True), meaning="norms behind the sub-blocks"),
             "layer_norm_elementwise_affine": Inert(values=(None, True), meaning="norms without parameters"),
             "layerdrop": Inert(values=(None, 0, 0.0), meaning="layers skipped at random"),
         },
         adjust=_opt,
     ),
+    Architecture(
+        name="OlmoForCausalLM",
+        model_type="olmo",
+        norm=Norm.LAYER_PLAIN,
+        epsilon_key=None,
+        epsilon=1e-5,
+        gated=True,
+        activation_key="hidden_act",
+        activation="silu",
+        tied=False,
+        key_value_heads=KeyValueHeads.OPTIONAL_KEY,
+        reads_head_dim=False,
+        qkv_bias=Flag(key="attention_bias", default=False),
+        output_bias=Flag(key="attention_bias", default=False),
+        adjust=_olmo,
+    ),
+    Architecture(
+        name="Olmo2ForCausalLM",
+        model_type="olmo2",
+        norm=Norm.RMS,
+        epsilon_key="rms_norm_eps",
+        epsilon=1e-5,
+        gated=True,
+        activation_key="hidden_act",
+        activation="silu",
+        tied=False,
+        key_value_heads=KeyValueHeads.OPTIONAL_KEY,
+        reads_head_dim=False,
+        qkv_bias=Flag(key="attention_bias", default=False),
+        output_bias=Flag(key="attention_bias", default=False),
+        qk_norm=QueryKeyNorm.WIDTH,
+        num_norms=0,
+        num_post_norms=2,
+    ),
+    Architecture(
+        name="CohereForCausalLM",
+        model_type="cohere",
+        norm=Norm.LAYER_UNSHIFTED,
+        epsilon_key="layer_norm_eps",
+        epsilon=1e-5,
+        gated=True,
+        activation_key="hidden_act",
+        activation="silu",
+        tied=True,
+        key_value_heads=KeyValueHeads.OPTIONAL_KEY,
+        reads_head_dim=False,
+        qkv_bias=Flag(key="attention_bias", default=False),
+        output_bias=Flag(key="attention_bias", default=False),
+        num_norms=1,
+        parallel=True,
+        traits=(Trait.INTERLEAVED_ROTARY,),
+        inert={"use_qk_norm": off("a LayerNorm of its own for each head's queries and keys")},
+        adjust=_cohere,
+    ),
+    Architecture(
+        name="Cohere2ForCausalLM",
+        model_type="cohere2",
+        norm=Norm.LAYER_UNSHIFTED,
+        epsilon_key="layer_norm_eps",
+        epsilon=1e-5,
+        gated=True,
+        activation_key="hidden_act",
+        activation="silu",
+        tied=True,
+        key_value_heads=KeyValueHeads.OPTIONAL_KEY,
+        qkv_bias=Flag(key="attention_bias", default=False),
+        output_bias=Flag(key="attention_bias", default=False),
+        num_norms=1,
+        parallel=True,
+        traits=(Trait.INTERLEAVED_ROTARY,),
+        layers=_cohere2_layers,
+        harmless=frozenset({"cache_implementation"}),
+        adjust=_cohere,
+    ),
 )
-
-ARCHITECTURES: Mapping[str, Architecture] = {architecture.name: architecture for architecture in _ARCHITECTURES}
-"""Every architecture that can be read, by class name."""
-
-NOT_YET: Mapping[str, str] = {
-    "CohereForCausalLM": "its LayerNorms have no shift",
-    "Cohere2ForCausalLM": "its LayerNorms have no shift and its layers have sliding windows",
-    "DeciLMForCausalLM": "its layers differ from one another",
-    "Gemma2ForCausalLM": "it has norms behind its sub-blocks and sliding windows",
-    "Gemma3ForCausalLM": "it has norms behind its sub-blocks and sliding windows",
-    "OlmoForCausalLM": "its LayerNorms have no parameters",
-    "Olmo2ForCausalLM": "its norms stand behind its sub-blocks",
-}
-"""Dense architectures that are known and cannot be planned, and why."""

@@ -1,0 +1,258 @@
+"""Launch files for DeepSpeed: its configuration, a training program, and the scripts that start it.
+
+DeepSpeed has no program of its own. The one that is written beside its configuration builds the planned model from
+`model.json`, or any Hugging Face model, and runs with torch and DeepSpeed alone. Checked against deepspeed 0.19.8,
+which reads the configuration and takes the program's steps (`tests/frameworks`).
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+
+from planner.capabilities import DEEPSPEED
+from planner.emit.deepspeed_config import configuration
+from planner.emit.deepspeed_limits import (
+    needs_flash_attention_package,
+    require_layout,
+    require_model,
+    require_workload,
+)
+from planner.emit.shell import array, comment, job_name
+from planner.layout import Granularity, Layout
+from planner.plan import Plan
+from planner.specs import ModelSpec
+from planner.workload import TrainMethod, TrainWorkload
+from profiles.hardware import Cluster
+
+LAUNCH_SCRIPT = "launch.sh"
+BATCH_SCRIPT = "job.sbatch"
+CONFIG_FILE = "ds_config.json"
+MODEL_FILE = "model.json"
+PROGRAM = "train_deepspeed.py"
+MODEL_PROGRAM = "planned_model.py"
+FILES = (LAUNCH_SCRIPT, BATCH_SCRIPT, CONFIG_FILE, MODEL_FILE, PROGRAM, MODEL_PROGRAM)
+
+ARGUMENTS = "TRAIN_ARGS"
+
+MODEL_FACTS = (
+    "hidden_size",
+    "vocab_size",
+    "tie_word_embeddings",
+    "max_position_embeddings",
+    "norm",
+    "norm_epsilon",
+    "position_embedding",
+    "position_offset",
+    "rope_theta",
+    "rotary_fraction",
+    "rope_scaling",
+    "lm_head_bias",
+    "embedding_norm",
+    "traits",
+    "runs",
+)
+"""Fields of a model that the training program builds it from."""
+
+DEFAULT_STEPS = 100
+"""Steps of a run whose token budget is not given."""
+
+LARGEST_16_BIT_VOCABULARY = 1 << 16
+
+TARGET_NOTE = "Target: DeepSpeed 0.19.8, checked with torch 2.13.0."
+
+MOCK_DATA_NOTE = (
+    "Data: mock tokens. For real data append --data FILE, a file of token numbers, or set workload.data_path in the",
+    "spec and plan again.",
+)
+
+TOKEN_FILE_NOTE = "Data: the files behind --data hold token numbers and nothing else."
+
+BASE_NOTE = (
+    "Base model: append --model DIR, a Hugging Face model of these sizes (needs transformers), or --load DIR, a",
+    "checkpoint of this program; without either the weights start at random.",
+)
+
+FLASH_NOTE = "Sliding windows: --attention flash needs the flash-attn package; --attention fused takes masks instead."
+
+
+def emit_deepspeed(plan: Plan, index: int = 0) -> Mapping[str, str]:
+    """Return the files that start the layout at `index` of the plan: file name to text.
+
+    Args:
+        plan: A plan with at least `index + 1` layouts.
+        index: 0 is the best layout, 1 the first runner-up.
+    """
+    layout = plan.plans[index].layout
+    model, workload, cluster = plan.model, plan.request.workload, plan.cluster
+    require_model(model)
+    require_workload(workload)
+    require_layout(layout, model, workload, cluster)
+    rows = argument_rows(model, workload, layout)
+    facts = dataclasses.asdict(model)
+    programs = files("planner").joinpath("data", "deepspeed")
+    return {
+        LAUNCH_SCRIPT: _launch_script(model, workload, cluster, rows),
+        BATCH_SCRIPT: _batch_script(model, workload, cluster, rows),
+        CONFIG_FILE: _json(configuration(workload, layout)),
+        MODEL_FILE: _json({name: facts[name] for name in MODEL_FACTS}),
+        **{name: programs.joinpath(name).read_text(encoding="utf-8") for name in (PROGRAM, MODEL_PROGRAM)},
+    }
+
+
+def padded_vocab_size(model: ModelSpec, layout: Layout) -> int:
+    """Return the rows of the embedding table, padded so that they split over tp."""
+    multiple = DEEPSPEED.vocab_divisor * layout.tp
+    return -(-model.vocab_size // multiple) * multiple
+
+
+def train_steps(workload: TrainWorkload) -> int:
+    """Return the optimizer steps that the token budget takes, or the stated default without one."""
+    if workload.tokens_to_train is None:
+        return DEFAULT_STEPS
+    return max(1, math.ceil(workload.tokens_to_train / workload.tokens_per_step))
+
+
+Rows = Sequence[tuple[str, Sequence[tuple[str, ...]]]]
+
+
+def argument_rows(model: ModelSpec, workload: TrainWorkload, layout: Layout) -> Rows:
+    """Return what the training program is told on its command line: what DeepSpeed's own JSON cannot say."""
+    full = layout.recompute.granularity is Granularity.FULL
+    data: list[tuple[str, ...]] = []
+    if workload.data_path:
+        wide = model.vocab_size > LARGEST_16_BIT_VOCABULARY
+        data = [
+            ("--data", *(_not_an_option(path) for path in workload.data_path)),
+            ("--data-type", "uint32" if wide else "uint16"),
+        ]
+    return (
+        (
+            "Layout",
+            (
+                ("--pipeline-stages", ",".join(str(stage.num_layers) for stage in layout.stages)),
+                ("--recompute", "full" if full else "none"),
+            ),
+        ),
+        (
+            "Model",
+            (
+                ("--seq-len", str(workload.seq_len)),
+                ("--padded-vocab-size", str(padded_vocab_size(model, layout))),
+                ("--attention", workload.attention_kernel.value),
+                ("--attention-dropout", repr(workload.attention_dropout)),
+                ("--hidden-dropout", repr(workload.hidden_dropout)),
+            ),
+        ),
+        ("Run", (*data, ("--steps", str(train_steps(workload))), ("--seed", "1234"))),
+    )
+
+
+def _not_an_option(path: str) -> str:
+    """Return a path that no parser takes for an option."""
+    return f"./{path}" if path.startswith("-") else path
+
+
+def _json(data: object) -> str:
+    return json.dumps(data, indent=2) + "\n"
+
+
+def _launch_script(model: ModelSpec, workload: TrainWorkload, cluster: Cluster, rows: Rows) -> str:
+    several = cluster.num_nodes > 1
+    run_note = (
+        f"Run this on each of the {cluster.num_nodes} nodes, with NODE_RANK 0 to {cluster.num_nodes - 1} and",
+        "MASTER_ADDR the name of node 0; or submit job.sbatch, which does the same under Slurm.",
+    )
+    rendezvous = [
+        ': "${NODE_RANK:?set it to the number of this node, from 0}"',
+        ': "${MASTER_ADDR:?set it to the host name of node 0}"',
+        "",
+    ]
+    node_rank, address = ("$NODE_RANK", "$MASTER_ADDR") if several else ("0", "${MASTER_ADDR:-127.0.0.1}")
+    folder = '$(dirname "${BASH_SOURCE[0]}")'
+    lines = [
+        "#!/usr/bin/env bash",
+        *_header(model, workload, cluster),
+        *(comment(line) for line in (run_note if several else ("Run this on the node: bash launch.sh",))),
+        "",
+        "set -euo pipefail",
+        "",
+        *(rendezvous if several else []),
+        *array(ARGUMENTS, rows),
+        "",
+        "exec torchrun \\",
+        f"    --nnodes {cluster.num_nodes} \\",
+        f"    --nproc-per-node {cluster.gpus_per_node} \\",
+        f'    --node-rank "{node_rank}" \\',
+        f'    --master-addr "{address}" \\',
+        '    --master-port "${MASTER_PORT:-29500}" \\',
+        f'    "{folder}/{PROGRAM}" \\',
+        *_program_words(folder),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _batch_script(model: ModelSpec, workload: TrainWorkload, cluster: Cluster, rows: Rows) -> str:
+    folder = "$SLURM_SUBMIT_DIR"
+    lines = [
+        "#!/usr/bin/env bash",
+        f"#SBATCH --job-name={job_name(model.name)}",
+        f"#SBATCH --nodes={cluster.num_nodes}",
+        "#SBATCH --ntasks-per-node=1",
+        f"#SBATCH --gpus-per-node={cluster.gpus_per_node}",
+        "#SBATCH --exclusive",
+        "#SBATCH --mem=0",
+        "#SBATCH --output=%x-%j.log",
+        *_header(model, workload, cluster),
+        comment("Submit from the folder that holds these files: sbatch job.sbatch, with --partition, --account and"),
+        comment("--time as your site wants them."),
+        "",
+        "set -euo pipefail",
+        "",
+        'read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")',
+        "export MASTER_ADDR",
+        'export MASTER_PORT="${MASTER_PORT:-29500}"',
+        "",
+        *array(ARGUMENTS, rows),
+        "",
+        comment("One torchrun a node; SLURM_NODEID is known only inside the task, hence the inner shell."),
+        "srun --kill-on-bad-exit=1 --cpu-bind=none bash -c 'exec torchrun \\",
+        f"    --nnodes {cluster.num_nodes} \\",
+        f"    --nproc-per-node {cluster.gpus_per_node} \\",
+        '    --node-rank "$SLURM_NODEID" \\',
+        '    --master-addr "$MASTER_ADDR" \\',
+        '    --master-port "$MASTER_PORT" \\',
+        '    "$@"\' \\',
+        f'    torchrun "{folder}/{PROGRAM}" \\',
+        *_program_words(folder),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _program_words(folder: str) -> tuple[str, ...]:
+    return (
+        f'    --deepspeed-config "{folder}/{CONFIG_FILE}" \\',
+        f'    --model-facts "{folder}/{MODEL_FILE}" \\',
+        f'    "${{{ARGUMENTS}[@]}}" "$@"',
+    )
+
+
+def _header(model: ModelSpec, workload: TrainWorkload, cluster: Cluster) -> list[str]:
+    gpus = f"{cluster.num_nodes} x {cluster.gpus_per_node} {cluster.device.name}"
+    pretraining = workload.method is TrainMethod.PRETRAIN
+    what = "pretraining" if pretraining else "fine-tuning"
+    return [
+        comment(line)
+        for line in (
+            f"{model.name} on {cluster.name} ({gpus}): {what}. Written by shardwright.",
+            "",
+            TARGET_NOTE,
+            f"{CONFIG_FILE} is DeepSpeed's part of the plan; what it cannot say is told to {PROGRAM} below.",
+            *((FLASH_NOTE,) if needs_flash_attention_package(model, workload) else ()),
+            *((TOKEN_FILE_NOTE,) if workload.data_path else MOCK_DATA_NOTE),
+            *(() if pretraining else BASE_NOTE),
+            f"Any further argument of {PROGRAM} can be appended: --save DIR --save-interval 500 --load DIR",
+            "",
+        )
+    ]

@@ -1,0 +1,118 @@
+"""DeepSpeed's JSON configuration of one planned layout.
+
+Keys and what they do: `deepspeed/runtime/config.py`, `deepspeed/runtime/zero/config.py` and
+`deepspeed/runtime/tensor_parallel/config.py` of deepspeed 0.19.8. Everything that decides the plan is written out,
+defaults included.
+"""
+
+from typing import TypeAlias
+
+from planner.capabilities import DEEPSPEED
+from planner.layout import Granularity, Layout
+from planner.workload import Precision, TrainMethod, TrainWorkload
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+
+LEARNING_RATES = {TrainMethod.PRETRAIN: 3e-4, TrainMethod.FULL_FINETUNE: 1e-5}
+"""Placeholders, not advice; no cost depends on them."""
+
+REDUCE_BUCKET_ELEMENTS = DEEPSPEED.queued_gradients // 2
+"""Two buckets are alive at once where reduction overlaps (`stage_1_and_2.py: setup_buckets`)."""
+
+ALLGATHER_BUCKET_ELEMENTS = 500_000_000
+PREFETCH_BUCKET_ELEMENTS = 50_000_000
+PERSISTENCE_THRESHOLD_ELEMENTS = 100_000
+SUB_GROUP_ELEMENTS = 1_000_000_000
+"""DeepSpeed's own defaults, written out."""
+
+COLUMN_PARALLEL = r".*\.(q|k|v|kv_b|gate|up)_proj\.weight$"
+ROW_PARALLEL = r".*\.(o|down)_proj\.weight$"
+HEAD_NORMS = r".*\.(q|k)_norm\.(weight|bias)$"
+"""Linear layers that AutoTP splits, and the norms inside the split, by their names in the training program."""
+
+
+def configuration(workload: TrainWorkload, layout: Layout) -> dict[str, Json]:
+    """Return the configuration of a plan that DeepSpeed can express."""
+    config: dict[str, Json] = {
+        "train_batch_size": layout.global_batch_size,
+        "train_micro_batch_size_per_gpu": layout.micro_batch_size,
+        "gradient_accumulation_steps": layout.num_microbatches,
+        "gradient_clipping": 1.0,
+        **_number_formats(workload, layout),
+        "optimizer": _optimizer(workload),
+        "zero_optimization": _zero(layout),
+        "activation_checkpointing": {
+            "partition_activations": False,
+            "cpu_checkpointing": False,
+            "contiguous_memory_optimization": False,
+        },
+    }
+    if layout.tp > 1:
+        config["tensor_parallel"] = _tensor_parallel(layout)
+    if layout.cp > 1:
+        config["sequence_parallel_size"] = layout.cp
+    if layout.pp > 1:
+        every_layer = layout.recompute.granularity is Granularity.FULL
+        config["pipeline"] = {"activation_checkpoint_interval": 1 if every_layer else 0}
+    return config
+
+
+def _number_formats(workload: TrainWorkload, layout: Layout) -> dict[str, Json]:
+    """Return the formats of weights, and of gradients while they are accumulated and while they are reduced."""
+    sections: dict[str, Json] = {}
+    if workload.precision is Precision.FP16:
+        sections["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16, "loss_scale_window": 1000}
+    else:
+        sections["bf16"] = {"enabled": True, "immediate_grad_update": False}
+    gradients = workload.gradient_dtype.value
+    sections["data_types"] = {"grad_accum_dtype": gradients}
+    sections["communication_data_type"] = gradients
+    if layout.cp > 1:
+        sections["seq_parallel_communication_data_type"] = gradients
+    return sections
+
+
+def _optimizer(workload: TrainWorkload) -> Json:
+    rate = LEARNING_RATES[workload.method]
+    return {"type": "AdamW", "params": {"lr": rate, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}}
+
+
+def _zero(layout: Layout) -> Json:
+    section: dict[str, Json] = {
+        "stage": layout.zero_stage,
+        "overlap_comm": layout.overlap.grad_reduce,
+        "contiguous_gradients": True,
+        "reduce_scatter": True,
+        "reduce_bucket_size": REDUCE_BUCKET_ELEMENTS,
+    }
+    if layout.zero_stage < 3:
+        return {**section, "allgather_partitions": True, "allgather_bucket_size": ALLGATHER_BUCKET_ELEMENTS}
+    return {
+        **section,
+        "sub_group_size": SUB_GROUP_ELEMENTS,
+        "stage3_prefetch_bucket_size": PREFETCH_BUCKET_ELEMENTS,
+        "stage3_param_persistence_threshold": PERSISTENCE_THRESHOLD_ELEMENTS,
+        "stage3_max_live_parameters": DEEPSPEED.prefetched_weights,
+        "stage3_max_reuse_distance": DEEPSPEED.prefetched_weights,
+        "stage3_gather_16bit_weights_on_model_save": False,
+        "zero_hpz_partition_size": layout.secondary_shard,
+    }
+
+
+def _tensor_parallel(layout: Layout) -> Json:
+    """Return AutoTP's section: which linear layers are split how, and the LM head by rows of the vocabulary.
+
+    A norm inside the split sees only its rank's heads, so its gradients are summed over the tensor-parallel ranks.
+    """
+    return {
+        "autotp_size": layout.tp,
+        "vocab_parallel_lm_head": True,
+        "partition_config": {
+            "use_default_specs": False,
+            "layer_specs": [
+                {"patterns": [COLUMN_PARALLEL], "partition_type": "column"},
+                {"patterns": [ROW_PARALLEL], "partition_type": "row"},
+                {"patterns": [HEAD_NORMS], "partition_type": "skip", "grad_allreduce": True},
+            ],
+        },
+    }

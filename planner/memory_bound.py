@@ -1,0 +1,332 @@
+"""How many layers a pipeline rank can hold, as arrays over points: no exact ledger finds room for more.
+
+Axes: X points, S shapes, D distinct blocks, R recompute choices. Demand is rounded down and limits up, so that only
+what cannot be is ruled out.
+"""
+
+from copy import copy
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
+from planner.memory import (
+    CONTEXT_BYTES,
+    FRAGMENTATION_FRACTION,
+    StateBytes,
+    communicator_bytes,
+    fp8_copy_bytes,
+    head_peak_bytes,
+    state_bytes,
+)
+from planner.placement import RankModel
+from planner.points import BoolArray, IntArray, Points, distinct_columns
+from planner.shard import Elements
+from planner.specs import ModelSpec
+from planner.workload import TrainWorkload
+
+FloatArray = NDArray[np.float64]
+
+
+class Shape(Protocol):
+    """One shape's share of the model."""
+
+    counts_D: tuple[int, ...]
+
+    @property
+    def memory_facts(self) -> FloatArray:
+        """Return what `memory_facts` says of the shape."""
+        ...
+
+    @property
+    def saved_bytes_DR(self) -> FloatArray:
+        """Return what one micro-batch keeps of each distinct block under each recompute choice."""
+        ...
+
+
+_OF_LAYER, _OF_ENDS = 8, 14
+"""Numbers in `memory_facts` of each distinct block, and of the two ends."""
+
+
+def memory_facts(rank_model: RankModel) -> FloatArray:
+    """Return every number of one shape that the bound reads, in one row.
+
+    The ends: elements of the embedding, of a head beside it and of a head elsewhere (four each: trainable and frozen,
+    dense and expert), the loss's peak and the stream's bytes. Then of each distinct block: its four elements, operands
+    of linear layers, bytes saved, bytes of its own backward, bytes of its input.
+    """
+    embedding, head = rank_model.embedding, rank_model.head_elements
+    numbers = [
+        *_four(embedding.trainable, embedding.frozen),
+        *_four(head(pp=1, trainable=True), head(pp=1, trainable=False)),
+        *_four(head(pp=2, trainable=True), head(pp=2, trainable=False)),
+        head_peak_bytes(rank_model),
+        rank_model.stream_bytes,
+    ]
+    for layer in rank_model.layers:
+        numbers += _four(layer.trainable, layer.frozen)
+        numbers += (layer.gemm_operands, layer.all_saved_bytes, layer.transient_bytes, layer.layer_input_bytes)
+    return np.array(numbers, dtype=np.float64)
+
+
+def _four(trainable: Elements, frozen: Elements) -> tuple[int, int, int, int]:
+    return trainable.dense, frozen.dense, trainable.expert, frozen.expert
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KnownSplit:
+    """Layers on stages whose split is not a choice: no pipeline, or interleaved stages.
+
+    Args:
+        counts_RCD: Layers of each distinct block in each chunk of each pipeline rank.
+    """
+
+    counts_RCD: IntArray
+
+    @property
+    def pp(self) -> int:
+        """Return the pipeline ranks."""
+        return len(self.counts_RCD)
+
+    def in_flight(self, rank: int, num_microbatches_X: IntArray) -> IntArray:
+        """Return how many micro-batches of each chunk C a rank holds when it has run ahead as far as it may.
+
+        Of an interleaved rank that is 2 (pp - rank - 1) + (vpp - 1) pp + 1 chunk passes (Narayanan et al., arXiv
+        2104.04473, section 2.2): pp of each chunk but the last, then of the last, then of the first again.
+        """
+        vpp = self.counts_RCD.shape[1]
+        flights_CX = np.full((vpp, len(num_microbatches_X)), self.pp, dtype=np.int64)
+        if vpp == 1:
+            return np.minimum(flights_CX - rank, num_microbatches_X)
+        ahead = 2 * (self.pp - rank - 1) + 1
+        flights_CX[-1] = min(ahead, self.pp)
+        # A step of pp micro-batches has no second round.
+        flights_CX[0] += np.where(num_microbatches_X > self.pp, max(ahead - self.pp, 0), 0)
+        return flights_CX
+
+
+class MemoryNeed:
+    """The parts of the memory bound that do not depend on the pipeline rank, as arrays over points.
+
+    Args:
+        points: The points.
+        shapes: Their distinct shapes, and which of them each point has.
+        model: The model.
+        workload: The training run.
+    """
+
+    def __init__(
+        self, *, points: Points, shapes: tuple[tuple[Shape, ...], IntArray], model: ModelSpec, workload: TrainWorkload
+    ) -> None:
+        self.points = points
+        self.num_layers = model.num_layers
+        self._shapes, self._shape_X = shapes
+        lost = 1.0 + FRAGMENTATION_FRACTION
+        per_element = state_bytes(workload)
+        dense_X = points.dp_X * points.cp_X / points.state_replicas_X
+        expert_X = points.edp_X / points.state_replicas_X
+
+        grids = tuple(self._bytes_of_element(per_element, ranks_X) for ranks_X in (dense_X, expert_X))
+        bytes_KX = np.stack([*grids[0], *grids[1]])
+        facts_KX = np.stack([shape.memory_facts for shape in self._shapes]).T[:, self._shape_X]
+        saved_SDR = np.stack([shape.saved_bytes_DR for shape in self._shapes])
+
+        def states_X(four_KX: FloatArray) -> FloatArray:
+            """Return the bytes of weights, gradients and states of four kinds of elements."""
+            total_X: FloatArray = np.einsum("kx,kx->x", four_KX, bytes_KX)
+            return total_X
+
+        copies = fp8_copy_bytes(workload.precision)
+        self.static_DX: list[FloatArray] = []
+        self.saved_DX: list[FloatArray] = []
+        self.working_DX: list[FloatArray] = []
+        whole_DX: list[FloatArray] = []
+        for block in range(len(self._shapes[0].counts_D)):
+            of_block_KX = facts_KX[_OF_ENDS + _OF_LAYER * block :][:_OF_LAYER]
+            operands_X, all_saved_X, transient_X, input_X = of_block_KX[4:]
+            self.static_DX.append(states_X(of_block_KX[:4]) + operands_X * copies)
+            saved_X = saved_SDR[self._shape_X, block, points.recompute_X]
+            self.saved_DX.append(saved_X * lost)
+            again_X = np.where(points.recompute_layers_X > 0, 0.0, all_saved_X - saved_X)
+            self.working_DX.append((again_X + transient_X) * lost)
+            whole_DX.append(all_saved_X - input_X)
+        self.freed_X = points.recompute_layers_X * np.maximum.reduce(whole_DX) * lost
+        self.embedding_states_X = states_X(facts_KX[:4])
+        if model.vision is not None:
+            self.embedding_states_X += model.vision.num_parameters * per_element.weight
+        self.head_states_X = np.where(points.pp_X == 1, states_X(facts_KX[4:8]), states_X(facts_KX[8:12]))
+        head_peak_X, stream_X = facts_KX[12:14]
+        self.head_peak_X = head_peak_X * lost
+        buffers_X = np.where(points.vpp_X > 1, 4.0, 2.0)  # `skeleton` overlaps transfers where it interleaves
+        self.pipeline_X = np.where(points.pp_X > 1, buffers_X * stream_X * lost, 0.0)
+        self.always_X = CONTEXT_BYTES + _communicator_bytes_X(points, model)
+        self._mean_static_X, self._mean_saved_X, self.quotients_DX = self._reference()
+
+    def where(self, mask_X: BoolArray) -> "MemoryNeed":
+        """Return the needs of the points that `mask_X` selects."""
+        chosen = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                setattr(chosen, name, value[mask_X])
+            elif isinstance(value, list):
+                setattr(chosen, name, [part_X[mask_X] for part_X in value])
+        chosen.points = self.points.where(mask_X)
+        return chosen
+
+    def _bytes_of_element(self, per_element: StateBytes, ranks_X: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the bytes of an element that is (trainable, frozen), split over `ranks_X`."""
+        points = self.points
+        weights_X, gradients_X, states_X = (np.where(points.zero_stage_X >= stage, ranks_X, 1.0) for stage in (3, 2, 1))
+        second_X = np.where(points.secondary_shard_X > 1, 1.0 / points.secondary_shard_X, 0.0)
+        frozen_X: FloatArray = per_element.weight * (1.0 / weights_X + second_X)
+        states = per_element.master + per_element.moments
+        return frozen_X + per_element.gradient / gradients_X + states / states_X, frozen_X
+
+    def _reference(self) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
+        """Return the bytes of a mean layer, static and a micro-batch in flight, and what each layer takes of one.
+
+        A layer with k micro-batches in flight takes s + k a bytes of its rank, a mean layer S + k A. The quotient is
+        monotonic in k, so a layer takes at least the smaller of its quotients at the fewest and the most in flight,
+        whichever rank holds it; the sum over layers is what the ranks' room, in mean layers, must reach.
+        """
+        counts = self._shapes[0].counts_D
+        weights_D = np.array(counts, dtype=np.float64) / sum(counts)
+        static_X: FloatArray = weights_D @ np.stack(self.static_DX)
+        saved_X: FloatArray = weights_D @ np.stack(self.saved_DX)
+        most_X = np.minimum(self.points.pp_X, self.points.num_microbatches_X)
+        quotients_DX: list[FloatArray] = []
+        for layer_static_X, layer_saved_X in zip(self.static_DX, self.saved_DX, strict=True):
+            fewest_X = (layer_static_X + layer_saved_X) / np.maximum(static_X + saved_X, 1.0)
+            most_quotient_X = (layer_static_X + most_X * layer_saved_X) / np.maximum(static_X + most_X * saved_X, 1.0)
+            quotients_DX.append(np.maximum(np.minimum(fewest_X, most_quotient_X), 1e-9))
+        return static_X, saved_X, quotients_DX
+
+    @property
+    def counts_D(self) -> tuple[int, ...]:
+        """Return the layers of each kind in the model."""
+        return self._shapes[0].counts_D
+
+    @property
+    def model_X(self) -> FloatArray:
+        """Return the mean layers that the whole model takes, at least."""
+        total_X: FloatArray = np.array(self._shapes[0].counts_D, dtype=np.float64) @ np.stack(self.quotients_DX)
+        return total_X
+
+    def _free_X(self, rank: int, limit_bytes: int, working_X: FloatArray) -> FloatArray:
+        """Return what one pipeline rank has for layers beside `working_X`, and one byte for rounding."""
+        last_X = self.points.pp_X == rank + 1
+        fixed_X = self.always_X + self.pipeline_X
+        fixed_X = fixed_X + (self.embedding_states_X if rank == 0 else 0.0)
+        fixed_X = fixed_X + np.where(last_X, self.head_states_X, 0.0)
+        fixed_X = fixed_X + np.where(last_X, np.maximum(self.head_peak_X, working_X), working_X)
+        free_X: FloatArray = limit_bytes + 1 - fixed_X
+        return free_X
+
+    def _least_working_X(self, rank: int) -> FloatArray:
+        """Return the least temporaries of a rank's layers; a stage at either end may hold no layer, and has none."""
+        last_X = self.points.pp_X == rank + 1
+        holds_X = np.where((rank == 0) | last_X, self._fewest_at_ends_X(), 1) > 0
+        return np.where(holds_X, np.minimum.reduce(self.working_DX), 0.0)
+
+    def _in_flight_X(self, rank: int) -> IntArray:
+        """Return how many micro-batches rank `rank` of a plain pipeline holds at most."""
+        behind_X = np.maximum(self.points.pp_X - rank - 1, 0)
+        in_flight_X: IntArray = np.minimum(self.points.num_microbatches_X, behind_X + 1)
+        return in_flight_X
+
+    def _fewest_at_ends_X(self) -> IntArray:
+        points = self.points
+        empty_X = (points.pp_X > 1) & (points.vpp_X == 1) & (points.recompute_layers_X == 0)
+        return np.where(empty_X, 0, 1)
+
+    def room_X(self, rank: int, limit_bytes: int) -> FloatArray:
+        """Return the mean layers that rank `rank` of a plain pipeline can hold, at most, by bytes."""
+        in_flight_X = self._in_flight_X(rank)
+        free_X = self._free_X(rank, limit_bytes, self._least_working_X(rank)) + in_flight_X * self.freed_X
+        mean_X = np.maximum(self._mean_static_X + in_flight_X * self._mean_saved_X, 1.0)
+        rooms_X: FloatArray = np.maximum(free_X / mean_X, 0.0)
+        return rooms_X
+
+    def whole_room_DX(self, rank: int, limit_bytes: int) -> FloatArray:
+        """Return how many layers of each kind alone rank `rank` of a plain pipeline can hold, at most; -1 if none."""
+        in_flight_X = self._in_flight_X(rank)
+        rooms_DX: list[FloatArray] = []
+        for static_X, saved_X, working_X in zip(self.static_DX, self.saved_DX, self.working_DX, strict=True):
+            free_X = self._free_X(rank, limit_bytes, working_X) + in_flight_X * self.freed_X
+            rooms_DX.append(np.floor(free_X / np.maximum(static_X + in_flight_X * saved_X, 1.0) + 1e-9))
+        return np.clip(np.stack(rooms_DX), -1.0, float(1 << 30))
+
+    def must_fit_X(self, rank: int, limit_bytes: int) -> BoolArray:
+        """Return whether rank `rank` of a plain pipeline can hold what it must, its layers left out."""
+        fits_X: BoolArray = self._free_X(rank, limit_bytes, self._least_working_X(rank)) >= 0
+        return fits_X
+
+    def known_split_X(self, split: KnownSplit, limit_bytes: int) -> FloatArray:
+        """Return the least of what each pipeline rank has for its layers over what they need; 1 just fits.
+
+        The need is the one at the moment when a rank has run ahead as far as its schedule lets it.
+
+        Args:
+            split: The one way in which these points, all of one pp and vpp, are cut.
+            limit_bytes: What a GPU may use.
+        """
+        points = self.points
+        least_X = np.full(len(points), np.inf)
+        for rank in range(split.pp):
+            flights_CX = split.in_flight(rank, points.num_microbatches_X)
+            need_X = np.zeros(len(points))
+            for block, (static_X, saved_X) in enumerate(zip(self.static_DX, self.saved_DX, strict=True)):
+                held_C = split.counts_RCD[rank, :, block]
+                need_X += held_C.sum() * static_X + (held_C @ flights_CX) * saved_X
+            need_X -= flights_CX.sum(axis=0) * self.freed_X
+            held_D = split.counts_RCD[rank].sum(axis=0)
+            working_X = np.maximum.reduce([self.working_DX[block] for block in np.nonzero(held_D)[0]])
+            least_X = np.minimum(least_X, self._free_X(rank, limit_bytes, working_X) / np.maximum(need_X, 1.0))
+        return least_X
+
+
+def _communicator_bytes_X(points: Points, model: ModelSpec) -> FloatArray:
+    """Return the bytes of communicators of each point."""
+    columns = np.stack(
+        [
+            points.tp_X,
+            points.cp_X,
+            points.ulysses_X,
+            points.pp_X,
+            points.dp_X,
+            points.ep_X,
+            points.etp_X,
+            points.zero_stage_X > 0,
+            points.state_replicas_X,
+            points.vpp_X > 1,
+        ]
+    )
+    first, index_X = distinct_columns(columns)
+    totals = [communicator_bytes(mesh_at(points, index), model) for index in first.tolist()]
+    return np.array(totals, dtype=np.float64)[index_X]
+
+
+def mesh_at(points: Points, index: int) -> Layout:
+    """Return the mesh of one point as a layout without layers, for functions that read degrees alone."""
+    pp, vpp = int(points.pp_X[index]), int(points.vpp_X[index])
+    return Layout(
+        tp=int(points.tp_X[index]),
+        sequence_parallel=False,
+        cp=int(points.cp_X[index]),
+        ulysses=int(points.ulysses_X[index]),
+        pp=pp,
+        vpp=1,
+        dp=int(points.dp_X[index]),
+        ep=int(points.ep_X[index]),
+        etp=int(points.etp_X[index]),
+        zero_stage=int(points.zero_stage_X[index]),
+        state_replicas=int(points.state_replicas_X[index]),
+        micro_batch_size=1,
+        num_microbatches=1,
+        schedule=Schedule.NO_PIPELINE if pp == 1 else Schedule.ONE_F_ONE_B,
+        recompute=Recompute(granularity=Granularity.NONE),
+        overlap=Overlap(grad_reduce=False, param_gather=False, p2p=vpp > 1),
+        stages=stages_from_counts((0,) * pp),
+    )

@@ -1,0 +1,138 @@
+"""A model under a layout: one rank's share of every kind of layer, and what each pipeline rank holds of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from planner.capabilities import Capabilities
+from planner.graph import Chain, LayerGraph, ModelGraph
+from planner.layout import Layout, Stage
+from planner.shard import Elements, RankLayer, shard_layer
+from planner.sharding import Sharding, sharding_of
+from planner.specs import ModelSpec
+from planner.workload import TrainWorkload
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RankModel:
+    """One rank's share of every kind of layer of a model.
+
+    Args:
+        embedding: The embedding's share.
+        layers: The share of each distinct block.
+        chain: Which of them each layer is.
+        head: The head's share.
+        stream_bytes: The residual stream of one micro-batch on this rank.
+    """
+
+    embedding: RankLayer
+    layers: tuple[RankLayer, ...]
+    chain: Chain
+    head: RankLayer
+    stream_bytes: int
+
+    def stage_layers(self, stage: Stage) -> tuple[RankLayer, ...]:
+        """Return the decoder layers of one virtual stage, in order."""
+        kinds = self.chain.kinds[stage.first_layer : stage.first_layer + stage.num_layers]
+        return tuple(self.layers[kind] for kind in kinds)
+
+    def stage_counts(self, stage: Stage) -> tuple[tuple[RankLayer, int], ...]:
+        """Return each distinct layer of one virtual stage with how often it occurs."""
+        counts = self.chain.counts(stage.first_layer, stage.num_layers)
+        return tuple((layer, count) for layer, count in zip(self.layers, counts, strict=True) if count)
+
+    def stage_elements(self, stage: Stage, *, pp: int, trainable: bool | None = None) -> Elements:
+        """Return the weight elements that one virtual stage puts on a rank: all, trainable or frozen."""
+        total = Elements()
+        for layer, count in self.stage_counts(stage):
+            total += layer.elements(trainable=trainable) * count
+        if stage.has_embedding:
+            total += self.embedding.elements(trainable=trainable)
+        if stage.has_head:
+            total += self.head_elements(pp=pp, trainable=trainable)
+        return total
+
+    def head_elements(self, *, pp: int, trainable: bool | None = None) -> Elements:
+        """Return the head's weight elements; a tied table counts only where the embedding is on another rank."""
+        elements = self.head.elements(trainable=trainable)
+        if pp > 1:
+            return elements
+        trained, frozen = self._shared_elements
+        shared = trained + frozen if trainable is None else (trained if trainable else frozen)
+        return Elements(dense=elements.dense - shared, expert=elements.expert)
+
+    @property
+    def shared_table_elements(self) -> int:
+        """Return the trainable elements of the embedding table's copy on the head's rank; 0 without one."""
+        return self._shared_elements[0]
+
+    @cached_property
+    def _shared_elements(self) -> tuple[int, int]:
+        """Return the (trainable, frozen) elements of the embedding table's copy on the head's rank."""
+        shared = [part for part in self.head.weights if part.weight.shared_with_embedding]
+        trained = sum(part.num_elements for part in shared if part.weight.trainable)
+        return trained, sum(part.num_elements for part in shared) - trained
+
+
+def shard_model(
+    graph: ModelGraph, sharding: Sharding, *, cut: Callable[[LayerGraph, Sharding], RankLayer] = shard_layer
+) -> RankModel:
+    """Return one rank's share of every kind of layer, each cut by `cut`."""
+    return RankModel(
+        embedding=cut(graph.embedding, sharding),
+        layers=tuple(cut(layer, sharding) for layer in graph.blocks.values()),
+        chain=graph.chain,
+        head=cut(graph.head, sharding),
+        stream_bytes=sharding.residual_tokens * graph.hidden_size * graph.stream_bytes,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedModel:
+    """A model under one layout: what the ledger is written from.
+
+    Args:
+        model: The model.
+        rank_model: One rank's share of its layers under the layout's sharding.
+        layout: The layout.
+        workload: The training run.
+        capabilities: What runs it.
+    """
+
+    model: ModelSpec
+    rank_model: RankModel
+    layout: Layout
+    workload: TrainWorkload
+    capabilities: Capabilities
+
+    def elements(self, pipeline_rank: int, *, trainable: bool | None = None) -> Elements:
+        """Return the weight elements on each GPU of one pipeline rank."""
+        total = Elements()
+        for stage in self.layout.chunks(pipeline_rank):
+            total += self.rank_model.stage_elements(stage, pp=self.layout.pp, trainable=trainable)
+        return total
+
+    def layer_counts(self, pipeline_rank: int) -> tuple[tuple[RankLayer, int], ...]:
+        """Return the distinct decoder layers of one pipeline rank, chunk by chunk, with how often they occur."""
+        return tuple(
+            part for stage in self.layout.chunks(pipeline_rank) for part in self.rank_model.stage_counts(stage)
+        )
+
+
+def place(
+    model: ModelSpec, graph: ModelGraph, layout: Layout, workload: TrainWorkload, capabilities: Capabilities
+) -> PlacedModel:
+    """Return `model` under `layout`, as the framework of `capabilities` runs it."""
+    sharding = sharding_of(layout, workload, vocab_divisor=capabilities.vocab_divisor)
+    return PlacedModel(
+        model=model,
+        rank_model=shard_model(graph, sharding),
+        layout=layout,
+        workload=workload,
+        capabilities=capabilities,
+    )
+
+
+def rank_parameters(placed: PlacedModel, pipeline_rank: int) -> int:
+    """Return the parameters that each GPU of one pipeline rank holds unsharded, vocabulary padding included."""
+    return placed.elements(pipeline_rank).total

@@ -1,0 +1,155 @@
+"""Points of the space of layouts, as arrays, and what a space is enumerated for.
+
+Axis X: points.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.capabilities import Capabilities
+from planner.graph import CoreAttention, ModelGraph, StateScan
+from planner.request import Constraints
+from planner.specs import ModelSpec
+from planner.workload import TrainWorkload
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+def distinct_columns(columns: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the position of the first of each distinct column, and for every column which of those it equals.
+
+    Columns of whole numbers are compared as one number each, in mixed radix, which sorts far faster than columns.
+
+    Raises:
+        OverflowError: The numbers span more than 63 bits together.
+    """
+    key_X = np.zeros(columns.shape[1], dtype=np.int64)
+    span = 1
+    for row in columns:
+        values, digit_X = np.unique(row, return_inverse=True)
+        span *= len(values)
+        if span >= 1 << 63:
+            raise OverflowError("too many distinct columns")
+        key_X = key_X * len(values) + digit_X.ravel()
+    _, first, index_X = np.unique(key_X, return_index=True, return_inverse=True)
+    return first.astype(np.int64), index_X.ravel().astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Points:
+    """Points of the space; every array has one entry a point.
+
+    Args:
+        tp_X: Tensor-parallel degree.
+        cp_X: Context-parallel degree.
+        ulysses_X: Part of cp that exchanges heads.
+        pp_X: Pipeline-parallel degree.
+        dp_X: Data-parallel degree.
+        ep_X: Expert-parallel degree.
+        etp_X: Tensor-parallel degree of the experts.
+        vpp_X: Virtual stages per pipeline rank.
+        micro_batch_size_X: Sequences of a micro-batch; 0 where the batch does not split over dp.
+        num_microbatches_X: Micro-batches of a step on one replica.
+        sequence_parallel_X: 0 or 1.
+        zero_stage_X: 0 to 3.
+        state_replicas_X: Groups that each hold everything that is sharded.
+        secondary_shard_X: Ranks that split a second copy of the weights; 1 without.
+        recompute_X: Index into `Space.recomputes`.
+        recompute_layers_X: Layers of each virtual stage that are recomputed whole while the others keep everything;
+            0 treats all layers alike, as `recompute_X` says. Above 0 `recompute_X` is 0.
+    """
+
+    tp_X: IntArray
+    cp_X: IntArray
+    ulysses_X: IntArray
+    pp_X: IntArray
+    dp_X: IntArray
+    ep_X: IntArray
+    etp_X: IntArray
+    vpp_X: IntArray
+    micro_batch_size_X: IntArray
+    num_microbatches_X: IntArray
+    sequence_parallel_X: IntArray
+    zero_stage_X: IntArray
+    state_replicas_X: IntArray
+    secondary_shard_X: IntArray
+    recompute_X: IntArray
+    recompute_layers_X: IntArray
+
+    def __len__(self) -> int:
+        return len(self.tp_X)
+
+    def where(self, mask_X: BoolArray | IntArray) -> "Points":
+        """Return the points that `mask_X` selects."""
+        return Points(**{entry.name: getattr(self, entry.name)[mask_X] for entry in fields(self)})
+
+    @property
+    def stage_ranks_X(self) -> IntArray:
+        """Return the GPUs of one pipeline rank."""
+        return self.tp_X * self.cp_X * self.dp_X
+
+    @property
+    def edp_X(self) -> IntArray:
+        """Return the ranks that hold the same routed experts."""
+        return self.stage_ranks_X // (self.ep_X * self.etp_X)
+
+    @property
+    def sharding_columns(self) -> IntArray:
+        """Return what decides one layer's operations, a row each: see `sharding_of_column`."""
+        return np.stack(
+            [
+                self.tp_X,
+                self.sequence_parallel_X,
+                self.micro_batch_size_X,
+                self.cp_X,
+                self.ulysses_X,
+                self.ep_X,
+                self.etp_X,
+            ]
+        )
+
+
+def point_of(**degrees: int) -> Points:
+    """Return one point with these degrees, by field name without its axis; the others 1, what is chosen by index 0."""
+    columns = {entry.name.removesuffix("_X"): int(entry.name not in _FROM_ZERO) for entry in fields(Points)} | degrees
+    return Points(**{f"{name}_X": np.array([value], dtype=np.int64) for name, value in columns.items()})
+
+
+_FROM_ZERO = frozenset({"sequence_parallel_X", "zero_stage_X", "recompute_X", "recompute_layers_X"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What a space is enumerated for.
+
+    Args:
+        model: The model.
+        graph: Its operators.
+        num_gpus: GPUs of the cluster.
+        fast_domain_size: GPUs that reach one another without the network.
+        workload: The training run.
+        constraints: What the user pins.
+        capabilities: What the target can run.
+    """
+
+    model: ModelSpec
+    graph: ModelGraph
+    num_gpus: int
+    fast_domain_size: int
+    workload: TrainWorkload
+    constraints: Constraints
+    capabilities: Capabilities
+
+    @property
+    def recurrences(self) -> bool:
+        """Return whether some layer has a recurrence."""
+        return any(isinstance(operator.work, StateScan) for layer in self.graph.layers for operator in layer.operators)
+
+    @property
+    def local_attention(self) -> bool:
+        """Return whether in some layer a token sees only near ones."""
+        works = (operator.work for layer in self.graph.layers for operator in layer.operators)
+        return any(isinstance(work, CoreAttention) and work.local for work in works)

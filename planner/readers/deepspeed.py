@@ -1,0 +1,335 @@
+"""DeepSpeed's configuration and the script that starts it, read back: the layout and the workload they describe.
+
+What the keys mean and what DeepSpeed assumes where one is absent: `deepspeed/runtime/config.py` and
+`deepspeed/runtime/zero/config.py` of deepspeed 0.19.8. What DeepSpeed accepts and then ignores or gets wrong is refused
+here: unknown keys at the top, degrees that do not divide the processes, "auto" outside the Hugging Face integration.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from planner.documents import Document, Node, parse_document
+from planner.errors import InputError, Location
+from planner.layout import (
+    Granularity,
+    Layout,
+    Overlap,
+    Recompute,
+    Schedule,
+    stages_from_counts,
+)
+from planner.readers.launch_line import LaunchLine, read_launch_line
+from planner.workload import AttentionKernel, DType, Optimizer, Precision, TrainWorkload
+
+CONFIG_FILE = "ds_config.json"
+PROGRAM = re.compile(r"(?:^|/)train_deepspeed\.py$")
+
+TOP_LEVEL_KEYS = frozenset(
+    {
+        "activation_checkpointing",
+        "aio",
+        "autotuning",
+        "bf16",
+        "bfloat16",
+        "checkpoint",
+        "comet",
+        "comms_logger",
+        "communication_data_type",
+        "compile",
+        "csv_monitor",
+        "data_efficiency",
+        "data_parallel_size",
+        "data_types",
+        "dataloader_drop_last",
+        "datastates_ckpt",
+        "disable_allgather",
+        "disable_python_gc",
+        "dump_state",
+        "expert_parallel",
+        "flops_profiler",
+        "fp16",
+        "gradient_accumulation_steps",
+        "gradient_allreduce_op",
+        "gradient_clipping",
+        "gradient_predivide_factor",
+        "hybrid_engine",
+        "log_level",
+        "managed_gradient_accumulation",
+        "memory_breakdown",
+        "optimizer",
+        "pipeline",
+        "prescale_gradients",
+        "scheduler",
+        "seq_parallel_communication_data_type",
+        "sequence_parallel_size",
+        "steps_per_print",
+        "tensor_parallel",
+        "tensorboard",
+        "timers",
+        "torch_autocast",
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "use_data_before_expert_parallelism",
+        "vocabulary_size",
+        "wall_clock_breakdown",
+        "wandb",
+        "weight_quantization",
+        "zero_allow_untested_optimizer",
+        "zero_force_ds_cpu_optimizer",
+        "zero_optimization",
+    }
+)
+"""Every key that something in deepspeed 0.19.8 looks at; it reads no other and says nothing."""
+
+OPTIMIZERS = {"adam": Optimizer.ADAM, "adamw": Optimizer.ADAM, "sgd": Optimizer.SGD}
+DEFAULT_PREFETCH_ELEMENTS = 50_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepSpeedJob:
+    """A training run as its configuration and its script describe it.
+
+    Args:
+        config: DeepSpeed's JSON.
+        launch: The command that starts the program.
+    """
+
+    config: Document
+    launch: LaunchLine
+
+    def integer(self, *path: str, default: int | None) -> int | None:
+        """Return a whole number that is at least 0, or the default where it is absent or null."""
+        node = self._present(path)
+        if node is None:
+            return default
+        value = node.content
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise self.error(path, f"takes a whole number, {_shown(node)} is given", "Write a number.")
+        return value
+
+    def degree(self, *path: str) -> int:
+        """Return a degree of parallelism; DeepSpeed takes 0 for 1."""
+        return self.integer(*path, default=1) or 1
+
+    def flag(self, *path: str, default: bool) -> bool:
+        """Return a truth value, or the default where it is absent or null."""
+        node = self._present(path)
+        if node is None:
+            return default
+        if not isinstance(node.content, bool):
+            raise self.error(path, f"takes true or false, {_shown(node)} is given", "Write true or false.")
+        return node.content
+
+    def text(self, *path: str, default: str) -> str:
+        """Return a text, or the default where it is absent or null."""
+        node = self._present(path)
+        if node is None:
+            return default
+        if not isinstance(node.content, str):
+            raise self.error(path, f"takes a text, {_shown(node)} is given", "Write it in quotes.")
+        return node.content
+
+    def error(self, path: tuple[str, ...], problem: str, hint: str) -> InputError:
+        """Return the error that points at a value."""
+        return InputError(f"{path[-1]} {problem}.", location=self.config.locate(path), hint=hint)
+
+    def _present(self, path: tuple[str, ...]) -> Node | None:
+        for depth in range(1, len(path)):
+            section = self.config.node(path[:depth])
+            if section is None:
+                return None
+            if not isinstance(section.content, dict):
+                raise self.error(path[:depth], f"takes a section, {_shown(section)} is given", "Write {...}.")
+        node = self.config.node(path)
+        return None if node is None or node.content is None else node
+
+
+def _shown(node: Node) -> str:
+    if isinstance(node.content, dict | list):
+        return "a section" if isinstance(node.content, dict) else "a list"
+    return repr(node.content)
+
+
+def read_deepspeed(script: str, *, file: str, config: str, config_file: str = CONFIG_FILE) -> DeepSpeedJob:
+    """Return the training run that a script starts with a configuration.
+
+    Args:
+        script: Text of a shell script.
+        file: What messages call it.
+        config: Text of DeepSpeed's JSON.
+        config_file: What messages call it; its name ends in `.json`.
+    """
+    document = parse_document(config, file=config_file)
+    if not isinstance(document.root.content, dict):
+        raise InputError("This is no DeepSpeed configuration.", location=document.locate(), hint="Write {...}.")
+    for key in document.root.content:
+        if key not in TOP_LEVEL_KEYS:
+            raise InputError(
+                f"DeepSpeed 0.19.8 does not know the key `{key}` and would ignore it.",
+                location=document.locate((key,), key=True),
+                hint=_nearest(key),
+            )
+    return DeepSpeedJob(config=document, launch=read_launch_line(script, file=file, program=PROGRAM))
+
+
+def _nearest(key: str) -> str:
+    similar = get_close_matches(key.replace("-", "_").lower(), sorted(TOP_LEVEL_KEYS), n=2, cutoff=0.85)
+    return f"Did you mean {' or '.join(similar)}?" if similar else "Remove it, or move it into its section."
+
+
+def layout_of_files(files: Mapping[str, str], *, script: str) -> Layout:
+    """Return the layout that one script among emitted files says together with the configuration beside it."""
+    return layout_of(read_deepspeed(files[script], file=script, config=files[CONFIG_FILE]))
+
+
+def layout_of(job: DeepSpeedJob) -> Layout:
+    """Return the layout that the configuration and the arguments describe."""
+    counts = _stage_layers(job)
+    tp, cp, pp = job.degree("tensor_parallel", "autotp_size"), job.degree("sequence_parallel_size"), len(counts)
+    world = job.launch.world_size
+    if world % (tp * cp * pp):
+        raise InputError(
+            f"{world} GPUs are not a multiple of autotp_size * sequence_parallel_size * pipeline stages "
+            f"= {tp * cp * pp}; DeepSpeed itself would not say.",
+            location=Location(file=job.launch.file),
+            hint="Change the degrees or the number of GPUs.",
+        )
+    dp = world // (tp * cp * pp)
+    micro_batch_size, num_microbatches = _batch(job, dp)
+    zero_stage = job.integer("zero_optimization", "stage", default=0) or 0
+    if zero_stage > 3:
+        raise job.error(("zero_optimization", "stage"), f"is {zero_stage}", "Use 0, 1, 2 or 3.")
+    return Layout(
+        tp=tp,
+        sequence_parallel=False,
+        pp=pp,
+        vpp=1,
+        cp=cp,
+        ulysses=cp,
+        dp=dp,
+        zero_stage=zero_stage,
+        micro_batch_size=micro_batch_size,
+        num_microbatches=num_microbatches,
+        schedule=Schedule.ONE_F_ONE_B if pp > 1 else Schedule.NO_PIPELINE,
+        recompute=_recompute(job, pp),
+        overlap=_overlap(job, zero_stage),
+        stages=stages_from_counts(counts),
+        secondary_shard=job.degree("zero_optimization", "zero_hpz_partition_size"),
+    )
+
+
+def _stage_layers(job: DeepSpeedJob) -> tuple[int, ...]:
+    """Return the decoder layers of each pipeline stage, which only the training program is told."""
+    text = job.launch.text("--pipeline-stages")
+    argument = job.launch.argument("--pipeline-stages")
+    if argument is not None and not re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})*", text, re.ASCII):
+        raise job.launch.error(
+            argument, f"takes layers of each stage, {text!r} is given", "Write numbers with commas, as 10,12,12,10."
+        )
+    return tuple(int(count) for count in text.split(","))
+
+
+def _batch(job: DeepSpeedJob, dp: int) -> tuple[int, int]:
+    """Return micro-batch size and micro-batches, completed as `_set_batch_related_parameters` completes them."""
+    names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    total, micro, steps = (job.integer(name, default=None) for name in names)
+    if total is None and micro is None:
+        raise InputError(
+            "neither train_batch_size nor train_micro_batch_size_per_gpu is given.",
+            location=job.config.locate(),
+            hint="DeepSpeed needs one of the two.",
+        )
+    if micro is None:
+        micro = (total or 0) // dp // (steps or 1)
+    if steps is None:
+        steps = 1 if total is None else total // max(micro, 1) // dp
+    if total is None:
+        total = micro * steps * dp
+    if min(micro, steps) < 1 or micro * steps * dp != total:
+        given = next(name for name in names if job.config.node((name,)) is not None)
+        raise InputError(
+            f"train_batch_size {total} is not micro-batch {micro} * accumulation {steps} * dp {dp} "
+            f"= {micro * steps * dp}.",
+            location=job.config.locate((given,)),
+            hint="Change one of the three; dp is what tp, cp and pp leave of the GPUs.",
+        )
+    return micro, steps
+
+
+def _recompute(job: DeepSpeedJob, pp: int) -> Recompute:
+    """Return the recompute choice: the program's argument, and with pipeline stages DeepSpeed's interval too."""
+    kind = job.launch.text("--recompute", "none")
+    argument = job.launch.argument("--recompute")
+    if argument is not None and kind not in {"none", "full"}:
+        raise job.launch.error(argument, f"is {kind!r}", "Use none or full.")
+    interval = job.integer("pipeline", "activation_checkpoint_interval", default=0) if pp > 1 else None
+    expected = 1 if kind == "full" else 0
+    if interval is not None and interval != expected:
+        raise job.error(
+            ("pipeline", "activation_checkpoint_interval"),
+            f"is {interval} where --recompute is {kind}",
+            f"Use {expected}, or change --recompute.",
+        )
+    return Recompute(granularity=Granularity.FULL if kind == "full" else Granularity.NONE)
+
+
+def _overlap(job: DeepSpeedJob, zero_stage: int) -> Overlap:
+    """Return what is hidden: `overlap_comm` also moves stage 3's gathering to a stream of its own."""
+    if zero_stage == 0:
+        return Overlap(grad_reduce=False, param_gather=False, p2p=False)
+    overlapped = job.flag("zero_optimization", "overlap_comm", default=zero_stage == 3)
+    prefetched = job.integer("zero_optimization", "stage3_prefetch_bucket_size", default=DEFAULT_PREFETCH_ELEMENTS)
+    return Overlap(grad_reduce=overlapped, param_gather=overlapped and zero_stage == 3 and bool(prefetched), p2p=False)
+
+
+def workload_of(job: DeepSpeedJob) -> TrainWorkload:
+    """Return the training run that configuration and arguments describe, as far as they say it."""
+    layout = layout_of(job)
+    precision = _precision(job)
+    name = job.text("optimizer", "type", default="AdamW")
+    if name.lower() not in OPTIMIZERS:
+        raise job.error(("optimizer", "type"), f"is {name!r}", "Plans know AdamW and SGD.")
+    data = job.launch.argument("--data")
+    kernel = job.launch.text("--attention", AttentionKernel.FLASH.value)
+    argument = job.launch.argument("--attention")
+    if argument is not None and kernel not in set(AttentionKernel):
+        raise job.launch.error(argument, f"is {kernel!r}", f"Use {', '.join(AttentionKernel)}.")
+    seq_len = job.launch.integer("--seq-len")
+    return TrainWorkload(
+        seq_len=seq_len,
+        global_batch_size=layout.global_batch_size,
+        precision=precision,
+        gradient_dtype=_gradient_dtype(job, precision),
+        optimizer=OPTIMIZERS[name.lower()],
+        attention_kernel=AttentionKernel(kernel),
+        tokens_to_train=job.launch.integer("--steps") * seq_len * layout.global_batch_size,
+        hidden_dropout=job.launch.number("--hidden-dropout", 0.0),
+        attention_dropout=job.launch.number("--attention-dropout", 0.0),
+        data_path=data.values if data is not None else (),
+    )
+
+
+def _precision(job: DeepSpeedJob) -> Precision:
+    bf16 = job.flag("bf16", "enabled", default=job.flag("bfloat16", "enabled", default=False))
+    fp16 = job.flag("fp16", "enabled", default=False)
+    if bf16 == fp16:
+        raise InputError(
+            "bf16 and fp16 are both enabled." if bf16 else "neither bf16 nor fp16 is enabled.",
+            location=job.config.locate(("fp16", "enabled") if fp16 else ()),
+            hint="Plans train in one of the two.",
+        )
+    return Precision.BF16 if bf16 else Precision.FP16
+
+
+def _gradient_dtype(job: DeepSpeedJob, precision: Precision) -> DType:
+    default = precision.parameter_dtype
+    name = job.text("data_types", "grad_accum_dtype", default=default.value)
+    if name not in {DType.FP32, default}:
+        raise job.error(
+            ("data_types", "grad_accum_dtype"), f"is {name!r} with {precision}", f"Use {DType.FP32} or {default}."
+        )
+    return DType(name)

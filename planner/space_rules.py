@@ -1,0 +1,220 @@
+"""What rules points of the space out: each rule with the points that break it, as arrays over points X.
+
+Rules of the model come from its operators (`planner.graph.Divisible`, the widths of its products), rules of the target
+from its capabilities; neither kinds of layers nor frameworks are known here. `planner.validate` asks all of it again of
+a finished layout.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from planner.graph import Axis, ExpertLinear, Linear, ModelGraph, Parallel
+from planner.layout import ContextKind, Granularity, Recompute
+from planner.memory import uses_precision_aware_optimizer
+from planner.points import BoolArray, IntArray, Points, Scope
+from planner.request import Constraints
+from planner.workload import DType, Precision
+
+Rule = tuple[str, BoolArray]
+
+MIN_CONTEXT_TOKENS = 2048
+"""Tokens of a sequence that context parallelism leaves on a rank at least, unless cp is pinned. With fewer, attention
+is a small part of a layer and every other degree cuts the rest better."""
+
+FP8_ALIGNMENT = 16
+MXFP8_ALIGNMENT = 32
+"""Multiples in which both dimensions of an fp8 product come: 32 for MXFP8, which scales runs of 32, and 16 for every
+other recipe (`megatron/core/fp8_utils.py: get_fp8_align_size` of megatron-core 0.19.2). The blockwise recipe stays at
+16 too: its blocks of 128 are rounded up, so the last may be ragged (Transformer Engine, `float8_blockwise_tensor.py`).
+"""
+
+
+def mesh_rules(points: Points, scope: Scope) -> Iterator[Rule]:
+    """Yield (rule, meshes that break it), in the order in which they are charged."""
+    constraints, workload = scope.constraints, scope.workload
+    tp_X, cp_X, pp_X, etp_X = points.tp_X, points.cp_X, points.pp_X, points.etp_X
+    ulysses_X, ring_X = points.ulysses_X, points.cp_X // points.ulysses_X
+    yield from _degree_rules(points, constraints, ("tp", "cp", "pp", "dp", "ep", "etp"))
+    if constraints.cp_kind is not None:
+        yield "constraints: cp_kind", _is_kind_X(points, [k for k in ContextKind if k not in constraints.cp_kind])
+    yield "global_batch_size is not a multiple of dp", workload.global_batch_size % points.dp_X != 0
+    fast = scope.fast_domain_size
+    if "tp" not in constraints.degrees:
+        yield "tp leaves the fast domain (pin tp to allow it)", tp_X > fast
+    if "etp" not in constraints.degrees:
+        yield "etp is neither 1 nor tp (pin etp to allow it)", (etp_X > 1) & (etp_X != tp_X)
+    if "cp" not in constraints.degrees:
+        few_X = (cp_X > 1) & (workload.seq_len < MIN_CONTEXT_TOKENS * cp_X)
+        yield f"cp leaves fewer than {MIN_CONTEXT_TOKENS} tokens of a sequence on a rank (pin cp to allow it)", few_X
+    yield "seq_len is not a multiple of 2 cp", (cp_X > 1) & (workload.seq_len % (2 * cp_X) != 0)
+    mixed_X = (ulysses_X > 1) & (ring_X > 1)
+    yield "ulysses leaves the fast domain inside a ring", mixed_X & (tp_X * ulysses_X > fast)
+    yield "more pipeline stages than layers", pp_X > scope.model.num_layers
+    yield from _divisibility_rules(points, scope)
+    yield from _target_mesh_rules(points, scope)
+    if workload.lora is not None:
+        yield "adapters train without context parallelism", cp_X > 1
+    if workload.precision.is_fp8:
+        yield from _fp8_width_rules(points, scope)
+
+
+def _is_kind_X(points: Points, kinds: Iterable[ContextKind]) -> BoolArray:
+    """Return which points have one of these kinds of context parallelism."""
+    ring_X = points.cp_X // points.ulysses_X
+    of_kind = {
+        ContextKind.RING: (points.cp_X > 1) & (points.ulysses_X == 1),
+        ContextKind.ULYSSES: (points.cp_X > 1) & (ring_X == 1),
+        ContextKind.ULYSSES_RING: (points.ulysses_X > 1) & (ring_X > 1),
+    }
+    found_X = np.zeros(len(points), dtype=np.bool_)
+    for kind in kinds:
+        found_X |= of_kind[kind]
+    return found_X
+
+
+def _target_mesh_rules(points: Points, scope: Scope) -> Iterator[Rule]:
+    """Yield the meshes that the target cannot run."""
+    target = scope.capabilities
+    tp_X, cp_X, pp_X, ep_X, etp_X = points.tp_X, points.cp_X, points.pp_X, points.ep_X, points.etp_X
+    title = target.title
+    missing = [kind for kind in ContextKind if kind not in target.context_kinds]
+    if missing:
+        yield f"{title}: no {' or '.join(missing)} context parallelism", _is_kind_X(points, missing)
+    if scope.local_attention and not target.ring_around_windows:
+        rings = (ContextKind.RING, ContextKind.ULYSSES_RING)
+        yield f"{title}: no ring where attention sees only near tokens", _is_kind_X(points, rings)
+    if not target.experts:
+        yield f"{title}: no expert parallelism", (ep_X > 1) | (etp_X > 1)
+    if not target.expert_tensor:
+        yield f"{title}: experts have no tensor-parallel degree of their own", etp_X > 1
+    if scope.graph.has_experts and not target.pipeline_with_experts:
+        yield f"{title}: no pipeline for a model with experts", pp_X > 1
+    pairs = (
+        ("pp", pp_X, "tp", tp_X, target.pipeline_with_tensor),
+        ("pp", pp_X, "cp", cp_X, target.pipeline_with_context),
+        ("tp", tp_X, "cp", cp_X, target.tensor_with_context),
+    )
+    for first, first_X, second, second_X, together in pairs:
+        if not together:
+            yield f"{title}: {first} and {second} do not go together", (first_X > 1) & (second_X > 1)
+
+
+def _divisibility_rules(points: Points, scope: Scope) -> Iterator[Rule]:
+    """Yield what degrees must divide, as the layers say it."""
+    exchanged_X = np.ones_like(points.cp_X) if scope.capabilities.state_exchange else points.cp_X
+    by_axis = {
+        Axis.TP: points.tp_X,
+        Axis.ETP: points.etp_X,
+        Axis.EP: points.ep_X,
+        Axis.ULYSSES: points.ulysses_X,
+        Axis.STATE_HEADS: exchanged_X,
+    }
+    for rule in scope.graph.divisible:
+        degree_X = np.prod([by_axis[axis] for axis in rule.axes], axis=0)
+        broken_X = rule.size % degree_X != 0
+        if rule.only_above_one is not None:
+            broken_X &= by_axis[rule.only_above_one] > 1
+        name = " x ".join(AXIS_NAMES[axis] for axis in rule.axes)
+        if rule.either_way:
+            yield f"{rule.what} is neither a multiple nor a divisor of {name}", broken_X & (degree_X % rule.size != 0)
+        else:
+            yield f"{rule.what} is not a multiple of {name}", broken_X
+
+
+AXIS_NAMES = {Axis.TP: "tp", Axis.ETP: "etp", Axis.EP: "ep", Axis.ULYSSES: "ulysses", Axis.STATE_HEADS: "cp"}
+
+
+def use_rules(points: Points, scope: Scope) -> Iterator[Rule]:
+    """Yield (rule, uses of meshes that break it), in the order in which they are charged."""
+    constraints, workload, target = scope.constraints, scope.workload, scope.capabilities
+    tp_X, cp_X, pp_X, vpp_X = points.tp_X, points.cp_X, points.pp_X, points.vpp_X
+    zero_X, sp_X = points.zero_stage_X, points.sequence_parallel_X
+    yield from _degree_rules(points, constraints, ("vpp", "zero_stage", "micro_batch_size", "num_microbatches"))
+    if constraints.sequence_parallel is not None:
+        yield "constraints: sequence_parallel", (sp_X != int(constraints.sequence_parallel)) & (tp_X > 1)
+    yield "more virtual stages than layers", pp_X * vpp_X > scope.model.num_layers
+    yield (
+        "interleaving needs a number of micro-batches that is a multiple of pp",
+        (vpp_X > 1) & (points.num_microbatches_X % pp_X != 0),
+    )
+    yield "seq_len is not a multiple of tp cp", (sp_X == 1) & (workload.seq_len % (tp_X * cp_X) != 0)
+    if scope.graph.has_experts:
+        yield "experts with tp above 1 need sequence parallelism", (sp_X == 0) & (tp_X > 1)
+    title = target.title
+    if not target.interleaving:
+        yield f"{title}: no interleaved stages", vpp_X > 1
+    if not target.sequence_parallel:
+        yield f"{title}: no sequence parallelism", sp_X == 1
+    combined = (
+        ("pp", pp_X, target.zero_with_pipeline),
+        ("tp", tp_X, target.zero_with_tensor),
+        ("cp", cp_X, target.zero_with_context),
+        ("ep", points.ep_X, target.zero_with_experts),
+    )
+    for name, degree_X, largest in combined:
+        yield f"{title}: zero_stage above {largest} needs {name} 1", (zero_X > largest) & (degree_X > 1)
+    if workload.lora is not None:
+        largest = target.zero_with_adapters
+        yield f"{title}: zero_stage above {largest} does not go with adapters", zero_X > largest
+    if workload.optimizer.value not in target.sharded_optimizers:
+        yield f"{title}: states of {workload.optimizer} are not sharded", zero_X >= 1
+    if workload.precision.is_fp8:
+        multiple = _fp8_multiple(workload.precision)
+        tokens_X = points.micro_batch_size_X * workload.seq_len // cp_X // np.where(sp_X == 1, tp_X, 1)
+        yield (
+            f"{workload.precision} needs the tokens of a rank to be a multiple of {multiple}",
+            tokens_X % multiple != 0,
+        )
+    if uses_precision_aware_optimizer(workload):
+        yield "optimizer states below fp32 need a sharded optimizer", zero_X == 0
+
+
+def _fp8_multiple(precision: Precision) -> int:
+    return MXFP8_ALIGNMENT if precision is Precision.FP8_MXFP8 else FP8_ALIGNMENT
+
+
+def _fp8_width_rules(points: Points, scope: Scope) -> Iterator[Rule]:
+    """Yield the widths of a rank's products that fp8 cannot multiply."""
+    multiple = _fp8_multiple(scope.workload.precision)
+    reason = f"{scope.workload.precision} needs the features of a rank to be a multiple of {multiple}"
+    for width, axis in sorted(_fp8_widths(scope.graph)):
+        ranks_X = {Axis.TP: points.tp_X, Axis.ETP: points.etp_X}.get(axis, np.ones_like(points.tp_X))
+        yield reason, width % (multiple * ranks_X) != 0
+
+
+def _fp8_widths(graph: ModelGraph) -> set[tuple[int, Axis]]:
+    """Return the widths of all fp8 products with the axis that splits each; EP stands for none."""
+    found: set[tuple[int, Axis]] = set()
+    for layer in graph.layers:
+        for operator in layer.operators:
+            work = operator.work
+            if not isinstance(work, Linear | ExpertLinear) or work.dtype is not DType.FP8:
+                continue
+            axis = Axis.TP if isinstance(work, Linear) else Axis.ETP
+            entering = axis if work.parallel is Parallel.ROW else Axis.EP
+            leaving = axis if work.parallel is Parallel.COLUMN else Axis.EP
+            found |= {(work.in_features, entering), (work.out_features, leaving)}
+    return found
+
+
+def recompute_rules(points: Points, constraints: Constraints, recomputes: tuple[Recompute, ...]) -> Iterator[Rule]:
+    """Yield the recompute choices that the user ruled out."""
+    if constraints.recompute is None:
+        return
+    refused = np.array([choice.granularity.value not in constraints.recompute for choice in recomputes])
+    partial_refused = Granularity.FULL.value not in constraints.recompute
+    yield (
+        "constraints: recompute",
+        np.where(points.recompute_layers_X > 0, partial_refused, refused[points.recompute_X]),
+    )
+
+
+def _degree_rules(points: Points, constraints: Constraints, dimensions: tuple[str, ...]) -> Iterator[Rule]:
+    """Yield the degrees that the user ruled out."""
+    for dimension in dimensions:
+        if dimension in constraints.degrees:
+            values_X: IntArray = getattr(points, f"{dimension}_X")
+            values = np.unique(values_X)
+            refused = np.array([not constraints.admits(dimension, int(value)) for value in values], dtype=np.bool_)
+            yield f"constraints: {dimension}", refused[np.searchsorted(values, values_X)]

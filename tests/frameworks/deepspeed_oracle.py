@@ -1,0 +1,96 @@
+"""Runs in DeepSpeed's own environment: reads configurations from standard input, answers what DeepSpeed makes of each.
+
+A configuration is read as on a machine of the given size: the data-parallel processes are told by an object with the
+same methods as the one that the training program hands over.
+"""
+
+import json
+import logging
+import sys
+from typing import Any
+from unittest import mock
+
+import pydantic
+from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+
+
+class Watched(dict[str, Any]):
+    """A configuration that remembers which of its keys were looked at; DeepSpeed ignores the others silently."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        super().__init__(content)
+        self.looked_at: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.looked_at.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.looked_at.add(str(key))
+        return super().__contains__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.looked_at.add(key)
+        return super().get(key, default)
+
+    def keys(self) -> Any:
+        return self
+
+    def __copy__(self) -> "Watched":
+        return self
+
+
+class DataParallel:
+    """What `DeepSpeedConfig` asks about pipeline stages and AutoTP."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def get_data_parallel_world_size(self) -> int:
+        return self.size
+
+
+class SequenceParallel:
+    """What `DeepSpeedConfig` asks about Ulysses."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def get_sequence_parallel_world_size(self) -> int:
+        return self.size
+
+
+def answer(case: dict[str, Any]) -> dict[str, Any]:
+    """Return what DeepSpeed reads from one configuration, or why it refuses it."""
+    config, sequence = Watched(case["config"]), case["config"].get("sequence_parallel_size", 1)
+    mpu = SequenceParallel(sequence) if sequence > 1 else DataParallel(case["dp"])
+    with (
+        mock.patch("deepspeed.runtime.config.dist.get_rank", return_value=0),
+        mock.patch("deepspeed.runtime.config.dist.get_world_size", return_value=case["world"]),
+    ):
+        try:
+            read = DeepSpeedConfig(config, mpu=mpu)
+        except (AssertionError, ValueError, DeepSpeedConfigError, pydantic.ValidationError) as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+    zero = read.zero_config
+    return {
+        "error": "",
+        "batch": [read.train_batch_size, read.train_micro_batch_size_per_gpu, read.gradient_accumulation_steps],
+        "data_parallel": read.world_size,
+        "zero_stage": int(zero.stage),
+        "overlap_comm": zero.overlap_comm,
+        "buckets": [zero.reduce_bucket_size, zero.prefetch_bucket_size, zero.max_live_parameters],
+        "secondary_shard": zero.zero_hpz_partition_size,
+        "tensor_parallel": read.tensor_parallel_config.autotp_size,
+        "bf16": read.bfloat16_config.enabled,
+        "fp16": read.float16_config.enabled,
+        "gradients": [read.grad_accum_dtype, str(read.communication_data_type)],
+        "interval": read.pipeline["activation_checkpoint_interval"],
+        "optimizer": read.optimizer_name,
+        "ignored": sorted(set(case["config"]) - config.looked_at - {"sequence_parallel_size"}),
+    }
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    print(json.dumps([answer(case) for case in json.load(sys.stdin)]))  # noqa: T201 - the answer

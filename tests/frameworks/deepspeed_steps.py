@@ -1,0 +1,72 @@
+"""Runs in DeepSpeed's own environment: trains folders of emitted files, and answers what their program printed.
+
+The processes of one size start once and run one folder after the other, each with process groups of its own: starting
+takes longer than the steps.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Case = dict[str, Any]
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def train(rank: int, world: int, cases: list[Case], answers: str) -> None:
+    """Train every case as process `rank` of `world`."""
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    sys.path.insert(0, cases[0]["folder"])
+    program = importlib.import_module("train_deepspeed")
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+    }
+    outputs = []
+    for case in cases:
+        os.environ["MASTER_PORT"] = str(case["port"])
+        folder = case["folder"]
+        files = ["--deepspeed-config", f"{folder}/ds_config.json", "--model-facts", f"{folder}/model.json"]
+        sys.argv = ["train_deepspeed.py", *files, *case["arguments"]]
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            program.main()
+        outputs.append(output.getvalue())
+    if rank == 0:
+        Path(answers).write_text(json.dumps(outputs), encoding="utf-8")
+
+
+def main() -> None:
+    """Answer the outputs in the order of the cases."""
+    cases: list[Case] = json.load(sys.stdin)
+    outputs: dict[int, str] = {}
+    for world in sorted({case["world"] for case in cases}):
+        chosen = [index for index, case in enumerate(cases) if case["world"] == world]
+        jobs = [cases[index] | {"port": free_port()} for index in chosen]
+        answers = str(Path(jobs[0]["folder"]) / "outputs.json")
+        torch.multiprocessing.spawn(train, (world, jobs, answers), nprocs=world)
+        found = json.loads(Path(answers).read_text(encoding="utf-8"))
+        outputs |= dict(zip(chosen, found, strict=True))
+    print(json.dumps([outputs[index] for index in range(len(cases))]))  # noqa: T201 - the answer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""DeepSpeed reads what is emitted as it was meant, and every layout of a model takes the same steps as one process."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from planner.capabilities import DEEPSPEED
+from planner.emit.deepspeed import CONFIG_FILE, emit_deepspeed
+from planner.emit.deepspeed_config import REDUCE_BUCKET_ELEMENTS
+from planner.graph import graph_parameters
+from planner.layers import build_graph
+from planner.layout import Layout
+from planner.placement import place, rank_parameters
+from planner.plan import Plan
+from planner.specs import ModelSpec, Trait
+from planner.workload import AttentionKernel, DType, Precision
+from tests.emitted.deepspeed_plans import (
+    FULL_RECOMPUTE,
+    GPT,
+    LATENT_DENSE,
+    LATENT_EXPERTS,
+    LLAMA,
+    TIED,
+    deepspeed_plan,
+    layout_with,
+)
+from tests.emitted.plans import LLAMA_8B, LLAMA_70B
+from tests.frameworks.deepspeed_environment import (
+    Trained,
+    environment,
+    program_arguments,
+    run_beside_deepspeed,
+    trained,
+    write_files,
+)
+
+pytestmark = pytest.mark.frameworks
+
+STEPS = 3
+TOLERANCE = 2e-6
+"""Of loss and norm in fp32; sums in another order differ in the seventh digit."""
+
+CONFIGURATIONS: Mapping[str, Plan] = {
+    "8B, optimizer sharded": deepspeed_plan(LLAMA_8B, layout_with((32,), dp=8)),
+    "8B, gradients sharded, fp16": deepspeed_plan(
+        LLAMA_8B, layout_with((32,), dp=8, zero_stage=2), precision=Precision.FP16, gradient_dtype=DType.FP16
+    ),
+    "70B, weights sharded, second copy in each node": deepspeed_plan(
+        LLAMA_70B, layout_with((80,), dp=64, zero_stage=3, secondary_shard=8, recompute=FULL_RECOMPUTE)
+    ),
+    "70B, heads exchanged": deepspeed_plan(
+        LLAMA_70B, layout_with((80,), cp=8, dp=4, zero_stage=3, num_microbatches=2), seq_len=131072
+    ),
+    "70B, split by AutoTP": deepspeed_plan(LLAMA_70B, layout_with((80,), tp=8, dp=4, micro_batch_size=2)),
+    "70B, uneven stages": deepspeed_plan(
+        LLAMA_70B, layout_with((19, 21, 21, 19), dp=8, num_microbatches=16, recompute=FULL_RECOMPUTE)
+    ),
+}
+
+
+def asked(plan: Plan, **changes: object) -> dict[str, object]:
+    """Return what the oracle is asked about a plan's configuration, with some keys changed."""
+    layout = plan.best.layout
+    config = json.loads(emit_deepspeed(plan)[CONFIG_FILE]) | changes
+    return {"config": config, "world": layout.world_size, "dp": layout.dp}
+
+
+EIGHT = CONFIGURATIONS["8B, optimizer sharded"]
+REFUSED: Mapping[str, tuple[dict[str, object], str]] = {
+    "a batch that does not divide": (asked(EIGHT, train_batch_size=31), "31 != 1 * 4 * 8"),
+    "an unknown key in a section": (asked(EIGHT, zero_optimization={"stage": 1, "stag": 2}), "Extra inputs"),
+    "MiCS": (
+        asked(EIGHT, zero_optimization={"stage": 3, "mics_shard_size": 8}),
+        "MiCS ZeRO-3 sharding has been removed",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def readings() -> Mapping[str, Mapping[str, object]]:
+    """Return what DeepSpeed reads from every configuration above; one process imports it once."""
+    cases = {name: asked(plan) for name, plan in CONFIGURATIONS.items()}
+    cases |= {name: case for name, (case, _) in REFUSED.items()}
+    cases["an unknown key at the top"] = asked(EIGHT, zero_optimisation={"stage": 3})
+    answers = run_beside_deepspeed("tests.frameworks.deepspeed_oracle", list(cases.values()), jobs=1)
+    return dict(zip(cases, answers, strict=True))
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_deepspeed_reads_the_plan(name: str, readings: Mapping[str, Mapping[str, object]]) -> None:
+    plan, read = CONFIGURATIONS[name], readings[name]
+    layout, workload = plan.best.layout, plan.request.workload
+    assert (read["error"], read["ignored"]) == ("", [])
+    assert read["batch"] == [workload.global_batch_size, layout.micro_batch_size, layout.num_microbatches]
+    assert read["data_parallel"] == layout.dp
+    assert (read["zero_stage"], read["overlap_comm"]) == (layout.zero_stage, layout.overlap.grad_reduce)
+    assert read["buckets"] == [REDUCE_BUCKET_ELEMENTS, 50_000_000, DEEPSPEED.prefetched_weights]
+    assert read["secondary_shard"] == layout.secondary_shard
+    assert read["tensor_parallel"] == (layout.tp if layout.tp > 1 else 0)
+    assert (read["bf16"], read["fp16"]) == (workload.precision is Precision.BF16, workload.precision is Precision.FP16)
+    names = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
+    assert read["gradients"] == [workload.gradient_dtype.value, names[workload.gradient_dtype.value]]
+    assert read["interval"] == (1 if layout.pp > 1 and layout.recompute == FULL_RECOMPUTE else 0)
+    assert read["optimizer"] == "adamw"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_deepspeed_refuses_what_it_can_see(name: str, readings: Mapping[str, Mapping[str, object]]) -> None:
+    assert REFUSED[name][1] in str(readings[name]["error"])
+
+
+def test_deepspeed_still_ignores_unknown_keys_at_the_top(readings: Mapping[str, Mapping[str, object]]) -> None:
+    """The reason why the reader refuses them; when this fails, DeepSpeed does it itself."""
+    read = readings["an unknown key at the top"]
+    assert (read["error"], read["ignored"], read["zero_stage"]) == ("", ["zero_optimisation"], 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A plan that is trained for a few steps.
+
+    Args:
+        plan: The plan.
+        exact: Train in fp32, where the order of sums alone makes a difference; else as emitted.
+        stage: Zero stage to put in place of the plan's.
+    """
+
+    plan: Plan
+    exact: bool = True
+    stage: int | None = None
+
+    def changes(self) -> dict[str, object]:
+        """Return what of the configuration is changed: formats, an optimizer for the CPU, sizes for a small model."""
+        plan, zero_stage = self.plan, self.plan.best.layout.zero_stage
+        config = json.loads(emit_deepspeed(plan)[CONFIG_FILE])
+        zero = config["zero_optimization"] | {"stage": self.stage or zero_stage, "reduce_bucket_size": 10_000}
+        if zero_stage == 3:
+            zero["stage3_param_persistence_threshold"] = 10
+        if self.stage == 0:
+            zero = {"stage": 0}
+        # A large epsilon lets the size of the gradients be seen in Adam's steps.
+        parameters = config["optimizer"]["params"] | {"torch_adam": True, "lr": 1e-2, "eps": 1e-3}
+        changed: dict[str, object] = {"zero_optimization": zero, "optimizer": {"type": "AdamW", "params": parameters}}
+        if self.exact:
+            changed |= dict.fromkeys(("bf16", "data_types", "communication_data_type"))
+            changed["seq_parallel_communication_data_type"] = None
+        return changed
+
+
+def run_of(model: ModelSpec, layout: Layout, *, exact: bool = True, gradient_dtype: DType = DType.FP32) -> Run:
+    kernel = AttentionKernel.UNFUSED
+    return Run(plan=deepspeed_plan(model, layout, attention_kernel=kernel, gradient_dtype=gradient_dtype), exact=exact)
+
+
+def halves(**facts: object) -> Layout:
+    """Return a layout of two data-parallel processes that trains the batch of one process."""
+    return layout_with((4,), dp=2, num_microbatches=2, **facts)
+
+
+ALONE = layout_with((4,))
+MODELS = {
+    "llama": replace(LLAMA, traits=(Trait.ZERO_CENTERED_NORM, Trait.INTERLEAVED_ROTARY)),
+    "tied": TIED,
+    "gpt": GPT,
+    "latent experts": LATENT_EXPERTS,
+    "latent": LATENT_DENSE,
+}
+LAYOUTS: Mapping[str, Mapping[str, Layout]] = {
+    "llama": {
+        "optimizer sharded": halves(),
+        "gradients sharded": halves(zero_stage=2),
+        "weights sharded, recomputed": halves(zero_stage=3, recompute=FULL_RECOMPUTE),
+        "second copy of the weights": halves(zero_stage=3, secondary_shard=2),
+        "two stages": layout_with((1, 3)),
+        "two stages, recomputed": layout_with((3, 1), recompute=FULL_RECOMPUTE),
+        "a stage without layers": layout_with((0, 4), micro_batch_size=2, num_microbatches=2),
+        "split by AutoTP": layout_with((4,), tp=2),
+        "heads exchanged": layout_with((4,), cp=2, zero_stage=2),
+        "heads exchanged, weights sharded": layout_with((4,), cp=2, zero_stage=3),
+    },
+    "tied": {"two stages": layout_with((3, 1)), "split by AutoTP": layout_with((4,), tp=2, zero_stage=2)},
+    "gpt": {
+        "weights sharded": halves(zero_stage=3),
+        "two stages": layout_with((1, 3)),
+        "split by AutoTP": layout_with((4,), tp=2),
+        "heads exchanged": layout_with((4,), cp=2, zero_stage=2),
+    },
+    "latent experts": {
+        "weights sharded": halves(zero_stage=3),
+        "two stages": layout_with((1, 3)),
+        "heads exchanged": layout_with((4,), cp=2, zero_stage=3),
+    },
+    "latent": {"split by AutoTP": layout_with((4,), tp=2)},
+}
+EQUAL = {
+    (model, layout): run_of(MODELS[model], LAYOUTS[model][layout]) for model in LAYOUTS for layout in LAYOUTS[model]
+}
+FOUR = {
+    ("llama", "AutoTP twice"): run_of(MODELS["llama"], halves(tp=2, zero_stage=2)),
+    ("llama", "two stages twice"): run_of(MODELS["llama"], layout_with((1, 3), dp=2, num_microbatches=2)),
+    ("llama", "heads exchanged twice"): run_of(MODELS["llama"], halves(cp=2, zero_stage=3)),
+}
+AS_EMITTED = {
+    "optimizer sharded": halves(),
+    "gradients sharded": halves(zero_stage=2),
+    "weights sharded": halves(zero_stage=3),
+    "two stages": layout_with((1, 3)),
+    "split by AutoTP": layout_with((4,), tp=2),
+    "heads exchanged": layout_with((4,), cp=2, zero_stage=2),
+}
+RUNS: Mapping[tuple[str, str], Run] = {
+    **{(model, "alone"): run_of(MODELS[model], ALONE) for model in MODELS},
+    **EQUAL,
+    **FOUR,
+    **{("bf16", name): run_of(MODELS["llama"], layout, exact=False) for name, layout in AS_EMITTED.items()},
+    ("bf16", "16-bit gradients"): run_of(MODELS["llama"], halves(), exact=False, gradient_dtype=DType.BF16),
+    ("bf16", "not sharded"): replace(
+        run_of(MODELS["llama"], halves(), exact=False, gradient_dtype=DType.BF16), stage=0
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Mapping[tuple[str, str], Trained]:
+    """Return what every run above printed."""
+    folder, cases = tmp_path_factory.mktemp("runs"), []
+    for index, run in enumerate(RUNS.values()):
+        write_files(run.plan, folder / str(index), run.changes())
+        arguments = [*program_arguments(run.plan), "--steps", str(STEPS)]
+        world = run.plan.best.layout.world_size
+        cases.append({"folder": str(folder / str(index)), "arguments": arguments, "world": world})
+    outputs = run_beside_deepspeed("tests.frameworks.deepspeed_steps", cases, jobs=len(cases))
+    return dict(zip(RUNS, (trained(output) for output in outputs), strict=True))
+
+
+@pytest.mark.parametrize("name", [*EQUAL, *FOUR], ids=", ".join)
+def test_every_layout_takes_the_steps_of_one_process(
+    name: tuple[str, str], results: Mapping[tuple[str, str], Trained]
+) -> None:
+    alone, found = results[name[0], "alone"], results[name]
+    assert len(found.losses) == STEPS
+    assert found.losses == pytest.approx(alone.losses, rel=TOLERANCE)
+    assert found.norms == pytest.approx(alone.norms, rel=5 * TOLERANCE)
+
+
+def test_the_steps_change_the_model(results: Mapping[tuple[str, str], Trained]) -> None:
+    """Equal steps of equal models would prove nothing if nothing were trained."""
+    for model in MODELS:
+        norms = results[model, "alone"].norms
+        assert max(norms) > 1.04 * min(norms)
+
+
+@pytest.mark.parametrize("name", AS_EMITTED)
+def test_the_emitted_formats_train_as_fp32_does(name: str, results: Mapping[tuple[str, str], Trained]) -> None:
+    exact, found = results["llama", "alone"], results["bf16", name]
+    assert found.losses == pytest.approx(exact.losses, rel=2e-4)
+    assert found.norms == pytest.approx(exact.norms, rel=2e-2)
+
+
+def test_deepspeed_without_sharding_still_takes_other_steps(results: Mapping[tuple[str, str], Trained]) -> None:
+    """The reason why zero_stage 0 is refused; when this fails, the refusal can go."""
+    sharded, whole = results["bf16", "16-bit gradients"], results["bf16", "not sharded"]
+    assert sharded.norms == pytest.approx(results["llama", "alone"].norms, rel=2e-2)
+    assert whole.norms[0] == pytest.approx(sharded.norms[0], rel=1e-3)
+    assert abs(whole.norms[2] / sharded.norms[2] - 1) > 0.1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_program_builds_the_planned_model(name: str, results: Mapping[tuple[str, str], Trained]) -> None:
+    plan = RUNS[name, "alone"].plan
+    graph = build_graph(plan.model, plan.request.workload)
+    assert results[name, "alone"].parameters == (graph_parameters(plan.model, graph),)
+
+
+@pytest.mark.parametrize("name", [*EQUAL, *FOUR], ids=", ".join)
+def test_every_process_holds_what_is_counted(name: tuple[str, str], results: Mapping[tuple[str, str], Trained]) -> None:
+    plan = RUNS[name].plan
+    layout, workload = plan.best.layout, plan.request.workload
+    placed = place(plan.model, build_graph(plan.model, workload), layout, workload, DEEPSPEED)
+    assert results[name].parameters == tuple(rank_parameters(placed, rank) for rank in range(layout.pp))
+
+
+def test_the_emitted_script_trains_goes_on_and_reads_tokens(tmp_path: Path) -> None:
+    """The script itself, with torchrun: it saves, goes on from there, and trains on a file of tokens."""
+    run = run_of(LLAMA, halves(), exact=False)
+    write_files(run.plan, tmp_path / "job", run.changes())
+    (tmp_path / "tokens.bin").write_bytes(b"".join((index % 512).to_bytes(2, "little") for index in range(33 * 4)))
+    outputs = []
+    for extra in (["--steps", "2", "--save", "kept"], ["--steps", "3", "--load", "kept", "--data", "tokens.bin"]):
+        result = subprocess.run(
+            ["/bin/bash", str(tmp_path / "job" / "launch.sh"), *extra],
+            cwd=tmp_path,
+            env=environment() | {"LOCAL_SIZE": "2", "MASTER_PORT": "29613"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+        assert result.returncode == 0, result.stderr[-8000:]
+        outputs.append([line for line in result.stdout.splitlines() if line.startswith("step ")])
+    assert [line.split()[1] for line in outputs[0]] == ["1/2", "2/2"]
+    assert [line.split()[1] for line in outputs[1]] == ["3/3"]

@@ -1,0 +1,187 @@
+"""DeepSpeed's configuration and its launch line, read back; every error points at its place."""
+
+import json
+from collections.abc import Mapping
+
+import pytest
+
+from planner.errors import InputError
+from planner.layout import Granularity
+from planner.readers.deepspeed import DeepSpeedJob, layout_of, read_deepspeed, workload_of
+from planner.workload import DType, Optimizer, Precision
+
+SCRIPT = """\
+deepspeed --num_nodes 2 --num_gpus=4 dir/train_deepspeed.py \\
+    --pipeline-stages 12 --seq-len 4096 --steps 7
+"""
+CONFIG: Mapping[str, object] = {
+    "train_batch_size": 32,
+    "train_micro_batch_size_per_gpu": 2,
+    "bf16": {"enabled": True},
+    "zero_optimization": {"stage": 2, "overlap_comm": True},
+}
+
+
+def job_of(script: str = SCRIPT, **changes: object) -> DeepSpeedJob:
+    config = {key: value for key, value in {**CONFIG, **changes}.items() if value is not None}
+    return read_deepspeed(script, file="launch.sh", config=json.dumps(config, indent=1), config_file="ds.json")
+
+
+def test_what_is_left_out_is_what_deepspeed_assumes() -> None:
+    layout = layout_of(job_of())
+    assert (layout.dp, layout.micro_batch_size, layout.num_microbatches, layout.zero_stage) == (8, 2, 2, 2)
+    assert (layout.tp, layout.cp, layout.pp, layout.secondary_shard) == (1, 1, 1, 1)
+    assert layout.recompute.granularity is Granularity.NONE
+    workload = workload_of(job_of())
+    assert (workload.precision, workload.gradient_dtype) == (Precision.BF16, DType.BF16)
+    assert (workload.optimizer, workload.tokens_to_train) == (Optimizer.ADAM, 7 * 4096 * 32)
+
+
+@pytest.mark.parametrize(
+    ("given", "micro", "steps"),
+    [
+        ({"train_batch_size": None, "gradient_accumulation_steps": 3}, 2, 3),
+        ({"train_micro_batch_size_per_gpu": None, "gradient_accumulation_steps": 2}, 2, 2),
+        ({"train_micro_batch_size_per_gpu": None}, 4, 1),
+        ({"train_batch_size": None}, 2, 1),
+        ({"train_batch_size": 32.0}, 2, 2),
+    ],
+)
+def test_the_batch_is_completed_as_deepspeed_completes_it(given: Mapping[str, object], micro: int, steps: int) -> None:
+    layout = layout_of(job_of(**given))
+    assert (layout.micro_batch_size, layout.num_microbatches) == (micro, steps)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_stage_three_overlaps_unless_told_otherwise(stage: int) -> None:
+    overlap = layout_of(job_of(zero_optimization={"stage": stage})).overlap
+    assert (overlap.grad_reduce, overlap.param_gather) == (stage == 3, stage == 3)
+    quiet = layout_of(job_of(zero_optimization={"stage": 3, "stage3_prefetch_bucket_size": 0})).overlap
+    assert (quiet.grad_reduce, quiet.param_gather) == (True, False)
+
+
+def test_torchrun_and_batch_directives_say_the_size() -> None:
+    program = "train_deepspeed.py --pipeline-stages 6,6"
+    for text in (
+        f"torchrun --nnodes 1 --nproc-per-node 4 {program}",
+        f"python -m torch.distributed.run --nnodes=1 --nproc_per_node=4 {program}",
+        f"#SBATCH --nodes=1\n#SBATCH --gpus-per-node=4\nsrun {program}",
+    ):
+        layout = layout_of(job_of(text, train_batch_size=16))
+        assert (layout.pp, layout.dp, layout.num_microbatches) == (2, 2, 4)
+
+
+ERRORS: Mapping[str, tuple[Mapping[str, object], str]] = {
+    "an unknown key": (
+        {"zero_optimisation": {"stage": 3}},
+        "ds.json:11:2: zero_optimisation: DeepSpeed 0.19.8 does not know the key `zero_optimisation` and would",
+    ),
+    "a key that is like one": ({"zero_optimisation": {}}, "would ignore it.\nDid you mean zero_optimization?"),
+    "a key like no other": ({"stage": 3}, "would ignore it.\nRemove it, or move it into its section."),
+    "a key with dashes": ({"train-batch-size": 1}, "would ignore it.\nDid you mean train_batch_size?"),
+    "auto": (
+        {"train_batch_size": "auto"},
+        "ds.json:2:22: train_batch_size: train_batch_size takes a whole number, 'auto'",
+    ),
+    "a truth value": ({"zero_optimization": {"stage": True}}, "stage takes a whole number, True is given."),
+    "a negative number": ({"sequence_parallel_size": -2}, "sequence_parallel_size takes a whole number, -2 is given."),
+    "a section that is none": ({"zero_optimization": 2}, "zero_optimization takes a section, 2 is given."),
+    "a text for a truth value": (
+        {"zero_optimization": {"stage": 1, "overlap_comm": "yes"}},
+        "overlap_comm takes true or false, 'yes' is given.",
+    ),
+    "a stage": ({"zero_optimization": {"stage": 4}}, "stage is 4.\nUse 0, 1, 2 or 3."),
+    "no batch": (
+        {"train_batch_size": None, "train_micro_batch_size_per_gpu": None},
+        "neither train_batch_size nor train_micro_batch_size_per_gpu is given.",
+    ),
+    "a batch that does not divide": (
+        {"train_batch_size": 33},
+        "train_batch_size 33 is not micro-batch 2 * accumulation 2 * dp 8 = 32.",
+    ),
+    "a degree that does not divide": (
+        {"sequence_parallel_size": 3},
+        "launch.sh: 8 GPUs are not a multiple of autotp_size * sequence_parallel_size * pipeline stages = 3",
+    ),
+    "a list": ({"tensor_parallel": {"autotp_size": [2]}}, "autotp_size takes a whole number, a list is given."),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_of_the_configuration_say_where(name: str) -> None:
+    changes, message = ERRORS[name]
+    with pytest.raises(InputError) as caught:
+        layout_of(job_of(**changes))
+    assert message in str(caught.value)
+
+
+LINES: Mapping[str, tuple[str, str]] = {
+    "no program": ("echo hello", "launch.sh: no command starts a training program."),
+    "no size": ("torchrun train_deepspeed.py --pipeline-stages 4", "does not say how many GPUs it starts on."),
+    "no stages": (
+        "deepspeed --num_nodes 1 --num_gpus 8 train_deepspeed.py",
+        "launch.sh: --pipeline-stages is missing.",
+    ),
+    "stages that are no numbers": (
+        "deepspeed --num_nodes 1 --num_gpus 8 train_deepspeed.py --pipeline-stages 4,x",
+        "launch.sh:1:57: --pipeline-stages takes layers of each stage, '4,x' is given.",
+    ),
+    "two values": (
+        "deepspeed --num_nodes 1 --num_gpus 8 train_deepspeed.py --pipeline-stages 4 4",
+        "--pipeline-stages takes one value, 2 are given.",
+    ),
+    "a recompute that is none": (
+        "deepspeed --num_nodes 1 --num_gpus 8 train_deepspeed.py --pipeline-stages 4 --recompute some",
+        "--recompute is 'some'.\nUse none or full.",
+    ),
+    "recompute against the interval": (
+        "deepspeed --num_nodes 1 --num_gpus 8 train_deepspeed.py --pipeline-stages 2,2 --recompute full",
+        "activation_checkpoint_interval is 0 where --recompute is full.\nUse 1, or change --recompute.",
+    ),
+    "an open quote": ("torchrun 'train_deepspeed.py", "' is missing."),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_errors_of_the_launch_line_say_where(name: str) -> None:
+    text, message = LINES[name]
+    with pytest.raises(InputError) as caught:
+        layout_of(job_of(text, pipeline={"activation_checkpoint_interval": 0}))
+    assert message in str(caught.value)
+
+
+RUNS: Mapping[str, tuple[Mapping[str, object], str]] = {
+    "neither format": ({"bf16": None}, "neither bf16 nor fp16 is enabled."),
+    "both formats": ({"fp16": {"enabled": True}}, "bf16 and fp16 are both enabled."),
+    "an optimizer": ({"optimizer": {"type": "Lion"}}, "type is 'Lion'.\nPlans know AdamW and SGD."),
+    "a number for a name": ({"optimizer": {"type": 3}}, "type takes a text, 3 is given."),
+    "gradients": ({"data_types": {"grad_accum_dtype": "fp16"}}, "grad_accum_dtype is 'fp16' with bf16."),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_errors_of_the_workload_say_where(name: str) -> None:
+    changes, message = RUNS[name]
+    with pytest.raises(InputError) as caught:
+        workload_of(job_of(**changes))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--seq-len x", "--seq-len takes a whole number, 'x' is given."),
+        ("--hidden-dropout x", "--hidden-dropout takes a number, 'x' is given."),
+        ("--attention fast", "--attention is 'fast'."),
+    ],
+)
+def test_errors_of_the_programs_arguments_say_where(words: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        workload_of(job_of(SCRIPT.rstrip() + f" {words}"))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("config", ["[]", "3", '"text"'])
+def test_a_configuration_is_a_mapping(config: str) -> None:
+    with pytest.raises(InputError, match="This is no DeepSpeed configuration"):
+        read_deepspeed(SCRIPT, file="launch.sh", config=config)
