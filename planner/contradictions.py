@@ -6,7 +6,7 @@ Each check returns errors that point at the field of the spec to be changed.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from planner.blocks import MixtureOfExperts
+from planner.blocks import MixtureOfExperts, PositionEmbedding
 from planner.capabilities import CAPABILITIES, Capabilities
 from planner.documents import Document
 from planner.errors import InputError, Location
@@ -40,12 +40,14 @@ def contradictions(
 
 
 def _sequence(model: ModelSpec, request: PlanRequest, document: Document) -> Iterator[InputError]:
+    """Yield a sequence beyond a learned table of positions; rotary positions have no end, and a plan names it."""
     seq_len, longest = request.workload.seq_len, model.max_position_embeddings
-    if seq_len > longest:
+    if seq_len > longest and model.position_embedding is PositionEmbedding.LEARNED:
         yield InputError(
-            f"`seq_len` = {seq_len} is longer than {model.name} is made for: max_position_embeddings = {longest}.",
+            f"`seq_len` = {seq_len} is longer than the table of positions of {model.name}: "
+            f"max_position_embeddings = {longest}.",
             location=document.locate(("workload", "seq_len")),
-            hint="Shorten it, or describe the model with the max_position_embeddings and rope scaling it will have.",
+            hint="Shorten it, or describe the model with the max_position_embeddings it will have.",
         )
 
 

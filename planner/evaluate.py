@@ -45,6 +45,7 @@ BUBBLE = "pipeline bubble and transfers"
 
 SKEWED_ROUTING = "routing: the busiest rank's experts get {skew} times the mean load, in every layer"
 EVEN_ROUTING = "routing: every expert of a rank gets the same number of tokens"
+LONG_SEQUENCES = "positions: sequences of {seq_len} tokens in a model made for {longest}; its rotation must be rescaled"
 PACKED_CONTEXT = "context parallelism: documents are cut so that attention is even over the ranks"
 DEEPSPEED_KERNELS = "DeepSpeed: layers keep and fuse what Megatron-LM's do; plain PyTorch modules keep more"
 
@@ -278,6 +279,8 @@ def _layout_assumptions(placed: PlacedModel) -> Iterator[str]:
     layout, workload = placed.layout, placed.workload
     if placed.model.has_experts:
         yield EVEN_ROUTING if layout.ep == 1 else SKEWED_ROUTING.format(skew=workload.routing_skew)
+    if workload.seq_len > placed.model.max_position_embeddings:
+        yield LONG_SEQUENCES.format(seq_len=workload.seq_len, longest=placed.model.max_position_embeddings)
     if layout.cp > 1 and workload.documents is not None:
         yield PACKED_CONTEXT
     if placed.capabilities is DEEPSPEED:

@@ -193,7 +193,7 @@ class Plan:
         tokens = self.request.workload.tokens_to_train
         if tokens is None or not self.plans:
             return None
-        steps = tokens / self.request.workload.tokens_per_step
+        steps = tokens / self.request.workload.useful_tokens_per_step
         return steps * self.best.step_seconds / 86400
 
     @property

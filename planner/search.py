@@ -220,11 +220,7 @@ def _objective_value(step_seconds: float, cluster: Cluster, request: PlanRequest
         case Objective.STEP_TIME:
             return step_seconds
         case Objective.TOKENS_PER_GPU:
-            return (
-                request.workload.tokens_per_step
-                * request.workload.useful_fraction
-                / (step_seconds * cluster.world_size)
-            )
+            return request.workload.useful_tokens_per_step / (step_seconds * cluster.world_size)
         case Objective.COST:
             price = cluster.price_per_gpu_hour
             return None if price is None else price * cluster.world_size * step_seconds / 3600
@@ -334,9 +330,7 @@ def _planned(  # noqa: PLR0913 - each is a different fact of the report
         layout=placed.layout,
         step_seconds=step_seconds,
         reevaluated_step_seconds=evaluation.step_seconds,
-        tokens_per_second_per_gpu=(
-            workload.tokens_per_step * workload.useful_fraction / (evaluation.step_seconds * cluster.world_size)
-        ),
+        tokens_per_second_per_gpu=(workload.useful_tokens_per_step / (evaluation.step_seconds * cluster.world_size)),
         mfu=model_flops_utilisation(placed, graph, cluster, step_seconds=evaluation.step_seconds),
         peak_memory_bytes=evaluation.peak_memory_bytes,
         memory_limit_bytes=limit_bytes,

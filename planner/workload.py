@@ -204,6 +204,11 @@ class TrainWorkload:
         return self.seq_len * self.global_batch_size
 
     @property
+    def useful_tokens_per_step(self) -> float:
+        """Return the tokens of one optimizer step that are not padding."""
+        return self.tokens_per_step * self.useful_fraction
+
+    @property
     def useful_fraction(self) -> float:
         """Return the share of a step's tokens that are not padding."""
         documents = self.documents

@@ -2,7 +2,8 @@
 
 - A matrix product is the slower of its tiles and its traffic. Tiles of 128 x 256 or 128 x 128 are dealt to compute
   units in whole waves; a product of inner dimension k reaches k / (k + k0) of the rate (start and end of each tile).
-- Attention runs at a part of the datasheet rate that depends on the GPU's generation, or at its traffic.
+- Attention runs at a part of the datasheet rate that depends on the GPU's generation and on how many keys a query
+  sees, or at its traffic. Recurrences run at a part of it, or at their traffic.
 - Everything else is its traffic to device memory.
 - Collectives: a start, a latency for each hop, and bytes over the bandwidth of the narrowest level. A ring over a
   group with n members in each unit of an inner level leaves that unit on n GPUs' network links at once, so the bus
@@ -11,11 +12,13 @@
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from profiles.constants import (
     ATTENTION_FRACTION,
+    ATTENTION_RAMP,
     COLLECTIVE_CHANNELS,
     COLLECTIVE_RAMP,
     COLLECTIVE_RAMP_BYTES,
@@ -154,12 +157,12 @@ class AnalyticCostModel:
     def _attention(self, operation: Attention) -> Estimate:
         what = f"attention of {operation.batch} x {operation.query_len} tokens"
         peak = self._peak_flops_per_second(operation.dtype, what)
-        fraction, carried_over = self._attention_fraction(fused=operation.fused)
+        fraction, carried_over = self._attention_fraction(operation)
         seconds = max(operation.flops / (peak * fraction.value), self._traffic_seconds(operation.num_bytes))
         return Estimate(
             seconds=seconds + KERNEL_LAUNCH.value,
             source=Source.ASSUMED if carried_over else Source.ANALYTIC,
-            note=f"attention at {fraction.value} of the datasheet rate, {fraction.source}",
+            note=f"attention at part of the datasheet rate, {fraction.source}",
         )
 
     def _scan(self, operation: StateScan) -> Estimate:
@@ -172,13 +175,27 @@ class AnalyticCostModel:
             note=f"chunks at {SCAN_FRACTION.value} of the datasheet rate, {SCAN_FRACTION.source}",
         )
 
-    def _attention_fraction(self, *, fused: bool) -> tuple[Constant, bool]:
-        if not fused:
+    def _attention_fraction(self, operation: Attention) -> tuple[Constant, bool]:
+        """Return the part of the rate that attention reaches, and whether it was carried over.
+
+        A fused kernel fills its tiles the better the more keys a query sees: n / (n + n0), with n the length of a
+        causal sequence in which a query sees as many on average.
+        """
+        if not operation.fused:
             return UNFUSED_ATTENTION_FRACTION, True
+        long, long_from = self._of_architecture(ATTENTION_FRACTION)
+        ramp, ramp_from = self._of_architecture(ATTENTION_RAMP)
+        length = 2 * operation.pairs / operation.query_len
+        reached = replace(long, value=long.value * length / (length + ramp.value))
+        here = self.cluster.device.architecture
+        return reached, long_from != here or ramp_from != here
+
+    def _of_architecture(self, constants: Mapping[str, Constant]) -> tuple[Constant, str]:
+        """Return the constant of the GPU's architecture, or of the nearest, and which that is."""
         architecture = self.cluster.device.architecture
         for candidate in _with_fallbacks(architecture):
-            if candidate in ATTENTION_FRACTION:
-                return ATTENTION_FRACTION[candidate], candidate != architecture
+            if candidate in constants:
+                return constants[candidate], candidate
         raise CoverageError(
             operation="attention",
             missing=f"no attention efficiency is known for architecture {architecture}",

@@ -42,6 +42,10 @@ def _seconds(value: float, source: str, *, assumed: bool = False) -> Constant:
     return Constant(value=value, low=0.0, high=1e-3, source=source, assumed=assumed)
 
 
+def _tokens(value: float, source: str, *, assumed: bool = False) -> Constant:
+    return Constant(value=value, low=0.0, high=1e4, source=source, assumed=assumed)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GemmConstants:
     """Rate of large matrix products.
@@ -121,13 +125,25 @@ GEMM_SMALL_TILE_FRACTION = _fraction(
 )
 KERNEL_LAUNCH = _seconds(3.0e-6, "fitted start of a GEMM: 2.5 us (H100), 3.4 us (A100)")
 
+_PREFILL = "median of published bf16 prefill timings on {device} at head_dim 128, 1,024 to 16,384 tokens"
+
 ATTENTION_FRACTION: dict[str, Constant] = {
     "ampere": _fraction(
-        0.40, "150 TFLOP/s causal prefill on A100, 0.83 of it in training (FlashAttention-2); " + _TRAINING_FIT
+        0.48, "180 TFLOP/s causal prefill of long sequences on A100, 0.83 of it in training; " + _TRAINING_FIT
     ),
-    "hopper": _fraction(0.255, "450 TFLOP/s causal prefill on H100, 0.56 of it in training; " + _TRAINING_FIT),
-    "blackwell": _fraction(0.29, "H100's prefill rate times 2.3, 0.63 of it in training; " + _TRAINING_FIT),
+    "hopper": _fraction(
+        0.37, "660 TFLOP/s causal prefill of long sequences on H100, 0.56 of it in training; " + _TRAINING_FIT
+    ),
+    "blackwell": _fraction(0.42, "H100's prefill rate times 2.3, 0.63 of it in training; " + _TRAINING_FIT),
 }
+"""Part of the datasheet rate that fused attention keeps over hours of training when tokens see many others."""
+
+ATTENTION_RAMP: dict[str, Constant] = {
+    "ampere": _tokens(650, _PREFILL.format(device="A100")),
+    "hopper": _tokens(1500, _PREFILL.format(device="H100")),
+}
+"""Tokens of a causal sequence at which fused attention reaches half of its rate."""
+
 UNFUSED_ATTENTION_FRACTION = _fraction(
     0.35, "batched products of the score matrix, taken as half a good GEMM", assumed=True
 )

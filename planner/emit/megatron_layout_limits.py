@@ -32,6 +32,12 @@ def require_layout(layout: Layout, model: ModelSpec, workload: TrainWorkload) ->
     require_context(layout, parts, workload)
     require_experts_grid(layout, parts)
     _require_pipeline(layout, parts)
+    if layout.pp > 1 and model.mtp is not None and model.tie_word_embeddings:
+        refuse(
+            f"pp = {layout.pp} for {model.name}, with multi-token prediction and a tied LM head: Megatron would hold "
+            "the table twice on the last stage (`GPTModel`: the embedding of its prediction modules, and an LM head).",
+            "Use pp = 1, or an LM head of its own.",
+        )
     _require_sharding(layout, workload, parts)
     if workload.lora is not None:
         _require_adapters(layout, model, parts)

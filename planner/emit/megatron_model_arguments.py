@@ -21,9 +21,7 @@ LAYERS_FILE = "inline"
 
 def architecture(model: ModelSpec, parts: Parts, workload: TrainWorkload, layout: Layout) -> Group:
     """Return sizes, mixers, activation, norms and positions."""
-    dense = (
-        parts.dense.intermediate_size if parts.dense else parts.experts.expert.intermediate_size if parts.experts else 1
-    )
+    size = parts.feed_forward.intermediate_size if parts.feed_forward else 0
     return Group(
         title="Architecture",
         flags=(
@@ -31,7 +29,7 @@ def architecture(model: ModelSpec, parts: Parts, workload: TrainWorkload, layout
             ("--num-layers", str(model.num_layers)),
             *when(parts.letters, "--hybrid-layer-pattern", _letters(model, parts, layout)),
             ("--hidden-size", str(model.hidden_size)),
-            ("--ffn-hidden-size", str(dense)),
+            *when(parts.feed_forward, "--ffn-hidden-size", str(size)),
             ("--num-attention-heads", str(parts.num_attention_heads)),
             *_mixers(model, parts),
             *_activation(model, parts),
@@ -93,6 +91,9 @@ def _mixers(model: ModelSpec, parts: Parts) -> Flags:
             ("--mamba-state-dim", str(mixer.state_size)),
             ("--mamba-num-groups", str(mixer.num_groups)),
         )
+    if parts.attention is None and parts.latent is None:
+        # Without attention nothing has this width, but without the flag heads would have to divide --hidden-size.
+        flags += (("--kv-channels", str(parts.head_dim)),)
     return (*flags, *_prediction(model))
 
 

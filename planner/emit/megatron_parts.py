@@ -89,6 +89,13 @@ class Parts:
         return self.state_space.num_heads if self.state_space is not None else 1
 
     @property
+    def head_dim(self) -> int:
+        """Return the width of a head of a model without attention."""
+        if self.linear is not None:
+            return self.linear.value_head_dim
+        return self.state_space.head_dim if self.state_space is not None else 1
+
+    @property
     def has_bias(self) -> bool:
         """Return whether every linear layer has a bias."""
         if self.attention is not None:

@@ -29,7 +29,7 @@ from tests.emitted.plans import PLAIN_NAMES, cluster_of, plan_of
 NO_RECOMPUTE = Recompute(granularity=Granularity.NONE)
 FULL_RECOMPUTE = Recompute(granularity=Granularity.FULL)
 
-SCALED = {
+SCALED: dict[str, float | str] = {
     "rope_type": "llama3",
     "factor": 8.0,
     "low_freq_factor": 1.0,
@@ -130,28 +130,37 @@ LATENT_DENSE = replace(
 )
 
 
-def layout_with(layers: tuple[int, ...], **facts: object) -> Layout:
-    """Return a layout of these stages with the overlap that DeepSpeed has; further fields replace those of one GPU."""
+def layout_with(
+    layers: tuple[int, ...],
+    *,
+    tp: int = 1,
+    dp: int = 1,
+    cp: int = 1,
+    zero_stage: int = 1,
+    micro_batch_size: int = 1,
+    num_microbatches: int = 4,
+    recompute: Recompute = NO_RECOMPUTE,
+    secondary_shard: int = 1,
+) -> Layout:
+    """Return a layout of these stages with the overlap that DeepSpeed has."""
     pp = len(layers)
-    fields = {
-        "tp": 1,
-        "dp": 1,
-        "cp": 1,
-        "zero_stage": 1,
-        "micro_batch_size": 1,
-        "num_microbatches": 4,
-        "recompute": NO_RECOMPUTE,
-    } | facts
     layout = Layout(
+        tp=tp,
         sequence_parallel=False,
         pp=pp,
         vpp=1,
-        ulysses=fields["cp"],
+        cp=cp,
+        ulysses=cp,
+        dp=dp,
+        zero_stage=zero_stage,
+        micro_batch_size=micro_batch_size,
+        num_microbatches=num_microbatches,
         schedule=Schedule.ONE_F_ONE_B if pp > 1 else Schedule.NO_PIPELINE,
+        recompute=recompute,
         overlap=Overlap(grad_reduce=False, param_gather=False, p2p=False),
         stages=stages_from_counts(layers),
-        **fields,
-    )  # type: ignore[arg-type]
+        secondary_shard=secondary_shard,
+    )
     return replace(layout, overlap=overlap_of(layout))
 
 

@@ -224,6 +224,18 @@ def nemotron_h(times: int = 2) -> ModelSpec:
     )
 
 
+def mamba(num_layers: int = 4) -> ModelSpec:
+    """Return Mamba-2-2.7B-shaped layers, and nothing else."""
+    mixer = StateSpace(num_heads=80, head_dim=64, state_size=128, num_groups=1, conv_kernel=4, chunk_size=128)
+    return spec(
+        "mamba",
+        hidden_size=2560,
+        vocab_size=50288,
+        runs=chain((Block(mixer=mixer, feed_forward=None, num_norms=1), num_layers)),
+        rope_theta=None,
+    )
+
+
 def nemotron_3(times: int = 2) -> ModelSpec:
     """Return Nemotron-3-Nano-shaped layers: Mamba-2, experts and attention, one to a layer."""
     mixer = StateSpace(num_heads=64, head_dim=64, state_size=128, num_groups=8, conv_kernel=4, chunk_size=128)

@@ -12,6 +12,7 @@ from planner.readers.megatron_model import model_of
 from planner.readers.megatron_workload import workload_of
 from planner.workload import Precision, TrainWorkload
 from tests.emitted.drawn_plans import plans_of_every_kind
+from tests.emitted.models import mamba
 from tests.emitted.plans import LLAMA_8B, cluster_of, expressible_plans, layout_of_degrees, plan_of
 
 
@@ -40,6 +41,14 @@ def test_models_and_layouts_of_every_kind_survive_the_round_trip(plan: Plan) -> 
     workload = dataclasses.replace(plan.request.workload, documents=None)
     assert workload_of(job) == workload
     assert job.has("--dataloader-inter-document-masking") == (plan.request.workload.documents is not None)
+
+
+def test_a_model_without_attention_and_feed_forwards_survives_the_round_trip() -> None:
+    layout = layout_of_degrees(layers=(2, 2), pp=2, dp=4, num_microbatches=2)
+    workload = TrainWorkload(seq_len=8192, global_batch_size=8, precision=Precision.BF16)
+    text = emit_megatron(plan_of(mamba(), workload, layout, cluster_of(1, 8)))[LAUNCH_SCRIPT]
+    assert "--ffn-hidden-size" not in text
+    assert model_of(read_megatron(text, file="mamba")) == dataclasses.replace(mamba(), architecture="megatron-lm")
 
 
 def test_a_blend_of_data_survives_the_round_trip() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,13 @@ def environment() -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("CUDA_", "NCCL_", "DS_"))}
     path = f"{deepspeed_python().parent}{os.pathsep}{os.environ['PATH']}"
     return clean | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PATH": path}
+
+
+def free_port() -> str:
+    """Return a port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
 
 
 def run_beside_deepspeed(module: str, request: Mapping[str, object] | Sequence[object], *, jobs: int) -> Any:

@@ -10,7 +10,6 @@ import io
 import json
 import logging
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,6 @@ from typing import Any
 import torch
 
 Case = dict[str, Any]
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def train(rank: int, world: int, cases: list[Case], answers: str) -> None:
@@ -38,12 +30,13 @@ def train(rank: int, world: int, cases: list[Case], answers: str) -> None:
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(world),
         "LOCAL_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
     }
     outputs = []
     for case in cases:
-        os.environ["MASTER_PORT"] = str(case["port"])
         folder = case["folder"]
+        # Met in a file: a port that is free now need not be free when its turn comes.
+        store = torch.distributed.FileStore(f"{folder}/meeting-place", world)
+        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
         files = ["--deepspeed-config", f"{folder}/ds_config.json", "--model-facts", f"{folder}/model.json"]
         sys.argv = ["train_deepspeed.py", *files, *case["arguments"]]
         output = io.StringIO()
@@ -60,7 +53,7 @@ def main() -> None:
     outputs: dict[int, str] = {}
     for world in sorted({case["world"] for case in cases}):
         chosen = [index for index, case in enumerate(cases) if case["world"] == world]
-        jobs = [cases[index] | {"port": free_port()} for index in chosen]
+        jobs = [cases[index] for index in chosen]
         answers = str(Path(jobs[0]["folder"]) / "outputs.json")
         torch.multiprocessing.spawn(train, (world, jobs, answers), nprocs=world)
         found = json.loads(Path(answers).read_text(encoding="utf-8"))

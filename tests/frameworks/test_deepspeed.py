@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from tests.emitted.plans import LLAMA_8B, LLAMA_70B
 from tests.frameworks.deepspeed_environment import (
     Trained,
     environment,
+    free_port,
     program_arguments,
     run_beside_deepspeed,
     trained,
@@ -156,9 +158,8 @@ def run_of(model: ModelSpec, layout: Layout, *, exact: bool = True, gradient_dty
     return Run(plan=deepspeed_plan(model, layout, attention_kernel=kernel, gradient_dtype=gradient_dtype), exact=exact)
 
 
-def halves(**facts: object) -> Layout:
-    """Return a layout of two data-parallel processes that trains the batch of one process."""
-    return layout_with((4,), dp=2, num_microbatches=2, **facts)
+halves = partial(layout_with, (4,), dp=2, num_microbatches=2)
+"""Two data-parallel processes that train the batch of one."""
 
 
 ALONE = layout_with((4,))
@@ -294,7 +295,7 @@ def test_the_emitted_script_trains_goes_on_and_reads_tokens(tmp_path: Path) -> N
         result = subprocess.run(
             ["/bin/bash", str(tmp_path / "job" / "launch.sh"), *extra],
             cwd=tmp_path,
-            env=environment() | {"LOCAL_SIZE": "2", "MASTER_PORT": "29613"},
+            env=environment() | {"LOCAL_SIZE": "2", "MASTER_PORT": free_port()},
             capture_output=True,
             text=True,
             check=False,

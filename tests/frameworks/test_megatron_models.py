@@ -1,6 +1,7 @@
 """Megatron-LM accepts every kind of model and layout that is emitted; its ranks hold the parameters that we count."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -34,6 +35,12 @@ def planned(model: ModelSpec, layout: Layout, *, documents: DocumentLengths | No
         documents=documents,
     )
     return plan_of(model, workload, layout, cluster_of(layout.world_size // GPUS_PER_NODE, GPUS_PER_NODE))
+
+
+def linear_alone() -> ModelSpec:
+    """Return a model whose layers all have linear attention."""
+    model = models.linear_hybrid()
+    return replace(model, runs=models.chain((model.blocks[0], 4)))
 
 
 def recomputing(*modules: str) -> Recompute:
@@ -88,6 +95,10 @@ PLANS: Mapping[str, Plan] = {
     ),
     "Nemotron-H, interleaved": planned(
         models.nemotron_h(), layout_of_degrees(layers=(2, 3, 3, 2), num_microbatches=2, tp=2, pp=2, dp=2, cp=2)
+    ),
+    "Mamba-2 alone": planned(models.mamba(), layout_of_degrees(layers=(1, 3), num_microbatches=2, pp=2, dp=4)),
+    "linear attention alone": planned(
+        linear_alone(), layout_of_degrees(layers=(2, 2), num_microbatches=2, tp=2, pp=2, dp=2, ep=4)
     ),
     "Nemotron-3": planned(
         models.nemotron_3(),

@@ -224,3 +224,14 @@ def test_adapters_are_refused_on_other_layers(model: ModelSpec, message: str) ->
     lora = Lora(rank=16, alpha=32.0, target_modules=("qkv",))
     workload = replace(WORKLOAD, method=TrainMethod.LORA, lora=lora)
     assert refusal(model, flat(model, dp=8), workload) == message
+
+
+def test_a_tied_table_is_not_held_twice() -> None:
+    model = replace(models.deepseek(), tie_word_embeddings=True)
+    assert accepts(model, flat(model, dp=8))
+    layout = layout_of_degrees(layers=(2, 3), pp=2, dp=4, num_microbatches=32)
+    assert accepts(models.deepseek(), layout)
+    assert refusal(model, layout) == (
+        "pp = 2 for deepseek, with multi-token prediction and a tied LM head: Megatron would hold the table twice on "
+        "the last stage (`GPTModel`: the embedding of its prediction modules, and an LM head)."
+    )

@@ -33,6 +33,7 @@ ALL = (
     models.sparse_latent(),
     models.gpt_oss(),
     models.nemotron_h(),
+    models.mamba(),
     models.nemotron_3(),
     models.linear_hybrid(),
     models.nemotron_super(),

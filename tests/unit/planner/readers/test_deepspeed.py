@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 
@@ -22,7 +23,8 @@ CONFIG: Mapping[str, object] = {
 }
 
 
-def job_of(script: str = SCRIPT, **changes: object) -> DeepSpeedJob:
+def job_of(changes: Mapping[str, object] = MappingProxyType({}), *, script: str = SCRIPT) -> DeepSpeedJob:
+    """Return the job of the configuration above with some keys changed; None removes one."""
     config = {key: value for key, value in {**CONFIG, **changes}.items() if value is not None}
     return read_deepspeed(script, file="launch.sh", config=json.dumps(config, indent=1), config_file="ds.json")
 
@@ -48,15 +50,15 @@ def test_what_is_left_out_is_what_deepspeed_assumes() -> None:
     ],
 )
 def test_the_batch_is_completed_as_deepspeed_completes_it(given: Mapping[str, object], micro: int, steps: int) -> None:
-    layout = layout_of(job_of(**given))
+    layout = layout_of(job_of(given))
     assert (layout.micro_batch_size, layout.num_microbatches) == (micro, steps)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_stage_three_overlaps_unless_told_otherwise(stage: int) -> None:
-    overlap = layout_of(job_of(zero_optimization={"stage": stage})).overlap
+    overlap = layout_of(job_of({"zero_optimization": {"stage": stage}})).overlap
     assert (overlap.grad_reduce, overlap.param_gather) == (stage == 3, stage == 3)
-    quiet = layout_of(job_of(zero_optimization={"stage": 3, "stage3_prefetch_bucket_size": 0})).overlap
+    quiet = layout_of(job_of({"zero_optimization": {"stage": 3, "stage3_prefetch_bucket_size": 0}})).overlap
     assert (quiet.grad_reduce, quiet.param_gather) == (True, False)
 
 
@@ -67,7 +69,7 @@ def test_torchrun_and_batch_directives_say_the_size() -> None:
         f"python -m torch.distributed.run --nnodes=1 --nproc_per_node=4 {program}",
         f"#SBATCH --nodes=1\n#SBATCH --gpus-per-node=4\nsrun {program}",
     ):
-        layout = layout_of(job_of(text, train_batch_size=16))
+        layout = layout_of(job_of({"train_batch_size": 16}, script=text))
         assert (layout.pp, layout.dp, layout.num_microbatches) == (2, 2, 4)
 
 
@@ -111,7 +113,7 @@ ERRORS: Mapping[str, tuple[Mapping[str, object], str]] = {
 def test_errors_of_the_configuration_say_where(name: str) -> None:
     changes, message = ERRORS[name]
     with pytest.raises(InputError) as caught:
-        layout_of(job_of(**changes))
+        layout_of(job_of(changes))
     assert message in str(caught.value)
 
 
@@ -146,7 +148,7 @@ LINES: Mapping[str, tuple[str, str]] = {
 def test_errors_of_the_launch_line_say_where(name: str) -> None:
     text, message = LINES[name]
     with pytest.raises(InputError) as caught:
-        layout_of(job_of(text, pipeline={"activation_checkpoint_interval": 0}))
+        layout_of(job_of({"pipeline": {"activation_checkpoint_interval": 0}}, script=text))
     assert message in str(caught.value)
 
 
@@ -163,7 +165,7 @@ RUNS: Mapping[str, tuple[Mapping[str, object], str]] = {
 def test_errors_of_the_workload_say_where(name: str) -> None:
     changes, message = RUNS[name]
     with pytest.raises(InputError) as caught:
-        workload_of(job_of(**changes))
+        workload_of(job_of(changes))
     assert message in str(caught.value)
 
 
@@ -177,7 +179,7 @@ def test_errors_of_the_workload_say_where(name: str) -> None:
 )
 def test_errors_of_the_programs_arguments_say_where(words: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        workload_of(job_of(SCRIPT.rstrip() + f" {words}"))
+        workload_of(job_of(script=SCRIPT.rstrip() + f" {words}"))
     assert message in str(caught.value)
 
 
