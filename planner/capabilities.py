@@ -21,6 +21,8 @@ class Capabilities:
         sequence_parallel: Norms and residuals split over tp.
         context_kinds: Kinds of context parallelism.
         ring_around_windows: Rings where attention sees only near tokens.
+        chosen_keys_with_context: Context parallelism where an indexer chooses keys.
+        packed_with_context: Context parallelism over sequences packed from several documents.
         state_exchange: Linear-attention layers exchange states over cp; else heads.
         experts: Expert parallelism.
         expert_tensor: A tensor-parallel degree of the experts' own.
@@ -54,6 +56,8 @@ class Capabilities:
     sequence_parallel: bool
     context_kinds: frozenset[ContextKind]
     ring_around_windows: bool
+    chosen_keys_with_context: bool
+    packed_with_context: bool
     state_exchange: bool
     experts: bool
     expert_tensor: bool
@@ -88,6 +92,9 @@ MEGATRON = Capabilities(
     sequence_parallel=True,
     context_kinds=frozenset(ContextKind),
     ring_around_windows=False,
+    chosen_keys_with_context=False,
+    # Transformer Engine wants each document to be a multiple of 2 cp tokens; Megatron-LM's dataset does not pad them.
+    packed_with_context=False,
     state_exchange=False,
     experts=True,
     expert_tensor=True,
@@ -127,6 +134,9 @@ DEEPSPEED = Capabilities(
     # `sequence/layer.py: DistributedAttention` exchanges heads for tokens.
     context_kinds=frozenset({ContextKind.ULYSSES}),
     ring_around_windows=False,
+    chosen_keys_with_context=False,
+    # Transformer Engine wants each document to be a multiple of 2 cp tokens; Megatron-LM's dataset does not pad them.
+    packed_with_context=False,
     state_exchange=False,
     # There are `deepspeed.moe` and AutoEP (`module_inject/auto_ep.py`); the emitted training program uses neither.
     experts=False,
@@ -181,6 +191,8 @@ ANY = Capabilities(
     sequence_parallel=True,
     context_kinds=frozenset(ContextKind),
     ring_around_windows=True,
+    chosen_keys_with_context=True,
+    packed_with_context=True,
     state_exchange=True,
     experts=True,
     expert_tensor=True,

@@ -256,7 +256,8 @@ class CoreAttention:
         pairs: Query-key pairs of one sequence that the mask lets through, for each head.
         dtype: Format of the products.
         fused: The score matrix is never written to memory.
-        local: A token sees only near ones: the mask is a window or a chunk.
+        local: The mask is a window or a chunk, or heads have sinks: what the kernels of a ring do not know.
+        chosen: Keys are chosen for each query by an indexer.
     """
 
     num_heads: int
@@ -267,6 +268,7 @@ class CoreAttention:
     dtype: DType
     fused: bool
     local: bool = False
+    chosen: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

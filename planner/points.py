@@ -149,7 +149,7 @@ class Scope:
         return any(isinstance(operator.work, StateScan) for layer in self.graph.layers for operator in layer.operators)
 
     @property
-    def local_attention(self) -> bool:
-        """Return whether in some layer a token sees only near ones."""
+    def attentions(self) -> tuple[CoreAttention, ...]:
+        """Return the attention of every kind of layer."""
         works = (operator.work for layer in self.graph.layers for operator in layer.operators)
-        return any(isinstance(work, CoreAttention) and work.local for work in works)
+        return tuple(work for work in works if isinstance(work, CoreAttention))

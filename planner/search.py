@@ -109,7 +109,18 @@ def search(  # noqa: PLR0913 - what is planned, and how
         capabilities=capabilities,
     )
     pricer = Pricer(table, limit_bytes=limit)
-    visit = _visit(space, table, pricer, top=top, watch=watch)
+    framework = framework_of(request.target)
+
+    def refused(layout: Layout) -> str | None:
+        """Return why the target has no words for a layout, if it has none."""
+        try:
+            if framework is not None:
+                framework.require_expressible(model, workload, layout, cluster)
+        except NotExpressibleError as error:
+            return f"{error.target}: {error.message}"
+        return None
+
+    visit = _visit(space, table, pricer, top=top, watch=watch, refused=refused)
     summary = SearchSummary(
         considered=space.considered,
         legal=len(space.points),
@@ -159,10 +170,7 @@ def search(  # noqa: PLR0913 - what is planned, and how
         )
         for candidate in visit.candidates
     )
-    framework = framework_of(request.target)
     for entry in plans:
-        if framework is not None:
-            framework.require_expressible(model, workload, entry.layout, cluster)
         _require_sound(entry, model, cluster, request)
     thumb = baseline_layout(pricer, cluster)
     baseline = None
@@ -226,7 +234,15 @@ def _objective_value(step_seconds: float, cluster: Cluster, request: PlanRequest
             return None if price is None else price * cluster.world_size * step_seconds / 3600
 
 
-def _visit(space: Space, table: CostTable, pricer: Pricer, *, top: int, watch: Watch) -> _Visit:
+def _visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
+    space: Space,
+    table: CostTable,
+    pricer: Pricer,
+    *,
+    top: int,
+    watch: Watch,
+    refused: Callable[[Layout], str | None],
+) -> _Visit:
     """Price the points in the order of their bounds."""
     fits_X = table.fits_X(space.points, limit_bytes=pricer.limit_bytes)
     points = space.points.where(fits_X)
@@ -264,6 +280,10 @@ def _visit(space: Space, table: CostTable, pricer: Pricer, *, top: int, watch: W
             exceeded += 1
             unsettled += math.isfinite(outcome.bound_seconds)
             open_bound = min(open_bound, outcome.bound_seconds)
+            continue
+        refusal = None if isinstance(outcome, Rejected) else refused(outcome.layout)
+        if refusal is not None:
+            _count(pruned, refusal, pruned.get(refusal, 0) + 1)
             continue
         if not has_single_split(layout):
             proved = outcome.bound_seconds if isinstance(outcome, Rejected) else outcome.lower_bound_seconds

@@ -97,7 +97,7 @@ def rank_saved(saved: Saved, sharding: Sharding) -> RankSaved:
         case Region.ROUTED:
             elements = sharding.expert_rows(saved.visits) * saved.features
         case Region.EXPERT:
-            elements = sharding.expert_rows(saved.visits) * saved.features // sharding.etp
+            elements = sharding.expert_rows(saved.visits) * split_features(saved.features, sharding.etp)
     return RankSaved(saved=saved, num_bytes=elements * saved.element_bytes)
 
 

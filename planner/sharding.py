@@ -93,7 +93,10 @@ def padded_vocab_size(vocab_size: int, tp: int, *, divisor: int = VOCAB_DIVISOR)
 
 
 def split_features(features: int, ranks: int, granule: int = 1) -> int:
-    """Return the features that one of `ranks` holds when whole granules are split, at least one each."""
+    """Return the features that one of `ranks` holds when whole granules are split, at least one each.
+
+    Single features are rounded up: scales of blocks, where a rank's last block may be ragged.
+    """
     if granule <= 1:
-        return features // ranks
+        return -(-features // ranks)
     return max(features // granule // ranks, 1) * granule

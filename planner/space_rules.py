@@ -14,7 +14,7 @@ from planner.layout import ContextKind, Granularity, Recompute
 from planner.memory import uses_precision_aware_optimizer
 from planner.points import BoolArray, IntArray, Points, Scope
 from planner.request import Constraints
-from planner.workload import DType, Precision
+from planner.workload import DType, Packing, Precision
 
 Rule = tuple[str, BoolArray]
 
@@ -81,7 +81,12 @@ def _target_mesh_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     missing = [kind for kind in ContextKind if kind not in target.context_kinds]
     if missing:
         yield f"{title}: no {' or '.join(missing)} context parallelism", _is_kind_X(points, missing)
-    if scope.local_attention and not target.ring_around_windows:
+    if any(work.chosen for work in scope.attentions) and not target.chosen_keys_with_context:
+        yield f"{title}: no context parallelism where keys are chosen", cp_X > 1
+    documents = scope.workload.documents
+    if documents is not None and documents.packing is Packing.PACKED and not target.packed_with_context:
+        yield f"{title}: no context parallelism over packed documents", cp_X > 1
+    if any(work.local for work in scope.attentions) and not target.ring_around_windows:
         rings = (ContextKind.RING, ContextKind.ULYSSES_RING)
         yield f"{title}: no ring where attention sees only near tokens", _is_kind_X(points, rings)
     if not target.experts:

@@ -16,6 +16,7 @@ from planner.emit.deepspeed_limits import require_workload as require_deepspeed_
 from planner.emit.megatron_limits import TARGET as MEGATRON_TITLE
 from planner.emit.megatron_limits import require_model as require_megatron_model
 from planner.emit.megatron_limits import require_workload as require_megatron_workload
+from planner.emit.megatron_position_limits import written_model
 from planner.layout import Layout
 from planner.plan import Plan
 from planner.readers.deepspeed import layout_of_files
@@ -66,7 +67,7 @@ class Megatron:
     ) -> None:
         """Raise `NotExpressibleError` for what the flags cannot say."""
         if layout is None:
-            require_megatron_model(model)
+            require_megatron_model(written_model(model, workload))
             require_megatron_workload(workload, cluster.device)
         else:
             megatron.require_expressible(model, workload, layout, cluster)

@@ -16,7 +16,7 @@ from planner.memory import uses_precision_aware_optimizer
 from planner.plan import PlannedLayout
 from planner.request import Constraints, PlanRequest
 from planner.specs import ModelSpec
-from planner.workload import DType, Precision, TrainWorkload
+from planner.workload import DType, Packing, Precision, TrainWorkload
 from profiles.hardware import Cluster
 
 RANK_ORDER = "tp-cp-ep-dp-pp"
@@ -156,7 +156,8 @@ def _target(layout: Layout, graph: ModelGraph, request: PlanRequest) -> Iterator
     target, workload = CAPABILITIES[request.target], request.workload
     kind = layout.cp_kind
     works = [operator.work for layer in graph.layers for operator in layer.operators]
-    local = any(isinstance(work, CoreAttention) and work.local for work in works)
+    attentions = [work for work in works if isinstance(work, CoreAttention)]
+    packed = workload.documents is not None and workload.documents.packing is Packing.PACKED
     zero, zero_limits = (
         layout.zero_stage,
         (
@@ -170,7 +171,13 @@ def _target(layout: Layout, graph: ModelGraph, request: PlanRequest) -> Iterator
         "interleaved stages": layout.vpp > 1 and not target.interleaving,
         "sequence parallelism": layout.sequence_parallel and not target.sequence_parallel,
         f"{kind} context parallelism": kind is not None and kind not in target.context_kinds,
-        "a ring around windows": layout.ring > 1 and local and not target.ring_around_windows,
+        "a ring around windows": layout.ring > 1
+        and any(work.local for work in attentions)
+        and not target.ring_around_windows,
+        "context parallelism where keys are chosen": layout.cp > 1
+        and any(work.chosen for work in attentions)
+        and not target.chosen_keys_with_context,
+        "context parallelism over packed documents": layout.cp > 1 and packed and not target.packed_with_context,
         "an exchange of states": layout.state_exchange and not target.state_exchange,
         "expert parallelism": layout.ep * layout.etp > 1 and not target.experts,
         "tensor-parallel experts": layout.etp > 1 and not target.expert_tensor,

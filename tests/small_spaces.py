@@ -1,21 +1,42 @@
-"""Hypothesis strategies: small decoders and runs, the points of their spaces, and every split of a few layers."""
+"""Hypothesis strategies: small models and runs, the points of their spaces, and every split of a few layers.
+
+`models` are decoders of dense layers, for laws that say what tensor parallelism alone does. `mixed_models` have layers
+of several kinds in any order, experts and recurrences among them, and their spaces have every degree.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, groupby
 
+import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
+from planner.blocks import (
+    Activation,
+    Block,
+    DenseFeedForward,
+    FeedForward,
+    LatentAttention,
+    Mixer,
+    MixtureOfExperts,
+    Norm,
+    PositionEmbedding,
+    QueryKeyNorm,
+    Router,
+    SelfAttention,
+    StateSpace,
+)
 from planner.candidates import Pricer, layout_at
+from planner.capabilities import CAPABILITIES
 from planner.costs import CostTable
 from planner.layers import build_graph
 from planner.layout import Layout, stages_from_counts
 from planner.placement import PlacedModel, place
-from planner.request import Bounds, Constraints
+from planner.points import Scope
+from planner.request import Bounds, Constraints, Target
 from planner.space import enumerate_layouts, interleaved_counts
-from planner.specs import BlockRun, ModelSpec
+from planner.specs import BlockRun, ModelSpec, MultiTokenPrediction, VisionTower
 from planner.workload import AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
 from profiles.analytic import AnalyticCostModel
 from profiles.hardware import Cluster
@@ -23,31 +44,84 @@ from tests.builders import two_node_cluster
 
 NO_LIMIT_BYTES = 1 << 50
 
+EVERY_DEGREE = Constraints(degrees={name: Bounds(minimum=1) for name in ("tp", "cp", "etp")})
+"""Pins nothing, and lets tp leave the fast domain, cp cut short sequences, and etp be any divisor."""
+
+
+@st.composite
+def attentions(draw: st.DrawFn) -> SelfAttention:
+    """Return softmax attention of a few heads, with any of its flags."""
+    heads = draw(st.sampled_from((4, 8)))
+    groups = draw(st.sampled_from([count for count in (1, 2, 4, 8) if heads % count == 0]))
+    return SelfAttention(
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        head_dim=draw(st.sampled_from((8, 16, 64))),
+        qkv_bias=draw(st.booleans()),
+        output_bias=draw(st.booleans()),
+        qk_norm=draw(st.sampled_from((QueryKeyNorm.NONE, QueryKeyNorm.HEAD))),
+    )
+
+
+@st.composite
+def dense_feed_forwards(draw: st.DrawFn) -> DenseFeedForward:
+    """Return a dense feed-forward of any width and form."""
+    return DenseFeedForward(
+        intermediate_size=draw(st.sampled_from((128, 256, 384, 4096))),
+        gated=draw(st.booleans()),
+        activation=draw(st.sampled_from(Activation)),
+        bias=draw(st.booleans()),
+    )
+
 
 @st.composite
 def blocks(draw: st.DrawFn) -> Block:
-    """Return a decoder layer of a few heads, with any of its flags."""
-    heads = draw(st.sampled_from((4, 8)))
-    groups = draw(st.sampled_from([count for count in (1, 2, 4, 8) if heads % count == 0]))
+    """Return a decoder layer of attention and a dense feed-forward, with any of its flags."""
     parallel = draw(st.booleans())
     return Block(
-        mixer=SelfAttention(
-            num_attention_heads=heads,
-            num_key_value_heads=groups,
-            head_dim=draw(st.sampled_from((8, 16, 64))),
-            qkv_bias=draw(st.booleans()),
-            output_bias=draw(st.booleans()),
-            qk_norm=draw(st.booleans()),
-        ),
-        feed_forward=DenseFeedForward(
-            intermediate_size=draw(st.sampled_from((128, 256, 384, 4096))),
-            gated=draw(st.booleans()),
-            activation=draw(st.sampled_from(Activation)),
-            bias=draw(st.booleans()),
-        ),
+        mixer=draw(attentions()),
+        feed_forward=draw(dense_feed_forwards()),
         parallel=parallel,
         num_norms=draw(st.sampled_from((1, 2))) if parallel else 2,
     )
+
+
+@st.composite
+def experts(draw: st.DrawFn) -> MixtureOfExperts:
+    """Return a few routed experts, thin or wide, with or without a shared one."""
+    num_experts = draw(st.sampled_from((4, 8)))
+    return MixtureOfExperts(
+        num_experts=num_experts,
+        experts_per_token=draw(st.sampled_from((1, 2))),
+        expert=replace(draw(dense_feed_forwards()), bias=False),
+        router=Router(),
+        shared=draw(st.none() | dense_feed_forwards()),
+    )
+
+
+@st.composite
+def mixed_blocks(draw: st.DrawFn) -> Block:
+    """Return a layer of any kind: attention (windowed, latent), a recurrence, experts, or a feed-forward alone."""
+    mixer: Mixer | None = draw(
+        st.none()
+        | attentions()
+        | attentions().map(lambda attention: replace(attention, window=32))
+        | st.just(
+            LatentAttention(
+                num_attention_heads=8,
+                q_lora_rank=32,
+                kv_lora_rank=16,
+                qk_nope_head_dim=16,
+                qk_rope_head_dim=8,
+                v_head_dim=16,
+            )
+        )
+        | st.just(
+            StateSpace(num_heads=8, head_dim=16, state_size=16, num_groups=8, conv_kernel=4, chunk_size=32),
+        )
+    )
+    feed_forward: FeedForward = draw(st.one_of(dense_feed_forwards(), experts()))
+    return Block(mixer=mixer, feed_forward=feed_forward, num_norms=2 if mixer else 1)
 
 
 @st.composite
@@ -73,6 +147,25 @@ def models(draw: st.DrawFn, *, most_layers: int = 6, kinds: int = 2) -> ModelSpe
 
 
 @st.composite
+def mixed_models(draw: st.DrawFn, *, most_layers: int = 6) -> ModelSpec:
+    """Return a model of 3 to `most_layers` layers of up to three kinds in any order, heavy ones among them.
+
+    Some predict further tokens, some stand beside a vision tower.
+    """
+    kinds = draw(st.lists(mixed_blocks(), min_size=1, max_size=3, unique=True))
+    chain = draw(st.lists(st.sampled_from(kinds), min_size=3, max_size=most_layers))
+    model = draw(models(most_layers=3, kinds=1))
+    further = MultiTokenPrediction(num_modules=1, block=chain[-1])
+    return replace(
+        model,
+        name="mixed",
+        runs=tuple(BlockRun(block=block, count=len(list(equal))) for block, equal in groupby(chain)),
+        mtp=draw(st.sampled_from((None, None, further))),
+        vision=draw(st.sampled_from((None, None, VisionTower(num_parameters=1_000_000, source="made up")))),
+    )
+
+
+@st.composite
 def workloads(draw: st.DrawFn) -> TrainWorkload:
     """Return a run of a few short sequences, in any format, with any kernel, with or without adapters."""
     lora = None
@@ -94,20 +187,41 @@ def workloads(draw: st.DrawFn) -> TrainWorkload:
 
 
 class SmallSpace:
-    """The legal points of a small model, with their cost table; tensor parallelism may leave the fast domain.
+    """The legal points of a small model, with their cost table; unless pinned, tp, cp and etp are what they can be.
 
     Args:
         model: The model.
         workload: The run.
         cluster: The cluster.
+        target: What the plans are for.
+        constraints: What is pinned.
     """
 
-    def __init__(self, model: ModelSpec, workload: TrainWorkload, cluster: Cluster) -> None:
+    def __init__(
+        self,
+        model: ModelSpec,
+        workload: TrainWorkload,
+        cluster: Cluster,
+        *,
+        target: Target = Target.ANY,
+        constraints: Constraints = EVERY_DEGREE,
+    ) -> None:
         self.model = model
         self.workload = workload
         self.cluster = cluster
+        self.target = target
+        self.capabilities = CAPABILITIES[target]
         self.graph = build_graph(model, workload)
-        space = enumerate_layouts(model, cluster, workload, Constraints(degrees={"tp": Bounds(minimum=1)}))
+        self.scope = Scope(
+            model=model,
+            graph=self.graph,
+            num_gpus=cluster.world_size,
+            fast_domain_size=cluster.fast_domain_size,
+            workload=workload,
+            constraints=constraints,
+            capabilities=self.capabilities,
+        )
+        space = enumerate_layouts(self.scope)
         self.points = space.points
         self.table = CostTable(
             model=model,
@@ -115,10 +229,11 @@ class SmallSpace:
             workload=workload,
             cost_model=AnalyticCostModel(cluster),
             recomputes=space.recomputes,
+            capabilities=self.capabilities,
         )
 
     def __repr__(self) -> str:
-        return f"SmallSpace({self.model!r}, {self.workload!r}, {self.cluster.name!r})"
+        return f"SmallSpace({self.model!r}, {self.workload!r}, {self.cluster.name!r}, target={self.target!r})"
 
     def pricer(self, limit_bytes: int = NO_LIMIT_BYTES) -> Pricer:
         """Return a pricer under a limit."""
@@ -130,30 +245,57 @@ class SmallSpace:
 
     def place(self, layout: Layout) -> PlacedModel:
         """Return the model under `layout`, from the graph and not from the table."""
-        return place(self.model, self.graph, layout, self.workload)
+        return place(self.model, self.graph, layout, self.workload, self.capabilities)
 
     def splits(self, layout: Layout) -> Iterator[Layout]:
         """Yield `layout` with its layers placed in every way that the search stands for.
 
-        Every stage holds at least one layer, and as many as are recomputed whole. Interleaved stages come out even in
-        one way.
+        A stage between others holds at least one layer, and every stage as many as are recomputed whole; a stage at
+        either end of a plain pipeline may hold none. Interleaved stages come out even in one way.
         """
-        num_stages = layout.pp * layout.vpp
-        counts_of_splits: Iterable[tuple[int, ...] | None] = compositions(self.model.num_layers, num_stages)
+        num_stages, partial = layout.pp * layout.vpp, layout.recompute.num_layers or 0
+        counts_of_splits: Iterable[tuple[int, ...]] = splits_of(self.model.num_layers, num_stages)
         if layout.vpp > 1:
-            counts_of_splits = [interleaved_counts(self.model.num_layers, num_stages)]
+            even = interleaved_counts(self.model.num_layers, num_stages)
+            assert even is not None
+            counts_of_splits = [even]
         for counts in counts_of_splits:
-            assert counts is not None
-            if min(counts) >= (layout.recompute.num_layers or 1):
+            if min(counts) >= partial:
                 yield replace(layout, stages=stages_from_counts(counts))
+
+
+def targets() -> st.SearchStrategy[Target]:
+    """Return a framework, or none in particular."""
+    return st.sampled_from((Target.ANY, Target.MEGATRON, Target.DEEPSPEED))
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> SmallSpace:
+    """Return the space of a model of dense layers, or of mixed ones, for any target."""
+    model = draw(st.one_of(models(), mixed_models(), mixed_models()))
+    space = SmallSpace(model, draw(workloads()), two_node_cluster(), target=draw(targets()))
+    assume(len(space.points) > 0)
+    return space
 
 
 @st.composite
 def points_of_small_spaces(draw: st.DrawFn) -> tuple[SmallSpace, int]:
-    """Return a space and the index of one of its points."""
-    space = SmallSpace(draw(models()), draw(workloads()), two_node_cluster())
-    assume(len(space.points) > 0)
-    return space, draw(st.integers(0, len(space.points) - 1))
+    """Return a space and the index of one of its points: of any, or of those that have some degree above 1."""
+    space = draw(spaces())
+    points = space.points
+    rare = {
+        "any": np.ones(len(points), dtype=np.bool_),
+        "cp": points.cp_X > 1,
+        "ep": points.ep_X > 1,
+        "etp": points.etp_X > 1,
+        "vpp": points.vpp_X > 1,
+        "plain pipeline": (points.pp_X > 1) & (points.vpp_X == 1),
+        "state_replicas": points.state_replicas_X > 1,
+        "secondary_shard": points.secondary_shard_X > 1,
+        "recomputed layers": points.recompute_layers_X > 0,
+    }
+    mask_X = rare[draw(st.sampled_from(sorted(name for name, mask_X in rare.items() if mask_X.any())))]
+    return space, int(draw(st.sampled_from(np.flatnonzero(mask_X).tolist())))
 
 
 @st.composite
@@ -169,8 +311,8 @@ def legal_tensor_degrees(model: ModelSpec) -> list[int]:
 
     def allows(block: Block, tp: int) -> bool:
         attention, feed_forward = block.mixer, block.feed_forward
-        assert attention is not None
-        assert feed_forward is not None
+        assert isinstance(attention, SelfAttention)
+        assert isinstance(feed_forward, DenseFeedForward)
         groups = attention.num_key_value_heads
         return (
             attention.num_attention_heads % tp == 0
@@ -182,8 +324,11 @@ def legal_tensor_degrees(model: ModelSpec) -> list[int]:
     return [tp for tp in (1, 2, 4, 8, 16) if all(allows(block, tp) for block in model.distinct_blocks)]
 
 
-def compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
-    """Yield every way to write `total` as a sum of `parts` positive numbers, order mattering."""
-    for cuts in combinations(range(1, total), parts - 1):
+def splits_of(total: int, parts: int) -> Iterator[tuple[int, ...]]:
+    """Yield every way to write `total` as a sum of `parts` numbers, order mattering, none of them 0 but at the ends."""
+    if parts == 1:
+        yield (total,)
+        return
+    for cuts in combinations(range(total + 1), parts - 1):
         bounds = (0, *cuts, total)
         yield tuple(bounds[part + 1] - bounds[part] for part in range(parts))

@@ -13,6 +13,7 @@ from importlib.resources import files
 from planner.emit.megatron_arguments import argument_groups
 from planner.emit.megatron_limits import require_layout, require_model, require_workload
 from planner.emit.megatron_parts import Form, Parts, parts_of
+from planner.emit.megatron_position_limits import written_model
 from planner.emit.megatron_refusal import FIRST_BLACKWELL_CAPABILITY, capability_major, refuse
 from planner.emit.megatron_words import Group
 from planner.emit.shell import array, comment, job_name, quote
@@ -60,6 +61,11 @@ BASE_NOTE = (
     "checkpoints goes without --finetune.",
 )
 
+UNSCALED_NOTE = (
+    "Positions: without the model's rope scaling, which this version cannot say and which these sequences do not need;",
+    "extend the context in a later run.",
+)
+
 LORA_NOTE = (
     "Adapters: lora_gpt.py beside this script adds them to the model of pretrain_gpt.py, which has none. Submit from",
     "the folder that holds both.",
@@ -76,7 +82,7 @@ def emit_megatron(plan: Plan, index: int = 0) -> Mapping[str, str]:
     layout = plan.plans[index].layout
     model, workload, cluster = plan.model, plan.request.workload, plan.cluster
     require_expressible(model, workload, layout, cluster)
-    groups = argument_groups(model, workload, layout)
+    groups = argument_groups(written_model(model, workload), workload, layout)
     scripts = {
         LAUNCH_SCRIPT: _launch_script(model, workload, layout, cluster, groups),
         BATCH_SCRIPT: _batch_script(model, workload, layout, cluster, groups),
@@ -89,6 +95,7 @@ def emit_megatron(plan: Plan, index: int = 0) -> Mapping[str, str]:
 
 def require_expressible(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster) -> None:
     """Raise `NotExpressibleError` for what Megatron-LM cannot say."""
+    model = written_model(model, workload)
     require_model(model)
     require_workload(workload, cluster.device)
     require_layout(layout, model, workload)
@@ -220,6 +227,7 @@ def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: 
             f"MEGATRON_LM_DIR: a checkout of that tag; it holds {PROGRAMS[parts.form]}.",
             *data,
             *_document_note(workload),
+            *(UNSCALED_NOTE if written_model(model, workload) is not model else ()),
             *start,
             "Any further Megatron-LM flag can be appended: --save DIR --save-interval 500 --load DIR",
             "",

@@ -1,9 +1,13 @@
 """Positions that Megatron-LM's flags cannot describe: kinds and scalings of the rotary embedding."""
 
+from dataclasses import replace
+
 from planner.blocks import PositionEmbedding
-from planner.emit.megatron_parts import Form, Parts
+from planner.emit.megatron_parts import Form, Parts, parts_of
 from planner.emit.megatron_refusal import refuse
+from planner.errors import NotExpressibleError
 from planner.specs import ModelSpec
+from planner.workload import TrainMethod, TrainWorkload
 
 LLAMA3_ROPE = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """The only Llama-3 scaling that reaches the model: `gpt_config_from_args` drops `--rope-scaling-factor`, and
@@ -30,6 +34,29 @@ def rope_kind(model: ModelSpec) -> str:
         return ""
     kind = str(model.rope_scaling.get("rope_type", model.rope_scaling.get("type", "default")))
     return "" if kind == "default" else kind
+
+
+def written_model(model: ModelSpec, workload: TrainWorkload) -> ModelSpec:
+    """Return the model as the flags start it: without a rope scaling that they cannot say and the run does not need.
+
+    A scaling is for sequences beyond `original_max_position_embeddings`. A run that pretrains with shorter ones starts
+    as the published models did, before their context was extended; the script says so.
+    """
+    original = model.rope_scaling.get("original_max_position_embeddings")
+    if workload.method is not TrainMethod.PRETRAIN or not isinstance(original, int | float):
+        return model
+    if workload.seq_len > original or _has_flags(model):
+        return model
+    return replace(model, rope_scaling={})
+
+
+def _has_flags(model: ModelSpec) -> bool:
+    """Return whether the flags can say the model's positions."""
+    try:
+        require_positions(model, parts_of(model))
+    except NotExpressibleError:
+        return False
+    return True
 
 
 def require_positions(model: ModelSpec, parts: Parts) -> None:

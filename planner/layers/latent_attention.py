@@ -46,6 +46,7 @@ def latent_attention(builder: Builder, spec: LatentAttention, input_name: str) -
                 pairs=pairs,
                 dtype=builder.dtype,
                 fused=builder.workload.attention_kernel is not AttentionKernel.UNFUSED,
+                chosen=spec.indexer is not None,
             ),
             saved=attention_saved(
                 builder,

@@ -42,7 +42,7 @@ def softmax_attention(builder: Builder, spec: SelfAttention, input_name: str) ->
                 pairs=visible_pairs(builder, spec),
                 dtype=builder.dtype,
                 fused=builder.workload.attention_kernel is not AttentionKernel.UNFUSED,
-                local=spec.window is not None or spec.chunk is not None,
+                local=spec.window is not None or spec.chunk is not None or spec.sinks,
             ),
             weights=(builder.weight("sinks", spec.num_attention_heads, split_dim=0),) if spec.sinks else (),
             saved=attention_saved(

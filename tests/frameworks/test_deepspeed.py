@@ -285,6 +285,47 @@ def test_every_process_holds_what_is_counted(name: tuple[str, str], results: Map
     assert results[name].parameters == tuple(rank_parameters(placed, rank) for rank in range(layout.pp))
 
 
+ROPES: Mapping[str, ModelSpec] = {
+    "none": replace(LLAMA, rope_scaling={}),
+    "llama3": LLAMA,
+    "linear": replace(LLAMA, rope_scaling={"rope_type": "linear", "factor": 4.0}),
+    "yarn": replace(LLAMA, rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}),
+    "tied": replace(LLAMA, tie_word_embeddings=True),
+}
+
+
+@pytest.fixture(scope="module")
+def llamas(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[Path, float]]:
+    """Return a folder for each Llama above with Hugging Face's model, and how far its logits are from ours."""
+    folders = {name: tmp_path_factory.mktemp("llamas") / name for name in ROPES}
+    for name, folder in folders.items():
+        write_files(deepspeed_plan(ROPES[name], ALONE), folder, {})
+    asked_about = [str(folder) for folder in folders.values()]
+    found = run_beside_deepspeed("tests.frameworks.deepspeed_hugging_face", asked_about, jobs=len(folders))
+    return {name: (folder, far) for (name, folder), far in zip(folders.items(), found, strict=True)}
+
+
+@pytest.mark.parametrize("name", ROPES)
+def test_the_decoder_is_hugging_faces_llama(name: str, llamas: Mapping[str, tuple[Path, float]]) -> None:
+    assert llamas[name][1] < 1e-6
+
+
+def test_a_hugging_face_model_takes_the_same_steps_however_it_is_sharded(
+    llamas: Mapping[str, tuple[Path, float]], tmp_path: Path
+) -> None:
+    model, cases = str(llamas["llama3"][0] / "hugging_face"), []
+    for index, layout in enumerate((ALONE, halves(), halves(zero_stage=3, recompute=FULL_RECOMPUTE))):
+        run = run_of(LLAMA, layout)
+        write_files(run.plan, tmp_path / str(index), run.changes())
+        arguments = [*program_arguments(run.plan), "--steps", str(STEPS), "--model", model]
+        cases.append({"folder": str(tmp_path / str(index)), "arguments": arguments, "world": layout.world_size})
+    outputs = run_beside_deepspeed("tests.frameworks.deepspeed_steps", cases, jobs=len(cases))
+    alone, *others = (trained(output) for output in outputs)
+    for found in others:
+        assert found.losses == pytest.approx(alone.losses, rel=TOLERANCE)
+        assert found.norms == pytest.approx(alone.norms, rel=5 * TOLERANCE)
+
+
 def test_the_emitted_script_trains_goes_on_and_reads_tokens(tmp_path: Path) -> None:
     """The script itself, with torchrun: it saves, goes on from there, and trains on a file of tokens."""
     run = run_of(LLAMA, halves(), exact=False)

@@ -11,6 +11,7 @@ from planner.candidates import Candidate, PointBound, Rejected
 from planner.evaluate import evaluate
 from planner.layout import Layout
 from planner.plan import Plan, Status
+from planner.points import Points
 from planner.request import Constraints, Objective, PlanRequest, Target
 from planner.search import search
 from planner.specs import ModelSpec
@@ -18,7 +19,7 @@ from planner.workload import TrainWorkload
 from profiles.hardware import Cluster
 from tests.builders import two_node_cluster
 from tests.laws.test_cost_laws import improved
-from tests.small_spaces import SmallSpace, models, points_of_small_spaces, workloads
+from tests.small_spaces import NO_LIMIT_BYTES, SmallSpace, models, points_of_small_spaces, spaces, workloads
 
 LAWS = settings(max_examples=60, deadline=None, derandomize=True)
 SEARCH_LAWS = settings(max_examples=12, deadline=None, derandomize=True)  # each example searches a space or two
@@ -31,28 +32,45 @@ def priced(space: SmallSpace, layout: Layout) -> tuple[int, float]:
     return evaluation.peak_memory_bytes, evaluation.step_seconds
 
 
+def alone(space: SmallSpace, index: int) -> Points:
+    return space.points.where(np.arange(len(space.points)) == index)
+
+
+def bound_of(space: SmallSpace, index: int, *, limit_bytes: int) -> PointBound:
+    bounds = space.table.bounds(alone(space, index), limit_bytes=limit_bytes)
+    return PointBound(
+        pipeline_seconds=float(bounds.pipeline_seconds_X[0]), tail_seconds=float(bounds.tail_seconds_X[0])
+    )
+
+
+@LAWS
+@given(point=points_of_small_spaces())
+def test_bounds_are_sound_for_every_split_at_every_limit_that_some_split_just_meets(
+    point: tuple[SmallSpace, int],
+) -> None:
+    space, index = point
+    prices = [priced(space, split) for split in space.splits(space.layout(index))]
+    for limit in sorted({peak for peak, _ in prices} | {NO_LIMIT_BYTES}):
+        fastest = min(seconds for peak, seconds in prices if peak <= limit)
+        assert space.table.fits_X(alone(space, index), limit_bytes=limit)[0]
+        assert bound_of(space, index, limit_bytes=limit).step_seconds <= fastest * (1 + ROUNDING)
+
+
 @LAWS
 @given(point=points_of_small_spaces(), data=st.data())
-def test_bounds_are_sound_for_every_split_even_where_memory_is_just_enough(
+def test_a_points_price_is_right_even_where_memory_is_just_enough(
     point: tuple[SmallSpace, int], data: st.DataObject
 ) -> None:
     space, index = point
     layout = space.layout(index)
     prices = [priced(space, split) for split in space.splits(layout)]
-    alone = space.points.where(np.arange(len(space.points)) == index)
-    bounds = space.table.bounds(alone)
-    bound = PointBound(
-        pipeline_seconds=float(bounds.pipeline_seconds_X[0]), tail_seconds=float(bounds.tail_seconds_X[0])
-    )
-    assert bound.step_seconds <= min(seconds for _, seconds in prices) * (1 + ROUNDING)
-
     # The limit is the exact peak of some split, or one byte less than all of them need.
     least = min(peak for peak, _ in prices)
     limit = data.draw(st.sampled_from([peak for peak, _ in prices] + [least - 1]))
     fitting = [seconds for peak, seconds in prices if peak <= limit]
+    bound = bound_of(space, index, limit_bytes=limit)
     outcome = space.pricer(limit).price(layout, bound=bound, ceiling_seconds=math.inf)
     if fitting:
-        assert space.table.fits_X(alone, limit_bytes=limit)[0]
         below = outcome.bound_seconds if isinstance(outcome, Rejected) else outcome.lower_bound_seconds
         assert below <= min(fitting) * (1 + ROUNDING)
     else:
@@ -62,6 +80,21 @@ def test_bounds_are_sound_for_every_split_even_where_memory_is_just_enough(
         peak, seconds = priced(space, outcome.layout)
         assert peak == outcome.peak_memory_bytes <= limit
         assert math.isclose(seconds, outcome.step_seconds, rel_tol=1e-9)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(space=spaces(), seed=st.integers(0, 1000), part=st.floats(1.0, 1.2))
+def test_many_points_are_bounded_together_as_each_is_alone(space: SmallSpace, seed: int, part: float) -> None:
+    generator = np.random.default_rng(seed)
+    chosen = generator.choice(len(space.points), size=min(len(space.points), 60), replace=False)
+    points = space.points.where(chosen)
+    limit = int(part * priced(space, next(space.splits(space.layout(int(chosen[0])))))[0])
+    fits_X = space.table.fits_X(points, limit_bytes=limit)
+    together_X = space.table.bounds(points, limit_bytes=limit).step_seconds_X
+    for place, index in enumerate(chosen.tolist()):
+        assert fits_X[place] == space.table.fits_X(alone(space, index), limit_bytes=limit)[0]
+        found = bound_of(space, index, limit_bytes=limit).step_seconds
+        assert math.isclose(together_X[place], found, rel_tol=1e-12)
 
 
 def request(workload: TrainWorkload, *, headroom: float = 0.0) -> PlanRequest:

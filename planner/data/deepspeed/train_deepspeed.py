@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -364,10 +365,7 @@ def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class CausalModel(nn.Module):
-    """A Hugging Face model that is called as the planned one: with tokens and labels, for the loss.
-
-    It takes the place of the model whose hooks DeepSpeed looks for (`config`, `loss_function`).
-    """
+    """A Hugging Face model that is called as the planned one: with tokens and labels, for the loss."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -389,6 +387,8 @@ def hugging_face_model(
         from transformers.integrations import HfDeepSpeedConfig  # noqa: PLC0415
     except ImportError:
         raise SystemExit("--model needs the package transformers.") from None
+    if layout.zero_stage == 3 and find_spec("accelerate") is None:
+        raise SystemExit("--model with ZeRO-3 needs the package accelerate too.")
     # With ZeRO-3 transformers splits what it loads as long as this object lives.
     live = HfDeepSpeedConfig(config) if layout.zero_stage == 3 else None
     kernel = "eager" if arguments.attention == "unfused" else "sdpa"

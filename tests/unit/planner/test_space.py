@@ -5,9 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from planner.blocks import SelfAttention
-from planner.layout import Granularity
-from planner.request import Bounds, Constraints
+from planner.blocks import DenseFeedForward, SelfAttention
+from planner.capabilities import CAPABILITIES, MEGATRON
+from planner.layers import build_graph
+from planner.layout import Granularity, Recompute
+from planner.points import Scope
+from planner.request import Bounds, Constraints, Target
 from planner.space import (
     Space,
     divisors,
@@ -32,22 +35,40 @@ def space(
     workload: TrainWorkload | None = None,
     constraints: Constraints = ANY_TP,
     num_nodes: int = 2,
+    target: Target = Target.MEGATRON,
 ) -> Space:
+    model, workload = model or tiny_dense_model(), workload or tiny_workload()
+    cluster = two_node_cluster(num_nodes=num_nodes)
     return enumerate_layouts(
-        model or tiny_dense_model(), two_node_cluster(num_nodes=num_nodes), workload or tiny_workload(), constraints
+        Scope(
+            model=model,
+            graph=build_graph(model, workload),
+            num_gpus=cluster.world_size,
+            fast_domain_size=cluster.fast_domain_size,
+            workload=workload,
+            constraints=constraints,
+            capabilities=CAPABILITIES[target],
+        )
     )
 
 
 def model_with(*, heads: int = 8, groups: int = 4, head_dim: int = 8, width: int = 160, layers: int = 4) -> ModelSpec:
     model = tiny_dense_model()
     block = model.runs[0].block
-    assert block.feed_forward is not None
+    assert isinstance(block.feed_forward, DenseFeedForward)
     block = replace(
         block,
         mixer=SelfAttention(num_attention_heads=heads, num_key_value_heads=groups, head_dim=head_dim),
         feed_forward=replace(block.feed_forward, intermediate_size=width),
     )
     return replace(model, runs=(BlockRun(block=block, count=layers),))
+
+
+def choices(
+    *, model: ModelSpec | None = None, workload: TrainWorkload | None = None, target: Target = Target.MEGATRON
+) -> tuple[Recompute, ...]:
+    workload = workload or tiny_workload()
+    return recompute_choices(build_graph(model or tiny_dense_model(), workload), workload, CAPABILITIES[target])
 
 
 def values(found: Space, dimension: str) -> set[int]:
@@ -78,17 +99,19 @@ def test_the_account_is_complete() -> None:
 def test_the_size_of_a_small_space_by_hand() -> None:
     # One node of 4 GPUs, 3 layers, batch 4, no recompute but full: none, mlp, full and some layers recomputed whole.
     found = space(model=model_with(layers=3), workload=replace(tiny_workload(), global_batch_size=4), num_nodes=1)
-    recomputes = len(recompute_choices(tiny_workload()))
+    recomputes = len(choices())
 
-    def count(*, tp: int, pp: int) -> int:
-        dp = 4 // (tp * pp)
+    def count(*, tp: int, cp: int, pp: int) -> int:
+        dp = 4 // (tp * cp * pp)
         total = 0
         for vpp in virtual_degrees(3, pp):
-            choices = recomputes + len(partial_recompute_layers(model_with(layers=3), num_stages=pp * vpp))
-            total += len(divisors(4 // dp)) * (2 if tp > 1 else 1) * (4 if dp > 1 else 1) * choices
-        return total
+            recomputed = recomputes + len(partial_recompute_layers(model_with(layers=3), num_stages=pp * vpp))
+            total += len(divisors(4 // dp)) * (2 if tp > 1 else 1) * (4 if dp * cp > 1 else 1) * recomputed
+        return total * len(divisors(cp))  # so many ways of ulysses
 
-    assert found.considered == sum(count(tp=tp, pp=pp) for tp in (1, 2, 4) for pp in (1, 2, 4) if tp * pp <= 4)
+    degrees = (1, 2, 4)
+    meshes = [(tp, cp, pp) for tp in degrees for cp in degrees for pp in degrees if tp * cp * pp <= 4]
+    assert found.considered == sum(count(tp=tp, cp=cp, pp=pp) for tp, cp, pp in meshes)
 
 
 # Each rule: satisfied, just satisfied, broken.
@@ -98,7 +121,7 @@ def test_the_size_of_a_small_space_by_hand() -> None:
 def test_tp_divides_the_attention_heads(heads: int, groups: int, degrees: set[int]) -> None:
     found = space(model=model_with(heads=heads, groups=groups))
     assert values(found, "tp") == degrees
-    assert ("num_attention_heads is not a multiple of tp" in found.pruned) == (degrees != {1, 2, 4, 8})
+    assert ("num_attention_heads is not a multiple of tp x ulysses" in found.pruned) == (degrees != {1, 2, 4, 8})
 
 
 @pytest.mark.parametrize(("groups", "degrees"), [(8, {1, 2, 4, 8}), (1, {1, 2, 4, 8}), (3, {1})])
@@ -140,7 +163,7 @@ def test_dp_divides_the_batch(batch: int, degrees: set[int]) -> None:
 def test_no_stage_is_empty(layers: int, degrees: set[int]) -> None:
     found = space(model=model_with(layers=layers))
     assert values(found, "pp") == degrees
-    assert ("more virtual stages than layers" in found.pruned) == (layers == 7)
+    assert ("more pipeline stages than layers" in found.pruned) == (layers == 7)
 
 
 def test_interleaving_needs_whole_groups_of_micro_batches() -> None:
@@ -156,7 +179,7 @@ def test_sequence_parallelism_splits_the_sequence(seq_len: int, split: set[int])
     found = space(workload=replace(tiny_workload(), seq_len=seq_len))
     points = found.points
     assert set(points.tp_X[(points.sequence_parallel_X == 1) | (points.tp_X == 1)].tolist()) == split
-    assert ("seq_len is not a multiple of tp" in found.pruned) == (seq_len == 12)
+    assert ("seq_len is not a multiple of tp cp" in found.pruned) == (seq_len == 12)
     assert not points.sequence_parallel_X[points.tp_X == 1].any()
 
 
@@ -206,7 +229,7 @@ def test_each_fp8_recipe_has_its_multiple_of_tokens_features_and_hidden_size(
     for wrong in (multiple // 2, 3 * multiple // 2):
         odd = space(model=replace(fitting, hidden_size=wrong), workload=workload)
         assert len(odd.points) == 0
-        assert f"{precision} needs hidden_size to be a multiple of {multiple}" in odd.pruned
+        assert f"{precision} needs the features of a rank to be a multiple of {multiple}" in odd.pruned
     narrow = space(model=replace(model_with(groups=8, head_dim=multiple, width=4 * multiple)), workload=workload)
     assert values(narrow, "tp") == {1, 2, 4}
     assert f"{precision} needs the features of a rank to be a multiple of {multiple}" in narrow.pruned
@@ -226,7 +249,7 @@ def test_states_below_fp32_come_with_the_sharded_optimizer() -> None:
 def test_only_adam_is_sharded() -> None:
     found = space(workload=replace(tiny_workload(), optimizer=Optimizer.SGD))
     assert values(found, "zero_stage") == {0}
-    assert "only Adam's states are sharded over dp" in found.pruned
+    assert f"{MEGATRON.title}: states of sgd are not sharded" in found.pruned
 
 
 def test_a_schedule_that_is_too_long_is_not_simulated() -> None:
@@ -287,13 +310,13 @@ def test_sequence_parallelism_can_be_pinned_and_means_nothing_at_tp_1(wanted: bo
 
 
 def test_recomputing_the_attention_core_is_a_choice_only_where_scores_are_kept() -> None:
-    flash = recompute_choices(tiny_workload())
-    unfused = recompute_choices(replace(tiny_workload(), attention_kernel=AttentionKernel.UNFUSED))
+    flash = choices()
+    unfused = choices(workload=replace(tiny_workload(), attention_kernel=AttentionKernel.UNFUSED))
     assert [choice.modules for choice in flash] == [(), ("mlp",), ()]
     assert [choice.modules for choice in unfused] == [(), ("core_attn",), ("mlp",), ("core_attn", "mlp"), ()]
-    for choices in (flash, unfused):
-        assert choices[0].granularity is Granularity.NONE
-        assert choices[-1].granularity is Granularity.FULL
+    for found in (flash, unfused):
+        assert found[0].granularity is Granularity.NONE
+        assert found[-1].granularity is Granularity.FULL
 
 
 @pytest.mark.parametrize(
@@ -302,13 +325,17 @@ def test_recomputing_the_attention_core_is_a_choice_only_where_scores_are_kept()
         (8, 4, (2, 2, 2, 2)),
         (7, 4, (2, 2, 2, 1)),
         (6, 4, (1, 2, 2, 1)),
-        (5, 4, None),
+        (5, 4, (1, 2, 1, 1)),  # what is over goes to the middle
+        (9, 6, (1, 1, 2, 2, 2, 1)),
         (4, 4, (1, 1, 1, 1)),
         (3, 4, None),  # a stage would be empty
         (126, 64, (1, *(2,) * 62, 1)),
+        (99, 64, (1,) * 14 + (2,) * 35 + (1,) * 15),
+        (128, 65, None),  # so many stages must come out even
+        (129, 65, (*(2,) * 64, 1)),
     ],
 )
-def test_interleaved_stages_come_out_even_but_for_embedding_and_head(
+def test_interleaved_stages_come_out_even_or_light_at_both_ends(
     num_layers: int, num_stages: int, counts: tuple[int, ...] | None
 ) -> None:
     assert interleaved_counts(num_layers, num_stages) == counts
@@ -316,9 +343,11 @@ def test_interleaved_stages_come_out_even_but_for_embedding_and_head(
 
 def test_virtual_degrees() -> None:
     assert virtual_degrees(80, 1) == (1,)
-    assert virtual_degrees(8, 2) == (1, 2, 4)
-    assert virtual_degrees(7, 2) == (1, 2)
+    assert virtual_degrees(8, 2) == (1, 2, 3, 4)
+    assert virtual_degrees(7, 2) == (1, 2, 3)
     assert virtual_degrees(3, 4) == (1,)
+    # Beyond 64 virtual stages only those of 4, of 2 with one at the end, of 2, and of 1.
+    assert virtual_degrees(256, 64) == (1, 2, 4)
 
 
 def test_some_layers_of_each_stage_are_recomputed_but_never_all() -> None:
