@@ -7,6 +7,7 @@ The user's constraints do not bind it.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -43,9 +44,13 @@ def baseline_layout(pricer: Pricer, cluster: Cluster) -> Layout | None:
         ),
         capabilities=table.capabilities,
     )
-    points = enumerate_layouts(scope).points
+    may_fit = partial(table.fits_X, limit_bytes=pricer.limit_bytes)
+    points = enumerate_layouts(scope, may_fit=may_fit).points
     optimizer_stage = 1 if (points.zero_stage_X == 1).any() else 0
-    sharded_X = (points.zero_stage_X == optimizer_stage) | (points.dp_X == 1)
+    replicas_X = points.dp_X * points.cp_X
+    if table.graph.has_experts:
+        replicas_X = np.maximum(replicas_X, points.edp_X)
+    sharded_X = (points.zero_stage_X == optimizer_stage) | (replicas_X == 1)
     points = points.where(
         (points.recompute_layers_X == 0)
         & (points.tp_X <= cluster.fast_domain_size)

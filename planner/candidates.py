@@ -121,6 +121,7 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
         micro_batch_size=int(points.micro_batch_size_X[index]),
         num_microbatches=int(points.num_microbatches_X[index]),
         recompute=recompute,
+        capabilities=table.capabilities,
     )
 
 
@@ -166,6 +167,7 @@ class Pricer:
         problem = formulate(
             model=self.table.model,
             workload=self.table.workload,
+            capabilities=self.table.capabilities,
             costs=self.costs_of(layout),
             layout=layout,
             limit_bytes=self.limit_bytes,

@@ -26,6 +26,8 @@ class Capabilities:
         state_exchange: Linear-attention layers exchange states over cp; else heads.
         experts: Expert parallelism.
         expert_tensor: A tensor-parallel degree of the experts' own.
+        shared_key_values: Several ranks of tp hold the same key/value heads where there are fewer heads than ranks.
+        half_gradients: With zero_stage 1 and fp32 gradients, 16-bit gradients are kept beside them.
         least_zero_stage: Smallest zero_stage that is run.
         least_zero_with_context: Smallest zero_stage with cp above 1.
         reduce_overlap_from: Smallest zero_stage whose gradients are reduced beside backward.
@@ -61,6 +63,8 @@ class Capabilities:
     state_exchange: bool
     experts: bool
     expert_tensor: bool
+    shared_key_values: bool
+    half_gradients: bool
     least_zero_stage: int
     least_zero_with_context: int
     reduce_overlap_from: int
@@ -97,6 +101,8 @@ MEGATRON = Capabilities(
     packed_with_context=False,
     state_exchange=False,
     experts=True,
+    shared_key_values=True,
+    half_gradients=False,
     expert_tensor=True,
     least_zero_stage=0,
     least_zero_with_context=0,
@@ -140,6 +146,10 @@ DEEPSPEED = Capabilities(
     state_exchange=False,
     # There are `deepspeed.moe` and AutoEP (`module_inject/auto_ep.py`); the emitted training program uses neither.
     experts=False,
+    # AutoTP splits the projections by whole heads (`module_inject/auto_tp.py`).
+    shared_key_values=False,
+    # `runtime/bf16_optimizer.py`: gradients are added to the fp32 ones only after backward.
+    half_gradients=True,
     expert_tensor=False,
     # Stage 0 in 16 bits keeps no unsharded fp32 gradients ("unsupported mix", `_do_optimizer_sanity_check`), its
     # `FP16_Optimizer` takes other steps than stages 1 to 3 do (`tests/frameworks/test_deepspeed.py` shows it), and
@@ -195,6 +205,8 @@ ANY = Capabilities(
     packed_with_context=True,
     state_exchange=True,
     experts=True,
+    shared_key_values=True,
+    half_gradients=False,
     expert_tensor=True,
     least_zero_stage=0,
     least_zero_with_context=0,

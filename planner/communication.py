@@ -10,6 +10,10 @@ group, then each rank's part is summed over the groups.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from planner.layout import Layout
 from planner.pricing import added_seconds
@@ -187,17 +191,46 @@ def gradient_norm_reduction(layout: Layout) -> Collective:
 
 
 def optimizer_traffic(trainable: Elements, layout: Layout, workload: TrainWorkload) -> MemoryBound:
-    """Return the memory traffic of norm, clipping and update on one rank.
+    """Return the memory traffic of norm, clipping and update on one rank."""
+    dense_ranks, expert_ranks = shard_ranks(layout, zero_stage=1)
+    num_bytes = optimizer_bytes(
+        dense=trainable.dense,
+        expert=trainable.expert,
+        dense_ranks=dense_ranks,
+        expert_ranks=expert_ranks,
+        workload=workload,
+    )
+    return optimizer_step(num_bytes, workload)
+
+
+Count = TypeVar("Count", int, NDArray[np.int64])
+
+
+def optimizer_bytes(
+    *, dense: Count, expert: Count, dense_ranks: Count, expert_ranks: Count, workload: TrainWorkload
+) -> Count:
+    """Return the bytes that norm, clipping and update move on one rank, of one layout or of many.
 
     Of the elements that the rank updates: the gradient is read for the norm and again for the update, master weights
     and moments are read and written, the parameter is written. Its whole gradient buffer is zeroed.
+
+    Args:
+        dense: Trainable elements of everything but routed experts, before they are split.
+        expert: Those of routed experts.
+        dense_ranks: Ranks that split the states of the former.
+        expert_ranks: Ranks that split the states of the latter.
+        workload: The training run.
     """
-    dense, expert = shard_ranks(layout, zero_stage=1)
-    updated = -(-trainable.dense // dense) + -(-trainable.expert // expert)
+    updated = -(-dense // dense_ranks) + -(-expert // expert_ranks)
     gradient = workload.gradient_dtype.num_bytes
     parameter = workload.precision.parameter_dtype.num_bytes
     states = workload.master_dtype.num_bytes + num_moments(workload) * workload.moment_dtype.num_bytes
-    num_bytes = updated * (2 * gradient + 2 * states + parameter) + trainable.total * gradient
+    moved: Count = updated * (2 * gradient + 2 * states + parameter) + (dense + expert) * gradient
+    return moved
+
+
+def optimizer_step(num_bytes: int, workload: TrainWorkload) -> MemoryBound:
+    """Return the optimizer step that moves so many bytes."""
     return MemoryBound(name=f"{workload.optimizer} step", num_bytes=num_bytes, num_kernels=4)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.capabilities import Capabilities
-from planner.communication import gradient_norm_reduction, optimizer_traffic
+from planner.communication import gradient_norm_reduction, optimizer_bytes, optimizer_step
 from planner.graph import ModelGraph
 from planner.layout import Granularity, Recompute
 from planner.memory_bound import KnownSplit, MemoryNeed, memory_facts, mesh_at
@@ -26,7 +26,7 @@ from planner.placement import RankModel, shard_model
 from planner.points import BoolArray, IntArray, Points, distinct_columns
 from planner.pricing import price_steps
 from planner.schedule_bounds import any_split_bound_seconds
-from planner.shard import Elements, RankLayer, RankOperator, Sharder
+from planner.shard import Elements, RankLayer, Sharder
 from planner.sharding import Sharding
 from planner.space import interleaved_counts
 from planner.specs import ModelSpec
@@ -73,25 +73,42 @@ class Bounds:
         return total_X
 
 
-class _OperatorPrices:
-    """Seconds of ranks' operators, each priced once."""
+class _PartPrices:
+    """Seconds of the parts of layers, each priced once."""
 
     def __init__(self, cost_model: CostModel) -> None:
         self.cost_model = cost_model
-        self._seconds: dict[RankOperator, tuple[float, float]] = {}
+        self._seconds: dict[RankLayer, tuple[float, float]] = {}
+        self._again: dict[tuple[RankLayer, tuple[str, ...]], float] = {}
 
-    def forward_seconds(self, part: RankOperator) -> float:
-        return self._of(part)[0]
+    def forward_seconds(self, layer: RankLayer) -> float:
+        return sum(self._of(part)[0] for part in layer.parts)
 
-    def backward_seconds(self, part: RankOperator) -> float:
-        return self._of(part)[1]
+    def backward_seconds(self, layer: RankLayer) -> float:
+        return sum(self._of(part)[1] for part in layer.parts)
 
-    def _of(self, part: RankOperator) -> tuple[float, float]:
+    def again_seconds(self, layer: RankLayer, recompute: Recompute) -> float:
+        """Return what backward takes longer because `layer` is recomputed."""
+        if recompute.granularity is Granularity.FULL:
+            return self.forward_seconds(layer)
+        if not recompute.modules:
+            return 0.0
+        return sum(self._again_of(part, recompute) for part in layer.parts)
+
+    def _of(self, part: RankLayer) -> tuple[float, float]:
         found = self._seconds.get(part)
         if found is None:
             forward = price_steps(part.forward, self.cost_model).total_seconds
             backward = price_steps(part.backward, self.cost_model).total_seconds
             found = self._seconds[part] = (forward, backward)
+        return found
+
+    def _again_of(self, part: RankLayer, recompute: Recompute) -> float:
+        key = (part, recompute.modules)
+        found = self._again.get(key)
+        if found is None:
+            found = price_steps(part.recomputed_steps(recompute), self.cost_model).total_seconds
+            self._again[key] = found
         return found
 
 
@@ -104,7 +121,7 @@ class ShapeCosts:
         rank_model: RankModel,
         counts_D: tuple[int, ...],
         recomputes: tuple[Recompute, ...],
-        prices: "_OperatorPrices",
+        prices: "_PartPrices",
     ) -> None:
         self.rank_model = rank_model
         self.counts_D = counts_D
@@ -112,9 +129,9 @@ class ShapeCosts:
         self.prices = prices
 
     def _seconds(self, layer: RankLayer, *, recomputed: bool) -> LayerSeconds:
-        forward = sum(self.prices.forward_seconds(part) for part in layer.operators)
-        backward = sum(self.prices.backward_seconds(part) for part in layer.operators)
-        again_R = [self._again_seconds(layer, choice) if recomputed else 0.0 for choice in self.recomputes]
+        forward = self.prices.forward_seconds(layer)
+        backward = self.prices.backward_seconds(layer)
+        again_R = [self.prices.again_seconds(layer, choice) if recomputed else 0.0 for choice in self.recomputes]
         return LayerSeconds(forward_seconds=forward, backward_seconds_R=tuple(backward + again for again in again_R))
 
     @cached_property
@@ -126,10 +143,7 @@ class ShapeCosts:
     def whole_layer_seconds(self) -> float:
         """Return what recomputing one layer whole adds to its backward pass, the least of all distinct blocks."""
         full = Recompute(granularity=Granularity.FULL)
-        return min(self._again_seconds(layer, full) for layer in self.rank_model.layers)
-
-    def _again_seconds(self, layer: RankLayer, recompute: Recompute) -> float:
-        return sum(self.prices.forward_seconds(part) for part in layer.recomputed_operators(recompute))
+        return min(self.prices.again_seconds(layer, full) for layer in self.rank_model.layers)
 
     @cached_property
     def memory_facts(self) -> FloatArray:
@@ -265,7 +279,7 @@ class CostTable:
         self.capabilities = capabilities
         self._shapes: dict[Sharding, ShapeCosts] = {}
         self._sharder = Sharder()
-        self._prices = _OperatorPrices(cost_model)
+        self._prices = _PartPrices(cost_model)
 
     def shape(self, sharding: Sharding) -> ShapeCosts:
         """Return the costs of one shape."""
@@ -323,7 +337,7 @@ class CostTable:
         for pp in np.unique(points.pp_X).tolist():
             with_pp = np.nonzero(points.pp_X == pp)[0]
             part = points.where(with_pp)
-            needs = MemoryNeed(points=part, shapes=self.shapes_of(part), model=self.model, workload=self.workload)
+            needs = self._need(part)
             for vpp in np.unique(part.vpp_X).tolist():
                 with_both_X = part.vpp_X == vpp
                 need = needs.where(with_both_X)
@@ -344,6 +358,15 @@ class CostTable:
         counts_SD = np.add.reduceat(of_layer_LD, np.cumsum((0, *counts[:-1])), axis=0)
         return KnownSplit(counts_RCD=counts_SD.reshape(vpp, pp, len(kinds)).transpose(1, 0, 2))
 
+    def _need(self, points: Points) -> MemoryNeed:
+        return MemoryNeed(
+            points=points,
+            shapes=self.shapes_of(points),
+            model=self.model,
+            workload=self.workload,
+            capabilities=self.capabilities,
+        )
+
     def _plain_capacity_X(self, need: MemoryNeed, *, pp: int, limit_bytes: int) -> FloatArray:
         """Return `capacity_layers_X` of plain pipelines of `pp` ranks.
 
@@ -358,7 +381,7 @@ class CostTable:
             room_DX = need.whole_room_DX(rank, limit_bytes)
             fewest_X = np.maximum(recomputed_X, 1 if 0 < rank < pp - 1 else 0)
             hopeless_X |= (room_DX.max(axis=0) < fewest_X) | ~need.must_fit_X(rank, limit_bytes)
-            whole_DX += np.clip(room_DX, 0.0, num_layers)
+            whole_DX += np.minimum(room_DX, num_layers)
             rooms_X += need.room_X(rank, limit_bytes)
         # All layers of each kind must find room, and all layers together.
         by_kind_X = (whole_DX / counts_D[:, np.newaxis]).min(axis=0)
@@ -413,26 +436,40 @@ class CostTable:
                 bound_X[of_kind] = (counts_RD @ seconds_DX).max(axis=0)
                 continue
             part = points.where(of_kind)
-            need = MemoryNeed(points=part, shapes=self.shapes_of(part), model=self.model, workload=self.workload)
+            need = self._need(part)
             rooms_RX = np.stack([need.room_X(rank, limit_bytes) for rank in range(pp)])
             caps_RX = _most_seconds_RX(rooms_RX, seconds_DX, np.stack(need.quotients_DX), counts_D)
             filled_X = _fullest_X(caps_RX, counts_D @ seconds_DX)
-            rooms_RDX = np.stack([need.whole_room_DX(rank, limit_bytes) for rank in range(pp)]).clip(min=0.0)
+            rooms_RDX = np.stack([need.whole_room_DX(rank, limit_bytes) for rank in range(pp)])
             fewest_DX = _fewest_on_fullest(rooms_RDX, counts_D)
             bound_X[of_kind] = np.maximum(filled_X, (fewest_DX * seconds_DX).max(axis=0))
         return bound_X
 
     def _tail_bound_X(self, points: Points, shapes: tuple[ShapeCosts, ...], shape_X: IntArray) -> FloatArray:
         """Return the gradient norm and the optimizer step of an average rank (the slowest takes no less)."""
-        columns = np.stack([shape_X, points.pp_X, points.dp_X, points.zero_stage_X, points.state_replicas_X])
-        first, index_X = distinct_columns(columns)
-        tails: list[float] = []
-        for index in first.tolist():
-            layout = mesh_at(points, index)
-            costs, pp = shapes[shape_X[index]], layout.pp
-            total = costs.trainable + costs.rank_model.embedding.elements(trainable=True)
-            total += costs.rank_model.head_elements(pp=pp, trainable=True)
-            average = Elements(dense=total.dense // pp, expert=total.expert // pp)
-            update = self.cost_model.compute(optimizer_traffic(average, layout, self.workload))
-            tails.append(update.seconds + self.cost_model.collective(gradient_norm_reduction(layout)).seconds)
-        return np.array(tails)[index_X]
+        ends = [(costs.trainable, costs.rank_model.embedding.trainable, costs.rank_model) for costs in shapes]
+        totals_PSG = np.array(
+            [
+                [
+                    (layers.dense + first.dense + head.dense, layers.expert + first.expert + head.expert)
+                    for layers, first, model in ends
+                    for head in (model.head_elements(pp=pp, trainable=True),)
+                ]
+                for pp in (1, 2)
+            ],
+            dtype=np.int64,
+        )
+        of_point_XG = totals_PSG[np.minimum(points.pp_X, 2) - 1, shape_X] // points.pp_X[:, np.newaxis]
+        sharded_X = points.zero_stage_X >= 1
+        bytes_X = optimizer_bytes(
+            dense=of_point_XG[:, 0],
+            expert=of_point_XG[:, 1],
+            dense_ranks=np.where(sharded_X, points.dp_X * points.cp_X // points.state_replicas_X, 1),
+            expert_ranks=np.where(sharded_X, points.edp_X // points.state_replicas_X, 1),
+            workload=self.workload,
+        )
+        distinct, index_X = np.unique(bytes_X, return_inverse=True)
+        updates = [self.cost_model.compute(optimizer_step(num_bytes, self.workload)) for num_bytes in distinct.tolist()]
+        norm = self.cost_model.collective(gradient_norm_reduction(mesh_at(points, 0))).seconds
+        tails_X: FloatArray = np.array([update.seconds for update in updates])[index_X.ravel()] + norm
+        return tails_X

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.capabilities import ANY, Capabilities
 from planner.communication import shard_ranks
 from planner.costs import ShapeCosts
 from planner.layout import Layout, Overlap, Recompute, Schedule, stages_from_counts
@@ -20,6 +21,7 @@ from planner.memory import (
     FRAGMENTATION_FRACTION,
     communicator_bytes,
     fp8_copy_bytes,
+    half_gradient_bytes,
     head_peak_bytes,
     state_bytes,
 )
@@ -48,12 +50,14 @@ def skeleton(  # noqa: PLR0913 - the dimensions of a point
     etp: int = 1,
     state_replicas: int = 1,
     secondary_shard: int = 1,
+    capabilities: Capabilities = ANY,
 ) -> Layout:
     """Return a point of the space as a layout whose layers are not placed yet.
 
     Communication is overlapped wherever the schedule can: gradients and parameters over dp, transfers only with
     interleaving (Megatron-LM has no overlapped transfers in plain 1F1B).
     """
+    several = dp * cp > 1
     schedule = Schedule.NO_PIPELINE
     if pp > 1:
         schedule = Schedule.INTERLEAVED if vpp > 1 else Schedule.ONE_F_ONE_B
@@ -68,7 +72,11 @@ def skeleton(  # noqa: PLR0913 - the dimensions of a point
         num_microbatches=num_microbatches,
         schedule=schedule,
         recompute=recompute,
-        overlap=Overlap(grad_reduce=dp * cp > 1, param_gather=dp * cp > 1 and zero_stage >= 1, p2p=vpp > 1),
+        overlap=Overlap(
+            grad_reduce=several and zero_stage >= capabilities.reduce_overlap_from,
+            param_gather=several and zero_stage >= capabilities.gather_overlap_from,
+            p2p=vpp > 1,
+        ),
         stages=stages_from_counts((0,) * (pp * vpp)),
         cp=cp,
         ulysses=ulysses,
@@ -81,13 +89,21 @@ def skeleton(  # noqa: PLR0913 - the dimensions of a point
 
 
 def formulate(  # noqa: PLR0913 - the parts of a point
-    *, model: ModelSpec, workload: TrainWorkload, costs: ShapeCosts, layout: Layout, limit_bytes: int, generous: bool
+    *,
+    model: ModelSpec,
+    workload: TrainWorkload,
+    capabilities: Capabilities,
+    costs: ShapeCosts,
+    layout: Layout,
+    limit_bytes: int,
+    generous: bool,
 ) -> Problem:
     """Return the chain partition problem of one point with one chunk a rank.
 
     Args:
         model: The model.
         workload: The training run.
+        capabilities: What runs it.
         costs: Costs of the point's shape.
         layout: The point; its stages are ignored.
         limit_bytes: What each GPU may use.
@@ -103,7 +119,14 @@ def formulate(  # noqa: PLR0913 - the parts of a point
     ends_S[-1] += costs.head.forward_seconds + costs.head.backward_seconds_R[choice]
     micro = layout.num_microbatches
     in_flight_S = [min(micro, num_stages - stage) for stage in range(num_stages)]
-    demand = _Demand(model=model, workload=workload, rank_model=costs.rank_model, layout=layout, generous=generous)
+    demand = _Demand(
+        model=model,
+        workload=workload,
+        rank_model=costs.rank_model,
+        layout=layout,
+        capabilities=capabilities,
+        generous=generous,
+    )
     layers = costs.rank_model.layers
     static_D = [demand.layer_static(layer) for layer in layers]
     kept = costs.recomputes[choice]
@@ -146,6 +169,7 @@ class _Demand:
     workload: TrainWorkload
     rank_model: RankModel
     layout: Layout
+    capabilities: Capabilities
     generous: bool
 
     def padded(self, num_bytes: int) -> int:
@@ -173,6 +197,9 @@ class _Demand:
             (trainable, per_element.master, states),
             (trainable, per_element.moments, states),
         ]
+        half = half_gradient_bytes(layout, self.workload, self.capabilities)
+        if half:
+            parts.append((trainable, half, (1, 1)))
         if layout.secondary_shard > 1:
             secondary = (layout.secondary_shard, min(layout.secondary_shard, weights[1]))
             parts.append((trainable + frozen, per_element.weight, secondary))
@@ -216,6 +243,8 @@ class _Demand:
         )
         if self.model.vision is not None:
             fixed[0] += self.model.vision.num_parameters * state_bytes(self.workload).weight
+        copies = rank_model.head.gemm_operands * fp8_copy_bytes(self.workload.precision)
+        fixed[-1] += math.floor(copies) if self.generous else math.ceil(copies)
         fixed[-1] += self.states(
             trainable=rank_model.head_elements(pp=layout.pp, trainable=True),
             frozen=rank_model.head_elements(pp=layout.pp, trainable=False),

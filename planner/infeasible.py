@@ -1,7 +1,7 @@
 """Why nothing fits: the binding constraint, the shortfall, and changes that would fit, as small as were found.
 
-Only the most frugal points matter here: full recomputation, the smallest micro-batch, states sharded as far as the
-point's pipeline allows. Each relaxation that is offered was checked with exact bytes.
+Only the most frugal points matter here: full recomputation, the smallest micro-batch. Each relaxation that is offered
+was checked with exact bytes.
 """
 
 from collections.abc import Callable, Iterator
@@ -82,16 +82,19 @@ class _Question:
     def fits(self) -> bool:
         """Return whether some layout fits, by exact bytes."""
         space = enumerate_layouts(self.scope())
-        points = _frugal(space)
-        table = self.table(space)
-        pricer = Pricer(table, limit_bytes=self.limit_bytes)
-        capacity_X = table.capacity_layers_X(points, limit_bytes=self.limit_bytes)
-        roomiest = np.argsort(-capacity_X, kind="stable")[:_MAX_CHECKED]
-        return any(
-            pricer.fitting(layout_at(points, int(index), table)) is not None
-            for index in roomiest
-            if capacity_X[index] >= self.model.num_layers
-        )
+        return _first_fit(_frugal(space), self.table(space), limit_bytes=self.limit_bytes) is not None
+
+
+def _first_fit(points: Points, table: CostTable, *, limit_bytes: int) -> Layout | None:
+    """Return the first of the roomiest points that fits by exact bytes, its layers placed."""
+    pricer = Pricer(table, limit_bytes=limit_bytes)
+    capacity_X = table.capacity_layers_X(points, limit_bytes=limit_bytes)
+    for index in np.argsort(-capacity_X, kind="stable")[:_MAX_CHECKED]:
+        if capacity_X[index] >= table.model.num_layers:
+            fitting = pricer.fitting(layout_at(points, int(index), table))
+            if fitting is not None:
+                return fitting
+    return None
 
 
 def _frugal(space: Space) -> Points:
@@ -102,13 +105,23 @@ def _frugal(space: Space) -> Points:
     points = points.where(points.recompute_X == points.recompute_X.max())
     most_spread_X = (points.sequence_parallel_X == points.sequence_parallel_X.max()) | (points.tp_X == 1)
     points = points.where(most_spread_X)
+    # Of two shardings either may need less: stages 2 and 3 split more, and more waits whole on its way.
     columns = np.stack(
-        [points.tp_X, points.cp_X, points.ulysses_X, points.pp_X, points.vpp_X, points.ep_X, points.etp_X]
+        [
+            points.tp_X,
+            points.cp_X,
+            points.ulysses_X,
+            points.pp_X,
+            points.vpp_X,
+            points.ep_X,
+            points.etp_X,
+            points.zero_stage_X,
+            points.state_replicas_X,
+            points.secondary_shard_X,
+        ]
     )
     _, mesh_X = distinct_columns(columns)
-    order = np.lexsort(
-        (points.secondary_shard_X, points.state_replicas_X, -points.zero_stage_X, points.micro_batch_size_X, mesh_X)
-    )
+    order = np.lexsort((points.micro_batch_size_X, mesh_X))
     first = np.unique(mesh_X[order], return_index=True)[1]
     keep_X = np.zeros(len(points), dtype=np.bool_)
     keep_X[order[first]] = True
@@ -151,23 +164,14 @@ def _nearest(question: _Question, space: Space) -> Layout:
     if not len(points):
         points = space.points
     table = question.table(space)
-
-    def first_fit(limit_bytes: int) -> Layout | None:
-        pricer = Pricer(table, limit_bytes=limit_bytes)
-        for index in np.nonzero(table.fits_X(points, limit_bytes=limit_bytes))[0][:_MAX_CHECKED]:
-            fitting = pricer.fitting(layout_at(points, int(index), table))
-            if fitting is not None:
-                return fitting
-        return None
-
     low, high = question.limit_bytes, question.limit_bytes * 2
-    found = first_fit(high)
+    found = _first_fit(points, table, limit_bytes=high)
     while found is None:
         low, high = high, high * 2
-        found = first_fit(high)
+        found = _first_fit(points, table, limit_bytes=high)
     while high - low > GIB // 16:
         middle = (low + high) // 2
-        attempt = first_fit(middle)
+        attempt = _first_fit(points, table, limit_bytes=middle)
         if attempt is None:
             low = middle
         else:

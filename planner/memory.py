@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from planner.capabilities import Capabilities
 from planner.communication import communicator_sizes, num_moments, shard_ranks
 from planner.layout import Layout, Schedule, Stage
 from planner.placement import PlacedModel, RankModel
@@ -93,6 +94,12 @@ def state_bytes(workload: TrainWorkload) -> StateBytes:
     )
 
 
+def half_gradient_bytes(layout: Layout, workload: TrainWorkload, capabilities: Capabilities) -> int:
+    """Return the bytes per trainable element of 16-bit gradients that are kept beside the accumulated ones."""
+    apart = workload.gradient_dtype is not workload.precision.parameter_dtype
+    return 2 if capabilities.half_gradients and layout.zero_stage == 1 and apart else 0
+
+
 def uses_precision_aware_optimizer(workload: TrainWorkload) -> bool:
     """Return whether master weights or moments are kept in less than fp32."""
     return workload.master_dtype is not DType.FP32 or workload.moment_dtype is not DType.FP32
@@ -139,7 +146,7 @@ def head_peak_bytes(rank_model: RankModel) -> int:
     kept = sum(part.num_bytes for part in rank_model.head.saved)
     beside = softmaxes[0] // 2
     if len(softmaxes) > 1:
-        beside = max(beside, *(layer.transient_bytes for layer in rank_model.layers))
+        beside = max(beside, rank_model.head.transient_bytes)
     return kept + beside
 
 
@@ -241,6 +248,10 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
         ),
         _Term(name="context and libraries", num_bytes=CONTEXT_BYTES, source=CONTEXT_SOURCE),
     ]
+    half = half_gradient_bytes(layout, workload, placed.capabilities)
+    if half:
+        source = "gradients of a whole backward pass, before they are added to the accumulated ones"
+        terms.append(_Term(name="16-bit gradients", num_bytes=trainable.total * half, source=source))
     if layout.secondary_shard > 1:
         ranks = (layout.secondary_shard, min(layout.secondary_shard, weights[1]))
         secondary = split_bytes(everything, per_element.weight, ranks)
@@ -269,6 +280,8 @@ def _moment_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
     ]
     if workload.precision.is_fp8:
         operands = sum(layer.gemm_operands * count for layer, count in placed.layer_counts(pipeline_rank))
+        if pipeline_rank == layout.pp - 1:
+            operands += placed.rank_model.head.gemm_operands  # of multi-token prediction
         copies = math.ceil(operands * fp8_copy_bytes(workload.precision))
         terms.append(_Term(name="fp8 weight copies", num_bytes=copies, source=FP8_COPY_SOURCE))
     if layout.zero_stage == 3:

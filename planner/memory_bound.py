@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.capabilities import Capabilities
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.memory import (
     CONTEXT_BYTES,
@@ -46,7 +47,7 @@ class Shape(Protocol):
         ...
 
 
-_OF_LAYER, _OF_ENDS = 8, 14
+_OF_LAYER, _OF_ENDS = 8, 15
 """Numbers in `memory_facts` of each distinct block, and of the two ends."""
 
 
@@ -54,8 +55,8 @@ def memory_facts(rank_model: RankModel) -> FloatArray:
     """Return every number of one shape that the bound reads, in one row.
 
     The ends: elements of the embedding, of a head beside it and of a head elsewhere (four each: trainable and frozen,
-    dense and expert), the loss's peak and the stream's bytes. Then of each distinct block: its four elements, operands
-    of linear layers, bytes saved, bytes of its own backward, bytes of its input.
+    dense and expert), the loss's peak, the stream's bytes and the head's fp8 operands. Then of each distinct block: its
+    four elements, operands of linear layers, bytes saved, bytes of its own backward, bytes of its input.
     """
     embedding, head = rank_model.embedding, rank_model.head_elements
     numbers = [
@@ -64,6 +65,7 @@ def memory_facts(rank_model: RankModel) -> FloatArray:
         *_four(head(pp=2, trainable=True), head(pp=2, trainable=False)),
         head_peak_bytes(rank_model),
         rank_model.stream_bytes,
+        rank_model.head.gemm_operands,
     ]
     for layer in rank_model.layers:
         numbers += _four(layer.trainable, layer.frozen)
@@ -115,10 +117,17 @@ class MemoryNeed:
         shapes: Their distinct shapes, and which of them each point has.
         model: The model.
         workload: The training run.
+        capabilities: What the target can run.
     """
 
     def __init__(
-        self, *, points: Points, shapes: tuple[tuple[Shape, ...], IntArray], model: ModelSpec, workload: TrainWorkload
+        self,
+        *,
+        points: Points,
+        shapes: tuple[tuple[Shape, ...], IntArray],
+        model: ModelSpec,
+        workload: TrainWorkload,
+        capabilities: Capabilities,
     ) -> None:
         self.points = points
         self.num_layers = model.num_layers
@@ -128,6 +137,8 @@ class MemoryNeed:
         dense_X = points.dp_X * points.cp_X / points.state_replicas_X
         expert_X = points.edp_X / points.state_replicas_X
 
+        apart = workload.gradient_dtype is not workload.precision.parameter_dtype
+        self._half_gradient = 2.0 if capabilities.half_gradients and apart else 0.0
         grids = tuple(self._bytes_of_element(per_element, ranks_X) for ranks_X in (dense_X, expert_X))
         bytes_KX = np.stack([*grids[0], *grids[1]])
         facts_KX = np.stack([shape.memory_facts for shape in self._shapes]).T[:, self._shape_X]
@@ -156,8 +167,9 @@ class MemoryNeed:
         self.embedding_states_X = states_X(facts_KX[:4])
         if model.vision is not None:
             self.embedding_states_X += model.vision.num_parameters * per_element.weight
-        self.head_states_X = np.where(points.pp_X == 1, states_X(facts_KX[4:8]), states_X(facts_KX[8:12]))
-        head_peak_X, stream_X = facts_KX[12:14]
+        head_peak_X, stream_X, operands_X = facts_KX[12:15]
+        of_head_X = np.where(points.pp_X == 1, states_X(facts_KX[4:8]), states_X(facts_KX[8:12]))
+        self.head_states_X = of_head_X + operands_X * copies
         self.head_peak_X = head_peak_X * lost
         buffers_X = np.where(points.vpp_X > 1, 4.0, 2.0)  # `skeleton` overlaps transfers where it interleaves
         self.pipeline_X = np.where(points.pp_X > 1, buffers_X * stream_X * lost, 0.0)
@@ -182,7 +194,8 @@ class MemoryNeed:
         second_X = np.where(points.secondary_shard_X > 1, 1.0 / points.secondary_shard_X, 0.0)
         frozen_X: FloatArray = per_element.weight * (1.0 / weights_X + second_X)
         states = per_element.master + per_element.moments
-        return frozen_X + per_element.gradient / gradients_X + states / states_X, frozen_X
+        half_X = np.where(points.zero_stage_X == 1, self._half_gradient, 0.0)
+        return frozen_X + per_element.gradient / gradients_X + states / states_X + half_X, frozen_X
 
     def _reference(self) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
         """Return the bytes of a mean layer, static and a micro-batch in flight, and what each layer takes of one.
@@ -250,13 +263,14 @@ class MemoryNeed:
         return rooms_X
 
     def whole_room_DX(self, rank: int, limit_bytes: int) -> FloatArray:
-        """Return how many layers of each kind alone rank `rank` of a plain pipeline can hold, at most; -1 if none."""
+        """Return how many layers of each kind alone rank `rank` of a plain pipeline can hold, at most."""
         in_flight_X = self._in_flight_X(rank)
         rooms_DX: list[FloatArray] = []
         for static_X, saved_X, working_X in zip(self.static_DX, self.saved_DX, self.working_DX, strict=True):
             free_X = self._free_X(rank, limit_bytes, working_X) + in_flight_X * self.freed_X
             rooms_DX.append(np.floor(free_X / np.maximum(static_X + in_flight_X * saved_X, 1.0) + 1e-9))
-        return np.clip(np.stack(rooms_DX), -1.0, float(1 << 30))
+        # Without a layer there are no temporaries either: whether that fits, `must_fit_X` says.
+        return np.clip(np.stack(rooms_DX), 0.0, float(1 << 30))
 
     def must_fit_X(self, rank: int, limit_bytes: int) -> BoolArray:
         """Return whether rank `rank` of a plain pipeline can hold what it must, its layers left out."""

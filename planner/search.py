@@ -9,6 +9,7 @@ split.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from planner.placement import PlacedModel, place
 from planner.plan import Plan, PlannedLayout, SearchSummary, Status
 from planner.points import Points, Scope
 from planner.request import Constraints, Objective, PlanRequest
-from planner.space import Space, dimensions, enumerate_layouts
+from planner.space import Space, dimensions, enumerate_layouts, recompute_choices
 from planner.specs import ModelSpec
 from planner.targets import framework_of
 from planner.validate import violations
@@ -99,15 +100,15 @@ def search(  # noqa: PLR0913 - what is planned, and how
         constraints=request.constraints,
         capabilities=capabilities,
     )
-    space = enumerate_layouts(scope)
     table = CostTable(
         model=model,
         graph=graph,
         workload=workload,
         cost_model=cost_model,
-        recomputes=space.recomputes,
+        recomputes=recompute_choices(graph, workload, capabilities),
         capabilities=capabilities,
     )
+    space = enumerate_layouts(scope, may_fit=partial(table.fits_X, limit_bytes=limit))
     pricer = Pricer(table, limit_bytes=limit)
     framework = framework_of(request.target)
 
@@ -123,7 +124,7 @@ def search(  # noqa: PLR0913 - what is planned, and how
     visit = _visit(space, table, pricer, top=top, watch=watch, refused=refused)
     summary = SearchSummary(
         considered=space.considered,
-        legal=len(space.points),
+        legal=len(space.points) + space.unfit,
         pruned={**space.pruned, **visit.pruned},
         simulated=visit.simulated,
         dimensions=dimensions(graph),
@@ -159,7 +160,9 @@ def search(  # noqa: PLR0913 - what is planned, and how
             search=summary,
             plans=(),
             baseline=None,
-            infeasible=explain_infeasible(model, cluster, request, space=space, planned=planned, price_on=price_on),
+            infeasible=explain_infeasible(
+                model, cluster, request, space=enumerate_layouts(scope), planned=planned, price_on=price_on
+            ),
         )
     watch("checking the best plans", 0, len(visit.candidates))
     plans = tuple(
@@ -247,7 +250,7 @@ def _visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
     fits_X = table.fits_X(space.points, limit_bytes=pricer.limit_bytes)
     points = space.points.where(fits_X)
     pruned: dict[str, int] = {}
-    _count(pruned, "memory: no split of the layers fits", int((~fits_X).sum()))
+    _count(pruned, "memory: no split of the layers fits", int((~fits_X).sum()) + space.unfit)
     too_long = space.unsimulated.where(table.fits_X(space.unsimulated, limit_bytes=pricer.limit_bytes))
     if not len(points):
         return _Visit(candidates=(), bound_seconds=float("inf"), pruned=pruned, simulated=0, unsettled=len(too_long))

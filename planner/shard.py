@@ -145,13 +145,15 @@ class RankLayer:
 
     Args:
         name: What kind of layer it is.
-        operators: Its operators in forward order.
+        operators: Its operators.
         layer_input_bytes: What full recompute keeps instead of saved tensors.
+        parts: The same operators in groups that other layers share; their sums are then worked out once for all.
     """
 
     name: str
     operators: tuple[RankOperator, ...]
     layer_input_bytes: int
+    parts: tuple["RankLayer", ...] = ()
 
     @cached_property
     def forward(self) -> tuple[Step, ...]:
@@ -176,34 +178,56 @@ class RankLayer:
     @cached_property
     def trainable(self) -> Elements:
         """Return the weight elements that have a gradient."""
+        if self.parts:
+            return sum((part.trainable for part in self.parts), Elements())
         return _elements(part for part in self.weights if part.weight.trainable)
 
     @cached_property
     def frozen(self) -> Elements:
         """Return the weight elements that have none."""
+        if self.parts:
+            return sum((part.frozen for part in self.parts), Elements())
         return _elements(part for part in self.weights if not part.weight.trainable)
 
     @cached_property
     def gemm_operands(self) -> int:
         """Return the weight elements that linear layers multiply by."""
+        if self.parts:
+            return sum(part.gemm_operands for part in self.parts)
         return sum(part.num_elements for part in self.weights if part.weight.gemm_operand)
 
     @cached_property
     def transient_bytes(self) -> int:
         """Return the largest set of tensors that live only inside one operator's backward."""
-        return max((operator.transient_bytes for operator in self.operators), default=0)
+        return max((part.transient_bytes for part in self.parts or self.operators), default=0)
 
     @cached_property
     def all_saved_bytes(self) -> int:
         """Return the bytes that one micro-batch keeps without recompute."""
-        return sum(part.num_bytes for part in self.saved)
+        return self._kept_bytes(())
 
     def saved_bytes(self, recompute: Recompute) -> int:
         """Return the bytes that one micro-batch keeps under `recompute` (every layer recomputed if full)."""
         if recompute.granularity is Granularity.FULL:
             return self.layer_input_bytes
-        dropped = frozenset(recompute.modules)
-        return sum(part.num_bytes for part in self.saved if dropped.isdisjoint(part.saved.dropped_by))
+        return self._kept_bytes(recompute.modules)
+
+    @cached_property
+    def _kept(self) -> dict[tuple[str, ...], int]:
+        return {}
+
+    def _kept_bytes(self, modules: tuple[str, ...]) -> int:
+        """Return the bytes kept when `modules` are recomputed; each answer is remembered."""
+        found = self._kept.get(modules)
+        if found is None:
+            if self.parts:
+                found = sum(part._kept_bytes(modules) for part in self.parts)  # noqa: SLF001 - of its own kind
+            else:
+                found = sum(
+                    part.num_bytes for part in self.saved if frozenset(modules).isdisjoint(part.saved.dropped_by)
+                )
+            self._kept[modules] = found
+        return found
 
     def recomputed_operators(self, recompute: Recompute) -> tuple[RankOperator, ...]:
         """Return the operators whose forward pass backward runs again under `recompute`."""
@@ -263,33 +287,46 @@ class Sharder:
     """Cuts layers, and shares between shardings what they have in common.
 
     Most operators do not feel every degree: a dense layer is cut alike whatever ep is. Shardings are reduced to what an
-    operator feels, and equal ones give the same `RankOperator`.
+    operator feels, and the operators of a layer that feel the same form a part; equal parts are one object.
     """
 
     def __init__(self) -> None:
-        self._parts: dict[Sharding, dict[int, RankOperator]] = {}
-        self._feels: dict[int, tuple[Operator, Feels]] = {}
+        self._parts: dict[tuple[int, Feels, Sharding], RankLayer] = {}
+        self._groups: dict[int, tuple[LayerGraph, Mapping[Feels, tuple[Operator, ...]]]] = {}
 
     def layer(self, layer: LayerGraph, sharding: Sharding) -> RankLayer:
-        """Return one rank's share of `layer`."""
+        """Return one rank's share of `layer`, its operators part by part."""
         felt = _felt(sharding)
+        parts = tuple(self._part(layer, kind, felt[kind]) for kind in self._groups_of(layer))
         kept = layer.layer_input
         return RankLayer(
             name=layer.name,
-            operators=tuple(self._operator(operator, felt) for operator in layer.operators),
+            operators=tuple(operator for part in parts for operator in part.operators),
             layer_input_bytes=0 if kept is None else rank_saved(kept, sharding).num_bytes,
+            parts=parts,
         )
 
-    def _operator(self, operator: Operator, felt: Mapping[Feels, Sharding]) -> RankOperator:
-        # Operators are known by identity, which is far cheaper than equality; they are kept, so that it stays theirs.
-        known = self._feels.get(id(operator))
+    def _groups_of(self, layer: LayerGraph) -> Mapping[Feels, tuple[Operator, ...]]:
+        # Layers are known by identity, far cheaper than equality; they are kept, so that the identity stays theirs.
+        known = self._groups.get(id(layer))
         if known is None:
-            known = self._feels[id(operator)] = (operator, feels(operator))
-        sharding = felt[known[1]]
-        parts = self._parts.setdefault(sharding, {})
-        if id(operator) not in parts:
-            parts[id(operator)] = RankOperator(operator=operator, sharding=sharding)
-        return parts[id(operator)]
+            groups: dict[Feels, list[Operator]] = {}
+            for operator in layer.operators:
+                groups.setdefault(feels(operator), []).append(operator)
+            known = self._groups[id(layer)] = (layer, {kind: tuple(found) for kind, found in groups.items()})
+        return known[1]
+
+    def _part(self, layer: LayerGraph, kind: Feels, sharding: Sharding) -> RankLayer:
+        key = (id(layer), kind, sharding)
+        found = self._parts.get(key)
+        if found is None:
+            operators = self._groups_of(layer)[kind]
+            found = self._parts[key] = RankLayer(
+                name=layer.name,
+                operators=tuple(RankOperator(operator=operator, sharding=sharding) for operator in operators),
+                layer_input_bytes=0,
+            )
+        return found
 
 
 @lru_cache(maxsize=8)

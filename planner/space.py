@@ -6,7 +6,7 @@ Axis X: points. The space is the full product of
     ulysses 1, cp, or a divisor of cp between them; with routed experts ep and etp in divisors of tp cp dp;
     micro_batch_size in divisors of global_batch_size / dp; sequence_parallel in {no, yes};
     zero_stage in {0, 1, 2, 3}, with hybrid sharding and secondary shards at the fast domain's size;
-    vpp 1, or such that interleaved stages come out even; every recompute choice.
+    vpp 1, or such that interleaved stages come out even, or one of a few; every recompute choice.
 
 Combinations that say the same thing twice (sequence parallelism with tp 1, sharding over one rank) are not points;
 optimizer states below fp32 come with the sharded optimizer even where it shards over one rank.
@@ -26,7 +26,7 @@ from planner.capabilities import Capabilities
 from planner.graph import ModelGraph, Module
 from planner.layout import Granularity, Recompute, even_counts
 from planner.memory import uses_precision_aware_optimizer
-from planner.points import IntArray, Points, Scope, distinct_columns
+from planner.points import BoolArray, IntArray, Points, Scope, distinct_columns
 from planner.request import Bounds, Constraints
 from planner.space_rules import Rule, mesh_rules, recompute_rules, use_rules
 from planner.specs import ModelSpec
@@ -38,8 +38,8 @@ MAX_SCHEDULED_OPERATIONS = 1_000_000
 UNSIMULATED = "schedule longer than the simulator runs"
 """The one rule that rules out layouts which might be fine."""
 
-MAX_UNEVEN_STAGES = 64
-"""Virtual stages up to which interleaving is searched when layers do not divide evenly."""
+UNEVEN_VPP = (2, 3, 4, 6, 8)
+"""Virtual stages of a rank that are searched although layers do not divide evenly over them; more bring little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,6 +52,7 @@ class Space:
         considered: Points before any rule.
         pruned: Rule to number of points that broke it first.
         unsimulated: Points that broke no rule but are too long to simulate; counted in `pruned`.
+        unfit: Points that broke no rule and were dropped because not even the most frugal use of their mesh fits.
     """
 
     points: Points
@@ -59,6 +60,7 @@ class Space:
     recomputes: tuple[Recompute, ...]
     considered: int
     pruned: Mapping[str, int]
+    unfit: int = 0
 
 
 _DIMENSIONS = (
@@ -91,13 +93,20 @@ def divisors(number: int) -> tuple[int, ...]:
 
 
 def interleaved_counts(num_layers: int, num_stages: int) -> tuple[int, ...] | None:
-    """Return the layers of each virtual stage when stages are interleaved; None when they do not come out even.
+    """Return the layers of each virtual stage when stages are interleaved; None for more stages than layers.
 
-    All alike, or one fewer beside the head, or one fewer beside the embedding and the head: the splits that count
-    embedding and head as a layer each, as Megatron-LM's `--account-for-embedding-in-pipeline-split` and
-    `--account-for-loss-in-pipeline-split` do. Up to `MAX_UNEVEN_STAGES` stages any remainder will do, its light stages
-    at both ends.
+    Where the count allows all alike, or one fewer beside the head, or one fewer beside the embedding and the head: the
+    splits that count embedding and head as a layer each, as Megatron-LM's
+    `--account-for-embedding-in-pipeline-split` and `--account-for-loss-in-pipeline-split` do. Else as even as can be,
+    the light stages at both ends.
     """
+    exact = _with_equal_stages(num_layers, num_stages)
+    if exact is not None:
+        return exact
+    return even_counts(num_layers, num_stages) if num_stages <= num_layers else None
+
+
+def _with_equal_stages(num_layers: int, num_stages: int) -> tuple[int, ...] | None:
     for ends in ((), (-1,), (0, -1)):
         whole, remainder = divmod(num_layers + len(ends), num_stages)
         if not remainder and (whole > 1 or not ends):
@@ -105,17 +114,19 @@ def interleaved_counts(num_layers: int, num_stages: int) -> tuple[int, ...] | No
             for end in ends:
                 counts[end] -= 1
             return tuple(counts)
-    if num_stages <= min(MAX_UNEVEN_STAGES, num_layers):
-        return even_counts(num_layers, num_stages)
     return None
 
 
 def virtual_degrees(num_layers: int, pp: int) -> tuple[int, ...]:
-    """Return the vpp at which interleaved stages come out even; 1 always."""
+    """Return the vpp at which interleaved stages come out even, and a few at which they do not; 1 always."""
     if pp == 1:
         return (1,)
     most = max(num_layers // pp, 1)
-    return tuple(vpp for vpp in range(1, most + 1) if vpp == 1 or interleaved_counts(num_layers, pp * vpp))
+    return tuple(
+        vpp
+        for vpp in range(1, most + 1)
+        if vpp == 1 or vpp in UNEVEN_VPP or _with_equal_stages(num_layers, pp * vpp) is not None
+    )
 
 
 def recompute_choices(graph: ModelGraph, workload: TrainWorkload, capabilities: Capabilities) -> tuple[Recompute, ...]:
@@ -187,7 +198,7 @@ class _Inner:
 
     def shardings(self, *, tp: int, replicas: int, edp: int) -> tuple[_Sharding, ...]:
         """Return the ways to shard states over `replicas` ranks."""
-        if replicas == 1 and edp == 1:
+        if replicas == 1 and (edp == 1 or not self.scope.graph.has_experts):
             return (_Sharding(zero_stage=int(uses_precision_aware_optimizer(self.scope.workload))),)
         found = [_Sharding(zero_stage=stage) for stage in (0, 1, 2, 3)]
         near = max(self.scope.fast_domain_size // tp, 1)
@@ -232,14 +243,34 @@ class _Inner:
         """Return how many choices of virtual stages and recomputation there are."""
         return sum(self.num_recomputes(pp * vpp) for vpp in virtual_degrees(self.scope.model.num_layers, pp))
 
+    def num_allowed(self, num_stages: int) -> int:
+        """Return how many of them the user allows."""
+        allowed = self.scope.constraints.recompute
+        choices, layers = self.recompute_columns(num_stages)
+        names = [
+            Granularity.FULL if partial else self.recomputes[choice].granularity
+            for choice, partial in zip(choices.tolist(), layers.tolist(), strict=True)
+        ]
+        return len(names) if allowed is None else sum(name.value in allowed for name in names)
+
     def num_points(self, tp: int, replicas: int, edp: int, dp: int, pp: int) -> int:
         """Return how many points a mesh is unrolled into."""
         ways = len(self.shardings(tp=tp, replicas=replicas, edp=edp)) * len(self.micro_batches(dp)) * (1 + (tp > 1))
         return ways * self.num_chains(pp)
 
 
-def enumerate_layouts(scope: Scope) -> Space:
-    """Return every legal point, and how many others broke which rule."""
+MayFit = Callable[[Points], BoolArray]
+"""Tells which points may fit into memory: False is proven."""
+
+
+def enumerate_layouts(scope: Scope, *, may_fit: MayFit | None = None) -> Space:
+    """Return every legal point, and how many others broke which rule.
+
+    Args:
+        scope: What is enumerated.
+        may_fit: Drops legal points whose mesh cannot fit however it is used, before they are unrolled; without it all
+            legal points are returned.
+    """
     inner = _Inner(scope)
     pruned: dict[str, int] = {}
 
@@ -253,7 +284,7 @@ def enumerate_layouts(scope: Scope) -> Space:
                 alive_X &= ~broken_X
         return points.where(alive_X)
 
-    meshes = _meshes(scope)
+    meshes = _meshes(scope.num_gpus, with_experts=scope.graph.has_experts)
     of_mesh_X = _of_distinct(_mesh_keys(meshes), inner.num_points)
     considered = int(of_mesh_X.sum())
     meshes = survivors(meshes, of_mesh_X, mesh_rules(meshes, scope))
@@ -261,6 +292,11 @@ def enumerate_layouts(scope: Scope) -> Space:
     uses = replace(uses, num_microbatches_X=_num_microbatches_X(uses, scope.workload))
     of_use_X = _of_distinct(np.stack([uses.pp_X * uses.vpp_X]), inner.num_recomputes)
     uses = survivors(uses, of_use_X, use_rules(uses, scope))
+    unfit = 0
+    if may_fit is not None and len(uses):
+        hopeless_X = ~_frugal_fits_X(uses, scope, inner, may_fit)
+        unfit = int(_of_distinct(np.stack([uses.pp_X * uses.vpp_X]), inner.num_allowed)[hopeless_X].sum())
+        uses = uses.where(~hopeless_X)
     stages_X = uses.pp_X * uses.vpp_X
     points = _unrolled(uses, [inner.recompute_columns(stages) for stages in stages_X.tolist()], _RECOMPUTE_COLUMNS)
     points = survivors(
@@ -275,7 +311,42 @@ def enumerate_layouts(scope: Scope) -> Space:
         recomputes=inner.recomputes,
         considered=considered,
         pruned=pruned,
+        unfit=unfit,
     )
+
+
+def _frugal_fits_X(uses: Points, scope: Scope, inner: _Inner, may_fit: MayFit) -> BoolArray:
+    """Return whether the most frugal use of each mesh and its virtual stages may fit.
+
+    Micro-batches of one sequence, every layer recomputed, residuals split, and everything sharded that the target
+    shards on such a mesh: no use of the mesh takes less.
+    """
+    keys = np.stack([uses.tp_X, uses.cp_X, uses.ulysses_X, uses.pp_X, uses.ep_X, uses.etp_X, uses.vpp_X])
+    first, index_X = distinct_columns(keys)
+    frugal = uses.where(first)
+    target = scope.capabilities
+    largest_X = np.full(len(frugal), 3, dtype=np.int64)
+    for degree_X, largest in (
+        (frugal.pp_X, target.zero_with_pipeline),
+        (frugal.tp_X, target.zero_with_tensor),
+        (frugal.cp_X, target.zero_with_context),
+        (frugal.ep_X, target.zero_with_experts),
+    ):
+        largest_X = np.where(degree_X > 1, np.minimum(largest_X, largest), largest_X)
+    ones = np.ones(len(frugal), dtype=np.int64)
+    frugal = replace(
+        frugal,
+        micro_batch_size_X=ones,
+        num_microbatches_X=scope.workload.global_batch_size // frugal.dp_X,
+        sequence_parallel_X=(frugal.tp_X > 1).astype(np.int64),
+        zero_stage_X=largest_X,
+        state_replicas_X=ones,
+        secondary_shard_X=ones,
+        recompute_X=np.full(len(frugal), len(inner.recomputes) - 1, dtype=np.int64),
+        recompute_layers_X=np.zeros(len(frugal), dtype=np.int64),
+    )
+    fits_X: BoolArray = may_fit(frugal)[index_X]
+    return fits_X
 
 
 def _operations_X(points: Points) -> IntArray:
@@ -322,27 +393,33 @@ def _num_microbatches_X(points: Points, workload: TrainWorkload) -> IntArray:
     return num_X
 
 
-def _meshes(scope: Scope) -> Points:
+@lru_cache(maxsize=8)
+def _meshes(num_gpus: int, *, with_experts: bool) -> Points:
     """Return every way to cut the GPUs into the two grids."""
-    world = scope.num_gpus
-    rows: list[tuple[int, ...]] = []
-    for tp in divisors(world):
-        for cp in divisors(world // tp):
-            for pp in divisors(world // (tp * cp)):
-                dp = world // (tp * cp * pp)
-                experts = _expert_grids(world // pp) if scope.graph.has_experts else ((1, 1),)
-                rows += [(tp, cp, ulysses, pp, dp, ep, etp) for ulysses in divisors(cp) for ep, etp in experts]
-    columns = np.array(rows, dtype=np.int64).T
+    parts: list[IntArray] = []
+    for tp in divisors(num_gpus):
+        for cp in divisors(num_gpus // tp):
+            for pp in divisors(num_gpus // (tp * cp)):
+                experts_GK = _expert_grids(num_gpus // pp) if with_experts else np.ones((2, 1), dtype=np.int64)
+                ulysses_U = np.array(divisors(cp), dtype=np.int64)
+                num_grids = experts_GK.shape[1]
+                part = np.empty((7, len(ulysses_U) * num_grids), dtype=np.int64)
+                part[:5] = np.array([[tp], [cp], [1], [pp], [num_gpus // (tp * cp * pp)]])
+                part[2] = np.repeat(ulysses_U, num_grids)
+                part[5:] = np.tile(experts_GK, len(ulysses_U))
+                parts.append(part)
+    columns = np.concatenate(parts, axis=1)
     names = ("tp_X", "cp_X", "ulysses_X", "pp_X", "dp_X", "ep_X", "etp_X")
-    ones = np.ones(len(rows), dtype=np.int64)
+    ones = np.ones(columns.shape[1], dtype=np.int64)
     blank = {entry.name: ones for entry in fields(Points)}
     return Points(**{**blank, **dict(zip(names, columns, strict=True))})
 
 
 @lru_cache(maxsize=256)
-def _expert_grids(stage_ranks: int) -> tuple[tuple[int, int], ...]:
-    """Return every (ep, etp) whose product divides the GPUs of a pipeline rank."""
-    return tuple((ep, etp) for ep in divisors(stage_ranks) for etp in divisors(stage_ranks // ep))
+def _expert_grids(stage_ranks: int) -> IntArray:
+    """Return every ep and etp whose product divides the GPUs of a pipeline rank: a column each."""
+    grids = [(ep, etp) for ep in divisors(stage_ranks) for etp in divisors(stage_ranks // ep)]
+    return np.array(grids, dtype=np.int64).T
 
 
 def broken_rules(points: Points, scope: Scope) -> tuple[str, ...]:

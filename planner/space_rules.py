@@ -49,7 +49,9 @@ def mesh_rules(points: Points, scope: Scope) -> Iterator[Rule]:
         yield f"cp leaves fewer than {MIN_CONTEXT_TOKENS} tokens of a sequence on a rank (pin cp to allow it)", few_X
     yield "seq_len is not a multiple of 2 cp", (cp_X > 1) & (workload.seq_len % (2 * cp_X) != 0)
     mixed_X = (ulysses_X > 1) & (ring_X > 1)
-    yield "ulysses leaves the fast domain inside a ring", mixed_X & (tp_X * ulysses_X > fast)
+    if constraints.cp_kind is None:
+        outside_X = mixed_X & (tp_X * ulysses_X > fast)
+        yield "ulysses leaves the fast domain inside a ring (pin cp_kind to allow it)", outside_X
     yield "more pipeline stages than layers", pp_X > scope.model.num_layers
     yield from _divisibility_rules(points, scope)
     yield from _target_mesh_rules(points, scope)
@@ -89,12 +91,7 @@ def _target_mesh_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     if any(work.local for work in scope.attentions) and not target.ring_around_windows:
         rings = (ContextKind.RING, ContextKind.ULYSSES_RING)
         yield f"{title}: no ring where attention sees only near tokens", _is_kind_X(points, rings)
-    if not target.experts:
-        yield f"{title}: no expert parallelism", (ep_X > 1) | (etp_X > 1)
-    if not target.expert_tensor:
-        yield f"{title}: experts have no tensor-parallel degree of their own", etp_X > 1
-    if scope.graph.has_experts and not target.pipeline_with_experts:
-        yield f"{title}: no pipeline for a model with experts", pp_X > 1
+    yield from _target_expert_rules(points, scope)
     pairs = (
         ("pp", pp_X, "tp", tp_X, target.pipeline_with_tensor),
         ("pp", pp_X, "cp", cp_X, target.pipeline_with_context),
@@ -103,6 +100,20 @@ def _target_mesh_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     for first, first_X, second, second_X, together in pairs:
         if not together:
             yield f"{title}: {first} and {second} do not go together", (first_X > 1) & (second_X > 1)
+
+
+def _target_expert_rules(points: Points, scope: Scope) -> Iterator[Rule]:
+    """Yield the meshes of experts that the target cannot run."""
+    target = scope.capabilities
+    title, with_experts = target.title, scope.graph.has_experts
+    if not target.experts:
+        yield f"{title}: no expert parallelism", (points.ep_X > 1) | (points.etp_X > 1)
+    if not target.expert_tensor:
+        yield f"{title}: experts have no tensor-parallel degree of their own", points.etp_X > 1
+    if with_experts and not target.pipeline_with_experts:
+        yield f"{title}: no pipeline for a model with experts", points.pp_X > 1
+    if with_experts and not target.tensor_with_experts:
+        yield f"{title}: no tp for a model with experts", points.tp_X > 1
 
 
 def _divisibility_rules(points: Points, scope: Scope) -> Iterator[Rule]:
@@ -121,7 +132,7 @@ def _divisibility_rules(points: Points, scope: Scope) -> Iterator[Rule]:
         if rule.only_above_one is not None:
             broken_X &= by_axis[rule.only_above_one] > 1
         name = " x ".join(AXIS_NAMES[axis] for axis in rule.axes)
-        if rule.either_way:
+        if rule.either_way and scope.capabilities.shared_key_values:
             yield f"{rule.what} is neither a multiple nor a divisor of {name}", broken_X & (degree_X % rule.size != 0)
         else:
             yield f"{rule.what} is not a multiple of {name}", broken_X
@@ -146,11 +157,33 @@ def use_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     yield "seq_len is not a multiple of tp cp", (sp_X == 1) & (workload.seq_len % (tp_X * cp_X) != 0)
     if scope.graph.has_experts:
         yield "experts with tp above 1 need sequence parallelism", (sp_X == 0) & (tp_X > 1)
+    yield from _target_use_rules(points, scope)
+    if workload.precision.is_fp8:
+        multiple = _fp8_multiple(workload.precision)
+        tokens_X = points.micro_batch_size_X * workload.seq_len // cp_X // np.where(sp_X == 1, tp_X, 1)
+        yield (
+            f"{workload.precision} needs the tokens of a rank to be a multiple of {multiple}",
+            tokens_X % multiple != 0,
+        )
+    if uses_precision_aware_optimizer(workload):
+        yield "optimizer states below fp32 need a sharded optimizer", zero_X == 0
+
+
+def _target_use_rules(points: Points, scope: Scope) -> Iterator[Rule]:
+    """Yield the uses of meshes that the target cannot run."""
+    target, workload = scope.capabilities, scope.workload
+    tp_X, cp_X, pp_X, zero_X = points.tp_X, points.cp_X, points.pp_X, points.zero_stage_X
     title = target.title
     if not target.interleaving:
-        yield f"{title}: no interleaved stages", vpp_X > 1
+        yield f"{title}: no interleaved stages", points.vpp_X > 1
     if not target.sequence_parallel:
-        yield f"{title}: no sequence parallelism", sp_X == 1
+        yield f"{title}: no sequence parallelism", points.sequence_parallel_X == 1
+    least = target.least_zero_stage
+    if least:
+        yield f"{title}: zero_stage is at least {least}", zero_X < least
+    of_context = target.least_zero_with_context
+    if of_context > least:
+        yield f"{title}: zero_stage is at least {of_context} with cp above 1", (zero_X < of_context) & (cp_X > 1)
     combined = (
         ("pp", pp_X, target.zero_with_pipeline),
         ("tp", tp_X, target.zero_with_tensor),
@@ -164,15 +197,6 @@ def use_rules(points: Points, scope: Scope) -> Iterator[Rule]:
         yield f"{title}: zero_stage above {largest} does not go with adapters", zero_X > largest
     if workload.optimizer.value not in target.sharded_optimizers:
         yield f"{title}: states of {workload.optimizer} are not sharded", zero_X >= 1
-    if workload.precision.is_fp8:
-        multiple = _fp8_multiple(workload.precision)
-        tokens_X = points.micro_batch_size_X * workload.seq_len // cp_X // np.where(sp_X == 1, tp_X, 1)
-        yield (
-            f"{workload.precision} needs the tokens of a rank to be a multiple of {multiple}",
-            tokens_X % multiple != 0,
-        )
-    if uses_precision_aware_optimizer(workload):
-        yield "optimizer states below fp32 need a sharded optimizer", zero_X == 0
 
 
 def _fp8_multiple(precision: Precision) -> int:

@@ -6,9 +6,9 @@ and asks again, in whole numbers. It may not import the space, its costs, its fo
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from planner.capabilities import CAPABILITIES
+from planner.capabilities import CAPABILITIES, Capabilities
 from planner.graph import Axis, CoreAttention, ExpertLinear, Linear, ModelGraph, Module, Parallel
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Schedule
@@ -54,7 +54,7 @@ def violations(
     return (
         *_mesh(layout, cluster, workload),
         *_unpriced(layout),
-        *_divisibility(layout, graph),
+        *_divisibility(layout, graph, CAPABILITIES[request.target]),
         *_sequence(layout, graph, workload),
         *_fp8(layout, graph, workload),
         *_stages(layout, model),
@@ -87,7 +87,7 @@ def _unpriced(layout: Layout) -> Iterator[Violation]:
         yield Violation(rule="unpriced", message=f"rank order {layout.rank_order} is not priced yet; {RANK_ORDER} is")
 
 
-def _divisibility(layout: Layout, graph: ModelGraph) -> Iterator[Violation]:
+def _divisibility(layout: Layout, graph: ModelGraph, target: Capabilities) -> Iterator[Violation]:
     """Yield every size of a layer that the layout's degrees do not divide."""
     degrees = {
         Axis.TP: ("tp", layout.tp),
@@ -99,7 +99,9 @@ def _divisibility(layout: Layout, graph: ModelGraph) -> Iterator[Violation]:
     for rule in graph.divisible:
         if rule.only_above_one is not None and degrees[rule.only_above_one][1] == 1:
             continue
-        if not rule.admits(math.prod(degrees[axis][1] for axis in rule.axes)):
+        strict = rule.either_way and not target.shared_key_values
+        asked = replace(rule, either_way=False) if strict else rule
+        if not asked.admits(math.prod(degrees[axis][1] for axis in rule.axes)):
             over = " x ".join(f"{name} {degree}" for name, degree in (degrees[axis] for axis in rule.axes))
             yield Violation(rule="divisible", message=f"{rule.what} = {rule.size} does not split over {over}")
     if not graph.has_experts and layout.ep * layout.etp > 1:
@@ -182,6 +184,12 @@ def _target(layout: Layout, graph: ModelGraph, request: PlanRequest) -> Iterator
         "expert parallelism": layout.ep * layout.etp > 1 and not target.experts,
         "tensor-parallel experts": layout.etp > 1 and not target.expert_tensor,
         "a pipeline of experts": graph.has_experts and layout.pp > 1 and not target.pipeline_with_experts,
+        "tensor-parallel degrees for a model with experts": graph.has_experts
+        and layout.tp > 1
+        and not target.tensor_with_experts,
+        f"zero_stage {zero}": zero < target.least_zero_stage,
+        f"zero_stage {zero} with cp {layout.cp}, which is too low": layout.cp > 1
+        and zero < target.least_zero_with_context,
         "pp with tp": min(layout.pp, layout.tp) > 1 and not target.pipeline_with_tensor,
         "pp with cp": min(layout.pp, layout.cp) > 1 and not target.pipeline_with_context,
         "tp with cp": min(layout.tp, layout.cp) > 1 and not target.tensor_with_context,

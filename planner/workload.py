@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 
 MAX_LENGTH = 1 << 24
 """Longest sequence and largest batch: far above any run, small enough that nothing derived from them overflows."""
@@ -228,4 +229,8 @@ class TrainWorkload:
         documents = self.documents
         if documents is None or documents.packing is Packing.PADDED:
             return reach(self.seq_len)
-        return math.ceil(self.seq_len * documents.mean(reach) / documents.mean(float))
+        shares = [
+            (length, Fraction(weight)) for length, weight in zip(documents.lengths, documents.weights, strict=True)
+        ]
+        pairs = sum(share * reach(length) for length, share in shares)
+        return math.ceil(self.seq_len * pairs / sum(share * length for length, share in shares))

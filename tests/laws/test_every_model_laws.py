@@ -8,6 +8,7 @@ other sequences; everything is counted against that many micro-batches.
 import pytest
 from hypothesis import given, settings
 
+from planner.capabilities import ANY
 from planner.graph import (
     CoreAttention,
     ExpertLinear,
@@ -22,6 +23,7 @@ from planner.graph import (
 )
 from planner.shard import RankOperator, RankSaved, Sharder, shard_layer
 from planner.sharding import Sharding, padded_vocab_size
+from planner.space import recompute_choices
 from planner.steps import Step
 from planner.workload import Precision
 from profiles.ops import Attention, Gemm
@@ -29,6 +31,7 @@ from profiles.ops import StateScan as ScanKernel
 from tests.kinds import (
     MICRO_BATCH_SIZE,
     SEQ_LEN,
+    even_workload,
     every_model,
     graph_of,
     replicas,
@@ -217,15 +220,25 @@ def test_every_rank_keeps_a_scale_for_each_block_of_what_it_keeps_in_fp8(precisi
     assert (found > 0) == (precision in SCALES)
 
 
-LAWS = settings(max_examples=60, deadline=None)
+SUMS = ("trainable", "frozen", "gemm_operands", "transient_bytes", "all_saved_bytes", "layer_input_bytes")
 
 
-@LAWS
+@settings(max_examples=60, deadline=None)
 @given(drawn=sharded_models(NAMES))
 def test_layers_cut_by_what_they_feel_are_cut_alike(drawn: tuple[str, Sharding]) -> None:
     name, sharding = drawn
     sharder = Sharder()
     for layer in graph_of(name).layers:
         whole, felt = shard_layer(layer, sharding), sharder.layer(layer, sharding)
-        for what in ("forward", "backward", "weights", "saved", "transient_bytes", "layer_input_bytes", "trainable"):
+        shared = {part.operator.name: part for part in felt.operators}
+        assert len(felt.operators) == len(shared) == len(whole.operators)
+        for part in whole.operators:
+            for what in ("forward", "backward", "weights", "saved", "transient_bytes"):
+                same = getattr(part, what) == getattr(shared[part.operator.name], what)
+                assert same, where(layer, f"{what} of {part.operator.name}", sharding)
+        for what in SUMS:
             assert getattr(whole, what) == getattr(felt, what), where(layer, what, sharding)
+        for choice in recompute_choices(graph_of(name), even_workload(), ANY):
+            assert whole.saved_bytes(choice) == felt.saved_bytes(choice), where(layer, f"{choice}", sharding)
+            again = {part.operator.name for part in whole.recomputed_operators(choice)}
+            assert again == {part.operator.name for part in felt.recomputed_operators(choice)}

@@ -1,5 +1,6 @@
 """Laws of routed experts: what ep and etp save, what they send, and where the two grids meet."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from planner.communication import data_parallel_traffic, replica_groups, shard_ranks
 from planner.formulate import skeleton
-from planner.graph import Combine, Dispatch, ExpertLinear, Mesh, Operator, Region
+from planner.graph import Combine, Dispatch, ExpertLinear, Mesh, Operator, Region, Work
 from planner.layout import Granularity, Layout, Recompute
 from planner.shard import Elements, RankOperator, shard_layer
 from planner.sharding import Sharding
@@ -21,14 +22,17 @@ LAWS = settings(max_examples=60, deadline=None)
 NAMES = tuple(model.name for model in every_model() if len(expert_grids_of(model.name)) > 1)
 
 
-def expert_operators(name: str) -> tuple[Operator, ...]:
-    """Return the operators of a model that feel the experts' grid."""
-    return tuple(
-        operator
-        for layer in graph_of(name).layers
-        for operator in layer.operators
-        if isinstance(operator.work, ExpertLinear | Dispatch | Combine)
-    )
+def operators_of(name: str, kind: type[Work] | tuple[type[Work], ...]) -> tuple[Operator, ...]:
+    """Return the operators of a model whose work is of a kind."""
+    operators = (operator for layer in graph_of(name).layers for operator in layer.operators)
+    return tuple(operator for operator in operators if isinstance(operator.work, kind))
+
+
+def routings(name: str) -> Iterator[tuple[Operator, Dispatch | Combine]]:
+    """Yield the operators of a model that send tokens to experts and back, with what they do."""
+    for operator in operators_of(name, (Dispatch, Combine)):
+        assert isinstance(operator.work, Dispatch | Combine)
+        yield operator, operator.work
 
 
 def growing(name: str, *, etp: int) -> list[Sharding]:
@@ -55,7 +59,7 @@ def collectives(operator: Operator, sharding: Sharding, kind: CollectiveKind) ->
 def test_more_expert_parallelism_never_costs_a_rank_memory_flops_or_traffic_of_experts(name: str) -> None:
     for etp in (1, 2):
         for fewer, more in pairwise(growing(name, etp=etp)):
-            for operator in expert_operators(name):
+            for operator in operators_of(name, (ExpertLinear, Dispatch, Combine)):
                 before, after = part_of(operator, fewer), part_of(operator, more)
                 held = [sum(part.num_elements for part in rank.weights) for rank in (before, after)]
                 if isinstance(operator.work, ExpertLinear):
@@ -96,11 +100,9 @@ def test_skew_is_felt_by_the_busiest_rank_where_experts_are_spread(name: str, sk
 @LAWS
 @given(name=st.sampled_from(NAMES), etp=st.sampled_from((1, 2)))
 def test_a_rank_sends_its_experts_the_same_bytes_whatever_ep_is(name: str, etp: int) -> None:
-    for operator in expert_operators(name):
-        work = operator.work
-        if isinstance(work, ExpertLinear):
-            assert not collectives(operator, replace(unsharded(), ep=2, etp=etp), CollectiveKind.ALL_TO_ALL)
-            continue
+    for operator in operators_of(name, ExpertLinear):
+        assert not collectives(operator, replace(unsharded(), ep=2, etp=etp), CollectiveKind.ALL_TO_ALL)
+    for operator, work in routings(name):
         bytes_of_visits = MICRO_BATCH_SIZE * SEQ_LEN * work.visits * work.features * work.dtype.num_bytes
         for sharding in growing(name, etp=etp):
             exchanges = collectives(operator, sharding, CollectiveKind.ALL_TO_ALL)
@@ -116,10 +118,7 @@ def test_etp_gathers_what_its_ranks_received_and_scatters_it_back(name: str) -> 
         if etp == 1:
             continue
         sharding = replace(unsharded(), ep=ep, etp=etp)
-        for operator in expert_operators(name):
-            work = operator.work
-            if isinstance(work, ExpertLinear):
-                continue
+        for operator, work in routings(name):
             received = sharding.received_rows(work.visits) * work.features * work.dtype.num_bytes
             gathers, scatters = (
                 [part for part in collectives(operator, sharding, kind) if part.size == etp and part.stride == 1]

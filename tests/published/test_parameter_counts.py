@@ -43,9 +43,9 @@ def test_equation_3_is_what_a_step_with_full_recomputation_executes(heads: int, 
     batch = 4
     model = gpt(hidden=hidden, heads=heads, layers=layers)
     graph = build_graph(model, unfused_run(batch=batch))
-    sharding = Sharding(tp=1, sequence_parallel=False, cp=1, micro_batch_size=batch, seq_len=SEQ_LEN)
+    sharding = Sharding(tp=1, sequence_parallel=False, micro_batch_size=batch, seq_len=SEQ_LEN)
     rank_model = shard_model(graph, sharding)
-    layer = rank_model.block(model.runs[0].block)
+    (layer,) = rank_model.layers
     again = layer.recomputed_steps(Recompute(granularity=Granularity.FULL))
     executed = layers * flops((*layer.forward, *layer.backward, *again))
     executed += flops((*rank_model.head.forward, *rank_model.head.backward))

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from planner.baseline import baseline_layout
-from planner.layout import Granularity, Layout, even_counts, stages_from_counts
+from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router
+from planner.layout import ContextKind, Granularity, Layout, even_counts, stages_from_counts
 from planner.memory import memory_ledger, peak_memory_bytes
-from planner.space import divisors
+from planner.request import Bounds, Constraints, Target
 from planner.specs import BlockRun, ModelSpec
 from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster
 from tests.small_spaces import SmallSpace
@@ -17,51 +18,78 @@ def heavy_model() -> ModelSpec:
     """Return a model of some 0.8 GB of states a layer, so that memory decides."""
     model = tiny_dense_model()
     block = model.runs[0].block
-    assert block.feed_forward is not None
+    assert isinstance(block.feed_forward, DenseFeedForward)
     wide = replace(block.feed_forward, intermediate_size=1 << 18)
     return replace(model, runs=(BlockRun(block=replace(block, feed_forward=wide), count=4),))
 
 
+def heavy_experts() -> ModelSpec:
+    """Return a model of 8 experts a layer that are a quarter as wide."""
+    expert = DenseFeedForward(intermediate_size=1 << 16, gated=True, activation=Activation.SILU)
+    experts = MixtureOfExperts(num_experts=8, experts_per_token=2, expert=expert, router=Router())
+    block = replace(tiny_dense_model().runs[0].block, feed_forward=experts)
+    return replace(tiny_dense_model(), runs=(BlockRun(block=block, count=4),))
+
+
 # 4 sequences: at tp 1 every pipeline has fewer micro-batches than stages.
-SPACE = SmallSpace(heavy_model(), replace(tiny_workload(), global_batch_size=4), two_node_cluster())
+FOUR = replace(tiny_workload(), global_batch_size=4)
+SPACES = {
+    "dense": SmallSpace(heavy_model(), FOUR, two_node_cluster(), target=Target.MEGATRON),
+    "experts": SmallSpace(heavy_experts(), FOUR, two_node_cluster(), target=Target.MEGATRON),
+    "long": SmallSpace(
+        heavy_model(),
+        replace(FOUR, seq_len=8192),  # of which 4 ranks may have 2048 tokens each
+        two_node_cluster(),
+        target=Target.MEGATRON,
+        constraints=Constraints(degrees={"tp": Bounds(minimum=1)}),
+    ),
+}
 
 
-def peak(layout: Layout) -> int:
-    return peak_memory_bytes(memory_ledger(SPACE.place(layout)))
-
-
-def thumb_layouts() -> list[Layout]:
+def thumb_layouts(space: SmallSpace) -> list[Layout]:
     """Return every layout that the rule allows, in its order, from the degrees alone."""
-    by_degrees = {}
-    for index in range(len(SPACE.points)):
-        layout = SPACE.layout(index)
-        plain = layout.vpp == 1 and layout.micro_batch_size == 1 and layout.recompute.num_layers is None
-        sharded = layout.zero_stage == 1 or layout.dp == 1
-        if plain and sharded and layout.sequence_parallel == (layout.tp > 1):
-            by_degrees[layout.recompute, layout.tp, layout.pp] = layout
-    allowed = [  # the fast domain has 4 GPUs
-        thumb
-        for starved in (False, True)
-        for recompute in SPACE.table.recomputes
-        for tp in (1, 2, 4)
-        for pp in divisors(8 // tp)
-        if (thumb := by_degrees.get((recompute, tp, pp))) is not None and (thumb.num_microbatches < thumb.pp) == starved
-    ]
+
+    def is_allowed(layout: Layout) -> bool:
+        # Without experts ep and etp are 1, and edp says nothing.
+        replicas = max(layout.dp * layout.cp, layout.edp if space.model.has_experts else 1)
+        return (
+            layout.vpp == layout.micro_batch_size == layout.etp == layout.state_replicas == layout.secondary_shard == 1
+            and layout.tp <= 4  # the fast domain
+            and layout.recompute.num_layers is None
+            and (layout.zero_stage == 1 or replicas == 1)
+            and layout.sequence_parallel == (layout.tp > 1)
+            and layout.cp_kind in (None, ContextKind.RING)
+            and (layout.cp == 1 or space.workload.seq_len >= 2048 * layout.cp)
+        )
+
+    def order(layout: Layout) -> tuple[int, ...]:
+        starved = layout.num_microbatches < layout.pp
+        recompute = space.table.recomputes.index(layout.recompute)
+        return (starved, recompute, abs(layout.ep - 4), layout.cp, layout.tp, layout.pp)
+
+    layouts = [space.layout(index) for index in range(len(space.points))]
+    allowed = sorted((layout for layout in layouts if is_allowed(layout)), key=order)
     return [replace(thumb, stages=stages_from_counts(even_counts(4, thumb.pp))) for thumb in allowed]
 
 
-PEAKS = [(peak(layout), layout) for layout in thumb_layouts()]
+PEAKS = {
+    name: [(peak_memory_bytes(memory_ledger(space.place(layout))), layout) for layout in thumb_layouts(space)]
+    for name, space in SPACES.items()
+}
 
 
-@pytest.mark.parametrize("limit", sorted({peak for peak, _ in PEAKS}))
-def test_it_is_the_first_of_its_order_that_fits_even_just(limit: int) -> None:
-    expected = next(layout for size, layout in PEAKS if size <= limit)
-    assert baseline_layout(SPACE.pricer(limit), SPACE.cluster) == expected
+@pytest.mark.parametrize(
+    ("name", "limit"), [(name, limit) for name, peaks in PEAKS.items() for limit in sorted({peak for peak, _ in peaks})]
+)
+def test_it_is_the_first_of_its_order_that_fits_even_just(name: str, limit: int) -> None:
+    expected = next(layout for size, layout in PEAKS[name] if size <= limit)
+    assert baseline_layout(SPACES[name].pricer(limit), SPACES[name].cluster) == expected
 
 
-def test_nothing_fits_below_the_least_peak() -> None:
-    least = min(size for size, _ in PEAKS)
-    assert baseline_layout(SPACE.pricer(least - 1), SPACE.cluster) is None
+@pytest.mark.parametrize("name", SPACES)
+def test_nothing_fits_below_the_least_peak(name: str) -> None:
+    least = min(size for size, _ in PEAKS[name])
+    assert baseline_layout(SPACES[name].pricer(least - 1), SPACES[name].cluster) is None
 
 
 def test_with_ample_memory_it_is_data_parallelism_alone() -> None:
@@ -72,9 +100,17 @@ def test_with_ample_memory_it_is_data_parallelism_alone() -> None:
     assert layout.recompute.granularity is Granularity.NONE
 
 
-def test_memory_pressure_leads_to_more_than_one_answer() -> None:
-    answers = {baseline_layout(SPACE.pricer(size), SPACE.cluster) for size, _ in PEAKS}
-    assert len(answers) >= 3
+def test_experts_are_spread_over_one_fast_domain() -> None:
+    space = SmallSpace(heavy_experts(), tiny_workload(), two_node_cluster(), target=Target.MEGATRON)
+    layout = baseline_layout(space.pricer(), space.cluster)
+    assert layout is not None
+    assert (layout.tp, layout.pp, layout.dp, layout.ep, layout.etp, layout.edp) == (1, 1, 8, 4, 1, 2)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_memory_pressure_leads_to_more_than_one_answer(name: str) -> None:
+    space = SPACES[name]
+    assert len({baseline_layout(space.pricer(size), space.cluster) for size, _ in PEAKS[name]}) >= 3
 
 
 @pytest.mark.parametrize(

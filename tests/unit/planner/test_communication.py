@@ -12,11 +12,13 @@ from planner.communication import (
     gradient_norm_reduction,
     optimizer_traffic,
     overlapped_transfer_seconds,
+    shard_ranks,
     tied_embedding_reduction,
     transfer,
 )
-from planner.layout import stages_from_counts
+from planner.layout import Layout, stages_from_counts
 from planner.pricing import added_seconds
+from planner.shard import Elements
 from planner.workload import DType, Optimizer
 from profiles.ops import Collective, CollectiveKind
 from tests.builders import tiny_layout, tiny_workload
@@ -25,24 +27,82 @@ LAYOUT = replace(tiny_layout(), tp=2, pp=4, dp=8, stages=stages_from_counts((1, 
 RUN = tiny_workload()
 
 
+def dense(num_elements: int) -> Elements:
+    return Elements(dense=num_elements)
+
+
+def collective(kind: CollectiveKind, buffer_bytes: int, size: int, stride: int) -> Collective:
+    return Collective(kind=kind, buffer_bytes=buffer_bytes, size=size, stride=stride)
+
+
 def test_without_a_sharded_optimizer_gradients_are_reduced_whole() -> None:
-    traffic = data_parallel_traffic(1000, replace(LAYOUT, zero_stage=0), RUN)
-    assert traffic.reduce == Collective(kind=CollectiveKind.ALL_REDUCE, buffer_bytes=4000, size=8, stride=2)
-    assert traffic.gather is None
+    traffic = data_parallel_traffic(dense(1000), replace(LAYOUT, zero_stage=0), RUN)
+    assert traffic.reduce == (collective(CollectiveKind.ALL_REDUCE, 4000, 8, 2),)
+    assert traffic.gather == traffic.gather_again == ()
 
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_a_sharded_optimizer_scatters_gradients_and_gathers_parameters(zero_stage: int) -> None:
-    traffic = data_parallel_traffic(1000, replace(LAYOUT, zero_stage=zero_stage), RUN)
-    assert traffic.reduce == Collective(kind=CollectiveKind.REDUCE_SCATTER, buffer_bytes=4000, size=8, stride=2)
-    assert traffic.gather == Collective(kind=CollectiveKind.ALL_GATHER, buffer_bytes=2000, size=8, stride=2)
-    half = data_parallel_traffic(1000, LAYOUT, replace(RUN, gradient_dtype=DType.BF16))
-    assert half.reduce.buffer_bytes == 2000
+    traffic = data_parallel_traffic(dense(1000), replace(LAYOUT, zero_stage=zero_stage), RUN)
+    assert traffic.reduce == (collective(CollectiveKind.REDUCE_SCATTER, 4000, 8, 2),)
+    assert traffic.gather == traffic.gather_again == (collective(CollectiveKind.ALL_GATHER, 2000, 8, 2),)
+    (half,) = data_parallel_traffic(dense(1000), LAYOUT, replace(RUN, gradient_dtype=DType.BF16)).reduce
+    assert half.buffer_bytes == 2000
+
+
+def test_ranks_that_split_sequences_hold_the_same_weights() -> None:
+    traffic = data_parallel_traffic(dense(1000), replace(LAYOUT, cp=2, dp=4), RUN)
+    assert traffic.reduce == (collective(CollectiveKind.REDUCE_SCATTER, 4000, 8, 2),)
+
+
+def test_experts_are_reduced_over_the_ranks_that_hold_the_same_ones() -> None:
+    # tp 2 x dp 8 = etp 1 x ep 4 x edp 4: the same experts are 4 ranks apart.
+    experts = replace(LAYOUT, ep=4)
+    traffic = data_parallel_traffic(Elements(dense=1000, expert=600), experts, RUN)
+    assert traffic.reduce == (
+        collective(CollectiveKind.REDUCE_SCATTER, 4000, 8, 2),
+        collective(CollectiveKind.REDUCE_SCATTER, 2400, 4, 4),
+    )
+    assert traffic.gather[1] == collective(CollectiveKind.ALL_GATHER, 1200, 4, 4)
+    assert traffic.num_buckets == 2
+    whole = data_parallel_traffic(Elements(expert=600), replace(experts, zero_stage=0), RUN)
+    assert whole.reduce == (collective(CollectiveKind.ALL_REDUCE, 2400, 4, 4),)
+
+
+def test_hybrid_sharding_scatters_inside_a_group_and_sums_each_part_over_the_groups() -> None:
+    traffic = data_parallel_traffic(
+        Elements(dense=1000, expert=600), replace(LAYOUT, ep=4, zero_stage=3, state_replicas=2), RUN
+    )
+    assert traffic.reduce == (
+        collective(CollectiveKind.REDUCE_SCATTER, 4000, 4, 2),
+        collective(CollectiveKind.ALL_REDUCE, 1000, 2, 8),  # two groups of 4 ranks, 2 apart
+        collective(CollectiveKind.REDUCE_SCATTER, 2400, 2, 4),
+        collective(CollectiveKind.ALL_REDUCE, 1200, 2, 8),
+    )
+    assert traffic.gather[0] == collective(CollectiveKind.ALL_GATHER, 2000, 4, 2)
+
+
+def test_backward_gathers_from_the_second_copy_of_the_weights() -> None:
+    secondary = replace(LAYOUT, zero_stage=3, secondary_shard=4)
+    traffic = data_parallel_traffic(Elements(dense=1000, expert=600), replace(secondary, ep=8), RUN)
+    assert traffic.gather[0] == collective(CollectiveKind.ALL_GATHER, 2000, 8, 2)
+    assert traffic.gather_again == (
+        collective(CollectiveKind.ALL_GATHER, 2000, 4, 2),
+        collective(CollectiveKind.ALL_GATHER, 1200, 2, 8),  # only two ranks hold the same experts
+    )
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "ranks"), [(0, [(1, 1)] * 3), (1, [(8, 4), (1, 1), (1, 1)]), (3, [(8, 4), (8, 4), (8, 4)])]
+)
+def test_each_zero_stage_splits_over_the_ranks_of_each_grid(zero_stage: int, ranks: list[tuple[int, int]]) -> None:
+    layout = replace(LAYOUT, cp=2, dp=4, ep=4, zero_stage=zero_stage)
+    assert [shard_ranks(layout, zero_stage=stage) for stage in (1, 2, 3)] == ranks
 
 
 @pytest.mark.parametrize(("elements", "dp", "buckets"), [(40_000_000, 8, 1), (40_000_001, 8, 2), (10**9, 64, 16)])
 def test_a_bucket_holds_40_million_elements_or_a_million_a_rank(elements: int, dp: int, buckets: int) -> None:
-    assert data_parallel_traffic(elements, replace(LAYOUT, dp=dp), RUN).num_buckets == buckets
+    assert data_parallel_traffic(dense(elements), replace(LAYOUT, dp=dp), RUN).num_buckets == buckets
 
 
 @pytest.mark.parametrize(
@@ -89,23 +149,43 @@ def test_the_gradient_norm_is_one_number_over_everyone() -> None:
 def test_the_optimizer_reads_and_writes_its_states() -> None:
     # Each of 100 updated elements: gradient 4 read twice, master and two moments 12 read and written, parameter 2
     # written; 800 gradients of 4 zeroed.
-    assert optimizer_traffic(800, LAYOUT, RUN).num_bytes == 100 * (8 + 24 + 2) + 800 * 4
-    assert optimizer_traffic(800, replace(LAYOUT, zero_stage=0), RUN).num_bytes == 800 * (8 + 24 + 2) + 800 * 4
+    assert optimizer_traffic(dense(800), LAYOUT, RUN).num_bytes == 100 * (8 + 24 + 2) + 800 * 4
+    assert optimizer_traffic(dense(800), replace(LAYOUT, zero_stage=0), RUN).num_bytes == 800 * (8 + 24 + 2) + 800 * 4
     sgd = replace(RUN, optimizer=Optimizer.SGD)
-    assert optimizer_traffic(800, LAYOUT, sgd).num_bytes == 100 * (8 + 16 + 2) + 800 * 4
+    assert optimizer_traffic(dense(800), LAYOUT, sgd).num_bytes == 100 * (8 + 16 + 2) + 800 * 4
+    # Experts are on 2 ranks only, each of which updates half of them.
+    both = Elements(dense=800, expert=60)
+    assert optimizer_traffic(both, replace(LAYOUT, ep=8), RUN).num_bytes == 130 * (8 + 24 + 2) + 860 * 4
+
+
+def sizes(layout: Layout, *, tied_embedding: bool = False, has_experts: bool = False) -> tuple[int, ...]:
+    return communicator_sizes(layout, tied_embedding=tied_embedding, has_experts=has_experts)
 
 
 def test_communicators_of_one_rank() -> None:
     # All ranks, tp, dp, all ranks again for the norm over sharded states, pp.
-    assert communicator_sizes(LAYOUT, tied_embedding=False) == (64, 2, 8, 64, 4)
-    assert communicator_sizes(LAYOUT, tied_embedding=True) == (64, 2, 8, 64, 4, 2)
+    assert sizes(LAYOUT) == (64, 2, 8, 64, 4)
+    assert sizes(LAYOUT, tied_embedding=True) == (64, 2, 8, 64, 4, 2)
     # Whole states: the norm is one replica's.
-    assert communicator_sizes(replace(LAYOUT, zero_stage=0), tied_embedding=False) == (64, 2, 8, 8, 4)
+    assert sizes(replace(LAYOUT, zero_stage=0)) == (64, 2, 8, 8, 4)
     # Overlapped transfers open a pair with each neighbour.
     overlapped = replace(LAYOUT, overlap=replace(LAYOUT.overlap, p2p=True))
-    assert communicator_sizes(overlapped, tied_embedding=False) == (64, 2, 8, 64, 2, 2)
+    assert sizes(overlapped) == (64, 2, 8, 64, 2, 2)
     alone = replace(LAYOUT, tp=1, pp=1, dp=1, stages=stages_from_counts((4,)))
-    assert communicator_sizes(alone, tied_embedding=True) == ()
+    assert sizes(alone, tied_embedding=True) == ()
+
+
+def test_communicators_of_context_experts_and_groups_of_shards() -> None:
+    base = (64, 2, 8, 64)
+    # Data parallelism is over dp and cp together; cp; where both kinds are used, each of them.
+    assert sizes(replace(LAYOUT, cp=4, dp=2)) == (*base, 4, 4)
+    assert sizes(replace(LAYOUT, cp=4, dp=2, ulysses=4)) == (*base, 4, 4)
+    assert sizes(replace(LAYOUT, cp=4, dp=2, ulysses=2)) == (*base, 4, 2, 2, 4)
+    # ep and edp; with etp that too, and both together, over which tokens are counted.
+    assert sizes(replace(LAYOUT, ep=4), has_experts=True) == (*base, 4, 4, 4)
+    assert sizes(replace(LAYOUT, ep=4, etp=2), has_experts=True) == (*base, 4, 2, 2, 8, 4)
+    # The ranks that split states, and those that hold the same part.
+    assert sizes(replace(LAYOUT, state_replicas=2)) == (*base, 4, 2, 4)
 
 
 def test_overlapped_transfers_slow_down_the_passes_beside_them() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from planner.capabilities import MEGATRON
 from planner.communication import data_parallel_traffic, gradient_norm_reduction, optimizer_traffic
 from planner.evaluate import (
     BUBBLE,
@@ -17,9 +18,9 @@ from planner.evaluate import (
 from planner.graph import graph_parameters, required_flops_per_sequence
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.placement import place
+from planner.placement import PlacedModel, place
 from planner.pricing import added_seconds, price_steps
-from planner.shard import RankLayer
+from planner.shard import Elements, RankLayer
 from planner.specs import ModelSpec
 from planner.workload import Lora, TrainMethod, TrainWorkload
 from profiles.analytic import AnalyticCostModel
@@ -48,8 +49,12 @@ DATA = replace(LONE, dp=8, zero_stage=1, num_microbatches=2)
 PIPELINE = replace(LONE, pp=2, schedule=Schedule.ONE_F_ONE_B, stages=stages_from_counts((2, 2)))
 
 
+def placed(layout: Layout, *, model: ModelSpec = MODEL, workload: TrainWorkload = RUN) -> PlacedModel:
+    return place(model, build_graph(model, workload), layout, workload, MEGATRON)
+
+
 def priced(layout: Layout, *, model: ModelSpec = MODEL, workload: TrainWorkload = RUN) -> Evaluation:
-    return evaluate(place(model, build_graph(model, workload), layout, workload), COSTS)
+    return evaluate(placed(layout, model=model, workload=workload), COSTS)
 
 
 def terms(evaluation: Evaluation) -> dict[str, float]:
@@ -58,13 +63,13 @@ def terms(evaluation: Evaluation) -> dict[str, float]:
 
 def layers() -> list[RankLayer]:
     """Return every layer of the model on a lone rank."""
-    rank_model = place(MODEL, build_graph(MODEL, RUN), LONE, RUN).rank_model
-    return [rank_model.embedding, *[rank_model.block(block) for block in MODEL.blocks], rank_model.head]
+    rank_model = placed(LONE).rank_model
+    return [rank_model.embedding, *rank_model.stage_layers(LONE.stages[0]), rank_model.head]
 
 
 FORWARD = sum(price_steps(layer.forward, COSTS).total_seconds for layer in layers())
 BACKWARD = sum(price_steps(layer.backward, COSTS).total_seconds for layer in layers())
-PARAMETERS = graph_parameters(MODEL, build_graph(MODEL, RUN))
+PARAMETERS = Elements(dense=graph_parameters(MODEL, build_graph(MODEL, RUN)))
 
 
 def optimizer_seconds(layout: Layout) -> float:
@@ -79,8 +84,7 @@ def test_a_lone_rank_runs_every_layer_for_every_micro_batch_and_then_the_optimiz
 
 def test_without_overlap_data_parallel_collectives_are_exposed_whole() -> None:
     traffic = data_parallel_traffic(PARAMETERS, DATA, RUN)
-    assert traffic.gather is not None
-    sent = COSTS.collective(traffic.reduce).seconds + COSTS.collective(traffic.gather).seconds
+    sent = sum(COSTS.collective(part).seconds for part in (*traffic.reduce, *traffic.gather))
     norm = COSTS.collective(gradient_norm_reduction(DATA)).seconds
     expected = 2 * (FORWARD + BACKWARD) + sent + norm + optimizer_seconds(DATA)
     found = priced(DATA)
@@ -91,7 +95,6 @@ def test_without_overlap_data_parallel_collectives_are_exposed_whole() -> None:
 def test_with_overlap_they_run_beside_the_first_forward_and_the_last_backward() -> None:
     overlapped = replace(DATA, overlap=Overlap(grad_reduce=True, param_gather=True, p2p=False))
     traffic = data_parallel_traffic(PARAMETERS, DATA, RUN)
-    assert traffic.gather is not None
     assert traffic.num_buckets == 1
     # One bucket has nothing to hide behind.
     assert priced(overlapped).step_seconds == pytest.approx(priced(DATA).step_seconds, rel=1e-12)
@@ -102,8 +105,8 @@ def test_with_overlap_they_run_beside_the_first_forward_and_the_last_backward() 
 
 def test_sharded_gradients_are_reduced_and_sharded_weights_gathered_for_every_micro_batch() -> None:
     traffic = data_parallel_traffic(PARAMETERS, DATA, RUN)
-    assert traffic.gather is not None
-    reduce, gather = COSTS.collective(traffic.reduce).seconds, COSTS.collective(traffic.gather).seconds
+    (reduced,), (gathered,) = traffic.reduce, traffic.gather
+    reduce, gather = COSTS.collective(reduced).seconds, COSTS.collective(gathered).seconds
     once, gradients, weights = (priced(replace(DATA, zero_stage=stage)).step_seconds for stage in (1, 2, 3))
     assert gradients - once == pytest.approx((2 - 1) * reduce, rel=1e-9)
     # Forward and again backward, for both micro-batches, instead of once.
@@ -154,9 +157,8 @@ def test_every_term_and_every_line_of_memory_names_its_source() -> None:
 
 
 def test_what_is_carried_over_from_other_hardware_is_listed_as_assumed() -> None:
-    placed = place(MODEL, build_graph(MODEL, RUN), LONE, RUN)
-    ada = evaluate(placed, AnalyticCostModel(load_preset("l40s-pcie-4").to_cluster()))
-    hopper = evaluate(placed, AnalyticCostModel(load_preset("dgx-h100").to_cluster()))
+    ada = evaluate(placed(LONE), AnalyticCostModel(load_preset("l40s-pcie-4").to_cluster()))
+    hopper = evaluate(placed(LONE), AnalyticCostModel(load_preset("dgx-h100").to_cluster()))
     assert any(line.startswith("linear layers: bf16 tiles and waves") for line in ada.assumptions)
     assert all(line.startswith("memory, ") for line in hopper.assumptions)
 
@@ -164,14 +166,13 @@ def test_what_is_carried_over_from_other_hardware_is_listed_as_assumed() -> None
 def test_mfu_is_required_flops_over_the_datasheet_rate() -> None:
     graph = build_graph(MODEL, RUN)
     cluster = two_node_cluster()
-    placed = place(MODEL, graph, DATA, RUN)
     flops = 16 * required_flops_per_sequence(MODEL, graph, seq_len=128)
-    assert model_flops_utilisation(placed, graph, cluster, step_seconds=0.5) == flops / (0.5 * 8 * 4e14)
+    assert model_flops_utilisation(placed(DATA), graph, cluster, step_seconds=0.5) == flops / (0.5 * 8 * 4e14)
 
 
 def test_a_collective_beside_a_kernel_counts_for_what_it_adds() -> None:
     layout = replace(tiny_layout(), pp=1, dp=4, schedule=Schedule.NO_PIPELINE, stages=stages_from_counts((4,)))
-    layer = place(MODEL, build_graph(MODEL, RUN), layout, RUN).rank_model.blocks[0][1]
+    layer = placed(layout).rank_model.layers[0]
     price = price_steps(layer.backward, COSTS)
     compute = sum(COSTS.compute(step.compute).seconds for step in layer.backward if step.compute is not None)
     added = 0.0

@@ -90,9 +90,9 @@ def test_only_an_unfused_kernel_keeps_scores_and_copies_of_key_value_heads(kerne
 
 def test_recomputing_the_mlp_drops_the_output_of_the_norm_that_is_fused_into_it() -> None:
     layer = block_graph(tiny_dense_model(), tiny_workload())
-    dropped = {part.name for operator in layer.operators for part in operator.saved if part.dropped_by is Module.MLP}
+    dropped = {part.name for operator in layer.operators for part in operator.saved if Module.MLP in part.dropped_by}
     assert dropped == {"feed-forward norm output", "activation input", "activation output"}
-    again = [operator.name for operator in layer.operators if operator.module is Module.MLP]
+    again = [operator.name for operator in layer.operators if Module.MLP in operator.modules]
     assert again == ["feed-forward norm", "fc1", "gated silu", "fc2"]
 
 

@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router
 from planner.bundled import load_bundled
+from planner.capabilities import MEGATRON
 from planner.infeasible import with_nodes
-from planner.memory import memory_limit_bytes
+from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes
 from planner.plan import Infeasible, Plan, Relaxation, Status
 from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
 from planner.search import search
@@ -17,6 +20,7 @@ from planner.workload import Precision, TrainWorkload
 from profiles.catalogue import load_device, load_preset
 from profiles.hardware import Cluster
 from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster
+from tests.small_spaces import SmallSpace
 
 GIB = 1 << 30
 
@@ -95,9 +99,17 @@ def heavy_model() -> ModelSpec:
     """Return a model of some 0.9 GB of states a layer."""
     model = tiny_dense_model()
     block = model.runs[0].block
-    assert block.feed_forward is not None
+    assert isinstance(block.feed_forward, DenseFeedForward)
     wide = replace(block.feed_forward, intermediate_size=1 << 18)
-    return replace(model, runs=(BlockRun(block=replace(block, feed_forward=wide), count=4),))
+    return replace(model, name="heavy", runs=(BlockRun(block=replace(block, feed_forward=wide), count=4),))
+
+
+def heavy_experts() -> ModelSpec:
+    """Return a model of 8 experts a layer that are a quarter as wide."""
+    expert = DenseFeedForward(intermediate_size=1 << 16, gated=True, activation=Activation.SILU)
+    experts = MixtureOfExperts(num_experts=8, experts_per_token=2, expert=expert, router=Router())
+    block = replace(tiny_dense_model().runs[0].block, feed_forward=experts)
+    return replace(tiny_dense_model(), name="heavy experts", runs=(BlockRun(block=block, count=4),))
 
 
 def sized(memory_bytes: int) -> Cluster:
@@ -146,13 +158,27 @@ def test_the_headroom_is_offered_where_it_is_just_enough(missing_bytes: int, off
     # Stage 3 gathers layers beside what it splits: only the exact ledger knows how much that is.
     pins = Constraints(degrees={name: Bounds(allowed=(1,)) for name in ("tp", "pp", "micro_batch_size")})
     pins = replace(pins, degrees={**pins.degrees, "zero_stage": Bounds(allowed=(3,))}, recompute=("full",))
-    ample = search(heavy_model(), sized(64 * GIB), asked(tiny_workload(), pins, headroom=0.0))
+    ample = search(heavy_model(), sized(64 * GIB), asked(tiny_workload(), pins, headroom=0.0), top=100)
     needed = min(planned.peak_memory_bytes for planned in ample.plans)
     cluster = sized(needed - missing_bytes)
     tight = reasons(search(heavy_model(), cluster, asked(tiny_workload(), pins, headroom=0.5), top=1))
     headroom = [change for change in tight.relaxations if change.path == "memory_headroom"]
     expected = Relaxation(change="memory_headroom 0 instead of 0.5", path="memory_headroom", value="0")
     assert headroom == ([expected] if offered else [])
+
+
+@pytest.mark.parametrize("model", [heavy_model(), tiny_dense_model(), heavy_experts()], ids=lambda model: model.name)
+def test_the_layout_that_is_named_needs_least_of_all(model: ModelSpec) -> None:
+    workload = replace(tiny_workload(), seq_len=512, global_batch_size=8)
+    space = SmallSpace(model, workload, sized(1 << 29), constraints=Constraints())
+    peaks = [
+        peak_memory_bytes(memory_ledger(space.place(split)))
+        for index in np.flatnonzero(space.points.micro_batch_size_X == 1).tolist()
+        for split in space.splits(space.layout(index))
+    ]
+    found = reasons(search(model, space.cluster, asked(workload, headroom=0.0))).nearest
+    assert found is not None
+    assert min(peaks) <= found.peak_memory_bytes <= min(peaks) + GIB // 16  # how closely it is looked for
 
 
 def test_without_a_legal_layout_the_rule_that_binds_is_named_and_memory_is_not_blamed() -> None:
@@ -168,8 +194,10 @@ def test_without_a_legal_layout_the_rule_that_binds_is_named_and_memory_is_not_b
 
 def test_the_rule_that_is_named_is_the_one_that_ruled_out_what_the_others_left() -> None:
     pins = Constraints(degrees={"tp": Bounds(allowed=(2,)), "zero_stage": Bounds(allowed=(3,))})
-    plan = search(tiny_dense_model(), two_node_cluster(), asked(tiny_workload(), pins))
-    assert reasons(plan).binding.endswith("gradients or weights are sharded over dp only where tp and pp are 1")
+    request = replace(asked(tiny_workload(), pins), target=Target.MEGATRON)
+    model = replace(tiny_dense_model(), rope_scaling={})  # which Megatron-LM cannot say
+    plan = search(model, two_node_cluster(), request)
+    assert reasons(plan).binding.endswith(f"{MEGATRON.title}: zero_stage above 1 needs tp 1")
 
 
 def test_the_rule_that_is_named_is_the_one_that_left_nothing() -> None:
@@ -178,7 +206,9 @@ def test_the_rule_that_is_named_is_the_one_that_left_nothing() -> None:
     plan = search(tiny_dense_model(), two_node_cluster(), asked(tiny_workload(), pins))
     found = reasons(plan)
     first, last = (plan.search.pruned[f"constraints: {name}"] for name in ("dp", "micro_batch_size"))
-    assert first + last == plan.search.considered
+    # Beside them only context parallelism of so short sequences is ruled out.
+    (short,) = (count for rule, count in plan.search.pruned.items() if rule.startswith("cp leaves fewer than"))
+    assert first + short + last == plan.search.considered
     assert found.binding.endswith(f"the last {last} of them: constraints: micro_batch_size")
     assert [change.path for change in found.relaxations] == ["constraints.dp", "constraints.micro_batch_size"]
 

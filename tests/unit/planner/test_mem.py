@@ -76,7 +76,8 @@ def test_layers_are_spread_evenly(num_layers: int, num_stages: int, counts: tupl
             replace(DEGREES, vpp=2, num_microbatches=6),
             "interleaving needs a number of micro-batches that is a multiple of pp",
         ),
-        (replace(DEGREES, zero_stage=2), "gradients or weights are sharded over dp only where tp and pp are 1"),
+        (replace(DEGREES, cp=3), "seq_len is not a multiple of 2 cp"),
+        (replace(DEGREES, ep=2), "ep and etp lay out routed experts, and it has none"),
         (replace(DEGREES, pp=1, vpp=2), "virtual stages need pp of at least 2"),
     ],
 )
@@ -86,6 +87,23 @@ def test_a_layout_that_breaks_a_rule_is_refused(degrees: Degrees, rule: str) -> 
     assert caught.value.message.startswith("llama-3.1-70b cannot be laid out like this: ")
     assert rule in caught.value.message
     assert caught.value.hint == "Change one of the degrees."
+
+
+def test_what_some_framework_cannot_run_is_laid_out_all_the_same() -> None:
+    whole, sharded = (
+        memory_table(MODEL, H100, WORKLOAD, replace(DEGREES, zero_stage=stage), memory_headroom=0.0) for stage in (1, 2)
+    )
+    of_gradients = [term_bytes(table.lines, "gradients", rank=0) for table in (whole, sharded)]
+    assert of_gradients[0] == 2 * of_gradients[1]
+
+
+def test_both_grids_are_over_the_same_gpus() -> None:
+    experts = load_bundled("qwen3-30b-a3b")
+    legal = replace(DEGREES, tp=4, pp=2, dp=4, ep=16, num_microbatches=4)
+    table = memory_table(experts, H100, WORKLOAD, legal, memory_headroom=0.0)
+    assert (table.layout.edp, table.layout.dp) == (1, 4)
+    with pytest.raises(InputError, match=r"^etp \* ep = 32 does not divide tp \* cp \* dp = 16\."):
+        memory_table(experts, H100, WORKLOAD, replace(legal, ep=32), memory_headroom=0.0)
 
 
 def test_a_precision_that_the_gpu_lacks_is_refused() -> None:

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from planner.bundled import load_bundled
+from planner.capabilities import DEEPSPEED, MEGATRON, Capabilities
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes, state_bytes
-from planner.placement import place, rank_parameters
+from planner.placement import PlacedModel, place, rank_parameters
 from planner.plan import Phase
 from planner.specs import ModelSpec
 from planner.workload import DType, Optimizer, Precision, TrainWorkload
@@ -46,11 +47,26 @@ FEED_FORWARD = 4096 * (2 * 3584 + 3584) * 2
 KEPT = RESIDUAL + ATTENTION + FEED_FORWARD
 
 
+def placed(
+    layout: Layout = LAYOUT,
+    *,
+    model: ModelSpec = LLAMA_70B,
+    workload: TrainWorkload = RUN,
+    capabilities: Capabilities = MEGATRON,
+) -> PlacedModel:
+    return place(model, build_graph(model, workload), layout, workload, capabilities)
+
+
 def ledger(
-    layout: Layout = LAYOUT, *, model: ModelSpec = LLAMA_70B, workload: TrainWorkload = RUN, rank: int = 0
+    layout: Layout = LAYOUT,
+    *,
+    model: ModelSpec = LLAMA_70B,
+    workload: TrainWorkload = RUN,
+    rank: int = 0,
+    capabilities: Capabilities = MEGATRON,
 ) -> dict[str, int]:
     """Return the terms of one rank at the worst moment of forward and backward."""
-    lines = memory_ledger(place(model, build_graph(model, workload), layout, workload))
+    lines = memory_ledger(placed(layout, model=model, workload=workload, capabilities=capabilities))
     first = layout.first_global_rank(rank)
     return {line.term: line.num_bytes for line in lines if (line.rank, line.phase) == (first, Phase.FORWARD_BACKWARD)}
 
@@ -146,16 +162,88 @@ def test_each_zero_stage_splits_one_thing_more_and_whole_tensors_wait_on_their_w
     assert "gradients to reduce" not in terms[1]
 
 
+def test_deepspeed_has_queues_of_its_own_and_pads_vocabularies_to_tp_alone() -> None:
+    whole = replace(
+        LAYOUT,
+        tp=1,
+        sequence_parallel=False,
+        pp=1,
+        dp=64,
+        zero_stage=3,
+        num_microbatches=8,
+        schedule=Schedule.NO_PIPELINE,
+        stages=stages_from_counts((80,)),
+    )
+    ends = (2 * 128_256 + 1) * 8192
+    layer = 8192 * 10240 + 8192 * 8192 + 3 * 8192 * 28672 + 2 * 8192
+    # 855 M elements a layer: Megatron-FSDP gathers two, more than its 500 M; DeepSpeed two, more than its 1 G.
+    for capabilities in (MEGATRON, DEEPSPEED):
+        assert ledger(whole, capabilities=capabilities)["gathered parameters"] == 2 * (ends + 2 * layer)
+    small = load_bundled("llama-3.1-8b")
+    one_node = replace(whole, dp=8, num_microbatches=64, stages=stages_from_counts((32,)))
+    terms = ledger(one_node, model=small, capabilities=DEEPSPEED)
+    assert terms["gathered parameters"] == 2 * ((2 * 128_256 + 1) * 4096 + 1_000_000_000)
+    small_layer = 4096 * 6144 + 4096 * 4096 + 3 * 4096 * 14336 + 2 * 4096
+    assert terms["gradients to reduce"] == 4 * 500_000_000 + 2 * small_layer
+    # 128,256 rows over 8 ranks: Megatron-LM pads them to a multiple of 1024, DeepSpeed needs not.
+    cut = replace(LAYOUT, zero_stage=1)
+    difference = ledger(cut)["weights"] - ledger(cut, capabilities=DEEPSPEED)["weights"]
+    assert difference == 2 * (129_024 - 128_256) // 8 * 8192
+
+
+def test_groups_of_shards_hold_what_their_ranks_split_and_a_second_copy_is_held_beside() -> None:
+    model = load_bundled("llama-3.1-8b")
+    whole = replace(
+        LAYOUT,
+        tp=1,
+        sequence_parallel=False,
+        pp=1,
+        dp=16,
+        zero_stage=3,
+        num_microbatches=32,
+        schedule=Schedule.NO_PIPELINE,
+        stages=stages_from_counts((32,)),
+    )
+    names = ("master weights", "optimizer moments", "gradients", "weights")
+    once, twice = (ledger(replace(whole, state_replicas=groups), model=model) for groups in (1, 2))
+    assert [twice[name] for name in names] == [2 * once[name] for name in names]
+    second = ledger(replace(whole, secondary_shard=8), model=model)
+    assert second["secondary weights"] == 2 * 8_030_261_248 // 8
+    assert [second[name] for name in names] == [once[name] for name in names]
+
+
+def test_context_parallelism_splits_states_and_sequences() -> None:
+    apart = replace(LAYOUT, dp=1, cp=2, num_microbatches=512)
+    terms = ledger(apart)
+    assert terms["optimizer moments"] == ledger()["optimizer moments"]  # over dp x cp, two ranks either way
+    assert 2 * terms["activations"] == ledger()["activations"]
+    ring = 4 * 2048 * 2 * 128 * 2  # keys and values on their way and their gradients: one head of 128 a rank
+    attention = 2048 * (1024 + 1024 + 128 + 128) * 2
+    fc1 = 2048 * (8192 + 7168 + 8192) * 2
+    assert terms["backward temporaries"] == max(attention + ring, fc1)
+
+
+def test_a_stage_of_no_layers_holds_its_end_alone() -> None:
+    empty = replace(LAYOUT, stages=stages_from_counts((0, 27, 27, 26)))
+    terms = ledger(empty)
+    assert terms["weights"] == 2 * TABLE
+    assert terms["activations"] == terms["backward temporaries"] == 0
+    last = ledger(replace(LAYOUT, stages=stages_from_counts((27, 27, 26, 0))), rank=3)
+    assert last["weights"] == 2 * (TABLE + 8192)
+    assert last["activations"] == 0
+    assert last["logits and loss"] == ledger(rank=3)["logits and loss"]
+
+
 def test_16_bit_gradients_are_copied_to_fp32_for_the_update() -> None:
-    model, graph = tiny_dense_model(), build_graph(tiny_dense_model(), tiny_workload())
+    model = tiny_dense_model()
 
     def update_bytes(workload: TrainWorkload) -> int:
-        lines = memory_ledger(place(model, graph, tiny_layout(), workload))
+        lines = memory_ledger(placed(tiny_layout(), model=model, workload=workload))
         wanted = (0, Phase.OPTIMIZER_STEP, "fp32 gradients")
         return sum(line.num_bytes for line in lines if (line.rank, line.phase, line.term) == wanted)
 
     half = replace(tiny_workload(), gradient_dtype=DType.BF16)
-    elements = rank_parameters(model, graph, tiny_layout(), 0, seq_len=128)
+    elements = rank_parameters(placed(tiny_layout(), model=model, workload=tiny_workload()), 0)
     assert update_bytes(tiny_workload()) == 0
     assert update_bytes(half) == 4 * elements // 2
     assert update_bytes(replace(half, moment_dtype=DType.BF16)) == 0  # the precision-aware optimizer reads them as is
@@ -163,13 +251,14 @@ def test_16_bit_gradients_are_copied_to_fp32_for_the_update() -> None:
 
 def test_a_tied_table_is_held_twice_only_across_a_pipeline() -> None:
     tied = replace(tiny_dense_model(), tie_word_embeddings=True)
-    graph = build_graph(tied, tiny_workload())
     alone = replace(tiny_layout(), pp=1, schedule=Schedule.NO_PIPELINE, stages=stages_from_counts((4,)))
     layer = (64 * 128 + 64 * 64 + 3 * 64 * 160) // 2 + 2 * 64
     table = 512 // 2 * 64
-    assert rank_parameters(tied, graph, alone, 0, seq_len=128) == 4 * layer + table + 64
-    assert rank_parameters(tied, graph, tiny_layout(), 0, seq_len=128) == 2 * layer + table
-    assert rank_parameters(tied, graph, tiny_layout(), 1, seq_len=128) == 2 * layer + table + 64
+    whole = placed(alone, model=tied, workload=tiny_workload())
+    cut = placed(tiny_layout(), model=tied, workload=tiny_workload())
+    assert rank_parameters(whole, 0) == 4 * layer + table + 64
+    assert rank_parameters(cut, 0) == 2 * layer + table
+    assert rank_parameters(cut, 1) == 2 * layer + table + 64
 
 
 @pytest.mark.parametrize(
@@ -196,9 +285,8 @@ def test_fp8_runs_hold_two_more_copies_of_each_linear_weight() -> None:
 
 
 def test_moments_are_made_at_the_first_step_and_activations_gone_at_its_end() -> None:
-    placed = place(LLAMA_70B, build_graph(LLAMA_70B, RUN), LAYOUT, RUN)
     terms: dict[Phase, set[str]] = {phase: set() for phase in Phase}
-    for line in memory_ledger(placed):
+    for line in memory_ledger(placed()):
         terms[line.phase].add(line.term)
     assert "optimizer moments" not in terms[Phase.INITIALISATION]
     assert terms[Phase.OPTIMIZER_STEP] - terms[Phase.INITIALISATION] == {"optimizer moments"}
@@ -206,7 +294,6 @@ def test_moments_are_made_at_the_first_step_and_activations_gone_at_its_end() ->
 
 
 def test_the_peak_adds_up_and_the_limit_leaves_the_headroom() -> None:
-    placed = place(LLAMA_70B, build_graph(LLAMA_70B, RUN), LAYOUT, RUN)
-    assert peak_memory_bytes(memory_ledger(placed)) == sum(ledger().values())
+    assert peak_memory_bytes(memory_ledger(placed())) == sum(ledger().values())
     assert memory_limit_bytes(80_000_000_000, 0.05) == 76_000_000_000
     assert memory_limit_bytes(80_000_000_000, 0.0) == 80_000_000_000

@@ -1,15 +1,17 @@
 """The evaluator shards and prices a plan again: a mistake in the search's tables is found, not repeated."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
 
-from planner import costs
+from planner import costs, shard
 from planner.errors import BrokenPromiseError
-from planner.graph import ModelGraph
+from planner.graph import LayerGraph, ModelGraph
 from planner.placement import RankModel, shard_model
 from planner.request import Bounds, Constraints
 from planner.search import search
+from planner.shard import RankLayer
 from planner.sharding import Sharding
 from planner.space import MAX_SCHEDULED_OPERATIONS, UNSIMULATED
 from solvers.errors import SolverError
@@ -17,13 +19,26 @@ from tests.builders import tiny_dense_model, tiny_request, two_node_cluster
 
 
 def test_tables_of_half_the_tokens_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shard_half(graph: ModelGraph, sharding: Sharding) -> RankModel:
-        return shard_model(graph, replace(sharding, seq_len=sharding.seq_len // 2))
+    def shard_half(
+        graph: ModelGraph, sharding: Sharding, *, cut: Callable[[LayerGraph, Sharding], RankLayer]
+    ) -> RankModel:
+        return shard_model(graph, replace(sharding, seq_len=sharding.seq_len // 2), cut=cut)
 
     search(tiny_dense_model(), two_node_cluster(), tiny_request())
     monkeypatch.setattr(costs, "shard_model", shard_half)
     with pytest.raises(BrokenPromiseError, match="rule='price'"):
         search(tiny_dense_model(), two_node_cluster(), tiny_request())
+
+
+def test_operators_shared_between_the_wrong_shardings_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(sharding: Sharding) -> Mapping[shard.Feels, Sharding]:
+        return dict.fromkeys(shard.Feels, replace(sharding, tp=1, sequence_parallel=False))
+
+    request = replace(tiny_request(), constraints=Constraints(degrees={"tp": Bounds(allowed=(2,))}))
+    search(tiny_dense_model(), two_node_cluster(), request)
+    monkeypatch.setattr(shard, "_felt", wrong)
+    with pytest.raises(BrokenPromiseError, match="rule='price'"):
+        search(tiny_dense_model(), two_node_cluster(), request)
 
 
 def test_what_is_too_long_to_simulate_is_not_called_infeasible() -> None:

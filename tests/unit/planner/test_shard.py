@@ -20,7 +20,7 @@ STREAM = TOKENS * 64 * 2
 
 
 def sharding(tp: int, *, sequence_parallel: bool = False) -> Sharding:
-    return Sharding(tp=tp, sequence_parallel=sequence_parallel, cp=1, micro_batch_size=2, seq_len=128)
+    return Sharding(tp=tp, sequence_parallel=sequence_parallel, micro_batch_size=2, seq_len=128)
 
 
 def block(tp: int, *, sequence_parallel: bool = False, workload: TrainWorkload | None = None) -> RankLayer:
@@ -145,8 +145,8 @@ def test_collectives_join_neighbouring_ranks() -> None:
 
 def test_a_dimension_that_does_not_split_is_an_error_that_names_the_weight() -> None:
     weight = Weight(name="proj weight", shape=(64, 60), split_dim=1, trainable=True)
-    with pytest.raises(ValueError, match=r"^proj weight: dimension of 60 cannot be split over tp = 8$"):
-        rank_weight(weight, 8)
+    with pytest.raises(ValueError, match=r"^proj weight: dimension of 60 cannot be split over 8 ranks$"):
+        rank_weight(weight, sharding(8))
 
 
 def test_a_head_tensor_is_split_by_whole_heads() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiles.analytic import AnalyticCostModel
+from profiles.analytic import SCAN_KERNELS, AnalyticCostModel
 from profiles.catalogue import device_names, load_device, load_preset
 from profiles.constants import (
     COLLECTIVE_CHANNELS,
@@ -22,13 +22,14 @@ from profiles.constants import (
     P2P_CHANNELS,
     PCIE_FRACTION,
     PEER_FRACTION,
+    SCAN_FRACTION,
     UNFUSED_ATTENTION_FRACTION,
     Constant,
 )
 from profiles.errors import CoverageError
 from profiles.estimate import Source
 from profiles.hardware import Cluster, LinkKind, LinkLevel, PeerTopology
-from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound
+from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound, StateScan
 from tests.builders import tiny_device
 
 LAWS = settings(max_examples=200, deadline=None, derandomize=True)
@@ -77,12 +78,13 @@ def attention(seq_len: int, *, fused: bool = True, backward: bool = False) -> At
         batch=1,
         query_len=seq_len,
         kv_len=seq_len,
+        pairs=seq_len * (seq_len + 1) // 2,
         num_heads=8,
         num_kv_heads=8,
-        head_dim=128,
+        qk_head_dim=128,
+        v_head_dim=128,
         dtype="bf16",
         bytes_per_element=2,
-        causal=True,
         backward=backward,
         fused=fused,
     )
@@ -154,6 +156,33 @@ def test_unfused_attention_pays_for_its_score_matrix() -> None:
     traffic = unfused.num_bytes / (1e12 * MEMORY_FRACTION.value)
     assert seconds(unfused) == pytest.approx(max(compute, traffic) + KERNEL_LAUNCH.value, rel=1e-12)
     assert MODEL.compute(unfused).source is Source.ASSUMED
+
+
+def test_attention_through_a_window_does_less_at_a_lower_rate() -> None:
+    causal = attention(8192)
+    windowed = replace(causal, pairs=8192 * 128 - 127 * 64)
+    assert seconds(windowed) < seconds(causal)
+    assert seconds(windowed) / windowed.flops > 1.5 * seconds(causal) / causal.flops
+
+
+def test_a_recurrence_takes_its_part_of_the_rate_or_its_traffic() -> None:
+    scan = StateScan(
+        tokens=8192,
+        num_heads=64,
+        num_groups=8,
+        key_dim=128,
+        value_dim=64,
+        chunk_size=256,
+        corrects=False,
+        io_bytes_per_token=100,
+        dtype="bf16",
+        backward=False,
+    )
+    launches = SCAN_KERNELS * KERNEL_LAUNCH.value
+    assert seconds(scan) == pytest.approx(scan.flops / (4e14 * SCAN_FRACTION.value) + launches, rel=1e-12)
+    wide = replace(scan, io_bytes_per_token=1_000_000)
+    assert seconds(wide) == pytest.approx(wide.num_bytes / (1e12 * MEMORY_FRACTION.value) + launches, rel=1e-12)
+    assert MODEL.compute(scan).source is Source.ASSUMED
 
 
 # Collectives.
