@@ -51,6 +51,7 @@ class Capabilities:
         vocab_divisor: The embedding table is padded to a multiple of this times tp; 1 pads to tp alone.
         queued_gradients: Elements of unsharded gradients that wait with zero_stage 2 and 3.
         prefetched_weights: Elements gathered ahead with zero_stage 3.
+        eager: Layers are plain PyTorch modules, which keep more and pass over memory more often than fused kernels.
     """
 
     title: str
@@ -88,6 +89,7 @@ class Capabilities:
     vocab_divisor: int
     queued_gradients: int
     prefetched_weights: int
+    eager: bool
 
 
 MEGATRON = Capabilities(
@@ -129,6 +131,7 @@ MEGATRON = Capabilities(
     # `megatron_fsdp.py`: at least two layers either way.
     queued_gradients=1_000_000_000,
     prefetched_weights=500_000_000,
+    eager=False,
 )
 
 DEEPSPEED = Capabilities(
@@ -193,6 +196,8 @@ DEEPSPEED = Capabilities(
     queued_gradients=500_000_000,
     # `stage3_max_live_parameters`, DeepSpeed's default.
     prefetched_weights=1_000_000_000,
+    # `planner/data/deepspeed/planned_model.py`.
+    eager=True,
 )
 
 ANY = Capabilities(
@@ -231,6 +236,7 @@ ANY = Capabilities(
     vocab_divisor=128,
     queued_gradients=MEGATRON.queued_gradients,
     prefetched_weights=MEGATRON.prefetched_weights,
+    eager=False,
 )
 
 CAPABILITIES: Mapping[Target, Capabilities] = {

@@ -47,7 +47,7 @@ SKEWED_ROUTING = "routing: the busiest rank's experts get {skew} times the mean 
 EVEN_ROUTING = "routing: every expert of a rank gets the same number of tokens"
 LONG_SEQUENCES = "positions: sequences of {seq_len} tokens in a model made for {longest}; its rotation must be rescaled"
 PACKED_CONTEXT = "context parallelism: documents are cut so that attention is even over the ranks"
-DEEPSPEED_KERNELS = "DeepSpeed: layers keep and fuse what Megatron-LM's do; plain PyTorch modules keep more"
+DEEPSPEED_KERNELS = "DeepSpeed: layers are the shipped model's plain PyTorch modules; a model of your own may keep more"
 
 FP8_ASSUMPTION = "linear layers: every fp8 recipe costs the same; what scaling per block adds is not known"
 

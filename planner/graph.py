@@ -16,9 +16,10 @@ figure 5):
 
 Saved tensors follow what the fused kernels of Megatron-LM with Transformer Engine keep: a norm keeps its input, a
 linear layer its input, the activation its input, attention its q, k, v, output and the log-sum-exp of each row (Dao,
-arXiv 2307.08691), or the score matrix when it is unfused. A tensor that two operators keep is one tensor: names are
-unique within a layer. For an MHA layer with a 4h GELU feed-forward and dropout this gives the published
-`s b h (10 + 24 / t)` plus attention (arXiv 2205.05198, equation 2), which a test asserts.
+arXiv 2307.08691), or the score matrix when it is unfused. What plain PyTorch modules keep is in `planner.layers.eager`.
+A tensor that two operators keep is one tensor: names are unique within a layer. For an MHA layer with a 4h GELU
+feed-forward and dropout this gives the published `s b h (10 + 24 / t)` plus attention (arXiv 2205.05198, equation 2),
+which a test asserts.
 """
 
 from collections.abc import Mapping

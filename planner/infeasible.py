@@ -58,14 +58,15 @@ class _Question:
         return memory_limit_bytes(self.cluster.device.memory_bytes, self.request.memory_headroom)
 
     def scope(self) -> Scope:
+        capabilities = CAPABILITIES[self.request.target]
         return Scope(
             model=self.model,
-            graph=build_graph(self.model, self.request.workload),
+            graph=build_graph(self.model, self.request.workload, eager=capabilities.eager),
             num_gpus=self.cluster.world_size,
             fast_domain_size=self.cluster.fast_domain_size,
             workload=self.request.workload,
             constraints=self.request.constraints,
-            capabilities=CAPABILITIES[self.request.target],
+            capabilities=capabilities,
         )
 
     def table(self, space: Space) -> CostTable:

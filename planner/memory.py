@@ -360,7 +360,7 @@ def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: in
             _Term(
                 name="logits and loss",
                 num_bytes=head,
-                source="fp32 softmax and 16-bit logits, vocabulary split over tp; outweigh any layer's temporaries",
+                source="logits and what the loss makes of them; outweigh any layer's temporaries",
             )
         )
     else:

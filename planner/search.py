@@ -88,7 +88,7 @@ def search(  # noqa: PLR0913 - what is planned, and how
     capabilities = CAPABILITIES[request.target]
     workload = request.workload
     watch("enumerating layouts", 0, 1)
-    graph = build_graph(model, workload)
+    graph = build_graph(model, workload, eager=capabilities.eager)
     cost_model = price_on(cluster)
     limit = memory_limit_bytes(cluster.device.memory_bytes, request.memory_headroom)
     scope = Scope(
@@ -214,7 +214,9 @@ def _require_expressible(model: ModelSpec, cluster: Cluster, request: PlanReques
     try:
         framework.require_expressible(model, request.workload, None, cluster)
     except NotExpressibleError as error:
-        hint = f"{error.hint}\n`target: any` plans it as it is, without files to start from."
+        hint = error.hint
+        if "target: any" not in hint:
+            hint = f"{hint}\n`target: any` plans it as it is, without files to start from."
         raise NotExpressibleError(error.message, target=error.target, hint=hint) from error
 
 

@@ -35,6 +35,8 @@ from planner.workload import AttentionKernel, TrainWorkload
 MAX_SCHEDULED_OPERATIONS = 1_000_000
 """Longest schedule that is simulated, in passes over all ranks."""
 
+RECOMPUTE_PINNED = "constraints: recompute"
+
 UNSIMULATED = "schedule longer than the simulator runs"
 """The one rule that rules out layouts which might be fine."""
 
@@ -295,7 +297,11 @@ def enumerate_layouts(scope: Scope, *, may_fit: MayFit | None = None) -> Space:
     unfit = 0
     if may_fit is not None and len(uses):
         hopeless_X = ~_frugal_fits_X(uses, scope, inner, may_fit)
-        unfit = int(_of_distinct(np.stack([uses.pp_X * uses.vpp_X]), inner.num_allowed)[hopeless_X].sum())
+        stages = np.stack([uses.pp_X * uses.vpp_X])[:, hopeless_X]
+        unfit = int(_of_distinct(stages, inner.num_allowed).sum())
+        refused = int(_of_distinct(stages, inner.num_recomputes).sum()) - unfit
+        if refused:
+            pruned[RECOMPUTE_PINNED] = refused
         uses = uses.where(~hopeless_X)
     stages_X = uses.pp_X * uses.vpp_X
     points = _unrolled(uses, [inner.recompute_columns(stages) for stages in stages_X.tolist()], _RECOMPUTE_COLUMNS)
@@ -316,10 +322,11 @@ def enumerate_layouts(scope: Scope, *, may_fit: MayFit | None = None) -> Space:
 
 
 def _frugal_fits_X(uses: Points, scope: Scope, inner: _Inner, may_fit: MayFit) -> BoolArray:
-    """Return whether the most frugal use of each mesh and its virtual stages may fit.
+    """Return whether some frugal use of each mesh and its virtual stages may fit.
 
-    Micro-batches of one sequence, every layer recomputed, residuals split, and everything sharded that the target
-    shards on such a mesh: no use of the mesh takes less.
+    Micro-batches of one sequence and every layer recomputed. Residuals split or not: a split one is gathered for the
+    layer behind it, beside what it keeps. Everything sharded that the target shards on such a mesh, or nothing, which
+    needs a communicator less. No use of the mesh takes less than all four.
     """
     keys = np.stack([uses.tp_X, uses.cp_X, uses.ulysses_X, uses.pp_X, uses.ep_X, uses.etp_X, uses.vpp_X])
     first, index_X = distinct_columns(keys)
@@ -338,15 +345,20 @@ def _frugal_fits_X(uses: Points, scope: Scope, inner: _Inner, may_fit: MayFit) -
         frugal,
         micro_batch_size_X=ones,
         num_microbatches_X=scope.workload.global_batch_size // frugal.dp_X,
-        sequence_parallel_X=(frugal.tp_X > 1).astype(np.int64),
-        zero_stage_X=largest_X,
         state_replicas_X=ones,
         secondary_shard_X=ones,
         recompute_X=np.full(len(frugal), len(inner.recomputes) - 1, dtype=np.int64),
         recompute_layers_X=np.zeros(len(frugal), dtype=np.int64),
     )
-    fits_X: BoolArray = may_fit(frugal)[index_X]
-    return fits_X
+    fits_X = np.zeros(len(frugal), dtype=np.bool_)
+    for split_X in ((frugal.tp_X > 1).astype(np.int64), np.zeros_like(ones)):
+        for zero_stage_X in (largest_X, np.zeros_like(ones)):
+            left = np.flatnonzero(~fits_X)
+            if len(left):
+                use = replace(frugal, sequence_parallel_X=split_X, zero_stage_X=zero_stage_X)
+                fits_X[left] = may_fit(use.where(left))
+    of_uses_X: BoolArray = fits_X[index_X]
+    return of_uses_X
 
 
 def _operations_X(points: Points) -> IntArray:

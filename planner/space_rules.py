@@ -78,7 +78,7 @@ def _is_kind_X(points: Points, kinds: Iterable[ContextKind]) -> BoolArray:
 def _target_mesh_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     """Yield the meshes that the target cannot run."""
     target = scope.capabilities
-    tp_X, cp_X, pp_X, ep_X, etp_X = points.tp_X, points.cp_X, points.pp_X, points.ep_X, points.etp_X
+    tp_X, cp_X, pp_X = points.tp_X, points.cp_X, points.pp_X
     title = target.title
     missing = [kind for kind in ContextKind if kind not in target.context_kinds]
     if missing:
@@ -143,7 +143,7 @@ AXIS_NAMES = {Axis.TP: "tp", Axis.ETP: "etp", Axis.EP: "ep", Axis.ULYSSES: "ulys
 
 def use_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     """Yield (rule, uses of meshes that break it), in the order in which they are charged."""
-    constraints, workload, target = scope.constraints, scope.workload, scope.capabilities
+    constraints, workload = scope.constraints, scope.workload
     tp_X, cp_X, pp_X, vpp_X = points.tp_X, points.cp_X, points.pp_X, points.vpp_X
     zero_X, sp_X = points.zero_stage_X, points.sequence_parallel_X
     yield from _degree_rules(points, constraints, ("vpp", "zero_stage", "micro_batch_size", "num_microbatches"))

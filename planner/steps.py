@@ -369,6 +369,9 @@ def _ulysses_exchange(features: int, dtype: DType, sharding: Sharding, *, ranks:
     if ranks > 1:
         buffer_bytes = sharding.tokens * features // sharding.tp * dtype.num_bytes
         exchange = Collective(kind=CollectiveKind.ALL_TO_ALL, buffer_bytes=buffer_bytes, size=ranks, stride=sharding.tp)
+        # Packed before and unpacked behind: each reads and writes all of it.
+        packing = MemoryBound(name="packing of heads", num_bytes=4 * buffer_bytes, num_kernels=2)
+        yield Step(term=Term.CONTEXT_PARALLEL, compute=packing)
         yield Step(term=Term.CONTEXT_PARALLEL, collective=exchange, collective_term=Term.CONTEXT_PARALLEL)
 
 
@@ -392,6 +395,7 @@ def _attention(work: CoreAttention, sharding: Sharding, *, backward: bool) -> It
         bytes_per_element=work.dtype.num_bytes,
         backward=backward,
         fused=work.fused,
+        calls=sharding.ring,
     )
     before, after = (leaving, entering) if backward else (entering, leaving)
     yield from _ulysses_exchange(before, work.dtype, sharding, ranks=sharding.ulysses)
@@ -403,9 +407,29 @@ def _attention(work: CoreAttention, sharding: Sharding, *, backward: bool) -> It
             repeats=sharding.ring - 1,
             collective_term=Term.CONTEXT_PARALLEL,
         )
+        yield _ring_sums(work, sharding, backward=backward)
     else:
         yield Step(term=Term.ATTENTION, compute=kernel)
     yield from _ulysses_exchange(after, work.dtype, sharding, ranks=sharding.ulysses)
+
+
+def _ring_sums(work: CoreAttention, sharding: Sharding, *, backward: bool) -> Step:
+    """Return what adds up the parts of a ring: each is read and added to a sum in fp32, as Transformer Engine does.
+
+    Forward the outputs, rescaled by their log-sum-exp; backward the gradients of queries, keys and values.
+    """
+    tokens = sharding.micro_batch_size * sharding.seq_len // sharding.ring
+    heads = max(work.num_heads // (sharding.tp * sharding.ulysses), 1)
+    num_bytes = tokens * heads * work.v_head_dim
+    if backward:
+        widths = work.qk_head_dim + work.v_head_dim
+        kv_heads = max(work.num_kv_heads // (sharding.tp * sharding.ulysses), 1)
+        num_bytes = tokens * (heads * work.qk_head_dim + kv_heads * widths)
+    passes = work.dtype.num_bytes + 2 * DType.FP32.num_bytes
+    compute = MemoryBound(
+        name="sums of a ring", num_bytes=sharding.ring * num_bytes * passes, num_kernels=sharding.ring
+    )
+    return Step(term=Term.CONTEXT_PARALLEL, compute=compute)
 
 
 def _key_value_bytes(work: CoreAttention, sharding: Sharding) -> int:

@@ -50,7 +50,7 @@ def violations(
 ) -> tuple[Violation, ...]:
     """Return every rule that `planned` breaks."""
     layout, workload = planned.layout, request.workload
-    graph = build_graph(model, workload)
+    graph = build_graph(model, workload, eager=CAPABILITIES[request.target].eager)
     return (
         *_mesh(layout, cluster, workload),
         *_unpriced(layout),

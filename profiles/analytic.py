@@ -160,7 +160,7 @@ class AnalyticCostModel:
         fraction, carried_over = self._attention_fraction(operation)
         seconds = max(operation.flops / (peak * fraction.value), self._traffic_seconds(operation.num_bytes))
         return Estimate(
-            seconds=seconds + KERNEL_LAUNCH.value,
+            seconds=seconds + operation.calls * KERNEL_LAUNCH.value,
             source=Source.ASSUMED if carried_over else Source.ANALYTIC,
             note=f"attention at part of the datasheet rate, {fraction.source}",
         )
@@ -179,13 +179,13 @@ class AnalyticCostModel:
         """Return the part of the rate that attention reaches, and whether it was carried over.
 
         A fused kernel fills its tiles the better the more keys a query sees: n / (n + n0), with n the length of a
-        causal sequence in which a query sees as many on average.
+        causal sequence in which a query sees as many on average in one call.
         """
         if not operation.fused:
             return UNFUSED_ATTENTION_FRACTION, True
         long, long_from = self._of_architecture(ATTENTION_FRACTION)
         ramp, ramp_from = self._of_architecture(ATTENTION_RAMP)
-        length = 2 * operation.pairs / operation.query_len
+        length = 2 * operation.pairs / (operation.query_len * operation.calls)
         reached = replace(long, value=long.value * length / (length + ramp.value))
         here = self.cluster.device.architecture
         return reached, long_from != here or ramp_from != here

@@ -71,6 +71,7 @@ class Attention:
         bytes_per_element: Bytes of one element.
         backward: The gradient of q, k, v instead of the output.
         fused: The score matrix is never written to memory (flash and cuDNN kernels).
+        calls: Kernel calls that it is made of, each over an equal part of the keys.
     """
 
     batch: int
@@ -85,6 +86,7 @@ class Attention:
     bytes_per_element: int
     backward: bool
     fused: bool
+    calls: int = 1
 
     @property
     def flops(self) -> int:
@@ -102,13 +104,13 @@ class Attention:
 
     @property
     def num_bytes(self) -> int:
-        """Return the traffic of q, k, v, output and, unfused, of the score matrix.
+        """Return the traffic of q, k, v, output and, unfused, of the score matrix; q and output once a call.
 
         Unfused: scores written and read by softmax, probabilities written and read again, in 16 bit: 4 passes
         forward, twice that backward.
         """
         widths = self.qk_head_dim + self.v_head_dim
-        tensors = (self.query_len * self.num_heads + self.kv_len * self.num_kv_heads) * widths
+        tensors = (self.query_len * self.num_heads * self.calls + self.kv_len * self.num_kv_heads) * widths
         total = self.batch * tensors * self.bytes_per_element * (2 if self.backward else 1)
         if not self.fused:
             scores = self.batch * self.num_heads * self.query_len * self.kv_len * self.bytes_per_element

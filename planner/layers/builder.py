@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from planner.blocks import Norm
 from planner.graph import (
     Divisible,
     Linear,
@@ -14,8 +15,8 @@ from planner.graph import (
     Saved,
     Weight,
 )
-from planner.specs import ModelSpec
-from planner.workload import Precision, TrainMethod, TrainWorkload
+from planner.specs import ModelSpec, Trait
+from planner.workload import DType, Precision, TrainMethod, TrainWorkload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,11 @@ GATED = Passes(forward=3, backward=5)  # read gate, up, write; read gate, up, gr
 PLAIN = Passes(forward=2, backward=3)  # read, write; read input, grad, write
 RESIDUAL = Passes(forward=3, backward=3)  # read branch, read stream, write
 COPY = Passes(forward=2, backward=2)  # read, write
+# Plain PyTorch: gradients of a norm's weights and of its input in kernels of their own; a norm in fp32 counts twice and
+# is cast on either side; dropout is a kernel of its own, with its mask of one byte.
+EAGER_NORM = Passes(forward=2, backward=5)
+EAGER_FP32_NORM = Passes(forward=10, backward=16)
+EAGER_DROPPED_RESIDUAL = Passes(forward=6, backward=6)
 
 BLOCK_SCALE_ELEMENTS, BLOCK_SCALE_BYTES = 128, 4
 """Blockwise fp8 scales each 128 elements of an activation by one fp32 number (Transformer Engine's
@@ -52,9 +58,16 @@ class Part:
 
 
 class Builder:
-    """Builds operators of one model under one workload; holds what they all share."""
+    """Builds operators of one model under one workload; holds what they all share.
 
-    def __init__(self, model: ModelSpec, workload: TrainWorkload) -> None:
+    Args:
+        model: The model.
+        workload: The training run.
+        eager: Layers are plain PyTorch modules, without fused kernels.
+    """
+
+    def __init__(self, model: ModelSpec, workload: TrainWorkload, *, eager: bool = False) -> None:
+        self.eager = eager
         self.model = model
         self.workload = workload
         self.hidden = model.hidden_size
@@ -93,12 +106,13 @@ class Builder:
         granule: int = 1,
         dropped_by: tuple[Module, ...] = (),
         visits: int = 1,
+        element_bytes: int | None = None,
     ) -> Saved:
-        """Return a saved tensor in the format that activations are kept in."""
+        """Return a saved tensor, in the format that activations are kept in unless `element_bytes` says otherwise."""
         return Saved(
             name=name,
             features=features,
-            element_bytes=self.width,
+            element_bytes=self.width if element_bytes is None else element_bytes,
             region=region,
             granule=granule,
             dropped_by=dropped_by,
@@ -157,12 +171,51 @@ class Builder:
         return self.pointwise(
             name,
             features,
-            PLAIN,
+            self.norm_passes,
             region=Region.RESIDUAL,
             weights=self.norm_weights(name, features),
-            saved=(saved,),
+            saved=self.norm_saved(name, saved),
             modules=modules,
         )
+
+    @property
+    def _normalises_in_fp32(self) -> bool:
+        """Return whether norms work on fp32 copies, as plain PyTorch's do whose scale is stored less one."""
+        return self.eager and Trait.ZERO_CENTERED_NORM in self.model.traits and self.model.norm.num_vectors > 0
+
+    @property
+    def norm_passes(self) -> Passes:
+        """Return the passes of a norm."""
+        if self._normalises_in_fp32:
+            return EAGER_FP32_NORM
+        return EAGER_NORM if self.eager else PLAIN
+
+    def norm_saved(self, name: str, entering: Saved, *, rows: int = 1, features: int = 0) -> tuple[Saved, ...]:
+        """Return what a norm keeps: its input, of fused kernels; plain PyTorch's statistics are counted too.
+
+        Fused kernels have them as well, an fp32 number or two a row: 4 of some 100,000 bytes a token in a real layer.
+
+        Args:
+            name: The norm's.
+            entering: Its input.
+            rows: Rows a token that are normalised, each with statistics of its own.
+            features: Width of what is normalised, if the input is a part of something wider.
+        """
+        if not self.eager:
+            return (entering,)
+        wide = DType.FP32.num_bytes
+        if self._normalises_in_fp32:
+            entering = replace(
+                entering,
+                name=f"{name} input in fp32",
+                features=features or entering.features,
+                element_bytes=wide,
+            )
+        numbers = 1 if self.model.norm is Norm.RMS else 2
+        statistics = replace(
+            entering, name=f"{name} statistics", features=numbers * rows, granule=numbers, element_bytes=wide
+        )
+        return (entering, statistics)
 
     def norm_weights(self, name: str, size: int, *, split_dim: int | None = None) -> tuple[Weight, ...]:
         """Return a norm's scale and shift, as far as the model's norms have them."""
@@ -174,7 +227,11 @@ class Builder:
         saved: tuple[Saved, ...] = ()
         if self.workload.hidden_dropout > 0:
             saved = (Saved(name=f"{name} dropout mask", features=self.hidden, element_bytes=1, region=Region.RESIDUAL),)
-        return self.pointwise(name, self.hidden, RESIDUAL, region=Region.RESIDUAL, saved=saved)
+        apart = self.eager and bool(saved)
+        passes = EAGER_DROPPED_RESIDUAL if apart else RESIDUAL
+        return self.pointwise(
+            name, self.hidden, passes, region=Region.RESIDUAL, saved=saved, num_kernels=2 if apart else 1
+        )
 
     def linear(  # noqa: PLR0913 - a linear layer has this many facts
         self,

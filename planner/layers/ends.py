@@ -13,6 +13,7 @@ from planner.graph import (
     Saved,
     Weight,
 )
+from planner.layers import eager
 from planner.layers.builder import COPY, Builder, Part, share_saved
 from planner.workload import DType
 
@@ -31,6 +32,7 @@ def build_embedding(builder: Builder) -> LayerGraph:
             name="word embedding",
             work=Lookup(hidden_size=builder.hidden, dtype=builder.dtype),
             weights=tuple(weights),
+            saved=eager.lookup_saved(builder) if builder.eager else (),
         )
     ]
     if model.embedding_norm:
@@ -92,6 +94,9 @@ def lm_head_and_loss(builder: Builder, input_name: str, weights: tuple[Weight, .
         region=Region.SHARDED,
         vocab_features=True,
     )
+    forward_bytes, backward_bytes = LOGIT_FORWARD_BYTES, LOGIT_BACKWARD_BYTES
+    if builder.eager:
+        forward_bytes, backward_bytes = eager.LOGIT_FORWARD_BYTES, eager.LOGIT_BACKWARD_BYTES
     return (
         Operator(
             name="lm head",
@@ -103,12 +108,12 @@ def lm_head_and_loss(builder: Builder, input_name: str, weights: tuple[Weight, .
         Operator(
             name="cross entropy",
             work=Pointwise(
-                forward_bytes_per_token=LOGIT_FORWARD_BYTES,
-                backward_bytes_per_token=LOGIT_BACKWARD_BYTES,
+                forward_bytes_per_token=forward_bytes,
+                backward_bytes_per_token=backward_bytes,
                 region=Region.SHARDED,
                 vocab_features=vocab_size,
                 num_kernels=6,
             ),
-            saved=(softmax,),
+            saved=eager.loss_saved(builder) if builder.eager else (softmax,),
         ),
     )

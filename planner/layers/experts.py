@@ -5,6 +5,8 @@ recompute module `moe` runs the whole layer again from its input, `shared_expert
 and `moe_act` the experts' activation, whose output it drops.
 """
 
+from dataclasses import replace
+
 from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts
 from planner.graph import (
     Axis,
@@ -20,6 +22,7 @@ from planner.graph import (
     Saved,
     Weight,
 )
+from planner.layers import eager
 from planner.layers.builder import GATED, PLAIN, Builder, Part
 from planner.layers.feed_forward import activation_name, projected_width, projections
 from planner.workload import DType
@@ -50,7 +53,7 @@ def experts(builder: Builder, spec: MixtureOfExperts, input_name: str) -> Part:
             work=Dispatch(
                 features=width, num_experts=spec.num_experts, visits=spec.experts_per_token, dtype=builder.dtype
             ),
-            saved=_maps(spec),
+            saved=eager.rows_saved(builder, spec.experts_per_token) if builder.eager else _maps(spec),
             modules=MOE,
         ),
         *_routed(builder, spec, width),
@@ -116,6 +119,9 @@ def _router(builder: Builder, spec: MixtureOfExperts, input_name: str) -> list[O
         region=Region.RESIDUAL,
         dropped_by=MOE,
     )
+    kept: tuple[Saved, ...] = (scores, choice)
+    if builder.eager:
+        kept = eager.choice_saved(builder, router, num_experts=experts_count, visits=spec.experts_per_token)
     return [
         Operator(
             name="router",
@@ -131,7 +137,7 @@ def _router(builder: Builder, spec: MixtureOfExperts, input_name: str) -> list[O
             3 * experts_count,
             PLAIN,
             region=Region.RESIDUAL,
-            saved=(scores, choice),
+            saved=kept,
             modules=MOE,
             num_kernels=3,
             element_bytes=ROUTER_BYTES,
@@ -178,6 +184,15 @@ def _routed(builder: Builder, spec: MixtureOfExperts, width: int) -> list[Operat
     activation_input = builder.kept(
         "expert activation input", projected, region=Region.EXPERT, dropped_by=MOE, visits=visits
     )
+    saved = (activation_input, weights, *_unfused_activation(builder, expert, visits))
+    passes, num_kernels = GATED if expert.gated else PLAIN, 1
+    if builder.eager:
+        kept = eager.activation_saved(
+            builder, expert, prefix="expert ", region=Region.EXPERT, dropped_by=MOE, visits=visits, routed=True
+        )
+        saved = (replace(weights, element_bytes=builder.width), *kept)
+        passes, num_kernels = eager.activation_work(expert, routed=True)
+        num_kernels *= spec.num_experts  # one expert after the other
     return [
         _expert_linear(
             builder,
@@ -192,10 +207,11 @@ def _routed(builder: Builder, spec: MixtureOfExperts, width: int) -> list[Operat
         builder.pointwise(
             f"expert {activation_name(expert)}",
             inner,
-            GATED if expert.gated else PLAIN,
+            passes,
             region=Region.EXPERT,
-            saved=(activation_input, weights, *_unfused_activation(builder, expert, visits)),
+            saved=saved,
             modules=ACTIVATION,
+            num_kernels=num_kernels,
             visits=visits,
         ),
         _expert_linear(

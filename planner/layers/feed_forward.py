@@ -1,7 +1,8 @@
 """A dense feed-forward: two projections around an activation."""
 
 from planner.blocks import DenseFeedForward
-from planner.graph import Axis, Divisible, Module, Parallel, Region
+from planner.graph import Axis, Divisible, Module, Parallel, Region, Saved
+from planner.layers import eager
 from planner.layers.builder import GATED, PLAIN, Builder, Part
 
 
@@ -50,13 +51,21 @@ def projections(  # noqa: PLR0913 - what dense and shared feed-forwards differ i
         normed_input=normed_input,
         keeps_original=keeps_original,
     )
+    saved: tuple[Saved, ...] = (
+        builder.kept(f"{prefix}activation input", width, region=Region.SHARDED, dropped_by=modules),
+    )
+    passes, num_kernels = GATED if spec.gated else PLAIN, 1
+    if builder.eager:
+        saved = eager.activation_saved(builder, spec, prefix=prefix, region=Region.SHARDED, dropped_by=modules)
+        passes, num_kernels = eager.activation_work(spec)
     activation = builder.pointwise(
         f"{prefix}{activation_name(spec)}",
         spec.intermediate_size,
-        GATED if spec.gated else PLAIN,
+        passes,
         region=Region.SHARDED,
-        saved=(builder.kept(f"{prefix}activation input", width, region=Region.SHARDED, dropped_by=modules),),
+        saved=saved,
         modules=modules,
+        num_kernels=num_kernels,
     )
     fc2 = builder.linear(
         f"{prefix}fc2",

@@ -7,6 +7,7 @@ the rank holds; the up projections are split over tp and their norms are fused i
 
 from planner.blocks import LatentAttention, PositionEmbedding, SparseIndexer
 from planner.graph import Axis, CoreAttention, Divisible, Module, Operator, Parallel, Region, Saved
+from planner.layers import eager
 from planner.layers.builder import COPY, PLAIN, Builder, Part
 from planner.layers.softmax_attention import attention_saved
 from planner.workload import AttentionKernel, causal_pairs, window_pairs
@@ -27,9 +28,12 @@ def latent_attention(builder: Builder, spec: LatentAttention, input_name: str) -
     operators = [*_queries(builder, spec, input_name), *_keys_and_values(builder, spec, input_name)]
     if builder.model.position_embedding is PositionEmbedding.ROPE:
         # Queries and keys are copied whole: rotation joins the rotated part to the rest.
-        operators.append(
-            builder.pointwise("rotary", 2 * heads * spec.qk_head_dim, COPY, region=Region.SHARDED, modules=AGAIN)
-        )
+        whole = 2 * heads * spec.qk_head_dim
+        if builder.eager:
+            rotated = (heads + 1) * spec.qk_rope_head_dim  # all heads share the keys' part
+            operators += eager.rotation(builder, rotated=rotated, whole=whole, modules=AGAIN)
+        else:
+            operators.append(builder.pointwise("rotary", whole, COPY, region=Region.SHARDED, modules=AGAIN))
     pairs = builder.workload.visible_pairs(causal_pairs)
     if spec.indexer is not None:
         operators += _indexer(builder, spec, spec.indexer, input_name)
@@ -130,10 +134,14 @@ def _keys_and_values(builder: Builder, spec: LatentAttention, input_name: str) -
         builder.pointwise(
             "key-value latent norm",
             rank,
-            PLAIN,
+            builder.norm_passes,
             region=Region.RESIDUAL,
             weights=builder.norm_weights("key-value latent norm", rank),
-            saved=(builder.kept("key-value latent", latent, region=Region.RESIDUAL),),
+            saved=builder.norm_saved(
+                "key-value latent norm",
+                builder.kept("key-value latent", latent, region=Region.RESIDUAL),
+                features=rank,
+            ),
             modules=_of_latents(spec),
         ),
         builder.linear(

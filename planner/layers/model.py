@@ -9,9 +9,15 @@ from planner.specs import ModelSpec
 from planner.workload import TrainWorkload
 
 
-def build_graph(model: ModelSpec, workload: TrainWorkload) -> ModelGraph:
-    """Return the operators of every kind of layer of `model` under `workload`."""
-    builder = Builder(model, workload)
+def build_graph(model: ModelSpec, workload: TrainWorkload, *, eager: bool = False) -> ModelGraph:
+    """Return the operators of every kind of layer of `model` under `workload`.
+
+    Args:
+        model: The model.
+        workload: The training run.
+        eager: Layers are plain PyTorch modules; else they have the fused kernels of Megatron-LM.
+    """
+    builder = Builder(model, workload, eager=eager)
     return ModelGraph(
         embedding=build_embedding(builder),
         blocks={block: build_block(builder, block) for block in model.distinct_blocks},

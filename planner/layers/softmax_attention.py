@@ -2,6 +2,7 @@
 
 from planner.blocks import PositionEmbedding, QueryKeyNorm, SelfAttention
 from planner.graph import Axis, CoreAttention, Divisible, Module, Operator, Parallel, Region, Saved, Weight
+from planner.layers import eager
 from planner.layers.builder import COPY, GATED, PLAIN, Builder, Part
 from planner.workload import AttentionKernel, causal_pairs, chunk_pairs, window_pairs
 
@@ -29,8 +30,12 @@ def softmax_attention(builder: Builder, spec: SelfAttention, input_name: str) ->
     if spec.value_norm:
         operators.append(_value_norm(builder, spec))
     if builder.model.position_embedding is PositionEmbedding.ROPE and spec.rotary:
-        rotated = round((spec.query_size + spec.key_value_size) * builder.model.rotary_fraction)
-        operators.append(builder.pointwise("rotary", rotated, COPY, region=Region.SHARDED))
+        whole = spec.query_size + spec.key_value_size
+        rotated = round(whole * builder.model.rotary_fraction)
+        if builder.eager:
+            operators += eager.rotation(builder, rotated=rotated, whole=whole)
+        else:
+            operators.append(builder.pointwise("rotary", rotated, COPY, region=Region.SHARDED))
     operators.append(
         Operator(
             name="core attention",
@@ -51,6 +56,8 @@ def softmax_attention(builder: Builder, spec: SelfAttention, input_name: str) ->
                 num_kv_heads=spec.num_key_value_heads,
                 qk_head_dim=spec.head_dim,
                 v_head_dim=spec.head_dim,
+                window=spec.window,
+                chunk=spec.chunk,
             ),
             modules=(Module.CORE_ATTENTION,),
         )
@@ -102,8 +109,20 @@ def attention_saved(  # noqa: PLR0913 - the shape of an attention core
     qk_head_dim: int,
     v_head_dim: int,
     projections_dropped_by: tuple[Module, ...] = (),
+    window: int | None = None,
+    chunk: int | None = None,
 ) -> tuple[Saved, ...]:
     """Return what the attention core keeps; a fused kernel needs the output too, an unfused one the scores."""
+    if builder.eager:
+        return eager.attention_saved(
+            builder,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            qk_head_dim=qk_head_dim,
+            v_head_dim=v_head_dim,
+            window=window,
+            chunk=chunk,
+        )
 
     def heads(name: str, count: int, head_dim: int, dropped_by: tuple[Module, ...]) -> Saved:
         return builder.kept(name, count * head_dim, region=Region.SHARDED, granule=head_dim, dropped_by=dropped_by)
@@ -153,13 +172,18 @@ def _qk_norm(builder: Builder, spec: SelfAttention) -> Operator:
     return builder.pointwise(
         "qk norm",
         spec.query_size + spec.key_value_size,
-        PLAIN,
+        builder.norm_passes,
         region=Region.SHARDED,
         num_kernels=2,
         weights=weights,
         saved=tuple(
-            builder.kept(f"{which} norm input", features, region=Region.SHARDED, granule=spec.head_dim)
+            saved
             for which, features in (("query", spec.query_size), ("key", spec.key_value_size))
+            for saved in builder.norm_saved(
+                f"{which} norm",
+                builder.kept(f"{which} norm input", features, region=Region.SHARDED, granule=spec.head_dim),
+                rows=1 if spec.qk_norm is QueryKeyNorm.WIDTH else features // spec.head_dim,
+            )
         ),
     )
 

@@ -13,10 +13,12 @@ from planner.capabilities import DEEPSPEED
 from planner.emit.deepspeed import CONFIG_FILE, emit_deepspeed
 from planner.emit.deepspeed_config import REDUCE_BUCKET_ELEMENTS
 from planner.graph import graph_parameters
+from planner.inputs import load_inputs
 from planner.layers import build_graph
 from planner.layout import Layout
 from planner.placement import place, rank_parameters
 from planner.plan import Plan
+from planner.search import search
 from planner.specs import ModelSpec, Trait
 from planner.workload import AttentionKernel, DType, Precision
 from tests.emitted.deepspeed_plans import (
@@ -46,7 +48,20 @@ STEPS = 3
 TOLERANCE = 2e-6
 """Of loss and norm in fp32; sums in another order differ in the seventh digit."""
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "llama-3.1-8b-deepspeed-1xdgx-h100" / "spec.yaml"
+
+
+def searched(*overrides: str) -> Plan:
+    """Return what the search plans for DeepSpeed: the example, with some fields changed."""
+    inputs = load_inputs(EXAMPLE, overrides)
+    return search(inputs.model, inputs.cluster, inputs.request, top=1)
+
+
 CONFIGURATIONS: Mapping[str, Plan] = {
+    "8B, as searched": searched(),
+    "70B, as searched": searched("model=llama-3.1-70b", "cluster.nodes=8"),
+    "mixture, as searched": searched("model=mixtral-8x7b", "cluster.nodes=8", "workload.global_batch_size=512"),
+    "long sequences, as searched": searched("workload.seq_len=131072", "cluster.nodes=8"),
     "8B, optimizer sharded": deepspeed_plan(LLAMA_8B, layout_with((32,), dp=8)),
     "8B, gradients sharded, fp16": deepspeed_plan(
         LLAMA_8B, layout_with((32,), dp=8, zero_stage=2), precision=Precision.FP16, gradient_dtype=DType.FP16

@@ -17,10 +17,31 @@ pytestmark = pytest.mark.frameworks
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RUNNERS_UP = 3
 
+MIXTURE = "qwen3-235b-a22b-32xdgx-h100"
+
 SPECS: Mapping[str, tuple[str, ...]] = {
-    **{path.parent.name: () for path in sorted(EXAMPLES.glob("*/spec.yaml"))},
+    **{path.parent.name: () for path in sorted(EXAMPLES.glob("*/spec.yaml")) if "deepspeed" not in path.parent.name},
     "llama-3.1-405b-128xdgx-h100 on 2048 nodes": ("cluster.nodes=2048", "workload.global_batch_size=2048"),
+    "llama-3.1-405b-128xdgx-h100 on 131,072 tokens": (
+        "cluster.nodes=2048",
+        "workload.seq_len=131072",
+        "workload.global_batch_size=128",
+    ),
+    f"{MIXTURE} on gpt-oss-120b": ("model=gpt-oss-120b", "cluster.nodes=8", "workload.global_batch_size=512"),
+    f"{MIXTURE} on deepseek-v3": (
+        "model=deepseek-v3",
+        "cluster.preset=h800-8",
+        "cluster.nodes=256",
+        "workload.global_batch_size=15360",
+    ),
+    f"{MIXTURE} on kimi-k2": (
+        "model=kimi-k2",
+        "cluster.preset=gb200-nvl72",
+        "cluster.nodes=576",
+        "workload.global_batch_size=4608",
+    ),
 }
+"""Every example for Megatron-LM, and what is too large to be one: the example's name, and what is changed in it."""
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from planner.emit.megatron import emit_megatron
 from planner.inputs import load_inputs
+from planner.launch import launch_files
 from planner.schema.plan import plan_to_text
 from planner.search import search
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CASES = sorted(path.parent.name for path in EXAMPLES.glob("*/spec.yaml"))
 PLAN_FILE = "plan.json"
+SHIPPED = frozenset({"train_deepspeed.py", "planned_model.py"})
+"""Programs that are the same in every plan's folder; they stand in `planner/data/deepspeed`."""
+
 FLOAT_TOLERANCE = 1e-9
 """Other processors add in another order; nothing else may differ."""
 
@@ -23,7 +26,8 @@ FLOAT_TOLERANCE = 1e-9
 def files_of(case: str) -> dict[str, str]:
     inputs = load_inputs(EXAMPLES / case / "spec.yaml")
     plan = search(inputs.model, inputs.cluster, inputs.request, top=3)
-    return {PLAN_FILE: plan_to_text(plan), **emit_megatron(plan)}
+    files = {name: text for name, text in launch_files(plan).items() if name not in SHIPPED}
+    return {PLAN_FILE: plan_to_text(plan), **files}
 
 
 def differences(expected: object, actual: object, path: str = "plan") -> list[str]:

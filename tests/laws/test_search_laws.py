@@ -1,7 +1,7 @@
 """Laws of the search: its bounds are below everything they stand for, its account is complete, its plans fit."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 from hypothesis import assume, given, settings
@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from planner.candidates import Candidate, PointBound, Rejected
 from planner.evaluate import evaluate
-from planner.layout import Layout
+from planner.layout import Granularity, Layout
 from planner.plan import Plan, Status
 from planner.points import Points
 from planner.request import Constraints, Objective, PlanRequest, Target
 from planner.search import search
+from planner.space import enumerate_layouts
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload
 from profiles.hardware import Cluster
@@ -80,6 +81,32 @@ def test_a_points_price_is_right_even_where_memory_is_just_enough(
         peak, seconds = priced(space, outcome.layout)
         assert peak == outcome.peak_memory_bytes <= limit
         assert math.isclose(seconds, outcome.step_seconds, rel_tol=1e-9)
+
+
+@LAWS
+@given(point=points_of_small_spaces(), data=st.data(), granularity=st.sampled_from((None, *Granularity)))
+def test_no_mesh_is_dropped_that_has_a_use_which_fits(
+    point: tuple[SmallSpace, int], data: st.DataObject, granularity: Granularity | None
+) -> None:
+    space, index = point
+    split = data.draw(st.sampled_from(list(space.splits(space.layout(index)))))
+    limit, _ = priced(space, split)
+    allowed = None if granularity is None else (granularity.value,)
+    scope = replace(space.scope, constraints=replace(space.scope.constraints, recompute=allowed))
+    every = enumerate_layouts(scope)
+    found = enumerate_layouts(scope, may_fit=lambda points: space.table.fits_X(points, limit_bytes=limit))
+    assert found.considered == every.considered
+    assert sum(found.pruned.values()) + len(found.points) + found.unfit == every.considered
+    kept = set(map(tuple, columns_of(found.points)))
+    dropped = [row for row in map(tuple, columns_of(every.points)) if row not in kept]
+    if allowed is None or split.recompute.granularity.value in allowed:
+        assert tuple(columns_of(alone(space, index))[0]) in kept
+    assert len(dropped) + len(found.unsimulated) <= found.unfit + len(every.unsimulated)
+
+
+def columns_of(points: Points) -> list[list[int]]:
+    """Return every number of each point."""
+    return np.stack([getattr(points, entry.name) for entry in fields(points)], axis=1).tolist()
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)

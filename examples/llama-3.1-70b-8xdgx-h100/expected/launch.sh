@@ -45,7 +45,7 @@ MEGATRON_ARGS=(
     --attention-dropout 0.0
     --hidden-dropout 0.0
     --attention-backend flash
-    # Vocabulary: 128256 rows, padded to 128512 (a multiple of 128 x tp)
+    # Vocabulary: 128256 rows, padded to 128256 (a multiple of 128 x tp)
     --tokenizer-type NullTokenizer
     --vocab-size 128256
     --make-vocab-size-divisible-by 128
@@ -66,25 +66,21 @@ MEGATRON_ARGS=(
     --lr-warmup-fraction 0.01
     --weight-decay 0.1
     --clip-grad 1.0
-    # Batch: 128 micro-batches on each of 4 replicas; no token budget given: 100 iterations
+    # Batch: 512 micro-batches on each of 1 replicas; no token budget given: 100 iterations
     --seq-length 8192
     --micro-batch-size 1
     --global-batch-size 512
     --train-iters 100
-    # Parallelism: tp 4, pp 4, vpp 1, cp 1, dp 4
-    --tensor-model-parallel-size 4
-    --sequence-parallel
-    --pipeline-model-parallel-size 4
-    --pipeline-model-parallel-layout 'Et*18|t*21|t*21|t*20L'
-    --context-parallel-size 1
+    # Parallelism: tp 2, pp 8, vpp 10, cp 4, dp 1
+    --tensor-model-parallel-size 2
+    --pipeline-model-parallel-size 8
+    --num-virtual-stages-per-pipeline-rank 10
+    --context-parallel-size 4
+    --cp-comm-type p2p
     # Data parallelism
     --use-distributed-optimizer
     --overlap-grad-reduce
     --overlap-param-gather
-    # Recompute: full
-    --recompute-granularity full
-    --recompute-method block
-    --recompute-num-layers 2
     # Data
     --mock-data
     --no-create-attention-mask-in-dataloader

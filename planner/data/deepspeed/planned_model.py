@@ -104,6 +104,9 @@ class TokenTable(nn.Embedding):
 class Norm(nn.Module):
     """RMSNorm or LayerNorm over the last dimension, computed in fp32.
 
+    Torch's kernels keep the input and an fp32 number or two a row for backward. RMSNorm has one on a GPU since torch
+    2.9; before that, and on a CPU, it keeps fp32 copies.
+
     Args:
         facts: The model's shapes; they name kind and epsilon.
         width: Size of the last dimension.
@@ -113,22 +116,22 @@ class Norm(nn.Module):
         super().__init__()
         kind = facts["norm"]
         self.mean_free = kind != "rmsnorm"
+        self.width = (width,)
         self.epsilon = facts["norm_epsilon"]
-        self.offset = 1.0 if "zero-centered-norm" in facts["traits"] else 0.0
+        self.zero_centered = "zero-centered-norm" in facts["traits"]
         has_scale, has_shift = kind != "layernorm-plain", kind == "layernorm"
-        self.weight = nn.Parameter(torch.full((width,), 1.0 - self.offset)) if has_scale else None
+        self.weight = nn.Parameter(torch.full((width,), 0.0 if self.zero_centered else 1.0)) if has_scale else None
         self.bias = nn.Parameter(torch.zeros(width)) if has_shift else None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the normalised input."""
-        x = hidden.float()
+        x, weight, bias = hidden, self.weight, self.bias
+        if self.zero_centered and weight is not None:  # in 16 bit there are few numbers near one
+            x, weight, bias = x.float(), weight.float() + 1.0, None if bias is None else bias.float()
         if self.mean_free:
-            x = x - x.mean(-1, keepdim=True)
-        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon)
-        if self.weight is not None:
-            x = x * (self.weight.float() + self.offset)
-        if self.bias is not None:
-            x = x + self.bias.float()
+            x = functional.layer_norm(x, self.width, weight, bias, self.epsilon)
+        else:
+            x = functional.rms_norm(x, self.width, weight, self.epsilon)
         return x.to(hidden.dtype)
 
 
@@ -157,7 +160,8 @@ class Rotary:
         else:
             low, high = turned.chunk(2, dim=-1)
             turned = torch.cat((low * cosine - high * sine, high * cosine + low * sine), dim=-1)
-        return torch.cat((turned.to(x.dtype), kept), dim=-1)
+        turned = turned.to(x.dtype)
+        return torch.cat((turned, kept), dim=-1) if kept.shape[-1] else turned
 
 
 @lru_cache(maxsize=8)
@@ -236,13 +240,15 @@ class CoreAttention(nn.Module):
         if self.kernel == "flash" and width < query.shape[-1]:
             value = functional.pad(value, (0, query.shape[-1] - width))
         groups = query.shape[2] // key.shape[2]
-        if groups > 1:
+        # The memory-efficient kernel wants a key head for each query head.
+        shared = groups > 1 and self.kernel != "fused"
+        if groups > 1 and not shared:
             key, value = (x.repeat_interleave(groups, dim=2) for x in (key, value))
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))
         backends = sdpa_kernel(KERNELS[self.kernel]) if query.is_cuda else contextlib.nullcontext()
         with backends:
             out = functional.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
+                query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, enable_gqa=shared
             )
         return out.transpose(1, 2)[..., :width]
 
@@ -400,8 +406,9 @@ class MixtureOfExperts(nn.Module):
                 inner = self.activation(gate) * inner
             else:
                 inner = self.activation(inner)
-            visited = functional.linear(inner, self.down[number]) * weights[rows, place, None].to(inner.dtype)
-            out = out.index_add(0, rows, visited)
+            inner = inner * weights[rows, place, None].to(inner.dtype)  # here it is narrower than behind `down`
+            visited = functional.linear(inner, self.down[number])
+            out.scatter_add_(0, rows.unsqueeze(-1).expand_as(visited), visited)  # `index_add_` would keep `visited`
         if self.shared is not None:
             always = self.shared(tokens)
             out = out + (always if self.shared_gate is None else self.shared_gate(tokens).sigmoid() * always)
@@ -443,10 +450,12 @@ class Block(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the stream behind this layer."""
         stream = hidden
+        one_norm = 0 < len(self.norms) < len(self.parts)
+        entering = self.norms[0](hidden) if one_norm else hidden
         for index, part in enumerate(self.parts):
-            x = hidden if self.parallel else stream
-            if self.norms:
-                x = self.norms[min(index, len(self.norms) - 1)](x)
+            x = entering if self.parallel else stream
+            if self.norms and not one_norm:
+                x = self.norms[index](x)
             x = part(x)
             if self.post_norms:
                 x = self.post_norms[index](x)

@@ -103,7 +103,13 @@ def test_recomputing_raises_the_bound_on_time() -> None:
     points = SPACE.points
     bound_X = SPACE.table.bounds(points, limit_bytes=NO_LIMIT_BYTES).step_seconds_X
     assert (bound_X > 0).all()
-    alike = (points.tp_X == 1) & (points.cp_X == 1) & (points.pp_X == 1) & (points.micro_batch_size_X == 2) & (points.zero_stage_X == 0)
+    alike = (
+        (points.tp_X == 1)
+        & (points.cp_X == 1)
+        & (points.pp_X == 1)
+        & (points.micro_batch_size_X == 2)
+        & (points.zero_stage_X == 0)
+    )
     alike &= points.recompute_layers_X == 0
     by_choice = dict(zip(points.recompute_X[alike].tolist(), bound_X[alike].tolist(), strict=True))
     assert by_choice[0] < by_choice[1] < by_choice[2]

@@ -119,15 +119,6 @@ def test_overrides_apply_in_order_and_are_blamed_by_their_text(tmp_path: Path) -
             "spec.yaml:3:49: cluster.host_ram: '3T' is not a size: write for example 80GiB, 2TB.",
         ),
         (
-            "8192",
-            "262144",
-            (
-                "spec.yaml:4:34: workload.seq_len: `seq_len` = 262144 is longer than llama-3.1-70b is made for: "
-                "max_position_embeddings = 131072.\n"
-                "Shorten it, or describe the model with the max_position_embeddings and rope scaling it will have."
-            ),
-        ),
-        (
             "bf16",
             "fp8-mxfp8",
             (
@@ -148,6 +139,18 @@ def test_overrides_apply_in_order_and_are_blamed_by_their_text(tmp_path: Path) -
 )
 def test_what_cannot_be_planned_is_said_with_its_place(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert error_of(tmp_path, SPEC.replace(old, new)).startswith(message)
+
+
+def test_a_learned_table_of_positions_ends_and_a_rotation_does_not(tmp_path: Path) -> None:
+    longer = SPEC.replace("8192", "262144")
+    message = error_of(tmp_path, longer.replace("llama-3.1-70b", "gpt3-175b"))
+    assert message == (
+        "spec.yaml:4:34: workload.seq_len: `seq_len` = 262144 is longer than the table of positions of gpt3-175b: "
+        "max_position_embeddings = 2048.\n"
+        "Shorten it, or describe the model with the max_position_embeddings it will have."
+    )
+    (tmp_path / "spec.yaml").write_text(longer)
+    assert load_inputs(tmp_path / "spec.yaml").request.workload.seq_len == 262144
 
 
 @pytest.mark.parametrize(

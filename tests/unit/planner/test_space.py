@@ -331,7 +331,7 @@ def test_recomputing_the_attention_core_is_a_choice_only_where_scores_are_kept()
         (3, 4, None),  # a stage would be empty
         (126, 64, (1, *(2,) * 62, 1)),
         (99, 64, (1,) * 14 + (2,) * 35 + (1,) * 15),
-        (127, 65, None),  # so many stages must come out even
+        (127, 65, (1, *(2,) * 62, 1, 1)),
         (129, 65, (*(2,) * 64, 1)),
     ],
 )
@@ -346,8 +346,9 @@ def test_virtual_degrees() -> None:
     assert virtual_degrees(8, 2) == (1, 2, 3, 4)
     assert virtual_degrees(7, 2) == (1, 2, 3)
     assert virtual_degrees(3, 4) == (1,)
-    # Beyond 64 virtual stages only those of 4, of 2 with one at the end, of 2, and of 1.
-    assert virtual_degrees(256, 64) == (1, 2, 4)
+    assert virtual_degrees(256, 64) == (1, 2, 3, 4)
+    # Those that come out even or with light ends, and a few that do not.
+    assert virtual_degrees(100, 4) == (1, 2, 3, 4, 5, 6, 8, 25)
 
 
 def test_some_layers_of_each_stage_are_recomputed_but_never_all() -> None:

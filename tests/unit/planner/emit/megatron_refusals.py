@@ -6,10 +6,13 @@ from planner.emit.megatron import emit_megatron
 from planner.errors import NotExpressibleError
 from planner.layout import Layout
 from planner.specs import ModelSpec
-from planner.workload import Precision, TrainWorkload
+from planner.workload import Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import cluster_of, layout_of_degrees, plan_of
 
-WORKLOAD = TrainWorkload(seq_len=8192, global_batch_size=128, precision=Precision.BF16)
+WORKLOAD = TrainWorkload(
+    seq_len=8192, global_batch_size=128, precision=Precision.BF16, method=TrainMethod.FULL_FINETUNE
+)
+"""Fine-tuning takes the model as it is; pretraining may start without its rope scaling."""
 
 
 def refusal(model: ModelSpec, layout: Layout | None = None, workload: TrainWorkload = WORKLOAD) -> str:

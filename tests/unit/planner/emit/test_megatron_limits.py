@@ -14,7 +14,9 @@ from planner.workload import DType, Lora, Optimizer, Precision, TrainMethod, Tra
 from tests.emitted.models import LLAMA3_SCALING
 from tests.emitted.plans import LLAMA_8B, cluster_of, layout_of_degrees, plan_of
 
-WORKLOAD = TrainWorkload(seq_len=8192, global_batch_size=128, precision=Precision.BF16)
+WORKLOAD = TrainWorkload(
+    seq_len=8192, global_batch_size=128, precision=Precision.BF16, method=TrainMethod.FULL_FINETUNE
+)
 LAYOUT = layout_of_degrees(layers=(4,) * 8, tp=2, pp=4, num_microbatches=128)
 FLAT = layout_of_degrees(layers=(32,), tp=2, dp=4, num_microbatches=32)
 
@@ -242,3 +244,16 @@ def test_adapters_are_refused_where_they_were_not_shown_to_train(layout: Layout,
 
 def test_a_layout_must_fill_the_cluster() -> None:
     assert refusal(gpus=16) == "a layout of 8 GPUs on a cluster of 16."
+
+
+def test_pretraining_short_sequences_starts_without_a_scaling_that_has_no_flag() -> None:
+    model = replace(LLAMA_8B, rope_scaling={**LLAMA3_SCALING, "factor": 32.0})
+    pretraining = replace(WORKLOAD, method=TrainMethod.PRETRAIN)
+    files = emit_megatron(plan_of(model, pretraining, LAYOUT, cluster_of(1, 8)))
+    for script in files.values():
+        assert "# Positions: without the model's rope scaling" in script
+        assert "--use-rope-scaling" not in script
+    longer = replace(pretraining, seq_len=16384)
+    assert "does not reach the model" in refusal(model=model, workload=longer)
+    scaled = emit_megatron(plan_of(LLAMA_8B, pretraining, LAYOUT, cluster_of(1, 8)))
+    assert all("--use-rope-scaling" in script and "# Positions" not in script for script in scaled.values())
