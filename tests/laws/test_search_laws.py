@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields, replace
+from itertools import islice
 
 import numpy as np
 from hypothesis import assume, given, settings
@@ -20,7 +21,16 @@ from planner.workload import TrainWorkload
 from profiles.hardware import Cluster
 from tests.builders import two_node_cluster
 from tests.laws.test_cost_laws import improved
-from tests.small_spaces import NO_LIMIT_BYTES, SmallSpace, models, points_of_small_spaces, spaces, workloads
+from tests.small_spaces import (
+    EVERY_DEGREE,
+    NO_LIMIT_BYTES,
+    SmallSpace,
+    mixed_models,
+    models,
+    points_of_small_spaces,
+    spaces,
+    workloads,
+)
 
 LAWS = settings(max_examples=60, deadline=None, derandomize=True)
 SEARCH_LAWS = settings(max_examples=12, deadline=None, derandomize=True)  # each example searches a space or two
@@ -106,7 +116,8 @@ def test_no_mesh_is_dropped_that_has_a_use_which_fits(
 
 def columns_of(points: Points) -> list[list[int]]:
     """Return every number of each point."""
-    return np.stack([getattr(points, entry.name) for entry in fields(points)], axis=1).tolist()
+    rows: list[list[int]] = np.stack([getattr(points, entry.name) for entry in fields(points)], axis=1).tolist()
+    return rows
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
@@ -214,7 +225,7 @@ def test_no_layout_of_the_whole_space_beats_the_bound(
 ) -> None:
     cluster = sized(two_node_cluster(num_nodes=1), memory_bytes)
     plan = search(model, cluster, request(workload), top=1)
-    space = SmallSpace(model, workload, cluster)
+    space = SmallSpace(model, workload, cluster, constraints=Constraints())
     everything = [
         priced(space, split) for index in range(len(space.points)) for split in space.splits(space.layout(index))
     ]
@@ -224,3 +235,29 @@ def test_no_layout_of_the_whole_space_beats_the_bound(
         assert plan.bound is not None
         assert plan.bound <= min(fitting) * (1 + ROUNDING)
         assert min(fitting) <= plan.best.step_seconds * (1 + ROUNDING)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    model=mixed_models(most_layers=5),
+    workload=workloads(),
+    ample=st.floats(1.0, 1.1),
+    seed=st.integers(0, 1000),
+)
+def test_no_layout_of_mixed_layers_on_any_grid_beats_the_bound(
+    model: ModelSpec, workload: TrainWorkload, ample: float, seed: int
+) -> None:
+    space = SmallSpace(model, workload, two_node_cluster())
+    assume(len(space.points))
+    generator = np.random.default_rng(seed)
+    chosen = generator.choice(len(space.points), size=min(len(space.points), 300), replace=False).tolist()
+    some = [priced(space, split) for index in chosen for split in islice(space.splits(space.layout(index)), 5)]
+    # The limit is near the least that any of them needs.
+    limit = int(min(peak for peak, _ in some) * ample)
+    constrained = replace(request(workload), constraints=EVERY_DEGREE)
+    plan = search(model, sized(space.cluster, limit), constrained, top=1)
+    assert plan.bound is not None
+    assert plan.bound <= min(seconds for peak, seconds in some if peak <= limit) * (1 + ROUNDING)
+    peak, seconds = priced(space, plan.best.layout)
+    assert peak == plan.best.peak_memory_bytes <= limit
+    assert math.isclose(seconds, plan.best.step_seconds, rel_tol=1e-9)

@@ -55,7 +55,7 @@ MEGATRON_ARGS=(
     --moe-grouped-gemm
     --moe-permute-fusion
     --moe-token-dispatcher-type alltoall
-    # Vocabulary: 151936 rows, padded to 151936 (a multiple of 128 x tp)
+    # Vocabulary: 151936 rows, padded to 152064 (a multiple of 128 x tp)
     --tokenizer-type NullTokenizer
     --vocab-size 151936
     --make-vocab-size-divisible-by 128
@@ -81,18 +81,16 @@ MEGATRON_ARGS=(
     --micro-batch-size 1
     --global-batch-size 1024
     --train-iters 100
-    # Parallelism: tp 1, pp 32, vpp 1, cp 2, dp 4; experts: etp 1, ep 8, edp 1
-    --tensor-model-parallel-size 1
+    # Parallelism: tp 2, pp 32, vpp 1, cp 1, dp 4; experts: etp 1, ep 8, edp 1
+    --tensor-model-parallel-size 2
+    --sequence-parallel
     --pipeline-model-parallel-size 32
     --pipeline-model-parallel-layout 'Et*3|(t*3|)*30tL'
-    --context-parallel-size 2
-    --cp-comm-type p2p
+    --context-parallel-size 1
     --expert-model-parallel-size 8
     --expert-tensor-parallel-size 1
     # Data parallelism
-    --use-distributed-optimizer
     --overlap-grad-reduce
-    --overlap-param-gather
     # Data
     --mock-data
     --no-create-attention-mask-in-dataloader
