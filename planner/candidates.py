@@ -275,7 +275,10 @@ class Pricer:
             forward += costs.head.forward_seconds
             backward += costs.head.backward_seconds_R[choice]
         trainable = costs.rank_model.stage_elements(stage, pp=layout.pp, trainable=True)
-        traffic = data_parallel_traffic(trainable, layout, self.table.workload)
+        everything = costs.rank_model.stage_elements(stage, pp=layout.pp)
+        traffic = data_parallel_traffic(
+            trainable, layout, self.table.workload, everything=everything, capabilities=self.table.capabilities
+        )
         collective = self.table.cost_model.collective
         reduce, gather, again = (
             self._timed(sum(collective(part).seconds for part in parts), traffic)

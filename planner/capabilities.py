@@ -23,6 +23,9 @@ class Capabilities:
         ring_around_windows: Rings where attention sees only near tokens.
         chosen_keys_with_context: Context parallelism where an indexer chooses keys.
         packed_with_context: Context parallelism over sequences packed from several documents.
+        chosen_keys_with_tensor: tp above 1 where an indexer chooses keys.
+        ulysses_with_unequal_heads: Ulysses alone where value heads are not as wide as key heads.
+        reduce_scatter_from: Least zero_stage whose gradients are reduced and scattered, not reduced whole.
         state_exchange: Linear-attention layers exchange states over cp; else heads.
         experts: Expert parallelism.
         expert_tensor: A tensor-parallel degree of the experts' own.
@@ -61,6 +64,9 @@ class Capabilities:
     ring_around_windows: bool
     chosen_keys_with_context: bool
     packed_with_context: bool
+    chosen_keys_with_tensor: bool
+    ulysses_with_unequal_heads: bool
+    reduce_scatter_from: int
     state_exchange: bool
     experts: bool
     expert_tensor: bool
@@ -101,6 +107,11 @@ MEGATRON = Capabilities(
     chosen_keys_with_context=False,
     # Transformer Engine wants each document to be a multiple of 2 cp tokens; Megatron-LM's dataset does not pad them.
     packed_with_context=False,
+    # `experimental_attention_variant/dsa.py`: every rank of tp computes all of the indexer.
+    chosen_keys_with_tensor=False,
+    # Transformer Engine, `attn_forward_func_with_cp`: latent attention only with p2p or a2a+p2p.
+    ulysses_with_unequal_heads=False,
+    reduce_scatter_from=1,
     state_exchange=False,
     experts=True,
     shared_key_values=True,
@@ -146,6 +157,10 @@ DEEPSPEED = Capabilities(
     chosen_keys_with_context=False,
     # Transformer Engine wants each document to be a multiple of 2 cp tokens; Megatron-LM's dataset does not pad them.
     packed_with_context=False,
+    chosen_keys_with_tensor=True,
+    ulysses_with_unequal_heads=True,
+    # `runtime/engine.py: buffered_allreduce_fallback`, with stage 1 and fp32 gradients.
+    reduce_scatter_from=2,
     state_exchange=False,
     # There are `deepspeed.moe` and AutoEP (`module_inject/auto_ep.py`); the emitted training program uses neither.
     experts=False,
@@ -208,6 +223,9 @@ ANY = Capabilities(
     ring_around_windows=True,
     chosen_keys_with_context=True,
     packed_with_context=True,
+    chosen_keys_with_tensor=True,
+    ulysses_with_unequal_heads=True,
+    reduce_scatter_from=1,
     state_exchange=True,
     experts=True,
     shared_key_values=True,

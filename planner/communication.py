@@ -10,16 +10,20 @@ group, then each rank's part is summed over the groups.
 """
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.capabilities import ANY, Capabilities
 from planner.layout import Layout
 from planner.pricing import added_seconds
 from planner.shard import Elements
 from planner.workload import TrainWorkload
 from profiles.ops import Collective, CollectiveKind, MemoryBound
+
+Count = TypeVar("Count", int, NDArray[np.int64])
+"""A number of one layout, or an array of it over many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,26 +90,46 @@ class TimedTraffic:
     slowdown: float
 
 
-def data_parallel_traffic(trainable: Elements, layout: Layout, workload: TrainWorkload) -> DataParallelTraffic:
-    """Return the data-parallel collectives of one rank's trainable elements.
+def data_parallel_traffic(
+    trainable: Elements,
+    layout: Layout,
+    workload: TrainWorkload,
+    *,
+    everything: Elements | None = None,
+    capabilities: Capabilities = ANY,
+) -> DataParallelTraffic:
+    """Return the data-parallel collectives of one rank.
 
-    A bucket holds `max(40e6, 1e6 dp)` elements (megatron.core.distributed.DistributedDataParallelConfig).
+    Gradients are of trainable elements; so is what is gathered, but with sharded weights it is everything. A bucket
+    holds `max(40e6, 1e6 dp)` elements (megatron.core.distributed.DistributedDataParallelConfig).
+
+    Args:
+        trainable: Elements on the rank that have a gradient.
+        layout: The layout.
+        workload: The training run.
+        everything: All elements on the rank; None where all are trained.
+        capabilities: What runs it.
     """
+    everything = trainable if everything is None else everything
     reduce: list[Collective] = []
     gather: list[Collective] = []
     again: list[Collective] = []
     buckets = 0
     groups = replica_groups(layout)
-    for elements, group in zip((trainable.dense, trainable.expert), groups, strict=True):
-        if not elements:
+    gathered = everything if layout.zero_stage == 3 else trainable
+    of_grids = ((trainable.dense, gathered.dense), (trainable.expert, gathered.expert))
+    for (elements, gathered_elements), group in zip(of_grids, groups, strict=True):
+        if not gathered_elements:
             continue
         buckets += -(-elements // max(40_000_000, 1_000_000 * group.size))
         gradient_bytes = elements * workload.gradient_dtype.num_bytes
-        weight_bytes = elements * workload.precision.parameter_dtype.num_bytes
+        weight_bytes = gathered_elements * workload.precision.parameter_dtype.num_bytes
         if layout.zero_stage == 0:
             reduce.append(_collective(CollectiveKind.ALL_REDUCE, gradient_bytes, group.size, group.stride))
             continue
-        reduce.append(_collective(CollectiveKind.REDUCE_SCATTER, gradient_bytes, group.shard, group.stride))
+        scattered = layout.zero_stage >= capabilities.reduce_scatter_from
+        kind = CollectiveKind.REDUCE_SCATTER if scattered else CollectiveKind.ALL_REDUCE
+        reduce.append(_collective(kind, gradient_bytes, group.shard, group.stride))
         if group.size > group.shard:
             part_bytes = -(-gradient_bytes // group.shard)
             apart = group.stride * group.shard
@@ -203,9 +227,6 @@ def optimizer_traffic(trainable: Elements, layout: Layout, workload: TrainWorklo
     return optimizer_step(num_bytes, workload)
 
 
-Count = TypeVar("Count", int, NDArray[np.int64])
-
-
 def optimizer_bytes(
     *, dense: Count, expert: Count, dense_ranks: Count, expert_ranks: Count, workload: TrainWorkload
 ) -> Count:
@@ -239,28 +260,82 @@ def num_moments(workload: TrainWorkload) -> int:
     return 2 if workload.optimizer.value == "adam" else 1
 
 
-def communicator_sizes(layout: Layout, *, tied_embedding: bool, has_experts: bool) -> tuple[int, ...]:
-    """Return the sizes of the communicators that one rank opens, groups of one left out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid(Generic[Count]):
+    """The degrees that decide which communicators a rank opens, of one layout or of many.
+
+    Args:
+        tp: Tensor-parallel degree.
+        cp: Context-parallel degree.
+        ulysses: Part of cp that exchanges heads.
+        pp: Pipeline-parallel degree.
+        dp: Data-parallel degree.
+        ep: Expert-parallel degree.
+        etp: Tensor-parallel degree of the experts.
+        zero_stage: What is sharded.
+        state_replicas: Groups that each hold everything that is sharded.
+        secondary_shard: Ranks that split a second copy of the weights.
+        interleaved: Transfers overlap, as they do with virtual stages; 0 or 1.
+    """
+
+    tp: Count
+    cp: Count
+    ulysses: Count
+    pp: Count
+    dp: Count
+    ep: Count
+    etp: Count
+    zero_stage: Count
+    state_replicas: Count
+    secondary_shard: Count
+    interleaved: Count
+
+
+def grid_of(layout: Layout) -> Grid[int]:
+    """Return the degrees of a layout."""
+    return Grid(
+        tp=layout.tp,
+        cp=layout.cp,
+        ulysses=layout.ulysses,
+        pp=layout.pp,
+        dp=layout.dp,
+        ep=layout.ep,
+        etp=layout.etp,
+        zero_stage=layout.zero_stage,
+        state_replicas=layout.state_replicas,
+        secondary_shard=layout.secondary_shard,
+        interleaved=int(layout.overlap.p2p),
+    )
+
+
+def communicator_sizes(grid: Grid[Count], *, tied_embedding: bool, has_experts: bool) -> tuple[Count, ...]:
+    """Return the sizes of the communicators that one rank opens; those of 1 or less are not opened.
 
     The default group of all ranks; tensor and data parallel; context parallel, and its inner and outer groups where
-    both are used; the experts' groups; the groups of hybrid sharding; the gradient norm's group (all ranks where states
-    are sharded, else one model replica); the pipeline's group, or with overlapped transfers, which PyTorch does not
-    batch, a pair with each neighbour; the first and the last stage for a tied embedding.
+    both are used; the experts' groups; the groups of hybrid sharding and of a second copy; the gradient norm's group
+    (all ranks where states are sharded, else one model replica); the pipeline's group, or with overlapped transfers,
+    which PyTorch does not batch, a pair with each neighbour; the first and the last stage for a tied embedding.
     """
-    world = layout.world_size
-    dense, expert = replica_groups(layout)
-    sizes = [world, layout.tp, dense.size, world if layout.zero_stage >= 1 else layout.tp * layout.pp, layout.cp]
-    if layout.ulysses not in (1, layout.cp):
-        sizes += [layout.ulysses, layout.ring]
+
+    def where(condition: Count, size: Count) -> Count:
+        """Return `size` where the condition is 1, else 0."""
+        product: Count = condition * size
+        return product
+
+    replicas = grid.dp * grid.cp
+    world = grid.tp * replicas * grid.pp
+    sharded = 1 * (grid.zero_stage >= 1)
+    mixed = (grid.ulysses > 1) * (grid.ulysses < grid.cp)
+    sizes = [world, grid.tp, replicas, where(sharded, world) + where(1 - sharded, grid.tp * grid.pp), grid.cp]
+    sizes += [where(1 * mixed, grid.ulysses), where(1 * mixed, grid.cp // grid.ulysses)]
     if has_experts:
         # Token counts travel over ep and etp together; with etp 1 that is the experts' own group.
-        sizes += [layout.ep, expert.size, *([layout.etp, layout.ep * layout.etp] if layout.etp > 1 else [])]
-    if layout.state_replicas > 1:
-        sizes += [dense.shard, layout.state_replicas]
-    if layout.overlap.p2p:
-        sizes += [2] * min(layout.pp - 1, 2)
-    else:
-        sizes.append(layout.pp)
-    if tied_embedding and layout.pp > 1:
-        sizes.append(2)
-    return tuple(size for size in sizes if size > 1)
+        both, split = grid.ep * grid.etp, 1 * (grid.etp > 1)
+        sizes += [grid.ep, grid.tp * replicas // both, grid.etp, where(split, both)]
+    in_groups = 1 * (grid.state_replicas > 1)
+    sizes += [where(in_groups, replicas // grid.state_replicas), where(in_groups, grid.state_replicas)]
+    sizes += [grid.secondary_shard, where(1 - grid.interleaved, grid.pp)]
+    sizes += [where(grid.interleaved * (grid.pp > neighbours), 2 * sharded**0) for neighbours in (1, 2)]
+    if tied_embedding:
+        sizes.append(where(1 * (grid.pp > 1), 2 * sharded**0))
+    return tuple(sizes)

@@ -278,6 +278,7 @@ class CostTable:
         self.recomputes = recomputes
         self.capabilities = capabilities
         self._shapes: dict[Sharding, ShapeCosts] = {}
+        self._by_column: dict[tuple[int, ...], ShapeCosts] = {}
         self._sharder = Sharder()
         self._prices = _PartPrices(cost_model)
 
@@ -299,8 +300,14 @@ class CostTable:
         """Return the distinct shapes of `points`, and which of them each point has."""
         columns = points.sharding_columns
         first, index_X = distinct_columns(columns)
-        shapes = tuple(self.shape(self._sharding(*column)) for column in columns[:, first].T.tolist())
-        return shapes, index_X
+        return tuple(self._at(tuple(column)) for column in columns[:, first].T.tolist()), index_X
+
+    def _at(self, column: tuple[int, ...]) -> ShapeCosts:
+        """Return the costs of the shape of one column of `Points.sharding_columns`."""
+        found = self._by_column.get(column)
+        if found is None:
+            found = self._by_column[column] = self.shape(self._sharding(*column))
+        return found
 
     def _sharding(self, *column: int) -> Sharding:
         """Return the sharding of one column of `Points.sharding_columns`."""

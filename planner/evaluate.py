@@ -24,7 +24,7 @@ from planner.communication import (
     tied_embedding_reduction,
     transfer,
 )
-from planner.graph import ModelGraph, required_flops_per_sequence
+from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
 from planner.layout import Granularity, Stage
 from planner.memory import ASSUMED_SOURCES, memory_ledger, peak_memory_bytes
 from planner.placement import PlacedModel
@@ -43,7 +43,11 @@ DATA_PARALLEL = "data-parallel collectives"
 OPTIMIZER = "optimizer step"
 BUBBLE = "pipeline bubble and transfers"
 
-SKEWED_ROUTING = "routing: the busiest rank's experts get {skew} times the mean load, in every layer"
+SKEWED_ROUTING = (
+    "routing: the busiest rank's experts get {skew} times the mean load, in every layer, and share it evenly"
+)
+PREDICTION_KEPT = "multi-token prediction: its modules are not recomputed, whatever the layers are"
+SPLIT_INDEXER = "sparse attention: the indexer's work is split over tp; a framework may repeat it on every rank"
 EVEN_ROUTING = "routing: every expert of a rank gets the same number of tokens"
 LONG_SEQUENCES = "positions: sequences of {seq_len} tokens in a model made for {longest}; its rotation must be rescaled"
 PACKED_CONTEXT = "context parallelism: documents are cut so that attention is even over the ranks"
@@ -140,7 +144,10 @@ class _Evaluator:
         placed = self.placed
         layout = placed.layout
         trainable = placed.rank_model.stage_elements(stage, pp=layout.pp, trainable=True)
-        traffic = data_parallel_traffic(trainable, layout, placed.workload)
+        everything = placed.rank_model.stage_elements(stage, pp=layout.pp)
+        traffic = data_parallel_traffic(
+            trainable, layout, placed.workload, everything=everything, capabilities=placed.capabilities
+        )
         reduce_seconds, gather_seconds, again_seconds = (
             sum(self.collective_seconds(collective, term=DATA_PARALLEL) for collective in collectives)
             for collectives in (traffic.reduce, traffic.gather, traffic.gather_again)
@@ -281,6 +288,11 @@ def _layout_assumptions(placed: PlacedModel) -> Iterator[str]:
         yield EVEN_ROUTING if layout.ep == 1 else SKEWED_ROUTING.format(skew=workload.routing_skew)
     if workload.seq_len > placed.model.max_position_embeddings:
         yield LONG_SEQUENCES.format(seq_len=workload.seq_len, longest=placed.model.max_position_embeddings)
+    if placed.model.mtp is not None and layout.recompute.granularity is not Granularity.NONE:
+        yield PREDICTION_KEPT
+    works = (part.operator.work for layer in placed.rank_model.layers for part in layer.operators)
+    if layout.tp > 1 and any(isinstance(work, CoreAttention) and work.chosen for work in works):
+        yield SPLIT_INDEXER
     if layout.cp > 1 and workload.documents is not None:
         yield PACKED_CONTEXT
     if placed.capabilities is DEEPSPEED:

@@ -143,17 +143,22 @@ def formulate(  # noqa: PLR0913 - the parts of a point
         fixed_seconds_S=ends_S,
         fixed_bytes_S=np.array(demand.fixed_S(), dtype=np.int64),
         in_flight_S=np.array(in_flight_S, dtype=np.int64),
-        min_layers_S=np.array(_fewest_layers(num_stages, partial=partial), dtype=np.int64),
+        min_layers_S=np.array(
+            _fewest_layers(num_stages, partial=partial, nothing_trains=workload.lora is not None), dtype=np.int64
+        ),
         max_layers_S=np.full(num_stages, model.num_layers, dtype=np.int64),
         rank_of_stage_S=np.arange(num_stages, dtype=np.int64),
         capacity_bytes_R=np.array(capacity_S, dtype=np.int64),
     )
 
 
-def _fewest_layers(num_stages: int, *, partial: int) -> list[int]:
-    """Return the fewest layers of each stage: none beside the embedding or the head, unless a part is recomputed."""
+def _fewest_layers(num_stages: int, *, partial: int, nothing_trains: bool) -> list[int]:
+    """Return the fewest layers of each stage: none beside the embedding or the head, unless a part is recomputed.
+
+    With adapters a stage without layers would have nothing to train (`nothing_trains`).
+    """
     fewest = [max(partial, 1)] * num_stages
-    if num_stages > 1 and not partial:
+    if num_stages > 1 and not partial and not nothing_trains:
         fewest[0] = fewest[-1] = 0
     return fewest
 
@@ -214,6 +219,20 @@ class _Demand:
         rounded = math.floor(copies) if self.generous else math.ceil(copies)
         return rounded + self.states(trainable=layer.elements(trainable=True), frozen=layer.elements(trainable=False))
 
+    def _waiting_bytes(self) -> int:
+        """Return at most what a rank holds unsharded of what is sharded: queued gradients, gathered weights."""
+        layout, rank_model, target = self.layout, self.rank_model, self.capabilities
+        if layout.zero_stage < 2:
+            return 0
+        per_element = state_bytes(self.workload)
+        largest = max(layer.elements().total for layer in rank_model.layers)
+        queued = max(target.queued_gradients, 2 * largest) * per_element.gradient + largest * per_element.weight
+        if layout.zero_stage == 2:
+            return self.padded(queued)
+        ends = rank_model.embedding.elements().total + rank_model.head_elements(pp=layout.pp).total
+        gathered = ends + max(target.prefetched_weights, 2 * largest)
+        return self.padded(queued) + gathered * per_element.weight
+
     def fixed_S(self) -> list[int]:
         """Return what each stage holds whatever its layers.
 
@@ -231,6 +250,8 @@ class _Demand:
         always = CONTEXT_BYTES + communicator_bytes(layout, self.model)
         if layout.pp > 1:
             always += self.padded(2 * rank_model.stream_bytes)
+        if not self.generous:
+            always += self._waiting_bytes()
         fixed = [always + self.padded(working)] * layout.pp
         if self.generous and layout.pp > 1 and not partial:
             working = 0  # a stage at either end may hold no layer

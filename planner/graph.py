@@ -328,7 +328,7 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossReduction:
-    """The three per-token all-reduces of a vocabulary-parallel cross entropy: maximum, target logit, sum."""
+    """Per-token all-reduces of a vocabulary-parallel cross entropy: maximum, target logit, sum; fused, the last two."""
 
     num_reductions: int = 3
 

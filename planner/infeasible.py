@@ -202,6 +202,8 @@ def _without_constraints(question: _Question) -> Iterator[Relaxation]:
     ]
     if constraints.recompute is not None:
         looser.append(("recompute", replace(constraints, recompute=None)))
+    if constraints.cp_kind is not None:
+        looser.append(("cp_kind", replace(constraints, cp_kind=None)))
     if constraints.sequence_parallel is not None:
         looser.append(("sequence_parallel", replace(constraints, sequence_parallel=None)))
     for name, relaxed in looser:

@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from planner.capabilities import Capabilities
-from planner.communication import communicator_sizes, num_moments, shard_ranks
+from planner.communication import Count, Grid, communicator_sizes, grid_of, num_moments, shard_ranks
 from planner.layout import Layout, Schedule, Stage
 from planner.placement import PlacedModel, RankModel
 from planner.plan import MemoryLine, Phase
@@ -133,8 +133,18 @@ def _working_set_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
 
 def communicator_bytes(layout: Layout, model: ModelSpec) -> int:
     """Return the memory of every communicator that one rank opens."""
-    sizes = communicator_sizes(layout, tied_embedding=model.copies_embedding, has_experts=model.has_experts)
-    return sum(PAIR_COMMUNICATOR_BYTES if size == 2 else GROUP_COMMUNICATOR_BYTES for size in sizes)
+    return communicators_bytes(grid_of(layout), model)
+
+
+def communicators_bytes(grid: Grid[Count], model: ModelSpec) -> Count:
+    """Return the memory of every communicator that one rank opens, of one layout or of many."""
+    sizes = communicator_sizes(grid, tied_embedding=model.copies_embedding, has_experts=model.has_experts)
+    pairs, groups = sizes[0] * 0, sizes[0] * 0
+    for size in sizes:
+        pairs = pairs + 1 * (size == 2)
+        groups = groups + 1 * (size > 2)
+    total: Count = pairs * PAIR_COMMUNICATOR_BYTES + groups * GROUP_COMMUNICATOR_BYTES
+    return total
 
 
 def head_peak_bytes(rank_model: RankModel) -> int:

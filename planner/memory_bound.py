@@ -12,18 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.capabilities import Capabilities
+from planner.communication import Grid
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.memory import (
     CONTEXT_BYTES,
     FRAGMENTATION_FRACTION,
     StateBytes,
-    communicator_bytes,
+    communicators_bytes,
     fp8_copy_bytes,
     head_peak_bytes,
     state_bytes,
 )
 from planner.placement import RankModel
-from planner.points import BoolArray, IntArray, Points, distinct_columns
+from planner.points import BoolArray, IntArray, Points
 from planner.shard import Elements
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload
@@ -91,6 +92,19 @@ class KnownSplit:
     def pp(self) -> int:
         """Return the pipeline ranks."""
         return len(self.counts_RCD)
+
+    @property
+    def heaviest_ranks(self) -> tuple[int, ...]:
+        """Return ranks of which one needs most: the last, and each that holds what no earlier rank holds at least.
+
+        An earlier rank runs further ahead, and the first holds the embedding too.
+        """
+        last = self.pp - 1
+        return tuple(
+            rank
+            for rank, held_CD in enumerate(self.counts_RCD)
+            if rank == last or not any((before_CD >= held_CD).all() for before_CD in self.counts_RCD[:rank])
+        )
 
     def in_flight(self, rank: int, num_microbatches_X: IntArray) -> IntArray:
         """Return how many micro-batches of each chunk C a rank holds when it has run ahead as far as it may.
@@ -230,7 +244,7 @@ class MemoryNeed:
     def _free_X(self, rank: int, limit_bytes: int, working_X: FloatArray) -> FloatArray:
         """Return what one pipeline rank has for layers beside `working_X`, and one byte for rounding."""
         last_X = self.points.pp_X == rank + 1
-        fixed_X = self.always_X + self.pipeline_X
+        fixed_X: FloatArray = self.pipeline_X + self.always_X
         fixed_X = fixed_X + (self.embedding_states_X if rank == 0 else 0.0)
         fixed_X = fixed_X + np.where(last_X, self.head_states_X, 0.0)
         fixed_X = fixed_X + np.where(last_X, np.maximum(self.head_peak_X, working_X), working_X)
@@ -288,7 +302,7 @@ class MemoryNeed:
         """
         points = self.points
         least_X = np.full(len(points), np.inf)
-        for rank in range(split.pp):
+        for rank in split.heaviest_ranks:
             flights_CX = split.in_flight(rank, points.num_microbatches_X)
             need_X = np.zeros(len(points))
             for block, (static_X, saved_X) in enumerate(zip(self.static_DX, self.saved_DX, strict=True)):
@@ -301,25 +315,22 @@ class MemoryNeed:
         return least_X
 
 
-def _communicator_bytes_X(points: Points, model: ModelSpec) -> FloatArray:
+def _communicator_bytes_X(points: Points, model: ModelSpec) -> IntArray:
     """Return the bytes of communicators of each point."""
-    columns = np.stack(
-        [
-            points.tp_X,
-            points.cp_X,
-            points.ulysses_X,
-            points.pp_X,
-            points.dp_X,
-            points.ep_X,
-            points.etp_X,
-            points.zero_stage_X > 0,
-            points.state_replicas_X,
-            points.vpp_X > 1,
-        ]
+    grid = Grid(
+        tp=points.tp_X,
+        cp=points.cp_X,
+        ulysses=points.ulysses_X,
+        pp=points.pp_X,
+        dp=points.dp_X,
+        ep=points.ep_X,
+        etp=points.etp_X,
+        zero_stage=points.zero_stage_X,
+        state_replicas=points.state_replicas_X,
+        secondary_shard=points.secondary_shard_X,
+        interleaved=(points.vpp_X > 1).astype(np.int64),  # `skeleton` overlaps transfers where it interleaves
     )
-    first, index_X = distinct_columns(columns)
-    totals = [communicator_bytes(mesh_at(points, index), model) for index in first.tolist()]
-    return np.array(totals, dtype=np.float64)[index_X]
+    return communicators_bytes(grid, model)
 
 
 def mesh_at(points: Points, index: int) -> Layout:

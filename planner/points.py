@@ -98,7 +98,7 @@ class Points:
 
     @property
     def sharding_columns(self) -> IntArray:
-        """Return what decides one layer's operations, a row each: see `sharding_of_column`."""
+        """Return what decides one layer's operations, a row each."""
         return np.stack(
             [
                 self.tp_X,

@@ -40,7 +40,7 @@ RECOMPUTE_PINNED = "constraints: recompute"
 UNSIMULATED = "schedule longer than the simulator runs"
 """The one rule that rules out layouts which might be fine."""
 
-UNEVEN_VPP = (2, 3, 4, 6, 8)
+UNEVEN_VPP = (2, 4, 8)
 """Virtual stages of a rank that are searched although layers do not divide evenly over them; more bring little."""
 
 

@@ -22,6 +22,9 @@ MIN_CONTEXT_TOKENS = 2048
 """Tokens of a sequence that context parallelism leaves on a rank at least, unless cp is pinned. With fewer, attention
 is a small part of a layer and every other degree cuts the rest better."""
 
+MAX_TP = 16
+"""Largest tp unless it is pinned: beyond it products are thin and collectives long, even inside a rack."""
+
 FP8_ALIGNMENT = 16
 MXFP8_ALIGNMENT = 32
 """Multiples in which both dimensions of an fp8 product come: 32 for MXFP8, which scales runs of 32, and 16 for every
@@ -42,6 +45,7 @@ def mesh_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     fast = scope.fast_domain_size
     if "tp" not in constraints.degrees:
         yield "tp leaves the fast domain (pin tp to allow it)", tp_X > fast
+        yield f"tp above {MAX_TP} (pin tp to allow it)", tp_X > MAX_TP
     if "etp" not in constraints.degrees:
         yield "etp is neither 1 nor tp (pin etp to allow it)", (etp_X > 1) & (etp_X != tp_X)
     if "cp" not in constraints.degrees:
@@ -85,6 +89,11 @@ def _target_mesh_rules(points: Points, scope: Scope) -> Iterator[Rule]:
         yield f"{title}: no {' or '.join(missing)} context parallelism", _is_kind_X(points, missing)
     if any(work.chosen for work in scope.attentions) and not target.chosen_keys_with_context:
         yield f"{title}: no context parallelism where keys are chosen", cp_X > 1
+    if any(work.chosen for work in scope.attentions) and not target.chosen_keys_with_tensor:
+        yield f"{title}: no tp where keys are chosen", tp_X > 1
+    unequal = any(work.v_head_dim and work.v_head_dim != work.qk_head_dim for work in scope.attentions)
+    if unequal and not target.ulysses_with_unequal_heads:
+        yield f"{title}: no ulysses alone for heads of unequal widths", _is_kind_X(points, [ContextKind.ULYSSES])
     documents = scope.workload.documents
     if documents is not None and documents.packing is Packing.PACKED and not target.packed_with_context:
         yield f"{title}: no context parallelism over packed documents", cp_X > 1
@@ -174,6 +183,8 @@ def _target_use_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     target, workload = scope.capabilities, scope.workload
     tp_X, cp_X, pp_X, zero_X = points.tp_X, points.cp_X, points.pp_X, points.zero_stage_X
     title = target.title
+    if uses_precision_aware_optimizer(workload) and not target.low_precision_states:
+        yield f"{title}: no optimizer states below fp32", np.ones(len(points), dtype=np.bool_)
     if not target.interleaving:
         yield f"{title}: no interleaved stages", points.vpp_X > 1
     if not target.sequence_parallel:

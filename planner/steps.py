@@ -414,7 +414,7 @@ def _attention(work: CoreAttention, sharding: Sharding, *, backward: bool) -> It
 
 
 def _ring_sums(work: CoreAttention, sharding: Sharding, *, backward: bool) -> Step:
-    """Return what adds up the parts of a ring: each is read and added to a sum in fp32, as Transformer Engine does.
+    """Return what adds up the parts of a ring: each is read and added to a sum that is kept in fp32.
 
     Forward the outputs, rescaled by their log-sum-exp; backward the gradients of queries, keys and values.
     """
@@ -440,9 +440,11 @@ def _key_value_bytes(work: CoreAttention, sharding: Sharding) -> int:
 
 
 def _ring_hop(num_bytes: int, sharding: Sharding) -> Collective:
-    """Return one hop of a ring; the hop from its last member to its first crosses whatever another hop crosses."""
-    distance = (sharding.ring - 1) * sharding.ulysses * sharding.tp
-    return Collective(kind=CollectiveKind.SEND_RECV, buffer_bytes=num_bytes, size=2, stride=distance)
+    """Return one hop of a ring, of whichever ring is worst off."""
+    apart = sharding.ulysses * sharding.tp
+    return Collective(
+        kind=CollectiveKind.SEND_RECV, buffer_bytes=num_bytes, size=sharding.ring, stride=apart, first_rank=None
+    )
 
 
 def _scan(work: StateScan, sharding: Sharding, *, backward: bool) -> Iterable[Step]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from planner.capabilities import CAPABILITIES, Capabilities
 from planner.graph import Axis, CoreAttention, ExpertLinear, Linear, ModelGraph, Module, Parallel
 from planner.layers import build_graph
-from planner.layout import Granularity, Layout, Schedule
+from planner.layout import ContextKind, Granularity, Layout, Schedule
 from planner.memory import uses_precision_aware_optimizer
 from planner.plan import PlannedLayout
 from planner.request import Constraints, PlanRequest
@@ -179,6 +179,13 @@ def _target(layout: Layout, graph: ModelGraph, request: PlanRequest) -> Iterator
         "context parallelism where keys are chosen": layout.cp > 1
         and any(work.chosen for work in attentions)
         and not target.chosen_keys_with_context,
+        "tensor-parallel degrees where keys are chosen": layout.tp > 1
+        and any(work.chosen for work in attentions)
+        and not target.chosen_keys_with_tensor,
+        "ulysses alone for heads of unequal widths": kind is ContextKind.ULYSSES
+        and any(work.v_head_dim not in (0, work.qk_head_dim) for work in attentions)
+        and not target.ulysses_with_unequal_heads,
+        "optimizer states below fp32": uses_precision_aware_optimizer(workload) and not target.low_precision_states,
         "context parallelism over packed documents": layout.cp > 1 and packed and not target.packed_with_context,
         "an exchange of states": layout.state_exchange and not target.state_exchange,
         "expert parallelism": layout.ep * layout.etp > 1 and not target.experts,

@@ -243,7 +243,7 @@ class AnalyticCostModel:
         A ring moves 2 (p - 1) / p of the buffer for all_reduce, (p - 1) / p for the others (Patarasuk and Yuan, JPDC
         69(2), 2009); send_recv moves all of it once. all_reduce of small buffers takes the tree's 2 log2(p) hops.
         """
-        size = operation.size
+        size = min(operation.size, 2) if operation.kind is CollectiveKind.SEND_RECV else operation.size
         if size <= 1:
             return Estimate(seconds=0.0, source=Source.ANALYTIC, note="a group of one sends nothing")
         levels = self.cluster.levels
@@ -292,6 +292,9 @@ class AnalyticCostModel:
         two units, with the remainder in one of them.
         """
         if operation.kind is CollectiveKind.SEND_RECV:
+            if operation.first_rank is None:
+                inside = unit_size >= self.cluster.world_size or unit_size % (operation.size * operation.stride) == 0
+                return 2 if inside else 1
             first, last = operation.first_rank, operation.first_rank + operation.stride
             return 2 if first // unit_size == last // unit_size else 1
         if unit_size >= self.cluster.world_size:

@@ -195,15 +195,15 @@ class Collective:
             produces, what reduce_scatter consumes, what one rank of all_to_all sends in all, what send_recv moves.
         size: Ranks in the group; with 1 nothing is sent.
         stride: Distance between neighbouring members in the global rank order.
-        first_rank: Lowest global rank, for send_recv: it decides which boundaries the pair crosses. Other groups
-            are taken as aligned.
+        first_rank: Lowest global rank, for send_recv: it decides which boundaries the pair crosses. None is a hop of
+            the worst ring of `size` ranks. Other groups are taken as aligned.
     """
 
     kind: CollectiveKind
     buffer_bytes: int
     size: int
     stride: int
-    first_rank: int = 0
+    first_rank: int | None = 0
 
 
 ComputeOp = Gemm | Attention | StateScan | MemoryBound

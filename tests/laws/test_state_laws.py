@@ -14,7 +14,7 @@ from planner.formulate import skeleton
 from planner.graph import graph_parameters, layer_flops
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Recompute, even_counts, stages_from_counts
-from planner.memory import memory_ledger
+from planner.memory import GROUP_COMMUNICATOR_BYTES, PAIR_COMMUNICATOR_BYTES, memory_ledger
 from planner.placement import PlacedModel, place
 from planner.plan import Phase
 from planner.shard import Elements
@@ -147,6 +147,8 @@ def test_a_second_copy_costs_memory_and_gathers_nearer_in_backward(model: ModelS
     experts_over = min(near, plain.edp)
     expected = math.ceil(2 * elements.dense / near) + math.ceil(2 * elements.expert / experts_over)
     assert after.pop("secondary weights") == expected
+    opened = after.pop("communicators") - before.pop("communicators")
+    assert opened == (PAIR_COMMUNICATOR_BYTES if near == 2 else GROUP_COMMUNICATOR_BYTES), "the second copy's own group"
     assert after == before, "nothing else changes"
     traffic = data_parallel_traffic(elements, copied, even_workload())
     assert [part.size for part in traffic.gather] == [
@@ -166,7 +168,7 @@ COPIES = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.mtp is None])
+@pytest.mark.parametrize("name", MODELS)
 def test_fp8_weights_are_kept_twice_with_the_scales_of_their_recipe(name: str) -> None:
     model = MODELS[name]
     graph = build_graph(model, even_workload())
@@ -174,6 +176,7 @@ def test_fp8_weights_are_kept_twice_with_the_scales_of_their_recipe(name: str) -
         run.count * sum(weight.num_elements for weight in graph.blocks[run.block].weights if weight.gemm_operand)
         for run in model.runs
     )
+    operands += sum(weight.num_elements for weight in graph.head.weights if weight.gemm_operand)
     kept = {
         precision: held(placed_as(model, layout_of(model), precision=precision)).get("fp8 weight copies", 0)
         for precision in Precision

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from planner.capabilities import DEEPSPEED
 from planner.communication import (
     TimedTraffic,
     communicator_sizes,
     data_parallel_traffic,
     exposed_seconds,
     gradient_norm_reduction,
+    grid_of,
     optimizer_traffic,
     overlapped_transfer_seconds,
     shard_ranks,
@@ -48,6 +50,22 @@ def test_a_sharded_optimizer_scatters_gradients_and_gathers_parameters(zero_stag
     assert traffic.gather == traffic.gather_again == (collective(CollectiveKind.ALL_GATHER, 2000, 8, 2),)
     (half,) = data_parallel_traffic(dense(1000), LAYOUT, replace(RUN, gradient_dtype=DType.BF16)).reduce
     assert half.buffer_bytes == 2000
+
+
+def test_sharded_weights_are_gathered_whether_they_are_trained_or_not() -> None:
+    sharded = replace(LAYOUT, zero_stage=3)
+    traffic = data_parallel_traffic(dense(10), sharded, RUN, everything=dense(1000))
+    assert traffic.reduce == (collective(CollectiveKind.REDUCE_SCATTER, 40, 8, 2),)
+    assert traffic.gather == traffic.gather_again == (collective(CollectiveKind.ALL_GATHER, 2000, 8, 2),)
+    whole = data_parallel_traffic(dense(10), replace(LAYOUT, zero_stage=1), RUN, everything=dense(1000))
+    assert whole.gather == (collective(CollectiveKind.ALL_GATHER, 20, 8, 2),), "whole weights: only what was updated"
+
+
+def test_deepspeed_reduces_gradients_whole_before_stage_2() -> None:
+    for zero_stage, kind in ((1, CollectiveKind.ALL_REDUCE), (2, CollectiveKind.REDUCE_SCATTER)):
+        layout = replace(LAYOUT, zero_stage=zero_stage)
+        traffic = data_parallel_traffic(dense(1000), layout, RUN, capabilities=DEEPSPEED)
+        assert traffic.reduce == (collective(kind, 4000, 8, 2),)
 
 
 def test_ranks_that_split_sequences_hold_the_same_weights() -> None:
@@ -159,7 +177,8 @@ def test_the_optimizer_reads_and_writes_its_states() -> None:
 
 
 def sizes(layout: Layout, *, tied_embedding: bool = False, has_experts: bool = False) -> tuple[int, ...]:
-    return communicator_sizes(layout, tied_embedding=tied_embedding, has_experts=has_experts)
+    sizes = communicator_sizes(grid_of(layout), tied_embedding=tied_embedding, has_experts=has_experts)
+    return tuple(size for size in sizes if size > 1)
 
 
 def test_communicators_of_one_rank() -> None:

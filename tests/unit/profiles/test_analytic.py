@@ -264,6 +264,17 @@ def test_a_send_crosses_a_node_only_where_its_first_rank_says_so(first_rank: int
     assert MODEL.collective(send).seconds == pytest.approx(outside if crosses else inside, rel=1e-12)
 
 
+@pytest.mark.parametrize(("ranks", "stride", "crosses"), [(4, 1, False), (2, 4, False), (6, 1, True), (3, 2, True)])
+def test_a_ring_hops_over_the_network_where_some_ring_does_not_lie_in_one_node(
+    ranks: int, stride: int, crosses: bool
+) -> None:
+    hop = Collective(kind=CollectiveKind.SEND_RECV, buffer_bytes=1 << 26, size=ranks, stride=stride, first_rank=None)
+    across = replace(hop, size=2, stride=8, first_rank=0)
+    inside = replace(hop, size=2, stride=1, first_rank=0)
+    expected = MODEL.collective(across if crosses else inside).seconds
+    assert MODEL.collective(hop).seconds == pytest.approx(expected, rel=1e-12)
+
+
 def test_overlap_takes_compute_units_away_and_at_most_half_of_them() -> None:
     channels = COLLECTIVE_CHANNELS.value
     assert MODEL.overlap_slowdown == channels / (100 - channels)
