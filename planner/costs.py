@@ -74,41 +74,29 @@ class Bounds:
 
 
 class _PartPrices:
-    """Seconds of the parts of layers, each priced once."""
+    """Seconds of the parts of layers, each priced once: forward, backward, and again under each recompute choice."""
 
-    def __init__(self, cost_model: CostModel) -> None:
+    def __init__(self, cost_model: CostModel, recomputes: tuple[Recompute, ...]) -> None:
         self.cost_model = cost_model
-        self._seconds: dict[RankLayer, tuple[float, float]] = {}
-        self._again: dict[tuple[RankLayer, tuple[str, ...]], float] = {}
+        self.recomputes = recomputes
+        self._rows: dict[RankLayer, tuple[float, ...]] = {}
 
-    def forward_seconds(self, layer: RankLayer) -> float:
-        return sum(self._of(part)[0] for part in layer.parts)
+    def of(self, layer: RankLayer) -> tuple[float, ...]:
+        """Return the seconds of a layer: those of its parts together."""
+        return tuple(map(sum, zip(*(self._of_part(part) for part in layer.parts), strict=True)))
 
-    def backward_seconds(self, layer: RankLayer) -> float:
-        return sum(self._of(part)[1] for part in layer.parts)
-
-    def again_seconds(self, layer: RankLayer, recompute: Recompute) -> float:
-        """Return what backward takes longer because `layer` is recomputed."""
-        if recompute.granularity is Granularity.FULL:
-            return self.forward_seconds(layer)
-        if not recompute.modules:
-            return 0.0
-        return sum(self._again_of(part, recompute) for part in layer.parts)
-
-    def _of(self, part: RankLayer) -> tuple[float, float]:
-        found = self._seconds.get(part)
+    def _of_part(self, part: RankLayer) -> tuple[float, ...]:
+        found = self._rows.get(part)
         if found is None:
             forward = price_steps(part.forward, self.cost_model).total_seconds
             backward = price_steps(part.backward, self.cost_model).total_seconds
-            found = self._seconds[part] = (forward, backward)
-        return found
-
-    def _again_of(self, part: RankLayer, recompute: Recompute) -> float:
-        key = (part, recompute.modules)
-        found = self._again.get(key)
-        if found is None:
-            found = price_steps(part.recomputed_steps(recompute), self.cost_model).total_seconds
-            self._again[key] = found
+            again = (
+                forward
+                if choice.granularity is Granularity.FULL
+                else price_steps(part.recomputed_steps(choice), self.cost_model).total_seconds
+                for choice in self.recomputes
+            )
+            found = self._rows[part] = (forward, backward, *again)
         return found
 
 
@@ -121,7 +109,7 @@ class ShapeCosts:
         rank_model: RankModel,
         counts_D: tuple[int, ...],
         recomputes: tuple[Recompute, ...],
-        prices: "_PartPrices",
+        prices: _PartPrices,
     ) -> None:
         self.rank_model = rank_model
         self.counts_D = counts_D
@@ -129,10 +117,11 @@ class ShapeCosts:
         self.prices = prices
 
     def _seconds(self, layer: RankLayer, *, recomputed: bool) -> LayerSeconds:
-        forward = self.prices.forward_seconds(layer)
-        backward = self.prices.backward_seconds(layer)
-        again_R = [self.prices.again_seconds(layer, choice) if recomputed else 0.0 for choice in self.recomputes]
-        return LayerSeconds(forward_seconds=forward, backward_seconds_R=tuple(backward + again for again in again_R))
+        forward, backward, *again_R = self.prices.of(layer)
+        return LayerSeconds(
+            forward_seconds=forward,
+            backward_seconds_R=tuple(backward + again * recomputed for again in again_R),
+        )
 
     @cached_property
     def blocks_D(self) -> tuple[LayerSeconds, ...]:
@@ -142,8 +131,7 @@ class ShapeCosts:
     @cached_property
     def whole_layer_seconds(self) -> float:
         """Return what recomputing one layer whole adds to its backward pass, the least of all distinct blocks."""
-        full = Recompute(granularity=Granularity.FULL)
-        return min(self.prices.again_seconds(layer, full) for layer in self.rank_model.layers)
+        return min(self.prices.of(layer)[0] for layer in self.rank_model.layers)
 
     @cached_property
     def memory_facts(self) -> FloatArray:
@@ -280,7 +268,7 @@ class CostTable:
         self._shapes: dict[Sharding, ShapeCosts] = {}
         self._by_column: dict[tuple[int, ...], ShapeCosts] = {}
         self._sharder = Sharder()
-        self._prices = _PartPrices(cost_model)
+        self._prices = _PartPrices(cost_model, recomputes)
 
     def shape(self, sharding: Sharding) -> ShapeCosts:
         """Return the costs of one shape."""

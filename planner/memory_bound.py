@@ -59,18 +59,17 @@ def memory_facts(rank_model: RankModel) -> FloatArray:
     dense and expert), the loss's peak, the stream's bytes and the head's fp8 operands. Then of each distinct block: its
     four elements, operands of linear layers, bytes saved, bytes of its own backward, bytes of its input.
     """
-    embedding, head = rank_model.embedding, rank_model.head_elements
-    numbers = [
-        *_four(embedding.trainable, embedding.frozen),
+    head = rank_model.head_elements
+    numbers: list[int] = [
+        *rank_model.embedding.counts[:4],
         *_four(head(pp=1, trainable=True), head(pp=1, trainable=False)),
-        *_four(head(pp=2, trainable=True), head(pp=2, trainable=False)),
+        *rank_model.head.counts[:4],
         head_peak_bytes(rank_model),
         rank_model.stream_bytes,
         rank_model.head.gemm_operands,
     ]
     for layer in rank_model.layers:
-        numbers += _four(layer.trainable, layer.frozen)
-        numbers += (layer.gemm_operands, layer.all_saved_bytes, layer.transient_bytes, layer.layer_input_bytes)
+        numbers += (*layer.counts, layer.transient_bytes, layer.layer_input_bytes)
     return np.array(numbers, dtype=np.float64)
 
 

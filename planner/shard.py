@@ -176,35 +176,43 @@ class RankLayer:
         return tuple(part for operator in self.operators for part in operator.saved)
 
     @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Return elements (trainable and frozen dense, trainable and frozen expert), operands and bytes saved.
+
+        Of a layer in parts these are the sums over its parts.
+        """
+        if self.parts:
+            return tuple(map(sum, zip(*(part.counts for part in self.parts), strict=True)))
+        trained = _elements(part for part in self.weights if part.weight.trainable)
+        frozen = _elements(part for part in self.weights if not part.weight.trainable)
+        operands = sum(part.num_elements for part in self.weights if part.weight.gemm_operand)
+        saved = sum(part.num_bytes for part in self.saved)
+        return trained.dense, frozen.dense, trained.expert, frozen.expert, operands, saved
+
+    @cached_property
     def trainable(self) -> Elements:
         """Return the weight elements that have a gradient."""
-        if self.parts:
-            return sum((part.trainable for part in self.parts), Elements())
-        return _elements(part for part in self.weights if part.weight.trainable)
+        return Elements(dense=self.counts[0], expert=self.counts[2])
 
     @cached_property
     def frozen(self) -> Elements:
         """Return the weight elements that have none."""
-        if self.parts:
-            return sum((part.frozen for part in self.parts), Elements())
-        return _elements(part for part in self.weights if not part.weight.trainable)
+        return Elements(dense=self.counts[1], expert=self.counts[3])
 
-    @cached_property
+    @property
     def gemm_operands(self) -> int:
         """Return the weight elements that linear layers multiply by."""
-        if self.parts:
-            return sum(part.gemm_operands for part in self.parts)
-        return sum(part.num_elements for part in self.weights if part.weight.gemm_operand)
+        return self.counts[4]
 
     @cached_property
     def transient_bytes(self) -> int:
         """Return the largest set of tensors that live only inside one operator's backward."""
         return max((part.transient_bytes for part in self.parts or self.operators), default=0)
 
-    @cached_property
+    @property
     def all_saved_bytes(self) -> int:
         """Return the bytes that one micro-batch keeps without recompute."""
-        return self._kept_bytes(())
+        return self.counts[5]
 
     def saved_bytes(self, recompute: Recompute) -> int:
         """Return the bytes that one micro-batch keeps under `recompute` (every layer recomputed if full)."""
