@@ -24,3 +24,5 @@ install megatron .ci/frameworks/megatron.txt --no-deps --ignore-requires-python 
 # It would otherwise build its GPU operators while it is installed.
 export DS_BUILD_OPS=0
 install deepspeed .ci/frameworks/deepspeed-torch.txt .ci/frameworks/deepspeed.txt
+# A killed run leaves its lock beside the operator that it was building; nothing builds now.
+find .frameworks -path '*/extensions/*' -name lock -delete

@@ -53,10 +53,15 @@ def deepspeed_python() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Return the variables of a run on the CPU: one thread a process, the environment's own programs first."""
+    """Return the variables of a run on the CPU: one thread a process, the environment's own programs first.
+
+    DeepSpeed builds an operator at its first start, behind a lock that a killed run leaves for ever: it is built inside
+    the environment, so that a new environment starts without one.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("CUDA_", "NCCL_", "DS_"))}
     path = f"{deepspeed_python().parent}{os.pathsep}{os.environ['PATH']}"
-    return clean | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PATH": path}
+    built = str(deepspeed_python().parents[1] / "extensions")
+    return clean | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PATH": path, "TORCH_EXTENSIONS_DIR": built}
 
 
 def free_port() -> str:
