@@ -139,7 +139,8 @@ MEGATRON = Capabilities(
     sharded_optimizers=frozenset({"adam"}),
     low_precision_states=True,
     vocab_divisor=128,
-    # `megatron_fsdp.py`: at least two layers either way.
+    # `megatron_fsdp.py`: `suggested_RS_queue_capacity`, and half of it as `suggested_AG_prefetch_size`; more where two
+    # layers are larger.
     queued_gradients=1_000_000_000,
     prefetched_weights=500_000_000,
     eager=False,
@@ -155,7 +156,7 @@ DEEPSPEED = Capabilities(
     context_kinds=frozenset({ContextKind.ULYSSES}),
     ring_around_windows=False,
     chosen_keys_with_context=False,
-    # Transformer Engine wants each document to be a multiple of 2 cp tokens; Megatron-LM's dataset does not pad them.
+    # The training program's attention knows no documents.
     packed_with_context=False,
     chosen_keys_with_tensor=True,
     ulysses_with_unequal_heads=True,

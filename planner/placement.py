@@ -131,8 +131,3 @@ def place(
         workload=workload,
         capabilities=capabilities,
     )
-
-
-def rank_parameters(placed: PlacedModel, pipeline_rank: int) -> int:
-    """Return the parameters that each GPU of one pipeline rank holds unsharded, vocabulary padding included."""
-    return placed.elements(pipeline_rank).total

@@ -130,15 +130,11 @@ class ModelSpec:
         """Return the chain, one entry a layer."""
         return tuple(run.block for run in self.runs for _ in range(run.count))
 
-    def blocks_between(self, first_layer: int, num_layers: int) -> tuple[Block, ...]:
-        """Return `num_layers` blocks of the chain from `first_layer` on."""
-        found: list[Block] = []
-        start = 0
-        for run in self.runs:
-            held = min(start + run.count, first_layer + num_layers) - max(start, first_layer)
-            found += [run.block] * max(held, 0)
-            start += run.count
-        return tuple(found)
+    @property
+    def rope_kind(self) -> str:
+        """Return the kind of rope scaling, such as "yarn"; empty without one."""
+        kind = str(self.rope_scaling.get("rope_type", self.rope_scaling.get("type", "default")))
+        return "" if kind == "default" else kind
 
     @property
     def copies_embedding(self) -> bool:

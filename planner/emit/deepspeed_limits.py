@@ -66,14 +66,6 @@ def overlap_of(layout: Layout) -> Overlap:
     )
 
 
-def rope_kind(model: ModelSpec) -> str:
-    """Return the kind of rope scaling, empty without one."""
-    if not model.rope_scaling:
-        return ""
-    kind = str(model.rope_scaling.get("rope_type", model.rope_scaling.get("type", "default")))
-    return "" if kind == "default" else kind
-
-
 def require_model(model: ModelSpec) -> None:
     """Refuse architectures that the training program does not build."""
     if model.mtp is not None:
@@ -93,7 +85,7 @@ def require_model(model: ModelSpec) -> None:
 
 
 def _require_rope(model: ModelSpec) -> None:
-    kind = rope_kind(model)
+    kind = model.rope_kind
     if not kind:
         return
     if kind not in ROPE_PARAMETERS:

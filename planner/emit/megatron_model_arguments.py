@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from planner.blocks import Activation, DenseFeedForward, LatentAttention, PositionEmbedding, QueryKeyNorm, SelfAttention
 from planner.emit.megatron_model_limits import CLAMPED_ACTIVATION_LIMIT, NORMS, TRAIT_FLAGS
 from planner.emit.megatron_parts import Form, Parts
-from planner.emit.megatron_position_limits import LATENT_MSCALE, YARN_DEFAULTS, rope_kind
+from planner.emit.megatron_position_limits import LATENT_MSCALE, YARN_DEFAULTS
 from planner.emit.megatron_words import Flags, Group, pattern, when
 from planner.layout import Layout
 from planner.sharding import VOCAB_DIVISOR, padded_vocab_size
@@ -180,7 +180,7 @@ def positions(model: ModelSpec, parts: Parts, workload: TrainWorkload) -> Flags:
     reach = ("--max-position-embeddings", str(max(length, workload.seq_len)))
     if model.position_embedding is PositionEmbedding.NONE:
         return (("--position-embedding-type", "none"), reach)
-    kind = rope_kind(model)
+    kind = model.rope_kind
     rotary = (
         ("--rotary-base", str(int(model.rope_theta or 0))),
         ("--rotary-percent", repr(model.rotary_fraction)),

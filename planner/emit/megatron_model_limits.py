@@ -11,7 +11,7 @@ from planner.blocks import (
 )
 from planner.emit.megatron_expert_limits import require_experts
 from planner.emit.megatron_parts import Form, Parts, parts_of
-from planner.emit.megatron_position_limits import require_positions, rope_kind
+from planner.emit.megatron_position_limits import require_positions
 from planner.emit.megatron_refusal import OTHER_TARGET, refuse
 from planner.specs import ModelSpec, Trait
 
@@ -239,7 +239,7 @@ def _require_heterogeneous(model: ModelSpec, parts: Parts) -> None:
         f"the norm {model.norm}": model.norm is not Norm.RMS,
         f"positions of kind {model.position_embedding}": model.position_embedding is not PositionEmbedding.ROPE,
         f"rotary_fraction {model.rotary_fraction}": model.rotary_fraction != 1.0,
-        "no llama3 rope scaling": rope_kind(model) != "llama3",
+        "no llama3 rope scaling": model.rope_kind != "llama3",
         "sliding windows": parts.window is not None,
         "layers without rotation": any(parts.unrotated),
         "multi-token prediction": model.mtp is not None,
@@ -258,8 +258,8 @@ def _require_prediction(model: ModelSpec, parts: Parts) -> None:
     """Refuse prediction modules that Megatron builds otherwise, or not at all."""
     if model.mtp is None:
         return
-    if model.position_embedding is PositionEmbedding.LEARNED or (rope_kind(model) == "yarn" and parts.latent is None):
-        kind = "yarn" if rope_kind(model) == "yarn" else model.position_embedding
+    if model.position_embedding is PositionEmbedding.LEARNED or (model.rope_kind == "yarn" and parts.latent is None):
+        kind = "yarn" if model.rope_kind == "yarn" else model.position_embedding
         refuse(
             f"{model.name} has multi-token prediction with positions of kind {kind}.",
             "--mtp-num-layers needs --position-embedding-type rope or none.",

@@ -28,14 +28,6 @@ ROPE_PARAMETERS = {
 """Parameters of each kind of rope scaling that the flags can say."""
 
 
-def rope_kind(model: ModelSpec) -> str:
-    """Return the kind of rope scaling, empty without one."""
-    if not model.rope_scaling:
-        return ""
-    kind = str(model.rope_scaling.get("rope_type", model.rope_scaling.get("type", "default")))
-    return "" if kind == "default" else kind
-
-
 def written_model(model: ModelSpec, workload: TrainWorkload) -> ModelSpec:
     """Return the model as the flags start it: without a rope scaling that they cannot say and the run does not need.
 
@@ -79,7 +71,7 @@ def require_positions(model: ModelSpec, parts: Parts) -> None:
             f"some attention layers of {model.name} are not rotated; in a hybrid model all are, or none.",
             "Use `position_embedding: none`, or rotate all.",
         )
-    kind = rope_kind(model)
+    kind = model.rope_kind
     if not kind:
         return
     if parts.latent is not None:

@@ -20,11 +20,16 @@ from planner.layout import (
     Schedule,
     stages_from_counts,
 )
-from planner.readers.launch_line import LaunchLine, read_launch_line
+from planner.readers.launch_line import LaunchLine, ProgramKind, read_launch_line
 from planner.workload import AttentionKernel, DType, Optimizer, Precision, TrainWorkload
 
 CONFIG_FILE = "ds_config.json"
-PROGRAM = re.compile(r"(?:^|/)train_deepspeed\.py$")
+PROGRAM = ProgramKind(
+    title="a training program",
+    path=re.compile(r"(?:^|/)train_deepspeed\.py$"),
+    command="torchrun or deepspeed with the program and its arguments",
+    sizes="torchrun --nnodes and --nproc-per-node, or deepspeed --num_nodes and --num_gpus,",
+)
 
 TOP_LEVEL_KEYS = frozenset(
     {
@@ -173,7 +178,7 @@ def read_deepspeed(script: str, *, file: str, config: str, config_file: str = CO
                 location=document.locate((key,), key=True),
                 hint=_nearest(key),
             )
-    return DeepSpeedJob(config=document, launch=read_launch_line(script, file=file, program=PROGRAM))
+    return DeepSpeedJob(config=document, launch=read_launch_line(script, file=file, kind=PROGRAM))
 
 
 def _nearest(key: str) -> str:
@@ -225,7 +230,7 @@ def layout_of(job: DeepSpeedJob) -> Layout:
 def _stage_layers(job: DeepSpeedJob) -> tuple[int, ...]:
     """Return the decoder layers of each pipeline stage, which only the training program is told."""
     text = job.launch.text("--pipeline-stages")
-    argument = job.launch.argument("--pipeline-stages")
+    argument = job.launch.flag("--pipeline-stages")
     if argument is not None and not re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})*", text, re.ASCII):
         raise job.launch.error(
             argument, f"takes layers of each stage, {text!r} is given", "Write numbers with commas, as 10,12,12,10."
@@ -263,7 +268,7 @@ def _batch(job: DeepSpeedJob, dp: int) -> tuple[int, int]:
 def _recompute(job: DeepSpeedJob, pp: int) -> Recompute:
     """Return the recompute choice: the program's argument, and with pipeline stages DeepSpeed's interval too."""
     kind = job.launch.text("--recompute", "none")
-    argument = job.launch.argument("--recompute")
+    argument = job.launch.flag("--recompute")
     if argument is not None and kind not in {"none", "full"}:
         raise job.launch.error(argument, f"is {kind!r}", "Use none or full.")
     interval = job.integer("pipeline", "activation_checkpoint_interval", default=0) if pp > 1 else None
@@ -293,9 +298,9 @@ def workload_of(job: DeepSpeedJob) -> TrainWorkload:
     name = job.text("optimizer", "type", default="AdamW")
     if name.lower() not in OPTIMIZERS:
         raise job.error(("optimizer", "type"), f"is {name!r}", "Plans know AdamW and SGD.")
-    data = job.launch.argument("--data")
+    data = job.launch.flag("--data")
     kernel = job.launch.text("--attention", AttentionKernel.FLASH.value)
-    argument = job.launch.argument("--attention")
+    argument = job.launch.flag("--attention")
     if argument is not None and kernel not in set(AttentionKernel):
         raise job.launch.error(argument, f"is {kernel!r}", f"Use {', '.join(AttentionKernel)}.")
     seq_len = job.launch.integer("--seq-len")

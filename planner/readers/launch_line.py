@@ -1,11 +1,11 @@
-"""The command that starts a training program: how many processes, and the program's arguments.
+"""The command that starts a training program: how many processes, and the program's flags.
 
 Understood: torchrun, `python -m torch.distributed.run` and the deepspeed launcher, by themselves or under srun, with
 what the batch system is told for whatever the launcher leaves open.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.errors import InputError, Location
@@ -18,12 +18,29 @@ PROCESSES = ("--nproc-per-node", "--num-gpus")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Argument:
-    """One argument as it was given.
+class ProgramKind:
+    """The training programs that a reader understands, and how messages speak of them.
 
     Args:
-        name: With its dashes.
-        values: What follows it, up to the next argument.
+        title: With its article, "a training program".
+        path: Found in the path of such a program.
+        command: The command that is expected, for hints.
+        sizes: Where a script says how many GPUs it starts on, for hints.
+    """
+
+    title: str
+    path: re.Pattern[str]
+    command: str
+    sizes: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """One flag as it was given.
+
+    Args:
+        name: The flag, with its dashes.
+        values: What follows it, up to the next flag.
         line: Where it stands; 1 is the first line.
         column: Where it stands; 1 is the first column.
     """
@@ -40,56 +57,87 @@ class LaunchLine:
 
     Args:
         file: The script, for messages.
-        arguments: What the program is told, in order; a later argument overrides an earlier.
+        kind: What was looked for.
+        program: The training program that is started.
+        flags: The flags of the training program, in order; a later one overrides an earlier.
         num_nodes: Nodes that the launcher or Slurm is told of; None when the script leaves it open.
         gpus_per_node: Processes of one node; None when the script leaves it open.
+        environment: Variables that the script exports.
     """
 
     file: str
-    arguments: tuple[Argument, ...]
+    kind: ProgramKind
+    program: str
+    flags: tuple[Flag, ...]
     num_nodes: int | None
     gpus_per_node: int | None
+    environment: Mapping[str, str]
 
-    def argument(self, name: str) -> Argument | None:
-        """Return the last use of an argument, which is the one that counts."""
-        return next((argument for argument in reversed(self.arguments) if argument.name == name), None)
+    def flag(self, name: str) -> Flag | None:
+        """Return the last use of a flag, which is the one that counts."""
+        return next((flag for flag in reversed(self.flags) if flag.name == name), None)
+
+    def has(self, name: str) -> bool:
+        """Return whether a flag is given."""
+        return self.flag(name) is not None
 
     def text(self, name: str, default: str | None = None) -> str:
-        """Return the value of an argument; without a default the argument is needed."""
-        argument = self.argument(name)
-        if argument is None:
+        """Return the value of a flag, or what the program assumes; without a default the flag is needed."""
+        flag = self.flag(name)
+        if flag is None:
             if default is None:
                 raise InputError(
                     f"{name} is missing.", location=Location(file=self.file), hint="The program does not start without."
                 )
             return default
-        if len(argument.values) != 1:
-            raise self.error(argument, f"takes one value, {len(argument.values)} are given", "Give it one value.")
-        return argument.values[0]
+        if len(flag.values) != 1:
+            raise self.error(flag, f"takes one value, {len(flag.values)} are given", "Give it one value.")
+        return flag.values[0]
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        """Return the whole number that a flag gives; without a default the flag is needed."""
+        value = self.text(name, None if default is None else str(default))
+        flag = self.flag(name)
+        if flag is not None and not re.fullmatch(r"[0-9]{1,18}", value, re.ASCII):
+            raise self.error(flag, f"takes a whole number, {value!r} is given", "Write a number.")
+        return int(value)
+
+    def positive(self, name: str, default: int | None = None) -> int:
+        """Return the whole number, at least 1, that a flag gives; without a default the flag is needed."""
+        value = self.integer(name, default)
+        flag = self.flag(name)
+        if value < 1 and flag is not None:
+            raise self.error(flag, "is 0", "Write a positive number.")
+        return value
 
     def number(self, name: str, default: float) -> float:
-        """Return the number that an argument gives."""
-        argument = self.argument(name)
+        """Return the number that a flag gives, or what the program assumes without it."""
         value = self.text(name, repr(default))
         try:
             return float(value)
         except ValueError:
-            if argument is None:
+            flag = self.flag(name)
+            if flag is None:
                 raise
-            raise self.error(argument, f"takes a number, {value!r} is given", "Write a number.") from None
+            raise self.error(flag, f"takes a number, {value!r} is given", "Write a number.") from None
 
-    def integer(self, name: str) -> int:
-        """Return the whole number that an argument gives."""
-        value = self.text(name)
-        argument = self.argument(name)
-        if argument is not None and not re.fullmatch(r"[0-9]{1,18}", value, re.ASCII):
-            raise self.error(argument, f"takes a whole number, {value!r} is given", "Write a number.")
-        return int(value)
+    def choice(self, name: str, default: str, choices: Collection[str]) -> str:
+        """Return the value of a flag that takes one of a few words."""
+        value = self.text(name, default)
+        flag = self.flag(name)
+        if value not in choices and flag is not None:
+            raise self.error(flag, f"is {value!r}", f"Plans know {', '.join(choices)}.")
+        return value
 
-    def error(self, argument: Argument, problem: str, hint: str) -> InputError:
-        """Return the error that points at an argument."""
-        location = Location(file=self.file, line=argument.line, column=argument.column)
-        return InputError(f"{argument.name} {problem}.", location=location, hint=hint)
+    def error(self, flag: Flag, problem: str, hint: str) -> InputError:
+        """Return the error that points at a flag."""
+        return InputError(f"{flag.name} {problem}.", location=self.location(flag), hint=hint)
+
+    def location(self, flag: Flag | None) -> Location:
+        """Return where a flag stands; the file, if it is absent."""
+        if flag is None:
+            return Location(file=self.file)
+        return Location(file=self.file, line=flag.line, column=flag.column)
 
     @property
     def world_size(self) -> int:
@@ -98,39 +146,38 @@ class LaunchLine:
             raise InputError(
                 "the script does not say how many GPUs it starts on.",
                 location=Location(file=self.file),
-                hint="Give torchrun --nnodes and --nproc-per-node as numbers, or deepspeed --num_nodes and --num_gpus.",
+                hint=f"Give {self.kind.sizes} as numbers.",
             )
         return self.num_nodes * self.gpus_per_node
 
 
-def read_launch_line(text: str, *, file: str, program: re.Pattern[str]) -> LaunchLine:
-    """Return the last command of a script that starts a program whose path matches.
+def read_launch_line(text: str, *, file: str, kind: ProgramKind) -> LaunchLine:
+    """Return the last command of a script that starts a program of a kind.
 
     Args:
         text: The script.
         file: What messages call it.
-        program: Found in the path of the training program.
+        kind: What to look for.
     """
     script = read_script(text, file=file)
     for command in reversed(script.commands):
-        index = next((index for index, word in enumerate(command.words) if program.search(word.text)), None)
+        index = next((index for index, word in enumerate(command.words) if kind.path.search(word.text)), None)
         if index is not None:
-            return _launch_line(script, command, index, file)
-    raise InputError(
-        "no command starts a training program.",
-        location=Location(file=file),
-        hint="Expected torchrun or deepspeed with the program and its arguments.",
-    )
+            return _launch_line(script, command, index, file=file, kind=kind)
+    raise InputError(f"no command starts {kind.title}.", location=Location(file=file), hint=f"Expected {kind.command}.")
 
 
-def _launch_line(script: Script, command: Command, program: int, file: str) -> LaunchLine:
+def _launch_line(script: Script, command: Command, program: int, *, file: str, kind: ProgramKind) -> LaunchLine:
     directives = _batch_directives(script)
-    launcher = _arguments(command.words[:program])
+    launcher = _flags(command.words[:program])
     return LaunchLine(
         file=file,
-        arguments=_arguments(command.words[program + 1 :]),
+        kind=kind,
+        program=command.words[program].text,
+        flags=_flags(command.words[program + 1 :]),
         num_nodes=_launcher_number(launcher, NODES, directives.get("nodes")),
         gpus_per_node=_launcher_number(launcher, PROCESSES, directives.get("gpus-per-node", directives.get("gres"))),
+        environment=dict(script.exports),
     )
 
 
@@ -139,25 +186,23 @@ def _batch_directives(script: Script) -> Mapping[str, int]:
     return {match.group(1): int(match.group(2)) for match in found if match is not None}
 
 
-def _launcher_number(launcher: Sequence[Argument], names: tuple[str, ...], directive: int | None) -> int | None:
+def _launcher_number(launcher: Sequence[Flag], names: tuple[str, ...], directive: int | None) -> int | None:
     """Return what the launcher is told, dashes and underscores alike, else what the batch system is told."""
-    for argument in reversed(launcher):
-        values = argument.values
-        if argument.name.replace("_", "-") in names and values and re.fullmatch(r"[0-9]{1,9}", values[0], re.ASCII):
+    for flag in reversed(launcher):
+        values = flag.values
+        if flag.name.replace("_", "-") in names and values and re.fullmatch(r"[0-9]{1,9}", values[0], re.ASCII):
             return int(values[0])
     return directive
 
 
-def _arguments(words: Sequence[Word]) -> tuple[Argument, ...]:
-    """Return the arguments among the words, each with the values behind it; `--name=value` is taken apart."""
-    arguments: list[Argument] = []
+def _flags(words: Sequence[Word]) -> tuple[Flag, ...]:
+    """Return the flags among the words, each with the values behind it; `--flag=value` is taken apart."""
+    flags: list[Flag] = []
     for word in words:
         if FLAG.match(word.text):
             name, equals, value = word.text.partition("=")
-            arguments.append(Argument(name=name, values=(value,) if equals else (), line=word.line, column=word.column))
-        elif arguments:
-            last = arguments[-1]
-            arguments[-1] = Argument(
-                name=last.name, values=(*last.values, word.text), line=last.line, column=last.column
-            )
-    return tuple(arguments)
+            flags.append(Flag(name=name, values=(value,) if equals else (), line=word.line, column=word.column))
+        elif flags:
+            last = flags[-1]
+            flags[-1] = Flag(name=last.name, values=(*last.values, word.text), line=last.line, column=last.column)
+    return tuple(flags)

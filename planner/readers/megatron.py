@@ -4,17 +4,29 @@ What the flags mean, and what Megatron assumes where one is absent: `megatron/tr
 0.19.2.
 """
 
+import re
+
 from planner.errors import InputError, Location
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.readers.megatron_job import MegatronJob, read_megatron
+from planner.readers.launch_line import LaunchLine, ProgramKind, read_launch_line
 from planner.readers.megatron_stages import stage_layers
 
-__all__ = ["layout_of", "read_megatron"]
+MEGATRON_PROGRAM = ProgramKind(
+    title="a Megatron-LM training program",
+    path=re.compile(r"(?:^|/)(?:pretrain_\w+|lora_gpt)\.py$"),
+    command="torchrun with .../pretrain_gpt.py and its arguments",
+    sizes="torchrun --nnodes and --nproc-per-node",
+)
 
 SHARDING_STRATEGIES = {"no_shard": 0, "optim": 1, "optim_grads": 2, "optim_grads_params": 3}
 
 
-def layout_of(job: MegatronJob) -> Layout:
+def read_megatron(text: str, *, file: str) -> LaunchLine:
+    """Return the training run that a torchrun script or a Slurm batch script starts."""
+    return read_launch_line(text, file=file, kind=MEGATRON_PROGRAM)
+
+
+def layout_of(job: LaunchLine) -> Layout:
     """Return the layout that the flags describe."""
     tp = job.positive("--tensor-model-parallel-size", 1)
     pp = job.positive("--pipeline-model-parallel-size", 1)
@@ -57,7 +69,7 @@ def layout_of(job: MegatronJob) -> Layout:
     )
 
 
-def _expert_degrees(job: MegatronJob, *, tp: int, stage_ranks: int) -> tuple[int, int]:
+def _expert_degrees(job: LaunchLine, *, tp: int, stage_ranks: int) -> tuple[int, int]:
     """Return ep and etp; without a word on it, experts are split over tp like everything else."""
     if not job.integer("--num-experts", 0):
         return 1, 1
@@ -72,7 +84,7 @@ def _expert_degrees(job: MegatronJob, *, tp: int, stage_ranks: int) -> tuple[int
     return ep, etp
 
 
-def _ulysses(job: MegatronJob, cp: int) -> int:
+def _ulysses(job: LaunchLine, cp: int) -> int:
     """Return the part of cp that exchanges heads."""
     flag = job.flag("--cp-comm-type")
     if cp == 1 or flag is None:
@@ -93,7 +105,7 @@ def _ulysses(job: MegatronJob, cp: int) -> int:
     return numbers[0]
 
 
-def _num_microbatches(job: MegatronJob, sequences_per_round: int) -> int:
+def _num_microbatches(job: LaunchLine, sequences_per_round: int) -> int:
     global_batch_size = job.positive("--global-batch-size", sequences_per_round)
     if global_batch_size % sequences_per_round:
         flag = job.flag("--global-batch-size")
@@ -111,7 +123,7 @@ def _schedule(pp: int, vpp: int) -> Schedule:
     return Schedule.INTERLEAVED if vpp > 1 else Schedule.ONE_F_ONE_B
 
 
-def _zero_stage(job: MegatronJob) -> int:
+def _zero_stage(job: LaunchLine) -> int:
     if job.has("--use-megatron-fsdp"):
         strategy = job.text("--data-parallel-sharding-strategy", "optim_grads_params")
         flag = job.flag("--data-parallel-sharding-strategy")
@@ -121,7 +133,7 @@ def _zero_stage(job: MegatronJob) -> int:
     return 1 if job.has("--use-distributed-optimizer") else 0
 
 
-def _recompute(job: MegatronJob) -> Recompute:
+def _recompute(job: LaunchLine) -> Recompute:
     """Return the recompute choice; `uniform` over single layers recomputes every layer."""
     granularity = job.flag("--recompute-granularity")
     if granularity is None:

@@ -9,16 +9,16 @@ from dataclasses import replace
 
 from planner.blocks import Block, FeedForward, LinearRule, Mixer, SelfAttention
 from planner.errors import InputError
-from planner.readers.megatron_job import Flag, MegatronJob
+from planner.readers.launch_line import Flag, LaunchLine
 from planner.readers.megatron_parts import attention, dense, experts, latent_attention, linear_attention, state_space
-from planner.readers.megatron_patterns import HybridPattern
+from planner.readers.megatron_patterns import HybridPattern, PatternError, parse_list
 from planner.readers.megatron_stages import num_layers
 
 MULTIPLE = 256
 """`MLPConfig.ffn_mult_to_intermediate_size` rounds sizes up to a multiple of this."""
 
 
-def gpt_blocks(job: MegatronJob) -> tuple[Block, ...]:
+def gpt_blocks(job: LaunchLine) -> tuple[Block, ...]:
     """Return the layers of a GPT model, each with a mixer and a feed-forward."""
     count = num_layers(job)
     mixers = _gpt_mixers(job, count)
@@ -28,17 +28,39 @@ def gpt_blocks(job: MegatronJob) -> tuple[Block, ...]:
     )
 
 
-def _expert_layers(job: MegatronJob, count: int) -> tuple[bool, ...]:
+def _listed(job: LaunchLine, name: str, num_layers: int) -> tuple[int, ...] | int | None:
+    """Return what a flag says of each layer: a list, or the period that a single number stands for."""
+    flag = job.flag(name)
+    if flag is None:
+        return None
+    value = job.text(name)
+    if "[" not in value:
+        number = job.integer(name)
+        if number < 1:
+            raise job.error(flag, "takes a list or a positive number", "Write one.")
+        return number
+    try:
+        numbers = parse_list(value)
+    except PatternError as error:
+        raise job.error(flag, f"is no list: {error}", "Write, for example, [0]*3+[1]*58.") from None
+    if len(numbers) != num_layers or set(numbers) - {0, 1}:
+        raise job.error(
+            flag, f"is a list of {len(numbers)}, the model has {num_layers} layers", "Write a 0 or 1 a layer."
+        )
+    return numbers
+
+
+def _expert_layers(job: LaunchLine, count: int) -> tuple[bool, ...]:
     """Return which layers have experts; a number n means the first of every n."""
     if not job.integer("--num-experts", 0):
         return (False,) * count
-    listed = job.layers("--moe-layer-freq", count)
+    listed = _listed(job, "--moe-layer-freq", count)
     if isinstance(listed, tuple):
         return tuple(bool(value) for value in listed)
     return tuple(index % (listed or 1) == 0 for index in range(count))
 
 
-def _gpt_mixers(job: MegatronJob, count: int) -> tuple[Mixer, ...]:
+def _gpt_mixers(job: LaunchLine, count: int) -> tuple[Mixer, ...]:
     variant = job.choice("--experimental-attention-variant", "none", ("gated_delta_net", "dsa", "none"))
     if job.has("--multi-latent-attention"):
         return (latent_attention(job),) * count
@@ -53,9 +75,9 @@ def _gpt_mixers(job: MegatronJob, count: int) -> tuple[Mixer, ...]:
     )
 
 
-def _linear_layers(job: MegatronJob, count: int) -> tuple[bool, ...]:
+def _linear_layers(job: LaunchLine, count: int) -> tuple[bool, ...]:
     """Return which layers have linear attention; a number n means all but the last of every n."""
-    listed = job.layers("--linear-attention-freq", count)
+    listed = _listed(job, "--linear-attention-freq", count)
     if listed is None:
         raise InputError(
             "--experimental-attention-variant gated_delta_net without --linear-attention-freq.",
@@ -67,7 +89,7 @@ def _linear_layers(job: MegatronJob, count: int) -> tuple[bool, ...]:
     return tuple((index + 1) % listed != 0 for index in range(count))
 
 
-def _window(job: MegatronJob) -> int | None:
+def _window(job: LaunchLine) -> int | None:
     """Return the tokens that a windowed layer sees: those before it that the flag counts, and the token itself."""
     flag = job.flag("--window-size")
     if flag is None:
@@ -81,23 +103,23 @@ def _window(job: MegatronJob) -> int | None:
     return int(before) + 1
 
 
-def _windowed(job: MegatronJob, count: int) -> tuple[bool, ...]:
+def _windowed(job: LaunchLine, count: int) -> tuple[bool, ...]:
     """Return which layers are windowed; a number n means all but the last of every n."""
-    listed = job.layers("--window-attn-skip-freq", count)
+    listed = _listed(job, "--window-attn-skip-freq", count)
     if isinstance(listed, tuple):
         return tuple(bool(value) for value in listed)
     return tuple(listed is None or (index + 1) % listed != 0 for index in range(count))
 
 
-def _unrotated(job: MegatronJob, count: int) -> tuple[bool, ...]:
+def _unrotated(job: LaunchLine, count: int) -> tuple[bool, ...]:
     """Return which layers are not rotated; a number n means the last of every n."""
-    listed = job.layers("--no-rope-freq", count)
+    listed = _listed(job, "--no-rope-freq", count)
     if isinstance(listed, tuple):
         return tuple(bool(value) for value in listed)
     return tuple(listed is not None and (index + 1) % listed == 0 for index in range(count))
 
 
-def hybrid_blocks(job: MegatronJob, pattern: HybridPattern) -> tuple[tuple[Block, ...], Block | None]:
+def hybrid_blocks(job: LaunchLine, pattern: HybridPattern) -> tuple[tuple[Block, ...], Block | None]:
     """Return the layers of a hybrid model, one sub-block each, and the block of a prediction module."""
     blocks = tuple(_block(*_sub_block(job, letter)) for letter in pattern.letters)
     if not pattern.modules:
@@ -117,7 +139,7 @@ def _block(mixer: Mixer | None, feed_forward: FeedForward | None) -> Block:
     return Block(mixer=mixer, feed_forward=feed_forward, num_norms=(mixer is not None) + (feed_forward is not None))
 
 
-def _sub_block(job: MegatronJob, letter: str) -> tuple[Mixer | None, FeedForward | None]:
+def _sub_block(job: LaunchLine, letter: str) -> tuple[Mixer | None, FeedForward | None]:
     if letter == "-":
         return None, dense(job)
     if letter == "E":
@@ -135,7 +157,7 @@ def _sub_block(job: MegatronJob, letter: str) -> tuple[Mixer | None, FeedForward
     raise job.error(flag, message, "Plans know M, G, *, - and E.")
 
 
-def heterogeneous_blocks(job: MegatronJob, flag: Flag) -> tuple[Block, ...]:
+def heterogeneous_blocks(job: LaunchLine, flag: Flag) -> tuple[Block, ...]:
     """Return layers that differ, from the JSON text that stands in the argument list."""
     if flag.name == "--heterogeneous-layers-config-path":
         raise job.error(
@@ -153,7 +175,7 @@ def heterogeneous_blocks(job: MegatronJob, flag: Flag) -> tuple[Block, ...]:
     return tuple(_heterogeneous_block(job, flag, config, index) for index, config in enumerate(configs))
 
 
-def _heterogeneous_block(job: MegatronJob, flag: Flag, config: object, index: int) -> Block:
+def _heterogeneous_block(job: LaunchLine, flag: Flag, config: object, index: int) -> Block:
     mixer_entry, feed_forward_entry = _entry(config, "attention"), _entry(config, "ffn") or _entry(config, "mlp")
     if not mixer_entry or not feed_forward_entry:
         raise job.error(flag, f"has no attention and ffn in block_configs[{index}]", "Write both.")

@@ -3,8 +3,8 @@
 from itertools import groupby
 
 from planner.blocks import Block, Norm, PositionEmbedding
+from planner.readers.launch_line import LaunchLine
 from planner.readers.megatron_blocks import gpt_blocks, heterogeneous_blocks, hybrid_blocks
-from planner.readers.megatron_job import MegatronJob
 from planner.readers.megatron_stages import hybrid_pattern
 from planner.sharding import VOCAB_DIVISOR, padded_vocab_size
 from planner.specs import BlockRun, ModelSpec, MultiTokenPrediction, Trait
@@ -22,7 +22,7 @@ LATENT_YARN = {"original_max_position_embeddings": 4096, "beta_fast": 32.0, "bet
 """What `MLATransformerConfig` has built in."""
 
 
-def model_of(job: MegatronJob) -> ModelSpec:
+def model_of(job: LaunchLine) -> ModelSpec:
     """Return the model that the flags describe, named after its file."""
     kind = job.choice("--position-embedding-type", "learned_absolute", POSITIONS)
     rotary = POSITIONS[kind] is PositionEmbedding.ROPE
@@ -46,7 +46,7 @@ def model_of(job: MegatronJob) -> ModelSpec:
     )
 
 
-def _chain(job: MegatronJob) -> tuple[tuple[Block, ...], MultiTokenPrediction | None]:
+def _chain(job: LaunchLine) -> tuple[tuple[Block, ...], MultiTokenPrediction | None]:
     """Return the layers and the prediction modules, which copy the last layer unless a pattern says theirs."""
     pattern = hybrid_pattern(job)
     if pattern is not None:
@@ -58,7 +58,7 @@ def _chain(job: MegatronJob) -> tuple[tuple[Block, ...], MultiTokenPrediction | 
     return blocks, MultiTokenPrediction(num_modules=modules, block=blocks[-1]) if modules else None
 
 
-def _traits(job: MegatronJob) -> tuple[Trait, ...]:
+def _traits(job: LaunchLine) -> tuple[Trait, ...]:
     """Return the traits that flags say; multi-head latent attention is always rotated interleaved."""
     found = [trait for name, trait in TRAITS.items() if job.has(name)]
     if job.has("--multi-latent-attention"):
@@ -68,7 +68,7 @@ def _traits(job: MegatronJob) -> tuple[Trait, ...]:
     return tuple(found)
 
 
-def _vocab_size(job: MegatronJob) -> int:
+def _vocab_size(job: LaunchLine) -> int:
     """Return the rows of the vocabulary before padding; `--padded-vocab-size` may not say others."""
     padded = job.flag("--padded-vocab-size")
     if padded is None:
@@ -86,7 +86,7 @@ def _vocab_size(job: MegatronJob) -> int:
     return vocab_size
 
 
-def _rope_scaling(job: MegatronJob, kind: str) -> dict[str, float | str]:
+def _rope_scaling(job: LaunchLine, kind: str) -> dict[str, float | str]:
     if job.has("--multi-latent-attention"):
         return _latent_scaling(job)
     if kind == "yarn":
@@ -111,7 +111,7 @@ def _rope_scaling(job: MegatronJob, kind: str) -> dict[str, float | str]:
     return {}
 
 
-def _latent_scaling(job: MegatronJob) -> dict[str, float | str]:
+def _latent_scaling(job: LaunchLine) -> dict[str, float | str]:
     """Return the scaling inside multi-head latent attention, which is yarn unless --rope-type says otherwise."""
     if job.choice("--rope-type", "yarn", ("rope", "yarn")) == "rope":
         return {}

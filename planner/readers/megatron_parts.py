@@ -18,7 +18,7 @@ from planner.blocks import (
     StateSpace,
 )
 from planner.errors import InputError
-from planner.readers.megatron_job import MegatronJob
+from planner.readers.launch_line import LaunchLine
 
 MAMBA_CONV_KERNEL, MAMBA_CHUNK = 4, 128
 """What `core/ssm/mamba_mixer.py` has built in."""
@@ -27,7 +27,7 @@ CLAMPED_ACTIVATION = ("7.0", "1.0")
 """Limit and offset of gpt-oss's activation, the only one behind `--quick-geglu` that plans know."""
 
 
-def attention(job: MegatronJob) -> SelfAttention:
+def attention(job: LaunchLine) -> SelfAttention:
     """Return attention without window, rotated."""
     heads = job.positive("--num-attention-heads")
     biased = not job.has("--disable-bias-linear")
@@ -51,13 +51,13 @@ def attention(job: MegatronJob) -> SelfAttention:
     )
 
 
-def _query_key_norm(job: MegatronJob) -> QueryKeyNorm:
+def _query_key_norm(job: LaunchLine) -> QueryKeyNorm:
     if job.has("--qk-l2-norm"):
         return QueryKeyNorm.UNIT
     return QueryKeyNorm.HEAD if job.has("--qk-layernorm") else QueryKeyNorm.NONE
 
 
-def latent_attention(job: MegatronJob) -> LatentAttention:
+def latent_attention(job: LaunchLine) -> LatentAttention:
     """Return multi-head latent attention, with an indexer where it is sparse.
 
     Queries without a latent would have one norm more than plans know (`MLASelfAttention._resolve_qk_norm_config`).
@@ -86,7 +86,7 @@ def latent_attention(job: MegatronJob) -> LatentAttention:
     )
 
 
-def linear_attention(job: MegatronJob, rule: LinearRule) -> LinearAttention:
+def linear_attention(job: LaunchLine, rule: LinearRule) -> LinearAttention:
     """Return linear attention."""
     return LinearAttention(
         rule=rule,
@@ -98,7 +98,7 @@ def linear_attention(job: MegatronJob, rule: LinearRule) -> LinearAttention:
     )
 
 
-def state_space(job: MegatronJob) -> StateSpace:
+def state_space(job: LaunchLine) -> StateSpace:
     """Return a Mamba-2 mixer; without a number of heads it is twice as wide as the residual stream."""
     head_dim = job.positive("--mamba-head-dim", 64)
     return StateSpace(
@@ -111,14 +111,14 @@ def state_space(job: MegatronJob) -> StateSpace:
     )
 
 
-def dense(job: MegatronJob) -> DenseFeedForward:
+def dense(job: LaunchLine) -> DenseFeedForward:
     """Return the dense feed-forward."""
     hidden_size = job.positive("--hidden-size")
     size = hidden_size * 8 // 3 // 64 * 64 if job.has("--swiglu") else 4 * hidden_size
     return _feed_forward(job, job.positive("--ffn-hidden-size", size))
 
 
-def _feed_forward(job: MegatronJob, size: int) -> DenseFeedForward:
+def _feed_forward(job: LaunchLine, size: int) -> DenseFeedForward:
     biased = not job.has("--disable-bias-linear")
     gated = job.has("--swiglu") or job.has("--quick-geglu")
     return DenseFeedForward(
@@ -126,7 +126,7 @@ def _feed_forward(job: MegatronJob, size: int) -> DenseFeedForward:
     )
 
 
-def _activation(job: MegatronJob, *, biased: bool) -> Activation:
+def _activation(job: LaunchLine, *, biased: bool) -> Activation:
     """Return the activation; gelu fused with a bias is the tanh form (`core/fusions/fused_bias_gelu.py`)."""
     if job.has("--quick-geglu"):
         _require_clamped(job)
@@ -138,7 +138,7 @@ def _activation(job: MegatronJob, *, biased: bool) -> Activation:
     return Activation.GELU_TANH if biased and not job.has("--no-bias-gelu-fusion") else Activation.GELU
 
 
-def _require_clamped(job: MegatronJob) -> None:
+def _require_clamped(job: LaunchLine) -> None:
     found = (job.number("--activation-func-clamp-value", 0.0), job.number("--glu-linear-offset", 0.0))
     if found != tuple(float(value) for value in CLAMPED_ACTIVATION):
         raise InputError(
@@ -148,7 +148,7 @@ def _require_clamped(job: MegatronJob) -> None:
         )
 
 
-def experts(job: MegatronJob) -> MixtureOfExperts:
+def experts(job: LaunchLine) -> MixtureOfExperts:
     """Return the routed experts."""
     count, top_k = job.positive("--num-experts"), job.positive("--moe-router-topk", 2)
     flag = job.flag("--moe-router-topk")
@@ -168,7 +168,7 @@ def experts(job: MegatronJob) -> MixtureOfExperts:
     )
 
 
-def _router(job: MegatronJob, top_k: int) -> Router:
+def _router(job: LaunchLine, top_k: int) -> Router:
     score = RouterScore(job.choice("--moe-router-score-function", "softmax", list(RouterScore)))
     normalized = not job.has("--moe-router-pre-softmax") if score is RouterScore.SOFTMAX else top_k > 1
     grouped = job.has("--moe-router-group-topk")

@@ -7,14 +7,14 @@ get_num_layers_to_build` of megatron-core 0.19.2.
 import re
 
 from planner.errors import InputError, Location
-from planner.readers.megatron_job import Flag, MegatronJob
+from planner.readers.launch_line import Flag, LaunchLine
 from planner.readers.megatron_patterns import MOST_LAYERS, HybridPattern, PatternError, parse_hybrid
 
 LARGEST_REPEAT = 4096
 """Largest repetition in a pipeline layout that is unrolled; no model has as many layers."""
 
 
-def hybrid_pattern(job: MegatronJob) -> HybridPattern | None:
+def hybrid_pattern(job: LaunchLine) -> HybridPattern | None:
     """Return the layers of a hybrid model; None for other models."""
     flag = job.flag("--hybrid-layer-pattern") or job.flag("--hybrid-override-pattern")
     if flag is None:
@@ -27,7 +27,7 @@ def hybrid_pattern(job: MegatronJob) -> HybridPattern | None:
         ) from None
 
 
-def num_layers(job: MegatronJob) -> int:
+def num_layers(job: LaunchLine) -> int:
     """Return the decoder layers; those of a hybrid are the letters of its pattern."""
     pattern = hybrid_pattern(job)
     if pattern is not None:
@@ -38,7 +38,7 @@ def num_layers(job: MegatronJob) -> int:
     return count
 
 
-def stage_layers(job: MegatronJob, pp: int) -> tuple[int, ...]:
+def stage_layers(job: LaunchLine, pp: int) -> tuple[int, ...]:
     """Return the decoder layers of each virtual stage, in model order."""
     hybrid = hybrid_pattern(job)
     if hybrid is not None and len(hybrid.stages) > 1:
@@ -74,7 +74,7 @@ def stage_layers(job: MegatronJob, pp: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def _hybrid_stages(job: MegatronJob, pattern: HybridPattern, pp: int) -> tuple[int, ...]:
+def _hybrid_stages(job: LaunchLine, pattern: HybridPattern, pp: int) -> tuple[int, ...]:
     if len(pattern.stages) % pp:
         raise InputError(
             f"the hybrid pattern has {len(pattern.stages)} stages, not a multiple of pp = {pp}.",
@@ -84,7 +84,7 @@ def _hybrid_stages(job: MegatronJob, pattern: HybridPattern, pp: int) -> tuple[i
     return tuple(len(stage) for stage in pattern.stages)
 
 
-def _virtual_stages(job: MegatronJob, *, slots: int, pp: int) -> int:
+def _virtual_stages(job: LaunchLine, *, slots: int, pp: int) -> int:
     if job.has("--num-virtual-stages-per-pipeline-rank"):
         return job.positive("--num-virtual-stages-per-pipeline-rank")
     if job.has("--num-layers-per-virtual-pipeline-stage"):
@@ -93,7 +93,7 @@ def _virtual_stages(job: MegatronJob, *, slots: int, pp: int) -> int:
     return 1
 
 
-def _divided(job: MegatronJob, layers: int, parts: int, what: str) -> int:
+def _divided(job: LaunchLine, layers: int, parts: int, what: str) -> int:
     if parts < 1 or layers < 0 or layers % parts:
         raise InputError(
             f"{layers} layers cannot be split over {parts} {what}.",
@@ -103,7 +103,7 @@ def _divided(job: MegatronJob, layers: int, parts: int, what: str) -> int:
     return layers // parts
 
 
-def _custom_stages(job: MegatronJob, flag: Flag, *, pp: int, layers: int) -> tuple[int, ...]:
+def _custom_stages(job: LaunchLine, flag: Flag, *, pp: int, layers: int) -> tuple[int, ...]:
     text = job.text(flag.name, "")
     if any(len(count) > 4 or int(count) > LARGEST_REPEAT for count in re.findall(r"[0-9]+", text, re.ASCII)):
         raise job.error(flag, f"repeats more than {LARGEST_REPEAT} times", "Place every layer once.")

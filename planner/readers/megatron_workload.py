@@ -1,7 +1,7 @@
 """The training run that a Megatron-LM argument list describes."""
 
 from planner.errors import InputError, Location
-from planner.readers.megatron_job import MegatronJob
+from planner.readers.launch_line import LaunchLine
 from planner.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
 
 FP8_RECIPES = {precision.removeprefix("fp8-"): precision for precision in Precision if precision.is_fp8}
@@ -15,7 +15,7 @@ ATTENTION_KERNELS = {
 """With `auto` Transformer Engine takes the flash kernel or cuDNN's, which save the same tensors."""
 
 
-def workload_of(job: MegatronJob) -> TrainWorkload:
+def workload_of(job: LaunchLine) -> TrainWorkload:
     """Return the training run that the flags describe.
 
     The token budget is the iterations' tokens. No flag says how long documents are, or how evenly tokens are routed.
@@ -48,13 +48,13 @@ def workload_of(job: MegatronJob) -> TrainWorkload:
     )
 
 
-def _method(job: MegatronJob, lora: Lora | None) -> TrainMethod:
+def _method(job: LaunchLine, lora: Lora | None) -> TrainMethod:
     if lora is not None:
         return TrainMethod.LORA
     return TrainMethod.FULL_FINETUNE if job.has("--finetune") else TrainMethod.PRETRAIN
 
 
-def _lora(job: MegatronJob) -> Lora | None:
+def _lora(job: LaunchLine) -> Lora | None:
     """Return the adapters that the environment of `lora_gpt.py` asks for."""
     variables = job.environment
     if not job.program.endswith("lora_gpt.py"):
@@ -73,11 +73,11 @@ def _lora(job: MegatronJob) -> Lora | None:
         ) from None
 
 
-def _dtype(job: MegatronJob, name: str) -> DType:
+def _dtype(job: LaunchLine, name: str) -> DType:
     return DType(job.choice(name, "fp32", list(DType)))
 
 
-def _precision(job: MegatronJob) -> Precision:
+def _precision(job: LaunchLine) -> Precision:
     if job.has("--fp8-format"):
         return FP8_RECIPES[job.choice("--fp8-recipe", "delayed", FP8_RECIPES)]
     if job.has("--bf16"):

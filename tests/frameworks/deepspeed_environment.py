@@ -101,7 +101,7 @@ def program_arguments(plan: Plan) -> tuple[str, ...]:
     """Return what the emitted script tells the training program, but for the two files."""
     files = emit_deepspeed(plan)
     launch = read_deepspeed(files["launch.sh"], file="launch.sh", config=files[CONFIG_FILE]).launch
-    words = [(argument.name, *argument.values) for argument in launch.arguments]
+    words = [(flag.name, *flag.values) for flag in launch.flags]
     return tuple(word for row in words if row[0] not in {"--deepspeed-config", "--model-facts"} for word in row)
 
 

@@ -42,7 +42,7 @@ def ledger_expert_parameters(plan: Plan, pipeline_rank: int) -> int:
 
 
 def _blocks(plan: Plan, stage: Stage) -> Iterator[Block]:
-    yield from plan.model.blocks_between(stage.first_layer, stage.num_layers)
+    yield from plan.model.blocks[stage.first_layer : stage.first_layer + stage.num_layers]
     if stage.has_head and plan.model.mtp is not None:
         yield from (plan.model.mtp.block,) * plan.model.mtp.num_modules
 

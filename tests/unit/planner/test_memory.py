@@ -9,7 +9,7 @@ from planner.capabilities import DEEPSPEED, MEGATRON, Capabilities
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes, state_bytes
-from planner.placement import PlacedModel, place, rank_parameters
+from planner.placement import PlacedModel, place
 from planner.plan import Phase
 from planner.specs import ModelSpec
 from planner.workload import DType, Optimizer, Precision, TrainWorkload
@@ -243,7 +243,7 @@ def test_16_bit_gradients_are_copied_to_fp32_for_the_update() -> None:
         return sum(line.num_bytes for line in lines if (line.rank, line.phase, line.term) == wanted)
 
     half = replace(tiny_workload(), gradient_dtype=DType.BF16)
-    elements = rank_parameters(placed(tiny_layout(), model=model, workload=tiny_workload()), 0)
+    elements = placed(tiny_layout(), model=model, workload=tiny_workload()).elements(0).total
     assert update_bytes(tiny_workload()) == 0
     assert update_bytes(half) == 4 * elements // 2
     assert update_bytes(replace(half, moment_dtype=DType.BF16)) == 0  # the precision-aware optimizer reads them as is
@@ -256,9 +256,9 @@ def test_a_tied_table_is_held_twice_only_across_a_pipeline() -> None:
     table = 512 // 2 * 64
     whole = placed(alone, model=tied, workload=tiny_workload())
     cut = placed(tiny_layout(), model=tied, workload=tiny_workload())
-    assert rank_parameters(whole, 0) == 4 * layer + table + 64
-    assert rank_parameters(cut, 0) == 2 * layer + table
-    assert rank_parameters(cut, 1) == 2 * layer + table + 64
+    assert whole.elements(0).total == 4 * layer + table + 64
+    assert cut.elements(0).total == 2 * layer + table
+    assert cut.elements(1).total == 2 * layer + table + 64
 
 
 @pytest.mark.parametrize(

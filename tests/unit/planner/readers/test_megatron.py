@@ -7,8 +7,8 @@ import pytest
 from planner.blocks import Activation, DenseFeedForward, SelfAttention
 from planner.errors import InputError
 from planner.layout import Granularity, Layout, Recompute, Schedule
-from planner.readers.megatron import layout_of
-from planner.readers.megatron_job import MegatronJob, read_megatron
+from planner.readers.launch_line import LaunchLine
+from planner.readers.megatron import layout_of, read_megatron
 from planner.readers.megatron_model import model_of
 from planner.readers.megatron_workload import workload_of
 from planner.workload import AttentionKernel, Precision
@@ -40,7 +40,7 @@ torchrun $LAUNCH pretrain_gpt.py \\
 """
 
 
-def job_with(flags: str, *, world: str = "--nnodes 1 --nproc-per-node 8") -> MegatronJob:
+def job_with(flags: str, *, world: str = "--nnodes 1 --nproc-per-node 8") -> LaunchLine:
     return read_megatron(f"torchrun {world} pretrain_gpt.py {flags}", file="job.sh")
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from planner.blocks import LatentAttention, MixtureOfExperts, SelfAttention, StateSpace
 from planner.errors import InputError
 from planner.layout import ContextKind, Layout
-from planner.readers.megatron import layout_of
-from planner.readers.megatron_job import MegatronJob, read_megatron
+from planner.readers.launch_line import LaunchLine
+from planner.readers.megatron import layout_of, read_megatron
 from planner.readers.megatron_model import model_of
 from planner.specs import ModelSpec, Trait
 
@@ -22,7 +22,7 @@ SIZES = (
 RUN = "--micro-batch-size 1 --global-batch-size 64"
 
 
-def job(flags: str, *, sizes: str = SIZES, gpus: int = 8) -> MegatronJob:
+def job(flags: str, *, sizes: str = SIZES, gpus: int = 8) -> LaunchLine:
     return read_megatron(f"torchrun --nnodes 1 --nproc-per-node {gpus} pretrain_gpt.py {sizes} {flags}", file="job.sh")
 
 
