@@ -1,5 +1,6 @@
 """The command `shardwright`: wiring only. Heavy imports wait inside the commands, so that `--help` is fast."""
 
+import gc
 import io
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+GARBAGE_THRESHOLD = 100_000
+"""Objects between two garbage collections. A command runs once and its objects hardly form cycles; Python's 700 would
+have it look through them thousands of times."""
 
 
 def show_version(requested: bool) -> None:
@@ -62,6 +68,7 @@ app.command("clusters", cls=PlainCommand, epilog=examples(clusters.EXAMPLES))(gu
 
 def run() -> None:
     """Run the command line and end the process with one of `ExitCode`."""
+    gc.set_threshold(GARBAGE_THRESHOLD)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A user's name for a model may hold characters that this terminal has no code for.

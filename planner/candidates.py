@@ -21,7 +21,7 @@ from planner.costs import CostTable, ShapeCosts
 from planner.formulate import formulate, skeleton
 from planner.layout import Granularity, Layout, Recompute, Stage, stages_from_counts
 from planner.memory import memory_ledger, peak_memory_bytes
-from planner.placement import PlacedModel
+from planner.placement import PlacedModel, StageContents
 from planner.points import Points
 from planner.schedule import StageTimes, simulate
 from planner.schedule_bounds import lower_bound_seconds
@@ -236,7 +236,13 @@ class Pricer:
     def _schedule(self, layout: Layout) -> tuple[OperationOrder, StageTimes, float]:
         """Return what the pipeline runs, how long each part takes, and the seconds behind it."""
         costs = self.costs_of(layout)
-        stages = [self._stage_times(costs, layout, stage) for stage in layout.stages]
+        of_contents: dict[StageContents, tuple[float, float, float, float]] = {}
+        stages: list[tuple[float, float, float, float]] = []
+        for stage in layout.stages:
+            contents = costs.rank_model.contents(stage)
+            if contents not in of_contents:
+                of_contents[contents] = self._stage_times(costs, layout, stage)
+            stages.append(of_contents[contents])
         forward_V, backward_V, first_V, last_V = zip(*stages, strict=True)
         collective = self.table.cost_model.collective
         transfers = tuple(

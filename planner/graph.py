@@ -22,10 +22,10 @@ feed-forward and dropout this gives the published `s b h (10 + 24 / t)` plus att
 which a test asserts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
 
 from planner.blocks import Block
 from planner.specs import ModelSpec
@@ -399,6 +399,14 @@ class Chain:
 
     def counts(self, first_layer: int, num_layers: int) -> tuple[int, ...]:
         """Return how many of `num_layers` layers from `first_layer` on are of each kind."""
+        return self._counts_of(first_layer, num_layers)
+
+    @cached_property
+    def _counts_of(self) -> Callable[[int, int], tuple[int, ...]]:
+        """Return what counts a run of layers, each answer remembered."""
+        return cache(self._count)
+
+    def _count(self, first_layer: int, num_layers: int) -> tuple[int, ...]:
         before, after = self._prefixes[first_layer], self._prefixes[first_layer + num_layers]
         return tuple(end - start for start, end in zip(before, after, strict=True))
 

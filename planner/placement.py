@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from typing import NamedTuple
 
 from planner.capabilities import Capabilities
 from planner.graph import Chain, LayerGraph, ModelGraph
@@ -11,6 +12,20 @@ from planner.shard import Elements, RankLayer, shard_layer
 from planner.sharding import Sharding, sharding_of
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload
+
+
+class StageContents(NamedTuple):
+    """What a virtual stage holds, wherever it stands: equal contents take equal time and bytes.
+
+    Args:
+        counts_D: Layers of each distinct block.
+        has_embedding: It starts with the embedding.
+        has_head: It ends with the head.
+    """
+
+    counts_D: tuple[int, ...]
+    has_embedding: bool
+    has_head: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +51,11 @@ class RankModel:
         kinds = self.chain.kinds[stage.first_layer : stage.first_layer + stage.num_layers]
         return tuple(self.layers[kind] for kind in kinds)
 
+    def contents(self, stage: Stage) -> StageContents:
+        """Return what one virtual stage holds."""
+        counts_D = self.chain.counts(stage.first_layer, stage.num_layers)
+        return StageContents(counts_D=counts_D, has_embedding=stage.has_embedding, has_head=stage.has_head)
+
     def stage_counts(self, stage: Stage) -> tuple[tuple[RankLayer, int], ...]:
         """Return each distinct layer of one virtual stage with how often it occurs."""
         counts = self.chain.counts(stage.first_layer, stage.num_layers)
@@ -43,12 +63,20 @@ class RankModel:
 
     def stage_elements(self, stage: Stage, *, pp: int, trainable: bool | None = None) -> Elements:
         """Return the weight elements that one virtual stage puts on a rank: all, trainable or frozen."""
+        return self._elements_of(self.contents(stage), pp=pp, trainable=trainable)
+
+    @cached_property
+    def _elements_of(self) -> Callable[..., Elements]:
+        """Return what sums up the elements of a stage, each answer remembered."""
+        return cache(self._sum_elements)
+
+    def _sum_elements(self, contents: StageContents, *, pp: int, trainable: bool | None) -> Elements:
         total = Elements()
-        for layer, count in self.stage_counts(stage):
+        for layer, count in zip(self.layers, contents.counts_D, strict=True):
             total += layer.elements(trainable=trainable) * count
-        if stage.has_embedding:
+        if contents.has_embedding:
             total += self.embedding.elements(trainable=trainable)
-        if stage.has_head:
+        if contents.has_head:
             total += self.head_elements(pp=pp, trainable=trainable)
         return total
 

@@ -49,7 +49,8 @@ OPTIMALITY_GAP = 1e-6
 class _Visit:
     """What came of visiting the points: candidates by merit, the bound that was proved, and the account of points.
 
-    `unsettled` counts points of which it is not known whether some split fits.
+    `unsettled` counts points of which it is not known whether some split fits. `refusal` is what the target has against
+    the first layout that fits and that it has no words for.
     """
 
     candidates: tuple[Candidate, ...]
@@ -57,6 +58,7 @@ class _Visit:
     pruned: dict[str, int]
     simulated: int
     unsettled: int
+    refusal: NotExpressibleError | None = None
 
 
 def search(  # noqa: PLR0913 - what is planned, and how
@@ -81,7 +83,8 @@ def search(  # noqa: PLR0913 - what is planned, and how
     Raises:
         solvers.errors.SolverError: Nothing was found, and some layout was too long to simulate or to settle.
         profiles.errors.CoverageError: An operation has no cost on this cluster.
-        planner.errors.NotExpressibleError: The target has no way to say the model or the workload, whatever the layout.
+        planner.errors.NotExpressibleError: The target has no way to say the model or the workload, whatever the layout,
+            or no way to say any layout that fits.
     """
     watch = watch or _ignore
     _require_expressible(model, cluster, request)
@@ -112,13 +115,13 @@ def search(  # noqa: PLR0913 - what is planned, and how
     pricer = Pricer(table, limit_bytes=limit)
     framework = framework_of(request.target)
 
-    def refused(layout: Layout) -> str | None:
+    def refused(layout: Layout) -> NotExpressibleError | None:
         """Return why the target has no words for a layout, if it has none."""
         try:
             if framework is not None:
                 framework.require_expressible(model, workload, layout, cluster)
         except NotExpressibleError as error:
-            return f"{error.target}: {error.message}"
+            return error
         return None
 
     visit = _visit(space, table, pricer, top=top, watch=watch, refused=refused)
@@ -148,6 +151,8 @@ def search(  # noqa: PLR0913 - what is planned, and how
                 status="nothing found and nothing proved",
                 limit=f"{visit.unsettled} layouts that may fit: too long to simulate, or no split found",
             )
+        if visit.refusal is not None:
+            raise _planned_for_any(visit.refusal)
         return Plan(
             model=model,
             cluster=cluster,
@@ -214,10 +219,15 @@ def _require_expressible(model: ModelSpec, cluster: Cluster, request: PlanReques
     try:
         framework.require_expressible(model, request.workload, None, cluster)
     except NotExpressibleError as error:
-        hint = error.hint
-        if "target: any" not in hint:
-            hint = f"{hint}\n`target: any` plans it as it is, without files to start from."
-        raise NotExpressibleError(error.message, target=error.target, hint=hint) from error
+        raise _planned_for_any(error) from error
+
+
+def _planned_for_any(error: NotExpressibleError) -> NotExpressibleError:
+    """Return a target's refusal with what plans nevertheless."""
+    hint = error.hint
+    if "target: any" not in hint:
+        hint = f"{hint}\n`target: any` plans it as it is, without files to start from."
+    return NotExpressibleError(error.message, target=error.target, hint=hint)
 
 
 def _ignore(_activity: str, _done: int, _total: int) -> None:
@@ -246,7 +256,7 @@ def _visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
     *,
     top: int,
     watch: Watch,
-    refused: Callable[[Layout], str | None],
+    refused: Callable[[Layout], NotExpressibleError | None],
 ) -> _Visit:
     """Price the points in the order of their bounds."""
     fits_X = table.fits_X(space.points, limit_bytes=pricer.limit_bytes)
@@ -267,6 +277,7 @@ def _visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
     )
     visited = simulated = exceeded = outbid = 0
     unsettled = len(too_long)
+    first_refusal: NotExpressibleError | None = None
     for index in _bound_order(points, bound_X):
         bound = float(bound_X[index])
         settled = len(found) >= top and bound >= found[top - 1].step_seconds
@@ -288,7 +299,9 @@ def _visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
             continue
         refusal = None if isinstance(outcome, Rejected) else refused(outcome.layout)
         if refusal is not None:
-            _count(pruned, refusal, pruned.get(refusal, 0) + 1)
+            first_refusal = first_refusal or refusal
+            reason = f"{refusal.target}: {refusal.message}"
+            _count(pruned, reason, pruned.get(reason, 0) + 1)
             continue
         if not has_single_split(layout):
             proved = outcome.bound_seconds if isinstance(outcome, Rejected) else outcome.lower_bound_seconds
@@ -308,6 +321,7 @@ def _visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
         pruned=pruned,
         simulated=simulated,
         unsettled=unsettled,
+        refusal=first_refusal,
     )
 
 

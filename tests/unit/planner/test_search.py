@@ -11,7 +11,7 @@ from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
 from planner.schema.plan import plan_to_text
 from planner.search import search
 from planner.specs import BlockRun
-from planner.workload import Precision, TrainWorkload
+from planner.workload import AttentionKernel, Precision, TrainWorkload
 from profiles.catalogue import load_preset
 from profiles.hardware import Cluster
 from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster
@@ -116,6 +116,16 @@ def test_what_megatron_cannot_say_is_refused_and_planned_for_any_target() -> Non
         search(parallel, two_node_cluster(), asked(tiny_workload()))
     plan = search(parallel, two_node_cluster(), replace(asked(tiny_workload()), target=Target.ANY))
     assert plan.plans
+
+
+def test_layouts_that_fit_and_that_the_target_cannot_say_are_no_lack_of_memory() -> None:
+    pinned = Constraints(degrees={"cp": Bounds(allowed=(2,))})
+    request = asked(replace(tiny_workload(), attention_kernel=AttentionKernel.UNFUSED), pinned)
+    with pytest.raises(
+        NotExpressibleError, match=r"attention_kernel unfused, which sees one rank only(.|\n)*target: any"
+    ):
+        search(tiny_dense_model(), two_node_cluster(), request)
+    assert search(tiny_dense_model(), two_node_cluster(), replace(request, target=Target.ANY)).plans
 
 
 def test_progress_is_reported() -> None:
