@@ -175,7 +175,7 @@ def workloads(draw: st.DrawFn) -> TrainWorkload:
     return TrainWorkload(
         seq_len=draw(st.sampled_from((64, 256, 1024))),
         global_batch_size=draw(st.sampled_from((4, 8, 16))),
-        precision=draw(st.sampled_from((Precision.BF16, Precision.FP16, Precision.FP8_DELAYED))),
+        precision=draw(st.sampled_from(Precision)),
         moment_dtype=draw(st.sampled_from((DType.FP32, DType.BF16))),
         gradient_dtype=draw(st.sampled_from((DType.FP32, DType.BF16))),
         attention_kernel=draw(st.sampled_from(AttentionKernel)),
