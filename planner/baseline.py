@@ -30,22 +30,17 @@ def _fewest_exchanged_X(points: Points) -> IntArray:
     return fewest_X
 
 
-def baseline_layout(pricer: Pricer, cluster: Cluster) -> Layout | None:
-    """Return the rule-of-thumb layout, its layers placed; None when it does not fit at any degree."""
+def baseline_layout(pricer: Pricer, cluster: Cluster, *, unpinned: Points | None = None) -> Layout | None:
+    """Return the rule-of-thumb layout, its layers placed; None when it does not fit at any degree.
+
+    Args:
+        pricer: Knows the model and the limit.
+        cluster: The cluster.
+        unpinned: The legal points without any constraint, where they are known; else they are enumerated here.
+    """
+    points = _thumb_points(pricer, cluster) if unpinned is None else unpinned
+    points = points.where((points.vpp_X == 1) & (points.micro_batch_size_X == 1) & (points.etp_X == 1))
     table = pricer.table
-    scope = Scope(
-        model=table.model,
-        graph=table.graph,
-        num_gpus=cluster.world_size,
-        fast_domain_size=cluster.fast_domain_size,
-        workload=table.workload,
-        constraints=Constraints(
-            degrees={"vpp": Bounds(allowed=(1,)), "micro_batch_size": Bounds(allowed=(1,)), "etp": Bounds(allowed=(1,))}
-        ),
-        capabilities=table.capabilities,
-    )
-    may_fit = partial(table.fits_X, limit_bytes=pricer.limit_bytes)
-    points = enumerate_layouts(scope, may_fit=may_fit).points
     optimizer_stage = 1 if (points.zero_stage_X == 1).any() else 0
     replicas_X = points.dp_X * points.cp_X
     if table.graph.has_experts:
@@ -71,3 +66,21 @@ def baseline_layout(pricer: Pricer, cluster: Cluster) -> Layout | None:
         if peak_memory_bytes(memory_ledger(pricer.place(layout))) <= pricer.limit_bytes:
             return layout
     return None
+
+
+def _thumb_points(pricer: Pricer, cluster: Cluster) -> Points:
+    """Return the legal points of the rule's degrees, whatever the user pins."""
+    table = pricer.table
+    scope = Scope(
+        model=table.model,
+        graph=table.graph,
+        num_gpus=cluster.world_size,
+        fast_domain_size=cluster.fast_domain_size,
+        workload=table.workload,
+        constraints=Constraints(
+            degrees={"vpp": Bounds(allowed=(1,)), "micro_batch_size": Bounds(allowed=(1,)), "etp": Bounds(allowed=(1,))}
+        ),
+        capabilities=table.capabilities,
+    )
+    may_fit = partial(table.fits_X, limit_bytes=pricer.limit_bytes)
+    return enumerate_layouts(scope, may_fit=may_fit).points

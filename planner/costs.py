@@ -24,7 +24,7 @@ from planner.layout import Granularity, Recompute
 from planner.memory_bound import KnownSplit, MemoryNeed, memory_facts, mesh_at
 from planner.placement import RankModel, shard_model
 from planner.points import BoolArray, IntArray, Points, distinct_columns
-from planner.pricing import price_steps
+from planner.pricing import steps_seconds
 from planner.schedule_bounds import any_split_bound_seconds
 from planner.shard import Elements, RankLayer, Sharder
 from planner.sharding import Sharding
@@ -88,14 +88,9 @@ class _PartPrices:
     def _of_part(self, part: RankLayer) -> tuple[float, ...]:
         found = self._rows.get(part)
         if found is None:
-            forward = price_steps(part.forward, self.cost_model).total_seconds
-            backward = price_steps(part.backward, self.cost_model).total_seconds
-            again = (
-                forward
-                if choice.granularity is Granularity.FULL
-                else price_steps(part.recomputed_steps(choice), self.cost_model).total_seconds
-                for choice in self.recomputes
-            )
+            seconds = {operator: steps_seconds(operator.forward, self.cost_model) for operator in part.operators}
+            again = (sum(map(seconds.__getitem__, part.recomputed_operators(choice))) for choice in self.recomputes)
+            forward, backward = sum(seconds.values()), steps_seconds(part.backward, self.cost_model)
             found = self._rows[part] = (forward, backward, *again)
         return found
 

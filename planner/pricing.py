@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from planner.steps import Step, Term
 from profiles.estimate import CostModel, Source
-from profiles.ops import CollectiveKind
+from profiles.ops import Collective, CollectiveKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +46,32 @@ def price_steps(steps: Iterable[Step], cost_model: CostModel) -> Price:
             notes.add((step.term, estimate.source, estimate.note))
         if step.collective is not None:
             estimate = cost_model.collective(step.collective)
-            transfers = step.collective.kind is CollectiveKind.SEND_RECV
-            slowdown = cost_model.transfer_slowdown if transfers else cost_model.overlap_slowdown
-            exposed = added_seconds(step.repeats * estimate.seconds, compute_seconds, slowdown=slowdown)
+            exposed = _exposed_seconds(step, step.collective, estimate.seconds, compute_seconds, cost_model)
             term = step.collective_term
             seconds[term] = seconds.get(term, 0.0) + exposed
             notes.add((term, estimate.source, estimate.note))
     return Price(seconds=seconds, notes=frozenset(notes))
+
+
+def steps_seconds(steps: Iterable[Step], cost_model: CostModel) -> float:
+    """Return what `price_steps` costs in all, without the account of it."""
+    total = 0.0
+    for step in steps:
+        compute_seconds = 0.0 if step.compute is None else cost_model.compute(step.compute).seconds
+        total += compute_seconds
+        if step.collective is not None:
+            seconds = cost_model.collective(step.collective).seconds
+            total += _exposed_seconds(step, step.collective, seconds, compute_seconds, cost_model)
+    return total
+
+
+def _exposed_seconds(
+    step: Step, collective: Collective, seconds: float, compute_seconds: float, cost_model: CostModel
+) -> float:
+    """Return what a step's collective, of `seconds` each time, adds to the kernel that it runs beside."""
+    transfers = collective.kind is CollectiveKind.SEND_RECV
+    slowdown = cost_model.transfer_slowdown if transfers else cost_model.overlap_slowdown
+    return added_seconds(step.repeats * seconds, compute_seconds, slowdown=slowdown)
 
 
 def added_seconds(collective_seconds: float, compute_seconds: float, *, slowdown: float) -> float:

@@ -180,7 +180,8 @@ def search(  # noqa: PLR0913 - what is planned, and how
     )
     for entry in plans:
         _require_sound(entry, model, cluster, request)
-    thumb = baseline_layout(pricer, cluster)
+    free = request.constraints == Constraints()
+    thumb = baseline_layout(pricer, cluster, unpinned=space.points if free else None)
     baseline = None
     if thumb is not None:
         seconds = pricer.step_seconds(thumb)
