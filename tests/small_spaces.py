@@ -47,6 +47,9 @@ NO_LIMIT_BYTES = 1 << 50
 EVERY_DEGREE = Constraints(degrees={name: Bounds(minimum=1) for name in ("tp", "cp", "etp")})
 """Pins nothing, and lets tp leave the fast domain, cp cut short sequences, and etp be any divisor."""
 
+UNBLOCKED = (Precision.BF16, Precision.FP16, Precision.FP8_DELAYED)
+"""Formats without a scale for each block of elements: a block that is split over ranks has a scale on each."""
+
 
 @st.composite
 def attentions(draw: st.DrawFn) -> SelfAttention:
@@ -166,8 +169,8 @@ def mixed_models(draw: st.DrawFn, *, most_layers: int = 6) -> ModelSpec:
 
 
 @st.composite
-def workloads(draw: st.DrawFn) -> TrainWorkload:
-    """Return a run of a few short sequences, in any format, with any kernel, with or without adapters."""
+def workloads(draw: st.DrawFn, *, precisions: Iterable[Precision] = UNBLOCKED) -> TrainWorkload:
+    """Return a run of a few short sequences, in one of some formats, with any kernel, with or without adapters."""
     lora = None
     if draw(st.booleans()):
         targets = draw(st.sets(st.sampled_from(("qkv", "proj", "fc1", "fc2")), min_size=1))
@@ -175,7 +178,7 @@ def workloads(draw: st.DrawFn) -> TrainWorkload:
     return TrainWorkload(
         seq_len=draw(st.sampled_from((64, 256, 1024))),
         global_batch_size=draw(st.sampled_from((4, 8, 16))),
-        precision=draw(st.sampled_from(Precision)),
+        precision=draw(st.sampled_from(tuple(precisions))),
         moment_dtype=draw(st.sampled_from((DType.FP32, DType.BF16))),
         gradient_dtype=draw(st.sampled_from((DType.FP32, DType.BF16))),
         attention_kernel=draw(st.sampled_from(AttentionKernel)),
@@ -273,7 +276,7 @@ def targets() -> st.SearchStrategy[Target]:
 def spaces(draw: st.DrawFn) -> SmallSpace:
     """Return the space of a model of dense layers, or of mixed ones, for any target."""
     model = draw(st.one_of(models(), mixed_models(), mixed_models()))
-    space = SmallSpace(model, draw(workloads()), two_node_cluster(), target=draw(targets()))
+    space = SmallSpace(model, draw(workloads(precisions=Precision)), two_node_cluster(), target=draw(targets()))
     assume(len(space.points) > 0)
     return space
 
