@@ -96,6 +96,11 @@ class Candidate:
         layout = self.layout
         return (self.step_seconds, self.peak_memory_bytes, layout.pp, layout.vpp, layout.tp, layout.zero_stage)
 
+    @property
+    def point(self) -> Layout:
+        """Return the layout without its split: equal for every split of one point."""
+        return replace(self.layout, stages=stages_from_counts((0,) * len(self.layout.stages)))
+
 
 def layout_at(points: Points, index: int, table: CostTable) -> Layout:
     """Return one point as a layout whose layers are not placed yet."""
@@ -226,6 +231,15 @@ class Pricer:
             step_seconds=float(simulate(order, times).rank_end_seconds_R.max()) + tail_seconds,
             peak_memory_bytes=split.peak_memory_bytes,
             lower_bound_seconds=bound_seconds,
+        )
+
+    def candidate(self, layout: Layout, *, lower_bound_seconds: float) -> Candidate:
+        """Return a layout whose layers are placed, priced exactly."""
+        return Candidate(
+            layout=layout,
+            step_seconds=self.step_seconds(layout),
+            peak_memory_bytes=peak_memory_bytes(memory_ledger(self.place(layout))),
+            lower_bound_seconds=lower_bound_seconds,
         )
 
     def step_seconds(self, layout: Layout) -> float:

@@ -4,6 +4,7 @@ Axes: X points, S shapes, D distinct blocks, R recompute choices. Demand is roun
 what cannot be is ruled out.
 """
 
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
@@ -167,22 +168,26 @@ class MemoryNeed:
         self.saved_DX: list[FloatArray] = []
         self.working_DX: list[FloatArray] = []
         whole_DX: list[FloatArray] = []
+        self.unsharded = _Unsharded(
+            zero_stage_X=points.zero_stage_X, per_element=per_element, capabilities=capabilities, lost=lost
+        )
         for block in range(len(self._shapes[0].counts_D)):
             of_block_KX = facts_KX[_OF_ENDS + _OF_LAYER * block :][:_OF_LAYER]
             operands_X, all_saved_X, transient_X, input_X = of_block_KX[4:]
             self.static_DX.append(states_X(of_block_KX[:4]) + operands_X * copies)
+            self.unsharded.add_layer(of_block_KX[:4])
             saved_X = saved_SDR[self._shape_X, block, points.recompute_X]
             self.saved_DX.append(saved_X * lost)
             again_X = np.where(points.recompute_layers_X > 0, 0.0, all_saved_X - saved_X)
-            self.working_DX.append((again_X + transient_X) * lost)
+            self.working_DX.append((again_X + transient_X) * lost + self.unsharded.one_layer_DX[-1])
             whole_DX.append(all_saved_X - input_X)
         self.freed_X = points.recompute_layers_X * np.maximum.reduce(whole_DX) * lost
-        self.embedding_states_X = states_X(facts_KX[:4])
+        self.embedding_states_X = states_X(facts_KX[:4]) + self.unsharded.end_X(facts_KX[:4])
         if model.vision is not None:
             self.embedding_states_X += model.vision.num_parameters * per_element.weight
         head_peak_X, stream_X, operands_X = facts_KX[12:15]
-        of_head_X = np.where(points.pp_X == 1, states_X(facts_KX[4:8]), states_X(facts_KX[8:12]))
-        self.head_states_X = of_head_X + operands_X * copies
+        head_KX = np.where(points.pp_X == 1, facts_KX[4:8], facts_KX[8:12])
+        self.head_states_X = states_X(head_KX) + self.unsharded.end_X(head_KX) + operands_X * copies
         self.head_peak_X = head_peak_X * lost
         buffers_X = np.where(points.vpp_X > 1, 4.0, 2.0)  # `skeleton` overlaps transfers where it interleaves
         self.pipeline_X = np.where(points.pp_X > 1, buffers_X * stream_X * lost, 0.0)
@@ -198,6 +203,7 @@ class MemoryNeed:
             elif isinstance(value, list):
                 setattr(chosen, name, [part_X[mask_X] for part_X in value])
         chosen.points = self.points.where(mask_X)
+        chosen.unsharded = self.unsharded.where(mask_X)
         return chosen
 
     def _bytes_of_element(self, per_element: StateBytes, ranks_X: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -272,16 +278,30 @@ class MemoryNeed:
         in_flight_X = self._in_flight_X(rank)
         free_X = self._free_X(rank, limit_bytes, self._least_working_X(rank)) + in_flight_X * self.freed_X
         mean_X = np.maximum(self._mean_static_X + in_flight_X * self._mean_saved_X, 1.0)
-        rooms_X: FloatArray = np.maximum(free_X / mean_X, 0.0)
+        of_layer_DX = [
+            np.maximum(static_X + in_flight_X * saved_X, 1.0)
+            for static_X, saved_X in zip(self.static_DX, self.saved_DX, strict=True)
+        ]
+        rooms_X: FloatArray = np.zeros(len(free_X))
+        for growing_DX, fixed_DX in self.unsharded.cases():
+            # Whatever the mix of layers, each byte that it needs draws at least `share_X` more.
+            share_X = np.minimum.reduce([more_X / of_X for more_X, of_X in zip(growing_DX, of_layer_DX, strict=True)])
+            case_X = (free_X - np.minimum.reduce(fixed_DX)) / (mean_X * (1.0 + share_X))
+            rooms_X = np.maximum(rooms_X, case_X)
         return rooms_X
 
     def whole_room_DX(self, rank: int, limit_bytes: int) -> FloatArray:
         """Return how many layers of each kind alone rank `rank` of a plain pipeline can hold, at most."""
         in_flight_X = self._in_flight_X(rank)
         rooms_DX: list[FloatArray] = []
-        for static_X, saved_X, working_X in zip(self.static_DX, self.saved_DX, self.working_DX, strict=True):
+        for kind, working_X in enumerate(self.working_DX):
             free_X = self._free_X(rank, limit_bytes, working_X) + in_flight_X * self.freed_X
-            rooms_DX.append(np.floor(free_X / np.maximum(static_X + in_flight_X * saved_X, 1.0) + 1e-9))
+            layer_X = np.maximum(self.static_DX[kind] + in_flight_X * self.saved_DX[kind], 1.0)
+            of_cases = (
+                (free_X - fixed_DX[kind]) / (layer_X + growing_DX[kind])
+                for growing_DX, fixed_DX in self.unsharded.cases()
+            )
+            rooms_DX.append(np.floor(np.maximum.reduce(list(of_cases)) + 1e-9))
         # Without a layer there are no temporaries either: whether that fits, `must_fit_X` says.
         return np.clip(np.stack(rooms_DX), 0.0, float(1 << 30))
 
@@ -310,8 +330,85 @@ class MemoryNeed:
             need_X -= flights_CX.sum(axis=0) * self.freed_X
             held_D = split.counts_RCD[rank].sum(axis=0)
             working_X = np.maximum.reduce([self.working_DX[block] for block in np.nonzero(held_D)[0]])
-            least_X = np.minimum(least_X, self._free_X(rank, limit_bytes, working_X) / np.maximum(need_X, 1.0))
+            free_X = self._free_X(rank, limit_bytes, working_X) - self.unsharded.held_X(held_D)
+            least_X = np.minimum(least_X, free_X / np.maximum(need_X, 1.0))
         return least_X
+
+
+class _Unsharded:
+    """What stands whole on a rank although it is sharded: weights gathered ahead, gradients that wait to be reduced.
+
+    The ledger's `gathered parameters` and `gradients to reduce`: of all layers, but no more than a queue holds, or two
+    layers. Both are the smaller of what grows with the layers and what does not, which makes four cases; the truth is
+    the smallest, so a rank has room for what any of them leaves room for.
+
+    Args:
+        zero_stage_X: What is sharded.
+        per_element: Bytes of an element.
+        capabilities: What the target gathers and queues.
+        lost: Factor of what the allocator loses.
+    """
+
+    def __init__(
+        self, *, zero_stage_X: IntArray, per_element: StateBytes, capabilities: Capabilities, lost: float
+    ) -> None:
+        self.weight_X = np.where(zero_stage_X == 3, float(per_element.weight), 0.0)
+        self.gradient_X = np.where(zero_stage_X >= 2, per_element.gradient * lost, 0.0)
+        self.added_X = np.where(zero_stage_X >= 2, per_element.weight * lost, 0.0)
+        self.prefetched, self.queued = float(capabilities.prefetched_weights), float(capabilities.queued_gradients)
+        self.elements_DX: list[FloatArray] = []
+        self.trainable_DX: list[FloatArray] = []
+        self.one_layer_DX: list[FloatArray] = []
+
+    def add_layer(self, elements_KX: FloatArray) -> None:
+        """Add a kind of layer by its elements: trainable and frozen dense, trainable and frozen expert."""
+        self.elements_DX.append(elements_KX.sum(axis=0))
+        self.trainable_DX.append(elements_KX[0] + elements_KX[2])
+        self.one_layer_DX.append(self.trainable_DX[-1] * self.added_X)
+
+    def where(self, mask_X: BoolArray) -> "_Unsharded":
+        """Return it of the points that `mask_X` selects."""
+        chosen = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                setattr(chosen, name, value[mask_X])
+            elif isinstance(value, list):
+                setattr(chosen, name, [part_X[mask_X] for part_X in value])
+        return chosen
+
+    def end_X(self, elements_KX: FloatArray) -> FloatArray:
+        """Return what embedding or head take: they are no part of what is queued, and stay whole."""
+        whole_X: FloatArray = elements_KX.sum(axis=0) * self.weight_X
+        return whole_X
+
+    def cases(self) -> Iterator[tuple[list[FloatArray], list[FloatArray]]]:
+        """Yield what each kind of layer adds, and what stands once it is there, in each of the four cases."""
+        pairs = list(zip(self.elements_DX, self.trainable_DX, strict=True))
+        for all_weights in (False, True):
+            for all_gradients in (False, True):
+                growing_DX = [
+                    all_weights * elements_X * self.weight_X + all_gradients * trainable_X * self.gradient_X
+                    for elements_X, trainable_X in pairs
+                ]
+                fixed_DX = [
+                    (not all_weights) * np.maximum(self.prefetched, 2 * elements_X) * self.weight_X
+                    + (not all_gradients) * np.maximum(self.queued, 2 * trainable_X) * self.gradient_X
+                    for elements_X, trainable_X in pairs
+                ]
+                yield growing_DX, fixed_DX
+
+    def held_X(self, held_D: IntArray) -> FloatArray:
+        """Return what a rank with these layers of each kind holds whole, beside what one layer's backward takes."""
+        kinds = np.nonzero(held_D)[0]
+        total_X: FloatArray = np.zeros(len(self.weight_X))
+        for of_DX, queue, bytes_X in (
+            (self.elements_DX, self.prefetched, self.weight_X),
+            (self.trainable_DX, self.queued, self.gradient_X),
+        ):
+            layers_X = sum(held_D[kind] * of_DX[kind] for kind in kinds)
+            largest_X = np.maximum.reduce([of_DX[kind] for kind in kinds])
+            total_X = total_X + np.minimum(layers_X, np.maximum(queue, 2 * largest_X)) * bytes_X
+        return total_X
 
 
 def _communicator_bytes_X(points: Points, model: ModelSpec) -> IntArray:

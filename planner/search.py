@@ -124,7 +124,10 @@ def search(  # noqa: PLR0913 - what is planned, and how
             return error
         return None
 
-    visit = _visit(space, table, pricer, top=top, watch=watch, refused=refused)
+    free = request.constraints == Constraints()
+    thumb = baseline_layout(pricer, cluster, unpinned=space.points if free else None)
+    start = thumb if free and thumb is not None and refused(thumb) is None else None
+    visit = _visit(space, table, pricer, start=start, top=top, watch=watch, refused=refused)
     summary = SearchSummary(
         considered=space.considered,
         legal=len(space.points) + space.unfit,
@@ -180,8 +183,6 @@ def search(  # noqa: PLR0913 - what is planned, and how
     )
     for entry in plans:
         _require_sound(entry, model, cluster, request)
-    free = request.constraints == Constraints()
-    thumb = baseline_layout(pricer, cluster, unpinned=space.points if free else None)
     baseline = None
     if thumb is not None:
         seconds = pricer.step_seconds(thumb)
@@ -255,11 +256,12 @@ def _visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
     table: CostTable,
     pricer: Pricer,
     *,
+    start: Layout | None,
     top: int,
     watch: Watch,
     refused: Callable[[Layout], NotExpressibleError | None],
 ) -> _Visit:
-    """Price the points in the order of their bounds."""
+    """Price the points in the order of their bounds, beginning with a placed layout of the space where one is known."""
     fits_X = table.fits_X(space.points, limit_bytes=pricer.limit_bytes)
     points = space.points.where(fits_X)
     pruned: dict[str, int] = {}
@@ -270,7 +272,9 @@ def _visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
     watch("bounding layouts", 0, 1)
     bounds = table.bounds(points, limit_bytes=pricer.limit_bytes)
     bound_X = bounds.step_seconds_X
-    found: list[Candidate] = []
+    found: list[Candidate] = (
+        [] if start is None else [pricer.candidate(start, lower_bound_seconds=float(bound_X.min()))]
+    )
     open_bound = (
         float(table.bounds(too_long, limit_bytes=pricer.limit_bytes).step_seconds_X.min())
         if len(too_long)
@@ -311,8 +315,7 @@ def _visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
             outbid += 1
             continue
         simulated += 1
-        found.append(outcome)
-        found.sort(key=lambda entry: entry.merit)
+        _insert(found, outcome)
     _count(pruned, "memory: exact bytes exceed the limit", exceeded)
     _count(pruned, "bound: cannot beat the plans found", len(points) - visited + outbid)
     best = found[0].step_seconds if found else float("inf")
@@ -324,6 +327,18 @@ def _visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
         unsettled=unsettled,
         refusal=first_refusal,
     )
+
+
+def _insert(found: list[Candidate], candidate: Candidate) -> None:
+    """Add a candidate at its place; of two that are the same point, the better one stays, with the sharper bound."""
+    same = next((entry for entry in found if entry.point == candidate.point), None)
+    if same is not None:
+        found.remove(same)
+        better = min(same, candidate, key=lambda entry: entry.merit)
+        sharper = max(same.lower_bound_seconds, candidate.lower_bound_seconds)
+        candidate = replace(better, lower_bound_seconds=min(sharper, better.step_seconds))
+    found.append(candidate)
+    found.sort(key=lambda entry: entry.merit)
 
 
 def _count(pruned: dict[str, int], reason: str, number: int) -> None:
