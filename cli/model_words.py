@@ -13,6 +13,7 @@ from planner.blocks import (
     SelfAttention,
     StateSpace,
 )
+from planner.report import total_parameters
 from planner.specs import ModelSpec
 
 _RULES = {
@@ -124,3 +125,13 @@ def _experts(part: MixtureOfExperts) -> str:
     if router.num_groups > 1:
         text += f", {router.groups_per_token} of {router.num_groups} groups"
     return text
+
+
+def parameters_in_words(model: ModelSpec) -> str:
+    """Return the parameters that are planned, and what is among them or beside them."""
+    words = counted(total_parameters(model), "parameter")
+    if model.mtp is not None:
+        words += f" ({counted(model.mtp.num_modules, 'prediction module')} included)"
+    if model.vision is not None:
+        words += " (without the vision tower)"
+    return words

@@ -57,7 +57,8 @@ def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
     title = "Best layout" if index == 0 else f"Layout {index}"
     blocks += section(title, *layout_facts(plan, planned))
     blocks += section("What limits it", *(Item(text) for text in limits(planned)))
-    blocks += section("Where the time goes", *time_blocks(planned))
+    of_rank = " on the pipeline rank with most work" if planned.layout.pp > 1 else ""
+    blocks += section(f"Where the time goes{of_rank}", *time_blocks(planned))
     blocks += memory_blocks(planned.memory, limit_bytes=planned.memory_limit_bytes)
     if plan.model.has_experts:
         blocks += section("Ranks in both grids", *grid_blocks(planned.layout))

@@ -1,5 +1,6 @@
 """The memory of one layout that the user named."""
 
+from cli.model_words import parameters_in_words
 from cli.render import Blank, Block, Facts, Line, Style, counted, gib
 from cli.render_memory import heaviest_in_words, memory_blocks, memory_document
 from planner.mem import MemoryTable
@@ -27,7 +28,7 @@ def mem_blocks(model: ModelSpec, device: Device, workload: TrainWorkload, table:
     else:
         verdict = Line(f"Does not fit: {peak}, {gib(-heaviest.left_bytes)} too much.", Style.BAD)
     return (
-        Line(f"{model.name}, {counted(total_parameters(model), 'parameter')}, on {device.name}", Style.HEADING),
+        Line(f"{model.name}, {parameters_in_words(model)}, on {device.name}", Style.HEADING),
         Line(f"  {layout_in_words(table.layout)}"),
         Facts(
             pairs=(

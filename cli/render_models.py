@@ -1,8 +1,11 @@
 """Models as tables and as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from io import StringIO
 from itertools import pairwise
+
+from ruamel.yaml import YAML
 
 from cli.model_words import feed_forward_in_words, kind_in_words, mixer_in_words
 from cli.render import Block, Facts, Item, Line, Style, Table, columns, count, counted
@@ -11,6 +14,7 @@ from planner.blocks import DenseFeedForward, MixtureOfExperts
 from planner.bundled import BundledModel
 from planner.parameter_counts import parameter_counts
 from planner.specs import ModelSpec
+from planner.targets import targets_taking
 
 MOST_RANGES = 6
 """Ranges of layers that are written out; more say how many there are."""
@@ -30,6 +34,7 @@ def model_table(models: Sequence[BundledModel]) -> Table:
             ">feed-forward",
             ">vocabulary",
             ">context",
+            "files for",
             whole=("kind",),
             spare=("context", "vocabulary", "heads", "feed-forward", "hidden", "layers", "active", "kind"),
         ),
@@ -50,7 +55,13 @@ def _model_row(model: ModelSpec, num_attention_heads: int) -> tuple[str, ...]:
         _widths(model),
         count(model.vocab_size),
         count(model.max_position_embeddings),
+        targets_in_words(model),
     )
+
+
+def targets_in_words(model: ModelSpec) -> str:
+    """Return the frameworks that files can be written for, or a dash."""
+    return ", ".join(target.value for target in targets_taking(model)) or "-"
 
 
 def billions(value: int) -> str:
@@ -66,13 +77,11 @@ def _widths(model: ModelSpec) -> str:
     return " / ".join(count(max(widths)) for widths in (dense, experts) if widths)
 
 
-def model_blocks(bundled: BundledModel) -> tuple[Block, ...]:
-    """Return one model in full."""
-    model = bundled.decoder.spec()
+def model_blocks(model: ModelSpec, *origin: tuple[str, str]) -> tuple[Block, ...]:
+    """Return one model in full, beginning with where it comes from."""
     counts = parameter_counts(model)
     facts = [
-        ("also named", ", ".join(bundled.aliases) or "nothing else"),
-        ("source", bundled.source),
+        *origin,
         ("architecture", model.architecture),
         ("kind", kind_in_words(model)),
         ("parameters", count(counts.text)),
@@ -89,6 +98,7 @@ def model_blocks(bundled: BundledModel) -> tuple[Block, ...]:
         ("hidden size", count(model.hidden_size)),
         ("vocabulary", f"{count(model.vocab_size)}, embedding {'tied' if model.tie_word_embeddings else 'not tied'}"),
         ("longest sequence", count(model.max_position_embeddings)),
+        ("files for", targets_in_words(model)),
         ("norm", f"{model.norm.value}, epsilon {model.norm_epsilon:g}"),
         ("positions", _positions(model)),
     ]
@@ -143,14 +153,30 @@ def _positions(model: ModelSpec) -> str:
     return text
 
 
-def model_document(bundled: BundledModel) -> dict[str, object]:
+def model_yaml(bundled: BundledModel) -> str:
+    """Return one bundled model as a file in our own form."""
+    stream = StringIO()
+    writer = YAML()
+    writer.dump({"schema": 1, **plain(bundled.facts)}, stream)
+    return stream.getvalue()
+
+
+def plain(facts: Mapping[str, object]) -> dict[str, object]:
+    """Return facts as mappings and lists alone."""
+    return {key: plain(value) if isinstance(value, Mapping) else value for key, value in facts.items()}
+
+
+def bundled_document(bundled: BundledModel) -> dict[str, object]:
+    """Return one bundled model as JSON."""
+    document = model_document(bundled.decoder.spec())
+    return {"name": document.pop("name"), "aliases": list(bundled.aliases), "source": bundled.source, **document}
+
+
+def model_document(model: ModelSpec) -> dict[str, object]:
     """Return one model as JSON."""
-    model = bundled.decoder.spec()
     counts = parameter_counts(model)
     return {
         "name": model.name,
-        "aliases": list(bundled.aliases),
-        "source": bundled.source,
         "architecture": model.architecture,
         "kind": kind_in_words(model),
         "parameters": counts.text,
@@ -162,6 +188,7 @@ def model_document(bundled: BundledModel) -> dict[str, object]:
         "vocab_size": model.vocab_size,
         "tie_word_embeddings": model.tie_word_embeddings,
         "max_position_embeddings": model.max_position_embeddings,
+        "targets": [target.value for target in targets_taking(model)],
         "traits": [trait.value for trait in model.traits],
         "runs": [{"count": run.count, "block": asdict(run.block)} for run in model.runs],
         "mtp": None if model.mtp is None else asdict(model.mtp),

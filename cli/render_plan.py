@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from cli.model_words import parameters_in_words
 from cli.render import (
     Blank,
     Block,
@@ -35,7 +36,6 @@ from planner.report import (
     memory_by_rank,
     overlap_in_words,
     stages_in_words,
-    total_parameters,
 )
 from planner.request import Objective
 
@@ -69,7 +69,7 @@ def header(plan: Plan) -> tuple[Block, ...]:
     cluster, workload = plan.cluster, plan.request.workload
     documents = f" ({documents_in_words(workload.documents)})" if workload.documents else ""
     nodes = counted(cluster.num_nodes, "node")
-    parameters = counted(total_parameters(plan.model), "parameter")
+    parameters = parameters_in_words(plan.model)
     return (
         Line(
             f"{plan.model.name}, {parameters}, on {cluster.name}: "
@@ -102,7 +102,8 @@ def verdict(plan: Plan) -> tuple[Block, ...]:
 def _gap(plan: Plan) -> str:
     if plan.gap is None or plan.bound is None:
         return ": no bound is known"
-    return f": at most {percent(plan.gap)} better is possible (bound {objective_value(plan.objective, plan.bound)})"
+    most = f"at most {percent(plan.gap)}" if plan.gap >= 0.0005 else "less than 0.1 %"
+    return f": {most} better is possible (bound {objective_value(plan.objective, plan.bound)})"
 
 
 def objective_value(objective: Objective, value: float) -> str:
@@ -137,7 +138,9 @@ def layout_facts(plan: Plan, planned: PlannedLayout) -> tuple[Block, ...]:
 def _useful_tokens(plan: Plan) -> list[tuple[str, str]]:
     """Return how many tokens are no padding, nothing where all are; the throughput counts these alone."""
     useful = plan.request.workload.useful_fraction
-    return [] if useful == 1.0 else [("useful tokens", f"{percent(useful)}, the rest is padding and not counted")]
+    if useful == 1.0:
+        return []
+    return [("useful tokens", f"{percent(useful)}; throughput and MFU leave out the rest, which is padding")]
 
 
 def peak_in_words(planned: PlannedLayout) -> str:

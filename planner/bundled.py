@@ -28,6 +28,10 @@ _WORDS = {
 """Keys whose values are words of a closed set."""
 
 
+_NOT_INLINE = frozenset({"source", "aliases", "architecture"})
+"""Keys that an inline model does not have: they say where the facts come from."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundledModel:
     """One bundled model.
@@ -36,11 +40,13 @@ class BundledModel:
         decoder: Its facts.
         aliases: Other names, Hugging Face repositories among them.
         source: Where the facts are published.
+        facts: The same in the words of an inline model, so that they can be edited and given as `model:`.
     """
 
     decoder: Decoder
     aliases: tuple[str, ...]
     source: str
+    facts: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -109,4 +115,7 @@ def _model(name: str, facts: dict[str, Any]) -> BundledModel:
         if key in rest:
             rest[key] = kind(rest[key])
     rest["traits"] = tuple(Trait(trait) for trait in rest.get("traits", ()))
-    return BundledModel(decoder=decoder_of({"name": name, **rest}), aliases=aliases, source=source)
+    spoken = {key: value for key, value in facts.items() if key not in _NOT_INLINE}
+    decoder = decoder_of({"name": name, **rest})
+    inline = MappingProxyType({"name": name, **spoken})
+    return BundledModel(decoder=decoder, aliases=aliases, source=source, facts=inline)

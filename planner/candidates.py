@@ -114,7 +114,7 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
         sequence_parallel=bool(points.sequence_parallel_X[index]),
         cp=cp,
         ulysses=int(points.ulysses_X[index]),
-        state_exchange=cp > 1 and table.capabilities.state_exchange,
+        state_exchange=cp > 1 and table.exchanges_states,
         ep=int(points.ep_X[index]),
         etp=int(points.etp_X[index]),
         state_replicas=int(points.state_replicas_X[index]),

@@ -41,14 +41,22 @@ def contradictions(
 
 def _sequence(model: ModelSpec, request: PlanRequest, document: Document) -> Iterator[InputError]:
     """Yield a sequence beyond a learned table of positions; rotary positions have no end, and a plan names it."""
-    seq_len, longest = request.workload.seq_len, model.max_position_embeddings
-    if seq_len > longest and model.position_embedding is PositionEmbedding.LEARNED:
-        yield InputError(
-            f"`seq_len` = {seq_len} is longer than the table of positions of {model.name}: "
-            f"max_position_embeddings = {longest}.",
-            location=document.locate(("workload", "seq_len")),
-            hint="Shorten it, or describe the model with the max_position_embeddings it will have.",
-        )
+    error = length_error(model, request.workload.seq_len, document.locate(("workload", "seq_len")))
+    if error is not None:
+        yield error
+
+
+def length_error(model: ModelSpec, seq_len: int, location: Location | None = None) -> InputError | None:
+    """Return what is wrong with sequences of this length for a model, if something is."""
+    longest = model.max_position_embeddings
+    if seq_len <= longest or model.position_embedding is not PositionEmbedding.LEARNED:
+        return None
+    return InputError(
+        f"`seq_len` = {seq_len} is longer than the table of positions of {model.name}: "
+        f"max_position_embeddings = {longest}.",
+        location=location,
+        hint="Shorten it, or describe the model with the max_position_embeddings it will have.",
+    )
 
 
 def _precision(device: Device, request: PlanRequest, document: Document) -> Iterator[InputError]:

@@ -260,6 +260,7 @@ class CostTable:
         self.cost_model = cost_model
         self.recomputes = recomputes
         self.capabilities = capabilities
+        self.exchanges_states = capabilities.state_exchange and graph.has_recurrences
         self._shapes: dict[Sharding, ShapeCosts] = {}
         self._by_column: dict[tuple[int, ...], ShapeCosts] = {}
         self._sharder = Sharder()
@@ -302,7 +303,7 @@ class CostTable:
             seq_len=self.workload.seq_len,
             cp=cp,
             ulysses=ulysses,
-            state_exchange=cp > 1 and self.capabilities.state_exchange,
+            state_exchange=cp > 1 and self.exchanges_states,
             ep=ep,
             etp=etp,
             routing_skew=self.workload.routing_skew,

@@ -49,7 +49,10 @@ SKEWED_ROUTING = (
 PREDICTION_KEPT = "multi-token prediction: its modules are not recomputed, whatever the layers are"
 SPLIT_INDEXER = "sparse attention: the indexer's work is split over tp; a framework may repeat it on every rank"
 EVEN_ROUTING = "routing: every expert of a rank gets the same number of tokens"
-LONG_SEQUENCES = "positions: sequences of {seq_len} tokens in a model made for {longest}; its rotation must be rescaled"
+LONG_SEQUENCES = (
+    "positions: sequences of {seq_len} tokens in a model made for {longest}; its rotation is written as it stands, and"
+    " another base or scaling costs nothing"
+)
 PACKED_CONTEXT = "context parallelism: documents are cut so that attention is even over the ranks"
 DEEPSPEED_KERNELS = "DeepSpeed: layers are the shipped model's plain PyTorch modules; a model of your own may keep more"
 
@@ -302,9 +305,10 @@ def _layout_assumptions(placed: PlacedModel) -> Iterator[str]:
 def model_flops_utilisation(placed: PlacedModel, graph: ModelGraph, cluster: Cluster, *, step_seconds: float) -> float:
     """Return required flops over what the GPUs could do in the step at the datasheet's dense rate.
 
-    Recomputation does not count as required. The rate is the one of the linear layers' format.
+    Recomputation does not count as required, nor does padding: its share of the tokens is taken off all flops. The
+    rate is the one of the linear layers' format.
     """
     workload = placed.workload
     flops = required_flops_per_sequence(placed.model, graph, seq_len=workload.seq_len) * workload.global_batch_size
     peak = cluster.device.dense_flops_per_second[workload.precision.gemm_dtype.value]
-    return flops / (step_seconds * cluster.world_size * peak)
+    return flops * workload.useful_fraction / (step_seconds * cluster.world_size * peak)

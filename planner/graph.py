@@ -447,6 +447,11 @@ class ModelGraph:
         return any(weight.mesh is Mesh.EXPERT for layer in self.layers for weight in layer.weights)
 
     @property
+    def has_recurrences(self) -> bool:
+        """Return whether some layer has a recurrence."""
+        return any(isinstance(operator.work, StateScan) for layer in self.layers for operator in layer.operators)
+
+    @property
     def modules(self) -> frozenset[Module]:
         """Return the recompute modules that some decoder layer has."""
         operators = (operator for layer in self.blocks.values() for operator in layer.operators)

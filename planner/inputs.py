@@ -56,6 +56,12 @@ def load_inputs(path: Path, overrides: Sequence[str] = (), *, options: Mapping[s
     """
     base = path.parent
     document = load_document(path)
+    if isinstance(document.data, dict) and {"plans", "search"} <= document.data.keys():
+        raise InputError(
+            "This is a plan, not a spec.",
+            location=document.locate(),
+            hint="`shardwright explain` and `shardwright emit` read it; to plan again, give its spec.",
+        )
     for text in overrides:
         override = parse_override(text)
         if len(override.path) > 1:

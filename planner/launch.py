@@ -6,8 +6,12 @@ same reader that reads users' own files, and must say the same layout.
 
 from collections.abc import Mapping
 
-from planner.errors import BrokenPromiseError, InputError
-from planner.plan import Plan
+from planner.capabilities import CAPABILITIES
+from planner.errors import BrokenPromiseError, InputError, NotExpressibleError
+from planner.layers import build_graph
+from planner.memory import memory_ledger, peak_memory_bytes
+from planner.placement import place
+from planner.plan import Plan, PlannedLayout
 from planner.request import Target
 from planner.targets import FRAMEWORKS, Framework
 from planner.validate import violations
@@ -29,7 +33,7 @@ def launch_files(plan: Plan, *, index: int = 0, target: Target | None = None) ->
 
     Raises:
         InputError: The plan breaks a rule, or no files can be written for the target.
-        planner.errors.NotExpressibleError: The framework has no way to say it.
+        planner.errors.NotExpressibleError: The framework has no way to say it, or needs more memory for it.
         BrokenPromiseError: A file says another layout than the plan.
     """
     if target is None:
@@ -43,10 +47,28 @@ def launch_files(plan: Plan, *, index: int = 0, target: Target | None = None) ->
             hint="Plan again from the spec instead of editing the plan.",
         )
     files = framework.emit(plan, index)
+    if target is not plan.target:
+        _require_memory(plan, planned, target=target, title=framework.title)
     for name, said in framework.read_back(files).items():
         if said != planned.layout:
             raise BrokenPromiseError(f"{name} says {said}, the plan {planned.layout}")
     return files
+
+
+def _require_memory(plan: Plan, planned: PlannedLayout, *, target: Target, title: str) -> None:
+    """Raise `NotExpressibleError` for a layout that another framework than the plan's keeps too much in memory for."""
+    capabilities = CAPABILITIES[target]
+    workload = plan.request.workload
+    graph = build_graph(plan.model, workload, eager=capabilities.eager)
+    peak = peak_memory_bytes(memory_ledger(place(plan.model, graph, planned.layout, workload, capabilities)))
+    if peak > planned.memory_limit_bytes:
+        gib = 1 << 30
+        raise NotExpressibleError(
+            f"the layout was planned for another target and needs {peak / gib:,.2f} GiB a GPU here,"
+            f" of {planned.memory_limit_bytes / gib:,.2f} GiB that may be used.",
+            target=title,
+            hint=f"Plan the spec again with `--set target={target}`.",
+        )
 
 
 def _framework(target: Target) -> Framework:

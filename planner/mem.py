@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 
 from planner.capabilities import ANY
-from planner.contradictions import precision_error
+from planner.contradictions import length_error, precision_error
 from planner.errors import InputError
 from planner.formulate import skeleton
 from planner.graph import ModelGraph
@@ -91,6 +91,9 @@ def memory_table(
         InputError: The degrees break a rule of the planner's own layouts.
     """
     error = precision_error(device, workload.precision)
+    if error is not None:
+        raise error
+    error = length_error(model, workload.seq_len)
     if error is not None:
         raise error
     _require_sizes(workload, degrees)

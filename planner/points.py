@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.capabilities import Capabilities
-from planner.graph import CoreAttention, ModelGraph, StateScan
+from planner.graph import CoreAttention, ModelGraph
 from planner.request import Constraints
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload
@@ -142,11 +142,6 @@ class Scope:
     workload: TrainWorkload
     constraints: Constraints
     capabilities: Capabilities
-
-    @property
-    def recurrences(self) -> bool:
-        """Return whether some layer has a recurrence."""
-        return any(isinstance(operator.work, StateScan) for layer in self.graph.layers for operator in layer.operators)
 
     @property
     def attentions(self) -> tuple[CoreAttention, ...]:

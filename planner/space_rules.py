@@ -140,7 +140,8 @@ def _divisibility_rules(points: Points, scope: Scope) -> Iterator[Rule]:
         broken_X = rule.size % degree_X != 0
         if rule.only_above_one is not None:
             broken_X &= by_axis[rule.only_above_one] > 1
-        name = " x ".join(AXIS_NAMES[axis] for axis in rule.axes)
+        used = [axis for axis in rule.axes if (by_axis[axis] > 1).any()] or rule.axes
+        name = " x ".join(AXIS_NAMES[axis] for axis in used)
         if rule.either_way and scope.capabilities.shared_key_values:
             yield f"{rule.what} is neither a multiple nor a divisor of {name}", broken_X & (degree_X % rule.size != 0)
         else:

@@ -17,13 +17,15 @@ from planner.emit.megatron_limits import TARGET as MEGATRON_TITLE
 from planner.emit.megatron_limits import require_model as require_megatron_model
 from planner.emit.megatron_limits import require_workload as require_megatron_workload
 from planner.emit.megatron_position_limits import written_model
+from planner.errors import NotExpressibleError
 from planner.layout import Layout
 from planner.plan import Plan
 from planner.readers.deepspeed import layout_of_files
 from planner.readers.megatron import layout_of, read_megatron
 from planner.request import Target
 from planner.specs import ModelSpec
-from planner.workload import TrainWorkload
+from planner.workload import Precision, TrainWorkload
+from profiles.catalogue import load_preset
 from profiles.hardware import Cluster
 
 
@@ -117,6 +119,25 @@ class DeepSpeed:
 
 FRAMEWORKS: Mapping[Target, Framework] = {Target.MEGATRON: Megatron(), Target.DEEPSPEED: DeepSpeed()}
 """The frameworks that files can be written for."""
+
+USUAL_SEQ_LEN = 4096
+"""Tokens of a sequence in the run that `targets_taking` asks about."""
+
+
+def targets_taking(model: ModelSpec) -> tuple[Target, ...]:
+    """Return the frameworks that some run of a model can be written for: bf16 pretraining on DGX H100."""
+    workload = TrainWorkload(
+        seq_len=min(USUAL_SEQ_LEN, model.max_position_embeddings), global_batch_size=8, precision=Precision.BF16
+    )
+    cluster = load_preset("dgx-h100").to_cluster()
+    found: list[Target] = []
+    for target, framework in FRAMEWORKS.items():
+        try:
+            framework.require_expressible(model, workload, None, cluster)
+        except NotExpressibleError:
+            continue
+        found.append(target)
+    return tuple(found)
 
 
 def framework_of(target: Target) -> Framework | None:

@@ -210,6 +210,13 @@ class TrainWorkload:
         return self.tokens_per_step * self.useful_fraction
 
     @property
+    def steps_to_train(self) -> int | None:
+        """Return the optimizer steps that the token budget takes, padding not counted as tokens; None without one."""
+        if self.tokens_to_train is None:
+            return None
+        return max(1, math.ceil(self.tokens_to_train / self.useful_tokens_per_step))
+
+    @property
     def useful_fraction(self) -> float:
         """Return the share of a step's tokens that are not padding."""
         documents = self.documents

@@ -73,6 +73,8 @@ def init(
     force: ForceOption = False,
 ) -> None:
     """Write a commented spec to start from."""
+    if file.suffix.lower() not in (".yaml", ".yml"):
+        raise InputError(f"{file} is not named as YAML, which `init` writes.", hint="Name it spec.yaml, for example.")
     from profiles.catalogue import load_preset
 
     reference = model_reference(model, spec=file)

@@ -7,7 +7,6 @@ which reads the configuration and takes the program's steps (`tests/frameworks`)
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
@@ -107,31 +106,22 @@ def padded_vocab_size(model: ModelSpec, layout: Layout) -> int:
     return -(-model.vocab_size // multiple) * multiple
 
 
-def train_steps(workload: TrainWorkload) -> int:
-    """Return the optimizer steps that the token budget takes, or the stated default without one."""
-    if workload.tokens_to_train is None:
-        return DEFAULT_STEPS
-    return max(1, math.ceil(workload.tokens_to_train / workload.tokens_per_step))
-
-
 Rows = Sequence[tuple[str, Sequence[tuple[str, ...]]]]
 
 
 def argument_rows(model: ModelSpec, workload: TrainWorkload, layout: Layout) -> Rows:
     """Return what the training program is told on its command line: what DeepSpeed's own JSON cannot say."""
     full = layout.recompute.granularity is Granularity.FULL
+    wide = model.vocab_size > LARGEST_16_BIT_VOCABULARY
     data: list[tuple[str, ...]] = []
     if workload.data_path:
-        wide = model.vocab_size > LARGEST_16_BIT_VOCABULARY
-        data = [
-            ("--data", *(_not_an_option(path) for path in workload.data_path)),
-            ("--data-type", "uint32" if wide else "uint16"),
-        ]
+        data.append(("--data", *(_not_an_option(path) for path in workload.data_path)))
+    data.append(("--data-type", "uint32" if wide else "uint16"))
     return (
         (
             "Layout",
             (
-                ("--pipeline-stages", ",".join(str(stage.num_layers) for stage in layout.stages)),
+                ("--layers-per-stage", ",".join(str(stage.num_layers) for stage in layout.stages)),
                 ("--recompute", "full" if full else "none"),
             ),
         ),
@@ -145,7 +135,7 @@ def argument_rows(model: ModelSpec, workload: TrainWorkload, layout: Layout) -> 
                 ("--hidden-dropout", repr(workload.hidden_dropout)),
             ),
         ),
-        ("Run", (*data, ("--steps", str(train_steps(workload))), ("--seed", "1234"))),
+        ("Run", (*data, ("--steps", str(workload.steps_to_train or DEFAULT_STEPS)), ("--seed", "1234"))),
     )
 
 

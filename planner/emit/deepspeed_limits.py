@@ -71,7 +71,7 @@ def require_model(model: ModelSpec) -> None:
     if model.mtp is not None:
         refuse(
             f"{model.name} predicts {model.mtp.num_modules} further tokens; the training program has no such modules.",
-            "Nearest: the same model without multi-token prediction.",
+            "Nearest: the same model without `mtp_modules`: `shardwright models NAME --format yaml` prints it to edit.",
         )
     unknown = [trait for trait in model.traits if trait not in TRAITS]
     if unknown:

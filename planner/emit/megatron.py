@@ -66,6 +66,11 @@ UNSCALED_NOTE = (
     "extend the context in a later run.",
 )
 
+LONG_NOTE = (
+    "Positions: the sequences are longer than the model was made for, and its rotation stands as it was. Set the base",
+    "or the scaling that your recipe for long context uses, such as --rotary-base N; no cost changes.",
+)
+
 LORA_NOTE = (
     "Adapters: lora_gpt.py beside this script adds them to the model of pretrain_gpt.py, which has none. Submit from",
     "the folder that holds both.",
@@ -228,6 +233,7 @@ def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: 
             *data,
             *_document_note(workload),
             *(UNSCALED_NOTE if written_model(model, workload) is not model else ()),
+            *(LONG_NOTE if workload.seq_len > model.max_position_embeddings else ()),
             *start,
             "Any further Megatron-LM flag can be appended: --save DIR --save-interval 500 --load DIR",
             "",

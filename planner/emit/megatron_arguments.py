@@ -4,8 +4,6 @@ Flags and their meaning: `megatron/training/arguments.py` of megatron-core 0.19.
 written out, defaults included, so that a reader of the script sees the whole run.
 """
 
-import math
-
 from planner.emit.megatron_expert_arguments import experts
 from planner.emit.megatron_layout_arguments import FSDP_STRATEGIES, parallelism, recompute, sharding
 from planner.emit.megatron_model_arguments import architecture, not_a_flag, vocabulary
@@ -56,13 +54,6 @@ def argument_groups(model: ModelSpec, workload: TrainWorkload, layout: Layout) -
 def arguments(model: ModelSpec, workload: TrainWorkload, layout: Layout) -> tuple[str, ...]:
     """Return the argument list as words."""
     return tuple(word for group in argument_groups(model, workload, layout) for flag in group.flags for word in flag)
-
-
-def train_iterations(workload: TrainWorkload) -> int:
-    """Return the optimizer steps that the token budget takes, or the stated default without one."""
-    if workload.tokens_to_train is None:
-        return DEFAULT_ITERATIONS
-    return max(1, math.ceil(workload.tokens_to_train / workload.tokens_per_step))
 
 
 def _precision(workload: TrainWorkload) -> Group:
@@ -127,7 +118,7 @@ def _batch(workload: TrainWorkload, layout: Layout) -> Group:
             ("--seq-length", str(workload.seq_len)),
             ("--micro-batch-size", str(layout.micro_batch_size)),
             ("--global-batch-size", str(workload.global_batch_size)),
-            ("--train-iters", str(train_iterations(workload))),
+            ("--train-iters", str(workload.steps_to_train or DEFAULT_ITERATIONS)),
         ),
     )
 

@@ -12,7 +12,7 @@ from planner.blocks import (
 from planner.emit.megatron_expert_limits import require_experts
 from planner.emit.megatron_parts import Form, Parts, parts_of
 from planner.emit.megatron_position_limits import require_positions
-from planner.emit.megatron_refusal import OTHER_TARGET, refuse
+from planner.emit.megatron_refusal import EDITED, OTHER_TARGET, refuse
 from planner.specs import ModelSpec, Trait
 
 TRAIT_FLAGS = {
@@ -126,7 +126,7 @@ def _require_latents(model: ModelSpec, parts: Parts) -> None:
         refuse(
             f"{model.name} has sparse attention (`indexer`) and multi-token prediction; "
             "Megatron builds a prediction module only from its standard attention.",
-            "Leave `mtp` or `indexer` out, or plan with `target: any`.",
+            f"Leave `mtp_modules` or `indexer` out: {EDITED} Or plan with `target: any`.",
         )
 
 
@@ -270,7 +270,7 @@ def _require_prediction(model: ModelSpec, parts: Parts) -> None:
         refuse(
             f"{model.name} has linear attention and multi-token prediction; Megatron builds a prediction module only "
             "from its standard attention.",
-            "Leave `mtp` out, or plan with `target: any`.",
+            f"Leave `mtp_modules` out: {EDITED} Or plan with `target: any`.",
         )
     if model.mtp.block != model.blocks[-1]:
         refuse(
@@ -281,5 +281,5 @@ def _require_prediction(model: ModelSpec, parts: Parts) -> None:
         refuse(
             f"{model.name} has multi-token prediction and layers that differ in window or rotation; the lists that say "
             "which layer is which end at the last layer.",
-            "Leave `mtp` out, or plan with `target: any`.",
+            f"Leave `mtp_modules` out: {EDITED} Or plan with `target: any`.",
         )

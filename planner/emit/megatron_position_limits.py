@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from planner.blocks import PositionEmbedding
 from planner.emit.megatron_parts import Form, Parts, parts_of
-from planner.emit.megatron_refusal import refuse
+from planner.emit.megatron_refusal import EDITED, refuse
 from planner.errors import NotExpressibleError
 from planner.specs import ModelSpec
 from planner.workload import TrainMethod, TrainWorkload
@@ -88,14 +88,14 @@ def _require_scaling(model: ModelSpec, kind: str, parts: Parts) -> None:
     if kind == "llama3" and parts.form is Form.HYBRID:
         refuse(
             f"llama3 rope scaling of {model.name}; Megatron's hybrid models have none.",
-            "Leave `rope_scaling` out of the model (it changes no cost).",
+            f"Leave `rope_scaling`, which changes no cost, out: {EDITED}",
         )
     if kind == "llama3" and any(scaling.get(key, value) != value for key, value in LLAMA3_ROPE.items()):
         found = ", ".join(f"{key} {scaling.get(key, value)}" for key, value in LLAMA3_ROPE.items())
         refuse(
             f"the llama3 rope scaling of {model.name} ({found}) does not reach the model: this version parses "
             "--rope-scaling-factor and then builds with factor 8, low 1, high 4, original length 8192.",
-            "Leave `rope_scaling` out of the model (it changes no cost), or use factor 8.",
+            f"Use factor 8, or leave `rope_scaling`, which changes no cost, out: {EDITED}",
         )
     if kind == "linear" and not float(scaling["factor"]).is_integer():
         refuse(
@@ -130,5 +130,5 @@ def _require_latent_scaling(model: ModelSpec, kind: str) -> None:
         refuse(
             f"the yarn rope scaling of {model.name} ({found}); with multi-head latent attention this version has "
             f"{expected} built in.",
-            "Leave `rope_scaling` out of the model (it changes no cost), or use these values.",
+            f"Use these values, or leave `rope_scaling`, which changes no cost, out: {EDITED}",
         )

@@ -11,6 +11,8 @@ FIRST_BLACKWELL_CAPABILITY = 10
 
 OTHER_TARGET = "Plan with `target: any`, which holds a plan against no framework."
 
+EDITED = "`shardwright models NAME --format yaml` prints the model to edit."
+
 
 def refuse(message: str, nearest: str) -> NoReturn:
     """Raise the error that says what cannot be expressed, and the nearest that can."""

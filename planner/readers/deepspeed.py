@@ -229,8 +229,8 @@ def layout_of(job: DeepSpeedJob) -> Layout:
 
 def _stage_layers(job: DeepSpeedJob) -> tuple[int, ...]:
     """Return the decoder layers of each pipeline stage, which only the training program is told."""
-    text = job.launch.text("--pipeline-stages")
-    argument = job.launch.flag("--pipeline-stages")
+    text = job.launch.text("--layers-per-stage")
+    argument = job.launch.flag("--layers-per-stage")
     if argument is not None and not re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})*", text, re.ASCII):
         raise job.launch.error(
             argument, f"takes layers of each stage, {text!r} is given", "Write numbers with commas, as 10,12,12,10."

@@ -114,9 +114,9 @@ def test_torchrun_starts_the_program_beside_the_script(file: str, folder: str, s
         *("--master-addr", "node-a", "--master-port", "29500"),
         f"{beside}/train_deepspeed.py",
         *("--deepspeed-config", f"{beside}/ds_config.json", "--model-facts", f"{beside}/model.json"),
-        *("--pipeline-stages", "4", "--recompute", "none", "--seq-len", "32", "--padded-vocab-size", "512"),
+        *("--layers-per-stage", "4", "--recompute", "none", "--seq-len", "32", "--padded-vocab-size", "512"),
         *("--attention", "flash", "--attention-dropout", "0.0", "--hidden-dropout", "0.0"),
-        *("--steps", "100", "--seed", "1234", "--save", "a b"),
+        *("--data-type", "uint16", "--steps", "100", "--seed", "1234", "--save", "a b"),
     ]
 
 

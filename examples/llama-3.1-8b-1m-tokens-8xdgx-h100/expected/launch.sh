@@ -7,6 +7,8 @@
 # MEGATRON_LM_DIR: a checkout of that tag; it holds pretrain_gpt.py.
 # Data: mock tokens and a null tokenizer. For real data, tokenise it with Megatron-LM's tools/preprocess_data.py,
 # set workload.data_path and workload.tokenizer_model in the spec, and plan again.
+# Positions: the sequences are longer than the model was made for, and its rotation stands as it was. Set the base
+# or the scaling that your recipe for long context uses, such as --rotary-base N; no cost changes.
 # Any further Megatron-LM flag can be appended: --save DIR --save-interval 500 --load DIR
 #
 # Run this on each of the 8 nodes, with NODE_RANK 0 to 7 and

@@ -13,7 +13,7 @@ set -euo pipefail
 
 TRAIN_ARGS=(
     # Layout
-    --pipeline-stages 32
+    --layers-per-stage 32
     --recompute none
     # Model
     --seq-len 8192
@@ -22,6 +22,7 @@ TRAIN_ARGS=(
     --attention-dropout 0.0
     --hidden-dropout 0.0
     # Run
+    --data-type uint32
     --steps 100
     --seed 1234
 )

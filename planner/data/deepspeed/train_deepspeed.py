@@ -127,7 +127,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--deepspeed-config", type=Path, required=True, help="DeepSpeed's JSON")
     parser.add_argument("--model-facts", type=Path, help="JSON with the model's shapes")
     parser.add_argument("--model", help="Hugging Face model instead: a directory or a name")
-    parser.add_argument("--pipeline-stages", required=True, help="decoder layers of each stage, as 10,12,12,10")
+    parser.add_argument("--layers-per-stage", required=True, help="decoder layers of each stage, as 10,12,12,10")
     parser.add_argument("--recompute", choices=("none", "full"), default="none")
     parser.add_argument("--seq-len", type=int, required=True, help="tokens of one sequence")
     parser.add_argument("--padded-vocab-size", type=int, help="rows of the embedding table")
@@ -146,9 +146,9 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.model is None and arguments.model_facts is None:
         parser.error("give --model-facts or --model")
     try:
-        arguments.stages = tuple(int(count) for count in arguments.pipeline_stages.split(","))
+        arguments.stages = tuple(int(count) for count in arguments.layers_per_stage.split(","))
     except ValueError:
-        parser.error(f"--pipeline-stages {arguments.pipeline_stages}: write numbers with commas")
+        parser.error(f"--layers-per-stage {arguments.layers_per_stage}: write numbers with commas")
     return arguments
 
 
@@ -191,7 +191,7 @@ def require_fit(facts: Facts, layout: Layout, arguments: argparse.Namespace) -> 
     """Exit where model and layout do not go together."""
     layers = len(block_facts(facts))
     if sum(layout.stages) != layers:
-        raise SystemExit(f"--pipeline-stages place {sum(layout.stages)} layers, the model has {layers}.")
+        raise SystemExit(f"--layers-per-stage place {sum(layout.stages)} layers, the model has {layers}.")
     rows = arguments.padded_vocab_size or facts["vocab_size"]
     if rows < facts["vocab_size"] or rows % layout.tensor:
         raise SystemExit(f"--padded-vocab-size {rows}: at least {facts['vocab_size']}, in {layout.tensor} equal parts.")

@@ -1,12 +1,15 @@
 """`shardwright models` and `shardwright clusters`."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from planner.bundled import model_names
+from cli.named_model import read_named_model
+from planner.bundled import BundledModel, bundled_models, model_names
 from profiles.catalogue import device_names, preset_names
 
 RUNNER = CliRunner()
@@ -40,7 +43,50 @@ def test_models_as_json_are_one_document() -> None:
 def test_an_unknown_model_is_answered_with_its_neighbours() -> None:
     result = RUNNER.invoke(app, ["models", "lama-3.1-8b"])
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: There is no bundled model named lama-3.1-8b.\nDid you mean llama-3.1-8b")
+    assert 'There is no bundled model and no file "lama-3.1-8b"' in result.stderr
+    assert "Did you mean `llama-3.1-8b`" in result.stderr
+
+
+@pytest.mark.parametrize("model", bundled_models(), ids=lambda model: model.name)
+def test_the_yaml_of_a_bundled_model_is_a_file_that_describes_it(model: BundledModel, tmp_path: Path) -> None:
+    result = RUNNER.invoke(app, ["models", model.name, "--format", "yaml"])
+    assert result.exit_code == 0
+    file = tmp_path / "mine.yaml"
+    file.write_text(result.stdout)
+    spec = model.decoder.spec()
+    assert replace(read_named_model(str(file), where="MODEL"), architecture=spec.architecture) == spec
+
+
+def test_yaml_is_of_a_bundled_model_alone() -> None:
+    result = RUNNER.invoke(app, ["models", "--format", "yaml"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: --format yaml prints a bundled model.")
+
+
+def test_a_config_of_ones_own_is_shown_as_it_was_read(tmp_path: Path) -> None:
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 64,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+        "vocab_size": 500,
+        "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-5,
+    }
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    result = RUNNER.invoke(app, ["models", str(file)])
+    assert result.exit_code == 0
+    assert "  - attention: 4 heads of 16, 4 key/value heads\n" in result.stdout
+    assert json.loads(RUNNER.invoke(app, ["models", str(file), "--format", "json"]).stdout)["num_layers"] == 3
+
+
+def test_a_listed_target_takes_the_model_and_another_does_not() -> None:
+    document = json.loads(RUNNER.invoke(app, ["models", "deepseek-v3.2", "--format", "json"]).stdout)
+    assert document["targets"] == []
+    document = json.loads(RUNNER.invoke(app, ["models", "llama-3.1-8b", "--format", "json"]).stdout)
+    assert document["targets"] == ["megatron", "deepspeed"]
 
 
 def test_presets_and_gpus_are_listed() -> None:

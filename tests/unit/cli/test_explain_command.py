@@ -20,7 +20,7 @@ What limits it
   - Memory: 6.00 GiB on rank 0 in forward-backward, 1.00 GiB below the limit of 7.00 GiB.
   - Balance: the lightest rank peaks at 4.00 GiB.
 
-Where the time goes
+Where the time goes on the pipeline rank with most work
   term                 time    share  source
   gemm             150.0 ms   75.0 %  [1]
   pipeline bubble   50.0 ms   25.0 %  [2]

@@ -24,6 +24,13 @@ def test_the_spec_loads_for_every_preset(tmp_path: Path, preset: str) -> None:
     assert (inputs.model.name, inputs.cluster.name) == ("llama-3.1-8b", preset)
 
 
+def test_a_file_that_is_not_named_as_yaml_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    result = RUNNER.invoke(app, ["init", str(path)])
+    assert (result.exit_code, path.exists()) == (2, False)
+    assert result.stderr.startswith(f"error: {path} is not named as YAML, which `init` writes.")
+
+
 def test_model_and_nodes_are_taken(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     result = RUNNER.invoke(app, ["init", str(path), "--model", "meta-llama/Llama-3.1-70B", "--nodes", "8"])

@@ -51,7 +51,7 @@ def test_padding_is_told_from_useful_tokens() -> None:
     documents = DocumentLengths(lengths=(256,), weights=(1.0,), packing=Packing.PADDED)
     workload = replace(plan.request.workload, documents=documents)
     padded = replace(plan, request=replace(plan.request, workload=workload))
-    assert "  useful tokens     25.0 %, the rest is padding and not counted\n" in as_text(
+    assert "  useful tokens     25.0 %; throughput and MFU leave out the rest, which is padding\n" in as_text(
         layout_facts(padded, padded.best)
     )
     assert "sequences of 1,024 tokens (padded documents of 256 tokens on average), " in as_text(header(padded))

@@ -63,10 +63,22 @@ def test_the_launch_files_are_the_plans_targets(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("planner.launch.violations", lambda *_: ())
     plan = plan_for(Target.DEEPSPEED)
     assert "ds_config.json" in launch_files(plan)
-    for_any = replace(plan_for(Target.MEGATRON), target=Target.ANY)
+    megatron = plan_for(Target.MEGATRON)
+    roomy = replace(megatron.best, memory_limit_bytes=1 << 40)
+    for_any = replace(megatron, target=Target.ANY, plans=(roomy,))
     assert "ds_config.json" not in launch_files(for_any)
     with pytest.raises(NotExpressibleError, match=r"^DeepSpeed 0\.19\.8: "):
         launch_files(for_any, target=Target.DEEPSPEED)
+
+
+def test_a_layout_is_not_written_for_a_framework_that_needs_more_memory_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.launch.violations", lambda *_: ())
+    plan = plan_for(Target.DEEPSPEED)
+    of_any = replace(plan, target=Target.ANY)
+    with pytest.raises(NotExpressibleError, match=r"planned for another target and needs .* GiB a GPU here, of 0\.00"):
+        launch_files(of_any, target=Target.DEEPSPEED)
+    roomy = replace(of_any, plans=(replace(plan.best, memory_limit_bytes=1 << 40),))
+    assert "ds_config.json" in launch_files(roomy, target=Target.DEEPSPEED)
 
 
 @pytest.mark.parametrize("target", FRAMEWORKS)

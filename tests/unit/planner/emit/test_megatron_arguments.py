@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from planner.emit.megatron import emit_megatron, environment
-from planner.emit.megatron_arguments import argument_groups, arguments, train_iterations
+from planner.emit.megatron_arguments import argument_groups, arguments
 from planner.emit.megatron_layout_arguments import pipeline_layout
 from planner.emit.megatron_words import pattern
 from planner.layout import Layout, stages_from_counts
@@ -90,9 +90,15 @@ def test_with_a_tokenizer_the_padded_rows_are_said_because_its_own_count_would_b
 
 
 def test_iterations_cover_the_token_budget() -> None:
-    assert train_iterations(WORKLOAD) == 100
-    assert train_iterations(replace(WORKLOAD, tokens_to_train=8192 * 128 * 7)) == 7
-    assert train_iterations(replace(WORKLOAD, tokens_to_train=8192 * 128 * 7 + 1)) == 8
+    def iterations(workload: TrainWorkload) -> tuple[str, ...] | None:
+        return values(arguments(LLAMA_8B, workload, FLAT), "--train-iters")
+
+    step = 8192 * 128
+    assert iterations(WORKLOAD) == ("100",)
+    assert iterations(replace(WORKLOAD, tokens_to_train=step * 7)) == ("7",)
+    assert iterations(replace(WORKLOAD, tokens_to_train=step * 7 + 1)) == ("8",)
+    half_empty = DocumentLengths(lengths=(4096,), weights=(1.0,), packing=Packing.PADDED)
+    assert iterations(replace(WORKLOAD, tokens_to_train=step * 7, documents=half_empty)) == ("14",)
 
 
 def test_mock_data_gives_way_to_named_data() -> None:

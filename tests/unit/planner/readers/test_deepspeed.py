@@ -13,7 +13,7 @@ from planner.workload import DType, Optimizer, Precision
 
 SCRIPT = """\
 deepspeed --num_nodes 2 --num_gpus=4 dir/train_deepspeed.py \\
-    --pipeline-stages 12 --seq-len 4096 --steps 7
+    --layers-per-stage 12 --seq-len 4096 --steps 7
 """
 CONFIG: Mapping[str, object] = {
     "train_batch_size": 32,
@@ -63,7 +63,7 @@ def test_stage_three_overlaps_unless_told_otherwise(stage: int) -> None:
 
 
 def test_torchrun_and_batch_directives_say_the_size() -> None:
-    program = "train_deepspeed.py --pipeline-stages 6,6"
+    program = "train_deepspeed.py --layers-per-stage 6,6"
     for text in (
         f"torchrun --nnodes 1 --nproc-per-node 4 {program}",
         f"python -m torch.distributed.run --nnodes=1 --nproc_per_node=4 {program}",
@@ -119,25 +119,25 @@ def test_errors_of_the_configuration_say_where(name: str) -> None:
 
 LINES: Mapping[str, tuple[str, str]] = {
     "no program": ("echo hello", "launch.sh: no command starts a training program."),
-    "no size": ("torchrun train_deepspeed.py --pipeline-stages 4", "does not say how many GPUs it starts on."),
+    "no size": ("torchrun train_deepspeed.py --layers-per-stage 4", "does not say how many GPUs it starts on."),
     "no stages": (
         "deepspeed --num_nodes 1 --num_gpus 8 train_deepspeed.py",
-        "launch.sh: --pipeline-stages is missing.",
+        "launch.sh: --layers-per-stage is missing.",
     ),
     "stages that are no numbers": (
-        "deepspeed --num_nodes 1 --num_gpus 8 train_deepspeed.py --pipeline-stages 4,x",
-        "launch.sh:1:57: --pipeline-stages takes layers of each stage, '4,x' is given.",
+        "deepspeed --num_nodes 1 --num_gpus 8 train_deepspeed.py --layers-per-stage 4,x",
+        "launch.sh:1:57: --layers-per-stage takes layers of each stage, '4,x' is given.",
     ),
     "two values": (
-        "deepspeed --num_nodes 1 --num_gpus 8 train_deepspeed.py --pipeline-stages 4 4",
-        "--pipeline-stages takes one value, 2 are given.",
+        "deepspeed --num_nodes 1 --num_gpus 8 train_deepspeed.py --layers-per-stage 4 4",
+        "--layers-per-stage takes one value, 2 are given.",
     ),
     "a recompute that is none": (
-        "deepspeed --num_nodes 1 --num_gpus 8 train_deepspeed.py --pipeline-stages 4 --recompute some",
+        "deepspeed --num_nodes 1 --num_gpus 8 train_deepspeed.py --layers-per-stage 4 --recompute some",
         "--recompute is 'some'.\nUse none or full.",
     ),
     "recompute against the interval": (
-        "deepspeed --num_nodes 1 --num_gpus 8 train_deepspeed.py --pipeline-stages 2,2 --recompute full",
+        "deepspeed --num_nodes 1 --num_gpus 8 train_deepspeed.py --layers-per-stage 2,2 --recompute full",
         "activation_checkpoint_interval is 0 where --recompute is full.\nUse 1, or change --recompute.",
     ),
     "an open quote": ("torchrun 'train_deepspeed.py", "' is missing."),
