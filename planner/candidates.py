@@ -17,7 +17,7 @@ from planner.communication import (
     tied_embedding_reduction,
     transfer,
 )
-from planner.costs import CostTable, ShapeCosts
+from planner.costs import CostTable
 from planner.formulate import formulate, skeleton
 from planner.layout import Granularity, Layout, Recompute, Stage, stages_from_counts
 from planner.memory import memory_ledger, peak_memory_bytes
@@ -26,6 +26,7 @@ from planner.points import Points
 from planner.schedule import StageTimes, simulate
 from planner.schedule_bounds import lower_bound_seconds
 from planner.schedule_orders import OperationOrder, operation_order
+from planner.shape_costs import ShapeCosts
 from planner.sharding import sharding_of
 from planner.space import interleaved_counts
 from solvers.problem import Problem

@@ -12,7 +12,6 @@ Two bounds are sound for every split of the layers into stages:
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +19,13 @@ from numpy.typing import NDArray
 from planner.capabilities import Capabilities
 from planner.communication import gradient_norm_reduction, optimizer_bytes, optimizer_step
 from planner.graph import ModelGraph
-from planner.layout import Granularity, Recompute
-from planner.memory_bound import KnownSplit, MemoryNeed, memory_facts, mesh_at
-from planner.placement import RankModel, shard_model
+from planner.layout import Recompute
+from planner.memory_bound import KnownSplit, MemoryNeed, mesh_at
+from planner.placement import shard_model
 from planner.points import BoolArray, IntArray, Points, distinct_columns
-from planner.pricing import steps_seconds
 from planner.schedule_bounds import any_split_bound_seconds
-from planner.shard import Elements, RankLayer, Sharder
+from planner.shape_costs import PartTable, ShapeCosts
+from planner.shard import Sharder
 from planner.sharding import Sharding
 from planner.space import interleaved_counts
 from planner.specs import ModelSpec
@@ -37,19 +36,6 @@ FloatArray = NDArray[np.float64]
 
 SHARE_ROUNDING = 1e-9
 """Shares of a model are sums of quotients; rounding must not rule a point out."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerSeconds:
-    """Time of one layer for one micro-batch.
-
-    Args:
-        forward_seconds: Forward pass.
-        backward_seconds_R: Backward pass under each recompute choice, recomputation included.
-    """
-
-    forward_seconds: float
-    backward_seconds_R: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,123 +57,6 @@ class Bounds:
         """Return the bound of the whole step."""
         total_X: FloatArray = self.pipeline_seconds_X + self.tail_seconds_X
         return total_X
-
-
-class _PartPrices:
-    """Seconds of the parts of layers, each priced once: forward, backward, and again under each recompute choice."""
-
-    def __init__(self, cost_model: CostModel, recomputes: tuple[Recompute, ...]) -> None:
-        self.cost_model = cost_model
-        self.recomputes = recomputes
-        self._rows: dict[RankLayer, tuple[float, ...]] = {}
-
-    def of(self, layer: RankLayer) -> tuple[float, ...]:
-        """Return the seconds of a layer: those of its parts together."""
-        return tuple(map(sum, zip(*(self._of_part(part) for part in layer.parts), strict=True)))
-
-    def _of_part(self, part: RankLayer) -> tuple[float, ...]:
-        found = self._rows.get(part)
-        if found is None:
-            seconds = {operator: steps_seconds(operator.forward, self.cost_model) for operator in part.operators}
-            again = (sum(map(seconds.__getitem__, part.recomputed_operators(choice))) for choice in self.recomputes)
-            forward, backward = sum(seconds.values()), steps_seconds(part.backward, self.cost_model)
-            found = self._rows[part] = (forward, backward, *again)
-        return found
-
-
-class ShapeCosts:
-    """Bytes and seconds of every kind of layer in one shape; seconds are priced on first use."""
-
-    def __init__(
-        self,
-        *,
-        rank_model: RankModel,
-        counts_D: tuple[int, ...],
-        recomputes: tuple[Recompute, ...],
-        prices: _PartPrices,
-    ) -> None:
-        self.rank_model = rank_model
-        self.counts_D = counts_D
-        self.recomputes = recomputes
-        self.prices = prices
-
-    def _seconds(self, layer: RankLayer, *, recomputed: bool) -> LayerSeconds:
-        forward, backward, *again_R = self.prices.of(layer)
-        return LayerSeconds(
-            forward_seconds=forward,
-            backward_seconds_R=tuple(backward + again * recomputed for again in again_R),
-        )
-
-    @cached_property
-    def blocks_D(self) -> tuple[LayerSeconds, ...]:
-        """Return the seconds of each distinct block."""
-        return tuple(self._seconds(layer, recomputed=True) for layer in self.rank_model.layers)
-
-    @cached_property
-    def whole_layer_seconds(self) -> float:
-        """Return what recomputing one layer whole adds to its backward pass, the least of all distinct blocks."""
-        return min(self.prices.of(layer)[0] for layer in self.rank_model.layers)
-
-    @cached_property
-    def memory_facts(self) -> FloatArray:
-        """Return what the memory bound reads of the shape."""
-        return memory_facts(self.rank_model)
-
-    @cached_property
-    def saved_bytes_DR(self) -> NDArray[np.float64]:
-        """Return what one micro-batch keeps of each distinct block under each recompute choice."""
-        return np.array(
-            [[layer.saved_bytes(choice) for choice in self.recomputes] for layer in self.rank_model.layers],
-            dtype=np.float64,
-        )
-
-    @property
-    def whole_layer_bytes(self) -> int:
-        """Return what recomputing one layer whole frees of one micro-batch, the most of all distinct blocks."""
-        return max(layer.all_saved_bytes - layer.layer_input_bytes for layer in self.rank_model.layers)
-
-    def choice_of(self, recompute: Recompute) -> int:
-        """Return the recompute choice of the layers that are not recomputed whole."""
-        if recompute.num_layers is not None:
-            recompute = Recompute(granularity=Granularity.NONE)
-        return self.recomputes.index(recompute)
-
-    @cached_property
-    def embedding(self) -> LayerSeconds:
-        """Return the seconds of the embedding, which is never recomputed."""
-        return self._seconds(self.rank_model.embedding, recomputed=False)
-
-    @cached_property
-    def head(self) -> LayerSeconds:
-        """Return the seconds of the head, which is never recomputed."""
-        return self._seconds(self.rank_model.head, recomputed=False)
-
-    @cached_property
-    def layer_seconds_DR(self) -> FloatArray:
-        """Return the forward and backward seconds of each distinct block under each recompute choice."""
-        return np.array([block.forward_seconds + np.array(block.backward_seconds_R) for block in self.blocks_D])
-
-    @cached_property
-    def work_seconds_R(self) -> FloatArray:
-        """Return the forward and backward seconds of one micro-batch through the whole model."""
-        total_R = np.full(len(self.recomputes), self.embedding.forward_seconds + self.head.forward_seconds)
-        total_R += np.array(self.embedding.backward_seconds_R) + np.array(self.head.backward_seconds_R)
-        for count, block in zip(self.counts_D, self.blocks_D, strict=True):
-            total_R += count * (block.forward_seconds + np.array(block.backward_seconds_R))
-        return total_R
-
-    @cached_property
-    def elements_D(self) -> tuple[Elements, ...]:
-        """Return the trainable elements of each distinct block on one rank."""
-        return tuple(layer.elements(trainable=True) for layer in self.rank_model.layers)
-
-    @cached_property
-    def trainable(self) -> Elements:
-        """Return the trainable elements of all layers together, on the ranks that share them; the ends left out."""
-        total = Elements()
-        for count, elements in zip(self.counts_D, self.elements_D, strict=True):
-            total += elements * count
-        return total
 
 
 def _most_seconds_RX(
@@ -264,7 +133,7 @@ class CostTable:
         self._shapes: dict[Sharding, ShapeCosts] = {}
         self._by_column: dict[tuple[int, ...], ShapeCosts] = {}
         self._sharder = Sharder()
-        self._prices = _PartPrices(cost_model, recomputes)
+        self._parts = PartTable(cost_model, recomputes)
 
     def shape(self, sharding: Sharding) -> ShapeCosts:
         """Return the costs of one shape."""
@@ -275,8 +144,7 @@ class CostTable:
             self._shapes[sharding] = ShapeCosts(
                 rank_model=shard_model(self.graph, sharding, cut=self._sharder.layer),
                 counts_D=tuple(counts.values()),
-                recomputes=self.recomputes,
-                prices=self._prices,
+                parts=self._parts,
             )
         return self._shapes[sharding]
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from planner.capabilities import ANY, Capabilities
 from planner.communication import shard_ranks
-from planner.costs import ShapeCosts
 from planner.layout import Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.memory import (
     CONTEXT_BYTES,
@@ -26,6 +25,7 @@ from planner.memory import (
     state_bytes,
 )
 from planner.placement import RankModel
+from planner.shape_costs import ShapeCosts
 from planner.shard import Elements, RankLayer
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload

@@ -4,7 +4,7 @@ Axes: X points, S shapes, D distinct blocks, R recompute choices. Demand is roun
 what cannot be is ruled out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
@@ -53,12 +53,16 @@ _OF_LAYER, _OF_ENDS = 8, 15
 """Numbers in `memory_facts` of each distinct block, and of the two ends."""
 
 
-def memory_facts(rank_model: RankModel) -> FloatArray:
+def memory_facts(rank_model: RankModel, counts_D: Sequence[FloatArray]) -> FloatArray:
     """Return every number of one shape that the bound reads, in one row.
 
     The ends: elements of the embedding, of a head beside it and of a head elsewhere (four each: trainable and frozen,
     dense and expert), the loss's peak, the stream's bytes and the head's fp8 operands. Then of each distinct block: its
     four elements, operands of linear layers, bytes saved, bytes of its own backward, bytes of its input.
+
+    Args:
+        rank_model: One rank's share of the layers.
+        counts_D: `RankLayer.counts` of each distinct block, whatever follows them.
     """
     head = rank_model.head_elements
     numbers: list[int] = [
@@ -69,9 +73,12 @@ def memory_facts(rank_model: RankModel) -> FloatArray:
         rank_model.stream_bytes,
         rank_model.head.gemm_operands,
     ]
-    for layer in rank_model.layers:
-        numbers += (*layer.counts, layer.transient_bytes, layer.layer_input_bytes)
-    return np.array(numbers, dtype=np.float64)
+    ends = np.array(numbers, dtype=np.float64)
+    of_layers = (
+        (counts[: _OF_LAYER - 2], (layer.transient_bytes, layer.layer_input_bytes))
+        for layer, counts in zip(rank_model.layers, counts_D, strict=True)
+    )
+    return np.concatenate([ends, *(part for parts in of_layers for part in parts)])
 
 
 def _four(trainable: Elements, frozen: Elements) -> tuple[int, int, int, int]:
@@ -278,6 +285,9 @@ class MemoryNeed:
         in_flight_X = self._in_flight_X(rank)
         free_X = self._free_X(rank, limit_bytes, self._least_working_X(rank)) + in_flight_X * self.freed_X
         mean_X = np.maximum(self._mean_static_X + in_flight_X * self._mean_saved_X, 1.0)
+        if not self.unsharded.gradient_X.any():
+            plain_X: FloatArray = np.maximum(free_X / mean_X, 0.0)
+            return plain_X
         of_layer_DX = [
             np.maximum(static_X + in_flight_X * saved_X, 1.0)
             for static_X, saved_X in zip(self.static_DX, self.saved_DX, strict=True)
@@ -384,8 +394,9 @@ class _Unsharded:
     def cases(self) -> Iterator[tuple[list[FloatArray], list[FloatArray]]]:
         """Yield what each kind of layer adds, and what stands once it is there, in each of the four cases."""
         pairs = list(zip(self.elements_DX, self.trainable_DX, strict=True))
-        for all_weights in (False, True):
-            for all_gradients in (False, True):
+        # Where nothing is sharded that would stand whole, one case is enough.
+        for all_weights in (False, True) if self.weight_X.any() else (True,):
+            for all_gradients in (False, True) if self.gradient_X.any() else (True,):
                 growing_DX = [
                     all_weights * elements_X * self.weight_X + all_gradients * trainable_X * self.gradient_X
                     for elements_X, trainable_X in pairs

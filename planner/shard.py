@@ -266,10 +266,11 @@ def _elements(parts: Iterable[RankWeight]) -> Elements:
 class Feels(StrEnum):
     """Which degrees an operator feels beside tp and the tokens of a rank."""
 
-    NOTHING_ELSE = "nothing else"
+    NOTHING_ELSE = "nothing else, and of sequences and cp only the tokens that they leave a rank"
     CONTEXT = "how attention crosses cp"
     STATES = "how recurrences cross cp"
     EXPERTS = "the experts' grid"
+    ROWS = "the experts' grid, and of everything else only the residual tokens"
 
 
 EXPERT_REGIONS = frozenset({Region.ROUTED, Region.EXPERT})
@@ -288,7 +289,11 @@ def feels(operator: Operator) -> Feels:
         or any(weight.mesh is Mesh.EXPERT for weight in operator.weights)
         or any(saved.region in EXPERT_REGIONS for saved in operator.saved)
     )
-    return Feels.EXPERTS if routed else Feels.NOTHING_ELSE
+    if not routed:
+        return Feels.NOTHING_ELSE
+    beside = any(weight.mesh is Mesh.DENSE for weight in operator.weights)
+    beside |= any(saved.region is Region.SHARDED for saved in operator.saved)
+    return Feels.EXPERTS if beside else Feels.ROWS
 
 
 class Sharder:
@@ -340,12 +345,14 @@ class Sharder:
 @lru_cache(maxsize=8)
 def _felt(sharding: Sharding) -> Mapping[Feels, Sharding]:
     """Return `sharding` with only those degrees that each kind of operator feels."""
-    dense = replace(sharding, ulysses=1, ep=1, etp=1, routing_skew=1.0, state_exchange=False)
+    of_attention = replace(sharding, ep=1, etp=1, routing_skew=1.0, state_exchange=False)
+    tokens = replace(sharding, micro_batch_size=1, seq_len=sharding.tokens, cp=1, ulysses=1, state_exchange=False)
     return {
-        Feels.NOTHING_ELSE: dense,
-        Feels.CONTEXT: replace(dense, ulysses=sharding.ulysses),
-        Feels.STATES: replace(dense, state_exchange=sharding.state_exchange),
-        Feels.EXPERTS: replace(dense, ep=sharding.ep, etp=sharding.etp, routing_skew=sharding.routing_skew),
+        Feels.NOTHING_ELSE: replace(tokens, ep=1, etp=1, routing_skew=1.0),
+        Feels.CONTEXT: of_attention,
+        Feels.STATES: replace(of_attention, ulysses=1, state_exchange=sharding.state_exchange),
+        Feels.EXPERTS: tokens,
+        Feels.ROWS: replace(tokens, tp=1, sequence_parallel=False, seq_len=sharding.residual_tokens),
     }
 
 

@@ -62,11 +62,16 @@ LARGEST_16_BIT_VOCABULARY = 1 << 16
 TARGET_NOTE = "Target: DeepSpeed 0.19.8, checked with torch 2.13.0."
 
 MOCK_DATA_NOTE = (
-    "Data: mock tokens. For real data append --data FILE, a file of token numbers, or set workload.data_path in the",
-    "spec and plan again.",
+    "Data: mock tokens. For real data append --data FILE, a file of token numbers as --data-type says, or set",
+    "workload.data_path in the spec and plan again.",
 )
 
-TOKEN_FILE_NOTE = "Data: the files behind --data hold token numbers and nothing else."
+TOKEN_FILE_NOTE = "Data: the files behind --data hold token numbers as --data-type says, and nothing else."
+
+RECIPE_NOTE = (
+    f"Training: the learning rate in {CONFIG_FILE} is constant, a placeholder; sequences are read in the order of the",
+    "files. Both are yours to change, and no plan depends on them.",
+)
 
 BASE_NOTE = (
     "Base model: append --model DIR, a Hugging Face model of these sizes (needs transformers), or --load DIR, a",
@@ -242,6 +247,7 @@ def _header(model: ModelSpec, workload: TrainWorkload, cluster: Cluster) -> list
             *((FLASH_NOTE,) if needs_flash_attention_package(model, workload) else ()),
             *((TOKEN_FILE_NOTE,) if workload.data_path else MOCK_DATA_NOTE),
             *(() if pretraining else BASE_NOTE),
+            *RECIPE_NOTE,
             f"Any further argument of {PROGRAM} can be appended: --save DIR --save-interval 500 --load DIR",
             "",
         )

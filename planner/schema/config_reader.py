@@ -221,7 +221,7 @@ class ConfigReader:
                 continue
             allowed = " or ".join(shown(value) for value in inert.values)
             raise self.error(
-                f"`{key}` = {shown(self._fields[key])} means {inert.meaning}, which cannot be planned yet.",
+                f"`{key}` = {shown(self._fields[key])} means {inert.meaning}, which is not planned for this class yet.",
                 key=key,
                 hint=f"Models whose `{key}` is {allowed} can be planned.",
             )

@@ -20,6 +20,16 @@ DIMENSIONS = ("tp", "cp", "pp", "vpp", "dp", "ep", "etp", "zero_stage", "micro_b
 RECOMPUTE = ("none", "selective", "full")
 CONTEXT_KINDS = tuple(kind.value for kind in ContextKind)
 LORA_TARGETS = ("qkv", "proj", "fc1", "fc2")
+PEFT_TARGETS = {
+    "q_proj": "qkv",
+    "k_proj": "qkv",
+    "v_proj": "qkv",
+    "o_proj": "proj",
+    "gate_proj": "fc1",
+    "up_proj": "fc1",
+    "down_proj": "fc2",
+}
+"""What PEFT calls the parts of these modules in a Llama; Megatron-LM's hold several of them in one."""
 
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _TOKENS = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,12})?) ?([KMBT]?)", re.IGNORECASE)
@@ -90,9 +100,11 @@ def _lora_targets(value: object) -> tuple[str, ...]:
     values = _listed(value)
     wrong = next((item for item in values if not isinstance(item, str) or item not in LORA_TARGETS), None)
     if wrong is not None or not values:
+        meant = PEFT_TARGETS.get(str(wrong))
+        proposal = f"It is part of `{meant}`. " if meant else suggestion(str(wrong), LORA_TARGETS)
         raise complaint(
             f"{shown(wrong if values else value)} is not a module that takes an adapter.",
-            f"{suggestion(str(wrong), LORA_TARGETS)}Allowed: {', '.join(LORA_TARGETS)}, or a list of these.",
+            f"{proposal}Allowed: {', '.join(LORA_TARGETS)}, or a list of these.",
         )
     return _in_order(values, LORA_TARGETS)
 

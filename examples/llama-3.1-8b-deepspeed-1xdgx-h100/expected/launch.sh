@@ -3,8 +3,10 @@
 #
 # Target: DeepSpeed 0.19.8, checked with torch 2.13.0.
 # ds_config.json is DeepSpeed's part of the plan; what it cannot say is told to train_deepspeed.py below.
-# Data: mock tokens. For real data append --data FILE, a file of token numbers, or set workload.data_path in the
-# spec and plan again.
+# Data: mock tokens. For real data append --data FILE, a file of token numbers as --data-type says, or set
+# workload.data_path in the spec and plan again.
+# Training: the learning rate in ds_config.json is constant, a placeholder; sequences are read in the order of the
+# files. Both are yours to change, and no plan depends on them.
 # Any further argument of train_deepspeed.py can be appended: --save DIR --save-interval 500 --load DIR
 #
 # Run this on the node: bash launch.sh

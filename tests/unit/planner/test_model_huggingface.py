@@ -151,7 +151,7 @@ def test_falcon_7b_has_one_key_value_head_and_one_norm() -> None:
 
 def test_falcon_with_alibi_is_refused() -> None:
     error = refusal(changed(FALCON_7B, alibi=True))
-    assert error.message == "`alibi` = true means ALiBi positions, which cannot be planned yet."
+    assert error.message == "`alibi` = true means ALiBi positions, which is not planned for this class yet."
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_a_known_key_is_inert_or_refused(key: str, inert: object, biting: object
     assert read({**LLAMA_8B, key: inert}) == read(LLAMA_8B)
     error = refusal({**LLAMA_8B, key: biting})
     assert error.message.startswith(f"`{key}` = ")
-    assert error.message.endswith(f" means {meaning}, which cannot be planned yet.")
+    assert error.message.endswith(f" means {meaning}, which is not planned for this class yet.")
 
 
 def test_zero_is_not_false_and_one_is_not_true() -> None:

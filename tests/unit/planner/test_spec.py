@@ -192,6 +192,13 @@ TOKENS_HINT = "Give a whole number, or one such as 300B or 1.5T (K, M, B, T are 
                 "Did you mean `qkv`? Allowed: qkv, proj, fc1, fc2, or a list of these."
             ),
         ),
+        (
+            "lora: {rank: 1, target_modules: [q_proj, v_proj]}",
+            (
+                'lora.target_modules: "q_proj" is not a module that takes an adapter.\n'
+                "It is part of `qkv`. Allowed: qkv, proj, fc1, fc2, or a list of these."
+            ),
+        ),
     ],
 )
 def test_a_wrong_field_of_the_workload_is_named_with_its_place(field: str, message: str) -> None:

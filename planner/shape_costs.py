@@ -1,0 +1,170 @@
+"""Bytes and seconds of every kind of layer in one shape: what the tables of the search are made from.
+
+A shape is one way to shard the layers. Its layers are sums of parts that other shapes share (`planner.shard.Sharder`),
+so each part is priced and measured once, as a row of numbers, and a layer is the sum of its parts' rows. Axes: D
+distinct blocks, R recompute choices.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.layout import Granularity, Recompute
+from planner.memory_bound import memory_facts
+from planner.placement import RankModel
+from planner.pricing import steps_seconds
+from planner.shard import Elements, RankLayer
+from profiles.estimate import CostModel
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSeconds:
+    """Time of one layer for one micro-batch.
+
+    Args:
+        forward_seconds: Forward pass.
+        backward_seconds_R: Backward pass under each recompute choice, recomputation included.
+    """
+
+    forward_seconds: float
+    backward_seconds_R: tuple[float, ...]
+
+
+class PartTable:
+    """Rows of numbers of the parts of layers, each worked out once.
+
+    Args:
+        cost_model: Prices operations.
+        recomputes: The recompute choices.
+    """
+
+    def __init__(self, cost_model: CostModel, recomputes: tuple[Recompute, ...]) -> None:
+        self.cost_model = cost_model
+        self.recomputes = recomputes
+        self._seconds: dict[RankLayer, FloatArray] = {}
+        self._bytes: dict[RankLayer, FloatArray] = {}
+
+    def seconds(self, layer: RankLayer) -> FloatArray:
+        """Return the seconds of a layer's forward pass, of its backward pass, and of what each choice runs again."""
+        first, *rest = (self._seconds_of_part(part) for part in layer.parts)
+        return sum(rest, first)
+
+    def _seconds_of_part(self, part: RankLayer) -> FloatArray:
+        found = self._seconds.get(part)
+        if found is None:
+            seconds = {operator: steps_seconds(operator.forward, self.cost_model) for operator in part.operators}
+            again = (sum(map(seconds.__getitem__, part.recomputed_operators(choice))) for choice in self.recomputes)
+            forward, backward = sum(seconds.values()), steps_seconds(part.backward, self.cost_model)
+            found = self._seconds[part] = np.array((forward, backward, *again))
+        return found
+
+    def counts(self, layer: RankLayer) -> FloatArray:
+        """Return `RankLayer.counts` of a layer, and the bytes it keeps of a micro-batch under each choice."""
+        first, *rest = (self._counts_of_part(part) for part in layer.parts)
+        total: FloatArray = sum(rest, first)
+        whole = [choice.granularity is Granularity.FULL for choice in self.recomputes]
+        total[-len(whole) :][whole] = layer.layer_input_bytes
+        return total
+
+    def _counts_of_part(self, part: RankLayer) -> FloatArray:
+        found = self._bytes.get(part)
+        if found is None:
+            kept = (part.saved_bytes(choice) for choice in self.recomputes)
+            found = self._bytes[part] = np.array((*part.counts, *kept), dtype=np.float64)
+        return found
+
+
+class ShapeCosts:
+    """Bytes and seconds of every kind of layer in one shape; seconds are priced on first use.
+
+    Args:
+        rank_model: One rank's share of the layers.
+        counts_D: Layers of each distinct block in the model.
+        parts: The rows of the layers' parts.
+    """
+
+    def __init__(self, *, rank_model: RankModel, counts_D: tuple[int, ...], parts: PartTable) -> None:
+        self.rank_model = rank_model
+        self.counts_D = counts_D
+        self.recomputes = parts.recomputes
+        self._parts = parts
+
+    @cached_property
+    def _seconds_D(self) -> tuple[FloatArray, ...]:
+        return tuple(self._parts.seconds(layer) for layer in self.rank_model.layers)
+
+    @cached_property
+    def blocks_D(self) -> tuple[LayerSeconds, ...]:
+        """Return the seconds of each distinct block."""
+        return tuple(
+            LayerSeconds(forward_seconds=float(row[0]), backward_seconds_R=tuple((row[1] + row[2:]).tolist()))
+            for row in self._seconds_D
+        )
+
+    @cached_property
+    def whole_layer_seconds(self) -> float:
+        """Return what recomputing one layer whole adds to its backward pass, the least of all distinct blocks."""
+        return float(min(row[0] for row in self._seconds_D))
+
+    @cached_property
+    def _counts_D(self) -> tuple[FloatArray, ...]:
+        return tuple(self._parts.counts(layer) for layer in self.rank_model.layers)
+
+    @cached_property
+    def memory_facts(self) -> FloatArray:
+        """Return what the memory bound reads of the shape."""
+        return memory_facts(self.rank_model, self._counts_D)
+
+    @cached_property
+    def saved_bytes_DR(self) -> FloatArray:
+        """Return what one micro-batch keeps of each distinct block under each recompute choice."""
+        return np.stack([row[-len(self.recomputes) :] for row in self._counts_D])
+
+    @property
+    def whole_layer_bytes(self) -> int:
+        """Return what recomputing one layer whole frees of one micro-batch, the most of all distinct blocks."""
+        return max(layer.all_saved_bytes - layer.layer_input_bytes for layer in self.rank_model.layers)
+
+    def choice_of(self, recompute: Recompute) -> int:
+        """Return the recompute choice of the layers that are not recomputed whole."""
+        if recompute.num_layers is not None:
+            recompute = Recompute(granularity=Granularity.NONE)
+        return self.recomputes.index(recompute)
+
+    @cached_property
+    def embedding(self) -> LayerSeconds:
+        """Return the seconds of the embedding, which is never recomputed."""
+        return self._of_end(self.rank_model.embedding)
+
+    @cached_property
+    def head(self) -> LayerSeconds:
+        """Return the seconds of the head, which is never recomputed."""
+        return self._of_end(self.rank_model.head)
+
+    def _of_end(self, layer: RankLayer) -> LayerSeconds:
+        forward, backward, *_ = self._parts.seconds(layer).tolist()
+        return LayerSeconds(forward_seconds=forward, backward_seconds_R=(backward,) * len(self.recomputes))
+
+    @cached_property
+    def layer_seconds_DR(self) -> FloatArray:
+        """Return the forward and backward seconds of each distinct block under each recompute choice."""
+        return np.stack([row[0] + row[1] + row[2:] for row in self._seconds_D])
+
+    @cached_property
+    def work_seconds_R(self) -> FloatArray:
+        """Return the forward and backward seconds of one micro-batch through the whole model."""
+        ends = sum(end.forward_seconds + end.backward_seconds_R[0] for end in (self.embedding, self.head))
+        work_R: FloatArray = np.array(self.counts_D, dtype=np.float64) @ self.layer_seconds_DR + ends
+        return work_R
+
+    @cached_property
+    def trainable(self) -> Elements:
+        """Return the trainable elements of all layers together, on the ranks that share them; the ends left out."""
+        total = Elements()
+        for count, layer in zip(self.counts_D, self.rank_model.layers, strict=True):
+            total += layer.trainable * count
+        return total
