@@ -319,7 +319,10 @@ class Pricer:
 
     def _timed(self, seconds: float, traffic: DataParallelTraffic) -> TimedTraffic:
         return TimedTraffic(
-            seconds=seconds, num_buckets=traffic.num_buckets, slowdown=self.table.cost_model.overlap_slowdown
+            seconds=seconds,
+            num_buckets=traffic.num_buckets,
+            slowdown=self.table.cost_model.overlap_slowdown,
+            exposed_fraction=self.table.cost_model.exposed_fraction,
         )
 
     def _tail_seconds(self, costs: ShapeCosts, layout: Layout) -> float:

@@ -29,11 +29,11 @@ from planner.layout import Granularity, Stage
 from planner.memory import ASSUMED_SOURCES, memory_ledger, peak_memory_bytes
 from planner.placement import PlacedModel
 from planner.plan import MemoryLine, TimeLine
-from planner.pricing import price_steps
+from planner.pricing import launches_seconds, price_steps
 from planner.schedule import StageTimes, Timeline, simulate
 from planner.schedule_orders import operation_order
 from planner.shard import RankLayer
-from planner.steps import Step
+from planner.steps import Step, Term
 from profiles.estimate import CostModel, Source
 from profiles.hardware import Cluster
 from profiles.ops import Collective
@@ -134,11 +134,20 @@ class _Evaluator:
             layers.append((placed.rank_model.head, False))
         forward = backward = 0.0
         for layer, recomputed in layers:
-            forward += self.steps(layer.forward, terms)
-            backward += self.steps(layer.backward, terms)
-            if recomputed:
-                backward += self.steps(layer.recomputed_steps(recompute), terms, term=RECOMPUTATION)
+            again = layer.recomputed_steps(recompute) if recomputed else ()
+            kernels = self.steps(layer.forward, terms)
+            forward += self._launched(layer.forward, kernels, terms)
+            kernels = self.steps(layer.backward, terms) + self.steps(again, terms, term=RECOMPUTATION)
+            backward += self._launched((*layer.backward, *again), kernels, terms)
         return self._with_data_parallel(stage, terms, forward, backward)
+
+    def _launched(self, steps: tuple[Step, ...], kernel_seconds: float, terms: defaultdict[str, float]) -> float:
+        """Return what a layer's pass takes: its kernels, or the host's time for starting them if that is longer."""
+        waited = max(0.0, launches_seconds(steps, self.cost_model) - kernel_seconds)
+        if waited:
+            terms[Term.LAUNCHES.value] += waited
+            self.note(Term.LAUNCHES.value, Source.ANALYTIC, "launches of the host, one after the other")
+        return kernel_seconds + waited
 
     def _with_data_parallel(
         self, stage: Stage, terms: defaultdict[str, float], forward: float, backward: float
@@ -158,7 +167,10 @@ class _Evaluator:
 
         def exposed(seconds: float, beside_seconds: float, *, overlapped: bool) -> float:
             timed = TimedTraffic(
-                seconds=seconds, num_buckets=traffic.num_buckets, slowdown=self.cost_model.overlap_slowdown
+                seconds=seconds,
+                num_buckets=traffic.num_buckets,
+                slowdown=self.cost_model.overlap_slowdown,
+                exposed_fraction=self.cost_model.exposed_fraction,
             )
             return exposed_seconds(timed, beside_seconds=beside_seconds, overlapped=overlapped)
 

@@ -53,6 +53,11 @@ def price_steps(steps: Iterable[Step], cost_model: CostModel) -> Price:
     return Price(seconds=seconds, notes=frozenset(notes))
 
 
+def launches_seconds(steps: Iterable[Step], cost_model: CostModel) -> float:
+    """Return the host's time for starting `steps`: what runs them takes no less."""
+    return sum(step.num_launches for step in steps) * cost_model.launch_seconds
+
+
 def steps_seconds(steps: Iterable[Step], cost_model: CostModel) -> float:
     """Return what `price_steps` costs in all, without the account of it."""
     total = 0.0

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from planner.layout import Granularity, Recompute
 from planner.memory_bound import memory_facts
 from planner.placement import RankModel
-from planner.pricing import steps_seconds
+from planner.pricing import launches_seconds, steps_seconds
 from planner.shard import Elements, RankLayer
 from profiles.estimate import CostModel
 
@@ -48,18 +48,37 @@ class PartTable:
         self._seconds: dict[RankLayer, FloatArray] = {}
         self._bytes: dict[RankLayer, FloatArray] = {}
 
-    def seconds(self, layer: RankLayer) -> FloatArray:
-        """Return the seconds of a layer's forward pass, of its backward pass, and of what each choice runs again."""
+    def seconds(self, layer: RankLayer, *, recomputed: bool) -> FloatArray:
+        """Return the seconds of a layer's forward pass, and of its backward pass under each choice.
+
+        A pass takes as long as its kernels, or as the host takes to start them.
+
+        Args:
+            layer: The layer.
+            recomputed: Backward runs again what each choice says; else nothing.
+        """
         first, *rest = (self._seconds_of_part(part) for part in layer.parts)
-        return sum(rest, first)
+        rows = sum(rest, first)
+        passes = rows[1:].copy()
+        passes[0] = rows[0]
+        passes[1:] = rows[1] + rows[2:] * recomputed
+        seconds: FloatArray = passes.max(axis=1)
+        return seconds
 
     def _seconds_of_part(self, part: RankLayer) -> FloatArray:
+        """Return rows of kernels' and of launches' seconds: forward, backward, and what each choice runs again."""
         found = self._seconds.get(part)
         if found is None:
-            seconds = {operator: steps_seconds(operator.forward, self.cost_model) for operator in part.operators}
-            again = (sum(map(seconds.__getitem__, part.recomputed_operators(choice))) for choice in self.recomputes)
-            forward, backward = sum(seconds.values()), steps_seconds(part.backward, self.cost_model)
-            found = self._seconds[part] = np.array((forward, backward, *again))
+            kernels = {operator: steps_seconds(operator.forward, self.cost_model) for operator in part.operators}
+            launches = {operator: launches_seconds(operator.forward, self.cost_model) for operator in part.operators}
+            rows = [
+                (sum(kernels.values()), sum(launches.values())),
+                (steps_seconds(part.backward, self.cost_model), launches_seconds(part.backward, self.cost_model)),
+            ]
+            for choice in self.recomputes:
+                again = part.recomputed_operators(choice)
+                rows.append((sum(map(kernels.__getitem__, again)), sum(map(launches.__getitem__, again))))
+            found = self._seconds[part] = np.array(rows)
         return found
 
     def counts(self, layer: RankLayer) -> FloatArray:
@@ -95,20 +114,24 @@ class ShapeCosts:
 
     @cached_property
     def _seconds_D(self) -> tuple[FloatArray, ...]:
-        return tuple(self._parts.seconds(layer) for layer in self.rank_model.layers)
+        return tuple(self._parts.seconds(layer, recomputed=True) for layer in self.rank_model.layers)
 
     @cached_property
     def blocks_D(self) -> tuple[LayerSeconds, ...]:
         """Return the seconds of each distinct block."""
         return tuple(
-            LayerSeconds(forward_seconds=float(row[0]), backward_seconds_R=tuple((row[1] + row[2:]).tolist()))
+            LayerSeconds(forward_seconds=float(row[0]), backward_seconds_R=tuple(row[1:].tolist()))
             for row in self._seconds_D
         )
 
     @cached_property
     def whole_layer_seconds(self) -> float:
         """Return what recomputing one layer whole adds to its backward pass, the least of all distinct blocks."""
-        return float(min(row[0] for row in self._seconds_D))
+        whole, nothing = (
+            next(index for index, choice in enumerate(self.recomputes) if choice.granularity is granularity)
+            for granularity in (Granularity.FULL, Granularity.NONE)
+        )
+        return float(min(row[1 + whole] - row[1 + nothing] for row in self._seconds_D))
 
     @cached_property
     def _counts_D(self) -> tuple[FloatArray, ...]:
@@ -146,13 +169,13 @@ class ShapeCosts:
         return self._of_end(self.rank_model.head)
 
     def _of_end(self, layer: RankLayer) -> LayerSeconds:
-        forward, backward, *_ = self._parts.seconds(layer).tolist()
-        return LayerSeconds(forward_seconds=forward, backward_seconds_R=(backward,) * len(self.recomputes))
+        forward, *backward_R = self._parts.seconds(layer, recomputed=False).tolist()
+        return LayerSeconds(forward_seconds=forward, backward_seconds_R=tuple(backward_R))
 
     @cached_property
     def layer_seconds_DR(self) -> FloatArray:
         """Return the forward and backward seconds of each distinct block under each recompute choice."""
-        return np.stack([row[0] + row[1] + row[2:] for row in self._seconds_D])
+        return np.stack([row[0] + row[1:] for row in self._seconds_D])
 
     @cached_property
     def work_seconds_R(self) -> FloatArray:

@@ -56,6 +56,7 @@ class Term(StrEnum):
     TENSOR_PARALLEL = "tensor-parallel collectives"
     CONTEXT_PARALLEL = "context-parallel collectives"
     EXPERT_PARALLEL = "expert-parallel collectives"
+    LAUNCHES = "waiting for the host"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,12 @@ class Step:
     collective: Collective | None = None
     repeats: int = 1
     collective_term: Term = Term.TENSOR_PARALLEL
+
+    @property
+    def num_launches(self) -> int:
+        """Return what the host starts for it: kernels, and for a collective the call and the wait for it."""
+        launches = 0 if self.compute is None else self.compute.num_launches
+        return launches + 2 * self.repeats * (self.collective is not None)
 
 
 def _local_linear(work: Linear, sharding: Sharding) -> tuple[int, int]:

@@ -1,10 +1,12 @@
 """The analytic cost model: datasheet figures times constants with sources.
 
-- A matrix product is the slower of its tiles and its traffic. Tiles of 128 x 256 or 128 x 128 are dealt to compute
-  units in whole waves; a product of inner dimension k reaches k / (k + k0) of the rate (start and end of each tile).
-- Attention runs at a part of the datasheet rate that depends on the GPU's generation and on how many keys a query
-  sees, or at its traffic. Recurrences run at a part of it, or at their traffic.
+- A matrix product: `profiles.gemm_surface`, at a burst rate times what hours of training keep of it; a board with less
+  power for its rate keeps less.
+- Attention runs at a part of the datasheet rate that depends on the GPU's generation, on the generation of kernels and
+  on how many keys a query sees, or at its traffic. Kept scores go through memory, pass by pass. Recurrences run at a
+  part of the rate, or at their traffic.
 - Everything else is its traffic to device memory.
+- The host launches kernels one after the other: `launch_seconds` each (`profiles.software`).
 - Collectives: a start, a latency for each hop, and bytes over the bandwidth of the narrowest level. A ring over a
   group with n members in each unit of an inner level leaves that unit on n GPUs' network links at once, so the bus
   bandwidth of level l is n times the bandwidth of one GPU at l. Where each pair of N GPUs shares one link, a group of
@@ -15,6 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 from profiles.constants import (
     ATTENTION_FRACTION,
@@ -24,8 +27,8 @@ from profiles.constants import (
     COLLECTIVE_RAMP_BYTES,
     COLLECTIVE_START,
     GEMM,
-    GEMM_K_RAMP,
-    GEMM_SMALL_TILE_FRACTION,
+    GEMM_PROLOGUE_STEPS,
+    GEMM_WHOLE_WAVE_FRACTION,
     KERNEL_LAUNCH,
     MEMORY_FRACTION,
     NEAREST_ARCHITECTURE,
@@ -33,21 +36,24 @@ from profiles.constants import (
     P2P_CHANNELS,
     PCIE_FRACTION,
     PEER_FRACTION,
+    POWER_EXPONENT,
+    REFERENCE_WATTS_PER_TERAFLOPS,
     SCAN_FRACTION,
-    UNFUSED_ATTENTION_FRACTION,
+    SCORES_FRACTION,
+    SCORES_PASSES,
+    TILES,
     Constant,
     GemmConstants,
+    TileConstants,
 )
 from profiles.errors import CoverageError
 from profiles.estimate import Estimate, Source
+from profiles.gemm_surface import GemmRates, GemmSurface
 from profiles.hardware import Cluster, LinkKind, LinkLevel, PeerTopology
 from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound, StateScan
+from profiles.software import CURRENT_SOFTWARE, AttentionKernels, Software
 
-SCAN_KERNELS = 5
-"""Kernels of one pass over a recurrence: cumulative decays, scores, states of chunks, states passed on, output
-(`mamba_ssm/ops/triton/ssd_combined.py`)."""
-
-_TILES = ((128, 256, 1.0), (256, 128, 1.0), (128, 128, GEMM_SMALL_TILE_FRACTION.value))
+Facts = TypeVar("Facts", Constant, TileConstants)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +80,13 @@ class AnalyticCostModel:
 
     Args:
         cluster: Where the operations run.
+        software: What runs them.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, software: Software = CURRENT_SOFTWARE) -> None:
         self.cluster = cluster
+        self.software = software
+        self._surfaces: dict[str, GemmSurface] = {}
         self.compute = lru_cache(maxsize=None)(self._compute)
         self.collective = lru_cache(maxsize=None)(self._collective)
 
@@ -95,9 +104,10 @@ class AnalyticCostModel:
             case StateScan():
                 return self._scan(operation)
             case MemoryBound():
-                seconds = self._traffic_seconds(operation.num_bytes)
+                factor = self.software.norm_factor if operation.name.endswith("norm") else 1.0
+                seconds = self._traffic_seconds(factor * operation.num_bytes)
                 return Estimate(
-                    seconds=seconds + operation.num_kernels * KERNEL_LAUNCH.value,
+                    seconds=seconds + operation.num_launches * KERNEL_LAUNCH.value,
                     source=Source.ANALYTIC,
                     note=(
                         f"bytes at {MEMORY_FRACTION.value} of {self.cluster.device.name} memory bandwidth"
@@ -134,19 +144,16 @@ class AnalyticCostModel:
         )
 
     def _gemm(self, operation: Gemm) -> Estimate:
-        what = f"{operation.dtype} GEMM {operation.m} x {operation.n} x {operation.k}"
-        peak = self._peak_flops_per_second(operation.dtype, what)
-        constants, carried_over = self._gemm_constants(operation.dtype, what)
-        peak *= constants.peak_fraction.value * constants.sustained_fraction.value
-        units = self.cluster.device.num_compute_units
-        padded_flops = min(
-            _wave_flops(operation, tile_m=tile_m, tile_n=tile_n, num_units=units) / fraction
-            for tile_m, tile_n, fraction in _TILES
+        surface = self._surfaces.get(operation.dtype)
+        if surface is None:
+            surface = GemmSurface(self.gemm_rates(operation.dtype, sustained=True, what=_gemm_text(operation)))
+            self._surfaces[operation.dtype] = surface
+        constants, carried_over = self._gemm_constants(operation.dtype, _gemm_text(operation))
+        seconds = surface.seconds_P(
+            operation.m, operation.n, operation.k, bytes_P=operation.num_bytes, batch_P=operation.batch
         )
-        ramp = operation.k / (operation.k + GEMM_K_RAMP.value)
-        seconds = max(padded_flops / (peak * ramp), self._traffic_seconds(operation.num_bytes))
         return Estimate(
-            seconds=seconds + KERNEL_LAUNCH.value,
+            seconds=float(seconds),
             source=Source.ASSUMED if carried_over else Source.ANALYTIC,
             note=(
                 f"{operation.dtype} tiles and waves; burst rate: {constants.peak_fraction.source}"
@@ -154,15 +161,72 @@ class AnalyticCostModel:
             ),
         )
 
+    def gemm_rates(self, dtype: str, *, sustained: bool, what: str = "a matrix product") -> GemmRates:
+        """Return what the surface of matrix products reads of this GPU.
+
+        Args:
+            dtype: Format of the operands.
+            sustained: As hours of training keep it, not in a burst.
+            what: What is priced, for messages.
+
+        Raises:
+            CoverageError: The GPU has no rate for the format, or its architecture no constants.
+        """
+        peak = self._peak_flops_per_second(dtype, what)
+        constants, _ = self._gemm_constants(dtype, what)
+        tiles, _ = self._of_architecture(TILES, what)
+        rate = peak * constants.peak_fraction.value
+        if sustained:
+            rate *= constants.sustained_fraction.value * self._power_fraction()
+        # Operands of half the width are multiplied twice as fast, while tiles begin and are read as before.
+        faster = 2.0 if dtype == "fp8" else 1.0
+        device = self.cluster.device
+        return GemmRates(
+            flops_per_second=rate,
+            bytes_per_second=device.memory_bytes_per_second * tiles.memory_fraction.value,
+            num_units=device.num_compute_units,
+            start_seconds=tiles.start.value,
+            half_rate_size=tiles.half_rate_size.value * faster,
+            prologue_steps=GEMM_PROLOGUE_STEPS.value * faster,
+            whole_wave_fraction=GEMM_WHOLE_WAVE_FRACTION.value,
+        )
+
+    def _power_fraction(self) -> float:
+        """Return what the board's power keeps of a sustained rate that was fitted on a board with more for its rate."""
+        device = self.cluster.device
+        reference = REFERENCE_WATTS_PER_TERAFLOPS.get(device.architecture)
+        if reference is None:
+            return 1.0
+        watts = device.tdp_watts / (device.dense_flops_per_second["bf16"] / 1e12)
+        fraction: float = min(1.0, watts / reference) ** POWER_EXPONENT.value
+        return fraction
+
     def _attention(self, operation: Attention) -> Estimate:
         what = f"attention of {operation.batch} x {operation.query_len} tokens"
-        peak = self._peak_flops_per_second(operation.dtype, what)
-        fraction, carried_over = self._attention_fraction(operation)
+        kernels = self.software.attention if operation.fused else self.software.scores
+        if kernels.keeps_scores:
+            return self._attention_with_scores(operation, kernels, what)
+        peak = self._peak_flops_per_second(operation.dtype, what) * self._power_fraction()
+        fraction, carried_over = self._attention_fraction(operation, kernels, what)
         seconds = max(operation.flops / (peak * fraction.value), self._traffic_seconds(operation.num_bytes))
         return Estimate(
-            seconds=seconds + operation.calls * KERNEL_LAUNCH.value,
+            seconds=seconds + operation.num_launches * KERNEL_LAUNCH.value,
             source=Source.ASSUMED if carried_over else Source.ANALYTIC,
-            note=f"attention at part of the datasheet rate, {fraction.source}",
+            note=f"{kernels} attention at part of the datasheet rate, {fraction.source}",
+        )
+
+    def _attention_with_scores(self, operation: Attention, kernels: AttentionKernels, what: str) -> Estimate:
+        """Return the time of attention whose scores go through memory: two products, and passes over the scores."""
+        peak = self._peak_flops_per_second(operation.dtype, what) * self._power_fraction()
+        passes = (
+            SCORES_PASSES.value * (8 if operation.backward else 6) * (2 if kernels is AttentionKernels.PLAIN else 1)
+        )
+        seconds = operation.flops / (peak * SCORES_FRACTION.value)
+        seconds += self._traffic_seconds(passes * operation.score_bytes)
+        return Estimate(
+            seconds=seconds + operation.num_launches * KERNEL_LAUNCH.value,
+            source=Source.ANALYTIC,
+            note=f"{kernels} attention, its scores in memory: {SCORES_PASSES.source}",
         )
 
     def _scan(self, operation: StateScan) -> Estimate:
@@ -170,35 +234,38 @@ class AnalyticCostModel:
         peak = self._peak_flops_per_second(operation.dtype, what) * SCAN_FRACTION.value
         seconds = max(operation.flops / peak, self._traffic_seconds(operation.num_bytes))
         return Estimate(
-            seconds=seconds + SCAN_KERNELS * KERNEL_LAUNCH.value,
+            seconds=seconds + operation.num_launches * KERNEL_LAUNCH.value,
             source=Source.ASSUMED,
             note=f"chunks at {SCAN_FRACTION.value} of the datasheet rate, {SCAN_FRACTION.source}",
         )
 
-    def _attention_fraction(self, operation: Attention) -> tuple[Constant, bool]:
+    def _attention_fraction(self, operation: Attention, kernels: AttentionKernels, what: str) -> tuple[Constant, bool]:
         """Return the part of the rate that attention reaches, and whether it was carried over.
 
-        A fused kernel fills its tiles the better the more keys a query sees: n / (n + n0), with n the length of a
-        causal sequence in which a query sees as many on average in one call.
+        A kernel fills its tiles the better the more keys a query sees: n / (n + n0), with n the length of a causal
+        sequence in which a query sees as many on average in one call.
         """
-        if not operation.fused:
-            return UNFUSED_ATTENTION_FRACTION, True
-        long, long_from = self._of_architecture(ATTENTION_FRACTION)
-        ramp, ramp_from = self._of_architecture(ATTENTION_RAMP)
+        fractions = {
+            architecture: constant
+            for (architecture, generation), constant in ATTENTION_FRACTION.items()
+            if generation == kernels.value
+        }
+        long, long_from = self._of_architecture(fractions, what)
+        ramp, ramp_from = self._of_architecture(ATTENTION_RAMP, what)
         length = 2 * operation.pairs / (operation.query_len * operation.calls)
         reached = replace(long, value=long.value * length / (length + ramp.value))
         here = self.cluster.device.architecture
-        return reached, long_from != here or ramp_from != here
+        return reached, long.assumed or long_from != here or ramp_from != here
 
-    def _of_architecture(self, constants: Mapping[str, Constant]) -> tuple[Constant, str]:
-        """Return the constant of the GPU's architecture, or of the nearest, and which that is."""
+    def _of_architecture(self, constants: Mapping[str, Facts], what: str) -> tuple[Facts, str]:
+        """Return the constants of the GPU's architecture, or of the nearest, and which that is."""
         architecture = self.cluster.device.architecture
         for candidate in _with_fallbacks(architecture):
             if candidate in constants:
                 return constants[candidate], candidate
         raise CoverageError(
-            operation="attention",
-            missing=f"no attention efficiency is known for architecture {architecture}",
+            operation=what,
+            missing=f"no efficiency is known for architecture {architecture}",
             remedy="Use a GPU of the catalogue.",
         )
 
@@ -327,6 +394,16 @@ class AnalyticCostModel:
         """
         return self._slowdown(P2P_CHANNELS)
 
+    @property
+    def launch_seconds(self) -> float:
+        """Return the host's time for one launch."""
+        return self.software.launch_seconds.value
+
+    @property
+    def exposed_fraction(self) -> float:
+        """Return the part of a data-parallel collective beside a pass that is not hidden by it."""
+        return self.software.exposed_fraction.value
+
     def _slowdown(self, channels: Constant) -> float:
         units = self.cluster.device.num_compute_units
         held = min(channels.value, units / 2)
@@ -340,8 +417,5 @@ def _traffic_factor(kind: CollectiveKind, size: int) -> float:
     return 2 * share if kind is CollectiveKind.ALL_REDUCE else share
 
 
-def _wave_flops(operation: Gemm, *, tile_m: int, tile_n: int, num_units: int) -> float:
-    """Return the flops of all whole waves that the product occupies: idle units of the last wave are paid for."""
-    tiles = operation.batch * math.ceil(operation.m / tile_m) * math.ceil(operation.n / tile_n)
-    waves = math.ceil(tiles / num_units)
-    return 2.0 * waves * num_units * tile_m * tile_n * operation.k
+def _gemm_text(operation: Gemm) -> str:
+    return f"{operation.dtype} GEMM {operation.m} x {operation.n} x {operation.k}"

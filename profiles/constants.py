@@ -6,8 +6,7 @@ no measurement its nearest generation is taken and the estimate is marked as ass
 
 from dataclasses import dataclass
 
-_GEMM_FIT = "least median error over {rows} published {what} timings with m >= 512: {error} median"
-_TRAINING_FIT = "joint fit over published training runs (llm-foundry, Megatron-Bridge, InternEvo, vTrain and others)"
+_TRAINING_FIT = "joint fit over published training runs, sources weighted alike"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,56 +50,101 @@ class GemmConstants:
     """Rate of large matrix products.
 
     Args:
-        peak_fraction: Part of the datasheet rate that a product with full waves and endless k reaches in a burst.
-        sustained_fraction: Part of that burst rate that hours of training keep (power limit, backward shapes).
+        peak_fraction: Part of the datasheet rate that an endless product of large tiles reaches in a burst.
+        sustained_fraction: Part of that burst rate that hours of training keep at the reference board power.
     """
 
     peak_fraction: Constant
     sustained_fraction: Constant
 
 
-_HOPPER_GEMM = _GEMM_FIT.format(rows=830, what="H100 SXM bf16 GEMM", error="5.2 %")
-_AMPERE_GEMM = _GEMM_FIT.format(rows=496, what="A100 SXM bf16 GEMM", error="7.0 %")
-_HOPPER_FP8 = _GEMM_FIT.format(rows=830, what="H100 SXM fp8 GEMM", error="13 %")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileConstants:
+    """How an architecture cuts matrix products.
+
+    Args:
+        memory_fraction: Part of the memory bandwidth that a product reaches.
+        start: Launch and drain of a kernel.
+        half_rate_size: Harmonic mean of a tile's sides at which half of the rate is reached, at two bytes an element.
+    """
+
+    memory_fraction: Constant
+    start: Constant
+    half_rate_size: Constant
+
+
+_GEMM_FIT = (
+    "least mean absolute log error over {rows} published bf16 GEMM timings of {device}; all of them: 6.3 % median"
+)
+_HOPPER_GEMM = _GEMM_FIT.format(rows="1,910", device="H100 SXM")
+_AMPERE_GEMM = _GEMM_FIT.format(rows="1,386", device="A100 SXM")
+_BOTH_GEMM = _GEMM_FIT.format(rows="3,296", device="H100 and A100 SXM")
 _MAMF = "best achieved matrix product on {device}, stas00/ml-engineering, compute/accelerator"
 
+
+def _rate(value: float, source: str, *, assumed: bool = False) -> Constant:
+    return Constant(value=value, low=0.3, high=1.1, source=source, assumed=assumed)
+
+
+_BURST = _rate(1.04, "datasheet rates are at a clock below the burst's; " + _BOTH_GEMM)
+_BURST_FP8 = _rate(
+    0.94, "0.90 of the bf16 fraction: medians of published fp8 GEMM timings on H100 SXM with m >= 512, within 11 %"
+)
+
 GEMM: dict[tuple[str, str], GemmConstants] = {
-    ("hopper", "bf16"): GemmConstants(
-        peak_fraction=_fraction(0.845, _HOPPER_GEMM),
-        sustained_fraction=_fraction(
-            0.80,
-            "hand estimate, no fit: 4 Megatron-LM weak-scaling runs on H100, micro-batch unstated, imply about 0.81;"
-            " llm-foundry's H100 runs about 0.62; the joint-fit value is 0.69",
-        ),
-    ),
-    ("hopper", "fp8"): GemmConstants(
-        peak_fraction=_fraction(0.611, _HOPPER_FP8), sustained_fraction=_fraction(1.0, _TRAINING_FIT)
-    ),
-    ("ampere", "bf16"): GemmConstants(
-        peak_fraction=_fraction(0.904, _AMPERE_GEMM),
-        sustained_fraction=_fraction(
-            0.78,
-            "hand estimate, no fit: between what A100 runs imply, about 0.80 (61 of llm-foundry, FSDP) and 0.75 (86 of"
-            " Aleph-Alpha, TP and PP); the joint-fit value is 0.89",
-        ),
-    ),
+    ("hopper", "bf16"): GemmConstants(peak_fraction=_BURST, sustained_fraction=_fraction(0.696, _TRAINING_FIT)),
+    ("hopper", "fp8"): GemmConstants(peak_fraction=_BURST_FP8, sustained_fraction=_rate(1.03, _TRAINING_FIT)),
+    ("ampere", "bf16"): GemmConstants(peak_fraction=_BURST, sustained_fraction=_fraction(0.765, _TRAINING_FIT)),
     ("blackwell", "bf16"): GemmConstants(
-        peak_fraction=_fraction(0.845, "carried over from H100", assumed=True),
-        sustained_fraction=_fraction(0.55, _TRAINING_FIT),
+        peak_fraction=_rate(1.04, "carried over from H100", assumed=True),
+        sustained_fraction=_fraction(0.522, _TRAINING_FIT),
     ),
     ("blackwell", "fp8"): GemmConstants(
-        peak_fraction=_fraction(0.611, "carried over from H100", assumed=True),
-        sustained_fraction=_fraction(0.98, _TRAINING_FIT),
+        peak_fraction=_rate(0.94, "carried over from H100", assumed=True),
+        sustained_fraction=_rate(0.775, _TRAINING_FIT),
     ),
     ("cdna3", "bf16"): GemmConstants(
-        peak_fraction=_fraction(0.514, _MAMF.format(device="MI300X (668 of 1300 TFLOP/s)")),
-        sustained_fraction=_fraction(0.78, "carried over from A100", assumed=True),
+        peak_fraction=_rate(0.514, _MAMF.format(device="MI300X (668 of 1300 TFLOP/s)")),
+        sustained_fraction=_fraction(0.85, "carried over from A100", assumed=True),
     ),
     ("cdna4", "bf16"): GemmConstants(
-        peak_fraction=_fraction(0.680, _MAMF.format(device="MI355X (1565 of 2300 TFLOP/s)")),
-        sustained_fraction=_fraction(0.78, "carried over from A100", assumed=True),
+        peak_fraction=_rate(0.680, _MAMF.format(device="MI355X (1565 of 2300 TFLOP/s)")),
+        sustained_fraction=_fraction(0.85, "carried over from A100", assumed=True),
     ),
 }
+
+TILES: dict[str, TileConstants] = {
+    "hopper": TileConstants(
+        memory_fraction=_fraction(0.83, _HOPPER_GEMM),
+        start=_seconds(2.7e-6, _HOPPER_GEMM),
+        half_rate_size=Constant(value=38.2, low=0.0, high=128.0, source=_HOPPER_GEMM),
+    ),
+    "ampere": TileConstants(
+        memory_fraction=_fraction(0.726, _AMPERE_GEMM),
+        start=_seconds(4.0e-6, _AMPERE_GEMM),
+        half_rate_size=Constant(value=31.3, low=0.0, high=128.0, source=_AMPERE_GEMM),
+    ),
+}
+
+GEMM_PROLOGUE_STEPS = Constant(
+    value=185.0, low=0.0, high=512.0, source="steps of the inner dimension, at two bytes an element; " + _BOTH_GEMM
+)
+GEMM_WHOLE_WAVE_FRACTION = _fraction(0.616, _BOTH_GEMM)
+
+REFERENCE_WATTS_PER_TERAFLOPS: dict[str, float] = {
+    "ampere": 400 / 311.9,  # A100 SXM
+    "hopper": 700 / 989.4,  # H100 SXM
+    "blackwell": 1000 / 2250.0,  # B200
+}
+"""Board power over the datasheet's bf16 rate of the GPUs that the sustained fractions were fitted on."""
+
+POWER_EXPONENT = Constant(
+    value=1,
+    low=0.0,
+    high=1.0,
+    source="a board with less power for its rate keeps (power / reference)^x: 500 W H100 of torchtitan; "
+    + _TRAINING_FIT,
+)
 
 NEAREST_ARCHITECTURE: dict[str, tuple[str, ...]] = {
     "volta": ("ampere",),
@@ -114,29 +158,22 @@ NEAREST_ARCHITECTURE: dict[str, tuple[str, ...]] = {
 }
 """Where to look next when an architecture has no constant of its own."""
 
-GEMM_K_RAMP = Constant(
-    value=130.0,
-    low=0.0,
-    high=1024.0,
-    source="inner dimension at which a product reaches half its rate; " + _HOPPER_GEMM,
-)
-GEMM_SMALL_TILE_FRACTION = _fraction(
-    0.95, "rate of a 128 x 128 tile against 128 x 256; fitted 0.98 (H100), 0.93 (A100)"
-)
 KERNEL_LAUNCH = _seconds(3.0e-6, "fitted start of a GEMM: 2.5 us (H100), 3.4 us (A100)")
 
 _PREFILL = "median of published bf16 prefill timings on {device} at head_dim 128, 1,024 to 16,384 tokens"
 
-ATTENTION_FRACTION: dict[str, Constant] = {
-    "ampere": _fraction(
-        0.48, "180 TFLOP/s causal prefill of long sequences on A100, 0.83 of it in training; " + _TRAINING_FIT
-    ),
-    "hopper": _fraction(
-        0.37, "660 TFLOP/s causal prefill of long sequences on H100, 0.56 of it in training; " + _TRAINING_FIT
-    ),
-    "blackwell": _fraction(0.42, "H100's prefill rate times 2.3, 0.63 of it in training; " + _TRAINING_FIT),
+ATTENTION_FRACTION: dict[tuple[str, str], Constant] = {
+    ("ampere", "current"): _fraction(0.42, _TRAINING_FIT),
+    ("ampere", "flash-2"): _fraction(0.42, _TRAINING_FIT),
+    ("ampere", "flash-1"): _fraction(0.377, _TRAINING_FIT),
+    ("hopper", "current"): _fraction(0.36, _TRAINING_FIT),
+    ("hopper", "flash-2"): _fraction(0.261, _TRAINING_FIT),
+    ("hopper", "flash-1"): _fraction(0.195, _TRAINING_FIT),
+    ("blackwell", "current"): _fraction(0.46, _TRAINING_FIT),
+    ("blackwell", "flash-2"): _fraction(0.333, "the part of H100's that it keeps there, carried over", assumed=True),
 }
-"""Part of the datasheet rate that fused attention keeps over hours of training when tokens see many others."""
+"""Part of the datasheet's bf16 rate that attention keeps over hours of training when tokens see many others, by
+architecture and generation of kernels (`profiles.software.AttentionKernels`)."""
 
 ATTENTION_RAMP: dict[str, Constant] = {
     "ampere": _tokens(650, _PREFILL.format(device="A100")),
@@ -144,9 +181,30 @@ ATTENTION_RAMP: dict[str, Constant] = {
 }
 """Tokens of a causal sequence at which fused attention reaches half of its rate."""
 
-UNFUSED_ATTENTION_FRACTION = _fraction(
-    0.35, "batched products of the score matrix, taken as half a good GEMM", assumed=True
+SCORES_FRACTION = _fraction(0.926, "batched products of kept scores; " + _TRAINING_FIT)
+SCORES_PASSES = Constant(
+    value=0.783,
+    low=0.5,
+    high=2.0,
+    source="passes over kept scores, as a part of 6 forward and 8 backward; twice as many without a fused softmax; "
+    + _TRAINING_FIT,
 )
+
+LAUNCH_SECONDS: dict[str, Constant] = {
+    "current": _seconds(8e-06, _TRAINING_FIT),
+    "eager": _seconds(1.5e-05, _TRAINING_FIT),
+    "eager-2022": _seconds(5.17e-05, _TRAINING_FIT),
+}
+"""Host time for one launch, by `profiles.software.HostPath`."""
+
+PLAIN_NORM_FACTOR = Constant(
+    value=11.9,
+    low=3.0,
+    high=12.0,
+    source="a norm of PyTorch operations over its least bytes: chains of fp32 copies; " + _TRAINING_FIT,
+)
+
+EXPOSED_FRACTION = _fraction(0.38, "part of collectives beside a pass that is not hidden; " + _TRAINING_FIT)
 
 SCAN_FRACTION = _fraction(
     0.25,
@@ -154,7 +212,7 @@ SCAN_FRACTION = _fraction(
     assumed=True,
 )
 
-MEMORY_FRACTION = _fraction(0.77, "element-wise kernels move 1.3 times their least bytes; " + _TRAINING_FIT)
+MEMORY_FRACTION = _fraction(0.92, "element-wise kernels; " + _TRAINING_FIT)
 
 _NCCL = "nccl-tests bus bandwidth above 64 MB on {what}"
 
@@ -186,7 +244,7 @@ PEER_FRACTION: dict[tuple[str, str], PeerConstants] = {
 }
 
 NETWORK_FRACTION = _fraction(
-    0.80,
+    0.805,
     "bus bandwidth of large NCCL messages between nodes: 0.72 (Polaris, Slingshot 10) to 0.92 (Alps, Slingshot 11)",
 )
 PCIE_FRACTION = Constant(

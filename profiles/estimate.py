@@ -44,6 +44,16 @@ class CostModel(Protocol):
         ...
 
     @property
+    def launch_seconds(self) -> float:
+        """Return the host's time for one launch: a pass over a layer takes no less than all of its launches."""
+        ...
+
+    @property
+    def exposed_fraction(self) -> float:
+        """Return the part of a data-parallel collective beside a pass that is not hidden, however long the pass."""
+        ...
+
+    @property
     def overlap_slowdown(self) -> float:
         """Return the seconds that a kernel loses for each second that a collective runs beside it."""
         ...

@@ -42,6 +42,11 @@ class Gemm:
     batch: int = 1
 
     @property
+    def num_launches(self) -> int:
+        """Return the kernels that the host starts."""
+        return 1
+
+    @property
     def flops(self) -> int:
         """Return 2 m n k a product."""
         return 2 * self.batch * self.m * self.n * self.k
@@ -89,6 +94,11 @@ class Attention:
     calls: int = 1
 
     @property
+    def num_launches(self) -> int:
+        """Return the kernels that the host starts: one a call, or two products, softmax and dropout."""
+        return self.calls if self.fused else 4
+
+    @property
     def flops(self) -> int:
         """Return the flops that the kernel executes.
 
@@ -104,18 +114,15 @@ class Attention:
 
     @property
     def num_bytes(self) -> int:
-        """Return the traffic of q, k, v, output and, unfused, of the score matrix; q and output once a call.
-
-        Unfused: scores written and read by softmax, probabilities written and read again, in 16 bit: 4 passes
-        forward, twice that backward.
-        """
+        """Return the traffic of q, k, v and output, q and output once a call; the score matrix left out."""
         widths = self.qk_head_dim + self.v_head_dim
         tensors = (self.query_len * self.num_heads * self.calls + self.kv_len * self.num_kv_heads) * widths
-        total = self.batch * tensors * self.bytes_per_element * (2 if self.backward else 1)
-        if not self.fused:
-            scores = self.batch * self.num_heads * self.query_len * self.kv_len * self.bytes_per_element
-            total += scores * (8 if self.backward else 4)
-        return total
+        return self.batch * tensors * self.bytes_per_element * (2 if self.backward else 1)
+
+    @property
+    def score_bytes(self) -> int:
+        """Return the bytes of the score matrix, were it kept."""
+        return self.batch * self.num_heads * self.query_len * self.kv_len * self.bytes_per_element
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +157,14 @@ class StateScan:
     backward: bool
 
     @property
+    def num_launches(self) -> int:
+        """Return the kernels that the host starts.
+
+        Cumulative decays, scores, states of chunks, states passed on, output (`mamba_ssm/ops/triton/ssd_combined.py`).
+        """
+        return 5
+
+    @property
     def flops(self) -> int:
         """Return the flops that the kernels execute; backward takes twice the forward pass, and that pass again."""
         scores = 2 * self.chunk_size * self.num_groups * self.key_dim
@@ -180,6 +195,11 @@ class MemoryBound:
     name: str
     num_bytes: int
     num_kernels: int = 1
+
+    @property
+    def num_launches(self) -> int:
+        """Return the kernels that the host starts."""
+        return self.num_kernels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

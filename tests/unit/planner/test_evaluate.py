@@ -29,7 +29,15 @@ from tests.builders import tiny_dense_model, tiny_layout, tiny_workload, two_nod
 
 MODEL = tiny_dense_model()
 RUN = tiny_workload()
-COSTS = AnalyticCostModel(two_node_cluster())
+
+
+class InstantLaunches(AnalyticCostModel):
+    """Kernels alone: the layers here are so small that they would wait for the host, whatever else is tested."""
+
+    launch_seconds = 0.0
+
+
+COSTS = InstantLaunches(two_node_cluster())
 NO_OVERLAP = Overlap(grad_reduce=False, param_gather=False, p2p=False)
 LONE = Layout(
     tp=1,
@@ -70,6 +78,19 @@ def layers() -> list[RankLayer]:
 FORWARD = sum(price_steps(layer.forward, COSTS).total_seconds for layer in layers())
 BACKWARD = sum(price_steps(layer.backward, COSTS).total_seconds for layer in layers())
 PARAMETERS = Elements(dense=graph_parameters(MODEL, build_graph(MODEL, RUN)))
+
+
+def test_layers_wait_for_the_host_where_their_kernels_are_short() -> None:
+    waiting = AnalyticCostModel(two_node_cluster())
+    evaluation = evaluate(placed(LONE), waiting)
+    waited = 0.0
+    for layer in layers():
+        for steps in (layer.forward, layer.backward):
+            launches = sum(step.num_launches for step in steps) * waiting.launch_seconds
+            waited += max(0.0, launches - price_steps(steps, COSTS).total_seconds)
+    assert waited > 0
+    assert terms(evaluation)["waiting for the host"] == pytest.approx(16 * waited)
+    assert evaluation.step_seconds == pytest.approx(priced(LONE).step_seconds + 16 * waited)
 
 
 def optimizer_seconds(layout: Layout) -> float:

@@ -3,7 +3,8 @@
 import pytest
 
 from profiles import constants
-from profiles.constants import Constant, GemmConstants, PeerConstants
+from profiles.constants import Constant, GemmConstants, PeerConstants, TileConstants
+from profiles.software import AttentionKernels, HostPath
 
 
 def all_constants() -> dict[str, Constant]:
@@ -17,6 +18,10 @@ def all_constants() -> dict[str, Constant]:
             case GemmConstants():
                 collect(f"{name}.peak", value.peak_fraction)
                 collect(f"{name}.sustained", value.sustained_fraction)
+            case TileConstants():
+                collect(f"{name}.memory", value.memory_fraction)
+                collect(f"{name}.start", value.start)
+                collect(f"{name}.half_rate", value.half_rate_size)
             case PeerConstants():
                 collect(f"{name}.two", value.two_ranks)
                 collect(f"{name}.eight", value.eight_ranks)
@@ -55,4 +60,11 @@ def test_every_architecture_leads_to_one_with_its_own_figures() -> None:
     for architecture, nearest in constants.NEAREST_ARCHITECTURE.items():
         path = (architecture, *nearest)
         assert any((candidate, "bf16") in constants.GEMM for candidate in path)
-        assert any(candidate in constants.ATTENTION_FRACTION for candidate in path)
+        assert any(candidate in constants.TILES for candidate in path)
+        for kernels in AttentionKernels:
+            if not kernels.keeps_scores:
+                assert any((candidate, kernels.value) in constants.ATTENTION_FRACTION for candidate in path)
+
+
+def test_every_way_to_launch_has_its_seconds() -> None:
+    assert set(constants.LAUNCH_SECONDS) == {path.value for path in HostPath}

@@ -81,13 +81,13 @@ def test_products_over_keys_and_over_values_have_their_own_widths(
     assert scores_alone.flops == 2 * 2 * 8 * 16 * over_keys * 24
 
 
-def test_attention_traffic_is_q_k_v_and_output_and_unfused_eight_or_four_passes_over_the_scores() -> None:
+def test_attention_traffic_is_q_k_v_and_output_and_the_scores_are_counted_apart() -> None:
     tensors = 2 * (2 * 4 * 8 * 16 + 2 * 4 * 2 * 16) * 2
     scores = 2 * 8 * 4 * 4 * 2
     assert ATTENTION.num_bytes == tensors
     assert replace(ATTENTION, backward=True).num_bytes == 2 * tensors
-    assert replace(ATTENTION, fused=False).num_bytes == tensors + 4 * scores
-    assert replace(ATTENTION, fused=False, backward=True).num_bytes == 2 * tensors + 8 * scores
+    assert replace(ATTENTION, fused=False).num_bytes == tensors
+    assert ATTENTION.score_bytes == scores
 
 
 def test_traffic_of_queries_and_keys_has_their_width_of_values_and_output_theirs() -> None:
