@@ -4,7 +4,7 @@ Fitted to published kernel and training measurements; the residual stands with t
 no measurement its nearest generation is taken and the estimate is marked as assumed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 _TRAINING_FIT = "joint fit over published training runs, sources weighted alike"
 
@@ -92,16 +92,16 @@ _BURST_FP8 = _rate(
 )
 
 GEMM: dict[tuple[str, str], GemmConstants] = {
-    ("hopper", "bf16"): GemmConstants(peak_fraction=_BURST, sustained_fraction=_fraction(0.696, _TRAINING_FIT)),
-    ("hopper", "fp8"): GemmConstants(peak_fraction=_BURST_FP8, sustained_fraction=_rate(1.03, _TRAINING_FIT)),
-    ("ampere", "bf16"): GemmConstants(peak_fraction=_BURST, sustained_fraction=_fraction(0.765, _TRAINING_FIT)),
+    ("hopper", "bf16"): GemmConstants(peak_fraction=_BURST, sustained_fraction=_fraction(0.826, _TRAINING_FIT)),
+    ("hopper", "fp8"): GemmConstants(peak_fraction=_BURST_FP8, sustained_fraction=_rate(1.1, _TRAINING_FIT)),
+    ("ampere", "bf16"): GemmConstants(peak_fraction=_BURST, sustained_fraction=_fraction(0.78, _TRAINING_FIT)),
     ("blackwell", "bf16"): GemmConstants(
         peak_fraction=_rate(1.04, "carried over from H100", assumed=True),
         sustained_fraction=_fraction(0.522, _TRAINING_FIT),
     ),
     ("blackwell", "fp8"): GemmConstants(
         peak_fraction=_rate(0.94, "carried over from H100", assumed=True),
-        sustained_fraction=_rate(0.775, _TRAINING_FIT),
+        sustained_fraction=_rate(0.868, _TRAINING_FIT),
     ),
     ("cdna3", "bf16"): GemmConstants(
         peak_fraction=_rate(0.514, _MAMF.format(device="MI300X (668 of 1300 TFLOP/s)")),
@@ -139,7 +139,7 @@ REFERENCE_WATTS_PER_TERAFLOPS: dict[str, float] = {
 """Board power over the datasheet's bf16 rate of the GPUs that the sustained fractions were fitted on."""
 
 POWER_EXPONENT = Constant(
-    value=1,
+    value=0.712,
     low=0.0,
     high=1.0,
     source="a board with less power for its rate keeps (power / reference)^x: 500 W H100 of torchtitan; "
@@ -163,14 +163,14 @@ KERNEL_LAUNCH = _seconds(3.0e-6, "fitted start of a GEMM: 2.5 us (H100), 3.4 us 
 _PREFILL = "median of published bf16 prefill timings on {device} at head_dim 128, 1,024 to 16,384 tokens"
 
 ATTENTION_FRACTION: dict[tuple[str, str], Constant] = {
-    ("ampere", "current"): _fraction(0.42, _TRAINING_FIT),
-    ("ampere", "flash-2"): _fraction(0.42, _TRAINING_FIT),
-    ("ampere", "flash-1"): _fraction(0.377, _TRAINING_FIT),
-    ("hopper", "current"): _fraction(0.36, _TRAINING_FIT),
-    ("hopper", "flash-2"): _fraction(0.261, _TRAINING_FIT),
-    ("hopper", "flash-1"): _fraction(0.195, _TRAINING_FIT),
+    ("ampere", "current"): _fraction(0.34, _TRAINING_FIT),
+    ("ampere", "flash-2"): _fraction(0.34, _TRAINING_FIT),
+    ("ampere", "flash-1"): _fraction(0.32, _TRAINING_FIT),
+    ("hopper", "current"): _fraction(0.35, _TRAINING_FIT),
+    ("hopper", "flash-2"): _fraction(0.196, _TRAINING_FIT),
+    ("hopper", "flash-1"): _fraction(0.174, _TRAINING_FIT),
     ("blackwell", "current"): _fraction(0.46, _TRAINING_FIT),
-    ("blackwell", "flash-2"): _fraction(0.333, "the part of H100's that it keeps there, carried over", assumed=True),
+    ("blackwell", "flash-2"): _fraction(0.258, "the part of H100's that it keeps there, carried over", assumed=True),
 }
 """Part of the datasheet's bf16 rate that attention keeps over hours of training when tokens see many others, by
 architecture and generation of kernels (`profiles.software.AttentionKernels`)."""
@@ -181,9 +181,9 @@ ATTENTION_RAMP: dict[str, Constant] = {
 }
 """Tokens of a causal sequence at which fused attention reaches half of its rate."""
 
-SCORES_FRACTION = _fraction(0.926, "batched products of kept scores; " + _TRAINING_FIT)
+SCORES_FRACTION = _fraction(0.335, "batched products of kept scores; " + _TRAINING_FIT)
 SCORES_PASSES = Constant(
-    value=0.783,
+    value=0.877,
     low=0.5,
     high=2.0,
     source="passes over kept scores, as a part of 6 forward and 8 backward; twice as many without a fused softmax; "
@@ -193,7 +193,7 @@ SCORES_PASSES = Constant(
 LAUNCH_SECONDS: dict[str, Constant] = {
     "current": _seconds(8e-06, _TRAINING_FIT),
     "eager": _seconds(1.5e-05, _TRAINING_FIT),
-    "eager-2022": _seconds(5.17e-05, _TRAINING_FIT),
+    "eager-2022": _seconds(6.3e-05, _TRAINING_FIT),
 }
 """Host time for one launch, by `profiles.software.HostPath`."""
 
@@ -204,7 +204,17 @@ PLAIN_NORM_FACTOR = Constant(
     source="a norm of PyTorch operations over its least bytes: chains of fp32 copies; " + _TRAINING_FIT,
 )
 
-EXPOSED_FRACTION = _fraction(0.38, "part of collectives beside a pass that is not hidden; " + _TRAINING_FIT)
+TRAINING_BAND: dict[str, Constant] = {
+    "dense": Constant(
+        value=0.2, low=0.0, high=1.0, source="four of five published dense runs lie within; in-sample, sources alike"
+    ),
+    "experts": Constant(
+        value=0.6, low=0.0, high=2.0, source="four of five published runs of mixtures lie within; none was fitted"
+    ),
+}
+"""Half width of the band around a predicted step time, as a factor less one."""
+
+EXPOSED_FRACTION = _fraction(0.415, "part of collectives beside a pass that is not hidden; " + _TRAINING_FIT)
 
 SCAN_FRACTION = _fraction(
     0.25,
@@ -212,7 +222,7 @@ SCAN_FRACTION = _fraction(
     assumed=True,
 )
 
-MEMORY_FRACTION = _fraction(0.92, "element-wise kernels; " + _TRAINING_FIT)
+MEMORY_FRACTION = _fraction(0.733, "element-wise kernels; " + _TRAINING_FIT)
 
 _NCCL = "nccl-tests bus bandwidth above 64 MB on {what}"
 
@@ -244,7 +254,7 @@ PEER_FRACTION: dict[tuple[str, str], PeerConstants] = {
 }
 
 NETWORK_FRACTION = _fraction(
-    0.805,
+    0.902,
     "bus bandwidth of large NCCL messages between nodes: 0.72 (Polaris, Slingshot 10) to 0.92 (Alps, Slingshot 11)",
 )
 PCIE_FRACTION = Constant(
@@ -287,3 +297,23 @@ P2P_CHANNELS = Constant(
     source="assumption: NCCL opens few channels to one peer across the network, each on a compute unit",
     assumed=True,
 )
+
+
+def named_constants() -> dict[str, Constant]:
+    """Return every constant of this module by name; those of a table have their keys behind it."""
+    found: dict[str, Constant] = {}
+
+    def collect(name: str, value: object) -> None:
+        if isinstance(value, Constant):
+            found[name] = value
+        elif isinstance(value, GemmConstants | TileConstants | PeerConstants):
+            for entry in fields(value):
+                collect(f"{name}.{entry.name}", getattr(value, entry.name))
+        elif isinstance(value, dict):
+            for key, part in value.items():
+                collect(f"{name}[{', '.join(key) if isinstance(key, tuple) else key}]", part)
+
+    for name, value in globals().items():
+        if name.isupper() and not name.startswith("_"):
+            collect(name, value)
+    return found

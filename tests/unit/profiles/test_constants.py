@@ -3,43 +3,13 @@
 import pytest
 
 from profiles import constants
-from profiles.constants import Constant, GemmConstants, PeerConstants, TileConstants
+from profiles.constants import Constant, named_constants
 from profiles.software import AttentionKernels, HostPath
 
 
-def all_constants() -> dict[str, Constant]:
-    """Return every constant of the module by name."""
-    found: dict[str, Constant] = {}
-
-    def collect(name: str, value: object) -> None:
-        match value:
-            case Constant():
-                found[name] = value
-            case GemmConstants():
-                collect(f"{name}.peak", value.peak_fraction)
-                collect(f"{name}.sustained", value.sustained_fraction)
-            case TileConstants():
-                collect(f"{name}.memory", value.memory_fraction)
-                collect(f"{name}.start", value.start)
-                collect(f"{name}.half_rate", value.half_rate_size)
-            case PeerConstants():
-                collect(f"{name}.two", value.two_ranks)
-                collect(f"{name}.eight", value.eight_ranks)
-            case dict():
-                for key, entry in value.items():
-                    collect(f"{name}[{key}]", entry)
-            case _:
-                return
-
-    for name, value in vars(constants).items():
-        if name.isupper():
-            collect(name, value)
-    return found
-
-
-@pytest.mark.parametrize("name", all_constants())
+@pytest.mark.parametrize("name", named_constants())
 def test_a_constant_lies_in_its_range_and_has_a_source(name: str) -> None:
-    constant = all_constants()[name]
+    constant = named_constants()[name]
     assert constant.low <= constant.value <= constant.high
     assert len(constant.source) > 10
     if "carried over" in constant.source or constant.source.startswith("assumption"):

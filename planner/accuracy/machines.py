@@ -1,0 +1,63 @@
+"""The cluster that a row names: a GPU of the catalogue in the nodes of a preset."""
+
+import re
+from dataclasses import replace
+from functools import lru_cache
+
+from profiles.catalogue import load_device, load_preset
+from profiles.hardware import Cluster
+from profiles.schema.cluster import ClusterEntry
+
+_MACHINES: tuple[tuple[str, str, str], ...] = (
+    (r"gb300", "gb300-nvl72", "gb300"),
+    (r"gb200", "gb200-nvl72", "gb200"),
+    (r"b300", "dgx-b200", "b300"),
+    (r"b200", "dgx-b200", "b200"),
+    (r"gh200", "dgx-h100", "gh200-96gb"),
+    (r"h200", "dgx-h200", "h200"),
+    (r"h800", "h800-8", "h800-sxm-80gb"),
+    (r"h100.*(96|hbm2e)", "dgx-h100", "h100-sxm-96gb"),
+    (r"h100.*nvl", "dgx-h100", "h100-nvl-94gb"),
+    (r"h100.*pcie", "dgx-h100", "h100-pcie-80gb"),
+    (r"h100", "dgx-h100", "h100-sxm-80gb"),
+    (r"a800", "dgx-a100", "a800-sxm-80gb"),
+    (r"a100.*pcie", "dgx-a100", "a100-pcie-80gb"),
+    (r"a100.*40", "dgx-a100-40", "a100-sxm-40gb"),
+    (r"a100", "dgx-a100", "a100-sxm-80gb"),
+    (r"v100.*16", "dgx-a100", "v100-sxm-16gb"),
+    (r"v100", "dgx-a100", "v100-sxm-32gb"),
+    (r"mi355", "mi300x-8", "mi355x"),
+    (r"mi325", "mi300x-8", "mi325x"),
+    (r"mi300", "mi300x-8", "mi300x"),
+    (r"mi250", "mi300x-8", "mi250x"),
+    (r"l40s", "l40s-pcie-4", "l40s"),
+    (r"rtx.?(pro)?.?6000", "l40s-pcie-4", "rtx-pro-6000"),
+)
+"""Pattern in a row's name of its hardware, the preset whose node is taken, the GPU in it; the first match counts."""
+
+
+def cluster_named(name: str, num_gpus: int) -> tuple[Cluster, str | None]:
+    """Return a cluster of at least `num_gpus` GPUs, and what was assumed of it.
+
+    Raises:
+        ValueError: No GPU of the catalogue has such a name.
+    """
+    text = name.lower()
+    match = next((entry for entry in _MACHINES if re.search(entry[0], text)), None)
+    if match is None:
+        raise ValueError(f"hardware {name!r} is no GPU of the catalogue")
+    _, preset, device = match
+    cluster = _cluster(preset, device, num_gpus)
+    exact = text.replace("_", "-").startswith(preset)
+    return cluster, None if exact else f"network: {name} taken as {device} in nodes of {preset}"
+
+
+@lru_cache(maxsize=256)
+def _cluster(preset: str, device: str, num_gpus: int) -> Cluster:
+    """Return enough nodes of a preset with another GPU in them, on the preset's own links where it has none such."""
+    nodes = max(1, -(-num_gpus // load_preset(preset).gpus_per_node))
+    try:
+        return ClusterEntry.model_validate({"preset": preset, "gpu": device, "nodes": nodes}).to_cluster()
+    except ValueError:
+        cluster = ClusterEntry.model_validate({"preset": preset, "nodes": nodes}).to_cluster()
+        return replace(cluster, device=load_device(device))

@@ -1,0 +1,159 @@
+"""Files of measurements: CSV, one measurement a row, the kind recognised by the columns."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from planner.errors import InputError, Location
+
+MAX_ROWS = 1_000_000
+
+
+class Kind(StrEnum):
+    """What a file measures."""
+
+    TRAINING = "training"
+    GEMM = "gemm"
+    ATTENTION_PREFILL = "attention-prefill"
+    ATTENTION_DECODE = "attention-decode"
+    MLA = "mla"
+    MOE = "moe"
+    COLLECTIVES = "collectives"
+
+
+COLUMNS: Mapping[Kind, frozenset[str]] = {
+    Kind.TRAINING: frozenset({"model", "hardware", "num_gpus", "seq_len", "tp", "pp", "micro_batch", "global_batch"}),
+    Kind.GEMM: frozenset({"system", "dtype", "m", "n", "k", "latency_us"}),
+    Kind.MLA: frozenset({"system", "mla_dtype", "num_heads", "batch_size", "latency_us"}),
+    Kind.MOE: frozenset({"system", "moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "latency_us"}),
+    Kind.ATTENTION_PREFILL: frozenset({"system", "attn_dtype", "batch_size", "isl", "num_kv_heads", "latency_us"}),
+    Kind.ATTENTION_DECODE: frozenset({"system", "attn_dtype", "batch_size", "kv_len", "num_kv_heads", "latency_us"}),
+    Kind.COLLECTIVES: frozenset({"system", "op", "num_gpus", "num_nodes", "bytes", "latency_us"}),
+}
+"""Columns that every file of a kind has; a file may have more. The first kind whose columns are all there counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measurement as it is written.
+
+    Args:
+        id: Its own name, or its number from 0 in a file without ids.
+        line: Where it stands; 2 is the first line below the header.
+        cells: Text by column, stripped; absent and empty cells are alike.
+    """
+
+    id: str
+    line: int
+    cells: Mapping[str, str]
+
+    def text(self, column: str) -> str:
+        """Return a cell's text; empty where it says nothing."""
+        return self.cells.get(column, "")
+
+    def number(self, column: str) -> float | None:
+        """Return the number in a cell, or None where it says nothing.
+
+        Raises:
+            ValueError: The cell holds no number.
+        """
+        text = self.text(column)
+        if not text:
+            return None
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f"{column} = {text!r} is no number") from None
+
+    def count(self, column: str) -> int | None:
+        """Return the positive whole number in a cell, written as 8 or 8.0, or None where it says nothing.
+
+        Raises:
+            ValueError: The cell holds no such number.
+        """
+        number = self.number(column)
+        if number is None:
+            return None
+        if not 1 <= number <= 1 << 40 or number != int(number):
+            raise ValueError(f"{column} = {self.text(column)!r} is no positive whole number")
+        return int(number)
+
+    def needed(self, column: str) -> int:
+        """Return the positive whole number in a cell.
+
+        Raises:
+            ValueError: The cell is empty or holds no such number.
+        """
+        found = self.count(column)
+        if found is None:
+            raise ValueError(f"{column} is empty")
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurements:
+    """One file.
+
+    Args:
+        file: Its path as it was given.
+        kind: What it measures.
+        rows: Its rows, in order.
+    """
+
+    file: str
+    kind: Kind
+    rows: tuple[Row, ...]
+
+
+def read_measurements(path: Path) -> Measurements:
+    """Return the measurements of a CSV file.
+
+    Raises:
+        InputError: There is no such file, it is no CSV, or its columns are those of no kind.
+    """
+    location = Location(file=str(path))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            kind = _kind(header, path)
+            rows = tuple(_row(number, reader.line_num, header, cells, path) for number, cells in enumerate(reader))
+    except OSError as error:
+        raise InputError(
+            f"The file cannot be read: {error.strerror}.", location=location, hint="Give a CSV file of measurements."
+        ) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"This is not CSV: {error}.", location=location, hint="Give a CSV file in UTF-8.") from None
+    return Measurements(file=str(path), kind=kind, rows=rows)
+
+
+def _kind(header: Sequence[str], path: Path) -> Kind:
+    repeated = next((name for name in header if name and header.count(name) > 1), None)
+    if repeated is not None:
+        raise InputError(
+            f"The column {repeated} occurs twice.", location=Location(file=str(path), line=1), hint="Keep one of them."
+        )
+    found = next((kind for kind, columns in COLUMNS.items() if columns <= set(header)), None)
+    if found is None:
+        raise InputError(
+            "The columns are those of no kind of measurement.",
+            location=Location(file=str(path), line=1),
+            hint="\n".join(f"{kind} has {', '.join(sorted(columns))}" for kind, columns in COLUMNS.items()),
+        )
+    return found
+
+
+def _row(number: int, line: int, header: Sequence[str], cells: Sequence[str], path: Path) -> Row:
+    if len(cells) != len(header) or number >= MAX_ROWS:
+        message = f"the row has {len(cells)} cells, the header {len(header)}"
+        if number >= MAX_ROWS:
+            message = f"more than {MAX_ROWS:,} rows"
+        raise InputError(
+            f"{message[0].upper()}{message[1:]}.",
+            location=Location(file=str(path), line=line),
+            hint="Give each row a cell for each column.",
+        )
+    filled = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+    return Row(id=filled.get("id") or str(number), line=line, cells=filled)

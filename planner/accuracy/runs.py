@@ -1,0 +1,209 @@
+"""A row of a training run -> model, cluster, workload and layout, with every assumption that filled an empty cell."""
+
+import re
+from dataclasses import dataclass, replace
+
+from planner.accuracy.machines import cluster_named
+from planner.accuracy.measurements import Row
+from planner.accuracy.models import model_of
+from planner.accuracy.stacks import Stack, attention_of, stack_named
+from planner.graph import Module
+from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, even_counts, stages_from_counts
+from planner.specs import ModelSpec
+from planner.workload import AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
+from profiles.hardware import Cluster
+from profiles.software import HostPath, Software
+
+PRECISIONS: tuple[tuple[str, Precision | None], ...] = (
+    (r"nvfp4|fp4|int8", None),
+    (r"fp8.*row", None),
+    (r"mxfp8|fp8.?-?mx", Precision.FP8_MXFP8),
+    (r"fp8.*(block|subchannel)", Precision.FP8_BLOCKWISE),
+    (r"fp8.*(cs|current|tensor|linear)", Precision.FP8_TENSORWISE),
+    (r"fp8", Precision.FP8_DELAYED),
+    (r"bf16|bfloat16", Precision.BF16),
+    (r"fp16|float16|half", Precision.FP16),
+)
+"""Pattern in a row's precision, and what it is here; None has no price."""
+
+LORA = Lora(rank=32, alpha=32.0, target_modules=("qkv", "proj", "fc1", "fc2"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What a row describes.
+
+    Args:
+        model: The model.
+        cluster: The cluster.
+        workload: The workload.
+        layout: The layout.
+        software: What runs it.
+        assumptions: What filled empty cells.
+    """
+
+    model: ModelSpec
+    cluster: Cluster
+    workload: TrainWorkload
+    layout: Layout
+    software: Software
+    assumptions: tuple[str, ...]
+
+
+def run_of(row: Row) -> Run:
+    """Return the run of a row.
+
+    Raises:
+        ValueError: The row leaves open what nothing usual fills, or contradicts itself.
+    """
+    model, assumed = model_of(row)
+    num_gpus = row.needed("num_gpus")
+    cluster, of_cluster = cluster_named(row.text("hardware"), num_gpus)
+    assumed += [of_cluster] if of_cluster else []
+    stack = stack_named(row.text("framework"))
+    assumed.append(f"stack: {stack.title}")
+    workload = _workload(row, model, cluster, stack, assumed)
+    software = _software(row, stack)
+    degrees = {axis: row.count(axis) or 1 for axis in ("tp", "pp", "cp", "ep")}
+    replica = degrees["tp"] * degrees["pp"] * degrees["cp"]
+    if num_gpus % replica:
+        raise ValueError(f"tp pp cp = {replica} does not divide num_gpus = {num_gpus}")
+    dp = num_gpus // replica
+    micro_batch = row.count("micro_batch")
+    if micro_batch is None:
+        micro_batch = 1
+        assumed.append("micro_batch: 1")
+    global_batch = workload.global_batch_size
+    if global_batch % (dp * micro_batch):
+        raise ValueError(f"micro_batch dp = {dp * micro_batch} does not divide global_batch = {global_batch}")
+    vpp = (row.count("vpp") or 1) if degrees["pp"] > 1 else 1
+    if model.num_layers < degrees["pp"] * vpp:
+        raise ValueError(f"{model.num_layers} layers for pp vpp = {degrees['pp'] * vpp} stages")
+    zero_stage = _zero_stage(row, stack)
+    several = dp * degrees["cp"] > 1
+    schedule = Schedule.NO_PIPELINE
+    if degrees["pp"] > 1:
+        schedule = Schedule.INTERLEAVED if vpp > 1 else Schedule.ONE_F_ONE_B
+    layout = Layout(
+        tp=degrees["tp"],
+        sequence_parallel=degrees["tp"] > 1 and _sequence_parallel(row, stack),
+        pp=degrees["pp"],
+        vpp=vpp,
+        dp=dp,
+        zero_stage=zero_stage,
+        micro_batch_size=micro_batch,
+        num_microbatches=workload.global_batch_size // (dp * micro_batch),
+        schedule=schedule,
+        recompute=_recompute(row, assumed),
+        overlap=Overlap(
+            grad_reduce=several and stack.overlaps,
+            param_gather=several and stack.overlaps and zero_stage >= 1,
+            p2p=vpp > 1,
+        ),
+        stages=stages_from_counts(even_counts(model.num_layers, degrees["pp"] * vpp)),
+        cp=degrees["cp"],
+        ep=degrees["ep"],
+        etp=row.count("etp") or 1,
+    )
+    return Run(
+        model=model,
+        cluster=cluster,
+        workload=workload,
+        layout=layout,
+        software=software,
+        assumptions=tuple(assumed),
+    )
+
+
+def _workload(row: Row, model: ModelSpec, cluster: Cluster, stack: Stack, assumed: list[str]) -> TrainWorkload:
+    seq_len = row.count("seq_len")
+    if seq_len is None:
+        seq_len = min(4096, model.max_position_embeddings)
+        assumed.append(f"seq_len: {seq_len}")
+    precision = _precision(row, cluster, stack, assumed)
+    mode = row.text("mode").lower()
+    method = {"sft": TrainMethod.FULL_FINETUNE, "lora": TrainMethod.LORA}.get(mode, TrainMethod.PRETRAIN)
+    if method is TrainMethod.LORA:
+        assumed.append(f"adapters: rank {LORA.rank} on {', '.join(LORA.target_modules)}")
+    kernels = attention_of(row.text("flash_attention"))
+    scores = stack.keeps_scores if kernels is None else kernels.keeps_scores
+    global_batch = row.count("global_batch")
+    if global_batch is None:
+        replica = (row.count("tp") or 1) * (row.count("pp") or 1) * (row.count("cp") or 1)
+        global_batch = (row.count("micro_batch") or 1) * max(row.needed("num_gpus") // replica, 1)
+        assumed.append(f"global_batch: {global_batch}, one micro-batch a replica")
+    pure = "pure" in row.text("precision").lower() or (stack.software.host is HostPath.EAGER and stack.zero_stage == 3)
+    return TrainWorkload(
+        seq_len=seq_len,
+        global_batch_size=global_batch,
+        precision=precision,
+        gradient_dtype=DType.BF16 if pure and precision is not Precision.FP16 else DType.FP32,
+        attention_kernel=AttentionKernel.UNFUSED if scores else AttentionKernel.FLASH,
+        method=method,
+        lora=LORA if method is TrainMethod.LORA else None,
+        routing_skew=1.0,
+    )
+
+
+def _precision(row: Row, cluster: Cluster, stack: Stack, assumed: list[str]) -> Precision:
+    text = row.text("precision").lower()
+    if not text:
+        fp8 = stack.fp8_recipes and "fp8" in cluster.device.dense_flops_per_second
+        usual = Precision.FP8_DELAYED if fp8 else Precision.BF16
+        assumed.append(f"precision: {usual}")
+        return usual
+    for pattern, precision in PRECISIONS:
+        if re.search(pattern, text):
+            if precision is None:
+                break
+            if precision.is_fp8 and "fp8" not in cluster.device.dense_flops_per_second:
+                raise ValueError(f"precision {text!r}: {cluster.device.name} has no fp8")
+            return precision
+    raise ValueError(f"precision {row.text('precision')!r} has no price")
+
+
+def _software(row: Row, stack: Stack) -> Software:
+    software = stack.software
+    kernels = attention_of(row.text("flash_attention"))
+    if kernels is not None and kernels.keeps_scores:
+        software = replace(software, scores=kernels)
+    elif kernels is not None:
+        software = replace(software, attention=kernels)
+    if "rmsnorm" in row.text("flash_attention").lower():
+        software = replace(software, fused_norms=True)
+    if re.search(r"torch\.compile|; compile|^compile", row.text("notes")) and "no compile" not in row.text("notes"):
+        software = replace(software, host=HostPath.CURRENT)
+    return software
+
+
+def _sequence_parallel(row: Row, stack: Stack) -> bool:
+    said = row.text("sequence_parallel").lower()
+    return stack.sequence_parallel if not said else said in ("true", "1", "yes")
+
+
+def _zero_stage(row: Row, stack: Stack) -> int:
+    text = row.text("optimizer").lower()
+    named = re.search(r"zero-?([0-3])", text)
+    if named:
+        return int(named.group(1))
+    if "fsdp" in text or "full_shard" in text or "hsdp" in text:
+        return 3
+    if "dist" in text:
+        return 1
+    return stack.zero_stage
+
+
+def _recompute(row: Row, assumed: list[str]) -> Recompute:
+    """Return what a row says is recomputed; the frameworks' recipes recompute nothing while it fits."""
+    text = row.text("recompute").lower()
+    if text.startswith("full"):
+        return Recompute(granularity=Granularity.FULL)
+    known = {module.value for module in Module}
+    modules = tuple(name for name in re.findall(r"[a-z_]+", text.partition(":")[2]) if name in known)
+    if modules:
+        return Recompute(granularity=Granularity.SELECTIVE, modules=modules)
+    if not text:
+        assumed.append("recompute: none")
+    elif text.startswith("selective"):
+        assumed.append("recompute: selective as of fused attention, which recomputes nothing that counts")
+    return Recompute(granularity=Granularity.NONE)

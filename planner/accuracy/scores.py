@@ -1,0 +1,165 @@
+"""How good predictions are: errors with every source group weighing the same, ranking, regret, out of memory.
+
+Error is predicted over measured, less one. A choice set is what a user would choose from: at least `LEAST_CHOICES`
+runs of one source, model, hardware, number of GPUs, sequence length and batch.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import kendalltau, spearmanr
+
+from planner.accuracy.training import Prediction
+
+LEAST_CHOICES = 5
+TOP = 3
+CHOICE_COLUMNS = ("source", "model", "hardware", "num_gpus", "seq_len", "global_batch")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errors:
+    """Relative errors of some predictions, each group of them weighing the same.
+
+    Args:
+        count: Predictions.
+        groups: Groups.
+        median_absolute: Weighted median of the absolute error.
+        mean_absolute: Mean over groups of the mean absolute error.
+        bias: Weighted median of the error; above 0 where predictions are too large.
+    """
+
+    count: int
+    groups: int
+    median_absolute: float
+    mean_absolute: float
+    bias: float
+
+
+def errors_of(pairs: Iterable[tuple[Hashable, float, float]]) -> Errors | None:
+    """Return the errors of (group, predicted, measured); None where there are none."""
+    by_group: dict[Hashable, list[float]] = defaultdict(list)
+    for group, predicted, measured in pairs:
+        by_group[group].append(predicted / measured - 1.0)
+    if not by_group:
+        return None
+    errors = np.concatenate([np.array(found) for found in by_group.values()])
+    weights = np.concatenate([np.full(len(found), 1.0 / len(found)) for found in by_group.values()])
+    return Errors(
+        count=len(errors),
+        groups=len(by_group),
+        median_absolute=_weighted_median(np.abs(errors), weights),
+        mean_absolute=float(np.mean([np.mean(np.abs(found)) for found in by_group.values()])),
+        bias=_weighted_median(errors, weights),
+    )
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values, kind="stable")
+    cumulative = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(cumulative, cumulative[-1] / 2)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How well predictions choose within one choice set.
+
+    Args:
+        group: The source group it belongs to.
+        count: Runs to choose from.
+        spearman: Rank correlation of predicted and measured step times.
+        kendall: Tau-b of the same.
+        regret: Measured time of the run that is predicted best, over that of the best, less one.
+        top_regret: The same of the best among the `TOP` that are predicted best.
+    """
+
+    group: str
+    count: int
+    spearman: float
+    kendall: float
+    regret: float
+    top_regret: float
+
+
+def choices_of(predictions: Sequence[Prediction]) -> tuple[Choice, ...]:
+    """Return the choice sets among predictions, with how well each was chosen from."""
+    sets: dict[tuple[str, ...], list[Prediction]] = defaultdict(list)
+    for entry in predictions:
+        if entry.measured_fits and entry.predicted_step_seconds and entry.measured_step_seconds:
+            sets[tuple(entry.row.text(column) for column in CHOICE_COLUMNS)].append(entry)
+    found: list[Choice] = []
+    for entries in sets.values():
+        if len(entries) < LEAST_CHOICES:
+            continue
+        predicted = np.array([entry.predicted_step_seconds for entry in entries], dtype=np.float64)
+        measured = np.array([entry.measured_step_seconds for entry in entries], dtype=np.float64)
+        if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
+            continue
+        order = np.argsort(predicted, kind="stable")
+        best = measured.min()
+        found.append(
+            Choice(
+                group=entries[0].row.text("source_group"),
+                count=len(entries),
+                spearman=float(spearmanr(predicted, measured).statistic),
+                kendall=float(kendalltau(predicted, measured).statistic),
+                regret=float(measured[order[0]] / best - 1.0),
+                top_regret=float(measured[order[:TOP]].min() / best - 1.0),
+            )
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutOfMemory:
+    """How well predictions tell which runs do not fit.
+
+    Args:
+        count: Runs with a prediction.
+        failed: Of them those that ran out of memory.
+        recall: Part of the failed that were predicted to fail.
+        precision: Part of those predicted to fail that did.
+        f1: Harmonic mean of both.
+    """
+
+    count: int
+    failed: int
+    recall: float | None
+    precision: float | None
+    f1: float | None
+
+
+def out_of_memory(predictions: Sequence[Prediction]) -> OutOfMemory:
+    """Return how well predictions tell which runs do not fit."""
+    judged = [
+        (not entry.measured_fits, not entry.predicted_fits) for entry in predictions if entry.predicted_fits is not None
+    ]
+    hits = sum(failed and foreseen for failed, foreseen in judged)
+    failed = sum(failed for failed, _ in judged)
+    foreseen = sum(foreseen for _, foreseen in judged)
+    return OutOfMemory(
+        count=len(judged),
+        failed=failed,
+        recall=hits / failed if failed else None,
+        precision=hits / foreseen if foreseen else None,
+        f1=2 * hits / (failed + foreseen) if failed + foreseen else None,
+    )
+
+
+def grouped(
+    predictions: Sequence[Prediction], columns: Sequence[str]
+) -> Mapping[tuple[str, ...], tuple[Prediction, ...]]:
+    """Return predictions by what some columns say, in order of first occurrence."""
+    found: dict[tuple[str, ...], list[Prediction]] = defaultdict(list)
+    for entry in predictions:
+        found[tuple(entry.row.text(column) for column in columns)].append(entry)
+    return {key: tuple(entries) for key, entries in found.items()}
+
+
+def equal_groups(values: Iterable[tuple[str, float]], statistic: Callable[[Sequence[float]], float]) -> float | None:
+    """Return the mean over groups of a statistic of each group's values; None where there are none."""
+    by_group: dict[str, list[float]] = defaultdict(list)
+    for group, value in values:
+        by_group[group].append(value)
+    return float(np.mean([statistic(found) for found in by_group.values()])) if by_group else None

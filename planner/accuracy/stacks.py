@@ -1,0 +1,142 @@
+"""What each training framework does where a row is silent: kernels, sharding, overlap, recomputation.
+
+A stack is recognised by its name in the row. What it assumes is its framework's recommended recipe of the time, never
+a property of one source's rows, and each assumption that a prediction used is said beside it.
+"""
+
+import re
+from dataclasses import dataclass
+
+from profiles.software import AttentionKernels, HostPath, Software
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """One training framework.
+
+    Args:
+        title: What assumptions call it.
+        name: Found in a row's `framework`.
+        software: What it runs.
+        zero_stage: What it shards unless the row says.
+        overlaps: Data-parallel collectives run beside computation.
+        sequence_parallel: Residuals are split over tp unless the row says.
+        keeps_scores: Attention keeps its scores unless the row says.
+        fp8_recipes: Its published recipes are in fp8 where the GPU has it, unless the row says.
+    """
+
+    title: str
+    name: re.Pattern[str]
+    software: Software
+    zero_stage: int
+    overlaps: bool
+    sequence_parallel: bool
+    keeps_scores: bool = False
+    fp8_recipes: bool = False
+
+
+def _name(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
+
+
+_EAGER_FLASH_2 = Software(attention=AttentionKernels.FLASH_2, host=HostPath.EAGER)
+
+STACKS = (
+    Stack(
+        title="Megatron-DeepSpeed",
+        name=_name(r"megatron-?deepspeed"),
+        software=Software(host=HostPath.EAGER_2022),
+        zero_stage=0,
+        overlaps=False,
+        sequence_parallel=False,
+        keeps_scores=True,
+    ),
+    Stack(
+        title="llm-foundry (Composer, FSDP, Triton FlashAttention)",
+        name=_name(r"foundry|composer|mosaic"),
+        software=Software(attention=AttentionKernels.FLASH_1, host=HostPath.EAGER),
+        zero_stage=3,
+        overlaps=True,
+        sequence_parallel=False,
+    ),
+    Stack(
+        title="an in-house stack on PyTorch modules",
+        name=_name(r"in-?house|aleph"),
+        software=Software(attention=AttentionKernels.FLASH_2, host=HostPath.EAGER, fused_norms=False),
+        zero_stage=1,
+        overlaps=False,
+        sequence_parallel=False,
+    ),
+    Stack(
+        title="InternEvo (ZeRO-1, FlashAttention-2)",
+        name=_name(r"intern"),
+        software=_EAGER_FLASH_2,
+        zero_stage=1,
+        overlaps=True,
+        sequence_parallel=False,
+    ),
+    Stack(
+        title="PyTorch FSDP (FlashAttention-2)",
+        name=_name(r"titan|fsdp|automodel|fairscale|lightning|accelerate"),
+        software=_EAGER_FLASH_2,
+        zero_stage=3,
+        overlaps=True,
+        sequence_parallel=True,
+    ),
+    Stack(
+        title="Megatron-Core by NeMo's recipes (distributed optimizer, Transformer Engine)",
+        name=_name(r"nemo|bridge"),
+        software=Software(),
+        zero_stage=1,
+        overlaps=True,
+        sequence_parallel=True,
+        fp8_recipes=True,
+    ),
+    Stack(
+        title="Megatron-Core (distributed optimizer, Transformer Engine)",
+        name=_name(r"megatron|mcore"),
+        software=Software(),
+        zero_stage=1,
+        overlaps=True,
+        sequence_parallel=True,
+    ),
+    Stack(
+        title="DeepSpeed (FlashAttention-2)",
+        name=_name(r"deepspeed"),
+        software=_EAGER_FLASH_2,
+        zero_stage=1,
+        overlaps=True,
+        sequence_parallel=False,
+    ),
+)
+"""Looked through in order; the first whose name is found counts."""
+
+UNKNOWN = Stack(
+    title="an unknown stack, taken as Megatron-Core",
+    name=_name(""),
+    software=Software(),
+    zero_stage=1,
+    overlaps=True,
+    sequence_parallel=True,
+)
+
+
+def stack_named(framework: str) -> Stack:
+    """Return the stack that a row names, or the one that is taken for an unknown name."""
+    return next((stack for stack in STACKS if stack.name.search(framework)), UNKNOWN)
+
+
+def attention_of(cell: str) -> AttentionKernels | None:
+    """Return the attention kernels that a row's `flash_attention` says, or None where it says nothing."""
+    text = cell.lower()
+    if not text:
+        return None
+    if text.startswith(("no", "unfused", "false")):
+        return (
+            AttentionKernels.FUSED_SOFTMAX if "fused softmax" in text or text == "unfused" else AttentionKernels.PLAIN
+        )
+    if re.search(r"fa-?1|flash-?(attention)?-?1|triton", text):
+        return AttentionKernels.FLASH_1
+    if re.search(r"fa-?2|flash-?(attention)?-?2", text):
+        return AttentionKernels.FLASH_2
+    return None

@@ -1,0 +1,73 @@
+"""`shardwright accuracy` on files made up for tests."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from tests.unit.planner.accuracy.rows import RUN
+
+RUNNER = CliRunner()
+GEMM = "system,dtype,m,n,k,latency_us\nh100_sxm,bfloat16,4096,4096,4096,210\nh100_sxm,int4_wo,1,2,3,4\n"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    path = tmp_path / "runs.csv"
+    rows = [RUN, {**RUN, "id": "T-2", "tp": "4.0", "step_time_s": "17.5"}, {**RUN, "id": "T-3", "model": "nobody's"}]
+    lines = [",".join(RUN), *(",".join(row.values()) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_every_row_is_beside_its_prediction_and_none_is_dropped(runs: Path) -> None:
+    result = RUNNER.invoke(app, ["accuracy", str(runs), "--format", "json"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    document = json.loads(result.stdout)
+    assert (document["schema_version"], document["kind"]) == (1, "training")
+    assert [row["id"] for row in document["rows"]] == ["T-1", "T-2", "T-3"]
+    first, second, third = document["rows"]
+    assert first["measured_step_seconds"] == 16.0
+    low, high = first["band"]
+    assert low < first["predicted_step_seconds"] < high
+    assert second["predicted_step_seconds"] != first["predicted_step_seconds"]
+    assert third["predicted_step_seconds"] is None
+    assert "is not bundled" in third["error"]
+    summary = document["summary"]
+    assert (summary["rows"], summary["predicted"], summary["coverage"]) == (3, 2, pytest.approx(2 / 3))
+    assert summary["step_time"]["dense"]["count"] == 2
+    assert summary["step_time"]["experts"] is None
+    assert {"name", "value", "low", "high", "source"} == set(document["constants"][0])
+
+
+def test_the_table_has_a_line_for_each_value_and_one_for_all(runs: Path) -> None:
+    result = RUNNER.invoke(app, ["accuracy", str(runs), "--by", "hardware,tp"])
+    assert result.exit_code == 0
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["DGX-H100", "2.0", "2"] in [line[:3] for line in lines]
+    assert ["DGX-H100", "4.0", "1"] in [line[:3] for line in lines]
+    assert "Not predicted: 1 of 3 rows" in result.stdout
+
+
+def test_operations_are_scored_too(tmp_path: Path) -> None:
+    path = tmp_path / "gemm.csv"
+    path.write_text(GEMM)
+    document = json.loads(RUNNER.invoke(app, ["accuracy", str(path), "--format", "json"]).stdout)
+    assert [row["id"] for row in document["rows"]] == ["0", "1"]
+    assert document["rows"][0]["predicted_us"] == pytest.approx(210, rel=0.3)
+    assert document["rows"][1]["error"] == "dtype 'int4_wo' has no surface"
+    text = RUNNER.invoke(app, ["accuracy", str(path)]).stdout
+    assert "Not predicted: 1 of 2 rows" in text
+
+
+def test_files_of_two_kinds_and_unknown_columns_are_refused(runs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "gemm.csv"
+    other.write_text(GEMM)
+    result = RUNNER.invoke(app, ["accuracy", str(runs), str(other)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "This file measures gemm, the first one training." in result.stderr
+    result = RUNNER.invoke(app, ["accuracy", str(runs), "--by", "colour"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "the file has no column colour" in result.stderr
