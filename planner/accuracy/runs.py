@@ -39,6 +39,8 @@ class Run:
         workload: The workload.
         layout: The layout.
         software: What runs it.
+        whole_logits: Every rank of tp computes the loss over the whole vocabulary, operation by operation.
+        plain_modules: Layers keep what plain PyTorch operations keep for backward.
         assumptions: What filled empty cells.
     """
 
@@ -47,6 +49,8 @@ class Run:
     workload: TrainWorkload
     layout: Layout
     software: Software
+    whole_logits: bool
+    plain_modules: bool
     assumptions: tuple[str, ...]
 
 
@@ -111,6 +115,8 @@ def run_of(row: Row) -> Run:
         workload=workload,
         layout=layout,
         software=software,
+        whole_logits=stack.whole_logits,
+        plain_modules=stack.plain_modules,
         assumptions=tuple(assumed),
     )
 
@@ -132,12 +138,12 @@ def _workload(row: Row, model: ModelSpec, cluster: Cluster, stack: Stack, assume
         replica = (row.count("tp") or 1) * (row.count("pp") or 1) * (row.count("cp") or 1)
         global_batch = (row.count("micro_batch") or 1) * max(row.needed("num_gpus") // replica, 1)
         assumed.append(f"global_batch: {global_batch}, one micro-batch a replica")
-    pure = "pure" in row.text("precision").lower() or (stack.software.host is HostPath.EAGER and stack.zero_stage == 3)
+    half = stack.half_gradients and precision is not Precision.FP16
     return TrainWorkload(
         seq_len=seq_len,
         global_batch_size=global_batch,
         precision=precision,
-        gradient_dtype=DType.BF16 if pure and precision is not Precision.FP16 else DType.FP32,
+        gradient_dtype=DType.BF16 if half else DType.FP32,
         attention_kernel=AttentionKernel.UNFUSED if scores else AttentionKernel.FLASH,
         method=method,
         lora=LORA if method is TrainMethod.LORA else None,

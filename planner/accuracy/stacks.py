@@ -23,6 +23,9 @@ class Stack:
         sequence_parallel: Residuals are split over tp unless the row says.
         keeps_scores: Attention keeps its scores unless the row says.
         fp8_recipes: Its published recipes are in fp8 where the GPU has it, unless the row says.
+        half_gradients: Gradients are kept and reduced in 16 bit.
+        whole_logits: Every rank of tp computes the loss over the whole vocabulary, operation by operation.
+        plain_modules: Layers keep what plain PyTorch operations keep for backward.
     """
 
     title: str
@@ -33,6 +36,9 @@ class Stack:
     sequence_parallel: bool
     keeps_scores: bool = False
     fp8_recipes: bool = False
+    half_gradients: bool = False
+    whole_logits: bool = False
+    plain_modules: bool = False
 
 
 def _name(pattern: str) -> re.Pattern[str]:
@@ -58,6 +64,8 @@ STACKS = (
         zero_stage=3,
         overlaps=True,
         sequence_parallel=False,
+        half_gradients=True,
+        whole_logits=True,
     ),
     Stack(
         title="an in-house stack on PyTorch modules",
@@ -66,6 +74,9 @@ STACKS = (
         zero_stage=1,
         overlaps=False,
         sequence_parallel=False,
+        half_gradients=True,
+        whole_logits=True,
+        plain_modules=True,
     ),
     Stack(
         title="InternEvo (ZeRO-1, FlashAttention-2)",
@@ -74,6 +85,7 @@ STACKS = (
         zero_stage=1,
         overlaps=True,
         sequence_parallel=False,
+        whole_logits=True,
     ),
     Stack(
         title="PyTorch FSDP (FlashAttention-2)",
@@ -82,6 +94,7 @@ STACKS = (
         zero_stage=3,
         overlaps=True,
         sequence_parallel=True,
+        half_gradients=True,
     ),
     Stack(
         title="Megatron-Core by NeMo's recipes (distributed optimizer, Transformer Engine)",
@@ -107,6 +120,7 @@ STACKS = (
         zero_stage=1,
         overlaps=True,
         sequence_parallel=False,
+        whole_logits=True,
     ),
 )
 """Looked through in order; the first whose name is found counts."""

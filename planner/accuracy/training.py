@@ -8,8 +8,9 @@ from planner.capabilities import ANY
 from planner.evaluate import Evaluation, evaluate
 from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
 from planner.layers import build_graph
-from planner.memory import peak_memory_bytes
-from planner.placement import place
+from planner.memory import memory_ledger, peak_memory_bytes
+from planner.placement import PlacedModel, place
+from planner.plan import MemoryLine, Phase
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload
 from profiles.analytic import AnalyticCostModel
@@ -19,6 +20,12 @@ from profiles.software import Software
 
 OUTSIDE_THE_ALLOCATOR = frozenset({"context and libraries", "communicators", "fragmentation"})
 """Terms of the ledger that a framework's own figure of its peak (`max_memory_allocated`) does not hold."""
+
+HEAD_OR_LAYER = frozenset({"logits and loss", "backward temporaries"})
+"""Terms of the ledger of which a loss takes the place."""
+
+BYTES_OF_A_LOGIT = 2 + 4 + 4 + 4 + 2
+"""16-bit logits, their fp32 copy, its log-softmax, the gradient in fp32 and in 16 bit: PyTorch's cross_entropy."""
 
 GIB, GB = 1 << 30, 10**9
 
@@ -72,7 +79,7 @@ class TrainingPredictor:
 
     def __init__(self) -> None:
         # Models and clusters are known by identity: rows that name the same one get the same object.
-        self._graphs: dict[tuple[int, TrainWorkload], tuple[ModelSpec, ModelGraph]] = {}
+        self._graphs: dict[tuple[int, TrainWorkload, bool], tuple[ModelSpec, ModelGraph]] = {}
         self._prices: dict[tuple[int, Software], tuple[Cluster, AnalyticCostModel]] = {}
 
     def predict(self, row: Row) -> Prediction:
@@ -80,20 +87,28 @@ class TrainingPredictor:
         fits = row.text("status").lower() != "oom"
         try:
             run = run_of(row)
-            graph = self._graph(run.model, run.workload)
+            graph = self._graph(run.model, run.workload, eager=False)
             placed = place(run.model, graph, run.layout, run.workload, ANY)
             evaluation = evaluate(placed, self._cost_model(run.cluster, run.software))
+            lines = self._ledger(run, placed, evaluation)
             measured = _measured_step_seconds(row, run, graph)
         except (ValueError, CoverageError) as error:
             return Prediction(row=row, measured_fits=fits, error=" ".join(str(error).split()))
-        return _prediction(row, run, evaluation, measured)
+        return _prediction(row, run, evaluation, lines, measured)
 
-    def _graph(self, model: ModelSpec, workload: TrainWorkload) -> ModelGraph:
-        # The batch decides no operator.
-        workload = replace(workload, global_batch_size=1)
-        found = self._graphs.get((id(model), workload))
+    def _ledger(self, run: Run, placed: PlacedModel, evaluation: Evaluation) -> tuple[MemoryLine, ...]:
+        """Return the ledger of a run as its stack keeps it."""
+        lines = evaluation.memory
+        if run.plain_modules:
+            graph = self._graph(run.model, run.workload, eager=True)
+            lines = memory_ledger(place(run.model, graph, run.layout, run.workload, ANY))
+        return _with_whole_logits(lines, placed) if run.whole_logits else lines
+
+    def _graph(self, model: ModelSpec, workload: TrainWorkload, *, eager: bool) -> ModelGraph:
+        key = (id(model), replace(workload, global_batch_size=1), eager)  # the batch decides no operator
+        found = self._graphs.get(key)
         if found is None:
-            found = self._graphs[id(model), workload] = (model, build_graph(model, workload))
+            found = self._graphs[key] = (model, build_graph(model, key[1], eager=eager))
         return found[1]
 
     def _cost_model(self, cluster: Cluster, software: Software) -> AnalyticCostModel:
@@ -103,8 +118,34 @@ class TrainingPredictor:
         return found[1]
 
 
-def _prediction(row: Row, run: Run, evaluation: Evaluation, measured: float | None) -> Prediction:
-    inside = tuple(line for line in evaluation.memory if line.term not in OUTSIDE_THE_ALLOCATOR)
+def _with_whole_logits(lines: tuple[MemoryLine, ...], placed: PlacedModel) -> tuple[MemoryLine, ...]:
+    """Return the ledger with a loss over the whole vocabulary on the last rank, where it outweighs what is there."""
+    layout = placed.layout
+    rank = layout.first_global_rank(layout.pp - 1)
+    tokens = placed.workload.seq_len // layout.cp * layout.micro_batch_size
+    whole = tokens * placed.model.vocab_size * BYTES_OF_A_LOGIT
+    there = sum(
+        line.num_bytes
+        for line in lines
+        if line.rank == rank and line.phase is Phase.FORWARD_BACKWARD and line.term in HEAD_OR_LAYER
+    )
+    if whole <= there:
+        return lines
+    more = MemoryLine(
+        rank=rank,
+        phase=Phase.FORWARD_BACKWARD,
+        term="whole logits",
+        num_bytes=whole - there,
+        source=f"{BYTES_OF_A_LOGIT} bytes a logit: kept in 16 bit, copied, softmax and gradient in fp32",
+    )
+    return (*lines, more)
+
+
+def _prediction(
+    row: Row, run: Run, evaluation: Evaluation, lines: tuple[MemoryLine, ...], measured: float | None
+) -> Prediction:
+    inside = tuple(line for line in lines if line.term not in OUTSIDE_THE_ALLOCATOR)
+    peak = peak_memory_bytes(lines)
     num_gpus, tokens = row.needed("num_gpus"), run.workload.tokens_per_step
     return Prediction(
         row=row,
@@ -113,9 +154,9 @@ def _prediction(row: Row, run: Run, evaluation: Evaluation, measured: float | No
         measured_peak_bytes=_measured_peak_bytes(row),
         measured_fits=row.text("status").lower() != "oom",
         predicted_step_seconds=evaluation.step_seconds,
-        predicted_peak_bytes=evaluation.peak_memory_bytes,
+        predicted_peak_bytes=peak,
         predicted_allocated_bytes=peak_memory_bytes(inside),
-        predicted_fits=evaluation.peak_memory_bytes <= run.cluster.device.memory_bytes,
+        predicted_fits=peak <= run.cluster.device.memory_bytes,
         tokens_per_step=tokens,
         num_gpus=num_gpus,
         has_experts=run.model.has_experts,

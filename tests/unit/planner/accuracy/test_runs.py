@@ -123,6 +123,18 @@ def test_a_measured_run_says_its_step_in_seconds_tokens_or_flops() -> None:
     assert by_time.predicted_fits
 
 
+def test_plain_operations_and_whole_logits_take_more_memory() -> None:
+    predictor = TrainingPredictor()
+    fused, plain = (
+        predictor.predict(run_row(framework=name, optimizer="ZeRO-1", sequence_parallel="False")).predicted_peak_bytes
+        for name in ("Megatron-LM", "Aleph Alpha in-house")
+    )
+    assert fused is not None
+    assert plain is not None
+    # 128,256 logits of 8,192 tokens, 16 bytes each, where two ranks kept halves of 6 bytes; 2 bytes a gradient less.
+    assert plain - fused > 8192 * 128_256 * (16 - 3) - 4.1e9 * 2
+
+
 def test_a_peak_is_compared_with_what_the_allocator_holds() -> None:
     found = TrainingPredictor().predict(run_row(peak_mem_gb="50", notes="memory in GiB"))
     assert found.measured_peak_bytes == 50 * (1 << 30)
