@@ -45,7 +45,7 @@ def cluster_named(name: str, num_gpus: int) -> tuple[Cluster, str | None]:
     text = name.lower()
     match = next((entry for entry in _MACHINES if re.search(entry[0], text)), None)
     if match is None:
-        raise ValueError(f"hardware {name!r} is no GPU of the catalogue")
+        raise ValueError(f"hardware {name[:60]!r} is no GPU of the catalogue")
     _, preset, device = match
     cluster = _cluster(preset, device, num_gpus)
     exact = text.replace("_", "-").startswith(preset)

@@ -1,6 +1,7 @@
 """Files of measurements: CSV, one measurement a row, the kind recognised by the columns."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,6 +10,9 @@ from pathlib import Path
 from planner.errors import InputError, Location
 
 MAX_ROWS = 1_000_000
+LONGEST_SHOWN = 60
+LARGEST = 1 << 40
+"""Largest whole number that a cell may hold; far above any size, small enough that products stay exact."""
 
 
 class Kind(StrEnum):
@@ -53,19 +57,27 @@ class Row:
         """Return a cell's text; empty where it says nothing."""
         return self.cells.get(column, "")
 
+    def quoted(self, column: str) -> str:
+        """Return a cell's text as messages show it, shortened."""
+        text = self.text(column)
+        return repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}...")
+
     def number(self, column: str) -> float | None:
         """Return the number in a cell, or None where it says nothing.
 
         Raises:
-            ValueError: The cell holds no number.
+            ValueError: The cell holds no number, or one that is negative or not finite.
         """
         text = self.text(column)
         if not text:
             return None
         try:
-            return float(text)
+            number = float(text)
         except ValueError:
-            raise ValueError(f"{column} = {text!r} is no number") from None
+            raise ValueError(f"{column} = {self.quoted(column)} is no number") from None
+        if not 0 <= number < math.inf:
+            raise ValueError(f"{column} = {self.quoted(column)} is no finite number from 0 on")
+        return number
 
     def count(self, column: str) -> int | None:
         """Return the positive whole number in a cell, written as 8 or 8.0, or None where it says nothing.
@@ -76,8 +88,8 @@ class Row:
         number = self.number(column)
         if number is None:
             return None
-        if not 1 <= number <= 1 << 40 or number != int(number):
-            raise ValueError(f"{column} = {self.text(column)!r} is no positive whole number")
+        if not 1 <= number <= LARGEST or number != int(number):
+            raise ValueError(f"{column} = {self.quoted(column)} is no positive whole number")
         return int(number)
 
     def needed(self, column: str) -> int:

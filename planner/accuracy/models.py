@@ -3,7 +3,7 @@
 import re
 from functools import lru_cache
 
-from planner.accuracy.measurements import Row
+from planner.accuracy.measurements import LONGEST_SHOWN, Row
 from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Norm, PositionEmbedding, Router
 from planner.bundled import find_bundled, load_bundled
 from planner.decoder import Decoder
@@ -39,7 +39,7 @@ def model_of(row: Row) -> tuple[ModelSpec, list[str]]:
             return spec, []
     missing = [column for column in ("layers", "hidden", "heads", "ffn") if sizes[column] is None]
     if missing:
-        raise ValueError(f"model {name!r} is not bundled, and {', '.join(missing)} are empty")
+        raise ValueError(f"model {row.quoted('model')} is not bundled, and {', '.join(missing)} are empty")
     assumed: list[str] = []
     vocabulary = sizes["vocab"]
     if vocabulary is None:
@@ -48,7 +48,7 @@ def model_of(row: Row) -> tuple[ModelSpec, list[str]]:
     experts = row.count("experts")
     try:
         spec = _decoder(
-            name or "model",
+            name[:LONGEST_SHOWN] or "model",
             row.needed("layers"),
             row.needed("hidden"),
             row.needed("heads"),

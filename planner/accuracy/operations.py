@@ -80,7 +80,7 @@ class OperationPredictor:
     def _gemm(self, row: Row) -> float:
         name = row.text("dtype")
         if name not in _GEMM_FORMATS:
-            raise ValueError(f"dtype {name!r} has no surface")
+            raise ValueError(f"dtype {row.quoted('dtype')} has no surface")
         dtype, width = _GEMM_FORMATS[name]
         cluster, _ = cluster_named(row.text("system"), 1)
         key = (id(cluster), dtype)
@@ -92,9 +92,9 @@ class OperationPredictor:
     def _collective(self, row: Row) -> float:
         name = row.text("op").lower()
         if name not in _OPERATIONS:
-            raise ValueError(f"op {name!r} is no collective")
+            raise ValueError(f"op {row.quoted('op')} is no collective")
         if not re.match(r"nccl|rccl|$", row.text("library").lower()):
-            raise ValueError(f"library {row.text('library')!r} has no price")
+            raise ValueError(f"library {row.quoted('library')} has no price")
         num_gpus, num_nodes = row.needed("num_gpus"), row.count("num_nodes") or 1
         cluster, _ = cluster_named(row.text("system"), num_gpus)
         if num_gpus > num_nodes * cluster.gpus_per_node:

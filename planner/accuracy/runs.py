@@ -9,6 +9,7 @@ from planner.accuracy.models import model_of
 from planner.accuracy.stacks import Stack, attention_of, stack_named
 from planner.graph import Module
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, even_counts, stages_from_counts
+from planner.space import MAX_SCHEDULED_OPERATIONS
 from planner.specs import ModelSpec
 from planner.workload import AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
 from profiles.hardware import Cluster
@@ -83,6 +84,11 @@ def run_of(row: Row) -> Run:
     vpp = (row.count("vpp") or 1) if degrees["pp"] > 1 else 1
     if model.num_layers < degrees["pp"] * vpp:
         raise ValueError(f"{model.num_layers} layers for pp vpp = {degrees['pp'] * vpp} stages")
+    num_microbatches = global_batch // (dp * micro_batch)
+    if 2 * num_microbatches * vpp * degrees["pp"] > MAX_SCHEDULED_OPERATIONS:
+        raise ValueError(
+            f"{num_microbatches} micro-batches over pp vpp = {degrees['pp'] * vpp} are too many to simulate"
+        )
     zero_stage = _zero_stage(row, stack)
     several = dp * degrees["cp"] > 1
     schedule = Schedule.NO_PIPELINE
@@ -96,7 +102,7 @@ def run_of(row: Row) -> Run:
         dp=dp,
         zero_stage=zero_stage,
         micro_batch_size=micro_batch,
-        num_microbatches=workload.global_batch_size // (dp * micro_batch),
+        num_microbatches=num_microbatches,
         schedule=schedule,
         recompute=_recompute(row, assumed),
         overlap=Overlap(
@@ -163,9 +169,9 @@ def _precision(row: Row, cluster: Cluster, stack: Stack, assumed: list[str]) -> 
             if precision is None:
                 break
             if precision.is_fp8 and "fp8" not in cluster.device.dense_flops_per_second:
-                raise ValueError(f"precision {text!r}: {cluster.device.name} has no fp8")
+                raise ValueError(f"precision {row.quoted('precision')}: {cluster.device.name} has no fp8")
             return precision
-    raise ValueError(f"precision {row.text('precision')!r} has no price")
+    raise ValueError(f"precision {row.quoted('precision')} has no price")
 
 
 def _software(row: Row, stack: Stack) -> Software:

@@ -37,7 +37,6 @@ class Prediction:
     Args:
         row: The row.
         measured_step_seconds: From its step time, else its tokens a second, else its model flops.
-        measured_tokens_per_second_per_gpu: From its tokens a second, else its step time.
         measured_peak_bytes: Peak of the framework's allocator.
         measured_fits: Whether it ran.
         predicted_step_seconds: Step time.
@@ -53,7 +52,6 @@ class Prediction:
 
     row: Row
     measured_step_seconds: float | None = None
-    measured_tokens_per_second_per_gpu: float | None = None
     measured_peak_bytes: float | None = None
     measured_fits: bool = True
     predicted_step_seconds: float | None = None
@@ -69,9 +67,17 @@ class Prediction:
     @property
     def predicted_tokens_per_second_per_gpu(self) -> float | None:
         """Return the predicted throughput."""
-        if self.predicted_step_seconds is None or self.tokens_per_step is None or not self.num_gpus:
+        return self._throughput(self.predicted_step_seconds)
+
+    @property
+    def measured_tokens_per_second_per_gpu(self) -> float | None:
+        """Return the measured throughput."""
+        return self._throughput(self.measured_step_seconds)
+
+    def _throughput(self, step_seconds: float | None) -> float | None:
+        if not step_seconds or self.tokens_per_step is None or not self.num_gpus:
             return None
-        return self.tokens_per_step / self.predicted_step_seconds / self.num_gpus
+        return self.tokens_per_step / step_seconds / self.num_gpus
 
 
 class TrainingPredictor:
@@ -92,9 +98,12 @@ class TrainingPredictor:
             evaluation = evaluate(placed, self._cost_model(run.cluster, run.software))
             lines = self._ledger(run, placed, evaluation)
             measured = _measured_step_seconds(row, run, graph)
+            measured_peak = _measured_peak_bytes(row)
         except (ValueError, CoverageError) as error:
             return Prediction(row=row, measured_fits=fits, error=" ".join(str(error).split()))
-        return _prediction(row, run, evaluation, lines, measured)
+        return replace(
+            _prediction(row, run, evaluation, lines), measured_step_seconds=measured, measured_peak_bytes=measured_peak
+        )
 
     def _ledger(self, run: Run, placed: PlacedModel, evaluation: Evaluation) -> tuple[MemoryLine, ...]:
         """Return the ledger of a run as its stack keeps it."""
@@ -141,24 +150,18 @@ def _with_whole_logits(lines: tuple[MemoryLine, ...], placed: PlacedModel) -> tu
     return (*lines, more)
 
 
-def _prediction(
-    row: Row, run: Run, evaluation: Evaluation, lines: tuple[MemoryLine, ...], measured: float | None
-) -> Prediction:
+def _prediction(row: Row, run: Run, evaluation: Evaluation, lines: tuple[MemoryLine, ...]) -> Prediction:
     inside = tuple(line for line in lines if line.term not in OUTSIDE_THE_ALLOCATOR)
     peak = peak_memory_bytes(lines)
-    num_gpus, tokens = row.needed("num_gpus"), run.workload.tokens_per_step
     return Prediction(
         row=row,
-        measured_step_seconds=measured,
-        measured_tokens_per_second_per_gpu=None if measured is None else tokens / measured / num_gpus,
-        measured_peak_bytes=_measured_peak_bytes(row),
         measured_fits=row.text("status").lower() != "oom",
         predicted_step_seconds=evaluation.step_seconds,
         predicted_peak_bytes=peak,
         predicted_allocated_bytes=peak_memory_bytes(inside),
         predicted_fits=peak <= run.cluster.device.memory_bytes,
-        tokens_per_step=tokens,
-        num_gpus=num_gpus,
+        tokens_per_step=run.workload.tokens_per_step,
+        num_gpus=row.needed("num_gpus"),
         has_experts=run.model.has_experts,
         assumptions=(*run.assumptions, *evaluation.assumptions),
     )

@@ -44,7 +44,8 @@ def test_what_a_row_leaves_open_is_assumed_and_said() -> None:
         ({"global_batch": "3"}, "micro_batch dp = 4 does not divide global_batch = 3"),
         ({"precision": "nvfp4"}, "precision 'nvfp4' has no price"),
         ({"precision": "fp8", "hardware": "A100"}, "precision 'fp8': a100-sxm-80gb has no fp8"),
-        ({"num_gpus": "-1"}, "num_gpus = '-1' is no positive whole number"),
+        ({"num_gpus": "-1"}, "num_gpus = '-1' is no finite number from 0 on"),
+        ({"num_gpus": "0"}, "num_gpus = '0' is no positive whole number"),
         ({"pp": "8", "tp": "1", "vpp": "8", "global_batch": "8"}, "32 layers for pp vpp = 64 stages"),
     ],
 )
