@@ -26,6 +26,7 @@ from profiles.constants import (
     COLLECTIVE_RAMP,
     COLLECTIVE_RAMP_BYTES,
     COLLECTIVE_START,
+    FP8_START,
     GEMM,
     GEMM_PROLOGUE_STEPS,
     GEMM_WHOLE_WAVE_FRACTION,
@@ -36,6 +37,7 @@ from profiles.constants import (
     P2P_CHANNELS,
     PCIE_FRACTION,
     PEER_FRACTION,
+    PEER_HOP_FRACTION,
     POWER_EXPONENT,
     REFERENCE_WATTS_PER_TERAFLOPS,
     SCAN_FRACTION,
@@ -69,6 +71,10 @@ class _Reached:
     fraction: float
     source: str
     assumed: bool
+
+
+_ONE_WAY = frozenset({CollectiveKind.ALL_GATHER, CollectiveKind.REDUCE_SCATTER, CollectiveKind.ALL_TO_ALL})
+"""Collectives whose ring goes round once."""
 
 
 def _with_fallbacks(architecture: str) -> tuple[str, ...]:
@@ -185,7 +191,7 @@ class AnalyticCostModel:
             flops_per_second=rate,
             bytes_per_second=device.memory_bytes_per_second * tiles.memory_fraction.value,
             num_units=device.num_compute_units,
-            start_seconds=tiles.start.value,
+            start_seconds=FP8_START.value if dtype == "fp8" else tiles.start.value,
             half_rate_size=tiles.half_rate_size.value * faster,
             prologue_steps=GEMM_PROLOGUE_STEPS.value * faster,
             whole_wave_fraction=GEMM_WHOLE_WAVE_FRACTION.value,
@@ -330,7 +336,9 @@ class AnalyticCostModel:
                 narrowest = min(narrowest, reached)
                 # An all-to-all sends over a level what is meant for members beyond the unit below; levels overlap.
                 exchange = max(exchange, operation.buffer_bytes * (size - per_unit) / size / reached)
-                latency += (math.ceil(members / per_unit) - 1) * level.latency_seconds * math.ceil(size / members)
+                hops = (math.ceil(members / per_unit) - 1) * math.ceil(size / members)
+                one_way = level.kind is LinkKind.PEER and operation.kind in _ONE_WAY
+                latency += hops * level.latency_seconds * (PEER_HOP_FRACTION.value if one_way else 1.0)
                 deepest = max(deepest, level.latency_seconds)
                 per_unit = members
             if per_unit >= size:
@@ -342,12 +350,13 @@ class AnalyticCostModel:
             latency = deepest
         elif operation.kind is CollectiveKind.ALL_REDUCE:
             latency = min(2 * latency, 2 * math.ceil(math.log2(size)) * deepest)
-        ramp, ramp_carried_over = self._ramp()
+        start, _ = self._nearest(COLLECTIVE_START)
+        ramp, ramp_carried_over = self._nearest(COLLECTIVE_RAMP)
         ramp_seconds = ramp.value * operation.buffer_bytes / (operation.buffer_bytes + COLLECTIVE_RAMP_BYTES.value)
         how = "send" if operation.kind is CollectiveKind.SEND_RECV else f"ring {operation.kind}"
         sources = dict.fromkeys(part.source for part in parts)
         return Estimate(
-            seconds=COLLECTIVE_START.value + latency + ramp_seconds + traffic,
+            seconds=start.value + latency + ramp_seconds + traffic,
             source=Source.ASSUMED if ramp_carried_over or any(part.assumed for part in parts) else Source.ANALYTIC,
             note="; ".join((f"{how} over link levels", *sources, ramp.source)),
         )
@@ -369,13 +378,11 @@ class AnalyticCostModel:
         together = math.gcd(unit_size, operation.size * operation.stride) // operation.stride
         return max(1, min(operation.size, together))
 
-    def _ramp(self) -> tuple[Constant, bool]:
-        """Return what the protocols of long messages add to the start, and whether it was carried over."""
+    def _nearest(self, constants: Mapping[str, Constant]) -> tuple[Constant, bool]:
+        """Return a constant of collectives, of this architecture or the nearest, and whether it was carried over."""
         architecture = self.cluster.device.architecture
-        measured = next(
-            candidate for candidate in (*_with_fallbacks(architecture), "hopper") if candidate in COLLECTIVE_RAMP
-        )
-        return COLLECTIVE_RAMP[measured], measured != architecture
+        measured = next(candidate for candidate in (*_with_fallbacks(architecture), "hopper") if candidate in constants)
+        return constants[measured], measured != architecture
 
     @property
     def overlap_slowdown(self) -> float:

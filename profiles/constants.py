@@ -126,6 +126,8 @@ TILES: dict[str, TileConstants] = {
     ),
 }
 
+FP8_START = _seconds(5.0e-6, "start of products of scaled fp8 operands: CUTLASS kernels of vLLM on H100 SXM")
+
 GEMM_PROLOGUE_STEPS = Constant(
     value=185.0, low=0.0, high=512.0, source="steps of the inner dimension, at two bytes an element; " + _BOTH_GEMM
 )
@@ -266,7 +268,15 @@ PCIE_FRACTION = Constant(
 )
 """At most what 128b/130b coding leaves (PCI Express Base Specification 3.0 to 5.0)."""
 
-COLLECTIVE_START = _seconds(6.0e-6, "smallest NCCL message less its hops: 4.6 us (H100), 7.9 us (A100)")
+COLLECTIVE_START: dict[str, Constant] = {
+    "hopper": _seconds(4.6e-6, "smallest NCCL message on H100 SXM less its hops"),
+    "ampere": _seconds(7.9e-6, "smallest NCCL message on A100 SXM less its hops"),
+}
+
+PEER_HOP_FRACTION = _fraction(
+    0.4, "hop of a ring inside an NVLink domain that reduces nothing on its way back; small NCCL messages on 8 GPUs"
+)
+"""Part of a peer level's latency that each hop of all_gather, reduce_scatter and all_to_all takes."""
 
 COLLECTIVE_RAMP: dict[str, Constant] = {
     "ampere": _seconds(

@@ -27,7 +27,7 @@ PRECISIONS: tuple[tuple[str, Precision | None], ...] = (
 )
 """Pattern in a row's precision, and what it is here; None has no price."""
 
-LORA = Lora(rank=32, alpha=32.0, target_modules=("qkv", "proj", "fc1", "fc2"))
+LORA = Lora(rank=32, alpha=32.0, target_modules=("qkv",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from profiles.constants import (
     P2P_CHANNELS,
     PCIE_FRACTION,
     PEER_FRACTION,
+    PEER_HOP_FRACTION,
     SCAN_FRACTION,
     SCORES_FRACTION,
     SCORES_PASSES,
@@ -37,6 +38,7 @@ from tests.builders import tiny_device
 
 LAWS = settings(max_examples=200, deadline=None, derandomize=True)
 HOPPER = PEER_FRACTION["hopper", "all_gather"]
+HOP = 2e-6 * PEER_HOP_FRACTION.value
 
 
 def level(name: str, num_gpus: int, bytes_per_second: float, latency_seconds: float) -> LinkLevel:
@@ -219,7 +221,7 @@ def test_a_recurrence_takes_its_part_of_the_rate_or_its_traffic() -> None:
 def overhead(buffer_bytes: int) -> float:
     """Return the start of a collective on this hardware."""
     ramp = COLLECTIVE_RAMP["hopper"].value * buffer_bytes / (buffer_bytes + COLLECTIVE_RAMP_BYTES.value)
-    return COLLECTIVE_START.value + ramp
+    return COLLECTIVE_START["hopper"].value + ramp
 
 
 def collective(kind: CollectiveKind, size: int, stride: int = 1, *, buffer_bytes: int = 1 << 30) -> float:
@@ -233,9 +235,9 @@ def test_a_group_of_one_sends_nothing(kind: CollectiveKind) -> None:
 
 def test_a_ring_inside_the_domain_moves_p_minus_1_over_p_of_the_buffer() -> None:
     size = 1 << 30
-    expected = overhead(size) + 7 * 2e-6 + size * 7 / 8 / (100e9 * HOPPER.eight_ranks.value)
+    expected = overhead(size) + 7 * HOP + size * 7 / 8 / (100e9 * HOPPER.eight_ranks.value)
     assert collective(CollectiveKind.ALL_GATHER, 8) == pytest.approx(expected, rel=1e-12)
-    expected = overhead(size) + 1 * 2e-6 + size * 1 / 2 / (100e9 * HOPPER.two_ranks.value)
+    expected = overhead(size) + 1 * HOP + size * 1 / 2 / (100e9 * HOPPER.two_ranks.value)
     assert collective(CollectiveKind.ALL_GATHER, 2) == pytest.approx(expected, rel=1e-12)
 
 
@@ -255,11 +257,11 @@ def test_one_member_a_node_has_one_network_link() -> None:
 def test_members_of_one_node_leave_it_on_as_many_links() -> None:
     size = 1 << 30
     # 2 members in each of 4 nodes: 20 GB/s between nodes; 3 hops between nodes, 1 in each node.
-    expected = overhead(size) + 3 * 5e-6 + 4 * 2e-6 + size * 7 / 8 / (20e9 * NETWORK_FRACTION.value)
+    expected = overhead(size) + 3 * 5e-6 + 4 * HOP + size * 7 / 8 / (20e9 * NETWORK_FRACTION.value)
     assert collective(CollectiveKind.ALL_GATHER, 8, stride=4) == pytest.approx(expected, rel=1e-12)
     # All 32: 8 links a node are 80 GB/s, and the domain has 100.
     narrowest = min(80e9 * NETWORK_FRACTION.value, 100e9 * HOPPER.eight_ranks.value)
-    expected = overhead(size) + 3 * 5e-6 + 4 * 7 * 2e-6 + size * 31 / 32 / narrowest
+    expected = overhead(size) + 3 * 5e-6 + 4 * 7 * HOP + size * 31 / 32 / narrowest
     assert collective(CollectiveKind.ALL_GATHER, 32) == pytest.approx(expected, rel=1e-12)
 
 
@@ -353,10 +355,12 @@ def test_a_group_in_a_mesh_has_only_the_links_between_its_members(
 ) -> None:
     size = 1 << 30
     estimate = mesh().collective(Collective(kind=kind, buffer_bytes=size, size=members, stride=1))
-    factor, hops = (2, 2 * math.log2(members)) if kind is CollectiveKind.ALL_REDUCE else (1, members - 1)
+    factor, latency = (
+        (2, 2 * math.log2(members) * 2e-6) if kind is CollectiveKind.ALL_REDUCE else (1, (members - 1) * HOP)
+    )
     bandwidth = 100e9 * (members - 1) / 7 * fraction.value
     traffic = factor * size * (members - 1) / members / bandwidth
-    assert estimate.seconds == pytest.approx(overhead(size) + hops * 2e-6 + traffic, rel=1e-12)
+    assert estimate.seconds == pytest.approx(overhead(size) + latency + traffic, rel=1e-12)
     assert estimate.source is Source.ASSUMED
     assert "NVLS" not in estimate.note
 
