@@ -37,6 +37,7 @@ from planner.graph import (
 from planner.sharding import Sharding, split_features
 from planner.workload import DType
 from profiles import ops
+from profiles.constants import ROUTING_KERNELS
 from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound
 
 ADAPTER_FORWARD_PASSES = 5  # scale: read, write; add: read two, write
@@ -334,6 +335,15 @@ def _routed(name: str, num_bytes: int) -> Step:
     return Step(term=Term.POINTWISE, compute=MemoryBound(name=name, num_bytes=num_bytes))
 
 
+def _permutation(work: Dispatch | Combine, sharding: Sharding) -> Step:
+    """Return the sorting of a rank's tokens by expert, or its undoing, with the many small kernels that it takes."""
+    num_bytes = sharding.residual_tokens * (1 + work.visits) * work.features * work.dtype.num_bytes
+    kernels = int(ROUTING_KERNELS.value)
+    return Step(
+        term=Term.POINTWISE, compute=MemoryBound(name="token permutation", num_bytes=num_bytes, num_kernels=kernels)
+    )
+
+
 def _between_experts(work: Dispatch | Combine, sharding: Sharding, kind: CollectiveKind) -> Iterable[Step]:
     """Return the all-to-all over ep and the gathering (or scattering) over etp, in the order of dispatch."""
     received_bytes = sharding.received_rows(work.visits) * work.features * work.dtype.num_bytes
@@ -350,7 +360,7 @@ def _between_experts(work: Dispatch | Combine, sharding: Sharding, kind: Collect
 def _to_experts(work: Dispatch | Combine, sharding: Sharding) -> Iterable[Step]:
     """Return what it takes to bring tokens to their experts: sort, count, send, and sort by expert."""
     row_bytes = work.features * work.dtype.num_bytes
-    yield _routed("token permutation", sharding.residual_tokens * (1 + work.visits) * row_bytes)
+    yield _permutation(work, sharding)
     ranks = sharding.ep * sharding.etp
     if ranks > 1:
         counts = Collective(
@@ -368,7 +378,7 @@ def _from_experts(work: Dispatch | Combine, sharding: Sharding) -> Iterable[Step
     if sharding.ep * sharding.etp > 1:
         yield _routed("rows by expert", 2 * sharding.expert_rows(work.visits) * row_bytes)
     yield from reversed(tuple(_between_experts(work, sharding, CollectiveKind.REDUCE_SCATTER)))
-    yield _routed("token permutation", sharding.residual_tokens * (1 + work.visits) * row_bytes)
+    yield _permutation(work, sharding)
 
 
 def _ulysses_exchange(features: int, dtype: DType, sharding: Sharding, *, ranks: int) -> Iterable[Step]:
