@@ -3,14 +3,20 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from statistics import median
-
-import numpy as np
 
 from cli.render import Block, Facts, Line, Style, Table, columns, count, section
 from planner.accuracy.measurements import Kind
 from planner.accuracy.operations import OperationPrediction
-from planner.accuracy.scores import Errors, choices_of, equal_groups, errors_of, grouped, out_of_memory
+from planner.accuracy.scores import (
+    Errors,
+    choices_of,
+    grouped,
+    memory_errors,
+    operation_errors,
+    out_of_memory,
+    step_errors,
+    summary_of_choices,
+)
 from planner.accuracy.training import Prediction
 from profiles.constants import TRAINING_BAND, named_constants
 
@@ -62,74 +68,47 @@ def _training_row(entry: Prediction) -> dict[str, object]:
     }
 
 
-def _step_errors(runs: Sequence[Prediction]) -> Errors | None:
-    return errors_of(
-        (entry.row.text("source_group"), entry.predicted_step_seconds, entry.measured_step_seconds)
-        for entry in runs
-        if entry.measured_fits and entry.predicted_step_seconds and entry.measured_step_seconds
-    )
-
-
-def _memory_errors(runs: Sequence[Prediction]) -> Errors | None:
-    return errors_of(
-        (entry.row.text("source_group"), entry.predicted_allocated_bytes, entry.measured_peak_bytes)
-        for entry in runs
-        if entry.measured_fits and entry.predicted_allocated_bytes and entry.measured_peak_bytes
-    )
-
-
 def training_summary(runs: Sequence[Prediction]) -> dict[str, object]:
     """Return how good predictions of training runs are."""
-    choices = choices_of(runs)
-    of_sets = {
-        "sets": len(choices),
-        "spearman_median": equal_groups(((entry.group, entry.spearman) for entry in choices), median),
-        "spearman_tenth_percentile": equal_groups(
-            ((entry.group, entry.spearman) for entry in choices), lambda values: float(np.quantile(values, 0.1))
-        ),
-        "kendall_median": equal_groups(((entry.group, entry.kendall) for entry in choices), median),
-        "regret_mean": equal_groups(((entry.group, entry.regret) for entry in choices), lambda v: float(np.mean(v))),
-        "top_regret_mean": equal_groups(
-            ((entry.group, entry.top_regret) for entry in choices), lambda values: float(np.mean(values))
-        ),
-    }
     return {
-        "rows": len(runs),
-        "predicted": sum(entry.error is None for entry in runs),
-        "coverage": sum(entry.error is None for entry in runs) / len(runs) if runs else None,
+        **_coverage(runs),
         "step_time": {
-            name: None if errors is None else asdict(errors)
-            for name, errors in (
-                ("all", _step_errors(runs)),
-                ("dense", _step_errors([entry for entry in runs if not entry.has_experts])),
-                ("experts", _step_errors([entry for entry in runs if entry.has_experts])),
+            name: _or_none(step_errors(chosen))
+            for name, chosen in (
+                ("all", runs),
+                ("dense", [entry for entry in runs if not entry.has_experts]),
+                ("experts", [entry for entry in runs if entry.has_experts]),
             )
         },
-        "choice_sets": of_sets,
+        "choice_sets": asdict(summary_of_choices(choices_of(runs))),
         "out_of_memory": asdict(out_of_memory(runs)),
-        "peak_memory": None if (memory := _memory_errors(runs)) is None else asdict(memory),
+        "peak_memory": _or_none(memory_errors(runs)),
     }
+
+
+def _coverage(found: Sequence[Prediction] | Sequence[OperationPrediction]) -> dict[str, object]:
+    predicted = sum(entry.error is None for entry in found)
+    return {"rows": len(found), "predicted": predicted, "coverage": predicted / len(found) if found else None}
+
+
+def _or_none(errors: Errors | None) -> dict[str, object] | None:
+    return None if errors is None else asdict(errors)
 
 
 def training_blocks(runs: Sequence[Prediction], by: Sequence[str]) -> tuple[Block, ...]:
     """Return what `accuracy` prints of training runs."""
+    every = ("all", *[""] * (len(by) - 1))
     rows = [
-        (*key, count(len(entries)), *_error_cells(_step_errors(entries)), *_error_cells(_memory_errors(entries))[:1])
-        for key, entries in grouped(runs, by).items()
+        (*key, count(len(entries)), *_error_cells(step_errors(entries)), *_error_cells(memory_errors(entries))[:1])
+        for key, entries in (*grouped(runs, by).items(), (every, runs))
     ]
-    every = ("all", *[""] * (len(by) - 1), count(len(runs)))
-    rows.append((*every, *_error_cells(_step_errors(runs)), *_error_cells(_memory_errors(runs))[:1]))
     names = [*by, ">rows", ">median error", ">mean error", ">bias", ">peak memory"]
-    choices = choices_of(runs)
+    choices = summary_of_choices(choices_of(runs))
     facts: list[tuple[str, str]] = []
-    if choices:
-        spearman = equal_groups(((entry.group, entry.spearman) for entry in choices), median)
-        regret = equal_groups(((entry.group, entry.regret) for entry in choices), lambda v: float(np.mean(v)))
-        top = equal_groups(((entry.group, entry.top_regret) for entry in choices), lambda v: float(np.mean(v)))
-        facts.append(("choice sets", f"{len(choices)}, median rank correlation {spearman:.3f}"))
-        facts.append(
-            ("regret", f"{100 * (regret or 0):.1f} % of the best predicted, {100 * (top or 0):.1f} % of the best three")
-        )
+    if choices.spearman_median is not None and choices.regret_mean is not None and choices.top_regret_mean is not None:
+        facts.append(("choice sets", f"{choices.sets}, median rank correlation {choices.spearman_median:.3f}"))
+        regrets = f"{100 * choices.regret_mean:.1f} % of the best predicted"
+        facts.append(("regret", f"{regrets}, {100 * choices.top_regret_mean:.1f} % of the best three"))
     memory = out_of_memory(runs)
     if memory.failed and memory.recall is not None and memory.f1 is not None:
         facts.append(
@@ -165,7 +144,6 @@ def _reasons(errors: Sequence[str | None]) -> tuple[Block, ...]:
 
 def operation_document(kind: Kind, found: Sequence[OperationPrediction]) -> dict[str, object]:
     """Return predictions of operations as JSON."""
-    errors = _operation_errors(found)
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": kind.value,
@@ -179,29 +157,16 @@ def operation_document(kind: Kind, found: Sequence[OperationPrediction]) -> dict
             }
             for entry in found
         ],
-        "summary": {
-            "rows": len(found),
-            "predicted": sum(entry.error is None for entry in found),
-            "coverage": sum(entry.error is None for entry in found) / len(found) if found else None,
-            "latency": None if errors is None else asdict(errors),
-        },
+        "summary": {**_coverage(found), "latency": _or_none(operation_errors(found))},
     }
-
-
-def _operation_errors(found: Sequence[OperationPrediction]) -> Errors | None:
-    return errors_of(
-        (entry.row.text("system"), entry.predicted_us, entry.measured_us)
-        for entry in found
-        if entry.predicted_us and entry.measured_us
-    )
 
 
 def operation_blocks(kind: Kind, found: Sequence[OperationPrediction], by: Sequence[str]) -> tuple[Block, ...]:
     """Return what `accuracy` prints of operations."""
-    groups: dict[tuple[str, ...], list[OperationPrediction]] = {}
-    for entry in found:
-        groups.setdefault(tuple(entry.row.text(column) for column in by), []).append(entry)
-    rows = [(*key, count(len(entries)), *_error_cells(_operation_errors(entries))) for key, entries in groups.items()]
+    rows = [
+        (*key, count(len(entries)), *_error_cells(operation_errors(entries)))
+        for key, entries in grouped(found, by).items()
+    ]
     return (
         Line(f"{kind}: predicted over measured, less one", Style.HEADING),
         Table(columns=columns(*by, ">rows", ">median error", ">mean error", ">bias"), rows=tuple(rows)),

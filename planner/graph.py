@@ -308,6 +308,7 @@ class Pointwise:
         vocab_features: The byte counts are per token and vocabulary entry.
         num_kernels: Kernels it launches, each way.
         visits: In the expert regions: experts that each token visits.
+        is_norm: It normalises.
     """
 
     forward_bytes_per_token: int
@@ -316,6 +317,7 @@ class Pointwise:
     vocab_features: int = 0
     num_kernels: int = 1
     visits: int = 1
+    is_norm: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from planner.steps import Step, Term
-from profiles.estimate import CostModel, Source
+from profiles.estimate import CostModel, Estimate, Source
 from profiles.ops import Collective, CollectiveKind
 
 
@@ -37,19 +37,9 @@ def price_steps(steps: Iterable[Step], cost_model: CostModel) -> Price:
     """
     seconds: dict[Term, float] = {}
     notes: set[tuple[Term, Source, str]] = set()
-    for step in steps:
-        compute_seconds = 0.0
-        if step.compute is not None:
-            estimate = cost_model.compute(step.compute)
-            compute_seconds = estimate.seconds
-            seconds[step.term] = seconds.get(step.term, 0.0) + compute_seconds
-            notes.add((step.term, estimate.source, estimate.note))
-        if step.collective is not None:
-            estimate = cost_model.collective(step.collective)
-            exposed = _exposed_seconds(step, step.collective, estimate.seconds, compute_seconds, cost_model)
-            term = step.collective_term
-            seconds[term] = seconds.get(term, 0.0) + exposed
-            notes.add((term, estimate.source, estimate.note))
+    for term, part, estimate in _parts(steps, cost_model):
+        seconds[term] = seconds.get(term, 0.0) + part
+        notes.add((term, estimate.source, estimate.note))
     return Price(seconds=seconds, notes=frozenset(notes))
 
 
@@ -60,14 +50,21 @@ def launches_seconds(steps: Iterable[Step], cost_model: CostModel) -> float:
 
 def steps_seconds(steps: Iterable[Step], cost_model: CostModel) -> float:
     """Return what `price_steps` costs in all, without the account of it."""
-    total = 0.0
+    return sum(part for _, part, _ in _parts(steps, cost_model))
+
+
+def _parts(steps: Iterable[Step], cost_model: CostModel) -> Iterable[tuple[Term, float, Estimate]]:
+    """Yield the seconds that each kernel and each collective adds, under which term, and the estimate behind it."""
     for step in steps:
-        compute_seconds = 0.0 if step.compute is None else cost_model.compute(step.compute).seconds
-        total += compute_seconds
+        compute_seconds = 0.0
+        if step.compute is not None:
+            estimate = cost_model.compute(step.compute)
+            compute_seconds = estimate.seconds
+            yield step.term, compute_seconds, estimate
         if step.collective is not None:
-            seconds = cost_model.collective(step.collective).seconds
-            total += _exposed_seconds(step, step.collective, seconds, compute_seconds, cost_model)
-    return total
+            estimate = cost_model.collective(step.collective)
+            exposed = _exposed_seconds(step, step.collective, estimate.seconds, compute_seconds, cost_model)
+            yield step.collective_term, exposed, estimate
 
 
 def _exposed_seconds(

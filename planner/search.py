@@ -125,8 +125,8 @@ def search(  # noqa: PLR0913 - what is planned, and how
         return None
 
     free = request.constraints == Constraints()
-    thumb = baseline_layout(pricer, cluster, unpinned=space.points if free else None)
-    start = thumb if free and thumb is not None and refused(thumb) is None else None
+    thumb = baseline_layout(pricer, cluster, unpinned=space.points) if free else None
+    start = thumb if thumb is not None and refused(thumb) is None else None
     visit = _visit(space, table, pricer, start=start, top=top, watch=watch, refused=refused)
     summary = SearchSummary(
         considered=space.considered,
@@ -148,14 +148,7 @@ def search(  # noqa: PLR0913 - what is planned, and how
         )
 
     if not visit.candidates:
-        if visit.unsettled:
-            raise SolverError(
-                solver="layout search",
-                status="nothing found and nothing proved",
-                limit=f"{visit.unsettled} layouts that may fit: too long to simulate, or no split found",
-            )
-        if visit.refusal is not None:
-            raise _planned_for_any(visit.refusal)
+        _require_proof_that_nothing_fits(visit)
         return Plan(
             model=model,
             cluster=cluster,
@@ -183,6 +176,8 @@ def search(  # noqa: PLR0913 - what is planned, and how
     )
     for entry in plans:
         _require_sound(entry, model, cluster, request)
+    if not free:
+        thumb = baseline_layout(pricer, cluster)
     baseline = None
     if thumb is not None:
         seconds = pricer.step_seconds(thumb)
@@ -204,6 +199,18 @@ def search(  # noqa: PLR0913 - what is planned, and how
         baseline=baseline,
         infeasible=None,
     )
+
+
+def _require_proof_that_nothing_fits(visit: _Visit) -> None:
+    """Raise for a search without a plan where something was left open, or fits and was refused."""
+    if visit.unsettled:
+        raise SolverError(
+            solver="layout search",
+            status="nothing found and nothing proved",
+            limit=f"{visit.unsettled} layouts that may fit: too long to simulate, or no split found",
+        )
+    if visit.refusal is not None:
+        raise _planned_for_any(visit.refusal)
 
 
 def _require_sound(planned: PlannedLayout, model: ModelSpec, cluster: Cluster, request: PlanRequest) -> None:

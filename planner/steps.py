@@ -179,7 +179,7 @@ def backward_steps(operator: Operator, sharding: Sharding) -> Iterable[Step]:
 
 def _pointwise(name: str, work: Pointwise, bytes_per_token: int, sharding: Sharding) -> Step:
     num_bytes = _pointwise_bytes(work, bytes_per_token, sharding)
-    compute = MemoryBound(name=name, num_bytes=num_bytes, num_kernels=work.num_kernels)
+    compute = MemoryBound(name=name, num_bytes=num_bytes, num_kernels=work.num_kernels, is_norm=work.is_norm)
     return Step(term=Term.POINTWISE, compute=compute)
 
 

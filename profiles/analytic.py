@@ -26,6 +26,7 @@ from profiles.constants import (
     COLLECTIVE_RAMP,
     COLLECTIVE_RAMP_BYTES,
     COLLECTIVE_START,
+    EXPOSED_FRACTION,
     FP8_START,
     GEMM,
     GEMM_PROLOGUE_STEPS,
@@ -87,11 +88,13 @@ class AnalyticCostModel:
     Args:
         cluster: Where the operations run.
         software: What runs them.
+        sustained: Matrix products run as hours of training keep them, not in a burst.
     """
 
-    def __init__(self, cluster: Cluster, software: Software = CURRENT_SOFTWARE) -> None:
+    def __init__(self, cluster: Cluster, software: Software = CURRENT_SOFTWARE, *, sustained: bool = True) -> None:
         self.cluster = cluster
         self.software = software
+        self.sustained = sustained
         self._surfaces: dict[str, GemmSurface] = {}
         self.compute = lru_cache(maxsize=None)(self._compute)
         self.collective = lru_cache(maxsize=None)(self._collective)
@@ -110,7 +113,7 @@ class AnalyticCostModel:
             case StateScan():
                 return self._scan(operation)
             case MemoryBound():
-                factor = self.software.norm_factor if operation.name.endswith("norm") else 1.0
+                factor = self.software.norm_factor if operation.is_norm else 1.0
                 seconds = self._traffic_seconds(factor * operation.num_bytes)
                 return Estimate(
                     seconds=seconds + operation.num_launches * KERNEL_LAUNCH.value,
@@ -152,7 +155,7 @@ class AnalyticCostModel:
     def _gemm(self, operation: Gemm) -> Estimate:
         surface = self._surfaces.get(operation.dtype)
         if surface is None:
-            surface = GemmSurface(self.gemm_rates(operation.dtype, sustained=True, what=_gemm_text(operation)))
+            surface = GemmSurface(self._gemm_rates(operation.dtype, _gemm_text(operation)))
             self._surfaces[operation.dtype] = surface
         constants, carried_over = self._gemm_constants(operation.dtype, _gemm_text(operation))
         seconds = surface.seconds_P(
@@ -163,16 +166,15 @@ class AnalyticCostModel:
             source=Source.ASSUMED if carried_over else Source.ANALYTIC,
             note=(
                 f"{operation.dtype} tiles and waves; burst rate: {constants.peak_fraction.source}"
-                f"; sustained: {constants.sustained_fraction.source}"
+                + (f"; sustained: {constants.sustained_fraction.source}" if self.sustained else "")
             ),
         )
 
-    def gemm_rates(self, dtype: str, *, sustained: bool, what: str = "a matrix product") -> GemmRates:
+    def _gemm_rates(self, dtype: str, what: str) -> GemmRates:
         """Return what the surface of matrix products reads of this GPU.
 
         Args:
             dtype: Format of the operands.
-            sustained: As hours of training keep it, not in a burst.
             what: What is priced, for messages.
 
         Raises:
@@ -182,7 +184,7 @@ class AnalyticCostModel:
         constants, _ = self._gemm_constants(dtype, what)
         tiles, _ = self._of_architecture(TILES, what)
         rate = peak * constants.peak_fraction.value
-        if sustained:
+        if self.sustained:
             rate *= constants.sustained_fraction.value * self._power_fraction()
         # Operands of half the width are multiplied twice as fast, while tiles begin and are read as before.
         faster = 2.0 if dtype == "fp8" else 1.0
@@ -409,7 +411,7 @@ class AnalyticCostModel:
     @property
     def exposed_fraction(self) -> float:
         """Return the part of a data-parallel collective beside a pass that is not hidden by it."""
-        return self.software.exposed_fraction.value
+        return EXPOSED_FRACTION.value
 
     def _slowdown(self, channels: Constant) -> float:
         units = self.cluster.device.num_compute_units

@@ -28,10 +28,10 @@ _SUMS_T = np.where(_SPLIT_T > 1, _ROWS_T * _COLUMNS_T * _SPLIT_T * 8, 0.0)
 """Bytes that splitting adds for each tile: fp32 parts written and read."""
 
 CACHE_OVER_MEMORY = 2.0
-"""Sums of parts are read back from the L2 cache, at about twice the bandwidth of memory."""
+"""Assumed, not fitted: sums of parts are read back from the L2 cache, at about twice the bandwidth of memory."""
 
 SHARPNESS = 8.0
-"""Exponent of the soft maximum of computing and moving: at equal times it is 9 % above either."""
+"""Exponent of the soft maximum of computing and moving; chosen, not fitted: at equal times it is 9 % above either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -190,11 +190,13 @@ class MemoryBound:
         name: What it is ("rmsnorm", "swiglu", "adam"), for sources and messages.
         num_bytes: Bytes read and written.
         num_kernels: Kernel launches it takes.
+        is_norm: It normalises, which some software does in a chain of operations.
     """
 
     name: str
     num_bytes: int
     num_kernels: int = 1
+    is_norm: bool = False
 
     @property
     def num_launches(self) -> int:

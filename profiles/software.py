@@ -8,7 +8,7 @@ a property of the GPU.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from profiles.constants import EXPOSED_FRACTION, LAUNCH_SECONDS, PLAIN_NORM_FACTOR, Constant
+from profiles.constants import LAUNCH_SECONDS, PLAIN_NORM_FACTOR, Constant
 
 
 class AttentionKernels(StrEnum):
@@ -67,11 +67,6 @@ class Software:
     def norm_factor(self) -> float:
         """Return by how much norms move more than their least bytes."""
         return 1.0 if self.fused_norms else PLAIN_NORM_FACTOR.value
-
-    @property
-    def exposed_fraction(self) -> Constant:
-        """Return the part of a data-parallel collective that no pass hides, however long the pass."""
-        return EXPOSED_FRACTION
 
 
 CURRENT_SOFTWARE = Software()

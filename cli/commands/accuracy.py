@@ -19,14 +19,18 @@ FilesArgument = Annotated[
     typer.Argument(metavar="FILE...", help="CSV files of measurements, all of one kind.", show_default=False),
 ]
 ByOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--by", metavar="COLUMNS", help="Columns of the file, with commas between them, whose values get a line each."
+        "--by",
+        metavar="COLUMNS",
+        help="Columns of the file, with commas between them, whose values get a line each:"
+        " source_group of training runs, system of operations, unless given.",
+        show_default=False,
     ),
 ]
 
 
-def accuracy(files: FilesArgument, *, by: ByOption = "source_group", format_: FormatOption = Format.TEXT) -> None:
+def accuracy(files: FilesArgument, *, by: ByOption = None, format_: FormatOption = Format.TEXT) -> None:
     """Predict every measured row of CSV files, and say how good the predictions are.
 
     The kind of a file is recognised by its columns: training runs, matrix products, collectives. A row that cannot be
@@ -47,10 +51,13 @@ def accuracy(files: FilesArgument, *, by: ByOption = "source_group", format_: Fo
                 hint="Give files of one kind at a time.",
             )
     rows = [row for measurements in read for row in measurements.rows]
-    columns = [name.strip() for name in by.split(",") if name.strip()]
-    unknown = [name for name in columns if rows and name not in rows[0].cells]
-    if unknown and kind is Kind.TRAINING:
-        raise InputError(f"--by {by}: the file has no column {unknown[0]}.", hint="Name columns of the file.")
+    if by is None:
+        columns = ["source_group" if kind is Kind.TRAINING else "system"]
+    else:
+        columns = [name.strip() for name in by.split(",") if name.strip()]
+        unknown = [name for name in columns if rows and name not in rows[0].cells]
+        if unknown:
+            raise InputError(f"--by {by}: the file has no column {unknown[0]}.", hint="Name columns of the file.")
     if kind is Kind.TRAINING:
         predictor = TrainingPredictor()
         runs = [predictor.predict(row) for row in rows]
@@ -61,4 +68,4 @@ def accuracy(files: FilesArgument, *, by: ByOption = "source_group", format_: Fo
     if format_ is Format.JSON:
         print_json(operation_document(kind, found))
     else:
-        print_blocks(operation_blocks(kind, found, [name for name in columns if name not in unknown] or ["system"]))
+        print_blocks(operation_blocks(kind, found, columns))

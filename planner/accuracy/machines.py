@@ -1,12 +1,14 @@
-"""The cluster that a row names: a GPU of the catalogue in the nodes of a preset."""
+"""The cluster that a row names: a GPU of the catalogue in the nodes of a preset; and its prices."""
 
 import re
 from dataclasses import replace
 from functools import lru_cache
 
+from profiles.analytic import AnalyticCostModel
 from profiles.catalogue import load_device, load_preset
 from profiles.hardware import Cluster
 from profiles.schema.cluster import ClusterEntry
+from profiles.software import CURRENT_SOFTWARE, Software
 
 _MACHINES: tuple[tuple[str, str, str], ...] = (
     (r"gb300", "gb300-nvl72", "gb300"),
@@ -50,6 +52,26 @@ def cluster_named(name: str, num_gpus: int) -> tuple[Cluster, str | None]:
     cluster = _cluster(preset, device, num_gpus)
     exact = text.replace("_", "-").startswith(preset)
     return cluster, None if exact else f"network: {name} taken as {device} in nodes of {preset}"
+
+
+class CostModels:
+    """Cost models, shared by rows that run on the same cluster and software.
+
+    Args:
+        sustained: Matrix products run as hours of training keep them, not in a burst.
+    """
+
+    def __init__(self, *, sustained: bool) -> None:
+        self.sustained = sustained
+        # Clusters are known by identity: rows that name the same one get the same object.
+        self._found: dict[tuple[int, Software], AnalyticCostModel] = {}
+
+    def of(self, cluster: Cluster, software: Software = CURRENT_SOFTWARE) -> AnalyticCostModel:
+        """Return the cost model of a cluster and what runs on it."""
+        found = self._found.get((id(cluster), software))
+        if found is None:
+            found = self._found[id(cluster), software] = AnalyticCostModel(cluster, software, sustained=self.sustained)
+        return found
 
 
 @lru_cache(maxsize=256)

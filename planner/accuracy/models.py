@@ -63,7 +63,7 @@ def model_of(row: Row) -> tuple[ModelSpec, list[str]]:
     form = (
         "gated, RMS norms, rotary positions"
         if _is_gated(name, row.needed("ffn"), row.needed("hidden"))
-        else ("not gated, layer norms, learned positions, tied embeddings")
+        else ("not gated, layer norms, no positions' table, tied embeddings")
     )
     assumed.append(f"architecture: {form}, by the width of its feed-forward")
     return spec, assumed

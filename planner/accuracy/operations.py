@@ -3,16 +3,10 @@
 import re
 from dataclasses import dataclass
 
-from planner.accuracy.machines import cluster_named
+from planner.accuracy.machines import CostModels, cluster_named
 from planner.accuracy.measurements import Kind, Row
-from profiles.analytic import AnalyticCostModel
 from profiles.errors import CoverageError
-from profiles.gemm_surface import GemmSurface
-from profiles.hardware import Cluster
-from profiles.ops import Collective, CollectiveKind
-
-KINDS = frozenset({Kind.GEMM, Kind.COLLECTIVES})
-"""Kinds of files that have predictions here."""
+from profiles.ops import Collective, CollectiveKind, Gemm
 
 _GEMM_FORMATS = {"bfloat16": ("bf16", 2), "float16": ("fp16", 2), "fp8": ("fp8", 1), "fp8_block": ("fp8", 1)}
 _OPERATIONS = {
@@ -50,8 +44,7 @@ class OperationPredictor:
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
-        self._models: dict[int, tuple[Cluster, AnalyticCostModel]] = {}
-        self._surfaces: dict[tuple[int, str], GemmSurface] = {}
+        self._cost_models = CostModels(sustained=False)
 
     def predict(self, row: Row) -> OperationPrediction:
         """Return the prediction of one row; what cannot be priced says why."""
@@ -71,23 +64,15 @@ class OperationPredictor:
             case _:
                 raise ValueError(f"{self.kind} has no kernel model yet")
 
-    def _model(self, cluster: Cluster) -> AnalyticCostModel:
-        found = self._models.get(id(cluster))
-        if found is None:
-            found = self._models[id(cluster)] = (cluster, AnalyticCostModel(cluster))
-        return found[1]
-
     def _gemm(self, row: Row) -> float:
         name = row.text("dtype")
         if name not in _GEMM_FORMATS:
             raise ValueError(f"dtype {row.quoted('dtype')} has no surface")
         dtype, width = _GEMM_FORMATS[name]
         cluster, _ = cluster_named(row.text("system"), 1)
-        key = (id(cluster), dtype)
-        if key not in self._surfaces:
-            self._surfaces[key] = GemmSurface(self._model(cluster).gemm_rates(dtype, sustained=False))
         m, n, k = (row.needed(size) for size in ("m", "n", "k"))
-        return float(self._surfaces[key].seconds_P(m, n, k, bytes_P=(m * k + k * n) * width + m * n * 2))
+        product = Gemm(m=m, n=n, k=k, dtype=dtype, input_bytes_per_element=width, output_bytes_per_element=2)
+        return self._cost_models.of(cluster).compute(product).seconds
 
     def _collective(self, row: Row) -> float:
         name = row.text("op").lower()
@@ -99,5 +84,7 @@ class OperationPredictor:
         cluster, _ = cluster_named(row.text("system"), num_gpus)
         if num_gpus > num_nodes * cluster.gpus_per_node:
             raise ValueError(f"{num_gpus} GPUs do not stand on {num_nodes} nodes of {cluster.gpus_per_node}")
+        if num_nodes > 1 and num_gpus < num_nodes * cluster.gpus_per_node:
+            raise ValueError(f"{num_gpus} GPUs on {num_nodes} nodes do not fill nodes of {cluster.gpus_per_node}")
         operation = Collective(kind=_OPERATIONS[name], buffer_bytes=row.needed("bytes"), size=num_gpus, stride=1)
-        return self._model(cluster).collective(operation).seconds
+        return self._cost_models.of(cluster).collective(operation).seconds

@@ -39,9 +39,8 @@ class Run:
         cluster: The cluster.
         workload: The workload.
         layout: The layout.
-        software: What runs it.
-        whole_logits: Every rank of tp computes the loss over the whole vocabulary, operation by operation.
-        plain_modules: Layers keep what plain PyTorch operations keep for backward.
+        stack: The training framework.
+        software: What runs the kernels: the stack's, as the row changes it.
         assumptions: What filled empty cells.
     """
 
@@ -49,9 +48,8 @@ class Run:
     cluster: Cluster
     workload: TrainWorkload
     layout: Layout
+    stack: Stack
     software: Software
-    whole_logits: bool
-    plain_modules: bool
     assumptions: tuple[str, ...]
 
 
@@ -62,13 +60,25 @@ def run_of(row: Row) -> Run:
         ValueError: The row leaves open what nothing usual fills, or contradicts itself.
     """
     model, assumed = model_of(row)
-    num_gpus = row.needed("num_gpus")
-    cluster, of_cluster = cluster_named(row.text("hardware"), num_gpus)
+    cluster, of_cluster = cluster_named(row.text("hardware"), row.needed("num_gpus"))
     assumed += [of_cluster] if of_cluster else []
     stack = stack_named(row.text("framework"))
     assumed.append(f"stack: {stack.title}")
     workload = _workload(row, model, cluster, stack, assumed)
-    software = _software(row, stack)
+    layout = _layout(row, model, workload, stack, assumed)
+    return Run(
+        model=model,
+        cluster=cluster,
+        workload=workload,
+        layout=layout,
+        stack=stack,
+        software=_software(row, stack),
+        assumptions=tuple(assumed),
+    )
+
+
+def _layout(row: Row, model: ModelSpec, workload: TrainWorkload, stack: Stack, assumed: list[str]) -> Layout:
+    num_gpus = row.needed("num_gpus")
     degrees = {axis: row.count(axis) or 1 for axis in ("tp", "pp", "cp", "ep")}
     replica = degrees["tp"] * degrees["pp"] * degrees["cp"]
     if num_gpus % replica:
@@ -78,23 +88,14 @@ def run_of(row: Row) -> Run:
     if micro_batch is None:
         micro_batch = 1
         assumed.append("micro_batch: 1")
-    global_batch = workload.global_batch_size
-    if global_batch % (dp * micro_batch):
-        raise ValueError(f"micro_batch dp = {dp * micro_batch} does not divide global_batch = {global_batch}")
     vpp = (row.count("vpp") or 1) if degrees["pp"] > 1 else 1
-    if model.num_layers < degrees["pp"] * vpp:
-        raise ValueError(f"{model.num_layers} layers for pp vpp = {degrees['pp'] * vpp} stages")
-    num_microbatches = global_batch // (dp * micro_batch)
-    if 2 * num_microbatches * vpp * degrees["pp"] > MAX_SCHEDULED_OPERATIONS:
-        raise ValueError(
-            f"{num_microbatches} micro-batches over pp vpp = {degrees['pp'] * vpp} are too many to simulate"
-        )
+    num_microbatches = _num_microbatches(workload, dp * micro_batch, stages=degrees["pp"] * vpp, model=model)
     zero_stage = _zero_stage(row, stack)
     several = dp * degrees["cp"] > 1
     schedule = Schedule.NO_PIPELINE
     if degrees["pp"] > 1:
         schedule = Schedule.INTERLEAVED if vpp > 1 else Schedule.ONE_F_ONE_B
-    layout = Layout(
+    return Layout(
         tp=degrees["tp"],
         sequence_parallel=degrees["tp"] > 1 and _sequence_parallel(row, stack),
         pp=degrees["pp"],
@@ -115,16 +116,19 @@ def run_of(row: Row) -> Run:
         ep=degrees["ep"],
         etp=row.count("etp") or 1,
     )
-    return Run(
-        model=model,
-        cluster=cluster,
-        workload=workload,
-        layout=layout,
-        software=software,
-        whole_logits=stack.whole_logits,
-        plain_modules=stack.plain_modules,
-        assumptions=tuple(assumed),
-    )
+
+
+def _num_microbatches(workload: TrainWorkload, together: int, *, stages: int, model: ModelSpec) -> int:
+    """Return the micro-batches of a step of which `together` sequences run at once, through `stages` stages."""
+    global_batch = workload.global_batch_size
+    if global_batch % together:
+        raise ValueError(f"micro_batch dp = {together} does not divide global_batch = {global_batch}")
+    if model.num_layers < stages:
+        raise ValueError(f"{model.num_layers} layers for pp vpp = {stages} stages")
+    num_microbatches = global_batch // together
+    if 2 * num_microbatches * stages > MAX_SCHEDULED_OPERATIONS:
+        raise ValueError(f"{num_microbatches} micro-batches over pp vpp = {stages} are too many to simulate")
+    return num_microbatches
 
 
 def _workload(row: Row, model: ModelSpec, cluster: Cluster, stack: Stack, assumed: list[str]) -> TrainWorkload:

@@ -7,15 +7,31 @@ runs of one source, model, hardware, number of GPUs, sequence length and batch.
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
+from typing import Protocol, TypeVar
 
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
+from planner.accuracy.measurements import Row
+from planner.accuracy.operations import OperationPrediction
 from planner.accuracy.training import Prediction
 
 LEAST_CHOICES = 5
 TOP = 3
 CHOICE_COLUMNS = ("source", "model", "hardware", "num_gpus", "seq_len", "global_batch")
+
+
+class OfRow(Protocol):
+    """What was predicted of a row."""
+
+    @property
+    def row(self) -> Row:
+        """Return the row."""
+        ...
+
+
+Predicted = TypeVar("Predicted", bound=OfRow)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +68,33 @@ def errors_of(pairs: Iterable[tuple[Hashable, float, float]]) -> Errors | None:
         median_absolute=_weighted_median(np.abs(errors), weights),
         mean_absolute=float(np.mean([np.mean(np.abs(found)) for found in by_group.values()])),
         bias=_weighted_median(errors, weights),
+    )
+
+
+def step_errors(runs: Iterable[Prediction]) -> Errors | None:
+    """Return the errors of step times, by source group."""
+    return errors_of(
+        (entry.row.text("source_group"), entry.predicted_step_seconds, entry.measured_step_seconds)
+        for entry in runs
+        if entry.measured_fits and entry.predicted_step_seconds and entry.measured_step_seconds
+    )
+
+
+def memory_errors(runs: Iterable[Prediction]) -> Errors | None:
+    """Return the errors of the allocator's peak, by source group."""
+    return errors_of(
+        (entry.row.text("source_group"), entry.predicted_allocated_bytes, entry.measured_peak_bytes)
+        for entry in runs
+        if entry.measured_fits and entry.predicted_allocated_bytes and entry.measured_peak_bytes
+    )
+
+
+def operation_errors(found: Iterable[OperationPrediction]) -> Errors | None:
+    """Return the errors of single operations, by system."""
+    return errors_of(
+        (entry.row.text("system"), entry.predicted_us, entry.measured_us)
+        for entry in found
+        if entry.predicted_us and entry.measured_us
     )
 
 
@@ -112,6 +155,43 @@ def choices_of(predictions: Sequence[Prediction]) -> tuple[Choice, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """How well predictions choose, each source group weighing the same; None without choice sets.
+
+    Args:
+        sets: Choice sets.
+        spearman_median: Median rank correlation.
+        spearman_tenth_percentile: Its tenth percentile.
+        kendall_median: Median tau-b.
+        regret_mean: Mean regret.
+        top_regret_mean: Mean regret of the best among the `TOP` that are predicted best.
+    """
+
+    sets: int
+    spearman_median: float | None
+    spearman_tenth_percentile: float | None
+    kendall_median: float | None
+    regret_mean: float | None
+    top_regret_mean: float | None
+
+
+def summary_of_choices(choices: Sequence[Choice]) -> Choices:
+    """Return how well predictions choose over all choice sets."""
+
+    def over(value: Callable[[Choice], float], statistic: Callable[[Sequence[float]], float]) -> float | None:
+        return equal_groups(((choice.group, value(choice)) for choice in choices), statistic)
+
+    return Choices(
+        sets=len(choices),
+        spearman_median=over(lambda choice: choice.spearman, median),
+        spearman_tenth_percentile=over(lambda choice: choice.spearman, lambda found: float(np.quantile(found, 0.1))),
+        kendall_median=over(lambda choice: choice.kendall, median),
+        regret_mean=over(lambda choice: choice.regret, lambda found: float(np.mean(found))),
+        top_regret_mean=over(lambda choice: choice.top_regret, lambda found: float(np.mean(found))),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutOfMemory:
     """How well predictions tell which runs do not fit.
 
@@ -148,10 +228,10 @@ def out_of_memory(predictions: Sequence[Prediction]) -> OutOfMemory:
 
 
 def grouped(
-    predictions: Sequence[Prediction], columns: Sequence[str]
-) -> Mapping[tuple[str, ...], tuple[Prediction, ...]]:
+    predictions: Iterable[Predicted], columns: Sequence[str]
+) -> Mapping[tuple[str, ...], tuple[Predicted, ...]]:
     """Return predictions by what some columns say, in order of first occurrence."""
-    found: dict[tuple[str, ...], list[Prediction]] = defaultdict(list)
+    found: dict[tuple[str, ...], list[Predicted]] = defaultdict(list)
     for entry in predictions:
         found[tuple(entry.row.text(column) for column in columns)].append(entry)
     return {key: tuple(entries) for key, entries in found.items()}

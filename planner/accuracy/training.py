@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from planner.accuracy.machines import CostModels
 from planner.accuracy.measurements import Row
 from planner.accuracy.runs import Run, run_of
 from planner.capabilities import ANY
@@ -13,10 +14,7 @@ from planner.placement import PlacedModel, place
 from planner.plan import MemoryLine, Phase
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload
-from profiles.analytic import AnalyticCostModel
 from profiles.errors import CoverageError
-from profiles.hardware import Cluster
-from profiles.software import Software
 
 OUTSIDE_THE_ALLOCATOR = frozenset({"context and libraries", "communicators", "fragmentation"})
 """Terms of the ledger that a framework's own figure of its peak (`max_memory_allocated`) does not hold."""
@@ -84,9 +82,9 @@ class TrainingPredictor:
     """Predicts training runs; operators and prices are shared between rows that have them in common."""
 
     def __init__(self) -> None:
-        # Models and clusters are known by identity: rows that name the same one get the same object.
+        # Models are known by identity: rows that name the same one get the same object.
         self._graphs: dict[tuple[int, TrainWorkload, bool], tuple[ModelSpec, ModelGraph]] = {}
-        self._prices: dict[tuple[int, Software], tuple[Cluster, AnalyticCostModel]] = {}
+        self._cost_models = CostModels(sustained=True)
 
     def predict(self, row: Row) -> Prediction:
         """Return the prediction of one row; what cannot be priced says why."""
@@ -95,7 +93,7 @@ class TrainingPredictor:
             run = run_of(row)
             graph = self._graph(run.model, run.workload, eager=False)
             placed = place(run.model, graph, run.layout, run.workload, ANY)
-            evaluation = evaluate(placed, self._cost_model(run.cluster, run.software))
+            evaluation = evaluate(placed, self._cost_models.of(run.cluster, run.software))
             lines = self._ledger(run, placed, evaluation)
             measured = _measured_step_seconds(row, run, graph)
             measured_peak = _measured_peak_bytes(row)
@@ -108,22 +106,16 @@ class TrainingPredictor:
     def _ledger(self, run: Run, placed: PlacedModel, evaluation: Evaluation) -> tuple[MemoryLine, ...]:
         """Return the ledger of a run as its stack keeps it."""
         lines = evaluation.memory
-        if run.plain_modules:
+        if run.stack.plain_modules:
             graph = self._graph(run.model, run.workload, eager=True)
             lines = memory_ledger(place(run.model, graph, run.layout, run.workload, ANY))
-        return _with_whole_logits(lines, placed) if run.whole_logits else lines
+        return _with_whole_logits(lines, placed) if run.stack.whole_logits else lines
 
     def _graph(self, model: ModelSpec, workload: TrainWorkload, *, eager: bool) -> ModelGraph:
         key = (id(model), replace(workload, global_batch_size=1), eager)  # the batch decides no operator
         found = self._graphs.get(key)
         if found is None:
             found = self._graphs[key] = (model, build_graph(model, key[1], eager=eager))
-        return found[1]
-
-    def _cost_model(self, cluster: Cluster, software: Software) -> AnalyticCostModel:
-        found = self._prices.get((id(cluster), software))
-        if found is None:
-            found = self._prices[id(cluster), software] = (cluster, AnalyticCostModel(cluster, software))
         return found[1]
 
 

@@ -136,6 +136,7 @@ class Builder:
         num_kernels: int = 1,
         visits: int = 1,
         element_bytes: int | None = None,
+        is_norm: bool = False,
     ) -> Operator:
         """Return an element-wise kernel that passes over `features` a token."""
         num_bytes = features * (self.width if element_bytes is None else element_bytes)
@@ -147,6 +148,7 @@ class Builder:
                 region=region,
                 num_kernels=num_kernels,
                 visits=visits,
+                is_norm=is_norm,
             ),
             weights=weights,
             saved=saved,
@@ -176,6 +178,7 @@ class Builder:
             weights=self.norm_weights(name, features),
             saved=self.norm_saved(name, saved),
             modules=modules,
+            is_norm=True,
         )
 
     @property

@@ -135,6 +135,7 @@ def _keys_and_values(builder: Builder, spec: LatentAttention, input_name: str) -
             "key-value latent norm",
             rank,
             builder.norm_passes,
+            is_norm=True,
             region=Region.RESIDUAL,
             weights=builder.norm_weights("key-value latent norm", rank),
             saved=builder.norm_saved(
@@ -192,6 +193,7 @@ def _indexer(builder: Builder, spec: LatentAttention, indexer: SparseIndexer, in
         "indexer key norm",
         indexer.head_dim,
         PLAIN,
+        is_norm=True,
         region=Region.RESIDUAL,
         weights=tuple(builder.weight(f"indexer key norm {part}", indexer.head_dim) for part in ("scale", "shift")),
         saved=(builder.kept("indexer key norm input", indexer.head_dim, region=Region.RESIDUAL, dropped_by=CORE),),

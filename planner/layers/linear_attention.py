@@ -135,6 +135,7 @@ def _convolution(builder: Builder, spec: LinearAttention) -> list[Operator]:
         "unit norm of queries and keys",
         2 * spec.key_size,
         PLAIN,
+        is_norm=True,
         region=Region.SHARDED,
         saved=(builder.kept("unit queries and keys", 2 * spec.key_size, region=Region.SHARDED),)
         if spec.num_value_heads > spec.num_key_heads
@@ -211,6 +212,7 @@ def _gated_output(builder: Builder, spec: LinearAttention, *, norm_size: int, sp
             "output norm",
             value,
             PLAIN,
+            is_norm=True,
             region=Region.SHARDED,
             weights=(builder.weight("output norm scale", norm_size, split_dim=split_dim),),
             saved=(builder.kept("output norm input", value, region=Region.SHARDED),),

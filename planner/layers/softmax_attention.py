@@ -175,6 +175,7 @@ def _qk_norm(builder: Builder, spec: SelfAttention) -> Operator:
         builder.norm_passes,
         region=Region.SHARDED,
         num_kernels=2,
+        is_norm=True,
         weights=weights,
         saved=tuple(
             saved
@@ -193,7 +194,9 @@ def _value_norm(builder: Builder, spec: SelfAttention) -> Operator:
     shared = spec.shared_key_value and spec.qk_norm is not QueryKeyNorm.NONE
     name = "key norm input" if shared else "value norm input"
     saved = builder.kept(name, spec.key_value_size, region=Region.SHARDED, granule=spec.head_dim)
-    return builder.pointwise("value norm", spec.key_value_size, PLAIN, region=Region.SHARDED, saved=(saved,))
+    return builder.pointwise(
+        "value norm", spec.key_value_size, PLAIN, region=Region.SHARDED, saved=(saved,), is_norm=True
+    )
 
 
 def _output_gate(builder: Builder, spec: SelfAttention) -> Operator:

@@ -52,6 +52,7 @@ def state_space(builder: Builder, spec: StateSpace, input_name: str) -> Part:
             "gated norm",
             inner,
             PLAIN,
+            is_norm=True,
             region=Region.SHARDED,
             weights=(builder.weight("gated norm scale", inner, split_dim=0),),
             saved=(builder.kept("gated norm input", inner, region=Region.SHARDED, granule=spec.head_dim),),

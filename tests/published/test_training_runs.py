@@ -54,8 +54,8 @@ def test_step_times_are_as_near_as_ever(group: str, predictions: tuple[Predictio
 def test_layouts_are_ranked_as_they_ran(predictions: tuple[Prediction, ...]) -> None:
     choices = choices_of(predictions)
     assert len(choices) >= 4
-    assert max(choice.top_regret for choice in choices) < 0.06
-    assert sum(choice.top_regret for choice in choices) / len(choices) < 0.02
+    assert max(choice.top_regret for choice in choices) < 0.05
+    assert sum(choice.top_regret for choice in choices) / len(choices) < 0.01
     ranks = sorted(choice.spearman for choice in choices)
     assert ranks[len(ranks) // 2] > 0.8
 

@@ -68,6 +68,7 @@ def test_files_of_two_kinds_and_unknown_columns_are_refused(runs: Path, tmp_path
     result = RUNNER.invoke(app, ["accuracy", str(runs), str(other)])
     assert (result.exit_code, result.stdout) == (2, "")
     assert "This file measures gemm, the first one training." in result.stderr
-    result = RUNNER.invoke(app, ["accuracy", str(runs), "--by", "colour"])
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "the file has no column colour" in result.stderr
+    for file in (runs, other):
+        result = RUNNER.invoke(app, ["accuracy", str(file), "--by", "colour"])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "the file has no column colour" in result.stderr

@@ -1,5 +1,6 @@
 """What builders make of each kind of layer, against closed forms in the layer's own sizes."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from planner.blocks import (
     SparseIndexer,
     StateSpace,
 )
+from planner.bundled import load_bundled, model_names
 from planner.graph import (
     Axis,
     Combine,
@@ -28,6 +30,7 @@ from planner.graph import (
     Mesh,
     Module,
     Parallel,
+    Pointwise,
     Region,
     Saved,
     StateScan,
@@ -128,6 +131,14 @@ def test_values_made_from_keys_share_the_norms_input() -> None:
     qkv = next(operator.work for operator in layer.operators if operator.name == "qkv")
     assert isinstance(qkv, Linear)
     assert qkv.out_features == ATTENTION.query_size + ATTENTION.key_value_size
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_norm_says_that_it_is_one(name: str) -> None:
+    for layer in build_graph(load_bundled(name), RUN).layers:
+        for operator in layer.operators:
+            if isinstance(operator.work, Pointwise):
+                assert operator.work.is_norm == (re.search(r"\bnorm\b", operator.name) is not None), operator.name
 
 
 def test_a_norm_behind_a_sub_block_keeps_what_it_reads() -> None:

@@ -38,6 +38,7 @@ def test_a_large_product_runs_near_the_datasheet_rate_in_a_burst() -> None:
         (Kind.COLLECTIVES, {**REDUCE, "op": "gossip"}, "op 'gossip' is no collective"),
         (Kind.COLLECTIVES, {**REDUCE, "library": "custom:vLLM"}, "library 'custom:vLLM' has no price"),
         (Kind.COLLECTIVES, {**REDUCE, "num_gpus": "16"}, "16 GPUs do not stand on 1 nodes of 8"),
+        (Kind.COLLECTIVES, {**REDUCE, "num_nodes": "2"}, "8 GPUs on 2 nodes do not fill nodes of 8"),
         (Kind.MOE, {}, "moe has no kernel model yet"),
     ],
 )

@@ -28,7 +28,7 @@ def test_what_a_row_leaves_open_is_assumed_and_said() -> None:
     assert run.model.tie_word_embeddings
     assert set(run.assumptions) == {
         "vocabulary: 51,200 tokens, of the model's family",
-        "architecture: not gated, layer norms, learned positions, tied embeddings, by the width of its feed-forward",
+        "architecture: not gated, layer norms, no positions' table, tied embeddings, by the width of its feed-forward",
         "stack: Megatron-Core (distributed optimizer, Transformer Engine)",
         "micro_batch: 1",
         "recompute: none",
