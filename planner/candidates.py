@@ -322,7 +322,6 @@ class Pricer:
             seconds=seconds,
             num_buckets=traffic.num_buckets,
             slowdown=self.table.cost_model.overlap_slowdown,
-            exposed_fraction=self.table.cost_model.exposed_fraction,
         )
 
     def _tail_seconds(self, costs: ShapeCosts, layout: Layout) -> float:

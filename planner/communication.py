@@ -83,13 +83,11 @@ class TimedTraffic:
         seconds: All its buckets, one after the other.
         num_buckets: Buckets it is cut into; the last one has nothing to hide behind.
         slowdown: Seconds that a pass loses for each second of the collective beside it.
-        exposed_fraction: Part of it that is not hidden, however long the pass.
     """
 
     seconds: float
     num_buckets: int
     slowdown: float
-    exposed_fraction: float
 
 
 def data_parallel_traffic(
@@ -158,8 +156,9 @@ def exposed_seconds(traffic: TimedTraffic, *, beside_seconds: float, overlapped:
     """
     if not overlapped:
         return traffic.seconds
-    least = max(traffic.seconds / traffic.num_buckets, traffic.seconds * traffic.exposed_fraction)
-    return max(least, added_seconds(traffic.seconds, beside_seconds, slowdown=traffic.slowdown))
+    return max(
+        traffic.seconds / traffic.num_buckets, added_seconds(traffic.seconds, beside_seconds, slowdown=traffic.slowdown)
+    )
 
 
 def transfer(layout: Layout, *, pipeline_rank: int, stream_bytes: int) -> Collective:

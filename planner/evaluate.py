@@ -81,6 +81,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _LayerPrice:
+    """One layer: seconds of one micro-batch by term."""
+
+    terms: defaultdict[str, float]
+    forward_seconds: float
+    backward_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _StagePrice:
     """One virtual stage: seconds of one micro-batch by term, and its once-a-step extras."""
 
@@ -91,6 +100,22 @@ class _StagePrice:
     last_backward_extra_seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Simulated:
+    """One step: its virtual stages, the simulated pipeline, and what all ranks wait for after it."""
+
+    stages: tuple[_StagePrice, ...]
+    timeline: Timeline
+    tail_communication_seconds: float
+    tail_optimizer_seconds: float
+
+    @property
+    def step_seconds(self) -> float:
+        """Return the time of the whole step."""
+        pipeline_seconds = float(self.timeline.rank_end_seconds_R.max())
+        return pipeline_seconds + self.tail_communication_seconds + self.tail_optimizer_seconds
+
+
 class _Evaluator:
     """Prices one placed model; collects notes on where figures come from."""
 
@@ -98,6 +123,7 @@ class _Evaluator:
         self.placed = placed
         self.cost_model = cost_model
         self.notes: dict[str, set[tuple[Source, str]]] = {}
+        self._layers: dict[tuple[int, bool], _LayerPrice] = {}
 
     def steps(self, steps: tuple[Step, ...], terms: defaultdict[str, float], *, term: str | None = None) -> float:
         """Add the price of `steps` to `terms` (all of it to `term`, if named) and return it."""
@@ -134,12 +160,27 @@ class _Evaluator:
             layers.append((placed.rank_model.head, False))
         forward = backward = 0.0
         for layer, recomputed in layers:
-            again = layer.recomputed_steps(recompute) if recomputed else ()
-            kernels = self.steps(layer.forward, terms)
-            forward += self._launched(layer.forward, kernels, terms)
-            kernels = self.steps(layer.backward, terms) + self.steps(again, terms, term=RECOMPUTATION)
-            backward += self._launched((*layer.backward, *again), kernels, terms)
+            price = self._layer(layer, recomputed=recomputed)
+            forward += price.forward_seconds
+            backward += price.backward_seconds
+            for term, seconds in price.terms.items():
+                terms[term] += seconds
         return self._with_data_parallel(stage, terms, forward, backward)
+
+    def _layer(self, layer: RankLayer, *, recomputed: bool) -> _LayerPrice:
+        """Return the price of one layer; the same object again is looked up."""
+        key = (id(layer), recomputed)
+        found = self._layers.get(key)
+        if found is None:
+            terms: defaultdict[str, float] = defaultdict(float)
+            again = layer.recomputed_steps(self.placed.layout.recompute) if recomputed else ()
+            kernels = self.steps(layer.forward, terms)
+            forward = self._launched(layer.forward, kernels, terms)
+            kernels = self.steps(layer.backward, terms) + self.steps(again, terms, term=RECOMPUTATION)
+            backward = self._launched((*layer.backward, *again), kernels, terms)
+            found = _LayerPrice(terms=terms, forward_seconds=forward, backward_seconds=backward)
+            self._layers[key] = found
+        return found
 
     def _launched(self, steps: tuple[Step, ...], kernel_seconds: float, terms: defaultdict[str, float]) -> float:
         """Return what a layer's pass takes: its kernels, or the host's time for starting them if that is longer."""
@@ -170,7 +211,6 @@ class _Evaluator:
                 seconds=seconds,
                 num_buckets=traffic.num_buckets,
                 slowdown=self.cost_model.overlap_slowdown,
-                exposed_fraction=self.cost_model.exposed_fraction,
             )
             return exposed_seconds(timed, beside_seconds=beside_seconds, overlapped=overlapped)
 
@@ -214,18 +254,23 @@ class _Evaluator:
         return communication, slowest
 
 
-def evaluate(placed: PlacedModel, cost_model: CostModel) -> Evaluation:
-    """Return the price of `placed` by simulating its schedule.
+def simulated_step_seconds(placed: PlacedModel, cost_model: CostModel) -> float:
+    """Return the step time of `evaluate` alone.
 
     Raises:
         profiles.errors.CoverageError: Something has no cost.
     """
-    layout = placed.layout
-    evaluator = _Evaluator(placed, cost_model)
+    return _simulated(_Evaluator(placed, cost_model)).step_seconds
+
+
+def _simulated(evaluator: _Evaluator) -> _Simulated:
+    """Return one step of the layout, its pipeline simulated."""
+    layout, cost_model = evaluator.placed.layout, evaluator.cost_model
     stages = tuple(evaluator.stage(stage) for stage in layout.stages)
     transfers = tuple(
         evaluator.collective_seconds(
-            transfer(layout, pipeline_rank=index % layout.pp, stream_bytes=placed.rank_model.stream_bytes), term=BUBBLE
+            transfer(layout, pipeline_rank=index % layout.pp, stream_bytes=evaluator.placed.rank_model.stream_bytes),
+            term=BUBBLE,
         )
         for index in range(len(stages) - 1)
     )
@@ -246,18 +291,34 @@ def evaluate(placed: PlacedModel, cost_model: CostModel) -> Evaluation:
             last_backward_extra_seconds_V=tuple(stage.last_backward_extra_seconds for stage in stages),
         ),
     )
-    pipeline_seconds = float(timeline.rank_end_seconds_R.max())
     tail_communication, tail_optimizer = evaluator.tail_seconds()
-    step_seconds = pipeline_seconds + tail_communication + tail_optimizer
+    return _Simulated(
+        stages=stages,
+        timeline=timeline,
+        tail_communication_seconds=tail_communication,
+        tail_optimizer_seconds=tail_optimizer,
+    )
+
+
+def evaluate(placed: PlacedModel, cost_model: CostModel) -> Evaluation:
+    """Return the price of `placed` by simulating its schedule.
+
+    Raises:
+        profiles.errors.CoverageError: Something has no cost.
+    """
+    layout = placed.layout
+    evaluator = _Evaluator(placed, cost_model)
+    simulated = _simulated(evaluator)
+    step_seconds, timeline = simulated.step_seconds, simulated.timeline
 
     busiest = timeline.busiest_rank
     terms: defaultdict[str, float] = defaultdict(float)
-    for stage in stages[busiest :: layout.pp]:
+    for stage in simulated.stages[busiest :: layout.pp]:
         for term, seconds in stage.terms.items():
             terms[term] += seconds * layout.num_microbatches
         terms[DATA_PARALLEL] += stage.first_forward_extra_seconds + stage.last_backward_extra_seconds
-    terms[DATA_PARALLEL] += tail_communication
-    terms[OPTIMIZER] += tail_optimizer
+    terms[DATA_PARALLEL] += simulated.tail_communication_seconds
+    terms[OPTIMIZER] += simulated.tail_optimizer_seconds
     terms[BUBBLE] += step_seconds - sum(terms.values())
     if layout.pp > 1:
         evaluator.note(BUBBLE, Source.ANALYTIC, f"simulated {layout.schedule} schedule")

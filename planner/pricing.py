@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from planner.steps import Step, Term
 from profiles.estimate import CostModel, Estimate, Source
 from profiles.ops import Collective, CollectiveKind
+from profiles.software import TensorParallelOverlap
+
+_IN_PIECES = frozenset({CollectiveKind.ALL_GATHER, CollectiveKind.REDUCE_SCATTER})
+"""Collectives that user buffers cut into pieces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,13 @@ def _exposed_seconds(
     """Return what a step's collective, of `seconds` each time, adds to the kernel that it runs beside."""
     transfers = collective.kind is CollectiveKind.SEND_RECV
     slowdown = cost_model.transfer_slowdown if transfers else cost_model.overlap_slowdown
+    if step.collective_term is Term.TENSOR_PARALLEL:
+        match cost_model.tensor_parallel_overlap:
+            case TensorParallelOverlap.NOTHING:
+                return step.repeats * seconds
+            case TensorParallelOverlap.EVERY_PRODUCT if step.compute is None and collective.kind in _IN_PIECES:
+                first = step.repeats * seconds / collective.size
+                return first + slowdown * (step.repeats * seconds - first)
     return added_seconds(step.repeats * seconds, compute_seconds, slowdown=slowdown)
 
 

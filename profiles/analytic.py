@@ -15,7 +15,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ from profiles.constants import (
     COLLECTIVE_RAMP,
     COLLECTIVE_RAMP_BYTES,
     COLLECTIVE_START,
-    EXPOSED_FRACTION,
+    COLLECTIVES_IN_TRAINING,
     FP8_START,
     GEMM,
     GEMM_PROLOGUE_STEPS,
@@ -35,6 +35,7 @@ from profiles.constants import (
     MEMORY_FRACTION,
     NEAREST_ARCHITECTURE,
     NETWORK_FRACTION,
+    OLDER_ATTENTION,
     P2P_CHANNELS,
     PCIE_FRACTION,
     PEER_FRACTION,
@@ -42,8 +43,6 @@ from profiles.constants import (
     POWER_EXPONENT,
     REFERENCE_WATTS_PER_TERAFLOPS,
     SCAN_FRACTION,
-    SCORES_FRACTION,
-    SCORES_PASSES,
     TILES,
     Constant,
     GemmConstants,
@@ -54,14 +53,14 @@ from profiles.estimate import Estimate, Source
 from profiles.gemm_surface import GemmRates, GemmSurface
 from profiles.hardware import Cluster, LinkKind, LinkLevel, PeerTopology
 from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound, StateScan
-from profiles.software import CURRENT_SOFTWARE, AttentionKernels, Software
+from profiles.software import CURRENT_SOFTWARE, AttentionKernels, Software, TensorParallelOverlap
 
 Facts = TypeVar("Facts", Constant, TileConstants)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reached:
-    """The part of a level's bandwidth that a group reaches.
+    """The part of a rate or a bandwidth that is reached.
 
     Args:
         fraction: That part.
@@ -73,6 +72,16 @@ class _Reached:
     source: str
     assumed: bool
 
+
+_FLASH_2_ARCHITECTURE = "ampere"
+"""Where FlashAttention-2 is the current generation."""
+
+_SCORES_PASSES = {False: 4.5, True: 5.5}
+"""Passes over kept scores beside the products, forward and backward. Softmax with scale and mask reads and writes
+them, dropout too, and a byte of mask for each; backward softmax reads its output too (Megatron-LM's fused kernel)."""
+
+_PLAIN_SCORES_PASSES = {False: 17.0, True: 19.0}
+"""The same of PyTorch operations: scale, mask, a cast to fp32, softmax in it, a cast back, dropout."""
 
 _ONE_WAY = frozenset({CollectiveKind.ALL_GATHER, CollectiveKind.REDUCE_SCATTER, CollectiveKind.ALL_TO_ALL})
 """Collectives whose ring goes round once."""
@@ -88,7 +97,7 @@ class AnalyticCostModel:
     Args:
         cluster: Where the operations run.
         software: What runs them.
-        sustained: Matrix products run as hours of training keep them, not in a burst.
+        sustained: Matrix products and collectives run as hours of training keep them, not in a burst.
     """
 
     def __init__(self, cluster: Cluster, software: Software = CURRENT_SOFTWARE, *, sustained: bool = True) -> None:
@@ -213,28 +222,26 @@ class AnalyticCostModel:
         what = f"attention of {operation.batch} x {operation.query_len} tokens"
         kernels = self.software.attention if operation.fused else self.software.scores
         if kernels.keeps_scores:
-            return self._attention_with_scores(operation, kernels, what)
+            return self._attention_with_scores(operation, kernels)
         peak = self._peak_flops_per_second(operation.dtype, what) * self._power_fraction()
-        fraction, carried_over = self._attention_fraction(operation, kernels, what)
-        seconds = max(operation.flops / (peak * fraction.value), self._traffic_seconds(operation.num_bytes))
+        reached = self._attention_fraction(operation, kernels, what)
+        seconds = max(operation.flops / (peak * reached.fraction), self._traffic_seconds(operation.num_bytes))
         return Estimate(
             seconds=seconds + operation.num_launches * KERNEL_LAUNCH.value,
-            source=Source.ASSUMED if carried_over else Source.ANALYTIC,
-            note=f"{kernels} attention at part of the datasheet rate, {fraction.source}",
+            source=Source.ASSUMED if reached.assumed else Source.ANALYTIC,
+            note=f"{kernels} attention at part of the datasheet rate, {reached.source}",
         )
 
-    def _attention_with_scores(self, operation: Attention, kernels: AttentionKernels, what: str) -> Estimate:
+    def _attention_with_scores(self, operation: Attention, kernels: AttentionKernels) -> Estimate:
         """Return the time of attention whose scores go through memory: two products, and passes over the scores."""
-        peak = self._peak_flops_per_second(operation.dtype, what) * self._power_fraction()
-        passes = (
-            SCORES_PASSES.value * (8 if operation.backward else 6) * (2 if kernels is AttentionKernels.PLAIN else 1)
-        )
-        seconds = operation.flops / (peak * SCORES_FRACTION.value)
-        seconds += self._traffic_seconds(passes * operation.score_bytes)
+        products = sum(self._gemm(product).seconds for product in operation.products)
+        plain = kernels is AttentionKernels.PLAIN
+        passes = (_PLAIN_SCORES_PASSES if plain else _SCORES_PASSES)[operation.backward]
+        softmax = self._traffic_seconds(passes * operation.score_bytes)
         return Estimate(
-            seconds=seconds + operation.num_launches * KERNEL_LAUNCH.value,
+            seconds=products + softmax + 2 * KERNEL_LAUNCH.value,
             source=Source.ANALYTIC,
-            note=f"{kernels} attention, its scores in memory: {SCORES_PASSES.source}",
+            note=f"{kernels} attention: its products, and {passes} passes over scores in memory",
         )
 
     def _scan(self, operation: StateScan) -> Estimate:
@@ -247,23 +254,26 @@ class AnalyticCostModel:
             note=f"chunks at {SCAN_FRACTION.value} of the datasheet rate, {SCAN_FRACTION.source}",
         )
 
-    def _attention_fraction(self, operation: Attention, kernels: AttentionKernels, what: str) -> tuple[Constant, bool]:
-        """Return the part of the rate that attention reaches, and whether it was carried over.
+    def _attention_fraction(self, operation: Attention, kernels: AttentionKernels, what: str) -> _Reached:
+        """Return the part of the rate that attention reaches.
 
         A kernel fills its tiles the better the more keys a query sees: n / (n + n0), with n the length of a causal
         sequence in which a query sees as many on average in one call.
         """
-        fractions = {
-            architecture: constant
-            for (architecture, generation), constant in ATTENTION_FRACTION.items()
-            if generation == kernels.value
-        }
-        long, long_from = self._of_architecture(fractions, what)
+        long, long_from = self._of_architecture(ATTENTION_FRACTION, what)
         ramp, ramp_from = self._of_architecture(ATTENTION_RAMP, what)
         length = 2 * operation.pairs / (operation.query_len * operation.calls)
-        reached = replace(long, value=long.value * length / (length + ramp.value))
+        kept = 1.0
+        if kernels is not AttentionKernels.CURRENT and long_from != _FLASH_2_ARCHITECTURE:
+            kept = OLDER_ATTENTION["flash-2"].value
+        if kernels is AttentionKernels.FLASH_1:
+            kept *= OLDER_ATTENTION["flash-1"].value
         here = self.cluster.device.architecture
-        return reached, long.assumed or long_from != here or ramp_from != here
+        return _Reached(
+            fraction=long.value * kept * length / (length + ramp.value),
+            source=long.source,
+            assumed=long.assumed or long_from != here or ramp_from != here,
+        )
 
     def _of_architecture(self, constants: Mapping[str, Facts], what: str) -> tuple[Facts, str]:
         """Return the constants of the GPU's architecture, or of the nearest, and which that is."""
@@ -328,16 +338,17 @@ class AnalyticCostModel:
         latency = 0.0
         deepest = 0.0
         parts: list[_Reached] = []
+        kept = COLLECTIVES_IN_TRAINING.value if self.sustained else 1.0
         for level in levels:
             members = self._members_in_unit(operation, level.num_gpus)
             if members > per_unit:
                 part = self._reached(level, operation.kind, members)
                 parts.append(part)
                 links = per_unit if operation.kind not in (CollectiveKind.ALL_TO_ALL, CollectiveKind.SEND_RECV) else 1
-                reached = level.bytes_per_second * part.fraction * links
+                reached = level.bytes_per_second * part.fraction * links * kept
                 narrowest = min(narrowest, reached)
                 # An all-to-all sends over a level what is meant for members beyond the unit below; levels overlap.
-                exchange = max(exchange, operation.buffer_bytes * (size - per_unit) / size / reached)
+                exchange = max(exchange, self._exchanged_bytes(operation, size // per_unit) / reached)
                 hops = (math.ceil(members / per_unit) - 1) * math.ceil(size / members)
                 one_way = level.kind is LinkKind.PEER and operation.kind in _ONE_WAY
                 latency += hops * level.latency_seconds * (PEER_HOP_FRACTION.value if one_way else 1.0)
@@ -362,6 +373,17 @@ class AnalyticCostModel:
             source=Source.ASSUMED if ramp_carried_over or any(part.assumed for part in parts) else Source.ANALYTIC,
             note="; ".join((f"{how} over link levels", *sources, ramp.source)),
         )
+
+    def _exchanged_bytes(self, operation: Collective, units: int) -> float:
+        """Return what one rank of an all-to-all sends to other units than its own, of `units` with equal parts.
+
+        Where rows are forwarded inside a unit each goes once to every other unit that has a member for it: to one unit
+        at least with the probability 1 - (1 - 1/u)^k.
+        """
+        if not self.software.forwards_tokens:
+            return operation.buffer_bytes * (units - 1) / units
+        rows_bytes = operation.buffer_bytes / operation.copies
+        return rows_bytes * (units - 1) * (1 - (1 - 1 / units) ** operation.copies)
 
     def _members_in_unit(self, operation: Collective, unit_size: int) -> int:
         """Return how many members share one unit of `unit_size` consecutive ranks, in the group that is worst off.
@@ -404,14 +426,14 @@ class AnalyticCostModel:
         return self._slowdown(P2P_CHANNELS)
 
     @property
+    def tensor_parallel_overlap(self) -> TensorParallelOverlap:
+        """Return what tensor-parallel collectives run beside."""
+        return self.software.tensor_parallel_overlap
+
+    @property
     def launch_seconds(self) -> float:
         """Return the host's time for one launch."""
         return self.software.launch_seconds.value
-
-    @property
-    def exposed_fraction(self) -> float:
-        """Return the part of a data-parallel collective beside a pass that is not hidden by it."""
-        return EXPOSED_FRACTION.value
 
     def _slowdown(self, channels: Constant) -> float:
         units = self.cluster.device.num_compute_units

@@ -1,14 +1,28 @@
 """Constants of the analytic cost model, each with its physical range and its source.
 
-Fitted to published kernel and training measurements; the residual stands with the constant. Where an architecture has
-no measurement its nearest generation is taken and the estimate is marked as assumed.
+Few are fitted, and each of them says what to: `KERNELS` to single kernels on an idle GPU, `TRAINED` together to whole
+training runs (`planner.accuracy.fit`), the hardware's and the frameworks' apart, none of one model or one publication.
+The rest are read off a table, counted from what the software does, or assumed. Where an architecture has no constant
+its nearest generation's is taken and the estimate is marked as assumed.
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from enum import StrEnum
 
 _TRAINING_FIT = "joint fit over 2,165 published dense training runs, sources weighted alike: 6.1 % median, in-sample"
-_AT_EDGE = "at the edge of its range, the fit would go beyond; "
-_ORDERED = "set by hand beside the fit, so that newer kernels are no slower than older; "
+
+
+class Origin(StrEnum):
+    """How a constant came by its value."""
+
+    TRAINED = "fitted to training runs"
+    KERNELS = "fitted to kernels"
+    MEASURED = "read off a table"
+    COUNTED = "counted"
+    ASSUMED = "assumed"
+    """Carried over from other hardware, or nothing published gives it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,14 +34,19 @@ class Constant:
         low: Smallest value that physics allows.
         high: Largest value that physics allows.
         source: Where it comes from, with its residual where it was fitted.
-        assumed: It was carried over from other hardware, or nothing published gives it.
+        origin: How it came by its value.
     """
 
     value: float
     low: float
     high: float
     source: str
-    assumed: bool = False
+    origin: Origin = Origin.MEASURED
+
+    @property
+    def assumed(self) -> bool:
+        """Return whether it was carried over from other hardware, or nothing published gives it."""
+        return self.origin is Origin.ASSUMED
 
     def __post_init__(self) -> None:
         """Check that the value lies in its range."""
@@ -35,16 +54,28 @@ class Constant:
             raise ValueError(f"constant {self.value} lies outside [{self.low}, {self.high}]: {self.source}")
 
 
+def _origin(*, assumed: bool) -> Origin:
+    return Origin.ASSUMED if assumed else Origin.MEASURED
+
+
+def _trained(value: float, low: float, high: float, what: str) -> Constant:
+    return Constant(value=value, low=low, high=high, source=f"{what}; {_TRAINING_FIT}", origin=Origin.TRAINED)
+
+
+def _kernels(value: float, low: float, high: float, source: str) -> Constant:
+    return Constant(value=value, low=low, high=high, source=source, origin=Origin.KERNELS)
+
+
 def _fraction(value: float, source: str, *, assumed: bool = False) -> Constant:
-    return Constant(value=value, low=0.0, high=1.0, source=source, assumed=assumed)
+    return Constant(value=value, low=0.0, high=1.0, source=source, origin=_origin(assumed=assumed))
 
 
 def _seconds(value: float, source: str, *, assumed: bool = False) -> Constant:
-    return Constant(value=value, low=0.0, high=1e-3, source=source, assumed=assumed)
+    return Constant(value=value, low=0.0, high=1e-3, source=source, origin=_origin(assumed=assumed))
 
 
 def _tokens(value: float, source: str, *, assumed: bool = False) -> Constant:
-    return Constant(value=value, low=0.0, high=1e4, source=source, assumed=assumed)
+    return Constant(value=value, low=0.0, high=1e4, source=source, origin=_origin(assumed=assumed))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +115,8 @@ _BOTH_GEMM = _GEMM_FIT.format(rows="3,296", device="H100 and A100 SXM")
 _MAMF = "best achieved matrix product on {device}, stas00/ml-engineering, compute/accelerator"
 
 
-def _rate(value: float, source: str, *, assumed: bool = False) -> Constant:
-    return Constant(value=value, low=0.3, high=1.1, source=source, assumed=assumed)
+def _rate(value: float, source: str, *, origin: Origin = Origin.KERNELS) -> Constant:
+    return Constant(value=value, low=0.3, high=1.1, source=source, origin=origin)
 
 
 _BURST = _rate(1.04, "datasheet rates are at a clock below the burst's; " + _BOTH_GEMM)
@@ -95,49 +126,55 @@ _BURST_FP8 = _rate(
     " median, TensorRT-LLM's, which quantise too, within 30 %",
 )
 
+
+def _sustained(value: float) -> Constant:
+    return _trained(value, 0.5, 1.1, "what hours of training keep of a burst")
+
+
 GEMM: dict[tuple[str, str], GemmConstants] = {
-    ("hopper", "bf16"): GemmConstants(peak_fraction=_BURST, sustained_fraction=_fraction(0.826, _TRAINING_FIT)),
-    ("hopper", "fp8"): GemmConstants(peak_fraction=_BURST_FP8, sustained_fraction=_rate(1.1, _AT_EDGE + _TRAINING_FIT)),
+    ("hopper", "bf16"): GemmConstants(peak_fraction=_BURST, sustained_fraction=_sustained(0.73)),
+    ("hopper", "fp8"): GemmConstants(peak_fraction=_BURST_FP8, sustained_fraction=_sustained(1.1)),
     ("ampere", "bf16"): GemmConstants(
-        peak_fraction=_BURST, sustained_fraction=_fraction(0.78, "set by hand beside the fit; " + _TRAINING_FIT)
+        peak_fraction=_BURST,
+        sustained_fraction=_sustained(0.77),
     ),
     ("blackwell", "bf16"): GemmConstants(
-        peak_fraction=_rate(1.04, "carried over from H100", assumed=True),
-        sustained_fraction=_fraction(0.522, _TRAINING_FIT),
+        peak_fraction=_rate(1.04, "carried over from H100", origin=Origin.ASSUMED),
+        sustained_fraction=_sustained(0.51),
     ),
     ("blackwell", "fp8"): GemmConstants(
-        peak_fraction=_rate(0.94, "carried over from H100", assumed=True),
-        sustained_fraction=_rate(0.868, _TRAINING_FIT),
+        peak_fraction=_rate(0.94, "carried over from H100", origin=Origin.ASSUMED),
+        sustained_fraction=_sustained(0.82),
     ),
     ("cdna3", "bf16"): GemmConstants(
-        peak_fraction=_rate(0.514, _MAMF.format(device="MI300X (668 of 1300 TFLOP/s)")),
+        peak_fraction=_rate(0.514, _MAMF.format(device="MI300X (668 of 1300 TFLOP/s)"), origin=Origin.MEASURED),
         sustained_fraction=_fraction(0.85, "carried over from A100", assumed=True),
     ),
     ("cdna4", "bf16"): GemmConstants(
-        peak_fraction=_rate(0.680, _MAMF.format(device="MI355X (1565 of 2300 TFLOP/s)")),
+        peak_fraction=_rate(0.680, _MAMF.format(device="MI355X (1565 of 2300 TFLOP/s)"), origin=Origin.MEASURED),
         sustained_fraction=_fraction(0.85, "carried over from A100", assumed=True),
     ),
 }
 
 TILES: dict[str, TileConstants] = {
     "hopper": TileConstants(
-        memory_fraction=_fraction(0.83, _HOPPER_GEMM),
-        start=_seconds(2.7e-6, _HOPPER_GEMM),
-        half_rate_size=Constant(value=38.2, low=0.0, high=128.0, source=_HOPPER_GEMM),
+        memory_fraction=_kernels(0.83, 0.0, 1.0, _HOPPER_GEMM),
+        start=_kernels(2.7e-6, 0.0, 1e-4, _HOPPER_GEMM),
+        half_rate_size=_kernels(38.2, 0.0, 128.0, _HOPPER_GEMM),
     ),
     "ampere": TileConstants(
-        memory_fraction=_fraction(0.726, _AMPERE_GEMM),
-        start=_seconds(4.0e-6, _AMPERE_GEMM),
-        half_rate_size=Constant(value=31.3, low=0.0, high=128.0, source=_AMPERE_GEMM),
+        memory_fraction=_kernels(0.726, 0.0, 1.0, _AMPERE_GEMM),
+        start=_kernels(4.0e-6, 0.0, 1e-4, _AMPERE_GEMM),
+        half_rate_size=_kernels(31.3, 0.0, 128.0, _AMPERE_GEMM),
     ),
 }
 
-FP8_START = _seconds(5.0e-6, "start of products of scaled fp8 operands: CUTLASS kernels of vLLM on H100 SXM")
+FP8_START = _kernels(5.0e-6, 0.0, 1e-4, "start of products of scaled fp8 operands: CUTLASS kernels of vLLM on H100 SXM")
 
-GEMM_PROLOGUE_STEPS = Constant(
-    value=185.0, low=0.0, high=512.0, source="steps of the inner dimension, at two bytes an element; " + _BOTH_GEMM
+GEMM_PROLOGUE_STEPS = _kernels(
+    185.0, 0.0, 512.0, "steps of the inner dimension, at two bytes an element; " + _BOTH_GEMM
 )
-GEMM_WHOLE_WAVE_FRACTION = _fraction(0.616, _BOTH_GEMM)
+GEMM_WHOLE_WAVE_FRACTION = _kernels(0.616, 0.0, 1.0, _BOTH_GEMM)
 
 REFERENCE_WATTS_PER_TERAFLOPS: dict[str, float] = {
     "ampere": 400 / 311.9,  # A100 SXM
@@ -146,12 +183,8 @@ REFERENCE_WATTS_PER_TERAFLOPS: dict[str, float] = {
 }
 """Board power over the datasheet's bf16 rate of the GPUs that the sustained fractions were fitted on."""
 
-POWER_EXPONENT = Constant(
-    value=0.712,
-    low=0.0,
-    high=1.0,
-    source="a board with less power for its rate keeps (power / reference)^x: 500 W H100 of torchtitan; "
-    + _TRAINING_FIT,
+POWER_EXPONENT = _trained(
+    0.71, 0.33, 1.0, "a board with less power for its rate keeps (power / reference)^x: 500 W H100 of torchtitan"
 )
 
 NEAREST_ARCHITECTURE: dict[str, tuple[str, ...]] = {
@@ -170,18 +203,19 @@ KERNEL_LAUNCH = _seconds(3.0e-6, "fitted start of a GEMM: 2.5 us (H100), 3.4 us 
 
 _PREFILL = "median of published bf16 prefill timings on {device} at head_dim 128, 1,024 to 16,384 tokens"
 
-ATTENTION_FRACTION: dict[tuple[str, str], Constant] = {
-    ("ampere", "current"): _fraction(0.34, _ORDERED + _TRAINING_FIT),
-    ("ampere", "flash-2"): _fraction(0.34, _ORDERED + _TRAINING_FIT),
-    ("ampere", "flash-1"): _fraction(0.32, _ORDERED + _TRAINING_FIT),
-    ("hopper", "current"): _fraction(0.35, _TRAINING_FIT),
-    ("hopper", "flash-2"): _fraction(0.196, _TRAINING_FIT),
-    ("hopper", "flash-1"): _fraction(0.174, _TRAINING_FIT),
-    ("blackwell", "current"): _fraction(0.46, _TRAINING_FIT),
-    ("blackwell", "flash-2"): _fraction(0.258, "the part of H100's that it keeps there, carried over", assumed=True),
+ATTENTION_FRACTION: dict[str, Constant] = {
+    "ampere": _trained(0.35, 0.2, 0.7, "FlashAttention-2, forward and backward"),
+    "hopper": _trained(0.34, 0.2, 0.7, "cuDNN and FlashAttention-3, forward and backward"),
+    "blackwell": _trained(0.456, 0.2, 0.7, "cuDNN, forward and backward"),
 }
-"""Part of the datasheet's bf16 rate that attention keeps over hours of training when tokens see many others, by
-architecture and generation of kernels (`profiles.software.AttentionKernels`)."""
+"""Part of the datasheet's bf16 rate that an architecture's own attention kernels keep over hours of training when
+tokens see many others."""
+
+OLDER_ATTENTION: dict[str, Constant] = {
+    "flash-2": _trained(0.575, 0.3, 1.0, "kernels written for Ampere, on what came after"),
+    "flash-1": _trained(0.95, 0.5, 1.0, "over those of the second generation"),
+}
+"""What an older generation of kernels (`profiles.software.AttentionKernels`) keeps of the next one's rate."""
 
 ATTENTION_RAMP: dict[str, Constant] = {
     "ampere": _tokens(650, _PREFILL.format(device="A100")),
@@ -189,28 +223,19 @@ ATTENTION_RAMP: dict[str, Constant] = {
 }
 """Tokens of a causal sequence at which fused attention reaches half of its rate."""
 
-SCORES_FRACTION = _fraction(0.335, "batched products of kept scores; " + _TRAINING_FIT)
-SCORES_PASSES = Constant(
-    value=0.877,
-    low=0.5,
-    high=2.0,
-    source="passes over kept scores, as a part of 6 forward and 8 backward; twice as many without a fused softmax; "
-    + _TRAINING_FIT,
-)
-
 LAUNCH_SECONDS: dict[str, Constant] = {
-    "current": _seconds(8e-06, _TRAINING_FIT),
-    "eager": _seconds(1.5e-05, _TRAINING_FIT),
-    "eager-2022": _seconds(6.3e-05, _TRAINING_FIT),
+    "current": _trained(1.2e-05, 2e-6, 4e-5, "one launch of PyTorch 2"),
+    "eager-2022": _trained(7.4e-05, 1e-5, 1.5e-4, "one launch of Megatron-DeepSpeed in 2022"),
 }
 """Host time for one launch, by `profiles.software.HostPath`."""
 
 PLAIN_NORM_FACTOR = Constant(
-    value=11.9,
-    low=3.0,
-    high=12.0,
-    source="a norm of PyTorch operations over its least bytes: chains of fp32 copies; near the edge of its range; "
-    + _TRAINING_FIT,
+    value=12.0,
+    low=1.0,
+    high=14.0,
+    origin=Origin.COUNTED,
+    source="an RMS norm of PyTorch operations (cast, square, mean, scale, cast, weight; all but the ends in"
+    " fp32) moves 36 bytes an element forward and 84 backward, one kernel 4 and 6",
 )
 
 TRAINING_BAND: dict[str, Constant] = {
@@ -229,15 +254,13 @@ TRAINING_BAND: dict[str, Constant] = {
 }
 """Half width of the band around a predicted step time, as a factor less one."""
 
-ROUTING_KERNELS = Constant(
-    value=200.0,
-    low=20.0,
-    high=400.0,
-    source="small kernels by which tokens are counted, sorted and padded for their experts or brought back, and waits"
-    " for the host; best of a few values from 1 to 300 on 68 published runs of mixtures: 18 % median",
+ROUTING_KERNELS = _trained(
+    200.0,
+    20.0,
+    400.0,
+    "small kernels by which tokens are counted, sorted and padded for their experts or brought back, and waits for the"
+    " host, either way",
 )
-
-EXPOSED_FRACTION = _fraction(0.415, "part of collectives beside a pass that is not hidden; " + _TRAINING_FIT)
 
 SCAN_FRACTION = _fraction(
     0.25,
@@ -245,7 +268,7 @@ SCAN_FRACTION = _fraction(
     assumed=True,
 )
 
-MEMORY_FRACTION = _fraction(0.733, "element-wise kernels; " + _TRAINING_FIT)
+MEMORY_FRACTION = _trained(0.9, 0.6, 0.95, "part of the memory bandwidth that element-wise kernels and updates reach")
 
 _NCCL = "nccl-tests bus bandwidth above 64 MB on {what}"
 
@@ -276,19 +299,25 @@ PEER_FRACTION: dict[tuple[str, str], PeerConstants] = {
     ("ampere", "all_to_all"): _peer(0.55, 0.68, "A100 SXM, NVLink 3, NCCL 2.27"),
 }
 
-NETWORK_FRACTION = _fraction(
-    0.902,
-    "large NCCL messages between nodes reach 0.72 (Polaris, Slingshot 10) to 0.92 (Alps, Slingshot 11); inside that, "
-    + _TRAINING_FIT,
+NETWORK_FRACTION = _trained(
+    0.8,
+    0.5,
+    1.0,
+    "part of the network's bandwidth that large messages reach: in NCCL tests 0.72 (Polaris, Slingshot 10) to 0.92"
+    " (Alps, Slingshot 11)",
 )
 PCIE_FRACTION = Constant(
     value=0.70,
     low=0.0,
     high=128 / 130,
     source="assumption: part of one direction of a PCIe slot that NCCL reaches, for want of a published table",
-    assumed=True,
+    origin=Origin.ASSUMED,
 )
 """At most what 128b/130b coding leaves (PCI Express Base Specification 3.0 to 5.0)."""
+
+COLLECTIVES_IN_TRAINING = _trained(
+    0.81, 0.5, 1.0, "what collectives between kernels keep of the bandwidth that NCCL tests reach"
+)
 
 COLLECTIVE_START: dict[str, Constant] = {
     "hopper": _seconds(4.6e-6, "smallest NCCL message on H100 SXM less its hops"),
@@ -327,8 +356,32 @@ P2P_CHANNELS = Constant(
     low=1.0,
     high=32.0,
     source="assumption: NCCL opens few channels to one peer across the network, each on a compute unit",
-    assumed=True,
+    origin=Origin.ASSUMED,
 )
+
+
+@contextmanager
+def values_tried(values: Mapping[str, float]) -> Iterator[None]:
+    """Give constants other values for as long as the context lasts: how a fit tries them.
+
+    Constants are shared wherever they are imported, so this is seen everywhere, and by other threads too.
+
+    Args:
+        values: Values by the names of `named_constants`.
+
+    Raises:
+        ValueError: A value lies outside of its constant's range.
+    """
+    found = named_constants()
+    before = {name: found[name].value for name in values}
+    try:
+        for name, value in values.items():
+            object.__setattr__(found[name], "value", value)
+            found[name].__post_init__()
+        yield
+    finally:
+        for name, value in before.items():
+            object.__setattr__(found[name], "value", value)
 
 
 def named_constants() -> dict[str, Constant]:

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from profiles.ops import Collective, ComputeOp
+from profiles.software import TensorParallelOverlap
 
 
 class Source(StrEnum):
@@ -49,8 +50,8 @@ class CostModel(Protocol):
         ...
 
     @property
-    def exposed_fraction(self) -> float:
-        """Return the part of a data-parallel collective beside a pass that is not hidden, however long the pass."""
+    def tensor_parallel_overlap(self) -> TensorParallelOverlap:
+        """Return what tensor-parallel collectives run beside."""
         ...
 
     @property

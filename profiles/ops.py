@@ -120,6 +120,32 @@ class Attention:
         return self.batch * tensors * self.bytes_per_element * (2 if self.backward else 1)
 
     @property
+    def products(self) -> tuple[Gemm, ...]:
+        """Return the products of an unfused kernel: scores and output, or backward the gradients of both factors."""
+        heads = self.batch * self.num_heads
+        scores = self._product(self.query_len, self.kv_len, self.qk_head_dim, heads)
+        output = self._product(self.query_len, self.v_head_dim, self.kv_len, heads)
+        if not self.backward:
+            return scores, output
+        of_scores = self._product(self.query_len, self.kv_len, self.v_head_dim, heads)
+        of_values = self._product(self.kv_len, self.v_head_dim, self.query_len, heads)
+        of_queries = self._product(self.query_len, self.qk_head_dim, self.kv_len, heads)
+        of_keys = self._product(self.kv_len, self.qk_head_dim, self.query_len, heads)
+        return tuple(product for product in (of_values, of_scores, of_queries, of_keys) if product.flops)
+
+    def _product(self, m: int, n: int, k: int, batch: int) -> Gemm:
+        width = self.bytes_per_element
+        return Gemm(
+            m=m,
+            n=n,
+            k=k,
+            batch=batch,
+            dtype=self.dtype,
+            input_bytes_per_element=width,
+            output_bytes_per_element=width,
+        )
+
+    @property
     def score_bytes(self) -> int:
         """Return the bytes of the score matrix, were it kept."""
         return self.batch * self.num_heads * self.query_len * self.kv_len * self.bytes_per_element
@@ -219,6 +245,8 @@ class Collective:
         stride: Distance between neighbouring members in the global rank order.
         first_rank: Lowest global rank, for send_recv: it decides which boundaries the pair crosses. None is a hop of
             the worst ring of `size` ranks. Other groups are taken as aligned.
+        copies: For all_to_all, members that each row of the buffer goes to, drawn at random: the buffer holds every
+            row that often.
     """
 
     kind: CollectiveKind
@@ -226,6 +254,7 @@ class Collective:
     size: int
     stride: int
     first_rank: int | None = 0
+    copies: int = 1
 
 
 ComputeOp = Gemm | Attention | StateScan | MemoryBound

@@ -35,11 +35,21 @@ class HostPath(StrEnum):
     """How kernels are launched."""
 
     CURRENT = "current"
-    """Fused modules, few Python calls a layer: Megatron-Core with Transformer Engine, compiled PyTorch."""
-    EAGER = "eager"
-    """PyTorch modules, a Python call for each operation."""
+    """PyTorch 2 and what is built on it."""
     EAGER_2022 = "eager-2022"
-    """The same on the hosts and with the pipelines of Megatron-DeepSpeed in 2022."""
+    """A Python call for each operation, on the hosts and with the pipelines of Megatron-DeepSpeed in 2022."""
+
+
+class TensorParallelOverlap(StrEnum):
+    """What tensor-parallel collectives run beside."""
+
+    NOTHING = "nothing"
+    """Each runs alone."""
+    WEIGHT_GRADIENT = "weight-gradient"
+    """Those of a column-parallel layer's backward pass run beside its products (Megatron-LM)."""
+    EVERY_PRODUCT = "every-product"
+    """Gathers and scatters are cut into a piece for each rank, and all but the first run beside the product that
+    waits for them (Transformer Engine's user buffers, `--tp-comm-overlap`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +61,17 @@ class Software:
         scores: Kernels of attention whose scores are kept.
         host: How kernels are launched.
         fused_norms: Norms are one kernel; else a chain of PyTorch operations.
+        tensor_parallel_overlap: What tensor-parallel collectives run beside.
+        forwards_tokens: Tokens travel once to each node, and once to each GPU there, that has experts for them
+            (DeepEP); else once for each expert.
     """
 
     attention: AttentionKernels = AttentionKernels.CURRENT
     scores: AttentionKernels = AttentionKernels.FUSED_SOFTMAX
     host: HostPath = HostPath.CURRENT
     fused_norms: bool = True
+    tensor_parallel_overlap: TensorParallelOverlap = TensorParallelOverlap.WEIGHT_GRADIENT
+    forwards_tokens: bool = False
 
     @property
     def launch_seconds(self) -> Constant:

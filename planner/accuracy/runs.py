@@ -13,7 +13,7 @@ from planner.space import MAX_SCHEDULED_OPERATIONS
 from planner.specs import ModelSpec
 from planner.workload import AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
 from profiles.hardware import Cluster
-from profiles.software import HostPath, Software
+from profiles.software import Software
 
 PRECISIONS: tuple[tuple[str, Precision | None], ...] = (
     (r"nvfp4|fp4|int8", None),
@@ -26,6 +26,9 @@ PRECISIONS: tuple[tuple[str, Precision | None], ...] = (
     (r"fp16|float16|half", Precision.FP16),
 )
 """Pattern in a row's precision, and what it is here; None has no price."""
+
+MOST_CHUNKS = 5
+"""Virtual stages a rank that recipes of Llama 3 take (Megatron-Bridge, `recipes/llama`)."""
 
 LORA = Lora(rank=32, alpha=32.0, target_modules=("qkv",))
 
@@ -88,7 +91,10 @@ def _layout(row: Row, model: ModelSpec, workload: TrainWorkload, stack: Stack, a
     if micro_batch is None:
         micro_batch = 1
         assumed.append("micro_batch: 1")
-    vpp = (row.count("vpp") or 1) if degrees["pp"] > 1 else 1
+    vpp = 1 if degrees["pp"] == 1 else row.count("vpp")
+    if vpp is None:
+        vpp = _recipe_vpp(model, degrees["pp"]) if stack.interleaves else 1
+        assumed.append(f"vpp: {vpp}")
     num_microbatches = _num_microbatches(workload, dp * micro_batch, stages=degrees["pp"] * vpp, model=model)
     zero_stage = _zero_stage(row, stack)
     several = dp * degrees["cp"] > 1
@@ -116,6 +122,11 @@ def _layout(row: Row, model: ModelSpec, workload: TrainWorkload, stack: Stack, a
         ep=degrees["ep"],
         etp=row.count("etp") or 1,
     )
+
+
+def _recipe_vpp(model: ModelSpec, pp: int) -> int:
+    """Return the chunks a rank that NeMo's recipes take: the most, up to `MOST_CHUNKS`, that leave equal stages."""
+    return next(vpp for vpp in range(MOST_CHUNKS, 0, -1) if vpp == 1 or model.num_layers % (pp * vpp) == 0)
 
 
 def _num_microbatches(workload: TrainWorkload, together: int, *, stages: int, model: ModelSpec) -> int:
@@ -187,8 +198,6 @@ def _software(row: Row, stack: Stack) -> Software:
         software = replace(software, attention=kernels)
     if "rmsnorm" in row.text("flash_attention").lower():
         software = replace(software, fused_norms=True)
-    if re.search(r"torch\.compile|; compile|^compile", row.text("notes")) and "no compile" not in row.text("notes"):
-        software = replace(software, host=HostPath.CURRENT)
     return software
 
 

@@ -20,6 +20,20 @@ from planner.accuracy.training import Prediction
 LEAST_CHOICES = 5
 TOP = 3
 CHOICE_COLUMNS = ("source", "model", "hardware", "num_gpus", "seq_len", "global_batch")
+MEASURED_COLUMNS = frozenset(
+    {
+        "id",
+        "status",
+        "step_time_s",
+        "tokens_per_s_per_gpu",
+        "tflops_per_gpu",
+        "mfu",
+        "peak_mem_gb",
+        "derived",
+        "notes",
+    }
+)
+"""Columns that say what came of a run; all others say what was run."""
 
 
 class OfRow(Protocol):
@@ -110,7 +124,7 @@ class Choice:
 
     Args:
         group: The source group it belongs to.
-        count: Runs to choose from.
+        count: Layouts to choose from.
         spearman: Rank correlation of predicted and measured step times.
         kendall: Tau-b of the same.
         regret: Measured time of the run that is predicted best, over that of the best, less one.
@@ -131,27 +145,36 @@ def choices_of(predictions: Sequence[Prediction]) -> tuple[Choice, ...]:
     for entry in predictions:
         if entry.measured_fits and entry.predicted_step_seconds and entry.measured_step_seconds:
             sets[tuple(entry.row.text(column) for column in CHOICE_COLUMNS)].append(entry)
-    found: list[Choice] = []
-    for entries in sets.values():
-        if len(entries) < LEAST_CHOICES:
-            continue
-        predicted = np.array([entry.predicted_step_seconds for entry in entries], dtype=np.float64)
-        measured = np.array([entry.measured_step_seconds for entry in entries], dtype=np.float64)
-        if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
-            continue
-        order = np.argsort(predicted, kind="stable")
-        best = measured.min()
-        found.append(
-            Choice(
-                group=entries[0].row.text("source_group"),
-                count=len(entries),
-                spearman=float(spearmanr(predicted, measured).statistic),
-                kendall=float(kendalltau(predicted, measured).statistic),
-                regret=float(measured[order[0]] / best - 1.0),
-                top_regret=float(measured[order[:TOP]].min() / best - 1.0),
-            )
-        )
-    return tuple(found)
+    found = (_choice(entries) for entries in sets.values())
+    return tuple(choice for choice in found if choice is not None)
+
+
+def _choice(entries: Sequence[Prediction]) -> Choice | None:
+    """Return how well one set was chosen from; None where it is too small, or nothing in it differs.
+
+    Rows that differ in nothing but what was measured are repeats of one layout: the median of their times counts. Of
+    layouts that are predicted to be equally fast any may be chosen: the mean of their times counts.
+    """
+    times: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = defaultdict(list)
+    for entry in entries:
+        layout = tuple((name, cell) for name, cell in entry.row.cells.items() if name not in MEASURED_COLUMNS)
+        times[layout].append((entry.predicted_step_seconds or 0.0, entry.measured_step_seconds or 0.0))
+    if len(times) < LEAST_CHOICES:
+        return None
+    predicted = np.array([pairs[0][0] for pairs in times.values()])
+    measured = np.array([median(time for _, time in pairs) for pairs in times.values()])
+    if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
+        return None
+    order = np.argsort(predicted, kind="stable")
+    best = measured.min()
+    return Choice(
+        group=entries[0].row.text("source_group"),
+        count=len(times),
+        spearman=float(spearmanr(predicted, measured).statistic),
+        kendall=float(kendalltau(predicted, measured).statistic),
+        regret=float(measured[predicted == predicted.min()].mean() / best - 1.0),
+        top_regret=float(measured[order[:TOP]].min() / best - 1.0),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,10 @@ a property of one source's rows, and each assumption that a prediction used is s
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from profiles.software import AttentionKernels, HostPath, Software
+from planner.capabilities import ANY, Capabilities
+from profiles.software import AttentionKernels, HostPath, Software, TensorParallelOverlap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class Stack:
         keeps_scores: Attention keeps its scores unless the row says.
         fp8_recipes: Its published recipes are in fp8 where the GPU has it, unless the row says.
         half_gradients: Gradients are kept and reduced in 16 bit.
+        interleaves: Its recipes interleave virtual stages wherever there is a pipeline, unless the row says.
+        whole_gradients: Gradients are reduced whole on every rank, though their optimizer states are sharded.
         whole_logits: Every rank of tp computes the loss over the whole vocabulary, operation by operation.
         plain_modules: Layers keep what plain PyTorch operations keep for backward.
     """
@@ -37,30 +40,41 @@ class Stack:
     keeps_scores: bool = False
     fp8_recipes: bool = False
     half_gradients: bool = False
+    interleaves: bool = False
+    whole_gradients: bool = False
     whole_logits: bool = False
     plain_modules: bool = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what the framework does that decides prices."""
+        return replace(ANY, reduce_scatter_from=2) if self.whole_gradients else ANY
 
 
 def _name(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-_EAGER_FLASH_2 = Software(attention=AttentionKernels.FLASH_2, host=HostPath.EAGER)
+_FLASH_2 = Software(attention=AttentionKernels.FLASH_2)
 
 STACKS = (
     Stack(
         title="Megatron-DeepSpeed",
         name=_name(r"megatron-?deepspeed"),
-        software=Software(host=HostPath.EAGER_2022),
+        software=Software(
+            host=HostPath.EAGER_2022,
+            tensor_parallel_overlap=TensorParallelOverlap.NOTHING,
+        ),
         zero_stage=0,
         overlaps=False,
         sequence_parallel=False,
         keeps_scores=True,
+        half_gradients=True,
     ),
     Stack(
         title="llm-foundry (Composer, FSDP, Triton FlashAttention)",
         name=_name(r"foundry|composer|mosaic"),
-        software=Software(attention=AttentionKernels.FLASH_1, host=HostPath.EAGER),
+        software=Software(attention=AttentionKernels.FLASH_1),
         zero_stage=3,
         overlaps=True,
         sequence_parallel=False,
@@ -70,18 +84,23 @@ STACKS = (
     Stack(
         title="an in-house stack on PyTorch modules",
         name=_name(r"in-?house|aleph"),
-        software=Software(attention=AttentionKernels.FLASH_2, host=HostPath.EAGER, fused_norms=False),
+        software=Software(
+            attention=AttentionKernels.FLASH_2,
+            fused_norms=False,
+            tensor_parallel_overlap=TensorParallelOverlap.NOTHING,
+        ),
         zero_stage=1,
         overlaps=False,
         sequence_parallel=False,
         half_gradients=True,
+        whole_gradients=True,
         whole_logits=True,
         plain_modules=True,
     ),
     Stack(
         title="InternEvo (ZeRO-1, FlashAttention-2)",
         name=_name(r"intern"),
-        software=_EAGER_FLASH_2,
+        software=_FLASH_2,
         zero_stage=1,
         overlaps=True,
         sequence_parallel=False,
@@ -90,7 +109,7 @@ STACKS = (
     Stack(
         title="PyTorch FSDP (FlashAttention-2)",
         name=_name(r"titan|fsdp|automodel|fairscale|lightning|accelerate"),
-        software=_EAGER_FLASH_2,
+        software=_FLASH_2,
         zero_stage=3,
         overlaps=True,
         sequence_parallel=True,
@@ -99,11 +118,12 @@ STACKS = (
     Stack(
         title="Megatron-Core by NeMo's recipes (distributed optimizer, Transformer Engine)",
         name=_name(r"nemo|bridge"),
-        software=Software(),
+        software=Software(tensor_parallel_overlap=TensorParallelOverlap.EVERY_PRODUCT, forwards_tokens=True),
         zero_stage=1,
         overlaps=True,
         sequence_parallel=True,
         fp8_recipes=True,
+        interleaves=True,
     ),
     Stack(
         title="Megatron-Core (distributed optimizer, Transformer Engine)",
@@ -116,7 +136,7 @@ STACKS = (
     Stack(
         title="DeepSpeed (FlashAttention-2)",
         name=_name(r"deepspeed"),
-        software=_EAGER_FLASH_2,
+        software=_FLASH_2,
         zero_stage=1,
         overlaps=True,
         sequence_parallel=False,

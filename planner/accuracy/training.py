@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 from planner.accuracy.machines import CostModels
 from planner.accuracy.measurements import Row
 from planner.accuracy.runs import Run, run_of
-from planner.capabilities import ANY
-from planner.evaluate import Evaluation, evaluate
+from planner.evaluate import Evaluation, evaluate, simulated_step_seconds
 from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
 from planner.layers import build_graph
-from planner.memory import memory_ledger, peak_memory_bytes
+from planner.memory import peak_memory_bytes
 from planner.placement import PlacedModel, place
 from planner.plan import MemoryLine, Phase
 from planner.specs import ModelSpec
@@ -78,6 +77,14 @@ class Prediction:
         return self.tokens_per_step / step_seconds / self.num_gpus
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedRun:
+    """A run, and what of it lies on which rank."""
+
+    run: Run
+    placed: PlacedModel
+
+
 class TrainingPredictor:
     """Predicts training runs; operators and prices are shared between rows that have them in common."""
 
@@ -91,11 +98,10 @@ class TrainingPredictor:
         fits = row.text("status").lower() != "oom"
         try:
             run = run_of(row)
-            graph = self._graph(run.model, run.workload, eager=False)
-            placed = place(run.model, graph, run.layout, run.workload, ANY)
+            placed = self._placed(run).placed
             evaluation = evaluate(placed, self._cost_models.of(run.cluster, run.software))
             lines = self._ledger(run, placed, evaluation)
-            measured = _measured_step_seconds(row, run, graph)
+            measured = _measured_step_seconds(row, run, self._graph(run.model, run.workload, eager=False))
             measured_peak = _measured_peak_bytes(row)
         except (ValueError, CoverageError) as error:
             return Prediction(row=row, measured_fits=fits, error=" ".join(str(error).split()))
@@ -103,12 +109,27 @@ class TrainingPredictor:
             _prediction(row, run, evaluation, lines), measured_step_seconds=measured, measured_peak_bytes=measured_peak
         )
 
+    def placed(self, row: Row) -> PlacedRun:
+        """Return what a row that `predict` predicts runs where."""
+        return self._placed(run_of(row))
+
+    def step_seconds(self, found: PlacedRun) -> float:
+        """Return the predicted step time at the constants' present values."""
+        if found.run.model.has_experts:  # how many kernels route tokens is a constant that is seen when placing
+            found = self._placed(found.run)
+        return simulated_step_seconds(found.placed, self._cost_models.of(found.run.cluster, found.run.software))
+
+    def forget_prices(self) -> None:
+        """Forget every price: constants have changed."""
+        self._cost_models = CostModels(sustained=True)
+
+    def _placed(self, run: Run) -> PlacedRun:
+        graph = self._graph(run.model, run.workload, eager=run.stack.plain_modules)
+        return PlacedRun(run=run, placed=place(run.model, graph, run.layout, run.workload, run.stack.capabilities))
+
     def _ledger(self, run: Run, placed: PlacedModel, evaluation: Evaluation) -> tuple[MemoryLine, ...]:
         """Return the ledger of a run as its stack keeps it."""
         lines = evaluation.memory
-        if run.stack.plain_modules:
-            graph = self._graph(run.model, run.workload, eager=True)
-            lines = memory_ledger(place(run.model, graph, run.layout, run.workload, ANY))
         return _with_whole_logits(lines, placed) if run.stack.whole_logits else lines
 
     def _graph(self, model: ModelSpec, workload: TrainWorkload, *, eager: bool) -> ModelGraph:

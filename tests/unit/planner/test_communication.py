@@ -130,15 +130,13 @@ def test_a_bucket_holds_40_million_elements_or_a_million_a_rank(elements: int, d
 def test_what_does_not_fit_beside_the_pass_and_at_least_a_bucket_is_exposed(
     beside: float, overlapped: bool, exposed: float
 ) -> None:
-    traffic = TimedTraffic(seconds=8.0, num_buckets=4, slowdown=0.0, exposed_fraction=0.0)
+    traffic = TimedTraffic(seconds=8.0, num_buckets=4, slowdown=0.0)
     assert exposed_seconds(traffic, beside_seconds=beside, overlapped=overlapped) == exposed
 
 
 def test_a_hidden_collective_still_slows_the_pass_down() -> None:
-    traffic = TimedTraffic(seconds=8.0, num_buckets=100, slowdown=0.25, exposed_fraction=0.0)
+    traffic = TimedTraffic(seconds=8.0, num_buckets=100, slowdown=0.25)
     assert exposed_seconds(traffic, beside_seconds=100.0, overlapped=True) == 2.0
-    partly_hidden = replace(traffic, exposed_fraction=0.5)
-    assert exposed_seconds(partly_hidden, beside_seconds=100.0, overlapped=True) == 4.0
     assert added_seconds(8.0, 100.0, slowdown=0.25) == 2.0
     assert added_seconds(8.0, 7.0, slowdown=0.25) == 1.75  # 7 seconds hidden cost more than the one exposed
     assert added_seconds(8.0, 0.0, slowdown=0.25) == 8.0

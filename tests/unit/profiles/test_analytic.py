@@ -14,6 +14,7 @@ from profiles.constants import (
     COLLECTIVE_RAMP,
     COLLECTIVE_RAMP_BYTES,
     COLLECTIVE_START,
+    COLLECTIVES_IN_TRAINING,
     GEMM,
     GEMM_PROLOGUE_STEPS,
     GEMM_WHOLE_WAVE_FRACTION,
@@ -25,8 +26,6 @@ from profiles.constants import (
     PEER_FRACTION,
     PEER_HOP_FRACTION,
     SCAN_FRACTION,
-    SCORES_FRACTION,
-    SCORES_PASSES,
     TILES,
     Constant,
 )
@@ -73,6 +72,7 @@ def cluster(*, gpus_per_node: int = 8, num_nodes: int = 4, domain: int | None = 
 
 
 MODEL = AnalyticCostModel(cluster())
+BURST = AnalyticCostModel(cluster(), sustained=False)
 
 
 def gemm(m: int, n: int, k: int, *, dtype: str = "bf16", batch: int = 1) -> Gemm:
@@ -200,18 +200,22 @@ def test_a_kernel_of_no_work_still_takes_its_launch() -> None:
     assert seconds(MemoryBound(name="nothing", num_bytes=0, num_kernels=3)) == 3 * KERNEL_LAUNCH.value
 
 
-def test_unfused_attention_pays_for_its_score_matrix() -> None:
-    unfused = attention(4096, fused=False)
-    assert seconds(unfused) > seconds(attention(4096))
-    compute = unfused.flops / (4e14 * SCORES_FRACTION.value)
-    traffic = 6 * SCORES_PASSES.value * unfused.score_bytes / (1e12 * MEMORY_FRACTION.value)
-    assert seconds(unfused) == pytest.approx(compute + traffic + 4 * KERNEL_LAUNCH.value, rel=1e-12)
-    backward = attention(4096, fused=False, backward=True)
-    compute_back = backward.flops / (4e14 * SCORES_FRACTION.value)
-    launches = backward.num_launches * KERNEL_LAUNCH.value
-    assert seconds(backward) == pytest.approx(compute_back + traffic * 8 / 6 + launches, rel=1e-12)
-    plain = AnalyticCostModel(cluster(), Software(scores=AttentionKernels.PLAIN)).compute(unfused).seconds
-    assert plain == pytest.approx(seconds(unfused) + traffic, rel=1e-12)
+@pytest.mark.parametrize(
+    ("kernels", "forward_passes", "backward_passes"),
+    [(AttentionKernels.FUSED_SOFTMAX, 4.5, 5.5), (AttentionKernels.PLAIN, 17.0, 19.0)],
+)
+def test_unfused_attention_pays_for_its_products_and_for_passes_over_its_scores(
+    kernels: AttentionKernels, forward_passes: float, backward_passes: float
+) -> None:
+    model = AnalyticCostModel(cluster(), Software(scores=kernels))
+    for backward, passes in ((False, forward_passes), (True, backward_passes)):
+        unfused = attention(4096, fused=False, backward=backward)
+        assert model.compute(unfused).seconds > model.compute(attention(4096, backward=backward)).seconds
+        assert sum(product.flops for product in unfused.products) == unfused.flops
+        products = sum(model.compute(product).seconds for product in unfused.products)
+        traffic = passes * unfused.score_bytes / (1e12 * MEMORY_FRACTION.value)
+        expected = products + traffic + 2 * KERNEL_LAUNCH.value
+        assert model.compute(unfused).seconds == pytest.approx(expected, rel=1e-12)
 
 
 def test_older_kernels_and_plain_norms_are_slower() -> None:
@@ -257,6 +261,25 @@ def test_a_recurrence_takes_its_part_of_the_rate_or_its_traffic() -> None:
 # Collectives.
 
 
+def test_collectives_of_training_keep_a_part_of_their_bandwidth() -> None:
+    size = 1 << 36
+    gather = Collective(kind=CollectiveKind.ALL_GATHER, buffer_bytes=size, size=32, stride=1)
+    kept = BURST.collective(gather).seconds / MODEL.collective(gather).seconds
+    assert kept == pytest.approx(COLLECTIVES_IN_TRAINING.value, rel=1e-3)
+
+
+@pytest.mark.parametrize(("size", "units"), [(8, 8), (32, 4)])
+def test_forwarded_rows_travel_once_to_each_unit_that_has_a_member_for_them(size: int, units: int) -> None:
+    # 8 copies of each row: in a domain of 8 a row reaches 7 (1 - (7/8)^8) others, over 4 nodes 3 (1 - (3/4)^8).
+    buffer = 1 << 36
+    exchange = Collective(kind=CollectiveKind.ALL_TO_ALL, buffer_bytes=buffer, size=size, stride=1, copies=8)
+    forwarding = AnalyticCostModel(cluster(), Software(forwards_tokens=True), sustained=False)
+    sent = buffer / 8 * (units - 1) * (1 - (1 - 1 / units) ** 8)
+    ratio = forwarding.collective(exchange).seconds / BURST.collective(exchange).seconds
+    assert ratio == pytest.approx(sent / (buffer * (units - 1) / units), rel=1e-3)
+    assert forwarding.collective(replace(exchange, copies=1)).seconds == BURST.collective(exchange).seconds
+
+
 def overhead(buffer_bytes: int) -> float:
     """Return the start of a collective on this hardware."""
     ramp = COLLECTIVE_RAMP["hopper"].value * buffer_bytes / (buffer_bytes + COLLECTIVE_RAMP_BYTES.value)
@@ -264,7 +287,7 @@ def overhead(buffer_bytes: int) -> float:
 
 
 def collective(kind: CollectiveKind, size: int, stride: int = 1, *, buffer_bytes: int = 1 << 30) -> float:
-    return MODEL.collective(Collective(kind=kind, buffer_bytes=buffer_bytes, size=size, stride=stride)).seconds
+    return BURST.collective(Collective(kind=kind, buffer_bytes=buffer_bytes, size=size, stride=stride)).seconds
 
 
 @pytest.mark.parametrize("kind", CollectiveKind)
@@ -310,7 +333,7 @@ def test_a_group_across_nodes_costs_more_than_one_inside() -> None:
 
 def test_a_group_that_does_not_divide_the_domain_is_priced_where_it_lies_across_two() -> None:
     # 18 nodes of 4 in domains of 24: of the groups of 16 from ranks 0, 16, 32 the second holds ranks 16 to 31.
-    model = AnalyticCostModel(cluster(gpus_per_node=4, num_nodes=18, domain=24))
+    model = AnalyticCostModel(cluster(gpus_per_node=4, num_nodes=18, domain=24), sustained=False)
     crossing = Collective(kind=CollectiveKind.ALL_GATHER, buffer_bytes=1 << 30, size=16, stride=1)
     inside = replace(crossing, size=8)
     narrowest = 8 * 10e9 * NETWORK_FRACTION.value
@@ -318,7 +341,7 @@ def test_a_group_that_does_not_divide_the_domain_is_priced_where_it_lies_across_
     assert model.collective(inside).seconds < 2 * (1 << 30) / (100e9 * HOPPER.two_ranks.value)
     # A level that is larger than the cluster holds every group, whatever its size.
     narrow = replace(cluster(num_nodes=3), levels=(level("nvlink", 8, 100e9, 2e-6), level("rail", 1024, 10e9, 5e-6)))
-    everyone = AnalyticCostModel(narrow).collective(replace(crossing, size=24)).seconds
+    everyone = AnalyticCostModel(narrow, sustained=False).collective(replace(crossing, size=24)).seconds
     assert everyone > (1 << 30) * 23 / 24 / narrowest
 
 
@@ -330,7 +353,7 @@ def test_a_send_crosses_a_node_only_where_its_first_rank_says_so(first_rank: int
     send = Collective(kind=CollectiveKind.SEND_RECV, buffer_bytes=size, size=2, stride=stride, first_rank=first_rank)
     inside = overhead(size) + 2e-6 + size / (100e9 * HOPPER.two_ranks.value)
     outside = overhead(size) + 5e-6 + size / (10e9 * NETWORK_FRACTION.value)
-    assert MODEL.collective(send).seconds == pytest.approx(outside if crosses else inside, rel=1e-12)
+    assert BURST.collective(send).seconds == pytest.approx(outside if crosses else inside, rel=1e-12)
 
 
 @pytest.mark.parametrize(("ranks", "stride", "crosses"), [(4, 1, False), (2, 4, False), (6, 1, True), (3, 2, True)])
@@ -340,8 +363,8 @@ def test_a_ring_hops_over_the_network_where_some_ring_does_not_lie_in_one_node(
     hop = Collective(kind=CollectiveKind.SEND_RECV, buffer_bytes=1 << 26, size=ranks, stride=stride, first_rank=None)
     across = replace(hop, size=2, stride=8, first_rank=0)
     inside = replace(hop, size=2, stride=1, first_rank=0)
-    expected = MODEL.collective(across if crosses else inside).seconds
-    assert MODEL.collective(hop).seconds == pytest.approx(expected, rel=1e-12)
+    expected = BURST.collective(across if crosses else inside).seconds
+    assert BURST.collective(hop).seconds == pytest.approx(expected, rel=1e-12)
 
 
 def test_overlap_takes_compute_units_away_and_at_most_half_of_them() -> None:
@@ -362,7 +385,7 @@ def test_a_network_is_never_priced_as_nvlink_even_where_it_is_the_innermost_leve
     lone = replace(cluster(gpus_per_node=1, num_nodes=8), levels=(level(name, 8, 50e9, 4e-6),))
     size = 1 << 30
     reduce = Collective(kind=CollectiveKind.ALL_REDUCE, buffer_bytes=size, size=8, stride=1)
-    estimate = AnalyticCostModel(lone).collective(reduce)
+    estimate = AnalyticCostModel(lone, sustained=False).collective(reduce)
     expected = overhead(size) + 2 * 3 * 4e-6 + size * 2 * 7 / 8 / (50e9 * NETWORK_FRACTION.value)
     assert estimate.seconds == pytest.approx(expected, rel=1e-12)
     assert NETWORK_FRACTION.source in estimate.note
@@ -373,7 +396,7 @@ def test_pcie_has_a_fraction_of_its_own_that_is_an_assumption() -> None:
     slots = replace(cluster(), num_nodes=1, levels=(level("pcie", 8, 32e9, 2.5e-6),))
     size = 1 << 30
     gather = Collective(kind=CollectiveKind.ALL_GATHER, buffer_bytes=size, size=8, stride=1)
-    estimate = AnalyticCostModel(slots).collective(gather)
+    estimate = AnalyticCostModel(slots, sustained=False).collective(gather)
     expected = overhead(size) + 7 * 2.5e-6 + size * 7 / 8 / (32e9 * PCIE_FRACTION.value)
     assert estimate.seconds == pytest.approx(expected, rel=1e-12)
     assert estimate.source is Source.ASSUMED
@@ -384,7 +407,7 @@ def mesh() -> AnalyticCostModel:
     """Return the model of a node of 8 in which each pair of GPUs shares one link."""
     device = replace(tiny_device(), peer_topology=PeerTopology.MESH)
     node = replace(cluster(), num_nodes=1, levels=(level("nvlink", 8, 100e9, 2e-6),))
-    return AnalyticCostModel(replace(node, device=device))
+    return AnalyticCostModel(replace(node, device=device), sustained=False)
 
 
 @pytest.mark.parametrize(("members", "fraction"), [(2, HOPPER.two_ranks), (8, HOPPER.eight_ranks)])
@@ -469,7 +492,7 @@ def test_figures_of_another_generation_are_marked_as_assumed() -> None:
 def test_a_ramp_of_another_generation_makes_a_collective_an_assumption() -> None:
     across = Collective(kind=CollectiveKind.ALL_GATHER, buffer_bytes=1 << 30, size=4, stride=8)
     blackwell = replace(cluster(), device=replace(tiny_device(), architecture="blackwell"))
-    assert MODEL.collective(across).source is Source.ANALYTIC
+    assert BURST.collective(across).source is Source.ANALYTIC
     assert AnalyticCostModel(blackwell).collective(across).source is Source.ASSUMED
 
 
@@ -483,7 +506,7 @@ def test_a_note_names_every_constant_that_decides_the_price() -> None:
         f"bytes at {MEMORY_FRACTION.value} of tiny-gpu memory bandwidth; {MEMORY_FRACTION.source}"
     )
     across = Collective(kind=CollectiveKind.ALL_GATHER, buffer_bytes=1 << 30, size=32, stride=1)
-    assert MODEL.collective(across).note == (
+    assert BURST.collective(across).note == (
         f"ring all_gather over link levels; {HOPPER.eight_ranks.source}; {NETWORK_FRACTION.source}; "
         f"{COLLECTIVE_RAMP['hopper'].source}"
     )

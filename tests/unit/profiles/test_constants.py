@@ -3,8 +3,8 @@
 import pytest
 
 from profiles import constants
-from profiles.constants import Constant, named_constants
-from profiles.software import AttentionKernels, HostPath
+from profiles.constants import Constant, Origin, named_constants, values_tried
+from profiles.software import HostPath
 
 
 @pytest.mark.parametrize("name", named_constants())
@@ -31,9 +31,23 @@ def test_every_architecture_leads_to_one_with_its_own_figures() -> None:
         path = (architecture, *nearest)
         assert any((candidate, "bf16") in constants.GEMM for candidate in path)
         assert any(candidate in constants.TILES for candidate in path)
-        for kernels in AttentionKernels:
-            if not kernels.keeps_scores:
-                assert any((candidate, kernels.value) in constants.ATTENTION_FRACTION for candidate in path)
+        assert any(candidate in constants.ATTENTION_FRACTION for candidate in path)
+
+
+def test_constants_fitted_to_training_runs_are_few_and_inside_their_ranges() -> None:
+    trained = [constant for constant in named_constants().values() if constant.origin is Origin.TRAINED]
+    assert 0 < len(trained) <= 25
+    assert all(constant.low < constant.high for constant in trained)
+
+
+def test_values_are_tried_and_put_back_whatever_happens() -> None:
+    before = constants.MEMORY_FRACTION.value
+    with values_tried({"MEMORY_FRACTION": 0.7}):
+        assert constants.MEMORY_FRACTION.value == 0.7
+    assert constants.MEMORY_FRACTION.value == before
+    with pytest.raises(ValueError, match="outside"), values_tried({"MEMORY_FRACTION": 1.7}):
+        pass
+    assert constants.MEMORY_FRACTION.value == before
 
 
 def test_every_way_to_launch_has_its_seconds() -> None:

@@ -1,5 +1,7 @@
 """Scores of predictions, by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from planner.accuracy.scores import choices_of, equal_groups, errors_of, out_of_memory
@@ -37,12 +39,25 @@ def test_a_choice_set_is_ranked_and_its_regret_is_what_the_choice_costs() -> Non
     assert (found.count, found.regret) == (5, 0.0)
     assert found.spearman == pytest.approx(1.0)
     assert found.kendall == pytest.approx(1.0)
-    wrong = [prediction(predicted, value) for predicted, value in zip((9.0, 1.0, 2.0, 3.0, 4.0), measured, strict=True)]
+    predicted = (9.0, 1.0, 2.0, 3.0, 4.0)
+    wrong = [replace(entry, predicted_step_seconds=value) for entry, value in zip(right, predicted, strict=True)]
     (found,) = choices_of(wrong)
     assert found.regret == pytest.approx(0.2)
     assert found.top_regret == pytest.approx(0.2)
     assert choices_of(right[:4]) == ()
     assert choices_of([*right[:4], prediction(1.0, 1.0, seq_len="1")]) == ()
+
+
+def test_repeats_of_one_layout_count_once_and_equal_predictions_are_drawn_from() -> None:
+    layouts = [prediction(float(index), float(index), tp=str(index)) for index in range(1, 6)]
+    assert choices_of([*layouts[:4], *layouts[:4]]) == ()
+    (found,) = choices_of([*layouts, prediction(5.0, 7.0, tp="5", notes="again"), prediction(5.0, 6.0, tp="5")])
+    assert found.count == 5
+    assert found.spearman == pytest.approx(1.0)
+    # The two first are predicted to be alike: either may be chosen, at 1 s or at 2 s.
+    (found,) = choices_of([layouts[0], replace(layouts[1], predicted_step_seconds=1.0), *layouts[2:]])
+    assert found.regret == pytest.approx(0.5)
+    assert found.top_regret == 0.0
 
 
 def test_out_of_memory_is_recall_precision_and_f1() -> None:
