@@ -280,7 +280,8 @@ class PlanFile(_Mapping):
                 math.isclose(old, new, rel_tol=1e-9) for old, new in zip(stored or (), band or (), strict=True)
             ):
                 raise complaint(
-                    f"`band` = {shown(stored)} does not follow from the step time and `certainty`, which give {band}.",
+                    f"`band` = {shown(stored)} does not follow from the step time and `certainty`, which give"
+                    f" {shown(band)}.",
                     "Plan again; a plan file is not edited by hand.",
                     field="certainty",
                 )

@@ -13,7 +13,6 @@ from planner.request import Target
 from planner.targets import FRAMEWORKS
 from planner.verification.rows import ROWS_FILE, row_of, table_text
 from planner.verification.script import BATCH_SCRIPT, RUN_SCRIPT, TimedRun, batch_script, run_script
-from planner.workload import TrainWorkload
 
 FOLDER = "verify"
 
@@ -58,7 +57,7 @@ def verification_kit(plan: Plan, *, target: Target) -> Kit | None:
     Raises:
         InputError: The plan breaks a rule, or no files can be written for the target.
     """
-    short = replace(plan, request=replace(plan.request, workload=_short(plan)))
+    short = short_plan(plan)
     files: dict[str, str] = {}
     runs: list[TimedRun] = []
     rows: list[Mapping[str, str]] = []
@@ -87,10 +86,11 @@ def verification_kit(plan: Plan, *, target: Target) -> Kit | None:
     return Kit(files={**named, **files}, num_runs=len(runs), steps=STEPS, steps_seconds=steps_seconds)
 
 
-def _short(plan: Plan) -> TrainWorkload:
-    """Return the workload with a token budget of a few steps, which emitters turn into their number."""
+def short_plan(plan: Plan) -> Plan:
+    """Return the plan with a token budget of a few steps, which emitters turn into their number."""
     workload = plan.request.workload
-    return replace(workload, tokens_to_train=math.floor(STEPS * workload.useful_tokens_per_step))
+    budget = math.floor(STEPS * workload.useful_tokens_per_step)
+    return replace(plan, request=replace(plan.request, workload=replace(workload, tokens_to_train=budget)))
 
 
 def _digest(files: Mapping[str, str]) -> str:

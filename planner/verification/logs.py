@@ -23,8 +23,8 @@ MEGATRON_STEP = re.compile(
     r"(?:[^\n]*? number of skipped iterations: +(?P<skipped>\d+) \|)?"
 )
 MEGATRON_PEAK = re.compile(r"memory \(MB\) \|[^\n]*? max allocated: (?P<mib>\d+\.\d\d) \|")
-DEEPSPEED_STEP = re.compile(r"^step (?P<step>\d+)/\d+ loss [^\n]*? seconds (?P<seconds>\d+\.\d{3}) ", re.MULTILINE)
-DEEPSPEED_PEAK = re.compile(r"^step [^\n]*? peak_memory_gib (?P<gib>\d+\.\d{3})$", re.MULTILINE)
+DEEPSPEED_STEP = re.compile(r"\bstep (?P<step>\d+)/\d+ loss [^\n]*? seconds (?P<seconds>\d+\.\d{3}) ")
+DEEPSPEED_PEAK = re.compile(r"\bstep \d+/\d+ loss [^\n]*? peak_memory_gib (?P<gib>\d+\.\d{3})\b")
 
 OUT_OF_MEMORY = r"(CUDA|HIP) (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|failure [0-9]* ?'out of memory'"
 """What PyTorch, the CUDA runtime, cuBLAS and NCCL print when a GPU's memory runs out; an expression of grep -E too."""

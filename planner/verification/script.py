@@ -36,9 +36,10 @@ finished() {
 """
 
 SEVERAL = """\
-# Whether a node has ended its part of a run since this node started it; with a second word, whether it failed.
+# Whether a node has ended its part of a run since this script started here; with a third word, whether it failed.
+touch "node-$NODE.start"
 ended() {
-    [[ "$1/node-$2.exit" -nt "$1/node-$NODE.start" ]] && [[ -z "${3:-}" || "$(<"$1/node-$2.exit")" != 0 ]]
+    [[ "$1/node-$2.exit" -nt "node-$NODE.start" ]] && [[ -z "${3:-}" || "$(<"$1/node-$2.exit")" != 0 ]]
 }
 
 # Ends this node's part of a run soon after another node's has failed.
@@ -75,7 +76,7 @@ for index in "${!RUNS[@]}"; do
         continue
     fi
     rm -f "$run/node-$NODE.exit"
-BEFORE    echo "$run: started, at most $limit seconds"
+    echo "$run: started, at most $limit seconds"
     ENVIRONMENTtimeout --kill-after=KILL "$limit" bash "$run/SCRIPT" "$@" > "$run/node-$NODE.log" 2>&1 &
     pid=$!
 WATCH    wait "$pid"
@@ -196,7 +197,6 @@ def _runs(runs: Sequence[TimedRun]) -> list[str]:
 def _loop(script: str, *, several: bool, environment: str = "") -> str:
     text = LOOP.replace("KILL", str(KILL_AFTER_SECONDS)).replace("SCRIPT", script).replace("ENVIRONMENT", environment)
     parts = {
-        "BEFORE": '    touch "$run/node-$NODE.start"\n',
         "WATCH": '    watch "$run" "$pid" &\n    watcher=$!\n',
         "AFTER": '    kill "$watcher" 2>/dev/null\n',
         "WAIT": f'    wait_for_nodes "$run" $((limit + {BARRIER_SECONDS}))\n',
