@@ -19,6 +19,7 @@ from planner.accuracy.scores import (
     summary_of_choices,
 )
 from planner.accuracy.training import Prediction
+from planner.errors import InputError
 from profiles.constants import TRAINING_BAND, named_constants
 
 SCHEMA_VERSION = 1
@@ -155,8 +156,9 @@ def _single_runs(runs: Sequence[Prediction]) -> tuple[Block, ...]:
 def _planned_seconds(entry: Prediction) -> float | None:
     try:
         return entry.row.number("predicted_step_time_s")
-    except ValueError:
-        return None
+    except ValueError as error:
+        message = f"The row of {entry.row.id} in line {entry.row.line} is damaged: {error}."
+        raise InputError(message, hint="Collect the runs again, or leave the cell empty.") from None
 
 
 def _seconds_in_words(seconds: float | None) -> str:

@@ -241,13 +241,11 @@ def survival_lines(plan: Plan) -> tuple[Line, ...]:
     if not swaps:
         return (Line(f"  The best layout survives: no runner-up is within {width} of it."),)
     if len(swaps) == 1:
-        text = (
-            f"Runner-up {swaps[0]} is within {width} of the best: the two could swap; run verify/, which --out writes."
-        )
+        text = f"Runner-up {swaps[0]} is within {width} of the best: the two could swap"
     else:
         named = f"{', '.join(str(index) for index in swaps[:-1])} and {swaps[-1]}"
-        text = f"Runners-up {named} are within {width} of the best: any could swap with it; run verify/, which --out writes."
-    return (Line(f"  {text}"),)
+        text = f"Runners-up {named} are within {width} of the best: any could swap with it"
+    return (Line(f"  {text}; run verify/, which --out writes."),)
 
 
 def baseline_in_words(plan: Plan) -> str:

@@ -1,5 +1,6 @@
 """The folder after the runs -> rows of training measurements, and what cannot be told of the others."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ WARM_UP_STEPS = 3
 
 LEAST_STEPS = 3
 """Fewer counted steps are no measurement."""
+
+RUN_FOLDER = re.compile(r"layout-\d+-[0-9a-f]{8}")
 
 TIME_LIMIT_CODES = ("124", "137")
 """What `timeout` ends with."""
@@ -90,7 +93,7 @@ def _run(row: Row, folder: Path, rows_path: Path) -> CollectedRun:
             location=Location(file=str(rows_path), line=row.line),
             hint="Plan again with --out; the list is not edited by hand.",
         ) from None
-    if predicted is None or predicted_peak is None or Path(row.id).name != row.id:
+    if predicted is None or predicted_peak is None or RUN_FOLDER.fullmatch(row.id) is None:
         raise InputError(
             f"The row of {row.id} is damaged: its prediction or the name of its folder is missing.",
             location=Location(file=str(rows_path), line=row.line),

@@ -128,13 +128,27 @@ def test_accuracy_reads_what_was_collected_and_names_the_best(folder: Path) -> N
     assert f"  Best measured: {second}. Best predicted: {first}.\n" in result.stdout
 
 
+def test_accuracy_says_where_a_prediction_of_a_plan_is_no_number(folder: Path) -> None:
+    write_log(folder, 0, printed.megatron_log(200.0))
+    assert RUNNER.invoke(app, ["collect", str(folder)]).exit_code == 1
+    table = folder / "measurements.csv"
+    table.write_text(table.read_text().replace(",0.2,", ",soon,"))
+    result = RUNNER.invoke(app, ["accuracy", str(table)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"error: The row of {layout(folder, 0).name} in line 2 is damaged: "
+        "predicted_step_time_s = 'soon' is no number.\n"
+        "Collect the runs again, or leave the cell empty.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("predicted_step_time_s", "predicted", "This is not the list of runs that a plan wrote."),
         (",0.2,", ",,", "is damaged: its prediction or the name of its folder is missing."),
         (",0.2,", ",soon,", "is damaged: predicted_step_time_s = 'soon' is no number."),
-        ("layout-0-", "../layout-0-", "is damaged: its prediction or the name of its folder is missing."),
+        ("layout-0-", "", "is damaged: its prediction or the name of its folder is missing."),
         ("seq_len", "length", "The columns are those of no kind of measurement."),
     ],
 )

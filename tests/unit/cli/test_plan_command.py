@@ -58,6 +58,8 @@ Assumptions
   - GEMMs reach 80 % of the datasheet rate.
 """
 
+RUN_VERIFY = "run verify/, which --out writes."
+
 NOTHING_FITS = """\
 
 Infeasible: no layout fits.
@@ -165,13 +167,10 @@ def test_out_holds_the_plan_and_its_launch_files(spec: Path, finds: Finds, tmp_p
     [
         ((0.2,), None),
         ((0.2, 0.25), "The best layout survives: no runner-up is within 8 % of it."),
-        (
-            (0.2, 0.21, 0.25),
-            "Runner-up 1 is within 8 % of the best: the two could swap; run verify/, which --out writes.",
-        ),
+        ((0.2, 0.21, 0.25), f"Runner-up 1 is within 8 % of the best: the two could swap; {RUN_VERIFY}"),
         (
             (0.2, 0.201, 0.21, 0.215, 0.217),
-            "Runners-up 1, 2 and 3 are within 8 % of the best: any could swap with it; run verify/, which --out writes.",
+            f"Runners-up 1, 2 and 3 are within 8 % of the best: any could swap with it; {RUN_VERIFY}",
         ),
     ],
 )
