@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import accuracy, clusters, emit, explain, init, mem, models, plan
+from cli.commands import accuracy, clusters, collect, emit, explain, init, mem, models, plan
 from cli.exits import EXIT_CODES_HELP, ExitCode, guarded, report_bug, report_stream
 from cli.usage import PlainCommand
 
@@ -64,6 +64,7 @@ app.command("mem", cls=PlainCommand, epilog=examples(mem.EXAMPLES))(guarded(mem.
 app.command("init", cls=PlainCommand, epilog=examples(init.EXAMPLES))(guarded(init.init))
 app.command("models", cls=PlainCommand, epilog=examples(models.EXAMPLES))(guarded(models.models))
 app.command("clusters", cls=PlainCommand, epilog=examples(clusters.EXAMPLES))(guarded(clusters.clusters))
+app.command("collect", cls=PlainCommand, epilog=examples(collect.EXAMPLES))(guarded(collect.collect))
 app.command("accuracy", cls=PlainCommand, epilog=examples(accuracy.EXAMPLES))(guarded(accuracy.accuracy))
 
 

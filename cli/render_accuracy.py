@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from cli.render import Block, Facts, Line, Style, Table, columns, count, section
+from cli.render import Block, Facts, Line, Style, Table, columns, count, milliseconds, section, signed_percent
 from planner.accuracy.measurements import Kind
 from planner.accuracy.operations import OperationPrediction
 from planner.accuracy.scores import (
+    CHOICE_COLUMNS,
     Errors,
     choices_of,
     grouped,
@@ -18,10 +19,13 @@ from planner.accuracy.scores import (
     summary_of_choices,
 )
 from planner.accuracy.training import Prediction
+from planner.errors import InputError
 from profiles.constants import TRAINING_BAND, named_constants
 
 SCHEMA_VERSION = 1
 MOST_REASONS = 8
+MOST_RUNS = 12
+"""Training runs of which each gets a line: as many as somebody made to choose between layouts."""
 
 
 def training_document(runs: Sequence[Prediction]) -> dict[str, object]:
@@ -118,8 +122,67 @@ def training_blocks(runs: Sequence[Prediction], by: Sequence[str]) -> tuple[Bloc
         Line("Predicted over measured, less one; sources weigh the same", Style.HEADING),
         Table(columns=columns(*names), rows=tuple(rows)),
         *((Facts(pairs=tuple(facts)),) if facts else ()),
+        *(_single_runs(runs) if len(runs) <= MOST_RUNS else ()),
         *_reasons([entry.error for entry in runs]),
     )
+
+
+def _single_runs(runs: Sequence[Prediction]) -> tuple[Block, ...]:
+    """Return a line for each run, and where they are runs of one choice which of them is best.
+
+    Runs of a verification carry what their plan predicted, which knew more of them than the columns say.
+    """
+    planned = [_planned_seconds(entry) for entry in runs]
+    known = any(planned)
+    names = ["id", ">predicted", *([">by its plan"] if known else []), ">measured", ">error"]
+    rows = tuple(
+        (
+            entry.row.id,
+            _seconds_in_words(entry.predicted_step_seconds),
+            *([_seconds_in_words(seconds)] if known else []),
+            _seconds_in_words(entry.measured_step_seconds) if entry.measured_fits else "out of memory",
+            _ratio_in_words(entry),
+        )
+        for entry, seconds in zip(runs, planned, strict=True)
+    )
+    lines = [Line("  A plan knew what no column says, such as uneven stages: its own prediction is the one to judge.")]
+    return (
+        *section("Each run", Table(columns=columns(*names), rows=rows)),
+        *(lines if known else []),
+        *_best_runs(runs, planned if all(planned) else [entry.predicted_step_seconds for entry in runs]),
+    )
+
+
+def _planned_seconds(entry: Prediction) -> float | None:
+    try:
+        return entry.row.number("predicted_step_time_s")
+    except ValueError as error:
+        message = f"The row of {entry.row.id} in line {entry.row.line} is damaged: {error}."
+        raise InputError(message, hint="Collect the runs again, or leave the cell empty.") from None
+
+
+def _seconds_in_words(seconds: float | None) -> str:
+    return "" if seconds is None else milliseconds(seconds)
+
+
+def _ratio_in_words(entry: Prediction) -> str:
+    if not entry.predicted_step_seconds or not entry.measured_step_seconds:
+        return ""
+    return signed_percent(entry.predicted_step_seconds / entry.measured_step_seconds - 1)
+
+
+def _best_runs(runs: Sequence[Prediction], predicted_seconds: Sequence[float | None]) -> tuple[Line, ...]:
+    if len({tuple(entry.row.text(column) for column in CHOICE_COLUMNS) for entry in runs}) != 1:
+        return ()
+    predicted = [
+        (seconds, entry.row.id) for seconds, entry in zip(predicted_seconds, runs, strict=True) if seconds is not None
+    ]
+    measured = [
+        (entry.measured_step_seconds, entry.row.id) for entry in runs if entry.measured_step_seconds is not None
+    ]
+    if not predicted or not measured:
+        return ()
+    return (Line(f"  Best measured: {min(measured)[1]}. Best predicted: {min(predicted)[1]}."),)
 
 
 def _error_cells(errors: Errors | None) -> tuple[str, str, str]:

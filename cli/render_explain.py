@@ -19,6 +19,7 @@ from cli.render import (
 )
 from cli.render_memory import heaviest_in_words, memory_blocks, memory_document
 from cli.render_plan import (
+    assumption_blocks,
     differences_in_words,
     header,
     infeasible_blocks,
@@ -67,8 +68,7 @@ def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
     for comparison in compare_all(plan, index=index):
         blocks += comparison_blocks(comparison)
     blocks += search_blocks(plan.search)
-    if planned.assumptions:
-        blocks += section("Assumptions", *(Item(text) for text in planned.assumptions))
+    blocks += assumption_blocks(plan, planned)
     return tuple(blocks)
 
 

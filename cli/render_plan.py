@@ -1,6 +1,8 @@
 """A plan on one screen: what was planned, the best layout with its figures, the others, what was assumed."""
 
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cli.model_words import parameters_in_words
@@ -38,10 +40,13 @@ from planner.report import (
     stages_in_words,
 )
 from planner.request import Objective
+from planner.verification.kit import FOLDER as KIT_FOLDER
+from planner.verification.kit import Kit
 
 # These mostly follow from the others, and are named in a table only where nothing else tells layouts apart.
 DERIVED_SETTINGS = ("num_microbatches", "schedule", "overlap", "layers per stage")
 LEFT_OUT = "..."
+SECONDS_PER_DAY = 86400
 
 
 def plan_blocks(plan: Plan, *, verbose: bool = False) -> tuple[Block, ...]:
@@ -52,16 +57,51 @@ def plan_blocks(plan: Plan, *, verbose: bool = False) -> tuple[Block, ...]:
     if plan.plans:
         blocks += section("Best layout", *layout_facts(plan, plan.best))
         blocks += others_blocks(plan)
-        if plan.best.assumptions:
-            blocks += section("Assumptions", *(Item(text) for text in plan.best.assumptions))
+        blocks += assumption_blocks(plan, plan.best)
     if verbose:
         blocks += search_blocks(plan.search)
     return tuple(blocks)
 
 
-def file_blocks(written: Sequence[Path]) -> tuple[Block, ...]:
-    """Return the list of the files that were written, nothing without any."""
-    return section("Files", *(Item(str(path)) for path in written)) if written else ()
+def assumption_blocks(plan: Plan, planned: PlannedLayout) -> tuple[Block, ...]:
+    """Return what was assumed of a layout, and what the bands come from; nothing without any."""
+    texts = [*planned.assumptions]
+    if plan.certainty is not None:
+        texts.append(f"band of a step time: {plan.certainty.source}")
+        texts.append(f"band of the ratio of two layouts: {plan.certainty.ratio_source}")
+    return section("Assumptions", *(Item(text) for text in texts)) if texts else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """What was written.
+
+    Args:
+        directory: Where.
+        names: Names of the plan and of the launch files.
+        kit: Short runs to verify the plan with, if any layout can be launched.
+    """
+
+    directory: Path
+    names: Sequence[str]
+    kit: Kit | None
+
+
+def file_blocks(saved: Saved) -> tuple[Block, ...]:
+    """Return the list of the files that were written; the short runs are one line."""
+    items = [Item(str(saved.directory / name)) for name in saved.names]
+    kit = saved.kit
+    if kit is not None:
+        folder = shlex.quote(str(saved.directory / KIT_FOLDER))
+        what = "the best layout" if kit.num_runs == 1 else f"the best {kit.num_runs} layouts"
+        takes = duration(kit.steps_seconds / SECONDS_PER_DAY)
+        items.append(
+            Item(
+                f"{folder}: {kit.steps} steps of {what}, {takes} by prediction and their starts; bash {folder}/run.sh,"
+                f" then shardwright collect {folder}"
+            )
+        )
+    return section("Files", *items)
 
 
 def header(plan: Plan) -> tuple[Block, ...]:
@@ -126,6 +166,7 @@ def layout_facts(plan: Plan, planned: PlannedLayout) -> tuple[Block, ...]:
     facts += [
         ("overlapped", overlap_in_words(planned.layout.overlap)),
         ("step time", f"{milliseconds(planned.step_seconds)} ({check})"),
+        *_band(plan, planned),
         ("throughput", f"{planned.tokens_per_second_per_gpu:,.1f} tokens/s/GPU, MFU {percent(planned.mfu)}"),
         *_useful_tokens(plan),
         ("peak memory", f"{peak_in_words(planned)}, of {gib(planned.memory_limit_bytes)} usable"),
@@ -133,6 +174,13 @@ def layout_facts(plan: Plan, planned: PlannedLayout) -> tuple[Block, ...]:
     if planned is plan.best:
         facts += _whole_run(plan)
     return (Line(f"  {layout_in_words(planned.layout)}"), Facts(pairs=tuple(facts)))
+
+
+def _band(plan: Plan, planned: PlannedLayout) -> list[tuple[str, str]]:
+    if plan.certainty is None:
+        return []
+    low, high = plan.certainty.band_seconds(planned)
+    return [("its band", f"{milliseconds(low)} to {milliseconds(high)}, as wide as holds four of five published runs")]
 
 
 def _useful_tokens(plan: Plan) -> list[tuple[str, str]]:
@@ -162,9 +210,9 @@ def _whole_run(plan: Plan) -> list[tuple[str, str]]:
 def others_blocks(plan: Plan) -> tuple[Block, ...]:
     """Return the runners-up and the baseline, each with what differs and how its step time compares."""
     comparisons = compare_all(plan)
-    remark = Line(f"  {baseline_in_words(plan)}")
+    remarks = (*survival_lines(plan), Line(f"  {baseline_in_words(plan)}"))
     if not comparisons:
-        return section("Runners-up and baseline", remark)
+        return section("Runners-up and baseline", *remarks)
     short = [differences_in_words(comparison.differences) for comparison in comparisons]
     table = Table(
         columns=columns(
@@ -180,7 +228,24 @@ def others_blocks(plan: Plan) -> tuple[Block, ...]:
             for comparison, words in zip(comparisons, short, strict=True)
         ),
     )
-    return section("Runners-up and baseline", table, remark)
+    return section("Runners-up and baseline", table, *remarks)
+
+
+def survival_lines(plan: Plan) -> tuple[Line, ...]:
+    """Return whether the best layout survives the band of its ratio to the runners-up; nothing without any."""
+    certainty = plan.certainty
+    if certainty is None or len(plan.plans) < 2:
+        return ()
+    width = f"{100 * certainty.ratio_half_width:g} %"
+    swaps = certainty.could_swap(plan.plans)
+    if not swaps:
+        return (Line(f"  The best layout survives: no runner-up is within {width} of it."),)
+    if len(swaps) == 1:
+        text = f"Runner-up {swaps[0]} is within {width} of the best: the two could swap"
+    else:
+        named = f"{', '.join(str(index) for index in swaps[:-1])} and {swaps[-1]}"
+        text = f"Runners-up {named} are within {width} of the best: any could swap with it"
+    return (Line(f"  {text}; run verify/, which --out writes."),)
 
 
 def baseline_in_words(plan: Plan) -> str:

@@ -4,7 +4,7 @@ A plan holds its inputs, so that a plan file alone is enough to emit, explain an
 and no wall time: the same inputs give the same bytes. The JSON form is in `planner.schema.plan`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -150,6 +150,37 @@ class Infeasible:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Certainty:
+    """How far predicted step times may be off.
+
+    Args:
+        half_width: Of the band around a step time, as a factor less one.
+        source: What it comes from.
+        ratio_half_width: Of the band around the ratio of two layouts' step times, as a factor less one; narrower,
+            because most errors are common to both.
+        ratio_source: What it comes from.
+    """
+
+    half_width: float
+    source: str
+    ratio_half_width: float
+    ratio_source: str
+
+    def band_seconds(self, planned: PlannedLayout) -> tuple[float, float]:
+        """Return the ends of the band around a layout's step time."""
+        factor = 1.0 + self.half_width
+        return planned.step_seconds / factor, planned.step_seconds * factor
+
+    def could_swap(self, plans: Sequence[PlannedLayout]) -> tuple[int, ...]:
+        """Return the indices of the runners-up that may be as fast as the first: their ratio's band reaches 1."""
+        return tuple(
+            index
+            for index, planned in enumerate(plans[1:], start=1)
+            if planned.step_seconds <= plans[0].step_seconds * (1.0 + self.ratio_half_width)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Everything that `plan` found out.
 
@@ -167,6 +198,7 @@ class Plan:
         plans: Best first; empty when infeasible.
         baseline: The rule-of-thumb layout, if it fits.
         infeasible: The reasons, when nothing fits.
+        certainty: How far the step times may be off; None in files written before plans said so.
     """
 
     model: ModelSpec
@@ -181,6 +213,7 @@ class Plan:
     plans: tuple[PlannedLayout, ...]
     baseline: PlannedLayout | None
     infeasible: Infeasible | None
+    certainty: Certainty | None = None
 
     @property
     def best(self) -> PlannedLayout:

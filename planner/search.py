@@ -16,6 +16,7 @@ import numpy as np
 from planner.baseline import baseline_layout
 from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split, layout_at
 from planner.capabilities import CAPABILITIES
+from planner.certainty import certainty_of
 from planner.costs import CostTable, FloatArray
 from planner.errors import BrokenPromiseError, NotExpressibleError
 from planner.evaluate import evaluate, model_flops_utilisation
@@ -164,6 +165,7 @@ def search(  # noqa: PLR0913 - what is planned, and how
             infeasible=explain_infeasible(
                 model, cluster, request, space=enumerate_layouts(scope), planned=planned, price_on=price_on
             ),
+            certainty=certainty_of(model),
         )
     watch("checking the best plans", 0, len(visit.candidates))
     plans = tuple(
@@ -198,6 +200,7 @@ def search(  # noqa: PLR0913 - what is planned, and how
         plans=plans,
         baseline=baseline,
         infeasible=None,
+        certainty=certainty_of(model),
     )
 
 

@@ -254,6 +254,20 @@ TRAINING_BAND: dict[str, Constant] = {
 }
 """Half width of the band around a predicted step time, as a factor less one."""
 
+RATIO_BAND = Constant(
+    value=0.08,
+    low=0.0,
+    high=1.0,
+    source="assumed, not yet calibrated: the spread of residuals within choice sets, runs of one model on one stack, is"
+    " to set it",
+    origin=Origin.ASSUMED,
+)
+"""Half width of the band around the ratio of two layouts' predicted step times, as a factor less one.
+
+Narrower than `TRAINING_BAND`: the errors of two layouts of one model on one stack are mostly common, and common errors
+leave a ratio as it is. What is left is the spread of the residuals within choice sets.
+"""
+
 ROUTING_KERNELS = _trained(
     200.0,
     20.0,

@@ -3,6 +3,7 @@
 from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.plan import (
+    Certainty,
     Infeasible,
     MemoryLine,
     Phase,
@@ -160,6 +161,11 @@ def tiny_planned_layout(*, step_seconds: float = 0.25) -> PlannedLayout:
     )
 
 
+def tiny_certainty() -> Certainty:
+    """Return bands that are made up."""
+    return Certainty(half_width=0.25, source="published runs", ratio_half_width=0.1, ratio_source="sets of choices")
+
+
 def tiny_plan() -> Plan:
     """Return a plan with a winner, a runner-up and a baseline."""
     return Plan(
@@ -181,6 +187,7 @@ def tiny_plan() -> Plan:
         plans=(tiny_planned_layout(), tiny_planned_layout(step_seconds=0.5)),
         baseline=tiny_planned_layout(step_seconds=1.0),
         infeasible=None,
+        certainty=tiny_certainty(),
     )
 
 
@@ -204,4 +211,5 @@ def tiny_infeasible_plan() -> Plan:
             nearest=tiny_planned_layout(),
             relaxations=(Relaxation(change="4 nodes instead of 2", path="cluster.nodes", value="4"),),
         ),
+        certainty=tiny_certainty(),
     )

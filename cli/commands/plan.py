@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from cli.plan_file import PLAN_FILE, launch_target
 from planner.errors import NotExpressibleError
 from planner.plan import Plan
 from planner.request import Objective, Target
+
+if TYPE_CHECKING:
+    from cli.render_plan import Saved
 
 EXAMPLES = ("shardwright plan spec.yaml", "shardwright plan spec.yaml --set cluster.nodes=16 --out run")
 
@@ -95,6 +98,7 @@ def plan(
     from planner.launch import launch_file_names
     from planner.schema.plan import plan_to_text
     from planner.search import search
+    from planner.verification.kit import KIT_FILES
 
     stopwatch = Stopwatch()
     named = {"objective": objective, "target": target}
@@ -102,7 +106,7 @@ def plan(
     inputs = load_inputs(spec, set_ or (), options=options)
     if out is not None:
         names = launch_file_names(inputs.request.workload, target=launch_target(inputs.request.target))
-        check_writable(out, (PLAN_FILE, *names), force=force)
+        check_writable(out, (PLAN_FILE, *names, *KIT_FILES), force=force)
     stopwatch.lap("read inputs")
     with watching(show=wants_progress() and not quiet) as watch:
         found = search(inputs.model, inputs.cluster, inputs.request, top=top, watch=watch)
@@ -116,10 +120,10 @@ def plan(
             print_blocks(plan_blocks(found, verbose=verbose))
     finally:
         stopwatch.lap("print")
-        written = save(found, document, directory=out, force=force)
+        saved = save(found, document, directory=out, force=force)
         stopwatch.lap("write")
-    if written and format_ is Format.TEXT:
-        print_blocks(file_blocks(written))
+    if saved is not None and format_ is Format.TEXT:
+        print_blocks(file_blocks(saved))
     if timings:
         note("\n".join(stopwatch.lines()))
     if not found.plans:
@@ -128,20 +132,26 @@ def plan(
         raise typer.Exit(ExitCode.INFEASIBLE)
 
 
-def save(plan: Plan, document: str, *, directory: Path | None, force: bool) -> tuple[Path, ...]:
-    """Write the plan and the launch files of its best layout, if there are a layout and a place; return the paths.
+def save(plan: Plan, document: str, *, directory: Path | None, force: bool) -> "Saved | None":
+    """Write the plan, the launch files of its best layout and short runs of the best ones; None without any or a place.
 
     A plan for any target is kept even where no launch files can be written of it.
     """
     if directory is None or not plan.plans:
-        return ()
+        return None
+    from cli.render_plan import Saved
     from planner.launch import launch_files
+    from planner.verification.kit import verification_kit
 
+    target = launch_target(plan.target)
     files: Mapping[str, str] = {}
     try:
-        files = launch_files(plan, target=launch_target(plan.target))
+        files = launch_files(plan, target=target)
     except NotExpressibleError as error:
         if plan.target is not Target.ANY:
             raise
         note(f"No launch files: {error}")
-    return write_files(directory, {PLAN_FILE: document, **files}, force=force)
+    kit = verification_kit(plan, target=target)
+    main = {PLAN_FILE: document, **files}
+    write_files(directory, {**main, **(kit.files if kit is not None else {})}, force=force)
+    return Saved(directory=directory, names=tuple(main), kit=kit)

@@ -1,9 +1,10 @@
 """A plan's JSON form, both ways.
 
 The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. Keys of things
-that are not planned yet (`offload`, `band`) are there and null. What follows from other keys (`cp_kind`, `edp`,
-`days_to_train`, `cost_to_train`) is there for readers, and must agree when the file is read back. A file holds its
-inputs in full, so it is enough to emit, explain and check the plan.
+that are not planned yet (`offload`) are there and null. What follows from other keys (`cp_kind`, `edp`, `band`,
+`could_swap`, `days_to_train`, `cost_to_train`) is there for readers, and must agree when the file is read back. Files
+of versions that knew no `certainty` are read too. A file holds its inputs in full, so it is enough to emit, explain
+and check the plan.
 
     plan_from_document(parse_document(plan_to_text(plan), file="plan.json")) == plan
 
@@ -18,7 +19,7 @@ from dataclasses import fields, is_dataclass
 from planner.documents import Data, Document, Node
 from planner.documents.document import format_path
 from planner.errors import InputError
-from planner.plan import SCHEMA_VERSION, Infeasible, MemoryLine, Plan, PlannedLayout
+from planner.plan import SCHEMA_VERSION, Certainty, Infeasible, MemoryLine, Plan, PlannedLayout
 from planner.schema.plan_file import PlanFile
 from planner.schema.translate import Path, all_of, validated
 
@@ -114,26 +115,40 @@ def plan_to_json(plan: Plan) -> dict[str, Data]:
         "bound": plan.bound,
         "gap": plan.gap,
         "search": _json(plan.search),
-        "plans": [_planned_layout(planned) for planned in plan.plans],
-        "baseline": _planned_layout(plan.baseline) if plan.baseline else None,
-        "infeasible": _infeasible(plan.infeasible) if plan.infeasible else None,
+        "plans": [_planned_layout(planned, plan.certainty) for planned in plan.plans],
+        "baseline": _planned_layout(plan.baseline, plan.certainty) if plan.baseline else None,
+        "infeasible": _infeasible(plan.infeasible, plan.certainty) if plan.infeasible else None,
+        "certainty": _certainty(plan.certainty, plan.plans) if plan.certainty else None,
         "days_to_train": plan.days_to_train,
         "cost_to_train": plan.cost_to_train,
         "inputs": {"model": _json(plan.model), "cluster": _json(plan.cluster), "request": _json(plan.request)},
     }
 
 
-def _infeasible(infeasible: Infeasible) -> dict[str, Data]:
+def _certainty(certainty: Certainty, plans: Sequence[PlannedLayout]) -> dict[str, Data]:
+    return {
+        "half_width": certainty.half_width,
+        "source": certainty.source,
+        "ratio_half_width": certainty.ratio_half_width,
+        "ratio_source": certainty.ratio_source,
+        "could_swap": list(certainty.could_swap(plans)),
+    }
+
+
+def _infeasible(infeasible: Infeasible, certainty: Certainty | None) -> dict[str, Data]:
     return {
         "binding": infeasible.binding,
         "shortfall_bytes": infeasible.shortfall_bytes,
-        "nearest": _planned_layout(infeasible.nearest) if infeasible.nearest else None,
+        "nearest": _planned_layout(infeasible.nearest, certainty) if infeasible.nearest else None,
         "relaxations": [_json(relaxation) for relaxation in infeasible.relaxations],
     }
 
 
-def _planned_layout(planned: PlannedLayout) -> dict[str, Data]:
+def _planned_layout(planned: PlannedLayout, certainty: Certainty | None) -> dict[str, Data]:
     memory, memory_sources = _memory(planned.memory)
+    band: Data = None
+    if certainty is not None:
+        band = dict(zip(("low_seconds", "high_seconds"), certainty.band_seconds(planned), strict=True))
     layout = planned.layout
     return {
         "layout": {
@@ -172,7 +187,7 @@ def _planned_layout(planned: PlannedLayout) -> dict[str, Data]:
         "time": {line.term: line.seconds for line in planned.time},
         "sources": {**memory_sources, **{f"time.{line.term}": line.source for line in planned.time}},
         "assumptions": list(planned.assumptions),
-        "band": None,
+        "band": band,
     }
 
 

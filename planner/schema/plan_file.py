@@ -1,5 +1,6 @@
 """The pydantic mirror of a plan file, key by key: what is in it is the contract with its readers."""
 
+import math
 from dataclasses import fields
 from typing import Annotated
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from planner.layout import ContextKind, Layout, Overlap, Recompute, Schedule, Stage
 from planner.plan import (
     SCHEMA_VERSION,
+    Certainty,
     Infeasible,
     MemoryLine,
     Phase,
@@ -94,6 +96,27 @@ class LayoutFile(_Mapping):
         return Layout(**{field.name: getattr(self, field.name) for field in fields(Layout)})
 
 
+class BandFile(_Mapping):
+    """The ends of the band around a step time; they follow from it and from `certainty`."""
+
+    low_seconds: float
+    high_seconds: float
+
+
+class CertaintyFile(_Mapping):
+    """How far step times may be off; `could_swap` follows from the plans."""
+
+    half_width: Annotated[float, Field(ge=0)]
+    source: str
+    ratio_half_width: Annotated[float, Field(ge=0)]
+    ratio_source: str
+    could_swap: tuple[int, ...]
+
+    def to_certainty(self) -> Certainty:
+        """Return the certainty."""
+        return Certainty(**self.model_dump(exclude={"could_swap"}))
+
+
 class PlannedLayoutFile(_Mapping):
     """One layout with its price; `memory` is rank -> phase -> term -> bytes, `time` is term -> seconds."""
 
@@ -109,7 +132,7 @@ class PlannedLayoutFile(_Mapping):
     time: Annotated[dict[str, float], Field(min_length=1)]
     sources: dict[str, str]
     assumptions: tuple[str, ...]
-    band: None
+    band: BandFile | None
 
     @model_validator(mode="after")
     def _every_term_has_a_source(self) -> "PlannedLayoutFile":
@@ -222,6 +245,7 @@ class PlanFile(_Mapping):
     plans: tuple[PlannedLayoutFile, ...]
     baseline: PlannedLayoutFile | None
     infeasible: InfeasibleFile | None
+    certainty: CertaintyFile | None = None
     days_to_train: float | None
     cost_to_train: float | None
     inputs: InputsFile
@@ -243,6 +267,35 @@ class PlanFile(_Mapping):
             )
         return self
 
+    @model_validator(mode="after")
+    def _certainty_agrees(self) -> "PlanFile":
+        certainty = self.certainty.to_certainty() if self.certainty is not None else None
+        nearest = self.infeasible.nearest if self.infeasible is not None else None
+        for file in (*self.plans, self.baseline, nearest):
+            if file is None:
+                continue
+            band = None if certainty is None else certainty.band_seconds(file.to_planned_layout())
+            stored = None if file.band is None else (file.band.low_seconds, file.band.high_seconds)
+            if (band is None) != (stored is None) or not all(
+                math.isclose(old, new, rel_tol=1e-9) for old, new in zip(stored or (), band or (), strict=True)
+            ):
+                raise complaint(
+                    f"`band` = {shown(stored)} does not follow from the step time and `certainty`, which give"
+                    f" {shown(band)}.",
+                    "Plan again; a plan file is not edited by hand.",
+                    field="certainty",
+                )
+        if self.certainty is not None and certainty is not None:
+            swaps = certainty.could_swap([file.to_planned_layout() for file in self.plans])
+            if self.certainty.could_swap != swaps:
+                raise complaint(
+                    f"`could_swap` = {list(self.certainty.could_swap)} does not follow from the step times, which give"
+                    f" {list(swaps)}.",
+                    "Plan again; a plan file is not edited by hand.",
+                    field="certainty",
+                )
+        return self
+
     def to_plan(self) -> Plan:
         """Return the plan."""
         return Plan(
@@ -258,4 +311,5 @@ class PlanFile(_Mapping):
             plans=tuple(plan.to_planned_layout() for plan in self.plans),
             baseline=self.baseline.to_planned_layout() if self.baseline else None,
             infeasible=self.infeasible.to_infeasible() if self.infeasible else None,
+            certainty=self.certainty.to_certainty() if self.certainty else None,
         )

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 HEAVY = ("numpy", "ortools", "pulp", "torch", "pydantic", "scipy", "ruamel", "networkx", "rich")
-COMMANDS = ("plan", "emit", "explain", "mem", "init", "models", "clusters")
+COMMANDS = ("plan", "emit", "explain", "mem", "init", "models", "clusters", "collect")
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -20,6 +20,7 @@ from planner.placement import place
 from planner.plan import Plan
 from planner.search import search
 from planner.specs import ModelSpec, Trait
+from planner.verification.logs import read_log
 from planner.workload import AttentionKernel, DType, Precision
 from tests.emitted.deepspeed_plans import (
     FULL_RECOMPUTE,
@@ -359,5 +360,9 @@ def test_the_emitted_script_trains_goes_on_and_reads_tokens(tmp_path: Path) -> N
         )
         assert result.returncode == 0, result.stderr[-8000:]
         outputs.append([line for line in result.stdout.splitlines() if line.startswith("step ")])
+        log = read_log(result.stdout)
+        assert [f"{step}" for step in log.step_seconds] == [line.split()[1].partition("/")[0] for line in outputs[-1]]
+        assert log.peak_bytes is not None
+        assert log.peak_bytes > 0
     assert [line.split()[1] for line in outputs[0]] == ["1/2", "2/2"]
     assert [line.split()[1] for line in outputs[1]] == ["3/3"]

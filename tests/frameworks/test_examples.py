@@ -1,6 +1,7 @@
 """Every layout that the examples' plans offer, the runners-up included, is accepted by Megatron-LM."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,12 @@ import pytest
 from planner.emit.megatron import emit_megatron
 from planner.inputs import load_inputs
 from planner.plan import Plan
+from planner.readers.megatron import read_megatron
+from planner.request import Target
 from planner.search import search
+from planner.verification.kit import verification_kit
 from tests.frameworks.megatron_counts import ledger_parameters
-from tests.frameworks.megatron_environment import Verdict, ask_megatron, job_of
+from tests.frameworks.megatron_environment import Job, Verdict, ask_megatron, job_of
 
 pytestmark = pytest.mark.frameworks
 
@@ -60,6 +64,34 @@ def verdicts(plans: Mapping[str, Plan]) -> Mapping[tuple[str, int], Verdict]:
     keys = [(name, index) for name, plan in plans.items() for index in range(len(plan.plans))]
     answers = ask_megatron([job_of(plans[name], index) for name, index in keys])
     return dict(zip(keys, answers, strict=True))
+
+
+@pytest.fixture(scope="module")
+def short_verdicts(plans: Mapping[str, Plan]) -> Mapping[tuple[str, int], Verdict]:
+    """Return Megatron's verdict on the argument lists that `verify/` holds; no model is built a second time."""
+    keys: list[tuple[str, int]] = []
+    jobs: list[Job] = []
+    for name, plan in plans.items():
+        kit = verification_kit(plan, target=Target.MEGATRON)
+        assert kit is not None
+        scripts = [text for file, text in kit.files.items() if file.endswith("/launch.sh")]
+        for index, (script, _) in enumerate(zip(scripts, plan.plans, strict=True)):
+            flags = read_megatron(script, file="launch.sh").flags
+            words = tuple(word for flag in flags for word in (flag.name, *flag.values))
+            jobs.append(replace(job_of(plan, index), arguments=words, pipeline_ranks=()))
+            keys.append((name, index))
+    return dict(zip(keys, ask_megatron(jobs), strict=True))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_short_runs_are_parsed_and_validated_as_the_long_ones(
+    name: str, plans: Mapping[str, Plan], short_verdicts: Mapping[tuple[str, int], Verdict]
+) -> None:
+    plan = plans[name]
+    for index, planned in enumerate(plan.plans):
+        verdict = short_verdicts[name, index]
+        assert (verdict.failed_level, verdict.error) == ("", "")
+        assert verdict.num_microbatches == planned.layout.num_microbatches
 
 
 @pytest.mark.parametrize("name", SPECS)

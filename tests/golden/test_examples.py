@@ -12,12 +12,16 @@ from planner.inputs import load_inputs
 from planner.launch import launch_files
 from planner.schema.plan import plan_to_text
 from planner.search import search
+from planner.verification.kit import KIT_FILES, verification_kit
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CASES = sorted(path.parent.name for path in EXAMPLES.glob("*/spec.yaml"))
 PLAN_FILE = "plan.json"
 SHIPPED = frozenset({"train_deepspeed.py", "planned_model.py"})
 """Programs that are the same in every plan's folder; they stand in `planner/data/deepspeed`."""
+
+VERIFIED = frozenset({"llama-3.1-8b-1xdgx-h100", "llama-3.1-8b-deepspeed-1xdgx-h100", "mixtral-8x22b-8xdgx-h100"})
+"""Examples whose short runs are shown: the scripts and the list of runs. The runs' folders hold what emitters write."""
 
 FLOAT_TOLERANCE = 1e-9
 """Other processors add in another order; nothing else may differ."""
@@ -27,6 +31,10 @@ def files_of(case: str) -> dict[str, str]:
     inputs = load_inputs(EXAMPLES / case / "spec.yaml")
     plan = search(inputs.model, inputs.cluster, inputs.request, top=3)
     files = {name: text for name, text in launch_files(plan).items() if name not in SHIPPED}
+    if case in VERIFIED:
+        kit = verification_kit(plan, target=plan.target)
+        assert kit is not None
+        files |= {name: kit.files[name] for name in KIT_FILES}
     return {PLAN_FILE: plan_to_text(plan), **files}
 
 
@@ -56,10 +64,11 @@ def test_an_example_gives_the_files_beside_it(case: str, pytestconfig: pytest.Co
     folder = EXAMPLES / case / "expected"
     actual = files_of(case)
     if pytestconfig.getoption("--update-golden"):
-        folder.mkdir(exist_ok=True)
         for name, text in actual.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
-    assert sorted(path.name for path in folder.iterdir()) == sorted(actual)
+    there = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert there == sorted(actual)
     for name, text in actual.items():
         expected = (folder / name).read_text(encoding="utf-8")
         if name == PLAN_FILE:

@@ -12,6 +12,7 @@ from planner.inputs import read_inputs
 from planner.launch import launch_files
 from planner.plan import Status
 from planner.search import search
+from planner.verification.kit import short_plan, verification_kit
 from profiles.errors import CoverageError
 
 MODELS = ("llama-3.1-8b", "llama-3.1-405b", "qwen3-0.6b", "gpt2-xl", "gpt-j-6b", "falcon-7b")
@@ -83,3 +84,7 @@ def test_any_numbers_end_in_a_plan_a_proof_or_a_message(spec: Mapping[str, objec
     assert plan.best.peak_memory_bytes <= plan.best.memory_limit_bytes
     assert plan.best.lower_bound_seconds <= plan.best.step_seconds * (1 + 1e-9)
     assert launch_files(plan)
+    kit = verification_kit(plan, target=plan.target)
+    assert kit is not None
+    assert kit.num_runs == len(plan.plans)
+    assert short_plan(plan).request.workload.steps_to_train == kit.steps

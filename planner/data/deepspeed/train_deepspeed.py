@@ -113,7 +113,7 @@ def main() -> None:
         tokens = layout.global_batch * arguments.seq_len / seconds
         say(
             f"step {step + 1}/{arguments.steps} loss {loss:.6f} grad_norm {norm:.6f} seconds {seconds:.3f} "
-            f"tokens_per_second {tokens:.0f}"
+            f"tokens_per_second {tokens:.0f} peak_memory_gib {peak_memory_gib():.3f}"
         )
         last = step + 1 == arguments.steps
         if arguments.save is not None and (last or (step + 1) % arguments.save_interval == 0):
@@ -482,6 +482,14 @@ def train_step(engine: deepspeed.DeepSpeedEngine, sequences: Sequences, layout: 
         total += loss.detach().float()
     comm.all_reduce(total)  # the parts of a sequence add up; tensor-parallel processes hold the same loss
     return float(total) / (layout.micro_batches * layout.data * layout.tensor)
+
+
+def peak_memory_gib() -> float:
+    """Return the largest peak of the allocator so far, over all processes."""
+    peak = torch.tensor(float(get_accelerator().max_memory_allocated()), dtype=torch.float64)
+    peak = peak.to(get_accelerator().current_device_name())
+    comm.all_reduce(peak, op=comm.ReduceOp.MAX)
+    return float(peak) / (1 << 30)
 
 
 def say(text: str) -> None:

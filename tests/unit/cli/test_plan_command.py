@@ -1,6 +1,7 @@
 """`shardwright plan`: what it prints, writes and ends with, where the search finds a known plan."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,11 @@ from cli.exits import ExitCode
 from cli.main import app
 from planner.emit.megatron import emit_megatron
 from planner.errors import InputError
-from planner.plan import Plan
+from planner.plan import Certainty, Plan
 from planner.request import Constraints, Objective, PlanRequest, Target
 from planner.schema.plan import plan_to_text
 from planner.specs import ModelSpec
+from planner.verification.kit import verification_kit
 from profiles.hardware import Cluster
 from tests.unit.cli.samples import infeasible_plan, sample_plan
 
@@ -55,6 +57,8 @@ Runners-up and baseline
 Assumptions
   - GEMMs reach 80 % of the datasheet rate.
 """
+
+RUN_VERIFY = "run verify/, which --out writes."
 
 NOTHING_FITS = """\
 
@@ -144,8 +148,48 @@ def test_out_holds_the_plan_and_its_launch_files(spec: Path, finds: Finds, tmp_p
     result = RUNNER.invoke(app, ["plan", str(spec), "--out", str(out)])
     assert result.exit_code == 0
     files = {"plan.json": plan_to_text(sample_plan()), **emit_megatron(sample_plan())}
-    assert {path.name: path.read_text() for path in out.iterdir()} == files
-    assert result.stdout == SCREEN + "\nFiles\n" + "".join(f"  - {out / name}\n" for name in files)
+    kit = verification_kit(sample_plan(), target=Target.MEGATRON)
+    assert kit is not None
+    written = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}
+    assert written == {**files, **kit.files}
+    assert os.access(out / "verify" / "run.sh", os.X_OK)
+    assert result.stdout == (
+        SCREEN
+        + "\nFiles\n"
+        + "".join(f"  - {out / name}\n" for name in files)
+        + f"  - {out}/verify: 10 steps of the best 2 layouts, 0.075 minutes by prediction and their starts; "
+        f"bash {out}/verify/run.sh, then shardwright collect {out}/verify\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "line"),
+    [
+        ((0.2,), None),
+        ((0.2, 0.25), "The best layout survives: no runner-up is within 8 % of it."),
+        ((0.2, 0.21, 0.25), f"Runner-up 1 is within 8 % of the best: the two could swap; {RUN_VERIFY}"),
+        (
+            (0.2, 0.201, 0.21, 0.215, 0.217),
+            f"Runners-up 1, 2 and 3 are within 8 % of the best: any could swap with it; {RUN_VERIFY}",
+        ),
+    ],
+)
+def test_the_screen_says_whether_the_best_survives_its_band(
+    spec: Path, finds: Finds, seconds: Sequence[float], line: str | None
+) -> None:
+    plan = sample_plan()
+    certainty = Certainty(half_width=0.25, source="runs", ratio_half_width=0.08, ratio_source="choices")
+    plans = tuple(replace(plan.best, step_seconds=value) for value in seconds)
+    finds(replace(plan, plans=plans, baseline=None, certainty=certainty))
+    result = RUNNER.invoke(app, ["plan", str(spec)])
+    assert result.exit_code == 0
+    assert "  its band          160.0 ms to 250.0 ms, as wide as holds four of five published runs\n" in result.stdout
+    said = [text for text in result.stdout.splitlines() if "swap" in text or "survives" in text]
+    assert said == ([f"  {line}"] if line is not None else [])
+    assert result.stdout.endswith(
+        "Assumptions\n  - GEMMs reach 80 % of the datasheet rate.\n  - band of a step time: runs\n"
+        "  - band of the ratio of two layouts: choices\n"
+    )
 
 
 def test_an_earlier_plan_is_not_overwritten_and_nothing_is_searched(spec: Path, finds: Finds, tmp_path: Path) -> None:
@@ -161,18 +205,18 @@ def test_an_earlier_plan_is_not_overwritten_and_nothing_is_searched(spec: Path, 
     assert (out / "plan.json").read_text() == plan_to_text(sample_plan())
 
 
-@pytest.mark.parametrize("name", ["plan.json", "launch.sh", "job.sbatch"])
+@pytest.mark.parametrize("name", ["plan.json", "launch.sh", "job.sbatch", "verify/run.sh", "verify/runs.csv"])
 def test_every_file_that_may_be_written_is_checked_before_the_search(
     spec: Path, finds: Finds, tmp_path: Path, name: str
 ) -> None:
     asked = finds(sample_plan())
     out = tmp_path / "run"
-    out.mkdir()
+    (out / name).parent.mkdir(parents=True)
     (out / name).write_text("old")
     result = RUNNER.invoke(app, ["plan", str(spec), "--out", str(out)])
     assert (result.exit_code, result.stdout, asked) == (2, "", [])
     assert f"There is already {name}." in result.stderr
-    assert [path.name for path in out.iterdir()] == [name]
+    assert [path.relative_to(out) for path in out.rglob("*") if path.is_file()] == [Path(name)]
 
 
 def test_the_files_of_the_target_that_is_asked_for_are_checked(spec: Path, finds: Finds, tmp_path: Path) -> None:

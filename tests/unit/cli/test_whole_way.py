@@ -31,8 +31,17 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_plan_and_its_launch_files_are_there(planned: Path) -> None:
-    assert {path.name for path in (planned / "run").iterdir()} == {"plan.json", "launch.sh", "job.sbatch"}
+def test_the_plan_its_launch_files_and_short_runs_are_there(planned: Path) -> None:
+    assert {path.name for path in (planned / "run").iterdir()} == {"plan.json", "launch.sh", "job.sbatch", "verify"}
+    verify = {path.name.rpartition("-")[0] or path.name for path in (planned / "run" / "verify").iterdir()}
+    assert verify == {"run.sh", "job.sbatch", "runs.csv", "layout-0", "layout-1", "layout-2"}
+
+
+def test_runs_that_were_not_made_are_said_one_by_one(planned: Path) -> None:
+    result = shardwright("collect", planned / "run")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {planned / 'run' / 'verify'}: No run has left a measurement.\nlayout-0-")
+    assert result.stderr.count(": it was not made yet; run run.sh or job.sbatch beside its folder.\n") == 3
 
 
 def test_the_screen_is_plain_when_piped(planned: Path) -> None:

@@ -14,8 +14,8 @@ from tests.builders import tiny_infeasible_plan, tiny_plan
 from tests.unit.planner.model_kinds import expert_model, hybrid_model, latent_model
 
 PLAN_KEYS = (
-    "schema_version target status objective bound gap search plans baseline infeasible days_to_train cost_to_train "
-    "inputs"
+    "schema_version target status objective bound gap search plans baseline infeasible certainty days_to_train "
+    "cost_to_train inputs"
 )
 PLANNED_KEYS = (
     "layout step_seconds reevaluated_step_seconds lower_bound_seconds tokens_per_second_per_gpu mfu peak_memory_bytes "
@@ -49,7 +49,6 @@ def test_the_keys_of_a_plan_file_are_stable_and_in_order() -> None:
 
 def test_keys_of_later_versions_are_there_and_null() -> None:
     planned = json.loads(plan_to_text(tiny_plan()))["plans"][0]
-    assert planned["band"] is None
     assert planned["layout"]["offload"] is None
 
 
@@ -124,11 +123,13 @@ NOT_EDITED = "Plan again; a plan file is not edited by hand."
             '"infeasible": null',
             '"infeasible": {"binding": "x", "shortfall_bytes": 0, "nearest": null, "relaxations": []}',
             (
-                "plan.json:307:17: infeasible: `status` = feasible, but `infeasible` says otherwise.\n"
+                "plan.json:316:17: infeasible: `status` = feasible, but `infeasible` says otherwise.\n"
                 "The reasons are given exactly when nothing fits."
             ),
         ),
-        ('"band": null', '"band": [1, 2]', "plan.json:114:15: plans[0].band: `band` is not null.\nGive null."),
+        ('"low_seconds": 0.2', '"low_seconds": 0.3', "certainty: `band` = [0.3, 0.3125] does not follow from the step"),
+        ('"half_width": 0.25', '"half_width": 0.5', "certainty: `band` = [0.2, 0.3125] does not follow from the step"),
+        ('"could_swap": []', '"could_swap": [7]', "`could_swap` = [7] does not follow from the step times, which give"),
         (
             '"offload": null',
             '"offload": "cpu"',
@@ -147,7 +148,7 @@ NOT_EDITED = "Plan again; a plan file is not edited by hand."
         (
             '"hidden_size": 64',
             '"hidden_size": 0',
-            f"plan.json:314:22: inputs.model.hidden_size: `hidden_size` = 0 cannot be.\n{NOT_EDITED}",
+            f"plan.json:330:22: inputs.model.hidden_size: `hidden_size` = 0 cannot be.\n{NOT_EDITED}",
         ),
         (
             '"tdp_watts": 500.0',
@@ -185,12 +186,35 @@ def test_a_plan_file_that_was_cut_off_is_an_error() -> None:
 
 def test_every_removed_or_unknown_key_is_an_error() -> None:
     whole = plan_to_json(tiny_plan())
-    for key in whole:
+    for key in whole.keys() - {"certainty"}:
         cut = {name: value for name, value in whole.items() if name != key}
         with pytest.raises(InputError, match=f"`{key}` is missing"):
             read_back(json.dumps(cut))
     with pytest.raises(InputError, match="`mood` is not a known key"):
         read_back(json.dumps({**whole, "mood": "good"}))
+
+
+def test_files_of_versions_that_knew_no_bands_are_read() -> None:
+    plan = replace(tiny_plan(), certainty=None)
+    whole = plan_to_json(plan)
+    assert whole.pop("certainty") is None
+    assert read_back(json.dumps(whole)) == plan
+    assert read_back(plan_to_text(plan)) == plan
+
+
+def test_bands_without_what_they_follow_from_are_an_error() -> None:
+    whole = plan_to_json(tiny_plan())
+    del whole["certainty"]
+    with pytest.raises(InputError, match=r"`band` = \[0\.2, 0\.3125\] does not follow"):
+        read_back(json.dumps(whole))
+
+
+def test_who_may_swap_with_the_best_stands_in_the_file() -> None:
+    plan = tiny_plan()
+    near = replace(plan.best, step_seconds=plan.best.step_seconds * 1.05)
+    data = json.loads(plan_to_text(replace(plan, plans=(*plan.plans, near))))
+    assert data["certainty"]["could_swap"] == [2]
+    assert data["plans"][0]["band"] == {"low_seconds": 0.2, "high_seconds": 0.3125}
 
 
 def spread_layout() -> Layout:
