@@ -80,7 +80,8 @@ def _exposed_seconds(
     if step.collective_term is Term.TENSOR_PARALLEL:
         match cost_model.tensor_parallel_overlap:
             case TensorParallelOverlap.NOTHING:
-                return step.repeats * seconds
+                again = step.compute is not None and collective.kind is CollectiveKind.ALL_GATHER
+                return 0.0 if again else step.repeats * seconds
             case TensorParallelOverlap.EVERY_PRODUCT if step.compute is None and collective.kind in _IN_PIECES:
                 first = step.repeats * seconds / collective.size
                 return first + slowdown * (step.repeats * seconds - first)

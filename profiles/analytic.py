@@ -26,6 +26,7 @@ from profiles.constants import (
     COLLECTIVE_RAMP,
     COLLECTIVE_RAMP_BYTES,
     COLLECTIVE_START,
+    COLLECTIVE_WAIT,
     COLLECTIVES_IN_TRAINING,
     FP8_START,
     GEMM,
@@ -338,7 +339,7 @@ class AnalyticCostModel:
         latency = 0.0
         deepest = 0.0
         parts: list[_Reached] = []
-        kept = COLLECTIVES_IN_TRAINING.value if self.sustained else 1.0
+        kept, wait = (COLLECTIVES_IN_TRAINING.value, COLLECTIVE_WAIT.value) if self.sustained else (1.0, 0.0)
         for level in levels:
             members = self._members_in_unit(operation, level.num_gpus)
             if members > per_unit:
@@ -369,7 +370,7 @@ class AnalyticCostModel:
         how = "send" if operation.kind is CollectiveKind.SEND_RECV else f"ring {operation.kind}"
         sources = dict.fromkeys(part.source for part in parts)
         return Estimate(
-            seconds=start.value + latency + ramp_seconds + traffic,
+            seconds=start.value + wait + latency + ramp_seconds + traffic,
             source=Source.ASSUMED if ramp_carried_over or any(part.assumed for part in parts) else Source.ANALYTIC,
             note="; ".join((f"{how} over link levels", *sources, ramp.source)),
         )

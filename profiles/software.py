@@ -44,7 +44,7 @@ class TensorParallelOverlap(StrEnum):
     """What tensor-parallel collectives run beside."""
 
     NOTHING = "nothing"
-    """Each runs alone."""
+    """Each runs alone; what a layer has gathered is kept for its backward pass, not gathered again."""
     WEIGHT_GRADIENT = "weight-gradient"
     """Those of a column-parallel layer's backward pass run beside its products (Megatron-LM)."""
     EVERY_PRODUCT = "every-product"

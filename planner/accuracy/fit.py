@@ -26,6 +26,7 @@ from profiles.constants import Constant, Origin, named_constants, values_tried
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+GroupOf = Callable[[Prediction], str]
 
 MOST_ROWS = 150
 """Runs of one group that a fit looks at, evenly spread over its rows."""
@@ -53,10 +54,12 @@ class LeftOut:
 
     Args:
         group: The group.
+        values: The constants without it, by name.
         predictions: Its runs.
     """
 
     group: str
+    values: Mapping[str, float]
     predictions: tuple[Prediction, ...]
 
 
@@ -76,15 +79,12 @@ class TrainingFit:
         }
         self._low = np.log([constant.low for constant in self.constants.values()])
         self._high = np.log([constant.high for constant in self.constants.values()])
-        found = [entry for entry in map(self._predictor.predict, rows) if _is_timed(entry)]
-        self._of_group: dict[str, list[Prediction]] = defaultdict(list)
-        for entry in found:
-            self._of_group[entry.row.text("source_group")].append(entry)
-        sampled = [entry for entries in self._of_group.values() for entry in _spread(entries)]
+        self._found = [entry for entry in map(self._predictor.predict, rows) if _is_timed(entry)]
+        sampled = [entry for entries in _by(source_group, self._found).values() for entry in _spread(entries)]
+        self._sampled = sampled
         self._runs = [self._predictor.placed(entry.row) for entry in sampled]
         self._measured = np.log([entry.measured_step_seconds or 1.0 for entry in sampled])
-        self._groups = [entry.row.text("source_group") for entry in sampled]
-        self._weights = _weights([(entry.row.text("source_group"), entry.has_experts) for entry in sampled])
+        self._weights = _weights([(source_group(entry), entry.has_experts) for entry in sampled])
 
     def fitted(self, *, most_steps: int = 10) -> Mapping[str, float]:
         """Return the values that fit all groups best, by exact predictions, from the present ones on."""
@@ -98,15 +98,31 @@ class TrainingFit:
 
         return self._values(self._solved(residuals, jacobian, most_steps=most_steps))
 
-    def leave_out(self) -> tuple[LeftOut, ...]:
-        """Return every group as a fit without it predicts it."""
+    def leave_out(self, group_of: GroupOf | None = None) -> tuple[LeftOut, ...]:
+        """Return every group as a fit without it predicts it.
+
+        Args:
+            group_of: The group of a run; None is its source group.
+        """
+        group_of = group_of or source_group
         start = self._inside(self._present())
         errors, slopes = self._errors(start), self._slopes(start)
-        return tuple(self._without(group, start, errors, slopes) for group in self._of_group)
+        found: list[LeftOut] = []
+        for group, entries in _by(group_of, self._found).items():
+            self._progress(f"without {group}")
+            keep = np.array([group_of(entry) != group for entry in self._sampled])
+            values = self._without(keep, start, errors, slopes)
+            with values_tried(values):
+                self._predictor.forget_prices()
+                predictions = tuple(self._predictor.predict(entry.row) for entry in entries)
+            found.append(LeftOut(group=group, values=values, predictions=predictions))
+        self._predictor.forget_prices()
+        return tuple(found)
 
-    def _without(self, group: str, start: FloatArray, errors: FloatArray, slopes: FloatArray) -> LeftOut:
-        self._progress(f"without {group}")
-        keep = np.array([other != group for other in self._groups])
+    def _without(
+        self, keep: BoolArray, start: FloatArray, errors: FloatArray, slopes: FloatArray
+    ) -> Mapping[str, float]:
+        """Return the constants that some runs alone lead to, by the derivatives at `start`."""
 
         def residuals(point: FloatArray) -> FloatArray:
             return self._residuals(errors + slopes @ (point - start), point, keep)
@@ -114,11 +130,7 @@ class TrainingFit:
         def jacobian(point: FloatArray) -> FloatArray:
             return self._jacobian(errors + slopes @ (point - start), slopes, keep)
 
-        with values_tried(self._values(self._solved(residuals, jacobian))):
-            self._predictor.forget_prices()
-            predictions = tuple(self._predictor.predict(entry.row) for entry in self._of_group[group])
-        self._predictor.forget_prices()
-        return LeftOut(group=group, predictions=predictions)
+        return self._values(self._solved(residuals, jacobian))
 
     def _solved(
         self,
@@ -189,6 +201,19 @@ class TrainingFit:
         by_scaled = np.sqrt((root + 1) / 2) / root  # of sign(z) sqrt(2 (sqrt(1 + z^2) - 1))
         of_runs = (by_scaled * self._weights[keep] / ERROR_SCALE)[:, np.newaxis] * slopes[keep]
         return np.concatenate([of_runs, np.diag(4 * PRIOR_WEIGHT / (self._high - self._low))])
+
+
+def source_group(entry: Prediction) -> str:
+    """Return the source group of a run."""
+    return entry.row.text("source_group")
+
+
+def _by(group_of: GroupOf, entries: Sequence[Prediction]) -> Mapping[str, list[Prediction]]:
+    """Return runs by group, in order of first occurrence."""
+    found: dict[str, list[Prediction]] = defaultdict(list)
+    for entry in entries:
+        found[group_of(entry)].append(entry)
+    return found
 
 
 def _is_timed(entry: Prediction) -> bool:

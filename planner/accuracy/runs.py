@@ -117,8 +117,9 @@ def _layout(row: Row, model: ModelSpec, workload: TrainWorkload, stack: Stack, a
             param_gather=several and stack.overlaps and zero_stage >= 1,
             p2p=vpp > 1,
         ),
-        stages=stages_from_counts(even_counts(model.num_layers, degrees["pp"] * vpp)),
+        stages=stages_from_counts(_layers_per_stage(row, model.num_layers, degrees["pp"] * vpp)),
         cp=degrees["cp"],
+        ulysses=row.count("ulysses") or 1,
         ep=degrees["ep"],
         etp=row.count("etp") or 1,
     )
@@ -127,6 +128,17 @@ def _layout(row: Row, model: ModelSpec, workload: TrainWorkload, stack: Stack, a
 def _recipe_vpp(model: ModelSpec, pp: int) -> int:
     """Return the chunks a rank that NeMo's recipes take: the most, up to `MOST_CHUNKS`, that leave equal stages."""
     return next(vpp for vpp in range(MOST_CHUNKS, 0, -1) if vpp == 1 or model.num_layers % (pp * vpp) == 0)
+
+
+def _layers_per_stage(row: Row, num_layers: int, num_stages: int) -> tuple[int, ...]:
+    """Return the layers of each virtual stage: the row's own, with spaces between them, or even ones."""
+    text = row.text("layers_per_stage")
+    if not text:
+        return tuple(even_counts(num_layers, num_stages))
+    counts = tuple(int(word) for word in text.split() if word.isascii() and word.isdigit())
+    if len(counts) != num_stages or sum(counts) != num_layers:
+        raise ValueError(f"layers_per_stage = {row.quoted('layers_per_stage')} is no split of {num_layers} layers")
+    return counts
 
 
 def _num_microbatches(workload: TrainWorkload, together: int, *, stages: int, model: ModelSpec) -> int:
@@ -222,7 +234,7 @@ def _recompute(row: Row, assumed: list[str]) -> Recompute:
     """Return what a row says is recomputed; the frameworks' recipes recompute nothing while it fits."""
     text = row.text("recompute").lower()
     if text.startswith("full"):
-        return Recompute(granularity=Granularity.FULL)
+        return Recompute(granularity=Granularity.FULL, num_layers=row.count("recompute_layers"))
     known = {module.value for module in Module}
     modules = tuple(name for name in re.findall(r"[a-z_]+", text.partition(":")[2]) if name in known)
     if modules:

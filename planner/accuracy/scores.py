@@ -20,20 +20,24 @@ from planner.accuracy.training import Prediction
 LEAST_CHOICES = 5
 TOP = 3
 CHOICE_COLUMNS = ("source", "model", "hardware", "num_gpus", "seq_len", "global_batch")
-MEASURED_COLUMNS = frozenset(
-    {
-        "id",
-        "status",
-        "step_time_s",
-        "tokens_per_s_per_gpu",
-        "tflops_per_gpu",
-        "mfu",
-        "peak_mem_gb",
-        "derived",
-        "notes",
-    }
+LAYOUT_COLUMNS = (
+    "tp",
+    "pp",
+    "vpp",
+    "cp",
+    "ep",
+    "etp",
+    "dp",
+    "sequence_parallel",
+    "micro_batch",
+    "recompute",
+    "schedule",
+    "optimizer",
+    "precision",
+    "flash_attention",
+    "mode",
 )
-"""Columns that say what came of a run; all others say what was run."""
+"""What a user chooses: layout, number format and kernels. Releases of a framework are no choice of his."""
 
 
 class OfRow(Protocol):
@@ -152,16 +156,16 @@ def choices_of(predictions: Sequence[Prediction]) -> tuple[Choice, ...]:
 def _choice(entries: Sequence[Prediction]) -> Choice | None:
     """Return how well one set was chosen from; None where it is too small, or nothing in it differs.
 
-    Rows that differ in nothing but what was measured are repeats of one layout: the median of their times counts. Of
-    layouts that are predicted to be equally fast any may be chosen: the mean of their times counts.
+    Of rows with one layout the median counts. Of layouts that are predicted to be equally fast any may be chosen: the
+    mean of their times counts.
     """
-    times: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = defaultdict(list)
+    times: dict[tuple[str, ...], list[tuple[float, float]]] = defaultdict(list)
     for entry in entries:
-        layout = tuple((name, cell) for name, cell in entry.row.cells.items() if name not in MEASURED_COLUMNS)
+        layout = tuple(entry.row.text(column) for column in LAYOUT_COLUMNS)
         times[layout].append((entry.predicted_step_seconds or 0.0, entry.measured_step_seconds or 0.0))
     if len(times) < LEAST_CHOICES:
         return None
-    predicted = np.array([pairs[0][0] for pairs in times.values()])
+    predicted = np.array([median(time for time, _ in pairs) for pairs in times.values()])
     measured = np.array([median(time for _, time in pairs) for pairs in times.values()])
     if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
         return None

@@ -8,7 +8,7 @@ from planner.accuracy.runs import Run, run_of
 from planner.evaluate import Evaluation, evaluate, simulated_step_seconds
 from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
 from planner.layers import build_graph
-from planner.memory import peak_memory_bytes
+from planner.memory import memory_ledger, peak_memory_bytes
 from planner.placement import PlacedModel, place
 from planner.plan import MemoryLine, Phase
 from planner.specs import ModelSpec
@@ -124,12 +124,15 @@ class TrainingPredictor:
         self._cost_models = CostModels(sustained=True)
 
     def _placed(self, run: Run) -> PlacedRun:
-        graph = self._graph(run.model, run.workload, eager=run.stack.plain_modules)
+        graph = self._graph(run.model, run.workload, eager=False)
         return PlacedRun(run=run, placed=place(run.model, graph, run.layout, run.workload, run.stack.capabilities))
 
     def _ledger(self, run: Run, placed: PlacedModel, evaluation: Evaluation) -> tuple[MemoryLine, ...]:
         """Return the ledger of a run as its stack keeps it."""
         lines = evaluation.memory
+        if run.stack.plain_modules:
+            graph = self._graph(run.model, run.workload, eager=True)
+            lines = memory_ledger(place(run.model, graph, run.layout, run.workload, run.stack.capabilities))
         return _with_whole_logits(lines, placed) if run.stack.whole_logits else lines
 
     def _graph(self, model: ModelSpec, workload: TrainWorkload, *, eager: bool) -> ModelGraph:
