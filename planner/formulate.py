@@ -15,19 +15,12 @@ import numpy as np
 from planner.capabilities import ANY, Capabilities
 from planner.communication import shard_ranks
 from planner.layout import Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.memory import (
-    CONTEXT_BYTES,
-    FRAGMENTATION_FRACTION,
-    communicator_bytes,
-    fp8_copy_bytes,
-    half_gradient_bytes,
-    head_peak_bytes,
-    state_bytes,
-)
+from planner.memory import CONTEXT_BYTES, FRAGMENTATION_FRACTION, WORKSPACE_BYTES, head_peak_bytes
 from planner.placement import RankModel
 from planner.shape_costs import ShapeCosts
 from planner.shard import Elements, RankLayer
 from planner.specs import ModelSpec
+from planner.state_bytes import communicator_bytes, fp8_copy_bytes, half_gradient_bytes, state_bytes
 from planner.workload import TrainWorkload
 from solvers.problem import Problem
 
@@ -247,7 +240,7 @@ class _Demand:
             (0 if partial else layer.all_saved_bytes - layer.saved_bytes(layout.recompute)) + layer.transient_bytes
             for layer in layers
         )
-        always = CONTEXT_BYTES + communicator_bytes(layout, self.model)
+        always = CONTEXT_BYTES + WORKSPACE_BYTES + communicator_bytes(layout, self.model)
         if layout.pp > 1:
             always += self.padded(2 * rank_model.stream_bytes)
         if not self.generous:

@@ -10,99 +10,61 @@ published as formulas.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from planner.capabilities import Capabilities
-from planner.communication import Count, Grid, communicator_sizes, grid_of, num_moments, shard_ranks
+from planner.communication import num_moments, shard_ranks
+from planner.graph import LossReduction, Saved, Work
+from planner.habits import PLANNED, Fsdp, Habits, LossHabit
 from planner.layout import Layout, Schedule, Stage
 from planner.placement import PlacedModel, RankModel
 from planner.plan import MemoryLine, Phase
 from planner.schedule_orders import operation_order, peak_activation_bytes
 from planner.shard import Elements
-from planner.specs import ModelSpec
-from planner.workload import DType, Optimizer, Precision, TrainWorkload
+from planner.state_bytes import (
+    COMMUNICATOR_SOURCE,
+    FP8_COPY_SOURCE,
+    GROUP_COMMUNICATOR_BYTES,
+    MIB,
+    PAIR_COMMUNICATOR_BYTES,
+    communicator_bytes,
+    fp8_copy_bytes,
+    half_gradient_bytes,
+    split_bytes,
+    state_bytes,
+    uses_precision_aware_optimizer,
+)
+from planner.workload import DType
 
 SOFTMAX_NAME = "softmax of logits"
-MIB = 1 << 20
-CONTEXT_BYTES = 700 * MIB
-CONTEXT_SOURCE = "CUDA context, cuBLAS and Transformer Engine workspaces; no published figure"
-PAIR_COMMUNICATOR_BYTES = 544 * MIB
-GROUP_COMMUNICATOR_BYTES = 688 * MIB
-COMMUNICATOR_SOURCE = "544 MiB for a pair, 688 MiB for a larger group (measured on A100, NVIDIA/nccl issue 964)"
-FRAGMENTATION_FRACTION = 0.03
-FRAGMENTATION_SOURCE = "3 % of activations and temporaries lost to the caching allocator"
+PLAIN_SOFTMAX_NAME = "log-softmax of logits"  # of plain modules, which count what is beside it themselves
+CONTEXT_BYTES = 604 * MIB
+CONTEXT_SOURCE = "CUDA context and loaded kernels; no published figure"
+WORKSPACE_BYTES = 3 * 32 * MIB
+WORKSPACE_SOURCE = (
+    "cuBLAS workspaces of 32 MiB: of the forward thread, of the backward thread, Transformer Engine's own"
+)
+# SimuMax prints reserved beside allocated memory of nine Megatron-LM runs on B200. The difference over the ledger's
+# activations and temporaries is 12 to 47 %, and 21 % of the nine together.
+FRAGMENTATION_FRACTION = 0.12
+FRAGMENTATION_SOURCE = (
+    "12 % of activations and temporaries lost to the caching allocator, the least of nine published Megatron-LM runs"
+)
+FIXED_SEGMENTS_FRACTION = 0.21
+FIXED_SEGMENTS_SOURCE = (
+    "21 % of activations and temporaries lost to an allocator without expandable segments, as of nine published"
+    " Megatron-LM runs together"
+)
+FOREACH_SOURCE = "square roots of the second moments, of all parameters at once (torch.optim's foreach update)"
+ADAM_MOMENTS = 2
+ZERO_WEIGHTS = 3  # the zero_stage that splits weights
 VISION_SOURCE = "16-bit parameters of the vision tower, taken as frozen, beside the embedding; its work is not priced"
-ASSUMED_SOURCES = frozenset({CONTEXT_SOURCE, FRAGMENTATION_SOURCE, COMMUNICATOR_SOURCE, VISION_SOURCE})
+ASSUMED_SOURCES = frozenset(
+    {CONTEXT_SOURCE, FRAGMENTATION_SOURCE, FIXED_SEGMENTS_SOURCE, COMMUNICATOR_SOURCE, VISION_SOURCE}
+)
 """Sources of figures that nobody measured for this hardware."""
-
-
-FP8_COPY_SOURCE = "Transformer Engine keeps a row-wise and a column-wise fp8 copy of each weight, with their scales"
-FP8_COPY_BYTES = {
-    Precision.FP8_DELAYED: 2.0,
-    Precision.FP8_TENSORWISE: 2.0,
-    Precision.FP8_BLOCKWISE: 2.0 + 2 * 4 / 128**2,  # an fp32 scale for each block of 128 x 128
-    Precision.FP8_MXFP8: 2.0 + 2 / 32,  # an 8-bit scale for each run of 32
-}
-"""Bytes of fp8 copies for each element of a linear layer's weight."""
-
-
-def fp8_copy_bytes(precision: Precision) -> float:
-    """Return the bytes of fp8 copies for each element of a linear layer's weight; 0 without fp8."""
-    return FP8_COPY_BYTES.get(precision, 0.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateBytes:
-    """Bytes per element of what belongs to a trainable weight, before any sharding.
-
-    Args:
-        weight: The parameter itself.
-        gradient: Its gradient accumulator.
-        master: The optimizer's copy.
-        moments: The optimizer's moments.
-    """
-
-    weight: int
-    gradient: int
-    master: int
-    moments: int
-
-
-def state_bytes(workload: TrainWorkload) -> StateBytes:
-    """Return the bytes per trainable element.
-
-    With states in less than fp32, Transformer Engine's fused Adam keeps of an fp32 master of bf16 weights only the 16
-    bits that the weight lacks.
-    """
-    precision_aware = uses_precision_aware_optimizer(workload)
-    master = workload.master_dtype.num_bytes
-    if (
-        precision_aware
-        and workload.master_dtype is DType.FP32
-        and workload.precision.parameter_dtype is DType.BF16
-        and workload.optimizer is Optimizer.ADAM
-    ):
-        master = 2
-    return StateBytes(
-        weight=workload.precision.parameter_dtype.num_bytes,
-        gradient=workload.gradient_dtype.num_bytes,
-        master=master,
-        moments=num_moments(workload) * workload.moment_dtype.num_bytes,
-    )
-
-
-def half_gradient_bytes(layout: Layout, workload: TrainWorkload, capabilities: Capabilities) -> int:
-    """Return the bytes per trainable element of 16-bit gradients that are kept beside the accumulated ones."""
-    apart = workload.gradient_dtype is not workload.precision.parameter_dtype
-    return 2 if capabilities.half_gradients and layout.zero_stage == 1 and apart else 0
-
-
-def uses_precision_aware_optimizer(workload: TrainWorkload) -> bool:
-    """Return whether master weights or moments are kept in less than fp32."""
-    return workload.master_dtype is not DType.FP32 or workload.moment_dtype is not DType.FP32
 
 
 def chunk_activation_bytes(placed: PlacedModel, stage: Stage) -> int:
@@ -131,33 +93,31 @@ def _working_set_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
     return largest
 
 
-def communicator_bytes(layout: Layout, model: ModelSpec) -> int:
-    """Return the memory of every communicator that one rank opens."""
-    return communicators_bytes(grid_of(layout), model)
-
-
-def communicators_bytes(grid: Grid[Count], model: ModelSpec) -> Count:
-    """Return the memory of every communicator that one rank opens, of one layout or of many."""
-    sizes = communicator_sizes(grid, tied_embedding=model.copies_embedding, has_experts=model.has_experts)
-    pairs, groups = sizes[0] * 0, sizes[0] * 0
-    for size in sizes:
-        pairs = pairs + 1 * (size == 2)
-        groups = groups + 1 * (size > 2)
-    total: Count = pairs * PAIR_COMMUNICATOR_BYTES + groups * GROUP_COMMUNICATOR_BYTES
-    return total
-
-
 def head_peak_bytes(rank_model: RankModel) -> int:
-    """Return the loss's peak: fp32 softmax kept, logits or their gradient in 16 bit beside it, the norm's tensors.
+    """Return the loss's peak: fp32 softmax kept, what its backward pass holds beside it, the norm's tensors.
 
-    Multi-token prediction keeps a softmax of its own for each module, and its blocks have a backward pass as well.
+    Beside it are logits or their gradient in 16 bit. Megatron-LM's fused loss, which is compiled, also subtracts the
+    target from an fp32 copy of the softmax (`fused_cross_entropy.py: calculate_gradients`): 10 bytes a logit, as its
+    functional tests show. Multi-token prediction keeps a softmax of its own for each module, and its blocks have a
+    backward pass as well.
     """
-    softmaxes = [part.num_bytes for part in rank_model.head.saved if part.saved.name.endswith(SOFTMAX_NAME)]
-    kept = sum(part.num_bytes for part in rank_model.head.saved)
-    beside = softmaxes[0] // 2
+    head = rank_model.head
+    softmaxes = [part for part in head.saved if part.saved.name.endswith(SOFTMAX_NAME)]
+    kept = sum(part.num_bytes for part in head.saved)
+    beside = softmaxes[0].num_bytes // 2
+    if any(_is_compiled_loss(part.operator.work) for part in head.operators) and not _is_plain(softmaxes[0].saved):
+        beside += softmaxes[0].num_bytes
     if len(softmaxes) > 1:
         beside = max(beside, rank_model.head.transient_bytes)
     return kept + beside
+
+
+def _is_compiled_loss(work: Work) -> bool:
+    return isinstance(work, LossReduction) and work.num_reductions < LossReduction().num_reductions
+
+
+def _is_plain(saved: Saved) -> bool:
+    return saved.name.endswith(PLAIN_SOFTMAX_NAME)
 
 
 @lru_cache(maxsize=256)
@@ -169,8 +129,8 @@ def _activation_peaks(
     return peak_activation_bytes(order, bytes_RC)
 
 
-def memory_ledger(placed: PlacedModel) -> tuple[MemoryLine, ...]:
-    """Return every line of every pipeline rank's memory."""
+def memory_ledger(placed: PlacedModel, habits: Habits = PLANNED) -> tuple[MemoryLine, ...]:
+    """Return every line of every pipeline rank's memory, as a framework of `habits` keeps it."""
     layout = placed.layout
     peaks = _activation_peaks(
         layout.schedule,
@@ -181,13 +141,13 @@ def memory_ledger(placed: PlacedModel) -> tuple[MemoryLine, ...]:
     )
     lines: list[MemoryLine] = []
     for pipeline_rank in range(layout.pp):
-        always = _permanent_terms(placed, pipeline_rank)
-        moments = _moment_terms(placed, pipeline_rank)
-        dynamic = _dynamic_terms(placed, pipeline_rank, peaks[pipeline_rank])
+        always = _permanent_terms(placed, pipeline_rank, habits)
+        moments = _moment_terms(placed, pipeline_rank, habits)
+        dynamic = _dynamic_terms(placed, pipeline_rank, peaks[pipeline_rank], habits)
         for phase, terms in (
             (Phase.INITIALISATION, always),
             (Phase.FORWARD_BACKWARD, [*always, *moments, *dynamic]),
-            (Phase.OPTIMIZER_STEP, [*always, *moments, *_update_terms(placed, pipeline_rank)]),
+            (Phase.OPTIMIZER_STEP, [*always, *moments, *_update_terms(placed, pipeline_rank, habits)]),
         ):
             lines += [
                 MemoryLine(
@@ -209,21 +169,6 @@ class _Term:
     source: str
 
 
-def _share(num_bytes: int, group: int) -> int:
-    return -(-num_bytes // group)
-
-
-def split_bytes(elements: Elements, per_element: int, ranks: tuple[int, int]) -> int:
-    """Return one rank's part of what the ranks of each grid split, both parts rounded up.
-
-    Args:
-        elements: Elements on the rank before they are split.
-        per_element: Bytes of each.
-        ranks: Over how many ranks (dense, expert).
-    """
-    return _share(elements.dense * per_element, ranks[0]) + _share(elements.expert * per_element, ranks[1])
-
-
 def _split_note(elements: Elements, ranks: tuple[int, int]) -> str:
     """Return over how many ranks something is split, in words."""
     dense, expert = ranks
@@ -233,10 +178,26 @@ def _split_note(elements: Elements, ranks: tuple[int, int]) -> str:
     return note
 
 
-def _permanent_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
+def _is_fsdp(layout: Layout, habits: Habits) -> bool:
+    return habits.fsdp is not Fsdp.NONE and layout.zero_stage == 3
+
+
+def _repeated_communicator_bytes(layout: Layout) -> int:
+    """Return the memory of communicators over all ranks beside the first, which PyTorch's FSDP does not open.
+
+    A mesh of one dimension is the default group; gradient norms are summed there too.
+    """
+    size = layout.world_size
+    repeated = (layout.dp * layout.cp == size) + 1
+    return repeated * (PAIR_COMMUNICATOR_BYTES if size == 2 else GROUP_COMMUNICATOR_BYTES if size > 2 else 0)
+
+
+def _permanent_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[_Term]:
     """Return what a rank holds from initialisation on."""
     layout, workload = placed.layout, placed.workload
     per_element = state_bytes(workload)
+    if _is_fsdp(layout, habits):
+        per_element = replace(per_element, weight=0, gradient=per_element.master)
     everything = placed.elements(pipeline_rank)
     trainable = placed.elements(pipeline_rank, trainable=True)
     states, gradients, weights = (shard_ranks(layout, zero_stage=stage) for stage in (1, 2, 3))
@@ -257,6 +218,7 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
             source=f"{per_element.master} bytes an element{_split_note(trainable, states)}",
         ),
         _Term(name="context and libraries", num_bytes=CONTEXT_BYTES, source=CONTEXT_SOURCE),
+        _Term(name="workspaces", num_bytes=WORKSPACE_BYTES, source=WORKSPACE_SOURCE),
     ]
     half = half_gradient_bytes(layout, workload, placed.capabilities)
     if half:
@@ -271,12 +233,14 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
         tower = placed.model.vision.num_parameters * per_element.weight
         terms.append(_Term(name="vision tower", num_bytes=tower, source=VISION_SOURCE))
     communicators = communicator_bytes(layout, placed.model)
+    if _is_fsdp(layout, habits):
+        communicators -= _repeated_communicator_bytes(layout)
     if communicators:
         terms.append(_Term(name="communicators", num_bytes=communicators, source=COMMUNICATOR_SOURCE))
     return terms
 
 
-def _moment_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
+def _moment_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[_Term]:
     """Return what is made at the first step and stays: moments, fp8 copies, gathered parameters."""
     layout, workload = placed.layout, placed.workload
     states = shard_ranks(layout, zero_stage=1)
@@ -288,8 +252,11 @@ def _moment_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
             source=f"{num_moments(workload)} in {workload.moment_dtype}{_split_note(trainable, states)}",
         )
     ]
-    if workload.precision.is_fp8:
-        operands = sum(layer.gemm_operands * count for layer, count in placed.layer_counts(pipeline_rank))
+    if workload.precision.is_fp8 and not _is_fsdp(layout, habits):
+        counted = placed.layer_counts(pipeline_rank)
+        operands = sum(layer.gemm_operands * count for layer, count in counted)
+        if layout.zero_stage == ZERO_WEIGHTS:  # a layer that is given back takes its copies with it
+            operands = min(operands, 2 * max((layer.gemm_operands for layer, _ in counted), default=0))
         if pipeline_rank == layout.pp - 1:
             operands += placed.rank_model.head.gemm_operands  # of multi-token prediction
         copies = math.ceil(operands * fp8_copy_bytes(workload.precision))
@@ -298,23 +265,29 @@ def _moment_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
         terms.append(
             _Term(
                 name="gathered parameters",
-                num_bytes=_gathered_elements(placed, pipeline_rank) * state_bytes(workload).weight,
+                num_bytes=_gathered_elements(placed, pipeline_rank, habits) * state_bytes(workload).weight,
                 source="embedding and head whole, and the layers that are gathered ahead",
             )
         )
     return terms
 
 
-def _gathered_elements(placed: PlacedModel, pipeline_rank: int) -> int:
+def _gathered_elements(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> int:
     """Return the weights that are whole at once with sharded weights, at least two layers.
 
-    Embedding and head are no units of Megatron-FSDP and stay whole for the step.
+    Embedding and head are no units of Megatron-FSDP and stay whole for the step; PyTorch's root unit holds them alike.
+    PyTorch gathers one layer ahead.
     """
     counted = placed.layer_counts(pipeline_rank)
     layers = sum(layer.elements().total * count for layer, count in counted)
     largest = max((layer.elements().total for layer, _ in counted), default=0)
     ends = placed.elements(pipeline_rank).total - layers
-    return ends + min(layers, max(placed.capabilities.prefetched_weights, 2 * largest))
+    ahead = placed.capabilities.prefetched_weights
+    if not _is_fsdp(placed.layout, habits):
+        return ends + min(layers, max(ahead, 2 * largest))
+    two = min(layers, 2 * largest)
+    apart = max(ends, two) if habits.fsdp is Fsdp.PER_PARAMETER else 0
+    return ends + two + apart
 
 
 def _queued_gradient_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
@@ -335,23 +308,33 @@ def _queued_gradient_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Ter
     ]
 
 
-def _update_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
-    """Return what only the optimizer step needs: 16-bit gradients are copied to fp32 for fp32 master weights."""
+def _update_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[_Term]:
+    """Return what only the optimizer step needs: gradients copied to fp32, temporaries of an update in one call."""
     workload = placed.workload
-    if workload.gradient_dtype is DType.FP32 or uses_precision_aware_optimizer(workload):
-        return []
     states = shard_ranks(placed.layout, zero_stage=1)
     trainable = placed.elements(pipeline_rank, trainable=True)
-    return [
-        _Term(
-            name="fp32 gradients",
-            num_bytes=split_bytes(trainable, DType.FP32.num_bytes, states),
-            source=f"copy of the {workload.gradient_dtype} gradients for the update{_split_note(trainable, states)}",
+    terms: list[_Term] = []
+    copied = workload.gradient_dtype is not DType.FP32 and not uses_precision_aware_optimizer(workload)
+    if copied and not _is_fsdp(placed.layout, habits):
+        terms.append(
+            _Term(
+                name="fp32 gradients",
+                num_bytes=split_bytes(trainable, DType.FP32.num_bytes, states),
+                source=f"copy of {workload.gradient_dtype} gradients for the update{_split_note(trainable, states)}",
+            )
         )
-    ]
+    if habits.foreach_update and num_moments(workload) == ADAM_MOMENTS:
+        terms.append(
+            _Term(
+                name="update temporaries",
+                num_bytes=split_bytes(trainable, workload.moment_dtype.num_bytes, states),
+                source=f"{FOREACH_SOURCE}{_split_note(trainable, states)}",
+            )
+        )
+    return terms
 
 
-def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: int) -> list[_Term]:
+def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: int, habits: Habits) -> list[_Term]:
     """Return what lives between a forward pass and its backward pass at the worst moment."""
     layout = placed.layout
     terms = [
@@ -362,18 +345,23 @@ def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: in
             + ("" if layout.pp == 1 else f", {layout.schedule} schedule"),
         )
     ]
+    fsdp = _is_fsdp(layout, habits)
     working = _working_set_bytes(placed, pipeline_rank)
+    if fsdp:
+        working += _reduced_layer_bytes(placed, pipeline_rank)
     has_head = any(stage.has_head for stage in layout.chunks(pipeline_rank))
-    head = head_peak_bytes(placed.rank_model) if has_head else 0
-    if head > working:
+    head = _loss_bytes(placed, habits) if has_head else 0
+    if head > working or (head and habits.fixed_segments):
         terms.append(
             _Term(
                 name="logits and loss",
                 num_bytes=head,
-                source="logits and what the loss makes of them; outweigh any layer's temporaries",
+                source=habits.loss.source
+                if habits.loss is not None
+                else "logits and what the loss makes of them; outweigh any layer's temporaries",
             )
         )
-    else:
+    if working >= head or habits.fixed_segments:
         terms.append(
             _Term(
                 name="backward temporaries",
@@ -381,15 +369,47 @@ def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: in
                 source="recomputed tensors and gradients of the largest layer",
             )
         )
-    terms += _queued_gradient_terms(placed, pipeline_rank)
+    if not fsdp:
+        terms += _queued_gradient_terms(placed, pipeline_rank)
     if layout.pp > 1:
         buffers = 2 * placed.rank_model.stream_bytes * (2 if layout.overlap.p2p else 1)
         terms.append(
             _Term(name="pipeline buffers", num_bytes=buffers, source="received activations and their gradients")
         )
-    lost = round(sum(term.num_bytes for term in terms) * FRAGMENTATION_FRACTION)
-    terms.append(_Term(name="fragmentation", num_bytes=lost, source=FRAGMENTATION_SOURCE))
+        in_flight = min(layout.num_microbatches, layout.pp - pipeline_rank)
+        if habits.keeps_stage_outputs and not has_head:
+            outputs = in_flight * placed.rank_model.stream_bytes
+            terms.append(_Term(name="stage outputs", num_bytes=outputs, source="kept until their gradients have come"))
+    fraction, source = FRAGMENTATION_FRACTION, FRAGMENTATION_SOURCE
+    if habits.fixed_segments:
+        fraction, source = FIXED_SEGMENTS_FRACTION, FIXED_SEGMENTS_SOURCE
+    lost = round(sum(term.num_bytes for term in terms) * fraction)
+    terms.append(_Term(name="fragmentation", num_bytes=lost, source=source))
     return terms
+
+
+def _logits_bytes(placed: PlacedModel, loss: LossHabit, logit_bytes: int) -> int:
+    """Return what so many bytes for each logit of one micro-batch take on a rank."""
+    layout = placed.layout
+    tokens = -(-placed.workload.seq_len // layout.cp) * layout.micro_batch_size
+    vocab_size = placed.model.vocab_size
+    return tokens * (vocab_size if loss.whole else -(-vocab_size // layout.tp)) * logit_bytes
+
+
+def _loss_bytes(placed: PlacedModel, habits: Habits) -> int:
+    """Return what the head takes at the loss's peak."""
+    if habits.loss is None:
+        return head_peak_bytes(placed.rank_model)
+    head = placed.rank_model.head
+    beside = sum(part.num_bytes for part in head.saved if not part.saved.vocab_features)
+    return beside + _logits_bytes(placed, habits.loss, habits.loss.logit_bytes)
+
+
+def _reduced_layer_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
+    """Return what PyTorch's FSDP takes to reduce a layer: gradients as computed, and the buffer that is reduced."""
+    largest = max((layer.trainable.total for layer, _ in placed.layer_counts(pipeline_rank)), default=0)
+    per_element = state_bytes(placed.workload)
+    return largest * (per_element.weight + per_element.master)
 
 
 def peak_memory_bytes(lines: tuple[MemoryLine, ...]) -> int:

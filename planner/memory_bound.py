@@ -15,19 +15,12 @@ from numpy.typing import NDArray
 from planner.capabilities import Capabilities
 from planner.communication import Grid
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.memory import (
-    CONTEXT_BYTES,
-    FRAGMENTATION_FRACTION,
-    StateBytes,
-    communicators_bytes,
-    fp8_copy_bytes,
-    head_peak_bytes,
-    state_bytes,
-)
+from planner.memory import CONTEXT_BYTES, FRAGMENTATION_FRACTION, WORKSPACE_BYTES, ZERO_WEIGHTS, head_peak_bytes
 from planner.placement import RankModel
 from planner.points import BoolArray, IntArray, Points
 from planner.shard import Elements
 from planner.specs import ModelSpec
+from planner.state_bytes import StateBytes, communicators_bytes, fp8_copy_bytes, state_bytes
 from planner.unsharded_bound import Unsharded
 from planner.workload import TrainWorkload
 
@@ -172,6 +165,7 @@ class MemoryNeed:
             return total_X
 
         copies = fp8_copy_bytes(workload.precision)
+        kept_copies_X = np.where(points.zero_stage_X == ZERO_WEIGHTS, 0.0, copies)
         self.static_DX: list[FloatArray] = []
         self.saved_DX: list[FloatArray] = []
         self.working_DX: list[FloatArray] = []
@@ -182,7 +176,7 @@ class MemoryNeed:
         for block in range(len(self._shapes[0].counts_D)):
             of_block_KX = facts_KX[_OF_ENDS + _OF_LAYER * block :][:_OF_LAYER]
             operands_X, all_saved_X, transient_X, input_X = of_block_KX[4:]
-            self.static_DX.append(states_X(of_block_KX[:4]) + operands_X * copies)
+            self.static_DX.append(states_X(of_block_KX[:4]) + operands_X * kept_copies_X)
             self.unsharded.add_layer(of_block_KX[:4])
             saved_X = saved_SDR[self._shape_X, block, points.recompute_X]
             self.saved_DX.append(saved_X * lost)
@@ -199,7 +193,7 @@ class MemoryNeed:
         self.head_peak_X = head_peak_X * lost
         buffers_X = np.where(points.vpp_X > 1, 4.0, 2.0)  # `skeleton` overlaps transfers where it interleaves
         self.pipeline_X = np.where(points.pp_X > 1, buffers_X * stream_X * lost, 0.0)
-        self.always_X = CONTEXT_BYTES + _communicator_bytes_X(points, model)
+        self.always_X = CONTEXT_BYTES + WORKSPACE_BYTES + _communicator_bytes_X(points, model)
         self._mean_static_X, self._mean_saved_X, self.quotients_DX = self._reference()
 
     def where(self, mask_X: BoolArray) -> "MemoryNeed":

@@ -25,11 +25,11 @@ import numpy as np
 from planner.capabilities import Capabilities
 from planner.graph import ModelGraph, Module
 from planner.layout import Granularity, Recompute, even_counts
-from planner.memory import uses_precision_aware_optimizer
 from planner.points import BoolArray, IntArray, Points, Scope, distinct_columns
 from planner.request import Bounds, Constraints
 from planner.space_rules import Rule, mesh_rules, recompute_rules, use_rules
 from planner.specs import ModelSpec
+from planner.state_bytes import uses_precision_aware_optimizer
 from planner.workload import AttentionKernel, TrainWorkload
 
 MAX_SCHEDULED_OPERATIONS = 1_000_000

@@ -11,9 +11,9 @@ import numpy as np
 
 from planner.graph import Axis, ExpertLinear, Linear, ModelGraph, Parallel
 from planner.layout import ContextKind, Granularity, Recompute
-from planner.memory import uses_precision_aware_optimizer
 from planner.points import BoolArray, IntArray, Points, Scope
 from planner.request import Constraints
+from planner.state_bytes import uses_precision_aware_optimizer
 from planner.workload import DType, Packing, Precision
 
 Rule = tuple[str, BoolArray]

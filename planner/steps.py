@@ -522,7 +522,8 @@ def transient_bytes(operator: Operator, sharding: Sharding) -> int:
     """Return what one operator's backward holds besides saved tensors: gradients of its output and input, 16 bit.
 
     A column-parallel layer under sequence parallelism also holds its gathered input, one that spreads key/value heads
-    over more ranks its gathered output; a ring holds keys and values on their way and their gradients.
+    over more ranks its gathered output; a ring holds keys and values on their way and their gradients; unfused
+    attention holds the gradients of its probabilities and of its scores.
     """
     work = operator.work
     match work:
@@ -545,7 +546,9 @@ def transient_bytes(operator: Operator, sharding: Sharding) -> int:
             keys = split_features(work.num_kv_heads * work.qk_head_dim, sharding.tp, work.qk_head_dim)
             values = split_features(work.num_kv_heads * work.v_head_dim, sharding.tp, work.v_head_dim)
             ring_bytes = 4 * _key_value_bytes(work, sharding) if sharding.ring > 1 else 0
-            return sharding.tokens * (queries + outputs + keys + values) * 2 + ring_bytes
+            heads = split_features(work.num_heads, sharding.tp, 1)
+            scores = 0 if work.fused else 2 * heads * sharding.seq_len
+            return sharding.tokens * (queries + outputs + keys + values + scores) * 2 + ring_bytes
         case StateScan():
             return sharding.tokens * (work.in_features + work.num_heads * work.value_dim) // sharding.tp * 2
         case _:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.capabilities import Capabilities
-from planner.memory import StateBytes
 from planner.points import BoolArray, IntArray
+from planner.state_bytes import StateBytes
 
 FloatArray = NDArray[np.float64]
 

@@ -12,10 +12,10 @@ from planner.capabilities import CAPABILITIES, Capabilities
 from planner.graph import Axis, CoreAttention, ExpertLinear, Linear, ModelGraph, Module, Parallel
 from planner.layers import build_graph
 from planner.layout import ContextKind, Granularity, Layout, Schedule
-from planner.memory import uses_precision_aware_optimizer
 from planner.plan import PlannedLayout
 from planner.request import Constraints, PlanRequest
 from planner.specs import ModelSpec
+from planner.state_bytes import uses_precision_aware_optimizer
 from planner.workload import DType, Packing, Precision, TrainWorkload
 from profiles.hardware import Cluster
 

@@ -4,6 +4,7 @@ import re
 from functools import lru_cache
 
 from planner.accuracy.measurements import LONGEST_SHOWN, Row
+from planner.accuracy.tested_models import TESTED, tested_model
 from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Norm, PositionEmbedding, Router
 from planner.bundled import find_bundled, load_bundled
 from planner.decoder import Decoder
@@ -31,6 +32,8 @@ def model_of(row: Row) -> tuple[ModelSpec, list[str]]:
         ValueError: The row neither names a bundled model nor gives its sizes.
     """
     name = row.text("model")
+    if TESTED.search(name):
+        return tested_model(row)
     bundled = find_bundled(name)
     sizes = {column: row.count(column) for column in ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab")}
     if bundled is not None:

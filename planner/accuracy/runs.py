@@ -7,7 +7,9 @@ from planner.accuracy.machines import cluster_named
 from planner.accuracy.measurements import Row
 from planner.accuracy.models import model_of
 from planner.accuracy.stacks import Stack, attention_of, stack_named
+from planner.accuracy.tested_models import dropout_of
 from planner.graph import Module
+from planner.habits import Habits
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, even_counts, stages_from_counts
 from planner.space import MAX_SCHEDULED_OPERATIONS
 from planner.specs import ModelSpec
@@ -44,6 +46,10 @@ class Run:
         layout: The layout.
         stack: The training framework.
         software: What runs the kernels: the stack's, as the row changes it.
+        compiled: Blocks are compiled.
+        keeps_products: The stack's selective checkpointing of operations.
+        fuses_loss: The row's test is of Megatron-LM's fused loss.
+        recompute_said: The row says what is recomputed; nothing, or "selective" alone, leaves it to what fits.
         assumptions: What filled empty cells.
     """
 
@@ -53,7 +59,19 @@ class Run:
     layout: Layout
     stack: Stack
     software: Software
+    compiled: bool
+    keeps_products: bool
+    recompute_said: bool
+    fuses_loss: bool
     assumptions: tuple[str, ...]
+
+    @property
+    def habits(self) -> Habits:
+        """Return what the stack keeps, as the row changes it."""
+        loss = self.stack.compiled_loss if self.compiled else None
+        if self.fuses_loss:
+            return replace(self.stack.habits, loss=None)
+        return self.stack.habits if loss is None else replace(self.stack.habits, loss=loss)
 
 
 def run_of(row: Row) -> Run:
@@ -65,7 +83,7 @@ def run_of(row: Row) -> Run:
     model, assumed = model_of(row)
     cluster, of_cluster = cluster_named(row.text("hardware"), row.needed("num_gpus"))
     assumed += [of_cluster] if of_cluster else []
-    stack = stack_named(row.text("framework"))
+    stack = stack_named(row.text("framework"), year=_year(row))
     assumed.append(f"stack: {stack.title}")
     workload = _workload(row, model, cluster, stack, assumed)
     layout = _layout(row, model, workload, stack, assumed)
@@ -76,6 +94,10 @@ def run_of(row: Row) -> Run:
         layout=layout,
         stack=stack,
         software=_software(row, stack),
+        compiled=_is_compiled(row),
+        keeps_products=stack.keeps_products and row.text("recompute").lower() in ("selective", "selective:op"),
+        recompute_said=row.text("recompute").lower() not in ("", "selective") or stack.keeps_products,
+        fuses_loss="cross_entropy_loss_fusion" in row.text("model"),
         assumptions=tuple(assumed),
     )
 
@@ -166,6 +188,7 @@ def _workload(row: Row, model: ModelSpec, cluster: Cluster, stack: Stack, assume
         assumed.append(f"adapters: rank {LORA.rank} on {', '.join(LORA.target_modules)}")
     kernels = attention_of(row.text("flash_attention"))
     scores = stack.keeps_scores if kernels is None else kernels.keeps_scores
+    scores |= "transformer-impl=local" in row.text("notes")
     global_batch = row.count("global_batch")
     if global_batch is None:
         replica = (row.count("tp") or 1) * (row.count("pp") or 1) * (row.count("cp") or 1)
@@ -181,6 +204,8 @@ def _workload(row: Row, model: ModelSpec, cluster: Cluster, stack: Stack, assume
         method=method,
         lora=LORA if method is TrainMethod.LORA else None,
         routing_skew=1.0,
+        hidden_dropout=dropout_of(row),
+        attention_dropout=dropout_of(row),
     )
 
 
@@ -211,6 +236,17 @@ def _software(row: Row, stack: Stack) -> Software:
     if "rmsnorm" in row.text("flash_attention").lower():
         software = replace(software, fused_norms=True)
     return software
+
+
+def _is_compiled(row: Row) -> bool:
+    notes = row.text("notes")
+    return re.search(r"torch\.compile|; compile|^compile", notes) is not None and "no compile" not in notes
+
+
+def _year(row: Row) -> str:
+    """Return the year that a row's source is dated to, as in `..._202412_...`, or nothing."""
+    found = re.search(r"(?<!\d)(20[12]\d)-?(0[1-9]|1[0-2])(?!\d)", row.text("source"))
+    return found.group(1) if found else ""
 
 
 def _sequence_parallel(row: Row, stack: Stack) -> bool:

@@ -8,6 +8,16 @@ import re
 from dataclasses import dataclass, replace
 
 from planner.capabilities import ANY, Capabilities
+from planner.habits import (
+    FUSED_LOSS,
+    PLANNED,
+    PYTORCH_LOSS,
+    PYTORCH_LOSS_OF_A_PIPELINE,
+    VOCABULARY_PARALLEL,
+    Fsdp,
+    Habits,
+    LossHabit,
+)
 from profiles.software import AttentionKernels, HostPath, Software, TensorParallelOverlap
 
 
@@ -27,8 +37,12 @@ class Stack:
         half_gradients: Gradients are kept and reduced in 16 bit.
         interleaves: Its recipes interleave virtual stages wherever there is a pipeline, unless the row says.
         whole_gradients: Gradients are reduced whole on every rank, though their optimizer states are sharded.
-        whole_logits: Every rank of tp computes the loss over the whole vocabulary, operation by operation.
         plain_modules: Layers keep what plain PyTorch operations keep for backward.
+        habits: What it keeps on a GPU beside what its operators save.
+        compiled_loss: What its loss peaks at in a row that is compiled; None means the same.
+        keeps_products: Its selective checkpointing keeps every second matrix product and recomputes the rest.
+        reports_reserved: The peak that it prints is what the allocator has reserved, not what is in use.
+        reports_last_rank: The peak that it prints is that of the last rank, not the largest of all.
     """
 
     title: str
@@ -42,8 +56,12 @@ class Stack:
     half_gradients: bool = False
     interleaves: bool = False
     whole_gradients: bool = False
-    whole_logits: bool = False
     plain_modules: bool = False
+    habits: Habits = PLANNED
+    compiled_loss: LossHabit | None = None
+    keeps_products: bool = False
+    reports_reserved: bool = False
+    reports_last_rank: bool = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -70,6 +88,7 @@ STACKS = (
         sequence_parallel=False,
         keeps_scores=True,
         half_gradients=True,
+        habits=Habits(loss=VOCABULARY_PARALLEL),
     ),
     Stack(
         title="llm-foundry (Composer, FSDP, Triton FlashAttention)",
@@ -79,7 +98,8 @@ STACKS = (
         overlaps=True,
         sequence_parallel=False,
         half_gradients=True,
-        whole_logits=True,
+        # llm-foundry's models: `loss_fn: fused_crossentropy`, FlashAttention's kernel.
+        habits=Habits(loss=FUSED_LOSS, fsdp=Fsdp.FLAT_PARAMETERS),
     ),
     Stack(
         title="an in-house stack on PyTorch modules",
@@ -94,8 +114,8 @@ STACKS = (
         sequence_parallel=False,
         half_gradients=True,
         whole_gradients=True,
-        whole_logits=True,
         plain_modules=True,
+        habits=Habits(loss=PYTORCH_LOSS_OF_A_PIPELINE, keeps_stage_outputs=True, fixed_segments=True),
     ),
     Stack(
         title="InternEvo (ZeRO-1, FlashAttention-2)",
@@ -104,16 +124,43 @@ STACKS = (
         zero_stage=1,
         overlaps=True,
         sequence_parallel=False,
-        whole_logits=True,
+        # `internlm/model/losses`: FlashAttention's cross entropy on logits that stay split.
+        habits=Habits(loss=FUSED_LOSS),
     ),
     Stack(
-        title="PyTorch FSDP (FlashAttention-2)",
-        name=_name(r"titan|fsdp|automodel|fairscale|lightning|accelerate"),
+        title="torchtitan at the end of 2024 (FSDP2, FlashAttention-2, the loss not compiled)",
+        name=_name(r"titan.*\b2024"),
         software=_FLASH_2,
         zero_stage=3,
         overlaps=True,
         sequence_parallel=True,
         half_gradients=True,
+        habits=Habits(loss=PYTORCH_LOSS, fsdp=Fsdp.PER_PARAMETER, foreach_update=True),
+        keeps_products=True,
+        reports_reserved=True,
+    ),
+    Stack(
+        title="torchtitan (FSDP2, FlashAttention-2)",
+        name=_name(r"titan"),
+        software=_FLASH_2,
+        zero_stage=3,
+        overlaps=True,
+        sequence_parallel=True,
+        half_gradients=True,
+        habits=Habits(loss=PYTORCH_LOSS, fsdp=Fsdp.PER_PARAMETER, foreach_update=True),
+        compiled_loss=FUSED_LOSS,
+        keeps_products=True,
+        reports_reserved=True,
+    ),
+    Stack(
+        title="PyTorch FSDP (FlashAttention-2)",
+        name=_name(r"fsdp|automodel|fairscale|lightning|accelerate"),
+        software=_FLASH_2,
+        zero_stage=3,
+        overlaps=True,
+        sequence_parallel=True,
+        half_gradients=True,
+        habits=Habits(loss=PYTORCH_LOSS, fsdp=Fsdp.FLAT_PARAMETERS),
     ),
     Stack(
         title="Megatron-Core by NeMo's recipes (distributed optimizer, Transformer Engine)",
@@ -124,6 +171,19 @@ STACKS = (
         sequence_parallel=True,
         fp8_recipes=True,
         interleaves=True,
+        # NeMo's and Megatron-Bridge's performance recipes: `grad_reduce_in_fp32 = False`.
+        half_gradients=True,
+        habits=Habits(loss=VOCABULARY_PARALLEL),
+    ),
+    Stack(
+        title="Megatron-LM's functional tests (its defaults; the last rank logs its peak)",
+        name=_name(r"megatron-lm ci"),
+        software=Software(),
+        zero_stage=0,
+        overlaps=False,
+        sequence_parallel=False,
+        habits=Habits(loss=VOCABULARY_PARALLEL),
+        reports_last_rank=True,
     ),
     Stack(
         title="Megatron-Core (distributed optimizer, Transformer Engine)",
@@ -132,6 +192,7 @@ STACKS = (
         zero_stage=1,
         overlaps=True,
         sequence_parallel=True,
+        habits=Habits(loss=VOCABULARY_PARALLEL),
     ),
     Stack(
         title="DeepSpeed (FlashAttention-2)",
@@ -140,7 +201,7 @@ STACKS = (
         zero_stage=1,
         overlaps=True,
         sequence_parallel=False,
-        whole_logits=True,
+        habits=Habits(loss=PYTORCH_LOSS_OF_A_PIPELINE),
     ),
 )
 """Looked through in order; the first whose name is found counts."""
@@ -152,12 +213,19 @@ UNKNOWN = Stack(
     zero_stage=1,
     overlaps=True,
     sequence_parallel=True,
+    habits=Habits(loss=VOCABULARY_PARALLEL),
 )
 
 
-def stack_named(framework: str) -> Stack:
-    """Return the stack that a row names, or the one that is taken for an unknown name."""
-    return next((stack for stack in STACKS if stack.name.search(framework)), UNKNOWN)
+def stack_named(framework: str, *, year: str = "") -> Stack:
+    """Return the stack that a row names, or the one that is taken for an unknown name.
+
+    Args:
+        framework: What the row says.
+        year: When it was measured, where the row's source says so.
+    """
+    name = f"{framework} {year}"
+    return next((stack for stack in STACKS if stack.name.search(name)), UNKNOWN)
 
 
 def attention_of(cell: str) -> AttentionKernels | None:

@@ -2,27 +2,29 @@
 
 from dataclasses import dataclass, replace
 
+from planner.accuracy.kept import EVERY_MODULE, with_composed_norms, with_copies, with_products_kept
 from planner.accuracy.machines import CostModels
 from planner.accuracy.measurements import Row
 from planner.accuracy.runs import Run, run_of
+from planner.accuracy.stacks import Stack
 from planner.evaluate import Evaluation, evaluate, simulated_step_seconds
 from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
 from planner.layers import build_graph
+from planner.layout import Granularity, Recompute
 from planner.memory import memory_ledger, peak_memory_bytes
 from planner.placement import PlacedModel, place
-from planner.plan import MemoryLine, Phase
+from planner.plan import MemoryLine
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload
 from profiles.errors import CoverageError
 
-OUTSIDE_THE_ALLOCATOR = frozenset({"context and libraries", "communicators", "fragmentation"})
-"""Terms of the ledger that a framework's own figure of its peak (`max_memory_allocated`) does not hold."""
+OUTSIDE_THE_ALLOCATOR = frozenset({"context and libraries", "communicators"})
+"""Terms of the ledger that PyTorch's allocator does not hold."""
 
-HEAD_OR_LAYER = frozenset({"logits and loss", "backward temporaries"})
-"""Terms of the ledger of which a loss takes the place."""
+NOT_IN_USE = frozenset({"fragmentation"})
+"""Terms that the allocator has reserved and no tensor uses: not in `max_memory_allocated`."""
 
-BYTES_OF_A_LOGIT = 2 + 4 + 4 + 4 + 2
-"""16-bit logits, their fp32 copy, its log-softmax, the gradient in fp32 and in 16 bit: PyTorch's cross_entropy."""
+FUNCTIONAL_TEST = "ci-functional-test"
 
 GIB, GB = 1 << 30, 10**9
 
@@ -100,7 +102,7 @@ class TrainingPredictor:
             run = run_of(row)
             placed = self._placed(run).placed
             evaluation = evaluate(placed, self._cost_models.of(run.cluster, run.software))
-            lines = self._ledger(run, placed, evaluation)
+            run, lines = self._memory(run)
             measured = _measured_step_seconds(row, run, self._graph(run.model, run.workload, eager=False))
             measured_peak = _measured_peak_bytes(row)
         except (ValueError, CoverageError) as error:
@@ -127,13 +129,28 @@ class TrainingPredictor:
         graph = self._graph(run.model, run.workload, eager=False)
         return PlacedRun(run=run, placed=place(run.model, graph, run.layout, run.workload, run.stack.capabilities))
 
-    def _ledger(self, run: Run, placed: PlacedModel, evaluation: Evaluation) -> tuple[MemoryLine, ...]:
-        """Return the ledger of a run as its stack keeps it."""
-        lines = evaluation.memory
-        if run.stack.plain_modules:
-            graph = self._graph(run.model, run.workload, eager=True)
-            lines = memory_ledger(place(run.model, graph, run.layout, run.workload, run.stack.capabilities))
-        return _with_whole_logits(lines, placed) if run.stack.whole_logits else lines
+    def _ledger(self, run: Run, recompute: Recompute) -> tuple[MemoryLine, ...]:
+        """Return the ledger of a run as its stack keeps it, with `recompute` recomputed."""
+        stack, layout, workload = run.stack, replace(run.layout, recompute=recompute), run.workload
+        graph = self._graph(run.model, workload, eager=stack.plain_modules)
+        if stack.plain_modules:
+            graph = with_copies(graph, sequences=layout.micro_batch_size, gathered=layout.sequence_parallel)
+            if not run.software.fused_norms:
+                graph = with_composed_norms(graph)
+        if run.keeps_products:
+            kept = with_products_kept(graph, run.model, workload, compiled=run.compiled)
+            if kept is not None:
+                graph, layout = kept, replace(layout, recompute=EVERY_MODULE)
+        return memory_ledger(place(run.model, graph, layout, workload, stack.capabilities), run.habits)
+
+    def _memory(self, run: Run) -> tuple[Run, tuple[MemoryLine, ...]]:
+        """Return a run with its ledger; where a silent row would not fit, its layers are taken as recomputed whole."""
+        lines = self._ledger(run, run.layout.recompute)
+        if run.recompute_said or peak_memory_bytes(lines) <= run.cluster.device.memory_bytes:
+            return run, lines
+        assumption = "recompute: in memory full, as a recipe that does not fit otherwise; not in time"
+        assumed = replace(run, assumptions=(*run.assumptions, assumption))
+        return assumed, self._ledger(assumed, Recompute(granularity=Granularity.FULL))
 
     def _graph(self, model: ModelSpec, workload: TrainWorkload, *, eager: bool) -> ModelGraph:
         key = (id(model), replace(workload, global_batch_size=1), eager)  # the batch decides no operator
@@ -143,31 +160,16 @@ class TrainingPredictor:
         return found[1]
 
 
-def _with_whole_logits(lines: tuple[MemoryLine, ...], placed: PlacedModel) -> tuple[MemoryLine, ...]:
-    """Return the ledger with a loss over the whole vocabulary on the last rank, where it outweighs what is there."""
-    layout = placed.layout
-    rank = layout.first_global_rank(layout.pp - 1)
-    tokens = placed.workload.seq_len // layout.cp * layout.micro_batch_size
-    whole = tokens * placed.model.vocab_size * BYTES_OF_A_LOGIT
-    there = sum(
-        line.num_bytes
-        for line in lines
-        if line.rank == rank and line.phase is Phase.FORWARD_BACKWARD and line.term in HEAD_OR_LAYER
-    )
-    if whole <= there:
-        return lines
-    more = MemoryLine(
-        rank=rank,
-        phase=Phase.FORWARD_BACKWARD,
-        term="whole logits",
-        num_bytes=whole - there,
-        source=f"{BYTES_OF_A_LOGIT} bytes a logit: kept in 16 bit, copied, softmax and gradient in fp32",
-    )
-    return (*lines, more)
+def outside_the_allocator(stack: Stack) -> frozenset[str]:
+    """Return the terms of the ledger that are not in the peak that a stack prints."""
+    return OUTSIDE_THE_ALLOCATOR if stack.reports_reserved else OUTSIDE_THE_ALLOCATOR | NOT_IN_USE
 
 
 def _prediction(row: Row, run: Run, evaluation: Evaluation, lines: tuple[MemoryLine, ...]) -> Prediction:
-    inside = tuple(line for line in lines if line.term not in OUTSIDE_THE_ALLOCATOR)
+    inside = tuple(line for line in lines if line.term not in outside_the_allocator(run.stack))
+    if run.stack.reports_last_rank:
+        last = run.layout.first_global_rank(run.layout.pp - 1)
+        inside = tuple(line for line in inside if line.rank == last)
     peak = peak_memory_bytes(lines)
     return Prediction(
         row=row,
@@ -184,7 +186,12 @@ def _prediction(row: Row, run: Run, evaluation: Evaluation, lines: tuple[MemoryL
 
 
 def _measured_step_seconds(row: Row, run: Run, graph: ModelGraph) -> float | None:
-    """Return the step time that a row says; flops count attention whole, as Megatron-LM's own figure does."""
+    """Return the step time that a row says; flops count attention whole, as Megatron-LM's own figure does.
+
+    A functional test checks norms and gradients in every step of a tiny model: its time measures no training.
+    """
+    if row.text("mode") == FUNCTIONAL_TEST:
+        return None
     seconds = row.number("step_time_s")
     if seconds:
         return seconds

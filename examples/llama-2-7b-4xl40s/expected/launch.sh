@@ -69,7 +69,7 @@ MEGATRON_ARGS=(
     # Recompute: full
     --recompute-granularity full
     --recompute-method block
-    --recompute-num-layers 1
+    --recompute-num-layers 2
     # Data
     --mock-data
     --no-create-attention-mask-in-dataloader

@@ -66,17 +66,16 @@ MEGATRON_ARGS=(
     --lr-warmup-fraction 0.01
     --weight-decay 0.1
     --clip-grad 1.0
-    # Batch: 256 micro-batches on each of 2 replicas; no token budget given: 100 iterations
+    # Batch: 512 micro-batches on each of 1 replicas; no token budget given: 100 iterations
     --seq-length 8192
     --micro-batch-size 1
     --global-batch-size 512
     --train-iters 100
-    # Parallelism: tp 2, pp 8, vpp 1, cp 2, dp 2
+    # Parallelism: tp 2, pp 8, vpp 1, cp 4, dp 1
     --tensor-model-parallel-size 2
-    --sequence-parallel
     --pipeline-model-parallel-size 8
-    --pipeline-model-parallel-layout 'Et*8|t*9|t*10|(t*11|)*4t*9L'
-    --context-parallel-size 2
+    --pipeline-model-parallel-layout 'Et*10|t*11|(t*10|)*5t*9L'
+    --context-parallel-size 4
     --cp-comm-type a2a
     # Data parallelism
     --use-distributed-optimizer

@@ -74,11 +74,11 @@ MEGATRON_ARGS=(
     --micro-batch-size 1
     --global-batch-size 64
     --train-iters 100
-    # Parallelism: tp 2, pp 4, vpp 20, cp 1, dp 1
+    # Parallelism: tp 2, pp 4, vpp 1, cp 1, dp 1
     --tensor-model-parallel-size 2
     --sequence-parallel
     --pipeline-model-parallel-size 4
-    --num-virtual-stages-per-pipeline-rank 20
+    --pipeline-model-parallel-layout 'Et*20|t*21|t*20|t*19L'
     --context-parallel-size 1
     # Data
     --mock-data

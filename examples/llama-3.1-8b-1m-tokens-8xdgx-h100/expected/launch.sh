@@ -47,7 +47,7 @@ MEGATRON_ARGS=(
     --attention-dropout 0.0
     --hidden-dropout 0.0
     --attention-backend flash
-    # Vocabulary: 128256 rows, padded to 128256 (a multiple of 128 x tp)
+    # Vocabulary: 128256 rows, padded to 128512 (a multiple of 128 x tp)
     --tokenizer-type NullTokenizer
     --vocab-size 128256
     --make-vocab-size-divisible-by 128
@@ -73,13 +73,13 @@ MEGATRON_ARGS=(
     --micro-batch-size 1
     --global-batch-size 8
     --train-iters 100
-    # Parallelism: tp 2, pp 1, vpp 1, cp 32, dp 1
-    --tensor-model-parallel-size 2
+    # Parallelism: tp 4, pp 1, vpp 1, cp 16, dp 1
+    --tensor-model-parallel-size 4
     --sequence-parallel
     --pipeline-model-parallel-size 1
-    --context-parallel-size 32
+    --context-parallel-size 16
     --cp-comm-type a2a+p2p
-    --hierarchical-context-parallel-sizes 4 8
+    --hierarchical-context-parallel-sizes 2 8
     # Data parallelism
     --use-distributed-optimizer
     --overlap-grad-reduce

@@ -16,6 +16,8 @@ set -euo pipefail
 : "${MEGATRON_LM_DIR:?set it to a checkout of Megatron-LM core_v0.19.2, which holds pretrain_gpt.py}"
 export PYTHONPATH="$MEGATRON_LM_DIR${PYTHONPATH:+:$PYTHONPATH}"
 
+export CUDA_DEVICE_MAX_CONNECTIONS=1
+
 MEGATRON_ARGS=(
     # Architecture
     --transformer-impl transformer_engine
@@ -65,19 +67,14 @@ MEGATRON_ARGS=(
     --micro-batch-size 1
     --global-batch-size 128
     --train-iters 100
-    # Parallelism: tp 1, pp 2, vpp 1, cp 1, dp 4
-    --tensor-model-parallel-size 1
-    --pipeline-model-parallel-size 2
-    --pipeline-model-parallel-layout 'Et*17|t*15L'
+    # Parallelism: tp 2, pp 1, vpp 1, cp 1, dp 4
+    --tensor-model-parallel-size 2
+    --pipeline-model-parallel-size 1
     --context-parallel-size 1
     # Data parallelism
     --use-distributed-optimizer
     --overlap-grad-reduce
     --overlap-param-gather
-    # Recompute: full
-    --recompute-granularity full
-    --recompute-method block
-    --recompute-num-layers 1
     # Data
     --mock-data
     --no-create-attention-mask-in-dataloader

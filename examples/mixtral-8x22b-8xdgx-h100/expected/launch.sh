@@ -54,7 +54,7 @@ MEGATRON_ARGS=(
     --moe-grouped-gemm
     --moe-permute-fusion
     --moe-token-dispatcher-type alltoall
-    # Vocabulary: 32000 rows, padded to 32000 (a multiple of 128 x tp)
+    # Vocabulary: 32000 rows, padded to 32256 (a multiple of 128 x tp)
     --tokenizer-type NullTokenizer
     --vocab-size 32000
     --make-vocab-size-divisible-by 128
@@ -75,13 +75,13 @@ MEGATRON_ARGS=(
     --lr-warmup-fraction 0.01
     --weight-decay 0.1
     --clip-grad 1.0
-    # Batch: 128 micro-batches on each of 4 replicas; no token budget given: 100 iterations
+    # Batch: 128 micro-batches on each of 2 replicas; no token budget given: 100 iterations
     --seq-length 4096
-    --micro-batch-size 1
+    --micro-batch-size 2
     --global-batch-size 512
     --train-iters 100
-    # Parallelism: tp 2, pp 8, vpp 1, cp 1, dp 4; experts: etp 1, ep 8, edp 1
-    --tensor-model-parallel-size 2
+    # Parallelism: tp 4, pp 8, vpp 1, cp 1, dp 2; experts: etp 1, ep 8, edp 1
+    --tensor-model-parallel-size 4
     --sequence-parallel
     --pipeline-model-parallel-size 8
     --context-parallel-size 1

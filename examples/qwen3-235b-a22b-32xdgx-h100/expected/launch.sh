@@ -91,6 +91,9 @@ MEGATRON_ARGS=(
     --expert-tensor-parallel-size 1
     # Data parallelism
     --overlap-grad-reduce
+    # Recompute: selective
+    --recompute-granularity selective
+    --recompute-modules moe_act
     # Data
     --mock-data
     --no-create-attention-mask-in-dataloader

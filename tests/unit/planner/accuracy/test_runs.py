@@ -127,13 +127,26 @@ def test_a_measured_run_says_its_step_in_seconds_tokens_or_flops() -> None:
 def test_plain_operations_and_whole_logits_take_more_memory() -> None:
     predictor = TrainingPredictor()
     fused, plain = (
-        predictor.predict(run_row(framework=name, optimizer="ZeRO-1", sequence_parallel="False")).predicted_peak_bytes
+        predictor.predict(run_row(framework=name, optimizer="ZeRO-1", sequence_parallel="False", recompute="none"))
         for name in ("Megatron-LM", "Aleph Alpha in-house")
     )
-    assert fused is not None
-    assert plain is not None
+    assert fused.predicted_peak_bytes is not None
+    assert plain.predicted_peak_bytes is not None
     # 128,256 logits of 8,192 tokens, 16 bytes each, where two ranks kept halves of 6 bytes; 2 bytes a gradient less.
-    assert plain - fused > 8192 * 128_256 * (16 - 3) - 4.1e9 * 2
+    more = 8192 * 128_256 * (16 - 3) - 4.1e9 * 2
+    assert plain.predicted_peak_bytes - fused.predicted_peak_bytes > more
+
+
+def test_what_a_silent_row_recomputes_is_what_fits() -> None:
+    predictor = TrainingPredictor()
+    silent, said = (
+        predictor.predict(run_row(recompute=recompute, tp="1", num_gpus="64", micro_batch="2", global_batch="256"))
+        for recompute in ("", "none")
+    )
+    assert silent.predicted_fits
+    assert not said.predicted_fits
+    assert "recompute: in memory full, as a recipe that does not fit otherwise; not in time" in silent.assumptions
+    assert silent.predicted_step_seconds == said.predicted_step_seconds
 
 
 def test_a_peak_is_compared_with_what_the_allocator_holds() -> None:
