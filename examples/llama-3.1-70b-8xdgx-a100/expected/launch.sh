@@ -71,11 +71,10 @@ MEGATRON_ARGS=(
     --micro-batch-size 1
     --global-batch-size 512
     --train-iters 100
-    # Parallelism: tp 4, pp 4, vpp 10, cp 1, dp 4
+    # Parallelism: tp 4, pp 4, vpp 1, cp 1, dp 4
     --tensor-model-parallel-size 4
-    --sequence-parallel
     --pipeline-model-parallel-size 4
-    --num-virtual-stages-per-pipeline-rank 10
+    --pipeline-model-parallel-layout 'Et*18|t*21|t*21|t*20L'
     --context-parallel-size 1
     # Data parallelism
     --use-distributed-optimizer

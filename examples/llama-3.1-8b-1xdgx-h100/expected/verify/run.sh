@@ -17,15 +17,15 @@ NODES=1
 OUT_OF_MEMORY='(CUDA|HIP) (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|failure [0-9]* ?'"'"'out of memory'"'"''
 RUNS=(
     # Best first, by prediction
-    layout-0-f642cf4d
-    layout-1-f6f434ef
-    layout-2-268ae150
+    layout-0-3da04ffc
+    layout-1-4b446d5d
+    layout-2-ba959dab
 )
 LIMITS_SECONDS=(
     # Of each run
-    1327
-    1331
-    1333
+    1347
+    1351
+    1355
 )
 
 # Whether a run is not made again: it ran out of memory, or ended well on every node.

@@ -23,9 +23,9 @@ RUNS=(
 )
 LIMITS_SECONDS=(
     # Of each run
-    1393
-    1397
-    1404
+    1407
+    1409
+    1414
 )
 
 # Whether a run is not made again: it ran out of memory, or ended well on every node.

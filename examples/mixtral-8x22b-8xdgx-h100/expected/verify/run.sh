@@ -22,15 +22,15 @@ GRACE_SECONDS="${VERIFY_GRACE_SECONDS:-20}"
 OUT_OF_MEMORY='(CUDA|HIP) (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|failure [0-9]* ?'"'"'out of memory'"'"''
 RUNS=(
     # Best first, by prediction
-    layout-0-6d44331b
-    layout-1-1d13fcda
-    layout-2-e48129bd
+    layout-0-cc685ec9
+    layout-1-fde7db55
+    layout-2-deaa5897
 )
 LIMITS_SECONDS=(
     # Of each run
-    1544
-    1559
-    1562
+    1622
+    1624
+    1639
 )
 
 # Whether a run is not made again: it ran out of memory, or ended well on every node.
