@@ -12,7 +12,6 @@ from planner.accuracy.scores import (
     choices_of,
     grouped,
     memory_errors,
-    operation_errors,
     out_of_memory,
     step_errors,
     summary_of_choices,
@@ -71,9 +70,9 @@ def _training_row(entry: Prediction) -> dict[str, object]:
 def training_summary(runs: Sequence[Prediction]) -> dict[str, object]:
     """Return how good predictions of training runs are."""
     return {
-        **_coverage(runs),
+        **coverage(runs),
         "step_time": {
-            name: _or_none(step_errors(chosen))
+            name: or_none(step_errors(chosen))
             for name, chosen in (
                 ("all", runs),
                 ("dense", [entry for entry in runs if not entry.has_experts]),
@@ -82,16 +81,18 @@ def training_summary(runs: Sequence[Prediction]) -> dict[str, object]:
         },
         "choice_sets": asdict(summary_of_choices(choices_of(runs))),
         "out_of_memory": asdict(out_of_memory(runs)),
-        "peak_memory": _or_none(memory_errors(runs)),
+        "peak_memory": or_none(memory_errors(runs)),
     }
 
 
-def _coverage(found: Sequence[Prediction] | Sequence[OperationPrediction]) -> dict[str, object]:
+def coverage(found: Sequence[Prediction] | Sequence[OperationPrediction]) -> dict[str, object]:
+    """Return how many rows were predicted."""
     predicted = sum(entry.error is None for entry in found)
     return {"rows": len(found), "predicted": predicted, "coverage": predicted / len(found) if found else None}
 
 
-def _or_none(errors: Errors | None) -> dict[str, object] | None:
+def or_none(errors: Errors | None) -> dict[str, object] | None:
+    """Return errors as JSON."""
     return None if errors is None else asdict(errors)
 
 
@@ -99,7 +100,7 @@ def training_blocks(runs: Sequence[Prediction], by: Sequence[str]) -> tuple[Bloc
     """Return what `accuracy` prints of training runs."""
     every = ("all", *[""] * (len(by) - 1))
     rows = [
-        (*key, count(len(entries)), *_error_cells(step_errors(entries)), *_error_cells(memory_errors(entries))[:1])
+        (*key, count(len(entries)), *error_cells(step_errors(entries)), *error_cells(memory_errors(entries))[:1])
         for key, entries in (*grouped(runs, by).items(), (every, runs))
     ]
     names = [*by, ">rows", ">median error", ">mean error", ">bias", ">peak memory"]
@@ -118,11 +119,12 @@ def training_blocks(runs: Sequence[Prediction], by: Sequence[str]) -> tuple[Bloc
         Line("Predicted over measured, less one; sources weigh the same", Style.HEADING),
         Table(columns=columns(*names), rows=tuple(rows)),
         *((Facts(pairs=tuple(facts)),) if facts else ()),
-        *_reasons([entry.error for entry in runs]),
+        *reasons([entry.error for entry in runs]),
     )
 
 
-def _error_cells(errors: Errors | None) -> tuple[str, str, str]:
+def error_cells(errors: Errors | None) -> tuple[str, str, str]:
+    """Return the cells of median, mean and bias."""
     if errors is None:
         return "", "", ""
     return (
@@ -132,7 +134,8 @@ def _error_cells(errors: Errors | None) -> tuple[str, str, str]:
     )
 
 
-def _reasons(errors: Sequence[str | None]) -> tuple[Block, ...]:
+def reasons(errors: Sequence[str | None]) -> tuple[Block, ...]:
+    """Return why rows were not predicted, the most frequent reasons first."""
     found = Counter(error for error in errors if error is not None)
     if not found:
         return ()
@@ -140,35 +143,3 @@ def _reasons(errors: Sequence[str | None]) -> tuple[Block, ...]:
     if len(found) > MOST_REASONS:
         lines.append(Line(f"  and {len(found) - MOST_REASONS} other reasons"))
     return section(f"Not predicted: {sum(found.values())} of {len(errors)} rows", *lines)
-
-
-def operation_document(kind: Kind, found: Sequence[OperationPrediction]) -> dict[str, object]:
-    """Return predictions of operations as JSON."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "kind": kind.value,
-        "constants": constants_document(),
-        "rows": [
-            {
-                "id": entry.row.id,
-                "measured_us": entry.measured_us,
-                "predicted_us": entry.predicted_us,
-                "error": entry.error,
-            }
-            for entry in found
-        ],
-        "summary": {**_coverage(found), "latency": _or_none(operation_errors(found))},
-    }
-
-
-def operation_blocks(kind: Kind, found: Sequence[OperationPrediction], by: Sequence[str]) -> tuple[Block, ...]:
-    """Return what `accuracy` prints of operations."""
-    rows = [
-        (*key, count(len(entries)), *_error_cells(operation_errors(entries)))
-        for key, entries in grouped(found, by).items()
-    ]
-    return (
-        Line(f"{kind}: predicted over measured, less one", Style.HEADING),
-        Table(columns=columns(*by, ">rows", ">median error", ">mean error", ">bias"), rows=tuple(rows)),
-        *_reasons([entry.error for entry in found]),
-    )

@@ -10,7 +10,7 @@ from cli.main import app
 from tests.unit.planner.accuracy.rows import RUN
 
 RUNNER = CliRunner()
-GEMM = "system,dtype,m,n,k,latency_us\nh100_sxm,bfloat16,4096,4096,4096,210\nh100_sxm,int4_wo,1,2,3,4\n"
+GEMM = "system,dtype,m,n,k,latency_us\nh100_sxm,bfloat16,4096,4096,4096,210\nh100_sxm,int3_wo,1,2,3,4\n"
 
 
 @pytest.fixture
@@ -57,7 +57,9 @@ def test_operations_are_scored_too(tmp_path: Path) -> None:
     document = json.loads(RUNNER.invoke(app, ["accuracy", str(path), "--format", "json"]).stdout)
     assert [row["id"] for row in document["rows"]] == ["0", "1"]
     assert document["rows"][0]["predicted_us"] == pytest.approx(210, rel=0.3)
-    assert document["rows"][1]["error"] == "dtype 'int4_wo' has no surface"
+    assert document["rows"][0]["source"] == "measured"
+    assert "format 'int3_wo' is not one of" in document["rows"][1]["error"]
+    assert document["basis"]["kind"] == "tables"
     text = RUNNER.invoke(app, ["accuracy", str(path)]).stdout
     assert "Not predicted: 1 of 2 rows" in text
 
