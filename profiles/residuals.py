@@ -3,8 +3,7 @@
 seconds = analytic(shape) * exp(residual), with residual = log(measured / analytic) interpolated between measured shapes
 by linear radial basis functions over the nearest of them (Wendland, Scattered Data Approximation, 2005, chapter 8). The
 analytic price carries tiles, waves and bandwidth; the residual is smooth. A measured shape returns its measured time.
-Outside of what was measured the residual of the nearest edge fades, by half an octave of distance: it is never
-extrapolated.
+Outside of what was measured the residual of the nearest edge fades with distance: it is never extrapolated.
 """
 
 import math
@@ -25,10 +24,10 @@ FloatArray = NDArray[np.float64]
 NEIGHBOURS = 40
 """Measured shapes that one interpolation sees."""
 
-REACH = 2.0
+REACH = 4.0
 """Weighted octaves from the nearest measured shape within which a residual counts in full."""
 
-HALF_LIFE = 2.0
+HALF_LIFE = 4.0
 """Weighted octaves beyond that over which it falls to half."""
 
 ROUNDING = 1e-9
@@ -138,9 +137,9 @@ def nearest_implementation(
 
     def likeness(candidate: Implementation) -> tuple[bool, bool, bool, int, tuple[int, ...]]:
         return (
-            candidate.framework == wanted.framework,
-            candidate.kernel_source == wanted.kernel_source,
-            candidate.version == wanted.version,
+            candidate.framework == wanted.framework != "",
+            candidate.kernel_source == wanted.kernel_source != "",
+            candidate.version == wanted.version != "",
             len(measured[candidate]),
             tuple(-ord(letter) for letter in candidate.text),
         )

@@ -92,17 +92,15 @@ def _read_table(path: Path | Traversable, spec: TableSpec, origins: Mapping[str,
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from None
     lines = csv.reader(io.StringIO(text), strict=True)
-    file, line = str(path), 1
     try:
-        header = next(lines, [])
-        reader = _RowReader(spec, header, origins)
-        rows = []
-        for cells in lines:
-            line = lines.line_num
-            rows.append(reader.row(cells))
+        reader = _RowReader(spec, next(lines, []), origins)
+        rows = [reader.row(cells) for cells in lines]
     except (ValueError, csv.Error) as error:
         raise ProfileFileError(
-            file=file, line=line, message=str(error), remedy="Correct the row, or measure the table again."
+            file=str(path),
+            line=max(1, lines.line_num),
+            message=str(error),
+            remedy="Correct the row, or measure the table again.",
         ) from None
     return tuple(rows)
 

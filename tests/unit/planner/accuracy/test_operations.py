@@ -6,6 +6,7 @@ from planner.accuracy.measurements import Kind, Row
 from planner.accuracy.operations import OperationPrediction, OperationPredictor
 from planner.accuracy.tables import Basis, Tables
 from profiles.kernels.operations import FORMATS
+from tests.unit.planner.accuracy.kernel_cells import EXPERTS, GEMM, KERNELS, LATENT, PREFILL, REDUCE
 
 SURFACE = Tables(basis=Basis.SURFACE)
 
@@ -19,56 +20,10 @@ def predicted(kind: Kind, cells: dict[str, str], tables: Tables = SURFACE) -> Op
     return found
 
 
-GEMM = {"system": "h100_sxm", "dtype": "bfloat16", "m": "8192", "n": "8192", "k": "8192", "latency_us": "1500"}
 NO_FP8 = (
     "a kernel in fp8 cannot be priced: a100-sxm-80gb has no fp8 rate in the catalogue"
     " Use one of bf16, fp16, fp32, int8, tf32."
 )
-EXPERTS = {
-    "system": "h100_sxm",
-    "moe_dtype": "bfloat16",
-    "num_tokens": "1024",
-    "hidden_size": "4096",
-    "inter_size": "14336",
-    "topk": "2",
-    "num_experts": "8",
-    "latency_us": "900",
-}
-LATENT = {
-    "system": "h100_sxm",
-    "mla_dtype": "bfloat16",
-    "num_heads": "16",
-    "batch_size": "32",
-    "isl": "1",
-    "kv_len": "4096",
-    "latency_us": "60",
-}
-PREFILL = {
-    "system": "h100_sxm",
-    "attn_dtype": "bfloat16",
-    "batch_size": "4",
-    "isl": "4096",
-    "num_heads": "32",
-    "num_kv_heads": "8",
-    "latency_us": "1200",
-}
-DECODE = {
-    "system": "h100_sxm",
-    "attn_dtype": "bfloat16",
-    "batch_size": "32",
-    "kv_len": "4096",
-    "num_heads": "32",
-    "num_kv_heads": "8",
-    "latency_us": "200",
-}
-REDUCE = {
-    "system": "h100_sxm",
-    "op": "all_reduce",
-    "num_gpus": "8",
-    "num_nodes": "1",
-    "bytes": "1e9",
-    "library": "nccl",
-}
 
 
 def test_a_large_product_runs_near_the_datasheet_rate_in_a_burst() -> None:
@@ -127,16 +82,6 @@ def test_a_collective_inside_a_node_is_bound_by_its_links() -> None:
     assert found.measured_us is None
     bus_bandwidth = 1e9 * 2 * 7 / 8 / (found.predicted_us * 1e-6)
     assert 300e9 < bus_bandwidth < 450e9
-
-
-KERNELS = {
-    Kind.GEMM: GEMM,
-    Kind.ATTENTION_PREFILL: PREFILL,
-    Kind.ATTENTION_DECODE: DECODE,
-    Kind.MLA: LATENT,
-    Kind.MOE: EXPERTS,
-    Kind.COLLECTIVES: REDUCE,
-}
 
 
 @pytest.mark.parametrize("system", ["h100_sxm", "a100_sxm", "h200_sxm", "b200_sxm", "gb200", "l40s", "mi300x"])
