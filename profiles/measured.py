@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from profiles.analytic import AnalyticCostModel
 from profiles.catalogue import load_device
+from profiles.chips import is_same_chip
 from profiles.estimate import Estimate, Source
 from profiles.hardware import Cluster, Device
 from profiles.kernels.network import across_nodes_seconds
@@ -19,9 +20,6 @@ from profiles.profile import Profile
 from profiles.residuals import Query, ResidualTable
 from profiles.store import shipped_devices, shipped_profile
 from profiles.tables import SPECS, Implementation, Shape, TableKind, TableRow
-
-SAME_RATE = 0.01
-"""Part by which datasheet rates of one chip differ between the products that carry it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,16 +37,6 @@ class MeasuredKernels:
     rows: Callable[[TableKind], tuple[TableRow, ...]]
     floors_us: Mapping[Implementation, float]
     name: str
-
-
-def is_same_chip(one: Device, other: Device) -> bool:
-    """Return whether two GPUs compute alike: the same architecture, units and 16-bit rate."""
-    rates = [device.dense_flops_per_second.get("bf16", 0.0) for device in (one, other)]
-    return (
-        one.architecture == other.architecture
-        and one.num_compute_units == other.num_compute_units
-        and abs(rates[0] - rates[1]) <= SAME_RATE * max(rates)
-    )
 
 
 def measured_by(profile: Profile) -> MeasuredKernels:

@@ -221,17 +221,18 @@ def _table_text(spec: TableSpec, rows: Iterable[TableRow], names: Mapping[Implem
     return stream.getvalue()
 
 
-def _shipped() -> Traversable:
+def shipped_directory() -> Traversable:
+    """Return where the profiles lie that come with the package."""
     return resources.files("profiles").joinpath("data", "profiles")
 
 
 @cache
 def shipped_devices() -> tuple[str, ...]:
     """Return the names of the GPUs whose profiles come with the package."""
-    return tuple(sorted(entry.name for entry in _shipped().iterdir() if entry.is_dir()))
+    return tuple(sorted(entry.name for entry in shipped_directory().iterdir() if entry.is_dir()))
 
 
 @cache
 def shipped_profile(device: str) -> Profile | None:
     """Return the profile of a GPU that comes with the package; None where there is none."""
-    return read_profile(_shipped() / device) if device in shipped_devices() else None
+    return read_profile(shipped_directory() / device) if device in shipped_devices() else None
