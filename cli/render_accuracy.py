@@ -18,6 +18,7 @@ from planner.accuracy.scores import (
 )
 from planner.accuracy.training import Prediction
 from profiles.constants import TRAINING_BAND, named_constants
+from profiles.kernel_constants import named_kernel_constants
 
 SCHEMA_VERSION = 1
 MOST_REASONS = 8
@@ -38,7 +39,7 @@ def constants_document() -> list[dict[str, object]]:
     """Return every constant of the cost model with its range and source."""
     return [
         {"name": name, "value": entry.value, "low": entry.low, "high": entry.high, "source": entry.source}
-        for name, entry in named_constants().items()
+        for name, entry in (named_constants() | named_kernel_constants()).items()
     ]
 
 

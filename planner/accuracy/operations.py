@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from planner.accuracy.kernel_rows import COLLECTIVES, TABLES, KernelRow, kernel_row
+from planner.accuracy.kernel_rows import COLLECTIVES, KernelRow, kernel_row
 from planner.accuracy.machines import nodes_named
 from planner.accuracy.measurements import Kind, Row
 from planner.accuracy.tables import Tables
@@ -75,7 +75,7 @@ class OperationPredictor:
         for index, row in enumerate(rows):
             try:
                 measured = row.number("latency_us")
-                kernel = collective_row(row) if self.kind is Kind.COLLECTIVES else kernel_row(self.kind, row)
+                kernel = self._kernel(row)
             except (ValueError, CoverageError) as error:
                 found[index] = _refused(row, error)
             else:
@@ -84,15 +84,30 @@ class OperationPredictor:
             found |= _predicted(rows, group, costs)
         return [found[index] for index in range(len(rows))]
 
+    def _kernel(self, row: Row) -> KernelRow:
+        """Return a row as a profile prices it.
+
+        Raises:
+            ValueError: It cannot be priced.
+        """
+        match self.kind:
+            case Kind.COLLECTIVES:
+                return collective_row(row)
+            case Kind.MOE_EXCHANGE:
+                raise ValueError(
+                    f"comm_backend {row.quoted('comm_backend')}: exchanges of experts' tokens have no price"
+                )
+            case _:
+                return kernel_row(self.kind, row)
+
     def _groups(self, asked: Iterable[_Asked]) -> Iterable[tuple[list[_Asked], KernelCosts]]:
         """Return rows with what prices them: one cluster each, and where rows are left out, one fold each."""
         # Clusters are known by identity: rows that name the same one get the same object.
         by_cluster: dict[int, list[_Asked]] = defaultdict(list)
         for entry in asked:
             by_cluster[id(entry.kernel.cluster)].append(entry)
-        table = TABLES[self.kind]
         for entries in by_cluster.values():
-            cluster = entries[0].kernel.cluster
+            cluster, table = entries[0].kernel.cluster, entries[0].kernel.table
             rows = [(entry.kernel.shape, entry.kernel.implementation, entry.measured_us) for entry in entries]
             for indices, measured in self.tables.folds(cluster, table, rows):
                 yield [entries[index] for index in indices], KernelCosts(cluster, measured)

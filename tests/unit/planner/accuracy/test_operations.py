@@ -57,6 +57,11 @@ def test_a_large_product_runs_near_the_datasheet_rate_in_a_burst() -> None:
             "distribution 'lumpy' is neither balanced nor power_law_<exponent>",
         ),
         (Kind.MOE, {**EXPERTS, "moe_ep_size": "3"}, "8 experts cannot be dealt to ep = 3 ranks"),
+        (
+            Kind.MOE_EXCHANGE,
+            {"system": "h100_sxm", "comm_backend": "deepep", "latency_us": "9"},
+            "comm_backend 'deepep': exchanges of experts' tokens have no price",
+        ),
         (Kind.MLA, {**LATENT, "phase": "dreaming"}, "phase 'dreaming' is not one of context, generation"),
         (Kind.ATTENTION_PREFILL, {**PREFILL, "num_kv_heads": "5"}, "num_heads 32 is no multiple of num_kv_heads 5"),
         (
