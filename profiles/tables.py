@@ -234,9 +234,10 @@ def _octaves(sizes: tuple[int, ...], weights: tuple[float, ...]) -> tuple[float,
 
 
 def _product_coordinates(shape: Shape) -> tuple[float, ...]:
+    # How many tiles a product is cut into decides more than its rows and columns by themselves.
     m, n, k = shape.sizes
-    tiles = math.ceil(m / 128) * math.ceil(n / 128)
-    return _octaves((m, n, k, tiles), (0.7, 1.5, 1, 1))
+    tiles = (math.ceil(m / rows) * math.ceil(n / columns) for rows, columns in ((128, 256), (128, 128), (64, 64)))
+    return _octaves((m, n, k, *tiles), (0.3, 0.7, 1, 1, 1, 1))
 
 
 def _prefill_coordinates(shape: Shape) -> tuple[float, ...]:

@@ -18,13 +18,13 @@ from profiles.tables import TableKind
 PRESETS = {"h100-sxm-80gb": "dgx-h100", "a100-sxm-80gb": "dgx-a100"}
 PARTS = 8
 BOUNDS = {
-    ("h100-sxm-80gb", TableKind.GEMM): 0.035,
+    ("h100-sxm-80gb", TableKind.GEMM): 0.032,
     ("h100-sxm-80gb", TableKind.ATTENTION_PREFILL): 0.03,
     ("h100-sxm-80gb", TableKind.ATTENTION_DECODE): 0.03,
     ("h100-sxm-80gb", TableKind.MLA): 0.03,
     ("h100-sxm-80gb", TableKind.MOE): 0.05,
     ("h100-sxm-80gb", TableKind.COLLECTIVES): 0.04,
-    ("a100-sxm-80gb", TableKind.GEMM): 0.055,
+    ("a100-sxm-80gb", TableKind.GEMM): 0.048,
     ("a100-sxm-80gb", TableKind.ATTENTION_PREFILL): 0.03,
     ("a100-sxm-80gb", TableKind.ATTENTION_DECODE): 0.04,
     ("a100-sxm-80gb", TableKind.MLA): 0.03,

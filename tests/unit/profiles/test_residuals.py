@@ -66,8 +66,8 @@ def test_beyond_measured_shapes_the_residual_fades_to_the_analytic_price() -> No
         factors.append(found[0])
     assert factors == sorted(factors, reverse=True)
     assert 1.0 < factors[-1] < 1.05
-    # A doubling of m is 0.7 weighted octaves; as many tiles were measured.
-    assert math.log(factors[0]) == pytest.approx(math.log(1.25) * 0.5 ** (0.7 / HALF_LIFE))
+    # A doubling of m is 0.3 weighted octaves; as many tiles were measured.
+    assert math.log(factors[0]) == pytest.approx(math.log(1.25) * 0.5 ** (0.3 / HALF_LIFE))
 
 
 def test_a_format_that_was_not_measured_has_no_residual() -> None:
