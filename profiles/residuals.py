@@ -86,13 +86,14 @@ class ResidualTable:
         found: dict[int, Estimate] = {}
         waiting: dict[tuple[tuple[str, ...], Implementation], list[int]] = defaultdict(list)
         for index, query in enumerate(queries):
-            measured = self._by_words.get(query.shape.words)
-            if measured is None:
+            words = self._measured_words(query.shape.words)
+            if words is None:
                 continue
+            measured = self._by_words[words]
             chosen = nearest_implementation(measured, query.implementation)
             seconds = measured[chosen].get(query.shape.sizes)
-            if seconds is None or self._residuals_only:
-                waiting[query.shape.words, chosen].append(index)
+            if seconds is None or self._residuals_only or words != query.shape.words:
+                waiting[words, chosen].append(index)
             else:
                 found[index] = Estimate(
                     seconds=seconds, source=Source.MEASURED, note=f"measured: {chosen.text}, {self.name}"
@@ -102,19 +103,35 @@ class ResidualTable:
             found |= zip(indices, self._interpolated(words, chosen, asked), strict=True)
         return tuple(found.get(index) for index in range(len(queries)))
 
+    def _measured_words(self, words: tuple[str, ...]) -> tuple[str, ...] | None:
+        """Return the measured words whose residuals stand for others, itself first; None where none do."""
+        if words in self._by_words:
+            return words
+        apart = {candidate: self.spec.words_apart(words, candidate) for candidate in sorted(self._by_words)}
+        alike = {candidate: distance for candidate, distance in apart.items() if distance is not None}
+        return min(alike, key=lambda candidate: alike[candidate], default=None)
+
     def _interpolated(
         self, words: tuple[str, ...], chosen: Implementation, queries: Sequence[Query]
     ) -> tuple[Estimate, ...]:
         residual_P, outside_P = self._pool(words, chosen).residuals([query.shape for query in queries])
         return tuple(
-            Estimate(
-                seconds=query.analytic_seconds * math.exp(residual),
-                source=Source.INTERPOLATED if outside == 0 else Source.EXTRAPOLATED,
-                note=f"analytic price times the residual of {chosen.text}, {self.name}"
-                + ("" if outside == 0 else f", faded over {outside:.1f} octaves beyond what was measured"),
-            )
+            self._estimate(query, words, chosen, residual=residual, outside=outside)
             for query, residual, outside in zip(queries, residual_P.tolist(), outside_P.tolist(), strict=True)
         )
+
+    def _estimate(
+        self, query: Query, words: tuple[str, ...], chosen: Implementation, *, residual: float, outside: float
+    ) -> Estimate:
+        note = f"analytic price times the residual of {chosen.text}, {self.name}"
+        source = Source.INTERPOLATED
+        if outside:
+            note += f", faded over {outside:.1f} octaves beyond what was measured"
+            source = Source.EXTRAPOLATED
+        if words != query.shape.words:
+            note += f", measured with {', '.join(words)}"
+            source = Source.ASSUMED
+        return Estimate(seconds=query.analytic_seconds * math.exp(residual), source=source, note=note)
 
     def _pool(self, words: tuple[str, ...], chosen: Implementation) -> "_Pool":
         """Return the rows of one implementation that a query of these words is interpolated between."""

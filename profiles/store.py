@@ -138,6 +138,8 @@ class _RowReader:
             words=tuple(cells[at[name]] for name in self._spec.words),
             sizes=tuple(_whole(name, cells[at[name]]) for name in self._spec.sizes),
         )
+        if self._spec.operation is not None:
+            self._spec.operation(shape)  # no table may hold what no kernel is
         origin = cells[at["origin"]]
         if origin not in self._implementations:
             raise ValueError(f"origin {origin[:40]!r} is not one of {METADATA}: {', '.join(self._implementations)}")

@@ -105,6 +105,7 @@ class TableSpec:
         sizes: Columns of whole numbers.
         operation: The kernel that a shape is, for its analytic price; None of collectives, which a cluster prices.
         coordinates: Where a shape lies, in octaves, weighted by how fast residuals change along each.
+        words_apart: How unlike two rows' words are whose residuals stand in for one another; None where they do not.
     """
 
     kind: TableKind
@@ -112,6 +113,21 @@ class TableSpec:
     sizes: tuple[str, ...]
     operation: Callable[[Shape], KernelOp] | None
     coordinates: Callable[[Shape], tuple[float, ...]]
+    words_apart: Callable[[tuple[str, ...], tuple[str, ...]], float | None]
+
+
+def _as_wide(words: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple("bfloat16" if word == "float16" else word for word in words)
+
+
+def _same_width(one: tuple[str, ...], other: tuple[str, ...]) -> float | None:
+    """Return 0 for words that differ in which 16-bit format they name: kernels are alike in both."""
+    return 0.0 if _as_wide(one) == _as_wide(other) else None
+
+
+def _same_experts(one: tuple[str, ...], other: tuple[str, ...]) -> float | None:
+    """Return by how much two distributions of tokens differ, of experts in one format."""
+    return abs(power_of(one[1]) - power_of(other[1])) if _as_wide(one[:1]) == _as_wide(other[:1]) else None
 
 
 def _product(shape: Shape) -> KernelOp:
@@ -264,6 +280,7 @@ SPECS: Mapping[TableKind, TableSpec] = MappingProxyType(
                 sizes=("m", "n", "k"),
                 operation=_product,
                 coordinates=_product_coordinates,
+                words_apart=_same_width,
             ),
             TableSpec(
                 kind=TableKind.ATTENTION_PREFILL,
@@ -271,6 +288,7 @@ SPECS: Mapping[TableKind, TableSpec] = MappingProxyType(
                 sizes=("batch_size", "isl", "num_heads", "num_kv_heads", "head_dim"),
                 operation=_prefill,
                 coordinates=_prefill_coordinates,
+                words_apart=_same_width,
             ),
             TableSpec(
                 kind=TableKind.ATTENTION_DECODE,
@@ -278,6 +296,7 @@ SPECS: Mapping[TableKind, TableSpec] = MappingProxyType(
                 sizes=("batch_size", "kv_len", "num_heads", "num_kv_heads", "head_dim"),
                 operation=_decode,
                 coordinates=_decode_coordinates,
+                words_apart=_same_width,
             ),
             TableSpec(
                 kind=TableKind.MLA,
@@ -285,6 +304,7 @@ SPECS: Mapping[TableKind, TableSpec] = MappingProxyType(
                 sizes=("num_heads", "batch_size", "isl", "kv_len"),
                 operation=_latent,
                 coordinates=lambda shape: _octaves(shape.sizes, (1, 1, 1, 1)),
+                words_apart=_same_width,
             ),
             TableSpec(
                 kind=TableKind.MOE,
@@ -292,6 +312,7 @@ SPECS: Mapping[TableKind, TableSpec] = MappingProxyType(
                 sizes=("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size"),
                 operation=_experts,
                 coordinates=_experts_coordinates,
+                words_apart=_same_experts,
             ),
             TableSpec(
                 kind=TableKind.COLLECTIVES,
@@ -299,6 +320,7 @@ SPECS: Mapping[TableKind, TableSpec] = MappingProxyType(
                 sizes=("num_gpus", "bytes"),
                 operation=None,
                 coordinates=lambda shape: _octaves(shape.sizes, (2, 1)),
+                words_apart=_same_width,
             ),
         )
     }

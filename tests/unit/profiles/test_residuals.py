@@ -70,6 +70,30 @@ def test_beyond_measured_shapes_the_residual_fades_to_the_analytic_price() -> No
     assert math.log(factors[0]) == pytest.approx(math.log(1.25) * 0.5 ** (0.3 / HALF_LIFE))
 
 
+def test_residuals_of_like_words_stand_in_and_are_assumed() -> None:
+    half = ask(shape(256, 256, 256, "float16"))
+    assert half is not None
+    assert half[0] == pytest.approx(1.25)
+    assert half[1] is Source.ASSUMED
+    spec = SPECS[TableKind.MOE]
+    shapes = {
+        name: Shape(words=("fp8", name), sizes=(64, 64, 64, 2, 8, 1, 1)) for name in ("balanced", "power_law_1.2")
+    }
+    measured = [
+        TableRow(shape=each, latency_us=latency_us, samples=None, implementation=OURS)
+        for each, latency_us in zip(shapes.values(), (2.0, 3.0), strict=True)
+    ]
+    table = ResidualTable(spec, measured, lambda _: 1e-6, name="a table")
+    for name, factor in (("power_law_0.1", 2.0), ("power_law_1.01", 3.0), ("power_law_2", 3.0)):
+        asked = Shape(words=("fp8", name), sizes=(64, 64, 64, 2, 8, 1, 1))
+        (found,) = table.estimates([Query(shape=asked, implementation=OURS, analytic_seconds=1.0)])
+        assert found is not None
+        assert found.seconds == pytest.approx(factor)
+        assert found.source is Source.ASSUMED
+    other = Shape(words=("bfloat16", "balanced"), sizes=(64, 64, 64, 2, 8, 1, 1))
+    assert table.estimates([Query(shape=other, implementation=OURS, analytic_seconds=1.0)]) == (None,)
+
+
 def test_a_format_that_was_not_measured_has_no_residual() -> None:
     assert ask(shape(256, 256, 256, "fp8")) is None
 

@@ -73,6 +73,7 @@ HEADER = "dtype,m,n,k,latency_us,origin\n"
         (HEADER + "bfloat16,1,2,3,4.5,ours\nbfloat16,1,-2,3,4.5,ours\n", 3, "n = '-2' is no positive whole number"),
         (HEADER + "bfloat16,1,2,3.5,4.5,ours\n", 2, "k = '3.5' is no positive whole number"),
         (HEADER + f"bfloat16,1,2,{10**16},4.5,ours\n", 2, "is no positive whole number"),
+        (HEADER + "int3,1,2,3,4.5,ours\n", 2, "format 'int3' is not one of"),
         (HEADER + "bfloat16,1,2,3,0,ours\n", 2, "latency_us = '0' is no time in microseconds above 0"),
         (HEADER + "bfloat16,1,2,3,nan,ours\n", 2, "latency_us = 'nan' is no time in microseconds above 0"),
         (HEADER + "bfloat16,1,2,3,4.5,nobody\n", 2, "origin 'nobody' is not one of profile.json: ours, theirs"),

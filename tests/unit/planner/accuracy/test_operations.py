@@ -99,9 +99,7 @@ def test_every_kind_has_a_price_on_every_gpu_without_the_columns_that_may_be_mis
     assert found.error is None
     assert found.predicted_us is not None
     assert found.predicted_us > 0
-    # A100's experts were measured with skewed loads alone.
-    has_table = {"h100_sxm", "h200_sxm"} if kind is Kind.MOE else {"h100_sxm", "a100_sxm", "h200_sxm"}
-    measured = basis is Basis.TABLES and system in has_table
+    measured = basis is Basis.TABLES and system in {"h100_sxm", "a100_sxm", "h200_sxm"}
     assert (found.source == "analytic") is not measured, found.note
 
 
