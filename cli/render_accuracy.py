@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from cli.render import Block, Facts, Line, Style, Table, columns, count, milliseconds, section, signed_percent
+from planner.accuracy.fit import SCALE_RUNS, LeftOut, error_after_one_scale
 from planner.accuracy.measurements import Kind
 from planner.accuracy.operations import OperationPrediction
 from planner.accuracy.scores import (
@@ -13,14 +14,14 @@ from planner.accuracy.scores import (
     choices_of,
     grouped,
     memory_errors,
-    operation_errors,
     out_of_memory,
     step_errors,
     summary_of_choices,
 )
 from planner.accuracy.training import Prediction
 from planner.errors import InputError
-from profiles.constants import TRAINING_BAND, named_constants
+from profiles.constants import TRAINING_BAND, Origin, named_constants
+from profiles.kernel_constants import named_kernel_constants
 
 SCHEMA_VERSION = 1
 MOST_REASONS = 8
@@ -42,9 +43,70 @@ def training_document(runs: Sequence[Prediction]) -> dict[str, object]:
 def constants_document() -> list[dict[str, object]]:
     """Return every constant of the cost model with its range and source."""
     return [
-        {"name": name, "value": entry.value, "low": entry.low, "high": entry.high, "source": entry.source}
-        for name, entry in named_constants().items()
+        {
+            "name": name,
+            "value": entry.value,
+            "low": entry.low,
+            "high": entry.high,
+            "origin": entry.origin.value,
+            "source": entry.source,
+        }
+        for name, entry in (named_constants() | named_kernel_constants()).items()
     ]
+
+
+def constants_blocks() -> tuple[Block, ...]:
+    """Return every constant as a table, those that were fitted first."""
+    found = named_constants() | named_kernel_constants()
+    counts = Counter(entry.origin for entry in found.values())
+    rows = tuple(
+        (name, f"{entry.value:.4g}", f"{entry.low:g} to {entry.high:g}", entry.origin.value)
+        for origin in Origin
+        for name, entry in found.items()
+        if entry.origin is origin
+    )
+    return (
+        *section("Constants", Table(columns=columns("name", ">value", "range", "how it came by its value"), rows=rows)),
+        Line("  " + ", ".join(f"{counts[origin]} {origin}" for origin in Origin if counts[origin])),
+    )
+
+
+def refit_document(without: Sequence[LeftOut]) -> dict[str, object]:
+    """Return how fits predict the groups that they left out as JSON."""
+    every = [entry for group in without for entry in group.predictions]
+
+    def errors(entries: Sequence[Prediction]) -> dict[str, object]:
+        return {
+            "errors": or_none(step_errors(entries)),
+            "median_absolute_after_one_scale": error_after_one_scale(entries),
+        }
+
+    return {
+        "groups": [
+            {"group": group.group, **errors(group.predictions), "constants": dict(group.values)} for group in without
+        ],
+        "all": errors(every),
+        "dense": errors([entry for entry in every if not entry.has_experts]),
+        "experts": errors([entry for entry in every if entry.has_experts]),
+    }
+
+
+def refit_blocks(without: Sequence[LeftOut]) -> tuple[Block, ...]:
+    """Return how fits predict the groups that they left out."""
+    every = [entry for group in without for entry in group.predictions]
+    kinds = (
+        *((group.group, group.predictions) for group in without),
+        ("all dense", [entry for entry in every if not entry.has_experts]),
+        ("all mixtures", [entry for entry in every if entry.has_experts]),
+        ("all", every),
+    )
+    rows = tuple(
+        (name, count(errors.count), *error_cells(errors), "" if scaled is None else f"{100 * scaled:.1f} %")
+        for name, errors, scaled in ((name, step_errors(runs), error_after_one_scale(runs)) for name, runs in kinds)
+        if errors is not None
+    )
+    names = ["without", ">runs", ">median error", ">mean error", ">bias", f">after one scale of {SCALE_RUNS} runs"]
+    return section("Predicted by constants that were fitted to the others", Table(columns=columns(*names), rows=rows))
 
 
 def _training_row(entry: Prediction) -> dict[str, object]:
@@ -75,9 +137,9 @@ def _training_row(entry: Prediction) -> dict[str, object]:
 def training_summary(runs: Sequence[Prediction]) -> dict[str, object]:
     """Return how good predictions of training runs are."""
     return {
-        **_coverage(runs),
+        **coverage(runs),
         "step_time": {
-            name: _or_none(step_errors(chosen))
+            name: or_none(step_errors(chosen))
             for name, chosen in (
                 ("all", runs),
                 ("dense", [entry for entry in runs if not entry.has_experts]),
@@ -86,16 +148,18 @@ def training_summary(runs: Sequence[Prediction]) -> dict[str, object]:
         },
         "choice_sets": asdict(summary_of_choices(choices_of(runs))),
         "out_of_memory": asdict(out_of_memory(runs)),
-        "peak_memory": _or_none(memory_errors(runs)),
+        "peak_memory": or_none(memory_errors(runs)),
     }
 
 
-def _coverage(found: Sequence[Prediction] | Sequence[OperationPrediction]) -> dict[str, object]:
+def coverage(found: Sequence[Prediction] | Sequence[OperationPrediction]) -> dict[str, object]:
+    """Return how many rows were predicted."""
     predicted = sum(entry.error is None for entry in found)
     return {"rows": len(found), "predicted": predicted, "coverage": predicted / len(found) if found else None}
 
 
-def _or_none(errors: Errors | None) -> dict[str, object] | None:
+def or_none(errors: Errors | None) -> dict[str, object] | None:
+    """Return errors as JSON."""
     return None if errors is None else asdict(errors)
 
 
@@ -103,7 +167,7 @@ def training_blocks(runs: Sequence[Prediction], by: Sequence[str]) -> tuple[Bloc
     """Return what `accuracy` prints of training runs."""
     every = ("all", *[""] * (len(by) - 1))
     rows = [
-        (*key, count(len(entries)), *_error_cells(step_errors(entries)), *_error_cells(memory_errors(entries))[:1])
+        (*key, count(len(entries)), *error_cells(step_errors(entries)), *error_cells(memory_errors(entries))[:1])
         for key, entries in (*grouped(runs, by).items(), (every, runs))
     ]
     names = [*by, ">rows", ">median error", ">mean error", ">bias", ">peak memory"]
@@ -123,7 +187,7 @@ def training_blocks(runs: Sequence[Prediction], by: Sequence[str]) -> tuple[Bloc
         Table(columns=columns(*names), rows=tuple(rows)),
         *((Facts(pairs=tuple(facts)),) if facts else ()),
         *(_single_runs(runs) if len(runs) <= MOST_RUNS else ()),
-        *_reasons([entry.error for entry in runs]),
+        *reasons([entry.error for entry in runs]),
     )
 
 
@@ -185,7 +249,8 @@ def _best_runs(runs: Sequence[Prediction], predicted_seconds: Sequence[float | N
     return (Line(f"  Best measured: {min(measured)[1]}. Best predicted: {min(predicted)[1]}."),)
 
 
-def _error_cells(errors: Errors | None) -> tuple[str, str, str]:
+def error_cells(errors: Errors | None) -> tuple[str, str, str]:
+    """Return the cells of median, mean and bias."""
     if errors is None:
         return "", "", ""
     return (
@@ -195,7 +260,8 @@ def _error_cells(errors: Errors | None) -> tuple[str, str, str]:
     )
 
 
-def _reasons(errors: Sequence[str | None]) -> tuple[Block, ...]:
+def reasons(errors: Sequence[str | None]) -> tuple[Block, ...]:
+    """Return why rows were not predicted, the most frequent reasons first."""
     found = Counter(error for error in errors if error is not None)
     if not found:
         return ()
@@ -203,35 +269,3 @@ def _reasons(errors: Sequence[str | None]) -> tuple[Block, ...]:
     if len(found) > MOST_REASONS:
         lines.append(Line(f"  and {len(found) - MOST_REASONS} other reasons"))
     return section(f"Not predicted: {sum(found.values())} of {len(errors)} rows", *lines)
-
-
-def operation_document(kind: Kind, found: Sequence[OperationPrediction]) -> dict[str, object]:
-    """Return predictions of operations as JSON."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "kind": kind.value,
-        "constants": constants_document(),
-        "rows": [
-            {
-                "id": entry.row.id,
-                "measured_us": entry.measured_us,
-                "predicted_us": entry.predicted_us,
-                "error": entry.error,
-            }
-            for entry in found
-        ],
-        "summary": {**_coverage(found), "latency": _or_none(operation_errors(found))},
-    }
-
-
-def operation_blocks(kind: Kind, found: Sequence[OperationPrediction], by: Sequence[str]) -> tuple[Block, ...]:
-    """Return what `accuracy` prints of operations."""
-    rows = [
-        (*key, count(len(entries)), *_error_cells(operation_errors(entries)))
-        for key, entries in grouped(found, by).items()
-    ]
-    return (
-        Line(f"{kind}: predicted over measured, less one", Style.HEADING),
-        Table(columns=columns(*by, ">rows", ">median error", ">mean error", ">bias"), rows=tuple(rows)),
-        *_reasons([entry.error for entry in found]),
-    )

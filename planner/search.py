@@ -33,9 +33,9 @@ from planner.space import Space, dimensions, enumerate_layouts, recompute_choice
 from planner.specs import ModelSpec
 from planner.targets import framework_of
 from planner.validate import violations
-from profiles.analytic import AnalyticCostModel
 from profiles.estimate import CostModel
 from profiles.hardware import Cluster
+from profiles.planned import cost_model_on
 from solvers.errors import SolverError
 
 Watch = Callable[[str, int, int], None]
@@ -69,7 +69,7 @@ def search(  # noqa: PLR0913 - what is planned, and how
     *,
     top: int = 5,
     watch: Watch | None = None,
-    price_on: PriceOn = AnalyticCostModel,
+    price_on: PriceOn = cost_model_on,
 ) -> Plan:
     """Return the best plans for `request`, or why there is none.
 

@@ -132,19 +132,19 @@ def _sustained(value: float) -> Constant:
 
 
 GEMM: dict[tuple[str, str], GemmConstants] = {
-    ("hopper", "bf16"): GemmConstants(peak_fraction=_BURST, sustained_fraction=_sustained(0.753)),
+    ("hopper", "bf16"): GemmConstants(peak_fraction=_BURST, sustained_fraction=_sustained(0.765)),
     ("hopper", "fp8"): GemmConstants(peak_fraction=_BURST_FP8, sustained_fraction=_sustained(1.1)),
     ("ampere", "bf16"): GemmConstants(
         peak_fraction=_BURST,
-        sustained_fraction=_sustained(0.758),
+        sustained_fraction=_sustained(0.735),
     ),
     ("blackwell", "bf16"): GemmConstants(
         peak_fraction=_rate(1.04, "carried over from H100", origin=Origin.ASSUMED),
-        sustained_fraction=_sustained(0.529),
+        sustained_fraction=_sustained(0.521),
     ),
     ("blackwell", "fp8"): GemmConstants(
         peak_fraction=_rate(0.94, "carried over from H100", origin=Origin.ASSUMED),
-        sustained_fraction=_sustained(0.846),
+        sustained_fraction=_sustained(0.821),
     ),
     ("cdna3", "bf16"): GemmConstants(
         peak_fraction=_rate(0.514, _MAMF.format(device="MI300X (668 of 1300 TFLOP/s)"), origin=Origin.MEASURED),
@@ -184,7 +184,7 @@ REFERENCE_WATTS_PER_TERAFLOPS: dict[str, float] = {
 """Board power over the datasheet's bf16 rate of the GPUs that the sustained fractions were fitted on."""
 
 POWER_EXPONENT = _trained(
-    0.645, 0.33, 1.0, "a board with less power for its rate keeps (power / reference)^x: 500 W H100 of torchtitan"
+    0.633, 0.33, 1.0, "a board with less power for its rate keeps (power / reference)^x: 500 W H100 of torchtitan"
 )
 
 NEAREST_ARCHITECTURE: dict[str, tuple[str, ...]] = {
@@ -204,16 +204,16 @@ KERNEL_LAUNCH = _seconds(3.0e-6, "fitted start of a GEMM: 2.5 us (H100), 3.4 us 
 _PREFILL = "median of published bf16 prefill timings on {device} at head_dim 128, 1,024 to 16,384 tokens"
 
 ATTENTION_FRACTION: dict[str, Constant] = {
-    "ampere": _trained(0.371, 0.2, 0.7, "FlashAttention-2, forward and backward"),
-    "hopper": _trained(0.356, 0.2, 0.7, "cuDNN and FlashAttention-3, forward and backward"),
-    "blackwell": _trained(0.441, 0.2, 0.7, "cuDNN, forward and backward"),
+    "ampere": _trained(0.378, 0.2, 0.7, "FlashAttention-2, forward and backward"),
+    "hopper": _trained(0.369, 0.2, 0.7, "cuDNN and FlashAttention-3, forward and backward"),
+    "blackwell": _trained(0.446, 0.2, 0.7, "cuDNN, forward and backward"),
 }
 """Part of the datasheet's bf16 rate that an architecture's own attention kernels keep over hours of training when
 tokens see many others."""
 
 OLDER_ATTENTION: dict[str, Constant] = {
-    "flash-2": _trained(0.551, 0.3, 1.0, "kernels written for Ampere, on what came after"),
-    "flash-1": _trained(0.935, 0.5, 1.0, "over those of the second generation"),
+    "flash-2": _trained(0.558, 0.3, 1.0, "kernels written for Ampere, on what came after"),
+    "flash-1": _trained(0.909, 0.5, 1.0, "over those of the second generation"),
 }
 """What an older generation of kernels (`profiles.software.AttentionKernels`) keeps of the next one's rate."""
 
@@ -224,8 +224,8 @@ ATTENTION_RAMP: dict[str, Constant] = {
 """Tokens of a causal sequence at which fused attention reaches half of its rate."""
 
 LAUNCH_SECONDS: dict[str, Constant] = {
-    "current": _trained(1.28e-05, 2e-6, 4e-5, "one launch of PyTorch 2"),
-    "eager-2022": _trained(7.54e-05, 1e-5, 1.5e-4, "one launch of Megatron-DeepSpeed in 2022"),
+    "current": _trained(1.14e-05, 2e-6, 4e-5, "one launch of PyTorch 2"),
+    "eager-2022": _trained(7.35e-05, 1e-5, 1.5e-4, "one launch of Megatron-DeepSpeed in 2022"),
 }
 """Host time for one launch, by `profiles.software.HostPath`."""
 
@@ -269,7 +269,7 @@ leave a ratio as it is. What is left is the spread of the residuals within choic
 """
 
 ROUTING_KERNELS = _trained(
-    191.0,
+    232.0,
     20.0,
     400.0,
     "small kernels by which tokens are counted, sorted and padded for their experts or brought back, and waits for the"
@@ -282,7 +282,7 @@ SCAN_FRACTION = _fraction(
     assumed=True,
 )
 
-MEMORY_FRACTION = _trained(0.889, 0.6, 0.95, "part of the memory bandwidth that element-wise kernels and updates reach")
+MEMORY_FRACTION = _trained(0.948, 0.6, 0.95, "part of the memory bandwidth that element-wise kernels and updates reach")
 
 _NCCL = "nccl-tests bus bandwidth above 64 MB on {what}"
 
@@ -313,12 +313,9 @@ PEER_FRACTION: dict[tuple[str, str], PeerConstants] = {
     ("ampere", "all_to_all"): _peer(0.55, 0.68, "A100 SXM, NVLink 3, NCCL 2.27"),
 }
 
-NETWORK_FRACTION = _trained(
-    0.836,
-    0.5,
-    1.0,
-    "part of the network's bandwidth that large messages reach: in NCCL tests 0.72 (Polaris, Slingshot 10) to 0.92"
-    " (Alps, Slingshot 11)",
+NETWORK_FRACTION = _fraction(
+    0.9,
+    "large NCCL messages between nodes of Alps (Slingshot 11) in NCCL tests: 0.92; on Polaris (Slingshot 10) 0.72",
 )
 PCIE_FRACTION = Constant(
     value=0.70,
@@ -330,14 +327,14 @@ PCIE_FRACTION = Constant(
 """At most what 128b/130b coding leaves (PCI Express Base Specification 3.0 to 5.0)."""
 
 COLLECTIVE_WAIT = _trained(
-    5.63e-05,
+    4.52e-05,
     1e-6,
     1e-4,
     "what a collective between kernels adds to its start: its stream and theirs wait for one another",
 )
 
 COLLECTIVES_IN_TRAINING = _trained(
-    0.785, 0.5, 1.0, "what collectives between kernels keep of the bandwidth that NCCL tests reach"
+    0.804, 0.5, 1.0, "what collectives between kernels keep of the bandwidth that NCCL tests reach"
 )
 
 COLLECTIVE_START: dict[str, Constant] = {

@@ -23,3 +23,22 @@ class CoverageError(ProfileError):
 
 class CatalogueError(ProfileError):
     """A name or a figure that the hardware catalogue does not hold."""
+
+
+class ProfileFileError(ProfileError):
+    """A file of a profile that cannot be used.
+
+    Args:
+        file: Its path.
+        line: Line in it, from 1; None for the whole.
+        message: What is wrong, and with which column.
+        remedy: What to do.
+    """
+
+    def __init__(self, *, file: str, line: int | None, message: str, remedy: str) -> None:
+        place = file if line is None else f"{file}:{line}"
+        super().__init__(f"{place}: {message}\n{remedy}")
+        self.file = file
+        self.line = line
+        self.message = message
+        self.remedy = remedy

@@ -85,6 +85,25 @@ class GemmSurface:
         """
         m, n, k, batch = (np.asarray(size, dtype=np.float64)[..., np.newaxis] for size in (m_P, n_P, k_P, batch_P))
         tiles_PT = batch * np.ceil(m / _ROWS_T) * np.ceil(n / _COLUMNS_T)
+        return self._seconds_P(tiles_PT, k, bytes_P)
+
+    def grouped_seconds(
+        self, rows_G: FloatArray, counts_G: FloatArray, columns: int, depth: int, *, num_bytes: float
+    ) -> float:
+        """Return the seconds of one kernel that multiplies groups of rows with weights of their own.
+
+        Args:
+            rows_G: Rows of each group.
+            counts_G: Groups with so many rows.
+            columns: Columns of every result.
+            depth: Inner dimension of all.
+            num_bytes: Traffic of operands and results.
+        """
+        tiles_GT = counts_G[:, np.newaxis] * np.ceil(rows_G[:, np.newaxis] / _ROWS_T) * np.ceil(columns / _COLUMNS_T)
+        return float(self._seconds_P(tiles_GT.sum(axis=0), np.asarray(float(depth)), num_bytes))
+
+    def _seconds_P(self, tiles_PT: FloatArray, k: FloatArray, bytes_P: ArrayLike) -> FloatArray:
+        """Return the seconds of kernels with so many tiles in each of the candidate tilings."""
         begun_PT = np.maximum(tiles_PT * self._share_T, 1.0)
         waves_PT = begun_PT + self.rates.whole_wave_fraction * (np.ceil(begun_PT) - begun_PT)
         steps_PT = np.ceil(k / _SPLIT_T) + self.rates.prologue_steps

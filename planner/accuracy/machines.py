@@ -4,13 +4,16 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 
-from profiles.analytic import AnalyticCostModel
 from profiles.catalogue import load_device, load_preset
+from profiles.estimate import CostModel
 from profiles.hardware import Cluster
+from profiles.planned import cost_model_on
 from profiles.schema.cluster import ClusterEntry
-from profiles.software import CURRENT_SOFTWARE, Software
+from profiles.software import Software
 
 _MACHINES: tuple[tuple[str, str, str], ...] = (
+    (r"polaris", "polaris", "a100-sxm-40gb"),
+    (r"alps", "alps", "gh200-96gb"),
     (r"gb300", "gb300-nvl72", "gb300"),
     (r"gb200", "gb200-nvl72", "gb200"),
     (r"b300", "dgx-b200", "b300"),
@@ -38,6 +41,10 @@ _MACHINES: tuple[tuple[str, str, str], ...] = (
 """Pattern in a row's name of its hardware, the preset whose node is taken, the GPU in it; the first match counts."""
 
 
+MOST_IN_NODE = 8
+"""GPUs of the largest nodes that most GPUs are sold in."""
+
+
 def cluster_named(name: str, num_gpus: int) -> tuple[Cluster, str | None]:
     """Return a cluster of at least `num_gpus` GPUs, and what was assumed of it.
 
@@ -54,23 +61,56 @@ def cluster_named(name: str, num_gpus: int) -> tuple[Cluster, str | None]:
     return cluster, None if exact else f"network: {name} taken as {device} in nodes of {preset}"
 
 
-class CostModels:
-    """Cost models, shared by rows that run on the same cluster and software.
+def nodes_named(name: str, *, num_gpus: int, num_nodes: int) -> Cluster:
+    """Return a cluster in which a collective of `num_gpus` GPUs fills `num_nodes` nodes.
 
-    Args:
-        sustained: Matrix products run as hours of training keep them, not in a burst.
+    Where the preset's nodes hold another number of GPUs than that, so many of each take part, with their network cards.
+
+    Raises:
+        ValueError: No GPU of the catalogue has such a name, or none is sold in such nodes.
     """
+    cluster, _ = cluster_named(name, num_gpus)
+    per_node, left = divmod(num_gpus, num_nodes)
+    if left or per_node == 0:
+        raise ValueError(f"{num_gpus} GPUs cannot fill {num_nodes} nodes alike")
+    if per_node == cluster.gpus_per_node or (num_nodes == 1 and num_gpus <= _inside(cluster)):
+        return cluster
+    if per_node > max(MOST_IN_NODE, cluster.gpus_per_node):
+        raise ValueError(f"{num_gpus} GPUs do not stand on {num_nodes} nodes of {cluster.gpus_per_node}")
+    _, preset, device = next(entry for entry in _MACHINES if re.search(entry[0], name.lower()))
+    return _resized(preset, device, per_node, num_nodes)
 
-    def __init__(self, *, sustained: bool) -> None:
-        self.sustained = sustained
+
+def _inside(cluster: Cluster) -> int:
+    return max(cluster.gpus_per_node, cluster.fast_domain_size)
+
+
+@lru_cache(maxsize=256)
+def _resized(preset: str, device: str, per_node: int, num_nodes: int) -> Cluster:
+    """Return nodes of a preset with another number of GPUs, each with as much network as before."""
+    base = load_preset(preset)
+    fields: dict[str, object] = {"preset": preset, "gpus_per_node": per_node, "nodes": num_nodes}
+    if base.nics is not None:
+        count = max(1, base.nics.count * per_node // base.gpus_per_node)
+        fields["nics"] = {"count": count, "bandwidth": f"{base.nics.bandwidth / 1e9:g}GB/s"}
+    if base.domain > 1:
+        fields["nvlink_domain"] = per_node if base.domain <= base.gpus_per_node else base.domain
+    cluster = ClusterEntry.model_validate(fields).to_cluster()
+    return cluster if cluster.device.name == device else replace(cluster, device=load_device(device))
+
+
+class CostModels:
+    """Cost models of training, shared by rows that run on the same cluster and software."""
+
+    def __init__(self) -> None:
         # Clusters are known by identity: rows that name the same one get the same object.
-        self._found: dict[tuple[int, Software], AnalyticCostModel] = {}
+        self._found: dict[tuple[int, Software], CostModel] = {}
 
-    def of(self, cluster: Cluster, software: Software = CURRENT_SOFTWARE) -> AnalyticCostModel:
+    def of(self, cluster: Cluster, software: Software) -> CostModel:
         """Return the cost model of a cluster and what runs on it."""
         found = self._found.get((id(cluster), software))
         if found is None:
-            found = self._found[id(cluster), software] = AnalyticCostModel(cluster, software, sustained=self.sustained)
+            found = self._found[id(cluster), software] = cost_model_on(cluster, software)
         return found
 
 

@@ -24,6 +24,7 @@ class Kind(StrEnum):
     ATTENTION_DECODE = "attention-decode"
     MLA = "mla"
     MOE = "moe"
+    MOE_EXCHANGE = "moe-alltoall"
     COLLECTIVES = "collectives"
 
 
@@ -31,6 +32,7 @@ COLUMNS: Mapping[Kind, frozenset[str]] = {
     Kind.TRAINING: frozenset({"model", "hardware", "num_gpus", "seq_len", "tp", "pp", "micro_batch", "global_batch"}),
     Kind.GEMM: frozenset({"system", "dtype", "m", "n", "k", "latency_us"}),
     Kind.MLA: frozenset({"system", "mla_dtype", "num_heads", "batch_size", "latency_us"}),
+    Kind.MOE_EXCHANGE: frozenset({"system", "comm_backend", "phase", "ep_size", "num_tokens", "latency_us"}),
     Kind.MOE: frozenset({"system", "moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "latency_us"}),
     Kind.ATTENTION_PREFILL: frozenset({"system", "attn_dtype", "batch_size", "isl", "num_kv_heads", "latency_us"}),
     Kind.ATTENTION_DECODE: frozenset({"system", "attn_dtype", "batch_size", "kv_len", "num_kv_heads", "latency_us"}),

@@ -93,7 +93,7 @@ class TrainingPredictor:
     def __init__(self) -> None:
         # Models are known by identity: rows that name the same one get the same object.
         self._graphs: dict[tuple[int, TrainWorkload, bool], tuple[ModelSpec, ModelGraph]] = {}
-        self._cost_models = CostModels(sustained=True)
+        self._cost_models = CostModels()
 
     def predict(self, row: Row) -> Prediction:
         """Return the prediction of one row; what cannot be priced says why."""
@@ -123,7 +123,7 @@ class TrainingPredictor:
 
     def forget_prices(self) -> None:
         """Forget every price: constants have changed."""
-        self._cost_models = CostModels(sustained=True)
+        self._cost_models = CostModels()
 
     def _placed(self, run: Run) -> PlacedRun:
         graph = self._graph(run.model, run.workload, eager=False)

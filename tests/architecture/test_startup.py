@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +46,14 @@ def test_planning_loads_no_torch() -> None:
     loaded = loaded_by("import planner.search, planner.inputs, planner.emit.megatron, planner.schema.plan")
     assert "numpy" in loaded
     assert "torch" not in loaded
+
+
+def test_a_plan_loads_no_scipy(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "schema: 1\nmodel: llama-3.1-8b\ncluster: {preset: dgx-h100, nodes: 1}\n"
+        "workload: {kind: train, seq_len: 8192, global_batch_size: 128}\nconstraints: {tp: 8, pp: 1, cp: 1}\n"
+    )
+    loaded = loaded_by(run("plan", str(spec)))
+    assert {"numpy", "profiles"} <= loaded
+    assert "scipy" not in loaded

@@ -7,10 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from profiles.store import write_profile
 from tests.unit.planner.accuracy.rows import RUN
+from tests.unit.profiles.profile_files import METADATA, TABLES
 
 RUNNER = CliRunner()
-GEMM = "system,dtype,m,n,k,latency_us\nh100_sxm,bfloat16,4096,4096,4096,210\nh100_sxm,int4_wo,1,2,3,4\n"
+GEMM = "system,dtype,m,n,k,latency_us\nh100_sxm,bfloat16,4096,4096,4096,210\nh100_sxm,int3_wo,1,2,3,4\n"
 
 
 @pytest.fixture
@@ -57,7 +59,9 @@ def test_operations_are_scored_too(tmp_path: Path) -> None:
     document = json.loads(RUNNER.invoke(app, ["accuracy", str(path), "--format", "json"]).stdout)
     assert [row["id"] for row in document["rows"]] == ["0", "1"]
     assert document["rows"][0]["predicted_us"] == pytest.approx(210, rel=0.3)
-    assert document["rows"][1]["error"] == "dtype 'int4_wo' has no surface"
+    assert document["rows"][0]["source"] == "measured"
+    assert "format 'int3_wo' is not one of" in document["rows"][1]["error"]
+    assert document["basis"]["kind"] == "tables"
     text = RUNNER.invoke(app, ["accuracy", str(path)]).stdout
     assert "Not predicted: 1 of 2 rows" in text
 
@@ -72,3 +76,64 @@ def test_files_of_two_kinds_and_unknown_columns_are_refused(runs: Path, tmp_path
         result = RUNNER.invoke(app, ["accuracy", str(file), "--by", "colour"])
         assert (result.exit_code, result.stdout) == (2, "")
         assert "the file has no column colour" in result.stderr
+
+
+def kernels(path: Path) -> Path:
+    sizes = [512, 1024, 2048, 4096, 8192]
+    lines = [f"h100_sxm,bfloat16,{m},{n},4096,{m * n / 3e4}" for m in sizes for n in sizes]
+    path.write_text("\n".join(["system,dtype,m,n,k,latency_us", *lines]) + "\n")
+    return path
+
+
+def test_rows_left_out_and_analytic_prices_say_that_they_are(tmp_path: Path) -> None:
+    path = kernels(tmp_path / "gemm.csv")
+    left_out = RUNNER.invoke(app, ["accuracy", str(path), "--left-out", "5"])
+    assert left_out.exit_code == 0
+    assert "left out: each of 5 parts predicted by tables of the others, equal shapes together" in left_out.stdout
+    assert "measured" not in left_out.stdout.partition("of them")[2]
+    surface = RUNNER.invoke(app, ["accuracy", str(path), "--surface-only", "--format", "json"])
+    document = json.loads(surface.stdout)
+    assert document["basis"] == {
+        "kind": "surface",
+        "parts": None,
+        "text": "analytic models alone, no measured table",
+    }
+    assert document["summary"]["sources"] == {"analytic": 25}
+
+
+def test_a_profile_of_ones_own_replaces_the_shipped_one(tmp_path: Path) -> None:
+    write_profile(tmp_path / "mine", METADATA, TABLES)
+    path = tmp_path / "gemm.csv"
+    path.write_text(
+        "system,dtype,m,n,k,latency_us,framework\nh100_sxm,bfloat16,4096,4096,4096,200,ours\na100_sxm,bfloat16,1,2,3,4,ours\n"
+    )
+    result = RUNNER.invoke(app, ["accuracy", str(path), "--profile", str(tmp_path / "mine"), "--format", "json"])
+    document = json.loads(result.stdout)
+    assert document["rows"][0]["predicted_us"] == pytest.approx(210.25)
+    assert [row["source"] for row in document["rows"]] == ["measured", "analytic"]
+    (tmp_path / "mine" / "gemm.csv").write_text("dtype,m,n,k,latency_us,origin\nbfloat16,1,2,3,x,ours\n")
+    broken = RUNNER.invoke(app, ["accuracy", str(path), "--profile", str(tmp_path / "mine")])
+    assert (broken.exit_code, broken.stdout) == (2, "")
+    assert f"{tmp_path / 'mine' / 'gemm.csv'}:2: latency_us = 'x' is no time in microseconds above 0" in broken.stderr
+    missing = RUNNER.invoke(app, ["accuracy", str(path), "--profile", str(tmp_path / "nowhere")])
+    assert missing.exit_code == 2
+    assert "there is no such file" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--left-out", "5", "--surface-only"], "exclude one another"),
+        (["--left-out", "1"], "must be at least 2"),
+    ],
+)
+def test_options_that_contradict_are_refused(options: list[str], message: str, tmp_path: Path) -> None:
+    result = RUNNER.invoke(app, ["accuracy", str(kernels(tmp_path / "gemm.csv")), *options])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+def test_training_runs_have_no_tables(runs: Path) -> None:
+    result = RUNNER.invoke(app, ["accuracy", str(runs), "--left-out", "5"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Training runs are priced without tables" in result.stderr

@@ -4,12 +4,13 @@ import pytest
 
 from profiles import constants
 from profiles.constants import Constant, Origin, named_constants, values_tried
+from profiles.kernel_constants import named_kernel_constants
 from profiles.software import HostPath
 
 
-@pytest.mark.parametrize("name", named_constants())
+@pytest.mark.parametrize("name", named_constants() | named_kernel_constants())
 def test_a_constant_lies_in_its_range_and_has_a_source(name: str) -> None:
-    constant = named_constants()[name]
+    constant = (named_constants() | named_kernel_constants())[name]
     assert constant.low <= constant.value <= constant.high
     assert len(constant.source) > 10
     if "carried over" in constant.source or constant.source.startswith("assumption"):

@@ -1,0 +1,61 @@
+"""Accuracy of single operations as a table and as JSON."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from cli.render import Block, Facts, Line, Style, Table, columns, count
+from cli.render_accuracy import SCHEMA_VERSION, constants_document, coverage, error_cells, or_none, reasons
+from planner.accuracy.measurements import Kind
+from planner.accuracy.operations import OperationPrediction
+from planner.accuracy.scores import grouped, operation_errors
+from planner.accuracy.tables import Tables
+
+
+def operation_document(kind: Kind, tables: Tables, found: Sequence[OperationPrediction]) -> dict[str, object]:
+    """Return predictions of operations as JSON."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": kind.value,
+        "basis": {"kind": tables.basis.value, "parts": tables.parts or None, "text": tables.text},
+        "constants": constants_document(),
+        "rows": [
+            {
+                "id": entry.row.id,
+                "measured_us": entry.measured_us,
+                "predicted_us": entry.predicted_us,
+                "source": entry.source,
+                "note": entry.note,
+                "error": entry.error,
+            }
+            for entry in found
+        ],
+        "summary": {
+            **coverage(found),
+            "sources": dict(sources_of(found)),
+            "latency": or_none(operation_errors(found)),
+        },
+    }
+
+
+def sources_of(found: Sequence[OperationPrediction]) -> Counter[str]:
+    """Return how many predictions come from where, most first."""
+    counted = Counter(entry.source for entry in found if entry.source is not None)
+    return Counter(dict(counted.most_common()))
+
+
+def operation_blocks(
+    kind: Kind, tables: Tables, found: Sequence[OperationPrediction], by: Sequence[str]
+) -> tuple[Block, ...]:
+    """Return what `accuracy` prints of operations."""
+    every = ("all", *[""] * (len(by) - 1))
+    rows = [
+        (*key, count(len(entries)), *error_cells(operation_errors(entries)))
+        for key, entries in (*grouped(found, by).items(), (every, found))
+    ]
+    sources = ", ".join(f"{count(number)} {source}" for source, number in sources_of(found).items())
+    return (
+        Line(f"{kind}: predicted over measured, less one; systems weigh the same", Style.HEADING),
+        Table(columns=columns(*by, ">rows", ">median error", ">mean error", ">bias"), rows=tuple(rows)),
+        Facts(pairs=(("priced by", tables.text), *((("of them", sources),) if sources else ()))),
+        *reasons([entry.error for entry in found]),
+    )

@@ -1,0 +1,180 @@
+"""Kernels priced by measured tables where there are some, by their analytic model elsewhere.
+
+A table belongs to one GPU. A GPU with the same compute units at the same rates (H200 beside H100: other memory) takes
+its residuals, not its times, and the estimate is marked as assumed. Between generations residuals carry over worse than
+none, so any other GPU is priced by the analytic model alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from profiles.analytic import AnalyticCostModel
+from profiles.catalogue import load_device
+from profiles.chips import is_same_chip
+from profiles.estimate import Estimate, Source
+from profiles.hardware import Cluster, Device
+from profiles.kernels.network import across_nodes_seconds
+from profiles.kernels.surface import KernelSurface
+from profiles.ops import Collective, CollectiveKind
+from profiles.profile import Profile
+from profiles.residuals import Query, ResidualTable
+from profiles.store import shipped_devices, shipped_profile
+from profiles.tables import SPECS, Implementation, Shape, TableKind, TableRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredKernels:
+    """Measured rows of one GPU.
+
+    Args:
+        device: The GPU.
+        rows: Returns the rows of one kind.
+        floors_us: What the host took to start a kernel, where that hid short ones, by who ran it.
+        name: Where they come from, for notes.
+    """
+
+    device: Device
+    rows: Callable[[TableKind], tuple[TableRow, ...]]
+    floors_us: Mapping[Implementation, float]
+    name: str
+
+
+def measured_by(profile: Profile) -> MeasuredKernels:
+    """Return the rows of a profile.
+
+    Raises:
+        CatalogueError: Its GPU is none of the catalogue.
+    """
+    floors = {
+        origin.implementation: origin.host_floor_us
+        for origin in profile.metadata.origins.values()
+        if origin.host_floor_us is not None
+    }
+    device = load_device(profile.metadata.device)
+    return MeasuredKernels(device=device, rows=profile.rows, floors_us=floors, name=profile.name)
+
+
+def shipped_kernels(device: Device) -> MeasuredKernels | None:
+    """Return the tables of the package for a GPU, or for one with the same chip; None where there are none."""
+    names = shipped_devices()
+    alike = [name for name in names if is_same_chip(load_device(name), device)]
+    name = device.name if device.name in names else next(iter(alike), None)
+    profile = None if name is None else shipped_profile(name)
+    return None if profile is None else measured_by(profile)
+
+
+class KernelCosts:
+    """Prices kernels, and collectives inside a node, in a burst.
+
+    Args:
+        cluster: Where they run.
+        measured: Rows measured there, or on a GPU with the same chip; None for the analytic model alone.
+    """
+
+    def __init__(self, cluster: Cluster, measured: MeasuredKernels | None) -> None:
+        self.cluster = cluster
+        self._analytic = _Analytic(cluster)
+        self._measured = measured if measured is not None and is_same_chip(measured.device, cluster.device) else None
+        self._tables: dict[TableKind, ResidualTable] = {}
+
+    @property
+    def is_own_table(self) -> bool:
+        """Return whether the tables were measured on this very GPU."""
+        return self._measured is not None and self._measured.device.name == self.cluster.device.name
+
+    def query(self, kind: TableKind, shape: Shape, implementation: Implementation) -> Query:
+        """Return what is to be priced, with its analytic price.
+
+        Raises:
+            ValueError: No kernel has such a shape.
+            CoverageError: The GPU lacks a rate that the kernel needs.
+        """
+        seconds = self._analytic.seconds(kind, shape)
+        return Query(shape=shape, implementation=implementation, analytic_seconds=seconds)
+
+    def host_floor_seconds(self, implementation: Implementation) -> float:
+        """Return below what time a benchmark of this implementation shows its host, not its kernel; 0 if never."""
+        if self._measured is None:
+            return 0.0
+        return 1e-6 * self._measured.floors_us.get(implementation, 0.0)
+
+    def estimates(self, kind: TableKind, queries: Sequence[Query]) -> tuple[Estimate, ...]:
+        """Return the price of every query."""
+        covered = [index for index, query in enumerate(queries) if self._is_covered(kind, query.shape)]
+        found: dict[int, Estimate] = {}
+        if covered:
+            priced = self._table(kind).estimates([queries[index] for index in covered])
+            found = {
+                index: self._carried_over(estimate)
+                for index, estimate in zip(covered, priced, strict=True)
+                if estimate is not None
+            }
+        return tuple(found.get(index) or _unmeasured(query) for index, query in enumerate(queries))
+
+    def _is_covered(self, kind: TableKind, shape: Shape) -> bool:
+        """Return whether tables may price a shape: a collective across nodes depends on more than the GPU."""
+        inside = kind is not TableKind.COLLECTIVES or shape.sizes[0] <= self.cluster.gpus_per_node
+        return inside and self._measured is not None
+
+    def _carried_over(self, estimate: Estimate) -> Estimate:
+        if self.is_own_table:
+            return estimate
+        return replace(estimate, source=Source.ASSUMED, note=f"{estimate.note}; carried over to another memory")
+
+    def _table(self, kind: TableKind) -> ResidualTable:
+        if kind not in self._tables:
+            assert self._measured is not None
+            table = self._measured
+            analytic = self._analytic if self.is_own_table else _Analytic(replace(self.cluster, device=table.device))
+            self._tables[kind] = ResidualTable(
+                SPECS[kind],
+                [row for row in table.rows(kind) if self._is_covered(kind, row.shape)],
+                lambda shape: analytic.seconds(kind, shape),
+                name=table.name,
+                residuals_only=not self.is_own_table,
+            )
+        return self._tables[kind]
+
+
+def _unmeasured(query: Query) -> Estimate:
+    return Estimate(
+        seconds=query.analytic_seconds,
+        source=Source.ANALYTIC,
+        note="analytic model alone: no table has such a kernel on this GPU",
+    )
+
+
+class _Analytic:
+    """Analytic prices on one cluster.
+
+    Args:
+        cluster: The cluster.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._surface = KernelSurface(cluster.device)
+        self._collectives = AnalyticCostModel(cluster, sustained=False)
+
+    def seconds(self, kind: TableKind, shape: Shape) -> float:
+        """Return the price of one shape.
+
+        Raises:
+            ValueError: No kernel has such a shape.
+            CoverageError: The GPU lacks a rate that the kernel needs.
+        """
+        operation = SPECS[kind].operation
+        if operation is not None:
+            return self._surface.seconds(operation(shape))
+        num_gpus, num_bytes = shape.sizes
+        domain = self._collectives.cluster.fast_domain_size
+        collective = Collective(kind=CollectiveKind(shape.words[0]), buffer_bytes=num_bytes, size=num_gpus, stride=1)
+        if num_gpus <= domain or num_gpus <= self._collectives.cluster.gpus_per_node:
+            return self._collectives.collective(collective).seconds
+        short = replace(collective, buffer_bytes=1, size=domain)
+        return across_nodes_seconds(
+            collective.kind,
+            buffer_bytes=num_bytes,
+            size=num_gpus,
+            cluster=self._collectives.cluster,
+            inside_seconds=self._collectives.collective(short).seconds,
+        )
