@@ -20,7 +20,7 @@ from planner.accuracy.scores import (
 )
 from planner.accuracy.training import Prediction
 from planner.errors import InputError
-from profiles.constants import TRAINING_BAND, Origin, named_constants
+from profiles.constants import Origin, named_constants
 from profiles.kernel_constants import named_kernel_constants
 
 SCHEMA_VERSION = 1
@@ -112,8 +112,8 @@ def refit_blocks(without: Sequence[LeftOut]) -> tuple[Block, ...]:
 def _training_row(entry: Prediction) -> dict[str, object]:
     band = None
     if entry.predicted_step_seconds is not None:
-        half = TRAINING_BAND["experts" if entry.has_experts else "dense"].value
-        band = [entry.predicted_step_seconds / (1 + half), entry.predicted_step_seconds * (1 + half)]
+        factor = 1 + (entry.band_half_width or 0.0)
+        band = [entry.predicted_step_seconds / factor, entry.predicted_step_seconds * factor]
     return {
         "id": entry.row.id,
         "source_group": entry.row.text("source_group"),

@@ -262,7 +262,12 @@ class Pricer:
         collective = self.table.cost_model.collective
         transfers = tuple(
             collective(
-                transfer(layout, pipeline_rank=index % layout.pp, stream_bytes=costs.rank_model.stream_bytes)
+                transfer(
+                    layout,
+                    pipeline_rank=index % layout.pp,
+                    stream_bytes=costs.rank_model.stream_bytes,
+                    capabilities=self.table.capabilities,
+                )
             ).seconds
             for index in range(len(stages) - 1)
         )

@@ -26,6 +26,8 @@ class Capabilities:
         chosen_keys_with_tensor: tp above 1 where an indexer chooses keys.
         ulysses_with_unequal_heads: Ulysses alone where value heads are not as wide as key heads.
         reduce_scatter_from: Least zero_stage whose gradients are reduced and scattered, not reduced whole.
+        scattered_transfers: Without sequence parallelism a rank of tp sends its part of the residual stream to the next
+            stage, where the parts are gathered; else each sends all of it.
         state_exchange: Linear-attention layers exchange states over cp; else heads.
         experts: Expert parallelism.
         expert_tensor: A tensor-parallel degree of the experts' own.
@@ -67,6 +69,7 @@ class Capabilities:
     chosen_keys_with_tensor: bool
     ulysses_with_unequal_heads: bool
     reduce_scatter_from: int
+    scattered_transfers: bool
     state_exchange: bool
     experts: bool
     expert_tensor: bool
@@ -112,6 +115,7 @@ MEGATRON = Capabilities(
     # Transformer Engine, `attn_forward_func_with_cp`: latent attention only with p2p or a2a+p2p.
     ulysses_with_unequal_heads=False,
     reduce_scatter_from=1,
+    scattered_transfers=False,
     state_exchange=False,
     experts=True,
     shared_key_values=True,
@@ -162,6 +166,7 @@ DEEPSPEED = Capabilities(
     ulysses_with_unequal_heads=True,
     # `runtime/engine.py: buffered_allreduce_fallback`, with stage 1 and fp32 gradients.
     reduce_scatter_from=2,
+    scattered_transfers=False,
     state_exchange=False,
     # There are `deepspeed.moe` and AutoEP (`module_inject/auto_ep.py`); the emitted training program uses neither.
     experts=False,
@@ -227,6 +232,7 @@ ANY = Capabilities(
     chosen_keys_with_tensor=True,
     ulysses_with_unequal_heads=True,
     reduce_scatter_from=1,
+    scattered_transfers=False,
     state_exchange=True,
     experts=True,
     shared_key_values=True,

@@ -2,12 +2,25 @@
 
 from planner.plan import Certainty
 from planner.specs import ModelSpec
-from profiles.constants import RATIO_BAND, TRAINING_BAND
+from profiles.constants import GEMM, RATIO_BAND, TRAINING_BAND, Constant, Origin
+from profiles.hardware import Device
 
 
-def certainty_of(model: ModelSpec) -> Certainty:
-    """Return how far predicted step times of a model may be off."""
-    band = TRAINING_BAND["experts" if model.has_experts else "dense"]
+def training_band(*, has_experts: bool, device: Device) -> Constant:
+    """Return the half width of the band around a step time, as a factor less one.
+
+    Wider for generations of GPUs that no published run has measured, and for mixtures everywhere.
+    """
+    if has_experts:
+        return TRAINING_BAND["experts"]
+    constants = GEMM.get((device.architecture, "bf16"))
+    measured = constants is not None and constants.sustained_fraction.origin is Origin.TRAINED
+    return TRAINING_BAND["dense" if measured else "dense, other hardware"]
+
+
+def certainty_of(model: ModelSpec, device: Device) -> Certainty:
+    """Return how far predicted step times of a model on a GPU may be off."""
+    band = training_band(has_experts=model.has_experts, device=device)
     return Certainty(
         half_width=band.value,
         source=band.source,

@@ -161,14 +161,17 @@ def exposed_seconds(traffic: TimedTraffic, *, beside_seconds: float, overlapped:
     )
 
 
-def transfer(layout: Layout, *, pipeline_rank: int, stream_bytes: int) -> Collective:
+def transfer(layout: Layout, *, pipeline_rank: int, stream_bytes: int, capabilities: Capabilities = ANY) -> Collective:
     """Return the send from `pipeline_rank` to the next one (from the last to the first between chunks).
 
     Args:
         layout: The layout.
         pipeline_rank: Sender of activations, receiver of their gradients.
         stream_bytes: The residual stream of one micro-batch on one rank.
+        capabilities: What runs it; the gathering of scattered parts inside a node is left out.
     """
+    if capabilities.scattered_transfers and not layout.sequence_parallel:
+        stream_bytes = -(-stream_bytes // layout.tp)
     ranks_per_stage = layout.stage_ranks
     # Every rank of the stage sends at the same time and the slowest pair decides: reach from the first sender to the
     # last receiver, so that a boundary that any pair crosses is crossed.

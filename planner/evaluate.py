@@ -269,7 +269,12 @@ def _simulated(evaluator: _Evaluator) -> _Simulated:
     stages = tuple(evaluator.stage(stage) for stage in layout.stages)
     transfers = tuple(
         evaluator.collective_seconds(
-            transfer(layout, pipeline_rank=index % layout.pp, stream_bytes=evaluator.placed.rank_model.stream_bytes),
+            transfer(
+                layout,
+                pipeline_rank=index % layout.pp,
+                stream_bytes=evaluator.placed.rank_model.stream_bytes,
+                capabilities=evaluator.placed.capabilities,
+            ),
             term=BUBBLE,
         )
         for index in range(len(stages) - 1)

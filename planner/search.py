@@ -165,7 +165,7 @@ def search(  # noqa: PLR0913 - what is planned, and how
             infeasible=explain_infeasible(
                 model, cluster, request, space=enumerate_layouts(scope), planned=planned, price_on=price_on
             ),
-            certainty=certainty_of(model),
+            certainty=certainty_of(model, cluster.device),
         )
     watch("checking the best plans", 0, len(visit.candidates))
     plans = tuple(
@@ -200,7 +200,7 @@ def search(  # noqa: PLR0913 - what is planned, and how
         plans=plans,
         baseline=baseline,
         infeasible=None,
-        certainty=certainty_of(model),
+        certainty=certainty_of(model, cluster.device),
     )
 
 

@@ -36,6 +36,14 @@ PREFILL_PASSES = Constant(
     source=f"passes over queries, keys, values and output beside attention; {_PREFILL}",
 )
 
+COPIED_MEMORY_FRACTION = Constant(
+    origin=Origin.KERNELS,
+    value=0.733,
+    low=0.0,
+    high=1.0,
+    source=f"part of memory bandwidth at which what stands beside attention and experts is copied; {_PREFILL}",
+)
+
 DECODE_BLOCK_SECONDS = Constant(
     origin=Origin.KERNELS,
     value=3.3e-6,

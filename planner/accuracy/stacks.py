@@ -37,6 +37,7 @@ class Stack:
         half_gradients: Gradients are kept and reduced in 16 bit.
         interleaves: Its recipes interleave virtual stages wherever there is a pipeline, unless the row says.
         whole_gradients: Gradients are reduced whole on every rank, though their optimizer states are sharded.
+        scattered_transfers: Each rank of tp sends its part of the residual stream to the next stage.
         plain_modules: Layers keep what plain PyTorch operations keep for backward.
         habits: What it keeps on a GPU beside what its operators save.
         compiled_loss: What its loss peaks at in a row that is compiled; None means the same.
@@ -56,6 +57,7 @@ class Stack:
     half_gradients: bool = False
     interleaves: bool = False
     whole_gradients: bool = False
+    scattered_transfers: bool = False
     plain_modules: bool = False
     habits: Habits = PLANNED
     compiled_loss: LossHabit | None = None
@@ -66,7 +68,11 @@ class Stack:
     @property
     def capabilities(self) -> Capabilities:
         """Return what the framework does that decides prices."""
-        return replace(ANY, reduce_scatter_from=2) if self.whole_gradients else ANY
+        return replace(
+            ANY,
+            reduce_scatter_from=2 if self.whole_gradients else ANY.reduce_scatter_from,
+            scattered_transfers=self.scattered_transfers,
+        )
 
 
 def _name(pattern: str) -> re.Pattern[str]:
@@ -79,10 +85,8 @@ STACKS = (
     Stack(
         title="Megatron-DeepSpeed",
         name=_name(r"megatron-?deepspeed"),
-        software=Software(
-            host=HostPath.EAGER_2022,
-            tensor_parallel_overlap=TensorParallelOverlap.NOTHING,
-        ),
+        software=Software(host=HostPath.EAGER_2022),
+        scattered_transfers=True,  # DeepSpeed's `PipelineEngine.is_pipe_partitioned`
         zero_stage=0,
         overlaps=False,
         sequence_parallel=False,

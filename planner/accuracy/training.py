@@ -7,6 +7,7 @@ from planner.accuracy.machines import CostModels
 from planner.accuracy.measurements import Row
 from planner.accuracy.runs import Run, run_of
 from planner.accuracy.stacks import Stack
+from planner.certainty import training_band
 from planner.evaluate import Evaluation, evaluate, simulated_step_seconds
 from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
 from planner.layers import build_graph
@@ -45,6 +46,7 @@ class Prediction:
         tokens_per_step: Tokens of one step.
         num_gpus: GPUs.
         has_experts: The model has routed experts.
+        band_half_width: Of the band around the predicted step time, as a factor less one.
         assumptions: What was assumed.
         error: Why there is no prediction.
     """
@@ -60,6 +62,7 @@ class Prediction:
     tokens_per_step: int | None = None
     num_gpus: int | None = None
     has_experts: bool = False
+    band_half_width: float | None = None
     assumptions: tuple[str, ...] = ()
     error: str | None = None
 
@@ -181,6 +184,7 @@ def _prediction(row: Row, run: Run, evaluation: Evaluation, lines: tuple[MemoryL
         tokens_per_step=run.workload.tokens_per_step,
         num_gpus=row.needed("num_gpus"),
         has_experts=run.model.has_experts,
+        band_half_width=training_band(has_experts=run.model.has_experts, device=run.cluster.device).value,
         assumptions=(*run.assumptions, *evaluation.assumptions),
     )
 

@@ -11,11 +11,11 @@ fewer blocks than units, long sequences are split (Flash-Decoding). Small blocks
 
 import math
 
-from profiles.constants import MEMORY_FRACTION
 from profiles.hardware import Device
 from profiles.kernel_constants import (
     ATTENTION_BURST_FRACTION,
     ATTENTION_START,
+    COPIED_MEMORY_FRACTION,
     DECODE_BLOCK_SECONDS,
     DECODE_MEMORY_FRACTION,
     DECODE_SPLIT_TOKENS,
@@ -64,7 +64,7 @@ def prefill_seconds(operation: Prefill, device: Device) -> float:
     blocks = max(1.0, heads * tiles / units)
     steps = max(float(tiles), heads * tiles * (tiles + 1) / 2 / units)
     moved = PREFILL_PASSES.value * operation.tensor_bytes + operation.written_bytes
-    moving = moved / (device.memory_bytes_per_second * MEMORY_FRACTION.value)
+    moving = moved / (device.memory_bytes_per_second * COPIED_MEMORY_FRACTION.value)
     return ATTENTION_START.value + blocks * PREFILL_BLOCK_SECONDS.value + steps * step + moving
 
 

@@ -45,7 +45,7 @@ MEGATRON_ARGS=(
     --attention-dropout 0.0
     --hidden-dropout 0.0
     --attention-backend flash
-    # Vocabulary: 128256 rows, padded to 129024 (a multiple of 128 x tp)
+    # Vocabulary: 128256 rows, padded to 128512 (a multiple of 128 x tp)
     --tokenizer-type NullTokenizer
     --vocab-size 128256
     --make-vocab-size-divisible-by 128
@@ -66,22 +66,21 @@ MEGATRON_ARGS=(
     --lr-warmup-fraction 0.01
     --weight-decay 0.1
     --clip-grad 1.0
-    # Batch: 128 micro-batches on each of 4 replicas; no token budget given: 100 iterations
+    # Batch: 512 micro-batches on each of 1 replicas; no token budget given: 100 iterations
     --seq-length 8192
     --micro-batch-size 1
     --global-batch-size 512
     --train-iters 100
-    # Parallelism: tp 8, pp 16, vpp 4, cp 2, dp 4
-    --tensor-model-parallel-size 8
+    # Parallelism: tp 4, pp 64, vpp 1, cp 4, dp 1
+    --tensor-model-parallel-size 4
     --sequence-parallel
-    --pipeline-model-parallel-size 16
+    --pipeline-model-parallel-size 64
     --pipeline-model-parallel-layout 'Et|(t*2|)*62tL'
-    --context-parallel-size 2
-    --cp-comm-type p2p
+    --context-parallel-size 4
+    --cp-comm-type a2a+p2p
+    --hierarchical-context-parallel-sizes 2 2
     # Data parallelism
-    --use-distributed-optimizer
     --overlap-grad-reduce
-    --overlap-param-gather
     # Data
     --mock-data
     --no-create-attention-mask-in-dataloader

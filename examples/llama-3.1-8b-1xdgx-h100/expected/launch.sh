@@ -3,6 +3,7 @@
 #
 # Target: Megatron-LM at megatron-core 0.19.2 (tag core_v0.19.2), with Transformer Engine and APEX.
 # NVIDIA's PyTorch containers hold both.
+# Without APEX add --no-gradient-accumulation-fusion, which takes more memory than planned.
 # MEGATRON_LM_DIR: a checkout of that tag; it holds pretrain_gpt.py.
 # Data: mock tokens and a null tokenizer. For real data, tokenise it with Megatron-LM's tools/preprocess_data.py,
 # set workload.data_path and workload.tokenizer_model in the spec, and plan again.
@@ -15,7 +16,7 @@ set -euo pipefail
 : "${MEGATRON_LM_DIR:?set it to a checkout of Megatron-LM core_v0.19.2, which holds pretrain_gpt.py}"
 export PYTHONPATH="$MEGATRON_LM_DIR${PYTHONPATH:+:$PYTHONPATH}"
 
-unset CUDA_DEVICE_MAX_CONNECTIONS
+export CUDA_DEVICE_MAX_CONNECTIONS=1
 
 MEGATRON_ARGS=(
     # Architecture
@@ -61,33 +62,26 @@ MEGATRON_ARGS=(
     --lr-warmup-fraction 0.01
     --weight-decay 0.1
     --clip-grad 1.0
-    # Batch: 16 micro-batches on each of 8 replicas; no token budget given: 100 iterations
+    # Batch: 64 micro-batches on each of 2 replicas; no token budget given: 100 iterations
     --seq-length 8192
     --micro-batch-size 1
     --global-batch-size 128
     --train-iters 100
-    # Parallelism: tp 1, pp 1, vpp 1, cp 1, dp 8
+    # Parallelism: tp 1, pp 2, vpp 1, cp 2, dp 2
     --tensor-model-parallel-size 1
-    --pipeline-model-parallel-size 1
-    --context-parallel-size 1
+    --pipeline-model-parallel-size 2
+    --pipeline-model-parallel-layout 'Et*17|t*15L'
+    --context-parallel-size 2
+    --cp-comm-type p2p
     # Data parallelism
     --use-distributed-optimizer
-    --use-megatron-fsdp
-    --data-parallel-sharding-strategy optim_grads_params
-    --megatron-fsdp-main-grads-dtype fp32
-    --megatron-fsdp-grad-comm-dtype fp32
-    --no-gradient-accumulation-fusion
     --overlap-grad-reduce
     --overlap-param-gather
-    # Recompute: full
-    --recompute-granularity full
-    --recompute-method block
-    --recompute-num-layers 1
     # Data
     --mock-data
     --no-create-attention-mask-in-dataloader
     # Run
-    --ckpt-format fsdp_dtensor
+    --ckpt-format torch_dist
     --distributed-timeout-minutes 60
     --eval-interval 1000
     --eval-iters 0

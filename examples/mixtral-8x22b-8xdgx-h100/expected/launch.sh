@@ -54,7 +54,7 @@ MEGATRON_ARGS=(
     --moe-grouped-gemm
     --moe-permute-fusion
     --moe-token-dispatcher-type alltoall
-    # Vocabulary: 32000 rows, padded to 32256 (a multiple of 128 x tp)
+    # Vocabulary: 32000 rows, padded to 32000 (a multiple of 128 x tp)
     --tokenizer-type NullTokenizer
     --vocab-size 32000
     --make-vocab-size-divisible-by 128
@@ -75,22 +75,19 @@ MEGATRON_ARGS=(
     --lr-warmup-fraction 0.01
     --weight-decay 0.1
     --clip-grad 1.0
-    # Batch: 128 micro-batches on each of 2 replicas; no token budget given: 100 iterations
+    # Batch: 512 micro-batches on each of 1 replicas; no token budget given: 100 iterations
     --seq-length 4096
-    --micro-batch-size 2
+    --micro-batch-size 1
     --global-batch-size 512
     --train-iters 100
-    # Parallelism: tp 4, pp 8, vpp 1, cp 1, dp 2; experts: etp 1, ep 8, edp 1
-    --tensor-model-parallel-size 4
+    # Parallelism: tp 2, pp 32, vpp 1, cp 1, dp 1; experts: etp 2, ep 1, edp 1
+    --tensor-model-parallel-size 2
     --sequence-parallel
-    --pipeline-model-parallel-size 8
+    --pipeline-model-parallel-size 32
+    --pipeline-model-parallel-layout 'Et|(t|)*6(t*2|)*24tL'
     --context-parallel-size 1
-    --expert-model-parallel-size 8
-    --expert-tensor-parallel-size 1
-    # Data parallelism
-    --use-distributed-optimizer
-    --overlap-grad-reduce
-    --overlap-param-gather
+    --expert-model-parallel-size 1
+    --expert-tensor-parallel-size 2
     # Recompute: selective
     --recompute-granularity selective
     --recompute-modules moe_act

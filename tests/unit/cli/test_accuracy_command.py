@@ -41,7 +41,7 @@ def test_every_row_is_beside_its_prediction_and_none_is_dropped(runs: Path) -> N
     assert (summary["rows"], summary["predicted"], summary["coverage"]) == (3, 2, pytest.approx(2 / 3))
     assert summary["step_time"]["dense"]["count"] == 2
     assert summary["step_time"]["experts"] is None
-    assert {"name", "value", "low", "high", "source"} == set(document["constants"][0])
+    assert {"name", "value", "low", "high", "origin", "source"} == set(document["constants"][0])
 
 
 def test_the_table_has_a_line_for_each_value_and_one_for_all(runs: Path) -> None:
@@ -136,4 +136,4 @@ def test_options_that_contradict_are_refused(options: list[str], message: str, t
 def test_training_runs_have_no_tables(runs: Path) -> None:
     result = RUNNER.invoke(app, ["accuracy", str(runs), "--left-out", "5"])
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "Training runs are priced without tables" in result.stderr
+    assert "--profile, --left-out and --surface-only are for kernels" in result.stderr

@@ -8,6 +8,7 @@ import pytest
 
 from profiles.analytic import AnalyticCostModel
 from profiles.catalogue import device_names, load_device, load_preset
+from profiles.constants import NETWORK_FRACTION
 from profiles.errors import CoverageError
 from profiles.hardware import Device
 from profiles.kernels.experts import expert_loads, rank_loads
@@ -204,7 +205,7 @@ def test_more_nodes_and_more_bytes_take_longer(kind: CollectiveKind) -> None:
 
 
 def test_large_rings_run_at_the_cards_and_two_nodes_with_reducing_switches_at_less() -> None:
-    num_bytes, cards = 1 << 40, 8 * 25e9 * 0.902
+    num_bytes, cards = 1 << 40, 8 * 25e9 * NETWORK_FRACTION.value
     assert network(CollectiveKind.ALL_REDUCE, nodes=8, num_bytes=num_bytes) == pytest.approx(
         2 * 63 / 64 * num_bytes / cards, rel=1e-3
     )

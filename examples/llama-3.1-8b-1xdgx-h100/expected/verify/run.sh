@@ -17,15 +17,15 @@ NODES=1
 OUT_OF_MEMORY='(CUDA|HIP) (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|failure [0-9]* ?'"'"'out of memory'"'"''
 RUNS=(
     # Best first, by prediction
-    layout-0-3da04ffc
-    layout-1-4b446d5d
-    layout-2-ba959dab
+    layout-0-0847a81c
+    layout-1-ed582ce7
+    layout-2-d34ee0bd
 )
 LIMITS_SECONDS=(
     # Of each run
-    1347
     1351
-    1355
+    1356
+    1356
 )
 
 # Whether a run is not made again: it ran out of memory, or ended well on every node.

@@ -17,15 +17,15 @@ NODES=1
 OUT_OF_MEMORY='(CUDA|HIP) (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|failure [0-9]* ?'"'"'out of memory'"'"''
 RUNS=(
     # Best first, by prediction
-    layout-0-c130268b
-    layout-1-23407265
-    layout-2-3e7f079f
+    layout-0-3e7f079f
+    layout-1-c130268b
+    layout-2-354cad4b
 )
 LIMITS_SECONDS=(
     # Of each run
-    1407
+    1404
+    1406
     1409
-    1414
 )
 
 # Whether a run is not made again: it ran out of memory, or ended well on every node.

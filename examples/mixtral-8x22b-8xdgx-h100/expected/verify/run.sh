@@ -22,15 +22,15 @@ GRACE_SECONDS="${VERIFY_GRACE_SECONDS:-20}"
 OUT_OF_MEMORY='(CUDA|HIP) (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|failure [0-9]* ?'"'"'out of memory'"'"''
 RUNS=(
     # Best first, by prediction
-    layout-0-cc685ec9
-    layout-1-fde7db55
-    layout-2-deaa5897
+    layout-0-fde7db55
+    layout-1-cc685ec9
+    layout-2-05a2b731
 )
 LIMITS_SECONDS=(
     # Of each run
-    1622
-    1624
-    1639
+    1626
+    1659
+    1674
 )
 
 # Whether a run is not made again: it ran out of memory, or ended well on every node.
