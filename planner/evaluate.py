@@ -29,7 +29,7 @@ from planner.layout import Granularity, Stage
 from planner.memory import ASSUMED_SOURCES, memory_ledger, peak_memory_bytes
 from planner.placement import PlacedModel
 from planner.plan import MemoryLine, TimeLine
-from planner.pricing import launches_seconds, price_steps
+from planner.pricing import launches_seconds, price_steps, restart_seconds
 from planner.schedule import StageTimes, Timeline, simulate
 from planner.schedule_orders import operation_order
 from planner.shard import RankLayer
@@ -175,16 +175,19 @@ class _Evaluator:
             terms: defaultdict[str, float] = defaultdict(float)
             again = layer.recomputed_steps(self.placed.layout.recompute) if recomputed else ()
             kernels = self.steps(layer.forward, terms)
-            forward = self._launched(layer.forward, kernels, terms)
+            forward = self._launched(launches_seconds(layer.forward, self.cost_model), kernels, terms)
             kernels = self.steps(layer.backward, terms) + self.steps(again, terms, term=RECOMPUTATION)
-            backward = self._launched((*layer.backward, *again), kernels, terms)
+            host = launches_seconds((*layer.backward, *again), self.cost_model)
+            if recomputed:
+                host += restart_seconds(layer.num_regions(self.placed.layout.recompute), self.cost_model)
+            backward = self._launched(host, kernels, terms)
             found = _LayerPrice(terms=terms, forward_seconds=forward, backward_seconds=backward)
             self._layers[key] = found
         return found
 
-    def _launched(self, steps: tuple[Step, ...], kernel_seconds: float, terms: defaultdict[str, float]) -> float:
+    def _launched(self, host_seconds: float, kernel_seconds: float, terms: defaultdict[str, float]) -> float:
         """Return what a layer's pass takes: its kernels, or the host's time for starting them if that is longer."""
-        waited = max(0.0, launches_seconds(steps, self.cost_model) - kernel_seconds)
+        waited = max(0.0, host_seconds - kernel_seconds)
         if waited:
             terms[Term.LAUNCHES.value] += waited
             self.note(Term.LAUNCHES.value, Source.ANALYTIC, "launches of the host, one after the other")

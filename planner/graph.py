@@ -63,6 +63,8 @@ class Module(StrEnum):
     """Parts of a layer that selective recompute can run again, by Megatron-LM's names."""
 
     CORE_ATTENTION = "core_attn"
+    LAYER_NORM = "layernorm"
+    """Norms that are layers of their own; those in front of other linear layers are part of them."""
     MLP = "mlp"
     MLA_UP_PROJECTION = "mla_up_proj"
     MOE = "moe"

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from planner.steps import Step, Term
+from profiles.constants import RECOMPUTE_LAUNCHES
 from profiles.estimate import CostModel, Estimate, Source
 from profiles.ops import Collective, CollectiveKind
 from profiles.software import TensorParallelOverlap
@@ -50,6 +51,11 @@ def price_steps(steps: Iterable[Step], cost_model: CostModel) -> Price:
 def launches_seconds(steps: Iterable[Step], cost_model: CostModel) -> float:
     """Return the host's time for starting `steps`: what runs them takes no less."""
     return sum(step.num_launches for step in steps) * cost_model.launch_seconds
+
+
+def restart_seconds(num_regions: int, cost_model: CostModel) -> float:
+    """Return the host's time for running `num_regions` checkpointed regions again, their kernels left out."""
+    return num_regions * RECOMPUTE_LAUNCHES.value * cost_model.launch_seconds
 
 
 def steps_seconds(steps: Iterable[Step], cost_model: CostModel) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from planner.layout import Granularity, Recompute
 from planner.memory_bound import memory_facts
 from planner.placement import RankModel
-from planner.pricing import launches_seconds, steps_seconds
+from planner.pricing import launches_seconds, restart_seconds, steps_seconds
 from planner.shard import Elements, RankLayer
 from profiles.estimate import CostModel
 
@@ -62,6 +62,9 @@ class PartTable:
         passes = rows[1:].copy()
         passes[0] = rows[0]
         passes[1:] = rows[1] + rows[2:] * recomputed
+        if recomputed:
+            regions = (layer.num_regions(choice) for choice in self.recomputes)
+            passes[1:, 1] += [restart_seconds(number, self.cost_model) for number in regions]
         seconds: FloatArray = passes.max(axis=1)
         return seconds
 

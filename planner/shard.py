@@ -12,6 +12,7 @@ from planner.graph import (
     ExpertLinear,
     LayerGraph,
     Mesh,
+    Module,
     Operator,
     Pointwise,
     Region,
@@ -247,6 +248,15 @@ class RankLayer:
     def recomputed_steps(self, recompute: Recompute) -> tuple[Step, ...]:
         """Return the forward steps that backward runs again under `recompute`."""
         return tuple(step for operator in self.recomputed_operators(recompute) for step in operator.forward)
+
+    def num_regions(self, recompute: Recompute) -> int:
+        """Return how many times one backward pass stops to run something again: once a module, or norm, or layer."""
+        if recompute.granularity is Granularity.FULL:
+            return 1
+        found = [frozenset(part.operator.modules) for part in self.recomputed_operators(recompute)]
+        norms = sum(Module.LAYER_NORM in modules for modules in found) if Module.LAYER_NORM in recompute.modules else 0
+        others = set(recompute.modules) - {Module.LAYER_NORM}
+        return norms + sum(any(name in modules for modules in found) for name in others)
 
     def elements(self, *, trainable: bool | None = None) -> Elements:
         """Return the weight elements on this rank by grid: all, those with a gradient, or those without."""

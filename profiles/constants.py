@@ -232,6 +232,15 @@ LAUNCH_SECONDS: dict[str, Constant] = {
 }
 """Host time for one launch, by `profiles.software.HostPath`."""
 
+RECOMPUTE_LAUNCHES = Constant(
+    value=30.0,
+    low=0.0,
+    high=100.0,
+    source="assumption: what a checkpointed region costs the host, in launches: states of random numbers saved, set and"
+    " put back, one autograd pass inside another",
+    origin=Origin.ASSUMED,
+)
+
 PLAIN_NORM_FACTOR = Constant(
     value=12.0,
     low=1.0,

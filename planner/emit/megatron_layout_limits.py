@@ -166,10 +166,12 @@ def _require_recompute(layout: Layout, parts: Parts, workload: TrainWorkload) ->
 def _recomputable(parts: Parts) -> tuple[str, ...]:
     """Return the modules that layers of these parts have.
 
-    With Transformer Engine the norms are fused into the linear layers, so `layernorm` is none of them.
+    With Transformer Engine most norms are fused into the linear layers behind them; those in front of latent attention
+    and of experts are not.
     """
     present = {
         Module.CORE_ATTENTION: parts.attention is not None or parts.latent is not None,
+        Module.LAYER_NORM: parts.latent is not None or parts.experts is not None,
         Module.MLP: parts.dense is not None,
         Module.MLA_UP_PROJECTION: parts.latent is not None,
         Module.MOE: parts.experts is not None,

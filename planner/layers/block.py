@@ -1,5 +1,8 @@
 """One decoder layer: norms, mixer, feed-forward, residual additions."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from planner.blocks import (
     Block,
     DenseFeedForward,
@@ -47,10 +50,13 @@ def build_block(builder: Builder, block: Block) -> LayerGraph:
     """Return the graph of one decoder layer."""
     operators: list[Operator] = []
     divisible: list[Divisible] = []
+    apart: list[str] = []
     has_norms, has_post_norms = block.num_norms > 0, block.num_post_norms > 0
     if block.mixer is not None:
         if has_norms:
-            operators.append(builder.norm("attention norm"))
+            latent = isinstance(block.mixer, LatentAttention)
+            operators.append(builder.norm("attention norm", modules=(Module.LAYER_NORM,) if latent else ()))
+            apart += ["attention norm output"] if latent else []
         part = build_mixer(builder, block.mixer, "attention norm output" if has_norms else "attention input")
         operators += part.operators
         divisible += part.divisible
@@ -69,10 +75,11 @@ def build_block(builder: Builder, block: Block) -> LayerGraph:
                 builder.norm(
                     "feed-forward norm",
                     input_name="attention norm input" if beside else "",
-                    modules=(Module.MLP,) if dense else (),
+                    modules=(Module.MLP,) if dense else (Module.LAYER_NORM,),
                 )
             )
             source = "feed-forward norm output"
+            apart += [] if dense else [source]
         elif has_norms:
             source = "attention norm output"
         else:
@@ -85,7 +92,16 @@ def build_block(builder: Builder, block: Block) -> LayerGraph:
         operators.append(builder.residual("feed-forward residual"))
     return LayerGraph(
         name="block",
-        operators=share_saved(operators),
+        operators=share_saved([_norms_dropped(operator, apart) for operator in operators]),
         layer_input=builder.stream("layer input"),
         divisible=tuple(dict.fromkeys(divisible)),
     )
+
+
+def _norms_dropped(operator: Operator, outputs: Sequence[str]) -> Operator:
+    """Return an operator that keeps none of some norms' outputs where these norms are run again."""
+    saved = tuple(
+        replace(part, dropped_by=(*part.dropped_by, Module.LAYER_NORM)) if part.name in outputs else part
+        for part in operator.saved
+    )
+    return replace(operator, saved=saved)

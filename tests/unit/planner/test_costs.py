@@ -12,6 +12,7 @@ from planner.communication import gradient_norm_reduction, optimizer_traffic
 from planner.costs import CostTable
 from planner.graph import graph_parameters
 from planner.layers import build_graph
+from planner.layout import Granularity
 from planner.memory import memory_ledger, peak_memory_bytes
 from planner.placement import shard_model
 from planner.points import Points
@@ -48,16 +49,18 @@ def test_a_layer_costs_its_steps_and_what_each_choice_runs_again() -> None:
     layer = shard_model(SPACE.graph, sharding).layers[0]
     seconds = costs.blocks_D[0]
 
-    def pass_seconds(*steps: Step) -> float:
-        """Return what the kernels take, or the host's launches if they take longer."""
+    def pass_seconds(*steps: Step, regions: int = 0) -> float:
+        """Return what the kernels take, or the host's launches and restarts if they take longer."""
         kernels = price_steps(steps, table.cost_model).total_seconds
-        return max(kernels, sum(step.num_launches for step in steps) * table.cost_model.launch_seconds)
+        launches = sum(step.num_launches for step in steps) + 30 * regions
+        return max(kernels, launches * table.cost_model.launch_seconds)
 
     assert seconds.forward_seconds == pytest.approx(pass_seconds(*layer.forward), rel=1e-12)
     for choice, found in zip(table.recomputes, seconds.backward_seconds_R, strict=True):
-        expected = pass_seconds(*layer.backward, *layer.recomputed_steps(choice))
+        regions = 1 if choice.granularity is Granularity.FULL else len(choice.modules)
+        expected = pass_seconds(*layer.backward, *layer.recomputed_steps(choice), regions=regions)
         assert found == pytest.approx(expected, rel=1e-12)
-    more = pass_seconds(*layer.backward, *layer.forward) - pass_seconds(*layer.backward)
+    more = pass_seconds(*layer.backward, *layer.forward, regions=1) - pass_seconds(*layer.backward)
     assert costs.whole_layer_seconds == pytest.approx(more, rel=1e-12)
 
 

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from planner.bundled import load_bundled
 from planner.graph import Region, Saved, Weight
 from planner.layers import build_graph
+from planner.layout import Granularity, Recompute
 from planner.shard import RankLayer, rank_saved, rank_weight, shard_layer
 from planner.sharding import Sharding, padded_vocab_size
 from planner.steps import Step
@@ -152,3 +154,19 @@ def test_a_dimension_that_does_not_split_is_an_error_that_names_the_weight() -> 
 def test_a_head_tensor_is_split_by_whole_heads() -> None:
     key = Saved(name="key", features=4 * 8, element_bytes=2, region=Region.SHARDED, granule=8)
     assert [rank_saved(key, sharding(tp)).num_bytes // (TOKENS * 2) for tp in (1, 2, 4, 8)] == [32, 16, 8, 8]
+
+
+def test_a_backward_pass_stops_once_for_each_module_norm_or_layer_that_it_runs_again() -> None:
+    def regions(name: str, *modules: str) -> int:
+        model = load_bundled(name)
+        layers = build_graph(model, tiny_workload()).blocks[model.runs[-1].block]
+        return shard_layer(layers, sharding(1)).num_regions(
+            Recompute(granularity=Granularity.SELECTIVE, modules=modules)
+        )
+
+    assert regions("mixtral-8x7b", "moe") == 1
+    assert regions("mixtral-8x7b", "moe_act", "layernorm") == 2
+    assert regions("mixtral-8x7b", "core_attn", "mlp") == 1  # there is no dense feed-forward
+    assert regions("deepseek-v3", "layernorm") == 2  # in front of latent attention, and of the experts
+    assert block(1).num_regions(Recompute(granularity=Granularity.FULL)) == 1
+    assert block(1).num_regions(Recompute(granularity=Granularity.NONE)) == 0

@@ -142,10 +142,11 @@ def test_a_sound_plan_breaks_no_rule() -> None:
         ),
         (
             replace(
-                tiny_layout(), recompute=Recompute(granularity=Granularity.SELECTIVE, modules=("layernorm", "mlp"))
+                tiny_layout(), recompute=Recompute(granularity=Granularity.SELECTIVE, modules=("attention", "mlp"))
             ),
             "recompute",
-            "recompute of layernorm; only core_attn, mla_up_proj, mlp, moe, moe_act, shared_experts are priced",
+            "recompute of attention; only core_attn, layernorm, mla_up_proj, mlp, moe, moe_act, shared_experts are"
+            " priced",
         ),
         (
             replace(tiny_layout(), recompute=Recompute(granularity=Granularity.FULL)),

@@ -191,13 +191,18 @@ def test_groups_of_states_divide_the_experts_replicas_too() -> None:
         (LLAMA_8B, "mla_up_proj"),
         (MIXTRAL, "mlp"),
         (MIXTRAL, "shared_experts"),
-        (LINEAR, "layernorm"),
+        (LLAMA_8B, "layernorm"),
     ],
 )
 def test_modules_that_no_layer_has_are_not_recomputed(model: ModelSpec, module: str) -> None:
     recompute = Recompute(granularity=Granularity.SELECTIVE, modules=(module,))
     layout = replace(flat(model, dp=8), recompute=recompute)
     assert refusal(model, layout) == f"recompute of {module}, which the layers do not have."
+
+
+def test_norms_in_front_of_experts_are_layers_of_their_own() -> None:
+    recompute = Recompute(granularity=Granularity.SELECTIVE, modules=("layernorm",))
+    assert accepts(MIXTRAL, replace(flat(MIXTRAL, dp=8), recompute=recompute))
 
 
 def test_delayed_scaling_does_not_run_activations_again() -> None:
