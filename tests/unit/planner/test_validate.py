@@ -145,8 +145,10 @@ def test_a_sound_plan_breaks_no_rule() -> None:
                 tiny_layout(), recompute=Recompute(granularity=Granularity.SELECTIVE, modules=("attention", "mlp"))
             ),
             "recompute",
-            "recompute of attention; only core_attn, layernorm, mla_up_proj, mlp, moe, moe_act, shared_experts are"
-            " priced",
+            (
+                "recompute of attention; only core_attn, layernorm, mla_up_proj, mlp, moe, moe_act, shared_experts are"
+                " priced"
+            ),
         ),
         (
             replace(tiny_layout(), recompute=Recompute(granularity=Granularity.FULL)),
