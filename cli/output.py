@@ -85,6 +85,20 @@ def wants_progress() -> bool:
 
 
 @contextmanager
+def progress_line() -> Iterator[Callable[[str], None]]:
+    """Yield what long work says it does next: a line on standard error that replaces itself, or nothing."""
+    if not wants_progress():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    with console.status("") as status:
+        yield lambda text: status.update(Text(text))
+
+
+@contextmanager
 def watching(*, show: bool) -> Iterator[Watch | None]:
     """Yield what a search reports its progress to: a display on standard error, or nothing."""
     if not show:

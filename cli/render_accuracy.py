@@ -15,6 +15,7 @@ from planner.accuracy.scores import (
     grouped,
     memory_errors,
     out_of_memory,
+    ratio_errors,
     step_errors,
     summary_of_choices,
 )
@@ -25,6 +26,28 @@ from profiles.kernel_constants import named_kernel_constants
 
 SCHEMA_VERSION = 1
 MOST_REASONS = 8
+MOST_ASSUMED = 10
+OF_ROWS = frozenset(
+    {
+        "architecture",
+        "adapters",
+        "ep",
+        "global_batch",
+        "micro_batch",
+        "mode",
+        "network",
+        "precision",
+        "recompute",
+        "seq_len",
+        "sequence_parallel",
+        "stack",
+        "status",
+        "vocabulary",
+        "vpp",
+    }
+)
+"""What assumptions begin with that fill cells of a row; the others are the cost model's."""
+
 MOST_RUNS = 12
 """Training runs of which each gets a line: as many as somebody made to choose between layouts."""
 
@@ -101,11 +124,25 @@ def refit_blocks(without: Sequence[LeftOut]) -> tuple[Block, ...]:
         ("all", every),
     )
     rows = tuple(
-        (name, count(errors.count), *error_cells(errors), "" if scaled is None else f"{100 * scaled:.1f} %")
+        (
+            name,
+            count(errors.count),
+            *error_cells(errors),
+            f"{100 * errors.four_of_five:.1f} %",
+            "" if scaled is None else f"{100 * scaled:.1f} %",
+        )
         for name, errors, scaled in ((name, step_errors(runs), error_after_one_scale(runs)) for name, runs in kinds)
         if errors is not None
     )
-    names = ["without", ">runs", ">median error", ">mean error", ">bias", f">after one scale of {SCALE_RUNS} runs"]
+    names = [
+        "without",
+        ">runs",
+        ">median error",
+        ">mean error",
+        ">bias",
+        ">four of five",
+        f">after one scale of {SCALE_RUNS} runs",
+    ]
     return section("Predicted by constants that were fitted to the others", Table(columns=columns(*names), rows=rows))
 
 
@@ -147,6 +184,7 @@ def training_summary(runs: Sequence[Prediction]) -> dict[str, object]:
             )
         },
         "choice_sets": asdict(summary_of_choices(choices_of(runs))),
+        "ratios_of_layouts": or_none(ratio_errors(runs)),
         "out_of_memory": asdict(out_of_memory(runs)),
         "peak_memory": or_none(memory_errors(runs)),
     }
@@ -176,6 +214,10 @@ def training_blocks(runs: Sequence[Prediction], by: Sequence[str]) -> tuple[Bloc
     if choices.spearman_median is not None and choices.regret_mean is not None and choices.top_regret_mean is not None:
         facts.append(("choice sets", f"{choices.sets}, median rank correlation {choices.spearman_median:.3f}"))
         regrets = f"{100 * choices.regret_mean:.1f} % of the best predicted"
+        ratios = ratio_errors(runs)
+        if ratios is not None:
+            text = f"four of five within {100 * ratios.four_of_five:.1f} %, of {count(ratios.count)} pairs"
+            facts.append(("ratio of two layouts", text))
         facts.append(("regret", f"{regrets}, {100 * choices.top_regret_mean:.1f} % of the best three"))
     memory = out_of_memory(runs)
     if memory.failed and memory.recall is not None and memory.f1 is not None:
@@ -188,7 +230,19 @@ def training_blocks(runs: Sequence[Prediction], by: Sequence[str]) -> tuple[Bloc
         *((Facts(pairs=tuple(facts)),) if facts else ()),
         *(_single_runs(runs) if len(runs) <= MOST_RUNS else ()),
         *reasons([entry.error for entry in runs]),
+        *_assumed(runs),
     )
+
+
+def _assumed(runs: Sequence[Prediction]) -> tuple[Block, ...]:
+    """Return what was assumed of most runs, each with their number; nothing without any."""
+    counts = Counter(text for entry in runs for text in entry.assumptions if text.split(":")[0] in OF_ROWS)
+    if not counts:
+        return ()
+    listed = tuple(Line(f"  {number:,} x {text}") for text, number in counts.most_common(MOST_ASSUMED))
+    more = len(counts) - len(listed)
+    tail = (Line(f"  and {more} more, with those behind each figure in --format json"),) if more > 0 else ()
+    return (*section("Assumed of the runs", *listed), *tail)
 
 
 def _single_runs(runs: Sequence[Prediction]) -> tuple[Block, ...]:

@@ -65,6 +65,8 @@ def verdict_in_words(runs: Sequence[CollectedRun]) -> str:
     if best is None:
         return "No run has a step time: nothing tells which is best."
     first = runs[0]
+    if sum(run.step_seconds is not None for run in runs) == 1 and len(runs) > 1:
+        return f"Only {best.name} has a step time: nothing tells which is best."
     if best is first:
         return f"The best by prediction is the best measured: {best.name}."
     if first.step_seconds is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from planner.layout import ContextKind
 from planner.request import Target
+from profiles.software import CURRENT_SOFTWARE, AttentionKernels, Software, TensorParallelOverlap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ class Capabilities:
         vocab_divisor: The embedding table is padded to a multiple of this times tp; 1 pads to tp alone.
         queued_gradients: Elements of unsharded gradients that wait with zero_stage 2 and 3.
         prefetched_weights: Elements gathered ahead with zero_stage 3.
+        software: What runs the kernels.
         eager: Layers are plain PyTorch modules, which keep more and pass over memory more often than fused kernels.
     """
 
@@ -98,6 +100,7 @@ class Capabilities:
     vocab_divisor: int
     queued_gradients: int
     prefetched_weights: int
+    software: Software
     eager: bool
 
 
@@ -147,6 +150,7 @@ MEGATRON = Capabilities(
     # layers are larger.
     queued_gradients=1_000_000_000,
     prefetched_weights=500_000_000,
+    software=CURRENT_SOFTWARE,
     eager=False,
 )
 
@@ -218,6 +222,8 @@ DEEPSPEED = Capabilities(
     # `stage3_max_live_parameters`, DeepSpeed's default.
     prefetched_weights=1_000_000_000,
     # `planner/data/deepspeed/planned_model.py`.
+    # The shipped program pins PyTorch's FlashAttention-2; AutoTP's reductions run alone.
+    software=Software(attention=AttentionKernels.FLASH_2, tensor_parallel_overlap=TensorParallelOverlap.NOTHING),
     eager=True,
 )
 
@@ -261,6 +267,7 @@ ANY = Capabilities(
     vocab_divisor=128,
     queued_gradients=MEGATRON.queued_gradients,
     prefetched_weights=MEGATRON.prefetched_weights,
+    software=CURRENT_SOFTWARE,
     eager=False,
 )
 

@@ -24,10 +24,11 @@ from planner.specs import ModelSpec
 from profiles.catalogue import device_names, load_device
 from profiles.estimate import CostModel
 from profiles.hardware import Cluster, LinkLevel
+from profiles.software import Software
 
 GIB = 1 << 30
 
-PriceOn = Callable[[Cluster], CostModel]
+PriceOn = Callable[[Cluster, Software], CostModel]
 """Gives the cost model of a cluster."""
 _MAX_GPUS = 1 << 18
 """Clusters beyond this are not offered."""
@@ -75,7 +76,7 @@ class _Question:
             model=scope.model,
             graph=scope.graph,
             workload=scope.workload,
-            cost_model=self.price_on(self.cluster),
+            cost_model=self.price_on(self.cluster, scope.capabilities.software),
             recomputes=space.recomputes,
             capabilities=scope.capabilities,
         )

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from planner.steps import Step, Term
 from profiles.constants import RECOMPUTE_LAUNCHES
 from profiles.estimate import CostModel, Estimate, Source
-from profiles.ops import Collective, CollectiveKind
+from profiles.ops import CollectiveKind, Gemm
 from profiles.software import TensorParallelOverlap
-
-_IN_PIECES = frozenset({CollectiveKind.ALL_GATHER, CollectiveKind.REDUCE_SCATTER})
-"""Collectives that user buffers cut into pieces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +62,8 @@ def steps_seconds(steps: Iterable[Step], cost_model: CostModel) -> float:
 
 def _parts(steps: Iterable[Step], cost_model: CostModel) -> Iterable[tuple[Term, float, Estimate]]:
     """Yield the seconds that each kernel and each collective adds, under which term, and the estimate behind it."""
-    for step in steps:
+    listed = tuple(steps)
+    for index, step in enumerate(listed):
         compute_seconds = 0.0
         if step.compute is not None:
             estimate = cost_model.compute(step.compute)
@@ -73,25 +71,49 @@ def _parts(steps: Iterable[Step], cost_model: CostModel) -> Iterable[tuple[Term,
             yield step.term, compute_seconds, estimate
         if step.collective is not None:
             estimate = cost_model.collective(step.collective)
-            exposed = _exposed_seconds(step, step.collective, estimate.seconds, compute_seconds, cost_model)
+            seconds = step.repeats * estimate.seconds
+            if step.collective_term is Term.TENSOR_PARALLEL:
+                exposed = _tensor_parallel_seconds(listed, index, seconds, compute_seconds, cost_model)
+            else:
+                transfers = step.collective.kind is CollectiveKind.SEND_RECV
+                slowdown = cost_model.transfer_slowdown if transfers else cost_model.overlap_slowdown
+                exposed = added_seconds(seconds, compute_seconds, slowdown=slowdown)
             yield step.collective_term, exposed, estimate
 
 
-def _exposed_seconds(
-    step: Step, collective: Collective, seconds: float, compute_seconds: float, cost_model: CostModel
+def _tensor_parallel_seconds(
+    steps: tuple[Step, ...], index: int, seconds: float, compute_seconds: float, cost_model: CostModel
 ) -> float:
-    """Return what a step's collective, of `seconds` each time, adds to the kernel that it runs beside."""
-    transfers = collective.kind is CollectiveKind.SEND_RECV
-    slowdown = cost_model.transfer_slowdown if transfers else cost_model.overlap_slowdown
-    if step.collective_term is Term.TENSOR_PARALLEL:
-        match cost_model.tensor_parallel_overlap:
-            case TensorParallelOverlap.NOTHING:
-                again = step.compute is not None and collective.kind is CollectiveKind.ALL_GATHER
-                return 0.0 if again else step.repeats * seconds
-            case TensorParallelOverlap.EVERY_PRODUCT if step.compute is None and collective.kind in _IN_PIECES:
-                first = step.repeats * seconds / collective.size
-                return first + slowdown * (step.repeats * seconds - first)
-    return added_seconds(step.repeats * seconds, compute_seconds, slowdown=slowdown)
+    """Return what the tensor-parallel collective of one step, of `seconds`, adds to what it runs beside.
+
+    Cut into pieces, all but the first of a gather run beside the product behind it, and all but the last of a scatter
+    beside the product in front of it.
+    """
+    step, slowdown = steps[index], cost_model.overlap_slowdown
+    if step.collective is None:
+        return 0.0
+    kind = step.collective.kind
+    match cost_model.tensor_parallel_overlap:
+        case TensorParallelOverlap.NOTHING:
+            again = step.compute is not None and kind is CollectiveKind.ALL_GATHER
+            return 0.0 if again else seconds
+        case TensorParallelOverlap.EVERY_PRODUCT if step.compute is None:
+            product = _product_beside(steps, index, kind)
+            if product is not None:
+                lone = seconds / step.collective.size
+                product_seconds = cost_model.compute(product).seconds
+                return lone + added_seconds(seconds - lone, product_seconds, slowdown=slowdown)
+    return added_seconds(seconds, compute_seconds, slowdown=slowdown)
+
+
+def _product_beside(steps: tuple[Step, ...], index: int, kind: CollectiveKind) -> Gemm | None:
+    """Return the product that waits for a gather, or that a scatter waits for; a quantisation may stand between."""
+    near: tuple[Step, ...] = ()
+    if kind is CollectiveKind.ALL_GATHER:
+        near = steps[index + 1 : index + 3]
+    elif kind is CollectiveKind.REDUCE_SCATTER:
+        near = steps[max(0, index - 2) : index][::-1]
+    return next((step.compute for step in near if isinstance(step.compute, Gemm)), None)
 
 
 def added_seconds(collective_seconds: float, compute_seconds: float, *, slowdown: float) -> float:

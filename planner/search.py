@@ -79,7 +79,7 @@ def search(  # noqa: PLR0913 - what is planned, and how
         request: The workload and what is asked of the plan.
         top: Plans to return at most.
         watch: Called with (activity, done, of how many) as the search goes on.
-        price_on: Gives the cost model of a cluster.
+        price_on: Gives the cost model of a cluster and of what runs on it.
 
     Raises:
         solvers.errors.SolverError: Nothing was found, and some layout was too long to simulate or to settle.
@@ -93,7 +93,7 @@ def search(  # noqa: PLR0913 - what is planned, and how
     workload = request.workload
     watch("enumerating layouts", 0, 1)
     graph = build_graph(model, workload, eager=capabilities.eager)
-    cost_model = price_on(cluster)
+    cost_model = price_on(cluster, capabilities.software)
     limit = memory_limit_bytes(cluster.device.memory_bytes, request.memory_headroom)
     scope = Scope(
         model=model,

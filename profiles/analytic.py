@@ -53,6 +53,7 @@ from profiles.errors import CoverageError
 from profiles.estimate import Estimate, Source
 from profiles.gemm_surface import GemmRates, GemmSurface
 from profiles.hardware import Cluster, LinkKind, LinkLevel, PeerTopology
+from profiles.kernel_constants import EXCHANGE_FRACTION
 from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound, StateScan
 from profiles.software import CURRENT_SOFTWARE, AttentionKernels, Software, TensorParallelOverlap
 
@@ -349,7 +350,10 @@ class AnalyticCostModel:
                 reached = level.bytes_per_second * part.fraction * links * kept
                 narrowest = min(narrowest, reached)
                 # An all-to-all sends over a level what is meant for members beyond the unit below; levels overlap.
-                exchange = max(exchange, self._exchanged_bytes(operation, size // per_unit) / reached)
+                plain = level.kind is LinkKind.NETWORK and not self.software.forwards_tokens
+                exchange_fraction = EXCHANGE_FRACTION.value if plain else 1.0
+                sent = self._exchanged_bytes(operation, size // per_unit)
+                exchange = max(exchange, sent / (reached * exchange_fraction))
                 hops = (math.ceil(members / per_unit) - 1) * math.ceil(size / members)
                 one_way = level.kind is LinkKind.PEER and operation.kind in _ONE_WAY
                 latency += hops * level.latency_seconds * (PEER_HOP_FRACTION.value if one_way else 1.0)

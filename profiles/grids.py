@@ -2,7 +2,7 @@
 
 A grid holds log(measured / analytic) in a burst at every combination of the sizes that were measured; combinations that
 were not are interpolated once, when the grid is made (`profiles.residuals`). Between its points a residual is linear in
-log m, log n and log k; outside it fades as there.
+log m, log n and log k; outside it fades, in octaves of m, n and k.
 """
 
 import json

@@ -27,6 +27,7 @@ class Gemm:
         n: Columns of the result.
         k: Inner dimension.
         dtype: Format of A and B ("bf16", "fp16", "fp8", "fp32").
+        input_bytes_per_element: Bytes of one element of A and B.
         output_bytes_per_element: Bytes of one element of C.
         accumulate: C is read and added to (weight gradients).
         batch: Independent products of this shape.
@@ -95,8 +96,8 @@ class Attention:
 
     @property
     def num_launches(self) -> int:
-        """Return the kernels that the host starts: one a call, or two products, softmax and dropout."""
-        return self.calls if self.fused else 4
+        """Return the kernels that the host starts: one a call, or the products, softmax and dropout."""
+        return self.calls if self.fused else len(self.products) + 2
 
     @property
     def flops(self) -> int:

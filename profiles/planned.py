@@ -32,8 +32,8 @@ def with_residuals(analytic: AnalyticCostModel) -> CostModel:
 class MeasuredCostModel:
     """An analytic cost model whose matrix products are multiplied by measured residuals.
 
-    seconds = sustained analytic price * exp(residual in a burst): what hours of training keep of a burst is the same
-    for all shapes.
+    seconds = sustained analytic price * exp(residual in a burst): what hours of training keep of a burst is taken to be
+    the same for all shapes.
 
     Args:
         analytic: Prices everything.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import FormatOption
-from cli.output import Format, print_blocks, print_json
+from cli.output import Format, print_blocks, print_json, progress_line
 from planner.errors import InputError, Location
 
 if TYPE_CHECKING:
@@ -161,7 +161,13 @@ def _training(rows: Sequence["Row"], columns: Sequence[str], refit_without: str 
     without = None
     if refit_without is not None:
         column = refit_without
-        without = TrainingFit(rows).leave_out(lambda entry: entry.row.text(column))
+        if len({row.text(column) for row in rows}) < 2:
+            raise InputError(
+                f"--refit-without {column}: every row says the same there, so nothing is left to fit.",
+                hint="Give files with several, or name another column.",
+            )
+        with progress_line() as progress:
+            without = TrainingFit(rows, progress=progress).leave_out(lambda entry: entry.row.text(column))
     if format_ is Format.JSON:
         refit = {} if without is None else {"refit_without": refit_document(without)}
         print_json(training_document(runs) | refit)
@@ -176,6 +182,8 @@ def _columns(rows: Sequence["Row"], by: str | None, preferred: Sequence[str]) ->
     if by is None:
         return [name for name in preferred if not rows or name in rows[0].cells]
     columns = [name.strip() for name in by.split(",") if name.strip()]
+    if not columns:
+        raise InputError("--by names no column.", hint="Name columns of the file, with commas between them.")
     unknown = [name for name in columns if rows and name not in rows[0].cells]
     if unknown:
         raise InputError(f"--by {by}: the file has no column {unknown[0]}.", hint="Name columns of the file.")

@@ -1,5 +1,6 @@
 """A row of a training run -> model, cluster, workload and layout, with every assumption that filled an empty cell."""
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,15 @@ PRECISIONS: tuple[tuple[str, Precision | None], ...] = (
     (r"fp16|float16|half", Precision.FP16),
 )
 """Pattern in a row's precision, and what it is here; None has no price."""
+
+KNOWN_WORDS: dict[str, frozenset[str]] = {
+    "status": frozenset({"ok", "oom"}),
+    "mode": frozenset({"pretrain", "sft", "lora", "ci-functional-test"}),
+    "sequence_parallel": frozenset({"true", "false", "1", "0", "yes", "no"}),
+}
+"""What cells of some columns may say."""
+
+GPUS_OF_A_NODE = 8
 
 MOST_CHUNKS = 5
 """Virtual stages a rank that recipes of Llama 3 take (Megatron-Bridge, `recipes/llama`)."""
@@ -81,6 +91,7 @@ def run_of(row: Row) -> Run:
         ValueError: The row leaves open what nothing usual fills, or contradicts itself.
     """
     model, assumed = model_of(row)
+    assumed += _unknown_words(row)
     cluster, of_cluster = cluster_named(row.text("hardware"), row.needed("num_gpus"))
     assumed += [of_cluster] if of_cluster else []
     stack = stack_named(row.text("framework"), year=_year(row))
@@ -102,9 +113,21 @@ def run_of(row: Row) -> Run:
     )
 
 
+def _unknown_words(row: Row) -> list[str]:
+    """Return what cells say that says nothing here, as assumptions."""
+    return [
+        f"{column}: {row.quoted(column)} is not understood, and read as nothing"
+        for column, known in KNOWN_WORDS.items()
+        if row.text(column) and row.text(column).lower() not in known
+    ]
+
+
 def _layout(row: Row, model: ModelSpec, workload: TrainWorkload, stack: Stack, assumed: list[str]) -> Layout:
     num_gpus = row.needed("num_gpus")
     degrees = {axis: row.count(axis) or 1 for axis in ("tp", "pp", "cp", "ep")}
+    if stack.experts_over_a_node and model.has_experts and not row.text("ep"):
+        degrees["ep"] = math.gcd(GPUS_OF_A_NODE, num_gpus // (degrees["tp"] * degrees["pp"]))
+        assumed.append(f"ep: {degrees['ep']}")
     replica = degrees["tp"] * degrees["pp"] * degrees["cp"]
     if num_gpus % replica:
         raise ValueError(f"tp pp cp = {replica} does not divide num_gpus = {num_gpus}")
@@ -133,7 +156,7 @@ def _layout(row: Row, model: ModelSpec, workload: TrainWorkload, stack: Stack, a
         micro_batch_size=micro_batch,
         num_microbatches=num_microbatches,
         schedule=schedule,
-        recompute=_recompute(row, assumed),
+        recompute=_recompute(row, assumed, keeps_products=stack.keeps_products),
         overlap=Overlap(
             grad_reduce=several and stack.overlaps,
             param_gather=several and stack.overlaps and zero_stage >= 1,
@@ -266,7 +289,7 @@ def _zero_stage(row: Row, stack: Stack) -> int:
     return stack.zero_stage
 
 
-def _recompute(row: Row, assumed: list[str]) -> Recompute:
+def _recompute(row: Row, assumed: list[str], *, keeps_products: bool) -> Recompute:
     """Return what a row says is recomputed; the frameworks' recipes recompute nothing while it fits."""
     text = row.text("recompute").lower()
     if text.startswith("full"):
@@ -277,6 +300,8 @@ def _recompute(row: Row, assumed: list[str]) -> Recompute:
         return Recompute(granularity=Granularity.SELECTIVE, modules=modules)
     if not text:
         assumed.append("recompute: none")
+    elif text.startswith("selective") and keeps_products:
+        assumed.append("recompute: every second product is kept, in memory; what runs again is not priced")
     elif text.startswith("selective"):
         assumed.append("recompute: selective as of fused attention, which recomputes nothing that counts")
     return Recompute(granularity=Granularity.NONE)

@@ -7,6 +7,7 @@ runs of one source, model, hardware, number of GPUs, sequence length and batch.
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import median
 from typing import Protocol, TypeVar
 
@@ -62,6 +63,7 @@ class Errors:
         median_absolute: Weighted median of the absolute error.
         mean_absolute: Mean over groups of the mean absolute error.
         bias: Weighted median of the error; above 0 where predictions are too large.
+        four_of_five: Factor, less one, by which four of five predictions are off at most, either way; weighted.
     """
 
     count: int
@@ -69,6 +71,7 @@ class Errors:
     median_absolute: float
     mean_absolute: float
     bias: float
+    four_of_five: float
 
 
 def errors_of(pairs: Iterable[tuple[Hashable, float, float]]) -> Errors | None:
@@ -86,6 +89,7 @@ def errors_of(pairs: Iterable[tuple[Hashable, float, float]]) -> Errors | None:
         median_absolute=_weighted_median(np.abs(errors), weights),
         mean_absolute=float(np.mean([np.mean(np.abs(found)) for found in by_group.values()])),
         bias=_weighted_median(errors, weights),
+        four_of_five=_weighted_quantile(np.expm1(np.abs(np.log1p(errors))), weights, 0.8),
     )
 
 
@@ -117,9 +121,30 @@ def operation_errors(found: Iterable[OperationPrediction]) -> Errors | None:
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    return _weighted_quantile(values, weights, 0.5)
+
+
+def _weighted_quantile(values: np.ndarray, weights: np.ndarray, part: float) -> float:
     order = np.argsort(values, kind="stable")
     cumulative = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(cumulative, cumulative[-1] / 2)])
+    return float(values[order][np.searchsorted(cumulative, cumulative[-1] * part)])
+
+
+def ratio_errors(predictions: Sequence[Prediction]) -> Errors | None:
+    """Return the errors of the ratio of two layouts' step times, over all pairs of each choice set of dense models."""
+    pairs: list[tuple[Hashable, float, float]] = []
+    for entries in _choice_sets(predictions):
+        for one, other in combinations(entries, 2):
+            if one.has_experts or _layout(one) == _layout(other):
+                continue
+            predicted = (one.predicted_step_seconds or 0.0) / (other.predicted_step_seconds or 1.0)
+            measured = (one.measured_step_seconds or 0.0) / (other.measured_step_seconds or 1.0)
+            pairs.append((one.row.text("source_group"), predicted, measured))
+    return errors_of(pairs)
+
+
+def _layout(entry: Prediction) -> tuple[str, ...]:
+    return tuple(entry.row.text(column) for column in LAYOUT_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,26 +170,28 @@ class Choice:
 
 def choices_of(predictions: Sequence[Prediction]) -> tuple[Choice, ...]:
     """Return the choice sets among predictions, with how well each was chosen from."""
+    found = (_choice(entries) for entries in _choice_sets(predictions))
+    return tuple(choice for choice in found if choice is not None)
+
+
+def _choice_sets(predictions: Sequence[Prediction]) -> list[list[Prediction]]:
+    """Return runs that one could have chosen from, at least `LEAST_CHOICES` layouts each."""
     sets: dict[tuple[str, ...], list[Prediction]] = defaultdict(list)
     for entry in predictions:
         if entry.measured_fits and entry.predicted_step_seconds and entry.measured_step_seconds:
             sets[tuple(entry.row.text(column) for column in CHOICE_COLUMNS)].append(entry)
-    found = (_choice(entries) for entries in sets.values())
-    return tuple(choice for choice in found if choice is not None)
+    return [entries for entries in sets.values() if len(set(map(_layout, entries))) >= LEAST_CHOICES]
 
 
 def _choice(entries: Sequence[Prediction]) -> Choice | None:
-    """Return how well one set was chosen from; None where it is too small, or nothing in it differs.
+    """Return how well one set was chosen from; None where nothing in it differs.
 
     Of rows with one layout the median counts. Of layouts that are predicted to be equally fast any may be chosen: the
     mean of their times counts.
     """
     times: dict[tuple[str, ...], list[tuple[float, float]]] = defaultdict(list)
     for entry in entries:
-        layout = tuple(entry.row.text(column) for column in LAYOUT_COLUMNS)
-        times[layout].append((entry.predicted_step_seconds or 0.0, entry.measured_step_seconds or 0.0))
-    if len(times) < LEAST_CHOICES:
-        return None
+        times[_layout(entry)].append((entry.predicted_step_seconds or 0.0, entry.measured_step_seconds or 0.0))
     predicted = np.array([median(time for time, _ in pairs) for pairs in times.values()])
     measured = np.array([median(time for _, time in pairs) for pairs in times.values()])
     if np.ptp(predicted) == 0 or np.ptp(measured) == 0:

@@ -37,6 +37,7 @@ class Stack:
         half_gradients: Gradients are kept and reduced in 16 bit.
         interleaves: Its recipes interleave virtual stages wherever there is a pipeline, unless the row says.
         whole_gradients: Gradients are reduced whole on every rank, though their optimizer states are sharded.
+        experts_over_a_node: Its recipes spread experts over the GPUs of a node, unless the row says.
         scattered_transfers: Each rank of tp sends its part of the residual stream to the next stage.
         plain_modules: Layers keep what plain PyTorch operations keep for backward.
         habits: What it keeps on a GPU beside what its operators save.
@@ -57,6 +58,7 @@ class Stack:
     half_gradients: bool = False
     interleaves: bool = False
     whole_gradients: bool = False
+    experts_over_a_node: bool = False
     scattered_transfers: bool = False
     plain_modules: bool = False
     habits: Habits = PLANNED
@@ -157,8 +159,19 @@ STACKS = (
         reports_reserved=True,
     ),
     Stack(
+        title="NeMo AutoModel (FSDP2, FlashAttention-2, DeepEP)",
+        name=_name(r"automodel"),
+        software=replace(_FLASH_2, forwards_tokens=True),
+        zero_stage=3,
+        overlaps=True,
+        sequence_parallel=True,
+        half_gradients=True,
+        experts_over_a_node=True,
+        habits=Habits(loss=PYTORCH_LOSS, fsdp=Fsdp.FLAT_PARAMETERS),
+    ),
+    Stack(
         title="PyTorch FSDP (FlashAttention-2)",
-        name=_name(r"fsdp|automodel|fairscale|lightning|accelerate"),
+        name=_name(r"fsdp|fairscale|lightning|accelerate"),
         software=_FLASH_2,
         zero_stage=3,
         overlaps=True,

@@ -19,8 +19,8 @@ LEAST_STEPS = 3
 
 RUN_FOLDER = re.compile(r"layout-\d+-[0-9a-f]{8}")
 
-TIME_LIMIT_CODES = ("124", "137")
-"""What `timeout` ends with."""
+TIME_LIMIT_CODE, KILL_CODE = "124", "137"
+"""What `timeout` ends with; what a kill leaves, its own or that of a host out of memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +156,10 @@ def _problem(log: RunLog | None, codes: tuple[str, ...]) -> str:
     if log.num_skipped:
         found += f" beside {log.num_skipped} that the loss scaler skipped; append --initial-loss-scale 65536 to run.sh"
     ended = ""
-    if any(code in TIME_LIMIT_CODES for code in codes):
+    if TIME_LIMIT_CODE in codes:
         ended = "; it was ended by its time limit, which VERIFY_LIMIT_SECONDS replaces"
+    elif KILL_CODE in codes:
+        ended = "; it was killed, by its time limit, which VERIFY_LIMIT_SECONDS replaces, or for the host's memory"
     elif any(code != "0" for code in codes):
         ended = f"; it failed with exit code {next(code for code in codes if code != '0')}"
     elif not codes:

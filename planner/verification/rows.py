@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from planner.accuracy.machines import cluster_named
 from planner.accuracy.measurements import Row
 from planner.accuracy.models import model_of
-from planner.accuracy.training import OUTSIDE_THE_ALLOCATOR
+from planner.accuracy.training import NOT_IN_USE, OUTSIDE_THE_ALLOCATOR
 from planner.blocks import DenseFeedForward, MixtureOfExperts, SelfAttention
 from planner.layout import Granularity, Layout
 from planner.memory import peak_memory_bytes
@@ -124,8 +124,9 @@ def table_text(rows: Iterable[Mapping[str, str]]) -> str:
 
 
 def allocator_peak_bytes(planned: PlannedLayout) -> int:
-    """Return the predicted peak of the framework's allocator, which is what frameworks print."""
-    return peak_memory_bytes(tuple(line for line in planned.memory if line.term not in OUTSIDE_THE_ALLOCATOR))
+    """Return the predicted peak of what tensors use, which is what frameworks print (`max_memory_allocated`)."""
+    unseen = OUTSIDE_THE_ALLOCATOR | NOT_IN_USE
+    return peak_memory_bytes(tuple(line for line in planned.memory if line.term not in unseen))
 
 
 def _hardware(cluster: Cluster) -> str:

@@ -84,7 +84,8 @@ WATCH    wait "$pid"
 AFTER    echo "$code" > "$run/node-$NODE.exit"
     case "$code" in
         0) echo "$run: ended well" ;;
-        124 | 137) echo "$run: ended by its time limit" ;;
+        124) echo "$run: ended by its time limit" ;;
+        137) echo "$run: killed, by its time limit or for the host's memory" ;;
         *) echo "$run: failed with exit code $code, see $run/node-$NODE.log" ;;
     esac
 WAITdone
@@ -139,7 +140,7 @@ def run_script(plan: Plan, runs: Sequence[TimedRun], *, launch_script: str, step
 
 def batch_script(plan: Plan, runs: Sequence[TimedRun], *, launch_script: str, steps: int) -> str:
     """Return the same as a Slurm job: one allocation for all runs, each of which starts its own `srun`."""
-    minutes = -(-sum(run.limit_seconds for run in runs) // 60)
+    minutes = -(-sum(run.limit_seconds + KILL_AFTER_SECONDS for run in runs) // 60)
     how = (
         "Submit from the folder that holds this file: sbatch job.sbatch, with --partition and --account as your site",
         f"wants them; --time={minutes} is enough for all runs to reach their time limits.",

@@ -274,7 +274,6 @@ def test_nodes_wait_for_one_another_and_one_failure_ends_the_run_on_all(tmp_path
     machine.queue("oom", "slurm", node=0)
     machine.queue("hang", "210", node=1)
     common = {"MASTER_ADDR": "node-a", "VERIFY_POLL_SECONDS": "0.1", "VERIFY_GRACE_SECONDS": "0.1"}
-    started = time.monotonic()
     # The second node is there first: the first one then fails before its own part can end.
     second = machine.start("run.sh", NODE_RANK="1", **common)
     until_there(machine.fake / "hanging-1")
@@ -282,11 +281,10 @@ def test_nodes_wait_for_one_another_and_one_failure_ends_the_run_on_all(tmp_path
     outputs = [ended(process) for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0]
     assert [errors for _, errors in outputs] == ["", ""]
-    assert time.monotonic() - started < 30
     assert said(outputs[0][0])[2:] == ["layout-1: started, at most 915 seconds", "layout-1: ended well"]
     assert said(outputs[1][0])[2:] == ["layout-1: started, at most 915 seconds", "layout-1: ended well"]
     assert machine.exit_codes(0) == ["1", "0"]
-    assert machine.exit_codes(1)[0] not in {"0", ""}
+    assert machine.exit_codes(1)[0] not in {"0", "", "124"}  # ended by its neighbour, not by its time limit
     code, document, _ = collected(machine)
     assert (code, column(document, "status")) == (0, ["oom", "ok"])
 

@@ -1,6 +1,6 @@
-"""How far kernels are off that the shipped tables were not told, each eighth of their rows left out.
+"""How far kernels are off that the shipped tables were not told, one eighth of their rows left out.
 
-The bounds are those of the README's table, for medians over shapes; repeated timings of two engines differ by 3.5 %.
+The bounds are for medians over shapes; repeated timings of two engines differ by 3.5 %.
 """
 
 import zlib

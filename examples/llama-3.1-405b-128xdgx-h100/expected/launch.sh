@@ -77,8 +77,7 @@ MEGATRON_ARGS=(
     --pipeline-model-parallel-size 64
     --pipeline-model-parallel-layout 'Et|(t*2|)*62tL'
     --context-parallel-size 4
-    --cp-comm-type a2a+p2p
-    --hierarchical-context-parallel-sizes 2 2
+    --cp-comm-type p2p
     # Data parallelism
     --overlap-grad-reduce
     # Data

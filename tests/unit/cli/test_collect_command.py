@@ -73,7 +73,7 @@ def test_a_run_without_a_measurement_is_a_finding_beside_those_with_one(folder: 
     write_log(folder, 1, printed.megatron_step(1, 5.0, skipped=1))
     result = RUNNER.invoke(app, ["collect", str(folder)])
     assert result.exit_code == 1
-    assert "\nThe best by prediction is the best measured: layout-0-" in result.stdout
+    assert "\nOnly layout-0-" in result.stdout
     assert "\nNot measured\n  - layout-1-" in result.stdout
     first, second, third = problems(folder)
     assert first is None

@@ -33,6 +33,7 @@ from profiles.errors import CoverageError
 from profiles.estimate import Source
 from profiles.gemm_surface import CACHE_OVER_MEMORY, SHARPNESS
 from profiles.hardware import Cluster, LinkKind, LinkLevel, PeerTopology
+from profiles.kernel_constants import EXCHANGE_FRACTION
 from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound, StateScan
 from profiles.software import AttentionKernels, Software
 from tests.builders import tiny_device
@@ -276,8 +277,11 @@ def test_forwarded_rows_travel_once_to_each_unit_that_has_a_member_for_them(size
     forwarding = AnalyticCostModel(cluster(), Software(forwards_tokens=True), sustained=False)
     sent = buffer / 8 * (units - 1) * (1 - (1 - 1 / units) ** 8)
     ratio = forwarding.collective(exchange).seconds / BURST.collective(exchange).seconds
-    assert ratio == pytest.approx(sent / (buffer * (units - 1) / units), rel=1e-3)
-    assert forwarding.collective(replace(exchange, copies=1)).seconds == BURST.collective(exchange).seconds
+    # What NCCL exchanges between nodes reaches a part of a ring's bandwidth only.
+    plain = EXCHANGE_FRACTION.value if size > 8 else 1.0
+    assert ratio == pytest.approx(plain * sent / (buffer * (units - 1) / units), rel=1e-3)
+    once = forwarding.collective(replace(exchange, copies=1)).seconds / BURST.collective(exchange).seconds
+    assert once == pytest.approx(plain, rel=1e-3)
 
 
 def overhead(buffer_bytes: int) -> float:

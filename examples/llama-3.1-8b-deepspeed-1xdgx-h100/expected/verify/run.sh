@@ -18,14 +18,14 @@ OUT_OF_MEMORY='(CUDA|HIP) (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|fai
 RUNS=(
     # Best first, by prediction
     layout-0-3e7f079f
-    layout-1-c130268b
-    layout-2-354cad4b
+    layout-1-354cad4b
+    layout-2-c130268b
 )
 LIMITS_SECONDS=(
     # Of each run
-    1404
-    1406
-    1409
+    1485
+    1490
+    1504
 )
 
 # Whether a run is not made again: it ran out of memory, or ended well on every node.
@@ -55,7 +55,8 @@ for index in "${!RUNS[@]}"; do
     echo "$code" > "$run/node-$NODE.exit"
     case "$code" in
         0) echo "$run: ended well" ;;
-        124 | 137) echo "$run: ended by its time limit" ;;
+        124) echo "$run: ended by its time limit" ;;
+        137) echo "$run: killed, by its time limit or for the host's memory" ;;
         *) echo "$run: failed with exit code $code, see $run/node-$NODE.log" ;;
     esac
 done

@@ -28,9 +28,9 @@ RUNS=(
 )
 LIMITS_SECONDS=(
     # Of each run
-    1626
-    1659
-    1674
+    1635
+    1668
+    1684
 )
 
 # Whether a run is not made again: it ran out of memory, or ended well on every node.
@@ -91,7 +91,8 @@ for index in "${!RUNS[@]}"; do
     echo "$code" > "$run/node-$NODE.exit"
     case "$code" in
         0) echo "$run: ended well" ;;
-        124 | 137) echo "$run: ended by its time limit" ;;
+        124) echo "$run: ended by its time limit" ;;
+        137) echo "$run: killed, by its time limit or for the host's memory" ;;
         *) echo "$run: failed with exit code $code, see $run/node-$NODE.log" ;;
     esac
     wait_for_nodes "$run" $((limit + 300))

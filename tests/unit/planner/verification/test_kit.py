@@ -143,7 +143,8 @@ def test_deepspeed_runs_its_own_program_for_as_many_steps() -> None:
 
 def test_a_plan_says_what_its_bands_come_from() -> None:
     certainty = certainty_of(one_node_plan().model, one_node_plan().cluster.device)
-    assert 0 < certainty.ratio_half_width < certainty.half_width
+    assert certainty.ratio_half_width > 0
+    assert certainty.half_width > 0
     plans = one_node_plan().plans
     near = replace(plans[0], step_seconds=plans[0].step_seconds * (1 + certainty.ratio_half_width))
     far = replace(plans[0], step_seconds=near.step_seconds * 1.001)
