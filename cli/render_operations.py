@@ -8,7 +8,8 @@ from cli.render_accuracy import SCHEMA_VERSION, constants_document, coverage, er
 from planner.accuracy.measurements import Kind
 from planner.accuracy.operations import OperationPrediction
 from planner.accuracy.scores import grouped, operation_errors
-from planner.accuracy.tables import Tables
+from planner.accuracy.tables import Basis, Tables
+from profiles.estimate import Source
 
 
 def operation_document(kind: Kind, tables: Tables, found: Sequence[OperationPrediction]) -> dict[str, object]:
@@ -57,5 +58,17 @@ def operation_blocks(
         Line(f"{kind}: predicted over measured, less one; systems weigh the same", Style.HEADING),
         Table(columns=columns(*by, ">rows", ">median error", ">mean error", ">bias"), rows=tuple(rows)),
         Facts(pairs=(("priced by", tables.text), *((("of them", sources),) if sources else ()))),
+        *_unused(kind, tables, found),
         *reasons([entry.error for entry in found]),
     )
+
+
+def _unused(kind: Kind, tables: Tables, found: Sequence[OperationPrediction]) -> tuple[Block, ...]:
+    """Return what to know of tables that price nothing, or the very rows they hold."""
+    sources = sources_of(found)
+    if tables.profile is not None and not set(sources) - {Source.ANALYTIC.value}:
+        device = tables.profile.metadata.device
+        return (Line(f"  None of these rows is priced by it: it is of {device}, or has no table of {kind}"),)
+    if tables.basis is Basis.TABLES and sources and set(sources) == {Source.MEASURED.value}:
+        return (Line("  The tables hold every one of these rows, so this is no test of them: try --left-out 5"),)
+    return ()

@@ -18,7 +18,7 @@ from profiles.kernels.surface import KernelSurface
 from profiles.ops import Collective, CollectiveKind
 from profiles.profile import Profile
 from profiles.residuals import Query, ResidualTable
-from profiles.store import shipped_devices, shipped_profile
+from profiles.store import shipped_device_like, shipped_profile
 from profiles.tables import SPECS, Implementation, Shape, TableKind, TableRow
 
 
@@ -56,9 +56,7 @@ def measured_by(profile: Profile) -> MeasuredKernels:
 
 def shipped_kernels(device: Device) -> MeasuredKernels | None:
     """Return the tables of the package for a GPU, or for one with the same chip; None where there are none."""
-    names = shipped_devices()
-    alike = [name for name in names if is_same_chip(load_device(name), device)]
-    name = device.name if device.name in names else next(iter(alike), None)
+    name = shipped_device_like(device)
     profile = None if name is None else shipped_profile(name)
     return None if profile is None else measured_by(profile)
 

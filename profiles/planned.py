@@ -5,14 +5,12 @@ from dataclasses import replace
 from functools import lru_cache
 
 from profiles.analytic import AnalyticCostModel
-from profiles.catalogue import load_device
-from profiles.chips import is_same_chip
 from profiles.estimate import CostModel, Estimate, Source
 from profiles.grids import GemmGrid, shipped_grids
 from profiles.hardware import Cluster
 from profiles.ops import Collective, ComputeOp, Gemm
 from profiles.software import CURRENT_SOFTWARE, Software, TensorParallelOverlap
-from profiles.store import shipped_devices
+from profiles.store import shipped_device_like
 
 
 def cost_model_on(cluster: Cluster, software: Software = CURRENT_SOFTWARE) -> CostModel:
@@ -23,8 +21,7 @@ def cost_model_on(cluster: Cluster, software: Software = CURRENT_SOFTWARE) -> Co
 def with_residuals(analytic: AnalyticCostModel) -> CostModel:
     """Return a cost model with the measured residuals of its GPU, or of one with the same chip; else itself."""
     device = analytic.cluster.device
-    alike = [name for name in shipped_devices() if is_same_chip(load_device(name), device)]
-    name = device.name if device.name in alike else next(iter(alike), None)
+    name = shipped_device_like(device)
     grids = {} if name is None else shipped_grids(name)
     return MeasuredCostModel(analytic, grids, is_own=name == device.name) if grids else analytic
 

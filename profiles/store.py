@@ -18,7 +18,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from profiles.catalogue import load_device
+from profiles.chips import is_same_chip
 from profiles.errors import ProfileFileError
+from profiles.hardware import Device
 from profiles.profile import Origin, Profile, ProfileMetadata
 from profiles.schema.profile import SCHEMA_VERSION, ProfileEntry
 from profiles.tables import LARGEST, SPECS, Implementation, Shape, TableKind, TableRow, TableSpec
@@ -232,6 +235,13 @@ def shipped_directory() -> Traversable:
 def shipped_devices() -> tuple[str, ...]:
     """Return the names of the GPUs whose profiles come with the package."""
     return tuple(sorted(entry.name for entry in shipped_directory().iterdir() if entry.is_dir()))
+
+
+def shipped_device_like(device: Device) -> str | None:
+    """Return the shipped profile's GPU whose kernels a GPU has: itself, or one with the same chip; None without any."""
+    names = shipped_devices()
+    alike = [name for name in names if is_same_chip(load_device(name), device)]
+    return device.name if device.name in names else next(iter(alike), None)
 
 
 @cache

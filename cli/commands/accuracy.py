@@ -108,6 +108,10 @@ def accuracy(
                 hint="Give files of one kind at a time.",
             )
     rows = [row for measurements in read for row in measurements.rows]
+    if not rows:
+        raise InputError(
+            "The file has no rows.", location=Location(file=read[0].file), hint="Give a file with measurements."
+        )
     of_kernels = profile is not None or left_out is not None or surface_only
     if (kind is Kind.TRAINING and of_kernels) or (kind is not Kind.TRAINING and refit_without is not None):
         raise InputError(

@@ -11,6 +11,9 @@ from profiles.planned import cost_model_on
 from profiles.schema.cluster import ClusterEntry
 from profiles.software import Software
 
+MOST_GPUS = 1_000_000
+"""More than any cluster has."""
+
 _MACHINES: tuple[tuple[str, str, str], ...] = (
     (r"polaris", "polaris", "a100-sxm-40gb"),
     (r"alps", "alps", "gh200-96gb"),
@@ -49,8 +52,10 @@ def cluster_named(name: str, num_gpus: int) -> tuple[Cluster, str | None]:
     """Return a cluster of at least `num_gpus` GPUs, and what was assumed of it.
 
     Raises:
-        ValueError: No GPU of the catalogue has such a name.
+        ValueError: No GPU of the catalogue has such a name, or no cluster so many.
     """
+    if num_gpus > MOST_GPUS:
+        raise ValueError(f"num_gpus = {num_gpus} are more than {MOST_GPUS:,}")
     text = name.lower()
     match = next((entry for entry in _MACHINES if re.search(entry[0], text)), None)
     if match is None:

@@ -14,7 +14,7 @@ from planner.habits import Habits
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, even_counts, stages_from_counts
 from planner.space import MAX_SCHEDULED_OPERATIONS
 from planner.specs import ModelSpec
-from planner.workload import AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
+from planner.workload import MAX_LENGTH, AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
 from profiles.hardware import Cluster
 from profiles.software import Software
 
@@ -204,6 +204,8 @@ def _workload(row: Row, model: ModelSpec, cluster: Cluster, stack: Stack, assume
     if seq_len is None:
         seq_len = min(4096, model.max_position_embeddings)
         assumed.append(f"seq_len: {seq_len}")
+    if seq_len > MAX_LENGTH:
+        raise ValueError(f"seq_len = {seq_len} is more than {MAX_LENGTH:,}")
     precision = _precision(row, cluster, stack, assumed)
     mode = row.text("mode").lower()
     method = {"sft": TrainMethod.FULL_FINETUNE, "lora": TrainMethod.LORA}.get(mode, TrainMethod.PRETRAIN)

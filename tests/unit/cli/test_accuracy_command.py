@@ -137,3 +137,31 @@ def test_training_runs_have_no_tables(runs: Path) -> None:
     result = RUNNER.invoke(app, ["accuracy", str(runs), "--left-out", "5"])
     assert (result.exit_code, result.stdout) == (2, "")
     assert "--profile, --left-out and --surface-only are for kernels" in result.stderr
+
+
+def test_columns_files_and_refits_that_leave_nothing_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "runs.csv"
+    header = "id,source_group,model,hardware,num_gpus,seq_len,tp,pp,micro_batch,global_batch,step_time_s"
+    row = "a,one,llama-3.1-8b,H100,8,8192,1,1,1,128,9.0"
+    file.write_text(f"{header}\n")
+    for arguments, message in (
+        ([], "The file has no rows."),
+        (["--by", ","], "--by names no column."),
+        (["--refit-without", "source_group"], "every row says the same there, so nothing is left to fit."),
+        (["--refit-without", "nowhere"], "the file has no such column."),
+    ):
+        result = RUNNER.invoke(app, ["accuracy", str(file), *arguments])
+        assert result.exit_code == 2
+        assert message in " ".join(result.stderr.split())
+        file.write_text(f"{header}\n{row}\n")
+
+
+def test_a_gpu_that_only_begins_like_one_is_not_taken_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "runs.csv"
+    header = "id,source_group,model,hardware,num_gpus,seq_len,tp,pp,micro_batch,global_batch,step_time_s,status"
+    rows = ["a,one,llama-3.1-8b,H1000,8,8192,1,1,1,128,9.0,ok", "b,one,llama-3.1-8b,H100,8,8192,1,1,1,128,9.0,burnt"]
+    file.write_text("\n".join([header, *rows]) + "\n")
+    result = RUNNER.invoke(app, ["accuracy", str(file)])
+    assert result.exit_code == 0
+    assert "1 x hardware 'H1000' is no GPU of the catalogue" in result.stdout
+    assert "1 x status: 'burnt' is not understood, and read as nothing" in result.stdout

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from planner.accuracy.scores import choices_of, equal_groups, errors_of, out_of_memory
+from planner.accuracy.scores import choices_of, equal_groups, errors_of, out_of_memory, ratio_errors
 from planner.accuracy.training import Prediction
 from tests.unit.planner.accuracy.rows import run_row
 
@@ -58,6 +58,25 @@ def test_repeats_of_one_layout_count_once_and_equal_predictions_are_drawn_from()
     (found,) = choices_of([layouts[0], replace(layouts[1], predicted_step_seconds=1.0), *layouts[2:]])
     assert found.regret == pytest.approx(0.5)
     assert found.top_regret == 0.0
+
+
+def test_the_ratio_of_two_layouts_keeps_nothing_of_an_error_that_both_have() -> None:
+    times = (1.0, 1.1, 1.3, 1.6, 2.0)
+    common = [prediction(1.5 * value, value, tp=str(index)) for index, value in enumerate(times, start=1)]
+    found = ratio_errors(common)
+    assert found is not None
+    assert found.count == 10
+    assert found.four_of_five == pytest.approx(0.0, abs=1e-12)
+    off = ratio_errors([*common[:4], prediction(3.0, 1.0, tp="5")])
+    assert off is not None
+    assert off.four_of_five == pytest.approx(1.0)  # 4 of the 10 pairs are off by a factor of 2
+    assert ratio_errors(common[:4]) is None
+
+
+def test_four_of_five_predictions_lie_within_the_factor_that_says_so() -> None:
+    found = errors_of([("one", 1.0, 1.0)] * 7 + [("one", 1.0, 1.25), ("one", 1.5, 1.0), ("one", 9.0, 1.0)])
+    assert found is not None
+    assert found.four_of_five == pytest.approx(0.25)
 
 
 def test_out_of_memory_is_recall_precision_and_f1() -> None:
