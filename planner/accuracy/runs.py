@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 
-from planner.accuracy.machines import cluster_named
+from planner.accuracy.machines import cluster_named, nodes_named
 from planner.accuracy.measurements import Row
 from planner.accuracy.models import model_of
 from planner.accuracy.stacks import Stack, attention_of, stack_named
@@ -92,8 +92,7 @@ def run_of(row: Row) -> Run:
     """
     model, assumed = model_of(row)
     assumed += _unknown_words(row)
-    cluster, of_cluster = cluster_named(row.text("hardware"), row.needed("num_gpus"))
-    assumed += [of_cluster] if of_cluster else []
+    cluster = _cluster(row, assumed)
     stack = stack_named(row.text("framework"), year=_year(row))
     assumed.append(f"stack: {stack.title}")
     workload = _workload(row, model, cluster, stack, assumed)
@@ -111,6 +110,19 @@ def run_of(row: Row) -> Run:
         fuses_loss="cross_entropy_loss_fusion" in row.text("model"),
         assumptions=tuple(assumed),
     )
+
+
+def _cluster(row: Row, assumed: list[str]) -> Cluster:
+    """Return the cluster that a row names, in nodes as large as it says."""
+    name, num_gpus, per_node = row.text("hardware"), row.needed("num_gpus"), row.count("gpus_per_node")
+    cluster, of_cluster = cluster_named(name, num_gpus)
+    assumed += [of_cluster] if of_cluster else []
+    if per_node is None or per_node == cluster.gpus_per_node or num_gpus % per_node or num_gpus == per_node:
+        return cluster
+    resized = nodes_named(name, num_gpus=num_gpus, num_nodes=num_gpus // per_node)
+    if resized.gpus_per_node == per_node:
+        assumed.append(f"network: of a GPU in nodes of {per_node} as in nodes of {cluster.gpus_per_node}")
+    return resized
 
 
 def _unknown_words(row: Row) -> list[str]:
