@@ -26,6 +26,9 @@ from profiles.kernel_constants import named_kernel_constants
 
 SCHEMA_VERSION = 1
 MOST_REASONS = 8
+ABSURD = 100.0
+"""Errors from here on say that a row is not what it seems."""
+
 MOST_ASSUMED = 10
 OF_ROWS = frozenset(
     {
@@ -307,11 +310,10 @@ def error_cells(errors: Errors | None) -> tuple[str, str, str]:
     """Return the cells of median, mean and bias."""
     if errors is None:
         return "", "", ""
-    return (
-        f"{100 * errors.median_absolute:.1f} %",
-        f"{100 * errors.mean_absolute:.1f} %",
-        f"{100 * errors.bias:+.1f} %",
-    )
+    absolute = (errors.median_absolute, errors.mean_absolute)
+    cells = [f"{100 * error:.1f} %" if error < ABSURD else f"over {100 * ABSURD:,.0f} %" for error in absolute]
+    bias = f"{100 * errors.bias:+.1f} %" if errors.bias < ABSURD else f"over {100 * ABSURD:+,.0f} %"
+    return cells[0], cells[1], bias
 
 
 def reasons(errors: Sequence[str | None]) -> tuple[Block, ...]:

@@ -91,32 +91,19 @@ def accuracy(
     tables where there are some: a row that such a table holds is no test of it, rows left out are.
     """
     from cli.render_accuracy import constants_blocks
-    from planner.accuracy.measurements import Kind, read_measurements
+    from planner.accuracy.measurements import Kind
     from planner.accuracy.tables import Basis, Tables
     from profiles.errors import ProfileFileError
     from profiles.store import read_profile
 
     if sum((profile is not None, left_out is not None, surface_only)) > 1:
         raise InputError("--profile, --left-out and --surface-only exclude one another.", hint="Give one of them.")
-    read = [read_measurements(file) for file in files]
-    kind = read[0].kind
-    for measurements in read:
-        if measurements.kind is not kind:
-            raise InputError(
-                f"This file measures {measurements.kind}, the first one {kind}.",
-                location=Location(file=measurements.file),
-                hint="Give files of one kind at a time.",
-            )
-    rows = [row for measurements in read for row in measurements.rows]
-    if not rows:
-        raise InputError(
-            "The file has no rows.", location=Location(file=read[0].file), hint="Give a file with measurements."
-        )
+    kind, rows = _read(files)
     of_kernels = profile is not None or left_out is not None or surface_only
     if (kind is Kind.TRAINING and of_kernels) or (kind is not Kind.TRAINING and refit_without is not None):
         raise InputError(
             "--profile, --left-out and --surface-only are for kernels, --refit-without is for training runs.",
-            location=Location(file=read[0].file),
+            location=Location(file=str(files[0])),
             hint="Leave the option out.",
         )
     if kind is Kind.TRAINING:
@@ -136,6 +123,30 @@ def accuracy(
             ) from None
     if constants and format_ is Format.TEXT:
         print_blocks(constants_blocks())
+
+
+def _read(files: Sequence[Path]) -> tuple["Kind", list["Row"]]:
+    """Return what files measure, and the rows of all of them."""
+    from planner.accuracy.measurements import read_measurements
+
+    read = [read_measurements(file) for file in files]
+    kind = read[0].kind
+    for measurements in read:
+        if measurements.kind is not kind:
+            raise InputError(
+                f"This file measures {measurements.kind}, the first one {kind}.",
+                location=Location(file=measurements.file),
+                hint="Give files of one kind at a time.",
+            )
+    rows = [row for measurements in read for row in measurements.rows]
+    given = [file.resolve() for file in files]
+    if len(set(given)) < len(given):
+        raise InputError("A file is given twice, so its rows would count twice.", hint="Give each file once.")
+    if not rows:
+        raise InputError(
+            "The file has no rows.", location=Location(file=read[0].file), hint="Give a file with measurements."
+        )
+    return kind, rows
 
 
 def _kernels(kind: "Kind", rows: Sequence["Row"], columns: Sequence[str], tables: "Tables", format_: Format) -> None:

@@ -28,7 +28,7 @@ def collect(folder: FolderArgument, *, format_: FormatOption = Format.TEXT) -> N
     """Read the logs of the short runs of a plan's best layouts, and say which is best.
 
     Writes measurements.csv beside them, anew each time, in the form that `accuracy` reads. Ends with 1 where some run
-    has left no measurement; one that ran out of memory is a measurement.
+    has left no measurement, with 2 where none has; one that ran out of memory is a measurement.
     """
     from cli.render_collect import collect_blocks, collect_document
     from planner.verification.collect import collect as collected

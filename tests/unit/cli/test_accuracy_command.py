@@ -165,3 +165,15 @@ def test_a_gpu_that_only_begins_like_one_is_not_taken_for_it(tmp_path: Path) -> 
     assert result.exit_code == 0
     assert "1 x hardware 'H1000' is no GPU of the catalogue" in result.stdout
     assert "1 x status: 'burnt' is not understood, and read as nothing" in result.stdout
+
+
+def test_a_file_counts_once_and_an_absurd_error_stays_short(tmp_path: Path) -> None:
+    file = tmp_path / "gemm.csv"
+    file.write_text("system,dtype,m,n,k,latency_us\nh100_sxm,bfloat16,4096,4096,4096,1e-300\n")
+    twice = RUNNER.invoke(app, ["accuracy", str(file), str(file)])
+    assert twice.exit_code == 2
+    assert "A file is given twice" in twice.stderr
+    once = RUNNER.invoke(app, ["accuracy", str(file)])
+    assert once.exit_code == 0
+    assert "over 10,000 %" in once.stdout
+    assert max(map(len, once.stdout.splitlines())) < 150
