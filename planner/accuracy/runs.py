@@ -117,7 +117,10 @@ def _cluster(row: Row, assumed: list[str]) -> Cluster:
     name, num_gpus, per_node = row.text("hardware"), row.needed("num_gpus"), row.count("gpus_per_node")
     cluster, of_cluster = cluster_named(name, num_gpus)
     assumed += [of_cluster] if of_cluster else []
-    if per_node is None or per_node == cluster.gpus_per_node or num_gpus % per_node or num_gpus == per_node:
+    if per_node is None or per_node in (cluster.gpus_per_node, cluster.fast_domain_size, num_gpus):
+        return cluster
+    if per_node > cluster.gpus_per_node or num_gpus % per_node:
+        assumed.append(f"network: nodes of {cluster.gpus_per_node}, not of {per_node}")
         return cluster
     resized = nodes_named(name, num_gpus=num_gpus, num_nodes=num_gpus // per_node)
     if resized.gpus_per_node == per_node:

@@ -157,7 +157,7 @@ def test_a_peak_is_compared_with_what_the_allocator_holds() -> None:
     assert found.predicted_allocated_bytes < found.predicted_peak_bytes
 
 
-@pytest.mark.parametrize(("per_node", "nodes_of"), [("4", 4), ("8", 8), ("", 8), ("3", 8)])
+@pytest.mark.parametrize(("per_node", "nodes_of"), [("4", 4), ("8", 8), ("", 8), ("3", 8), ("16", 8)])
 def test_nodes_are_as_large_as_a_row_says(per_node: str, nodes_of: int) -> None:
     row = run_row(hardware="A100-80GB", num_gpus="64", gpus_per_node=per_node)
     cluster = run_of(row).cluster
@@ -167,6 +167,7 @@ def test_nodes_are_as_large_as_a_row_says(per_node: str, nodes_of: int) -> None:
     assert cluster.levels[0].num_gpus == nodes_of
 
 
-def test_nodes_of_a_rack_stay_in_its_domain() -> None:
-    row = run_row(hardware="DGX-GB200", num_gpus="144", gpus_per_node="4", global_batch="144")
+@pytest.mark.parametrize("per_node", ["4", "72"])
+def test_nodes_of_a_rack_stay_in_its_domain(per_node: str) -> None:
+    row = run_row(hardware="DGX-GB200", num_gpus="144", gpus_per_node=per_node, global_batch="144")
     assert run_of(row).cluster.fast_domain_size == 72
