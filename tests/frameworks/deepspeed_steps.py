@@ -45,6 +45,10 @@ def train(rank: int, world: int, cases: list[Case], answers: str) -> None:
         outputs.append(output.getvalue())
     if rank == 0:
         Path(answers).write_text(json.dumps(outputs), encoding="utf-8")
+    # All is said and the groups are gone. What their threads still hold at the interpreter's end now and then makes
+    # libstdc++ abort ("terminate called without an active exception"), which says nothing of the steps.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def main() -> None:
