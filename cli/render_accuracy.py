@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from cli.render import Block, Facts, Line, Style, Table, columns, count, milliseconds, section, signed_percent
-from planner.accuracy.fit import SCALE_RUNS, LeftOut, error_after_one_scale
 from planner.accuracy.measurements import Kind
 from planner.accuracy.operations import OperationPrediction
 from planner.accuracy.scores import (
@@ -30,27 +29,6 @@ ABSURD = 100.0
 """Errors from here on say that a row is not what it seems."""
 
 MOST_ASSUMED = 10
-OF_ROWS = frozenset(
-    {
-        "architecture",
-        "adapters",
-        "ep",
-        "global_batch",
-        "micro_batch",
-        "mode",
-        "network",
-        "precision",
-        "recompute",
-        "seq_len",
-        "sequence_parallel",
-        "stack",
-        "status",
-        "vocabulary",
-        "vpp",
-    }
-)
-"""What assumptions begin with that fill cells of a row; the others are the cost model's."""
-
 MOST_RUNS = 12
 """Training runs of which each gets a line: as many as somebody made to choose between layouts."""
 
@@ -95,58 +73,6 @@ def constants_blocks() -> tuple[Block, ...]:
         *section("Constants", Table(columns=columns("name", ">value", "range", "how it came by its value"), rows=rows)),
         Line("  " + ", ".join(f"{counts[origin]} {origin}" for origin in Origin if counts[origin])),
     )
-
-
-def refit_document(without: Sequence[LeftOut]) -> dict[str, object]:
-    """Return how fits predict the groups that they left out as JSON."""
-    every = [entry for group in without for entry in group.predictions]
-
-    def errors(entries: Sequence[Prediction]) -> dict[str, object]:
-        return {
-            "errors": or_none(step_errors(entries)),
-            "median_absolute_after_one_scale": error_after_one_scale(entries),
-        }
-
-    return {
-        "groups": [
-            {"group": group.group, **errors(group.predictions), "constants": dict(group.values)} for group in without
-        ],
-        "all": errors(every),
-        "dense": errors([entry for entry in every if not entry.has_experts]),
-        "experts": errors([entry for entry in every if entry.has_experts]),
-    }
-
-
-def refit_blocks(without: Sequence[LeftOut]) -> tuple[Block, ...]:
-    """Return how fits predict the groups that they left out."""
-    every = [entry for group in without for entry in group.predictions]
-    kinds = (
-        *((group.group, group.predictions) for group in without),
-        ("all dense", [entry for entry in every if not entry.has_experts]),
-        ("all mixtures", [entry for entry in every if entry.has_experts]),
-        ("all", every),
-    )
-    rows = tuple(
-        (
-            name,
-            count(errors.count),
-            *error_cells(errors),
-            f"{100 * errors.four_of_five:.1f} %",
-            "" if scaled is None else f"{100 * scaled:.1f} %",
-        )
-        for name, errors, scaled in ((name, step_errors(runs), error_after_one_scale(runs)) for name, runs in kinds)
-        if errors is not None
-    )
-    names = [
-        "without",
-        ">runs",
-        ">median error",
-        ">mean error",
-        ">bias",
-        ">four of five",
-        f">after one scale of {SCALE_RUNS} runs",
-    ]
-    return section("Predicted by constants that were fitted to the others", Table(columns=columns(*names), rows=rows))
 
 
 def _training_row(entry: Prediction) -> dict[str, object]:
@@ -239,7 +165,7 @@ def training_blocks(runs: Sequence[Prediction], by: Sequence[str]) -> tuple[Bloc
 
 def _assumed(runs: Sequence[Prediction]) -> tuple[Block, ...]:
     """Return what was assumed of most runs, each with their number; nothing without any."""
-    counts = Counter(text for entry in runs for text in entry.assumptions if text.split(":")[0] in OF_ROWS)
+    counts = Counter(text for entry in runs for text in entry.filled)
     if not counts:
         return ()
     listed = tuple(Line(f"  {number:,} x {text}") for text, number in counts.most_common(MOST_ASSUMED))

@@ -1,8 +1,9 @@
 """Prices a finished layout again, from scratch: every layer of every stage, operator by operator.
 
 This is the independent check. It shares specs, graph, shard, memory, schedule and cost model with the search, but
-neither its space, its tables, its formulation nor its solvers: nothing is collapsed or vectorised here, so a mistake
-there shows up as a gap between the searched and the re-evaluated time.
+neither its space, its tables, its formulation nor its solvers: nothing is collapsed or vectorised here (a layer that is
+the same object as an earlier one has its price), so a mistake there shows up as a gap between the searched and the
+re-evaluated time.
 
 A step is the simulated pipeline, from the first forward pass to the last rank's end, and then what all ranks wait for:
 the gradient of a tied embedding, the gradient norm, the optimizer. Data-parallel collectives lengthen the first
@@ -308,8 +309,13 @@ def _simulated(evaluator: _Evaluator) -> _Simulated:
     )
 
 
-def evaluate(placed: PlacedModel, cost_model: CostModel) -> Evaluation:
+def evaluate(placed: PlacedModel, cost_model: CostModel, *, memory: tuple[MemoryLine, ...] | None = None) -> Evaluation:
     """Return the price of `placed` by simulating its schedule.
+
+    Args:
+        placed: The layout.
+        cost_model: Prices operations.
+        memory: The ledger of a framework that keeps something else than the target; None for the target's.
 
     Raises:
         profiles.errors.CoverageError: Something has no cost.
@@ -331,7 +337,7 @@ def evaluate(placed: PlacedModel, cost_model: CostModel) -> Evaluation:
     if layout.pp > 1:
         evaluator.note(BUBBLE, Source.ANALYTIC, f"simulated {layout.schedule} schedule")
 
-    memory = memory_ledger(placed)
+    memory = memory_ledger(placed) if memory is None else memory
     return Evaluation(
         step_seconds=step_seconds,
         time=tuple(

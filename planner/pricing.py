@@ -90,8 +90,7 @@ def _tensor_parallel_seconds(
     beside the product in front of it.
     """
     step, slowdown = steps[index], cost_model.overlap_slowdown
-    if step.collective is None:
-        return 0.0
+    assert step.collective is not None, "a step is asked what its collective adds"
     kind = step.collective.kind
     match cost_model.tensor_parallel_overlap:
         case TensorParallelOverlap.NOTHING:

@@ -340,7 +340,11 @@ class AnalyticCostModel:
         latency = 0.0
         deepest = 0.0
         parts: list[_Reached] = []
-        kept, wait = (COLLECTIVES_IN_TRAINING.value, COLLECTIVE_WAIT.value) if self.sustained else (1.0, 0.0)
+        between: list[Constant] = []
+        kept, wait = 1.0, 0.0
+        if self.sustained:
+            between += [COLLECTIVES_IN_TRAINING, COLLECTIVE_WAIT]
+            kept, wait = COLLECTIVES_IN_TRAINING.value, COLLECTIVE_WAIT.value
         for level in levels:
             members = self._members_in_unit(operation, level.num_gpus)
             if members > per_unit:
@@ -350,10 +354,11 @@ class AnalyticCostModel:
                 reached = level.bytes_per_second * part.fraction * links * kept
                 narrowest = min(narrowest, reached)
                 # An all-to-all sends over a level what is meant for members beyond the unit below; levels overlap.
-                plain = level.kind is LinkKind.NETWORK and not self.software.forwards_tokens
-                exchange_fraction = EXCHANGE_FRACTION.value if plain else 1.0
                 sent = self._exchanged_bytes(operation, size // per_unit)
-                exchange = max(exchange, sent / (reached * exchange_fraction))
+                if level.kind is LinkKind.NETWORK and not self.software.forwards_tokens:
+                    sent /= EXCHANGE_FRACTION.value
+                    between += [EXCHANGE_FRACTION] if operation.kind is CollectiveKind.ALL_TO_ALL else []
+                exchange = max(exchange, sent / reached)
                 hops = (math.ceil(members / per_unit) - 1) * math.ceil(size / members)
                 one_way = level.kind is LinkKind.PEER and operation.kind in _ONE_WAY
                 latency += hops * level.latency_seconds * (PEER_HOP_FRACTION.value if one_way else 1.0)
@@ -372,7 +377,7 @@ class AnalyticCostModel:
         ramp, ramp_carried_over = self._nearest(COLLECTIVE_RAMP)
         ramp_seconds = ramp.value * operation.buffer_bytes / (operation.buffer_bytes + COLLECTIVE_RAMP_BYTES.value)
         how = "send" if operation.kind is CollectiveKind.SEND_RECV else f"ring {operation.kind}"
-        sources = dict.fromkeys(part.source for part in parts)
+        sources = dict.fromkeys((*(part.source for part in parts), *(constant.source for constant in between)))
         return Estimate(
             seconds=start.value + wait + latency + ramp_seconds + traffic,
             source=Source.ASSUMED if ramp_carried_over or any(part.assumed for part in parts) else Source.ANALYTIC,
@@ -382,13 +387,11 @@ class AnalyticCostModel:
     def _exchanged_bytes(self, operation: Collective, units: int) -> float:
         """Return what one rank of an all-to-all sends to other units than its own, of `units` with equal parts.
 
-        Where rows are forwarded inside a unit each goes once to every other unit that has a member for it: to one unit
-        at least with the probability 1 - (1 - 1/u)^k.
+        A row goes to a given unit with the probability 1 - (1 - 1/u)^k, with k its copies that are forwarded there as
+        one: all of them, or each alone.
         """
-        if not self.software.forwards_tokens:
-            return operation.buffer_bytes * (units - 1) / units
-        rows_bytes = operation.buffer_bytes / operation.copies
-        return rows_bytes * (units - 1) * (1 - (1 - 1 / units) ** operation.copies)
+        joined = operation.copies if self.software.forwards_tokens else 1
+        return operation.buffer_bytes / joined * (units - 1) * (1 - (1 - 1 / units) ** joined)
 
     def _members_in_unit(self, operation: Collective, unit_size: int) -> int:
         """Return how many members share one unit of `unit_size` consecutive ranks, in the group that is worst off.

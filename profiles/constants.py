@@ -66,7 +66,8 @@ def _trained(value: float, low: float, high: float, what: str) -> Constant:
     return Constant(value=value, low=low, high=high, source=f"{what}; {_TRAINING_FIT}", origin=Origin.TRAINED)
 
 
-def _kernels(value: float, low: float, high: float, source: str) -> Constant:
+def of_kernels(value: float, low: float, high: float, source: str) -> Constant:
+    """Return a constant that was fitted to single kernels."""
     return Constant(value=value, low=low, high=high, source=source, origin=Origin.KERNELS)
 
 
@@ -167,23 +168,25 @@ GEMM: dict[tuple[str, str], GemmConstants] = {
 
 TILES: dict[str, TileConstants] = {
     "hopper": TileConstants(
-        memory_fraction=_kernels(0.83, 0.0, 1.0, _HOPPER_GEMM),
-        start=_kernels(2.7e-6, 0.0, 1e-4, _HOPPER_GEMM),
-        half_rate_size=_kernels(38.2, 0.0, 128.0, _HOPPER_GEMM),
+        memory_fraction=of_kernels(0.83, 0.0, 1.0, _HOPPER_GEMM),
+        start=of_kernels(2.7e-6, 0.0, 1e-4, _HOPPER_GEMM),
+        half_rate_size=of_kernels(38.2, 0.0, 128.0, _HOPPER_GEMM),
     ),
     "ampere": TileConstants(
-        memory_fraction=_kernels(0.726, 0.0, 1.0, _AMPERE_GEMM),
-        start=_kernels(4.0e-6, 0.0, 1e-4, _AMPERE_GEMM),
-        half_rate_size=_kernels(31.3, 0.0, 128.0, _AMPERE_GEMM),
+        memory_fraction=of_kernels(0.726, 0.0, 1.0, _AMPERE_GEMM),
+        start=of_kernels(4.0e-6, 0.0, 1e-4, _AMPERE_GEMM),
+        half_rate_size=of_kernels(31.3, 0.0, 128.0, _AMPERE_GEMM),
     ),
 }
 
-FP8_START = _kernels(5.0e-6, 0.0, 1e-4, "start of products of scaled fp8 operands: CUTLASS kernels of vLLM on H100 SXM")
+FP8_START = of_kernels(
+    5.0e-6, 0.0, 1e-4, "start of products of scaled fp8 operands: CUTLASS kernels of vLLM on H100 SXM"
+)
 
-GEMM_PROLOGUE_STEPS = _kernels(
+GEMM_PROLOGUE_STEPS = of_kernels(
     185.0, 0.0, 512.0, "steps of the inner dimension, at two bytes an element; " + _BOTH_GEMM
 )
-GEMM_WHOLE_WAVE_FRACTION = _kernels(0.616, 0.0, 1.0, _BOTH_GEMM)
+GEMM_WHOLE_WAVE_FRACTION = of_kernels(0.616, 0.0, 1.0, _BOTH_GEMM)
 
 REFERENCE_WATTS_PER_TERAFLOPS: dict[str, float] = {
     "ampere": 400 / 311.9,  # A100 SXM
@@ -208,7 +211,9 @@ NEAREST_ARCHITECTURE: dict[str, tuple[str, ...]] = {
 }
 """Where to look next when an architecture has no constant of its own."""
 
-KERNEL_LAUNCH = _kernels(3.0e-6, 0.0, 1e-4, "between the fitted starts of a GEMM on H100 (2.7 us) and on A100 (4.0 us)")
+KERNEL_LAUNCH = of_kernels(
+    3.0e-6, 0.0, 1e-4, "between the fitted starts of a GEMM on H100 (2.7 us) and on A100 (4.0 us)"
+)
 
 _PREFILL = "median of published bf16 prefill timings on {device} at head_dim 128, 1,024 to 16,384 tokens"
 
@@ -265,7 +270,7 @@ TRAINING_BAND: dict[str, Constant] = {
         value=0.16, low=0.0, high=1.0, source=_LEFT_OUT.format(runs="2,165", kind="dense runs") + "source"
     ),
     "experts": Constant(
-        value=0.42, low=0.0, high=2.0, source=_LEFT_OUT.format(runs="68", kind="runs of mixtures") + "source"
+        value=0.43, low=0.0, high=2.0, source=_LEFT_OUT.format(runs="68", kind="runs of mixtures") + "source"
     ),
     "dense, other hardware": Constant(
         value=0.29,

@@ -67,8 +67,3 @@ class Profile:
     metadata: ProfileMetadata
     rows: Callable[[TableKind], tuple[TableRow, ...]]
     name: str
-
-
-def profile_of(metadata: ProfileMetadata, tables: Mapping[TableKind, tuple[TableRow, ...]], *, name: str) -> Profile:
-    """Return a profile whose tables are at hand."""
-    return Profile(metadata=metadata, rows=lambda kind: tables.get(kind, ()), name=name)

@@ -1,6 +1,7 @@
 """`shardwright accuracy`: predictions beside measured rows, and how good they are."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,11 +14,15 @@ from planner.errors import InputError, Location
 if TYPE_CHECKING:
     from planner.accuracy.measurements import Kind, Row
     from planner.accuracy.tables import Tables
+    from planner.accuracy.training import Prediction
 
 EXAMPLES = (
     "shardwright accuracy runs.csv --by source_group,hardware",
     "shardwright accuracy gemm.csv --left-out 5 --by system,dtype",
 )
+
+GENERATION = "generation"
+"""What no column says but the hardware."""
 
 FORMAT_COLUMNS = ("phase", "dtype", "attn_dtype", "mla_dtype", "moe_dtype", "kv_cache_dtype", "op", "framework")
 
@@ -56,12 +61,15 @@ LeftOutOption = Annotated[
     ),
 ]
 RefitOption = Annotated[
+    bool, typer.Option("--refit", help="Fit the constants of training to the runs, and list both; minutes.")
+]
+RefitWithoutOption = Annotated[
     str | None,
     typer.Option(
         "--refit-without",
         metavar="COLUMN",
-        help="Fit the constants of training anew without each value of a column, such as source_group, and predict its"
-        " runs by them; minutes.",
+        help="Fit the constants of training anew without each value of a column, such as source_group, or without each"
+        f" {GENERATION} of GPUs, and predict its runs by them; a minute.",
         show_default=False,
     ),
 ]
@@ -80,7 +88,8 @@ def accuracy(
     profile: ProfileOption = None,
     left_out: LeftOutOption = None,
     surface_only: SurfaceOption = False,
-    refit_without: RefitOption = None,
+    refit: RefitOption = False,
+    refit_without: RefitWithoutOption = None,
     constants: ConstantsOption = False,
     format_: FormatOption = Format.TEXT,
 ) -> None:
@@ -100,14 +109,16 @@ def accuracy(
         raise InputError("--profile, --left-out and --surface-only exclude one another.", hint="Give one of them.")
     kind, rows = _read(files)
     of_kernels = profile is not None or left_out is not None or surface_only
-    if (kind is Kind.TRAINING and of_kernels) or (kind is not Kind.TRAINING and refit_without is not None):
+    of_training = refit or refit_without is not None
+    if of_kernels if kind is Kind.TRAINING else of_training:
         raise InputError(
-            "--profile, --left-out and --surface-only are for kernels, --refit-without is for training runs.",
+            "--profile, --left-out and --surface-only are for kernels, --refit and --refit-without for training runs.",
             location=Location(file=str(files[0])),
             hint="Leave the option out.",
         )
     if kind is Kind.TRAINING:
-        _training(rows, _columns(rows, by, ("source_group",)), refit_without, format_)
+        refits = Refits(everything=refit, without=refit_without)
+        _training(rows, _columns(rows, by, ("source_group",)), refits, format_)
     else:
         columns = _columns(rows, by, ("system", *FORMAT_COLUMNS))
         try:
@@ -129,6 +140,9 @@ def _read(files: Sequence[Path]) -> tuple["Kind", list["Row"]]:
     """Return what files measure, and the rows of all of them."""
     from planner.accuracy.measurements import read_measurements
 
+    given = [file.resolve() for file in files]
+    if len(set(given)) < len(given):
+        raise InputError("A file is given twice, so its rows would count twice.", hint="Give each file once.")
     read = [read_measurements(file) for file in files]
     kind = read[0].kind
     for measurements in read:
@@ -139,9 +153,6 @@ def _read(files: Sequence[Path]) -> tuple["Kind", list["Row"]]:
                 hint="Give files of one kind at a time.",
             )
     rows = [row for measurements in read for row in measurements.rows]
-    given = [file.resolve() for file in files]
-    if len(set(given)) < len(given):
-        raise InputError("A file is given twice, so its rows would count twice.", hint="Give each file once.")
     if not rows:
         raise InputError(
             "The file has no rows.", location=Location(file=read[0].file), hint="Give a file with measurements."
@@ -161,35 +172,49 @@ def _kernels(kind: "Kind", rows: Sequence["Row"], columns: Sequence[str], tables
         print_blocks(operation_blocks(kind, tables, found, columns))
 
 
-def _training(rows: Sequence["Row"], columns: Sequence[str], refit_without: str | None, format_: Format) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refits:
+    """Which fits were asked for."""
+
+    everything: bool
+    without: str | None
+
+
+def _training(rows: Sequence["Row"], columns: Sequence[str], refits: Refits, format_: Format) -> None:
     """Print predictions of training runs."""
-    from cli.render_accuracy import refit_blocks, refit_document, training_blocks, training_document
+    from cli.render_accuracy import training_blocks, training_document
+    from cli.render_refit import refit_blocks, refit_document, without_blocks, without_document
     from planner.accuracy.fit import TrainingFit
     from planner.accuracy.training import TrainingPredictor
 
-    if refit_without is not None and rows and refit_without not in rows[0].cells:
-        raise InputError(
-            f"--refit-without {refit_without}: the file has no such column.", hint="Name a column of the file."
-        )
+    without = refits.without
+    if without is not None and without != GENERATION and without not in rows[0].cells:
+        raise InputError(f"--refit-without {without}: the file has no such column.", hint="Name a column of the file.")
     predictor = TrainingPredictor()
     runs = [predictor.predict(row) for row in rows]
-    without = None
-    if refit_without is not None:
-        column = refit_without
-        if len({row.text(column) for row in rows}) < 2:
-            raise InputError(
-                f"--refit-without {column}: every row says the same there, so nothing is left to fit.",
-                hint="Give files with several, or name another column.",
-            )
+    if without is not None and len({_group(entry, without) for entry in runs if entry.error is None}) < 2:
+        raise InputError(
+            f"--refit-without {without}: every row says the same there, so nothing is left to fit.",
+            hint="Give files with several, or name another column.",
+        )
+    document, blocks = training_document(runs), training_blocks(runs, columns)
+    if refits.everything or without is not None:
         with progress_line() as progress:
-            without = TrainingFit(rows, progress=progress).leave_out(lambda entry: entry.row.text(column))
-    if format_ is Format.JSON:
-        refit = {} if without is None else {"refit_without": refit_document(without)}
-        print_json(training_document(runs) | refit)
-        return
-    print_blocks(training_blocks(runs, columns))
-    if without is not None:
-        print_blocks(refit_blocks(without))
+            fit = TrainingFit(predictor, runs, progress=progress)
+            if refits.everything:
+                fitted = fit.fitted()
+                document["refit"] = refit_document(fit.constants, fitted)
+                blocks += refit_blocks(fit.constants, fitted)
+            if without is not None:
+                left_out = fit.leave_out(lambda entry: _group(entry, without))
+                document["refit_without"] = without_document(left_out)
+                blocks += without_blocks(left_out)
+    print_json(document) if format_ is Format.JSON else print_blocks(blocks)
+
+
+def _group(entry: "Prediction", column: str) -> str:
+    """Return what is left out together with a run."""
+    return entry.architecture if column == GENERATION else entry.row.text(column)
 
 
 def _columns(rows: Sequence["Row"], by: str | None, preferred: Sequence[str]) -> list[str]:

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from planner.accuracy.measurements import Row
 from planner.accuracy.scores import errors_of
 from planner.accuracy.training import Prediction, TrainingPredictor
 from profiles.constants import Constant, Origin, named_constants, values_tried
@@ -67,24 +66,32 @@ class TrainingFit:
     """A fit of the constants that training runs decide.
 
     Args:
-        rows: Training rows.
+        predictor: Predicts runs.
+        runs: What it predicted of training rows; those without a time are left out.
         progress: Called with what is done next.
     """
 
-    def __init__(self, rows: Sequence[Row], *, progress: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        predictor: TrainingPredictor,
+        runs: Sequence[Prediction],
+        *,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._progress = progress
-        self._predictor = TrainingPredictor()
+        self._predictor = predictor
         self.constants: Mapping[str, Constant] = {
             name: constant for name, constant in named_constants().items() if constant.origin is Origin.TRAINED
         }
         self._low = np.log([constant.low for constant in self.constants.values()])
         self._high = np.log([constant.high for constant in self.constants.values()])
-        self._found = [entry for entry in map(self._predictor.predict, rows) if _is_timed(entry)]
-        sampled = [entry for entries in _by(source_group, self._found).values() for entry in _spread(entries)]
-        self._sampled = sampled
-        self._runs = [self._predictor.placed(entry.row) for entry in sampled]
-        self._measured = np.log([entry.measured_step_seconds or 1.0 for entry in sampled])
-        self._weights = _weights([(source_group(entry), entry.has_experts) for entry in sampled])
+        self._found = [entry for entry in runs if _measured_seconds(entry) is not None]
+        self._sampled = [entry for entries in _by(source_group, self._found).values() for entry in _spread(entries)]
+        self._runs = [predictor.placed(entry.row) for entry in self._sampled]
+        self._measured = np.log(
+            [seconds for entry in self._sampled if (seconds := _measured_seconds(entry)) is not None]
+        )
+        self._weights = _weights([(source_group(entry), entry.has_experts) for entry in self._sampled])
 
     def fitted(self, *, most_steps: int = 10) -> Mapping[str, float]:
         """Return the values that fit all groups best, by exact predictions, from the present ones on."""
@@ -94,19 +101,20 @@ class TrainingFit:
             return self._residuals(self._errors(point), point, keep)
 
         def jacobian(point: FloatArray) -> FloatArray:
-            return self._jacobian(self._errors(point), self._slopes(point), keep)
+            errors = self._errors(point)
+            return self._jacobian(errors, self._slopes(point, errors), keep)
 
         return self._values(self._solved(residuals, jacobian, most_steps=most_steps))
 
-    def leave_out(self, group_of: GroupOf | None = None) -> tuple[LeftOut, ...]:
+    def leave_out(self, group_of: GroupOf) -> tuple[LeftOut, ...]:
         """Return every group as a fit without it predicts it.
 
         Args:
-            group_of: The group of a run; None is its source group.
+            group_of: The group of a run.
         """
-        group_of = group_of or source_group
         start = self._inside(self._present())
-        errors, slopes = self._errors(start), self._slopes(start)
+        errors = self._errors(start)
+        slopes = self._slopes(start, errors)
         found: list[LeftOut] = []
         for group, entries in _by(group_of, self._found).items():
             self._progress(f"without {group}")
@@ -160,10 +168,10 @@ class TrainingFit:
         return np.clip(point, self._low + margin, self._high - margin)
 
     def _values(self, point: FloatArray) -> dict[str, float]:
-        values = np.clip(np.exp(point), np.exp(self._low), np.exp(self._high))
+        """Return the constants at `exp(point)`, which rounding may put a hair outside their ranges."""
         return {
             name: min(max(float(value), constant.low), constant.high)
-            for (name, constant), value in zip(self.constants.items(), values, strict=True)
+            for (name, constant), value in zip(self.constants.items(), np.exp(point), strict=True)
         }
 
     def _errors(self, point: FloatArray) -> FloatArray:
@@ -175,9 +183,8 @@ class TrainingFit:
         errors: FloatArray = np.log(seconds) - self._measured
         return errors
 
-    def _slopes(self, point: FloatArray) -> FloatArray:
-        """Return the derivative of each log error by each constant's logarithm."""
-        errors = self._errors(point)
+    def _slopes(self, point: FloatArray, errors: FloatArray) -> FloatArray:
+        """Return the derivative of each log error, here `errors`, by each constant's logarithm."""
         columns = []
         for index, name in enumerate(self.constants):
             self._progress(f"derivative by {name}")
@@ -216,8 +223,9 @@ def _by(group_of: GroupOf, entries: Sequence[Prediction]) -> Mapping[str, list[P
     return found
 
 
-def _is_timed(entry: Prediction) -> bool:
-    return bool(entry.measured_fits and entry.measured_step_seconds and entry.predicted_step_seconds)
+def _measured_seconds(entry: Prediction) -> float | None:
+    """Return the measured step time of a run that was predicted too; None of any other."""
+    return entry.measured_step_seconds if entry.measured_fits and entry.predicted_step_seconds else None
 
 
 def _spread(entries: Sequence[Prediction]) -> list[Prediction]:

@@ -83,6 +83,34 @@ def _name(pattern: str) -> re.Pattern[str]:
 
 _FLASH_2 = Software(attention=AttentionKernels.FLASH_2)
 
+_FSDP = Stack(
+    title="PyTorch FSDP (FlashAttention-2)",
+    name=_name(r"fsdp|fairscale|lightning|accelerate"),
+    software=_FLASH_2,
+    zero_stage=3,
+    overlaps=True,
+    sequence_parallel=True,
+    half_gradients=True,
+    habits=Habits(loss=PYTORCH_LOSS, fsdp=Fsdp.FLAT_PARAMETERS),
+)
+_TITAN = replace(
+    _FSDP,
+    title="torchtitan at the end of 2024 (FSDP2, FlashAttention-2, the loss not compiled)",
+    name=_name(r"titan.*\b2024"),
+    habits=Habits(loss=PYTORCH_LOSS, fsdp=Fsdp.PER_PARAMETER, foreach_update=True),
+    keeps_products=True,
+    reports_reserved=True,
+)
+_MEGATRON = Stack(
+    title="Megatron-Core (distributed optimizer, Transformer Engine)",
+    name=_name(r"megatron|mcore"),
+    software=Software(),
+    zero_stage=1,
+    overlaps=True,
+    sequence_parallel=True,
+    habits=Habits(loss=VOCABULARY_PARALLEL),
+)
+
 STACKS = (
     Stack(
         title="Megatron-DeepSpeed",
@@ -133,84 +161,40 @@ STACKS = (
         # `internlm/model/losses`: FlashAttention's cross entropy on logits that stay split.
         habits=Habits(loss=FUSED_LOSS),
     ),
-    Stack(
-        title="torchtitan at the end of 2024 (FSDP2, FlashAttention-2, the loss not compiled)",
-        name=_name(r"titan.*\b2024"),
-        software=_FLASH_2,
-        zero_stage=3,
-        overlaps=True,
-        sequence_parallel=True,
-        half_gradients=True,
-        habits=Habits(loss=PYTORCH_LOSS, fsdp=Fsdp.PER_PARAMETER, foreach_update=True),
-        keeps_products=True,
-        reports_reserved=True,
-    ),
-    Stack(
+    _TITAN,
+    replace(
+        _TITAN,
         title="torchtitan (FSDP2, FlashAttention-2)",
         name=_name(r"titan"),
-        software=_FLASH_2,
-        zero_stage=3,
-        overlaps=True,
-        sequence_parallel=True,
-        half_gradients=True,
-        habits=Habits(loss=PYTORCH_LOSS, fsdp=Fsdp.PER_PARAMETER, foreach_update=True),
         compiled_loss=FUSED_LOSS,
-        keeps_products=True,
-        reports_reserved=True,
     ),
-    Stack(
+    replace(
+        _FSDP,
         title="NeMo AutoModel (FSDP2, FlashAttention-2, DeepEP)",
         name=_name(r"automodel"),
         software=replace(_FLASH_2, forwards_tokens=True),
-        zero_stage=3,
-        overlaps=True,
-        sequence_parallel=True,
-        half_gradients=True,
         experts_over_a_node=True,
-        habits=Habits(loss=PYTORCH_LOSS, fsdp=Fsdp.FLAT_PARAMETERS),
     ),
-    Stack(
-        title="PyTorch FSDP (FlashAttention-2)",
-        name=_name(r"fsdp|fairscale|lightning|accelerate"),
-        software=_FLASH_2,
-        zero_stage=3,
-        overlaps=True,
-        sequence_parallel=True,
-        half_gradients=True,
-        habits=Habits(loss=PYTORCH_LOSS, fsdp=Fsdp.FLAT_PARAMETERS),
-    ),
-    Stack(
+    _FSDP,
+    replace(
+        _MEGATRON,
         title="Megatron-Core by NeMo's recipes (distributed optimizer, Transformer Engine)",
         name=_name(r"nemo|bridge"),
         software=Software(tensor_parallel_overlap=TensorParallelOverlap.EVERY_PRODUCT, forwards_tokens=True),
-        zero_stage=1,
-        overlaps=True,
-        sequence_parallel=True,
         fp8_recipes=True,
         interleaves=True,
-        # NeMo's and Megatron-Bridge's performance recipes: `grad_reduce_in_fp32 = False`.
-        half_gradients=True,
-        habits=Habits(loss=VOCABULARY_PARALLEL),
+        half_gradients=True,  # `grad_reduce_in_fp32 = False` in NeMo's and Megatron-Bridge's performance recipes
     ),
-    Stack(
+    replace(
+        _MEGATRON,
         title="Megatron-LM's functional tests (its defaults; the last rank logs its peak)",
         name=_name(r"megatron-lm ci"),
-        software=Software(),
         zero_stage=0,
         overlaps=False,
         sequence_parallel=False,
-        habits=Habits(loss=VOCABULARY_PARALLEL),
         reports_last_rank=True,
     ),
-    Stack(
-        title="Megatron-Core (distributed optimizer, Transformer Engine)",
-        name=_name(r"megatron|mcore"),
-        software=Software(),
-        zero_stage=1,
-        overlaps=True,
-        sequence_parallel=True,
-        habits=Habits(loss=VOCABULARY_PARALLEL),
-    ),
+    _MEGATRON,
     Stack(
         title="DeepSpeed (FlashAttention-2)",
         name=_name(r"deepspeed"),
@@ -223,15 +207,7 @@ STACKS = (
 )
 """Looked through in order; the first whose name is found counts."""
 
-UNKNOWN = Stack(
-    title="an unknown stack, taken as Megatron-Core",
-    name=_name(""),
-    software=Software(),
-    zero_stage=1,
-    overlaps=True,
-    sequence_parallel=True,
-    habits=Habits(loss=VOCABULARY_PARALLEL),
-)
+UNKNOWN = replace(_MEGATRON, title="an unknown stack, taken as Megatron-Core")
 
 
 def stack_named(framework: str, *, year: str = "") -> Stack:

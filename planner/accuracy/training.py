@@ -1,12 +1,12 @@
 """Predictions of training runs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from planner.accuracy.kept import EVERY_MODULE, with_composed_norms, with_copies, with_products_kept
 from planner.accuracy.machines import CostModels
 from planner.accuracy.measurements import Row
 from planner.accuracy.runs import Run, run_of
-from planner.accuracy.stacks import Stack
 from planner.certainty import training_band
 from planner.evaluate import Evaluation, evaluate, simulated_step_seconds
 from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
@@ -47,7 +47,9 @@ class Prediction:
         num_gpus: GPUs.
         has_experts: The model has routed experts.
         band_half_width: Of the band around the predicted step time, as a factor less one.
-        assumptions: What was assumed.
+        architecture: Generation of its GPUs.
+        filled: What was assumed of the row, where it says nothing.
+        priced: What was assumed of costs and memory.
         error: Why there is no prediction.
     """
 
@@ -63,8 +65,15 @@ class Prediction:
     num_gpus: int | None = None
     has_experts: bool = False
     band_half_width: float | None = None
-    assumptions: tuple[str, ...] = ()
+    architecture: str = ""
+    filled: tuple[str, ...] = ()
+    priced: tuple[str, ...] = ()
     error: str | None = None
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Return all that was assumed."""
+        return (*self.filled, *self.priced)
 
     @property
     def predicted_tokens_per_second_per_gpu(self) -> float | None:
@@ -104,14 +113,14 @@ class TrainingPredictor:
         try:
             run = run_of(row)
             placed = self._placed(run).placed
-            evaluation = evaluate(placed, self._cost_models.of(run.cluster, run.software))
             run, lines = self._memory(run)
+            evaluation = evaluate(placed, self._cost_models.of(run.cluster, run.software), memory=lines)
             measured = _measured_step_seconds(row, run, self._graph(run.model, run.workload, eager=False))
             measured_peak = _measured_peak_bytes(row)
         except (ValueError, CoverageError) as error:
             return Prediction(row=row, measured_fits=fits, error=" ".join(str(error).split()))
         return replace(
-            _prediction(row, run, evaluation, lines), measured_step_seconds=measured, measured_peak_bytes=measured_peak
+            _prediction(row, run, evaluation), measured_step_seconds=measured, measured_peak_bytes=measured_peak
         )
 
     def placed(self, row: Row) -> PlacedRun:
@@ -163,29 +172,31 @@ class TrainingPredictor:
         return found[1]
 
 
-def outside_the_allocator(stack: Stack) -> frozenset[str]:
-    """Return the terms of the ledger that are not in the peak that a stack prints."""
-    return OUTSIDE_THE_ALLOCATOR if stack.reports_reserved else OUTSIDE_THE_ALLOCATOR | NOT_IN_USE
+def allocator_peak_bytes(lines: Iterable[MemoryLine], *, reserved: bool = False) -> int:
+    """Return the peak that a framework prints: of what tensors use, or of what the allocator has reserved for them."""
+    unseen = OUTSIDE_THE_ALLOCATOR if reserved else OUTSIDE_THE_ALLOCATOR | NOT_IN_USE
+    return peak_memory_bytes(tuple(line for line in lines if line.term not in unseen))
 
 
-def _prediction(row: Row, run: Run, evaluation: Evaluation, lines: tuple[MemoryLine, ...]) -> Prediction:
-    inside = tuple(line for line in lines if line.term not in outside_the_allocator(run.stack))
+def _prediction(row: Row, run: Run, evaluation: Evaluation) -> Prediction:
+    printed = evaluation.memory
     if run.stack.reports_last_rank:
         last = run.layout.first_global_rank(run.layout.pp - 1)
-        inside = tuple(line for line in inside if line.rank == last)
-    peak = peak_memory_bytes(lines)
+        printed = tuple(line for line in printed if line.rank == last)
     return Prediction(
         row=row,
         measured_fits=row.text("status").lower() != "oom",
         predicted_step_seconds=evaluation.step_seconds,
-        predicted_peak_bytes=peak,
-        predicted_allocated_bytes=peak_memory_bytes(inside),
-        predicted_fits=peak <= run.cluster.device.memory_bytes,
+        predicted_peak_bytes=evaluation.peak_memory_bytes,
+        predicted_allocated_bytes=allocator_peak_bytes(printed, reserved=run.stack.reports_reserved),
+        predicted_fits=evaluation.peak_memory_bytes <= run.cluster.device.memory_bytes,
         tokens_per_step=run.workload.tokens_per_step,
         num_gpus=row.needed("num_gpus"),
         has_experts=run.model.has_experts,
         band_half_width=training_band(has_experts=run.model.has_experts, device=run.cluster.device).value,
-        assumptions=(*run.assumptions, *evaluation.assumptions),
+        architecture=run.cluster.device.architecture,
+        filled=run.assumptions,
+        priced=evaluation.assumptions,
     )
 
 

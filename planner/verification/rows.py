@@ -11,12 +11,11 @@ from collections.abc import Iterable, Mapping
 from planner.accuracy.machines import cluster_named
 from planner.accuracy.measurements import Row
 from planner.accuracy.models import model_of
-from planner.accuracy.training import NOT_IN_USE, OUTSIDE_THE_ALLOCATOR
+from planner.accuracy.training import allocator_peak_bytes
 from planner.blocks import DenseFeedForward, MixtureOfExperts, SelfAttention
 from planner.layout import Granularity, Layout
-from planner.memory import peak_memory_bytes
 from planner.parameter_counts import parameter_counts
-from planner.plan import Plan, PlannedLayout
+from planner.plan import Plan
 from planner.specs import ModelSpec
 from planner.workload import TrainMethod
 from profiles.hardware import Cluster
@@ -109,7 +108,7 @@ def row_of(plan: Plan, index: int, *, name: str, framework: str) -> Mapping[str,
         "recompute_layers": str(layout.recompute.num_layers or ""),
         "layers_per_stage": " ".join(str(stage.num_layers) for stage in layout.stages),
         "predicted_step_time_s": f"{planned.step_seconds:.6g}",
-        "predicted_peak_mem_gb": f"{allocator_peak_bytes(planned) / GIB:.3f}",
+        "predicted_peak_mem_gb": f"{allocator_peak_bytes(planned.memory) / GIB:.3f}",
     }
     return {column: cells.get(column, "") for column in COLUMNS}
 
@@ -121,12 +120,6 @@ def table_text(rows: Iterable[Mapping[str, str]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
-
-
-def allocator_peak_bytes(planned: PlannedLayout) -> int:
-    """Return the predicted peak of what tensors use, which is what frameworks print (`max_memory_allocated`)."""
-    unseen = OUTSIDE_THE_ALLOCATOR | NOT_IN_USE
-    return peak_memory_bytes(tuple(line for line in planned.memory if line.term not in unseen))
 
 
 def _hardware(cluster: Cluster) -> str:

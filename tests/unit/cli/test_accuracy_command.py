@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from profiles.constants import Origin
 from profiles.store import write_profile
 from tests.unit.planner.accuracy.rows import RUN
 from tests.unit.profiles.profile_files import METADATA, TABLES
@@ -154,6 +155,30 @@ def test_columns_files_and_refits_that_leave_nothing_are_refused(tmp_path: Path)
         assert result.exit_code == 2
         assert message in " ".join(result.stderr.split())
         file.write_text(f"{header}\n{row}\n")
+
+
+def test_refits_list_every_constant_and_predict_what_they_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "runs.csv"
+    header = "id,source_group,model,hardware,num_gpus,seq_len,tp,pp,micro_batch,global_batch,step_time_s"
+    rows = ["a,one,llama-3.1-8b,H100,8,8192,1,1,1,128,9.0", "b,two,llama-3.1-8b,A100,8,8192,1,1,1,128,30.0"]
+    file.write_text("\n".join([header, *rows]) + "\n")
+    arguments = ["accuracy", str(file), "--refit", "--refit-without", "generation"]
+    document = json.loads(RUNNER.invoke(app, [*arguments, "--format", "json"]).stdout)
+    trained = {entry["name"]: entry for entry in document["constants"] if entry["origin"] == Origin.TRAINED}
+    assert set(document["refit"]) == set(trained)
+    for name, entry in document["refit"].items():
+        assert entry["value"] == trained[name]["value"]
+        assert trained[name]["low"] <= entry["fitted"] <= trained[name]["high"]
+    groups = document["refit_without"]["groups"]
+    assert [(group["group"], group["errors"]["count"]) for group in groups] == [("hopper", 1), ("ampere", 1)]
+    assert document["refit_without"]["dense"]["errors"]["count"] == 2
+    printed = RUNNER.invoke(app, arguments)
+    assert (printed.exit_code, printed.stderr) == (0, "")
+    lines = [line.split() for line in printed.stdout.splitlines()]
+    assert ["ampere", "1"] in [line[:2] for line in lines]
+    for name, constant in trained.items():
+        fitted = [f"{constant['value']:.4g}", f"{document['refit'][name]['fitted']:.4g}"]
+        assert [*name.split(), *fitted] in [line[: len(name.split()) + 2] for line in lines]
 
 
 def test_a_gpu_that_only_begins_like_one_is_not_taken_for_it(tmp_path: Path) -> None:

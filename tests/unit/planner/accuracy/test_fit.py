@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from planner.accuracy.fit import SCALE_RUNS, TrainingFit, error_after_one_scale
+from planner.accuracy.fit import SCALE_RUNS, TrainingFit, error_after_one_scale, source_group
 from planner.accuracy.measurements import Row
 from planner.accuracy.scores import step_errors
 from planner.accuracy.training import Prediction, TrainingPredictor
@@ -34,10 +34,16 @@ def measured(rows: Iterator[Row]) -> list[Row]:
     return found
 
 
+def fit_of(rows: list[Row]) -> TrainingFit:
+    """Return a fit to the rows."""
+    predictor = TrainingPredictor()
+    return TrainingFit(predictor, [predictor.predict(row) for row in rows])
+
+
 def test_a_fit_finds_the_constants_behind_its_runs_and_puts_all_others_back() -> None:
     rows = measured(runs())
     before = {name: constant.value for name, constant in named_constants().items()}
-    fit = TrainingFit(rows)
+    fit = fit_of(rows)
     assert set(fit.constants) == {
         name for name, constant in named_constants().items() if constant.origin is Origin.TRAINED
     }
@@ -56,7 +62,7 @@ def test_a_group_is_predicted_by_what_the_others_say() -> None:
     one, two = (group for group in ("one", "two"))
     rows = measured(runs())
     with values_tried(TRUTH):
-        left_out = TrainingFit(rows).leave_out()
+        left_out = fit_of(rows).leave_out(source_group)
     assert [entry.group for entry in left_out] == [one, two]
     for entry in left_out:
         errors = step_errors(entry.predictions)
