@@ -62,7 +62,8 @@ def constants_document() -> list[dict[str, object]]:
 def constants_blocks() -> tuple[Block, ...]:
     """Return every constant as a table, those that were fitted first."""
     found = named_constants() | named_kernel_constants()
-    counts = Counter(entry.origin for entry in found.values())
+    # A constant that two names share counts once.
+    counts = Counter(entry.origin for entry in {id(entry): entry for entry in found.values()}.values())
     rows = tuple(
         (name, f"{entry.value:.4g}", f"{entry.low:g} to {entry.high:g}", entry.origin.value)
         for origin in Origin

@@ -7,40 +7,27 @@
   part of the rate, or at their traffic.
 - Everything else is its traffic to device memory.
 - The host launches kernels one after the other: `launch_seconds` each (`profiles.software`).
-- Collectives: a start, a latency for each hop, and bytes over the bandwidth of the narrowest level. A ring over a
-  group with n members in each unit of an inner level leaves that unit on n GPUs' network links at once, so the bus
-  bandwidth of level l is n times the bandwidth of one GPU at l. Where each pair of N GPUs shares one link, a group of
-  n uses n - 1 of a GPU's N - 1 links.
+- Collectives: `profiles.collectives`.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
+from profiles.collectives import CollectivePrices
 from profiles.constants import (
     ATTENTION_FRACTION,
     ATTENTION_RAMP,
     COLLECTIVE_CHANNELS,
-    COLLECTIVE_RAMP,
-    COLLECTIVE_RAMP_BYTES,
-    COLLECTIVE_START,
-    COLLECTIVE_WAIT,
-    COLLECTIVES_IN_TRAINING,
     FP8_START,
     GEMM,
+    GEMM_HALF_RATE_SIZE,
     GEMM_PROLOGUE_STEPS,
     GEMM_WHOLE_WAVE_FRACTION,
     KERNEL_LAUNCH,
     MEMORY_FRACTION,
-    NEAREST_ARCHITECTURE,
-    NETWORK_FRACTION,
     OLDER_ATTENTION,
     P2P_CHANNELS,
-    PCIE_FRACTION,
-    PEER_FRACTION,
-    PEER_HOP_FRACTION,
     POWER_EXPONENT,
     REFERENCE_WATTS_PER_TERAFLOPS,
     SCAN_FRACTION,
@@ -48,31 +35,16 @@ from profiles.constants import (
     Constant,
     GemmConstants,
     TileConstants,
+    with_fallbacks,
 )
 from profiles.errors import CoverageError
-from profiles.estimate import Estimate, Source
+from profiles.estimate import Estimate, Reached, Source
 from profiles.gemm_surface import GemmRates, GemmSurface
-from profiles.hardware import Cluster, LinkKind, LinkLevel, PeerTopology
-from profiles.kernel_constants import EXCHANGE_FRACTION
-from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound, StateScan
+from profiles.hardware import Cluster
+from profiles.ops import Attention, ComputeOp, Gemm, MemoryBound, StateScan
 from profiles.software import CURRENT_SOFTWARE, AttentionKernels, Software, TensorParallelOverlap
 
 Facts = TypeVar("Facts", Constant, TileConstants)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reached:
-    """The part of a rate or a bandwidth that is reached.
-
-    Args:
-        fraction: That part.
-        source: Where it comes from.
-        assumed: It was carried over from other hardware, or nothing published gives it.
-    """
-
-    fraction: float
-    source: str
-    assumed: bool
 
 
 _FLASH_2_ARCHITECTURE = "ampere"
@@ -84,13 +56,6 @@ them, dropout too, and a byte of mask for each; backward softmax reads its outpu
 
 _PLAIN_SCORES_PASSES = {False: 17.0, True: 19.0}
 """The same of PyTorch operations: scale, mask, a cast to fp32, softmax in it, a cast back, dropout."""
-
-_ONE_WAY = frozenset({CollectiveKind.ALL_GATHER, CollectiveKind.REDUCE_SCATTER, CollectiveKind.ALL_TO_ALL})
-"""Collectives whose ring goes round once."""
-
-
-def _with_fallbacks(architecture: str) -> tuple[str, ...]:
-    return (architecture, *NEAREST_ARCHITECTURE.get(architecture, ()))
 
 
 class AnalyticCostModel:
@@ -108,7 +73,7 @@ class AnalyticCostModel:
         self.sustained = sustained
         self._surfaces: dict[str, GemmSurface] = {}
         self.compute = lru_cache(maxsize=None)(self._compute)
-        self.collective = lru_cache(maxsize=None)(self._collective)
+        self.collective = lru_cache(maxsize=None)(CollectivePrices(cluster, software, sustained=sustained).price)
 
     def _compute(self, operation: ComputeOp) -> Estimate:
         """Return the time of one operation on one GPU.
@@ -152,7 +117,7 @@ class AnalyticCostModel:
         """Return the constants and whether they were carried over from another architecture."""
         kind = "bf16" if dtype in ("fp16", "fp32") else dtype
         architecture = self.cluster.device.architecture
-        for candidate in _with_fallbacks(architecture):
+        for candidate in with_fallbacks(architecture):
             constants = GEMM.get((candidate, kind))
             if constants is not None:
                 parts = (constants.peak_fraction, constants.sustained_fraction)
@@ -205,7 +170,7 @@ class AnalyticCostModel:
             bytes_per_second=device.memory_bytes_per_second * tiles.memory_fraction.value,
             num_units=device.num_compute_units,
             start_seconds=FP8_START.value if dtype == "fp8" else tiles.start.value,
-            half_rate_size=tiles.half_rate_size.value * faster,
+            half_rate_size=GEMM_HALF_RATE_SIZE.value * faster,
             prologue_steps=GEMM_PROLOGUE_STEPS.value * faster,
             whole_wave_fraction=GEMM_WHOLE_WAVE_FRACTION.value,
         )
@@ -256,7 +221,7 @@ class AnalyticCostModel:
             note=f"chunks at {SCAN_FRACTION.value} of the datasheet rate, {SCAN_FRACTION.source}",
         )
 
-    def _attention_fraction(self, operation: Attention, kernels: AttentionKernels, what: str) -> _Reached:
+    def _attention_fraction(self, operation: Attention, kernels: AttentionKernels, what: str) -> Reached:
         """Return the part of the rate that attention reaches.
 
         A kernel fills its tiles the better the more keys a query sees: n / (n + n0), with n the length of a causal
@@ -271,7 +236,7 @@ class AnalyticCostModel:
         if kernels is AttentionKernels.FLASH_1:
             kept *= OLDER_ATTENTION["flash-1"].value
         here = self.cluster.device.architecture
-        return _Reached(
+        return Reached(
             fraction=long.value * kept * length / (length + ramp.value),
             source=long.source,
             assumed=long.assumed or long_from != here or ramp_from != here,
@@ -280,7 +245,7 @@ class AnalyticCostModel:
     def _of_architecture(self, constants: Mapping[str, Facts], what: str) -> tuple[Facts, str]:
         """Return the constants of the GPU's architecture, or of the nearest, and which that is."""
         architecture = self.cluster.device.architecture
-        for candidate in _with_fallbacks(architecture):
+        for candidate in with_fallbacks(architecture):
             if candidate in constants:
                 return constants[candidate], candidate
         raise CoverageError(
@@ -288,133 +253,6 @@ class AnalyticCostModel:
             missing=f"no efficiency is known for architecture {architecture}",
             remedy="Use a GPU of the catalogue.",
         )
-
-    def _reached(self, level: LinkLevel, kind: CollectiveKind, size: int) -> _Reached:
-        """Return the part of a level's bandwidth that `size` ranks in one unit of it reach."""
-        match level.kind:
-            case LinkKind.PEER:
-                return self._reached_of_peers(level, kind, size)
-            case LinkKind.HOST:
-                constant = PCIE_FRACTION
-            case LinkKind.NETWORK:
-                constant = NETWORK_FRACTION
-        return _Reached(fraction=constant.value, source=constant.source, assumed=constant.assumed)
-
-    def _reached_of_peers(self, level: LinkLevel, kind: CollectiveKind, size: int) -> _Reached:
-        """Return the part of a peer domain's bandwidth that `size` of its ranks reach.
-
-        A switch that reduces (NVLS) makes the published all_reduce of Hopper faster than its all_gather. A mesh has no
-        switch, so all its collectives take the fraction of all_gather, on the links that join the group.
-        """
-        is_mesh = self.cluster.device.peer_topology is PeerTopology.MESH
-        name = CollectiveKind.ALL_GATHER if is_mesh or kind is CollectiveKind.SEND_RECV else kind
-        architecture = self.cluster.device.architecture
-        measured = next(
-            candidate
-            for candidate in (*_with_fallbacks(architecture), "hopper")
-            if (candidate, name.value) in PEER_FRACTION
-        )
-        constants = PEER_FRACTION[measured, name.value]
-        weight = min(max(math.log2(size) - 1.0, 0.0) / 2.0, 1.0)
-        two, eight = constants.two_ranks.value, constants.eight_ranks.value
-        fraction = two + weight * (eight - two)
-        source = constants.eight_ranks.source
-        if is_mesh:
-            fraction *= (size - 1) / (level.num_gpus - 1)
-            source = f"{size - 1} of {level.num_gpus - 1} links of a mesh, {source}"
-        return _Reached(fraction=fraction, source=source, assumed=is_mesh or measured != architecture)
-
-    def _collective(self, operation: Collective) -> Estimate:
-        """Return the time of one collective.
-
-        A ring moves 2 (p - 1) / p of the buffer for all_reduce, (p - 1) / p for the others (Patarasuk and Yuan, JPDC
-        69(2), 2009); send_recv moves all of it once. all_reduce of small buffers takes the tree's 2 log2(p) hops.
-        """
-        size = min(operation.size, 2) if operation.kind is CollectiveKind.SEND_RECV else operation.size
-        if size <= 1:
-            return Estimate(seconds=0.0, source=Source.ANALYTIC, note="a group of one sends nothing")
-        levels = self.cluster.levels
-        per_unit = 1  # members inside one unit of the level below
-        narrowest = math.inf
-        exchange = 0.0
-        latency = 0.0
-        deepest = 0.0
-        parts: list[_Reached] = []
-        between: list[Constant] = []
-        kept, wait = 1.0, 0.0
-        if self.sustained:
-            between += [COLLECTIVES_IN_TRAINING, COLLECTIVE_WAIT]
-            kept, wait = COLLECTIVES_IN_TRAINING.value, COLLECTIVE_WAIT.value
-        for level in levels:
-            members = self._members_in_unit(operation, level.num_gpus)
-            if members > per_unit:
-                part = self._reached(level, operation.kind, members)
-                parts.append(part)
-                links = per_unit if operation.kind not in (CollectiveKind.ALL_TO_ALL, CollectiveKind.SEND_RECV) else 1
-                reached = level.bytes_per_second * part.fraction * links * kept
-                narrowest = min(narrowest, reached)
-                # An all-to-all sends over a level what is meant for members beyond the unit below; levels overlap.
-                sent = self._exchanged_bytes(operation, size // per_unit)
-                if level.kind is LinkKind.NETWORK and not self.software.forwards_tokens:
-                    sent /= EXCHANGE_FRACTION.value
-                    between += [EXCHANGE_FRACTION] if operation.kind is CollectiveKind.ALL_TO_ALL else []
-                exchange = max(exchange, sent / reached)
-                hops = (math.ceil(members / per_unit) - 1) * math.ceil(size / members)
-                one_way = level.kind is LinkKind.PEER and operation.kind in _ONE_WAY
-                latency += hops * level.latency_seconds * (PEER_HOP_FRACTION.value if one_way else 1.0)
-                deepest = max(deepest, level.latency_seconds)
-                per_unit = members
-            if per_unit >= size:
-                break
-        traffic = operation.buffer_bytes * _traffic_factor(operation.kind, size) / narrowest
-        if operation.kind is CollectiveKind.ALL_TO_ALL:
-            traffic = exchange
-        if operation.kind is CollectiveKind.SEND_RECV:
-            latency = deepest
-        elif operation.kind is CollectiveKind.ALL_REDUCE:
-            latency = min(2 * latency, 2 * math.ceil(math.log2(size)) * deepest)
-        start, _ = self._nearest(COLLECTIVE_START)
-        ramp, ramp_carried_over = self._nearest(COLLECTIVE_RAMP)
-        ramp_seconds = ramp.value * operation.buffer_bytes / (operation.buffer_bytes + COLLECTIVE_RAMP_BYTES.value)
-        how = "send" if operation.kind is CollectiveKind.SEND_RECV else f"ring {operation.kind}"
-        sources = dict.fromkeys((*(part.source for part in parts), *(constant.source for constant in between)))
-        return Estimate(
-            seconds=start.value + wait + latency + ramp_seconds + traffic,
-            source=Source.ASSUMED if ramp_carried_over or any(part.assumed for part in parts) else Source.ANALYTIC,
-            note="; ".join((f"{how} over link levels", *sources, ramp.source)),
-        )
-
-    def _exchanged_bytes(self, operation: Collective, units: int) -> float:
-        """Return what one rank of an all-to-all sends to other units than its own, of `units` with equal parts.
-
-        A row goes to a given unit with the probability 1 - (1 - 1/u)^k, with k its copies that are forwarded there as
-        one: all of them, or each alone.
-        """
-        joined = operation.copies if self.software.forwards_tokens else 1
-        return operation.buffer_bytes / joined * (units - 1) * (1 - (1 - 1 / units) ** joined)
-
-    def _members_in_unit(self, operation: Collective, unit_size: int) -> int:
-        """Return how many members share one unit of `unit_size` consecutive ranks, in the group that is worst off.
-
-        Groups begin at multiples of size times stride. Where that does not divide the unit, some group lies across
-        two units, with the remainder in one of them.
-        """
-        if operation.kind is CollectiveKind.SEND_RECV:
-            if operation.first_rank is None:
-                inside = unit_size >= self.cluster.world_size or unit_size % (operation.size * operation.stride) == 0
-                return 2 if inside else 1
-            first, last = operation.first_rank, operation.first_rank + operation.stride
-            return 2 if first // unit_size == last // unit_size else 1
-        if unit_size >= self.cluster.world_size:
-            return operation.size
-        together = math.gcd(unit_size, operation.size * operation.stride) // operation.stride
-        return max(1, min(operation.size, together))
-
-    def _nearest(self, constants: Mapping[str, Constant]) -> tuple[Constant, bool]:
-        """Return a constant of collectives, of this architecture or the nearest, and whether it was carried over."""
-        architecture = self.cluster.device.architecture
-        measured = next(candidate for candidate in (*_with_fallbacks(architecture), "hopper") if candidate in constants)
-        return constants[measured], measured != architecture
 
     @property
     def overlap_slowdown(self) -> float:
@@ -447,13 +285,6 @@ class AnalyticCostModel:
         units = self.cluster.device.num_compute_units
         held = min(channels.value, units / 2)
         return held / (units - held)
-
-
-def _traffic_factor(kind: CollectiveKind, size: int) -> float:
-    if kind is CollectiveKind.SEND_RECV:
-        return 1.0
-    share = (size - 1) / size
-    return 2 * share if kind is CollectiveKind.ALL_REDUCE else share
 
 
 def _gemm_text(operation: Gemm) -> str:

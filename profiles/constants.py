@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 
 _TRAINING_FIT = (
-    "joint fit to at most 150 runs of each of ten published sources, sources weighted alike; over all 2,233 runs 6.4 %"
-    " off in the median of dense ones, 18.5 % of mixtures"
+    "joint fit to at most 150 runs of each of ten published sources, sources weighted alike; over all 2,233 runs 6.1 %"
+    " off in the median of dense ones, 17.0 % of mixtures"
 )
 
 
@@ -98,25 +98,18 @@ class GemmConstants:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileConstants:
-    """How an architecture cuts matrix products.
+    """How an architecture starts matrix products and feeds them.
 
     Args:
         memory_fraction: Part of the memory bandwidth that a product reaches.
         start: Launch and drain of a kernel.
-        half_rate_size: Harmonic mean of a tile's sides at which half of the rate is reached, at two bytes an element.
     """
 
     memory_fraction: Constant
     start: Constant
-    half_rate_size: Constant
 
 
-_GEMM_FIT = (
-    "least mean absolute log error over {rows} published bf16 GEMM timings of {device}; all of them: 6.3 % median"
-)
-_HOPPER_GEMM = _GEMM_FIT.format(rows="1,910", device="H100 SXM")
-_AMPERE_GEMM = _GEMM_FIT.format(rows="1,386", device="A100 SXM")
-_BOTH_GEMM = _GEMM_FIT.format(rows="3,296", device="H100 and A100 SXM")
+_GEMM_FIT = "least mean absolute log error over 3,296 published bf16 GEMM timings of H100 and A100 SXM: 6.7 % median"
 _MAMF = "best achieved matrix product on {device}, stas00/ml-engineering, compute/accelerator"
 
 
@@ -124,11 +117,11 @@ def _rate(value: float, source: str, *, origin: Origin = Origin.KERNELS) -> Cons
     return Constant(value=value, low=0.3, high=1.1, source=source, origin=origin)
 
 
-_BURST = _rate(1.04, "datasheet rates are at a clock below the burst's; " + _BOTH_GEMM)
+_BURST = _rate(1.02, f"datasheet rates are at a clock below the burst's; {_GEMM_FIT}")
 _BURST_FP8 = _rate(
-    0.94,
-    "0.90 of the bf16 fraction, by published fp8 GEMM timings on H100 SXM; vLLM's CUTLASS kernels within 14 % in the"
-    " median, TensorRT-LLM's, which quantise too, within 30 %",
+    0.92,
+    "published fp8 GEMM timings on H100 SXM; vLLM's CUTLASS kernels within 14 % in the median, TensorRT-LLM's, which"
+    " quantise too, within 30 %",
 )
 
 
@@ -142,19 +135,19 @@ def _sustained(value: float) -> Constant:
 
 
 GEMM: dict[tuple[str, str], GemmConstants] = {
-    ("hopper", "bf16"): GemmConstants(peak_fraction=_BURST, sustained_fraction=_sustained(0.755)),
+    ("hopper", "bf16"): GemmConstants(peak_fraction=_BURST, sustained_fraction=_sustained(0.754)),
     ("hopper", "fp8"): GemmConstants(peak_fraction=_BURST_FP8, sustained_fraction=_sustained(1.1)),
     ("ampere", "bf16"): GemmConstants(
         peak_fraction=_BURST,
         sustained_fraction=_sustained(0.734),
     ),
     ("blackwell", "bf16"): GemmConstants(
-        peak_fraction=_rate(1.04, "carried over from H100", origin=Origin.ASSUMED),
-        sustained_fraction=_sustained(0.526),
+        peak_fraction=_rate(1.02, "carried over from H100", origin=Origin.ASSUMED),
+        sustained_fraction=_sustained(0.517),
     ),
     ("blackwell", "fp8"): GemmConstants(
-        peak_fraction=_rate(0.94, "carried over from H100", origin=Origin.ASSUMED),
-        sustained_fraction=_sustained(0.826),
+        peak_fraction=_rate(0.92, "carried over from H100", origin=Origin.ASSUMED),
+        sustained_fraction=_sustained(0.793),
     ),
     ("cdna3", "bf16"): GemmConstants(
         peak_fraction=_rate(0.514, _MAMF.format(device="MI300X (668 of 1300 TFLOP/s)"), origin=Origin.MEASURED),
@@ -166,27 +159,31 @@ GEMM: dict[tuple[str, str], GemmConstants] = {
     ),
 }
 
+_GEMM_START = "one in forty of published bf16 GEMM timings on {device} is shorter"
+_GEMM_MEMORY = "published bf16 GEMM of over 100 MB that memory bounds, on {device}: between the medians of two engines"
+
 TILES: dict[str, TileConstants] = {
     "hopper": TileConstants(
-        memory_fraction=of_kernels(0.83, 0.0, 1.0, _HOPPER_GEMM),
-        start=of_kernels(2.7e-6, 0.0, 1e-4, _HOPPER_GEMM),
-        half_rate_size=of_kernels(38.2, 0.0, 128.0, _HOPPER_GEMM),
+        memory_fraction=_fraction(0.85, _GEMM_MEMORY.format(device="H100 SXM")),
+        start=_seconds(3.0e-6, _GEMM_START.format(device="H100 SXM")),
     ),
     "ampere": TileConstants(
-        memory_fraction=of_kernels(0.726, 0.0, 1.0, _AMPERE_GEMM),
-        start=of_kernels(4.0e-6, 0.0, 1e-4, _AMPERE_GEMM),
-        half_rate_size=of_kernels(31.3, 0.0, 128.0, _AMPERE_GEMM),
+        memory_fraction=_fraction(0.75, _GEMM_MEMORY.format(device="A100 SXM")),
+        start=_seconds(4.0e-6, _GEMM_START.format(device="A100 SXM")),
     ),
 }
 
-FP8_START = of_kernels(
-    5.0e-6, 0.0, 1e-4, "start of products of scaled fp8 operands: CUTLASS kernels of vLLM on H100 SXM"
+FP8_START = _seconds(
+    5.2e-6, "one in forty of published fp8 GEMM timings of vLLM's CUTLASS kernels on H100 SXM is shorter"
 )
 
-GEMM_PROLOGUE_STEPS = of_kernels(
-    185.0, 0.0, 512.0, "steps of the inner dimension, at two bytes an element; " + _BOTH_GEMM
+GEMM_HALF_RATE_SIZE = of_kernels(
+    30.3, 0.0, 128.0, f"harmonic mean of a tile's sides at which half of the rate is reached; {_GEMM_FIT}"
 )
-GEMM_WHOLE_WAVE_FRACTION = of_kernels(0.616, 0.0, 1.0, _BOTH_GEMM)
+GEMM_PROLOGUE_STEPS = of_kernels(
+    195.0, 0.0, 512.0, f"steps of the inner dimension, at two bytes an element; {_GEMM_FIT}"
+)
+GEMM_WHOLE_WAVE_FRACTION = of_kernels(0.612, 0.0, 1.0, f"part of an unfinished wave that is paid for; {_GEMM_FIT}")
 
 REFERENCE_WATTS_PER_TERAFLOPS: dict[str, float] = {
     "ampere": 400 / 311.9,  # A100 SXM
@@ -196,7 +193,7 @@ REFERENCE_WATTS_PER_TERAFLOPS: dict[str, float] = {
 """Board power over the datasheet's bf16 rate of the GPUs that the sustained fractions were fitted on."""
 
 POWER_EXPONENT = _trained(
-    0.637, 0.33, 1.0, "a board with less power for its rate keeps (power / reference)^x: 500 W H100 of torchtitan"
+    0.659, 0.33, 1.0, "a board with less power for its rate keeps (power / reference)^x: 500 W H100 of torchtitan"
 )
 
 NEAREST_ARCHITECTURE: dict[str, tuple[str, ...]] = {
@@ -211,14 +208,18 @@ NEAREST_ARCHITECTURE: dict[str, tuple[str, ...]] = {
 }
 """Where to look next when an architecture has no constant of its own."""
 
-KERNEL_LAUNCH = of_kernels(
-    3.0e-6, 0.0, 1e-4, "between the fitted starts of a GEMM on H100 (2.7 us) and on A100 (4.0 us)"
-)
+
+def with_fallbacks(architecture: str) -> tuple[str, ...]:
+    """Return an architecture and those whose constants stand in for its own, nearest first."""
+    return (architecture, *NEAREST_ARCHITECTURE.get(architecture, ()))
+
+
+KERNEL_LAUNCH = _seconds(3.0e-6, "start of the shortest published GEMM on H100 SXM")
 
 _PREFILL = "median of published bf16 prefill timings on {device} at head_dim 128, 1,024 to 16,384 tokens"
 
 ATTENTION_FRACTION: dict[str, Constant] = {
-    "ampere": _trained(0.376, 0.2, 0.7, "FlashAttention-2, forward and backward"),
+    "ampere": _trained(0.375, 0.2, 0.7, "FlashAttention-2, forward and backward"),
     "hopper": _trained(0.372, 0.2, 0.7, "cuDNN and FlashAttention-3, forward and backward"),
     "blackwell": _trained(0.442, 0.2, 0.7, "cuDNN, forward and backward"),
 }
@@ -226,8 +227,8 @@ ATTENTION_FRACTION: dict[str, Constant] = {
 tokens see many others."""
 
 OLDER_ATTENTION: dict[str, Constant] = {
-    "flash-2": _trained(0.551, 0.3, 1.0, "kernels written for Ampere, on what came after"),
-    "flash-1": _trained(0.916, 0.5, 1.0, "over those of the second generation"),
+    "flash-2": _trained(0.552, 0.3, 1.0, "kernels written for Ampere, on what came after"),
+    "flash-1": _trained(0.921, 0.5, 1.0, "over those of the second generation"),
 }
 """What an older generation of kernels (`profiles.software.AttentionKernels`) keeps of the next one's rate."""
 
@@ -238,7 +239,7 @@ ATTENTION_RAMP: dict[str, Constant] = {
 """Tokens of a causal sequence at which fused attention reaches half of its rate."""
 
 LAUNCH_SECONDS: dict[str, Constant] = {
-    "current": _trained(1.13e-05, 2e-6, 4e-5, "one launch of PyTorch 2"),
+    "current": _trained(1e-05, 2e-6, 4e-5, "one launch of PyTorch 2"),
     "eager-2022": _trained(4.32e-05, 1e-5, 1.5e-4, "one launch of Megatron-DeepSpeed in 2022"),
 }
 """Host time for one launch, by `profiles.software.HostPath`."""
@@ -270,7 +271,7 @@ TRAINING_BAND: dict[str, Constant] = {
         value=0.16, low=0.0, high=1.0, source=_LEFT_OUT.format(runs="2,165", kind="dense runs") + "source"
     ),
     "experts": Constant(
-        value=0.43, low=0.0, high=2.0, source=_LEFT_OUT.format(runs="68", kind="runs of mixtures") + "source"
+        value=0.39, low=0.0, high=2.0, source=_LEFT_OUT.format(runs="68", kind="runs of mixtures") + "source"
     ),
     "dense, other hardware": Constant(
         value=0.29,
@@ -296,7 +297,7 @@ is known, so that a plan of one is less sure than that.
 """
 
 ROUTING_KERNELS = _trained(
-    236.0,
+    278,
     20.0,
     400.0,
     "small kernels by which tokens are counted, sorted and padded for their experts or brought back, and waits for the"
@@ -309,7 +310,7 @@ SCAN_FRACTION = _fraction(
     assumed=True,
 )
 
-MEMORY_FRACTION = _trained(0.947, 0.6, 0.95, "part of the memory bandwidth that element-wise kernels and updates reach")
+MEMORY_FRACTION = _trained(0.949, 0.6, 0.95, "part of the memory bandwidth that element-wise kernels and updates reach")
 
 _NCCL = "nccl-tests bus bandwidth above 64 MB on {what}"
 
@@ -354,14 +355,14 @@ PCIE_FRACTION = Constant(
 """At most what 128b/130b coding leaves (PCI Express Base Specification 3.0 to 5.0)."""
 
 COLLECTIVE_WAIT = _trained(
-    6.61e-05,
+    7.2e-05,
     1e-6,
     1e-4,
     "what a collective between kernels adds to its start: its stream and theirs wait for one another",
 )
 
 COLLECTIVES_IN_TRAINING = _trained(
-    0.849, 0.5, 1.0, "what collectives between kernels keep of the bandwidth that NCCL tests reach"
+    0.876, 0.5, 1.0, "what collectives between kernels keep of the bandwidth that NCCL tests reach"
 )
 
 COLLECTIVE_START: dict[str, Constant] = {
@@ -390,6 +391,37 @@ COLLECTIVE_RAMP_BYTES = Constant(
     high=1e8,
     source="buffer at which half of the ramp is paid; 1 MB to 16 MB messages on A100 and H100",
 )
+RENDEZVOUS_SECONDS = of_kernels(
+    35e-6,
+    1e-6,
+    1e-4,
+    "what a message between nodes waits for both ends to agree on it, on every network; NCCL over Slingshot, 972"
+    " all_reduce timings of 2 to 32 nodes: 13 % median",
+)
+RENDEZVOUS_BYTES = Constant(
+    value=16384.0,
+    low=1e2,
+    high=1e6,
+    origin=Origin.COUNTED,
+    source="message from which both ends agree first: FI_CXI_RDZV_THRESHOLD of libfabric's cxi provider; half is paid"
+    " at it",
+)
+CHUNK_BYTES = Constant(
+    value=4 * 512 * 1024,
+    low=1e4,
+    high=1e9,
+    origin=Origin.COUNTED,
+    source="first chunk of a tree on one network link: 512 KiB (NCCL_BUFFSIZE in NCCL_STEPS) on each of 4 channels",
+)
+
+EXCHANGE_FRACTION = Constant(
+    value=0.5,
+    low=0.1,
+    high=1.0,
+    source="part of a ring's network bandwidth that all_to_all reaches; 2 and 8 nodes of 4 A100 over Slingshot, NCCL"
+    " above 32 MB",
+)
+
 COLLECTIVE_CHANNELS = Constant(
     value=24.0,
     low=1.0,

@@ -33,6 +33,21 @@ class Estimate:
     note: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """The part of a rate or a bandwidth that is reached.
+
+    Args:
+        fraction: That part.
+        source: Where it comes from.
+        assumed: It was carried over from other hardware, or nothing published gives it.
+    """
+
+    fraction: float
+    source: str
+    assumed: bool
+
+
 class CostModel(Protocol):
     """Prices operations on one cluster."""
 

@@ -13,7 +13,6 @@ from profiles.catalogue import load_device
 from profiles.chips import is_same_chip
 from profiles.estimate import Estimate, Source
 from profiles.hardware import Cluster, Device
-from profiles.kernels.network import across_nodes_seconds
 from profiles.kernels.surface import KernelSurface
 from profiles.ops import Collective, CollectiveKind
 from profiles.profile import Profile
@@ -62,7 +61,9 @@ def shipped_kernels(device: Device) -> MeasuredKernels | None:
 
 
 class KernelCosts:
-    """Prices kernels, and collectives inside a node, in a burst.
+    """Prices kernels and collectives in a burst.
+
+    Collectives across nodes are answered by tables of the same nodes only, apart from those inside a node.
 
     Args:
         cluster: Where they run.
@@ -73,7 +74,7 @@ class KernelCosts:
         self.cluster = cluster
         self._analytic = _Analytic(cluster)
         self._measured = measured if measured is not None and is_same_chip(measured.device, cluster.device) else None
-        self._tables: dict[TableKind, ResidualTable] = {}
+        self._tables: dict[tuple[TableKind, bool], ResidualTable] = {}
 
     @property
     def is_own_table(self) -> bool:
@@ -98,40 +99,45 @@ class KernelCosts:
 
     def estimates(self, kind: TableKind, queries: Sequence[Query]) -> tuple[Estimate, ...]:
         """Return the price of every query."""
-        covered = [index for index, query in enumerate(queries) if self._is_covered(kind, query.shape)]
         found: dict[int, Estimate] = {}
-        if covered:
-            priced = self._table(kind).estimates([queries[index] for index in covered])
-            found = {
+        for across in (False, True):
+            asked = [index for index, query in enumerate(queries) if self._is_across(kind, query.shape) is across]
+            table = self._table(kind, across=across)
+            if not asked or table is None:
+                continue
+            priced = table.estimates([queries[index] for index in asked])
+            found |= {
                 index: self._carried_over(estimate)
-                for index, estimate in zip(covered, priced, strict=True)
+                for index, estimate in zip(asked, priced, strict=True)
                 if estimate is not None
             }
         return tuple(found.get(index) or _unmeasured(query) for index, query in enumerate(queries))
 
-    def _is_covered(self, kind: TableKind, shape: Shape) -> bool:
-        """Return whether tables may price a shape: a collective across nodes depends on more than the GPU."""
-        inside = kind is not TableKind.COLLECTIVES or shape.sizes[0] <= self.cluster.gpus_per_node
-        return inside and self._measured is not None
+    def _is_across(self, kind: TableKind, shape: Shape) -> bool:
+        """Return whether a shape is a collective across nodes, which depends on more than the GPU."""
+        return kind is TableKind.COLLECTIVES and shape.sizes[0] > self.cluster.gpus_per_node
 
     def _carried_over(self, estimate: Estimate) -> Estimate:
         if self.is_own_table:
             return estimate
         return replace(estimate, source=Source.ASSUMED, note=f"{estimate.note}; carried over to another memory")
 
-    def _table(self, kind: TableKind) -> ResidualTable:
-        if kind not in self._tables:
-            assert self._measured is not None
-            table = self._measured
+    def _table(self, kind: TableKind, *, across: bool) -> ResidualTable | None:
+        """Return the rows of one kind inside a node, or across nodes; None where none were measured."""
+        table = self._measured
+        if table is None or (across and not self.is_own_table):
+            return None
+        if (kind, across) not in self._tables:
+            rows = [row for row in table.rows(kind) if self._is_across(kind, row.shape) is across]
             analytic = self._analytic if self.is_own_table else _Analytic(replace(self.cluster, device=table.device))
-            self._tables[kind] = ResidualTable(
+            self._tables[kind, across] = ResidualTable(
                 SPECS[kind],
-                [row for row in table.rows(kind) if self._is_covered(kind, row.shape)],
+                rows,
                 lambda shape: analytic.seconds(kind, shape),
                 name=table.name,
                 residuals_only=not self.is_own_table,
             )
-        return self._tables[kind]
+        return self._tables[kind, across]
 
 
 def _unmeasured(query: Query) -> Estimate:
@@ -164,15 +170,6 @@ class _Analytic:
         if operation is not None:
             return self._surface.seconds(operation(shape))
         num_gpus, num_bytes = shape.sizes
-        domain = self._collectives.cluster.fast_domain_size
-        collective = Collective(kind=CollectiveKind(shape.words[0]), buffer_bytes=num_bytes, size=num_gpus, stride=1)
-        if num_gpus <= domain or num_gpus <= self._collectives.cluster.gpus_per_node:
-            return self._collectives.collective(collective).seconds
-        short = replace(collective, buffer_bytes=1, size=domain)
-        return across_nodes_seconds(
-            collective.kind,
-            buffer_bytes=num_bytes,
-            size=num_gpus,
-            cluster=self._collectives.cluster,
-            inside_seconds=self._collectives.collective(short).seconds,
-        )
+        name = CollectiveKind(shape.words[0])
+        collective = Collective(kind=name, buffer_bytes=num_bytes, size=num_gpus, stride=1)
+        return self._collectives.collective(collective).seconds

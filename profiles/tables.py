@@ -319,7 +319,7 @@ SPECS: Mapping[TableKind, TableSpec] = MappingProxyType(
                 words=("op",),
                 sizes=("num_gpus", "bytes"),
                 operation=None,
-                coordinates=lambda shape: _octaves(shape.sizes, (2, 1)),
+                coordinates=lambda shape: _octaves(shape.sizes, (1, 1)),
                 words_apart=_same_width,
             ),
         )

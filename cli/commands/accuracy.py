@@ -24,6 +24,11 @@ EXAMPLES = (
 GENERATION = "generation"
 """What no column says but the hardware."""
 
+NODES = "nodes"
+"""Collectives are left out by their number of nodes."""
+
+MOST_PARTS = 100
+
 FORMAT_COLUMNS = ("phase", "dtype", "attn_dtype", "mla_dtype", "moe_dtype", "kv_cache_dtype", "op", "framework")
 
 FilesArgument = Annotated[
@@ -50,13 +55,12 @@ ProfileOption = Annotated[
     ),
 ]
 LeftOutOption = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--left-out",
-        metavar="K",
-        min=2,
-        max=100,
-        help="Deal the kernels of the files to K parts, and predict each part by tables of the others.",
+        metavar=f"K|{NODES}",
+        help=f"Deal the kernels of the files to K parts (2 to {MOST_PARTS}), or collectives by their number of nodes,"
+        " and predict each part by tables of the others.",
         show_default=False,
     ),
 ]
@@ -123,7 +127,7 @@ def accuracy(
         columns = _columns(rows, by, ("system", *FORMAT_COLUMNS))
         try:
             if left_out is not None:
-                tables = Tables(basis=Basis.LEFT_OUT, parts=left_out)
+                tables = _left_out(left_out, kind)
             else:
                 found_profile = None if profile is None else read_profile(profile)
                 tables = Tables(basis=Basis.SURFACE if surface_only else Basis.TABLES, profile=found_profile)
@@ -170,6 +174,25 @@ def _kernels(kind: "Kind", rows: Sequence["Row"], columns: Sequence[str], tables
         print_json(operation_document(kind, tables, found))
     else:
         print_blocks(operation_blocks(kind, tables, found, columns))
+
+
+def _left_out(text: str, kind: "Kind") -> "Tables":
+    """Return tables from which the rows that they predict are left out."""
+    from planner.accuracy.measurements import Kind
+    from planner.accuracy.tables import Basis, Tables
+
+    if text == NODES:
+        if kind is not Kind.COLLECTIVES:
+            raise InputError(
+                f"--left-out {NODES} is for collectives, and these files measure {kind}.",
+                hint="Give a number of parts.",
+            )
+        return Tables(basis=Basis.NODES_LEFT_OUT)
+    if not text.isascii() or not text.isdigit() or not 2 <= int(text) <= MOST_PARTS:
+        raise InputError(
+            f"--left-out {text}: neither a number from 2 to {MOST_PARTS} nor {NODES}.", hint="Write --left-out 5."
+        )
+    return Tables(basis=Basis.LEFT_OUT, parts=int(text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

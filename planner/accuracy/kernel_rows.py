@@ -65,6 +65,11 @@ class KernelRow:
     shape: Shape
     implementation: Implementation
 
+    @property
+    def system(self) -> tuple[str, str, int]:
+        """Return what rows share that ran on the same GPUs in the same nodes, of whatever number."""
+        return self.cluster.name, self.cluster.device.name, self.cluster.gpus_per_node
+
 
 def kernel_row(kind: Kind, row: Row) -> KernelRow:
     """Return a row of a benchmark of kernels on one GPU as a profile prices it.

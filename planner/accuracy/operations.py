@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from planner.accuracy.kernel_rows import COLLECTIVES, KernelRow, kernel_row
 from planner.accuracy.machines import nodes_named
 from planner.accuracy.measurements import Kind, Row
-from planner.accuracy.tables import Tables
+from planner.accuracy.tables import Basis, Tables
 from profiles.errors import CoverageError
 from profiles.estimate import Estimate, Source
 from profiles.measured import KernelCosts
@@ -92,7 +92,11 @@ class OperationPredictor:
         """
         match self.kind:
             case Kind.COLLECTIVES:
-                return collective_row(row)
+                found = collective_row(row)
+                inside = found.shape.sizes[0] <= found.cluster.gpus_per_node
+                if inside and self.tables.basis is Basis.NODES_LEFT_OUT:
+                    raise ValueError("it ran on one node: collectives across nodes say nothing of it")
+                return found
             case Kind.MOE_EXCHANGE:
                 raise ValueError(
                     f"comm_backend {row.quoted('comm_backend')}: exchanges of experts' tokens have no price"
@@ -101,13 +105,14 @@ class OperationPredictor:
                 return kernel_row(self.kind, row)
 
     def _groups(self, asked: Iterable[_Asked]) -> Iterable[tuple[list[_Asked], KernelCosts]]:
-        """Return rows with what prices them: one cluster each, and where rows are left out, one fold each."""
-        # Clusters are known by identity: rows that name the same one get the same object.
-        by_cluster: dict[int, list[_Asked]] = defaultdict(list)
+        """Return rows with what prices them: one system each, and where rows are left out, one fold each."""
+        by_system: dict[tuple[str, str, int], list[_Asked]] = defaultdict(list)
         for entry in asked:
-            by_cluster[id(entry.kernel.cluster)].append(entry)
-        for entries in by_cluster.values():
-            cluster, table = entries[0].kernel.cluster, entries[0].kernel.table
+            by_system[entry.kernel.system].append(entry)
+        for entries in by_system.values():
+            # The largest cluster of a system holds the smaller ones.
+            largest = max(entries, key=lambda entry: entry.kernel.cluster.world_size)
+            cluster, table = largest.kernel.cluster, largest.kernel.table
             rows = [(entry.kernel.shape, entry.kernel.implementation, entry.measured_us) for entry in entries]
             for indices, measured in self.tables.folds(cluster, table, rows):
                 yield [entries[index] for index in indices], KernelCosts(cluster, measured)
@@ -178,6 +183,8 @@ def collective_row(row: Row) -> KernelRow:
         table=TableKind.COLLECTIVES,
         shape=Shape(words=(name,), sizes=(num_gpus, row.needed("bytes"))),
         implementation=Implementation(
-            framework=library.removeprefix(_CUSTOM) or "nccl", version=row.text("library_version")
+            framework=library.removeprefix(_CUSTOM) or "nccl",
+            version=row.text("library_version"),
+            kernel_source=row.text("variant"),
         ),
     )

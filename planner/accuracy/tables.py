@@ -25,6 +25,8 @@ class Basis(StrEnum):
     """Analytic models alone."""
     LEFT_OUT = "left-out"
     """Each part of the rows by tables made of the others."""
+    NODES_LEFT_OUT = "nodes-left-out"
+    """Collectives over each number of nodes by tables made of the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,8 @@ class Tables:
                 return "analytic models alone, no measured table"
             case Basis.LEFT_OUT:
                 return f"left out: each of {self.parts} parts predicted by tables of the others, equal shapes together"
+            case Basis.NODES_LEFT_OUT:
+                return "nodes left out: each number of nodes predicted by tables of the others, of the same system"
             case Basis.TABLES:
                 return "the shipped tables" if self.profile is None else f"the tables of {self.profile.name}"
 
@@ -69,17 +73,21 @@ class Tables:
             shipped = shipped_kernels(cluster.device) if self.profile is None else measured_by(self.profile)
             yield everything, shipped
         else:
-            parts = [_part(shape, self.parts) for shape, _, _ in rows]
-            for part in range(self.parts):
+            parts = [self._part(shape, cluster) for shape, _, _ in rows]
+            for part in sorted(set(parts)):
                 asked = [index for index in everything if parts[index] == part]
-                if asked:
-                    kept = [rows[index] for index in everything if parts[index] != part]
-                    yield asked, _table_of(cluster, kind, kept)
+                kept = [rows[index] for index in everything if parts[index] != part]
+                yield asked, _table_of(cluster, kind, kept)
 
+    def _part(self, shape: Shape, cluster: Cluster) -> int:
+        """Return which part a row belongs to: its number of nodes, or one that depends on its shape alone.
 
-def _part(shape: Shape, parts: int) -> int:
-    """Return which part a shape belongs to: the same for every format and whoever ran it, scattered over shapes."""
-    return zlib.crc32(repr(shape.sizes).encode()) % parts
+        The latter is the same for every format and whoever ran it, and scattered over shapes.
+        """
+        if self.basis is Basis.NODES_LEFT_OUT:
+            num_gpus, _ = shape.sizes
+            return -(-num_gpus // cluster.gpus_per_node)
+        return zlib.crc32(repr(shape.sizes).encode()) % self.parts
 
 
 def _table_of(cluster: Cluster, kind: TableKind, rows: Sequence[Measured]) -> MeasuredKernels:

@@ -13,19 +13,17 @@ import math
 
 from profiles.hardware import Device
 from profiles.kernel_constants import (
+    ATTENTION_BLOCK_SECONDS,
     ATTENTION_BURST_FRACTION,
     ATTENTION_START,
-    COPIED_MEMORY_FRACTION,
-    DECODE_BLOCK_SECONDS,
     DECODE_MEMORY_FRACTION,
     DECODE_SPLIT_TOKENS,
     FLOPS_PER_EXPONENTIAL,
     FLOPS_PER_EXPONENTIAL_SINCE,
-    PREFILL_BLOCK_SECONDS,
     PREFILL_PASSES,
 )
 from profiles.kernels.operations import Decode, Prefill
-from profiles.kernels.rates import of_architecture, peak_flops_per_second
+from profiles.kernels.rates import copied_bytes_per_second, of_architecture, peak_flops_per_second
 
 TILE = 128
 """Queries of a block, and keys that it takes at a time: the tiles of FlashAttention-2 and -3 at width 128."""
@@ -64,8 +62,8 @@ def prefill_seconds(operation: Prefill, device: Device) -> float:
     blocks = max(1.0, heads * tiles / units)
     steps = max(float(tiles), heads * tiles * (tiles + 1) / 2 / units)
     moved = PREFILL_PASSES.value * operation.tensor_bytes + operation.written_bytes
-    moving = moved / (device.memory_bytes_per_second * COPIED_MEMORY_FRACTION.value)
-    return ATTENTION_START.value + blocks * PREFILL_BLOCK_SECONDS.value + steps * step + moving
+    moving = moved / copied_bytes_per_second(device)
+    return ATTENTION_START.value + blocks * ATTENTION_BLOCK_SECONDS.value + steps * step + moving
 
 
 def decode_seconds(operation: Decode, device: Device) -> float:
@@ -86,6 +84,6 @@ def decode_seconds(operation: Decode, device: Device) -> float:
     rows = max(operation.num_heads, operation.num_kv_heads * LEAST_ROWS)
     pairs = operation.batch * rows * operation.kv_tokens
     computing = pairs * pair_seconds(device, rate=operation.rate, widths=widths) / used
-    beginning = max(1.0, groups / units) * DECODE_BLOCK_SECONDS.value * widths / 256
+    beginning = max(1.0, groups / units) * ATTENTION_BLOCK_SECONDS.value * widths / 256
     longer = math.hypot(reading, computing, beginning)
     return ATTENTION_START.value + longer

@@ -11,8 +11,9 @@ import numpy as np
 
 from profiles.gemm_surface import GemmSurface
 from profiles.hardware import Device
-from profiles.kernel_constants import COPIED_MEMORY_FRACTION, EXPERTS_START
+from profiles.kernel_constants import EXPERTS_START
 from profiles.kernels.operations import GroupedExperts
+from profiles.kernels.rates import copied_bytes_per_second
 
 
 @lru_cache(maxsize=4096)
@@ -86,4 +87,4 @@ def experts_seconds(operation: GroupedExperts, device: Device, surface: GemmSurf
         seconds += surface.grouped_seconds(rows_G, counts_G, columns, depth, num_bytes=weights + tokens)
     # Tokens are copied to their experts and back, activations are read and written.
     copied = 2.0 * (arriving * (3 * hidden + 3 * inter) + operation.tokens * hidden)
-    return seconds + copied / (device.memory_bytes_per_second * COPIED_MEMORY_FRACTION.value)
+    return seconds + copied / copied_bytes_per_second(device)

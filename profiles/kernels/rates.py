@@ -6,10 +6,11 @@ from typing import TypeVar
 from profiles.constants import (
     FP8_START,
     GEMM,
+    GEMM_HALF_RATE_SIZE,
     GEMM_PROLOGUE_STEPS,
     GEMM_WHOLE_WAVE_FRACTION,
-    NEAREST_ARCHITECTURE,
     TILES,
+    with_fallbacks,
 )
 from profiles.errors import CoverageError
 from profiles.gemm_surface import GemmRates
@@ -36,7 +37,7 @@ def of_architecture(constants: Mapping[str, Value], device: Device) -> Value:
     Raises:
         CoverageError: Neither has one.
     """
-    for candidate in (device.architecture, *NEAREST_ARCHITECTURE.get(device.architecture, ())):
+    for candidate in with_fallbacks(device.architecture):
         if candidate in constants:
             return constants[candidate]
     raise CoverageError(
@@ -61,6 +62,15 @@ def peak_flops_per_second(device: Device, rate: str) -> float:
     return device.dense_flops_per_second[rate]
 
 
+def copied_bytes_per_second(device: Device) -> float:
+    """Return the memory bandwidth at which tensors are copied beside a kernel: that of matrix products.
+
+    Raises:
+        CoverageError: The GPU's architecture has no constants.
+    """
+    return device.memory_bytes_per_second * of_architecture(TILES, device).memory_fraction.value
+
+
 def burst_rates(device: Device, rate: str) -> GemmRates:
     """Return what the surface of matrix products reads of a GPU that runs them in a burst.
 
@@ -73,7 +83,7 @@ def burst_rates(device: Device, rate: str) -> GemmRates:
         for kind in ("bf16", "fp8")
     }
     kinds = _GEMM_LIKE.get(rate, (rate,))
-    architectures = (device.architecture, *NEAREST_ARCHITECTURE.get(device.architecture, ()))
+    architectures = with_fallbacks(device.architecture)
     fraction = next(
         (
             fractions[kind][candidate]
@@ -97,7 +107,7 @@ def burst_rates(device: Device, rate: str) -> GemmRates:
         bytes_per_second=device.memory_bytes_per_second * tiles.memory_fraction.value,
         num_units=device.num_compute_units,
         start_seconds=FP8_START.value if rate == "fp8" else tiles.start.value,
-        half_rate_size=tiles.half_rate_size.value * faster,
+        half_rate_size=GEMM_HALF_RATE_SIZE.value * faster,
         prologue_steps=GEMM_PROLOGUE_STEPS.value * faster,
         whole_wave_fraction=GEMM_WHOLE_WAVE_FRACTION.value,
     )

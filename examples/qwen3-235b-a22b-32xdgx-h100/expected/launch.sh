@@ -20,8 +20,6 @@ export PYTHONPATH="$MEGATRON_LM_DIR${PYTHONPATH:+:$PYTHONPATH}"
 : "${NODE_RANK:?set it to the number of this node, from 0}"
 : "${MASTER_ADDR:?set it to the host name of node 0}"
 
-export CUDA_DEVICE_MAX_CONNECTIONS=1
-
 MEGATRON_ARGS=(
     # Architecture
     --transformer-impl transformer_engine
@@ -55,7 +53,7 @@ MEGATRON_ARGS=(
     --moe-grouped-gemm
     --moe-permute-fusion
     --moe-token-dispatcher-type alltoall
-    # Vocabulary: 151936 rows, padded to 152064 (a multiple of 128 x tp)
+    # Vocabulary: 151936 rows, padded to 151936 (a multiple of 128 x tp)
     --tokenizer-type NullTokenizer
     --vocab-size 151936
     --make-vocab-size-divisible-by 128
@@ -76,24 +74,26 @@ MEGATRON_ARGS=(
     --lr-warmup-fraction 0.01
     --weight-decay 0.1
     --clip-grad 1.0
-    # Batch: 256 micro-batches on each of 4 replicas; no token budget given: 100 iterations
+    # Batch: 16 micro-batches on each of 32 replicas; no token budget given: 100 iterations
     --seq-length 4096
-    --micro-batch-size 1
+    --micro-batch-size 2
     --global-batch-size 1024
     --train-iters 100
-    # Parallelism: tp 2, pp 32, vpp 1, cp 1, dp 4; experts: etp 1, ep 8, edp 1
-    --tensor-model-parallel-size 2
-    --sequence-parallel
-    --pipeline-model-parallel-size 32
-    --pipeline-model-parallel-layout 'Et*3|(t*3|)*30tL'
+    # Parallelism: tp 1, pp 8, vpp 6, cp 1, dp 32; experts: etp 1, ep 8, edp 4
+    --tensor-model-parallel-size 1
+    --pipeline-model-parallel-size 8
+    --pipeline-model-parallel-layout 'Et|(t*2|)*46tL'
     --context-parallel-size 1
     --expert-model-parallel-size 8
     --expert-tensor-parallel-size 1
     # Data parallelism
+    --use-distributed-optimizer
     --overlap-grad-reduce
-    # Recompute: selective
-    --recompute-granularity selective
-    --recompute-modules moe_act
+    --overlap-param-gather
+    # Recompute: full
+    --recompute-granularity full
+    --recompute-method uniform
+    --recompute-num-layers 1
     # Data
     --mock-data
     --no-create-attention-mask-in-dataloader

@@ -125,13 +125,37 @@ def test_a_profile_of_ones_own_replaces_the_shipped_one(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--left-out", "5", "--surface-only"], "exclude one another"),
-        (["--left-out", "1"], "must be at least 2"),
+        (["--left-out", "1"], "neither a number from 2 to 100 nor nodes"),
+        (["--left-out", "nodes"], "is for collectives, and these files measure gemm"),
     ],
 )
 def test_options_that_contradict_are_refused(options: list[str], message: str, tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["accuracy", str(kernels(tmp_path / "gemm.csv")), *options])
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
+
+
+def test_collectives_are_left_out_by_their_nodes(tmp_path: Path) -> None:
+    path = tmp_path / "collectives.csv"
+    lines = ["system,op,num_gpus,num_nodes,bytes,latency_us,library"]
+    # All take a third longer than analytic prices say; two nodes are predicted by four, and four by two.
+    predict = ["accuracy", str(path), "--surface-only", "--format", "json"]
+    sizes = [(nodes, 1 << power) for nodes in (1, 2, 4) for power in range(10, 30)]
+    path.write_text("\n".join((*lines, *(f"alps,all_reduce,{4 * n},{n},{size},1,nccl" for n, size in sizes))))
+    analytic = [row["predicted_us"] for row in json.loads(RUNNER.invoke(app, predict).stdout)["rows"]]
+    rows = [
+        f"alps,all_reduce,{4 * n},{n},{size},{found * 4 / 3},nccl"
+        for (n, size), found in zip(sizes, analytic, strict=True)
+    ]
+    path.write_text("\n".join((*lines, *rows)))
+    result = RUNNER.invoke(app, ["accuracy", str(path), "--left-out", "nodes", "--format", "json"])
+    document = json.loads(result.stdout)
+    inside, across = document["rows"][:20], document["rows"][20:]
+    assert all("it ran on one node" in row["error"] for row in inside)
+    assert {row["source"] for row in across} == {"extrapolated"}
+    for row, found in zip(across, analytic[20:], strict=True):
+        # One octave of nodes beyond what was measured, a residual fades to 2^(-1/4) of itself.
+        assert row["predicted_us"] == pytest.approx(found * (4 / 3) ** (0.5**0.25), rel=1e-6)
 
 
 def test_training_runs_have_no_tables(runs: Path) -> None:

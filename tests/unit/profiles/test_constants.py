@@ -35,10 +35,12 @@ def test_every_architecture_leads_to_one_with_its_own_figures() -> None:
         assert any(candidate in constants.ATTENTION_FRACTION for candidate in path)
 
 
-def test_constants_fitted_to_training_runs_are_few_and_inside_their_ranges() -> None:
-    trained = [constant for constant in named_constants().values() if constant.origin is Origin.TRAINED]
-    assert 0 < len(trained) <= 25
-    assert all(constant.low < constant.high for constant in trained)
+def test_fitted_constants_are_few_and_inside_their_ranges() -> None:
+    every = (named_constants() | named_kernel_constants()).values()
+    fitted = {id(constant): constant for constant in every if constant.origin in (Origin.TRAINED, Origin.KERNELS)}
+    assert {constant.origin for constant in fitted.values()} == {Origin.TRAINED, Origin.KERNELS}
+    assert len(fitted) <= 25
+    assert all(constant.low < constant.high for constant in fitted.values())
 
 
 def test_values_are_tried_and_put_back_whatever_happens() -> None:

@@ -8,11 +8,9 @@ import pytest
 
 from profiles.analytic import AnalyticCostModel
 from profiles.catalogue import device_names, load_device, load_preset
-from profiles.constants import NETWORK_FRACTION
 from profiles.errors import CoverageError
 from profiles.hardware import Device
 from profiles.kernels.experts import expert_loads, rank_loads
-from profiles.kernels.network import across_nodes_seconds
 from profiles.kernels.operations import (
     FORMATS,
     Decode,
@@ -23,8 +21,7 @@ from profiles.kernels.operations import (
 )
 from profiles.kernels.rates import burst_rates
 from profiles.kernels.surface import KernelSurface
-from profiles.ops import CollectiveKind, Gemm
-from profiles.schema import ClusterEntry
+from profiles.ops import Gemm
 
 H100 = load_device("h100-sxm-80gb")
 BF16 = FORMATS["bfloat16"]
@@ -188,34 +185,3 @@ def test_few_tokens_read_few_experts() -> None:
 def test_experts_that_cannot_be_are_refused(changed: Callable[[], GroupedExperts], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         changed()
-
-
-def network(kind: CollectiveKind, *, nodes: int, num_bytes: int, preset: str = "dgx-a100") -> float:
-    cluster = ClusterEntry.model_validate({"preset": preset, "nodes": nodes}).to_cluster()
-    size = nodes * cluster.gpus_per_node
-    return across_nodes_seconds(kind, buffer_bytes=num_bytes, size=size, cluster=cluster, inside_seconds=0.0)
-
-
-@pytest.mark.parametrize("kind", [kind for kind in CollectiveKind if kind is not CollectiveKind.SEND_RECV])
-def test_more_nodes_and_more_bytes_take_longer(kind: CollectiveKind) -> None:
-    by_nodes = [network(kind, nodes=nodes, num_bytes=1 << 20) for nodes in (2, 4, 8, 16)]
-    assert by_nodes == sorted(by_nodes)
-    by_bytes = [network(kind, nodes=4, num_bytes=1 << power) for power in range(3, 34)]
-    assert by_bytes == sorted(by_bytes)
-
-
-def test_large_rings_run_at_the_cards_and_two_nodes_with_reducing_switches_at_less() -> None:
-    num_bytes, cards = 1 << 40, 8 * 25e9 * NETWORK_FRACTION.value
-    assert network(CollectiveKind.ALL_REDUCE, nodes=8, num_bytes=num_bytes) == pytest.approx(
-        2 * 63 / 64 * num_bytes / cards, rel=1e-3
-    )
-    hopper = network(CollectiveKind.ALL_REDUCE, nodes=2, num_bytes=num_bytes, preset="dgx-h100")
-    assert hopper == pytest.approx(num_bytes / (2 * cards), rel=1e-3)
-    assert network(CollectiveKind.ALL_GATHER, nodes=8, num_bytes=num_bytes) == pytest.approx(
-        63 / 64 * num_bytes / cards, rel=1e-3
-    )
-
-
-def test_a_send_across_nodes_has_no_price_without_its_ranks() -> None:
-    with pytest.raises(ValueError, match="which ranks exchange is not said"):
-        network(CollectiveKind.SEND_RECV, nodes=2, num_bytes=1)

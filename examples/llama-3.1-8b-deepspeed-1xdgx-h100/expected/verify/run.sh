@@ -24,8 +24,8 @@ RUNS=(
 LIMITS_SECONDS=(
     # Of each run
     1485
-    1490
-    1504
+    1489
+    1503
 )
 
 # Whether a run is not made again: it ran out of memory, or ended well on every node.

@@ -23,14 +23,14 @@ OUT_OF_MEMORY='(CUDA|HIP) (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|fai
 RUNS=(
     # Best first, by prediction
     layout-0-fde7db55
-    layout-1-cc685ec9
-    layout-2-05a2b731
+    layout-1-8f032a9d
+    layout-2-cc685ec9
 )
 LIMITS_SECONDS=(
     # Of each run
-    1635
-    1668
-    1684
+    1646
+    1681
+    1683
 )
 
 # Whether a run is not made again: it ran out of memory, or ended well on every node.
