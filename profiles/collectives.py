@@ -4,12 +4,13 @@
   leaves that unit on n GPUs' network links at once, so the bus bandwidth of level l is n times the bandwidth of one GPU
   at l. Where each pair of N GPUs shares one link, a group of n uses n - 1 of a GPU's N - 1 links. A ring moves
   2 (p - 1) / p of the buffer for all_reduce and (p - 1) / p for the others (Patarasuk and Yuan, JPDC 69(2), 2009);
-  send_recv moves all of it once. Over two nodes whose switches reduce (NVLS) a double tree sends the buffer once
-  (Sanders, Speck and Traeff, Parallel Computing 35(12), 2009).
+  send_recv moves all of it once. Over two nodes a double tree sends the buffer once (Sanders, Speck and Traeff,
+  Parallel Computing 35(12), 2009): `TREE_OVER_TWO_NODES`.
 - Hops: a ring goes p - 1 times from member to member, all_reduce twice that. all_reduce of small buffers goes up and
-  down a tree instead, 2 log2(p) hops. all_to_all sends to every member of other units by itself.
-- A message between nodes waits until both ends agree on it, unless it is short; a tree also waits for the first chunk
-  of its pipeline at every level (`RENDEZVOUS_SECONDS`, `CHUNK_BYTES`).
+  down a tree instead, 2 log2(p) hops. In an all_to_all a member sends to every other one; where tokens are forwarded,
+  once to every other node.
+- A message between nodes waits until both ends agree on it, unless it is short; those of an all_to_all wait together.
+  A tree also waits for the first chunk of its pipeline at every level (`RENDEZVOUS_SECONDS`, `CHUNK_BYTES`).
 - Inside a node a long message leaves NCCL's low-latency protocols: a ramp beside the start.
 """
 
@@ -26,6 +27,7 @@ from profiles.constants import (
     COLLECTIVES_IN_TRAINING,
     EXCHANGE_FRACTION,
     NETWORK_FRACTION,
+    OTHER_NETWORKS,
     PCIE_FRACTION,
     PEER_FRACTION,
     PEER_HOP_FRACTION,
@@ -39,11 +41,12 @@ from profiles.hardware import Cluster, LinkKind, LinkLevel, PeerTopology
 from profiles.ops import Collective, CollectiveKind
 from profiles.software import CURRENT_SOFTWARE, Software
 
-REDUCING_SWITCHES = frozenset({"hopper", "blackwell"})
-"""Architectures whose NVLink switches reduce: NVLS, from NVLink 4 on."""
+TREE_OVER_TWO_NODES = frozenset({"hopper", "blackwell"})
+"""Architectures of which NCCL joins two nodes by a double tree where NVLink joins the GPUs of each.
 
-_ONE_WAY = frozenset({CollectiveKind.ALL_GATHER, CollectiveKind.REDUCE_SCATTER, CollectiveKind.ALL_TO_ALL})
-"""Collectives whose ring goes round once."""
+Read off large all_reduce of two nodes: 90 GB/s over the 100 of a node's cards on Alps (GH200, NCCL 2.23), 20 over 40,
+a ring's, on Polaris (A100, NCCL 2.18 and 2.21).
+"""
 
 _POINT_TO_POINT = frozenset({CollectiveKind.ALL_TO_ALL, CollectiveKind.SEND_RECV})
 """Collectives in which a member sends on its own link only, whatever its neighbours do."""
@@ -55,7 +58,7 @@ class _Crossing:
 
     Args:
         level: The level.
-        units: Units of the level below that the whole group fills.
+        units: Units of the level below that the group lies in, in the group that lies in most.
         hops: Hops of a ring over this level.
         links: GPUs of a unit below that send over this level at once.
         reached: Part of the bandwidth that is reached.
@@ -74,12 +77,25 @@ class _Crossing:
         """Return whether it lies between nodes."""
         return self.level.kind is LinkKind.NETWORK
 
+    def agreement_seconds(self, num_bytes: float) -> float:
+        """Return what a message waits until both ends agree on it."""
+        if not self.is_network:
+            return 0.0
+        return _rendezvous(self.level).value * num_bytes / (num_bytes + RENDEZVOUS_BYTES.value)
+
     def message_seconds(self, num_bytes: float) -> float:
         """Return what one message over this level takes beside its bytes."""
-        if not self.is_network:
-            return self.level.latency_seconds
-        agreed = num_bytes / (num_bytes + RENDEZVOUS_BYTES.value)
-        return self.level.latency_seconds + RENDEZVOUS_SECONDS.value * agreed
+        return self.level.latency_seconds + self.agreement_seconds(num_bytes)
+
+    def ring_seconds(self, message_bytes: float, *, one_way: bool) -> float:
+        """Return what the hops of a ring over this level take, once round.
+
+        Args:
+            message_bytes: What a member sends the next at a time.
+            one_way: Nothing is reduced on the way back, so that hops inside a peer domain are short.
+        """
+        is_short = one_way and self.level.kind is LinkKind.PEER
+        return self.hops * self.message_seconds(message_bytes) * (PEER_HOP_FRACTION.value if is_short else 1.0)
 
     def first_chunk_seconds(self, buffer_bytes: float) -> float:
         """Return what one level of a tree waits for the first chunk of its pipeline, which is never the whole."""
@@ -87,6 +103,10 @@ class _Crossing:
             return 0.0
         share = buffer_bytes / self.links
         return share * CHUNK_BYTES.value / (share + CHUNK_BYTES.value) / self.bytes_per_second
+
+
+def _rendezvous(level: LinkLevel) -> Constant:
+    return RENDEZVOUS_SECONDS.get(level.name, RENDEZVOUS_SECONDS[OTHER_NETWORKS])
 
 
 class CollectivePrices:
@@ -104,10 +124,16 @@ class CollectivePrices:
         self.sustained = sustained
 
     def price(self, operation: Collective) -> Estimate:
-        """Return the time of one collective, all its ranks taking part."""
+        """Return the time of one collective, all its ranks taking part.
+
+        Raises:
+            ValueError: The cluster has not so many GPUs.
+        """
         size = min(operation.size, 2) if operation.kind is CollectiveKind.SEND_RECV else operation.size
         if size <= 1:
             return Estimate(seconds=0.0, source=Source.ANALYTIC, note="a group of one sends nothing")
+        if size > self.cluster.world_size:
+            raise ValueError(f"{operation.kind} of {size} ranks on {self.cluster.world_size} GPUs")
         crossings = self._crossings(operation, size)
         between = self._constants_between(operation.kind, crossings)
         seconds = self._traffic_seconds(operation, size, crossings) + self._hop_seconds(operation, size, crossings)
@@ -129,80 +155,91 @@ class CollectivePrices:
         """Return the levels that the group lies across, from the inside out."""
         crossings: list[_Crossing] = []
         kept = COLLECTIVES_IN_TRAINING.value if self.sustained else 1.0
-        per_unit = 1  # members inside one unit of the level below
+        below, per_unit = size, 1  # units of the level below, and the fewest members in one of them
         for level in self.cluster.levels:
-            members = self._members_in_unit(operation, level.num_gpus)
-            if members > per_unit:
+            units = self._units(operation, size, level.num_gpus)
+            if units < below:
+                members = self._members_in_unit(operation, level.num_gpus)
                 reached = self._reached(level, operation.kind, members)
                 crossing = _Crossing(
                     level=level,
-                    units=math.ceil(size / per_unit),
-                    hops=(math.ceil(members / per_unit) - 1) * math.ceil(size / members),
+                    units=below,
+                    hops=below - units,
                     links=1 if operation.kind in _POINT_TO_POINT else per_unit,
                     reached=reached,
                     bytes_per_second=level.bytes_per_second * reached.fraction * kept,
                 )
                 crossings.append(crossing)
-                per_unit = members
-            if per_unit >= size:
+                below, per_unit = units, members
+            if units == 1:
                 break
         return crossings
 
     def _constants_between(self, kind: CollectiveKind, crossings: list[_Crossing]) -> list[Constant]:
         """Return the fitted constants that decide a price beside the fractions of its links."""
         found = [COLLECTIVES_IN_TRAINING, COLLECTIVE_WAIT] if self.sustained else []
-        if any(crossing.is_network for crossing in crossings):
-            found += [EXCHANGE_FRACTION] if kind is CollectiveKind.ALL_TO_ALL else [RENDEZVOUS_SECONDS]
+        network = [crossing for crossing in crossings if crossing.is_network]
+        if network:
+            found.append(_rendezvous(network[-1].level))
+            if kind is CollectiveKind.ALL_TO_ALL and not self.software.forwards_tokens:
+                found.append(EXCHANGE_FRACTION)
         return found
 
     def _traffic_seconds(self, operation: Collective, size: int, crossings: list[_Crossing]) -> float:
         """Return how long the bytes of the narrowest level take; levels overlap."""
         longest = 0.0
+        is_tree = self._is_tree_over_two_nodes(operation.kind, crossings)
         for crossing in crossings:
             if operation.kind is CollectiveKind.ALL_TO_ALL:
                 # What is meant for members beyond the unit below.
                 sent = self._exchanged_bytes(operation, crossing.units)
                 if crossing.is_network and not self.software.forwards_tokens:
                     sent /= EXCHANGE_FRACTION.value
+            elif is_tree and crossing.is_network:
+                sent = float(operation.buffer_bytes)
             else:
-                sent = operation.buffer_bytes * self._traffic_factor(operation.kind, size, crossing)
+                sent = operation.buffer_bytes * _ring_factor(operation.kind, size)
             longest = max(longest, sent / (crossing.bytes_per_second * crossing.links))
         return longest
 
-    def _traffic_factor(self, kind: CollectiveKind, size: int, crossing: _Crossing) -> float:
-        """Return how often a group sends its buffer over a level."""
-        share = (size - 1) / size
-        match kind:
-            case CollectiveKind.SEND_RECV:
-                return 1.0
-            case CollectiveKind.ALL_REDUCE:
-                reduces = self.cluster.device.architecture in REDUCING_SWITCHES
-                is_tree = crossing.is_network and crossing.units == 2 and reduces
-                return 1.0 if is_tree else 2 * share
-            case _:
-                return share
+    def _is_tree_over_two_nodes(self, kind: CollectiveKind, crossings: list[_Crossing]) -> bool:
+        """Return whether an all_reduce goes through a double tree over two nodes, NVLink inside each."""
+        network = [crossing for crossing in crossings if crossing.is_network]
+        return (
+            kind is CollectiveKind.ALL_REDUCE
+            and self.cluster.device.architecture in TREE_OVER_TWO_NODES
+            and bool(network)
+            and network[0].units == 2
+            and crossings[0].level.kind is LinkKind.PEER
+        )
 
     def _hop_seconds(self, operation: Collective, size: int, crossings: list[_Crossing]) -> float:
         """Return what messages take from member to member beside their bytes."""
         buffer_bytes = operation.buffer_bytes
-        outermost = crossings[-1]
+        message_bytes = buffer_bytes / size
         match operation.kind:
             case CollectiveKind.SEND_RECV:
                 return max(crossing.message_seconds(buffer_bytes) for crossing in crossings)
             case CollectiveKind.ALL_TO_ALL:
-                seconds = sum(
-                    _ring_seconds(crossing, 0.0, one_way=True) for crossing in crossings if not crossing.is_network
-                )
-                if outermost.is_network:
-                    units = next(crossing.units for crossing in crossings if crossing.is_network)
-                    messages = units - 1 if self.software.forwards_tokens else size - size // units
-                    seconds += messages * outermost.message_seconds(0.0)
-                return seconds
+                return self._messages_seconds(message_bytes, size, crossings)
             case CollectiveKind.ALL_GATHER | CollectiveKind.REDUCE_SCATTER:
-                return sum(_ring_seconds(crossing, buffer_bytes / size, one_way=True) for crossing in crossings)
+                return sum(crossing.ring_seconds(message_bytes, one_way=True) for crossing in crossings)
             case CollectiveKind.ALL_REDUCE:
-                ring = 2 * sum(_ring_seconds(crossing, buffer_bytes / size, one_way=False) for crossing in crossings)
+                ring = 2 * sum(crossing.ring_seconds(message_bytes, one_way=False) for crossing in crossings)
                 return min(ring, _tree_seconds(buffer_bytes, size, crossings))
+
+    def _messages_seconds(self, message_bytes: float, size: int, crossings: list[_Crossing]) -> float:
+        """Return what one member's messages of an all_to_all take, one after the other, beside their bytes."""
+        network = [crossing for crossing in crossings if crossing.is_network]
+        per_message = size // network[0].units if network and self.software.forwards_tokens else 1
+        reached, seconds = size, 0.0  # members in one unit of the level, and of those inside it
+        for crossing in reversed(crossings):
+            inside = -(-size // crossing.units)
+            messages = (reached - inside) / (per_message if crossing.is_network else 1)
+            short = PEER_HOP_FRACTION.value if crossing.level.kind is LinkKind.PEER else 1.0
+            seconds += messages * crossing.level.latency_seconds * short
+            reached = inside
+        return seconds + max(crossing.agreement_seconds(message_bytes) for crossing in crossings)
 
     def _exchanged_bytes(self, operation: Collective, units: int) -> float:
         """Return what one rank of an all-to-all sends to other units than its own, of `units` with equal parts.
@@ -212,6 +249,19 @@ class CollectivePrices:
         """
         joined = operation.copies if self.software.forwards_tokens else 1
         return operation.buffer_bytes / joined * (units - 1) * (1 - (1 - 1 / units) ** joined)
+
+    def _units(self, operation: Collective, size: int, unit_size: int) -> int:
+        """Return in how many units of `unit_size` consecutive ranks a group lies, in the group that lies in most.
+
+        Groups begin at multiples of size times stride, so at an offset in a unit that the greatest common divisor of
+        both divides.
+        """
+        if operation.kind is CollectiveKind.SEND_RECV:
+            return size // self._members_in_unit(operation, unit_size)
+        if unit_size >= self.cluster.world_size:
+            return 1
+        span = operation.size * operation.stride
+        return min(size, -(-(unit_size - math.gcd(unit_size, span) + span) // unit_size))
 
     def _members_in_unit(self, operation: Collective, unit_size: int) -> int:
         """Return how many members share one unit of `unit_size` consecutive ranks, in the group that is worst off.
@@ -272,16 +322,12 @@ class CollectivePrices:
         return constants[measured], measured != architecture
 
 
-def _ring_seconds(crossing: _Crossing, message_bytes: float, *, one_way: bool) -> float:
-    """Return what the hops of a ring over one level take, once round.
-
-    Args:
-        crossing: The level.
-        message_bytes: What a member sends the next at a time.
-        one_way: Nothing is reduced on the way back, so that hops inside a peer domain are short.
-    """
-    is_short = one_way and crossing.level.kind is LinkKind.PEER
-    return crossing.hops * crossing.message_seconds(message_bytes) * (PEER_HOP_FRACTION.value if is_short else 1.0)
+def _ring_factor(kind: CollectiveKind, size: int) -> float:
+    """Return how often a ring sends its buffer over a link."""
+    if kind is CollectiveKind.SEND_RECV:
+        return 1.0
+    share = (size - 1) / size
+    return 2 * share if kind is CollectiveKind.ALL_REDUCE else share
 
 
 def _tree_seconds(buffer_bytes: float, size: int, crossings: list[_Crossing]) -> float:

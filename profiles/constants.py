@@ -214,7 +214,7 @@ def with_fallbacks(architecture: str) -> tuple[str, ...]:
     return (architecture, *NEAREST_ARCHITECTURE.get(architecture, ()))
 
 
-KERNEL_LAUNCH = _seconds(3.0e-6, "start of the shortest published GEMM on H100 SXM")
+KERNEL_LAUNCH = _seconds(3.0e-6, _GEMM_START.format(device="H100 SXM"))
 
 _PREFILL = "median of published bf16 prefill timings on {device} at head_dim 128, 1,024 to 16,384 tokens"
 
@@ -391,13 +391,23 @@ COLLECTIVE_RAMP_BYTES = Constant(
     high=1e8,
     source="buffer at which half of the ramp is paid; 1 MB to 16 MB messages on A100 and H100",
 )
-RENDEZVOUS_SECONDS = of_kernels(
-    35e-6,
-    1e-6,
-    1e-4,
-    "what a message between nodes waits for both ends to agree on it, on every network; NCCL over Slingshot, 972"
-    " all_reduce timings of 2 to 32 nodes: 13 % median",
-)
+OTHER_NETWORKS = "other networks"
+
+RENDEZVOUS_SECONDS: dict[str, Constant] = {
+    "slingshot": of_kernels(
+        35e-6, 1e-6, 1e-4, "NCCL over Slingshot, 769 all_reduce timings of 2 to 32 nodes: 14 % median"
+    ),
+    OTHER_NETWORKS: Constant(
+        value=9e-6,
+        low=1e-6,
+        high=1e-4,
+        origin=Origin.COUNTED,
+        source="hardware latency of a tree step with the simple protocol less that with LL, 14 and 5 us, in NCCL's"
+        " tuner (src/graph/tuning.cc)",
+    ),
+}
+"""What a message between nodes waits for both ends to agree on it, by the name of the network's level."""
+
 RENDEZVOUS_BYTES = Constant(
     value=16384.0,
     low=1e2,
@@ -410,8 +420,9 @@ CHUNK_BYTES = Constant(
     value=4 * 512 * 1024,
     low=1e4,
     high=1e9,
-    origin=Origin.COUNTED,
-    source="first chunk of a tree on one network link: 512 KiB (NCCL_BUFFSIZE in NCCL_STEPS) on each of 4 channels",
+    origin=Origin.ASSUMED,
+    source="assumption: first chunk of a tree on one network link, 512 KiB (NCCL_BUFFSIZE over NCCL_STEPS) on each of 4"
+    " channels",
 )
 
 EXCHANGE_FRACTION = Constant(

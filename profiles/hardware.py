@@ -4,7 +4,7 @@ Bandwidths are one direction, per GPU. Every figure of a catalogue device carrie
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -127,6 +127,18 @@ class Cluster:
     def world_size(self) -> int:
         """Return the number of GPUs."""
         return self.gpus_per_node * self.num_nodes
+
+    def with_nodes(self, num_nodes: int) -> "Cluster":
+        """Return so many of its nodes, with the levels that join them.
+
+        Raises:
+            ValueError: It has not so many.
+        """
+        if not 0 < num_nodes <= self.num_nodes:
+            raise ValueError(f"{num_nodes} nodes of a cluster of {self.num_nodes}")
+        world_size = self.gpus_per_node * num_nodes
+        spanning = next(index for index, level in enumerate(self.levels) if level.num_gpus >= world_size)
+        return replace(self, num_nodes=num_nodes, levels=self.levels[: spanning + 1])
 
     @property
     def fast_domain_size(self) -> int:

@@ -1,4 +1,4 @@
-"""Fitted constants of the kernel models in `profiles.kernels`, with range and source."""
+"""Constants of the kernel models in `profiles.kernels`, with range and source: fitted, read off or assumed."""
 
 from profiles.constants import Constant, Origin, of_kernels
 
@@ -28,15 +28,15 @@ ATTENTION_BLOCK_SECONDS = of_kernels(
 )
 
 PREFILL_PASSES = _given(
-    2.0, 0.0, 6.0, Origin.COUNTED, "queries, keys and values are read and written once before attention: rotation"
+    2.0,
+    0.0,
+    6.0,
+    Origin.ASSUMED,
+    "assumption: queries, keys, values and output are read and written once around attention (rotation, order, cache)",
 )
 
 DECODE_MEMORY_FRACTION = _given(
     0.86, 0.0, 1.0, Origin.MEASURED, "median of published decode that reads over 500 MB of 16-bit keys and values, H100"
-)
-
-DECODE_SPLIT_TOKENS = _given(
-    256.0, 16.0, 8192.0, Origin.ASSUMED, "assumption: keys of one sequence below which blocks are not split"
 )
 
 EXPERTS_START = _given(20e-6, 0.0, 1e-3, Origin.MEASURED, "shortest of published timings of fused experts, H100 SXM")

@@ -29,12 +29,14 @@ class MeasuredKernels:
         device: The GPU.
         rows: Returns the rows of one kind.
         floors_us: What the host took to start a kernel, where that hid short ones, by who ran it.
+        gpus_per_node: GPUs of the nodes that collectives ran on; None where none did.
         name: Where they come from, for notes.
     """
 
     device: Device
     rows: Callable[[TableKind], tuple[TableRow, ...]]
     floors_us: Mapping[Implementation, float]
+    gpus_per_node: int | None
     name: str
 
 
@@ -50,7 +52,13 @@ def measured_by(profile: Profile) -> MeasuredKernels:
         if origin.host_floor_us is not None
     }
     device = load_device(profile.metadata.device)
-    return MeasuredKernels(device=device, rows=profile.rows, floors_us=floors, name=profile.name)
+    return MeasuredKernels(
+        device=device,
+        rows=profile.rows,
+        floors_us=floors,
+        gpus_per_node=profile.metadata.gpus_per_node,
+        name=profile.name,
+    )
 
 
 def shipped_kernels(device: Device) -> MeasuredKernels | None:
@@ -63,7 +71,8 @@ def shipped_kernels(device: Device) -> MeasuredKernels | None:
 class KernelCosts:
     """Prices kernels and collectives in a burst.
 
-    Collectives across nodes are answered by tables of the same nodes only, apart from those inside a node.
+    Collectives across nodes are answered, apart from those inside a node, by tables of nodes with as many of the same
+    GPU; that their network is the same is taken for granted.
 
     Args:
         cluster: Where they run.
@@ -115,7 +124,8 @@ class KernelCosts:
 
     def _is_across(self, kind: TableKind, shape: Shape) -> bool:
         """Return whether a shape is a collective across nodes, which depends on more than the GPU."""
-        return kind is TableKind.COLLECTIVES and shape.sizes[0] > self.cluster.gpus_per_node
+        inside = max(self.cluster.gpus_per_node, self.cluster.fast_domain_size)
+        return kind is TableKind.COLLECTIVES and shape.sizes[0] > inside
 
     def _carried_over(self, estimate: Estimate) -> Estimate:
         if self.is_own_table:
@@ -125,7 +135,8 @@ class KernelCosts:
     def _table(self, kind: TableKind, *, across: bool) -> ResidualTable | None:
         """Return the rows of one kind inside a node, or across nodes; None where none were measured."""
         table = self._measured
-        if table is None or (across and not self.is_own_table):
+        own_nodes = table is not None and self.is_own_table and table.gpus_per_node == self.cluster.gpus_per_node
+        if table is None or (across and not own_nodes):
             return None
         if (kind, across) not in self._tables:
             rows = [row for row in table.rows(kind) if self._is_across(kind, row.shape) is across]
@@ -157,7 +168,8 @@ class _Analytic:
 
     def __init__(self, cluster: Cluster) -> None:
         self._surface = KernelSurface(cluster.device)
-        self._collectives = AnalyticCostModel(cluster, sustained=False)
+        self._cluster = cluster
+        self._by_nodes: dict[int, AnalyticCostModel] = {}
 
     def seconds(self, kind: TableKind, shape: Shape) -> float:
         """Return the price of one shape.
@@ -172,4 +184,11 @@ class _Analytic:
         num_gpus, num_bytes = shape.sizes
         name = CollectiveKind(shape.words[0])
         collective = Collective(kind=name, buffer_bytes=num_bytes, size=num_gpus, stride=1)
-        return self._collectives.collective(collective).seconds
+        return self._of_nodes(num_gpus).collective(collective).seconds
+
+    def _of_nodes(self, num_gpus: int) -> AnalyticCostModel:
+        """Return prices on no more nodes than so many GPUs fill: what a benchmark of them runs on."""
+        nodes = -(-num_gpus // self._cluster.gpus_per_node)
+        if nodes not in self._by_nodes:
+            self._by_nodes[nodes] = AnalyticCostModel(self._cluster.with_nodes(nodes), sustained=False)
+        return self._by_nodes[nodes]

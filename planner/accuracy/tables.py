@@ -108,5 +108,6 @@ def _table_of(cluster: Cluster, kind: TableKind, rows: Sequence[Measured]) -> Me
         device=cluster.device,
         rows=lambda wanted: tables.get(wanted, ()),
         floors_us=found.floors_us,
+        gpus_per_node=cluster.gpus_per_node,
         name="the other rows",
     )

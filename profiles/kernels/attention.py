@@ -17,7 +17,6 @@ from profiles.kernel_constants import (
     ATTENTION_BURST_FRACTION,
     ATTENTION_START,
     DECODE_MEMORY_FRACTION,
-    DECODE_SPLIT_TOKENS,
     FLOPS_PER_EXPONENTIAL,
     FLOPS_PER_EXPONENTIAL_SINCE,
     PREFILL_PASSES,
@@ -75,7 +74,7 @@ def decode_seconds(operation: Decode, device: Device) -> float:
     units = device.num_compute_units
     widths = operation.qk_head_dim + operation.v_head_dim
     groups = operation.batch * operation.num_kv_heads
-    splits = math.ceil(operation.kv_tokens / DECODE_SPLIT_TOKENS.value)
+    splits = math.ceil(operation.kv_tokens / TILE)
     # Half of the units are enough to saturate memory.
     used = min(1.0, groups * splits / units)
     reading = operation.read_bytes / (

@@ -51,6 +51,7 @@ def test_rows_left_out_are_predicted_by_the_others(device: str, kind: TableKind)
         device=whole.device,
         rows=lambda wanted: tuple(row for row in whole.rows(wanted) if not is_left_out(row.shape.sizes)),
         floors_us=whole.floors_us,
+        gpus_per_node=whole.gpus_per_node,
         name="seven of eight parts",
     )
     costs = KernelCosts(load_preset(PRESETS[device]).to_cluster(), kept)

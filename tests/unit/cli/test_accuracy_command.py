@@ -158,6 +158,22 @@ def test_collectives_are_left_out_by_their_nodes(tmp_path: Path) -> None:
         assert row["predicted_us"] == pytest.approx(found * (4 / 3) ** (0.5**0.25), rel=1e-6)
 
 
+def test_a_collective_costs_the_same_whatever_else_the_file_holds(tmp_path: Path) -> None:
+    path = tmp_path / "collectives.csv"
+    lines = [
+        "system,op,num_gpus,num_nodes,bytes,latency_us,library",
+        "gb200-nvl72,all_reduce,16,4,1073741824,1,nccl",
+        "gb200-nvl72,all_reduce,64,16,1073741824,1,nccl",
+    ]
+    predict = ["accuracy", str(path), "--surface-only", "--format", "json"]
+    path.write_text("\n".join(lines))
+    alone = [row["predicted_us"] for row in json.loads(RUNNER.invoke(app, predict).stdout)["rows"]]
+    path.write_text("\n".join((*lines, "gb200-nvl72,all_reduce,144,36,1073741824,1,nccl")))
+    beside = [row["predicted_us"] for row in json.loads(RUNNER.invoke(app, predict).stdout)["rows"]]
+    assert alone == beside[:2]
+    assert beside[2] > beside[1]
+
+
 def test_training_runs_have_no_tables(runs: Path) -> None:
     result = RUNNER.invoke(app, ["accuracy", str(runs), "--left-out", "5"])
     assert (result.exit_code, result.stdout) == (2, "")

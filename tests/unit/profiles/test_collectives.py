@@ -14,6 +14,7 @@ from profiles.constants import (
     COLLECTIVES_IN_TRAINING,
     EXCHANGE_FRACTION,
     NETWORK_FRACTION,
+    OTHER_NETWORKS,
     PCIE_FRACTION,
     PEER_FRACTION,
     PEER_HOP_FRACTION,
@@ -29,6 +30,7 @@ from profiles.software import Software
 from tests.builders import tiny_device
 from tests.unit.profiles.small_cluster import cluster, level
 
+WAIT = RENDEZVOUS_SECONDS[OTHER_NETWORKS]
 HOPPER = PEER_FRACTION["hopper", "all_gather"]
 HOP = 2e-6 * PEER_HOP_FRACTION.value
 MODEL = AnalyticCostModel(cluster())
@@ -65,7 +67,7 @@ def overhead(buffer_bytes: int) -> float:
 
 def message(num_bytes: float) -> float:
     """Return what one message between nodes takes beside its bytes."""
-    return 5e-6 + RENDEZVOUS_SECONDS.value * num_bytes / (num_bytes + RENDEZVOUS_BYTES.value)
+    return 5e-6 + WAIT.value * num_bytes / (num_bytes + RENDEZVOUS_BYTES.value)
 
 
 def collective(kind: CollectiveKind, size: int, stride: int = 1, *, buffer_bytes: int = 1 << 30) -> float:
@@ -156,8 +158,7 @@ def test_a_network_is_never_priced_as_nvlink_even_where_it_is_the_innermost_leve
     reduce = Collective(kind=CollectiveKind.ALL_REDUCE, buffer_bytes=size, size=8, stride=1)
     estimate = AnalyticCostModel(lone, sustained=False).collective(reduce)
     reached = 50e9 * NETWORK_FRACTION.value
-    chunk = size * CHUNK_BYTES.value / (size + CHUNK_BYTES.value) / reached
-    expected = overhead(size) + 2 * 3 * (message(size) + chunk) + size * 2 * 7 / 8 / reached
+    expected = overhead(size) + 2 * 7 * message(size / 8) + size * 2 * 7 / 8 / reached
     assert estimate.seconds == pytest.approx(expected, rel=1e-12)
     assert NETWORK_FRACTION.source in estimate.note
     assert "NVLS" not in estimate.note
@@ -212,9 +213,9 @@ def test_a_ramp_of_another_generation_makes_a_collective_an_assumption() -> None
     assert AnalyticCostModel(blackwell).collective(across).source is Source.ASSUMED
 
 
-def test_a_note_names_every_constant_that_decides_the_price() -> None:
+def test_a_note_names_what_bandwidth_and_waits_rest_on() -> None:
     across = Collective(kind=CollectiveKind.ALL_GATHER, buffer_bytes=1 << 30, size=32, stride=1)
-    sources = (HOPPER.eight_ranks, NETWORK_FRACTION, RENDEZVOUS_SECONDS, COLLECTIVE_RAMP["hopper"])
+    sources = (HOPPER.eight_ranks, NETWORK_FRACTION, WAIT, COLLECTIVE_RAMP["hopper"])
     expected = "; ".join(("all_gather over link levels", *(constant.source for constant in sources)))
     assert BURST.collective(across).note == expected
 
@@ -234,27 +235,95 @@ def test_more_nodes_and_more_bytes_take_longer(kind: CollectiveKind) -> None:
     assert by_bytes == sorted(by_bytes)
 
 
-def test_large_rings_run_at_the_cards_and_two_nodes_with_reducing_switches_send_once() -> None:
+def test_large_rings_run_at_the_cards() -> None:
     num_bytes, cards = 1 << 40, 8 * 25e9 * NETWORK_FRACTION.value
     large = of_preset("dgx-a100", CollectiveKind.ALL_REDUCE, nodes=8, num_bytes=num_bytes)
     assert large == pytest.approx(2 * 63 / 64 * num_bytes / cards, rel=1e-3)
-    once = of_preset("dgx-h100", CollectiveKind.ALL_REDUCE, nodes=2, num_bytes=num_bytes)
-    inside = 2 * 15 / 16 * num_bytes / (450e9 * PEER_FRACTION["hopper", "all_reduce"].eight_ranks.value)
-    assert once == pytest.approx(max(num_bytes / (2 * cards), inside), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "inner", "num_nodes", "factor"),
+    [
+        ("hopper", "nvlink", 2, 1.0),
+        ("ampere", "nvlink", 2, 2 * 15 / 16),
+        ("hopper", "pcie", 2, 2 * 15 / 16),
+        ("hopper", "nvlink", 4, 2 * 31 / 32),
+    ],
+)
+def test_a_tree_sends_once_over_two_nodes_of_hopper_with_nvlink(
+    architecture: str, inner: str, num_nodes: int, factor: float
+) -> None:
+    # The network is slow enough to decide; a spine above the leaves of four nodes does not make them two.
+    narrow = replace(
+        cluster(num_nodes=num_nodes),
+        device=replace(tiny_device(), architecture=architecture),
+        levels=(
+            level(inner, 8, 100e9, 2e-6),
+            *((level("leaf", 16, 1e9, 5e-6),) if num_nodes > 2 else ()),
+            level("spine", 8 * num_nodes, 1e9, 5e-6),
+        ),
+    )
+    reduce = Collective(kind=CollectiveKind.ALL_REDUCE, buffer_bytes=1 << 34, size=8 * num_nodes, stride=1)
+    found = AnalyticCostModel(narrow, sustained=False).collective(reduce).seconds
+    # The eight links of a node are the narrowest everywhere.
+    assert found == pytest.approx(factor * (1 << 34) / (8e9 * NETWORK_FRACTION.value), rel=5e-3)
 
 
 def test_a_short_message_does_not_wait_for_its_receiver() -> None:
     # Over 4 nodes of 8: 2 log2(4) messages between nodes and 2 log2(8) inside.
     short = overhead(8) + 4 * 5e-6 + 6 * 2e-6
     assert collective(CollectiveKind.ALL_REDUCE, 32, buffer_bytes=8) == pytest.approx(short, rel=2e-3)
-    longer = collective(CollectiveKind.ALL_REDUCE, 32, buffer_bytes=1 << 16)
-    assert longer > overhead(1 << 16) + 4 * (5e-6 + 0.75 * RENDEZVOUS_SECONDS.value) + 6 * 2e-6
+    size = 1 << 16
+    chunk = size / 8 * CHUNK_BYTES.value / (size / 8 + CHUNK_BYTES.value) / (10e9 * NETWORK_FRACTION.value)
+    traffic = 2 * 31 / 32 * size / (80e9 * NETWORK_FRACTION.value)
+    longer = overhead(size) + 4 * (message(size) + chunk) + 6 * 2e-6 + traffic
+    assert collective(CollectiveKind.ALL_REDUCE, 32, buffer_bytes=size) == pytest.approx(longer, rel=1e-9)
+
+
+def test_a_ring_serves_where_it_waits_less_than_a_tree() -> None:
+    # Two members in two nodes: the ring's two messages carry half of the buffer each, and wait for no chunk.
+    size = 1 << 24
+    ring = overhead(size) + 2 * message(size / 2) + size / (10e9 * NETWORK_FRACTION.value)
+    assert collective(CollectiveKind.ALL_REDUCE, 2, stride=8, buffer_bytes=size) == pytest.approx(ring, rel=1e-9)
+
+
+def test_slingshot_waits_longer_than_other_networks() -> None:
+    levels = (level("nvlink", 8, 100e9, 2e-6), level("slingshot", 32, 10e9, 5e-6))
+    model = AnalyticCostModel(replace(cluster(), levels=levels), sustained=False)
+    gather = Collective(kind=CollectiveKind.ALL_GATHER, buffer_bytes=1 << 30, size=4, stride=8)
+    longer = model.collective(gather).seconds - BURST.collective(gather).seconds
+    assert longer == pytest.approx(3 * (RENDEZVOUS_SECONDS["slingshot"].value - WAIT.value), rel=1e-3)
 
 
 @pytest.mark.parametrize(("forwards", "messages"), [(False, 24), (True, 3)])
 def test_an_exchange_sends_to_every_rank_of_other_nodes_or_once_to_every_node(*, forwards: bool, messages: int) -> None:
     model = AnalyticCostModel(cluster(), Software(forwards_tokens=forwards), sustained=False)
     exchange = Collective(kind=CollectiveKind.ALL_TO_ALL, buffer_bytes=8, size=32, stride=1)
-    # Hops inside: 7 in each of 4 nodes.
-    expected = overhead(8) + messages * 5e-6 + 28 * HOP
+    # A rank sends to 7 others in its node; all messages agree at the same time.
+    expected = overhead(8) + messages * 5e-6 + 7 * HOP
     assert model.collective(exchange).seconds == pytest.approx(expected, rel=1e-3)
+    large = replace(exchange, buffer_bytes=1 << 20)
+    waits = (
+        model.collective(large).seconds
+        - AnalyticCostModel(
+            replace(cluster(), levels=(level("nvlink", 8, 100e9, 2e-6), level("slingshot", 32, 10e9, 5e-6))),
+            Software(forwards_tokens=forwards),
+            sustained=False,
+        )
+        .collective(large)
+        .seconds
+    )
+    agreed = (1 << 15) / ((1 << 15) + RENDEZVOUS_BYTES.value)
+    assert waits == pytest.approx(agreed * (WAIT.value - RENDEZVOUS_SECONDS["slingshot"].value), rel=1e-6)
+
+
+def test_a_group_in_two_domains_crosses_once_however_small_its_part() -> None:
+    # 64 ranks over domains of 72: some group has 8 in one domain and 56 in the next, and a ring crosses once each way.
+    model = AnalyticCostModel(cluster(gpus_per_node=4, num_nodes=36, domain=72), sustained=False)
+    gather = Collective(kind=CollectiveKind.ALL_GATHER, buffer_bytes=8, size=64, stride=1)
+    assert model.collective(gather).seconds == pytest.approx(overhead(8) + 62 * HOP + 5e-6, rel=1e-3)
+
+
+def test_more_ranks_than_gpus_are_refused() -> None:
+    with pytest.raises(ValueError, match="all_gather of 64 ranks on 32 GPUs"):
+        collective(CollectiveKind.ALL_GATHER, 64)

@@ -28,7 +28,7 @@ RUNS=(
 )
 LIMITS_SECONDS=(
     # Of each run
-    1646
+    1645
     1681
     1683
 )
