@@ -23,9 +23,9 @@ from planner.layout import Granularity, Layout, Recompute, Stage, stages_from_co
 from planner.memory import memory_ledger, peak_memory_bytes
 from planner.placement import PlacedModel, StageContents
 from planner.points import Points
-from planner.schedule import StageTimes, simulate
-from planner.schedule_bounds import lower_bound_seconds
-from planner.schedule_orders import OperationOrder, operation_order
+from planner.schedules.bounds import lower_bound_seconds
+from planner.schedules.orders import OperationOrder, operation_order
+from planner.schedules.simulate import StageTimes, simulate
 from planner.shape_costs import ShapeCosts
 from planner.sharding import sharding_of
 from planner.space import interleaved_counts

@@ -7,7 +7,7 @@ Two bounds are sound for every split of the layers into stages:
 
 - memory: how many layers each pipeline rank can hold at most; a point whose ranks together cannot hold all layers is
   ruled out;
-- time: `planner.schedule_bounds.any_split_bound_seconds` of the work of one micro-batch, plus the optimizer step of
+- time: `planner.schedules.bounds.any_split_bound_seconds` of the work of one micro-batch, plus the optimizer step of
   an average rank and the gradient norm.
 """
 
@@ -23,7 +23,7 @@ from planner.layout import Recompute
 from planner.memory_bound import KnownSplit, MemoryNeed, mesh_at
 from planner.placement import shard_model
 from planner.points import BoolArray, IntArray, Points, distinct_columns
-from planner.schedule_bounds import any_split_bound_seconds
+from planner.schedules.bounds import any_split_bound_seconds
 from planner.shape_costs import PartTable, ShapeCosts
 from planner.shard import Sharder
 from planner.sharding import Sharding

@@ -31,8 +31,8 @@ from planner.memory import ASSUMED_SOURCES, memory_ledger, peak_memory_bytes
 from planner.placement import PlacedModel
 from planner.plan import MemoryLine, TimeLine
 from planner.pricing import launches_seconds, price_steps, restart_seconds
-from planner.schedule import StageTimes, Timeline, simulate
-from planner.schedule_orders import operation_order
+from planner.schedules.orders import operation_order
+from planner.schedules.simulate import StageTimes, Timeline, simulate
 from planner.shard import RankLayer
 from planner.steps import Step, Term
 from profiles.estimate import CostModel, Source

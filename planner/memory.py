@@ -21,7 +21,7 @@ from planner.habits import PLANNED, Fsdp, Habits, LossHabit
 from planner.layout import Layout, Schedule, Stage
 from planner.placement import PlacedModel, RankModel
 from planner.plan import MemoryLine, Phase
-from planner.schedule_orders import operation_order, peak_activation_bytes
+from planner.schedules.orders import operation_order, peak_activation_bytes
 from planner.shard import Elements
 from planner.state_bytes import (
     COMMUNICATOR_SOURCE,

@@ -7,8 +7,8 @@ The paper gives the bubble as a share of the ideal time, for stages of equal len
 import pytest
 
 from planner.layout import Schedule
-from planner.schedule import StageTimes, simulate
-from planner.schedule_orders import operation_order
+from planner.schedules.orders import operation_order
+from planner.schedules.simulate import StageTimes, simulate
 
 
 @pytest.mark.parametrize(("p", "m"), [(2, 2), (4, 8), (8, 64), (12, 30), (16, 192)])

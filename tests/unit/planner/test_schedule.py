@@ -4,15 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.layout import Schedule
-from planner.schedule import StageTimes, Timeline, simulate
-from planner.schedule_bounds import any_split_bound_seconds, lower_bound_seconds
-from planner.schedule_orders import (
+from planner.schedules.bounds import any_split_bound_seconds, lower_bound_seconds
+from planner.schedules.orders import (
     OperationOrder,
     in_flight,
     operation_order,
     peak_activation_bytes,
     peak_in_flight_RC,
 )
+from planner.schedules.simulate import StageTimes, Timeline, simulate
 
 ORDERS = [
     operation_order(Schedule.NO_PIPELINE, pp=1, vpp=1, num_microbatches=3),

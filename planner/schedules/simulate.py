@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.schedule_orders import IntArray, OperationOrder
+from planner.schedules.orders import IntArray, OperationOrder
 
 FloatArray = NDArray[np.float64]
 

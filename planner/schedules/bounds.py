@@ -1,7 +1,7 @@
 """Lower bounds on the span of a pipeline schedule, cheaper than running it.
 
 `lower_bound_seconds` is for known stage times; `any_split_bound_seconds` needs only the work of the whole model and
-holds however that work is cut into stages. Arrays name their axes as in `planner.schedule`, and
+holds however that work is cut into stages. Arrays name their axes as in `planner.schedules.simulate`, and
 
     M  milestones of one rank: its first or last forward or backward pass of each chunk
     X  layouts
@@ -12,8 +12,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.schedule import FloatArray, StageTimes, operation_seconds
-from planner.schedule_orders import IntArray, OperationOrder
+from planner.schedules.orders import IntArray, OperationOrder
+from planner.schedules.simulate import FloatArray, StageTimes, operation_seconds
 
 # A bound and the simulated span add the same times in different orders. A sum of n terms is off by at most n units in
 # the last place (2.2e-16, relative), and no path has more than about 10,000 operations.
