@@ -1,0 +1,144 @@
+"""V-Half and V-Min: repeated building blocks over two stages a rank that make a V (Qi et al., arXiv 2405.15362).
+
+A building block is the six passes of one micro-batch on every rank: forward, input gradient and weight gradient of the
+stage r on the way down and of the stage 2 p - 1 - r on the way back up. Repeated every six passes it fills every rank,
+if no two passes of a rank fall on the same time modulo six; what a rank then keeps alive is what its two stages' passes
+lie apart. A block is given by four strides between neighbouring ranks (down, up, and the gradients of both) and by
+the waits between them. All strides up to `MOST_STRIDE` and all waits are tried: V-Min is the block that keeps least,
+V-Half the fastest that keeps at most half of 1F1B's activations and one micro-batch more.
+
+The block's times are of passes that are all alike; the order that they give is run with whatever times there are.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.schedules.passes import Pass, PassKind, PassOrder, PassTimes, peak_bytes_R, run
+from planner.schedules.published import v_shaped
+
+IntArray = NDArray[np.int64]
+
+MOST_STRIDE = 4
+PERIOD = 6
+"""Passes of one micro-batch on one rank."""
+
+MOST_SIMULATED = 60
+"""Blocks of which the span is simulated, those first that keep least."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Block:
+    """When each pass of micro-batch 0 runs, in passes, on each rank.
+
+    Args:
+        lifetime: Passes that the two stages of the fullest rank lie between forward and weight gradient, together.
+        starts: Down, up, gradient up, gradient down, weight gradient up, weight gradient down; each by rank.
+    """
+
+    lifetime: int
+    starts: tuple[tuple[int, ...], ...]
+
+
+def v_min(pp: int, num_microbatches: int) -> PassOrder:
+    """Return the V-shaped order that keeps the fewest activations."""
+    return _order("V-Min", _chosen(pp)[0], pp, num_microbatches)
+
+
+def v_half(pp: int, num_microbatches: int) -> PassOrder:
+    """Return the fastest V-shaped order in half of the activations of 1F1B, and those of one micro-batch more."""
+    return _order("V-Half", _chosen(pp)[1], pp, num_microbatches)
+
+
+@lru_cache(maxsize=64)
+def _chosen(pp: int) -> tuple[Block, Block]:
+    """Return the blocks of V-Min and V-Half."""
+    blocks = sorted(_blocks(pp))
+    times = PassTimes.uniform(2 * pp, forward=1.0, input_gradient=1.0, weight_gradient=1.0)
+    within_half: list[tuple[float, Block]] = []
+    least: list[tuple[int, float, Block]] = []
+    for block in [entry for entry in blocks if entry.lifetime <= PERIOD * (pp + 2)][:MOST_SIMULATED]:
+        order = _order("", block, pp, 4 * pp)
+        span = run(order, times).span_seconds
+        kept = max(peak_bytes_R(order, activation_bytes_V=[2] * 2 * pp, weight_gradient_bytes_V=[1] * 2 * pp))
+        least.append((kept, span, block))
+        if kept <= 4 * (pp / 2 + 1):  # two stages a rank of two units each
+            within_half.append((span, block))
+    return min(least)[2], min(within_half)[1]
+
+
+def _blocks(pp: int) -> list[Block]:
+    """Return every building block without two passes at once."""
+    rank_R = np.arange(pp, dtype=np.int64)
+    back_R = pp - 1 - rank_R
+    waits = range(1, PERIOD + 1)
+    found: list[Block] = []
+    for down, up, gradient_up, gradient_down in product(range(1, MOST_STRIDE + 1), repeat=4):
+        down_R = down * rank_R
+        for up_wait in waits:
+            up_R = down_R[-1] + up_wait + up * back_R
+            if _meet(down_R, up_R):
+                continue
+            for turn_wait in waits:
+                gradient_up_R = up_R[0] + turn_wait + gradient_up * rank_R
+                if _meet(down_R, gradient_up_R) or _meet(up_R, gradient_up_R):
+                    continue
+                for down_wait in waits:
+                    gradient_down_R = gradient_up_R[-1] + down_wait + gradient_down * back_R
+                    if any(_meet(other_R, gradient_down_R) for other_R in (down_R, up_R, gradient_up_R)):
+                        continue
+                    found.append(_with_weights(down_R, up_R, gradient_up_R, gradient_down_R))
+    return found
+
+
+def _meet(first_R: IntArray, second_R: IntArray) -> bool:
+    return bool(((first_R - second_R) % PERIOD == 0).any())
+
+
+def _with_weights(down_R: IntArray, up_R: IntArray, gradient_up_R: IntArray, gradient_down_R: IntArray) -> Block:
+    """Return a block whose gradients of weights take the two times of a period that are left, the first one free."""
+    weights: list[tuple[int, int]] = []
+    lifetime = 0
+    for starts in zip(down_R.tolist(), up_R.tolist(), gradient_up_R.tolist(), gradient_down_R.tolist(), strict=True):
+        taken = {start % PERIOD for start in starts}
+        down, up, gradient_up, gradient_down = starts
+        weight_up = next(time for time in range(gradient_up + 1, gradient_up + PERIOD) if time % PERIOD not in taken)
+        taken.add(weight_up % PERIOD)
+        weight_down = next(
+            time for time in range(gradient_down + 1, gradient_down + PERIOD + 1) if time % PERIOD not in taken
+        )
+        weights.append((weight_up, weight_down))
+        lifetime = max(lifetime, weight_up - up + weight_down - down)
+    weight_up_R, weight_down_R = zip(*weights, strict=True)
+    return Block(
+        lifetime=lifetime,
+        starts=(
+            *(tuple(starts_R.tolist()) for starts_R in (down_R, up_R, gradient_up_R, gradient_down_R)),
+            weight_up_R,
+            weight_down_R,
+        ),
+    )
+
+
+def _order(name: str, block: Block, pp: int, num_microbatches: int) -> PassOrder:
+    """Return a block repeated for every micro-batch, each rank's passes by their time."""
+    kinds = (
+        (PassKind.FORWARD, True),
+        (PassKind.FORWARD, False),
+        (PassKind.INPUT_GRADIENT, False),
+        (PassKind.INPUT_GRADIENT, True),
+        (PassKind.WEIGHT_GRADIENT, False),
+        (PassKind.WEIGHT_GRADIENT, True),
+    )
+    passes: list[list[Pass]] = []
+    for rank in range(pp):
+        timed = [
+            (starts[rank] + PERIOD * index, Pass(kind, rank if is_down else 2 * pp - 1 - rank, index))
+            for (kind, is_down), starts in zip(kinds, block.starts, strict=True)
+            for index in range(num_microbatches)
+        ]
+        passes.append([entry for _, entry in sorted(timed)])
+    return v_shaped(name, tuple(passes), num_microbatches)

@@ -1,0 +1,360 @@
+"""Runs any order of forward, input-gradient and weight-gradient passes, over stages placed on ranks in any way.
+
+A stage's backward pass is one pass, or two: the gradient of its input, which the stage before it waits for, and that of
+its weights, which nothing waits for (Qi et al., Zero Bubble Pipeline Parallelism, arXiv 2401.10241). A rank runs its
+blocks one after the other, each as soon as all that it needs has arrived; a block is one pass, or several that are
+interwoven and end together. Arrays name their axes:
+
+    R  pipeline ranks
+    V  stages; every chain of stages is one copy of the model, and several stages may share a rank
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import NamedTuple
+
+
+class PassKind(StrEnum):
+    """What a pass computes; the value is how schedules are drawn."""
+
+    FORWARD = "F"
+    BACKWARD = "BW"
+    """The gradients of input and weights in one."""
+    INPUT_GRADIENT = "B"
+    WEIGHT_GRADIENT = "W"
+
+
+class Pass(NamedTuple):
+    """One pass of one micro-batch through one stage."""
+
+    kind: PassKind
+    stage: int
+    microbatch: int
+
+
+Block = tuple[Pass, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PassOrder:
+    """What every rank runs, one block after the other.
+
+    Args:
+        name: What the schedule is called.
+        rank_of_stage_V: The rank of each stage.
+        chains: Stages of each copy of the model, in model order.
+        microbatches_of_chain: Micro-batches of each copy.
+        blocks_R: What each rank runs.
+    """
+
+    name: str
+    rank_of_stage_V: tuple[int, ...]
+    chains: tuple[tuple[int, ...], ...]
+    microbatches_of_chain: tuple[int, ...]
+    blocks_R: tuple[tuple[Block, ...], ...]
+
+    @property
+    def pp(self) -> int:
+        """Return the number of ranks."""
+        return len(self.blocks_R)
+
+    @property
+    def num_stages(self) -> int:
+        """Return the number of stages of all copies."""
+        return len(self.rank_of_stage_V)
+
+    @property
+    def num_microbatches(self) -> int:
+        """Return the micro-batches of one step, over all copies of the model."""
+        return sum(self.microbatches_of_chain)
+
+    @cached_property
+    def before_V(self) -> tuple[int | None, ...]:
+        """Return the stage before each stage in its chain."""
+        found: dict[int, int | None] = {}
+        for chain in self.chains:
+            found |= zip(chain, (None, *chain[:-1]), strict=True)
+        return tuple(found[stage] for stage in range(self.num_stages))
+
+    @cached_property
+    def behind_V(self) -> tuple[int | None, ...]:
+        """Return the stage behind each stage in its chain."""
+        found: dict[int, int | None] = {}
+        for chain in self.chains:
+            found |= zip(chain, (*chain[1:], None), strict=True)
+        return tuple(found[stage] for stage in range(self.num_stages))
+
+    def passes(self, rank: int) -> Iterator[Pass]:
+        """Yield the passes of one rank, in order."""
+        for block in self.blocks_R[rank]:
+            yield from block
+
+    def text(self, rank: int) -> str:
+        """Return a rank's order as text; `B2.7`: input gradient of micro-batch 7 on stage 2; `+` joins a block."""
+        return " ".join(
+            "+".join(f"{entry.kind}{entry.stage}.{entry.microbatch}" for entry in block)
+            for block in self.blocks_R[rank]
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassTimes:
+    """What one micro-batch costs on each stage.
+
+    Args:
+        forward_seconds_V: Forward pass.
+        input_gradient_seconds_V: Gradient of the input, recomputation included.
+        weight_gradient_seconds_V: Gradient of the weights.
+        transfer_seconds_V: From each stage to the one behind it, and back; of no account inside a rank.
+        joint_fraction: What a block of several passes takes of the sum of them.
+    """
+
+    forward_seconds_V: tuple[float, ...]
+    input_gradient_seconds_V: tuple[float, ...]
+    weight_gradient_seconds_V: tuple[float, ...]
+    transfer_seconds_V: tuple[float, ...]
+    joint_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check lengths and signs."""
+        columns = (
+            self.forward_seconds_V,
+            self.input_gradient_seconds_V,
+            self.weight_gradient_seconds_V,
+            self.transfer_seconds_V,
+        )
+        if len({len(column) for column in columns}) != 1:
+            raise ValueError("the times are not all for as many stages")
+        if not all(0.0 <= seconds < float("inf") for column in columns for seconds in column):
+            raise ValueError("a time is negative or not finite")
+
+    @classmethod
+    def uniform(
+        cls, num_stages: int, *, forward: float, input_gradient: float, weight_gradient: float, transfer: float = 0.0
+    ) -> "PassTimes":
+        """Return the times of stages that are all alike, in seconds."""
+        return cls(
+            forward_seconds_V=(forward,) * num_stages,
+            input_gradient_seconds_V=(input_gradient,) * num_stages,
+            weight_gradient_seconds_V=(weight_gradient,) * num_stages,
+            transfer_seconds_V=(transfer,) * num_stages,
+        )
+
+    def seconds(self, entry: Pass) -> float:
+        """Return how long a pass takes."""
+        stage = entry.stage
+        match entry.kind:
+            case PassKind.FORWARD:
+                return self.forward_seconds_V[stage]
+            case PassKind.INPUT_GRADIENT:
+                return self.input_gradient_seconds_V[stage]
+            case PassKind.WEIGHT_GRADIENT:
+                return self.weight_gradient_seconds_V[stage]
+            case PassKind.BACKWARD:
+                return self.input_gradient_seconds_V[stage] + self.weight_gradient_seconds_V[stage]
+
+    def block_seconds(self, block: Block) -> float:
+        """Return how long a block takes."""
+        seconds = sum(self.seconds(entry) for entry in block)
+        return seconds * self.joint_fraction if len(block) > 1 else seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassTimeline:
+    """When every block of a step ran.
+
+    Args:
+        order: What the ranks ran.
+        start_seconds_R: Starts of each rank's blocks.
+        end_seconds_R: Their ends.
+    """
+
+    order: PassOrder
+    start_seconds_R: tuple[tuple[float, ...], ...]
+    end_seconds_R: tuple[tuple[float, ...], ...]
+
+    @property
+    def span_seconds_R(self) -> tuple[float, ...]:
+        """Return the time between each rank's first start and its last end."""
+        return tuple(
+            ends[-1] - starts[0] for starts, ends in zip(self.start_seconds_R, self.end_seconds_R, strict=True)
+        )
+
+    @property
+    def span_seconds(self) -> float:
+        """Return the longest span of any rank: what a step takes where ranks do not wait for one another behind it."""
+        return max(self.span_seconds_R)
+
+    @property
+    def end_seconds(self) -> float:
+        """Return the end of the last block of all ranks."""
+        return max(ends[-1] for ends in self.end_seconds_R)
+
+    @property
+    def busy_seconds_R(self) -> tuple[float, ...]:
+        """Return the time in which each rank computes."""
+        return tuple(
+            sum(end - start for start, end in zip(starts, ends, strict=True))
+            for starts, ends in zip(self.start_seconds_R, self.end_seconds_R, strict=True)
+        )
+
+    @property
+    def bubble_fraction(self) -> float:
+        """Return the share of the longest span in which that rank computes nothing."""
+        spans = self.span_seconds_R
+        rank = spans.index(max(spans))
+        return 1.0 - self.busy_seconds_R[rank] / spans[rank]
+
+
+def run(order: PassOrder, times: PassTimes) -> PassTimeline:
+    """Return when every block runs: as early as its rank and its inputs allow.
+
+    Raises:
+        ValueError: The times are for another number of stages, or the ranks wait for one another for ever.
+    """
+    if len(times.forward_seconds_V) != order.num_stages:
+        raise ValueError(f"times for {len(times.forward_seconds_V)} stages given, the order has {order.num_stages}")
+    arrivals = _Arrivals(order, times)
+    starts: list[list[float]] = [[] for _ in range(order.pp)]
+    ends: list[list[float]] = [[] for _ in range(order.pp)]
+    remaining = sum(len(blocks) for blocks in order.blocks_R)
+    while remaining:
+        before = remaining
+        for rank, blocks in enumerate(order.blocks_R):
+            while len(ends[rank]) < len(blocks):
+                block = blocks[len(ends[rank])]
+                ready = arrivals.ready(block)
+                if ready is None:
+                    break
+                start = max(ready, ends[rank][-1] if ends[rank] else 0.0)
+                end = start + times.block_seconds(block)
+                starts[rank].append(start)
+                ends[rank].append(end)
+                arrivals.ended(block, end)
+                remaining -= 1
+        if remaining == before:
+            raise ValueError(f"the ranks of {order.name} wait for one another")
+    return PassTimeline(
+        order=order,
+        start_seconds_R=tuple(map(tuple, starts)),
+        end_seconds_R=tuple(map(tuple, ends)),
+    )
+
+
+class _Arrivals:
+    """When what a block needs is there.
+
+    Args:
+        order: What the ranks run.
+        times: How long passes and transfers take.
+    """
+
+    def __init__(self, order: PassOrder, times: PassTimes) -> None:
+        self._order = order
+        self._times = times
+        self._forward: dict[tuple[int, int], float] = {}
+        self._gradient: dict[tuple[int, int], float] = {}
+
+    def ready(self, block: Block) -> float | None:
+        """Return when all inputs of a block have arrived; None while one of them is not on its way."""
+        latest = 0.0
+        for entry in block:
+            for arrival in self._inputs(entry):
+                if arrival is None:
+                    return None
+                latest = max(latest, arrival)
+        return latest
+
+    def _inputs(self, entry: Pass) -> Iterator[float | None]:
+        stage, microbatch = entry.stage, entry.microbatch
+        match entry.kind:
+            case PassKind.FORWARD:
+                before = self._order.before_V[stage]
+                if before is not None:
+                    yield self._sent(self._forward.get((before, microbatch)), before, stage, over=before)
+            case PassKind.WEIGHT_GRADIENT:
+                yield self._gradient.get((stage, microbatch))
+            case PassKind.BACKWARD | PassKind.INPUT_GRADIENT:
+                yield self._forward.get((stage, microbatch))
+                behind = self._order.behind_V[stage]
+                if behind is not None:
+                    yield self._sent(self._gradient.get((behind, microbatch)), behind, stage, over=stage)
+
+    def _sent(self, end: float | None, sender: int, receiver: int, *, over: int) -> float | None:
+        ranks = self._order.rank_of_stage_V
+        if end is None or ranks[sender] == ranks[receiver]:
+            return end
+        return end + self._times.transfer_seconds_V[over]
+
+    def ended(self, block: Block, end: float) -> None:
+        """Note that a block has ended."""
+        for entry in block:
+            if entry.kind is PassKind.FORWARD:
+                self._forward[entry.stage, entry.microbatch] = end
+            elif entry.kind is not PassKind.WEIGHT_GRADIENT:
+                self._gradient[entry.stage, entry.microbatch] = end
+
+
+def peak_bytes_R(
+    order: PassOrder, *, activation_bytes_V: Sequence[int], weight_gradient_bytes_V: Sequence[int]
+) -> tuple[int, ...]:
+    """Return the most bytes of saved activations that each rank holds at once.
+
+    A forward pass adds its stage's activations. The gradient of the input frees all but what that of the weights needs,
+    which frees the rest; a backward pass in one frees everything as it ends. In a block forward passes come first.
+
+    Args:
+        order: What the ranks run.
+        activation_bytes_V: Activations of one micro-batch.
+        weight_gradient_bytes_V: What of them the gradient of the weights needs.
+    """
+    peaks: list[int] = []
+    for rank in range(order.pp):
+        alive = peak = 0
+        for block in order.blocks_R[rank]:
+            for entry in sorted(block, key=lambda entry: entry.kind is not PassKind.FORWARD):
+                alive += _change(entry, activation_bytes_V, weight_gradient_bytes_V)
+                peak = max(peak, alive)
+        peaks.append(peak)
+    return tuple(peaks)
+
+
+def _change(entry: Pass, activation_bytes_V: Sequence[int], weight_gradient_bytes_V: Sequence[int]) -> int:
+    """Return the bytes that a pass adds, or frees."""
+    whole, kept = activation_bytes_V[entry.stage], weight_gradient_bytes_V[entry.stage]
+    match entry.kind:
+        case PassKind.FORWARD:
+            return whole
+        case PassKind.BACKWARD:
+            return -whole
+        case PassKind.INPUT_GRADIENT:
+            return kept - whole
+        case PassKind.WEIGHT_GRADIENT:
+            return -kept
+
+
+def check_complete(order: PassOrder) -> None:
+    """Check that every micro-batch passes every stage of its chain once each way, on the stage's rank.
+
+    Raises:
+        ValueError: A pass is missing, or there twice, or on another rank.
+    """
+    seen: dict[tuple[int, int], list[PassKind]] = {}
+    for rank in range(order.pp):
+        for entry in order.passes(rank):
+            if order.rank_of_stage_V[entry.stage] != rank:
+                raise ValueError(f"{order.name}: stage {entry.stage} runs on rank {rank}, not on its own")
+            seen.setdefault((entry.stage, entry.microbatch), []).append(entry.kind)
+    whole = [PassKind.FORWARD, PassKind.BACKWARD]
+    split = [PassKind.FORWARD, PassKind.INPUT_GRADIENT, PassKind.WEIGHT_GRADIENT]
+    first = 0
+    wanted: set[tuple[int, int]] = set()
+    for chain, count in zip(order.chains, order.microbatches_of_chain, strict=True):
+        wanted |= {(stage, microbatch) for stage in chain for microbatch in range(first, first + count)}
+        first += count
+    for key in sorted(wanted | set(seen)):
+        if key not in wanted or seen.get(key, []) not in (whole, split):
+            stage, microbatch = key
+            raise ValueError(f"{order.name}: stage {stage} and micro-batch {microbatch} have {seen.get(key, [])}")
