@@ -139,6 +139,11 @@ def comparison_blocks(comparison: Comparison) -> tuple[Block, ...]:
         ("the rule-of-thumb baseline", comparison.is_baseline),
     )
     title = "Against " + ", ".join(name for name, applies in names if applies)
+    return section(title, *comparison_facts(comparison))
+
+
+def comparison_facts(comparison: Comparison) -> tuple[Block, ...]:
+    """Return what differs in another layout, and which terms of the step time change by how much."""
     shown = len(comparison.terms) if len(comparison.terms) == LARGEST_CHANGES + 1 else LARGEST_CHANGES
     rest = comparison.terms[shown:]
     rows = [
@@ -159,8 +164,7 @@ def comparison_blocks(comparison: Comparison) -> tuple[Block, ...]:
                 signed_milliseconds(sum(change.change_seconds for change in rest)),
             )
         )
-    return section(
-        title,
+    return (
         Facts(
             pairs=(
                 ("differs in", differences_in_words(comparison.differences, derived=True)),

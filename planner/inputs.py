@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from planner.contradictions import contradictions
-from planner.documents import Document, Node, load_document, option_override, parse_override
+from planner.documents import Document, Node, Override, load_document, option_override, parse_override
 from planner.errors import CombinedInputError, InputError
 from planner.request import PlanRequest
 from planner.schema.model import read_model
@@ -54,6 +54,30 @@ def load_inputs(path: Path, overrides: Sequence[str] = (), *, options: Mapping[s
     Raises:
         InputError: Anything is wrong with the spec or a file that it names.
     """
+    return _without_contradictions(_load(path, [parse_override(text) for text in overrides], options or {}))
+
+
+def load_alternative(
+    path: Path, overrides: Sequence[str], settings: Sequence[str], *, options: Mapping[str, str] | None = None
+) -> tuple[Inputs, tuple[InputError, ...]]:
+    """Return what a spec with other constraints asks for, and what in it contradicts itself.
+
+    Args:
+        path: The spec.
+        overrides: Texts `a.b=c`, as of `load_inputs`.
+        settings: Texts `tp=8`, each a constraint, applied after them.
+        options: As of `load_inputs`.
+
+    Raises:
+        InputError: Anything but a contradiction is wrong with the spec, a file that it names, or an override.
+    """
+    pinned = [parse_override(f"constraints.{text}", said=f"--why-not {text}") for text in settings]
+    return _load(path, [*(parse_override(text) for text in overrides), *pinned], options or {})
+
+
+def _load(
+    path: Path, overrides: Sequence[Override], options: Mapping[str, str]
+) -> tuple[Inputs, tuple[InputError, ...]]:
     base = path.parent
     document = load_document(path)
     if isinstance(document.data, dict) and {"plans", "search"} <= document.data.keys():
@@ -62,21 +86,32 @@ def load_inputs(path: Path, overrides: Sequence[str] = (), *, options: Mapping[s
             location=document.locate(),
             hint="`shardwright explain` and `shardwright emit` read it; to plan again, give its spec.",
         )
-    for text in overrides:
-        override = parse_override(text)
+    for override in overrides:
         if len(override.path) > 1:
             document = _with_file(document, override.path[0], base)
         document = document.with_node(override.path, override.node)
-    for name, value in (options or {}).items():
+    for name, value in options.items():
         override = option_override(name, value)
         document = document.with_node(override.path, override.node)
     for part in _PARTS_IN_FILES:
         document = _with_file(document, part, base)
-    return read_inputs(document, base=base)
+    return _read(document, base=base)
 
 
 def read_inputs(document: Document, *, base: Path) -> Inputs:
     """Return what a spec asks for; paths in it are relative to `base`."""
+    return _without_contradictions(_read(document, base=base))
+
+
+def _without_contradictions(read: tuple[Inputs, tuple[InputError, ...]]) -> Inputs:
+    inputs, found = read
+    if found:
+        raise all_of(list(found))
+    return inputs
+
+
+def _read(document: Document, *, base: Path) -> tuple[Inputs, tuple[InputError, ...]]:
+    """Return what a spec asks for, and what in it contradicts itself."""
     errors: list[InputError] = []
     request = _collect(errors, lambda: read_request(document, base=base))
     fields = document.data if isinstance(document.data, dict) else {}
@@ -84,9 +119,8 @@ def read_inputs(document: Document, *, base: Path) -> Inputs:
     model = _collect(errors, lambda: resolve_model(document, base)) if "model" in fields else None
     if request is None or cluster is None or model is None:
         raise all_of(errors)
-    if found := list(contradictions(model, cluster, request, document)):
-        raise all_of(found)
-    return Inputs(model=model, cluster=cluster, request=request)
+    inputs = Inputs(model=model, cluster=cluster, request=request)
+    return inputs, tuple(contradictions(model, cluster, request, document))
 
 
 def resolve_model(document: Document, base: Path) -> ModelSpec:

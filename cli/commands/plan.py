@@ -1,6 +1,6 @@
 """`shardwright plan`: from a spec file to the best layout, its runners-up and its launch files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ from cli.output import (
     check_writable,
     note,
     print_blocks,
+    print_json,
     print_text,
     wants_progress,
     watching,
@@ -27,8 +28,13 @@ from planner.request import Objective, Target
 
 if TYPE_CHECKING:
     from cli.render_plan import Saved
+    from cli.why_not import Answer
 
-EXAMPLES = ("shardwright plan spec.yaml", "shardwright plan spec.yaml --set cluster.nodes=16 --out run")
+EXAMPLES = (
+    "shardwright plan spec.yaml",
+    "shardwright plan spec.yaml --set cluster.nodes=16 --out run",
+    "shardwright plan spec.yaml --why-not tp=8,pp=2",
+)
 
 SpecArgument = Annotated[
     Path,
@@ -64,6 +70,16 @@ TargetOption = Annotated[
         "--target", help="Framework that must be able to run the plan; replaces the spec's own.", show_default=False
     ),
 ]
+WhyNotOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--why-not",
+        metavar="SETTINGS",
+        help="Ask of other settings, as in --why-not tp=8,pp=2: the rule that they break, the memory that is missing,"
+        " or the time that they lose, and where; may be given again.",
+        show_default=False,
+    ),
+]
 TimingsOption = Annotated[bool, typer.Option("--timings", help="Say on standard error where the time went.")]
 QuietOption = Annotated[
     bool,
@@ -81,6 +97,7 @@ def plan(
     top: TopOption = 5,
     objective: ObjectiveOption = None,
     target: TargetOption = None,
+    why_not: WhyNotOption = None,
     out: OutOption = None,
     force: ForceOption = False,
     format_: FormatOption = Format.TEXT,
@@ -93,7 +110,8 @@ def plan(
     Prints the plan with its runners-up; with --out also writes it, and the files that start the run.
     When nothing fits, says what is missing and which changes would fit, writes nothing and exits with 3.
     """
-    from cli.render_plan import file_blocks, plan_blocks
+    from cli.render_plan import file_blocks
+    from cli.why_not import answer, settings_of
     from planner.inputs import load_inputs
     from planner.launch import launch_file_names
     from planner.schema.plan import plan_to_text
@@ -104,6 +122,7 @@ def plan(
     named = {"objective": objective, "target": target}
     options = {name: value.value for name, value in named.items() if value is not None}
     inputs = load_inputs(spec, set_ or (), options=options)
+    questions = {question: settings_of(question) for question in why_not or ()}
     if out is not None:
         names = launch_file_names(inputs.request.workload, target=launch_target(inputs.request.target))
         check_writable(out, (PLAN_FILE, *names, *KIT_FILES), force=force)
@@ -111,13 +130,15 @@ def plan(
     with watching(show=wants_progress() and not quiet) as watch:
         found = search(inputs.model, inputs.cluster, inputs.request, top=top, watch=watch)
     stopwatch.lap("search")
+    answers = [
+        answer(question, settings, spec=spec, overrides=set_ or (), options=options)
+        for question, settings in questions.items()
+    ]
+    stopwatch.lap("search" if not answers else "other settings")
     document = plan_to_text(found)
     # Each is tried whatever becomes of the other: a full disk does not cost the answer, nor a closed pipe the files.
     try:
-        if format_ is Format.JSON:
-            print_text(document)
-        else:
-            print_blocks(plan_blocks(found, verbose=verbose))
+        show(found, document, answers, format_=format_, verbose=verbose)
     finally:
         stopwatch.lap("print")
         saved = save(found, document, directory=out, force=force)
@@ -130,6 +151,23 @@ def plan(
         if out is not None and not quiet:
             note(f"{out}: nothing was written, because no layout fits.")
         raise typer.Exit(ExitCode.INFEASIBLE)
+
+
+def show(found: Plan, document: str, answers: "Sequence[Answer]", *, format_: Format, verbose: bool) -> None:
+    """Print a plan, and the answers to questions about other settings behind it."""
+    from cli.render_plan import plan_blocks
+    from cli.render_why_not import answer_blocks, answer_document
+    from planner.schema.plan import WHY_NOT, plan_to_json
+
+    if format_ is Format.TEXT:
+        blocks = [*plan_blocks(found, verbose=verbose)]
+        for entry in answers:
+            blocks += answer_blocks(found, entry)
+        print_blocks(blocks)
+    elif answers:
+        print_json({**plan_to_json(found), WHY_NOT: [answer_document(found, entry) for entry in answers]})
+    else:
+        print_text(document)
 
 
 def save(plan: Plan, document: str, *, directory: Path | None, force: bool) -> "Saved | None":

@@ -124,9 +124,14 @@ def option_override(name: str, value: str) -> Override:
     return Override(path=(name,), node=scalar_node(value, Location(file=f"--{name} {_shortened(value)}")))
 
 
-def parse_override(text: str) -> Override:
-    """Return the override that `a.b=c` writes; the value is YAML."""
-    location = Location(file=f"--set {_shortened(text)}")
+def parse_override(text: str, *, said: str | None = None) -> Override:
+    """Return the override that `a.b=c` writes; the value is YAML.
+
+    Args:
+        text: The override.
+        said: What the user wrote, for messages; None for `--set` with the text.
+    """
+    location = Location(file=_shortened(f"--set {text}" if said is None else said))
     name, separator, value = text.partition("=")
     parts = _PATH_PART.findall(name)
     if not separator or not parts or not re.fullmatch(r"[^.\[\]\s]+(\.[^.\[\]\s]+|\[\d{1,6}\])*", name):

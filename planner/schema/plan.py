@@ -75,13 +75,19 @@ _POSITIVE = frozenset(
 _KINDS = frozenset({"mixer", "feed_forward"})
 """Keys of the model that hold one of several kinds of mapping, by its `kind`."""
 
+WHY_NOT = "why_not"
+"""Answers to questions that were asked beside a plan: printed behind it, and not read back."""
+
 _EDITED = "Plan again; a plan file is not edited by hand."
 
 
 def plan_from_document(document: Document) -> Plan:
     """Return the plan that a file holds."""
     _check_kinds(document)
-    text = json.dumps(document.data)
+    data = document.data
+    if isinstance(data, dict):
+        data = {key: value for key, value in data.items() if key != WHY_NOT}
+    text = json.dumps(data)
     # JSON mode turns text into enums and lists into tuples, and nothing else.
     file = validated(lambda: PlanFile.model_validate_json(text), model=PlanFile, document=document)
     _check_inputs(document)
