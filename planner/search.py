@@ -18,14 +18,13 @@ from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_sing
 from planner.capabilities import CAPABILITIES
 from planner.certainty import certainty_of
 from planner.costs import CostTable, FloatArray
+from planner.described import planned_layout
 from planner.errors import BrokenPromiseError, NotExpressibleError
-from planner.evaluate import evaluate, model_flops_utilisation
-from planner.graph import ModelGraph
 from planner.infeasible import PriceOn, explain_infeasible
 from planner.layers import build_graph
 from planner.layout import Layout
 from planner.memory import memory_limit_bytes
-from planner.placement import PlacedModel, place
+from planner.placement import place
 from planner.plan import Plan, PlannedLayout, SearchSummary, Status
 from planner.points import Points, Scope
 from planner.request import Constraints, Objective, PlanRequest
@@ -33,7 +32,6 @@ from planner.space import Space, dimensions, enumerate_layouts, recompute_choice
 from planner.specs import ModelSpec
 from planner.targets import framework_of
 from planner.validate import violations
-from profiles.estimate import CostModel
 from profiles.hardware import Cluster
 from profiles.planned import cost_model_on
 from solvers.errors import SolverError
@@ -138,13 +136,13 @@ def search(  # noqa: PLR0913 - what is planned, and how
     )
 
     def planned(layout: Layout, *, step_seconds: float, bound_seconds: float) -> PlannedLayout:
-        return _planned(
+        return planned_layout(
             place(model, graph, layout, workload, capabilities),
             cost_model=cost_model,
             graph=graph,
             cluster=cluster,
             limit_bytes=memory_limit_bytes(cluster.device.memory_bytes, request.memory_headroom),
-            step_seconds=step_seconds,
+            searched_seconds=step_seconds,
             bound_seconds=bound_seconds,
         )
 
@@ -375,32 +373,4 @@ def _bound_order(points: Points, bound_X: FloatArray) -> np.ndarray[tuple[int], 
             points.pp_X,
             bound_X,
         )
-    )
-
-
-def _planned(  # noqa: PLR0913 - each is a different fact of the report
-    placed: PlacedModel,
-    *,
-    cost_model: CostModel,
-    graph: ModelGraph,
-    cluster: Cluster,
-    limit_bytes: int,
-    step_seconds: float,
-    bound_seconds: float,
-) -> PlannedLayout:
-    """Return a layout with everything a report needs, sharded and evaluated again, apart from the search's tables."""
-    evaluation = evaluate(placed, cost_model)
-    workload = placed.workload
-    return PlannedLayout(
-        layout=placed.layout,
-        step_seconds=step_seconds,
-        reevaluated_step_seconds=evaluation.step_seconds,
-        tokens_per_second_per_gpu=(workload.useful_tokens_per_step / (evaluation.step_seconds * cluster.world_size)),
-        mfu=model_flops_utilisation(placed, graph, cluster, step_seconds=evaluation.step_seconds),
-        peak_memory_bytes=evaluation.peak_memory_bytes,
-        memory_limit_bytes=limit_bytes,
-        memory=evaluation.memory,
-        time=evaluation.time,
-        assumptions=evaluation.assumptions,
-        lower_bound_seconds=bound_seconds,
     )

@@ -1,0 +1,134 @@
+"""A layout that runs already: read from its launch script, priced as a plan is."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner.capabilities import CAPABILITIES
+from planner.certainty import certainty_of
+from planner.described import planned_layout
+from planner.errors import InputError, Location
+from planner.layers import build_graph
+from planner.layout import Layout
+from planner.memory import memory_limit_bytes
+from planner.placement import place
+from planner.plan import Plan, SearchSummary, Status
+from planner.readers.deepspeed import CONFIG_FILE, layout_of_files
+from planner.readers.megatron import layout_of, read_megatron
+from planner.readers.megatron_model import model_of
+from planner.readers.megatron_workload import workload_of
+from planner.request import Constraints, Objective, PlanRequest, Target
+from planner.specs import ModelSpec
+from planner.validate import Violation, violations
+from planner.workload import TrainWorkload
+from profiles.hardware import Cluster
+from profiles.planned import cost_model_on
+
+MEMORY_HEADROOM = 0.05
+"""Part of a GPU's memory that stays free, where no spec says: as in a spec that is silent."""
+
+
+_MEGATRON = re.compile(r"\b(?:pretrain_\w+|lora_gpt)\.py\b")
+"""Names of Megatron-LM's training programs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """What a launch script starts.
+
+    Args:
+        target: The framework.
+        layout: The layout.
+        model: The model; None where the script does not say it.
+        workload: The training run; None likewise.
+    """
+
+    target: Target
+    layout: Layout
+    model: ModelSpec | None
+    workload: TrainWorkload | None
+
+
+def read_running(path: Path) -> Running:
+    """Return what a launch script of Megatron-LM or DeepSpeed starts.
+
+    A script of DeepSpeed is read together with the `ds_config.json` beside it; neither says the model.
+
+    Raises:
+        InputError: It cannot be read, or says no layout.
+    """
+    text = _text(path)
+    if _MEGATRON.search(text):
+        job = read_megatron(text, file=str(path))
+        return Running(target=Target.MEGATRON, layout=layout_of(job), model=model_of(job), workload=workload_of(job))
+    config = path.parent / CONFIG_FILE
+    if not config.is_file():
+        raise InputError(
+            f"This starts no training program of Megatron-LM, and there is no {CONFIG_FILE} of DeepSpeed beside it.",
+            location=Location(file=str(path)),
+            hint="Give a script with torchrun .../pretrain_gpt.py, or one with its DeepSpeed configuration beside it.",
+        )
+    files: Mapping[str, str] = {path.name: text, CONFIG_FILE: _text(config)}
+    layout = layout_of_files(files, script=path.name)
+    return Running(target=Target.DEEPSPEED, layout=layout, model=None, workload=None)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise InputError(f"The file cannot be read: {reason}.", location=Location(file=str(path))) from None
+
+
+def request_of(running: Running, *, workload: TrainWorkload, memory_headroom: float = MEMORY_HEADROOM) -> PlanRequest:
+    """Return the request that a running layout answers: its own framework, nothing pinned."""
+    return PlanRequest(
+        workload=workload,
+        constraints=Constraints(),
+        memory_headroom=memory_headroom,
+        target=running.target,
+        objective=Objective.STEP_TIME,
+    )
+
+
+def priced(
+    layout: Layout, model: ModelSpec, cluster: Cluster, request: PlanRequest
+) -> tuple[Plan, tuple[Violation, ...]]:
+    """Return a layout as a plan of one, and every rule that it breaks.
+
+    Raises:
+        InputError: It is for another number of GPUs.
+        profiles.errors.CoverageError: Something has no cost.
+    """
+    if layout.world_size != cluster.world_size:
+        raise InputError(
+            f"The layout is for {layout.world_size:,} GPUs, {cluster.name} has {cluster.world_size:,}.",
+            hint="Name the cluster that it runs on.",
+        )
+    capabilities = CAPABILITIES[request.target]
+    graph = build_graph(model, request.workload, eager=capabilities.eager)
+    planned = planned_layout(
+        place(model, graph, layout, request.workload, capabilities),
+        cost_model=cost_model_on(cluster, capabilities.software),
+        graph=graph,
+        cluster=cluster,
+        limit_bytes=memory_limit_bytes(cluster.device.memory_bytes, request.memory_headroom),
+    )
+    plan = Plan(
+        model=model,
+        cluster=cluster,
+        request=request,
+        target=request.target,
+        status=Status.FEASIBLE,
+        objective=request.objective,
+        bound=None,
+        gap=None,
+        search=SearchSummary(considered=1, legal=1, pruned={}, simulated=1, dimensions=()),
+        plans=(planned,),
+        baseline=None,
+        infeasible=None,
+        certainty=certainty_of(model, cluster.device),
+    )
+    return plan, violations(planned, model, cluster, request)
