@@ -1,11 +1,27 @@
 """A layout with everything that a report says of it, priced by the independent evaluator."""
 
-from planner.evaluate import evaluate, model_flops_utilisation
+from planner.capabilities import CAPABILITIES
+from planner.evaluate import Evaluation, evaluate, model_flops_utilisation
 from planner.graph import ModelGraph
-from planner.placement import PlacedModel
-from planner.plan import PlannedLayout
+from planner.layers import build_graph
+from planner.layout import Layout
+from planner.placement import PlacedModel, place
+from planner.plan import Plan, PlannedLayout
 from profiles.estimate import CostModel
 from profiles.hardware import Cluster
+from profiles.planned import cost_model_on
+
+
+def evaluation_of(plan: Plan, layout: Layout) -> Evaluation:
+    """Return a layout of a plan evaluated again, from the plan's own inputs.
+
+    Raises:
+        profiles.errors.CoverageError: Something has no cost.
+    """
+    capabilities, workload = CAPABILITIES[plan.target], plan.request.workload
+    graph = build_graph(plan.model, workload, eager=capabilities.eager)
+    placed = place(plan.model, graph, layout, workload, capabilities)
+    return evaluate(placed, cost_model_on(plan.cluster, capabilities.software))
 
 
 def planned_layout(  # noqa: PLR0913 - each is a different fact of the report

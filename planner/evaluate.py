@@ -71,6 +71,8 @@ class Evaluation:
         peak_memory_bytes: Largest phase of the heaviest rank.
         assumptions: What was assumed where no figure was known.
         timeline: The simulated pipeline.
+        tail_communication_seconds: What all ranks exchange behind the last of them.
+        tail_optimizer_seconds: The optimizer step behind that.
     """
 
     step_seconds: float
@@ -79,6 +81,8 @@ class Evaluation:
     peak_memory_bytes: int
     assumptions: tuple[str, ...]
     timeline: Timeline
+    tail_communication_seconds: float
+    tail_optimizer_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,6 +353,8 @@ def evaluate(placed: PlacedModel, cost_model: CostModel, *, memory: tuple[Memory
         peak_memory_bytes=peak_memory_bytes(memory),
         assumptions=_assumptions(evaluator, memory),
         timeline=timeline,
+        tail_communication_seconds=simulated.tail_communication_seconds,
+        tail_optimizer_seconds=simulated.tail_optimizer_seconds,
     )
 
 

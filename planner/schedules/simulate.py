@@ -72,6 +72,7 @@ class Timeline:
 
     Args:
         order: What the ranks ran.
+        times: What passes and transfers took.
         start_seconds_RK: Start of each operation; the first one of the step starts at 0.
         end_seconds_RK: End of each operation.
         rank_end_seconds_R: End of each rank's last operation and of the extra after it.
@@ -79,6 +80,7 @@ class Timeline:
     """
 
     order: OperationOrder
+    times: StageTimes
     start_seconds_RK: FloatArray
     end_seconds_RK: FloatArray
     rank_end_seconds_R: FloatArray
@@ -192,6 +194,7 @@ def simulate(order: OperationOrder, times: StageTimes) -> Timeline:
     work_V = np.array(times.forward_seconds_V) + np.array(times.backward_seconds_V)
     return Timeline(
         order=order,
+        times=times,
         start_seconds_RK=end_seconds_RK - duration_RK,
         end_seconds_RK=end_seconds_RK,
         rank_end_seconds_R=end_seconds_RK[:, -1] + seconds.extra_after_RK[:, -1],

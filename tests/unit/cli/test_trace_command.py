@@ -1,0 +1,105 @@
+"""`shardwright trace`: the events of a step fit together, and the step ends when the plan says."""
+
+import itertools
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+
+RUNNER = CliRunner()
+EXAMPLES = Path(__file__).parents[3] / "examples"
+NAMES = ["llama-3.1-8b-1xdgx-h100", "llama-3.1-70b-8xdgx-h100", "mixtral-8x22b-8xdgx-h100", "llama-2-7b-4xl40s"]
+
+Event = dict[str, object]
+
+
+def traced(example: str, *arguments: str) -> dict[str, list[Event]]:
+    result = RUNNER.invoke(app, ["trace", str(EXAMPLES / example / "expected"), *arguments])
+    assert result.exit_code == 0, result.stderr
+    document: dict[str, list[Event]] = json.loads(result.stdout)
+    return document
+
+
+def plan_of(example: str) -> dict[str, list[dict[str, object]]]:
+    document: dict[str, list[dict[str, object]]] = json.loads((EXAMPLES / example / "expected/plan.json").read_text())
+    return document
+
+
+def end(event: Event) -> float:
+    assert isinstance(event["ts"], float)
+    assert isinstance(event["dur"], float)
+    return event["ts"] + event["dur"]
+
+
+@pytest.mark.parametrize("example", NAMES)
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_step_ends_when_its_plan_says_and_no_rank_does_two_things_at_once(example: str, index: int) -> None:
+    planned = plan_of(example)["plans"][index]
+    events = traced(example, "--index", str(index))["traceEvents"]
+    slices = [event for event in events if event["ph"] == "X"]
+    assert max(map(end, slices)) == pytest.approx(1e6 * float(str(planned["reevaluated_step_seconds"])), abs=0.01)
+    by_rank: dict[object, list[Event]] = defaultdict(list)
+    for event in slices:
+        if event["tid"] == 1:
+            by_rank[event["pid"]].append(event)
+    layout = planned["layout"]
+    assert isinstance(layout, dict)
+    assert len(by_rank) == layout["pp"]
+    for of_rank in by_rank.values():
+        kinds = Counter(event["cat"] for event in of_rank)
+        assert kinds["forward"] == kinds["backward"] == layout["num_microbatches"] * layout["vpp"]
+        ordered = sorted(of_rank, key=lambda event: float(str(event["ts"])))
+        for before, after in itertools.pairwise(ordered):
+            assert end(before) <= float(str(after["ts"])) + 0.002
+
+
+@pytest.mark.parametrize("example", NAMES)
+def test_flows_lead_from_a_pass_over_its_transfer_to_the_one_that_waits(example: str) -> None:
+    events = traced(example)["traceEvents"]
+    starts = {event["id"]: event for event in events if event["ph"] == "s"}
+    ends = {event["id"]: event for event in events if event["ph"] == "f"}
+    layout = plan_of(example)["plans"][0]["layout"]
+    assert isinstance(layout, dict)
+    stages = layout["pp"] * layout["vpp"]
+    crossing = 2 * layout["num_microbatches"] * (stages - 1) if layout["pp"] > 1 else 0
+    assert len(starts) == len(ends) == crossing
+    assert starts.keys() == ends.keys()
+    passes = {(event["pid"], event["ts"]) for event in events if event["ph"] == "X" and event["tid"] == 1}
+    for flow, event in starts.items():
+        arrival = ends[flow]
+        assert float(str(event["ts"])) <= float(str(arrival["ts"]))
+        assert event["pid"] != arrival["pid"]
+        assert (arrival["pid"], arrival["ts"]) in passes
+
+
+@pytest.mark.parametrize("example", NAMES)
+def test_activations_rise_and_are_all_freed(example: str) -> None:
+    counted: dict[object, list[tuple[float, int]]] = defaultdict(list)
+    for event in traced(example)["traceEvents"]:
+        if event["ph"] == "C":
+            arguments = event["args"]
+            assert isinstance(arguments, dict)
+            counted[event["pid"]].append((float(str(event["ts"])), *arguments.values()))
+    for values in counted.values():
+        assert values == sorted(values, key=lambda entry: entry[0])
+        assert values[-1][1] == 0
+        assert max(number for _, number in values) >= 1
+
+
+def test_a_trace_is_written_beside_the_plan_and_never_over_another(tmp_path: Path) -> None:
+    plan = str(EXAMPLES / NAMES[0] / "expected")
+    first = RUNNER.invoke(app, ["trace", plan, "--out", str(tmp_path / "out")])
+    assert first.stdout == f"{tmp_path / 'out' / 'trace.json'}\n"
+    assert "https://ui.perfetto.dev" in first.stderr
+    text = (tmp_path / "out" / "trace.json").read_text()
+    assert text == RUNNER.invoke(app, ["trace", plan]).stdout
+    again = RUNNER.invoke(app, ["trace", plan, "--out", str(tmp_path / "out")])
+    assert again.exit_code == 2
+    assert RUNNER.invoke(app, ["trace", plan, "--out", str(tmp_path / "out"), "--force"]).exit_code == 0
+    missing = RUNNER.invoke(app, ["trace", plan, "--index", "9"])
+    assert missing.exit_code == 2
+    assert "--index 9 is none of its" in missing.stderr
