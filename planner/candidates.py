@@ -6,6 +6,8 @@ Stage times come from the cost table, equal layers counted, not walked; `planner
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from planner.communication import (
     DataParallelTraffic,
     TimedTraffic,
@@ -23,12 +25,13 @@ from planner.layout import Granularity, Layout, Recompute, Stage, stages_from_co
 from planner.memory import memory_ledger, peak_memory_bytes
 from planner.placement import PlacedModel, StageContents
 from planner.points import Points
-from planner.schedules.bounds import lower_bound_seconds
+from planner.schedules.bounds import ROUNDING, lower_bound_seconds
 from planner.schedules.orders import OperationOrder, operation_order
 from planner.schedules.simulate import StageTimes, simulate
 from planner.shape_costs import ShapeCosts
 from planner.sharding import sharding_of
 from planner.space import interleaved_counts
+from solvers.dp import least_peak
 from solvers.problem import Problem
 from solvers.registry import solve
 from solvers.solution import Status
@@ -185,8 +188,29 @@ class Pricer:
         return self._with_counts(
             layout,
             solution.layers_S(layout.pp),
-            pipeline_bound_seconds=_split_bound_seconds(problem, layout, solution.bound),
+            pipeline_bound_seconds=self._pipeline_bound_seconds(problem, layout) if generous else 0.0,
         )
+
+    def _pipeline_bound_seconds(self, problem: Problem, layout: Layout) -> float:
+        """Return a pipeline time that no split under memory undercuts, exact for the longest of these paths.
+
+        With t_k forward plus backward of stage k, W their sum, p = pp and m micro-batches, micro-batch 0 passes the
+        whole model and comes back to rank r, rank r runs m - p + r backward and forward passes in turn until its last
+        forward, and micro-batch m - 1 passes the rest of the model and comes back to the start (inequality (1) of
+        `any_split_bound_seconds`):
+
+            W + (t_k of all k > r) + (m - p + r) t_r, and the transfers on that way.
+        """
+        transfers = np.array(self._transfer_seconds(layout))
+        pairs_R = np.arange(layout.pp) + (layout.num_microbatches - layout.pp)
+        behind_R = np.append(np.cumsum(transfers[::-1])[::-1], 0.0)
+        extra_R = 2 * behind_R
+        if not layout.overlap.p2p:
+            # Blocking: a rank waits for its neighbour before it between backward and forward, behind it otherwise.
+            extra_R = extra_R + pairs_R * np.append(0.0, transfers) + (pairs_R - 1) * np.append(transfers, 0.0)
+        work = float(problem.seconds_LO.sum() + problem.fixed_seconds_S.sum())
+        longest = least_peak(problem, own_weight_S=pairs_R.astype(np.float64), extra_seconds_S=extra_R)
+        return (work + 2 * float(transfers.sum()) + longest) * (1.0 - ROUNDING)
 
     def _with_counts(self, layout: Layout, counts: tuple[int, ...], *, pipeline_bound_seconds: float) -> Split:
         placed = replace(layout, stages=stages_from_counts(counts))
@@ -259,18 +283,7 @@ class Pricer:
                 of_contents[contents] = self._stage_times(costs, layout, stage)
             stages.append(of_contents[contents])
         forward_V, backward_V, first_V, last_V = zip(*stages, strict=True)
-        collective = self.table.cost_model.collective
-        transfers = tuple(
-            collective(
-                transfer(
-                    layout,
-                    pipeline_rank=index % layout.pp,
-                    stream_bytes=costs.rank_model.stream_bytes,
-                    capabilities=self.table.capabilities,
-                )
-            ).seconds
-            for index in range(len(stages) - 1)
-        )
+        transfers = self._transfer_seconds(layout)
         slowdown = self.table.cost_model.transfer_slowdown
         beside = [
             overlapped_transfer_seconds(transfers, stage=index, layout=layout, slowdown=slowdown)
@@ -286,6 +299,21 @@ class Pricer:
         )
         order = operation_order(layout.schedule, pp=layout.pp, vpp=layout.vpp, num_microbatches=layout.num_microbatches)
         return order, times, self._tail_seconds(costs, layout)
+
+    def _transfer_seconds(self, layout: Layout) -> tuple[float, ...]:
+        """Return the time of a transfer over each boundary between virtual stages."""
+        collective, stream_bytes = self.table.cost_model.collective, self.costs_of(layout).rank_model.stream_bytes
+        return tuple(
+            collective(
+                transfer(
+                    layout,
+                    pipeline_rank=index % layout.pp,
+                    stream_bytes=stream_bytes,
+                    capabilities=self.table.capabilities,
+                )
+            ).seconds
+            for index in range(len(layout.stages) - 1)
+        )
 
     def _stage_times(self, costs: ShapeCosts, layout: Layout, stage: Stage) -> tuple[float, float, float, float]:
         """Return (forward, backward, first forward extra, last backward extra) seconds of one virtual stage."""
@@ -345,17 +373,3 @@ class Pricer:
 def has_single_split(layout: Layout) -> bool:
     """Return whether the searched space holds one split of the layers: no pipeline, or interleaved stages."""
     return layout.pp == 1 or layout.vpp > 1
-
-
-def _split_bound_seconds(problem: Problem, layout: Layout, objective: float) -> float:
-    """Return a pipeline time that no split under memory undercuts, from the optimal surrogate `(m - 1) max + sum`.
-
-    Whatever the split, its largest stage takes at least T = (objective - W) / (m - 1), and a 1F1B pipeline with a
-    stage of T takes at least W + (m - p) T (inequality (1) of `any_split_bound_seconds`).
-    """
-    micro = layout.num_microbatches
-    if micro <= layout.pp:
-        return 0.0
-    work = float(problem.seconds_LO.sum() + problem.fixed_seconds_S.sum())
-    largest = (objective - work) / (micro - 1)
-    return work + (micro - layout.pp) * largest

@@ -71,6 +71,41 @@ def solve(problem: Problem, limits: Limits) -> Solution:
         longest = min(most_layers, 2 * longest)
 
 
+def least_peak(problem: Problem, *, own_weight_S: FloatArray, extra_seconds_S: FloatArray) -> float:
+    """Return what no choice within memory undercuts: the least, over paths, of the largest of these of a stage.
+
+        extra_seconds_S + own_weight_S * (seconds of the stage) + (seconds of the stages behind it).
+
+    The stages behind are counted at the fastest options of their layers, so the value is met where a layer has one
+    option. Stages with a weight below 1 do not count.
+
+    Raises:
+        ValueError: A rank runs more than one stage.
+        SolverError: The Pareto sets grew beyond the limit.
+    """
+    if problem.shares_ranks:
+        raise ValueError("the dynamic programme needs a rank of its own for every stage")
+    fastest_L = problem.seconds_LO.min(axis=1)
+    behind_J = np.append(np.cumsum(fastest_L[::-1])[::-1], 0.0)
+    ends_behind_S = np.append(np.cumsum(problem.fixed_seconds_S[::-1])[::-1][1:], 0.0)
+    counted_S = own_weight_S >= 1.0
+    constant_SJ = extra_seconds_S[:, np.newaxis] + ends_behind_S[:, np.newaxis] + behind_J
+    most_layers = min(problem.num_layers, int(problem.max_layers_S.max()))
+    longest = min(most_layers, 2 * -(-problem.num_layers // problem.num_stages) + 2)
+    while True:
+        cost_SJN = _costs_SJN(problem, longest, Limits())
+        value_SJN = constant_SJ[:, :, np.newaxis] + np.maximum(own_weight_S, 1.0)[:, np.newaxis, np.newaxis] * cost_SJN
+        value_SJN[~counted_S] = np.where(np.isfinite(value_SJN[~counted_S]), 0.0, np.inf)
+        found = _least_bottleneck(value_SJN)
+        if longest == most_layers:
+            return found
+        # A longer segment weighs at least this, wherever it lies that counts.
+        segment = float(sliding_window_view(fastest_L, longest + 1).sum(axis=1).min())
+        if counted_S.all() and found <= float((extra_seconds_S + own_weight_S * segment).min()):
+            return found
+        longest = min(most_layers, 2 * longest)
+
+
 def _bound_with_segment_of(problem: Problem, num_layers: int) -> float:
     """Return a bound on every choice that has a stage of at least so many layers."""
     fastest_L = problem.seconds_LO.min(axis=1)

@@ -17,7 +17,7 @@ from planner.schedules.simulate import FloatArray, StageTimes, operation_seconds
 
 # A bound and the simulated span add the same times in different orders. A sum of n terms is off by at most n units in
 # the last place (2.2e-16, relative), and no path has more than about 10,000 operations.
-_ROUNDING = 1e-11
+ROUNDING = 1e-11
 
 
 def lower_bound_seconds(order: OperationOrder, times: StageTimes) -> float:
@@ -44,7 +44,7 @@ def lower_bound_seconds(order: OperationOrder, times: StageTimes) -> float:
     after_RM = np.take_along_axis(through_RK, last_RM, axis=1)
     path_RMM = (head_RM - before_RM)[:, :, np.newaxis] + (after_RM + tail_RM)[:, np.newaxis, :]
     runs_RMM = first_RM[:, :, np.newaxis] <= last_RM[:, np.newaxis, :]
-    return float(path_RMM[runs_RMM].max()) * (1.0 - _ROUNDING)
+    return float(path_RMM[runs_RMM].max()) * (1.0 - ROUNDING)
 
 
 @lru_cache(maxsize=128)
@@ -136,5 +136,5 @@ def any_split_bound_seconds(
     short_X = 1.0 + (m_X - 1.0) / (2.0 * p_X - m_X + 1.0).clip(min=1.0)
     one_f_one_b_X = np.where(m_X > p_X, long_X, short_X)
     interleaved_X = (m_X + (p_X - 1.0) / v_X) / p_X / (1.0 + (p_X - 1.0) / (2.0 * v_X * m_X))
-    bound_X: FloatArray = work_X * np.where(v_X > 1.0, interleaved_X, one_f_one_b_X) * (1.0 - _ROUNDING)
+    bound_X: FloatArray = work_X * np.where(v_X > 1.0, interleaved_X, one_f_one_b_X) * (1.0 - ROUNDING)
     return bound_X

@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -154,3 +156,64 @@ def test_a_model_of_many_equal_layers_with_three_options_is_solved_exactly() -> 
     # The first stages must recompute every layer but a few: no stage can be shorter than four layers at 75 GB.
     assert solution.layers_S(num_stages) == (4,) * num_stages
     assert solution.objective == pytest.approx(4.351, rel=1e-9)
+
+
+def peak_of(problem: Problem, counts: tuple[int, ...], weights: list[float], extras: list[float]) -> float:
+    """Return the largest of the stages' values, every layer at its one option."""
+    seconds, begin = [], 0
+    for stage, count in enumerate(counts):
+        layers = problem.seconds_LO[begin : begin + count, 0]
+        seconds.append(float(layers.sum()) + float(problem.fixed_seconds_S[stage]))
+        begin += count
+    return max(
+        extras[stage] + weights[stage] * own + sum(seconds[stage + 1 :])
+        for stage, own in enumerate(seconds)
+        if weights[stage] >= 1.0
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_least_peak_is_that_of_the_best_of_all_partitions_within_memory(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    num_layers, num_stages = int(random.integers(3, 10)), int(random.integers(2, 5))
+    problem = chain(
+        random.uniform(0.1, 3.0, size=(num_layers, 1)).tolist(),
+        num_stages=num_stages,
+        static_bytes_LO=random.integers(1, 9, size=(num_layers, 1)).tolist(),
+        activation_bytes_LO=random.integers(0, 5, size=(num_layers, 1)).tolist(),
+        fixed_seconds_S=random.uniform(0.0, 2.0, size=num_stages),
+        capacity_bytes_R=np.full(num_stages, int(random.integers(15, 80))),
+    )
+    weights = (random.integers(1, 9, size=num_stages) - float(random.integers(0, 3))).tolist()
+    extras = random.uniform(0.0, 2.0, size=num_stages).tolist()
+    if max(weights) < 1.0:
+        weights[-1] = 1.0
+    fitting = [
+        counts
+        for counts in product(range(num_layers + 1), repeat=num_stages)
+        if sum(counts) == num_layers
+        and all(
+            low <= count <= high
+            for low, count, high in zip(problem.min_layers_S, counts, problem.max_layers_S, strict=True)
+        )
+        and fits(problem, counts)
+    ]
+    expected = min((peak_of(problem, counts, weights, extras) for counts in fitting), default=np.inf)
+    found = dp.least_peak(problem, own_weight_S=np.array(weights), extra_seconds_S=np.array(extras))
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def fits(problem: Problem, counts: tuple[int, ...]) -> bool:
+    begin = 0
+    for stage, count in enumerate(counts):
+        needed = int(problem.bytes_LO(stage)[begin : begin + count, 0].sum()) + int(problem.fixed_bytes_S[stage])
+        if needed > problem.capacity_bytes_R[stage]:
+            return False
+        begin += count
+    return True
+
+
+def test_the_least_peak_needs_a_rank_for_every_stage() -> None:
+    shared = chain([[1.0]] * 4, num_stages=4, rank_of_stage_S=np.array([0, 1, 0, 1]), capacity_bytes_R=np.array([9, 9]))
+    with pytest.raises(ValueError, match="a rank of its own"):
+        dp.least_peak(shared, own_weight_S=np.ones(4), extra_seconds_S=np.zeros(4))
