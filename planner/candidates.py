@@ -31,7 +31,7 @@ from planner.schedules.simulate import StageTimes, simulate
 from planner.shape_costs import ShapeCosts
 from planner.sharding import sharding_of
 from planner.space import interleaved_counts
-from solvers.dp import least_peak
+from solvers.dp import Peaks
 from solvers.problem import Problem
 from solvers.registry import solve
 from solvers.solution import Status
@@ -76,6 +76,32 @@ class Split:
     layout: Layout
     peak_memory_bytes: int
     pipeline_bound_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LongestPath:
+    """The longest path through a pipeline, as far as the split decides it."""
+
+    constant_seconds: float
+    peaks: Peaks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A point of which every split is known to be no better than one that is known.
+
+    Args:
+        better: The best split, where one beat what was known before; None where none did.
+    """
+
+    better: "Candidate | None"
+
+
+_Seconds = tuple[float, float, float, float]
+"""Forward, backward, first forward extra and last backward extra of one virtual stage."""
+
+MOST_SPLITS = 2_000
+"""Splits of one point that are looked at to close its gap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +198,8 @@ class Pricer:
         split = self.split(layout)
         return None if split is None or split.peak_memory_bytes > self.limit_bytes else split.layout
 
-    def _solved(self, layout: Layout, *, generous: bool) -> Split | None:
-        problem = formulate(
+    def _problem(self, layout: Layout, *, generous: bool) -> Problem:
+        return formulate(
             model=self.table.model,
             workload=self.table.workload,
             capabilities=self.table.capabilities,
@@ -182,6 +208,9 @@ class Pricer:
             limit_bytes=self.limit_bytes,
             generous=generous,
         )
+
+    def _solved(self, layout: Layout, *, generous: bool) -> Split | None:
+        problem = self._problem(layout, generous=generous)
         solution = solve(problem, solver="dp")
         if solution.status is Status.INFEASIBLE or solution.bound is None:
             return None
@@ -201,6 +230,10 @@ class Pricer:
 
             W + (t_k of all k > r) + (m - p + r) t_r, and the transfers on that way.
         """
+        path = self._longest_path(problem, layout)
+        return (path.constant_seconds + path.peaks.least()) * (1.0 - ROUNDING)
+
+    def _longest_path(self, problem: Problem, layout: Layout) -> "_LongestPath":
         transfers = np.array(self._transfer_seconds(layout))
         pairs_R = np.arange(layout.pp) + (layout.num_microbatches - layout.pp)
         behind_R = np.append(np.cumsum(transfers[::-1])[::-1], 0.0)
@@ -209,8 +242,48 @@ class Pricer:
             # Blocking: a rank waits for its neighbour before it between backward and forward, behind it otherwise.
             extra_R = extra_R + pairs_R * np.append(0.0, transfers) + (pairs_R - 1) * np.append(transfers, 0.0)
         work = float(problem.seconds_LO.sum() + problem.fixed_seconds_S.sum())
-        longest = least_peak(problem, own_weight_S=pairs_R.astype(np.float64), extra_seconds_S=extra_R)
-        return (work + 2 * float(transfers.sum()) + longest) * (1.0 - ROUNDING)
+        peaks = Peaks(problem=problem, own_weight_S=pairs_R.astype(np.float64), extra_seconds_S=extra_R)
+        return _LongestPath(constant_seconds=work + 2 * float(transfers.sum()), peaks=peaks)
+
+    def settle(self, layout: Layout, *, bound: PointBound, best_seconds: float) -> Settled | None:
+        """Return the best split of a point that beats `best_seconds`, all that might having been simulated.
+
+        None where there are too many to look at.
+
+        Args:
+            layout: A point.
+            bound: What the space knows of it.
+            best_seconds: What a step takes that is known.
+        """
+        path = self._longest_path(self._problem(layout, generous=True), layout)
+
+        def limit(seconds: float) -> float:
+            """Return the path's value at which no split beats a step of so many seconds."""
+            return (seconds - bound.tail_seconds) * (1.0 + ROUNDING) - path.constant_seconds
+
+        splits = path.peaks.splits_below(limit(best_seconds), at_most=MOST_SPLITS)
+        if splits is None:
+            return None
+        best: Candidate | None = None
+        ceiling = best_seconds
+        times_of: dict[StageContents, _Seconds] = {}
+        for value, counts in splits:
+            if value >= limit(ceiling):
+                break
+            placed = replace(layout, stages=stages_from_counts(counts))
+            order, times, tail_seconds = self._schedule(placed, times_of)
+            if lower_bound_seconds(order, times) + tail_seconds >= ceiling:
+                continue
+            peak_bytes = peak_memory_bytes(memory_ledger(self.place(placed)))
+            if peak_bytes > self.limit_bytes:
+                continue
+            seconds = float(simulate(order, times).rank_end_seconds_R.max()) + tail_seconds
+            if seconds < ceiling:
+                ceiling = seconds
+                best = Candidate(
+                    layout=placed, step_seconds=seconds, peak_memory_bytes=peak_bytes, lower_bound_seconds=seconds
+                )
+        return Settled(better=best)
 
     def _with_counts(self, layout: Layout, counts: tuple[int, ...], *, pipeline_bound_seconds: float) -> Split:
         placed = replace(layout, stages=stages_from_counts(counts))
@@ -272,11 +345,18 @@ class Pricer:
         order, times, tail_seconds = self._schedule(layout)
         return float(simulate(order, times).rank_end_seconds_R.max()) + tail_seconds
 
-    def _schedule(self, layout: Layout) -> tuple[OperationOrder, StageTimes, float]:
-        """Return what the pipeline runs, how long each part takes, and the seconds behind it."""
+    def _schedule(
+        self, layout: Layout, times_of: dict[StageContents, _Seconds] | None = None
+    ) -> tuple[OperationOrder, StageTimes, float]:
+        """Return what the pipeline runs, how long each part takes, and the seconds behind it.
+
+        Args:
+            layout: The layout.
+            times_of: Times of stages of the same point that are known; more are added.
+        """
         costs = self.costs_of(layout)
-        of_contents: dict[StageContents, tuple[float, float, float, float]] = {}
-        stages: list[tuple[float, float, float, float]] = []
+        of_contents = {} if times_of is None else times_of
+        stages: list[_Seconds] = []
         for stage in layout.stages:
             contents = costs.rank_model.contents(stage)
             if contents not in of_contents:
@@ -315,7 +395,7 @@ class Pricer:
             for index in range(len(layout.stages) - 1)
         )
 
-    def _stage_times(self, costs: ShapeCosts, layout: Layout, stage: Stage) -> tuple[float, float, float, float]:
+    def _stage_times(self, costs: ShapeCosts, layout: Layout, stage: Stage) -> _Seconds:
         """Return (forward, backward, first forward extra, last backward extra) seconds of one virtual stage."""
         choice = costs.choice_of(layout.recompute)
         counts_D = costs.rank_model.chain.counts(stage.first_layer, stage.num_layers)

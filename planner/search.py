@@ -1,13 +1,13 @@
 """From a model, a cluster and a request to a plan: the main path.
 
 Every legal point gets a lower bound; points are priced exactly in the order of their bounds until no bound is left
-that could still enter the list of the best. The bound that is reported holds for every point and every split of its
-layers (interleaved: every split as even as the layer count allows); it is met exactly only where a point has a single
-split.
+that could still enter the list of the best. Of each, one split of the layers is priced; then, of the points that are
+still open, every split that might beat the best plan is simulated. The bound that is reported holds for every point and
+every split (interleaved: every split as even as the layer count allows), and is met where none was left open.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -288,6 +288,7 @@ def _visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
         if len(too_long)
         else float("inf")
     )
+    several: list[_SeveralSplits] = []
     visited = simulated = exceeded = outbid = 0
     unsettled = len(too_long)
     first_refusal: NotExpressibleError | None = None
@@ -318,12 +319,13 @@ def _visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
             continue
         if not has_single_split(layout):
             proved = outcome.bound_seconds if isinstance(outcome, Rejected) else outcome.lower_bound_seconds
-            open_bound = min(open_bound, proved)
+            several.append(_SeveralSplits(proved_seconds=proved, layout=layout, bound=known))
         if isinstance(outcome, Rejected):
             outbid += 1
             continue
         simulated += 1
         _insert(found, outcome)
+    open_bound = min(open_bound, _settled(several, pricer, found, refused=refused, watch=watch))
     _count(pruned, "memory: exact bytes exceed the limit", exceeded)
     _count(pruned, "bound: cannot beat the plans found", len(points) - visited + outbid)
     best = found[0].step_seconds if found else float("inf")
@@ -335,6 +337,52 @@ def _visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
         unsettled=unsettled,
         refusal=first_refusal,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SeveralSplits:
+    """A point that was visited, of whose splits one was priced.
+
+    Args:
+        proved_seconds: No split of it that fits takes less.
+        layout: The point.
+        bound: What the space knows of it.
+    """
+
+    proved_seconds: float
+    layout: Layout
+    bound: PointBound
+
+
+def _settled(
+    several: Sequence[_SeveralSplits],
+    pricer: Pricer,
+    found: list[Candidate],
+    *,
+    refused: Callable[[Layout], NotExpressibleError | None],
+    watch: Watch,
+) -> float:
+    """Look at every split that may beat the best plan; return what is proved of the points that have too many.
+
+    Args:
+        several: Points whose splits were not all looked at.
+        pricer: Prices them.
+        found: Candidates by merit; what beats the best is added.
+        refused: Returns why the target has no words for a layout, if it has none.
+        watch: Called as the points are looked at.
+    """
+    open_seconds = math.inf
+    for index, point in enumerate(sorted(several, key=lambda entry: entry.proved_seconds)):
+        watch("closing the gap", index, len(several))
+        if not found or point.proved_seconds >= found[0].step_seconds:
+            open_seconds = min(open_seconds, point.proved_seconds)
+            continue
+        settled = pricer.settle(point.layout, bound=point.bound, best_seconds=found[0].step_seconds)
+        if settled is None or (settled.better is not None and refused(settled.better.layout) is not None):
+            open_seconds = min(open_seconds, point.proved_seconds)
+        elif settled.better is not None:
+            _insert(found, settled.better)
+    return open_seconds
 
 
 def _insert(found: list[Candidate], candidate: Candidate) -> None:

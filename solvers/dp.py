@@ -71,39 +71,102 @@ def solve(problem: Problem, limits: Limits) -> Solution:
         longest = min(most_layers, 2 * longest)
 
 
-def least_peak(problem: Problem, *, own_weight_S: FloatArray, extra_seconds_S: FloatArray) -> float:
-    """Return what no choice within memory undercuts: the least, over paths, of the largest of these of a stage.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Peaks:
+    """What each stage of a choice is worth, of which the largest counts.
 
         extra_seconds_S + own_weight_S * (seconds of the stage) + (seconds of the stages behind it).
 
-    The stages behind are counted at the fastest options of their layers, so the value is met where a layer has one
-    option. Stages with a weight below 1 do not count.
+    The stages behind are counted at the fastest options of their layers, so a value is exact where a layer has one
+    option, and a bound else. Stages with a weight below 1 do not count.
 
-    Raises:
-        ValueError: A rank runs more than one stage.
-        SolverError: The Pareto sets grew beyond the limit.
+    Args:
+        problem: The problem; every stage has a rank of its own.
+        own_weight_S: Weight of a stage's own seconds.
+        extra_seconds_S: What is added to each.
     """
-    if problem.shares_ranks:
-        raise ValueError("the dynamic programme needs a rank of its own for every stage")
-    fastest_L = problem.seconds_LO.min(axis=1)
-    behind_J = np.append(np.cumsum(fastest_L[::-1])[::-1], 0.0)
-    ends_behind_S = np.append(np.cumsum(problem.fixed_seconds_S[::-1])[::-1][1:], 0.0)
-    counted_S = own_weight_S >= 1.0
-    constant_SJ = extra_seconds_S[:, np.newaxis] + ends_behind_S[:, np.newaxis] + behind_J
-    most_layers = min(problem.num_layers, int(problem.max_layers_S.max()))
-    longest = min(most_layers, 2 * -(-problem.num_layers // problem.num_stages) + 2)
-    while True:
+
+    problem: Problem
+    own_weight_S: FloatArray
+    extra_seconds_S: FloatArray
+
+    def __post_init__(self) -> None:
+        """Check that no stages share a rank."""
+        if self.problem.shares_ranks:
+            raise ValueError("the dynamic programme needs a rank of its own for every stage")
+
+    def least(self) -> float:
+        """Return what no choice within memory undercuts; infinite where none fits.
+
+        Raises:
+            SolverError: The Pareto sets grew beyond the limit.
+        """
+        problem = self.problem
+        fastest_L = problem.seconds_LO.min(axis=1)
+        most_layers = self._most_layers
+        longest = min(most_layers, 2 * -(-problem.num_layers // problem.num_stages) + 2)
+        while True:
+            found = _least_bottleneck(self._values_SJN(longest))
+            if longest == most_layers:
+                return found
+            # A longer segment weighs at least this, wherever it lies.
+            segment = float(sliding_window_view(fastest_L, longest + 1).sum(axis=1).min())
+            weights_S = self.own_weight_S
+            if (weights_S >= 1.0).all() and found <= float((self.extra_seconds_S + weights_S * segment).min()):
+                return found
+            longest = min(most_layers, 2 * longest)
+
+    def splits_below(self, limit: float, *, at_most: int) -> tuple[tuple[float, tuple[int, ...]], ...] | None:
+        """Return every choice of boundaries worth less than `limit`: its value, and the layers of each stage.
+
+        The least value comes first.
+
+        None where there are more than `at_most`.
+
+        Raises:
+            SolverError: The Pareto sets grew beyond the limit.
+        """
+        value_SJN = self._values_SJN(self._most_layers)
+        size = value_SJN.shape[1]
+        # Ways from no layers to each end, in exact whole numbers; they may be more than any array holds.
+        ways = [[1] + [0] * (size - 1)]
+        segments: list[dict[int, list[int]]] = []
+        for value_JN in value_SJN:
+            end_K, count_K = np.nonzero(value_JN < limit)
+            of_end: dict[int, list[int]] = {}
+            for end, count in zip(end_K.tolist(), count_K.tolist(), strict=True):
+                if count <= end and ways[-1][end - count]:
+                    of_end.setdefault(end, []).append(count)
+            segments.append(of_end)
+            ways.append([sum(ways[-1][end - count] for count in of_end.get(end, ())) for end in range(size)])
+        if ways[-1][-1] > at_most:
+            return None
+        found: list[tuple[int, float, tuple[int, ...]]] = [(size - 1, -np.inf, ())]
+        for of_end, value_JN in zip(reversed(segments), reversed(value_SJN), strict=True):
+            found = [
+                (end - count, max(value, float(value_JN[end, count])), (count, *counts))
+                for end, value, counts in found
+                for count in of_end.get(end, ())
+            ]
+        return tuple(sorted((value, counts) for _, value, counts in found))
+
+    @property
+    def _most_layers(self) -> int:
+        return min(self.problem.num_layers, int(self.problem.max_layers_S.max()))
+
+    def _values_SJN(self, longest: int) -> FloatArray:
+        """Return the value of every segment of up to `longest` layers; infinite where it does not fit."""
+        problem = self.problem
+        fastest_L = problem.seconds_LO.min(axis=1)
+        behind_J = np.append(np.cumsum(fastest_L[::-1])[::-1], 0.0)
+        ends_behind_S = np.append(np.cumsum(problem.fixed_seconds_S[::-1])[::-1][1:], 0.0)
+        constant_SJ = (self.extra_seconds_S + ends_behind_S)[:, np.newaxis] + behind_J
+        weight_S = np.maximum(self.own_weight_S, 1.0)
         cost_SJN = _costs_SJN(problem, longest, Limits())
-        value_SJN = constant_SJ[:, :, np.newaxis] + np.maximum(own_weight_S, 1.0)[:, np.newaxis, np.newaxis] * cost_SJN
-        value_SJN[~counted_S] = np.where(np.isfinite(value_SJN[~counted_S]), 0.0, np.inf)
-        found = _least_bottleneck(value_SJN)
-        if longest == most_layers:
-            return found
-        # A longer segment weighs at least this, wherever it lies that counts.
-        segment = float(sliding_window_view(fastest_L, longest + 1).sum(axis=1).min())
-        if counted_S.all() and found <= float((extra_seconds_S + own_weight_S * segment).min()):
-            return found
-        longest = min(most_layers, 2 * longest)
+        value_SJN: FloatArray = constant_SJ[:, :, np.newaxis] + weight_S[:, np.newaxis, np.newaxis] * cost_SJN
+        uncounted_S = self.own_weight_S < 1.0
+        value_SJN[uncounted_S] = np.where(np.isfinite(value_SJN[uncounted_S]), 0.0, np.inf)
+        return value_SJN
 
 
 def _bound_with_segment_of(problem: Problem, num_layers: int) -> float:

@@ -74,7 +74,7 @@ MEGATRON_ARGS=(
     # Parallelism: tp 2, pp 8, vpp 1, cp 4, dp 1
     --tensor-model-parallel-size 2
     --pipeline-model-parallel-size 8
-    --pipeline-model-parallel-layout 'Et*10|(t*10|)*5t*11|t*9L'
+    --pipeline-model-parallel-layout 'Et*10|(t*11|)*5t*6|t*9L'
     --context-parallel-size 4
     --cp-comm-type a2a
     # Data parallelism

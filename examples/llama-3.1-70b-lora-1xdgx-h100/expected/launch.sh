@@ -78,6 +78,7 @@ MEGATRON_ARGS=(
     --tensor-model-parallel-size 2
     --sequence-parallel
     --pipeline-model-parallel-size 4
+    --pipeline-model-parallel-layout 'Et*20|t*21|t*20|t*19L'
     --context-parallel-size 1
     # Data
     --mock-data

@@ -140,6 +140,7 @@ def test_progress_is_reported() -> None:
         "enumerating layouts",
         "bounding layouts",
         "pricing layouts",
+        "closing the gap",
         "checking the best plans",
     ]
 

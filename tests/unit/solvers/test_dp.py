@@ -199,8 +199,21 @@ def test_the_least_peak_is_that_of_the_best_of_all_partitions_within_memory(seed
         and fits(problem, counts)
     ]
     expected = min((peak_of(problem, counts, weights, extras) for counts in fitting), default=np.inf)
-    found = dp.least_peak(problem, own_weight_S=np.array(weights), extra_seconds_S=np.array(extras))
-    assert found == pytest.approx(expected, rel=1e-12)
+    peaks = dp.Peaks(problem=problem, own_weight_S=np.array(weights), extra_seconds_S=np.array(extras))
+    assert peaks.least() == pytest.approx(expected, rel=1e-12)
+    if not fitting:
+        assert peaks.splits_below(np.inf, at_most=10) == ()
+        return
+    values = sorted(peak_of(problem, counts, weights, extras) for counts in fitting)
+    limit = values[len(values) // 2] * (1 + 1e-9)
+    below = {counts for counts in fitting if peak_of(problem, counts, weights, extras) < limit}
+    found = peaks.splits_below(limit, at_most=len(below))
+    assert found is not None
+    assert list(found) == sorted(found)
+    assert sorted(counts for _, counts in found) == sorted(below)
+    for value, counts in found:
+        assert value == pytest.approx(peak_of(problem, counts, weights, extras), rel=1e-12)
+    assert peaks.splits_below(limit, at_most=len(below) - 1) is None
 
 
 def fits(problem: Problem, counts: tuple[int, ...]) -> bool:
@@ -216,4 +229,4 @@ def fits(problem: Problem, counts: tuple[int, ...]) -> bool:
 def test_the_least_peak_needs_a_rank_for_every_stage() -> None:
     shared = chain([[1.0]] * 4, num_stages=4, rank_of_stage_S=np.array([0, 1, 0, 1]), capacity_bytes_R=np.array([9, 9]))
     with pytest.raises(ValueError, match="a rank of its own"):
-        dp.least_peak(shared, own_weight_S=np.ones(4), extra_seconds_S=np.zeros(4))
+        dp.Peaks(problem=shared, own_weight_S=np.ones(4), extra_seconds_S=np.zeros(4))
