@@ -266,11 +266,17 @@ class Pricer:
             return None
         best: Candidate | None = None
         ceiling = best_seconds
+        costs = self.costs_of(layout)
         times_of: dict[StageContents, _Seconds] = {}
         for value, counts in splits:
             if value >= limit(ceiling):
                 break
             placed = replace(layout, stages=stages_from_counts(counts))
+            stages = self._seconds_of_stages(costs, placed, times_of)
+            # On the path lie the first forward pass of every stage and the last backward pass of the first one.
+            extras = sum(first for _, _, first, _ in stages) + stages[0][3]
+            if value + extras >= limit(ceiling):
+                continue
             order, times, tail_seconds = self._schedule(placed, times_of)
             if lower_bound_seconds(order, times) + tail_seconds >= ceiling:
                 continue
@@ -355,13 +361,7 @@ class Pricer:
             times_of: Times of stages of the same point that are known; more are added.
         """
         costs = self.costs_of(layout)
-        of_contents = {} if times_of is None else times_of
-        stages: list[_Seconds] = []
-        for stage in layout.stages:
-            contents = costs.rank_model.contents(stage)
-            if contents not in of_contents:
-                of_contents[contents] = self._stage_times(costs, layout, stage)
-            stages.append(of_contents[contents])
+        stages = self._seconds_of_stages(costs, layout, {} if times_of is None else times_of)
         forward_V, backward_V, first_V, last_V = zip(*stages, strict=True)
         transfers = self._transfer_seconds(layout)
         slowdown = self.table.cost_model.transfer_slowdown
@@ -379,6 +379,18 @@ class Pricer:
         )
         order = operation_order(layout.schedule, pp=layout.pp, vpp=layout.vpp, num_microbatches=layout.num_microbatches)
         return order, times, self._tail_seconds(costs, layout)
+
+    def _seconds_of_stages(
+        self, costs: ShapeCosts, layout: Layout, times_of: dict[StageContents, _Seconds]
+    ) -> list[_Seconds]:
+        """Return the times of every virtual stage; equal ones are looked up in `times_of`, new ones added to it."""
+        stages: list[_Seconds] = []
+        for stage in layout.stages:
+            contents = costs.rank_model.contents(stage)
+            if contents not in times_of:
+                times_of[contents] = self._stage_times(costs, layout, stage)
+            stages.append(times_of[contents])
+        return stages
 
     def _transfer_seconds(self, layout: Layout) -> tuple[float, ...]:
         """Return the time of a transfer over each boundary between virtual stages."""
