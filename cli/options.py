@@ -49,3 +49,7 @@ PlanArgument = Annotated[
         show_default=False,
     ),
 ]
+
+IndexOption = Annotated[
+    int, typer.Option("--index", min=0, help="Which layout of the plan: 0 is the best, 1 the first runner-up.")
+]

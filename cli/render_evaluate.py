@@ -21,7 +21,7 @@ def evaluation_blocks(plan: Plan, broken: Sequence[Violation], found: Plan | Non
     """
     planned = plan.best
     blocks = [*header(plan)]
-    blocks += section("Layout", *layout_facts(plan, planned))
+    blocks += section("Layout", *layout_facts(plan, planned, searched=False))
     if broken:
         blocks += section("What is wrong with it", *(Item(f"{entry.rule}: {entry.message}") for entry in broken))
     blocks += section("What limits it", *(Item(text) for text in limits(planned)))

@@ -157,15 +157,21 @@ def objective_value(objective: Objective, value: float) -> str:
             return f"{value:,.2f}"
 
 
-def layout_facts(plan: Plan, planned: PlannedLayout) -> tuple[Block, ...]:
-    """Return a layout in words, and its key figures."""
-    check = f"simulated independently: {milliseconds(planned.reevaluated_step_seconds)}"
+def layout_facts(plan: Plan, planned: PlannedLayout, *, searched: bool = True) -> tuple[Block, ...]:
+    """Return a layout in words, and its key figures.
+
+    Args:
+        plan: The plan.
+        planned: One of its layouts.
+        searched: Its time is a search's, and simulated independently of it; else the latter alone.
+    """
+    check = f" (simulated independently: {milliseconds(planned.reevaluated_step_seconds)})" if searched else ""
     facts = [("layers per stage", stages_in_words(planned.layout.stages))]
     if plan.model.has_experts:
         facts.append(("routed experts", experts_in_words(planned.layout, plan.request.workload)))
     facts += [
         ("overlapped", overlap_in_words(planned.layout.overlap)),
-        ("step time", f"{milliseconds(planned.step_seconds)} ({check})"),
+        ("step time", f"{milliseconds(planned.step_seconds)}{check}"),
         *_band(plan, planned),
         ("throughput", f"{planned.tokens_per_second_per_gpu:,.1f} tokens/s/GPU, MFU {percent(planned.mfu)}"),
         *_useful_tokens(plan),

@@ -5,8 +5,11 @@ from planner.evaluate import Evaluation, evaluate, model_flops_utilisation
 from planner.graph import ModelGraph
 from planner.layers import build_graph
 from planner.layout import Layout
+from planner.memory import memory_limit_bytes
 from planner.placement import PlacedModel, place
 from planner.plan import Plan, PlannedLayout
+from planner.request import PlanRequest
+from planner.specs import ModelSpec
 from profiles.estimate import CostModel
 from profiles.hardware import Cluster
 from profiles.planned import cost_model_on
@@ -18,10 +21,34 @@ def evaluation_of(plan: Plan, layout: Layout) -> Evaluation:
     Raises:
         profiles.errors.CoverageError: Something has no cost.
     """
-    capabilities, workload = CAPABILITIES[plan.target], plan.request.workload
-    graph = build_graph(plan.model, workload, eager=capabilities.eager)
-    placed = place(plan.model, graph, layout, workload, capabilities)
-    return evaluate(placed, cost_model_on(plan.cluster, capabilities.software))
+    placed, _, cost_model = _priced_alone(layout, plan.model, plan.cluster, plan.request)
+    return evaluate(placed, cost_model)
+
+
+def given_layout(layout: Layout, model: ModelSpec, cluster: Cluster, request: PlanRequest) -> PlannedLayout:
+    """Return a layout that no search has found with its price.
+
+    Raises:
+        profiles.errors.CoverageError: Something has no cost.
+    """
+    placed, graph, cost_model = _priced_alone(layout, model, cluster, request)
+    return planned_layout(
+        placed,
+        cost_model=cost_model,
+        graph=graph,
+        cluster=cluster,
+        limit_bytes=memory_limit_bytes(cluster.device.memory_bytes, request.memory_headroom),
+    )
+
+
+def _priced_alone(
+    layout: Layout, model: ModelSpec, cluster: Cluster, request: PlanRequest
+) -> tuple[PlacedModel, ModelGraph, CostModel]:
+    """Return what the evaluator prices of one layout, and with what."""
+    capabilities = CAPABILITIES[request.target]
+    graph = build_graph(model, request.workload, eager=capabilities.eager)
+    placed = place(model, graph, layout, request.workload, capabilities)
+    return placed, graph, cost_model_on(cluster, capabilities.software)
 
 
 def planned_layout(  # noqa: PLR0913 - each is a different fact of the report

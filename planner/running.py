@@ -5,29 +5,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from planner.capabilities import CAPABILITIES
 from planner.certainty import certainty_of
-from planner.described import planned_layout
+from planner.described import given_layout
 from planner.errors import InputError, Location
-from planner.layers import build_graph
 from planner.layout import Layout
-from planner.memory import memory_limit_bytes
-from planner.placement import place
 from planner.plan import Plan, SearchSummary, Status
 from planner.readers.deepspeed import CONFIG_FILE, layout_of_files
 from planner.readers.megatron import layout_of, read_megatron
 from planner.readers.megatron_model import model_of
 from planner.readers.megatron_workload import workload_of
-from planner.request import Constraints, Objective, PlanRequest, Target
+from planner.request import DEFAULT_MEMORY_HEADROOM, Constraints, Objective, PlanRequest, Target
 from planner.specs import ModelSpec
 from planner.validate import Violation, violations
 from planner.workload import TrainWorkload
 from profiles.hardware import Cluster
-from profiles.planned import cost_model_on
-
-MEMORY_HEADROOM = 0.05
-"""Part of a GPU's memory that stays free, where no spec says: as in a spec that is silent."""
-
 
 _MEGATRON = re.compile(r"\b(?:pretrain_\w+|lora_gpt)\.py\b")
 """Names of Megatron-LM's training programs."""
@@ -82,7 +73,9 @@ def _text(path: Path) -> str:
         raise InputError(f"The file cannot be read: {reason}.", location=Location(file=str(path))) from None
 
 
-def request_of(running: Running, *, workload: TrainWorkload, memory_headroom: float = MEMORY_HEADROOM) -> PlanRequest:
+def request_of(
+    running: Running, *, workload: TrainWorkload, memory_headroom: float = DEFAULT_MEMORY_HEADROOM
+) -> PlanRequest:
     """Return the request that a running layout answers: its own framework, nothing pinned."""
     return PlanRequest(
         workload=workload,
@@ -107,15 +100,7 @@ def priced(
             f"The layout is for {layout.world_size:,} GPUs, {cluster.name} has {cluster.world_size:,}.",
             hint="Name the cluster that it runs on.",
         )
-    capabilities = CAPABILITIES[request.target]
-    graph = build_graph(model, request.workload, eager=capabilities.eager)
-    planned = planned_layout(
-        place(model, graph, layout, request.workload, capabilities),
-        cost_model=cost_model_on(cluster, capabilities.software),
-        graph=graph,
-        cluster=cluster,
-        limit_bytes=memory_limit_bytes(cluster.device.memory_bytes, request.memory_headroom),
-    )
+    planned = given_layout(layout, model, cluster, request)
     plan = Plan(
         model=model,
         cluster=cluster,

@@ -6,6 +6,7 @@ pass that needs it, and a counter ("C") of the micro-batches whose activations a
 the start of the step, to the nanosecond.
 """
 
+import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -39,6 +40,15 @@ def trace_document(evaluation: Evaluation, layout: Layout, *, title: str) -> dic
         *_in_flight(evaluation),
     ]
     return {"displayTimeUnit": "ms", "otherData": {"title": title, "predicted": True}, "traceEvents": events}
+
+
+def trace_text(document: dict[str, object]) -> str:
+    """Return a trace as a file: an event a line, so that two of them can be compared."""
+    events = document["traceEvents"]
+    assert isinstance(events, list), "a trace is made of events"
+    head = json.dumps({**document, "traceEvents": []}, separators=(",", ":"), allow_nan=False).removesuffix("]}")
+    lines = (json.dumps(event, separators=(",", ":"), allow_nan=False) for event in events)
+    return head + "\n" + ",\n".join(lines) + "\n]}\n"
 
 
 def _microseconds(seconds: float) -> float:

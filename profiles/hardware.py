@@ -141,6 +141,11 @@ class Cluster:
         return replace(self, num_nodes=num_nodes, levels=self.levels[: spanning + 1])
 
     @property
+    def largest_inside(self) -> int:
+        """Return how many GPUs a collective may have without the network: a node's, or a larger NVLink domain's."""
+        return max(self.gpus_per_node, self.fast_domain_size)
+
+    @property
     def fast_domain_size(self) -> int:
         """Return how many GPUs reach one another without the network: the NVLink domain, or a PCIe node.
 

@@ -111,8 +111,8 @@ class KernelCosts:
         found: dict[int, Estimate] = {}
         for across in (False, True):
             asked = [index for index, query in enumerate(queries) if self._is_across(kind, query.shape) is across]
-            table = self._table(kind, across=across)
-            if not asked or table is None:
+            table = self._table(kind, across=across) if asked else None
+            if table is None:
                 continue
             priced = table.estimates([queries[index] for index in asked])
             found |= {
@@ -124,8 +124,7 @@ class KernelCosts:
 
     def _is_across(self, kind: TableKind, shape: Shape) -> bool:
         """Return whether a shape is a collective across nodes, which depends on more than the GPU."""
-        inside = max(self.cluster.gpus_per_node, self.cluster.fast_domain_size)
-        return kind is TableKind.COLLECTIVES and shape.sizes[0] > inside
+        return kind is TableKind.COLLECTIVES and shape.sizes[0] > self.cluster.largest_inside
 
     def _carried_over(self, estimate: Estimate) -> Estimate:
         if self.is_own_table:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import ForceOption, FormatOption, OutOption, PlanArgument
+from cli.options import ForceOption, FormatOption, IndexOption, OutOption, PlanArgument
 from cli.output import Format, note, print_blocks, print_json, print_text, write_files
 from cli.plan_file import launch_target, pick, read_plan
 from cli.render import Table, columns, count
@@ -29,9 +29,6 @@ TargetOption = Annotated[
         help="Framework to write files for; without it the plan's own, and megatron for a plan for any.",
         show_default=False,
     ),
-]
-IndexOption = Annotated[
-    int, typer.Option("--index", min=0, help="Which layout of the plan: 0 is the best, 1 the first runner-up.")
 ]
 FileOption = Annotated[
     str | None,

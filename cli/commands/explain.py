@@ -1,18 +1,10 @@
 """`shardwright explain`: why this layout, and not another."""
 
-from typing import Annotated
-
-import typer
-
-from cli.options import FormatOption, PlanArgument
+from cli.options import FormatOption, IndexOption, PlanArgument
 from cli.output import Format, print_blocks, print_json
 from cli.plan_file import pick, read_plan
 
 EXAMPLES = ("shardwright explain run/plan.json", "shardwright explain run --index 1 --format json")
-
-IndexOption = Annotated[
-    int, typer.Option("--index", min=0, help="Which layout of the plan: 0 is the best, 1 the first runner-up.")
-]
 
 
 def explain(plan: PlanArgument, index: IndexOption = 0, format_: FormatOption = Format.TEXT) -> None:

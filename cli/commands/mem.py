@@ -9,6 +9,7 @@ from cli.named_model import read_named_model
 from cli.options import FormatOption
 from cli.output import Format, print_blocks, print_json
 from planner.layout import Granularity
+from planner.request import DEFAULT_MEMORY_HEADROOM
 from planner.workload import Precision
 
 EXAMPLES = (
@@ -80,7 +81,7 @@ def mem(
     sequence_parallel: SequenceParallelOption = True,
     recompute: RecomputeOption = Granularity.NONE,
     precision: PrecisionOption = Precision.BF16,
-    memory_headroom: HeadroomOption = 0.05,
+    memory_headroom: HeadroomOption = DEFAULT_MEMORY_HEADROOM,
     format_: FormatOption = Format.TEXT,
 ) -> None:
     """Show the memory of one layout, no file needed.

@@ -130,11 +130,10 @@ def plan(
     with watching(show=wants_progress() and not quiet) as watch:
         found = search(inputs.model, inputs.cluster, inputs.request, top=top, watch=watch)
     stopwatch.lap("search")
-    answers = [
-        answer(question, settings, spec=spec, overrides=set_ or (), options=options)
-        for question, settings in questions.items()
-    ]
-    stopwatch.lap("search" if not answers else "other settings")
+    answers = []
+    for question, settings in questions.items():
+        answers.append(answer(question, settings, spec=spec, overrides=set_ or (), options=options))
+        stopwatch.lap(f"search with {question}")
     document = plan_to_text(found)
     # Each is tried whatever becomes of the other: a full disk does not cost the answer, nor a closed pipe the files.
     try:

@@ -1,21 +1,12 @@
 """`shardwright trace`: the predicted step of a plan, for Perfetto."""
 
-import json
-from typing import Annotated
-
-import typer
-
-from cli.options import ForceOption, OutOption, PlanArgument
+from cli.options import ForceOption, IndexOption, OutOption, PlanArgument
 from cli.output import note, print_text, write_files
 from cli.plan_file import pick, read_plan
 
 EXAMPLES = ("shardwright trace run --out run", "shardwright trace run --index 1 > second.json")
 
 TRACE_FILE = "trace.json"
-
-IndexOption = Annotated[
-    int, typer.Option("--index", min=0, help="Which layout of the plan: 0 is the best, 1 the first runner-up.")
-]
 
 
 def trace(plan: PlanArgument, index: IndexOption = 0, out: OutOption = None, *, force: ForceOption = False) -> None:
@@ -26,13 +17,12 @@ def trace(plan: PlanArgument, index: IndexOption = 0, out: OutOption = None, *, 
     """
     from planner.described import evaluation_of
     from planner.report import layout_in_words
-    from planner.trace import trace_document
+    from planner.trace import trace_document, trace_text
 
     found = read_plan(plan)
     layout = pick(found, index, path=plan).layout
     title = f"{found.model.name} on {found.cluster.name}: {layout_in_words(layout)}"
-    document = trace_document(evaluation_of(found, layout), layout, title=title)
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False).replace('},{"name"', '},\n{"name"') + "\n"
+    text = trace_text(trace_document(evaluation_of(found, layout), layout, title=title))
     if out is None:
         print_text(text)
         return

@@ -78,16 +78,12 @@ def nodes_named(name: str, *, num_gpus: int, num_nodes: int) -> Cluster:
     per_node, left = divmod(num_gpus, num_nodes)
     if left or per_node == 0:
         raise ValueError(f"{num_gpus} GPUs cannot fill {num_nodes} nodes alike")
-    if per_node == cluster.gpus_per_node or (num_nodes == 1 and num_gpus <= _inside(cluster)):
+    if per_node == cluster.gpus_per_node or (num_nodes == 1 and num_gpus <= cluster.largest_inside):
         return cluster
     if per_node > max(MOST_IN_NODE, cluster.gpus_per_node):
         raise ValueError(f"{num_gpus} GPUs do not stand on {num_nodes} nodes of {cluster.gpus_per_node}")
     _, preset, device = next(entry for entry in _MACHINES if re.search(entry[0], name.lower()))
     return _resized(preset, device, per_node, num_nodes)
-
-
-def _inside(cluster: Cluster) -> int:
-    return max(cluster.gpus_per_node, cluster.fast_domain_size)
 
 
 @lru_cache(maxsize=256)

@@ -93,9 +93,9 @@ class OperationPredictor:
         match self.kind:
             case Kind.COLLECTIVES:
                 found = collective_row(row)
-                inside = found.shape.sizes[0] <= found.cluster.gpus_per_node
+                inside = found.shape.sizes[0] <= found.cluster.largest_inside
                 if inside and self.tables.basis is Basis.NODES_LEFT_OUT:
-                    raise ValueError("it ran on one node: collectives across nodes say nothing of it")
+                    raise ValueError("it ran inside a node: collectives across nodes say nothing of it")
                 return found
             case Kind.MOE_EXCHANGE:
                 raise ValueError(

@@ -4,8 +4,9 @@ A building block is the six passes of one micro-batch on every rank: forward, in
 stage r on the way down and of the stage 2 p - 1 - r on the way back up. Repeated every six passes it fills every rank,
 if no two passes of a rank fall on the same time modulo six; what a rank then keeps alive is what its two stages' passes
 lie apart. A block is given by four strides between neighbouring ranks (down, up, and the gradients of both) and by
-the waits between them. All strides up to `MOST_STRIDE` and all waits are tried: V-Min is the block that keeps least,
-V-Half the fastest that keeps at most half of 1F1B's activations and one micro-batch more.
+the waits between them. All strides up to `MOST_STRIDE` and all waits are looked at, and the `MOST_SIMULATED` blocks
+that keep least are simulated: of these V-Min is the one that keeps least, V-Half the fastest that keeps at most half of
+the activations of 1F1B and one micro-batch more.
 
 The block's times are of passes that are all alike; the order that they give is run with whatever times there are.
 """

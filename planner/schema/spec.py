@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from planner.documents import Document
-from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
+from planner.request import DEFAULT_MEMORY_HEADROOM, Bounds, Constraints, Objective, PlanRequest, Target
 from planner.schema.document_lengths import DocumentsFile, read_lengths
 from planner.schema.field_types import (
     DIMENSIONS,
@@ -52,14 +52,6 @@ from planner.workload import (
 )
 
 SCHEMA = 1
-
-DEFAULT_MEMORY_HEADROOM = 0.05
-"""Fraction of each GPU's memory left free unless the user says otherwise.
-
-A choice, not a measurement. The closest published per-rank estimates missed the measured peak by 1 % and by 7 %
-(58.6 for 58.0 and 66.6 for 62.3 GiB on H100, issue 18 of mlc-ai/pith-train), so a plan that fills the memory to the
-last byte is a plan that may not run.
-"""
 
 
 def _kind(value: object) -> object:

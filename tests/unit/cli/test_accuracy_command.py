@@ -151,7 +151,7 @@ def test_collectives_are_left_out_by_their_nodes(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["accuracy", str(path), "--left-out", "nodes", "--format", "json"])
     document = json.loads(result.stdout)
     inside, across = document["rows"][:20], document["rows"][20:]
-    assert all("it ran on one node" in row["error"] for row in inside)
+    assert all("it ran inside a node" in row["error"] for row in inside)
     assert {row["source"] for row in across} == {"extrapolated"}
     for row, found in zip(across, analytic[20:], strict=True):
         # One octave of nodes beyond what was measured, a residual fades to 2^(-1/4) of itself.

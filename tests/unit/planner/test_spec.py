@@ -4,8 +4,8 @@ import pytest
 
 from planner.documents import parse_document
 from planner.errors import InputError
-from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
-from planner.schema.spec import DEFAULT_MEMORY_HEADROOM, read_request
+from planner.request import DEFAULT_MEMORY_HEADROOM, Bounds, Constraints, Objective, PlanRequest, Target
+from planner.schema.spec import read_request
 from planner.workload import (
     MAX_LENGTH,
     AttentionKernel,
