@@ -13,7 +13,6 @@ import numpy as np
 
 from planner.candidates import Pricer, layout_at
 from planner.layout import Layout, even_counts, stages_from_counts
-from planner.memory import memory_ledger, peak_memory_bytes
 from planner.points import IntArray, Points, Scope, distinct_columns
 from planner.request import Bounds, Constraints
 from planner.space import enumerate_layouts
@@ -63,7 +62,7 @@ def baseline_layout(pricer: Pricer, cluster: Cluster, *, unpinned: Points | None
     for index in np.lexsort(order):
         layout = layout_at(points, int(index), table)
         layout = replace(layout, stages=stages_from_counts(even_counts(table.model.num_layers, layout.pp)))
-        if peak_memory_bytes(memory_ledger(pricer.place(layout))) <= pricer.limit_bytes:
+        if pricer.prices(layout).peak_bytes(layout) <= pricer.limit_bytes:
             return layout
     return None
 

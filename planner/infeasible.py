@@ -17,6 +17,7 @@ from planner.layers import build_graph
 from planner.layout import Layout, degrees_text
 from planner.memory import memory_limit_bytes
 from planner.plan import Infeasible, PlannedLayout, Relaxation
+from planner.point_prices import PointPrices
 from planner.points import Points, Scope, distinct_columns
 from planner.request import Constraints, PlanRequest
 from planner.space import Space, enumerate_layouts
@@ -145,7 +146,7 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
             relaxations=tuple(_relaxations(question)),
         )
     layout = _nearest(question, space)
-    seconds = Pricer(question.table(space), limit_bytes=question.limit_bytes).step_seconds(layout)
+    seconds = PointPrices(question.table(space), layout).step_seconds(layout)
     nearest = planned(layout, step_seconds=seconds, bound_seconds=seconds)
     shortfall = nearest.peak_memory_bytes - question.limit_bytes
     return Infeasible(

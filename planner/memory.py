@@ -19,7 +19,7 @@ from planner.communication import num_moments, shard_ranks
 from planner.graph import LossReduction, Saved, Work
 from planner.habits import PLANNED, Fsdp, Habits, LossHabit
 from planner.layout import Layout, Schedule, Stage
-from planner.placement import PlacedModel, RankModel
+from planner.placement import PlacedModel, RankModel, StageContents
 from planner.plan import MemoryLine, Phase
 from planner.schedules.orders import operation_order, peak_activation_bytes
 from planner.shard import Elements
@@ -132,34 +132,64 @@ def _activation_peaks(
 def memory_ledger(placed: PlacedModel, habits: Habits = PLANNED) -> tuple[MemoryLine, ...]:
     """Return every line of every pipeline rank's memory, as a framework of `habits` keeps it."""
     layout = placed.layout
-    peaks = _activation_peaks(
+    peaks = _peaks_of_stages(placed)
+    return tuple(
+        MemoryLine(
+            rank=layout.first_global_rank(pipeline_rank),
+            phase=phase,
+            term=term.name,
+            num_bytes=term.num_bytes,
+            source=term.source,
+        )
+        for pipeline_rank in range(layout.pp)
+        for phase, terms in _phases(placed, pipeline_rank, peaks[pipeline_rank], habits)
+        for term in terms
+    )
+
+
+def placed_peak_bytes(placed: PlacedModel) -> int:
+    """Return `peak_memory_bytes` of the ledger, each distinct rank written once.
+
+    Ranks of equal stages with equal activations differ only where the first and the last one do.
+    """
+    layout = placed.layout
+    peaks = _peaks_of_stages(placed)
+    distinct: dict[tuple[int, bool, bool, tuple[StageContents, ...]], int] = {}
+    for pipeline_rank, activation_bytes in enumerate(peaks):
+        contents = tuple(placed.rank_model.contents(stage) for stage in layout.chunks(pipeline_rank))
+        key = (activation_bytes, pipeline_rank == 0, pipeline_rank == layout.pp - 1, contents)
+        distinct.setdefault(key, pipeline_rank)
+    return max(
+        sum(term.num_bytes for term in terms)
+        for pipeline_rank in distinct.values()
+        for _, terms in _phases(placed, pipeline_rank, peaks[pipeline_rank], PLANNED)
+    )
+
+
+def _peaks_of_stages(placed: PlacedModel) -> tuple[int, ...]:
+    """Return what the saved tensors of each pipeline rank take at most."""
+    layout = placed.layout
+    return _activation_peaks(
         layout.schedule,
         layout.pp,
         layout.vpp,
         layout.num_microbatches,
         tuple(chunk_activation_bytes(placed, stage) for stage in layout.stages),
     )
-    lines: list[MemoryLine] = []
-    for pipeline_rank in range(layout.pp):
-        always = _permanent_terms(placed, pipeline_rank, habits)
-        moments = _moment_terms(placed, pipeline_rank, habits)
-        dynamic = _dynamic_terms(placed, pipeline_rank, peaks[pipeline_rank], habits)
-        for phase, terms in (
-            (Phase.INITIALISATION, always),
-            (Phase.FORWARD_BACKWARD, [*always, *moments, *dynamic]),
-            (Phase.OPTIMIZER_STEP, [*always, *moments, *_update_terms(placed, pipeline_rank, habits)]),
-        ):
-            lines += [
-                MemoryLine(
-                    rank=layout.first_global_rank(pipeline_rank),
-                    phase=phase,
-                    term=term.name,
-                    num_bytes=term.num_bytes,
-                    source=term.source,
-                )
-                for term in terms
-            ]
-    return tuple(lines)
+
+
+def _phases(
+    placed: PlacedModel, pipeline_rank: int, activation_bytes: int, habits: Habits
+) -> "tuple[tuple[Phase, list[_Term]], ...]":
+    """Return what one pipeline rank holds in each phase."""
+    always = _permanent_terms(placed, pipeline_rank, habits)
+    moments = _moment_terms(placed, pipeline_rank, habits)
+    dynamic = _dynamic_terms(placed, pipeline_rank, activation_bytes, habits)
+    return (
+        (Phase.INITIALISATION, always),
+        (Phase.FORWARD_BACKWARD, [*always, *moments, *dynamic]),
+        (Phase.OPTIMIZER_STEP, [*always, *moments, *_update_terms(placed, pipeline_rank, habits)]),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from planner.placement import place
 from planner.plan import Plan, PlannedLayout, SearchSummary, Status
 from planner.points import Points, Scope
 from planner.request import Constraints, Objective, PlanRequest
+from planner.settle import settle
 from planner.space import Space, dimensions, enumerate_layouts, recompute_choices
 from planner.specs import ModelSpec
 from planner.targets import framework_of
@@ -38,7 +39,7 @@ from solvers.errors import SolverError
 
 Watch = Callable[[str, int, int], None]
 
-MAX_VISITED = 600
+MAX_VISITED = 5_000
 """Points looked at exactly before the search stops with what it has; a count, so that equal inputs give equal plans."""
 
 OPTIMALITY_GAP = 1e-6
@@ -180,7 +181,7 @@ def search(  # noqa: PLR0913 - what is planned, and how
         thumb = baseline_layout(pricer, cluster)
     baseline = None
     if thumb is not None:
-        seconds = pricer.step_seconds(thumb)
+        seconds = pricer.prices(thumb).step_seconds(thumb)
         baseline = planned(thumb, step_seconds=seconds, bound_seconds=seconds)
         _require_sound(baseline, model, cluster, replace(request, constraints=Constraints()))
     best = plans[0].step_seconds
@@ -377,10 +378,13 @@ def _settled(
         if not found or point.proved_seconds >= found[0].step_seconds:
             open_seconds = min(open_seconds, point.proved_seconds)
             continue
-        settled = pricer.settle(point.layout, bound=point.bound, best_seconds=found[0].step_seconds)
-        if settled is None or (settled.better is not None and refused(settled.better.layout) is not None):
+        best_seconds = found[0].step_seconds
+        settled = settle(pricer, point.layout, bound=point.bound, best_seconds=best_seconds)
+        if settled.better is None:
+            open_seconds = min(open_seconds, max(point.proved_seconds, settled.bound_seconds))
+        elif refused(settled.better.layout) is not None:
             open_seconds = min(open_seconds, point.proved_seconds)
-        elif settled.better is not None:
+        else:
             _insert(found, settled.better)
     return open_seconds
 

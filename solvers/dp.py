@@ -28,6 +28,7 @@ fastest, could no longer be part of a better path.
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import TypeVar
 
@@ -167,6 +168,20 @@ class Peaks:
         uncounted_S = self.own_weight_S < 1.0
         value_SJN[uncounted_S] = np.where(np.isfinite(value_SJN[uncounted_S]), 0.0, np.inf)
         return value_SJN
+
+
+def least_sum(problem: Problem, value_SJN: FloatArray) -> float:
+    """Return the least, over all choices of boundaries within memory, of a sum over the stages.
+
+    Args:
+        problem: The problem; every stage has a rank of its own.
+        value_SJN: What the n layers before layer j are worth on each stage, for any number of layers.
+
+    Raises:
+        SolverError: The Pareto sets grew beyond the limit.
+    """
+    fits_SJN = np.isfinite(_costs_SJN(problem, value_SJN.shape[2] - 1, Limits()))
+    return _least_total(np.where(fits_SJN, value_SJN, np.inf), np.inf)[0]
 
 
 def _bound_with_segment_of(problem: Problem, num_layers: int) -> float:
@@ -322,7 +337,16 @@ def _segment_sums_JN(values_L: NDArray[_Number], longest: int) -> NDArray[_Numbe
 def _before_JN(values_J: FloatArray, longest: int) -> FloatArray:
     """Return the value n layers before j; infinite where n > j."""
     padded = np.concatenate((np.full(longest, np.inf), values_J))
-    return sliding_window_view(padded, longest + 1)[:, ::-1]
+    before_JN: FloatArray = padded[_index_before_JN(len(values_J), longest)]
+    return before_JN
+
+
+@lru_cache(maxsize=64)
+def _index_before_JN(size: int, longest: int) -> NDArray[np.intp]:
+    """Return where the value n layers before j stands behind `longest` entries of padding."""
+    index_JN: NDArray[np.intp] = np.arange(size)[:, np.newaxis] + longest - np.arange(longest + 1)
+    index_JN.setflags(write=False)
+    return index_JN
 
 
 def _start_J(num_layers: int) -> FloatArray:

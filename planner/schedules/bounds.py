@@ -1,92 +1,16 @@
-"""Lower bounds on the span of a pipeline schedule, cheaper than running it.
+"""A lower bound on the span of a pipeline schedule that holds however the model is cut into stages.
 
-`lower_bound_seconds` is for known stage times; `any_split_bound_seconds` needs only the work of the whole model and
-holds however that work is cut into stages. Arrays name their axes as in `planner.schedules.simulate`, and
-
-    M  milestones of one rank: its first or last forward or backward pass of each chunk
-    X  layouts
+Axis X: layouts.
 """
-
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.schedules.orders import IntArray, OperationOrder
-from planner.schedules.simulate import FloatArray, StageTimes, operation_seconds
+from planner.schedules.simulate import FloatArray
 
 # A bound and the simulated span add the same times in different orders. A sum of n terms is off by at most n units in
 # the last place (2.2e-16, relative), and no path has more than about 10,000 operations.
 ROUNDING = 1e-11
-
-
-def lower_bound_seconds(order: OperationOrder, times: StageTimes) -> float:
-    """Return a time that `simulate` never undercuts.
-
-    Every path of operations that wait for one another is a lower bound. The paths tried, for every rank, are these:
-    from the start of the step straight to the rank with micro-batch 0 (down through the forward passes, or to the end
-    of the model and back through the backward passes); then all operations of that rank up to one of micro-batch
-    m - 1; then straight to the end of the step with that micro-batch. The step starts with the first forward and ends
-    with the last backward of stage 0, both on rank 0, so that its span is at least as long as any such path.
-
-    With uniform stages and no transfers the longest of these paths is the span, `(m + pp - 1) (F + B)` with 1F1B.
-
-    Raises:
-        ValueError: The times are not for as many stages as the order has.
-
-    """
-    seconds = operation_seconds(order, times)
-    first_RM, last_RM = _milestones_RM(order)
-    head_RM, tail_RM = _heads_and_tails_RM(order, times)
-    # Time of the rank from its first start to the end of each operation, if it never waited.
-    through_RK = np.cumsum(seconds.gap_before_RK + seconds.duration_RK, axis=1)
-    before_RM = np.take_along_axis(through_RK - seconds.duration_RK, first_RM, axis=1)
-    after_RM = np.take_along_axis(through_RK, last_RM, axis=1)
-    path_RMM = (head_RM - before_RM)[:, :, np.newaxis] + (after_RM + tail_RM)[:, np.newaxis, :]
-    runs_RMM = first_RM[:, :, np.newaxis] <= last_RM[:, np.newaxis, :]
-    return float(path_RMM[runs_RMM].max()) * (1.0 - ROUNDING)
-
-
-@lru_cache(maxsize=128)
-def _milestones_RM(order: OperationOrder) -> tuple[IntArray, IntArray]:
-    """Return the positions of micro-batch 0 and of micro-batch m - 1: forward of each chunk, then backward of each."""
-    kind_RK = order.chunk_RK + order.vpp * order.is_backward_RK
-    positions: list[IntArray] = []
-    for microbatch in (0, order.num_microbatches - 1):
-        rank_N, position_N = np.nonzero(order.microbatch_RK == microbatch)
-        position_RM = np.empty((order.pp, 2 * order.vpp), dtype=np.int64)
-        position_RM[rank_N, kind_RK[rank_N, position_N]] = position_N
-        positions.append(position_RM)
-    return positions[0], positions[1]
-
-
-def _heads_and_tails_RM(order: OperationOrder, times: StageTimes) -> tuple[FloatArray, FloatArray]:
-    """Return the shortest time before each first milestone starts, and after each last milestone ends."""
-    zeros = (0.0,) * order.num_stages
-    forward_V = np.array(times.forward_seconds_V)
-    backward_V = np.array(times.backward_seconds_V)
-    first_forward_V = forward_V + np.array(times.first_forward_extra_seconds_V or zeros)
-    # Transfer into each stage from the one before it.
-    into_V = np.array([0.0, *(times.transfer_seconds_E or zeros[1:])])
-    transfers_before_V = np.cumsum(into_V)
-    all_transfers = transfers_before_V[-1]
-    transfers_after_V = all_transfers - transfers_before_V
-
-    before_forward_V = np.cumsum(first_forward_V) - first_forward_V + transfers_before_V
-    after_backward_V = np.cumsum(backward_V) - backward_V + transfers_before_V
-    forward_behind_V = forward_V.sum() - np.cumsum(forward_V) + transfers_after_V
-    backward_behind_V = backward_V.sum() - np.cumsum(backward_V) + transfers_after_V
-
-    def by_rank(forward_V: FloatArray, backward_V: FloatArray) -> FloatArray:
-        forward_RC = forward_V.reshape(order.vpp, order.pp).T
-        backward_RC = backward_V.reshape(order.vpp, order.pp).T
-        return np.concatenate([forward_RC, backward_RC], axis=1)
-
-    head_RM = by_rank(before_forward_V, first_forward_V.sum() + all_transfers + backward_behind_V)
-    tail_RM = by_rank(forward_behind_V + backward_V.sum() + all_transfers, after_backward_V)
-    if times.last_backward_extra_seconds_V:
-        tail_RM = tail_RM + times.last_backward_extra_seconds_V[0]
-    return head_RM, tail_RM
 
 
 def any_split_bound_seconds(

@@ -16,7 +16,6 @@ from planner.costs import CostTable
 from planner.evaluate import evaluate
 from planner.layers import build_graph
 from planner.layout import Layout, even_counts, stages_from_counts
-from planner.memory import memory_ledger, peak_memory_bytes
 from planner.placement import place
 from planner.points import Points, Scope
 from planner.request import Bounds, Constraints
@@ -104,25 +103,12 @@ def test_the_searchs_price_and_peak_equal_the_independent_ones(space: PricedSpac
         layout = space.layout(index)
         placed = place(space.model, space.graph, layout, space.workload, space.capabilities)
         checked = evaluate(placed, AnalyticCostModel(two_node_cluster()))
-        searched = space.pricer.step_seconds(layout)
+        searched = space.pricer.prices(layout).step_seconds(layout)
         assert abs(searched - checked.step_seconds) <= 1e-9 * checked.step_seconds, (
             f"{space.model.name}: searched at {searched} s, evaluated at {checked.step_seconds} s, {layout}"
         )
-        peak = peak_memory_bytes(memory_ledger(space.pricer.place(layout)))
+        peak = space.pricer.prices(layout).peak_bytes(layout)
         assert peak == checked.peak_memory_bytes, f"{space.model.name}: {layout}"
-
-
-@settings(max_examples=10, deadline=None)
-@given(space=spaces(), data=st.data())
-def test_a_split_that_the_search_finds_has_the_peak_that_the_ledger_says(
-    space: PricedSpace, data: st.DataObject
-) -> None:
-    assume(len(space.points) > 0)
-    for index in data.draw(st.lists(st.integers(0, len(space.points) - 1), min_size=1, max_size=4)):
-        split = space.pricer.split(layout_at(space.points, index, space.table))
-        assert split is not None, "everything fits into this much memory"
-        placed = place(space.model, space.graph, split.layout, space.workload, space.capabilities)
-        assert split.peak_memory_bytes == evaluate(placed, space.cost_model).peak_memory_bytes
 
 
 @st.composite
@@ -145,8 +131,8 @@ def splits(draw: st.DrawFn) -> tuple[PricedSpace, int, Layout]:
 @given(drawn=splits())
 def test_no_bound_of_a_point_lies_above_a_split_of_it_that_just_fits(drawn: tuple[PricedSpace, int, Layout]) -> None:
     space, index, layout = drawn
-    seconds = space.pricer.step_seconds(layout)
-    limit = peak_memory_bytes(memory_ledger(space.pricer.place(layout)))
+    seconds = space.pricer.prices(layout).step_seconds(layout)
+    limit = space.pricer.prices(layout).peak_bytes(layout)
     alone = space.points.where(np.array([index]))
     where = f"{space.model.name} in {space.workload.precision}: {layout}"
     assert space.table.fits_X(alone, limit_bytes=limit)[0], f"ruled out for memory, but {limit} bytes do: {where}"

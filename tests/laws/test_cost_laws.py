@@ -19,7 +19,7 @@ LAWS = settings(max_examples=40, deadline=None, derandomize=True)
 @given(placed=placed_layouts())
 def test_the_searchs_price_equals_the_independent_one(placed: tuple[SmallSpace, Layout]) -> None:
     space, layout = placed
-    searched = space.pricer().step_seconds(layout)
+    searched = space.pricer().prices(layout).step_seconds(layout)
     checked = evaluate(space.place(layout), AnalyticCostModel(space.cluster)).step_seconds
     assert abs(searched - checked) <= 1e-9 * checked
 

@@ -1,4 +1,4 @@
-from itertools import product
+from itertools import accumulate, product
 
 import numpy as np
 import pytest
@@ -214,6 +214,30 @@ def test_the_least_peak_is_that_of_the_best_of_all_partitions_within_memory(seed
     for value, counts in found:
         assert value == pytest.approx(peak_of(problem, counts, weights, extras), rel=1e-12)
     assert peaks.splits_below(limit, at_most=len(below) - 1) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_least_sum_is_the_least_of_all_splits_that_fit(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    layers, stages = int(generator.integers(1, 7)), int(generator.integers(1, 4))
+    problem = chain(
+        generator.integers(1, 9, size=(layers, 1)).tolist(),
+        num_stages=stages,
+        static_bytes_LO=generator.integers(0, 4, size=(layers, 1)),
+        capacity_bytes_R=generator.integers(1, 12, size=stages),
+    )
+    value_SJN = generator.random((stages, layers + 1, layers + 1))
+    sums = [
+        sum(
+            value_SJN[stage, end, count]
+            for stage, (end, count) in enumerate(zip(accumulate(counts), counts, strict=True))
+        )
+        for counts in product(range(layers + 1), repeat=stages)
+        if sum(counts) == layers
+        and all(low <= count for low, count in zip(problem.min_layers_S, counts, strict=True))
+        and fits(problem, counts)
+    ]
+    assert dp.least_sum(problem, value_SJN) == pytest.approx(min(sums, default=np.inf), rel=1e-12)
 
 
 def fits(problem: Problem, counts: tuple[int, ...]) -> bool:

@@ -1,0 +1,210 @@
+"""What the splits of one point cost, from the cost table: the step times that the search compares.
+
+Stage times come from the table, equal layers counted, not walked; `planner.evaluate` walks them again. Stages of one
+point that hold the same are priced once.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from planner.communication import (
+    DataParallelTraffic,
+    TimedTraffic,
+    data_parallel_traffic,
+    exposed_seconds,
+    gradient_norm_reduction,
+    optimizer_traffic,
+    overlapped_transfer_seconds,
+    tied_embedding_reduction,
+    transfer,
+)
+from planner.costs import CostTable
+from planner.layout import Layout, Stage
+from planner.memory import placed_peak_bytes
+from planner.placement import PlacedModel, StageContents
+from planner.schedules.simulate import StageTimes
+from planner.schedules.span import span_seconds
+from planner.sharding import sharding_of
+from profiles.ops import Collective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSeconds:
+    """What one micro-batch costs on one virtual stage.
+
+    Args:
+        forward: Forward pass.
+        backward: Backward pass, recomputation included.
+        first_forward_extra: What the first forward pass of a step takes more.
+        last_backward_extra: What keeps the rank busy behind the last backward pass.
+    """
+
+    forward: float
+    backward: float
+    first_forward_extra: float
+    last_backward_extra: float
+
+
+class PointPrices:
+    """Prices splits of one point.
+
+    Args:
+        table: Costs of the space.
+        point: The point; where its layers lie does not matter.
+    """
+
+    def __init__(self, table: CostTable, point: Layout) -> None:
+        self.table = table
+        self.point = point
+        divisor = table.capabilities.vocab_divisor
+        self.costs = table.shape(sharding_of(point, table.workload, vocab_divisor=divisor))
+        self._stages: dict[StageContents, StageSeconds] = {}
+        self._optimizers: dict[tuple[int, int], float] = {}
+
+    def place(self, layout: Layout) -> PlacedModel:
+        """Return the model under a split of the point."""
+        return PlacedModel(
+            model=self.table.model,
+            rank_model=self.costs.rank_model,
+            layout=layout,
+            workload=self.table.workload,
+            capabilities=self.table.capabilities,
+        )
+
+    def peak_bytes(self, layout: Layout) -> int:
+        """Return the exact peak of a split."""
+        return placed_peak_bytes(self.place(layout))
+
+    def step_seconds(self, layout: Layout) -> float:
+        """Return the simulated time of one step of a split."""
+        return self.pipeline_seconds(layout) + self.tail_seconds(layout)
+
+    def pipeline_seconds(self, layout: Layout) -> float:
+        """Return the simulated time up to the end of the last rank's passes and their extras."""
+        return span_seconds(
+            layout.schedule,
+            pp=layout.pp,
+            vpp=layout.vpp,
+            num_microbatches=layout.num_microbatches,
+            times=self.times(layout),
+        )
+
+    def times(self, layout: Layout) -> StageTimes:
+        """Return what the passes and transfers of a split take."""
+        stages = [self.stage(stage) for stage in layout.stages]
+        beside_V = self._beside_seconds_V
+        return StageTimes(
+            forward_seconds_V=tuple(stage.forward + added for stage, added in zip(stages, beside_V, strict=True)),
+            backward_seconds_V=tuple(stage.backward + added for stage, added in zip(stages, beside_V, strict=True)),
+            transfer_seconds_E=self.transfer_seconds_E,
+            blocking_transfers=layout.pp > 1 and not layout.overlap.p2p,
+            first_forward_extra_seconds_V=tuple(stage.first_forward_extra for stage in stages),
+            last_backward_extra_seconds_V=tuple(stage.last_backward_extra for stage in stages),
+        )
+
+    @cached_property
+    def transfer_seconds_E(self) -> tuple[float, ...]:
+        """Return the time of a transfer over each boundary between virtual stages."""
+        point = self.point
+        of_rank = [
+            self._collective_seconds(
+                transfer(
+                    point,
+                    pipeline_rank=rank,
+                    stream_bytes=self.costs.rank_model.stream_bytes,
+                    capabilities=self.table.capabilities,
+                )
+            )
+            for rank in range(min(point.pp, point.pp * point.vpp - 1))
+        ]
+        return tuple(of_rank[boundary % point.pp] for boundary in range(point.pp * point.vpp - 1))
+
+    @cached_property
+    def _beside_seconds_V(self) -> tuple[float, ...]:
+        """Return what the passes of each virtual stage lose to the transfers beside them."""
+        return tuple(
+            overlapped_transfer_seconds(
+                self.transfer_seconds_E,
+                stage=stage,
+                layout=self.point,
+                slowdown=self.table.cost_model.transfer_slowdown,
+            )
+            for stage in range(self.point.pp * self.point.vpp)
+        )
+
+    def stage(self, stage: Stage) -> StageSeconds:
+        """Return the times of one virtual stage."""
+        contents = self.costs.rank_model.contents(stage)
+        found = self._stages.get(contents)
+        if found is None:
+            found = self._stages[contents] = self._priced(stage, contents)
+        return found
+
+    def _priced(self, stage: Stage, contents: StageContents) -> StageSeconds:
+        costs, point = self.costs, self.point
+        choice = costs.choice_of(point.recompute)
+        forward = sum(n * block.forward_seconds for n, block in zip(contents.counts_D, costs.blocks_D, strict=True))
+        backward = sum(
+            n * block.backward_seconds_R[choice] for n, block in zip(contents.counts_D, costs.blocks_D, strict=True)
+        )
+        backward += min(point.recompute.num_layers or 0, stage.num_layers) * costs.whole_layer_seconds
+        if stage.has_embedding:
+            forward += costs.embedding.forward_seconds
+            backward += costs.embedding.backward_seconds_R[choice]
+        if stage.has_head:
+            forward += costs.head.forward_seconds
+            backward += costs.head.backward_seconds_R[choice]
+        trainable = costs.rank_model.stage_elements(stage, pp=point.pp, trainable=True)
+        everything = costs.rank_model.stage_elements(stage, pp=point.pp)
+        traffic = data_parallel_traffic(
+            trainable, point, self.table.workload, everything=everything, capabilities=self.table.capabilities
+        )
+        reduce, gather, again = (
+            self._timed(sum(self._collective_seconds(part) for part in parts), traffic)
+            for parts in (traffic.reduce, traffic.gather, traffic.gather_again)
+        )
+        overlap = point.overlap
+        gathered = exposed_seconds(gather, beside_seconds=forward, overlapped=overlap.param_gather)
+        gathered_again = exposed_seconds(again, beside_seconds=backward, overlapped=overlap.param_gather)
+        reduced = exposed_seconds(reduce, beside_seconds=backward, overlapped=overlap.grad_reduce)
+        # Once a step, or (gradients or weights sharded too) for every micro-batch.
+        every_forward = gathered if point.zero_stage == 3 else 0.0
+        every_backward = reduced if point.zero_stage >= 2 else 0.0
+        if point.zero_stage == 3:
+            every_backward += gathered_again
+        return StageSeconds(
+            forward=forward + every_forward,
+            backward=backward + every_backward,
+            first_forward_extra=0.0 if point.zero_stage == 3 else gathered,
+            last_backward_extra=0.0 if point.zero_stage >= 2 else reduced,
+        )
+
+    def _collective_seconds(self, collective: Collective) -> float:
+        return self.table.cost_model.collective(collective).seconds
+
+    def _timed(self, seconds: float, traffic: DataParallelTraffic) -> TimedTraffic:
+        return TimedTraffic(
+            seconds=seconds,
+            num_buckets=traffic.num_buckets,
+            slowdown=self.table.cost_model.overlap_slowdown,
+        )
+
+    def tail_seconds(self, layout: Layout) -> float:
+        """Return what all ranks of a split wait for behind the last backward pass."""
+        placed = self.place(layout)
+        of_ranks = {placed.elements(rank, trainable=True) for rank in range(layout.pp)}
+        slowest = 0.0
+        for elements in of_ranks:
+            key = (elements.dense, elements.expert)
+            if key not in self._optimizers:
+                step = optimizer_traffic(elements, layout, self.table.workload)
+                self._optimizers[key] = self.table.cost_model.compute(step).seconds
+            slowest = max(slowest, self._optimizers[key])
+        return self._tail_communication_seconds + slowest
+
+    @cached_property
+    def _tail_communication_seconds(self) -> float:
+        seconds = self._collective_seconds(gradient_norm_reduction(self.point))
+        shared = self.costs.rank_model.shared_table_elements
+        reduction = tied_embedding_reduction(shared, self.point, self.table.workload)
+        return seconds if reduction is None else seconds + self._collective_seconds(reduction)

@@ -1,0 +1,68 @@
+"""How long a pipeline takes, without running every micro-batch.
+
+In their steady phase 1F1B and the interleaved schedule repeat: each period every rank runs one group of micro-batches
+forward and one backward through each of its chunks. Starts are maxima of sums (`planner.schedules.simulate`), so once
+every operation of a period has ended one and the same time after its like in the period before, it does so in every
+period that follows: the recurrence commutes with adding a constant (Baccelli, Cohen, Olsder and Quadrat,
+"Synchronization and Linearity", 1992, chapter 3). A step with more micro-batches is then longer by that time for each
+group more.
+
+A short step is simulated, twice as long until the last periods of its steady phase repeat, or until it is the whole
+step. Every operation waits for ones of its own period or of the two before it; both of these are compared.
+"""
+
+from planner.layout import Schedule
+from planner.schedules.orders import num_warmup, operation_order
+from planner.schedules.simulate import StageTimes, Timeline, simulate
+
+COMPARED_PERIODS = 2
+"""Periods that must repeat the ones before them."""
+
+REPEAT_TOLERANCE = 1e-11
+"""By which share of a period the times of its operations may differ from those of the one before and count as equal:
+sums of a few thousand terms, rounded."""
+
+
+def span_seconds(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int, times: StageTimes) -> float:
+    """Return when the last rank of `simulate` ends, its last extra included.
+
+    Args:
+        schedule: The schedule.
+        pp: Pipeline ranks.
+        vpp: Chunks of each rank.
+        num_microbatches: Micro-batches of the step.
+        times: What one micro-batch costs on each virtual stage.
+
+    Raises:
+        ValueError: The schedule does not run at these degrees, or the times are not for as many stages.
+    """
+    group = pp if schedule is Schedule.INTERLEAVED else 1
+    # Rank 0 leads by the most groups; the compared periods, those before them and one in which to settle come behind.
+    lead = num_warmup(schedule, pp=pp, vpp=vpp, num_microbatches=num_microbatches, rank=0)
+    short = group * (-(-lead // (group * vpp)) + COMPARED_PERIODS + 2)
+    while short < num_microbatches:
+        timeline = simulate(operation_order(schedule, pp=pp, vpp=vpp, num_microbatches=short), times)
+        period_seconds = _period_seconds(timeline, schedule, group=group)
+        if period_seconds is not None:
+            more = (num_microbatches - short) // group
+            return float(timeline.rank_end_seconds_R.max()) + more * period_seconds
+        short *= 2
+    order = operation_order(schedule, pp=pp, vpp=vpp, num_microbatches=num_microbatches)
+    return float(simulate(order, times).rank_end_seconds_R.max())
+
+
+def _period_seconds(timeline: Timeline, schedule: Schedule, *, group: int) -> float | None:
+    """Return the time of a period, where the last ones of the steady phase take equally long on every rank."""
+    order = timeline.order
+    pairs = group * order.vpp
+    total = order.num_microbatches * order.vpp
+    found: float | None = None
+    for rank, end_K in enumerate(timeline.end_seconds_RK):
+        warmup = num_warmup(schedule, pp=order.pp, vpp=order.vpp, num_microbatches=order.num_microbatches, rank=rank)
+        stop = 2 * total - warmup
+        start = stop - 2 * pairs * COMPARED_PERIODS
+        gained_K = end_K[start:stop] - end_K[start - 2 * pairs : stop - 2 * pairs]
+        found = float(gained_K[-1]) if found is None else found
+        if (abs(gained_K - found) > REPEAT_TOLERANCE * found).any():
+            return None
+    return found
