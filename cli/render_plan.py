@@ -136,7 +136,18 @@ def verdict(plan: Plan) -> tuple[Block, ...]:
             line = Line(f"Feasible, not proven optimal by {plan.objective.value}{_gap(plan)}.")
         case Status.INFEASIBLE:
             line = Line("Infeasible: no layout fits.", Style.BAD)
-    return (Blank(), line, Line(saw))
+    return (Blank(), line, Line(saw), *_uneven(plan))
+
+
+def _uneven(plan: Plan) -> tuple[Line, ...]:
+    """Return what is known of interleaved stages that are less even than they could be."""
+    bound_seconds = plan.search.uneven_bound_seconds
+    if bound_seconds is None or not plan.plans:
+        return ()
+    most = percent(1.0 - bound_seconds / plan.plans[0].step_seconds)
+    return (
+        Line(f"Interleaved stages: as even as can be, then moved layer by layer; others may be up to {most} better."),
+    )
 
 
 def _gap(plan: Plan) -> str:

@@ -44,11 +44,13 @@ class Bounds:
 
     Args:
         work_seconds_X: Forward and backward of one micro-batch through the whole model.
-        pipeline_seconds_X: The pipeline, whatever the split.
+        any_split_seconds_X: The pipeline, whatever the split.
+        pipeline_seconds_X: The pipeline of the splits that are searched.
         tail_seconds_X: Gradient norm and optimizer step, whatever the split.
     """
 
     work_seconds_X: FloatArray
+    any_split_seconds_X: FloatArray
     pipeline_seconds_X: FloatArray
     tail_seconds_X: FloatArray
 
@@ -250,7 +252,13 @@ class CostTable:
     def bounds(self, points: Points, *, limit_bytes: int) -> Bounds:
         """Return times that no split of each point undercuts that fits into `limit_bytes`."""
         if not len(points):
-            return Bounds(work_seconds_X=np.zeros(0), pipeline_seconds_X=np.zeros(0), tail_seconds_X=np.zeros(0))
+            nothing_X = np.zeros(0)
+            return Bounds(
+                work_seconds_X=nothing_X,
+                any_split_seconds_X=nothing_X,
+                pipeline_seconds_X=nothing_X,
+                tail_seconds_X=nothing_X,
+            )
         shapes, shape_X = self.shapes_of(points)
         work_SR = np.stack([shape.work_seconds_R for shape in shapes])
         again_S = np.array([shape.whole_layer_seconds for shape in shapes])
@@ -273,6 +281,7 @@ class CostTable:
         of_busiest_X = np.where(known_X, micro_X * busiest_X, plain_X) * (1.0 - SHARE_ROUNDING)
         return Bounds(
             work_seconds_X=work_X,
+            any_split_seconds_X=pipeline_X,
             pipeline_seconds_X=np.maximum(pipeline_X, of_busiest_X),
             tail_seconds_X=self._tail_bound_X(points, shapes, shape_X),
         )

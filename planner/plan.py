@@ -108,6 +108,8 @@ class SearchSummary:
         pruned: Reason to number of points; with `simulated` they add up to `considered`.
         simulated: Points that were priced exactly.
         dimensions: The dimensions that were searched.
+        uneven_bound_seconds: No split of interleaved stages takes less, even or not; None where none can beat the best
+            plan. Of those that might, layers were moved as long as that helped, which proves nothing.
     """
 
     considered: int
@@ -115,6 +117,7 @@ class SearchSummary:
     pruned: Mapping[str, int]
     simulated: int
     dimensions: tuple[str, ...]
+    uneven_bound_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,7 +92,7 @@ class PointPrices:
     def times(self, layout: Layout) -> StageTimes:
         """Return what the passes and transfers of a split take."""
         stages = [self.stage(stage) for stage in layout.stages]
-        beside_V = self._beside_seconds_V
+        beside_V = self.beside_seconds_V
         return StageTimes(
             forward_seconds_V=tuple(stage.forward + added for stage, added in zip(stages, beside_V, strict=True)),
             backward_seconds_V=tuple(stage.backward + added for stage, added in zip(stages, beside_V, strict=True)),
@@ -120,7 +120,7 @@ class PointPrices:
         return tuple(of_rank[boundary % point.pp] for boundary in range(point.pp * point.vpp - 1))
 
     @cached_property
-    def _beside_seconds_V(self) -> tuple[float, ...]:
+    def beside_seconds_V(self) -> tuple[float, ...]:
         """Return what the passes of each virtual stage lose to the transfers beside them."""
         return tuple(
             overlapped_transfer_seconds(

@@ -250,7 +250,7 @@ def operation_seconds(order: OperationOrder, times: StageTimes) -> OperationSeco
 def _program(order: OperationOrder) -> _Program:
     """Return the operations in an order in which each one comes after those that it waits for."""
     num_positions = order.is_backward_RK.shape[1]
-    source_RK = _source_RK(order)
+    source_RK = sources_RK(order)
     sources = source_RK.tolist()
     sequence: list[int] = []
     # Place of each operation in the sequence, from 1; 0 until it has one. The last entry answers for "no source".
@@ -278,7 +278,7 @@ def _program(order: OperationOrder) -> _Program:
     )
 
 
-def _source_RK(order: OperationOrder) -> IntArray:
+def sources_RK(order: OperationOrder) -> IntArray:
     """Return the flat index of the operation whose result each operation needs; -1 for the first forward passes."""
     last = order.num_stages - 1
     stage_RK = order.stage_RK

@@ -11,6 +11,8 @@ A short step is simulated, twice as long until the last periods of its steady ph
 step. Every operation waits for ones of its own period or of the two before it; both of these are compared.
 """
 
+from dataclasses import dataclass
+
 from planner.layout import Schedule
 from planner.schedules.orders import num_warmup, operation_order
 from planner.schedules.simulate import StageTimes, Timeline, simulate
@@ -21,6 +23,28 @@ COMPARED_PERIODS = 2
 REPEAT_TOLERANCE = 1e-11
 """By which share of a period the times of its operations may differ from those of the one before and count as equal:
 sums of a few thousand terms, rounded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steady:
+    """A step of fewer micro-batches, and how often its last period comes again in the whole step.
+
+    Args:
+        timeline: The simulated step.
+        group: Micro-batches of a period.
+        more_periods: Periods that are left out.
+        period_seconds: What each of them takes; 0 where none is left out.
+    """
+
+    timeline: Timeline
+    group: int
+    more_periods: int
+    period_seconds: float
+
+    @property
+    def span_seconds(self) -> float:
+        """Return when the last rank of the whole step ends, its last extra included."""
+        return float(self.timeline.rank_end_seconds_R.max()) + self.more_periods * self.period_seconds
 
 
 def span_seconds(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int, times: StageTimes) -> float:
@@ -36,6 +60,11 @@ def span_seconds(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int
     Raises:
         ValueError: The schedule does not run at these degrees, or the times are not for as many stages.
     """
+    return steady(schedule, pp=pp, vpp=vpp, num_microbatches=num_microbatches, times=times).span_seconds
+
+
+def steady(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int, times: StageTimes) -> Steady:
+    """Return the shortest step tried whose last periods repeat; arguments and errors are those of `span_seconds`."""
     group = pp if schedule is Schedule.INTERLEAVED else 1
     # Rank 0 leads by the most groups; the compared periods, those before them and one in which to settle come behind.
     lead = num_warmup(schedule, pp=pp, vpp=vpp, num_microbatches=num_microbatches, rank=0)
@@ -45,10 +74,10 @@ def span_seconds(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int
         period_seconds = _period_seconds(timeline, schedule, group=group)
         if period_seconds is not None:
             more = (num_microbatches - short) // group
-            return float(timeline.rank_end_seconds_R.max()) + more * period_seconds
+            return Steady(timeline=timeline, group=group, more_periods=more, period_seconds=period_seconds)
         short *= 2
-    order = operation_order(schedule, pp=pp, vpp=vpp, num_microbatches=num_microbatches)
-    return float(simulate(order, times).rank_end_seconds_R.max())
+    timeline = simulate(operation_order(schedule, pp=pp, vpp=vpp, num_microbatches=num_microbatches), times)
+    return Steady(timeline=timeline, group=group, more_periods=0, period_seconds=0.0)
 
 
 def _period_seconds(timeline: Timeline, schedule: Schedule, *, group: int) -> float | None:

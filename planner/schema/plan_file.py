@@ -189,6 +189,7 @@ class SearchFile(_Mapping):
     pruned: dict[str, Count]
     simulated: Count
     dimensions: tuple[str, ...]
+    uneven_bound_seconds: float | None = None
 
     def to_summary(self) -> SearchSummary:
         """Return the summary."""

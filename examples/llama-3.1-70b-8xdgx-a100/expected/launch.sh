@@ -71,10 +71,11 @@ MEGATRON_ARGS=(
     --micro-batch-size 1
     --global-batch-size 512
     --train-iters 100
-    # Parallelism: tp 4, pp 4, vpp 1, cp 1, dp 4
+    # Parallelism: tp 4, pp 4, vpp 10, cp 1, dp 4
     --tensor-model-parallel-size 4
+    --sequence-parallel
     --pipeline-model-parallel-size 4
-    --pipeline-model-parallel-layout 'Et*18|t*21|t*21|t*20L'
+    --pipeline-model-parallel-layout 'Et*2|t*3|(t*2|)*37tL'
     --context-parallel-size 1
     # Data parallelism
     --use-distributed-optimizer

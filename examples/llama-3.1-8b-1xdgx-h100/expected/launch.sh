@@ -67,10 +67,10 @@ MEGATRON_ARGS=(
     --micro-batch-size 1
     --global-batch-size 128
     --train-iters 100
-    # Parallelism: tp 1, pp 2, vpp 1, cp 2, dp 2
+    # Parallelism: tp 1, pp 2, vpp 4, cp 2, dp 2
     --tensor-model-parallel-size 1
     --pipeline-model-parallel-size 2
-    --pipeline-model-parallel-layout 'Et*17|t*15L'
+    --pipeline-model-parallel-layout 'Et*2|t*4|(t*5|)*5tL'
     --context-parallel-size 2
     --cp-comm-type p2p
     # Data parallelism

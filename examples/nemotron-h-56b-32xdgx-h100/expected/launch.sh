@@ -27,7 +27,7 @@ MEGATRON_ARGS=(
     # Architecture
     --transformer-impl transformer_engine
     --num-layers 118
-    --hybrid-layer-pattern 'M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*|-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M|-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-|M-M-M*-M-M-M-M-M*-M-M-M-M-M-'
+    --hybrid-layer-pattern 'M-M-|M-M*-|M-M-M|-M-M*|-M-M-|M-M-M|*-M-M|-M-M|-M*-M|-M-M-|M-M*-|M-M-M|-M-M*|-M-M-|M-M-M|*-M-M-|M-M-M*|-M-M-|M-M-M|*-M-M|-M-M-|M*-M-|M-M-M|-M-'
     --hidden-size 8192
     --ffn-hidden-size 32768
     --num-attention-heads 64
@@ -68,14 +68,14 @@ MEGATRON_ARGS=(
     --lr-warmup-fraction 0.01
     --weight-decay 0.1
     --clip-grad 1.0
-    # Batch: 96 micro-batches on each of 8 replicas; no token budget given: 100 iterations
+    # Batch: 192 micro-batches on each of 4 replicas; no token budget given: 100 iterations
     --seq-length 8192
     --micro-batch-size 1
     --global-batch-size 768
     --train-iters 100
-    # Parallelism: tp 2, pp 4, vpp 1, cp 4, dp 8
+    # Parallelism: tp 2, pp 8, vpp 3, cp 4, dp 4
     --tensor-model-parallel-size 2
-    --pipeline-model-parallel-size 4
+    --pipeline-model-parallel-size 8
     --context-parallel-size 4
     --cp-comm-type a2a
     # Data parallelism

@@ -82,7 +82,7 @@ MEGATRON_ARGS=(
     # Parallelism: tp 1, pp 8, vpp 6, cp 1, dp 32; experts: etp 1, ep 8, edp 4
     --tensor-model-parallel-size 1
     --pipeline-model-parallel-size 8
-    --pipeline-model-parallel-layout 'Et|(t*2|)*46tL'
+    --pipeline-model-parallel-layout 'Et*2|(t*2|)*6t|(t*2|)*39tL'
     --context-parallel-size 1
     --expert-model-parallel-size 8
     --expert-tensor-parallel-size 1

@@ -41,7 +41,7 @@ def test_a_plan_to_json_and_back_is_the_same_plan(plan: Plan) -> None:
 def test_the_keys_of_a_plan_file_are_stable_and_in_order() -> None:
     data = json.loads(plan_to_text(tiny_plan()))
     assert list(data) == PLAN_KEYS.split()
-    assert list(data["search"]) == ["considered", "legal", "pruned", "simulated", "dimensions"]
+    assert list(data["search"]) == ["considered", "legal", "pruned", "simulated", "dimensions", "uneven_bound_seconds"]
     assert list(data["plans"][0]) == PLANNED_KEYS.split()
     assert list(data["plans"][0]["layout"]) == LAYOUT_KEYS.split()
     assert list(data["inputs"]) == ["model", "cluster", "request"]
@@ -84,19 +84,19 @@ NOT_EDITED = "Plan again; a plan file is not edited by hand."
         (
             '"tp": 2',
             '"tp": "2"',
-            'plan.json:23:15: plans[0].layout.tp: `tp` = "2" is not a whole number.\nGive a whole number.',
+            'plan.json:24:15: plans[0].layout.tp: `tp` = "2" is not a whole number.\nGive a whole number.',
         ),
         (
             '"tp": 2',
             '"tp": 2.0',
-            "plan.json:23:15: plans[0].layout.tp: `tp` = 2.0 is not a whole number.\nGive a whole number.",
+            "plan.json:24:15: plans[0].layout.tp: `tp` = 2.0 is not a whole number.\nGive a whole number.",
         ),
-        ('"tp": 2', '"tp": 0', "plan.json:22:17: plans[0].layout: `layout`: every degree of a layout is at least 1."),
-        ('"pp": 2', '"pp": 3', "plan.json:22:17: plans[0].layout: `layout`: 2 stages given for pp * vpp = 3."),
+        ('"tp": 2', '"tp": 0', "plan.json:23:17: plans[0].layout: `layout`: every degree of a layout is at least 1."),
+        ('"pp": 2', '"pp": 3', "plan.json:23:17: plans[0].layout: `layout`: 2 stages given for pp * vpp = 3."),
         (
             '"zero_stage": 1',
             '"zero_stage": 7',
-            "plan.json:22:17: plans[0].layout: `layout`: zero_stage = 7 is none of 0, 1, 2, 3.",
+            "plan.json:23:17: plans[0].layout: `layout`: zero_stage = 7 is none of 0, 1, 2, 3.",
         ),
         (
             '"schema_version": 1',
@@ -123,7 +123,7 @@ NOT_EDITED = "Plan again; a plan file is not edited by hand."
             '"infeasible": null',
             '"infeasible": {"binding": "x", "shortfall_bytes": 0, "nearest": null, "relaxations": []}',
             (
-                "plan.json:316:17: infeasible: `status` = feasible, but `infeasible` says otherwise.\n"
+                "plan.json:317:17: infeasible: `status` = feasible, but `infeasible` says otherwise.\n"
                 "The reasons are given exactly when nothing fits."
             ),
         ),
@@ -133,22 +133,22 @@ NOT_EDITED = "Plan again; a plan file is not edited by hand."
         (
             '"offload": null',
             '"offload": "cpu"',
-            'plan.json:48:20: plans[0].layout.offload: `offload` = "cpu" is not null.\nGive null.',
+            'plan.json:49:20: plans[0].layout.offload: `offload` = "cpu" is not null.\nGive null.',
         ),
         (
             '"time.gemm":',
             '"time.gmm":',
-            "plan.json:103:18: plans[0].sources: `time.gemm` has no source.\nAdd `time.gemm` to sources.",
+            "plan.json:104:18: plans[0].sources: `time.gemm` has no source.\nAdd `time.gemm` to sources.",
         ),
         (
             '"forward-backward": {',
             '"lunch": {',
-            'plan.json:83:20: plans[0].memory.0.lunch: `lunch` = "lunch" is not a known value.\nAllowed: init',
+            'plan.json:84:20: plans[0].memory.0.lunch: `lunch` = "lunch" is not a known value.\nAllowed: init',
         ),
         (
             '"hidden_size": 64',
             '"hidden_size": 0',
-            f"plan.json:330:22: inputs.model.hidden_size: `hidden_size` = 0 cannot be.\n{NOT_EDITED}",
+            f"plan.json:331:22: inputs.model.hidden_size: `hidden_size` = 0 cannot be.\n{NOT_EDITED}",
         ),
         (
             '"tdp_watts": 500.0',
@@ -166,7 +166,7 @@ NOT_EDITED = "Plan again; a plan file is not edited by hand."
         ('"days_to_train": ', '"days_to_train": 9', f"which gives 0.0014128508391203704.\n{NOT_EDITED}"),
         ('"cost_to_train": ', '"cost_to_train": 9', f"which gives 0.5425347222222222.\n{NOT_EDITED}"),
         ('"mfu":', '"mfv":', "`mfv` is not a known key.\nDid you mean `mfu`? Known keys: layout, step_seconds, "),
-        ('"assumptions": [', '"assumptions": {', "plan.json:113:7: This is not JSON: expected `:`, found `]`."),
+        ('"assumptions": [', '"assumptions": {', "plan.json:114:7: This is not JSON: expected `:`, found `]`."),
     ],
 )
 def test_a_damaged_plan_file_is_an_error_with_its_place(old: str, new: str, message: str) -> None:
@@ -284,7 +284,7 @@ def test_what_follows_from_a_layout_is_in_its_file() -> None:
             '"cp_kind": "ulysses-ring"',
             '"cp_kind": "ring"',
             (
-                'plan.json:29:20: plans[0].layout.cp_kind: `cp_kind` = "ring" does not follow from cp 4, ulysses 2, '
+                'plan.json:30:20: plans[0].layout.cp_kind: `cp_kind` = "ring" does not follow from cp 4, ulysses 2, '
                 f'which give "ulysses-ring".\n{NOT_EDITED}'
             ),
         ),
@@ -293,7 +293,7 @@ def test_what_follows_from_a_layout_is_in_its_file() -> None:
             '"edp": 4',
             '"edp": 2',
             (
-                "plan.json:33:16: plans[0].layout.edp: `edp` = 2 does not follow from tp 2, cp 4, dp 4, ep 4, etp 2, "
+                "plan.json:34:16: plans[0].layout.edp: `edp` = 2 does not follow from tp 2, cp 4, dp 4, ep 4, etp 2, "
                 f"which give 4.\n{NOT_EDITED}"
             ),
         ),
@@ -301,13 +301,13 @@ def test_what_follows_from_a_layout_is_in_its_file() -> None:
             expert_model(),
             '"ulysses": 2',
             '"ulysses": 3',
-            "plan.json:22:17: plans[0].layout: `layout`: ulysses = 3 does not divide cp = 4.",
+            "plan.json:23:17: plans[0].layout: `layout`: ulysses = 3 does not divide cp = 4.",
         ),
         (
             expert_model(),
             '"ep": 4',
             '"ep": 5',
-            "plan.json:22:17: plans[0].layout: `layout`: etp * ep = 10 does not divide tp * cp * dp = 32.",
+            "plan.json:23:17: plans[0].layout: `layout`: etp * ep = 10 does not divide tp * cp * dp = 32.",
         ),
         (
             expert_model(),

@@ -147,7 +147,7 @@ def test_progress_is_reported() -> None:
 
 def test_a_search_that_stops_early_says_so_and_one_that_has_nothing_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tiny_plan()
-    monkeypatch.setattr("planner.search.MAX_VISITED", 1)
+    monkeypatch.setattr("planner.visit.MAX_VISITED", 1)
     early = tiny_plan()
     assert early.search.simulated == 1
     assert early.status is Status.FEASIBLE
@@ -155,5 +155,5 @@ def test_a_search_that_stops_early_says_so_and_one_that_has_nothing_goes_on(monk
     assert early.bound is not None
     assert early.bound <= whole.best.step_seconds <= early.best.step_seconds
     # Where no point fits, all of them are looked at before that is said.
-    monkeypatch.setattr("planner.search.MAX_VISITED", 0)
+    monkeypatch.setattr("planner.visit.MAX_VISITED", 0)
     assert tiny_plan().plans

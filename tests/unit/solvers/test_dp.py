@@ -223,7 +223,7 @@ def test_the_least_sum_is_the_least_of_all_splits_that_fit(seed: int) -> None:
     problem = chain(
         generator.integers(1, 9, size=(layers, 1)).tolist(),
         num_stages=stages,
-        static_bytes_LO=generator.integers(0, 4, size=(layers, 1)),
+        static_bytes_LO=generator.integers(0, 4, size=(layers, 1)).tolist(),
         capacity_bytes_R=generator.integers(1, 12, size=stages),
     )
     value_SJN = generator.random((stages, layers + 1, layers + 1))

@@ -17,15 +17,15 @@ NODES=1
 OUT_OF_MEMORY='(CUDA|HIP) (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|failure [0-9]* ?'"'"'out of memory'"'"''
 RUNS=(
     # Best first, by prediction
-    layout-0-0847a81c
-    layout-1-ed582ce7
-    layout-2-3da04ffc
+    layout-0-c90cd554
+    layout-1-05d1081c
+    layout-2-d3a78bed
 )
 LIMITS_SECONDS=(
     # Of each run
-    1355
-    1362
-    1363
+    1349
+    1349
+    1351
 )
 
 # Whether a run is not made again: it ran out of memory, or ended well on every node.

@@ -1,0 +1,233 @@
+"""Better splits of interleaved stages than the even one: layers move from one virtual stage to another.
+
+Chunks of one rank share its memory and its time, and no dynamic programme over stages knows both; the search proves
+its answer for the split that is as even as the layers allow. From there `improved` moves single layers, from any
+virtual stage to any other, as long as the simulated step gets shorter and fits. With n a split,
+
+    path_j(n)  time of the chain of passes that was the longest under split j, which lasts at least as long under n
+    bound(n)   max over j of path_j(n)
+
+Of all moves the one with the least bound is simulated, which gives another path; once no bound is below the best step,
+no single move helps. A move between stages far apart shifts the layers between them, so that layers stay in order.
+
+`least_seconds` bounds all splits of a point, even or not: with T_r the work of rank r, t_j that of virtual stage j and
+m micro-batches, inequality (2) of `planner.schedules.bounds.any_split_bound_seconds` for the first chunks says
+
+    X >= m T_r + sum of t_j over j < r, and the transfers on that way,
+
+so that a step of X leaves every rank room for so much work, hence for so many whole layers; all must find room.
+
+Arrays name their axes: R ranks, D kinds of layers, V virtual stages, P passes (forward, backward), J and K the stages
+that gain and lose a layer.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from planner.candidates import Candidate, PointBound, Pricer
+from planner.layout import Layout, Stage, stages_from_counts
+from planner.point_prices import PointPrices
+from planner.points import BoolArray
+from planner.schedules.bounds import ROUNDING
+from planner.schedules.critical_path import critical_path
+from planner.schedules.simulate import FloatArray
+
+MOST_SIMULATED = 100
+"""Splits of one point that are simulated at most."""
+
+LEAST_GAIN = 1e-6
+"""By which share a move must shorten a step to be made."""
+
+_HALVINGS = 50
+"""Of the interval that the least step of a point is sought in."""
+
+
+def least_seconds(pricer: Pricer, point: Layout, *, bound: PointBound, ceiling_seconds: float) -> float:
+    """Return a step time that no split of an interleaved point undercuts, memory aside; `ceiling_seconds` at most.
+
+    Where layers differ, every kind must find room in whole layers, and all kinds together in seconds.
+    """
+    prices = pricer.prices(point)
+    costs, micro = prices.costs, point.num_microbatches
+    choice = costs.choice_of(point.recompute)
+    seconds_D = costs.layer_seconds_DR[:, choice]
+    counts_D = np.array(costs.counts_D, dtype=np.float64)
+    ends_R = np.zeros(point.pp)
+    embedding = costs.embedding.forward_seconds + costs.embedding.backward_seconds_R[choice]
+    ends_R[0] += embedding
+    ends_R[-1] += costs.head.forward_seconds + costs.head.backward_seconds_R[choice]
+    again = (point.recompute.num_layers or 0) * costs.whole_layer_seconds
+    beside_R = np.array(prices.beside_seconds_V).reshape(point.vpp, point.pp).sum(axis=0)
+    fixed_R = ends_R + point.vpp * again + 2 * beside_R
+    stage_seconds = float(seconds_D.min()) + again
+    ahead_R = np.arange(point.pp) * stage_seconds + np.where(np.arange(point.pp) > 0, embedding, 0.0)
+    ahead_R[1:] += 2 * np.cumsum(prices.transfer_seconds_E[: point.pp - 1])
+    work = float(counts_D @ seconds_D)
+
+    def has_room(pipeline_seconds: float) -> bool:
+        rooms_R = ((pipeline_seconds - ahead_R) / micro - fixed_R).clip(min=0.0) * (1.0 + ROUNDING)
+        whole_D = np.floor(rooms_R[:, np.newaxis] / seconds_D + ROUNDING).sum(axis=0)
+        return float(rooms_R.sum()) >= work and bool((whole_D >= counts_D).all())
+
+    low, high = 0.0, max(ceiling_seconds - bound.tail_seconds, 0.0)
+    if not has_room(high):
+        return ceiling_seconds
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if has_room(middle) else (middle, high)
+    return low + bound.tail_seconds
+
+
+def improved(pricer: Pricer, candidate: Candidate) -> Candidate:
+    """Return the best split of an interleaved point that moves of single layers lead to from the candidate's."""
+    prices, best = pricer.prices(candidate.point), candidate
+    paths = [_Path.of(prices, best.layout)]
+    moves = _Moves(prices, best.layout, paths)
+    tried = {best.layout.stages}
+    for _ in range(MOST_SIMULATED):
+        ceiling = best.step_seconds * (1.0 - LEAST_GAIN)
+        split = moves.most_promising(tried, pipeline_ceiling=ceiling)
+        if split is None:
+            break
+        tried.add(split.stages)
+        paths.append(_Path.of(prices, split))
+        step_seconds = paths[-1].span_seconds + prices.tail_seconds(split)
+        peak_bytes = prices.peak_bytes(split) if step_seconds < ceiling else 0
+        if step_seconds < ceiling and peak_bytes <= pricer.limit_bytes:
+            best = replace(best, layout=split, step_seconds=step_seconds, peak_memory_bytes=peak_bytes)
+            moves = _Moves(prices, split, paths)
+        else:
+            moves.add(paths[-1])
+    return replace(best, lower_bound_seconds=min(best.lower_bound_seconds, best.step_seconds))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Path:
+    """The longest chain of passes of one split.
+
+    Args:
+        span_seconds: The pipeline of that split.
+        beside_seconds: What is on the chain beside passes.
+        weight_PV: How often the forward and the backward pass of each virtual stage are on it.
+    """
+
+    span_seconds: float
+    beside_seconds: float
+    weight_PV: FloatArray
+
+    @classmethod
+    def of(cls, prices: PointPrices, split: Layout) -> "_Path":
+        """Return the longest chain of a split."""
+        times = prices.times(split)
+        found = critical_path(
+            split.schedule, pp=split.pp, vpp=split.vpp, num_microbatches=split.num_microbatches, times=times
+        )
+        weight_PV = np.stack([found.forward_V, found.backward_V])
+        passes = float((weight_PV * [times.forward_seconds_V, times.backward_seconds_V]).sum())
+        return cls(span_seconds=found.span_seconds, beside_seconds=found.span_seconds - passes, weight_PV=weight_PV)
+
+
+class _Moves:
+    """The moves of single layers from one split, each with the bound that known paths give it.
+
+    Args:
+        prices: Prices splits of the point.
+        split: Where the layers are now.
+        paths: Longest chains of this split and of others.
+    """
+
+    def __init__(self, prices: PointPrices, split: Layout, paths: list[_Path]) -> None:
+        self._split = split
+        times = prices.times(split)
+        self._now_PV = np.array([times.forward_seconds_V, times.backward_seconds_V])
+        self._changes = tuple(_Changes.of(prices, split, towards_end=towards_end) for towards_end in (True, False))
+        self._least_JK = np.full((len(split.stages),) * 2, -np.inf)
+        for path in paths:
+            self.add(path)
+
+    def add(self, path: _Path) -> None:
+        """Raise the bounds to what one more path says."""
+        towards_end, towards_begin = (change.bounds_JK(path, self._now_PV) for change in self._changes)
+        self._least_JK = np.maximum(self._least_JK, np.minimum(towards_end, towards_begin))
+
+    def most_promising(self, tried: set[tuple[Stage, ...]], *, pipeline_ceiling: float) -> Layout | None:
+        """Return the move with the least bound; None where none that was not tried has one below the ceiling."""
+        num_stages = len(self._split.stages)
+        for flat in np.argsort(self._least_JK, axis=None, kind="stable"):
+            target, origin = divmod(int(flat), num_stages)
+            if self._least_JK[target, origin] >= pipeline_ceiling:
+                return None
+            counts = [stage.num_layers for stage in self._split.stages]
+            counts[origin] -= 1
+            counts[target] += 1
+            stages = stages_from_counts(tuple(counts))
+            if stages not in tried:
+                return replace(self._split, stages=stages)
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Changes:
+    """What the passes of each virtual stage take more where layers move one way along the chain.
+
+    Towards the end a stage that loses a layer loses its last one, those between shift by one to the front of the
+    chain, and the one that gains a layer gains one in front; towards the beginning the other way round.
+    """
+
+    towards_end: bool
+    lost_PV: FloatArray
+    between_PV: FloatArray
+    gained_PV: FloatArray
+    barred_JK: BoolArray
+
+    @classmethod
+    def of(cls, prices: PointPrices, split: Layout, *, towards_end: bool) -> "_Changes":
+        """Return the changes of one direction."""
+        if towards_end:
+            lost, between, gained = (0, -1), (-1, -1), (-1, 0)
+        else:
+            lost, between, gained = (1, 0), (1, 1), (0, 1)
+
+        def more_PV(begin: int, end: int) -> FloatArray:
+            """Return what passes take more, by stage, if each one's boundaries move so; infinite where it cannot."""
+            return np.array([_more_seconds(prices, split, stage, begin, end) for stage in split.stages]).T
+
+        lost_PV, gained_PV, between_PV = more_PV(*lost), more_PV(*gained), more_PV(*between)
+        between_PV[:, [0, -1]] = 0.0  # never between two stages
+        to_behind_JK = np.tri(len(split.stages), k=-1, dtype=np.bool_)
+        barred_JK = ~(to_behind_JK if towards_end else to_behind_JK.T)
+        barred_JK |= np.isinf(lost_PV[0]) | np.isinf(gained_PV[0])[:, np.newaxis]
+        return cls(
+            towards_end=towards_end,
+            lost_PV=np.where(np.isinf(lost_PV), 0.0, lost_PV),
+            between_PV=between_PV,
+            gained_PV=np.where(np.isinf(gained_PV), 0.0, gained_PV),
+            barred_JK=barred_JK,
+        )
+
+    def bounds_JK(self, path: "_Path", now_PV: FloatArray) -> FloatArray:
+        """Return what a path takes after each move from stage k to stage j; infinite where there is none."""
+        lost_V, between_V, gained_V = (
+            (path.weight_PV * more_PV).sum(axis=0) for more_PV in (self.lost_PV, self.between_PV, self.gained_PV)
+        )
+        passed_V = np.cumsum(between_V)
+        if self.towards_end:
+            shifted_JK = (passed_V - between_V)[:, np.newaxis] - passed_V
+        else:
+            shifted_JK = (passed_V - between_V) - passed_V[:, np.newaxis]
+        value = path.beside_seconds + float((path.weight_PV * now_PV).sum())
+        moved_JK = value + gained_V[:, np.newaxis] + lost_V + shifted_JK
+        return np.where(self.barred_JK, np.inf, moved_JK)
+
+
+def _more_seconds(prices: PointPrices, split: Layout, stage: Stage, begin: int, end: int) -> tuple[float, float]:
+    """Return what both passes of a stage take more if its first layer and the one behind its last move so far."""
+    fewest = max(split.recompute.num_layers or 0, 1)
+    first_layer, num_layers = stage.first_layer + begin, stage.num_layers + end - begin
+    last_layer = prices.table.model.num_layers
+    if num_layers < fewest or first_layer < 0 or first_layer + num_layers > last_layer:
+        return np.inf, np.inf
+    now = prices.stage(stage)
+    then = prices.stage(replace(stage, first_layer=first_layer, num_layers=num_layers))
+    return then.forward - now.forward, then.backward - now.backward

@@ -1,0 +1,265 @@
+"""Visit the points of a space in the order of their bounds, and prove what the best of them is.
+
+Points are priced exactly until no bound is left that could still enter the list of the best. Of each, one split of the
+layers is priced. Then, of the plain pipelines that are still open, every split that might beat the best plan is
+simulated (`planner.settle`); the bound holds for every one of them. Interleaved points stand for the split that is as
+even as the layers allow; others are looked for from there (`planner.uneven`), and bounded apart.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split, layout_at
+from planner.costs import Bounds, CostTable, FloatArray
+from planner.errors import NotExpressibleError
+from planner.layout import Layout
+from planner.points import Points
+from planner.settle import settle
+from planner.space import Space
+from planner.uneven import improved, least_seconds
+
+Watch = Callable[[str, int, int], None]
+
+Refused = Callable[[Layout], NotExpressibleError | None]
+"""Returns why the target has no words for a layout, if it has none."""
+
+MAX_VISITED = 5_000
+"""Points looked at exactly before the search stops with what it has; a count, so that equal inputs give equal plans."""
+
+MOST_IMPROVED = 8
+"""Interleaved points whose layers are moved, those with the best even split."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """What came of visiting the points: candidates by merit, the bound that was proved, and the account of points.
+
+    `unsettled` counts points of which it is not known whether some split fits. `refusal` is what the target has against
+    the first layout that fits and that it has no words for. `uneven_bound_seconds` holds for all splits of interleaved
+    points; None where none of them can beat the best candidate.
+    """
+
+    candidates: tuple[Candidate, ...]
+    bound_seconds: float
+    pruned: dict[str, int]
+    simulated: int
+    unsettled: int
+    refusal: NotExpressibleError | None = None
+    uneven_bound_seconds: float | None = None
+
+
+def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
+    space: Space,
+    table: CostTable,
+    pricer: Pricer,
+    *,
+    start: Layout | None,
+    top: int,
+    watch: Watch,
+    refused: Refused,
+) -> Visit:
+    """Price the points in the order of their bounds, beginning with a placed layout of the space where one is known."""
+    fits_X = table.fits_X(space.points, limit_bytes=pricer.limit_bytes)
+    points = space.points.where(fits_X)
+    pruned: dict[str, int] = {}
+    _count(pruned, "memory: no split of the layers fits", int((~fits_X).sum()) + space.unfit)
+    too_long = space.unsimulated.where(table.fits_X(space.unsimulated, limit_bytes=pricer.limit_bytes))
+    if not len(points):
+        return Visit(candidates=(), bound_seconds=math.inf, pruned=pruned, simulated=0, unsettled=len(too_long))
+    watch("bounding layouts", 0, 1)
+    bounds = table.bounds(points, limit_bytes=pricer.limit_bytes)
+    bound_X = bounds.step_seconds_X
+    found: list[Candidate] = (
+        [] if start is None else [pricer.candidate(start, lower_bound_seconds=float(bound_X.min()))]
+    )
+    open_bound = float(table.bounds(too_long, limit_bytes=pricer.limit_bytes).step_seconds_X.min(initial=math.inf))
+    several: list[_SeveralSplits] = []
+    visited = simulated = exceeded = outbid = 0
+    unsettled = len(too_long)
+    first_refusal: NotExpressibleError | None = None
+    for index in _bound_order(points, bound_X):
+        bound = float(bound_X[index])
+        ceiling = found[top - 1].step_seconds if len(found) >= top else math.inf
+        if bound >= ceiling or (found and visited >= MAX_VISITED):  # that nothing fits must be proved of every point
+            open_bound = min(open_bound, bound)
+            break
+        watch("pricing layouts", visited, min(len(points), MAX_VISITED))
+        visited += 1
+        layout = layout_at(points, int(index), table)
+        known = PointBound(
+            pipeline_seconds=float(bounds.pipeline_seconds_X[index]), tail_seconds=float(bounds.tail_seconds_X[index])
+        )
+        outcome = pricer.price(layout, bound=known, ceiling_seconds=ceiling)
+        if isinstance(outcome, Rejected) and not outcome.fits:
+            exceeded += 1
+            unsettled += math.isfinite(outcome.bound_seconds)
+            open_bound = min(open_bound, outcome.bound_seconds)
+            continue
+        refusal = None if isinstance(outcome, Rejected) else refused(outcome.layout)
+        if refusal is not None:
+            first_refusal = first_refusal or refusal
+            reason = f"{refusal.target}: {refusal.message}"
+            _count(pruned, reason, pruned.get(reason, 0) + 1)
+            continue
+        if not has_single_split(layout):
+            proved = outcome.bound_seconds if isinstance(outcome, Rejected) else outcome.lower_bound_seconds
+            several.append(_SeveralSplits(proved_seconds=proved, layout=layout, bound=known))
+        if isinstance(outcome, Rejected):
+            outbid += 1
+            continue
+        simulated += 1
+        _insert(found, outcome)
+    open_bound = min(open_bound, _settled(several, pricer, found, refused=refused, watch=watch))
+    uneven_bound = _uneven(points, bounds, pricer, found, refused=refused, watch=watch)
+    _count(pruned, "memory: exact bytes exceed the limit", exceeded)
+    _count(pruned, "bound: cannot beat the plans found", len(points) - visited + outbid)
+    best = found[0].step_seconds if found else math.inf
+    return Visit(
+        candidates=tuple(found[:top]),
+        bound_seconds=min(best, open_bound),
+        pruned=pruned,
+        simulated=simulated,
+        unsettled=unsettled,
+        refusal=first_refusal,
+        uneven_bound_seconds=uneven_bound,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SeveralSplits:
+    """A point that was visited, of whose splits one was priced.
+
+    Args:
+        proved_seconds: No split of it that fits takes less.
+        layout: The point.
+        bound: What the space knows of it.
+    """
+
+    proved_seconds: float
+    layout: Layout
+    bound: PointBound
+
+
+def _settled(
+    several: Sequence[_SeveralSplits],
+    pricer: Pricer,
+    found: list[Candidate],
+    *,
+    refused: Refused,
+    watch: Watch,
+) -> float:
+    """Look at every split that may beat the best plan; return what is proved of the points that have too many.
+
+    Args:
+        several: Points whose splits were not all looked at.
+        pricer: Prices them.
+        found: Candidates by merit; what beats the best is added.
+        refused: Returns why the target has no words for a layout, if it has none.
+        watch: Called as the points are looked at.
+    """
+    open_seconds = math.inf
+    for index, point in enumerate(sorted(several, key=lambda entry: entry.proved_seconds)):
+        watch("closing the gap", index, len(several))
+        if not found or point.proved_seconds >= found[0].step_seconds:
+            open_seconds = min(open_seconds, point.proved_seconds)
+            continue
+        best_seconds = found[0].step_seconds
+        settled = settle(pricer, point.layout, bound=point.bound, best_seconds=best_seconds)
+        if settled.better is None:
+            open_seconds = min(open_seconds, max(point.proved_seconds, settled.bound_seconds))
+        elif refused(settled.better.layout) is not None:
+            open_seconds = min(open_seconds, point.proved_seconds)
+        else:
+            _insert(found, settled.better)
+    return open_seconds
+
+
+def _uneven(  # noqa: PLR0913 - the points, what is known of them, and who may refuse
+    points: Points,
+    bounds: Bounds,
+    pricer: Pricer,
+    found: list[Candidate],
+    *,
+    refused: Refused,
+    watch: Watch,
+) -> float | None:
+    """Move layers of the interleaved points that may beat the best plan; return what is proved of all their splits.
+
+    Args:
+        points: Points that fit.
+        bounds: Their bounds.
+        pricer: Prices them.
+        found: Candidates by merit; what is better is added.
+        refused: Returns why the target has no words for a layout, if it has none.
+        watch: Called as the points are looked at.
+    """
+    if not found:
+        return None
+    any_split_X = bounds.any_split_seconds_X + bounds.tail_seconds_X
+    indices = np.flatnonzero((points.vpp_X > 1) & (any_split_X < found[0].step_seconds))
+    open_points: list[tuple[float, PointBound, Layout]] = []
+    for index in indices[np.argsort(bounds.step_seconds_X[indices], kind="stable")].tolist():
+        known = PointBound(
+            pipeline_seconds=float(bounds.pipeline_seconds_X[index]), tail_seconds=float(bounds.tail_seconds_X[index])
+        )
+        point = layout_at(points, index, pricer.table)
+        least = max(
+            float(any_split_X[index]),
+            least_seconds(pricer, point, bound=known, ceiling_seconds=found[0].step_seconds),
+        )
+        if least < found[0].step_seconds:
+            open_points.append((least, known, point))
+    for done, (least, known, point) in enumerate(open_points[:MOST_IMPROVED]):
+        watch("moving layers of interleaved stages", done, min(len(open_points), MOST_IMPROVED))
+        if least >= found[0].step_seconds:
+            continue
+        even = pricer.price(point, bound=known, ceiling_seconds=math.inf)
+        if isinstance(even, Rejected):
+            continue
+        moved = improved(pricer, even)
+        if refused(moved.layout) is None:
+            _insert(found, moved)
+    left = [least for least, *_ in open_points if least < found[0].step_seconds]
+    return min(left, default=None)
+
+
+def _insert(found: list[Candidate], candidate: Candidate) -> None:
+    """Add a candidate at its place; of two that are the same point, the better one stays, with the sharper bound."""
+    same = next((entry for entry in found if entry.point == candidate.point), None)
+    if same is not None:
+        found.remove(same)
+        better = min(same, candidate, key=lambda entry: entry.merit)
+        sharper = max(same.lower_bound_seconds, candidate.lower_bound_seconds)
+        candidate = replace(better, lower_bound_seconds=min(sharper, better.step_seconds))
+    found.append(candidate)
+    found.sort(key=lambda entry: entry.merit)
+
+
+def _count(pruned: dict[str, int], reason: str, number: int) -> None:
+    if number:
+        pruned[reason] = number
+
+
+def _bound_order(points: Points, bound_X: FloatArray) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """Return the points by bound; equal bounds by simplicity, so that the order never depends on the machine."""
+    return np.lexsort(
+        (
+            points.recompute_X,
+            points.zero_stage_X,
+            points.micro_batch_size_X,
+            -points.sequence_parallel_X,
+            points.vpp_X,
+            points.secondary_shard_X,
+            points.state_replicas_X,
+            points.etp_X,
+            points.ep_X,
+            points.ulysses_X,
+            points.cp_X,
+            points.tp_X,
+            points.pp_X,
+            bound_X,
+        )
+    )
