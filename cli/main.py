@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import accuracy, clusters, collect, emit, evaluate, explain, init, mem, models, plan, trace
+from cli.commands import accuracy, clusters, collect, emit, evaluate, explain, init, mem, models, plan, report, trace
 from cli.exits import EXIT_CODES_HELP, ExitCode, guarded, report_bug, report_stream
 from cli.usage import PlainCommand
 
@@ -63,6 +63,7 @@ app.command("explain", cls=PlainCommand, epilog=examples(explain.EXAMPLES))(guar
 app.command("evaluate", cls=PlainCommand, epilog=examples(evaluate.EXAMPLES))(guarded(evaluate.evaluate))
 app.command("mem", cls=PlainCommand, epilog=examples(mem.EXAMPLES))(guarded(mem.mem))
 app.command("trace", cls=PlainCommand, epilog=examples(trace.EXAMPLES))(guarded(trace.trace))
+app.command("report", cls=PlainCommand, epilog=examples(report.EXAMPLES))(guarded(report.report))
 app.command("init", cls=PlainCommand, epilog=examples(init.EXAMPLES))(guarded(init.init))
 app.command("models", cls=PlainCommand, epilog=examples(models.EXAMPLES))(guarded(models.models))
 app.command("clusters", cls=PlainCommand, epilog=examples(clusters.EXAMPLES))(guarded(clusters.clusters))

@@ -1,0 +1,195 @@
+"""The page of a plan: what was planned, how sure that is, the layout in figures and pictures, why not another one."""
+
+from collections.abc import Iterator
+from xml.etree import ElementTree as ET
+
+from cli.render import count, counted, duration, gib, milliseconds, percent
+from cli.render_explain import comparison_facts, limits
+from cli.render_plan import (
+    assumption_blocks,
+    header,
+    infeasible_blocks,
+    layout_facts,
+    objective_value,
+    others_blocks,
+    search_blocks,
+    verdict,
+)
+from cli.report_page.layouts_plot import Point, band_elements, pareto_elements
+from cli.report_page.markup import as_html, block_elements, element, folded, headed
+from cli.report_page.memory_bars import memory_elements
+from cli.report_page.pipeline_picture import pipeline_elements
+from cli.report_page.rank_map import rank_map_elements
+from cli.report_page.style import STYLE
+from cli.report_page.time_bars import time_elements
+from planner.evaluate import Evaluation
+from planner.plan import Plan
+from planner.report import Comparison, compare_all
+
+# A browser that honours it loads nothing, whatever the page says.
+NOTHING_LOADED = "default-src 'none'; style-src 'unsafe-inline'"
+SAME_TIME = 1e-9
+"""Relative difference of two step times that are the same computation on two processors."""
+
+
+def report_page(plan: Plan, evaluation: Evaluation | None) -> str:
+    """Return the page of a plan.
+
+    Args:
+        plan: The plan.
+        evaluation: Its best layout evaluated again, for the timeline; None of a plan that holds no layout.
+    """
+    title = f"{plan.model.name} on {plan.cluster.name}"
+    sections = list(_sections(plan, evaluation))
+    links = [
+        part for section in sections for part in (element("a", _heading(section), href=f"#{section.get('id')}"), " ")
+    ]
+    lead = list(block_elements((*header(plan)[1:], *verdict(plan))))
+    document = element(
+        "html",
+        element(
+            "head",
+            element("meta", charset="utf-8"),
+            element("meta", http_equiv="Content-Security-Policy", content=NOTHING_LOADED),
+            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            element("title", title),
+            element("style", STYLE),
+        ),
+        element(
+            "body",
+            element("h1", title),
+            *block_elements(header(plan)[:1], heading="p"),
+            *lead,
+            *_certificate(plan),
+            *_tiles(plan),
+            element("nav", *links, aria_label="Sections"),
+            element("main", *sections),
+        ),
+        lang="en",
+    )
+    return as_html(document)
+
+
+def _heading(section: ET.Element) -> str:
+    found = section.find("h2")
+    assert found is not None, "every section has a heading"
+    return found.text or ""
+
+
+def _certificate(plan: Plan) -> Iterator[ET.Element]:
+    """Yield what was compared with what, in words."""
+    search = plan.search
+    if plan.bound is not None and plan.gap is not None:
+        bound = objective_value(plan.objective, plan.bound)
+        yield element(
+            "p",
+            f"Bound: no layout searched has a {plan.objective.value} better than {bound}. Gap: {percent(plan.gap)}.",
+        )
+    pruned = sorted(search.pruned.items(), key=lambda entry: (-entry[1], entry[0]))
+    if pruned:
+        reason, number = pruned[0]
+        yield element(
+            "p",
+            f"{counted(sum(search.pruned.values()), 'layout')} fell to {counted(len(pruned), 'reason')}, most "
+            f"({count(number)}) to: {reason}. ",
+            element("a", "All reasons", href="#search"),
+        )
+
+
+def _tiles(plan: Plan) -> Iterator[ET.Element]:
+    """Yield the figures that one looks for first; none without a layout."""
+    if not plan.plans:
+        return
+    best = plan.best
+    tiles = [
+        (
+            "step time",
+            milliseconds(best.step_seconds),
+            "" if plan.certainty is None else " to ".join(map(milliseconds, plan.certainty.band_seconds(best))),
+        ),
+        ("throughput", f"{best.tokens_per_second_per_gpu:,.1f} tokens/s/GPU", f"MFU {percent(best.mfu)}"),
+        ("peak memory", gib(best.peak_memory_bytes), f"of {gib(best.memory_limit_bytes)} usable"),
+    ]
+    if plan.days_to_train is not None:
+        hours = plan.days_to_train * 24 * plan.cluster.world_size
+        tiles.append(("whole run", duration(plan.days_to_train), f"{hours:,.0f} GPU hours"))
+    yield element(
+        "div",
+        *(
+            element("div", element("span", name), element("b", value), element("span", remark), class_="tile")
+            for name, value, remark in tiles
+        ),
+        class_="tiles",
+    )
+
+
+def _sections(plan: Plan, evaluation: Evaluation | None) -> Iterator[ET.Element]:
+    """Yield the sections in reading order."""
+    gpu_bytes = plan.cluster.device.memory_bytes
+    if plan.infeasible is not None:
+        yield headed("Nothing fits", *block_elements(infeasible_blocks(plan.infeasible)), anchor="infeasible")
+        nearest = plan.infeasible.nearest
+        if nearest is not None:
+            memory = memory_elements(nearest.memory, limit_bytes=nearest.memory_limit_bytes, gpu_bytes=gpu_bytes)
+            yield headed("Memory of the closest attempt", *memory, anchor="memory")
+    if plan.plans:
+        assert evaluation is not None, "a plan with a layout comes with its timeline"
+        yield from _best_sections(plan, evaluation)
+    yield headed("Search", *block_elements(search_blocks(plan.search)[2:]), anchor="search")
+    if plan.plans:
+        assumed = assumption_blocks(plan, plan.best)[2:]
+        if assumed:
+            yield headed("Assumptions", *block_elements(assumed), anchor="assumptions")
+
+
+def _best_sections(plan: Plan, evaluation: Evaluation) -> Iterator[ET.Element]:
+    """Yield what is said of the best layout, and of those beside it."""
+    best, points = plan.best, layout_points(plan)
+    limiting = element("ul", *(element("li", text) for text in limits(best)))
+    yield headed("Best layout", *block_elements(layout_facts(plan, best)), limiting, anchor="best")
+    yield headed("Step time and its band", *band_elements(points, plan.certainty), anchor="band")
+    yield headed("Where the time goes", *time_elements(best), anchor="time")
+    memory = memory_elements(
+        best.memory, limit_bytes=best.memory_limit_bytes, gpu_bytes=plan.cluster.device.memory_bytes
+    )
+    yield headed("Memory by rank and phase", *memory, anchor="memory")
+    drawn = pipeline_elements(evaluation, best.layout)
+    yield headed("The step, drawn", *_drift(plan, evaluation), *drawn, anchor="pipeline")
+    nodes = rank_map_elements(best.layout, gpus_per_node=plan.cluster.gpus_per_node, has_experts=plan.model.has_experts)
+    yield headed("Ranks on nodes", *nodes, anchor="ranks")
+    others = [_comparison(comparison) for comparison in compare_all(plan)]
+    yield headed("Runners-up and baseline", *block_elements(others_blocks(plan)[2:]), *others, anchor="others")
+    yield headed("Memory against time", *pareto_elements(points, limit_bytes=best.memory_limit_bytes), anchor="pareto")
+
+
+def _comparison(comparison: Comparison) -> ET.Element:
+    """Return one other layout, to open: what differs, and which terms change by how much."""
+    title = "Against the " + _name(comparison)
+    return folded(title, *block_elements(comparison_facts(comparison)))
+
+
+def _name(comparison: Comparison) -> str:
+    """Return "runner-up 1", "baseline" or both."""
+    names = [f"runner-up {comparison.index}"] if comparison.index is not None else []
+    return ", ".join([*names, *(["baseline"] * comparison.is_baseline)])
+
+
+def layout_points(plan: Plan) -> tuple[Point, ...]:
+    """Return every layout of a plan as a point, the best first."""
+    points = [Point(label="best", seconds=plan.best.step_seconds, num_bytes=plan.best.peak_memory_bytes)]
+    for comparison in compare_all(plan):
+        planned = comparison.planned
+        points.append(Point(label=_name(comparison), seconds=planned.step_seconds, num_bytes=planned.peak_memory_bytes))
+    return tuple(points)
+
+
+def _drift(plan: Plan, evaluation: Evaluation) -> Iterator[ET.Element]:
+    """Yield a warning when the plan was made with other costs than those of today."""
+    planned = plan.best.reevaluated_step_seconds
+    if abs(evaluation.step_seconds - planned) > SAME_TIME * planned:
+        yield element(
+            "p",
+            f"The picture is simulated with today's costs and takes {milliseconds(evaluation.step_seconds)}; the plan, "
+            f"made with others, says {milliseconds(planned)}. Plan again.",
+            class_="bad",
+        )
