@@ -74,7 +74,6 @@ def drawing(title: str, *content: Content, width: float, height: float) -> ET.El
     """Return a picture of fixed size, with what it shows in words for those who do not see it."""
     return element(
         "svg",
-        element("title", title),
         *content,
         viewBox=f"0 0 {number(width)} {number(height)}",
         width=width,

@@ -127,7 +127,7 @@ def _sections(plan: Plan, evaluation: Evaluation | None) -> Iterator[ET.Element]
     """Yield the sections in reading order."""
     gpu_bytes = plan.cluster.device.memory_bytes
     if plan.infeasible is not None:
-        yield headed("Nothing fits", *block_elements(infeasible_blocks(plan.infeasible)), anchor="infeasible")
+        yield headed("Why nothing fits", *block_elements(infeasible_blocks(plan.infeasible)[2:]), anchor="infeasible")
         nearest = plan.infeasible.nearest
         if nearest is not None:
             memory = memory_elements(nearest.memory, limit_bytes=nearest.memory_limit_bytes, gpu_bytes=gpu_bytes)

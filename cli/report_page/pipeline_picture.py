@@ -86,10 +86,23 @@ def pipeline_elements(evaluation: Evaluation, layout: Layout) -> tuple[ET.Elemen
             figures.append(element("h3", f"{what} {milliseconds(stretch.seconds)}"))
         figures.append(_picture(evaluation, layout, stretch))
     return (
+        *_busiest(evaluation),
         _legend(layout),
         element("figure", *figures, element("figcaption", _left_out(timeline, drawn))),
         *_tables(evaluation, layout),
     )
+
+
+def _busiest(evaluation: Evaluation) -> Iterator[ET.Element]:
+    """Yield how much of the step the pipeline rank with most work is at it; nothing without a pipeline."""
+    timeline = evaluation.timeline
+    if timeline.order.pp > 1:
+        share = float(timeline.busy_seconds_R[timeline.busiest_rank]) / evaluation.step_seconds
+        yield element(
+            "p",
+            f"Pipeline rank {timeline.busiest_rank} has most work: passes take {percent(share)} of its step. The rest is "
+            "bubble, transfers, collectives that nothing hides, and the optimizer.",
+        )
 
 
 def passes_in(timeline: Timeline, stretch: Stretch) -> list[tuple[int, int]]:
@@ -184,7 +197,7 @@ def _passes(
                 continue
             chunk = int(order.chunk_RK[rank, position])
             if chunk:
-                # Later chunks are paler, down to half.
+                # Later chunks are fainter, down to half.
                 stroke.set("stroke-opacity", number(1.0 - 0.5 * chunk / (order.vpp - 1)))
             strokes.append(stroke)
             left, right = scale(max(start, scale.low)), scale(min(end, scale.high))
@@ -194,7 +207,7 @@ def _passes(
         if strokes:
             yield element("g", *strokes, class_=kind)
         if labels:
-            yield element("g", *labels, aria_hidden="true", stroke="none")
+            yield element("g", *labels, aria_hidden="true")
 
 
 def _extras(timeline: Timeline, rank: int, scale: Scale) -> Iterator[ET.Element | None]:
@@ -233,7 +246,7 @@ def _legend(layout: Layout) -> ET.Element:
         items.append(element("li", _key(stroke), words))
     items.append(element("li", _key(element("rect", width=18, height=13, class_="row")), "waiting"))
     if layout.vpp > 1:
-        items.append(element("li", "paler: a later one of the rank's stages"))
+        items.append(element("li", "fainter: a later one of the rank's stages"))
     items.append(element("li", "Numbers are micro-batches; where there is no room for them, hover."))
     return element("ul", *items, class_="legend")
 

@@ -175,13 +175,15 @@ def _span(first: int, last: int, one: str) -> str:
 def _rows_left_out(rows: Sequence[NodeRow]) -> ET.Element:
     nodes = _span(rows[0].nodes.start, rows[-1].nodes[-1], "node")
     ranks = _span(rows[0].pipeline_ranks[0], rows[-1].pipeline_ranks[-1], "pipeline rank")
-    words = f"{ranks[0].upper()}{ranks[1:]}: likewise, {nodes}, {counted(len(rows[0].nodes), 'node')} each row."
+    words = f"{ranks[0].upper()}{ranks[1:]}: likewise, {nodes}, {counted(len(rows[0].nodes), 'node')} each."
     return element("p", words, class_="quiet")
 
 
 def _row(layout: Layout, row: NodeRow, *, gpus_per_node: int, has_experts: bool) -> ET.Element:
     """Return one row of nodes: the first ones, a count, the last one."""
     shown, hidden = _ends(len(row.nodes))
+    # The heading names the pipeline rank where there is but one.
+    told = DENSE_AXES if len(row.pipeline_ranks) > 1 else DENSE_AXES[:-1]
     parts: list[ET.Element] = []
     for position in shown:
         if hidden and position == shown[-1]:
@@ -189,7 +191,7 @@ def _row(layout: Layout, row: NodeRow, *, gpus_per_node: int, has_experts: bool)
             parts.append(element("p", f"+ {counted(len(hidden), 'node')} that look alike: {nodes}", class_="more"))
         node = row.nodes[position]
         ranks = range(node * gpus_per_node, (node + 1) * gpus_per_node)
-        cells = [_gpu(layout, place, has_experts=has_experts) for place in rank_places(layout, ranks)]
+        cells = [_gpu(layout, place, told=told, has_experts=has_experts) for place in rank_places(layout, ranks)]
         parts.append(
             element("div", element("h4", f"node {node}"), element("div", *cells, class_="gpus"), class_="node")
         )
@@ -199,11 +201,11 @@ def _row(layout: Layout, row: NodeRow, *, gpus_per_node: int, has_experts: bool)
     return element("div", title, element("div", *parts, class_="nodes"))
 
 
-def _gpu(layout: Layout, place: RankPlace, *, has_experts: bool) -> ET.Element:
-    """Return one GPU: its rank and its coordinates along all axes that have more than one rank."""
-    lines = [_coordinates(layout, DENSE_AXES, place.dense)]
+def _gpu(layout: Layout, place: RankPlace, *, told: tuple[str, ...], has_experts: bool) -> ET.Element:
+    """Return one GPU: its rank and its coordinates along all axes that are told, if they have more than one rank."""
+    lines = [_coordinates(layout, told, place.dense)]
     if has_experts:
-        lines.append(_coordinates(layout, EXPERT_AXES[:-1], place.expert[:-1]))
+        lines.append(_coordinates(layout, EXPERT_AXES[:-1], place.expert))
     # Neighbouring tensor-parallel groups differ in shade.
     odd = place.rank // layout.tp % 2 == 1
     return element(
@@ -216,7 +218,7 @@ def _gpu(layout: Layout, place: RankPlace, *, has_experts: bool) -> ET.Element:
 
 def _coordinates(layout: Layout, axes: Sequence[str], place: Sequence[int]) -> str:
     return " ".join(
-        f"{axis} {coordinate}" for axis, coordinate in zip(axes, place, strict=True) if getattr(layout, axis) > 1
+        f"{axis} {coordinate}" for axis, coordinate in zip(axes, place, strict=False) if getattr(layout, axis) > 1
     )
 
 

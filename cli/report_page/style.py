@@ -40,7 +40,7 @@ table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabula
 th, td { padding: 4px 12px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 thead th { font-weight: 600; color: var(--quiet); vertical-align: bottom; }
 tbody th { font-weight: 400; white-space: nowrap; }
-th.num, td.num { text-align: right; white-space: nowrap; }
+th.num, td.num { text-align: right; } td.num { white-space: nowrap; }
 details { margin: 10px 0; } summary { cursor: pointer; color: var(--link); }
 figure { margin: 12px 0; }
 svg { display: block; font: 11px system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif; fill: var(--ink); }
@@ -60,8 +60,8 @@ svg .stack { stroke: var(--paper); stroke-width: .5; }
 svg .row { fill: var(--idle); }
 svg .forward { stroke: var(--forward); } svg .backward { stroke: var(--backward); }
 svg .reduce { stroke: var(--reduce); } svg .tail { stroke: var(--tail); }
-svg .in-forward { fill: #0b2030; text-anchor: middle; pointer-events: none; }
-svg .in-backward { fill: #ffffff; text-anchor: middle; pointer-events: none; }
+svg .in-forward, svg .in-backward { text-anchor: middle; pointer-events: none; paint-order: stroke; stroke-width: 2px; }
+svg .in-forward { fill: #0b2030; stroke: #c9e8fb; } svg .in-backward { fill: #ffffff; stroke: #8a3a00; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 8px 0; font-size: 13px; list-style: none; padding: 0; }
 .rows { display: flex; flex-wrap: wrap; gap: 0 24px; } .rows > p { flex-basis: 100%; }
 .rows h3 { font-size: 14px; margin-top: 12px; }
@@ -79,8 +79,8 @@ svg .in-backward { fill: #ffffff; text-anchor: middle; pointer-events: none; }
 @media print { :root { color-scheme: light; --paper: #ffffff; --ink: #000000; --quiet: #444444; --line: #bbbbbb;
   --panel: #ffffff; --idle: #e4e8ec; --link: #000000; --good: #116329; --bad: #a40e26; --mark: #0072b2; }
   body { max-width: none; padding: 0; font-size: 12px; -webkit-print-color-adjust: exact; print-color-adjust: exact; }
-  nav { display: none; } .scroll { overflow: visible; } svg { max-width: 100%; height: auto; }
-  table { font-size: 10px; } th, td { padding-right: 6px; } tr, .tile, .node { break-inside: avoid; }
+  nav { display: none; } .scroll { overflow: visible; } .rows { display: block; } svg { max-width: 100%; height: auto; }
+  table { font-size: 9px; } th, td { padding: 2px 5px 2px 0; } tr, .tile, .node { break-inside: avoid; }
   h2, h3, summary { break-after: avoid; } details::details-content { content-visibility: visible; height: auto; } }
 """
 

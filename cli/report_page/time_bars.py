@@ -7,7 +7,7 @@ from cli.report_page.markup import Content, drawing, element, grid_element, sour
 from planner.plan import PlannedLayout
 from planner.report import time_terms
 
-BAR_WIDTH, BAR_HEIGHT = 260.0, 14.0
+BAR_WIDTH, BAR_HEIGHT = 200.0, 14.0
 
 
 def time_elements(planned: PlannedLayout) -> tuple[ET.Element, ...]:
