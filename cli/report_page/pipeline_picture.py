@@ -100,8 +100,8 @@ def _busiest(evaluation: Evaluation) -> Iterator[ET.Element]:
         share = float(timeline.busy_seconds_R[timeline.busiest_rank]) / evaluation.step_seconds
         yield element(
             "p",
-            f"Pipeline rank {timeline.busiest_rank} has most work: passes take {percent(share)} of its step. The rest is "
-            "bubble, transfers, collectives that nothing hides, and the optimizer.",
+            f"Pipeline rank {timeline.busiest_rank} has most work. Passes take {percent(share)} of its step; the rest"
+            " is bubble, transfers, collectives that nothing hides and the optimizer.",
         )
 
 

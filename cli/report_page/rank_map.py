@@ -233,7 +233,7 @@ def _axis_tables(layout: Layout, *, gpus_per_node: int, has_experts: bool) -> tu
             (
                 axis.name,
                 count(axis.size),
-                count(axis.distance),
+                str(axis.distance),
                 "inside a node" if axis.most_nodes == 1 else f"up to {counted(axis.most_nodes, 'node')}",
                 _members(axis.members),
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("numpy", "ortools", "pulp", "torch", "pydantic", "scipy", "ruamel", "networkx", "rich")
-COMMANDS = ("plan", "emit", "explain", "mem", "init", "models", "clusters", "collect")
+COMMANDS = ("plan", "emit", "explain", "mem", "init", "models", "clusters", "collect", "report")
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -1,0 +1,82 @@
+"""`shardwright report` prints or writes one page, and never over another file unasked."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from planner.schema.plan import plan_to_text
+from tests.pages import read_page
+from tests.unit.cli.samples import infeasible_plan, sample_plan
+
+RUNNER = CliRunner()
+TIMES = re.compile(r"\b\d{1,2}:\d\d\b|\b20\d\d-\d\d-\d\d\b")
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.json"
+    path.write_text(plan_to_text(sample_plan()))
+    return path
+
+
+def test_the_page_is_printed_or_written_with_the_same_bytes(plan_file: Path, tmp_path: Path) -> None:
+    printed = RUNNER.invoke(app, ["report", str(plan_file)])
+    assert (printed.exit_code, printed.stderr) == (0, "")
+    target = tmp_path / "report.html"
+    # A directory with a plan.json in it is a plan too.
+    written = RUNNER.invoke(app, ["report", str(tmp_path), "--out", str(target)])
+    assert (written.exit_code, written.stdout, written.stderr) == (0, f"{target}\n", "Open it in a browser.\n")
+    assert target.read_text(encoding="utf-8") == printed.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "report.html"]
+
+
+def test_the_page_holds_no_time_of_day(plan_file: Path) -> None:
+    page = read_page(RUNNER.invoke(app, ["report", str(plan_file)]).stdout)
+    (body,) = page.all("body")
+    assert not TIMES.search(body.text)
+
+
+def test_a_file_that_is_there_is_kept_unless_forced(plan_file: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    target.write_text("mine")
+    refused = RUNNER.invoke(app, ["report", str(plan_file), "--out", str(target)])
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        f"error: {target}: There is already such a file.\nName another file, or overwrite it with --force.\n"
+    )
+    assert target.read_text() == "mine"
+    assert RUNNER.invoke(app, ["report", str(plan_file), "--out", str(target), "--force"]).exit_code == 0
+    assert target.read_text().startswith("<!DOCTYPE html>\n")
+
+
+def test_a_directory_is_no_file(plan_file: Path, tmp_path: Path) -> None:
+    refused = RUNNER.invoke(app, ["report", str(plan_file), "--out", str(tmp_path), "--force"])
+    assert refused.exit_code == 2
+    assert refused.stderr == f"error: {tmp_path}: This is a directory.\nName a file.\n"
+
+
+def test_nothing_is_left_behind_where_it_cannot_be_written(plan_file: Path, tmp_path: Path) -> None:
+    refused = RUNNER.invoke(app, ["report", str(plan_file), "--out", str(tmp_path / "none" / "report.html")])
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(f"error: {tmp_path}/none/report.html: The file cannot be written: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_a_plan_without_a_layout_has_a_page_too(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(plan_to_text(infeasible_plan()))
+    result = RUNNER.invoke(app, ["report", str(path)])
+    assert result.exit_code == 0
+    page = read_page(result.stdout)
+    assert [line.text for line in page.with_class("bad")] == ["Infeasible: no layout fits."]
+
+
+def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("workload: {}\n")
+    refused = RUNNER.invoke(app, ["report", str(path)])
+    assert refused.exit_code == 2
+    assert "This is a spec, not a plan." in refused.stderr
