@@ -88,7 +88,7 @@ def pipeline_elements(evaluation: Evaluation, layout: Layout) -> tuple[ET.Elemen
     return (
         *_busiest(evaluation),
         _legend(layout),
-        element("figure", *figures, element("figcaption", _left_out(timeline, drawn))),
+        element("figure", *figures, element("figcaption", *_left_out(timeline, drawn))),
         *_tables(evaluation, layout),
     )
 
@@ -111,17 +111,28 @@ def passes_in(timeline: Timeline, stretch: Stretch) -> list[tuple[int, int]]:
     return [(rank, position) for rank, position in np.argwhere(shown_RK).tolist()]
 
 
-def _left_out(timeline: Timeline, drawn: tuple[Stretch, ...]) -> str:
-    """Return how many passes are drawn, and which time is left out."""
+def _left_out(timeline: Timeline, drawn: tuple[Stretch, ...]) -> Iterator[str]:
+    """Yield how many passes are drawn, which time is left out, and what does not fit beside the text."""
     every = timeline.start_seconds_RK.size
     if len(drawn) == 1:
-        return f"All {count(every)} passes of the step are drawn."
-    first, last = drawn
-    shown = {entry for stretch in drawn for entry in passes_in(timeline, stretch)}
-    return (
-        f"{count(len(shown))} of {count(every)} passes are drawn. Left out: {count(every - len(shown))} passes from "
-        f"{milliseconds(first.end_seconds)} to {milliseconds(last.start_seconds)}; `shardwright trace` writes them all."
-    )
+        yield f"All {count(every)} passes of the step are drawn."
+    else:
+        first, last = drawn
+        shown = {entry for stretch in drawn for entry in passes_in(timeline, stretch)}
+        hidden = count(every - len(shown))
+        yield (
+            f"{count(len(shown))} of {count(every)} passes are drawn. Left out: {hidden} passes from "
+            f"{milliseconds(first.end_seconds)} to {milliseconds(last.start_seconds)}; `shardwright trace` writes them "
+            "all."
+        )
+    if any(_width(timeline, stretch) > WIDTH for stretch in drawn):
+        yield " The picture is wider than the text: scroll it sideways."
+
+
+def _width(timeline: Timeline, stretch: Stretch) -> float:
+    """Return how wide a stretch is drawn."""
+    typical = float(np.median(timeline.end_seconds_RK - timeline.start_seconds_RK))
+    return min(WIDEST, max(WIDTH, stretch.seconds / typical * NARROWEST_PASS))
 
 
 def _row_height(pp: int) -> float:
@@ -131,8 +142,7 @@ def _row_height(pp: int) -> float:
 def _picture(evaluation: Evaluation, layout: Layout, stretch: Stretch) -> ET.Element:
     """Return one stretch of the step."""
     timeline = evaluation.timeline
-    typical = float(np.median(timeline.end_seconds_RK - timeline.start_seconds_RK))
-    width = min(WIDEST, max(WIDTH, stretch.seconds / typical * NARROWEST_PASS))
+    width = _width(timeline, stretch)
     scale = Scale(low=stretch.start_seconds, high=stretch.end_seconds, start=LEFT, end=LEFT + width)
     height = _row_height(layout.pp)
     bottom = TOP + height * layout.pp

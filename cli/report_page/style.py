@@ -44,6 +44,7 @@ th.num, td.num { text-align: right; } td.num { white-space: nowrap; }
 details { margin: 10px 0; } summary { cursor: pointer; color: var(--link); }
 figure { margin: 12px 0; }
 svg { display: block; font: 11px system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif; fill: var(--ink); }
+td > svg { margin-top: 4px; }
 svg.swatch { display: inline-block; vertical-align: -2px; margin-right: 7px; }
 svg .quiet { fill: var(--quiet); }
 svg .halo { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
