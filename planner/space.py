@@ -135,7 +135,8 @@ def recompute_choices(graph: ModelGraph, workload: TrainWorkload, capabilities: 
     """Return the recompute choices worth searching, cheapest in time first; those with modules come as sets.
 
     Recomputing the attention core frees memory only when its scores are kept (an unfused kernel). Of the experts'
-    activation and the whole feed-forward one choice is made; dense and expert layers are recomputed alike.
+    activation and the whole feed-forward one choice is made; dense and expert layers are recomputed alike. Norms count
+    where they are layers of their own (latent attention, experts).
     """
     choices = [Recompute(granularity=Granularity.NONE)]
     if capabilities.selective_recompute:
@@ -152,11 +153,13 @@ def recompute_choices(graph: ModelGraph, workload: TrainWorkload, capabilities: 
         whole = tuple(module for module in (Module.MLP, Module.MOE) if module in present)
         if whole:
             forwards.append(whole)
+        norms: list[tuple[Module, ...]] = [(), (Module.LAYER_NORM,)] if Module.LAYER_NORM in present else [()]
         choices += [
-            Recompute(granularity=Granularity.SELECTIVE, modules=tuple(module.value for module in (*mixer, *forward)))
+            Recompute(granularity=Granularity.SELECTIVE, modules=tuple(module.value for module in modules))
             for forward in forwards
             for mixer in mixers
-            if mixer or forward
+            for norm in norms
+            if (modules := (*mixer, *norm, *forward))
         ]
     choices.append(Recompute(granularity=Granularity.FULL))
     return tuple(choices)

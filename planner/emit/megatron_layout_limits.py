@@ -156,9 +156,10 @@ def _require_recompute(layout: Layout, parts: Parts, workload: TrainWorkload) ->
             f"recompute of {', '.join(absent)}, which the layers do not have.",
             f"They have {', '.join(present)}." if present else "Use recompute none or full.",
         )
-    if Module.MOE_ACTIVATION in recompute.modules and workload.precision is Precision.FP8_DELAYED:
+    scaled_before = [module for module in recompute.modules if module in (Module.MOE_ACTIVATION, Module.LAYER_NORM)]
+    if scaled_before and workload.precision is Precision.FP8_DELAYED:
         refuse(
-            f"recompute of {Module.MOE_ACTIVATION} with precision {workload.precision}.",
+            f"recompute of {scaled_before[0]} with precision {workload.precision}.",
             "Delayed scaling cannot run it again: use another fp8 recipe, or recompute moe.",
         )
 

@@ -84,13 +84,13 @@ MEGATRON_ARGS=(
     --tensor-model-parallel-size 2
     --sequence-parallel
     --pipeline-model-parallel-size 32
-    --pipeline-model-parallel-layout 'Et|(t|)*6(t*2|)*24tL'
+    --pipeline-model-parallel-layout 'Et|(t|)*5(t*2|)*22t|t*2|t*2|tL'
     --context-parallel-size 1
     --expert-model-parallel-size 1
     --expert-tensor-parallel-size 2
     # Recompute: selective
     --recompute-granularity selective
-    --recompute-modules moe_act
+    --recompute-modules layernorm moe_act
     # Data
     --mock-data
     --no-create-attention-mask-in-dataloader

@@ -23,6 +23,7 @@ from planner.space import (
 from planner.specs import BlockRun, ModelSpec
 from planner.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
 from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster
+from tests.kinds import even_workload, graph_of
 
 NONE = Constraints()
 ANY_TP = Constraints(degrees={"tp": Bounds(minimum=1)})
@@ -317,6 +318,16 @@ def test_recomputing_the_attention_core_is_a_choice_only_where_scores_are_kept()
     for found in (flash, unfused):
         assert found[0].granularity is Granularity.NONE
         assert found[-1].granularity is Granularity.FULL
+
+
+def test_norms_that_are_layers_of_their_own_are_recomputed_alone_and_beside_everything_else() -> None:
+    found = [
+        frozenset(choice.modules) for choice in recompute_choices(graph_of("deepseek-v3"), even_workload(), MEGATRON)
+    ]
+    without = [modules for modules in found if "layernorm" not in modules]
+    assert len(set(found)) == len(found) - 1  # nothing and everything name no modules
+    assert {modules | {"layernorm"} for modules in without} == {modules for modules in found if "layernorm" in modules}
+    assert frozenset({"layernorm", "mla_up_proj", "moe_act"}) in found
 
 
 @pytest.mark.parametrize(

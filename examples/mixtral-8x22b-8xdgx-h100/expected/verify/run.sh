@@ -22,15 +22,15 @@ GRACE_SECONDS="${VERIFY_GRACE_SECONDS:-20}"
 OUT_OF_MEMORY='(CUDA|HIP) (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|failure [0-9]* ?'"'"'out of memory'"'"''
 RUNS=(
     # Best first, by prediction
-    layout-0-fde7db55
-    layout-1-8f032a9d
-    layout-2-cc685ec9
+    layout-0-50c5ce3a
+    layout-1-fde7db55
+    layout-2-6ea86173
 )
 LIMITS_SECONDS=(
     # Of each run
     1645
-    1681
-    1683
+    1645
+    1665
 )
 
 # Whether a run is not made again: it ran out of memory, or ended well on every node.

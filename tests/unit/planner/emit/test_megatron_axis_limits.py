@@ -205,12 +205,13 @@ def test_norms_in_front_of_experts_are_layers_of_their_own() -> None:
     assert accepts(MIXTRAL, replace(flat(MIXTRAL, dp=8), recompute=recompute))
 
 
-def test_delayed_scaling_does_not_run_activations_again() -> None:
-    recompute = Recompute(granularity=Granularity.SELECTIVE, modules=("moe_act",))
+@pytest.mark.parametrize("module", ["moe_act", "layernorm"])
+def test_delayed_scaling_does_not_run_activations_and_norms_again(module: str) -> None:
+    recompute = Recompute(granularity=Granularity.SELECTIVE, modules=(module,))
     layout = replace(flat(MIXTRAL, dp=8), recompute=recompute)
     assert accepts(MIXTRAL, layout)
     assert refusal(MIXTRAL, layout, replace(WORKLOAD, precision=Precision.FP8_DELAYED)) == (
-        "recompute of moe_act with precision fp8-delayed."
+        f"recompute of {module} with precision fp8-delayed."
     )
 
 
