@@ -49,6 +49,7 @@ def baseline_layout(pricer: Pricer, cluster: Cluster, *, unpinned: Points | None
         (points.recompute_layers_X == 0)
         & (points.tp_X <= cluster.fast_domain_size)
         & ((points.sequence_parallel_X == 1) | (points.tp_X == 1) | (not table.capabilities.sequence_parallel))
+        & (points.replicas_outermost_X == 0)
         & (points.state_replicas_X == 1)
         & (points.secondary_shard_X == 1)
         & (points.ulysses_X == _fewest_exchanged_X(points))

@@ -87,6 +87,7 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
         etp=int(points.etp_X[index]),
         state_replicas=int(points.state_replicas_X[index]),
         secondary_shard=int(points.secondary_shard_X[index]),
+        replicas_outermost=bool(points.replicas_outermost_X[index]),
         pp=int(points.pp_X[index]),
         vpp=int(points.vpp_X[index]),
         dp=int(points.dp_X[index]),

@@ -48,6 +48,7 @@ class Capabilities:
         tensor_with_context: tp and cp above 1 together.
         pipeline_with_experts: pp above 1 for a model with routed experts.
         tensor_with_experts: tp above 1 for a model with routed experts.
+        replicas_outermost: The stages of a model replica can be neighbours.
         hybrid_sharding: States sharded in groups, each of which holds everything.
         secondary_shard: A second copy of the weights, sharded in a smaller group.
         partial_recompute: Some layers of a stage recomputed whole, the others not.
@@ -91,6 +92,7 @@ class Capabilities:
     tensor_with_context: bool
     pipeline_with_experts: bool
     tensor_with_experts: bool
+    replicas_outermost: bool
     hybrid_sharding: bool
     secondary_shard: bool
     partial_recompute: bool
@@ -139,6 +141,7 @@ MEGATRON = Capabilities(
     tensor_with_context=True,
     pipeline_with_experts=True,
     tensor_with_experts=True,
+    replicas_outermost=True,
     hybrid_sharding=True,
     secondary_shard=False,
     partial_recompute=True,
@@ -205,6 +208,7 @@ DEEPSPEED = Capabilities(
     pipeline_with_experts=True,
     tensor_with_experts=False,
     # `runtime/config.py: _REMOVED_ZERO_CONFIG_KEYS`: `mics_shard_size`.
+    replicas_outermost=False,
     hybrid_sharding=False,
     # `zero_hpz_partition_size`.
     secondary_shard=True,
@@ -258,6 +262,7 @@ ANY = Capabilities(
     tensor_with_context=True,
     pipeline_with_experts=True,
     tensor_with_experts=True,
+    replicas_outermost=True,
     hybrid_sharding=True,
     secondary_shard=True,
     partial_recompute=True,

@@ -44,9 +44,11 @@ class ReplicaGroup:
 def replica_groups(layout: Layout) -> tuple[ReplicaGroup, ReplicaGroup]:
     """Return the replicas of everything but routed experts, and of routed experts."""
     dense, expert = layout.dp * layout.cp, layout.edp
+    # With replicas outermost all stages lie between two of them; cp is 1 then (`planner.validate`).
+    between = layout.replica_distance // (layout.tp * layout.cp)
     return (
-        ReplicaGroup(size=dense, stride=layout.tp, shard=dense // layout.state_replicas),
-        ReplicaGroup(size=expert, stride=layout.etp * layout.ep, shard=expert // layout.state_replicas),
+        ReplicaGroup(size=dense, stride=layout.tp * between, shard=dense // layout.state_replicas),
+        ReplicaGroup(size=expert, stride=layout.etp * layout.ep * between, shard=expert // layout.state_replicas),
     )
 
 
@@ -172,14 +174,15 @@ def transfer(layout: Layout, *, pipeline_rank: int, stream_bytes: int, capabilit
     """
     if capabilities.scattered_transfers and not layout.sequence_parallel:
         stream_bytes = -(-stream_bytes // layout.tp)
-    ranks_per_stage = layout.stage_ranks
     # Every rank of the stage sends at the same time and the slowest pair decides: reach from the first sender to the
-    # last receiver, so that a boundary that any pair crosses is crossed.
-    last_of_stage = ranks_per_stage - 1
+    # last receiver, so that a boundary that any pair crosses is crossed. With replicas outermost that is the stage of
+    # the first replica, which lies in the network as every other does.
+    neighbours = layout.stage_distance
+    last_of_stage = neighbours - 1
     if pipeline_rank + 1 < layout.pp:
-        first, distance = pipeline_rank * ranks_per_stage, ranks_per_stage + last_of_stage
+        first, distance = pipeline_rank * neighbours, neighbours + last_of_stage
     else:
-        first, distance = 0, (layout.pp - 1) * ranks_per_stage + last_of_stage
+        first, distance = 0, (layout.pp - 1) * neighbours + last_of_stage
     return Collective(
         kind=CollectiveKind.SEND_RECV, buffer_bytes=stream_bytes, size=2, stride=distance, first_rank=first
     )
@@ -209,7 +212,7 @@ def tied_embedding_reduction(num_elements: int, layout: Layout, workload: TrainW
         kind=CollectiveKind.ALL_REDUCE,
         buffer_bytes=num_elements * workload.gradient_dtype.num_bytes,
         size=2,
-        stride=(layout.pp - 1) * layout.stage_ranks,
+        stride=(layout.pp - 1) * layout.stage_distance,
     )
 
 

@@ -14,7 +14,15 @@ import numpy as np
 
 from planner.capabilities import ANY, Capabilities
 from planner.communication import shard_ranks
-from planner.layout import Layout, Overlap, Recompute, Schedule, stages_from_counts
+from planner.layout import (
+    REPLICAS_OUTERMOST,
+    STAGES_OUTERMOST,
+    Layout,
+    Overlap,
+    Recompute,
+    Schedule,
+    stages_from_counts,
+)
 from planner.memory import CONTEXT_BYTES, FRAGMENTATION_FRACTION, WORKSPACE_BYTES, head_peak_bytes
 from planner.placement import RankModel
 from planner.shape_costs import ShapeCosts
@@ -43,6 +51,7 @@ def skeleton(  # noqa: PLR0913 - the dimensions of a point
     etp: int = 1,
     state_replicas: int = 1,
     secondary_shard: int = 1,
+    replicas_outermost: bool = False,
     capabilities: Capabilities = ANY,
 ) -> Layout:
     """Return a point of the space as a layout whose layers are not placed yet.
@@ -78,6 +87,7 @@ def skeleton(  # noqa: PLR0913 - the dimensions of a point
         etp=etp,
         state_replicas=state_replicas,
         secondary_shard=secondary_shard,
+        rank_order=REPLICAS_OUTERMOST if replicas_outermost else STAGES_OUTERMOST,
     )
 
 

@@ -7,12 +7,20 @@ The ranks of a pipeline stage form two grids over the same GPUs, as in Megatron-
 
     tp cp dp = etp ep edp, and pp is slowest in both.
 
+In its other order, `tp-cp-ep-pp-dp`, the stages of one model replica are neighbours, and dp (edp) is slowest.
+
 Inside cp the `ulysses` ranks that exchange heads are neighbours, and the rings connect ranks `ulysses` apart. Virtual
 pipeline stage k runs on pipeline rank k mod pp as its chunk k // pp.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+STAGES_OUTERMOST = "tp-cp-ep-dp-pp"
+"""The default order of ranks, fastest axis first."""
+
+REPLICAS_OUTERMOST = "tp-cp-ep-pp-dp"
+"""The order in which the stages of one model replica are neighbours."""
 
 
 class Granularity(StrEnum):
@@ -140,7 +148,7 @@ class Layout:
     etp: int = 1
     state_replicas: int = 1
     secondary_shard: int = 1
-    rank_order: str = "tp-cp-ep-dp-pp"
+    rank_order: str = STAGES_OUTERMOST
 
     def __post_init__(self) -> None:
         """Check what must hold of any layout, whatever the model."""
@@ -194,9 +202,19 @@ class Layout:
         """Return the virtual stages of one pipeline rank, first chunk first."""
         return self.stages[pipeline_rank :: self.pp]
 
+    @property
+    def stage_distance(self) -> int:
+        """Return how far apart a rank and its like on the next pipeline rank are."""
+        return self.tp * self.cp if self.rank_order == REPLICAS_OUTERMOST else self.stage_ranks
+
+    @property
+    def replica_distance(self) -> int:
+        """Return how far apart a rank and its like in the next model replica are."""
+        return self.tp * self.cp * (self.pp if self.rank_order == REPLICAS_OUTERMOST else 1)
+
     def first_global_rank(self, pipeline_rank: int) -> int:
         """Return the lowest global rank of one pipeline rank."""
-        return pipeline_rank * self.stage_ranks
+        return pipeline_rank * self.stage_distance
 
 
 def degrees_text(layout: Layout) -> str:

@@ -50,6 +50,7 @@ class Points:
         dp_X: Data-parallel degree.
         ep_X: Expert-parallel degree.
         etp_X: Tensor-parallel degree of the experts.
+        replicas_outermost_X: 1 where the stages of a model replica are neighbours, else 0.
         vpp_X: Virtual stages per pipeline rank.
         micro_batch_size_X: Sequences of a micro-batch; 0 where the batch does not split over dp.
         num_microbatches_X: Micro-batches of a step on one replica.
@@ -69,6 +70,7 @@ class Points:
     dp_X: IntArray
     ep_X: IntArray
     etp_X: IntArray
+    replicas_outermost_X: IntArray
     vpp_X: IntArray
     micro_batch_size_X: IntArray
     num_microbatches_X: IntArray
@@ -118,7 +120,9 @@ def point_of(**degrees: int) -> Points:
     return Points(**{f"{name}_X": np.array([value], dtype=np.int64) for name, value in columns.items()})
 
 
-_FROM_ZERO = frozenset({"sequence_parallel_X", "zero_stage_X", "recompute_X", "recompute_layers_X"})
+_FROM_ZERO = frozenset(
+    {"replicas_outermost_X", "sequence_parallel_X", "zero_stage_X", "recompute_X", "recompute_layers_X"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,14 +9,24 @@ from itertools import groupby
 
 from planner.graph import graph_parameters
 from planner.layers import build_graph
-from planner.layout import ContextKind, Granularity, Layout, Overlap, Recompute, Schedule, Stage
+from planner.layout import (
+    REPLICAS_OUTERMOST,
+    STAGES_OUTERMOST,
+    ContextKind,
+    Granularity,
+    Layout,
+    Overlap,
+    Recompute,
+    Schedule,
+    Stage,
+)
 from planner.plan import MemoryLine, Phase, Plan, PlannedLayout, TimeLine
 from planner.request import Constraints
 from planner.specs import ModelSpec
 from planner.workload import DEFAULT_ROUTING_SKEW, DocumentLengths, Precision, TrainWorkload
 
 DENSE_AXES = ("tp", "cp", "dp", "pp")
-"""Axes of the grid of everything but routed experts, fastest first."""
+"""Axes of the grid of everything but routed experts, fastest first in the default rank order."""
 
 EXPERT_AXES = ("etp", "ep", "edp", "pp")
 """Axes of the grid of the routed experts, over the same ranks."""
@@ -179,7 +189,20 @@ def layout_in_words(layout: Layout) -> str:
     if layout.schedule is not Schedule.NO_PIPELINE:
         parts.append(layout.schedule.value)
     parts.append(f"recompute {recompute_in_words(layout.recompute)}")
+    if layout.rank_order != STAGES_OUTERMOST:
+        parts.append(f"ranks in order {layout.rank_order}")
     return "; ".join(parts)
+
+
+def gpus_in_words(layout: Layout, pipeline_rank: int) -> str:
+    """Return the GPUs of one pipeline rank: "GPU 3", "GPUs 8 to 15", or with replicas outermost one run a replica."""
+    first, run = layout.first_global_rank(pipeline_rank), layout.stage_ranks
+    if layout.rank_order == REPLICAS_OUTERMOST:
+        run = layout.replica_distance // layout.pp
+    words = f"GPU {first}" if run == 1 else f"GPUs {first} to {first + run - 1}"
+    if run == layout.stage_ranks:
+        return words
+    return f"{words}, and so on every {layout.replica_distance}"
 
 
 def context_in_words(layout: Layout) -> str:
@@ -223,14 +246,16 @@ def telling_ranks(layout: Layout, *, at_most: int) -> tuple[int, ...]:
 
 
 def strides(layout: Layout, axes: Iterable[str]) -> tuple[tuple[int, int], ...]:
-    """Return of each axis, fastest first, how far apart neighbours along it are, and its size."""
-    strides: list[tuple[int, int]] = []
+    """Return of each axis of a grid how far apart neighbours along it are, and its size."""
+    *inner, replicas, stages = axes
+    outermost = layout.rank_order == REPLICAS_OUTERMOST
+    found: dict[str, tuple[int, int]] = {}
     stride = 1
-    for axis in axes:
+    for axis in (*inner, stages, replicas) if outermost else (*inner, replicas, stages):
         size: int = getattr(layout, axis)
-        strides.append((stride, size))
+        found[axis] = (stride, size)
         stride *= size
-    return tuple(strides)
+    return tuple(found[axis] for axis in axes)
 
 
 def _coordinates(layout: Layout, axes: Iterable[str], rank: int) -> tuple[int, ...]:

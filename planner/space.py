@@ -5,10 +5,12 @@ Axis X: points. The space is the full product of
     tp in divisors of the GPUs; cp in divisors of GPUs / tp; pp in divisors of what is left; dp what is left then;
     ulysses 1, cp, or a divisor of cp between them; with routed experts ep and etp in divisors of tp cp dp;
     micro_batch_size in divisors of global_batch_size / dp; sequence_parallel in {no, yes};
+    rank order with the stages outermost, or the replicas (cp 1, edp equal to dp where experts are routed);
     zero_stage in {0, 1, 2, 3}, with hybrid sharding and secondary shards at the fast domain's size;
     vpp 1, or such that interleaved stages come out even, or one of a few; every recompute choice.
 
-Combinations that say the same thing twice (sequence parallelism with tp 1, sharding over one rank) are not points;
+Combinations that say the same thing twice (sequence parallelism with tp 1, sharding over one rank, another order of
+ranks in one fast domain) are not points;
 optimizer states below fp32 come with the sharded optimizer even where it shards over one rank.
 
 The product is unrolled in three steps, meshes first, then how a mesh is used, then what is recomputed. Rules are
@@ -73,6 +75,7 @@ _DIMENSIONS = (
     "pp",
     "vpp",
     "dp",
+    "rank_order",
     "zero_stage",
     "state_replicas",
     "secondary_shard",
@@ -289,7 +292,8 @@ def enumerate_layouts(scope: Scope, *, may_fit: MayFit | None = None) -> Space:
                 alive_X &= ~broken_X
         return points.where(alive_X)
 
-    meshes = _meshes(scope.num_gpus, with_experts=scope.graph.has_experts)
+    several_domains = scope.num_gpus > scope.fast_domain_size
+    meshes = _meshes(scope.num_gpus, with_experts=scope.graph.has_experts, several_domains=several_domains)
     of_mesh_X = _of_distinct(_mesh_keys(meshes), inner.num_points)
     considered = int(of_mesh_X.sum())
     meshes = survivors(meshes, of_mesh_X, mesh_rules(meshes, scope))
@@ -409,8 +413,8 @@ def _num_microbatches_X(points: Points, workload: TrainWorkload) -> IntArray:
 
 
 @lru_cache(maxsize=8)
-def _meshes(num_gpus: int, *, with_experts: bool) -> Points:
-    """Return every way to cut the GPUs into the two grids."""
+def _meshes(num_gpus: int, *, with_experts: bool, several_domains: bool) -> Points:
+    """Return every way to cut the GPUs into the two grids, in both rank orders where GPUs are unequally far apart."""
     parts: list[IntArray] = []
     for tp in divisors(num_gpus):
         for cp in divisors(num_gpus // tp):
@@ -424,10 +428,20 @@ def _meshes(num_gpus: int, *, with_experts: bool) -> Points:
                 part[5:] = np.tile(experts_GK, len(ulysses_U))
                 parts.append(part)
     columns = np.concatenate(parts, axis=1)
-    names = ("tp_X", "cp_X", "ulysses_X", "pp_X", "dp_X", "ep_X", "etp_X")
+    columns = _with_rank_orders(columns, with_experts=with_experts, several_domains=several_domains)
+    names = ("tp_X", "cp_X", "ulysses_X", "pp_X", "dp_X", "ep_X", "etp_X", "replicas_outermost_X")
     ones = np.ones(columns.shape[1], dtype=np.int64)
     blank = {entry.name: ones for entry in fields(Points)}
     return Points(**{**blank, **dict(zip(names, columns, strict=True))})
+
+
+def _with_rank_orders(meshes: IntArray, *, with_experts: bool, several_domains: bool) -> IntArray:
+    """Return each mesh with its stages outermost, and once more with its replicas where that is another order."""
+    tp, cp, _, pp, dp, ep, etp = meshes
+    other = several_domains & (pp > 1) & (dp > 1) & (cp == 1) & ((ep * etp == tp) | (not with_experts))
+    stages_outermost = np.append(meshes, np.zeros((1, meshes.shape[1]), dtype=np.int64), axis=0)
+    again = np.append(meshes[:, other], np.ones((1, int(other.sum())), dtype=np.int64), axis=0)
+    return np.append(stages_outermost, again, axis=1)
 
 
 @lru_cache(maxsize=256)

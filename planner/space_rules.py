@@ -57,6 +57,8 @@ def mesh_rules(points: Points, scope: Scope) -> Iterator[Rule]:
         outside_X = mixed_X & (tp_X * ulysses_X > fast)
         yield "ulysses leaves the fast domain inside a ring (pin cp_kind to allow it)", outside_X
     yield "more pipeline stages than layers", pp_X > scope.model.num_layers
+    replica_X = np.where(points.replicas_outermost_X == 1, tp_X * cp_X * pp_X, fast)
+    yield "rank order: model replicas do not tile fast domains", (fast % replica_X != 0) & (replica_X % fast != 0)
     yield from _divisibility_rules(points, scope)
     yield from _target_mesh_rules(points, scope)
     if workload.lora is not None:
@@ -101,6 +103,8 @@ def _target_mesh_rules(points: Points, scope: Scope) -> Iterator[Rule]:
         rings = (ContextKind.RING, ContextKind.ULYSSES_RING)
         yield f"{title}: no ring where attention sees only near tokens", _is_kind_X(points, rings)
     yield from _target_expert_rules(points, scope)
+    if not target.replicas_outermost:
+        yield f"{title}: stages are outermost", points.replicas_outermost_X == 1
     pairs = (
         ("pp", pp_X, "tp", tp_X, target.pipeline_with_tensor),
         ("pp", pp_X, "cp", cp_X, target.pipeline_with_context),
@@ -165,6 +169,8 @@ def use_rules(points: Points, scope: Scope) -> Iterator[Rule]:
         (vpp_X > 1) & (points.num_microbatches_X % pp_X != 0),
     )
     yield "seq_len is not a multiple of tp cp", (sp_X == 1) & (workload.seq_len % (tp_X * cp_X) != 0)
+    in_groups_X = points.state_replicas_X * points.secondary_shard_X > 1
+    yield "rank order: hybrid sharding keeps stages outermost", (points.replicas_outermost_X == 1) & in_groups_X
     if scope.graph.has_experts:
         yield "experts with tp above 1 need sequence parallelism", (sp_X == 0) & (tp_X > 1)
     yield from _target_use_rules(points, scope)

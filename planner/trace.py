@@ -13,6 +13,7 @@ import numpy as np
 
 from planner.evaluate import Evaluation
 from planner.layout import Layout, Stage
+from planner.report import gpus_in_words
 from planner.schedules.orders import IntArray, OperationOrder
 
 Event = dict[str, object]
@@ -75,9 +76,7 @@ def _slice(  # noqa: PLR0913 - the fields of an event
 def _names(layout: Layout) -> Iterator[Event]:
     """Yield what ranks and threads are called, and their order."""
     for rank in range(layout.pp):
-        first = layout.first_global_rank(rank)
-        last = first + layout.stage_ranks - 1
-        ranks = f"GPU {first}" if first == last else f"GPUs {first} to {last}"
+        ranks = gpus_in_words(layout, rank)
         yield {"name": "process_name", "ph": "M", "pid": rank, "args": {"name": f"pipeline rank {rank}: {ranks}"}}
         yield {"name": "process_sort_index", "ph": "M", "pid": rank, "args": {"sort_index": rank}}
         for thread, name in ((COMPUTE, "passes"), (SEND, "sends")):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from planner.capabilities import CAPABILITIES, Capabilities
 from planner.graph import Axis, CoreAttention, ExpertLinear, Linear, ModelGraph, Module, Parallel
 from planner.layers import build_graph
-from planner.layout import ContextKind, Granularity, Layout, Schedule
+from planner.layout import REPLICAS_OUTERMOST, STAGES_OUTERMOST, ContextKind, Granularity, Layout, Schedule
 from planner.plan import PlannedLayout
 from planner.request import Constraints, PlanRequest
 from planner.specs import ModelSpec
@@ -19,7 +19,6 @@ from planner.state_bytes import uses_precision_aware_optimizer
 from planner.workload import DType, Packing, Precision, TrainWorkload
 from profiles.hardware import Cluster
 
-RANK_ORDER = "tp-cp-ep-dp-pp"
 """The one order of the mesh axes whose links are priced."""
 
 RECOMPUTABLE_MODULES = frozenset(module.value for module in Module)
@@ -53,7 +52,7 @@ def violations(
     graph = build_graph(model, workload, eager=CAPABILITIES[request.target].eager)
     return (
         *_mesh(layout, cluster, workload),
-        *_unpriced(layout),
+        *_rank_order(layout, cluster, graph, CAPABILITIES[request.target]),
         *_divisibility(layout, graph, CAPABILITIES[request.target]),
         *_sequence(layout, graph, workload),
         *_fp8(layout, graph, workload),
@@ -81,10 +80,31 @@ def _mesh(layout: Layout, cluster: Cluster, workload: TrainWorkload) -> Iterator
         )
 
 
-def _unpriced(layout: Layout) -> Iterator[Violation]:
-    """Yield what a layout can say and no cost is known for."""
-    if layout.rank_order != RANK_ORDER:
-        yield Violation(rule="unpriced", message=f"rank order {layout.rank_order} is not priced yet; {RANK_ORDER} is")
+def _rank_order(layout: Layout, cluster: Cluster, graph: ModelGraph, target: Capabilities) -> Iterator[Violation]:
+    """Yield why the order of the ranks is not the target's, or not priced."""
+    if layout.rank_order == STAGES_OUTERMOST:
+        return
+    if layout.rank_order != REPLICAS_OUTERMOST:
+        yield Violation(
+            rule="unpriced",
+            message=f"rank order {layout.rank_order} is not priced; {STAGES_OUTERMOST} and {REPLICAS_OUTERMOST} are",
+        )
+        return
+    if not target.replicas_outermost:
+        yield Violation(rule="target", message=f"{target.title} has no rank order {layout.rank_order}")
+    replica = layout.tp * layout.cp * layout.pp
+    domain = cluster.fast_domain_size
+    for broken, reason in (
+        (layout.cp > 1, f"cp {layout.cp} is not priced in"),
+        (
+            graph.has_experts and layout.edp != layout.dp,
+            f"experts of edp {layout.edp} beside dp {layout.dp} are not priced in",
+        ),
+        (layout.state_replicas * layout.secondary_shard > 1, "hybrid sharding is not priced in"),
+        (bool(domain % replica and replica % domain), f"a model replica of {replica} GPUs is not priced in"),
+    ):
+        if broken:
+            yield Violation(rule="unpriced", message=f"{reason} rank order {layout.rank_order}")
 
 
 def _divisibility(layout: Layout, graph: ModelGraph, target: Capabilities) -> Iterator[Violation]:

@@ -15,8 +15,8 @@ import numpy as np
 from cli.render import count, counted
 from cli.report_page.markup import element, folded, grid_element
 from cli.report_page.pipeline_picture import held_in_words
-from planner.layout import ContextKind, Layout
-from planner.report import DENSE_AXES, EXPERT_AXES, RankPlace, rank_places, strides
+from planner.layout import REPLICAS_OUTERMOST, ContextKind, Layout
+from planner.report import DENSE_AXES, EXPERT_AXES, RankPlace, gpus_in_words, rank_places, strides
 
 DRAWN_FIRST = 2
 """Nodes and rows of a run that are drawn before the count; then the last."""
@@ -252,14 +252,25 @@ def _members(members: Sequence[int]) -> str:
     return f"{', '.join(str(member) for member in members[:3])}, ..., {members[-1]}"
 
 
+def _nodes_of(layout: Layout, pipeline_rank: int, gpus_per_node: int) -> str:
+    """Return the nodes of one pipeline rank: "0 to 3", or with replicas outermost those of every replica."""
+    first = layout.first_global_rank(pipeline_rank)
+    if layout.rank_order != REPLICAS_OUTERMOST:
+        last = first + layout.stage_ranks - 1
+        return _span(first // gpus_per_node, last // gpus_per_node, "node").partition(" ")[2]
+    if layout.replica_distance <= gpus_per_node:
+        return "all"
+    last = first + layout.stage_distance - 1
+    nodes = _span(first // gpus_per_node, last // gpus_per_node, "node").partition(" ")[2]
+    return f"{nodes}, and so on every {layout.replica_distance // gpus_per_node}"
+
+
 def _pipeline_table(layout: Layout, gpus_per_node: int) -> ET.Element:
     """Return the nodes, the GPUs and the layers of every pipeline rank."""
     rows = []
     for rank in range(layout.pp):
-        first = layout.first_global_rank(rank)
-        last = first + layout.stage_ranks - 1
-        nodes = _span(first // gpus_per_node, last // gpus_per_node, "node").partition(" ")[2]
-        gpus = _span(first, last, "GPU").partition(" ")[2]
+        gpus = gpus_in_words(layout, rank).partition(" ")[2]
+        nodes = _nodes_of(layout, rank, gpus_per_node)
         held = "; ".join(held_in_words(stage) for stage in layout.chunks(rank))
         rows.append((str(rank), nodes, gpus, held))
     return grid_element(("pipeline rank", "nodes", "GPUs", "holds"), rows, rights=(False, True, True, False))

@@ -16,7 +16,7 @@ from planner.blocks import (
 )
 from planner.capabilities import DEEPSPEED
 from planner.errors import NotExpressibleError
-from planner.layout import ContextKind, Granularity, Layout, Overlap, Schedule
+from planner.layout import STAGES_OUTERMOST, ContextKind, Granularity, Layout, Overlap, Schedule
 from planner.specs import ModelSpec, Trait
 from planner.workload import (
     AttentionKernel,
@@ -31,7 +31,6 @@ from profiles.hardware import Cluster
 
 TARGET = DEEPSPEED.title
 
-RANK_ORDER = "tp-cp-ep-dp-pp"
 """`PipeDataParallelTopology` puts dp inside pp; AutoTP and `parallel_state_sp` put tp and cp next to each other."""
 
 TRAITS = frozenset({Trait.ZERO_CENTERED_NORM, Trait.INTERLEAVED_ROTARY})
@@ -256,8 +255,8 @@ def _require_axes(layout: Layout) -> None:
             f"{' with '.join(above)}: AutoTP, Ulysses and PipelineModule each bring a process grid of their own.",
             "Use one of tp, cp and pp above 1; dp goes with each.",
         )
-    if layout.rank_order != RANK_ORDER:
-        refuse(f"rank order {layout.rank_order}.", f"DeepSpeed lays ranks out as {RANK_ORDER}.")
+    if layout.rank_order != STAGES_OUTERMOST:
+        refuse(f"rank order {layout.rank_order}.", f"DeepSpeed lays ranks out as {STAGES_OUTERMOST}.")
 
 
 def _require_heads(layout: Layout, model: ModelSpec, workload: TrainWorkload) -> None:

@@ -6,11 +6,11 @@ from planner.emit.megatron_parts import Form, Parts, parts_of
 from planner.emit.megatron_refusal import refuse
 from planner.emit.megatron_workload_limits import needs_precision_aware
 from planner.graph import Module
-from planner.layout import Granularity, Layout, Schedule
+from planner.layout import REPLICAS_OUTERMOST, STAGES_OUTERMOST, Granularity, Layout, Schedule
 from planner.specs import ModelSpec
 from planner.workload import Optimizer, Precision, TrainWorkload
 
-RANK_ORDERS = {"tp-cp-ep-dp-pp": (), "tp-cp-ep-pp-dp": ("--use-tp-pp-dp-mapping",)}
+RANK_ORDERS = {STAGES_OUTERMOST: (), REPLICAS_OUTERMOST: ("--use-tp-pp-dp-mapping",)}
 
 CONNECTIONS = "Megatron-FSDP wants CUDA_DEVICE_MAX_CONNECTIONS unset, tp and cp before Blackwell want it to be 1"
 

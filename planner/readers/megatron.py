@@ -7,7 +7,16 @@ What the flags mean, and what Megatron assumes where one is absent: `megatron/tr
 import re
 
 from planner.errors import InputError, Location
-from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
+from planner.layout import (
+    REPLICAS_OUTERMOST,
+    STAGES_OUTERMOST,
+    Granularity,
+    Layout,
+    Overlap,
+    Recompute,
+    Schedule,
+    stages_from_counts,
+)
 from planner.readers.launch_line import LaunchLine, ProgramKind, read_launch_line
 from planner.readers.megatron_stages import stage_layers
 
@@ -65,7 +74,7 @@ def layout_of(job: LaunchLine) -> Layout:
             p2p=vpp > 1 and not job.has("--no-overlap-p2p-communication"),
         ),
         stages=stages_from_counts(counts),
-        rank_order="tp-cp-ep-pp-dp" if job.has("--use-tp-pp-dp-mapping") else "tp-cp-ep-dp-pp",
+        rank_order=REPLICAS_OUTERMOST if job.has("--use-tp-pp-dp-mapping") else STAGES_OUTERMOST,
     )
 
 

@@ -145,6 +145,8 @@ def drawn_points(scope: Scope, generator: np.random.Generator) -> Points:
         row = dict(all_meshes[generator.integers(len(all_meshes))])
         dp, replicas = row["dp"], row["dp"] * row["cp"]
         edp = WORLD // row["pp"] // (row["ep"] * row["etp"])
+        orders = (0, 1) if row["cp"] == 1 and min(row["pp"], dp) > 1 and _same_replicas(scope, row, edp) else (0,)
+        row["replicas_outermost"] = int(generator.choice(orders))
         row["vpp"] = int(generator.choice((1, 1, 2))) if row["pp"] > 1 else 1
         if batch % dp or (row["vpp"] > 1 and interleaved_counts(layers, row["pp"] * row["vpp"]) is None):
             continue
@@ -166,6 +168,10 @@ def drawn_points(scope: Scope, generator: np.random.Generator) -> Points:
         rows.append(row)
     names = [entry.name for entry in fields(Points)]
     return Points(**{name: np.array([row[name.removesuffix("_X")] for row in rows], dtype=np.int64) for name in names})
+
+
+def _same_replicas(scope: Scope, row: dict[str, int], edp: int) -> bool:
+    return not scope.graph.has_experts or edp == row["dp"]
 
 
 def placed(points: Points, index: int, scope: Scope) -> Layout:

@@ -14,11 +14,12 @@ from planner.communication import (
     grid_of,
     optimizer_traffic,
     overlapped_transfer_seconds,
+    replica_groups,
     shard_ranks,
     tied_embedding_reduction,
     transfer,
 )
-from planner.layout import Layout, stages_from_counts
+from planner.layout import REPLICAS_OUTERMOST, Layout, stages_from_counts
 from planner.pricing import added_seconds
 from planner.shard import Elements
 from planner.workload import DType, Optimizer
@@ -147,6 +148,19 @@ def test_activations_reach_from_the_first_sender_to_the_last_receiver(rank: int,
     assert transfer(LAYOUT, pipeline_rank=rank, stream_bytes=7) == Collective(
         kind=CollectiveKind.SEND_RECV, buffer_bytes=7, size=2, stride=distance, first_rank=first
     )
+
+
+def test_with_replicas_outermost_stages_are_neighbours_and_replicas_far_apart() -> None:
+    layout = replace(tiny_layout(), pp=4, stages=stages_from_counts((1, 1, 1, 1)), rank_order=REPLICAS_OUTERMOST)
+    # Ranks of tp 2 and pp 4: a replica is 8 GPUs, a stage two of them.
+    sent = transfer(layout, pipeline_rank=1, stream_bytes=100)
+    assert (sent.first_rank, sent.stride) == (2, 3)
+    assert [layout.first_global_rank(rank) for rank in range(4)] == [0, 2, 4, 6]
+    dense_replicas, _ = replica_groups(layout)
+    assert (dense_replicas.size, dense_replicas.stride) == (2, 8)
+    tied = tied_embedding_reduction(1000, layout, tiny_workload())
+    assert tied is not None
+    assert tied.stride == 6
 
 
 def test_a_tied_table_is_reduced_between_first_and_last_rank() -> None:

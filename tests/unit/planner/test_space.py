@@ -82,6 +82,18 @@ def test_divisors() -> None:
     assert divisors(49) == (1, 7, 49)
 
 
+def test_ranks_are_ordered_both_ways_where_replicas_tile_the_fast_domain() -> None:
+    found = space(constraints=Constraints(degrees={"cp": Bounds(allowed=(1,))}))  # two nodes of 4 GPUs
+    points = found.points
+    other = points.where(points.replicas_outermost_X == 1)
+    assert len(other) > 0
+    assert ((other.pp_X > 1) & (other.dp_X > 1) & (other.state_replicas_X == 1)).all()
+    assert (4 % (other.tp_X * other.pp_X) == 0).all()
+    one_node = space(num_nodes=1)
+    assert not one_node.points.replicas_outermost_X.any()
+    assert not space(target=Target.DEEPSPEED).points.replicas_outermost_X.any()
+
+
 def test_every_point_uses_every_gpu_and_the_whole_batch_and_none_is_there_twice() -> None:
     found = space()
     points = found.points

@@ -6,7 +6,16 @@ import pytest
 
 from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router, SelfAttention
 from planner.capabilities import CAPABILITIES, DEEPSPEED, MEGATRON
-from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, Stage, stages_from_counts
+from planner.layout import (
+    REPLICAS_OUTERMOST,
+    Granularity,
+    Layout,
+    Overlap,
+    Recompute,
+    Schedule,
+    Stage,
+    stages_from_counts,
+)
 from planner.plan import PlannedLayout
 from planner.request import Bounds, Constraints, PlanRequest, Target
 from planner.specs import ModelSpec
@@ -74,6 +83,14 @@ INTERLEAVED = replace(
 UNSHARDED = replace(tiny_layout(), zero_stage=0, overlap=Overlap(grad_reduce=True, param_gather=False, p2p=False))
 
 
+def test_replicas_may_be_outermost_where_they_tile_the_fast_domain() -> None:
+    outermost = replace(tiny_layout(), rank_order=REPLICAS_OUTERMOST)
+    assert rules(planned(outermost)) == []
+    request = replace(tiny_request(), target=Target.DEEPSPEED)
+    found = violations(planned(outermost), tiny_dense_model(), two_node_cluster(), request)
+    assert "DeepSpeed 0.19.8 has no rank order tp-cp-ep-pp-dp" in {entry.message for entry in found}
+
+
 def test_a_sound_plan_breaks_no_rule() -> None:
     assert rules(planned(tiny_layout())) == []
     assert rules(planned(INTERLEAVED)) == []
@@ -136,9 +153,9 @@ def test_a_sound_plan_breaks_no_rule() -> None:
         ),
         (replace(tiny_layout(), secondary_shard=2), "sharding", "secondary shards with zero_stage 1; 3 has them"),
         (
-            replace(tiny_layout(), rank_order="tp-cp-ep-pp-dp"),
+            replace(tiny_layout(), rank_order="tp-pp-dp"),
             "unpriced",
-            "rank order tp-cp-ep-pp-dp is not priced yet; tp-cp-ep-dp-pp is",
+            "rank order tp-pp-dp is not priced; tp-cp-ep-dp-pp and tp-cp-ep-pp-dp are",
         ),
         (
             replace(

@@ -25,7 +25,7 @@ from tests.pages import Node, read_elements
 from tests.unit.cli.samples import sample_plan
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
-SHORT = ("llama-3.1-8b-1xdgx-h100", "qwen3-235b-a22b-32xdgx-h100", "llama-3.1-8b-1m-tokens-8xdgx-h100")
+SHORT = ("llama-3.1-70b-lora-1xdgx-h100", "qwen3-235b-a22b-32xdgx-h100", "llama-3.1-8b-1m-tokens-8xdgx-h100")
 LONG = ("llama-3.1-70b-8xdgx-h100", "llama-3.1-405b-128xdgx-h100", "mixtral-8x22b-8xdgx-h100")
 STROKE = re.compile(r"M([\d.]+) 0h([\d.]+)")
 
