@@ -25,6 +25,10 @@ _NEEDED = {
 """What of a `Capabilities` a constraint needs, and what messages call it."""
 
 
+MOST_NODE_COUNTS = 256
+"""Numbers of nodes that are searched for one plan."""
+
+
 def contradictions(
     model: ModelSpec, cluster: Cluster, request: PlanRequest, document: Document
 ) -> Iterator[InputError]:
@@ -114,12 +118,53 @@ def _attention_kernel(device: Device, request: PlanRequest, document: Document) 
 
 
 def _objective(cluster: Cluster, request: PlanRequest, document: Document) -> Iterator[InputError]:
-    if request.objective is Objective.COST and cluster.price_per_gpu_hour is None:
+    """Yield what the objective or the deadline needs and is not given, and numbers of nodes that there are not."""
+    objective = request.objective
+    place = document.locate(("objective",))
+    if objective is Objective.COST and cluster.price_per_gpu_hour is None:
         yield InputError(
             "`objective` = cost needs the price of a GPU, which the cluster does not give.",
-            location=document.locate(("objective",)),
+            location=place,
             hint="Add price_per_gpu_hour to the cluster.",
         )
+    if objective is Objective.FEWEST_NODES and request.deadline_days is None:
+        yield InputError(
+            "`objective` = fewest-nodes needs a deadline that the nodes have to meet.",
+            location=place,
+            hint="Add deadline_days: 30, or another number of days.",
+        )
+    if request.workload.tokens_to_train is None:
+        budget = "Add tokens_to_train to the workload, such as 15T."
+        if objective in (Objective.DAYS, Objective.COST, Objective.ENERGY):
+            yield InputError(
+                f"`objective` = {objective} speaks of a whole run, and the workload has no token budget.",
+                location=place,
+                hint=budget,
+            )
+        if request.deadline_days is not None:
+            yield InputError(
+                "`deadline_days` speaks of a whole run, and the workload has no token budget.",
+                location=document.locate(("deadline_days",)),
+                hint=budget,
+            )
+    counts = request.counts_of(cluster.num_nodes)
+    if not counts:
+        yield InputError(
+            f"`node_counts` allows none of the 1 to {cluster.num_nodes} nodes of the cluster.",
+            location=document.locate(("node_counts",)),
+            hint="The cluster gives the most nodes that may be chosen: raise cluster.nodes, or allow fewer.",
+        )
+    elif len(counts) > MOST_NODE_COUNTS:
+        yield InputError(
+            f"{len(counts):,} numbers of nodes are allowed; at most {MOST_NODE_COUNTS} are searched.",
+            location=document.locate(("objective",) if request.node_counts is None else ("node_counts",)),
+            hint=f"List those that you could use, such as node_counts: {_examples(counts)}.",
+        )
+
+
+def _examples(counts: Sequence[int]) -> list[int]:
+    """Return a few numbers, each twice the last, up to the largest."""
+    return [counts[-1] >> shift for shift in (3, 2, 1, 0)]
 
 
 def _pinned_sizes(cluster: Cluster, request: PlanRequest, document: Document) -> Iterator[InputError]:
@@ -127,24 +172,31 @@ def _pinned_sizes(cluster: Cluster, request: PlanRequest, document: Document) ->
 
     The routed experts' grid, etp ep edp pp, is over the same GPUs; edp follows from the others.
     """
-    pinned = _pinned(request)
-    gpus = "the number of GPUs"
-    misfit = _misfit(pinned, ("tp", "cp", "pp", "dp"), whole=cluster.world_size, name=gpus)
-    if misfit is None:
-        misfit = _misfit(pinned, ("etp", "ep", "pp", "edp"), whole=cluster.world_size, name=gpus)
-    if misfit is None:
-        factors = dict(pinned)
-        if {"tp", "cp", "pp"} <= set(pinned):
-            factors["dp"] = cluster.world_size // (pinned["tp"] * pinned["cp"] * pinned["pp"])
-        names = ("dp", "micro_batch_size", "num_microbatches")
-        misfit = _misfit(factors, names, whole=request.workload.global_batch_size, name="`global_batch_size`")
-    if misfit is not None:
-        message, culprit = misfit
+    counts = request.counts_of(cluster.num_nodes)
+    misfits = [_size_misfit(request, num_gpus=count * cluster.gpus_per_node) for count in counts[-MOST_NODE_COUNTS:]]
+    if misfits and misfits[-1] is not None and all(misfits):
+        message, culprit = misfits[-1]
         yield InputError(
             message,
             location=document.locate(("constraints", culprit)),
             hint="Change a constraint; the cluster and the batch are never changed for you.",
         )
+
+
+def _size_misfit(request: PlanRequest, *, num_gpus: int) -> tuple[str, str] | None:
+    """Return how pinned degrees do not divide so many GPUs, or else the batch, and which; None where they do."""
+    pinned = _pinned(request)
+    gpus = "the number of GPUs"
+    misfit = _misfit(pinned, ("tp", "cp", "pp", "dp"), whole=num_gpus, name=gpus)
+    if misfit is None:
+        misfit = _misfit(pinned, ("etp", "ep", "pp", "edp"), whole=num_gpus, name=gpus)
+    if misfit is None:
+        factors = dict(pinned)
+        if {"tp", "cp", "pp"} <= set(pinned):
+            factors["dp"] = num_gpus // (pinned["tp"] * pinned["cp"] * pinned["pp"])
+        names = ("dp", "micro_batch_size", "num_microbatches")
+        misfit = _misfit(factors, names, whole=request.workload.global_batch_size, name="`global_batch_size`")
+    return misfit
 
 
 def _experts(model: ModelSpec, request: PlanRequest, document: Document) -> Iterator[InputError]:

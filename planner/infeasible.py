@@ -31,7 +31,7 @@ GIB = 1 << 30
 
 PriceOn = Callable[[Cluster, Software], CostModel]
 """Gives the cost model of a cluster."""
-_MAX_GPUS = 1 << 18
+MAX_GPUS = 1 << 18
 """Clusters beyond this are not offered."""
 
 _MAX_CHECKED = 24
@@ -223,7 +223,7 @@ def _enough_nodes(question: _Question) -> int | None:
     def fits(count: int) -> bool:
         return replace(question, cluster=with_nodes(question.cluster, count)).fits()
 
-    most = max(_MAX_GPUS // (question.cluster.gpus_per_node * nodes), 1)
+    most = max(MAX_GPUS // (question.cluster.gpus_per_node * nodes), 1)
     factor = 2
     while factor <= most and not fits(nodes * factor):
         factor *= 2

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from planner.choices import Front, NodeChoice, Spare
 from planner.layout import Layout
+from planner.objectives import WholeRun, whole_run
 from planner.request import Objective, PlanRequest, Target
 from planner.specs import ModelSpec
 from profiles.hardware import Cluster
@@ -151,6 +153,12 @@ class Infeasible:
     nearest: PlannedLayout | None
     relaxations: tuple[Relaxation, ...]
 
+    @property
+    def misses_deadline(self) -> bool:
+        """Return whether layouts fit into memory, and all of them take longer than is allowed."""
+        nearest = self.nearest
+        return nearest is not None and nearest.peak_memory_bytes <= nearest.memory_limit_bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certainty:
@@ -196,12 +204,15 @@ class Plan:
         objective: What was optimised.
         bound: No plan of the searched space has a better objective than this.
         gap: The share of the best step time that could still be saved, (best - bound) / best in seconds whatever the
-            objective; 0 when optimal.
+            objective, or of the objective where the number of nodes is a choice; 0 when optimal.
         search: What the search saw.
         plans: Best first; empty when infeasible.
         baseline: The rule-of-thumb layout, if it fits.
         infeasible: The reasons, when nothing fits.
         certainty: How far the step times may be off; None in files written before plans said so.
+        node_choice: How the number of nodes was chosen, where it was a choice; `cluster` has so many.
+        front: Memory against time, where it was asked for.
+        spare: What is left when nodes are lost, where it was asked for.
     """
 
     model: ModelSpec
@@ -217,6 +228,9 @@ class Plan:
     baseline: PlannedLayout | None
     infeasible: Infeasible | None
     certainty: Certainty | None = None
+    node_choice: NodeChoice | None = None
+    front: Front | None = None
+    spare: Spare | None = None
 
     @property
     def best(self) -> PlannedLayout:
@@ -226,17 +240,20 @@ class Plan:
     @property
     def days_to_train(self) -> float | None:
         """Return the days that the token budget takes with the best plan, if there is a budget and a plan."""
-        tokens = self.request.workload.tokens_to_train
-        if tokens is None or not self.plans:
-            return None
-        steps = tokens / self.request.workload.useful_tokens_per_step
-        return steps * self.best.step_seconds / 86400
+        run = self.whole_run
+        return None if run is None else run.days
 
     @property
     def cost_to_train(self) -> float | None:
         """Return the price of the token budget with the best plan, if both are known."""
-        days = self.days_to_train
-        price = self.cluster.price_per_gpu_hour
-        if days is None or price is None:
-            return None
-        return days * 24 * price * self.cluster.world_size
+        run = self.whole_run
+        return None if run is None else run.cost
+
+    @property
+    def whole_run(self) -> WholeRun | None:
+        """Return what the token budget takes with the best plan, if there is a budget and a plan."""
+        return self.run_with(self.best.step_seconds, num_nodes=self.cluster.num_nodes) if self.plans else None
+
+    def run_with(self, step_seconds: float, *, num_nodes: int) -> WholeRun | None:
+        """Return what the token budget takes with steps of so many seconds on so many of such nodes."""
+        return whole_run(step_seconds, self.cluster, self.request.workload, num_nodes=num_nodes)

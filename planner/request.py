@@ -28,11 +28,14 @@ class Target(StrEnum):
 
 
 class Objective(StrEnum):
-    """What the search minimises or maximises."""
+    """What the search minimises or maximises; days, cost and energy are those of the whole token budget."""
 
     STEP_TIME = "step-time"
     TOKENS_PER_GPU = "tokens-per-gpu"
+    DAYS = "days"
     COST = "cost"
+    ENERGY = "energy"
+    FEWEST_NODES = "fewest-nodes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +87,9 @@ class PlanRequest:
         memory_headroom: Fraction of each GPU's memory that the plan leaves free.
         target: Framework that must be able to express the plan.
         objective: What is optimised.
+        deadline_days: Longest that the token budget may take; None without a deadline.
+        node_counts: Numbers of nodes of the cluster that the plan may choose among; None takes the whole cluster, with
+            objective fewest-nodes any number of them.
     """
 
     workload: TrainWorkload
@@ -91,3 +97,17 @@ class PlanRequest:
     memory_headroom: float
     target: Target
     objective: Objective
+    deadline_days: float | None = None
+    node_counts: Bounds | None = None
+
+    @property
+    def chooses_nodes(self) -> bool:
+        """Return whether the number of nodes is left to the search."""
+        return self.node_counts is not None or self.objective is Objective.FEWEST_NODES
+
+    def counts_of(self, num_nodes: int) -> tuple[int, ...]:
+        """Return the numbers of nodes that may be planned on, of a cluster of so many, ascending."""
+        if not self.chooses_nodes:
+            return (num_nodes,)
+        bounds = self.node_counts or Bounds()
+        return tuple(count for count in range(1, num_nodes + 1) if bounds.admits(count))

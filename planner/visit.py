@@ -39,7 +39,8 @@ class Visit:
 
     `unsettled` counts points of which it is not known whether some split fits. `refusal` is what the target has against
     the first layout that fits and that it has no words for. `uneven_bound_seconds` holds for all splits of interleaved
-    points; None where none of them can beat the best candidate.
+    points; None where none of them can beat the best candidate. `thumb` is the rule-of-thumb layout of a search without
+    constraints, where it fits.
     """
 
     candidates: tuple[Candidate, ...]
@@ -49,6 +50,13 @@ class Visit:
     unsettled: int
     refusal: NotExpressibleError | None = None
     uneven_bound_seconds: float | None = None
+    thumb: Layout | None = None
+
+    @property
+    def any_split_bound_seconds(self) -> float:
+        """Return what no layout undercuts, however its layers are split."""
+        uneven = self.uneven_bound_seconds
+        return self.bound_seconds if uneven is None else min(self.bound_seconds, uneven)
 
 
 def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse

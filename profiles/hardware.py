@@ -101,7 +101,7 @@ class Cluster:
         nvme_bytes_per_second: Local NVMe bandwidth of one node; None without.
         nvme_bytes: Local NVMe capacity of one node; None without.
         price_per_gpu_hour: In the user's currency; None leaves cost out.
-        watts_per_gpu: Power of one GPU with its share of the node; None if unknown. No plan weighs energy yet.
+        watts_per_gpu: Power of one GPU with its share of the node; None if unknown.
     """
 
     name: str

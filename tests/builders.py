@@ -1,6 +1,18 @@
 """Small named specs that many tests share; their figures are made up and stand for no hardware."""
 
+from dataclasses import replace
+
 from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
+from planner.choices import (
+    Degraded,
+    Front,
+    FrontPoint,
+    KeptLayout,
+    NodeChoice,
+    NodeCount,
+    NodeVerdict,
+    Spare,
+)
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.plan import (
     Certainty,
@@ -42,6 +54,16 @@ def tiny_dense_model(*, num_layers: int = 4) -> ModelSpec:
         rope_theta=10000.0,
         rope_scaling={"factor": 8.0, "rope_type": "llama3"},
     )
+
+
+def wide_dense_model(*, num_layers: int = 6) -> ModelSpec:
+    """Return layers of 4,096 hidden, whose memory is more than a context's and whose work is more than a message's."""
+    block = Block(
+        mixer=SelfAttention(num_attention_heads=32, num_key_value_heads=8, head_dim=128),
+        feed_forward=DenseFeedForward(intermediate_size=14336, gated=True, activation=Activation.SILU),
+    )
+    run = BlockRun(block=block, count=num_layers)
+    return replace(tiny_dense_model(), name="wide", hidden_size=4096, vocab_size=32000, runs=(run,))
 
 
 def tiny_device() -> Device:
@@ -188,6 +210,47 @@ def tiny_plan() -> Plan:
         baseline=tiny_planned_layout(step_seconds=1.0),
         infeasible=None,
         certainty=tiny_certainty(),
+    )
+
+
+def tiny_plan_with_choices() -> Plan:
+    """Return the plan with all that can be asked beside it: nodes, a deadline, a front, a lost node."""
+    plan = tiny_plan()
+    best = plan.best
+    point = FrontPoint(
+        layout=best.layout,
+        step_seconds=best.step_seconds,
+        peak_memory_bytes=best.peak_memory_bytes,
+        limit_bytes=best.memory_limit_bytes,
+        bound_seconds=best.step_seconds * 0.5,
+    )
+    lower = replace(point, step_seconds=1.0, peak_memory_bytes=GIB, limit_bytes=2 * GIB, bound_seconds=1.0)
+    fewer = replace(tiny_layout(), dp=1, num_microbatches=16)
+    degraded = Degraded(num_nodes=1, layout=fewer, step_seconds=0.5, lost_fraction=0.5)
+    return replace(
+        plan,
+        request=replace(plan.request, deadline_days=30.0, node_counts=Bounds(minimum=1)),
+        node_choice=NodeChoice(
+            num_offered=4,
+            counts=(
+                NodeCount(num_nodes=1, verdict=NodeVerdict.BOUND_TOO_SLOW, bound_seconds=0.75),
+                NodeCount(num_nodes=2, verdict=NodeVerdict.BEST, step_seconds=0.25, bound_seconds=0.2),
+                NodeCount(num_nodes=3, verdict=NodeVerdict.NO_LAYOUT),
+                NodeCount(num_nodes=4, verdict=NodeVerdict.NO_LAYOUT),
+            ),
+            proven=True,
+        ),
+        front=Front(points=(point, lower), step_bytes=GIB, open_below_bytes=None),
+        spare=Spare(
+            num_lost=1,
+            replanned=degraded,
+            reason="",
+            proven=True,
+            kept=(
+                KeptLayout(index=0, degraded=None, reason="dp 1 needs 16.00 GiB a GPU, of 15.00 GiB usable"),
+                KeptLayout(index=1, degraded=degraded),
+            ),
+        ),
     )
 
 

@@ -6,6 +6,9 @@ model: llama-3.1-70b
 cluster: {preset: dgx-h100, nodes: 8}
 workload: {kind: train, seq_len: 8192, global_batch_size: 512, precision: bf16}
 constraints: {tp: 8, pp: [1, 2, 4], micro_batch_size: {max: 4}, recompute: [none, selective]}
+objective: cost             # step-time, tokens-per-gpu, days, cost, energy or fewest-nodes
+deadline_days: 30           # longest that workload.tokens_to_train may take
+node_counts: {min: 2}       # numbers of nodes to choose among; left out, all of the cluster
 ```
 
 The model and the cluster have schemas of their own, and `documents`, the lengths of the documents in the sequences,
@@ -196,6 +199,8 @@ class SpecFile(_Mapping):
     memory_headroom: Annotated[float, Field(strict=True, ge=0, le=0.9)] = DEFAULT_MEMORY_HEADROOM
     target: TargetChoice = Target.MEGATRON
     objective: Objective = Objective.STEP_TIME
+    deadline_days: Annotated[float, Field(strict=True, gt=0, le=1e6)] | None = None
+    node_counts: Degree | None = None
 
     def to_request(self, documents: DocumentLengths | None) -> PlanRequest:
         """Return everything but the model and the cluster.
@@ -209,6 +214,8 @@ class SpecFile(_Mapping):
             memory_headroom=self.memory_headroom,
             target=self.target,
             objective=self.objective,
+            deadline_days=self.deadline_days,
+            node_counts=self.node_counts,
         )
 
 

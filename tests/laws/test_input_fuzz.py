@@ -99,6 +99,8 @@ FULL_SPEC: dict[str, Data] = {
     "memory_headroom": 0.1,
     "target": "megatron",
     "objective": "cost",
+    "deadline_days": 90.0,
+    "node_counts": {"min": 1, "max": 2},
 }
 
 NASTY: tuple[Data, ...] = (

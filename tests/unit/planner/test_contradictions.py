@@ -7,7 +7,7 @@ import pytest
 from planner.blocks import MixtureOfExperts
 from planner.contradictions import contradictions
 from planner.documents import parse_document
-from planner.request import Target
+from planner.request import Bounds, Objective, Target
 from planner.schema.spec import ConstraintsFile
 from planner.specs import BlockRun, ModelSpec
 from tests.builders import tiny_dense_model, tiny_request, two_node_cluster
@@ -181,3 +181,75 @@ def test_a_degree_has_to_divide_the_experts_of_every_layer() -> None:
             "Give a divisor of 4."
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens", "message"),
+    [
+        (
+            {"objective": Objective.FEWEST_NODES},
+            1_000_000,
+            (
+                "`objective` = fewest-nodes needs a deadline that the nodes have to meet.",
+                "Add deadline_days: 30, or another number of days.",
+            ),
+        ),
+        (
+            {"objective": Objective.ENERGY},
+            None,
+            (
+                "`objective` = energy speaks of a whole run, and the workload has no token budget.",
+                "Add tokens_to_train to the workload, such as 15T.",
+            ),
+        ),
+        (
+            {"deadline_days": 3.0},
+            None,
+            (
+                "`deadline_days` speaks of a whole run, and the workload has no token budget.",
+                "Add tokens_to_train to the workload, such as 15T.",
+            ),
+        ),
+        (
+            {"node_counts": Bounds(minimum=3)},
+            None,
+            (
+                "`node_counts` allows none of the 1 to 2 nodes of the cluster.",
+                "The cluster gives the most nodes that may be chosen: raise cluster.nodes, or allow fewer.",
+            ),
+        ),
+    ],
+)
+def test_what_an_objective_needs_is_said(
+    changes: dict[str, object], tokens: int | None, message: tuple[str, str]
+) -> None:
+    asked = tiny_request()
+    workload = replace(asked.workload, tokens_to_train=tokens)
+    request = replace(asked, workload=workload, **changes)  # type: ignore[arg-type]
+    document = parse_document("schema: 1\n", file="spec.yaml")
+    (error,) = contradictions(DENSE, two_node_cluster(), request, document)
+    assert (error.message, error.hint) == message
+
+
+def test_too_many_numbers_of_nodes_are_refused_and_a_few_are_not() -> None:
+    document = parse_document("objective: step-time\n", file="spec.yaml")
+    cluster = two_node_cluster(num_nodes=512)
+    free = replace(tiny_request(), node_counts=Bounds(minimum=1))
+    (error,) = contradictions(DENSE, cluster, free, document)
+    assert str(error).endswith(
+        "512 numbers of nodes are allowed; at most 256 are searched.\n"
+        "List those that you could use, such as node_counts: [64, 128, 256, 512]."
+    )
+    few = replace(free, node_counts=Bounds(allowed=(64, 512)))
+    assert list(contradictions(DENSE, cluster, few, document)) == []
+
+
+def test_pinned_sizes_need_only_fit_some_number_of_nodes() -> None:
+    document = parse_document("constraints: {tp: 4, dp: 1, pp: 1}\n", file="spec.yaml")
+    pins = {name: Bounds(allowed=(value,)) for name, value in {"tp": 4, "cp": 1, "pp": 1, "dp": 1}.items()}
+    asked = tiny_request()
+    pinned = replace(asked, constraints=replace(asked.constraints, degrees=pins))
+    (error,) = contradictions(DENSE, two_node_cluster(), pinned, document)
+    assert "is not the number of GPUs = 8" in str(error)
+    free = replace(pinned, node_counts=Bounds(minimum=1))
+    assert list(contradictions(DENSE, two_node_cluster(), free, document)) == []

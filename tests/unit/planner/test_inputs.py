@@ -129,7 +129,7 @@ def test_overrides_apply_in_order_and_are_blamed_by_their_text(tmp_path: Path) -
         ),
         (
             "precision: bf16}",
-            "precision: bf16}\nobjective: cost",
+            "precision: bf16, tokens_to_train: 1T}\nobjective: cost",
             (
                 "spec.yaml:5:12: objective: `objective` = cost needs the price of a GPU, which the cluster does not "
                 "give.\nAdd price_per_gpu_hour to the cluster."

@@ -101,7 +101,11 @@ def test_every_objective_has_the_same_best_plan_and_its_own_bound() -> None:
     bound = by_objective[Objective.STEP_TIME].bound
     assert bound is not None
     assert by_objective[Objective.TOKENS_PER_GPU].bound == pytest.approx(16 * 128 / bound / 8)
-    assert by_objective[Objective.COST].bound == pytest.approx(2.0 * 8 * bound / 3600)
+    seconds = bound * 1_000_000 / (16 * 128)
+    assert by_objective[Objective.DAYS].bound == pytest.approx(seconds / 86400)
+    assert by_objective[Objective.COST].bound == pytest.approx(2.0 * 8 * seconds / 3600)
+    assert by_objective[Objective.ENERGY].bound == pytest.approx(600.0 * 8 * seconds)
+    assert by_objective[Objective.FEWEST_NODES].bound == 2.0
 
 
 def test_headroom_is_left_free() -> None:

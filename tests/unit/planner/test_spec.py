@@ -279,7 +279,7 @@ def test_a_wrong_field_of_the_workload_is_named_with_its_place(field: str, messa
                 "Give a bundled name, the path of a Hugging Face config.json, or the model inline.\n"
                 "spec.yaml:2:1: modle: `modle` is not a known key.\n"
                 "Did you mean `model`? Known keys: schema, model, cluster, workload, constraints, memory_headroom, "
-                "target, objective."
+                "target, objective, deadline_days, node_counts."
             ),
         ),
     ],
@@ -359,7 +359,10 @@ def test_a_wrong_constraint_is_named_with_its_place(constraint: str, message: st
         ),
         (
             "objective: speed",
-            '12: objective: `objective` = "speed" is not a known value.\nAllowed: step-time, tokens-per-gpu, cost.',
+            (
+                '12: objective: `objective` = "speed" is not a known value.\n'
+                "Allowed: step-time, tokens-per-gpu, days, cost, energy, fewest-nodes."
+            ),
         ),
     ],
 )

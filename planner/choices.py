@@ -1,0 +1,148 @@
+"""What a plan says beside its layouts: the number of nodes, the front of memory and time, what lost nodes cost."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from planner.layout import Layout
+
+
+class NodeVerdict(StrEnum):
+    """What became of one number of nodes."""
+
+    BEST = "chosen"
+    WORSE = "worse than the best"
+    NO_LAYOUT = "no layout is legal and fits"
+    REFUSED = "the target can say none that fits"
+    TOO_SLOW = "misses the deadline"
+    BOUND_TOO_SLOW = "bound misses the deadline"
+    BOUND_WORSE = "bound is worse than the best"
+    OPEN = "not decided"
+    NOT_NEEDED = "more than are needed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCount:
+    """One number of nodes.
+
+    Args:
+        num_nodes: How many.
+        verdict: What became of them.
+        step_seconds: The best step that was found; None where none was looked for or none was found.
+        bound_seconds: No layout on so many nodes takes less; None where no layout fits, or nothing was looked at.
+    """
+
+    num_nodes: int
+    verdict: NodeVerdict
+    step_seconds: float | None = None
+    bound_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeChoice:
+    """How the number of nodes was chosen.
+
+    Args:
+        num_offered: Nodes of the cluster that was asked for.
+        counts: Every number that was allowed, ascending.
+        proven: No other number is better, whatever its layout; without a chosen one, none meets the deadline.
+    """
+
+    num_offered: int
+    counts: tuple[NodeCount, ...]
+    proven: bool
+
+    @property
+    def chosen(self) -> NodeCount | None:
+        """Return the number of nodes that the plan is for; None without a plan."""
+        return next((count for count in self.counts if count.verdict is NodeVerdict.BEST), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontPoint:
+    """A layout that no other beats in both memory and time.
+
+    Args:
+        layout: The layout.
+        step_seconds: Time of one step.
+        peak_memory_bytes: Largest phase of the heaviest rank.
+        limit_bytes: The memory under which it was found the best.
+        bound_seconds: No layout within that memory takes less.
+    """
+
+    layout: Layout
+    step_seconds: float
+    peak_memory_bytes: int
+    limit_bytes: int
+    bound_seconds: float
+
+    @property
+    def gap(self) -> float:
+        """Return the share of the step that could still be saved within the same memory."""
+        return max(0.0, (self.step_seconds - self.bound_seconds) / self.step_seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """Memory against time.
+
+    Args:
+        points: The fastest first; each next one needs less memory and takes longer.
+        step_bytes: Between two points there may be others, whose memory is within so many bytes of the first's.
+        open_below_bytes: What fits into this memory is not decided; None where it is proved that nothing fits into
+            the last point's less `step_bytes`.
+    """
+
+    points: tuple[FrontPoint, ...]
+    step_bytes: int
+    open_below_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degraded:
+    """A run after nodes were lost.
+
+    Args:
+        num_nodes: Nodes that it goes on with; those that are left beyond stand idle.
+        layout: The layout that it restarts with.
+        step_seconds: Time of one step.
+        lost_fraction: Share of the throughput of the best plan on all nodes that is lost.
+    """
+
+    num_nodes: int
+    layout: Layout
+    step_seconds: float
+    lost_fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptLayout:
+    """One of the plan's layouts after nodes were lost, with fewer replicas and nothing else changed.
+
+    Args:
+        index: Its place in the plan, 0 being the best.
+        degraded: What it goes on as; None where it cannot.
+        reason: Why it cannot; empty where it can.
+    """
+
+    index: int
+    degraded: Degraded | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spare:
+    """What is left of a plan when nodes are lost.
+
+    Args:
+        num_lost: Nodes that are lost.
+        replanned: The best layout on what is left, planned anew; None where there is none.
+        reason: Why there is none; empty where there is.
+        proven: No layout on any number of the nodes that are left is faster.
+        kept: The plan's layouts with fewer replicas, in their order.
+    """
+
+    num_lost: int
+    replanned: Degraded | None
+    reason: str
+    proven: bool
+    kept: tuple[KeptLayout, ...]

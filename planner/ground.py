@@ -1,0 +1,178 @@
+"""What a search stands on: the legal points of one cluster under one request, and what prices them.
+
+A ground is made once and searched as often as there are questions about it: with less memory, or not at all where its
+bound already answers.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from planner.baseline import baseline_layout
+from planner.candidates import Pricer
+from planner.capabilities import CAPABILITIES
+from planner.costs import CostTable
+from planner.described import planned_layout
+from planner.errors import NotExpressibleError
+from planner.infeasible import PriceOn
+from planner.layers import build_graph
+from planner.layout import Layout
+from planner.memory import memory_limit_bytes
+from planner.placement import place
+from planner.plan import PlannedLayout
+from planner.points import Scope
+from planner.request import Constraints, PlanRequest
+from planner.space import Space, enumerate_layouts, recompute_choices
+from planner.specs import ModelSpec
+from planner.targets import framework_of
+from planner.visit import Visit, Watch, visit
+from profiles.estimate import CostModel
+from profiles.hardware import Cluster
+from profiles.planned import cost_model_on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ground:
+    """The points of a search and their prices.
+
+    Args:
+        model: The model.
+        cluster: The cluster.
+        request: The workload and what is asked of the plan.
+        scope: What the points come from.
+        space: The points; those that cannot fit into `limit_bytes` may have been left out.
+        table: Their costs.
+        cost_model: Prices operations.
+        limit_bytes: What each GPU may use.
+        price_on: Gives the cost model of a cluster and of what runs on it.
+    """
+
+    model: ModelSpec
+    cluster: Cluster
+    request: PlanRequest
+    scope: Scope
+    space: Space
+    table: CostTable
+    cost_model: CostModel
+    limit_bytes: int
+    price_on: PriceOn
+
+    @property
+    def is_free(self) -> bool:
+        """Return whether the user pins nothing."""
+        return self.request.constraints == Constraints()
+
+    def refused(self, layout: Layout) -> NotExpressibleError | None:
+        """Return why the target has no words for a layout, if it has none."""
+        framework = framework_of(self.request.target)
+        try:
+            if framework is not None:
+                framework.require_expressible(self.model, self.request.workload, layout, self.cluster)
+        except NotExpressibleError as error:
+            return error
+        return None
+
+    def lower_bound_seconds(self) -> float:
+        """Return a time that no layout undercuts, however its layers are split; infinite where no point fits."""
+        least = math.inf
+        for points in (self.space.points, self.space.unsimulated):
+            fitting = points.where(self.table.fits_X(points, limit_bytes=self.limit_bytes))
+            bounds = self.table.bounds(fitting, limit_bytes=self.limit_bytes)
+            any_split_X = bounds.any_split_seconds_X + bounds.tail_seconds_X
+            bound_X = np.where(fitting.vpp_X > 1, any_split_X, bounds.step_seconds_X)
+            least = min(least, float(bound_X.min(initial=math.inf)))
+        return least
+
+    def visit(self, *, top: int, watch: Watch, limit_bytes: int | None = None) -> Visit:
+        """Return the best layouts, and what is proved of the others.
+
+        Args:
+            top: Layouts to keep at most.
+            watch: Called as the search goes on.
+            limit_bytes: What each GPU may use, no more than the ground's own; None for that.
+        """
+        pricer = Pricer(self.table, limit_bytes=self.limit_bytes if limit_bytes is None else limit_bytes)
+        thumb = baseline_layout(pricer, self.cluster, unpinned=self.space.points) if self.is_free else None
+        start = thumb if thumb is not None and self.refused(thumb) is None else None
+        seen = visit(self.space, self.table, pricer, start=start, top=top, watch=watch, refused=self.refused)
+        return replace(seen, thumb=thumb)
+
+    def planned(self, layout: Layout, *, step_seconds: float, bound_seconds: float) -> PlannedLayout:
+        """Return a layout with its price, by the independent evaluator."""
+        return planned_layout(
+            place(self.model, self.scope.graph, layout, self.request.workload, self.scope.capabilities),
+            cost_model=self.cost_model,
+            graph=self.scope.graph,
+            cluster=self.cluster,
+            limit_bytes=self.limit_bytes,
+            searched_seconds=step_seconds,
+            bound_seconds=bound_seconds,
+        )
+
+
+def prepare(model: ModelSpec, cluster: Cluster, request: PlanRequest, *, price_on: PriceOn = cost_model_on) -> Ground:
+    """Return what a search stands on.
+
+    Raises:
+        profiles.errors.CoverageError: An operation has no cost on this cluster.
+        planner.errors.NotExpressibleError: The target has no way to say the model or the workload.
+    """
+    _require_expressible(model, cluster, request)
+    capabilities = CAPABILITIES[request.target]
+    workload = request.workload
+    graph = build_graph(model, workload, eager=capabilities.eager)
+    cost_model = price_on(cluster, capabilities.software)
+    limit = memory_limit_bytes(cluster.device.memory_bytes, request.memory_headroom)
+    scope = Scope(
+        model=model,
+        graph=graph,
+        num_gpus=cluster.world_size,
+        fast_domain_size=cluster.fast_domain_size,
+        workload=workload,
+        constraints=request.constraints,
+        capabilities=capabilities,
+    )
+    table = CostTable(
+        model=model,
+        graph=graph,
+        workload=workload,
+        cost_model=cost_model,
+        recomputes=recompute_choices(graph, workload, capabilities),
+        capabilities=capabilities,
+    )
+    return Ground(
+        model=model,
+        cluster=cluster,
+        request=request,
+        scope=scope,
+        space=enumerate_layouts(scope, may_fit=partial(table.fits_X, limit_bytes=limit)),
+        table=table,
+        cost_model=cost_model,
+        limit_bytes=limit,
+        price_on=price_on,
+    )
+
+
+def ignore(_activity: str, _done: int, _total: int) -> None:
+    """Watch nothing."""
+
+
+def planned_for_any(error: NotExpressibleError) -> NotExpressibleError:
+    """Return a target's refusal with what plans nevertheless."""
+    hint = error.hint
+    if "target: any" not in hint:
+        hint = f"{hint}\n`target: any` plans it as it is, without files to start from."
+    return NotExpressibleError(error.message, target=error.target, hint=hint)
+
+
+def _require_expressible(model: ModelSpec, cluster: Cluster, request: PlanRequest) -> None:
+    """Raise `NotExpressibleError` for what the target cannot say, whatever the layout."""
+    framework = framework_of(request.target)
+    if framework is None:
+        return
+    try:
+        framework.require_expressible(model, request.workload, None, cluster)
+    except NotExpressibleError as error:
+        raise planned_for_any(error) from error
