@@ -40,7 +40,7 @@ MEANINGS = {
     ExitCode.OK: "done",
     ExitCode.FINDINGS: "findings",
     ExitCode.BAD_INPUT: "bad input or usage",
-    ExitCode.INFEASIBLE: "proven: no layout fits",
+    ExitCode.INFEASIBLE: "proven: no layout fits, or none meets the deadline",
     ExitCode.MISSING_COST: "a cost that is needed has no source",
     ExitCode.NO_SOLUTION: "the solver stopped with nothing",
     ExitCode.BUG: "a bug in shardwright",

@@ -44,6 +44,12 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:,.1f} ms"
 
 
+def energy(joules: float) -> str:
+    """Return an energy in kWh, from a thousand of them in MWh: "28.8 kWh", "1,234.5 MWh"."""
+    kilowatt_hours = joules / 3.6e6
+    return f"{kilowatt_hours:,.1f} kWh" if kilowatt_hours < 1000 else f"{kilowatt_hours / 1000:,.1f} MWh"
+
+
 def signed_milliseconds(seconds: float) -> str:
     """Return a change in seconds as ms with its sign."""
     return f"{_signed(seconds * 1e3, 1)} ms"

@@ -18,13 +18,16 @@ from cli.render import (
     count,
     counted,
     duration,
+    energy,
     gib,
     milliseconds,
     percent,
     section,
     signed_percent,
 )
+from cli.render_choices import choice_blocks
 from cli.render_memory import heaviest_in_words
+from planner.objectives import power_assumption, watts_of
 from planner.plan import Infeasible, Plan, PlannedLayout, SearchSummary, Status
 from planner.report import (
     Comparison,
@@ -60,12 +63,14 @@ def plan_blocks(plan: Plan, *, verbose: bool = False) -> tuple[Block, ...]:
         blocks += assumption_blocks(plan, plan.best)
     if verbose:
         blocks += search_blocks(plan.search)
-    return tuple(blocks)
+    return (*blocks, *choice_blocks(plan))
 
 
 def assumption_blocks(plan: Plan, planned: PlannedLayout) -> tuple[Block, ...]:
     """Return what was assumed of a layout, and what the bands come from; nothing without any."""
     texts = [*planned.assumptions]
+    if plan.whole_run is not None:
+        texts.append(power_assumption(plan.cluster))
     if plan.certainty is not None:
         texts.append(f"band of a step time: {plan.certainty.source}")
         texts.append(f"band of the ratio of two layouts: {plan.certainty.ratio_source}")
@@ -135,7 +140,8 @@ def verdict(plan: Plan) -> tuple[Block, ...]:
         case Status.FEASIBLE:
             line = Line(f"Feasible, not proven optimal by {plan.objective.value}{_gap(plan)}.")
         case Status.INFEASIBLE:
-            line = Line("Infeasible: no layout fits.", Style.BAD)
+            missed = plan.infeasible is not None and plan.infeasible.misses_deadline
+            line = Line(f"Infeasible: no layout {'meets the deadline' if missed else 'fits'}.", Style.BAD)
     return (Blank(), line, Line(saw), *_uneven(plan))
 
 
@@ -164,8 +170,14 @@ def objective_value(objective: Objective, value: float) -> str:
             return milliseconds(value)
         case Objective.TOKENS_PER_GPU:
             return f"{value:,.1f} tokens/s/GPU"
+        case Objective.DAYS:
+            return duration(value)
         case Objective.COST:
             return f"{value:,.2f}"
+        case Objective.ENERGY:
+            return energy(value)
+        case Objective.FEWEST_NODES:
+            return counted(round(value), "node")
 
 
 def layout_facts(plan: Plan, planned: PlannedLayout, *, searched: bool = True) -> tuple[Block, ...]:
@@ -215,13 +227,26 @@ def peak_in_words(planned: PlannedLayout) -> str:
 
 
 def _whole_run(plan: Plan) -> list[tuple[str, str]]:
-    tokens, days, cost = plan.request.workload.tokens_to_train, plan.days_to_train, plan.cost_to_train
-    if tokens is None or days is None:
+    tokens, run = plan.request.workload.tokens_to_train, plan.whole_run
+    if tokens is None or run is None:
         return []
-    text = f"{duration(days)} for {counted(tokens, 'token')}"
-    if cost is not None:
-        text += f", cost {cost:,.{0 if cost >= 10 else 2}f} at {plan.cluster.price_per_gpu_hour:,.2f} per GPU hour"
-    return [("whole run", text)]
+    parts = [f"{duration(run.days)} for {counted(tokens, 'token')}"]
+    if run.cost is not None:
+        decimals = 0 if run.cost >= 10 else 2
+        parts.append(f"cost {run.cost:,.{decimals}f} at {plan.cluster.price_per_gpu_hour:,.2f} per GPU hour")
+    parts.append(f"{energy(run.joules)} at {watts_of(plan.cluster):,g} W per GPU")
+    return [("whole run", ", ".join(parts)), *_deadline(plan, days=run.days)]
+
+
+def _deadline(plan: Plan, *, days: float) -> list[tuple[str, str]]:
+    """Return what is allowed, and where the run ends by the band of its step; nothing without a deadline."""
+    if plan.request.deadline_days is None:
+        return []
+    text = f"{plan.request.deadline_days:,g} days"
+    if plan.certainty is not None:
+        low, high = (seconds / plan.best.step_seconds * days for seconds in plan.certainty.band_seconds(plan.best))
+        text += f"; by the band of the step the run takes {low:,.1f} to {high:,.1f}"
+    return [("deadline", text)]
 
 
 def others_blocks(plan: Plan) -> tuple[Block, ...]:
@@ -329,21 +354,25 @@ def _most_first(entry: tuple[str, int]) -> tuple[int, str]:
 
 def infeasible_blocks(infeasible: Infeasible) -> tuple[Block, ...]:
     """Return why nothing fits, by how much, and changes that would fit."""
-    blocks: list[Block] = [*section("Why nothing fits", Line(f"  {infeasible.binding}"))]
+    missed = infeasible.misses_deadline
+    why = "Why none meets the deadline" if missed else "Why nothing fits"
+    blocks: list[Block] = [*section(why, Line(f"  {infeasible.binding}"))]
     if infeasible.shortfall_bytes:
         blocks.append(Line(f"  {gib(infeasible.shortfall_bytes)} are missing on the heaviest rank."))
     if infeasible.nearest is not None:
         nearest = infeasible.nearest
-        peak = f"{peak_in_words(nearest)}, of {gib(nearest.memory_limit_bytes)} usable"
-        stages = stages_in_words(nearest.layout.stages)
+        facts = [("layers per stage", stages_in_words(nearest.layout.stages))]
+        if missed:
+            facts.append(("step time", milliseconds(nearest.step_seconds)))
+        facts.append(("peak memory", f"{peak_in_words(nearest)}, of {gib(nearest.memory_limit_bytes)} usable"))
         blocks += section(
-            "Closest attempt",
+            "Fastest layout" if missed else "Closest attempt",
             Line(f"  {layout_in_words(nearest.layout)}"),
-            Facts(pairs=(("layers per stage", stages), ("peak memory", peak))),
+            Facts(pairs=tuple(facts)),
         )
     if infeasible.relaxations:
         blocks += section(
-            "Changes that fit, each by itself",
+            f"Changes that {'meet it' if missed else 'fit'}, each by itself",
             Table(
                 columns=columns("change", "try"),
                 rows=tuple((entry.change, f"--set {entry.path}={entry.value}") for entry in infeasible.relaxations),

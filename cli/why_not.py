@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planner.errors import InputError, NotExpressibleError
 from planner.plan import Plan
 from solvers.errors import SolverError
+
+if TYPE_CHECKING:
+    from profiles.hardware import Cluster
 
 SETTINGS_HINT = "Write settings of `constraints` with commas between them: --why-not tp=8,pp=2,recompute=full."
 
@@ -39,13 +43,20 @@ def settings_of(question: str) -> tuple[str, ...]:
 
 
 def answer(
-    question: str, settings: Sequence[str], *, spec: Path, overrides: Sequence[str], options: Mapping[str, str]
+    question: str,
+    settings: Sequence[str],
+    *,
+    on: "Cluster",
+    spec: Path,
+    overrides: Sequence[str],
+    options: Mapping[str, str],
 ) -> Answer:
     """Return the best layout under the settings of a question, or what stands against all of them.
 
     Args:
         question: The question, such as "tp=8,pp=2".
         settings: Its settings.
+        on: What the plan is for: the spec's cluster, or as many of its nodes as were chosen.
         spec: The spec that was planned.
         overrides: What replaced fields of it.
         options: What options of the command replaced.
@@ -60,7 +71,7 @@ def answer(
     if contradictions:
         return Answer(question=question, plan=None, refusals=tuple(error.message for error in contradictions))
     try:
-        return Answer(question=question, plan=search(inputs.model, inputs.cluster, inputs.request, top=1))
+        return Answer(question=question, plan=search(inputs.model, on, inputs.request, top=1))
     except NotExpressibleError as error:
         return Answer(question=question, plan=None, refusals=(error.message,))
     except SolverError as error:

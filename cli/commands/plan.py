@@ -34,6 +34,7 @@ EXAMPLES = (
     "shardwright plan spec.yaml",
     "shardwright plan spec.yaml --set cluster.nodes=16 --out run",
     "shardwright plan spec.yaml --why-not tp=8,pp=2",
+    "shardwright plan spec.yaml --objective fewest-nodes --set deadline_days=30",
 )
 
 SpecArgument = Annotated[
@@ -80,6 +81,28 @@ WhyNotOption = Annotated[
         show_default=False,
     ),
 ]
+ParetoOption = Annotated[
+    int | None,
+    typer.Option(
+        "--pareto",
+        metavar="STEPS",
+        min=2,
+        max=1000,
+        help="Also show the front of memory and time: the best layout as the memory shrinks in so many steps.",
+        show_default=False,
+    ),
+]
+SpareOption = Annotated[
+    int | None,
+    typer.Option(
+        "--spare",
+        metavar="NODES",
+        min=1,
+        help="Also show what is left when so many nodes are lost: a new plan for the rest, and the plan's layouts with"
+        " fewer replicas.",
+        show_default=False,
+    ),
+]
 TimingsOption = Annotated[bool, typer.Option("--timings", help="Say on standard error where the time went.")]
 QuietOption = Annotated[
     bool,
@@ -98,6 +121,8 @@ def plan(
     objective: ObjectiveOption = None,
     target: TargetOption = None,
     why_not: WhyNotOption = None,
+    pareto: ParetoOption = None,
+    spare: SpareOption = None,
     out: OutOption = None,
     force: ForceOption = False,
     format_: FormatOption = Format.TEXT,
@@ -108,14 +133,15 @@ def plan(
     """Find the best layout and what launches it.
 
     Prints the plan with its runners-up; with --out also writes it, and the files that start the run.
-    When nothing fits, says what is missing and which changes would fit, writes nothing and exits with 3.
+    When nothing fits, or nothing meets the deadline, says what is missing and which changes would do, writes nothing
+    and exits with 3.
     """
     from cli.render_plan import file_blocks
     from cli.why_not import answer, settings_of
+    from planner.decide import decide
     from planner.inputs import load_inputs
     from planner.launch import launch_file_names
     from planner.schema.plan import plan_to_text
-    from planner.search import search
     from planner.verification.kit import KIT_FILES
 
     stopwatch = Stopwatch()
@@ -128,11 +154,19 @@ def plan(
         check_writable(out, (PLAN_FILE, *names, *KIT_FILES), force=force)
     stopwatch.lap("read inputs")
     with watching(show=wants_progress() and not quiet) as watch:
-        found = search(inputs.model, inputs.cluster, inputs.request, top=top, watch=watch)
+        found = decide(
+            inputs.model,
+            inputs.cluster,
+            inputs.request,
+            top=top,
+            front_steps=pareto,
+            lost_nodes=spare,
+            watch=watch,
+        )
     stopwatch.lap("search")
     answers = []
     for question, settings in questions.items():
-        answers.append(answer(question, settings, spec=spec, overrides=set_ or (), options=options))
+        answers.append(answer(question, settings, on=found.cluster, spec=spec, overrides=set_ or (), options=options))
         stopwatch.lap(f"search with {question}")
     document = plan_to_text(found)
     # Each is tried whatever becomes of the other: a full disk does not cost the answer, nor a closed pipe the files.
@@ -148,7 +182,8 @@ def plan(
         note("\n".join(stopwatch.lines()))
     if not found.plans:
         if out is not None and not quiet:
-            note(f"{out}: nothing was written, because no layout fits.")
+            what = "meets the deadline" if found.infeasible and found.infeasible.misses_deadline else "fits"
+            note(f"{out}: nothing was written, because no layout {what}.")
         raise typer.Exit(ExitCode.INFEASIBLE)
 
 

@@ -2,9 +2,10 @@
 
 The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. Keys of things
 that are not planned yet (`offload`) are there and null. What follows from other keys (`cp_kind`, `edp`, `band`,
-`could_swap`, `days_to_train`, `cost_to_train`) is there for readers, and must agree when the file is read back. Files
-of versions that knew no `certainty` are read too. A file holds its inputs in full, so it is enough to emit, explain
-and check the plan.
+`could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`) is there for readers, and must agree when the file is
+read back. What is asked for beside a plan (`node_choice`, `pareto`, `spare`) is there where it was asked for. Files of
+versions that knew no `certainty` and no `joules_to_train` are read too. A file holds its inputs in full, so it is
+enough to emit, explain and check the plan.
 
     plan_from_document(parse_document(plan_to_text(plan), file="plan.json")) == plan
 
@@ -16,10 +17,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
+from planner.choices import Degraded, Front, NodeChoice, Spare
 from planner.documents import Data, Document, Node
 from planner.documents.document import format_path
 from planner.errors import InputError
+from planner.layout import Layout
 from planner.plan import SCHEMA_VERSION, Certainty, Infeasible, MemoryLine, Plan, PlannedLayout
+from planner.request import PlanRequest
 from planner.schema.plan_file import PlanFile
 from planner.schema.translate import Path, all_of, validated
 
@@ -78,6 +82,9 @@ _KINDS = frozenset({"mixer", "feed_forward"})
 WHY_NOT = "why_not"
 """Answers to questions that were asked beside a plan: printed behind it, and not read back."""
 
+_ASKED_BESIDE = frozenset({"deadline_days", "node_counts"})
+"""Parts of a request that most have not."""
+
 _EDITED = "Plan again; a plan file is not edited by hand."
 
 
@@ -92,9 +99,11 @@ def plan_from_document(document: Document) -> Plan:
     file = validated(lambda: PlanFile.model_validate_json(text), model=PlanFile, document=document)
     _check_inputs(document)
     plan = file.to_plan()
+    run = plan.whole_run
     for name, stored, derived in (
         ("days_to_train", file.days_to_train, plan.days_to_train),
         ("cost_to_train", file.cost_to_train, plan.cost_to_train),
+        ("joules_to_train", file.joules_to_train, run.joules if run and file.joules_to_train is not None else None),
     ):
         same = stored == derived if stored is None or derived is None else math.isclose(stored, derived, rel_tol=1e-9)
         if not same:
@@ -103,7 +112,23 @@ def plan_from_document(document: Document) -> Plan:
                 location=document.locate((name,)),
                 hint=_EDITED,
             )
+    _check_beside(document, plan_to_json(plan))
     return plan
+
+
+def _check_beside(document: Document, said: Mapping[str, Data]) -> None:
+    """Refuse answers beside the plan of which a part does not follow from the rest."""
+    errors = [
+        InputError(
+            f"`{name}` holds a number that does not follow from the others.",
+            location=document.locate((name,)),
+            hint=_EDITED,
+        )
+        for name in ("node_choice", "pareto", "spare")
+        if (node := document.node((name,))) is not None and node.data() != said.get(name)
+    ]
+    if errors:
+        raise all_of(errors)
 
 
 def plan_to_text(plan: Plan) -> str:
@@ -112,7 +137,8 @@ def plan_to_text(plan: Plan) -> str:
 
 
 def plan_to_json(plan: Plan) -> dict[str, Data]:
-    """Return the plan as plain data, in the order that files keep."""
+    """Return the plan as plain data, in the order that files keep; answers that were not asked for are left out."""
+    run = plan.whole_run
     return {
         "schema_version": SCHEMA_VERSION,
         "target": plan.target.value,
@@ -127,7 +153,77 @@ def plan_to_json(plan: Plan) -> dict[str, Data]:
         "certainty": _certainty(plan.certainty, plan.plans) if plan.certainty else None,
         "days_to_train": plan.days_to_train,
         "cost_to_train": plan.cost_to_train,
-        "inputs": {"model": _json(plan.model), "cluster": _json(plan.cluster), "request": _json(plan.request)},
+        **({} if run is None else {"joules_to_train": run.joules}),
+        **({} if plan.node_choice is None else {"node_choice": _node_choice(plan, plan.node_choice)}),
+        **({} if plan.front is None else {"pareto": _front(plan.front)}),
+        **({} if plan.spare is None else {"spare": _spare(plan.spare)}),
+        "inputs": {"model": _json(plan.model), "cluster": _json(plan.cluster), "request": _request(plan.request)},
+    }
+
+
+def _request(request: PlanRequest) -> dict[str, Data]:
+    """Return what was asked for; a deadline and numbers of nodes only where they were given."""
+    asked = {field.name: getattr(request, field.name) for field in fields(request)}
+    return {name: _json(value) for name, value in asked.items() if value is not None or name not in _ASKED_BESIDE}
+
+
+def _node_choice(plan: Plan, choice: NodeChoice) -> dict[str, Data]:
+    rows: list[Data] = []
+    for count in choice.counts:
+        seconds = count.step_seconds
+        run = None if seconds is None else plan.run_with(seconds, num_nodes=count.num_nodes)
+        rows.append(
+            {
+                "num_nodes": count.num_nodes,
+                "verdict": count.verdict.value,
+                "step_seconds": seconds,
+                "bound_seconds": count.bound_seconds,
+                "days_to_train": None if run is None else run.days,
+                "cost_to_train": None if run is None else run.cost,
+                "joules_to_train": None if run is None else run.joules,
+            }
+        )
+    return {"num_offered": choice.num_offered, "proven": choice.proven, "counts": rows}
+
+
+def _front(front: Front) -> dict[str, Data]:
+    points: list[Data] = [
+        {
+            "layout": _layout(point.layout),
+            "step_seconds": point.step_seconds,
+            "peak_memory_bytes": point.peak_memory_bytes,
+            "limit_bytes": point.limit_bytes,
+            "bound_seconds": point.bound_seconds,
+            "gap": point.gap,
+        }
+        for point in front.points
+    ]
+    return {"step_bytes": front.step_bytes, "open_below_bytes": front.open_below_bytes, "points": points}
+
+
+def _spare(spare: Spare) -> dict[str, Data]:
+    return {
+        "num_lost": spare.num_lost,
+        "replanned": _degraded(spare.replanned) if spare.replanned else None,
+        "reason": spare.reason,
+        "proven": spare.proven,
+        "kept": [
+            {
+                "index": entry.index,
+                "degraded": _degraded(entry.degraded) if entry.degraded else None,
+                "reason": entry.reason,
+            }
+            for entry in spare.kept
+        ],
+    }
+
+
+def _degraded(degraded: Degraded) -> dict[str, Data]:
+    return {
+        "num_nodes": degraded.num_nodes,
+        "layout": _layout(degraded.layout),
+        "step_seconds": degraded.step_seconds,
+        "lost_fraction": degraded.lost_fraction,
     }
 
 
@@ -155,33 +251,8 @@ def _planned_layout(planned: PlannedLayout, certainty: Certainty | None) -> dict
     band: Data = None
     if certainty is not None:
         band = dict(zip(("low_seconds", "high_seconds"), certainty.band_seconds(planned), strict=True))
-    layout = planned.layout
     return {
-        "layout": {
-            "tp": layout.tp,
-            "sequence_parallel": layout.sequence_parallel,
-            "pp": layout.pp,
-            "vpp": layout.vpp,
-            "cp": layout.cp,
-            "ulysses": layout.ulysses,
-            "cp_kind": layout.cp_kind.value if layout.cp_kind else None,
-            "state_exchange": layout.state_exchange,
-            "ep": layout.ep,
-            "etp": layout.etp,
-            "edp": layout.edp,
-            "dp": layout.dp,
-            "zero_stage": layout.zero_stage,
-            "state_replicas": layout.state_replicas,
-            "secondary_shard": layout.secondary_shard,
-            "micro_batch_size": layout.micro_batch_size,
-            "num_microbatches": layout.num_microbatches,
-            "schedule": layout.schedule.value,
-            "recompute": _json(layout.recompute),
-            "offload": None,
-            "overlap": _json(layout.overlap),
-            "rank_order": layout.rank_order,
-            "stages": _json(layout.stages),
-        },
+        "layout": _layout(planned.layout),
         "step_seconds": planned.step_seconds,
         "reevaluated_step_seconds": planned.reevaluated_step_seconds,
         "lower_bound_seconds": planned.lower_bound_seconds,
@@ -194,6 +265,34 @@ def _planned_layout(planned: PlannedLayout, certainty: Certainty | None) -> dict
         "sources": {**memory_sources, **{f"time.{line.term}": line.source for line in planned.time}},
         "assumptions": list(planned.assumptions),
         "band": band,
+    }
+
+
+def _layout(layout: Layout) -> dict[str, Data]:
+    return {
+        "tp": layout.tp,
+        "sequence_parallel": layout.sequence_parallel,
+        "pp": layout.pp,
+        "vpp": layout.vpp,
+        "cp": layout.cp,
+        "ulysses": layout.ulysses,
+        "cp_kind": layout.cp_kind.value if layout.cp_kind else None,
+        "state_exchange": layout.state_exchange,
+        "ep": layout.ep,
+        "etp": layout.etp,
+        "edp": layout.edp,
+        "dp": layout.dp,
+        "zero_stage": layout.zero_stage,
+        "state_replicas": layout.state_replicas,
+        "secondary_shard": layout.secondary_shard,
+        "micro_batch_size": layout.micro_batch_size,
+        "num_microbatches": layout.num_microbatches,
+        "schedule": layout.schedule.value,
+        "recompute": _json(layout.recompute),
+        "offload": None,
+        "overlap": _json(layout.overlap),
+        "rank_order": layout.rank_order,
+        "stages": _json(layout.stages),
     }
 
 

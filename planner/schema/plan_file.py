@@ -2,10 +2,21 @@
 
 import math
 from dataclasses import fields
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from planner.choices import (
+    Degraded,
+    Front,
+    FrontPoint,
+    KeptLayout,
+    NodeChoice,
+    NodeCount,
+    NodeVerdict,
+    Spare,
+)
 from planner.layout import ContextKind, Layout, Overlap, Recompute, Schedule, Stage
 from planner.plan import (
     SCHEMA_VERSION,
@@ -214,6 +225,134 @@ class InfeasibleFile(_Mapping):
         )
 
 
+class NodeCountFile(_Mapping):
+    """One number of nodes; days, cost and joules follow from its step."""
+
+    num_nodes: Annotated[int, Field(ge=1)]
+    verdict: NodeVerdict
+    step_seconds: float | None
+    bound_seconds: float | None
+    days_to_train: float | None
+    cost_to_train: float | None
+    joules_to_train: float | None
+
+    def to_count(self) -> NodeCount:
+        """Return the number."""
+        return NodeCount(**{field.name: getattr(self, field.name) for field in fields(NodeCount)})
+
+
+class NodeChoiceFile(_Mapping):
+    """How the number of nodes was chosen."""
+
+    num_offered: Annotated[int, Field(ge=1)]
+    proven: bool
+    counts: tuple[NodeCountFile, ...]
+
+    def to_choice(self) -> NodeChoice:
+        """Return the choice."""
+        counts = tuple(count.to_count() for count in self.counts)
+        return NodeChoice(num_offered=self.num_offered, counts=counts, proven=self.proven)
+
+
+class FrontPointFile(_Mapping):
+    """One point of memory and time; `gap` follows from its bound."""
+
+    layout: LayoutFile
+    step_seconds: Annotated[float, Field(gt=0)]
+    peak_memory_bytes: Count
+    limit_bytes: Count
+    bound_seconds: float
+    gap: float
+
+    def to_point(self) -> FrontPoint:
+        """Return the point."""
+        return FrontPoint(
+            layout=self.layout.to_layout(),
+            step_seconds=self.step_seconds,
+            peak_memory_bytes=self.peak_memory_bytes,
+            limit_bytes=self.limit_bytes,
+            bound_seconds=self.bound_seconds,
+        )
+
+
+class FrontFile(_Mapping):
+    """Memory against time."""
+
+    step_bytes: Annotated[int, Field(ge=1)]
+    open_below_bytes: Count | None
+    points: Annotated[tuple[FrontPointFile, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _is_a_front(self) -> "FrontFile":
+        for first, second in pairwise(self.points):
+            if second.step_seconds <= first.step_seconds or second.peak_memory_bytes >= first.peak_memory_bytes:
+                raise complaint(
+                    "`points` are no front: each has to need less memory than the last, and to take longer.",
+                    "Plan again; a plan file is not edited by hand.",
+                    field="points",
+                )
+        return self
+
+    def to_front(self) -> Front:
+        """Return the front."""
+        return Front(
+            points=tuple(point.to_point() for point in self.points),
+            step_bytes=self.step_bytes,
+            open_below_bytes=self.open_below_bytes,
+        )
+
+
+class DegradedFile(_Mapping):
+    """A run after nodes were lost."""
+
+    num_nodes: Annotated[int, Field(ge=1)]
+    layout: LayoutFile
+    step_seconds: Annotated[float, Field(gt=0)]
+    lost_fraction: float
+
+    def to_degraded(self) -> Degraded:
+        """Return the run."""
+        return Degraded(
+            num_nodes=self.num_nodes,
+            layout=self.layout.to_layout(),
+            step_seconds=self.step_seconds,
+            lost_fraction=self.lost_fraction,
+        )
+
+
+class KeptLayoutFile(_Mapping):
+    """One of the plan's layouts with fewer replicas."""
+
+    index: Count
+    degraded: DegradedFile | None
+    reason: str
+
+    def to_kept(self) -> KeptLayout:
+        """Return the layout."""
+        degraded = self.degraded.to_degraded() if self.degraded else None
+        return KeptLayout(index=self.index, degraded=degraded, reason=self.reason)
+
+
+class SpareFile(_Mapping):
+    """What is left when nodes are lost."""
+
+    num_lost: Annotated[int, Field(ge=1)]
+    replanned: DegradedFile | None
+    reason: str
+    proven: bool
+    kept: tuple[KeptLayoutFile, ...]
+
+    def to_spare(self) -> Spare:
+        """Return what is left."""
+        return Spare(
+            num_lost=self.num_lost,
+            replanned=self.replanned.to_degraded() if self.replanned else None,
+            reason=self.reason,
+            proven=self.proven,
+            kept=tuple(entry.to_kept() for entry in self.kept),
+        )
+
+
 class InputsFile(_Mapping):
     """What was planned, where, and for which run."""
 
@@ -249,6 +388,10 @@ class PlanFile(_Mapping):
     certainty: CertaintyFile | None = None
     days_to_train: float | None
     cost_to_train: float | None
+    joules_to_train: float | None = None
+    node_choice: NodeChoiceFile | None = None
+    pareto: FrontFile | None = None
+    spare: SpareFile | None = None
     inputs: InputsFile
 
     @model_validator(mode="after")
@@ -313,4 +456,7 @@ class PlanFile(_Mapping):
             baseline=self.baseline.to_planned_layout() if self.baseline else None,
             infeasible=self.infeasible.to_infeasible() if self.infeasible else None,
             certainty=self.certainty.to_certainty() if self.certainty else None,
+            node_choice=self.node_choice.to_choice() if self.node_choice else None,
+            front=self.pareto.to_front() if self.pareto else None,
+            spare=self.spare.to_spare() if self.spare else None,
         )

@@ -76,7 +76,7 @@ def test_a_missing_cost_is_printed_with_its_remedy() -> None:
 def test_help_lists_the_exit_codes() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    assert "      3  proven: no layout fits\n" in result.stdout
+    assert "      3  proven: no layout fits, or none meets the deadline\n" in result.stdout
 
 
 def run_main(setup: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -60,6 +60,7 @@ Search
 
 Assumptions
   - GEMMs reach 80 % of the datasheet rate.
+  - energy: every GPU draws its board power, 300 W, all the time; hosts, network and cooling come on top
 """
 
 

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 import cli.commands.plan
-import planner.search
+import planner.decide
 from cli.exits import ExitCode
 from cli.main import app
 from planner.emit.megatron import emit_megatron
@@ -47,7 +47,7 @@ Best layout
   step time         200.0 ms (simulated independently: 200.0 ms)
   throughput        20,480.0 tokens/s/GPU, MFU 45.0 %
   peak memory       6.00 GiB on rank 0 in forward-backward, of 7.00 GiB usable
-  whole run         1.0 days for 7,077,888,000 tokens, cost 240 at 2.50 per GPU hour
+  whole run         1.0 days for 7,077,888,000 tokens, cost 240 at 2.50 per GPU hour, 28.8 kWh at 300 W per GPU
 
 Runners-up and baseline
   index         step time  vs best  peak memory  what differs [best]
@@ -56,6 +56,7 @@ Runners-up and baseline
 
 Assumptions
   - GEMMs reach 80 % of the datasheet rate.
+  - energy: every GPU draws its board power, 300 W, all the time; hosts, network and cooling come on top
 """
 
 RUN_VERIFY = "run verify/, which --out writes."
@@ -94,18 +95,20 @@ def finds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Plan], list[PlanRequest]
     def arrange(plan: Plan) -> list[PlanRequest]:
         asked: list[PlanRequest] = []
 
-        def search(
+        def decide(
             model: ModelSpec,
             cluster: Cluster,
             request: PlanRequest,
             *,
             top: int,
+            front_steps: int | None,
+            lost_nodes: int | None,
             watch: Callable[[str, int, int], None] | None = None,
         ) -> Plan:
             asked.append(request)
             return plan
 
-        monkeypatch.setattr(planner.search, "search", search)
+        monkeypatch.setattr(planner.decide, "decide", decide)
         return asked
 
     return arrange
@@ -187,7 +190,7 @@ def test_the_screen_says_whether_the_best_survives_its_band(
     said = [text for text in result.stdout.splitlines() if "swap" in text or "survives" in text]
     assert said == ([f"  {line}"] if line is not None else [])
     assert result.stdout.endswith(
-        "Assumptions\n  - GEMMs reach 80 % of the datasheet rate.\n  - band of a step time: runs\n"
+        "hosts, network and cooling come on top\n  - band of a step time: runs\n"
         "  - band of the ratio of two layouts: choices\n"
     )
 
@@ -305,6 +308,8 @@ def test_what_an_option_asks_for_is_blamed_on_the_option(spec: Path, finds: Find
     assert result.stderr == (
         "error: --objective cost: objective: `objective` = cost needs the price of a GPU, "
         "which the cluster does not give.\nAdd price_per_gpu_hour to the cluster.\n"
+        "error: --objective cost: objective: `objective` = cost speaks of a whole run, and the workload has no token "
+        "budget.\nAdd tokens_to_train to the workload, such as 15T.\n"
     )
 
 

@@ -10,12 +10,12 @@ from planner.plan import Plan
 from planner.schema.plan import plan_from_document, plan_to_json, plan_to_text
 from planner.specs import ModelSpec
 from planner.workload import DocumentLengths, Packing
-from tests.builders import tiny_infeasible_plan, tiny_plan
+from tests.builders import tiny_infeasible_plan, tiny_plan, tiny_plan_with_choices
 from tests.unit.planner.model_kinds import expert_model, hybrid_model, latent_model
 
 PLAN_KEYS = (
     "schema_version target status objective bound gap search plans baseline infeasible certainty days_to_train "
-    "cost_to_train inputs"
+    "cost_to_train joules_to_train inputs"
 )
 PLANNED_KEYS = (
     "layout step_seconds reevaluated_step_seconds lower_bound_seconds tokens_per_second_per_gpu mfu peak_memory_bytes "
@@ -36,6 +36,55 @@ def test_a_plan_to_json_and_back_is_the_same_plan(plan: Plan) -> None:
     text = plan_to_text(plan)
     assert read_back(text) == plan
     assert plan_to_text(read_back(text)) == text
+
+
+def test_what_was_asked_beside_a_plan_is_kept_and_left_out_where_it_was_not() -> None:
+    plan = tiny_plan_with_choices()
+    text = plan_to_text(plan)
+    assert read_back(text) == plan
+    assert plan_to_text(read_back(text)) == text
+    data = json.loads(text)
+    assert [key for key in data if key not in PLAN_KEYS.split()] == ["node_choice", "pareto", "spare"]
+    assert data["inputs"]["request"]["deadline_days"] == 30.0
+    assert data["node_choice"]["counts"][1]["days_to_train"] == pytest.approx(plan.days_to_train)
+    plain = json.loads(plan_to_text(tiny_plan()))["inputs"]["request"]
+    assert not {"deadline_days", "node_counts"} & set(plain)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            ("node_choice", "counts", 1, "cost_to_train"),
+            1.0,
+            "`node_choice` holds a number that does not follow from the others.",
+        ),
+        (("pareto", "points", 0, "gap"), 0.25, "`pareto` holds a number that does not follow from the others."),
+        (
+            ("pareto", "points", 1, "step_seconds"),
+            0.125,
+            "`points` are no front: each has to need less memory than the last, and to take longer.",
+        ),
+        (("spare", "kept", 0, "degraded"), 3, "a mapping"),
+    ],
+)
+def test_what_does_not_follow_beside_a_plan_is_an_error(
+    path: tuple[str | int, ...], value: float, message: str
+) -> None:
+    data = json.loads(plan_to_text(tiny_plan_with_choices()))
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(InputError) as caught:
+        read_back(json.dumps(data))
+    assert message in str(caught.value)
+
+
+def test_files_of_versions_that_knew_no_energy_are_read() -> None:
+    whole = plan_to_json(tiny_plan())
+    assert whole.pop("joules_to_train") is not None
+    assert read_back(json.dumps(whole)) == tiny_plan()
 
 
 def test_the_keys_of_a_plan_file_are_stable_and_in_order() -> None:
@@ -186,7 +235,7 @@ def test_a_plan_file_that_was_cut_off_is_an_error() -> None:
 
 def test_every_removed_or_unknown_key_is_an_error() -> None:
     whole = plan_to_json(tiny_plan())
-    for key in whole.keys() - {"certainty"}:
+    for key in whole.keys() - {"certainty", "joules_to_train"}:
         cut = {name: value for name, value in whole.items() if name != key}
         with pytest.raises(InputError, match=f"`{key}` is missing"):
             read_back(json.dumps(cut))

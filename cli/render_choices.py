@@ -1,0 +1,182 @@
+"""What a plan says beside its layouts: the number of nodes, the front of memory and time, what lost nodes cost."""
+
+from itertools import groupby
+
+from cli.render import (
+    Block,
+    Line,
+    Table,
+    columns,
+    count,
+    counted,
+    duration,
+    energy,
+    gib,
+    milliseconds,
+    percent,
+    section,
+    signed_percent,
+)
+from planner.choices import Degraded, Front, NodeChoice, NodeCount, NodeVerdict, Spare
+from planner.plan import Plan
+from planner.report import layout_in_words, stages_in_words
+
+NUMBERLESS = (NodeVerdict.NO_LAYOUT, NodeVerdict.REFUSED, NodeVerdict.NOT_NEEDED)
+"""Verdicts of which a run of numbers is one line."""
+
+
+def choice_blocks(plan: Plan) -> tuple[Block, ...]:
+    """Return all that was asked beside the layouts; nothing where nothing was."""
+    blocks: list[Block] = []
+    if plan.node_choice is not None:
+        blocks += _node_blocks(plan, plan.node_choice)
+    if plan.front is not None:
+        blocks += _front_blocks(plan.front)
+    if plan.spare is not None:
+        blocks += _spare_blocks(plan, plan.spare)
+    return tuple(blocks)
+
+
+def _node_blocks(plan: Plan, choice: NodeChoice) -> tuple[Block, ...]:
+    """Return every number of nodes with its best step, what it is worth, and why it is not the best."""
+    has_run = plan.request.workload.tokens_to_train is not None
+    has_price = has_run and plan.cluster.price_per_gpu_hour is not None
+    headers = [
+        ">nodes",
+        ">GPUs",
+        ">step time",
+        *((">whole run",) if has_run else ()),
+        *((">cost",) if has_price else ()),
+        *((">energy",) if has_run else ()),
+        ">no less than",
+        "verdict",
+    ]
+    rows: list[tuple[str, ...]] = []
+    blanks = ("",) * (len(headers) - 3)
+    for key, run in groupby(choice.counts, key=_of_one_line):
+        counts = list(run)
+        if key is None:
+            rows += [_node_row(plan, entry, has_run=has_run, has_price=has_price) for entry in counts]
+            continue
+        first, last = counts[0].num_nodes, counts[-1].num_nodes
+        per_node = plan.cluster.gpus_per_node
+        numbers = str(first) if first == last else f"{first} to {last}"
+        gpus = count(first * per_node) if first == last else f"{count(first * per_node)} to {count(last * per_node)}"
+        rows.append((numbers, gpus, *blanks, key.value))
+    table = Table(columns=columns(*headers, spare=("GPUs", "no less than", "energy")), rows=tuple(rows))
+    return section("Numbers of nodes", table, Line(f"  {_proof_in_words(plan, choice)}"))
+
+
+def _of_one_line(entry: NodeCount) -> NodeVerdict | None:
+    return entry.verdict if entry.verdict in NUMBERLESS else None
+
+
+def _node_row(plan: Plan, entry: NodeCount, *, has_run: bool, has_price: bool) -> tuple[str, ...]:
+    seconds = entry.step_seconds
+    run = None if seconds is None else plan.run_with(seconds, num_nodes=entry.num_nodes)
+    cells = [
+        str(entry.num_nodes),
+        count(entry.num_nodes * plan.cluster.gpus_per_node),
+        "" if seconds is None else milliseconds(seconds),
+    ]
+    if has_run:
+        cells.append("" if run is None else duration(run.days))
+    if has_price:
+        cells.append("" if run is None or run.cost is None else f"{run.cost:,.0f}")
+    if has_run:
+        cells.append("" if run is None else energy(run.joules))
+    cells.append("" if entry.bound_seconds is None else milliseconds(entry.bound_seconds))
+    return (*cells, entry.verdict.value)
+
+
+def _proof_in_words(plan: Plan, choice: NodeChoice) -> str:
+    """Return what is known of the numbers that were not chosen."""
+    chosen = choice.chosen
+    if chosen is None:
+        return "Each number was ruled out by a bound of all its layouts, or searched."
+    nodes = counted(chosen.num_nodes, "node")
+    if choice.proven:
+        return f"{nodes}, proven: every other number is ruled out by a bound of all its layouts, or by its own best."
+    return (
+        f"{nodes}, not proven: on some other number a better layout is not ruled out (best {plan.objective.value} by"
+        " what was found)."
+    )
+
+
+def _front_blocks(front: Front) -> tuple[Block, ...]:
+    """Return the front of memory and time, the fastest layout first."""
+    best = front.points[0].step_seconds
+    table = Table(
+        columns=columns(
+            ">peak memory",
+            ">step time",
+            ">vs best",
+            ">gap",
+            "layout",
+            "layers per stage",
+            spare=("layers per stage", "gap"),
+        ),
+        rows=tuple(
+            (
+                gib(point.peak_memory_bytes),
+                milliseconds(point.step_seconds),
+                signed_percent(point.step_seconds / best - 1.0),
+                percent(point.gap),
+                layout_in_words(point.layout),
+                stages_in_words(point.layout.stages),
+            )
+            for point in front.points
+        ),
+    )
+    below = front.open_below_bytes
+    if below is None:
+        end = f"Nothing fits into {gib(max(front.points[-1].peak_memory_bytes - front.step_bytes, 0))}."
+    else:
+        end = f"What fits into {gib(below)} is not decided."
+    return section(
+        "Memory against time",
+        table,
+        Line(
+            f"  No layout searched needs less memory and is faster, up to its gap; others may lie between two of them,"
+            f" within {gib(front.step_bytes)} of the upper one. {end}"
+        ),
+    )
+
+
+def _spare_blocks(plan: Plan, spare: Spare) -> tuple[Block, ...]:
+    """Return what a plan goes on as when nodes are lost."""
+    again = "planned anew"
+    rows = [_degraded_row(again, spare.replanned, spare.reason)]
+    rows += [_degraded_row(f"layout {entry.index} kept", entry.degraded, entry.reason) for entry in spare.kept]
+    table = Table(columns=columns("restart", ">nodes", ">step time", ">lost", "layout"), rows=tuple(rows))
+    best = min(
+        (entry for entry in spare.kept if entry.degraded is not None),
+        key=lambda entry: entry.degraded.step_seconds if entry.degraded is not None else 0.0,
+        default=None,
+    )
+    lines = [Line("  Lost: of layout 0's tokens a second on all nodes. A layout that is kept has fewer replicas.")]
+    if best is not None and best.degraded is not None:
+        nominal = plan.plans[best.index].step_seconds / plan.best.step_seconds - 1.0
+        lines.append(
+            Line(
+                f"  Layout {best.index} loses least without a new layout: {percent(best.degraded.lost_fraction)}; with"
+                f" all nodes it takes {signed_percent(nominal)} against the best."
+            )
+        )
+    else:
+        lines.append(Line("  None of the layouts can go on with fewer replicas: a restart needs a new one."))
+    if spare.replanned is not None and not spare.proven:
+        lines.append(Line("  That no layout on the nodes left is faster is not proved."))
+    return section(f"With {counted(spare.num_lost, 'node')} lost", table, *lines)
+
+
+def _degraded_row(name: str, degraded: Degraded | None, reason: str) -> tuple[str, ...]:
+    if degraded is None:
+        return (name, "", "", "100.0 %", reason)
+    return (
+        name,
+        str(degraded.num_nodes),
+        milliseconds(degraded.step_seconds),
+        percent(degraded.lost_fraction),
+        layout_in_words(degraded.layout),
+    )
