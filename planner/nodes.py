@@ -277,8 +277,8 @@ def _without_plan(search: _Search, *, watch: Watch) -> Plan:
         baseline=None,
         infeasible=Infeasible(
             binding=(
-                f"the deadline: the fastest layout takes {days:,.2f} days on {_listed([plan.cluster.num_nodes])},"
-                f" {days - deadline:,.2f} days too long; {deadline:,g} days are allowed"
+                f"the deadline: the fastest layout takes {_days(days)} on {_listed([plan.cluster.num_nodes])},"
+                f" {_days(days - deadline)} too long; {deadline:,g} days are allowed"
             ),
             shortfall_bytes=0,
             nearest=plan.best,
@@ -286,6 +286,11 @@ def _without_plan(search: _Search, *, watch: Watch) -> Plan:
         ),
         node_choice=choice,
     )
+
+
+def _days(days: float) -> str:
+    """Return "25.63 days"; of less than a tenth of a day, its first digits."""
+    return f"{days:,.2f} days" if days >= 0.1 else f"{days:.3g} days"
 
 
 def _listed(numbers: list[int]) -> str:
@@ -299,7 +304,7 @@ def _nearest_in_words(search: _Search) -> str:
         return ""
     days = days_of(search.fastest.step_seconds, search.request.workload)
     assert days is not None, "a deadline comes with a token budget"
-    return f"; the fastest layout found takes {days:,.2f} days on {search.fastest.num_nodes}"
+    return f"; the fastest layout found takes {_days(days)} on {search.fastest.num_nodes}"
 
 
 def _relaxations(search: _Search, *, days: float) -> Iterator[Relaxation]:

@@ -64,9 +64,9 @@ def _priced() -> Iterator[Priced]:
     pricer = Pricer(ground.table, limit_bytes=ground.limit_bytes)
     for index in range(len(space.points)):
         for layout in space.splits(space.layout(index)):
-            peak = peak_memory_bytes(memory_ledger(pricer.place(layout)))
+            peak = peak_memory_bytes(memory_ledger(space.place(layout)))
             if peak <= ground.limit_bytes:
-                yield peak, pricer.step_seconds(layout)
+                yield peak, pricer.prices(layout).step_seconds(layout)
 
 
 def test_the_space_has_something_to_weigh() -> None:

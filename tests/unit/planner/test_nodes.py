@@ -148,7 +148,7 @@ def test_a_deadline_just_missed_says_by_how_much_and_what_would_meet_it() -> Non
     assert plan.infeasible.nearest == alone(fastest).best
     assert plan.infeasible.shortfall_bytes == 0
     assert plan.infeasible.binding.startswith(
-        f"the deadline: the fastest layout takes {days:,.2f} days on {fastest} nodes"
+        f"the deadline: the fastest layout takes {days:.3g} days on {fastest} node"
     )
     assert {row.verdict for row in choice_of(plan).counts} <= {
         NodeVerdict.NO_LAYOUT,
