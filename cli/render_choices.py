@@ -157,10 +157,13 @@ def _spare_blocks(plan: Plan, spare: Spare) -> tuple[Block, ...]:
     lines = [Line("  Lost: of layout 0's tokens a second on all nodes. A layout that is kept has fewer replicas.")]
     if best is not None and best.degraded is not None:
         nominal = plan.plans[best.index].step_seconds / plan.best.step_seconds - 1.0
+        certainty = plan.certainty
+        alike = best.index > 0 and certainty is not None and best.index in certainty.could_swap(plan.plans)
         lines.append(
             Line(
                 f"  Layout {best.index} loses least without a new layout: {percent(best.degraded.lost_fraction)}; with"
-                f" all nodes it takes {signed_percent(nominal)} against the best."
+                f" all nodes it takes {signed_percent(nominal)} against the best"
+                f"{', within the band of their ratio' if alike else ''}."
             )
         )
     else:

@@ -100,6 +100,13 @@ def test_without_budget_and_price_their_columns_are_left_out() -> None:
     assert [column.header for column in table.columns] == ["nodes", "GPUs", "step time", "no less than", "verdict"]
 
 
+def test_a_runner_up_that_survives_and_may_be_as_fast_is_said_to() -> None:
+    plan = tiny_plan_with_choices()
+    near = replace(plan.plans[1], step_seconds=plan.best.step_seconds * 1.05)
+    text = as_text(choice_blocks(replace(plan, plans=(plan.best, near))))
+    assert text.endswith("with all nodes it takes +5.0 % against the best, within the band of their ratio.\n")
+
+
 def late_plan() -> Plan:
     """Return a search in which nothing met the deadline."""
     plan = tiny_plan_with_choices()
