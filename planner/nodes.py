@@ -26,7 +26,7 @@ from planner.plan import Infeasible, Plan, Relaxation, Status
 from planner.request import Objective, PlanRequest
 from planner.search import OPTIMALITY_GAP, Ground, Visit, Watch, conclude, ignore, prepare, visit
 from planner.specs import ModelSpec
-from profiles.hardware import Cluster
+from profiles.hardware import Cluster, LinkKind
 from profiles.planned import cost_model_on
 from solvers.errors import SolverError
 
@@ -100,7 +100,7 @@ class _Search:
         Args:
             num_nodes: The number.
             watch: Called as the search goes on.
-            needed_seconds: A step as long as this or longer is of no interest.
+            needed_seconds: A longer step is of no interest.
         """
         ground = prepare(self.model, part_of(self.cluster, num_nodes), self.request, price_on=self.price_on)
         bound = ground.lower_bound_seconds()
@@ -116,7 +116,7 @@ class _Search:
             if self.last is None or self.last[0].cluster.num_nodes < num_nodes:
                 self.last = (ground, seen)
             if seen.unsettled:
-                self._book(num_nodes, NodeVerdict.OPEN, bound=max(bound, seen.bound_seconds))
+                self._book(num_nodes, NodeVerdict.OPEN, bound=bound)
             else:
                 self._book(num_nodes, NodeVerdict.REFUSED if seen.refusal is not None else NodeVerdict.NO_LAYOUT)
             return
@@ -308,7 +308,10 @@ def _nearest_in_words(search: _Search) -> str:
 
 
 def _relaxations(search: _Search, *, days: float) -> Iterator[Relaxation]:
-    """Yield a later deadline, and more nodes that meet this one: doubled until they do, so not the fewest."""
+    """Yield a later deadline, and more nodes that meet this one: doubled until they do, so not the fewest.
+
+    Without a network in the description of the cluster it is not known what would join more nodes.
+    """
     later = math.ceil(days * 10) / 10
     yield Relaxation(
         change=f"{later:,.1f} days instead of {search.request.deadline_days:,g}",
@@ -316,6 +319,8 @@ def _relaxations(search: _Search, *, days: float) -> Iterator[Relaxation]:
         value=f"{later:.1f}",
     )
     cluster = search.cluster
+    if not cluster.levels or cluster.levels[-1].kind is not LinkKind.NETWORK:
+        return
     for doublings in range(1, _MOST_DOUBLINGS + 1):
         nodes = cluster.num_nodes << doublings
         if nodes * cluster.gpus_per_node > MAX_GPUS or nodes not in search.request.counts_of(nodes):

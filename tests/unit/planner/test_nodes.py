@@ -7,20 +7,21 @@ from functools import cache
 import pytest
 
 from planner.bundled import load_bundled
-from planner.choices import NodeChoice, NodeVerdict
-from planner.nodes import part_of, plan_nodes
+from planner.choices import NodeChoice, NodeCount, NodeVerdict
+from planner.nodes import _Search, part_of, plan_nodes
 from planner.objectives import seconds_at_deadline
 from planner.plan import Plan, Status
 from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
 from planner.schema.plan import plan_to_text
-from planner.search import prepare, search
+from planner.search import ignore, prepare, search
 from planner.validate import violations
 from planner.workload import Precision, TrainWorkload
 from profiles.catalogue import load_preset
 from profiles.hardware import Cluster
+from profiles.planned import cost_model_on
 from profiles.schema import ClusterEntry
 from solvers.errors import SolverError
-from tests.builders import GIB, tiny_dense_model, tiny_request, two_node_cluster
+from tests.builders import GIB, tiny_dense_model, tiny_request, two_node_cluster, wide_dense_model
 
 OFFERED = 6
 MODEL = tiny_dense_model()
@@ -171,6 +172,17 @@ def test_a_deadline_far_away_still_names_the_fastest_layout() -> None:
     assert [row.path for row in plan.infeasible.relaxations] == ["deadline_days"]
 
 
+@pytest.mark.parametrize(("num_nodes", "offered"), [(1, []), (2, ["4"])])
+def test_more_nodes_are_offered_only_where_it_is_known_what_joins_them(num_nodes: int, offered: list[str]) -> None:
+    model, workload = wide_dense_model(), replace(tiny_request().workload, seq_len=4096, global_batch_size=64)
+    request = asked(workload=workload, node_counts=None)
+    step = search(model, cluster_of(num_nodes), request, top=1).best.step_seconds
+    deadline = 0.75 * step / seconds_at_deadline(1.0, workload)
+    plan = plan_nodes(model, cluster_of(num_nodes), replace(request, deadline_days=deadline))
+    assert plan.infeasible is not None
+    assert [row.value for row in plan.infeasible.relaxations if row.path == "cluster.nodes"] == offered
+
+
 def test_a_deadline_alone_keeps_all_nodes() -> None:
     request = asked(node_counts=None, deadline_days=1e5)
     plan = plan_nodes(MODEL, cluster_of(4), request)
@@ -212,6 +224,25 @@ def test_what_is_not_proved_is_not_called_infeasible(monkeypatch: pytest.MonkeyP
         plan_nodes(model, cluster, short)
     assert "nothing found that meets the deadline and nothing proved" in str(caught.value)
     assert "not decided on 1 node; the fastest layout found takes " in str(caught.value)
+
+
+def test_schedules_too_long_to_simulate_leave_a_number_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.space.MAX_SCHEDULED_OPERATIONS", 1)
+    with pytest.raises(SolverError) as caught:
+        plan_nodes(MODEL, cluster_of(2), asked())
+    assert "nothing found and nothing proved" in str(caught.value)
+    assert "not decided on 1, 2 nodes" in str(caught.value)
+
+
+def test_an_open_number_is_no_proof_of_another() -> None:
+    request = asked()
+    search_ = _Search(MODEL, cluster_of(2), request, top=1, price_on=cost_model_on)
+    search_.look(2, watch=ignore, needed_seconds=math.inf)
+    step = best_step(2)
+    assert step is not None
+    assert search_.bound_merit(but=2) == math.inf
+    search_.rows[1] = NodeCount(num_nodes=1, verdict=NodeVerdict.OPEN, bound_seconds=step / 2)
+    assert search_.bound_merit(but=2) == step / 2
 
 
 def test_equal_inputs_give_equal_bytes() -> None:
