@@ -8,12 +8,14 @@ from dataclasses import replace
 
 from planner.errors import InputError
 from planner.front import front_of
+from planner.ground import ignore
 from planner.nodes import plan_nodes
 from planner.plan import Plan
 from planner.request import PlanRequest
-from planner.search import Watch, ignore, search
+from planner.search import search
 from planner.spare import spare_of
 from planner.specs import ModelSpec
+from planner.visit import Watch
 from profiles.hardware import Cluster
 
 

@@ -10,8 +10,9 @@ layers are anew for each limit. What is proved of a limit holds for every smalle
 """
 
 from planner.choices import Front, FrontPoint
+from planner.ground import ignore, prepare
 from planner.plan import Plan
-from planner.search import Watch, ignore, prepare, visit
+from planner.visit import Watch
 
 
 def front_of(plan: Plan, *, num_steps: int, watch: Watch) -> Front:
@@ -41,12 +42,12 @@ def front_of(plan: Plan, *, num_steps: int, watch: Watch) -> Front:
     limit = best.peak_memory_bytes - step_bytes
     while limit > 0:
         watch("lowering the memory", (ground.limit_bytes - limit) // step_bytes, num_steps)
-        seen = visit(ground, top=1, watch=ignore, limit_bytes=limit)
+        seen = ground.visit(top=1, watch=ignore, limit_bytes=limit)
         if not seen.candidates:
             undecided = seen.unsettled > 0 or seen.refusal is not None
             return Front(points=tuple(points), step_bytes=step_bytes, open_below_bytes=limit if undecided else None)
         found = seen.candidates[0]
-        bound = max(seen.bound_seconds, points[-1].bound_seconds)
+        bound = max(seen.any_split_bound_seconds, points[-1].bound_seconds)
         # A search that stopped with a gap may be beaten by one with less memory.
         while points and points[-1].step_seconds >= found.step_seconds:
             points.pop()
@@ -64,9 +65,10 @@ def front_of(plan: Plan, *, num_steps: int, watch: Watch) -> Front:
 
 
 def _proved_seconds(plan: Plan) -> float:
-    """Return what no layout of the plan's number of nodes undercuts."""
+    """Return what no layout on the plan's nodes undercuts, however its layers are split."""
     chosen = plan.node_choice.chosen if plan.node_choice is not None else None
     if chosen is not None and chosen.bound_seconds is not None:
         return min(chosen.bound_seconds, plan.best.step_seconds)
     assert plan.gap is not None, "a plan with layouts has a gap"
-    return plan.best.step_seconds * (1.0 - plan.gap)
+    proved, uneven = plan.best.step_seconds * (1.0 - plan.gap), plan.search.uneven_bound_seconds
+    return proved if uneven is None else min(proved, uneven)

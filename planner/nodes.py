@@ -7,9 +7,10 @@ enumerated and bounded. With
     the deadline (infinite without one), f(n, s) what the objective makes of a step (`planner.objectives.merit`),
 
 a number is ruled out without a search where b(n) > S or f(n, b(n)) is no better than the best known; else it is
-searched, which gives s(n), or a sharper b(n) where the search stopped early. Nothing is taken to be monotone in n: a
-batch that does not split over more nodes makes them slower. With objective fewest-nodes the first number that meets
-the deadline ends the pass. A choice is proved when every other number is ruled out by its bound.
+searched, which gives s(n), or a sharper b(n) where the search stopped early. Bounds hold however layers are split over
+stages. Nothing is taken to be monotone in n: a batch that does not split over more nodes makes them slower. With
+objective fewest-nodes the first number that meets the deadline ends the pass. A choice is proved when every other
+number is ruled out by its bound.
 
 Where none meets the deadline, what was ruled out by the deadline alone is searched in the order of its bounds until
 the fastest is known: an answer says how far off it is.
@@ -20,12 +21,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from planner.choices import NodeChoice, NodeCount, NodeVerdict
+from planner.ground import Ground, ignore, prepare
 from planner.infeasible import MAX_GPUS, PriceOn, with_nodes
 from planner.objectives import days_of, merit, objective_value, seconds_at_deadline
 from planner.plan import Infeasible, Plan, Relaxation, Status
 from planner.request import Objective, PlanRequest
-from planner.search import OPTIMALITY_GAP, Ground, Visit, Watch, conclude, ignore, prepare, visit
+from planner.search import OPTIMALITY_GAP, conclude
 from planner.specs import ModelSpec
+from planner.visit import Visit, Watch
 from profiles.hardware import Cluster, LinkKind
 from profiles.planned import cost_model_on
 from solvers.errors import SolverError
@@ -111,7 +114,7 @@ class _Search:
             if self.best is not None and self.merit(bound, num_nodes) >= self._best_merit:
                 self._book(num_nodes, NodeVerdict.BOUND_WORSE, bound=bound)
                 return
-        seen = visit(ground, top=self.top, watch=watch)
+        seen = ground.visit(top=self.top, watch=watch)
         if not seen.candidates:
             if self.last is None or self.last[0].cluster.num_nodes < num_nodes:
                 self.last = (ground, seen)
@@ -129,7 +132,7 @@ class _Search:
 
     def _compare(self, found: _Found) -> None:
         """Book a number that was searched, and keep it where it is the best so far."""
-        seconds, bound, nodes = found.step_seconds, found.seen.bound_seconds, found.num_nodes
+        seconds, bound, nodes = found.step_seconds, found.seen.any_split_bound_seconds, found.num_nodes
         if seconds > self.allowed_seconds:
             missed = bound > self.allowed_seconds
             self._book(nodes, NodeVerdict.TOO_SLOW if missed else NodeVerdict.OPEN, seconds=seconds, bound=bound)
@@ -218,9 +221,8 @@ def _with_certificate(plan: Plan, search: _Search) -> Plan:
     objective, nodes = search.request.objective, plan.cluster.num_nodes
     others = search.bound_merit(but=nodes)
     best = search.merit(plan.best.step_seconds, nodes)
-    own = search.rows[nodes].bound_seconds
-    assert own is not None, "a number of nodes with a plan has a bound"
-    least = min(search.merit(own, nodes), others)
+    assert plan.gap is not None, "a plan with layouts has a gap"
+    least = min(search.merit(plan.best.step_seconds * (1.0 - plan.gap), nodes), others)
     gap = max(0.0, (best - least) / best)
     choice = None
     if search.request.chooses_nodes:

@@ -19,9 +19,9 @@ from planner.layout import Layout, Overlap
 from planner.nodes import part_of, plan_nodes
 from planner.plan import Plan, Status
 from planner.request import Bounds, Constraints, Objective
-from planner.search import Watch
 from planner.targets import framework_of
 from planner.validate import violations
+from planner.visit import Watch
 from solvers.errors import SolverError
 
 

@@ -9,10 +9,12 @@ import pytest
 from planner.candidates import Pricer
 from planner.choices import Front
 from planner.front import front_of
+from planner.ground import Ground, ignore, prepare
 from planner.memory import memory_ledger, peak_memory_bytes
 from planner.plan import Plan
 from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
-from planner.search import ignore, prepare, search, visit
+from planner.search import search
+from planner.visit import Visit, Watch
 from planner.workload import TrainWorkload
 from tests.builders import tiny_workload, two_node_cluster, wide_dense_model
 from tests.small_spaces import SmallSpace
@@ -121,14 +123,15 @@ def test_finer_steps_keep_to_the_front_and_are_no_fewer() -> None:
 
 
 def test_where_a_search_decides_nothing_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = Ground.visit
     calls: list[int] = []
 
-    def undecided(*args: object, limit_bytes: int, **options: object) -> object:
+    def undecided(ground: Ground, *, top: int, watch: Watch, limit_bytes: int) -> Visit:
         calls.append(limit_bytes)
-        seen = visit(*args, limit_bytes=limit_bytes, **options)  # type: ignore[arg-type]
+        seen = looked(ground, top=top, watch=watch, limit_bytes=limit_bytes)
         return seen if len(calls) == 1 else replace(seen, candidates=(), unsettled=3)
 
-    monkeypatch.setattr("planner.front.visit", undecided)
+    monkeypatch.setattr(Ground, "visit", undecided)
     stopped = front_of(planned(), num_steps=STEPS, watch=ignore)
     assert len(stopped.points) == 2
     assert stopped.open_below_bytes == calls[-1]

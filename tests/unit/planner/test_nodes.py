@@ -8,12 +8,13 @@ import pytest
 
 from planner.bundled import load_bundled
 from planner.choices import NodeChoice, NodeCount, NodeVerdict
+from planner.ground import ignore, prepare
 from planner.nodes import _Search, part_of, plan_nodes
 from planner.objectives import seconds_at_deadline
 from planner.plan import Plan, Status
 from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
 from planner.schema.plan import plan_to_text
-from planner.search import ignore, prepare, search
+from planner.search import search
 from planner.validate import violations
 from planner.workload import Precision, TrainWorkload
 from profiles.catalogue import load_preset
@@ -214,7 +215,7 @@ def test_what_is_not_proved_is_not_called_infeasible(monkeypatch: pytest.MonkeyP
         objective=Objective.STEP_TIME,
         deadline_days=1.0,
     )
-    monkeypatch.setattr("planner.search.MAX_VISITED", 1)
+    monkeypatch.setattr("planner.visit.MAX_VISITED", 1)
     stopped = search(model, cluster, request)
     assert stopped.gap is not None
     assert stopped.gap > 0

@@ -197,7 +197,7 @@ NOT_EDITED = "Plan again; a plan file is not edited by hand."
         (
             '"hidden_size": 64',
             '"hidden_size": 0',
-            f"plan.json:331:22: inputs.model.hidden_size: `hidden_size` = 0 cannot be.\n{NOT_EDITED}",
+            f"plan.json:332:22: inputs.model.hidden_size: `hidden_size` = 0 cannot be.\n{NOT_EDITED}",
         ),
         (
             '"tdp_watts": 500.0',

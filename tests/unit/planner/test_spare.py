@@ -8,10 +8,11 @@ import pytest
 from planner.choices import Spare
 from planner.decide import decide
 from planner.errors import InputError
+from planner.ground import ignore
 from planner.nodes import part_of
 from planner.plan import Plan
 from planner.request import Bounds, Constraints, PlanRequest
-from planner.search import ignore, search
+from planner.search import search
 from planner.spare import spare_of
 from planner.validate import violations
 from tests.builders import GIB, tiny_dense_model, tiny_request, two_node_cluster, wide_dense_model
