@@ -27,14 +27,19 @@ NUMBERLESS = (NodeVerdict.NO_LAYOUT, NodeVerdict.REFUSED, NodeVerdict.NOT_NEEDED
 
 def choice_blocks(plan: Plan) -> tuple[Block, ...]:
     """Return all that was asked beside the layouts; nothing where nothing was."""
-    blocks: list[Block] = []
+    return tuple(block for title, blocks in choice_sections(plan) for block in section(title, *blocks))
+
+
+def choice_sections(plan: Plan) -> tuple[tuple[str, tuple[Block, ...]], ...]:
+    """Return each answer beside the layouts under its title."""
+    sections: list[tuple[str, tuple[Block, ...]]] = []
     if plan.node_choice is not None:
-        blocks += _node_blocks(plan, plan.node_choice)
+        sections.append(("Numbers of nodes", _node_blocks(plan, plan.node_choice)))
     if plan.front is not None:
-        blocks += _front_blocks(plan.front)
+        sections.append(("The front of memory and time", _front_blocks(plan.front)))
     if plan.spare is not None:
-        blocks += _spare_blocks(plan, plan.spare)
-    return tuple(blocks)
+        sections.append((f"With {counted(plan.spare.num_lost, 'node')} lost", _spare_blocks(plan, plan.spare)))
+    return tuple(sections)
 
 
 def _node_blocks(plan: Plan, choice: NodeChoice) -> tuple[Block, ...]:
@@ -64,7 +69,7 @@ def _node_blocks(plan: Plan, choice: NodeChoice) -> tuple[Block, ...]:
         gpus = count(first * per_node) if first == last else f"{count(first * per_node)} to {count(last * per_node)}"
         rows.append((numbers, gpus, *blanks, key.value))
     table = Table(columns=columns(*headers, spare=("GPUs", "no less than", "energy")), rows=tuple(rows))
-    return section("Numbers of nodes", table, Line(f"  {_proof_in_words(plan, choice)}"))
+    return (table, Line(f"  {_proof_in_words(plan, choice)}"))
 
 
 def _of_one_line(entry: NodeCount) -> NodeVerdict | None:
@@ -133,8 +138,7 @@ def _front_blocks(front: Front) -> tuple[Block, ...]:
         end = f"Nothing fits into {gib(max(front.points[-1].peak_memory_bytes - front.step_bytes, 0))}."
     else:
         end = f"What fits into {gib(below)} is not decided."
-    return section(
-        "Memory against time",
+    return (
         table,
         Line(
             f"  No layout searched needs less memory and is faster, up to its gap; others may lie between two of them,"
@@ -170,7 +174,7 @@ def _spare_blocks(plan: Plan, spare: Spare) -> tuple[Block, ...]:
         lines.append(Line("  None of the layouts can go on with fewer replicas: a restart needs a new one."))
     if spare.replanned is not None and not spare.proven:
         lines.append(Line("  That no layout on the nodes left is faster is not proved."))
-    return section(f"With {counted(spare.num_lost, 'node')} lost", table, *lines)
+    return (table, *lines)
 
 
 def _degraded_row(name: str, degraded: Degraded | None, reason: str) -> tuple[str, ...]:

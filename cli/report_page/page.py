@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
 from cli.render import count, counted, duration, gib, milliseconds, percent
+from cli.render_choices import choice_sections
 from cli.render_explain import comparison_facts, limits
 from cli.render_plan import (
     assumption_blocks,
@@ -127,14 +128,21 @@ def _sections(plan: Plan, evaluation: Evaluation | None) -> Iterator[ET.Element]
     """Yield the sections in reading order."""
     gpu_bytes = plan.cluster.device.memory_bytes
     if plan.infeasible is not None:
-        yield headed("Why nothing fits", *block_elements(infeasible_blocks(plan.infeasible)[2:]), anchor="infeasible")
+        why = "Why none meets the deadline" if plan.infeasible.misses_deadline else "Why nothing fits"
+        yield headed(why, *block_elements(infeasible_blocks(plan.infeasible)[2:]), anchor="infeasible")
         nearest = plan.infeasible.nearest
         if nearest is not None:
             memory = memory_elements(nearest.memory, limit_bytes=nearest.memory_limit_bytes, gpu_bytes=gpu_bytes)
-            yield headed("Memory of the closest attempt", *memory, anchor="memory")
+            yield headed(
+                "Memory of the fastest layout" if plan.infeasible.misses_deadline else "Memory of the closest attempt",
+                *memory,
+                anchor="memory",
+            )
     if plan.plans:
         assert evaluation is not None, "a plan with a layout comes with its timeline"
         yield from _best_sections(plan, evaluation)
+    for number, (title, blocks) in enumerate(choice_sections(plan)):
+        yield headed(title, *block_elements(blocks), anchor=f"beside-{number}")
     yield headed("Search", *block_elements(search_blocks(plan.search)[2:]), anchor="search")
     if plan.plans:
         assumed = assumption_blocks(plan, plan.best)[2:]

@@ -25,7 +25,7 @@ Numbers of nodes
   3 to 4  12 to 16                                                     no layout is legal and fits
   2 nodes, proven: every other number is ruled out by a bound of all its layouts, or by its own best.
 
-Memory against time
+The front of memory and time
   peak memory   step time   vs best     gap  layout@pad  layers per stage
      3.00 GiB    250.0 ms    +0.0 %  50.0 %  @whole  2 x 2
      1.00 GiB  1,000.0 ms  +300.0 %   0.0 %  @whole  2 x 2

@@ -1,12 +1,14 @@
 """`shardwright report` prints or writes one page, and never over another file unasked."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from planner.choices import NodeChoice, NodeCount, NodeVerdict, Spare
 from planner.schema.plan import plan_to_text
 from tests.pages import read_page
 from tests.unit.cli.samples import infeasible_plan, sample_plan
@@ -80,3 +82,31 @@ def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
     refused = RUNNER.invoke(app, ["report", str(path)])
     assert refused.exit_code == 2
     assert "This is a spec, not a plan." in refused.stderr
+
+
+def test_the_number_of_nodes_and_lost_nodes_are_on_the_page(tmp_path: Path) -> None:
+    model = sample_plan()
+    counts = (
+        NodeCount(num_nodes=1, verdict=NodeVerdict.BEST, step_seconds=0.2, bound_seconds=0.2),
+        NodeCount(num_nodes=2, verdict=NodeVerdict.NO_LAYOUT),
+    )
+    choice = NodeChoice(num_offered=2, counts=counts, proven=True)
+    spare = Spare(num_lost=1, replanned=None, reason="no node is left", proven=True, kept=())
+    path = tmp_path / "plan.json"
+    path.write_text(plan_to_text(replace(model, node_choice=choice, spare=spare)))
+    (body,) = read_page(RUNNER.invoke(app, ["report", str(path)]).stdout).all("body")
+    for words in ("Numbers of nodes", "1 node, proven:", "With 1 node lost", "no node is left"):
+        assert words in body.text
+
+
+def test_a_missed_deadline_is_not_called_missing_memory(tmp_path: Path) -> None:
+    plan = infeasible_plan()
+    assert plan.infeasible is not None
+    assert plan.infeasible.nearest is not None
+    fits = replace(plan.infeasible.nearest, memory_limit_bytes=plan.infeasible.nearest.peak_memory_bytes)
+    late = replace(plan.infeasible, binding="the deadline: too slow", shortfall_bytes=0, nearest=fits)
+    for infeasible, title in ((plan.infeasible, "Why nothing fits"), (late, "Why none meets the deadline")):
+        path = tmp_path / "plan.json"
+        path.write_text(plan_to_text(replace(plan, infeasible=infeasible)))
+        (body,) = read_page(RUNNER.invoke(app, ["report", str(path)]).stdout).all("body")
+        assert title in body.text
