@@ -96,7 +96,16 @@ class Ground:
         pricer = Pricer(self.table, limit_bytes=self.limit_bytes if limit_bytes is None else limit_bytes)
         thumb = baseline_layout(pricer, self.cluster, unpinned=self.space.points) if self.is_free else None
         start = thumb if thumb is not None and self.refused(thumb) is None else None
-        seen = visit(self.space, self.table, pricer, start=start, top=top, watch=watch, refused=self.refused)
+        seen = visit(
+            self.space,
+            self.table,
+            pricer,
+            scope=self.scope,
+            start=start,
+            top=top,
+            watch=watch,
+            refused=self.refused,
+        )
         return replace(seen, thumb=thumb)
 
     def planned(self, layout: Layout, *, step_seconds: float, bound_seconds: float) -> PlannedLayout:

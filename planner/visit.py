@@ -16,7 +16,8 @@ from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_sing
 from planner.costs import Bounds, CostTable, FloatArray
 from planner.errors import NotExpressibleError
 from planner.layout import Layout
-from planner.points import Points
+from planner.neighbours import best_neighbour
+from planner.points import Points, Scope
 from planner.settle import settle
 from planner.space import Space
 from planner.uneven import improved, least_seconds
@@ -64,12 +65,16 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
     table: CostTable,
     pricer: Pricer,
     *,
+    scope: Scope,
     start: Layout | None,
     top: int,
     watch: Watch,
     refused: Refused,
 ) -> Visit:
-    """Price the points in the order of their bounds, beginning with a placed layout of the space where one is known."""
+    """Price the points in the order of their bounds, beginning with a placed layout of the space where one is known.
+
+    Around the best one, what the space of `scope` leaves out is tried as well.
+    """
     fits_X = table.fits_X(space.points, limit_bytes=pricer.limit_bytes)
     points = space.points.where(fits_X)
     pruned: dict[str, int] = {}
@@ -85,8 +90,7 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
     )
     open_bound = float(table.bounds(too_long, limit_bytes=pricer.limit_bytes).step_seconds_X.min(initial=math.inf))
     several: list[_SeveralSplits] = []
-    visited = simulated = exceeded = outbid = 0
-    unsettled = len(too_long)
+    visited, simulated, exceeded, outbid, unsettled = 0, 0, 0, 0, len(too_long)
     first_refusal: NotExpressibleError | None = None
     for index in _bound_order(points, bound_X):
         bound = float(bound_X[index])
@@ -122,6 +126,7 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
         _insert(found, outcome)
     open_bound = min(open_bound, _settled(several, pricer, found, refused=refused, watch=watch))
     uneven_bound = _uneven(points, bounds, pricer, found, refused=refused, watch=watch)
+    _look_beside(found, pricer, scope, refused=refused)
     _count(pruned, "memory: exact bytes exceed the limit", exceeded)
     _count(pruned, "bound: cannot beat the plans found", len(points) - visited + outbid)
     best = found[0].step_seconds if found else math.inf
@@ -232,6 +237,13 @@ def _uneven(  # noqa: PLR0913 - the points, what is known of them, and who may r
             _insert(found, moved)
     left = [least for least, *_ in open_points if least < found[0].step_seconds]
     return min(left, default=None)
+
+
+def _look_beside(found: list[Candidate], pricer: Pricer, scope: Scope, *, refused: Refused) -> None:
+    """Add the best layout that lies beside the best one and outside the space, where there is one."""
+    beside = best_neighbour(pricer, found[0], scope) if found else None
+    if beside is not None and beside is not found[0] and refused(beside.layout) is None:
+        _insert(found, beside)
 
 
 def _insert(found: list[Candidate], candidate: Candidate) -> None:

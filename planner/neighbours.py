@@ -1,0 +1,75 @@
+"""Layouts beside the best one that the space leaves out, because they seldom pay and there are many of them.
+
+The space has hybrid sharding at the fast domain's size only, and experts whose tensor-parallel degree is 1 or tp.
+Around the best layout that was found every other number of groups and every other degree is priced, with its layers
+where they are, until none is better. Nothing is proved of these layouts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+
+from planner.candidates import Candidate, PointBound, Pricer
+from planner.layout import REPLICAS_OUTERMOST, Layout
+from planner.points import Points, Scope, point_of
+from planner.space import broken_rules, divisors
+from planner.uneven import least_seconds
+
+MOST_ROUNDS = 4
+"""Times that neighbours of a better layout are looked at again."""
+
+
+def best_neighbour(pricer: Pricer, best: Candidate, scope: Scope) -> Candidate:
+    """Return the best layout that moves along the dimensions which the space cuts short lead to from `best`."""
+    for _ in range(MOST_ROUNDS):
+        better = min(
+            (
+                candidate
+                for layout in _neighbours(best.layout, scope)
+                if (candidate := _priced(pricer, layout)).peak_memory_bytes <= pricer.limit_bytes
+            ),
+            key=lambda candidate: candidate.merit,
+            default=best,
+        )
+        if better.step_seconds >= best.step_seconds:
+            return best
+        best = better
+    return best
+
+
+def _neighbours(layout: Layout, scope: Scope) -> Iterator[Layout]:
+    """Yield legal layouts that shard in another number of groups, or whose experts have another degree of tp."""
+    capabilities, has_experts = scope.capabilities, scope.graph.has_experts
+    found: list[Layout] = []
+    if capabilities.hybrid_sharding and layout.zero_stage and layout.secondary_shard == 1:
+        found += [
+            replace(layout, state_replicas=groups)
+            for groups in divisors(layout.dp * layout.cp)
+            if not has_experts or layout.edp % groups == 0
+        ]
+    if has_experts and "etp" not in scope.constraints.degrees:
+        found += [replace(layout, etp=etp) for etp in divisors(layout.stage_ranks // layout.ep)]
+    for neighbour in found:
+        if neighbour != layout and not broken_rules(_point(neighbour), scope):
+            yield neighbour
+
+
+def _point(layout: Layout) -> Points:
+    """Return a layout as a point, what it recomputes left out: rules of meshes and their use do not ask."""
+    names = {entry.name.removesuffix("_X") for entry in fields(Points)}
+    named = {name: int(getattr(layout, name)) for name in names if hasattr(layout, name) and name != "recompute"}
+    return point_of(**named, replicas_outermost=int(layout.rank_order == REPLICAS_OUTERMOST))
+
+
+def _priced(pricer: Pricer, layout: Layout) -> Candidate:
+    """Return a layout with its price, and what no split of its point undercuts."""
+    candidate = pricer.candidate(layout, lower_bound_seconds=0.0)
+    point, step_seconds = candidate.point, candidate.step_seconds
+    if layout.pp == 1:
+        bound_seconds = step_seconds
+    elif layout.vpp > 1:
+        nothing = PointBound(pipeline_seconds=0.0, tail_seconds=0.0)
+        bound_seconds = least_seconds(pricer, point, bound=nothing, ceiling_seconds=step_seconds)
+    else:
+        prices = pricer.prices(point)
+        bound_seconds = pricer.longest_path(pricer.problem(prices, generous=True), prices).least_seconds()
+    return replace(candidate, lower_bound_seconds=min(bound_seconds, step_seconds))
