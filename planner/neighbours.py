@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 
 from planner.candidates import Candidate, PointBound, Pricer
-from planner.layout import REPLICAS_OUTERMOST, Layout
+from planner.layout import REPLICAS_OUTERMOST, STAGES_OUTERMOST, Layout
 from planner.points import Points, Scope, point_of
 from planner.space import broken_rules, divisors
 from planner.uneven import least_seconds
@@ -41,13 +41,10 @@ def _neighbours(layout: Layout, scope: Scope) -> Iterator[Layout]:
     capabilities, has_experts = scope.capabilities, scope.graph.has_experts
     found: list[Layout] = []
     if capabilities.hybrid_sharding and layout.zero_stage and layout.secondary_shard == 1:
-        found += [
-            replace(layout, state_replicas=groups)
-            for groups in divisors(layout.dp * layout.cp)
-            if not has_experts or layout.edp % groups == 0
-        ]
-    if has_experts and "etp" not in scope.constraints.degrees:
+        found += [replace(layout, state_replicas=groups) for groups in divisors(layout.dp * layout.cp)]
+    if has_experts and "etp" not in scope.constraints.degrees and layout.rank_order == STAGES_OUTERMOST:
         found += [replace(layout, etp=etp) for etp in divisors(layout.stage_ranks // layout.ep)]
+    found = [neighbour for neighbour in found if not has_experts or neighbour.edp % neighbour.state_replicas == 0]
     for neighbour in found:
         if neighbour != layout and not broken_rules(_point(neighbour), scope):
             yield neighbour
