@@ -95,7 +95,7 @@ class _LayerPrice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _StagePrice:
+class StagePrice:
     """One virtual stage: seconds of one micro-batch by term, and its once-a-step extras."""
 
     terms: defaultdict[str, float]
@@ -109,7 +109,7 @@ class _StagePrice:
 class _Simulated:
     """One step: its virtual stages, the simulated pipeline, and what all ranks wait for after it."""
 
-    stages: tuple[_StagePrice, ...]
+    stages: tuple[StagePrice, ...]
     timeline: Timeline
     tail_communication_seconds: float
     tail_optimizer_seconds: float
@@ -149,7 +149,7 @@ class _Evaluator:
     def note(self, term: str, source: Source, note: str) -> None:
         self.notes.setdefault(term, set()).add((source, note))
 
-    def stage(self, stage: Stage) -> _StagePrice:
+    def stage(self, stage: Stage) -> StagePrice:
         """Return the price of one virtual stage."""
         placed = self.placed
         recompute = placed.layout.recompute
@@ -200,7 +200,7 @@ class _Evaluator:
 
     def _with_data_parallel(
         self, stage: Stage, terms: defaultdict[str, float], forward: float, backward: float
-    ) -> _StagePrice:
+    ) -> StagePrice:
         """Add the exposed data-parallel collectives of one virtual stage."""
         placed = self.placed
         layout = placed.layout
@@ -237,7 +237,7 @@ class _Evaluator:
             terms[DATA_PARALLEL] += gather_forward + gather_backward
             forward += gather_forward
             backward += gather_backward
-        return _StagePrice(
+        return StagePrice(
             terms=terms,
             forward_seconds=forward,
             backward_seconds=backward,
@@ -269,6 +269,25 @@ def simulated_step_seconds(placed: PlacedModel, cost_model: CostModel) -> float:
         profiles.errors.CoverageError: Something has no cost.
     """
     return _simulated(_Evaluator(placed, cost_model)).step_seconds
+
+
+def stage_prices(placed: PlacedModel, cost_model: CostModel) -> tuple[StagePrice, ...]:
+    """Return what each virtual stage costs, before any schedule.
+
+    Raises:
+        profiles.errors.CoverageError: Something has no cost.
+    """
+    evaluator = _Evaluator(placed, cost_model)
+    return tuple(evaluator.stage(stage) for stage in placed.layout.stages)
+
+
+def tail_seconds(placed: PlacedModel, cost_model: CostModel) -> tuple[float, float]:
+    """Return what all ranks wait for after the pipeline: (communication, optimizer) seconds.
+
+    Raises:
+        profiles.errors.CoverageError: Something has no cost.
+    """
+    return _Evaluator(placed, cost_model).tail_seconds()
 
 
 def _simulated(evaluator: _Evaluator) -> _Simulated:

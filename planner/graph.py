@@ -158,6 +158,7 @@ class Saved:
         dropped_by: Recompute modules that produce it again instead of keeping it.
         vocab_features: The features are the vocabulary and grow with its padding.
         visits: In the expert regions: experts that each token visits.
+        weight_input: A gradient of weights is the product of it and of an output's gradient.
     """
 
     name: str
@@ -168,6 +169,7 @@ class Saved:
     dropped_by: tuple[Module, ...] = ()
     vocab_features: bool = False
     visits: int = 1
+    weight_input: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

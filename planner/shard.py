@@ -22,7 +22,7 @@ from planner.graph import (
 )
 from planner.layout import Granularity, Recompute
 from planner.sharding import Sharding, split_features
-from planner.steps import Step, backward_steps, forward_steps, transient_bytes
+from planner.steps import Step, backward_steps, forward_steps, output_gradient_bytes, transient_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +138,12 @@ class RankOperator:
     def transient_bytes(self) -> int:
         """Return what lives only inside its backward pass."""
         return transient_bytes(self.operator, self.sharding)
+
+    @property
+    def weight_gradient_bytes(self) -> int:
+        """Return what its gradients of weights read: inputs, kept or produced again, and its output's gradient."""
+        inputs = sum(part.num_bytes for part in self.saved if part.saved.weight_input)
+        return inputs + output_gradient_bytes(self.operator, self.sharding)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -257,6 +263,11 @@ class RankLayer:
         norms = sum(Module.LAYER_NORM in modules for modules in found) if Module.LAYER_NORM in recompute.modules else 0
         others = set(recompute.modules) - {Module.LAYER_NORM}
         return norms + sum(any(name in modules for modules in found) for name in others)
+
+    @cached_property
+    def weight_gradient_bytes(self) -> int:
+        """Return what one micro-batch keeps from the gradients of inputs to those of weights, where these wait."""
+        return sum(operator.weight_gradient_bytes for operator in self.operators)
 
     def elements(self, *, trainable: bool | None = None) -> Elements:
         """Return the weight elements on this rank by grid: all, those with a gradient, or those without."""

@@ -70,6 +70,7 @@ class Step:
         collective: The collective beside it.
         repeats: How often the collective runs, one after the other.
         collective_term: What the collective's time counts as.
+        of_weights: The kernel computes a gradient of weights, which nothing in the backward pass waits for.
     """
 
     term: Term
@@ -77,6 +78,7 @@ class Step:
     collective: Collective | None = None
     repeats: int = 1
     collective_term: Term = Term.TENSOR_PARALLEL
+    of_weights: bool = False
 
     @property
     def num_launches(self) -> int:
@@ -248,12 +250,13 @@ def _linear_backward(work: Linear, sharding: Sharding) -> Iterable[Step]:
             term=Term.GEMM,
             compute=_gemm(out_features, in_features, tokens, work.dtype, accumulate=True),
             collective=reduction,
+            of_weights=True,
         )
     elif reduction is not None:
         yield Step(term=Term.TENSOR_PARALLEL, collective=reduction)
-    # Gradients of both adapter matrices and of the input through them: the forward products twice.
+    # Gradients of the input through both adapter matrices and of these themselves: the forward products twice.
     yield from _adapter(work, sharding, passes=ADAPTER_BACKWARD_PASSES)
-    yield from _adapter(work, sharding, passes=0)
+    yield from (replace(step, of_weights=True) for step in _adapter(work, sharding, passes=0))
 
 
 def _spreads_heads(work: Linear, sharding: Sharding) -> bool:
@@ -332,7 +335,42 @@ def _expert_backward(work: ExpertLinear, sharding: Sharding) -> Iterable[Step]:
     yield Step(term=Term.EXPERT_GEMM, compute=_gemm(rows, in_features, out_features, work.dtype, batch=experts))
     if work.trains_weight:
         gradient = _gemm(out_features, in_features, rows, work.dtype, accumulate=True, batch=experts)
-        yield Step(term=Term.EXPERT_GEMM, compute=gradient)
+        yield Step(term=Term.EXPERT_GEMM, compute=gradient, of_weights=True)
+
+
+def split_backward(steps: Iterable[Step]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """Return what computes the gradients of inputs, and what those of weights, each to be run without the other.
+
+    Linear layers, adapters and grouped experts have gradients of weights that are products of their own; those of
+    norms and of the embedding come out of the kernels that compute their inputs' gradients, and stay there. In a
+    column-parallel layer each product has the other's collective beside it (the input is gathered for the gradient of
+    the weight, the gradient of the input is summed): apart, each collective goes with the product that it belongs to.
+    """
+    inputs: list[Step] = []
+    weights: list[Step] = []
+    for step in steps:
+        own, other = (weights, inputs) if step.of_weights else (inputs, weights)
+        if isinstance(step.compute, ops.Gemm) and step.collective is not None:
+            other.append(Step(term=step.collective_term, collective=step.collective, repeats=step.repeats))
+            own.append(replace(step, collective=None, repeats=1))
+        else:
+            own.append(step)
+    return tuple(inputs), tuple(weights)
+
+
+def output_gradient_bytes(operator: Operator, sharding: Sharding) -> int:
+    """Return the output's gradient that an operator's gradient of weights reads; 0 where it has no product for it."""
+    work = operator.work
+    match work:
+        case Linear() if work.trains_weight or work.adapter_rank:
+            _, out_features = _local_linear(work, sharding)
+            element_bytes = work.dtype.num_bytes if work.trains_weight else 2
+            return _linear_tokens(work, sharding) * out_features * element_bytes
+        case ExpertLinear() if work.trains_weight:
+            experts, rows, _, out_features = _expert_shape(work, sharding)
+            return experts * rows * out_features * work.dtype.num_bytes
+        case _:
+            return 0
 
 
 def _routed(name: str, num_bytes: int) -> Step:

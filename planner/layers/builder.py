@@ -283,10 +283,13 @@ class Builder:
             # An adapter reads the input in full precision.
             whole = self.kept(input_name, in_features, region=region, dropped_by=input_dropped_by)
             in_full = not self.base_trains or (keeps_original and self.workload.precision is not Precision.FP8_DELAYED)
-            saved += [whole] if in_full else self.gemm_copies(whole, reader=name if shares_input else "")
+            copies = [whole] if in_full else self.gemm_copies(whole, reader=name if shares_input else "")
+            multiplied = self.base_trains or (rank > 0 and not column)
+            saved += [replace(copy, weight_input=multiplied) for copy in copies]
         if rank and column:
             # The norm is fused into the layer, so the adapter normalises its input again, into a tensor of its own.
-            saved.append(self.kept(f"{name} adapter input", in_features, region=region, dropped_by=modules))
+            entering = self.kept(f"{name} adapter input", in_features, region=region, dropped_by=modules)
+            saved.append(replace(entering, weight_input=True))
         if rank:
             weights += [
                 Weight(
@@ -302,7 +305,8 @@ class Builder:
                     trainable=True,
                 ),
             ]
-            saved.append(self.kept(f"{name} adapter hidden", rank, region=Region.RESIDUAL, dropped_by=modules))
+            hidden = self.kept(f"{name} adapter hidden", rank, region=Region.RESIDUAL, dropped_by=modules)
+            saved.append(replace(hidden, weight_input=True))
         return Operator(
             name=name,
             work=Linear(
@@ -349,7 +353,7 @@ def share_saved(operators: Iterable[Operator]) -> tuple[Operator, ...]:
     """Return the operators with each saved tensor kept once, by the first operator that names it.
 
     A tensor that one operator keeps for good and another would drop is kept: only a module that every one of them
-    names drops it.
+    names drops it. It is a weight's input if it is one of any of them.
     """
     operators = tuple(operators)
     kept: dict[str, Saved] = {}
@@ -359,7 +363,8 @@ def share_saved(operators: Iterable[Operator]) -> tuple[Operator, ...]:
             owner.setdefault(saved.name, index)
             first = kept.setdefault(saved.name, saved)
             shared = tuple(module for module in first.dropped_by if module in saved.dropped_by)
-            kept[saved.name] = replace(first, dropped_by=shared)
+            multiplied = first.weight_input or saved.weight_input
+        kept[saved.name] = replace(first, dropped_by=shared, weight_input=multiplied)
     return tuple(
         replace(operator, saved=tuple(kept[saved.name] for saved in operator.saved if owner[saved.name] == index))
         for index, operator in enumerate(operators)

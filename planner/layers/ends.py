@@ -1,5 +1,7 @@
 """The ends of the chain: embedding in front; final norm, LM head and loss behind."""
 
+from dataclasses import replace
+
 from planner.blocks import PositionEmbedding
 from planner.graph import (
     LayerGraph,
@@ -102,7 +104,7 @@ def lm_head_and_loss(builder: Builder, input_name: str, weights: tuple[Weight, .
             name="lm head",
             work=product,
             weights=weights,
-            saved=(builder.stream(input_name),) if builder.base_trains else (),
+            saved=(replace(builder.stream(input_name), weight_input=True),) if builder.base_trains else (),
         ),
         Operator(name="loss reductions", work=LossReduction(num_reductions=2 if fused_loss else 3)),
         Operator(

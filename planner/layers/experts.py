@@ -128,7 +128,7 @@ def _router(builder: Builder, spec: MixtureOfExperts, input_name: str) -> list[O
             work=product,
             weights=tuple(weights),
             # Its autograd function keeps the input even where the weight is frozen.
-            saved=(builder.stream(input_name),),
+            saved=(replace(builder.stream(input_name), weight_input=builder.base_trains),),
             modules=MOE,
         ),
         # The score function, the choice, and what the load balancing reads.
@@ -291,7 +291,7 @@ def _expert_linear(  # noqa: PLR0913 - a linear layer has this many facts
             visits=spec.experts_per_token,
         ),
         weights=tuple(weights),
-        saved=tuple(builder.gemm_copies(saved)) if builder.base_trains else (),
+        saved=tuple(builder.gemm_copies(replace(saved, weight_input=True))) if builder.base_trains else (),
         modules=MOE,
     )
 
@@ -344,7 +344,7 @@ def _shared(builder: Builder, spec: MixtureOfExperts, input_name: str) -> Part:
             trains_weight=builder.base_trains,
         ),
         weights=(builder.weight("shared gate weight", 1, builder.hidden),),
-        saved=(builder.stream(input_name),) if builder.base_trains else (),
+        saved=(replace(builder.stream(input_name), weight_input=True),) if builder.base_trains else (),
         modules=SHARED,
     )
     product = builder.pointwise(

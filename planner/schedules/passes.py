@@ -109,6 +109,10 @@ class PassTimes:
         weight_gradient_seconds_V: Gradient of the weights.
         transfer_seconds_V: From each stage to the one behind it, and back; of no account inside a rank.
         joint_fraction: What a block of several passes takes of the sum of them.
+        backward_seconds_V: Both gradients in one pass. Empty: the sum of those apart.
+        first_forward_extra_seconds_V: Added to the first forward pass of a stage. Empty: nothing.
+        last_gradient_extra_seconds_V: Keeps the rank busy after the last gradient of a stage's weights; what the stage
+            before waits for leaves ahead of it. Empty: nothing.
     """
 
     forward_seconds_V: tuple[float, ...]
@@ -116,14 +120,23 @@ class PassTimes:
     weight_gradient_seconds_V: tuple[float, ...]
     transfer_seconds_V: tuple[float, ...]
     joint_fraction: float = 1.0
+    backward_seconds_V: tuple[float, ...] = ()
+    first_forward_extra_seconds_V: tuple[float, ...] = ()
+    last_gradient_extra_seconds_V: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check lengths and signs."""
+        optional = (
+            self.backward_seconds_V,
+            self.first_forward_extra_seconds_V,
+            self.last_gradient_extra_seconds_V,
+        )
         columns = (
             self.forward_seconds_V,
             self.input_gradient_seconds_V,
             self.weight_gradient_seconds_V,
             self.transfer_seconds_V,
+            *(column for column in optional if column),
         )
         if len({len(column) for column in columns}) != 1:
             raise ValueError("the times are not all for as many stages")
@@ -153,6 +166,8 @@ class PassTimes:
             case PassKind.WEIGHT_GRADIENT:
                 return self.weight_gradient_seconds_V[stage]
             case PassKind.BACKWARD:
+                if self.backward_seconds_V:
+                    return self.backward_seconds_V[stage]
                 return self.input_gradient_seconds_V[stage] + self.weight_gradient_seconds_V[stage]
 
     def block_seconds(self, block: Block) -> float:
@@ -169,18 +184,18 @@ class PassTimeline:
         order: What the ranks ran.
         start_seconds_R: Starts of each rank's blocks.
         end_seconds_R: Their ends.
+        rank_end_seconds_R: When each rank has run its last block and what keeps it busy after that.
     """
 
     order: PassOrder
     start_seconds_R: tuple[tuple[float, ...], ...]
     end_seconds_R: tuple[tuple[float, ...], ...]
+    rank_end_seconds_R: tuple[float, ...]
 
     @property
     def span_seconds_R(self) -> tuple[float, ...]:
         """Return the time between each rank's first start and its last end."""
-        return tuple(
-            ends[-1] - starts[0] for starts, ends in zip(self.start_seconds_R, self.end_seconds_R, strict=True)
-        )
+        return tuple(end - starts[0] for starts, end in zip(self.start_seconds_R, self.rank_end_seconds_R, strict=True))
 
     @property
     def span_seconds(self) -> float:
@@ -189,8 +204,8 @@ class PassTimeline:
 
     @property
     def end_seconds(self) -> float:
-        """Return the end of the last block of all ranks."""
-        return max(ends[-1] for ends in self.end_seconds_R)
+        """Return when the last rank is done."""
+        return max(self.rank_end_seconds_R)
 
     @property
     def busy_seconds_R(self) -> tuple[float, ...]:
@@ -217,8 +232,10 @@ def run(order: PassOrder, times: PassTimes) -> PassTimeline:
     if len(times.forward_seconds_V) != order.num_stages:
         raise ValueError(f"times for {len(times.forward_seconds_V)} stages given, the order has {order.num_stages}")
     arrivals = _Arrivals(order, times)
+    extras = [_extras(order, times, rank) for rank in range(order.pp)]
     starts: list[list[float]] = [[] for _ in range(order.pp)]
     ends: list[list[float]] = [[] for _ in range(order.pp)]
+    free = [0.0] * order.pp
     remaining = sum(len(blocks) for blocks in order.blocks_R)
     while remaining:
         before = remaining
@@ -228,10 +245,12 @@ def run(order: PassOrder, times: PassTimes) -> PassTimeline:
                 ready = arrivals.ready(block)
                 if ready is None:
                     break
-                start = max(ready, ends[rank][-1] if ends[rank] else 0.0)
-                end = start + times.block_seconds(block)
+                longer, later = extras[rank].get(len(ends[rank]), (0.0, 0.0))
+                start = max(ready, free[rank])
+                end = start + times.block_seconds(block) + longer
                 starts[rank].append(start)
                 ends[rank].append(end)
+                free[rank] = end + later
                 arrivals.ended(block, end)
                 remaining -= 1
         if remaining == before:
@@ -240,7 +259,32 @@ def run(order: PassOrder, times: PassTimes) -> PassTimeline:
         order=order,
         start_seconds_R=tuple(map(tuple, starts)),
         end_seconds_R=tuple(map(tuple, ends)),
+        rank_end_seconds_R=tuple(free),
     )
+
+
+def _extras(order: PassOrder, times: PassTimes, rank: int) -> dict[int, tuple[float, float]]:
+    """Return by how much blocks of a rank are longer, and how long it is busy after them, where there is any of it."""
+    if not times.first_forward_extra_seconds_V and not times.last_gradient_extra_seconds_V:
+        return {}
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for position, block in enumerate(order.blocks_R[rank]):
+        for entry in block:
+            if entry.kind is PassKind.FORWARD:
+                first.setdefault(entry.stage, position)
+            elif entry.kind is not PassKind.INPUT_GRADIENT:
+                last[entry.stage] = position
+    found: dict[int, tuple[float, float]] = {}
+    for positions, seconds_V, is_later in (
+        (first, times.first_forward_extra_seconds_V, False),
+        (last, times.last_gradient_extra_seconds_V, True),
+    ):
+        for stage, position in positions.items() if seconds_V else ():
+            longer, later = found.get(position, (0.0, 0.0))
+            seconds = seconds_V[stage]
+            found[position] = (longer, later + seconds) if is_later else (longer + seconds, later)
+    return found
 
 
 class _Arrivals:

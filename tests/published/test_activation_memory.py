@@ -47,6 +47,12 @@ def test_equation_1_a_layer_keeps_sbh_34_plus_scores(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_of_34_sbh_32_wait_for_the_gradients_of_weights(name: str) -> None:
+    # Qi et al., arXiv 2401.10241, table 1: inputs of the four products, and the gradients of their outputs.
+    assert rank_layer(name, tp=1, sequence_parallel=False).weight_gradient_bytes == sbh(name) * 32
+
+
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("tp", [2, 4, 8])
 def test_equation_2_tensor_parallelism_leaves_10_sbh_whole(name: str, tp: int) -> None:
     layer = rank_layer(name, tp=tp, sequence_parallel=False)

@@ -1,5 +1,7 @@
 """The general simulator of passes against hand computation, and against the vectorised one of 1F1B."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,6 +55,24 @@ def test_the_stage_before_waits_for_the_gradient_of_the_input_only() -> None:
     assert timeline.busy_seconds_R == (9.0, 12.0)
     assert timeline.bubble_fraction == pytest.approx(1 - 9 / 16)
     assert SPLIT.text(1) == "F1.0 B1.0 W1.0"
+
+
+def test_extras_lengthen_the_first_forward_pass_and_follow_the_last_gradient_of_weights() -> None:
+    with_extras = replace(TIMES, first_forward_extra_seconds_V=(0.25, 0.0), last_gradient_extra_seconds_V=(0.0, 20.0))
+    timeline = run(SPLIT, with_extras)
+    assert timeline.end_seconds_R == ((1.25, 11.25, 16.25), (3.75, 7.75, 13.75))
+    # The gradient of stage 1's input has left before its rank is busy.
+    assert timeline.rank_end_seconds_R == (16.25, 33.75)
+    assert timeline.span_seconds == 32.0
+
+
+def test_a_backward_pass_in_one_has_a_time_of_its_own() -> None:
+    whole = two_ranks(
+        ((Pass(F, 0, 0),), (Pass(BW, 0, 0),)),
+        ((Pass(F, 1, 0),), (Pass(BW, 1, 0),)),
+    )
+    assert run(whole, TIMES).end_seconds == 1.0 + 0.5 + 2.0 + 10.0 + 0.5 + 8.0
+    assert run(whole, replace(TIMES, backward_seconds_V=(7.0, 9.0))).end_seconds == 1.0 + 0.5 + 2.0 + 9.0 + 0.5 + 7.0
 
 
 def test_a_block_waits_for_all_its_passes_and_may_take_less_than_their_sum() -> None:
@@ -133,8 +153,8 @@ def test_both_simulators_agree_on_what_megatron_runs(data: st.DataObject) -> Non
     microbatches = pp * data.draw(st.integers(1, 3))
     seconds = st.floats(1e-3, 3.0)
     stages = pp * vpp
-    forward, gradient, weights = (
-        tuple(data.draw(st.lists(seconds, min_size=stages, max_size=stages))) for _ in range(3)
+    forward, gradient, weights, first, last = (
+        tuple(data.draw(st.lists(seconds, min_size=stages, max_size=stages))) for _ in range(5)
     )
     transfers = tuple(data.draw(st.lists(seconds, min_size=stages - 1, max_size=stages - 1)))
     schedule = Schedule.NO_PIPELINE if pp == 1 else Schedule.INTERLEAVED if vpp > 1 else Schedule.ONE_F_ONE_B
@@ -144,6 +164,8 @@ def test_both_simulators_agree_on_what_megatron_runs(data: st.DataObject) -> Non
             forward_seconds_V=forward,
             backward_seconds_V=tuple(one + other for one, other in zip(gradient, weights, strict=True)),
             transfer_seconds_E=transfers if pp > 1 else (),
+            first_forward_extra_seconds_V=first,
+            last_backward_extra_seconds_V=last,
         ),
     )
     general = run(
@@ -153,6 +175,8 @@ def test_both_simulators_agree_on_what_megatron_runs(data: st.DataObject) -> Non
             input_gradient_seconds_V=gradient,
             weight_gradient_seconds_V=weights,
             transfer_seconds_V=(*transfers, 0.0),
+            first_forward_extra_seconds_V=first,
+            last_gradient_extra_seconds_V=last,
         ),
     )
     assert general.end_seconds == pytest.approx(float(vectorised.rank_end_seconds_R.max()), rel=1e-12)
