@@ -27,6 +27,7 @@ from cli.render_plan import (
     search_blocks,
     verdict,
 )
+from cli.render_schedules import schedule_blocks, schedules_document
 from planner.layout import Layout
 from planner.plan import Plan, PlannedLayout
 from planner.report import (
@@ -67,6 +68,7 @@ def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
         blocks += section("Against the rule-of-thumb baseline", Line("  It is this layout."))
     for comparison in compare_all(plan, index=index):
         blocks += comparison_blocks(comparison)
+    blocks += schedule_blocks(plan, every=True)
     blocks += search_blocks(plan.search)
     blocks += assumption_blocks(plan, planned)
     return tuple(blocks)
@@ -204,6 +206,7 @@ def explanation_document(plan: Plan, *, index: int) -> dict[str, object]:
         "status": plan.status.value,
         "index": index,
         "settings": dict(layout_settings(planned.layout)),
+        "schedules": schedules_document(plan),
         "grids": {name: grid_document(planned.layout, axes) for name, axes in GRIDS.items()},
         "step_seconds": planned.step_seconds,
         "limits": list(limits(planned)),

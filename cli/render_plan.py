@@ -27,6 +27,7 @@ from cli.render import (
 )
 from cli.render_choices import choice_blocks
 from cli.render_memory import heaviest_in_words
+from cli.render_schedules import schedule_blocks
 from planner.objectives import power_assumption, watts_of
 from planner.plan import Infeasible, Plan, PlannedLayout, SearchSummary, Status
 from planner.report import (
@@ -60,6 +61,7 @@ def plan_blocks(plan: Plan, *, verbose: bool = False) -> tuple[Block, ...]:
     if plan.plans:
         blocks += section("Best layout", *layout_facts(plan, plan.best))
         blocks += others_blocks(plan)
+        blocks += schedule_blocks(plan)
         blocks += assumption_blocks(plan, plan.best)
     if verbose:
         blocks += search_blocks(plan.search)

@@ -129,10 +129,19 @@ def _activation_peaks(
     return peak_activation_bytes(order, bytes_RC)
 
 
-def memory_ledger(placed: PlacedModel, habits: Habits = PLANNED) -> tuple[MemoryLine, ...]:
-    """Return every line of every pipeline rank's memory, as a framework of `habits` keeps it."""
+def memory_ledger(
+    placed: PlacedModel, habits: Habits = PLANNED, *, activation_bytes_R: tuple[int, ...] | None = None
+) -> tuple[MemoryLine, ...]:
+    """Return every line of every pipeline rank's memory, as a framework of `habits` keeps it.
+
+    Args:
+        placed: The model under its layout.
+        habits: What the framework keeps.
+        activation_bytes_R: The most activations that each pipeline rank holds at once; None for those of the layout's
+            own schedule.
+    """
     layout = placed.layout
-    peaks = _peaks_of_stages(placed)
+    peaks = activation_bytes_R or _peaks_of_stages(placed)
     return tuple(
         MemoryLine(
             rank=layout.first_global_rank(pipeline_rank),

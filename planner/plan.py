@@ -192,6 +192,47 @@ class Certainty:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PricedSchedule:
+    """A layout of the plan under a pipeline schedule that the search does not choose from.
+
+    Args:
+        schedule: Its name.
+        index: The layout, by its place among the plans.
+        layers_per_stage: How it cuts the layers, in model order.
+        step_seconds: Time of one optimizer step.
+        peak_memory_bytes: Largest phase of the heaviest rank.
+        fits: That is within the limit.
+        needs: What a framework must have for it, in words.
+    """
+
+    schedule: str
+    index: int
+    layers_per_stage: tuple[int, ...]
+    step_seconds: float
+    peak_memory_bytes: int
+    fits: bool
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherSchedules:
+    """What other pipeline schedules would make of the plan's pipelines.
+
+    Args:
+        priced: Fastest first.
+        left_out: Names of those that were not priced, each with the reason.
+    """
+
+    priced: tuple[PricedSchedule, ...]
+    left_out: Mapping[str, str]
+
+    @property
+    def best(self) -> PricedSchedule | None:
+        """Return the fastest that fits."""
+        return next((entry for entry in self.priced if entry.fits), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Everything that `plan` found out.
 
@@ -213,6 +254,7 @@ class Plan:
         node_choice: How the number of nodes was chosen, where it was a choice; `cluster` has so many.
         front: Memory against time, where it was asked for.
         spare: What is left when nodes are lost, where it was asked for.
+        schedules: What other pipeline schedules would make of the plans; None where nobody asked.
     """
 
     model: ModelSpec
@@ -231,11 +273,20 @@ class Plan:
     node_choice: NodeChoice | None = None
     front: Front | None = None
     spare: Spare | None = None
+    schedules: OtherSchedules | None = None
 
     @property
     def best(self) -> PlannedLayout:
         """Return the winning plan; only feasible plans have one."""
         return self.plans[0]
+
+    @property
+    def schedule_cost_fraction(self) -> float | None:
+        """Return the share of the best plan's step that the fastest other schedule would save, 0 if it saves none."""
+        fastest = self.schedules.best if self.schedules is not None else None
+        if fastest is None:
+            return None
+        return max(0.0, 1.0 - fastest.step_seconds / self.best.step_seconds)
 
     @property
     def days_to_train(self) -> float | None:

@@ -35,6 +35,7 @@ EXAMPLES = (
     "shardwright plan spec.yaml --set cluster.nodes=16 --out run",
     "shardwright plan spec.yaml --why-not tp=8,pp=2",
     "shardwright plan spec.yaml --objective fewest-nodes --set deadline_days=30",
+    "shardwright plan spec.yaml --schedules",
 )
 
 SpecArgument = Annotated[
@@ -103,6 +104,14 @@ SpareOption = Annotated[
         show_default=False,
     ),
 ]
+SchedulesOption = Annotated[
+    bool,
+    typer.Option(
+        "--schedules",
+        help="Also price the best pipelines under schedules that the target does not have (zero-bubble, V-shaped,"
+        " bidirectional, within memory): what the target costs. Takes some seconds.",
+    ),
+]
 TimingsOption = Annotated[bool, typer.Option("--timings", help="Say on standard error where the time went.")]
 QuietOption = Annotated[
     bool,
@@ -123,6 +132,7 @@ def plan(
     why_not: WhyNotOption = None,
     pareto: ParetoOption = None,
     spare: SpareOption = None,
+    schedules: SchedulesOption = False,
     out: OutOption = None,
     force: ForceOption = False,
     format_: FormatOption = Format.TEXT,
@@ -141,6 +151,7 @@ def plan(
     from planner.decide import decide
     from planner.inputs import load_inputs
     from planner.launch import launch_file_names
+    from planner.other_schedules import with_other_schedules
     from planner.schema.plan import plan_to_text
     from planner.verification.kit import KIT_FILES
 
@@ -164,6 +175,9 @@ def plan(
             watch=watch,
         )
     stopwatch.lap("search")
+    if schedules:
+        found = with_other_schedules(found)
+        stopwatch.lap("other schedules")
     answers = []
     for question, settings in questions.items():
         answers.append(answer(question, settings, on=found.cluster, spec=spec, overrides=set_ or (), options=options))

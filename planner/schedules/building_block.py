@@ -27,6 +27,9 @@ MOST_STRIDE = 4
 PERIOD = 6
 """Passes of one micro-batch on one rank."""
 
+MOST_RANKS = 16
+"""More have no block: finding one takes longer than a schedule is worth."""
+
 MOST_SIMULATED = 60
 """Blocks of which the span is simulated, those first that keep least."""
 
@@ -45,24 +48,34 @@ class Block:
 
 
 def v_min(pp: int, num_microbatches: int) -> PassOrder:
-    """Return the V-shaped order that keeps the fewest activations."""
+    """Return the V-shaped order that keeps the fewest activations.
+
+    Raises:
+        ValueError: There are more than `MOST_RANKS` ranks.
+    """
     return _order("V-Min", _chosen(pp)[0], pp, num_microbatches)
 
 
 def v_half(pp: int, num_microbatches: int) -> PassOrder:
-    """Return the fastest V-shaped order in half of the activations of 1F1B, and those of one micro-batch more."""
+    """Return the fastest V-shaped order in half of the activations of 1F1B, and those of one micro-batch more.
+
+    Raises:
+        ValueError: There are more than `MOST_RANKS` ranks.
+    """
     return _order("V-Half", _chosen(pp)[1], pp, num_microbatches)
 
 
 @lru_cache(maxsize=64)
 def _chosen(pp: int) -> tuple[Block, Block]:
     """Return the blocks of V-Min and V-Half."""
+    if pp > MOST_RANKS:
+        raise ValueError(f"V-Min and V-Half are made for at most {MOST_RANKS} ranks, not {pp}")
     blocks = sorted(_blocks(pp))
     times = PassTimes.uniform(2 * pp, forward=1.0, input_gradient=1.0, weight_gradient=1.0)
     within_half: list[tuple[float, Block]] = []
     least: list[tuple[int, float, Block]] = []
     for block in [entry for entry in blocks if entry.lifetime <= PERIOD * (pp + 2)][:MOST_SIMULATED]:
-        order = _order("", block, pp, 4 * pp)
+        order = _order("", block, pp, 2 * pp)
         span = run(order, times).span_seconds
         kept = max(peak_bytes_R(order, activation_bytes_V=[2] * 2 * pp, weight_gradient_bytes_V=[1] * 2 * pp))
         least.append((kept, span, block))

@@ -3,8 +3,9 @@
 Each rank runs some forward passes ahead, then input gradients and forward passes in turn; gradients of weights fill the
 waits, or make room where memory is full. What is sought is how far each rank runs ahead: starts are the most that a
 rank can run before its first gradient comes back, parts of that, and slopes that memory allows; from the best of them
-ranks are moved by one, alone or with all behind them, while that shortens the span. A heuristic, with a bound:
-`lower_bound_seconds`.
+ranks are moved by one, alone or with all behind them, while that shortens the span. A heuristic, with the bound of
+`planner.schedules.split_bounds`; it ends where it meets that. How far ranks run ahead does not depend on the number of
+micro-batches once the pipeline is full, so of a long step only as many as `TUNED_ON` for each rank are searched with.
 
 The event loop gives an order; its time is that of `planner.schedules.passes.run`. Arrays name their axes:
 
@@ -14,36 +15,26 @@ The event loop gives an order; its time is that of `planner.schedules.passes.run
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 from planner.schedules.passes import Pass, PassKind, PassOrder, PassTimes, run
+from planner.schedules.split_bounds import Memory, lower_bound_seconds
 
 NAME = "zero-bubble within memory"
 
-PATIENCE = (0.05, 0.3, 0.6, 0.9, 1.0)
+PATIENCE = (0.6, 0.9, 0.3, 0.05, 1.0)
 """Parts of a weight gradient that a wait must last to be filled with one, which then delays what comes next."""
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Parts of the most that ranks can run ahead, as starts."""
 
-MOST_TRIALS = 1_000
-"""Orders that are tried at most, so that equal inputs give equal orders."""
+MOST_TRIALS, MOST_PASSES = 1_000, 300_000
+"""Orders that are tried at most, and the passes of all of them, so that equal inputs give equal orders."""
+
+TUNED_ON = 4
+"""Micro-batches for each rank with which is searched."""
 
 _ROUNDING = 1e-9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """What the passes of each rank keep, and what there is for them, in bytes.
-
-    Args:
-        activation_bytes_R: Of one micro-batch, from its forward pass to its input gradient.
-        weight_gradient_bytes_R: What of them stays until the gradient of the weights.
-        limit_bytes_R: What each rank has.
-    """
-
-    activation_bytes_R: tuple[int, ...]
-    weight_gradient_bytes_R: tuple[int, ...]
-    limit_bytes_R: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,24 +68,6 @@ def limited(times: PassTimes, memory: Memory, num_microbatches: int) -> Limited 
     return search.best()
 
 
-def lower_bound_seconds(times: PassTimes, num_microbatches: int) -> float:
-    """Return a span that no order undercuts: the busiest rank's work, or one micro-batch's way from a rank and back."""
-    passes = [
-        forward + gradient + weights
-        for forward, gradient, weights in zip(
-            times.forward_seconds_V, times.input_gradient_seconds_V, times.weight_gradient_seconds_V, strict=True
-        )
-    ]
-    away = 0.0
-    longest = 0.0
-    for rank in reversed(range(len(passes))):
-        if rank < len(passes) - 1:
-            away += 2 * times.transfer_seconds_V[rank]
-            away += times.forward_seconds_V[rank + 1] + times.input_gradient_seconds_V[rank + 1]
-        longest = max(longest, num_microbatches * passes[rank], away + passes[rank])
-    return longest
-
-
 @dataclass(slots=True)
 class _Rank:
     """Where one rank stands in the event loop."""
@@ -122,30 +95,34 @@ class _Search:
         self.memory = memory
         self.num_microbatches = num_microbatches
         self.pp = len(times.forward_seconds_V)
-        self.most_R = [
-            min(num_microbatches, limit // max(1, activation))
-            for limit, activation in zip(memory.limit_bytes_R, memory.activation_bytes_R, strict=True)
-        ]
+        self.searched_with = min(num_microbatches, TUNED_ON * self.pp)
+        self.most_trials = min(MOST_TRIALS, MOST_PASSES // (3 * self.pp * self.searched_with))
+        self.bound_seconds = lower_bound_seconds(times, memory, self.searched_with) * (1.0 + _ROUNDING)
+        self.most_R = [memory.most_ahead(rank, self.searched_with) for rank in range(self.pp)]
         self._spans: dict[tuple[tuple[int, ...], float], float] = {}
 
     def best(self) -> Limited | None:
         """Return the best order of all that are tried."""
-        found = min(
-            ((self._span(start, patience), start, patience) for start in self._starts() for patience in PATIENCE),
-            default=None,
-        )
-        if found is None or math.isinf(found[0]):
+        found: tuple[float, tuple[int, ...], float] = (math.inf, (), 0.0)
+        for patience, start in product(PATIENCE, self._starts()):
+            found = min(found, (self._span(start, patience), start, patience))
+            if found[0] <= self.bound_seconds or len(self._spans) >= self.most_trials:
+                break
+        if math.isinf(found[0]):
             return None
         moved = True
-        while moved and len(self._spans) < MOST_TRIALS:
+        while moved and found[0] > self.bound_seconds:
             moved = False
             for ahead in self._neighbours(found[1]):
+                if len(self._spans) >= self.most_trials:
+                    break
                 span = self._span(ahead, found[2])
                 if span < found[0] * (1.0 - _ROUNDING):
                     found = (span, ahead, found[2])
                     moved = True
-        loop = self._ended(found[1], found[2])
-        assert loop is not None, "an order that was found once is found again"
+        loop = self._ended(found[1], found[2], self.num_microbatches)
+        if loop is None:
+            return None
         order = PassOrder(
             name=NAME,
             rank_of_stage_V=tuple(range(self.pp)),
@@ -156,7 +133,7 @@ class _Search:
         return Limited(
             order=order,
             span_seconds=run(order, self.times).span_seconds,
-            bound_seconds=lower_bound_seconds(self.times, self.num_microbatches),
+            bound_seconds=lower_bound_seconds(self.times, self.memory, self.num_microbatches),
             trials=len(self._spans),
         )
 
@@ -201,28 +178,32 @@ class _Search:
         """Return the longest span with ranks so far ahead; infinite where memory does not let it run."""
         key = (ahead_R, patience)
         if key not in self._spans:
-            loop = self._ended(ahead_R, patience)
+            loop = self._ended(ahead_R, patience, self.searched_with)
             self._spans[key] = math.inf if loop is None else loop.span_seconds
         return self._spans[key]
 
-    def _ended(self, ahead_R: tuple[int, ...], patience: float) -> "_EventLoop | None":
-        """Return the event loop at the end of the step; None if it cannot get there."""
+    def _ended(self, ahead_R: tuple[int, ...], patience: float, num_microbatches: int) -> "_EventLoop | None":
+        """Return the event loop at the end of a step; None if it cannot get there."""
         loop = _EventLoop(
-            self.times, self.memory, [_Rank(main=self._main(ahead)) for ahead in ahead_R], patience=patience
+            self.times,
+            self.memory,
+            [_Rank(main=_main(ahead, num_microbatches)) for ahead in ahead_R],
+            patience=patience,
         )
         while loop.remaining:
             if not loop.step():
                 return None
         return loop
 
-    def _main(self, ahead: int) -> list[tuple[PassKind, int]]:
-        """Return forward passes and input gradients of one rank, in order."""
-        main = [(PassKind.FORWARD, index) for index in range(ahead)]
-        for index in range(self.num_microbatches):
-            main.append((PassKind.INPUT_GRADIENT, index))
-            if ahead + index < self.num_microbatches:
-                main.append((PassKind.FORWARD, ahead + index))
-        return main
+
+def _main(ahead: int, num_microbatches: int) -> list[tuple[PassKind, int]]:
+    """Return forward passes and input gradients of one rank, in order."""
+    main = [(PassKind.FORWARD, index) for index in range(ahead)]
+    for index in range(num_microbatches):
+        main.append((PassKind.INPUT_GRADIENT, index))
+        if ahead + index < num_microbatches:
+            main.append((PassKind.FORWARD, ahead + index))
+    return main
 
 
 class _EventLoop:
@@ -271,7 +252,7 @@ class _EventLoop:
         if rank.position < len(rank.main):
             kind, microbatch = rank.main[rank.position]
             arrival = self._arrival(index, kind, microbatch)
-            needed = self.memory.activation_bytes_R[index] if kind is PassKind.FORWARD else 0
+            needed = self._needed_bytes(index, kind)
             full = rank.used_bytes + needed > self.memory.limit_bytes_R[index]
         now = rank.free_seconds
         if arrival is not None and not full and arrival <= now + _ROUNDING * max(1.0, now):
@@ -280,6 +261,11 @@ class _EventLoop:
         if rank.weights and (full or arrival is None or arrival - now >= wait):
             return now, True, index
         return math.inf if arrival is None or full else arrival, False, index
+
+    def _needed_bytes(self, index: int, kind: PassKind) -> int:
+        """Return by how much a pass fills its rank's memory; an input gradient may leave more than it frees."""
+        whole, kept = self.memory.activation_bytes_R[index], self.memory.weight_gradient_bytes_R[index]
+        return whole if kind is PassKind.FORWARD else kept - whole
 
     def _arrival(self, index: int, kind: PassKind, microbatch: int) -> float | None:
         """Return when what a pass needs is on the rank; None while it is not on its way."""
@@ -296,19 +282,15 @@ class _EventLoop:
 
     def _run(self, index: int, start: float, *, is_weights: bool) -> None:
         rank = self.ranks[index]
-        kept = self.memory.weight_gradient_bytes_R[index]
         if is_weights:
             entry = Pass(PassKind.WEIGHT_GRADIENT, index, rank.weights.pop(0))
-            rank.used_bytes -= kept
+            rank.used_bytes -= self.memory.weight_gradient_bytes_R[index]
         else:
             kind, microbatch = rank.main[rank.position]
             rank.position += 1
             entry = Pass(kind, index, microbatch)
-            whole = self.memory.activation_bytes_R[index]
-            if kind is PassKind.FORWARD:
-                rank.used_bytes += whole
-            else:
-                rank.used_bytes += kept - whole
+            rank.used_bytes += self._needed_bytes(index, kind)
+            if kind is not PassKind.FORWARD:
                 rank.weights.append(microbatch)
         if not rank.passes:
             rank.first_seconds = start

@@ -10,9 +10,10 @@ interwoven and end together. Arrays name their axes:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
+from math import inf
 from typing import NamedTuple
 
 
@@ -231,28 +232,35 @@ def run(order: PassOrder, times: PassTimes) -> PassTimeline:
     """
     if len(times.forward_seconds_V) != order.num_stages:
         raise ValueError(f"times for {len(times.forward_seconds_V)} stages given, the order has {order.num_stages}")
-    arrivals = _Arrivals(order, times)
     extras = [_extras(order, times, rank) for rank in range(order.pp)]
+    programs = _Programs(order, times)
+    program_R = [programs.of_rank(rank) for rank in range(order.pp)]
+    ended = programs.not_ended()
     starts: list[list[float]] = [[] for _ in range(order.pp)]
     ends: list[list[float]] = [[] for _ in range(order.pp)]
     free = [0.0] * order.pp
-    remaining = sum(len(blocks) for blocks in order.blocks_R)
+    remaining = sum(len(program) for program in program_R)
     while remaining:
         before = remaining
-        for rank, blocks in enumerate(order.blocks_R):
-            while len(ends[rank]) < len(blocks):
-                block = blocks[len(ends[rank])]
-                ready = arrivals.ready(block)
-                if ready is None:
+        for rank, program in enumerate(program_R):
+            rank_starts, rank_ends, now = starts[rank], ends[rank], free[rank]
+            while len(rank_ends) < len(program):
+                seconds, inputs, outputs = program[len(rank_ends)]
+                start = now
+                for source, delay in inputs:
+                    arrival = ended[source] + delay
+                    start = max(start, arrival)
+                if start == inf:
                     break
-                longer, later = extras[rank].get(len(ends[rank]), (0.0, 0.0))
-                start = max(ready, free[rank])
-                end = start + times.block_seconds(block) + longer
-                starts[rank].append(start)
-                ends[rank].append(end)
-                free[rank] = end + later
-                arrivals.ended(block, end)
+                longer, later = extras[rank].get(len(rank_ends), (0.0, 0.0)) if extras[rank] else (0.0, 0.0)
+                end = start + seconds + longer
+                rank_starts.append(start)
+                rank_ends.append(end)
+                for output in outputs:
+                    ended[output] = end
+                now = end + later
                 remaining -= 1
+            free[rank] = now
         if remaining == before:
             raise ValueError(f"the ranks of {order.name} wait for one another")
     return PassTimeline(
@@ -287,8 +295,12 @@ def _extras(order: PassOrder, times: PassTimes, rank: int) -> dict[int, tuple[fl
     return found
 
 
-class _Arrivals:
-    """When what a block needs is there.
+_Step = tuple[float, tuple[tuple[int, float], ...], tuple[int, ...]]
+"""A block: its seconds; the results that it needs, each with the time that it travels; the results that it gives."""
+
+
+class _Programs:
+    """What ranks run, with numbers for results: forward passes by stage and micro-batch, gradients of inputs behind.
 
     Args:
         order: What the ranks run.
@@ -298,47 +310,43 @@ class _Arrivals:
     def __init__(self, order: PassOrder, times: PassTimes) -> None:
         self._order = order
         self._times = times
-        self._forward: dict[tuple[int, int], float] = {}
-        self._gradient: dict[tuple[int, int], float] = {}
+        self._num_microbatches = order.num_microbatches
+        self._num_results = order.num_stages * order.num_microbatches
+        ranks, seconds = order.rank_of_stage_V, times.transfer_seconds_V
+        self._out_V = [
+            0.0 if behind is None or ranks[behind] == ranks[stage] else seconds[stage]
+            for stage, behind in enumerate(order.behind_V)
+        ]
 
-    def ready(self, block: Block) -> float | None:
-        """Return when all inputs of a block have arrived; None while one of them is not on its way."""
-        latest = 0.0
-        for entry in block:
-            for arrival in self._inputs(entry):
-                if arrival is None:
-                    return None
-                latest = max(latest, arrival)
-        return latest
+    def not_ended(self) -> list[float]:
+        """Return for each result that it never ends."""
+        return [inf] * (2 * self._num_results)
 
-    def _inputs(self, entry: Pass) -> Iterator[float | None]:
-        stage, microbatch = entry.stage, entry.microbatch
-        match entry.kind:
-            case PassKind.FORWARD:
+    def of_rank(self, rank: int) -> list[_Step]:
+        """Return the blocks of one rank."""
+        return [self._step(block) for block in self._order.blocks_R[rank]]
+
+    def _step(self, block: Block) -> _Step:
+        inputs: list[tuple[int, float]] = []
+        outputs: list[int] = []
+        for kind, stage, microbatch in block:
+            forward = stage * self._num_microbatches + microbatch
+            gradient = forward + self._num_results
+            if kind is PassKind.FORWARD:
                 before = self._order.before_V[stage]
                 if before is not None:
-                    yield self._sent(self._forward.get((before, microbatch)), before, stage, over=before)
-            case PassKind.WEIGHT_GRADIENT:
-                yield self._gradient.get((stage, microbatch))
-            case PassKind.BACKWARD | PassKind.INPUT_GRADIENT:
-                yield self._forward.get((stage, microbatch))
+                    inputs.append((before * self._num_microbatches + microbatch, self._out_V[before]))
+                outputs.append(forward)
+            elif kind is PassKind.WEIGHT_GRADIENT:
+                inputs.append((gradient, 0.0))
+            else:
+                inputs.append((forward, 0.0))
                 behind = self._order.behind_V[stage]
                 if behind is not None:
-                    yield self._sent(self._gradient.get((behind, microbatch)), behind, stage, over=stage)
-
-    def _sent(self, end: float | None, sender: int, receiver: int, *, over: int) -> float | None:
-        ranks = self._order.rank_of_stage_V
-        if end is None or ranks[sender] == ranks[receiver]:
-            return end
-        return end + self._times.transfer_seconds_V[over]
-
-    def ended(self, block: Block, end: float) -> None:
-        """Note that a block has ended."""
-        for entry in block:
-            if entry.kind is PassKind.FORWARD:
-                self._forward[entry.stage, entry.microbatch] = end
-            elif entry.kind is not PassKind.WEIGHT_GRADIENT:
-                self._gradient[entry.stage, entry.microbatch] = end
+                    source = behind * self._num_microbatches + microbatch + self._num_results
+                    inputs.append((source, self._out_V[stage]))
+                outputs.append(gradient)
+        return self._times.block_seconds(block), tuple(inputs), tuple(outputs)
 
 
 def peak_bytes_R(
@@ -377,6 +385,25 @@ def _change(entry: Pass, activation_bytes_V: Sequence[int], weight_gradient_byte
             return kept - whole
         case PassKind.WEIGHT_GRADIENT:
             return -kept
+
+
+def joined(order: PassOrder) -> PassOrder:
+    """Return an order in which both gradients that a rank runs one after the other are one backward pass.
+
+    That keeps no more, hides what a whole backward pass hides, and sends the gradient of the input later.
+    """
+    blocks_R: list[tuple[Block, ...]] = []
+    for blocks in order.blocks_R:
+        found: list[Block] = []
+        for block in blocks:
+            kind, stage, microbatch = block[0]
+            before = (Pass(PassKind.INPUT_GRADIENT, stage, microbatch),)
+            if len(block) == 1 and kind is PassKind.WEIGHT_GRADIENT and found and found[-1] == before:
+                found[-1] = (Pass(PassKind.BACKWARD, stage, microbatch),)
+            else:
+                found.append(block)
+        blocks_R.append(tuple(found))
+    return replace(order, blocks_R=tuple(blocks_R))
 
 
 def check_complete(order: PassOrder) -> None:

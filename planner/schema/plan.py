@@ -3,9 +3,9 @@
 The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. Keys of things
 that are not planned yet (`offload`) are there and null. What follows from other keys (`cp_kind`, `edp`, `band`,
 `could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`) is there for readers, and must agree when the file is
-read back. What is asked for beside a plan (`node_choice`, `pareto`, `spare`) is there where it was asked for. Files of
-versions that knew no `certainty` and no `joules_to_train` are read too. A file holds its inputs in full, so it is
-enough to emit, explain and check the plan.
+read back. What is asked for beside a plan (`node_choice`, `pareto`, `spare`, `schedules`) is there where it was asked
+for. Files of versions that knew no `certainty` and no `joules_to_train` are read too. A file holds its inputs in full,
+so it is enough to emit, explain and check the plan.
 
     plan_from_document(parse_document(plan_to_text(plan), file="plan.json")) == plan
 
@@ -157,6 +157,7 @@ def plan_to_json(plan: Plan) -> dict[str, Data]:
         **({} if plan.node_choice is None else {"node_choice": _node_choice(plan, plan.node_choice)}),
         **({} if plan.front is None else {"pareto": _front(plan.front)}),
         **({} if plan.spare is None else {"spare": _spare(plan.spare)}),
+        **({} if plan.schedules is None else {"schedules": _json(plan.schedules)}),
         "inputs": {"model": _json(plan.model), "cluster": _json(plan.cluster), "request": _request(plan.request)},
     }
 

@@ -23,9 +23,11 @@ from planner.plan import (
     Certainty,
     Infeasible,
     MemoryLine,
+    OtherSchedules,
     Phase,
     Plan,
     PlannedLayout,
+    PricedSchedule,
     Relaxation,
     SearchSummary,
     Status,
@@ -353,6 +355,17 @@ class SpareFile(_Mapping):
         )
 
 
+class SchedulesFile(_Mapping):
+    """What other pipeline schedules would make of the plans."""
+
+    priced: tuple[PricedSchedule, ...]
+    left_out: dict[str, str]
+
+    def to_schedules(self) -> OtherSchedules:
+        """Return the schedules."""
+        return OtherSchedules(**dict(self))
+
+
 class InputsFile(_Mapping):
     """What was planned, where, and for which run."""
 
@@ -392,7 +405,19 @@ class PlanFile(_Mapping):
     node_choice: NodeChoiceFile | None = None
     pareto: FrontFile | None = None
     spare: SpareFile | None = None
+    schedules: SchedulesFile | None = None
     inputs: InputsFile
+
+    @model_validator(mode="after")
+    def _schedules_are_of_its_layouts(self) -> "PlanFile":
+        for entry in self.schedules.priced if self.schedules is not None else ():
+            if not 0 <= entry.index < len(self.plans):
+                raise complaint(
+                    f"`schedules` prices layout {entry.index}, but the file holds {len(self.plans)} plans.",
+                    "Plan again; a plan file is not edited by hand.",
+                    field="schedules",
+                )
+        return self
 
     @model_validator(mode="after")
     def _status_agrees(self) -> "PlanFile":
@@ -459,4 +484,5 @@ class PlanFile(_Mapping):
             node_choice=self.node_choice.to_choice() if self.node_choice else None,
             front=self.pareto.to_front() if self.pareto else None,
             spare=self.spare.to_spare() if self.spare else None,
+            schedules=self.schedules.to_schedules() if self.schedules else None,
         )

@@ -1,0 +1,96 @@
+"""What other pipeline schedules would make of a plan: the best that fits, and the fastest beside it."""
+
+from cli.render import Block, Facts, Item, Line, Table, columns, gib, milliseconds, percent, section, signed_percent
+from planner.plan import OtherSchedules, Plan, PricedSchedule
+from planner.request import Target
+
+MOST_LINES = 4
+TITLE = "Other pipeline schedules"
+
+
+def schedule_blocks(plan: Plan, *, every: bool = False) -> tuple[Block, ...]:
+    """Return what other schedules would make of the plan; nothing where nobody asked.
+
+    Args:
+        plan: The plan.
+        every: Show every schedule with every layout, and why others are left out; else each once, the fastest.
+    """
+    schedules = plan.schedules
+    if schedules is None:
+        return ()
+    if not schedules.priced:
+        return section(TITLE, Line("  No layout of this plan has a pipeline that another schedule could run."))
+    shown = list(schedules.priced) if every else _fastest_of_each(schedules)[:MOST_LINES]
+    best = schedules.best
+    if best is not None and best not in shown:
+        shown.append(best)
+    table = Table(
+        columns=columns("schedule", "layout", ">step time", ">vs best", ">peak memory", "fits"),
+        rows=tuple(_row(plan, entry) for entry in shown),
+    )
+    remarks: list[Block] = [Line(f"  {verdict_in_words(plan)}")]
+    if best is not None and plan.schedule_cost_fraction:
+        remarks.append(Facts(pairs=(("it needs", ", ".join(best.needs) or "nothing else"),)))
+    if every:
+        remarks += [Item(f"{name} is not priced: {reason}") for name, reason in sorted(schedules.left_out.items())]
+    return section(TITLE, table, *remarks)
+
+
+def schedules_document(plan: Plan) -> dict[str, object] | None:
+    """Return what the target costs and what every schedule would make of the plan; None where nobody asked."""
+    if plan.schedules is None:
+        return None
+    return {
+        "cost_fraction": plan.schedule_cost_fraction,
+        "priced": [
+            {
+                "schedule": entry.schedule,
+                "index": entry.index,
+                "step_seconds": entry.step_seconds,
+                "peak_memory_bytes": entry.peak_memory_bytes,
+                "fits": entry.fits,
+                "needs": list(entry.needs),
+            }
+            for entry in plan.schedules.priced
+        ],
+        "left_out": dict(plan.schedules.left_out),
+    }
+
+
+def verdict_in_words(plan: Plan) -> str:
+    """Return what the target costs, or that it costs nothing."""
+    target = "the search's own schedules" if plan.target is Target.ANY else f"target {plan.target.value}"
+    schedules, cost = plan.schedules, plan.schedule_cost_fraction
+    best = schedules.best if schedules is not None else None
+    if best is None or cost is None:
+        return f"{_upper(target)} costs nothing: no other schedule fits."
+    if not cost:
+        return f"{_upper(target)} costs nothing: no other schedule that fits is faster."
+    verb = "cost" if plan.target is Target.ANY else "costs"
+    return (
+        f"{_upper(target)} {verb} {percent(cost)}: with {best.schedule} layout {best.index} would take"
+        f" {milliseconds(best.step_seconds)}."
+    )
+
+
+def _upper(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _fastest_of_each(schedules: OtherSchedules) -> list[PricedSchedule]:
+    """Return each schedule once, with the layout that it runs fastest."""
+    found: dict[str, PricedSchedule] = {}
+    for entry in schedules.priced:
+        found.setdefault(entry.schedule, entry)
+    return list(found.values())
+
+
+def _row(plan: Plan, entry: PricedSchedule) -> tuple[str, ...]:
+    return (
+        entry.schedule,
+        str(entry.index),
+        milliseconds(entry.step_seconds),
+        signed_percent(entry.step_seconds / plan.best.step_seconds - 1.0),
+        gib(entry.peak_memory_bytes),
+        "yes" if entry.fits else "no",
+    )
