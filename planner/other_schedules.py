@@ -33,6 +33,8 @@ from planner.pass_prices import StagePasses, stage_passes
 from planner.placement import PlacedModel, place
 from planner.plan import OtherSchedules, Plan, PricedSchedule
 from planner.report import memory_by_rank
+from planner.schedules.bidirectional import NAME as BIDIRECTIONAL
+from planner.schedules.bidirectional import bidirectional_interleaved
 from planner.schedules.building_block import v_half, v_min
 from planner.schedules.cuts import even_work
 from planner.schedules.limited import NAME as LIMITED
@@ -70,6 +72,7 @@ BUILDERS: Mapping[str, Builder] = {
     "V-Half": v_half,
     "V-Min": v_min,
     "DualPipe": dual_pipe,
+    BIDIRECTIONAL: bidirectional_interleaved,
 }
 """Schedules whose order follows from ranks and micro-batches alone."""
 

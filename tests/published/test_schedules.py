@@ -2,13 +2,15 @@
 
 Bubbles are seconds on the longest span; activations are in those of one micro-batch on all stages of a rank. Sources:
 GPipe and 1F1B, arXiv 2104.04473, section 2.2; breadth-first, arXiv 2211.05953; ZB-H1 and ZB-H2, arXiv 2401.10241,
-table 2; V-Min, V-Half and ZB-V, arXiv 2405.15362; DualPipe, arXiv 2412.19437, table 2.
+table 2; V-Min, V-Half and ZB-V, arXiv 2405.15362; DualPipe, arXiv 2412.19437, table 2; bidirectional interleaved, arXiv
+2410.19367.
 """
 
 from dataclasses import replace
 
 import pytest
 
+from planner.schedules.bidirectional import bidirectional_interleaved
 from planner.schedules.building_block import v_half, v_min
 from planner.schedules.limited import limited
 from planner.schedules.passes import PassOrder, PassTimes, check_complete, peak_bytes_R, run
@@ -27,6 +29,7 @@ BUILDERS = {
     "v-half": v_half,
     "v-min": v_min,
     "dualpipe": dual_pipe,
+    "bidirectional": bidirectional_interleaved,
 }
 
 
@@ -118,6 +121,26 @@ def test_dualpipe_has_its_published_bubble_and_memory(p: int, m: int, joint: flo
         # Passes of one direction alone, at both ends, do not get shorter with those that are interwoven.
         assert -1e-9 < idle <= published + 1e-9
     assert activations(order, kept=1.0) == p + 1
+
+
+@pytest.mark.parametrize(("p", "m"), [(2, 2), (2, 6), (4, 4), (4, 16), (6, 6), (8, 8), (8, 24), (16, 16), (16, 32)])
+def test_bidirectional_interleaved_has_its_published_bubble_and_memory(p: int, m: int) -> None:
+    order = bidirectional_interleaved(p, m)
+    check_complete(order)
+    # Forward and backward passes alike: half of the (p / 2 - 1)(F + B) that one chunk in each direction has.
+    assert bubble(order, forward=1.0, gradient=0.5, weights=0.5) == pytest.approx((p / 2 - 1) * 2.0 / 2, abs=1e-9)
+    # Backward passes twice as long: (p - 2) / (3 m + p - 2) of the step for m = p (arXiv 2410.19367, table 2).
+    twice = bubble(order, forward=1.0, gradient=1.0, weights=1.0)
+    assert twice == pytest.approx(p - 2 + (m / p - 1) * (p / 2 - 1), abs=1e-9)
+    if m == p:
+        assert twice / (3 * m + twice) == pytest.approx((p - 2) / (3 * m + p - 2), abs=1e-9)
+    assert activations(order, kept=0.0) == p
+
+
+@pytest.mark.parametrize(("p", "m"), [(3, 6), (4, 6)])
+def test_bidirectional_interleaved_says_what_it_needs(p: int, m: int) -> None:
+    with pytest.raises(ValueError, match="the bidirectional interleaved schedule needs even pp and a multiple of it"):
+        bidirectional_interleaved(p, m)
 
 
 @pytest.mark.parametrize(("p", "m"), [(3, 6), (2, 3), (4, 6)])

@@ -23,6 +23,7 @@ from planner.other_schedules import (
 from planner.placement import place
 from planner.plan import Plan, PricedSchedule
 from planner.request import Constraints
+from planner.schedules.bidirectional import NAME as BIDIRECTIONAL
 from planner.schedules.limited import NAME as LIMITED
 from planner.workload import Precision, TrainWorkload
 from profiles.catalogue import load_preset
@@ -93,8 +94,13 @@ def test_schedules_differ_as_published() -> None:
     assert peaks[BESIDE] < peaks["ZB-H1"] < peaks["ZB-H2"] < peaks["GPipe"]
     # Two copies of the weights and gradients, the optimizer's states split over twice the ranks.
     assert peaks["DualPipe"] > peaks[BESIDE]
-    assert {name for name, entry in found.items() if V_SHAPE in entry.needs} == {"ZB-V", "V-Half", "V-Min"}
-    assert {name for name, entry in found.items() if TWO_COPIES in entry.needs} == {"DualPipe"}
+    assert {name for name, entry in found.items() if V_SHAPE in entry.needs} == {
+        "ZB-V",
+        "V-Half",
+        "V-Min",
+        BIDIRECTIONAL,
+    }
+    assert {name for name, entry in found.items() if TWO_COPIES in entry.needs} == {"DualPipe", BIDIRECTIONAL}
     later = {name for name, entry in found.items() if POST_VALIDATION in entry.needs}
     assert later == {"ZB-H1", "ZB-H2", "ZB-V", "V-Half", "V-Min", LIMITED}
 
