@@ -184,7 +184,7 @@ class _Pricer:
             limit_bytes_R=tuple(left),
         )
         chain = tuple(range(self._layout.pp))
-        found = limited(_times(cut, (chain,)), memory, self._layout.num_microbatches)
+        found = limited(_times(cut, (chain,)), memory, self._layout.num_microbatches, improve=True)
         if found is None:
             raise _NotPricedError("no order was found within memory")
         return found.order

@@ -14,9 +14,10 @@ The event loop gives an order; its time is that of `planner.schedules.passes.run
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
+from planner.schedules.improved import MOST_OPERATIONS, improved
 from planner.schedules.passes import Pass, PassKind, PassOrder, PassTimes, run
 from planner.schedules.split_bounds import Memory, lower_bound_seconds
 
@@ -45,27 +46,40 @@ class Limited:
         order: The order.
         span_seconds: Its longest span over the ranks.
         bound_seconds: No order with one stage a rank has a shorter one.
+        in_turn_bound_seconds: Nor has one that takes micro-batches in turn; as far as a solver has proved.
         trials: Orders that were tried.
     """
 
     order: PassOrder
     span_seconds: float
     bound_seconds: float
+    in_turn_bound_seconds: float
     trials: int
 
 
-def limited(times: PassTimes, memory: Memory, num_microbatches: int) -> Limited | None:
+def limited(times: PassTimes, memory: Memory, num_microbatches: int, *, improve: bool = False) -> Limited | None:
     """Return the best order found within memory; None where a rank has no room for one micro-batch.
 
     Args:
         times: What passes take, a stage for each rank.
         memory: What they keep.
         num_microbatches: Micro-batches of the step.
+        improve: Where that leaves the bound open, and the passes are few enough, have a solver look for a better order.
     """
     search = _Search(times, memory, num_microbatches)
     if min(search.most_R) < 1:
         return None
-    return search.best()
+    found = search.best()
+    is_small = 3 * search.pp * num_microbatches <= MOST_OPERATIONS
+    if found is None or not improve or not is_small or found.span_seconds <= found.bound_seconds * (1.0 + _ROUNDING):
+        return found
+    order, bound_seconds = improved(found.order, times, memory)
+    return replace(
+        found,
+        order=order,
+        span_seconds=run(order, times).span_seconds,
+        in_turn_bound_seconds=max(found.bound_seconds, bound_seconds),
+    )
 
 
 @dataclass(slots=True)
@@ -130,10 +144,12 @@ class _Search:
             microbatches_of_chain=(self.num_microbatches,),
             blocks_R=tuple(tuple((entry,) for entry in rank.passes) for rank in loop.ranks),
         )
+        bound_seconds = lower_bound_seconds(self.times, self.memory, self.num_microbatches)
         return Limited(
             order=order,
             span_seconds=run(order, self.times).span_seconds,
-            bound_seconds=lower_bound_seconds(self.times, self.memory, self.num_microbatches),
+            bound_seconds=bound_seconds,
+            in_turn_bound_seconds=bound_seconds,
             trials=len(self._spans),
         )
 

@@ -129,7 +129,7 @@ def test_bidirectional_interleaved_has_its_published_bubble_and_memory(p: int, m
     check_complete(order)
     # Forward and backward passes alike: half of the (p / 2 - 1)(F + B) that one chunk in each direction has.
     assert bubble(order, forward=1.0, gradient=0.5, weights=0.5) == pytest.approx((p / 2 - 1) * 2.0 / 2, abs=1e-9)
-    # Backward passes twice as long: (p - 2) / (3 m + p - 2) of the step for m = p (arXiv 2410.19367, table 2).
+    # Backward passes twice as long: (p - 2) / (3 m + p - 2) of the step for m = p (arXiv 2410.19367).
     twice = bubble(order, forward=1.0, gradient=1.0, weights=1.0)
     assert twice == pytest.approx(p - 2 + (m / p - 1) * (p / 2 - 1), abs=1e-9)
     if m == p:

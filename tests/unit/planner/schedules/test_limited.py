@@ -1,13 +1,17 @@
 """The scheduler within memory: it keeps to it, never undercuts its bound, and meets the bound where that is known."""
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.schedules.improved import scheduling_problem
 from planner.schedules.limited import TUNED_ON, limited
 from planner.schedules.passes import PassTimes, check_complete, joined, peak_bytes_R, run
 from planner.schedules.published import one_f_one_b, zb_h1, zb_h2
 from planner.schedules.split_bounds import Memory, lower_bound_seconds
+from solvers.scheduling_registry import schedule
 
 
 def uniform_memory(pp: int, limit: int, *, activation: int = 2, kept: int = 1) -> Memory:
@@ -128,3 +132,43 @@ def test_gradients_one_after_the_other_are_joined() -> None:
     assert order.text(1) == "F1.0 B1.0 F1.1 B1.1 W1.0 F1.2 B1.2 W1.1 W1.2"
     assert joined(order).text(1) == order.text(1)
     check_complete(joined(order))
+
+
+def unequal_times(seed: int, pp: int) -> PassTimes:
+    """Return stages of different lengths."""
+    draw = random.Random(seed)
+
+    def column(low: float, high: float) -> tuple[float, ...]:
+        return tuple(draw.uniform(low, high) for _ in range(pp))
+
+    return PassTimes(
+        forward_seconds_V=column(0.8, 1.3),
+        input_gradient_seconds_V=column(0.9, 1.8),
+        weight_gradient_seconds_V=column(0.5, 1.0),
+        transfer_seconds_V=column(0.0, 0.1),
+    )
+
+
+@pytest.mark.parametrize(("seed", "pp", "microbatches"), [(1, 2, 4), (2, 3, 3), (3, 4, 4)])
+def test_the_solver_makes_no_order_worse(seed: int, pp: int, microbatches: int) -> None:
+    times, memory = unequal_times(seed, pp), uniform_memory(pp, 34 * pp, activation=34, kept=32)
+    before, after = (limited(times, memory, microbatches, improve=improve) for improve in (False, True))
+    assert before is not None
+    assert after is not None
+    check_complete(after.order)
+    peaks = peak_bytes_R(after.order, activation_bytes_V=(34,) * pp, weight_gradient_bytes_V=(32,) * pp)
+    assert max(peaks) <= 34 * pp
+    assert after.bound_seconds * (1 - 1e-9) <= after.span_seconds <= before.span_seconds
+    assert after.bound_seconds <= after.in_turn_bound_seconds <= after.span_seconds * (1 + 1e-9)
+    assert run(after.order, times).span_seconds == after.span_seconds
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_order_of_a_tiny_pipeline_undercuts_the_bound(seed: int) -> None:
+    times, memory = unequal_times(seed, 2), uniform_memory(2, 3 + seed)
+    best = schedule(scheduling_problem(2, 2, times, memory), solver="exhaustive")
+    found = limited(times, memory, 2, improve=True)
+    assert found is not None
+    assert best.span_seconds is not None
+    assert lower_bound_seconds(times, memory, 2) <= best.span_seconds * (1 + 1e-12)
+    assert best.span_seconds <= found.span_seconds * (1 + 1e-9)

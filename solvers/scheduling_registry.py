@@ -1,0 +1,45 @@
+"""The solvers of scheduling problems by name; a solver's libraries are imported when it runs."""
+
+from collections.abc import Callable
+from importlib import import_module
+from types import MappingProxyType
+from typing import cast
+
+from solvers.scheduling import Orders, SchedulingLimits, SchedulingProblem
+
+OrderR = tuple[tuple[int, ...], ...]
+
+SCHEDULERS = MappingProxyType(
+    {
+        "cp-sat": "solvers.scheduling_cpsat",
+        "exhaustive": "solvers.scheduling_exhaustive",
+    }
+)
+"""The module of each solver, with its `solve`."""
+
+
+def schedule(
+    problem: SchedulingProblem,
+    *,
+    solver: str = "cp-sat",
+    limits: SchedulingLimits | None = None,
+    hint_R: OrderR = (),
+) -> Orders:
+    """Return a solver's answer to a scheduling problem.
+
+    Args:
+        problem: The problem.
+        solver: A name in `SCHEDULERS`.
+        limits: How far it may go; the defaults of `SchedulingLimits` if not given.
+        hint_R: Orders to start from; empty for none.
+
+    Raises:
+        ValueError: There is no such solver, or the hint breaks a constraint.
+        SolverError: The solver stopped with neither orders nor a proof that there are none.
+    """
+    if solver not in SCHEDULERS:
+        raise ValueError(f"there is no solver {solver!r}; there are {', '.join(SCHEDULERS)}")
+    run = cast(
+        "Callable[[SchedulingProblem, SchedulingLimits, OrderR], Orders]", import_module(SCHEDULERS[solver]).solve
+    )
+    return run(problem, limits or SchedulingLimits(), hint_R)
