@@ -61,6 +61,9 @@ def solve(problem: SchedulingProblem, limits: SchedulingLimits, hint_R: tuple[tu
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = SEED
     solver.parameters.max_deterministic_time = limits.max_deterministic_seconds
+    # Both take most of the time here and prove nothing: the LP relaxation of orders is as weak as the longest path.
+    solver.parameters.linearization_level = 0
+    solver.parameters.cp_model_probing_level = 0
     status = solver.solve(programme.model)
     if status == cp_model.INFEASIBLE and not hint_R:
         return no_orders(NAME)

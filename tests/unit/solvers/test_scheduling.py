@@ -177,5 +177,5 @@ def test_answers_are_checked() -> None:
         ({"status": Status.INFEASIBLE}, "an infeasible problem has no orders"),
     ):
         with pytest.raises(ValueError, match=message):
-            replace(answer, **changed)  # type: ignore[arg-type]
+            replace(answer, **changed)
     assert isinstance(answer, Orders)
