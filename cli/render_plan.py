@@ -61,11 +61,10 @@ def plan_blocks(plan: Plan, *, verbose: bool = False) -> tuple[Block, ...]:
     if plan.plans:
         blocks += section("Best layout", *layout_facts(plan, plan.best))
         blocks += others_blocks(plan)
-        blocks += schedule_blocks(plan)
         blocks += assumption_blocks(plan, plan.best)
     if verbose:
         blocks += search_blocks(plan.search)
-    return (*blocks, *choice_blocks(plan))
+    return (*blocks, *choice_blocks(plan), *schedule_blocks(plan))
 
 
 def assumption_blocks(plan: Plan, planned: PlannedLayout) -> tuple[Block, ...]:
