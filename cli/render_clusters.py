@@ -17,6 +17,8 @@ from profiles.hardware import Cluster, Device, LinkLevel
 
 FORMATS = ("bf16", "fp16", "fp8", "fp4")
 LINK_PREFIX = "links."
+UNEQUAL = "unequal"
+"""Field of a cluster in which no preset says anything: its nodes do not differ."""
 
 
 def catalogue_blocks() -> tuple[Block, ...]:
@@ -149,4 +151,5 @@ def device_document(device: Device) -> dict[str, object]:
 
 
 def _fields(record: Cluster | Device | LinkLevel | SourcedFigure) -> dict[str, object]:
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+    named = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {name: value for name, value in named.items() if name != UNEQUAL}

@@ -27,7 +27,7 @@ def evaluation_blocks(plan: Plan, broken: Sequence[Violation], found: Plan | Non
     blocks += section("What limits it", *(Item(text) for text in limits(planned)))
     of_rank = " on the pipeline rank with most work" if planned.layout.pp > 1 else ""
     blocks += section(f"Where the time goes{of_rank}", *time_blocks(planned))
-    blocks += memory_blocks(planned.memory, limit_bytes=planned.memory_limit_bytes)
+    blocks += memory_blocks(planned.memory, limit_bytes=planned.rank_limits)
     blocks += assumption_blocks(plan, planned)
     if found is not None:
         blocks += _best_blocks(plan, found)
@@ -58,7 +58,7 @@ def evaluation_document(plan: Plan, broken: Sequence[Violation], found: Plan | N
         "band_seconds": None if plan.certainty is None else list(plan.certainty.band_seconds(planned)),
         "violations": [{"rule": entry.rule, "message": entry.message} for entry in broken],
         "time": [{"term": line.term, "seconds": line.seconds, "source": line.source} for line in time_terms(planned)],
-        "memory": memory_document(planned.memory, limit_bytes=planned.memory_limit_bytes),
+        "memory": memory_document(planned.memory, limit_bytes=planned.rank_limits),
         "assumptions": list(planned.assumptions),
     }
     if found is not None:

@@ -61,7 +61,7 @@ def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
     blocks += section("What limits it", *(Item(text) for text in limits(planned)))
     of_rank = " on the pipeline rank with most work" if planned.layout.pp > 1 else ""
     blocks += section(f"Where the time goes{of_rank}", *time_blocks(planned))
-    blocks += memory_blocks(planned.memory, limit_bytes=planned.memory_limit_bytes)
+    blocks += memory_blocks(planned.memory, limit_bytes=planned.rank_limits)
     if plan.model.has_experts:
         blocks += section("Ranks in both grids", *grid_blocks(planned.layout))
     if plan.baseline is not None and plan.baseline.layout == planned.layout:
@@ -77,7 +77,7 @@ def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
 def limits(planned: PlannedLayout) -> tuple[str, ...]:
     """Return what keeps the layout from being faster or larger, in sentences."""
     largest = time_terms(planned)[:2]
-    ranks = memory_by_rank(planned.memory, limit_bytes=planned.memory_limit_bytes)
+    ranks = memory_by_rank(planned.memory, limit_bytes=planned.rank_limits)
     heaviest = heaviest_rank(ranks)
     lightest = min(memory.peak_bytes for memory in ranks)
     terms = " and ".join(
@@ -219,7 +219,7 @@ def explanation_document(plan: Plan, *, index: int) -> dict[str, object]:
             }
             for line in time_terms(planned)
         ],
-        "memory": memory_document(planned.memory, limit_bytes=planned.memory_limit_bytes),
+        "memory": memory_document(planned.memory, limit_bytes=planned.rank_limits),
         "comparisons": [_comparison_document(comparison) for comparison in compare_all(plan, index=index)],
         "assumptions": list(planned.assumptions),
         "search": search,

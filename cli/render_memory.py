@@ -12,7 +12,7 @@ def heaviest_in_words(heaviest: RankMemory) -> str:
     return f"{gib(heaviest.peak_bytes)} on rank {heaviest.rank} in {heaviest.peak_phase.value}"
 
 
-def memory_blocks(lines: Sequence[MemoryLine], *, limit_bytes: int) -> tuple[Block, ...]:
+def memory_blocks(lines: Sequence[MemoryLine], *, limit_bytes: int | tuple[int, ...]) -> tuple[Block, ...]:
     """Return a ledger by rank and phase, and the terms of the heaviest rank."""
     ranks = memory_by_rank(lines, limit_bytes=limit_bytes)
     heaviest = heaviest_rank(ranks)
@@ -56,12 +56,12 @@ def peak_blocks(lines: Sequence[MemoryLine], heaviest: RankMemory) -> tuple[Bloc
     return (table, *sources.notes)
 
 
-def memory_document(lines: Sequence[MemoryLine], *, limit_bytes: int) -> dict[str, object]:
+def memory_document(lines: Sequence[MemoryLine], *, limit_bytes: int | tuple[int, ...]) -> dict[str, object]:
     """Return a ledger as JSON, in bytes."""
     ranks = memory_by_rank(lines, limit_bytes=limit_bytes)
     heaviest = heaviest_rank(ranks)
     return {
-        "limit_bytes": limit_bytes,
+        "limit_bytes": heaviest.limit_bytes,
         "peak": {"rank": heaviest.rank, "phase": heaviest.peak_phase.value, "num_bytes": heaviest.peak_bytes},
         "ranks": [
             {

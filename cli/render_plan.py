@@ -114,12 +114,14 @@ def header(plan: Plan) -> tuple[Block, ...]:
     """Return model, cluster and workload in two lines."""
     cluster, workload = plan.cluster, plan.request.workload
     documents = f" ({documents_in_words(workload.documents)})" if workload.documents else ""
-    nodes = counted(cluster.num_nodes, "node")
+    nodes = ", ".join(
+        f"{counted(number, 'node')} of {cluster.gpus_per_node} x {device.name}"
+        for device, number in cluster.device_counts
+    )
     parameters = parameters_in_words(plan.model)
     return (
         Line(
-            f"{plan.model.name}, {parameters}, on {cluster.name}: "
-            f"{nodes} of {cluster.gpus_per_node} x {cluster.device.name}, {counted(cluster.world_size, 'GPU')}",
+            f"{plan.model.name}, {parameters}, on {cluster.name}: {nodes}, {counted(cluster.world_size, 'GPU')}",
             Style.HEADING,
         ),
         Line(
@@ -194,6 +196,7 @@ def layout_facts(plan: Plan, planned: PlannedLayout, *, searched: bool = True) -
     if plan.model.has_experts:
         facts.append(("routed experts", experts_in_words(planned.layout, plan.request.workload)))
     facts += [
+        *_on_nodes(plan, planned),
         ("overlapped", overlap_in_words(planned.layout.overlap)),
         ("step time", f"{milliseconds(planned.step_seconds)}{check}"),
         *_band(plan, planned),
@@ -204,6 +207,19 @@ def layout_facts(plan: Plan, planned: PlannedLayout, *, searched: bool = True) -
     if planned is plan.best:
         facts += _whole_run(plan)
     return (Line(f"  {layout_in_words(planned.layout)}"), Facts(pairs=tuple(facts)))
+
+
+def _on_nodes(plan: Plan, planned: PlannedLayout) -> list[tuple[str, str]]:
+    """Return which node takes which place of the mesh, and what that gains; nothing where nodes do not differ."""
+    on_nodes, nodes = planned.on_nodes, plan.cluster.unequal
+    if on_nodes is None or nodes is None:
+        return []
+    words = " ".join(nodes.names[node] if nodes.names else str(node) for node in on_nodes.order)
+    if not planned.layout.node_order:
+        return [("node order", f"{words}, as listed")]
+    listed = on_nodes.listed_step_seconds
+    change = signed_percent(planned.reevaluated_step_seconds / listed - 1.0)
+    return [("node order", words), ("against listed", f"{change}: {milliseconds(listed)} with the nodes as listed")]
 
 
 def _band(plan: Plan, planned: PlannedLayout) -> list[tuple[str, str]]:
@@ -223,7 +239,7 @@ def _useful_tokens(plan: Plan) -> list[tuple[str, str]]:
 
 def peak_in_words(planned: PlannedLayout) -> str:
     """Return the peak and where it is: "65.21 GiB on rank 0 in forward-backward"."""
-    ranks = memory_by_rank(planned.memory, limit_bytes=planned.memory_limit_bytes)
+    ranks = memory_by_rank(planned.memory, limit_bytes=planned.rank_limits)
     return heaviest_in_words(heaviest_rank(ranks))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.costs import CostTable
+from planner.costs import Bounds, CostTable
 from planner.formulate import formulate, skeleton
 from planner.layout import Granularity, Layout, Recompute, stages_from_counts
 from planner.point_prices import PointPrices
@@ -134,6 +134,18 @@ class Pricer:
     def prices(self, point: Layout) -> PointPrices:
         """Return what prices splits of a point."""
         return PointPrices(self.table, point)
+
+    def least_prices(self, point: Layout) -> PointPrices:
+        """Return what no split of a point undercuts, wherever its nodes stand."""
+        return self.prices(point)
+
+    def bounds(self, points: Points) -> Bounds:
+        """Return times that no split of each point undercuts that fits."""
+        return self.table.bounds(points, limit_bytes=self.limit_bytes)
+
+    def is_settled(self, point: Layout) -> bool:
+        """Return whether a point that was priced has nothing else to look at."""
+        return has_single_split(point)
 
     def fitting(self, point: Layout) -> Layout | None:
         """Return a point with its layers placed; None when no split was found that fits by exact bytes."""

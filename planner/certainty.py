@@ -3,7 +3,7 @@
 from planner.plan import Certainty
 from planner.specs import ModelSpec
 from profiles.constants import GEMM, RATIO_BAND, TRAINING_BAND, Constant, Origin
-from profiles.hardware import Device
+from profiles.hardware import Cluster, Device
 
 
 def training_band(*, has_experts: bool, device: Device) -> Constant:
@@ -18,9 +18,10 @@ def training_band(*, has_experts: bool, device: Device) -> Constant:
     return TRAINING_BAND["dense" if measured else "dense, other hardware"]
 
 
-def certainty_of(model: ModelSpec, device: Device) -> Certainty:
-    """Return how far predicted step times of a model on a GPU may be off."""
-    band = training_band(has_experts=model.has_experts, device=device)
+def certainty_of(model: ModelSpec, cluster: Cluster) -> Certainty:
+    """Return how far predicted step times may be off; of several kinds of GPUs the widest band counts."""
+    bands = (training_band(has_experts=model.has_experts, device=device) for device, _ in cluster.device_counts)
+    band = max(bands, key=lambda constant: constant.value)
     return Certainty(
         half_width=band.value,
         source=band.source,

@@ -34,8 +34,9 @@ def contradictions(
 ) -> Iterator[InputError]:
     """Return every contradiction between the parts of a spec."""
     yield from _sequence(model, request, document)
-    yield from _precision(cluster.device, request, document)
-    yield from _attention_kernel(cluster.device, request, document)
+    for device, _ in cluster.device_counts:
+        yield from _precision(device, request, document)
+        yield from _attention_kernel(device, request, document)
     yield from _objective(cluster, request, document)
     yield from _pinned_sizes(cluster, request, document)
     yield from _experts(model, request, document)

@@ -1,13 +1,16 @@
 """A layout with everything that a report says of it, priced by the independent evaluator."""
 
+from dataclasses import replace
+
 from planner.capabilities import CAPABILITIES
-from planner.evaluate import Evaluation, evaluate, model_flops_utilisation
+from planner.evaluate import Evaluation, evaluate, model_flops_utilisation, simulated_step_seconds
 from planner.graph import ModelGraph
 from planner.layers import build_graph
 from planner.layout import Layout
-from planner.memory import memory_limit_bytes
+from planner.node_costs import node_order_of, pipeline_rank_limits
 from planner.placement import PlacedModel, place
-from planner.plan import Plan, PlannedLayout
+from planner.plan import OnNodes, Plan, PlannedLayout
+from planner.report import heaviest_rank, memory_by_rank
 from planner.request import PlanRequest
 from planner.specs import ModelSpec
 from profiles.estimate import CostModel
@@ -37,7 +40,7 @@ def given_layout(layout: Layout, model: ModelSpec, cluster: Cluster, request: Pl
         cost_model=cost_model,
         graph=graph,
         cluster=cluster,
-        limit_bytes=memory_limit_bytes(cluster.device.memory_bytes, request.memory_headroom),
+        headroom=request.memory_headroom,
     )
 
 
@@ -57,7 +60,7 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
     cost_model: CostModel,
     graph: ModelGraph,
     cluster: Cluster,
-    limit_bytes: int,
+    headroom: float,
     searched_seconds: float | None = None,
     bound_seconds: float | None = None,
 ) -> PlannedLayout:
@@ -68,7 +71,7 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
         cost_model: Prices operations.
         graph: Its operators.
         cluster: Where it runs.
-        limit_bytes: What each GPU may use.
+        headroom: Fraction of each GPU's memory that stays free.
         searched_seconds: Step time by a search; None where the layout was given, and the evaluator's stands for it.
         bound_seconds: No split of its layers takes less, by that search; None likewise.
 
@@ -76,17 +79,29 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
         profiles.errors.CoverageError: Something has no cost.
     """
     evaluation = evaluate(placed, cost_model)
-    seconds, workload = evaluation.step_seconds, placed.workload
+    seconds, workload, layout = evaluation.step_seconds, placed.workload, placed.layout
+    limits_R = pipeline_rank_limits(layout, cluster, headroom=headroom)
+    ranks = memory_by_rank(evaluation.memory, limit_bytes=limits_R)
+    tightest = heaviest_rank(ranks)
+    on_nodes = None
+    if cluster.unequal is not None:
+        listed = replace(placed, layout=replace(layout, node_order=()))
+        on_nodes = OnNodes(
+            order=node_order_of(layout, cluster.unequal),
+            listed_step_seconds=simulated_step_seconds(listed, cost_model) if layout.node_order else seconds,
+            memory_limit_bytes_R=limits_R,
+        )
     return PlannedLayout(
-        layout=placed.layout,
+        layout=layout,
         step_seconds=seconds if searched_seconds is None else searched_seconds,
         reevaluated_step_seconds=seconds,
         tokens_per_second_per_gpu=workload.useful_tokens_per_step / (seconds * cluster.world_size),
         mfu=model_flops_utilisation(placed, graph, cluster, step_seconds=seconds),
-        peak_memory_bytes=evaluation.peak_memory_bytes,
-        memory_limit_bytes=limit_bytes,
+        peak_memory_bytes=tightest.peak_bytes,
+        memory_limit_bytes=tightest.limit_bytes,
         memory=evaluation.memory,
         time=evaluation.time,
         assumptions=evaluation.assumptions,
         lower_bound_seconds=seconds if bound_seconds is None else bound_seconds,
+        on_nodes=on_nodes,
     )

@@ -28,6 +28,7 @@ from planner.communication import (
 from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
 from planner.layout import Granularity, Stage
 from planner.memory import ASSUMED_SOURCES, memory_ledger, peak_memory_bytes
+from planner.node_costs import part_costs
 from planner.placement import PlacedModel
 from planner.plan import MemoryLine, TimeLine
 from planner.pricing import launches_seconds, price_steps, restart_seconds
@@ -38,6 +39,7 @@ from planner.steps import Step, Term
 from profiles.estimate import CostModel, Source
 from profiles.hardware import Cluster
 from profiles.ops import Collective
+from profiles.unequal import UnequalCostModel
 
 RECOMPUTATION = "recomputation"
 DATA_PARALLEL = "data-parallel collectives"
@@ -56,6 +58,11 @@ LONG_SEQUENCES = (
 )
 PACKED_CONTEXT = "context parallelism: documents are cut so that attention is even over the ranks"
 DEEPSPEED_KERNELS = "DeepSpeed: layers are the shipped model's plain PyTorch modules; a model of your own may keep more"
+
+UNEQUAL_NODES = (
+    "nodes that differ: rings and trees go from place to place and as fast as the slowest link between them; pipeline"
+    " ranks go as fast as the slowest of their GPUs"
+)
 
 FP8_ASSUMPTION = "linear layers: every fp8 recipe costs the same; what scaling per block adds is not known"
 
@@ -127,8 +134,17 @@ class _Evaluator:
     def __init__(self, placed: PlacedModel, cost_model: CostModel) -> None:
         self.placed = placed
         self.cost_model = cost_model
+        self.costs = part_costs(placed.layout, cost_model)
         self.notes: dict[str, set[tuple[Source, str]]] = {}
         self._layers: dict[tuple[int, bool], _LayerPrice] = {}
+
+    def on(self, cost_model: CostModel) -> "_Evaluator":
+        """Return what prices another part of the layout, with the same notes."""
+        if cost_model is self.cost_model:
+            return self
+        other = _Evaluator(self.placed, self.cost_model)
+        other.cost_model, other.notes = cost_model, self.notes
+        return other
 
     def steps(self, steps: tuple[Step, ...], terms: defaultdict[str, float], *, term: str | None = None) -> float:
         """Add the price of `steps` to `terms` (all of it to `term`, if named) and return it."""
@@ -249,14 +265,15 @@ class _Evaluator:
         """Return (communication, optimizer) seconds after the last backward pass, on the slowest rank."""
         placed = self.placed
         layout, workload = placed.layout, placed.workload
-        communication = self.collective_seconds(gradient_norm_reduction(layout), term=DATA_PARALLEL)
+        world, ends = self.on(self.costs.of_world), self.on(self.costs.of_ends)
+        communication = world.collective_seconds(gradient_norm_reduction(layout), term=DATA_PARALLEL)
         reduction = tied_embedding_reduction(placed.rank_model.shared_table_elements, layout, workload)
         if reduction is not None:
-            communication += self.collective_seconds(reduction, term=DATA_PARALLEL)
+            communication += ends.collective_seconds(reduction, term=DATA_PARALLEL)
         slowest = 0.0
         for pipeline_rank in range(layout.pp):
             trainable = placed.elements(pipeline_rank, trainable=True)
-            estimate = self.cost_model.compute(optimizer_traffic(trainable, layout, workload))
+            estimate = self.costs.of_stage(pipeline_rank).compute(optimizer_traffic(trainable, layout, workload))
             self.note(OPTIMIZER, estimate.source, estimate.note)
             slowest = max(slowest, estimate.seconds)
         return communication, slowest
@@ -292,10 +309,11 @@ def tail_seconds(placed: PlacedModel, cost_model: CostModel) -> tuple[float, flo
 
 def _simulated(evaluator: _Evaluator) -> _Simulated:
     """Return one step of the layout, its pipeline simulated."""
-    layout, cost_model = evaluator.placed.layout, evaluator.cost_model
-    stages = tuple(evaluator.stage(stage) for stage in layout.stages)
+    layout, costs = evaluator.placed.layout, evaluator.costs
+    of_ranks = [evaluator.on(costs.of_stage(pipeline_rank)) for pipeline_rank in range(layout.pp)]
+    stages = tuple(of_ranks[index % layout.pp].stage(stage) for index, stage in enumerate(layout.stages))
     transfers = tuple(
-        evaluator.collective_seconds(
+        evaluator.on(costs.of_boundary(index % layout.pp)).collective_seconds(
             transfer(
                 layout,
                 pipeline_rank=index % layout.pp,
@@ -307,7 +325,9 @@ def _simulated(evaluator: _Evaluator) -> _Simulated:
         for index in range(len(stages) - 1)
     )
     beside = tuple(
-        overlapped_transfer_seconds(transfers, stage=index, layout=layout, slowdown=cost_model.transfer_slowdown)
+        overlapped_transfer_seconds(
+            transfers, stage=index, layout=layout, slowdown=costs.of_stage(index % layout.pp).transfer_slowdown
+        )
         for index in range(len(stages))
     )
     timeline = simulate(
@@ -392,6 +412,8 @@ def _assumptions(evaluator: _Evaluator, memory: tuple[MemoryLine, ...]) -> tuple
     if evaluator.placed.workload.precision.is_fp8:
         found.add(FP8_ASSUMPTION)
     found |= {f"memory, {line.term}: {line.source}" for line in memory if line.source in ASSUMED_SOURCES}
+    if isinstance(evaluator.cost_model, UnequalCostModel):
+        found.add(UNEQUAL_NODES)
     found |= set(_layout_assumptions(evaluator.placed))
     return tuple(sorted(found))
 
@@ -422,5 +444,9 @@ def model_flops_utilisation(placed: PlacedModel, graph: ModelGraph, cluster: Clu
     """
     workload = placed.workload
     flops = required_flops_per_sequence(placed.model, graph, seq_len=workload.seq_len) * workload.global_batch_size
-    peak = cluster.device.dense_flops_per_second[workload.precision.gemm_dtype.value]
+    dtype = workload.precision.gemm_dtype.value
+    peak = cluster.device.dense_flops_per_second[dtype]
+    if cluster.unequal is not None:
+        of_nodes = [device.dense_flops_per_second[dtype] * count for device, count in cluster.device_counts]
+        peak = sum(of_nodes) / cluster.num_nodes
     return flops * workload.useful_fraction / (step_seconds * cluster.world_size * peak)

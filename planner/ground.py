@@ -23,6 +23,7 @@ from planner.memory import memory_limit_bytes
 from planner.placement import place
 from planner.plan import PlannedLayout
 from planner.points import Scope
+from planner.rank_map import pricer_on
 from planner.request import Constraints, PlanRequest
 from planner.space import Space, enumerate_layouts, recompute_choices
 from planner.specs import ModelSpec
@@ -85,6 +86,15 @@ class Ground:
             least = min(least, float(bound_X.min(initial=math.inf)))
         return least
 
+    def pricer(self, limit_bytes: int | None = None) -> Pricer:
+        """Return what prices the points, within less than the ground's own memory where `limit_bytes` says so."""
+        if self.cluster.unequal is None:
+            return Pricer(self.table, limit_bytes=self.limit_bytes if limit_bytes is None else limit_bytes)
+        headroom = self.request.memory_headroom
+        if limit_bytes is not None:
+            headroom = 1.0 - limit_bytes / self.cluster.most_memory_bytes
+        return pricer_on(self.cluster, self.table, headroom=headroom)
+
     def visit(self, *, top: int, watch: Watch, limit_bytes: int | None = None) -> Visit:
         """Return the best layouts, and what is proved of the others.
 
@@ -93,7 +103,7 @@ class Ground:
             watch: Called as the search goes on.
             limit_bytes: What each GPU may use, no more than the ground's own; None for that.
         """
-        pricer = Pricer(self.table, limit_bytes=self.limit_bytes if limit_bytes is None else limit_bytes)
+        pricer = self.pricer(limit_bytes)
         thumb = baseline_layout(pricer, self.cluster, unpinned=self.space.points) if self.is_free else None
         start = thumb if thumb is not None and self.refused(thumb) is None else None
         seen = visit(
@@ -115,7 +125,7 @@ class Ground:
             cost_model=self.cost_model,
             graph=self.scope.graph,
             cluster=self.cluster,
-            limit_bytes=self.limit_bytes,
+            headroom=self.request.memory_headroom,
             searched_seconds=step_seconds,
             bound_seconds=bound_seconds,
         )
@@ -133,7 +143,7 @@ def prepare(model: ModelSpec, cluster: Cluster, request: PlanRequest, *, price_o
     workload = request.workload
     graph = build_graph(model, workload, eager=capabilities.eager)
     cost_model = price_on(cluster, capabilities.software)
-    limit = memory_limit_bytes(cluster.device.memory_bytes, request.memory_headroom)
+    limit = memory_limit_bytes(cluster.most_memory_bytes, request.memory_headroom)
     scope = Scope(
         model=model,
         graph=graph,

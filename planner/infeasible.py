@@ -17,8 +17,8 @@ from planner.layers import build_graph
 from planner.layout import Layout, degrees_text
 from planner.memory import memory_limit_bytes
 from planner.plan import Infeasible, PlannedLayout, Relaxation
-from planner.point_prices import PointPrices
 from planner.points import Points, Scope, distinct_columns
+from planner.rank_map import pricer_on
 from planner.request import Constraints, PlanRequest
 from planner.space import Space, enumerate_layouts
 from planner.specs import ModelSpec
@@ -57,7 +57,8 @@ class _Question:
 
     @property
     def limit_bytes(self) -> int:
-        return memory_limit_bytes(self.cluster.device.memory_bytes, self.request.memory_headroom)
+        """Return what a GPU may use; where GPUs differ, the one with least memory."""
+        return memory_limit_bytes(self.cluster.least_memory_bytes, self.request.memory_headroom)
 
     def scope(self) -> Scope:
         capabilities = CAPABILITIES[self.request.target]
@@ -146,7 +147,8 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
             relaxations=tuple(_relaxations(question)),
         )
     layout = _nearest(question, space)
-    seconds = PointPrices(question.table(space), layout).step_seconds(layout)
+    pricer = pricer_on(cluster, question.table(space), headroom=request.memory_headroom)
+    seconds = pricer.prices(layout).step_seconds(layout)
     nearest = planned(layout, step_seconds=seconds, bound_seconds=seconds)
     shortfall = nearest.peak_memory_bytes - question.limit_bytes
     return Infeasible(
@@ -190,6 +192,8 @@ def _relaxations(question: _Question) -> Iterator[Relaxation]:
             change=f"memory_headroom 0 instead of {request.memory_headroom}", path="memory_headroom", value="0"
         )
     yield from _without_constraints(question)
+    if cluster.unequal is not None:
+        return  # other nodes or GPUs for which of them?
     nodes = _enough_nodes(question)
     if nodes is not None:
         yield Relaxation(change=f"{nodes} nodes instead of {cluster.num_nodes}", path="cluster.nodes", value=str(nodes))

@@ -21,9 +21,12 @@ from planner.specs import ModelSpec
 from profiles.errors import CatalogueError
 from profiles.hardware import Cluster
 from profiles.package_data import Section, resolve_name
-from profiles.schema import ClusterEntry
+from profiles.schema import ClusterEntry, MixedClusterEntry
 
 T = TypeVar("T")
+
+GROUPS = "groups"
+"""Key of a cluster that has nodes of several kinds."""
 
 _PARTS_IN_FILES = ("cluster", "workload", "constraints")
 
@@ -134,7 +137,8 @@ def read_cluster(document: Document, path: tuple[str | int, ...] = ()) -> Cluste
     """Return the cluster that stands at `path` of a document."""
     node = document.node(path)
     data = node.data() if node is not None else None
-    entry = validated(lambda: ClusterEntry.model_validate(data), model=ClusterEntry, document=document, path=path)
+    kind = MixedClusterEntry if isinstance(data, dict) and GROUPS in data else ClusterEntry
+    entry = validated(lambda: kind.model_validate(data), model=kind, document=document, path=path)
     try:
         return entry.to_cluster()
     except ValueError as error:

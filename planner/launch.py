@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from planner.capabilities import CAPABILITIES
 from planner.errors import BrokenPromiseError, InputError, NotExpressibleError
 from planner.layers import build_graph
-from planner.memory import memory_ledger, peak_memory_bytes
+from planner.memory import memory_ledger
 from planner.placement import place
 from planner.plan import Plan, PlannedLayout
+from planner.report import heaviest_rank, memory_by_rank
 from planner.request import Target
 from planner.targets import FRAMEWORKS, Framework
 from planner.validate import violations
@@ -60,12 +61,13 @@ def _require_memory(plan: Plan, planned: PlannedLayout, *, target: Target, title
     capabilities = CAPABILITIES[target]
     workload = plan.request.workload
     graph = build_graph(plan.model, workload, eager=capabilities.eager)
-    peak = peak_memory_bytes(memory_ledger(place(plan.model, graph, planned.layout, workload, capabilities)))
-    if peak > planned.memory_limit_bytes:
+    ledger = memory_ledger(place(plan.model, graph, planned.layout, workload, capabilities))
+    tightest = heaviest_rank(memory_by_rank(ledger, limit_bytes=planned.rank_limits))
+    if tightest.left_bytes < 0:
         gib = 1 << 30
         raise NotExpressibleError(
-            f"the layout was planned for another target and needs {peak / gib:,.2f} GiB a GPU here,"
-            f" of {planned.memory_limit_bytes / gib:,.2f} GiB that may be used.",
+            f"the layout was planned for another target and needs {tightest.peak_bytes / gib:,.2f} GiB a GPU here,"
+            f" of {tightest.limit_bytes / gib:,.2f} GiB that may be used.",
             target=title,
             hint=f"Plan the spec again with `--set target={target}`.",
         )

@@ -126,6 +126,8 @@ class Layout:
         recompute: What is recomputed.
         overlap: Which communication is hidden.
         rank_order: Mesh axes from fastest to slowest.
+        node_order: Where nodes differ: the node at each place of the mesh, places filled by consecutive ranks. Empty
+            for the order in which the cluster lists them.
         stages: The virtual stages in model order, `pp * vpp` of them.
     """
 
@@ -149,6 +151,7 @@ class Layout:
     state_replicas: int = 1
     secondary_shard: int = 1
     rank_order: str = STAGES_OUTERMOST
+    node_order: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what must hold of any layout, whatever the model."""
@@ -161,6 +164,8 @@ class Layout:
             raise ValueError(f"etp * ep = {self.etp * self.ep} does not divide tp * cp * dp = {self.stage_ranks}")
         if len(self.stages) != self.pp * self.vpp:
             raise ValueError(f"{len(self.stages)} stages given for pp * vpp = {self.pp * self.vpp}")
+        if sorted(self.node_order) != list(range(len(self.node_order))):
+            raise ValueError(f"node_order {self.node_order} does not hold every node once")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage = {self.zero_stage} is none of 0, 1, 2, 3")
 

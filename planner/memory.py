@@ -453,11 +453,19 @@ def _reduced_layer_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
 
 def peak_memory_bytes(lines: tuple[MemoryLine, ...]) -> int:
     """Return the largest phase of the heaviest rank."""
+    return max(peaks_of_ranks(lines))
+
+
+def peaks_of_ranks(lines: tuple[MemoryLine, ...]) -> tuple[int, ...]:
+    """Return the largest phase of each pipeline rank, lowest rank first."""
     totals: dict[tuple[int, Phase], int] = {}
     for line in lines:
         key = (line.rank, line.phase)
         totals[key] = totals.get(key, 0) + line.num_bytes
-    return max(totals.values())
+    peaks: dict[int, int] = {}
+    for (rank, _), num_bytes in totals.items():
+        peaks[rank] = max(peaks.get(rank, 0), num_bytes)
+    return tuple(peaks[rank] for rank in sorted(peaks))
 
 
 def memory_limit_bytes(device_bytes: int, headroom: float) -> int:

@@ -69,6 +69,22 @@ class TimeLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OnNodes:
+    """How a layout stands on nodes that differ.
+
+    Args:
+        order: The node at each place of the mesh.
+        listed_step_seconds: Time of one optimizer step with the nodes in the order in which the cluster lists them, by
+            the independent evaluator.
+        memory_limit_bytes_R: What each GPU of each pipeline rank may use, headroom taken off.
+    """
+
+    order: tuple[int, ...]
+    listed_step_seconds: float
+    memory_limit_bytes_R: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedLayout:
     """One layout with its price.
 
@@ -78,13 +94,14 @@ class PlannedLayout:
         reevaluated_step_seconds: The same by the independent evaluator.
         tokens_per_second_per_gpu: Trained tokens.
         mfu: Model flops (no recompute, causal attention counted half) over the datasheet rate of the GEMM format.
-        peak_memory_bytes: Largest phase of the heaviest rank.
+        peak_memory_bytes: Largest phase of the heaviest rank; where GPUs differ, of the rank that has least left.
         memory_limit_bytes: What the rank may use, headroom taken off.
         memory: The ledger, a line a term.
         time: The step, a line a term.
         assumptions: What was assumed where no figure was known.
         lower_bound_seconds: No split of the layers at these degrees takes less; of a layout whose split was given, its
             own time.
+        on_nodes: How it stands on nodes that differ; None where they do not.
     """
 
     layout: Layout
@@ -98,6 +115,12 @@ class PlannedLayout:
     time: tuple[TimeLine, ...]
     assumptions: tuple[str, ...]
     lower_bound_seconds: float
+    on_nodes: OnNodes | None = None
+
+    @property
+    def rank_limits(self) -> "int | tuple[int, ...]":
+        """Return what each GPU may use: one number, or one for each pipeline rank."""
+        return self.memory_limit_bytes if self.on_nodes is None else self.on_nodes.memory_limit_bytes_R
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,9 @@ class PointPrices:
         point: The point; where its layers lie does not matter.
     """
 
+    stages_are_alike = True
+    """Whether a stage takes as long on every pipeline rank."""
+
     def __init__(self, table: CostTable, point: Layout) -> None:
         self.table = table
         self.point = point
@@ -91,7 +94,7 @@ class PointPrices:
 
     def times(self, layout: Layout) -> StageTimes:
         """Return what the passes and transfers of a split take."""
-        stages = [self.stage(stage) for stage in layout.stages]
+        stages = self.stages(layout)
         beside_V = self.beside_seconds_V
         return StageTimes(
             forward_seconds_V=tuple(stage.forward + added for stage, added in zip(stages, beside_V, strict=True)),
@@ -101,6 +104,10 @@ class PointPrices:
             first_forward_extra_seconds_V=tuple(stage.first_forward_extra for stage in stages),
             last_backward_extra_seconds_V=tuple(stage.last_backward_extra for stage in stages),
         )
+
+    def stages(self, layout: Layout) -> list[StageSeconds]:
+        """Return the times of every virtual stage of a split."""
+        return [self.stage(stage) for stage in layout.stages]
 
     @cached_property
     def transfer_seconds_E(self) -> tuple[float, ...]:
@@ -127,10 +134,14 @@ class PointPrices:
                 self.transfer_seconds_E,
                 stage=stage,
                 layout=self.point,
-                slowdown=self.table.cost_model.transfer_slowdown,
+                slowdown=self._transfer_slowdown(stage % self.point.pp),
             )
             for stage in range(self.point.pp * self.point.vpp)
         )
+
+    def _transfer_slowdown(self, _pipeline_rank: int) -> float:
+        """Return what a pass on one pipeline rank loses for each second of a transfer beside it."""
+        return self.table.cost_model.transfer_slowdown
 
     def stage(self, stage: Stage) -> StageSeconds:
         """Return the times of one virtual stage."""

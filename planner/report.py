@@ -165,6 +165,7 @@ def layout_settings(layout: Layout) -> Mapping[str, str]:
         "recompute": recompute_in_words(layout.recompute),
         "overlap": overlap_in_words(layout.overlap),
         "rank_order": layout.rank_order,
+        "node_order": " ".join(map(str, layout.node_order)) or "as listed",
         "layers per stage": stages_in_words(layout.stages),
     }
 
@@ -354,25 +355,31 @@ def compare_all(plan: Plan, *, index: int = 0) -> tuple[Comparison, ...]:
     return tuple(others)
 
 
-def memory_by_rank(lines: Iterable[MemoryLine], *, limit_bytes: int) -> tuple[RankMemory, ...]:
-    """Return each pipeline rank's memory by phase, lowest rank first."""
+def memory_by_rank(lines: Iterable[MemoryLine], *, limit_bytes: int | tuple[int, ...]) -> tuple[RankMemory, ...]:
+    """Return each pipeline rank's memory by phase, lowest rank first.
+
+    Args:
+        lines: A ledger.
+        limit_bytes: What each GPU may use: one number, or one for each pipeline rank.
+    """
     totals: dict[int, dict[Phase, int]] = {}
     for line in lines:
         phases = totals.setdefault(line.rank, {})
         phases[line.phase] = phases.get(line.phase, 0) + line.num_bytes
+    limits = (limit_bytes,) * len(totals) if isinstance(limit_bytes, int) else limit_bytes
     return tuple(
         RankMemory(
             rank=rank,
             phase_bytes={phase: totals[rank][phase] for phase in Phase if phase in totals[rank]},
-            limit_bytes=limit_bytes,
+            limit_bytes=limit,
         )
-        for rank in sorted(totals)
+        for rank, limit in zip(sorted(totals), limits, strict=True)
     )
 
 
 def heaviest_rank(ranks: Iterable[RankMemory]) -> RankMemory:
-    """Return the rank whose largest phase is the largest of all; the lowest rank of equals."""
-    return max(ranks, key=lambda memory: (memory.peak_bytes, -memory.rank))
+    """Return the rank that has least left, which with one limit is the one that peaks highest; the lowest of equals."""
+    return min(ranks, key=lambda memory: (memory.left_bytes, memory.rank))
 
 
 def peak_terms(lines: Iterable[MemoryLine], heaviest: RankMemory) -> tuple[MemoryLine, ...]:

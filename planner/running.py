@@ -114,6 +114,6 @@ def priced(
         plans=(planned,),
         baseline=None,
         infeasible=None,
-        certainty=certainty_of(model, cluster.device),
+        certainty=certainty_of(model, cluster),
     )
     return plan, violations(planned, model, cluster, request)

@@ -7,7 +7,6 @@ allows), and is met where `planner.visit` left none open.
 from dataclasses import replace
 
 from planner.baseline import baseline_layout
-from planner.candidates import Pricer
 from planner.certainty import certainty_of
 from planner.errors import BrokenPromiseError
 from planner.ground import Ground, ignore, planned_for_any, prepare
@@ -91,7 +90,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
                 planned=ground.planned,
                 price_on=ground.price_on,
             ),
-            certainty=certainty_of(model, cluster.device),
+            certainty=certainty_of(model, cluster),
         )
     watch("checking the best plans", 0, len(seen.candidates))
     plans = tuple(
@@ -104,7 +103,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
     )
     for entry in plans:
         _require_sound(entry, model, cluster, request)
-    pricer = Pricer(ground.table, limit_bytes=ground.limit_bytes)
+    pricer = ground.pricer()
     thumb = seen.thumb if ground.is_free else baseline_layout(pricer, cluster)
     baseline = None
     if thumb is not None:
@@ -126,7 +125,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
         plans=plans,
         baseline=baseline,
         infeasible=None,
-        certainty=certainty_of(model, cluster.device),
+        certainty=certainty_of(model, cluster),
     )
 
 

@@ -50,7 +50,7 @@ def settle(pricer: Pricer, point: Layout, *, bound: PointBound, best_seconds: fl
 
     least_extra = 0.0
     splits = path.peaks.splits_below(limit(best_seconds), at_most=MOST_SPLITS)
-    if splits is None:
+    if splits is None and prices.stages_are_alike:
         least_extra = least_sum(problem, _extras_SJN(problem, prices))
         splits = path.peaks.splits_below(limit(best_seconds) - least_extra, at_most=MOST_SPLITS)
     if splits is None:
@@ -61,7 +61,7 @@ def settle(pricer: Pricer, point: Layout, *, bound: PointBound, best_seconds: fl
         if value + least_extra >= limit(ceiling):
             break
         split = replace(point, stages=stages_from_counts(counts))
-        stages = [prices.stage(stage) for stage in split.stages]
+        stages = prices.stages(split)
         extras = sum(stage.first_forward_extra for stage in stages) + stages[0].last_backward_extra
         if value + extras >= limit(ceiling):
             continue

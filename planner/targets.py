@@ -70,7 +70,8 @@ class Megatron:
         """Raise `NotExpressibleError` for what the flags cannot say."""
         if layout is None:
             require_megatron_model(written_model(model, workload))
-            require_megatron_workload(workload, cluster.device)
+            for device, _ in cluster.device_counts:
+                require_megatron_workload(workload, device)
         else:
             megatron.require_expressible(model, workload, layout, cluster)
 

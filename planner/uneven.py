@@ -48,7 +48,7 @@ def least_seconds(pricer: Pricer, point: Layout, *, bound: PointBound, ceiling_s
 
     Where layers differ, every kind must find room in whole layers, and all kinds together in seconds.
     """
-    prices = pricer.prices(point)
+    prices = pricer.least_prices(point)
     costs, micro = prices.costs, point.num_microbatches
     choice = costs.choice_of(point.recompute)
     seconds_D = costs.layer_seconds_DR[:, choice]
@@ -81,7 +81,7 @@ def least_seconds(pricer: Pricer, point: Layout, *, bound: PointBound, ceiling_s
 
 def improved(pricer: Pricer, candidate: Candidate) -> Candidate:
     """Return the best split of an interleaved point that moves of single layers lead to from the candidate's."""
-    prices, best = pricer.prices(candidate.point), candidate
+    prices, best = pricer.prices(candidate.layout), candidate
     paths = [_Path.of(prices, best.layout)]
     moves = _Moves(prices, best.layout, paths)
     tried = {best.layout.stages}

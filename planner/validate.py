@@ -12,6 +12,8 @@ from planner.capabilities import CAPABILITIES, Capabilities
 from planner.graph import Axis, CoreAttention, ExpertLinear, Linear, ModelGraph, Module, Parallel
 from planner.layers import build_graph
 from planner.layout import REPLICAS_OUTERMOST, STAGES_OUTERMOST, ContextKind, Granularity, Layout, Schedule
+from planner.memory import peaks_of_ranks
+from planner.node_costs import pipeline_rank_limits
 from planner.plan import PlannedLayout
 from planner.request import Constraints, PlanRequest
 from planner.specs import ModelSpec
@@ -63,6 +65,7 @@ def violations(
         *_optimizer(layout, workload),
         *_target(layout, graph, request),
         *_pins(layout, request.constraints),
+        *_unequal_nodes(planned, cluster, request),
         *_price(planned),
     )
 
@@ -105,6 +108,24 @@ def _rank_order(layout: Layout, cluster: Cluster, graph: ModelGraph, target: Cap
     ):
         if broken:
             yield Violation(rule="unpriced", message=f"{reason} rank order {layout.rank_order}")
+
+
+def _unequal_nodes(planned: PlannedLayout, cluster: Cluster, request: PlanRequest) -> Iterator[Violation]:
+    """Yield an order of other nodes than the cluster's, and GPUs that hold more than their own memory."""
+    layout = planned.layout
+    count = 0 if cluster.unequal is None else cluster.num_nodes
+    if layout.node_order and len(layout.node_order) != count:
+        yield Violation(rule="node-order", message=f"node_order {layout.node_order} of {count} nodes that differ")
+    elif count and layout.world_size == cluster.world_size:
+        limits_R = pipeline_rank_limits(layout, cluster, headroom=request.memory_headroom)
+        peaks_R = peaks_of_ranks(planned.memory)
+        if len(peaks_R) != layout.pp:
+            yield Violation(rule="memory", message=f"a ledger of {len(peaks_R)} of {layout.pp} pipeline ranks")
+        for rank, (peak, limit) in enumerate(zip(peaks_R, limits_R, strict=False)):
+            if peak > limit:
+                yield Violation(
+                    rule="memory", message=f"pipeline rank {rank}: {peak} bytes needed, {limit} allowed on its GPUs"
+                )
 
 
 def _divisibility(layout: Layout, graph: ModelGraph, target: Capabilities) -> Iterator[Violation]:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split, layout_at
+from planner.candidates import Candidate, PointBound, Pricer, Rejected, layout_at
 from planner.costs import Bounds, CostTable, FloatArray
 from planner.errors import NotExpressibleError
 from planner.layout import Layout
 from planner.neighbours import best_neighbour
 from planner.points import Points, Scope
-from planner.settle import settle
+from planner.rank_map import settle_point
 from planner.space import Space
 from planner.uneven import improved, least_seconds
 
@@ -83,12 +83,12 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
     if not len(points):
         return Visit(candidates=(), bound_seconds=math.inf, pruned=pruned, simulated=0, unsettled=len(too_long))
     watch("bounding layouts", 0, 1)
-    bounds = table.bounds(points, limit_bytes=pricer.limit_bytes)
+    bounds = pricer.bounds(points)
     bound_X = bounds.step_seconds_X
     found: list[Candidate] = (
         [] if start is None else [pricer.candidate(start, lower_bound_seconds=float(bound_X.min()))]
     )
-    open_bound = float(table.bounds(too_long, limit_bytes=pricer.limit_bytes).step_seconds_X.min(initial=math.inf))
+    open_bound = float(pricer.bounds(too_long).step_seconds_X.min(initial=math.inf))
     several: list[_SeveralSplits] = []
     visited, simulated, exceeded, outbid, unsettled = 0, 0, 0, 0, len(too_long)
     first_refusal: NotExpressibleError | None = None
@@ -116,7 +116,7 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
             reason = f"{refusal.target}: {refusal.message}"
             _count(pruned, reason, pruned.get(reason, 0) + 1)
             continue
-        if not has_single_split(layout):
+        if not pricer.is_settled(layout):
             proved = outcome.bound_seconds if isinstance(outcome, Rejected) else outcome.lower_bound_seconds
             several.append(_SeveralSplits(proved_seconds=proved, layout=layout, bound=known))
         if isinstance(outcome, Rejected):
@@ -180,13 +180,14 @@ def _settled(
             open_seconds = min(open_seconds, point.proved_seconds)
             continue
         best_seconds = found[0].step_seconds
-        settled = settle(pricer, point.layout, bound=point.bound, best_seconds=best_seconds)
+        settled = settle_point(pricer, point.layout, bound=point.bound, best_seconds=best_seconds)
         if settled.better is None:
             open_seconds = min(open_seconds, max(point.proved_seconds, settled.bound_seconds))
         elif refused(settled.better.layout) is not None:
             open_seconds = min(open_seconds, point.proved_seconds)
         else:
             _insert(found, settled.better)
+            open_seconds = min(open_seconds, settled.bound_seconds)
     return open_seconds
 
 

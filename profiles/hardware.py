@@ -3,6 +3,7 @@
 Bandwidths are one direction, per GPU. Every figure of a catalogue device carries its source.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -86,10 +87,69 @@ class LinkLevel:
     latency_seconds: float
     source: str
 
+    def with_bandwidth(self, bytes_per_second: float) -> "LinkLevel":
+        """Return the level with another bandwidth."""
+        return replace(self, bytes_per_second=bytes_per_second)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeKind:
+    """What nodes of one kind have that others may have otherwise.
+
+    Args:
+        device: Their GPU.
+        levels: Network levels of a cluster of such nodes alone, as large as the whole cluster.
+    """
+
+    device: Device
+    levels: tuple[LinkLevel, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnequalNodes:
+    """How the nodes of a cluster differ; they are numbered from 0, in the order in which the user lists them.
+
+    Args:
+        names: Host name of each node; empty where the user gives none.
+        kinds: The kinds of nodes, each held by some node.
+        kind_of_node_N: The kind of each node.
+        bytes_per_second_NN: Bandwidth of one GPU between two nodes, the slower direction, on the scale of
+            `LinkLevel.bytes_per_second`; of a node with itself 0, which nothing reads.
+        source: Where the figures come from.
+    """
+
+    names: tuple[str, ...]
+    kinds: tuple[NodeKind, ...]
+    kind_of_node_N: tuple[int, ...]
+    bytes_per_second_NN: tuple[tuple[float, ...], ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        """Check that every node has its kind and its links."""
+        count = len(self.kind_of_node_N)
+        if set(self.kind_of_node_N) != set(range(len(self.kinds))):
+            raise ValueError("kind_of_node_N must name every kind and no other")
+        if len(self.bytes_per_second_NN) != count or any(len(row) != count for row in self.bytes_per_second_NN):
+            raise ValueError(f"bytes_per_second_NN must have {count} rows of {count} numbers")
+        rows = self.bytes_per_second_NN
+        pairs = [(here, there) for here in range(count) for there in range(here)]
+        if any(rows[here][there] != rows[there][here] or rows[here][there] <= 0 for here, there in pairs):
+            raise ValueError("bytes_per_second_NN must be symmetric and positive")
+        if len(self.names) not in (0, count) or len(set(self.names)) != len(self.names):
+            raise ValueError(f"there must be {count} names, each another one, or none")
+
+    @property
+    def best_bytes_per_second(self) -> float:
+        """Return the bandwidth of the best pair; infinite for a single node."""
+        return max((rate for row in self.bytes_per_second_NN for rate in row if rate), default=float("inf"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Equal nodes of equal GPUs.
+    """Nodes with equally many GPUs; equal ones, or `unequal` says how they differ.
+
+    Where nodes differ, `device` and `levels` are those of the nodes with the fastest GPU, and the network that of the
+    best pair of nodes.
 
     Args:
         name: Preset name, or what the user calls it.
@@ -102,6 +162,7 @@ class Cluster:
         nvme_bytes: Local NVMe capacity of one node; None without.
         price_per_gpu_hour: In the user's currency; None leaves cost out.
         watts_per_gpu: Power of one GPU with its share of the node; None if unknown.
+        unequal: How its nodes differ; None where they do not.
     """
 
     name: str
@@ -114,9 +175,12 @@ class Cluster:
     nvme_bytes: int | None
     price_per_gpu_hour: float | None
     watts_per_gpu: float | None
+    unequal: UnequalNodes | None = None
 
     def __post_init__(self) -> None:
         """Check that the levels nest and span the cluster."""
+        if self.unequal is not None and len(self.unequal.kind_of_node_N) != self.num_nodes:
+            raise ValueError(f"{len(self.unequal.kind_of_node_N)} unequal nodes of {self.num_nodes}")
         spans = [level.num_gpus for level in self.levels]
         if spans != sorted(set(spans)):
             raise ValueError("link levels must be listed from the smallest to the largest, each larger than the last")
@@ -128,6 +192,45 @@ class Cluster:
         """Return the number of GPUs."""
         return self.gpus_per_node * self.num_nodes
 
+    @property
+    def device_counts(self) -> tuple[tuple[Device, int], ...]:
+        """Return each GPU that it has with the number of nodes that hold it, in the order of the nodes."""
+        if self.unequal is None:
+            return ((self.device, self.num_nodes),)
+        counts = Counter(self.unequal.kind_of_node_N)
+        devices: dict[str, tuple[Device, int]] = {}
+        for kind, count in counts.items():
+            device = self.unequal.kinds[kind].device
+            devices[device.name] = (device, devices.get(device.name, (device, 0))[1] + count)
+        return tuple(devices.values())
+
+    @property
+    def nodes_in_words(self) -> str:
+        """Return how many nodes of which GPUs it has: "8 x 8 h100-sxm-80gb"."""
+        return " + ".join(f"{count} x {self.gpus_per_node} {device.name}" for device, count in self.device_counts)
+
+    @property
+    def most_memory_bytes(self) -> int:
+        """Return the memory of the GPU that has most."""
+        return max(device.memory_bytes for device, _ in self.device_counts)
+
+    @property
+    def least_memory_bytes(self) -> int:
+        """Return the memory of the GPU that has least."""
+        return min(device.memory_bytes for device, _ in self.device_counts)
+
+    def of_kind(self, kind: int, *, network_bytes_per_second: float) -> "Cluster":
+        """Return the cluster as if all its nodes were of one kind, and no link between nodes better than given."""
+        assert self.unequal is not None, "only unequal nodes have kinds"
+        chosen = self.unequal.kinds[kind]
+        levels = tuple(
+            level.with_bandwidth(min(level.bytes_per_second, network_bytes_per_second))
+            if level.kind is LinkKind.NETWORK
+            else level
+            for level in chosen.levels
+        )
+        return replace(self, device=chosen.device, levels=levels, unequal=None)
+
     def with_nodes(self, num_nodes: int) -> "Cluster":
         """Return so many of its nodes, with the levels that join them.
 
@@ -136,6 +239,8 @@ class Cluster:
         """
         if not 0 < num_nodes <= self.num_nodes:
             raise ValueError(f"{num_nodes} nodes of a cluster of {self.num_nodes}")
+        if self.unequal is not None and num_nodes < self.num_nodes:
+            raise ValueError("which of the unequal nodes is not said")
         world_size = self.gpus_per_node * num_nodes
         spanning = next(index for index, level in enumerate(self.levels) if level.num_gpus >= world_size)
         return replace(self, num_nodes=num_nodes, levels=self.levels[: spanning + 1])

@@ -11,10 +11,13 @@ from profiles.hardware import Cluster
 from profiles.ops import Collective, ComputeOp, Gemm
 from profiles.software import CURRENT_SOFTWARE, Software, TensorParallelOverlap
 from profiles.store import shipped_device_like
+from profiles.unequal import UnequalCostModel
 
 
 def cost_model_on(cluster: Cluster, software: Software = CURRENT_SOFTWARE) -> CostModel:
-    """Return what prices training on a cluster."""
+    """Return what prices training on a cluster; where its nodes differ, at best."""
+    if cluster.unequal is not None:
+        return UnequalCostModel(cluster, software, with_tables=with_residuals)
     return with_residuals(AnalyticCostModel(cluster, software))
 
 

@@ -84,7 +84,7 @@ def _objective_violations(problem: Problem, solution: Solution) -> Iterator[Viol
     for stage in range(problem.num_stages):
         seconds_R[int(problem.rank_of_stage_S[stage])] += float(problem.fixed_seconds_S[stage])
     for layer, (stage, option) in enumerate(zip(solution.stage_of_layer_L, solution.option_of_layer_L, strict=True)):
-        seconds_R[int(problem.rank_of_stage_S[stage])] += float(problem.seconds_LO[layer, option])
+        seconds_R[int(problem.rank_of_stage_S[stage])] += float(problem.stage_seconds_LO(stage)[layer, option])
     objective = problem.bottleneck_weight * max(seconds_R) + problem.total_weight * sum(seconds_R)
     claimed = solution.objective
     if claimed is None or abs(claimed - objective) > _RELATIVE_TOLERANCE * objective:

@@ -78,8 +78,8 @@ class Peaks:
 
         extra_seconds_S + own_weight_S * (seconds of the stage) + (seconds of the stages behind it).
 
-    The stages behind are counted at the fastest options of their layers, so a value is exact where a layer has one
-    option, and a bound else. Stages with a weight below 1 do not count.
+    The stages behind are counted at the fastest options of their layers, and on the fastest stage, so a value is exact
+    where a layer has one option and stages do not differ, and a bound else. Stages with a weight below 1 do not count.
 
     Args:
         problem: The problem; every stage has a rank of its own.
@@ -247,6 +247,7 @@ class _FrontTree:
 
     Args:
         problem: The problem.
+        seconds_LO: Seconds of each option on this stage.
         demand_LO: Bytes of each option on this stage.
         room_bytes: Capacity left for layers.
         max_states: Points that all stages together may create.
@@ -256,6 +257,7 @@ class _FrontTree:
     """
 
     problem: Problem
+    seconds_LO: FloatArray
     demand_LO: IntArray
     room_bytes: int
     max_states: int
@@ -267,7 +269,7 @@ class _FrontTree:
         """Return the node of a run with one more layer."""
         key = (node, self.problem.kind_L[layer])
         if key not in self.children:
-            front = self.fronts[node].extended(self.demand_LO[layer], self.problem.seconds_LO[layer], self.room_bytes)
+            front = self.fronts[node].extended(self.demand_LO[layer], self.seconds_LO[layer], self.room_bytes)
             self.num_states += len(front.seconds)
             if self.num_states > self.max_states:
                 raise SolverError(solver=NAME, status="too many Pareto points", limit=f"max_states = {self.max_states}")
@@ -279,9 +281,10 @@ class _FrontTree:
 def _costs_SJN(problem: Problem, longest: int, limits: Limits) -> FloatArray:
     """Return the least seconds of every segment of up to `longest` layers; infinite where it does not fit."""
     demand_SLO = problem.static_bytes_LO + problem.in_flight_S[:, np.newaxis, np.newaxis] * problem.activation_bytes_LO
-    is_fastest_LO = problem.seconds_LO == problem.seconds_LO.min(axis=1, keepdims=True)
-    fastest_bytes_SL = np.where(is_fastest_LO, demand_SLO, np.iinfo(np.int64).max).min(axis=2)
-    seconds_JN = _segment_sums_JN(problem.seconds_LO.min(axis=1), longest)
+    seconds_SLO = problem.seconds_LO[np.newaxis] if problem.seconds_SLO is None else problem.seconds_SLO
+    is_fastest_SLO = seconds_SLO == seconds_SLO.min(axis=2, keepdims=True)
+    fastest_bytes_SL = np.where(is_fastest_SLO, demand_SLO, np.iinfo(np.int64).max).min(axis=2)
+    seconds_SJN = _segment_sums_JN(seconds_SLO.min(axis=2), longest)
     fastest_bytes_SJN = _segment_sums_JN(fastest_bytes_SL, longest)
     least_bytes_SJN = _segment_sums_JN(demand_SLO.min(axis=2), longest)
 
@@ -294,11 +297,12 @@ def _costs_SJN(problem: Problem, longest: int, limits: Limits) -> FloatArray:
     fast_SJN = allowed_SJN & (fastest_bytes_SJN <= room_bytes_SJN)
     tight_SJN = allowed_SJN & ~fast_SJN & (least_bytes_SJN <= room_bytes_SJN)
 
-    cost_SJN = np.where(fast_SJN, seconds_JN, np.inf)
+    cost_SJN = np.where(fast_SJN, seconds_SJN, np.inf)
     num_states = 0
     for stage in np.flatnonzero(tight_SJN.any(axis=(1, 2))).tolist():
         tree = _FrontTree(
             problem=problem,
+            seconds_LO=problem.stage_seconds_LO(stage),
             demand_LO=demand_SLO[stage],
             room_bytes=int(room_bytes_S[stage]),
             max_states=limits.max_states,
@@ -443,15 +447,15 @@ def _most_even_path(cost_SJN: FloatArray, limit: float) -> list[int]:
 
 def _options_of_segment(problem: Problem, stage: int, layers: range) -> list[int]:
     """Return the options that give a segment its least seconds."""
-    demand_LO = problem.bytes_LO(stage)
+    demand_LO, seconds_LO = problem.bytes_LO(stage), problem.stage_seconds_LO(stage)
     room_bytes = int(problem.capacity_bytes_R[problem.rank_of_stage_S[stage]] - problem.fixed_bytes_S[stage])
-    is_fastest_LO = problem.seconds_LO == problem.seconds_LO.min(axis=1, keepdims=True)
+    is_fastest_LO = seconds_LO == seconds_LO.min(axis=1, keepdims=True)
     fastest_L = np.where(is_fastest_LO, demand_LO, np.iinfo(np.int64).max).argmin(axis=1).tolist()
     if sum(int(demand_LO[layer, fastest_L[layer]]) for layer in layers) <= room_bytes:
         return [fastest_L[layer] for layer in layers]
     fronts = [_EMPTY]
     for layer in layers:
-        fronts.append(fronts[-1].extended(demand_LO[layer], problem.seconds_LO[layer], room_bytes))
+        fronts.append(fronts[-1].extended(demand_LO[layer], seconds_LO[layer], room_bytes))
     options: list[int] = []
     point = len(fronts[-1].seconds) - 1
     for front, before in zip(reversed(fronts[1:]), reversed(fronts[:-1]), strict=True):

@@ -28,12 +28,15 @@ def solve(problem: Problem, limits: Limits) -> Solution:
     layers = np.arange(problem.num_layers)
     option_CL = np.arange(num_combinations)[:, np.newaxis] // problem.num_options**layers % problem.num_options
     seconds_CL = problem.seconds_LO[layers, option_CL]
+    seconds_SLO = problem.seconds_SLO
 
     best: tuple[float, tuple[int, ...], tuple[int, ...]] | None = None
     for stage_of_layer_L in _partitions(problem):
         in_flight_L = problem.in_flight_S[stage_of_layer_L]
         demand_LO = problem.static_bytes_LO + in_flight_L[:, np.newaxis] * problem.activation_bytes_LO
         demand_CL = demand_LO[layers, option_CL]
+        if seconds_SLO is not None:
+            seconds_CL = seconds_SLO[stage_of_layer_L, layers, option_CL]
         objective_C = _objectives(problem, stage_of_layer_L, seconds_CL, demand_CL)
         chosen = int(objective_C.argmin())
         objective = float(objective_C[chosen])

@@ -189,7 +189,7 @@ def _objective(form: Formulation) -> tuple[Column, ...]:
     for index, run in enumerate(form.runs):
         for stage in range(problem.num_stages):
             for option in range(problem.num_options):
-                seconds = float(problem.seconds_LO[run.first_layer, option]) / form.seconds_unit
+                seconds = float(problem.stage_seconds_LO(stage)[run.first_layer, option]) / form.seconds_unit
                 columns.append(
                     Column(
                         name=f"n_{index}_{stage}_{option}",
@@ -259,7 +259,7 @@ def _bottleneck_rows(form: Formulation) -> list[Row]:
             (form.count_column(index, stage, option), float(seconds) / form.seconds_unit)
             for stage in stages
             for index, run in enumerate(form.runs)
-            for option, seconds in enumerate(problem.seconds_LO[run.first_layer].tolist())
+            for option, seconds in enumerate(problem.stage_seconds_LO(stage)[run.first_layer].tolist())
         ]
         rows.append(Row(name=f"bottleneck_{rank}", terms=(*terms, (form.bottleneck_column, -1.0)), upper=-fixed))
     return rows

@@ -7,6 +7,8 @@ Arrays name their axes:
     S  stages, in order
     R  ranks; a rank's capacity is shared by all of its stages
 
+Stages may differ in speed: `seconds_SLO` then gives each stage's own seconds, and `seconds_LO` those of the fastest.
+
 Layers on one stage are consecutive, and stages follow one another. With T_s the seconds of stage s, that is its fixed
 seconds and those of its layers' options, the objective is
 
@@ -55,7 +57,7 @@ class Problem:
     Args:
         bottleneck_weight: Weight of the busiest rank's seconds.
         total_weight: Weight of the summed seconds.
-        seconds_LO: Seconds of each option.
+        seconds_LO: Seconds of each option; where stages differ, on the stage that is fastest at it.
         static_bytes_LO: Bytes that an option takes once.
         activation_bytes_LO: Bytes that it takes for each micro-batch in flight.
         fixed_seconds_S: Seconds that the stage takes whatever its layers (embedding, head).
@@ -65,6 +67,7 @@ class Problem:
         max_layers_S: Most layers it may hold.
         rank_of_stage_S: The rank it runs on; every rank from 0 has a stage.
         capacity_bytes_R: What each rank may use.
+        seconds_SLO: Seconds of each option on each stage; None where stages do not differ.
     """
 
     bottleneck_weight: float
@@ -79,6 +82,7 @@ class Problem:
     max_layers_S: IntArray
     rank_of_stage_S: IntArray
     capacity_bytes_R: IntArray
+    seconds_SLO: FloatArray | None = None
 
     def __post_init__(self) -> None:
         """Freeze the arrays and check shapes and values."""
@@ -93,6 +97,7 @@ class Problem:
             raise ValueError("there must be a layer, an option, a stage and a rank")
         self._freeze_seconds("seconds_LO")
         self._freeze_seconds("fixed_seconds_S")
+        self._freeze_stage_seconds((*stages_shape, *options_shape))
         for name, shape in (
             ("static_bytes_LO", options_shape),
             ("activation_bytes_LO", options_shape),
@@ -118,6 +123,15 @@ class Problem:
             raise ValueError(f"{name} holds seconds that are negative or not finite")
         array.setflags(write=False)
         object.__setattr__(self, name, array)
+
+    def _freeze_stage_seconds(self, shape: tuple[int, ...]) -> None:
+        if self.seconds_SLO is None:
+            return
+        self._freeze_seconds("seconds_SLO")
+        if self.seconds_SLO.shape != shape:
+            raise ValueError(f"seconds_SLO has shape {self.seconds_SLO.shape}, not {shape}")
+        if not np.array_equal(self.seconds_SLO.min(axis=0), self.seconds_LO):
+            raise ValueError("seconds_LO must hold the least seconds of seconds_SLO")
 
     def _freeze_counts(self, name: str, shape: tuple[int, ...]) -> None:
         given = np.asarray(getattr(self, name))
@@ -156,6 +170,10 @@ class Problem:
         """Return whether some rank runs more than one stage."""
         return self.num_ranks < self.num_stages
 
+    def stage_seconds_LO(self, stage: int) -> FloatArray:
+        """Return the seconds of each option on one stage."""
+        return self.seconds_LO if self.seconds_SLO is None else self.seconds_SLO[stage]
+
     @cached_property
     def kind_L(self) -> tuple[int, ...]:
         """Return for each layer the lowest layer that is equal to it in every option."""
@@ -165,6 +183,8 @@ class Problem:
             key = b"".join(
                 array[layer].tobytes() for array in (self.seconds_LO, self.static_bytes_LO, self.activation_bytes_LO)
             )
+            if self.seconds_SLO is not None:
+                key += self.seconds_SLO[:, layer].tobytes()
             kinds.append(first_of.setdefault(key, layer))
         return tuple(kinds)
 

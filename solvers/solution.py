@@ -83,8 +83,13 @@ def infeasible(*, solver: str, proof: str) -> Solution:
 
 def objective_of(problem: Problem, *, stage_of_layer_L: Sequence[int], option_of_layer_L: Sequence[int]) -> float:
     """Return the objective of a choice."""
-    rank_of_layer_L = problem.rank_of_stage_S[np.array(stage_of_layer_L)]
-    seconds_L = problem.seconds_LO[np.arange(problem.num_layers), np.array(option_of_layer_L)]
+    stage_L, option_L = np.array(stage_of_layer_L), np.array(option_of_layer_L)
+    rank_of_layer_L = problem.rank_of_stage_S[stage_L]
+    layers = np.arange(problem.num_layers)
+    if problem.seconds_SLO is None:
+        seconds_L = problem.seconds_LO[layers, option_L]
+    else:
+        seconds_L = problem.seconds_SLO[stage_L, layers, option_L]
     seconds_R = np.bincount(problem.rank_of_stage_S, weights=problem.fixed_seconds_S, minlength=problem.num_ranks)
     seconds_R += np.bincount(rank_of_layer_L, weights=seconds_L, minlength=problem.num_ranks)
     return problem.weighted(bottleneck_seconds=float(seconds_R.max()), total_seconds=float(seconds_R.sum()))

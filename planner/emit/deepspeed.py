@@ -18,6 +18,7 @@ from planner.emit.deepspeed_limits import (
     require_model,
     require_workload,
 )
+from planner.emit.node_order import PLACES, SLURM, batch_rendezvous, launch_rendezvous
 from planner.emit.shell import array, comment, job_name
 from planner.layout import Granularity, Layout
 from planner.plan import Plan
@@ -97,8 +98,8 @@ def emit_deepspeed(plan: Plan, index: int = 0) -> Mapping[str, str]:
     facts = dataclasses.asdict(model)
     programs = files("planner").joinpath("data", "deepspeed")
     return {
-        LAUNCH_SCRIPT: _launch_script(model, workload, cluster, rows),
-        BATCH_SCRIPT: _batch_script(model, workload, cluster, rows),
+        LAUNCH_SCRIPT: _launch_script(model, workload, layout, cluster, rows),
+        BATCH_SCRIPT: _batch_script(model, workload, layout, cluster, rows),
         CONFIG_FILE: _json(configuration(workload, layout)),
         MODEL_FILE: _json({name: facts[name] for name in MODEL_FACTS}),
         **{name: programs.joinpath(name).read_text(encoding="utf-8") for name in (PROGRAM, MODEL_PROGRAM)},
@@ -153,9 +154,9 @@ def _json(data: object) -> str:
     return json.dumps(data, indent=2) + "\n"
 
 
-def _launch_script(model: ModelSpec, workload: TrainWorkload, cluster: Cluster, rows: Rows) -> str:
+def _launch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster, rows: Rows) -> str:
     several = cluster.num_nodes > 1
-    run_note = (
+    run_note: tuple[str, ...] = (
         f"Run this on each of the {cluster.num_nodes} nodes, with NODE_RANK 0 to {cluster.num_nodes - 1} and",
         "MASTER_ADDR the name of node 0; or submit job.sbatch, which does the same under Slurm.",
     )
@@ -165,6 +166,9 @@ def _launch_script(model: ModelSpec, workload: TrainWorkload, cluster: Cluster, 
         "",
     ]
     node_rank, address = ("$NODE_RANK", "$MASTER_ADDR") if several else ("0", "${MASTER_ADDR:-127.0.0.1}")
+    if cluster.unequal is not None:
+        found = launch_rendezvous(layout, cluster, cluster.unequal)
+        run_note, rendezvous, node_rank, address = found.note, [*found.lines], found.node_rank, found.address
     folder = '$(dirname "${BASH_SOURCE[0]}")'
     lines = [
         "#!/usr/bin/env bash",
@@ -188,8 +192,10 @@ def _launch_script(model: ModelSpec, workload: TrainWorkload, cluster: Cluster, 
     return "\n".join(lines) + "\n"
 
 
-def _batch_script(model: ModelSpec, workload: TrainWorkload, cluster: Cluster, rows: Rows) -> str:
+def _batch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster, rows: Rows) -> str:
     folder = "$SLURM_SUBMIT_DIR"
+    found = SLURM if cluster.unequal is None else batch_rendezvous(layout, cluster.unequal)
+    inner = "" if cluster.unequal is None else PLACES
     lines = [
         "#!/usr/bin/env bash",
         f"#SBATCH --job-name={job_name(model.name)}",
@@ -199,23 +205,25 @@ def _batch_script(model: ModelSpec, workload: TrainWorkload, cluster: Cluster, r
         "#SBATCH --exclusive",
         "#SBATCH --mem=0",
         "#SBATCH --output=%x-%j.log",
+        *found.directives,
         *_header(model, workload, cluster),
         comment("Submit from the folder that holds these files: sbatch job.sbatch, with --partition, --account and"),
         comment("--time as your site wants them."),
+        *(comment(line) for line in found.note),
         "",
         "set -euo pipefail",
         "",
-        'read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")',
+        *found.lines,
         "export MASTER_ADDR",
         'export MASTER_PORT="${MASTER_PORT:-29500}"',
         "",
         *array(ARGUMENTS, rows),
         "",
         comment("One torchrun a node; SLURM_NODEID is known only inside the task, hence the inner shell."),
-        "srun --kill-on-bad-exit=1 --cpu-bind=none bash -c 'exec torchrun \\",
+        f"srun --kill-on-bad-exit=1 --cpu-bind=none bash -c '{inner}exec torchrun \\",
         f"    --nnodes {cluster.num_nodes} \\",
         f"    --nproc-per-node {cluster.gpus_per_node} \\",
-        '    --node-rank "$SLURM_NODEID" \\',
+        f'    --node-rank "{found.node_rank}" \\',
         '    --master-addr "$MASTER_ADDR" \\',
         '    --master-port "$MASTER_PORT" \\',
         '    "$@"\' \\',
@@ -234,7 +242,7 @@ def _program_words(folder: str) -> tuple[str, ...]:
 
 
 def _header(model: ModelSpec, workload: TrainWorkload, cluster: Cluster) -> list[str]:
-    gpus = f"{cluster.num_nodes} x {cluster.gpus_per_node} {cluster.device.name}"
+    gpus = f"{cluster.nodes_in_words}"
     pretraining = workload.method is TrainMethod.PRETRAIN
     what = "pretraining" if pretraining else "fine-tuning"
     return [

@@ -16,6 +16,7 @@ from planner.emit.megatron_parts import Form, Parts, parts_of
 from planner.emit.megatron_position_limits import written_model
 from planner.emit.megatron_refusal import FIRST_BLACKWELL_CAPABILITY, capability_major, refuse
 from planner.emit.megatron_words import Group
+from planner.emit.node_order import PLACES, SLURM, batch_rendezvous, launch_rendezvous
 from planner.emit.shell import array, comment, job_name, quote
 from planner.layout import Layout
 from planner.plan import Plan
@@ -102,7 +103,8 @@ def require_expressible(model: ModelSpec, workload: TrainWorkload, layout: Layou
     """Raise `NotExpressibleError` for what Megatron-LM cannot say."""
     model = written_model(model, workload)
     require_model(model)
-    require_workload(workload, cluster.device)
+    for device, _ in cluster.device_counts:
+        require_workload(workload, device)
     require_layout(layout, model, workload)
     if layout.world_size != cluster.world_size:
         refuse(
@@ -118,8 +120,8 @@ def environment(workload: TrainWorkload, layout: Layout, cluster: Cluster) -> Ma
     communication is launched before the computation it hides behind; Megatron-FSDP asserts the opposite.
     """
     variables: dict[str, str | None] = {}
-    major = capability_major(cluster.device)
-    before_blackwell = major is None or major < FIRST_BLACKWELL_CAPABILITY
+    majors = [capability_major(device) for device, _ in cluster.device_counts]
+    before_blackwell = any(major is None or major < FIRST_BLACKWELL_CAPABILITY for major in majors)
     if layout.zero_stage >= 2:
         variables["CUDA_DEVICE_MAX_CONNECTIONS"] = None
     elif before_blackwell and (layout.tp > 1 or layout.cp > 1):
@@ -136,7 +138,7 @@ def _launch_script(
 ) -> str:
     several = cluster.num_nodes > 1
     program = _program(model, workload, folder='$(dirname "${BASH_SOURCE[0]}")')
-    run_note = (
+    run_note: tuple[str, ...] = (
         f"Run this on each of the {cluster.num_nodes} nodes, with NODE_RANK 0 to {cluster.num_nodes - 1} and",
         "MASTER_ADDR the name of node 0; or submit job.sbatch, which does the same under Slurm.",
     )
@@ -146,6 +148,9 @@ def _launch_script(
         "",
     ]
     node_rank, address = ("$NODE_RANK", "$MASTER_ADDR") if several else ("0", "${MASTER_ADDR:-127.0.0.1}")
+    if cluster.unequal is not None:
+        found = launch_rendezvous(layout, cluster, cluster.unequal)
+        run_note, rendezvous, node_rank, address = found.note, [*found.lines], found.node_rank, found.address
     lines = [
         "#!/usr/bin/env bash",
         *_header(model, workload, layout, cluster),
@@ -173,6 +178,8 @@ def _batch_script(
     model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster, groups: Sequence[Group]
 ) -> str:
     program = _program(model, workload, folder="$SLURM_SUBMIT_DIR")
+    found = SLURM if cluster.unequal is None else batch_rendezvous(layout, cluster.unequal)
+    inner = "" if cluster.unequal is None else PLACES
     lines = [
         "#!/usr/bin/env bash",
         f"#SBATCH --job-name={job_name(model.name)}",
@@ -182,23 +189,25 @@ def _batch_script(
         "#SBATCH --exclusive",
         "#SBATCH --mem=0",
         "#SBATCH --output=%x-%j.log",
+        *found.directives,
         *_header(model, workload, layout, cluster),
         comment("Submit: sbatch job.sbatch, with --partition, --account and --time as your site wants them."),
+        *(comment(line) for line in found.note),
         "",
         "set -euo pipefail",
         "",
         *_program_directory(model),
-        'read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")',
+        *found.lines,
         "export MASTER_ADDR",
         'export MASTER_PORT="${MASTER_PORT:-29500}"',
         *_exports(workload, layout, cluster),
         *_arguments(groups),
         "",
         comment("One torchrun a node; SLURM_NODEID is known only inside the task, hence the inner shell."),
-        "srun --kill-on-bad-exit=1 --cpu-bind=none bash -c 'exec torchrun \\",
+        f"srun --kill-on-bad-exit=1 --cpu-bind=none bash -c '{inner}exec torchrun \\",
         f"    --nnodes {cluster.num_nodes} \\",
         f"    --nproc-per-node {cluster.gpus_per_node} \\",
-        '    --node-rank "$SLURM_NODEID" \\',
+        f'    --node-rank "{found.node_rank}" \\',
         '    --master-addr "$MASTER_ADDR" \\',
         '    --master-port "$MASTER_PORT" \\',
         '    "$@"\' \\',
@@ -208,7 +217,7 @@ def _batch_script(
 
 
 def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster) -> list[str]:
-    gpus = f"{cluster.num_nodes} x {cluster.gpus_per_node} {cluster.device.name}"
+    gpus = f"{cluster.nodes_in_words}"
     what = {
         TrainMethod.PRETRAIN: "pretraining",
         TrainMethod.FULL_FINETUNE: "fine-tuning",

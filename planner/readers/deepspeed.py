@@ -216,6 +216,7 @@ def layout_of(job: DeepSpeedJob) -> Layout:
         cp=cp,
         ulysses=cp,
         dp=dp,
+        node_order=job.launch.node_order,
         zero_stage=zero_stage,
         micro_batch_size=micro_batch_size,
         num_microbatches=num_microbatches,

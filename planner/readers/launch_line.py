@@ -13,6 +13,8 @@ from planner.readers.shell import Command, Script, Word, read_script
 
 FLAG = re.compile(r"--[A-Za-z]")
 BATCH_DIRECTIVE = re.compile(r"SBATCH\s+--(nodes|gpus-per-node|gres)[=\s]\s*(?:gpu:)?(?:\w+:)?([0-9]+)\s*$")
+NODE_ORDER = "NODE_ORDER"
+"""Array of the node at each place of the mesh, where nodes differ."""
 NODES = ("--nnodes", "--num-nodes")
 PROCESSES = ("--nproc-per-node", "--num-gpus")
 
@@ -63,6 +65,7 @@ class LaunchLine:
         num_nodes: Nodes that the launcher or Slurm is told of; None when the script leaves it open.
         gpus_per_node: Processes of one node; None when the script leaves it open.
         environment: Variables that the script exports.
+        node_order: The node at each place of the mesh, where the script says so and it is not the order of the nodes.
     """
 
     file: str
@@ -72,6 +75,7 @@ class LaunchLine:
     num_nodes: int | None
     gpus_per_node: int | None
     environment: Mapping[str, str]
+    node_order: tuple[int, ...]
 
     def flag(self, name: str) -> Flag | None:
         """Return the last use of a flag, which is the one that counts."""
@@ -178,7 +182,25 @@ def _launch_line(script: Script, command: Command, program: int, *, file: str, k
         num_nodes=_launcher_number(launcher, NODES, directives.get("nodes")),
         gpus_per_node=_launcher_number(launcher, PROCESSES, directives.get("gpus-per-node", directives.get("gres"))),
         environment=dict(script.exports),
+        node_order=_node_order(script, file=file),
     )
+
+
+def _node_order(script: Script, *, file: str) -> tuple[int, ...]:
+    """Return the node at each place of the mesh; nothing where the nodes stand as they are numbered.
+
+    Raises:
+        InputError: The table does not hold the numbers of all nodes.
+    """
+    words = script.variables.get(NODE_ORDER, ())
+    numbers = [int(word.text) for word in words if re.fullmatch(r"[0-9]{1,6}", word.text, re.ASCII)]
+    if len(numbers) < len(words) or sorted(numbers) != list(range(len(words))):
+        raise InputError(
+            f"{NODE_ORDER} does not hold each of the numbers 0 to {len(words) - 1} once.",
+            location=Location(file=file, line=words[0].line, column=words[0].column),
+            hint="Give the number of the node at each place of the mesh.",
+        )
+    return () if numbers == sorted(numbers) else tuple(numbers)
 
 
 def _batch_directives(script: Script) -> Mapping[str, int]:

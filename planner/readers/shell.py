@@ -104,17 +104,18 @@ class Script:
         commands: Simple commands in order, references resolved.
         exports: Variables that the script exports, by name; an unset variable is removed.
         comments: Comment lines with their line number, without the `#`.
+        variables: What each variable holds at the end, an array word by word.
     """
 
     commands: list[Command] = field(default_factory=list)
     exports: dict[str, str] = field(default_factory=dict)
     comments: list[tuple[int, str]] = field(default_factory=list)
+    variables: dict[str, tuple[Word, ...]] = field(default_factory=dict)
 
 
 def read_script(text: str, *, file: str) -> Script:
     """Return the commands, exports and comments of a bash script."""
     script = Script()
-    variables: dict[str, tuple[Word, ...]] = {}
     depth = 0
     for statement in _statements(_Source(text, file), script.comments):
         words = list(statement)
@@ -128,7 +129,7 @@ def read_script(text: str, *, file: str) -> Script:
         elif keyword in OPENING or keyword == "function":
             depth += 1
         elif depth == 0:
-            _run(words, script, variables)
+            _run(words, script, script.variables)
     return script
 
 

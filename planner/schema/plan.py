@@ -1,11 +1,12 @@
 """A plan's JSON form, both ways.
 
 The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. Keys of things
-that are not planned yet (`offload`) are there and null. What follows from other keys (`cp_kind`, `edp`, `band`,
-`could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`) is there for readers, and must agree when the file is
-read back. What is asked for beside a plan (`node_choice`, `pareto`, `spare`, `schedules`) is there where it was asked
-for. Files of versions that knew no `certainty` and no `joules_to_train` are read too. A file holds its inputs in full,
-so it is enough to emit, explain and check the plan.
+that are not planned yet (`offload`) are there and null; what only nodes that differ have (`node_order`, `on_nodes`,
+`unequal`) is there only for them. What follows from other keys (`cp_kind`, `edp`, `band`, `could_swap`,
+`days_to_train`, `cost_to_train`, `joules_to_train`) is there for readers, and must agree when the file is read back.
+What is asked for beside a plan (`node_choice`, `pareto`, `spare`, `schedules`) is there where it was asked for. Files
+of versions that knew no `certainty` and no `joules_to_train` are read too. A file holds its inputs in full, so it is
+enough to emit, explain and check the plan.
 
     plan_from_document(parse_document(plan_to_text(plan), file="plan.json")) == plan
 
@@ -26,6 +27,7 @@ from planner.plan import SCHEMA_VERSION, Certainty, Infeasible, MemoryLine, Plan
 from planner.request import PlanRequest
 from planner.schema.plan_file import PlanFile
 from planner.schema.translate import Path, all_of, validated
+from profiles.hardware import Cluster
 
 _POSITIVE = frozenset(
     {
@@ -158,7 +160,7 @@ def plan_to_json(plan: Plan) -> dict[str, Data]:
         **({} if plan.front is None else {"pareto": _front(plan.front)}),
         **({} if plan.spare is None else {"spare": _spare(plan.spare)}),
         **({} if plan.schedules is None else {"schedules": _json(plan.schedules)}),
-        "inputs": {"model": _json(plan.model), "cluster": _json(plan.cluster), "request": _request(plan.request)},
+        "inputs": {"model": _json(plan.model), "cluster": _cluster(plan.cluster), "request": _request(plan.request)},
     }
 
 
@@ -228,6 +230,15 @@ def _degraded(degraded: Degraded) -> dict[str, Data]:
     }
 
 
+def _cluster(cluster: Cluster) -> Data:
+    """Return the cluster; how nodes differ is said only where they do."""
+    return {
+        field.name: _json(getattr(cluster, field.name))
+        for field in fields(cluster)
+        if field.name != "unequal" or cluster.unequal is not None
+    }
+
+
 def _certainty(certainty: Certainty, plans: Sequence[PlannedLayout]) -> dict[str, Data]:
     return {
         "half_width": certainty.half_width,
@@ -266,6 +277,7 @@ def _planned_layout(planned: PlannedLayout, certainty: Certainty | None) -> dict
         "sources": {**memory_sources, **{f"time.{line.term}": line.source for line in planned.time}},
         "assumptions": list(planned.assumptions),
         "band": band,
+        **({"on_nodes": _json(planned.on_nodes)} if planned.on_nodes else {}),
     }
 
 
@@ -293,6 +305,7 @@ def _layout(layout: Layout) -> dict[str, Data]:
         "offload": None,
         "overlap": _json(layout.overlap),
         "rank_order": layout.rank_order,
+        **({"node_order": list(layout.node_order)} if layout.node_order else {}),
         "stages": _json(layout.stages),
     }
 

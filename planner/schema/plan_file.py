@@ -23,6 +23,7 @@ from planner.plan import (
     Certainty,
     Infeasible,
     MemoryLine,
+    OnNodes,
     OtherSchedules,
     Phase,
     Plan,
@@ -88,6 +89,7 @@ class LayoutFile(_Mapping):
     offload: None
     overlap: Overlap
     rank_order: str
+    node_order: tuple[int, ...] = ()
     stages: tuple[Stage, ...]
 
     @model_validator(mode="after")
@@ -146,6 +148,7 @@ class PlannedLayoutFile(_Mapping):
     sources: dict[str, str]
     assumptions: tuple[str, ...]
     band: BandFile | None
+    on_nodes: OnNodes | None = None
 
     @model_validator(mode="after")
     def _every_term_has_a_source(self) -> "PlannedLayoutFile":
@@ -154,6 +157,13 @@ class PlannedLayoutFile(_Mapping):
 
     def to_planned_layout(self) -> PlannedLayout:
         """Return the layout with its price."""
+        limits = 0 if self.on_nodes is None else len(self.on_nodes.memory_limit_bytes_R)
+        if self.on_nodes is not None and limits != len(self.memory):
+            raise complaint(
+                f"`memory_limit_bytes_R` has {limits} numbers, `memory` {len(self.memory)} ranks.",
+                "Plan again; a plan file is not edited by hand.",
+                field="on_nodes",
+            )
         memory = tuple(
             MemoryLine(
                 rank=int(rank),
@@ -178,6 +188,7 @@ class PlannedLayoutFile(_Mapping):
             mfu=self.mfu,
             peak_memory_bytes=self.peak_memory_bytes,
             memory_limit_bytes=self.memory_limit_bytes,
+            on_nodes=self.on_nodes,
             memory=memory,
             time=time,
             assumptions=self.assumptions,

@@ -8,6 +8,7 @@ share: a node whose part was left alone by another's failure ends it, and the ne
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from planner.emit.node_order import node_list
 from planner.emit.shell import array, comment, job_name, quote
 from planner.plan import Plan
 from planner.verification.logs import OUT_OF_MEMORY
@@ -108,12 +109,18 @@ class TimedRun:
 
 def run_script(plan: Plan, runs: Sequence[TimedRun], *, launch_script: str, steps: int) -> str:
     """Return the script that a user starts on each node."""
-    nodes = plan.cluster.num_nodes
+    nodes, unequal = plan.cluster.num_nodes, plan.cluster.unequal
     how: tuple[str, ...] = ("Run this on the node: bash run.sh",)
     if nodes > 1:
         how = (
             f"Run this on each of the {nodes} nodes, in a folder that all of them share, with NODE_RANK 0 to",
             f"{nodes - 1} and MASTER_ADDR the name of node 0; or submit job.sbatch, which does the same under Slurm.",
+        )
+    if unequal is not None:
+        hosts = "" if unequal.names else " and NODE_HOSTS the host names of all in that order"
+        how = (
+            f"Run this on each of the {nodes} nodes, in a folder that all of them share, with NODE_RANK the node's",
+            f"number in the cluster file{hosts}; or submit job.sbatch.",
         )
     lines = [
         "#!/usr/bin/env bash",
@@ -124,7 +131,7 @@ def run_script(plan: Plan, runs: Sequence[TimedRun], *, launch_script: str, step
         *(
             (
                 ': "${NODE_RANK:?set it to the number of this node, from 0}"',
-                ': "${MASTER_ADDR:?set it to the host name of node 0}"',
+                *((': "${MASTER_ADDR:?set it to the host name of node 0}"',) if unequal is None else ()),
                 'NODE="$NODE_RANK"',
                 f"NODES={nodes}",
                 'POLL_SECONDS="${VERIFY_POLL_SECONDS:-2}"',
@@ -154,6 +161,7 @@ def batch_script(plan: Plan, runs: Sequence[TimedRun], *, launch_script: str, st
         "#SBATCH --exclusive",
         "#SBATCH --mem=0",
         "#SBATCH --output=%x-%j.log",
+        *(node_list(plan.cluster.unequal) if plan.cluster.unequal is not None else ()),
         *_header(plan, runs, steps=steps, how=how),
         "set -uo pipefail",
         'cd "$SLURM_SUBMIT_DIR" || exit',
@@ -168,7 +176,7 @@ def batch_script(plan: Plan, runs: Sequence[TimedRun], *, launch_script: str, st
 
 
 def _header(plan: Plan, runs: Sequence[TimedRun], *, steps: int, how: Sequence[str]) -> list[str]:
-    gpus = f"{plan.cluster.num_nodes} x {plan.cluster.gpus_per_node} {plan.cluster.device.name}"
+    gpus = f"{plan.cluster.nodes_in_words}"
     count = "the best layout" if len(runs) == 1 else f"the best {len(runs)} layouts, one after the other"
     return [
         comment(line)

@@ -1,6 +1,6 @@
 """What users and the catalogue write about hardware, read by pydantic and handed on as frozen dataclasses."""
 
-from profiles.schema.cluster import ClusterEntry
+from profiles.schema.cluster import ClusterEntry, MixedClusterEntry
 from profiles.schema.device import DeviceEntry
 
-__all__ = ["ClusterEntry", "DeviceEntry"]
+__all__ = ["ClusterEntry", "DeviceEntry", "MixedClusterEntry"]

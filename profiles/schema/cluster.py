@@ -4,20 +4,24 @@
 catalogue name or a mapping), `gpus_per_node`, `nodes`, `nics` per node, and `links`: the levels of the network from
 the inside out. Levels inside a node ("nvlink", "pcie") are derived and only listed to change their figures; a level
 outside says how many nodes or GPUs it joins, and the last one joins all.
+
+`{groups: [{preset: dgx-h100, nodes: 3}, {preset: dgx-a100, nodes: 1}]}` is a cluster of several kinds of nodes. What
+else may be said of single nodes is in `profiles.schema.unequal`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Final, Self, cast
+from typing import Annotated, Final, Self, TypeVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from profiles.errors import CatalogueError
-from profiles.hardware import Cluster, Device
+from profiles.hardware import Cluster, Device, LinkKind, UnequalNodes
 from profiles.package_data import Section, entry, resolve_name
 from profiles.schema.device import PCIE_X16_BYTES_PER_SECOND, STATED_BY_USER, DeviceEntry, PcieLink
 from profiles.schema.finding import fail, reject
 from profiles.schema.levels import PEER_LEVELS, Fabric, LinkEntry, NicEntry, build_levels
+from profiles.schema.unequal import NodesEntry
 from profiles.schema.units import Bytes, BytesPerSecond
 
 MOST_GPUS: Final = 2**20
@@ -52,8 +56,8 @@ class NvmeEntry(BaseModel):
     bandwidth: BytesPerSecond | None = None
 
 
-class ClusterEntry(BaseModel):
-    """Equal nodes of equal GPUs.
+class ClusterEntry(NodesEntry):
+    """Nodes of one kind.
 
     Args:
         preset: Name of a ready-made cluster; every other field that is given replaces the preset's.
@@ -72,9 +76,10 @@ class ClusterEntry(BaseModel):
         price_per_gpu_hour: In the user's currency.
         watts_per_gpu: Watts of one GPU with its share of the node.
         sources: Field to where its figure comes from.
+        node_names: Host name of each node.
+        slow_links: Pairs of nodes that reach less than the others.
+        node_bandwidth: What every pair of nodes reaches.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     preset: str | None = None
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
@@ -124,6 +129,8 @@ class ClusterEntry(BaseModel):
             )
         self._check_domain()
         build_levels(self.fabric)
+        if self.says_nodes_differ:
+            self.differences([self._alone()], [self.nodes])
         return self
 
     def _check_domain(self) -> None:
@@ -180,6 +187,12 @@ class ClusterEntry(BaseModel):
 
     def to_cluster(self) -> Cluster:
         """Return the cluster as the cost model sees it."""
+        if not self.says_nodes_differ:
+            return self._alone()
+        return _with_differences(self._alone(), self.differences([self._alone()], [self.nodes]))
+
+    def _alone(self) -> Cluster:
+        """Return the cluster with nothing said of single nodes."""
         nvme = self.nvme
         drive_bytes_per_second = None if nvme is None else nvme.bandwidth
         return Cluster(
@@ -194,3 +207,99 @@ class ClusterEntry(BaseModel):
             price_per_gpu_hour=self.price_per_gpu_hour,
             watts_per_gpu=self.watts_per_gpu,
         )
+
+
+class MixedClusterEntry(NodesEntry):
+    """Several groups of nodes, each of one kind; nodes are numbered group after group.
+
+    Args:
+        groups: The groups, each with its `nodes`.
+        name: What the user calls the cluster.
+        title: What it is, in a few words.
+        node_names: Host name of each node.
+        slow_links: Pairs of nodes that reach less than the others.
+        node_bandwidth: What every pair of nodes reaches.
+    """
+
+    groups: Annotated[list[ClusterEntry], Field(min_length=1, max_length=64)]
+    name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    title: Annotated[str, Field(max_length=200)] | None = None
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> Self:
+        """Check that the groups make one cluster."""
+        first = self.groups[0]
+        for index, group in enumerate(self.groups):
+            for field in ("node_names", "slow_links", "node_bandwidth"):
+                if getattr(group, field):
+                    fail("cluster", ("groups", index, field), f"{field} stands beside groups, not in one of them")
+            if group.gpus_per_node != first.gpus_per_node:
+                fail(
+                    "cluster",
+                    ("groups", index, "gpus_per_node"),
+                    f"{group.gpus_per_node} GPUs a node beside {first.gpus_per_node}: all nodes need equally many",
+                )
+            if group.device.vendor != first.device.vendor:
+                fail(
+                    "cluster",
+                    ("groups", index, "gpu"),
+                    f"{group.device.name} beside {first.device.name}: GPUs of two vendors run no collective together",
+                )
+        self.differences(self._alone(), self._counts)
+        return self
+
+    @property
+    def _counts(self) -> list[int]:
+        return [group.nodes for group in self.groups]
+
+    def _alone(self) -> list[Cluster]:
+        """Return for each group a cluster as large as the whole, of its nodes alone."""
+        found = []
+        for index, group in enumerate(self.groups):
+            whole = group.model_copy(update={"nodes": sum(self._counts)})
+            try:
+                found.append(whole.to_cluster())
+            except ValidationError as error:
+                first = error.errors()[0]
+                fail("cluster", ("groups", index, *first["loc"]), first["msg"])
+        return found
+
+    def to_cluster(self) -> Cluster:
+        """Return the cluster as the cost model sees it; host memory and drives are those of the smallest node."""
+        alone, counts = self._alone(), self._counts
+        fastest = max(alone, key=lambda cluster: cluster.device.dense_flops_per_second.get("bf16", 0.0))
+        names = [group.name or group.device.name for group in self.groups]
+        drives = [cluster.nvme_bytes for cluster in alone]
+        rates = [cluster.nvme_bytes_per_second for cluster in alone]
+        whole = replace(
+            fastest,
+            name=self.name or " + ".join(f"{count} x {name}" for count, name in zip(counts, names, strict=True)),
+            host_memory_bytes=min(cluster.host_memory_bytes for cluster in alone),
+            nvme_bytes=_least(drives),
+            nvme_bytes_per_second=_least(rates),
+            price_per_gpu_hour=_mean([cluster.price_per_gpu_hour for cluster in alone], counts),
+            watts_per_gpu=_mean([cluster.watts_per_gpu for cluster in alone], counts),
+        )
+        return _with_differences(whole, self.differences(alone, counts))
+
+
+def _with_differences(cluster: Cluster, nodes: UnequalNodes) -> Cluster:
+    """Return a cluster whose nodes differ, its network as fast as the best pair of them."""
+    best = nodes.best_bytes_per_second
+    levels = tuple(level.with_bandwidth(best) if level.kind is LinkKind.NETWORK else level for level in cluster.levels)
+    return replace(cluster, levels=levels, unequal=nodes)
+
+
+Figure = TypeVar("Figure", int, float)
+
+
+def _least(figures: Sequence[Figure | None]) -> Figure | None:
+    """Return the least figure; None where one is not known."""
+    known = [figure for figure in figures if figure is not None]
+    return min(known) if len(known) == len(figures) else None
+
+
+def _mean(figures: Sequence[float | None], counts: Sequence[int]) -> float | None:
+    """Return the mean over nodes; None where one is not known."""
+    known = [figure * count for figure, count in zip(figures, counts, strict=True) if figure is not None]
+    return sum(known) / sum(counts) if len(known) == len(figures) else None

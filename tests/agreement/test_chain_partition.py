@@ -10,7 +10,7 @@ from solvers.check import check
 from solvers.problem import Problem
 from solvers.registry import SOLVERS, solve
 from solvers.solution import Status
-from tests.unit.solvers.chains import random_problem
+from tests.unit.solvers.chains import random_problem, with_changes, with_unequal_stages
 
 _ROUNDING = 1e-12
 
@@ -38,6 +38,31 @@ def test_all_solvers_agree_with_exhaustive_search() -> None:
 def test_the_mips_agree_with_exhaustive_search_when_stages_share_ranks() -> None:
     statuses = [assert_agreement(random_problem(seed, shares_ranks=True)) for seed in range(20)]
     assert 2 <= statuses.count(Status.INFEASIBLE) <= 18
+
+
+@pytest.mark.parametrize("shares_ranks", [False, True])
+def test_all_solvers_agree_where_stages_differ(shares_ranks: bool) -> None:
+    problems = [with_unequal_stages(random_problem(seed, shares_ranks=shares_ranks), seed) for seed in range(500, 520)]
+    statuses = [assert_agreement(problem) for problem in problems]
+    assert 2 <= statuses.count(Status.INFEASIBLE) <= 18
+
+
+def test_the_programme_agrees_with_exhaustive_search_where_stages_differ() -> None:
+    slower = 0
+    for seed in range(3000, 3300):
+        equal = random_problem(seed, shares_ranks=False)
+        problem = with_unequal_stages(equal, seed)
+        oracle, solution = solve(problem, solver="exhaustive"), solve(problem, solver="dp")
+        assert solution.status is oracle.status
+        assert check(problem, solution) == ()
+        if oracle.objective is not None:
+            assert solution.objective == pytest.approx(oracle.objective, rel=_ROUNDING, abs=_ROUNDING)
+            fastest = with_changes(problem, seconds_SLO=None)
+            best = solve(fastest, solver="dp").objective
+            assert best is not None
+            assert best <= oracle.objective * (1 + _ROUNDING) + _ROUNDING
+            slower += best < oracle.objective * (1 - 1e-6)
+    assert slower > 50
 
 
 @pytest.mark.slow

@@ -6,11 +6,12 @@ import pytest
 from planner.documents import parse_document
 from planner.errors import InputError
 from planner.layout import ContextKind, Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.plan import Plan
+from planner.plan import OnNodes, Plan
 from planner.schema.plan import plan_from_document, plan_to_json, plan_to_text
 from planner.specs import ModelSpec
 from planner.workload import DocumentLengths, Packing
 from tests.builders import tiny_infeasible_plan, tiny_plan, tiny_plan_with_choices
+from tests.unequal_clusters import unequal_cluster
 from tests.unit.planner.model_kinds import expert_model, hybrid_model, latent_model
 
 PLAN_KEYS = (
@@ -31,7 +32,35 @@ def read_back(text: str) -> Plan:
     return plan_from_document(parse_document(text, file="plan.json"))
 
 
-@pytest.mark.parametrize("plan", [tiny_plan(), tiny_infeasible_plan()], ids=["feasible", "infeasible"])
+def plan_on_unequal_nodes() -> Plan:
+    """Return a plan whose nodes differ and stand in an order of their own."""
+    plan = tiny_plan()
+    ranks = len({line.rank for line in plan.best.memory})
+    on_nodes = OnNodes(order=(1, 0), listed_step_seconds=0.5, memory_limit_bytes_R=(2**33,) * ranks)
+    best = replace(plan.best, layout=replace(plan.best.layout, node_order=(1, 0)), on_nodes=on_nodes)
+    cluster = unequal_cluster(2, older=[0], gpus_per_node=4)
+    return replace(plan, cluster=cluster, plans=(best, *plan.plans[1:]))
+
+
+def test_what_only_nodes_that_differ_have_is_said_of_no_others() -> None:
+    text = plan_to_text(tiny_plan())
+    assert not any(key in text for key in ("node_order", "on_nodes", "unequal"))
+    data = json.loads(plan_to_text(plan_on_unequal_nodes()))
+    assert data["plans"][0]["layout"]["node_order"] == data["plans"][0]["on_nodes"]["order"] == [1, 0]
+    assert data["inputs"]["cluster"]["unequal"]["kind_of_node_N"] == [1, 0]
+
+
+def test_limits_of_other_ranks_than_the_ledgers_are_refused() -> None:
+    data = json.loads(plan_to_text(plan_on_unequal_nodes()))
+    data["plans"][0]["on_nodes"]["memory_limit_bytes_R"] = [1, 2, 3, 4, 5]
+    with pytest.raises(InputError, match="`memory_limit_bytes_R` has 5 numbers, `memory` ") as caught:
+        read_back(json.dumps(data))
+    assert "plan.json" in str(caught.value.location)
+
+
+@pytest.mark.parametrize(
+    "plan", [tiny_plan(), tiny_infeasible_plan(), plan_on_unequal_nodes()], ids=["feasible", "infeasible", "unequal"]
+)
 def test_a_plan_to_json_and_back_is_the_same_plan(plan: Plan) -> None:
     text = plan_to_text(plan)
     assert read_back(text) == plan

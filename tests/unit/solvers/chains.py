@@ -93,3 +93,11 @@ def random_problem(seed: int, *, shares_ranks: bool) -> Problem:
         rank_of_stage_S=np.arange(num_stages) % num_ranks,
         capacity_bytes_R=rng.integers(20, 250, num_ranks),
     )
+
+
+def with_unequal_stages(problem: Problem, seed: int) -> Problem:
+    """Return a problem whose stages differ: each takes a small whole number of times as long over each layer's kind."""
+    rng = np.random.default_rng(seed)
+    times_SO = rng.integers(1, 4, (problem.num_stages, problem.num_options))
+    seconds_SLO = times_SO[:, np.newaxis, :] * problem.seconds_LO
+    return with_changes(problem, seconds_SLO=seconds_SLO, seconds_LO=seconds_SLO.min(axis=0))

@@ -51,6 +51,14 @@ def test_the_simple_bound_knows_that_a_layer_is_not_split() -> None:
         ({"seconds_LO": np.ones(2)}, "seconds_LO has two axes, fixed_seconds_S and capacity_bytes_R have one"),
         ({"seconds_LO": np.ones((0, 1))}, "there must be a layer, an option, a stage and a rank"),
         (
+            {"seconds_SLO": np.ones((1, 2, 1))},
+            "seconds_SLO has shape (1, 2, 1), not (2, 2, 1)",
+        ),
+        (
+            {"seconds_SLO": np.full((2, 2, 1), 2.0)},
+            "seconds_LO must hold the least seconds of seconds_SLO",
+        ),
+        (
             {"seconds_LO": np.array([[1.0], [-1.0]])},
             "seconds_LO holds seconds that are negative or not finite",
         ),

@@ -13,7 +13,7 @@ def one_node_plan() -> Plan:
     plan = sample_plan()
     best, second = plan.plans
     third = replace(second, step_seconds=0.26, reevaluated_step_seconds=0.26)
-    return replace(plan, plans=(best, second, third), certainty=certainty_of(plan.model, plan.cluster.device))
+    return replace(plan, plans=(best, second, third), certainty=certainty_of(plan.model, plan.cluster))
 
 
 def two_node_plan() -> Plan:

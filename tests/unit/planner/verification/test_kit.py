@@ -142,7 +142,7 @@ def test_deepspeed_runs_its_own_program_for_as_many_steps() -> None:
 
 
 def test_a_plan_says_what_its_bands_come_from() -> None:
-    certainty = certainty_of(one_node_plan().model, one_node_plan().cluster.device)
+    certainty = certainty_of(one_node_plan().model, one_node_plan().cluster)
     assert certainty.ratio_half_width > 0
     assert certainty.half_width > 0
     plans = one_node_plan().plans
