@@ -107,7 +107,11 @@ class PointPrices:
 
     def stages(self, layout: Layout) -> list[StageSeconds]:
         """Return the times of every virtual stage of a split."""
-        return [self.stage(stage) for stage in layout.stages]
+        return [self.stage_on(stage, index % layout.pp) for index, stage in enumerate(layout.stages)]
+
+    def stage_on(self, stage: Stage, _pipeline_rank: int) -> StageSeconds:
+        """Return the times of one virtual stage on a pipeline rank."""
+        return self.stage(stage)
 
     @cached_property
     def transfer_seconds_E(self) -> tuple[float, ...]:

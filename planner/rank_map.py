@@ -23,7 +23,7 @@ from planner.communication import (
     transfer,
 )
 from planner.costs import SHARE_ROUNDING, Bounds, CostTable, FloatArray
-from planner.layout import Layout
+from planner.layout import Layout, Stage
 from planner.memory import memory_ledger, memory_limit_bytes, peaks_of_ranks
 from planner.node_costs import (
     Hops,
@@ -154,9 +154,9 @@ class _OrderedPrices(PointPrices):
         peaks_R = peaks_of_ranks(memory_ledger(self.place(layout)))
         return max(peak + missing for peak, missing in zip(peaks_R, self.missing_bytes_R, strict=True))
 
-    def stages(self, layout: Layout) -> list[StageSeconds]:
-        """Return the times of every virtual stage of a split, each on its pipeline rank."""
-        return [self.ranks[index % layout.pp].stage(stage) for index, stage in enumerate(layout.stages)]
+    def stage_on(self, stage: Stage, pipeline_rank: int) -> StageSeconds:
+        """Return the times of one virtual stage on a pipeline rank."""
+        return self.ranks[pipeline_rank].stage(stage)
 
     @cached_property
     def transfer_seconds_E(self) -> tuple[float, ...]:
@@ -259,7 +259,7 @@ class MappedPricer(Pricer):
         bounds = super().bounds(points)
         if not len(points):
             return bounds
-        pipeline_X = bounds.pipeline_seconds_X
+        pipeline_X, any_split_X = bounds.pipeline_seconds_X, bounds.any_split_seconds_X
         shapes, shape_X = self.table.shapes_of(points)
         pp_X, micro_X = points.pp_X, points.num_microbatches_X
         stage_ranks_X = self._cost_model.cluster.world_size // pp_X
@@ -272,11 +272,13 @@ class MappedPricer(Pricer):
             held_X = np.minimum(-(-count // stage_ranks_X), pp_X)
             slower_X = slower_SR[shape_X, points.recompute_X]
             slowest_X = work_X / (pp_X - held_X + held_X / slower_X)
+            any_split_X = np.maximum(any_split_X, micro_X * slowest_X * (1.0 - SHARE_ROUNDING))
             plain_X = np.where(micro_X > pp_X, work_X + (micro_X - pp_X) * slowest_X, 0.0)
             known_X = micro_X * slower_X * np.where(pp_X == 1, work_X, lightest_X)
             is_known_X = (pp_X == 1) | (points.vpp_X > 1)
             pipeline_X = np.maximum(pipeline_X, np.where(is_known_X, known_X, plain_X) * (1.0 - SHARE_ROUNDING))
-        return replace(bounds, pipeline_seconds_X=pipeline_X)
+        pipeline_X = np.maximum(pipeline_X, any_split_X)
+        return replace(bounds, pipeline_seconds_X=pipeline_X, any_split_seconds_X=any_split_X)
 
     def _slower_KSR(self, shapes: tuple[ShapeCosts, ...]) -> Iterator[FloatArray]:
         """Yield for each kind of nodes how many times as long as at best everything takes at least, by shape."""

@@ -191,7 +191,8 @@ class _Changes:
 
         def more_PV(begin: int, end: int) -> FloatArray:
             """Return what passes take more, by stage, if each one's boundaries move so; infinite where it cannot."""
-            return np.array([_more_seconds(prices, split, stage, begin, end) for stage in split.stages]).T
+            stages = range(len(split.stages))
+            return np.array([_more_seconds(prices, split, stage, begin, end) for stage in stages]).T
 
         lost_PV, gained_PV, between_PV = more_PV(*lost), more_PV(*gained), more_PV(*between)
         between_PV[:, [0, -1]] = 0.0  # never between two stages
@@ -221,13 +222,14 @@ class _Changes:
         return np.where(self.barred_JK, np.inf, moved_JK)
 
 
-def _more_seconds(prices: PointPrices, split: Layout, stage: Stage, begin: int, end: int) -> tuple[float, float]:
+def _more_seconds(prices: PointPrices, split: Layout, index: int, begin: int, end: int) -> tuple[float, float]:
     """Return what both passes of a stage take more if its first layer and the one behind its last move so far."""
     fewest = max(split.recompute.num_layers or 0, 1)
+    stage, rank = split.stages[index], index % split.pp
     first_layer, num_layers = stage.first_layer + begin, stage.num_layers + end - begin
     last_layer = prices.table.model.num_layers
     if num_layers < fewest or first_layer < 0 or first_layer + num_layers > last_layer:
         return np.inf, np.inf
-    now = prices.stage(stage)
-    then = prices.stage(replace(stage, first_layer=first_layer, num_layers=num_layers))
+    now = prices.stage_on(stage, rank)
+    then = prices.stage_on(replace(stage, first_layer=first_layer, num_layers=num_layers), rank)
     return then.forward - now.forward, then.backward - now.backward

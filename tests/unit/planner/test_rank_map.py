@@ -97,7 +97,7 @@ def test_where_a_slow_link_cannot_be_avoided_it_carries_a_pipeline() -> None:
 
 def test_the_node_of_older_gpus_holds_a_stage_with_fewer_layers() -> None:
     model = load_bundled("llama-2-13b")
-    asked = request(sequences=96, seq_len=4096, pp=4, tp=2, cp=1, zero_stage=1, micro_batch_size=1)
+    asked = request(sequences=96, seq_len=4096, pp=4, vpp=1, tp=2, cp=1, zero_stage=1, micro_batch_size=1)
     plan = search(model, one_older_node(), asked)
 
     assert plan.status is Status.OPTIMAL
@@ -119,7 +119,7 @@ def test_the_node_of_older_gpus_holds_a_stage_with_fewer_layers() -> None:
 
 def test_what_fits_only_into_the_newer_gpus_is_refused() -> None:
     model = load_bundled("llama-2-13b")
-    asked = request(sequences=96, seq_len=4096, pp=4, tp=4, cp=1, zero_stage=1, micro_batch_size=1)
+    asked = request(sequences=96, seq_len=4096, pp=4, vpp=1, tp=4, cp=1, zero_stage=1, micro_batch_size=1)
     cluster = one_older_node()
     plan = search(model, cluster, asked)
     assert violations(plan.best, model, cluster, asked) == ()
