@@ -86,12 +86,14 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def test_the_specs_shown_can_be_read(tmp_path: Path) -> None:
-    whole, cluster = YAML.findall(README.read_text(encoding="utf-8"))
+    whole, cluster, unequal = YAML.findall(README.read_text(encoding="utf-8"))
     path = tmp_path / "spec.yaml"
     path.write_text(whole)
     assert load_inputs(path).cluster.world_size == 64
     path.write_text(re.sub(r"^cluster: .*\n", cluster, whole, flags=re.MULTILINE))
     assert load_inputs(path).cluster.name == "lab"
+    path.write_text(re.sub(r"^cluster: .*\n", unequal, whole, flags=re.MULTILINE))
+    assert load_inputs(path).cluster.unequal is not None
 
 
 def test_every_exit_code_is_listed() -> None:
