@@ -1,8 +1,8 @@
 """What a layout's parts cost on nodes that differ, under a node order.
 
-Ranks are numbered as the mesh is (`Layout.rank_order`), and consecutive ranks fill a place for a node. A node order says which node stands at each place. From it follows, for each group of ranks
-that communicate, which places its messages cross between (`Hops`), and for each pipeline rank which kinds of nodes it
-holds:
+Ranks are numbered as the mesh is (`Layout.rank_order`), and consecutive ranks fill a place for a node. A node order
+says which node stands at each place. From it follows, for each group of ranks that communicate, which places its
+messages cross between (`Hops`), and for each pipeline rank which kinds of nodes it holds:
 
 - a ring passes from place to place and from the last back to the first, as NCCL joins nodes (`connectRings` in
   `src/graph/connect.cc` of NCCL), and a tree is taken to be as slow; the slowest hop sets its pace;

@@ -20,7 +20,7 @@ export PYTHONPATH="$MEGATRON_LM_DIR${PYTHONPATH:+:$PYTHONPATH}"
 
 : "${NODE_RANK:?set it to the number of this node in the cluster file, from 0}"
 HOSTS=(gpu01 gpu02 gpu03 gpu04)
-NODE_ORDER=(0 2 3 1)
+NODE_ORDER=(0 2 1 3)
 for place in "${!NODE_ORDER[@]}"; do
     PLACE_OF_NODE[NODE_ORDER[place]]=$place
 done
@@ -79,8 +79,9 @@ MEGATRON_ARGS=(
     # Parallelism: tp 1, pp 2, vpp 4, cp 1, dp 16
     --tensor-model-parallel-size 1
     --pipeline-model-parallel-size 2
-    --pipeline-model-parallel-layout 'Et*2|t*3|t*4|t*4|t*5|t*6|t*6|t*2L'
+    --pipeline-model-parallel-layout 'Et*3|(t*4|)*4t*5|t*6|t*2L'
     --context-parallel-size 1
+    --use-tp-pp-dp-mapping
     # Data parallelism
     --use-distributed-optimizer
     --overlap-grad-reduce

@@ -19,7 +19,7 @@ cluster:
   node_names: [a, b, c, d]
   slow_links: [{nodes: [a, b], bandwidth: 1GB/s}]
 workload: {kind: train, seq_len: 8192, global_batch_size: 128, precision: bf16}
-constraints: {tp: 2, pp: 2, cp: 1, micro_batch_size: 1, zero_stage: 1, recompute: [none]}
+constraints: {tp: 8, pp: 2, cp: 1, micro_batch_size: 1, zero_stage: 1, recompute: [none]}
 """
 
 MIXED = """\
@@ -48,7 +48,8 @@ def test_the_order_of_the_nodes_and_what_it_gains_are_printed(tmp_path: Path) ->
     gain = next(line for line in lines if line.startswith("  against listed"))
     nodes = order.split()[2:]
     assert sorted(nodes) == ["a", "b", "c", "d"]
-    assert {nodes.index("a"), nodes.index("b")} in ({0, 3}, {1, 2})  # neither a stage nor partners of two stages
+    # A stage stands on two nodes: these are neither of one stage nor partners of two.
+    assert {nodes.index("a"), nodes.index("b")} in ({0, 3}, {1, 2})
     assert gain.split()[2].startswith("-")
     assert "NODE_ORDER=(" in (tmp_path / "run" / "launch.sh").read_text()
     explained = RUNNER.invoke(app, ["explain", str(tmp_path / "run")])

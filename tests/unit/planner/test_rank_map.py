@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from planner.bundled import load_bundled
+from planner.communication import replica_groups
 from planner.described import given_layout
 from planner.layout import Layout, stages_from_counts
 from planner.memory import peaks_of_ranks
@@ -56,8 +57,9 @@ def crossed_links(plan: Plan) -> set[tuple[int, int]]:
     layout, order = plan.best.layout, plan.best.layout.node_order or tuple(range(plan.cluster.num_nodes))
     mesh = mesh_of(layout, plan.cluster)
     hops: set[tuple[int, int]] = set()
+    replicas, _ = replica_groups(layout)
     for rank in range(layout.pp):
-        hops |= mesh.group_hops(rank, (False, layout.dp * layout.cp, layout.tp))
+        hops |= mesh.group_hops(rank, (False, replicas.size, replicas.stride))
         hops |= mesh.boundary(rank) if layout.pp > 1 else set()
     return {(min(order[here], order[there]), max(order[here], order[there])) for here, there in hops}
 
