@@ -148,6 +148,13 @@ def _objective(cluster: Cluster, request: PlanRequest, document: Document) -> It
                 location=document.locate(("deadline_days",)),
                 hint=budget,
             )
+    if request.chooses_nodes and cluster.unequal is not None:
+        yield InputError(
+            "the number of nodes cannot be chosen where nodes differ: which of them to take is not searched.",
+            location=place if request.node_counts is None else document.locate(("node_counts",)),
+            hint="Describe the nodes that you would take, and plan each choice by itself.",
+        )
+        return
     counts = request.counts_of(cluster.num_nodes)
     if not counts:
         yield InputError(

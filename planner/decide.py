@@ -41,7 +41,7 @@ def decide(  # noqa: PLR0913 - what is planned, how, and what is asked beside
         watch: Called with (activity, done, of how many) as the search goes on.
 
     Raises:
-        planner.errors.InputError: More nodes are to be lost than can be spared.
+        planner.errors.InputError: More nodes are to be lost than can be spared, or nodes that differ.
         solvers.errors.SolverError: Nothing was found, and that nothing can be is not proved.
         profiles.errors.CoverageError: An operation has no cost.
         planner.errors.NotExpressibleError: The target has no way to say the model, the workload, or any layout found.
@@ -51,6 +51,11 @@ def decide(  # noqa: PLR0913 - what is planned, how, and what is asked beside
         raise InputError(
             f"--spare {lost_nodes}: no node is left of the {cluster.num_nodes} of the cluster.",
             hint="Give fewer nodes than the cluster has.",
+        )
+    if lost_nodes is not None and cluster.unequal is not None:
+        raise InputError(
+            f"--spare {lost_nodes}: which node is lost matters where nodes differ, and is not searched.",
+            hint="Plan the cluster without the node by itself.",
         )
     asks_more = request.chooses_nodes or request.deadline_days is not None
     plan = (plan_nodes if asks_more else search)(model, cluster, request, top=top, watch=watch)

@@ -85,6 +85,9 @@ def with_other_schedules(plan: Plan) -> Plan:
     """
     if not plan.plans:
         return plan
+    if plan.cluster.unequal is not None:
+        reason = "stages on nodes that differ are not priced under it"
+        return replace(plan, schedules=OtherSchedules(priced=(), left_out=dict.fromkeys((*BUILDERS, LIMITED), reason)))
     capabilities = CAPABILITIES[plan.request.target]
     graph = build_graph(plan.model, plan.request.workload, eager=capabilities.eager)
     cost_model = cost_model_on(plan.cluster, capabilities.software)

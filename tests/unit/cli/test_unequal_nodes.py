@@ -94,3 +94,21 @@ def test_groups_are_pointed_at_too(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["plan", spec_of(tmp_path, text)])
     assert result.exit_code == ExitCode.BAD_INPUT
     assert ":6:" in result.stderr
+
+
+def test_what_is_not_searched_on_nodes_that_differ_is_said(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, MIXED.replace("PRECISION", "bf16"))
+    spared = RUNNER.invoke(app, ["plan", spec, "--spare", "1"])
+    assert spared.exit_code == ExitCode.BAD_INPUT
+    assert spared.stderr == (
+        "error: --spare 1: which node is lost matters where nodes differ, and is not searched.\n"
+        "Plan the cluster without the node by itself.\n"
+    )
+    chosen = RUNNER.invoke(app, ["plan", spec, "--set", "node_counts=[1, 2]"])
+    assert chosen.exit_code == ExitCode.BAD_INPUT
+    assert "the number of nodes cannot be chosen where nodes differ: which of them to take is not searched." in (
+        chosen.stderr
+    )
+    scheduled = RUNNER.invoke(app, ["plan", spec, "--schedules"])
+    assert scheduled.exit_code == ExitCode.OK
+    assert "Not priced: stages on nodes that differ are not priced under it." in scheduled.stdout
