@@ -19,11 +19,9 @@ def schedule_blocks(plan: Plan, *, every: bool = False) -> tuple[Block, ...]:
     if schedules is None:
         return ()
     if not schedules.priced:
-        reasons = sorted(set(schedules.left_out.values()))
         none = "No layout of this plan has a pipeline that another schedule could run."
-        return section(
-            TITLE, *(Line(f"  Not priced: {reason}.") for reason in reasons) if reasons else (Line(f"  {none}"),)
-        )
+        reasons = [f"Not priced: {reason}." for reason in sorted(set(schedules.left_out.values()))]
+        return section(TITLE, *(Line(f"  {text}") for text in reasons or (none,)))
     shown = list(schedules.priced) if every else _fastest_of_each(schedules)[:MOST_LINES]
     best = schedules.best
     if best is not None and best not in shown:

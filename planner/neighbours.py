@@ -41,10 +41,16 @@ def _neighbours(layout: Layout, scope: Scope) -> Iterator[Layout]:
     capabilities, has_experts = scope.capabilities, scope.graph.has_experts
     found: list[Layout] = []
     if capabilities.hybrid_sharding and layout.zero_stage and layout.secondary_shard == 1:
-        found += [replace(layout, state_replicas=groups) for groups in divisors(layout.dp * layout.cp)]
+        *fewer, _ = divisors(layout.dp * layout.cp)  # groups of one rank would shard nothing
+        found += [replace(layout, state_replicas=groups) for groups in fewer]
     if has_experts and "etp" not in scope.constraints.degrees and layout.rank_order == STAGES_OUTERMOST:
         found += [replace(layout, etp=etp) for etp in divisors(layout.stage_ranks // layout.ep)]
-    found = [neighbour for neighbour in found if not has_experts or neighbour.edp % neighbour.state_replicas == 0]
+    found = [
+        neighbour
+        for neighbour in found
+        if not has_experts
+        or (neighbour.edp % neighbour.state_replicas == 0 and neighbour.edp > neighbour.state_replicas)
+    ]
     for neighbour in found:
         if neighbour != layout and not broken_rules(_point(neighbour), scope):
             yield neighbour

@@ -101,9 +101,12 @@ def _with_replicas(plan: Plan, layout: Layout, dp: int) -> Degraded | str:
     """Return a layout with another number of replicas, which comes out even, priced, or why it cannot be."""
     alone = dp * layout.cp == 1
     overlap = Overlap(grad_reduce=False, param_gather=False, p2p=layout.overlap.p2p) if alone else layout.overlap
+    # States stay split over as many ranks in each group where these come out even, else over all.
+    group = layout.dp * layout.cp // layout.state_replicas
     fewer = replace(
         layout,
         dp=dp,
+        state_replicas=dp * layout.cp // group if dp * layout.cp % group == 0 else 1,
         num_microbatches=plan.request.workload.global_batch_size // (dp * layout.micro_batch_size),
         zero_stage=0 if alone else layout.zero_stage,
         overlap=overlap,
