@@ -39,6 +39,7 @@ from planner.report import (
     layout_settings,
     memory_by_rank,
     rank_places,
+    stage_recomputes_in_words,
     strides,
     telling_ranks,
     time_terms,
@@ -61,6 +62,8 @@ def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
     blocks += section("What limits it", *(Item(text) for text in limits(planned)))
     of_rank = " on the pipeline rank with most work" if planned.layout.pp > 1 else ""
     blocks += section(f"Where the time goes{of_rank}", *time_blocks(planned))
+    if planned.layout.recompute.is_per_layer:
+        blocks += section("Recompute of each stage", recompute_table(planned.layout))
     blocks += memory_blocks(planned.memory, limit_bytes=planned.rank_limits)
     if plan.model.has_experts:
         blocks += section("Ranks in both grids", *grid_blocks(planned.layout))
@@ -109,6 +112,18 @@ def time_blocks(planned: PlannedLayout) -> tuple[Block, ...]:
         ),
     )
     return (table, *sources.notes)
+
+
+def recompute_table(layout: Layout) -> Table:
+    """Return what is recomputed of the layers of each stage."""
+    words = stage_recomputes_in_words(layout)
+    return Table(
+        columns=columns(">stage", ">layers", "recompute"),
+        rows=tuple(
+            (str(index), str(stage.num_layers), said)
+            for index, (stage, said) in enumerate(zip(layout.stages, words, strict=True))
+        ),
+    )
 
 
 def grid_blocks(layout: Layout) -> tuple[Block, ...]:

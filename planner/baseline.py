@@ -47,6 +47,7 @@ def baseline_layout(pricer: Pricer, cluster: Cluster, *, unpinned: Points | None
     sharded_X = (points.zero_stage_X == optimizer_stage) | (replicas_X == 1)
     points = points.where(
         (points.recompute_layers_X == 0)
+        & ~np.array([choice.is_per_layer for choice in table.recomputes])[points.recompute_X]
         & (points.tp_X <= cluster.fast_domain_size)
         & ((points.sequence_parallel_X == 1) | (points.tp_X == 1) | (not table.capabilities.sequence_parallel))
         & (points.replicas_outermost_X == 0)

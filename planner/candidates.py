@@ -8,6 +8,7 @@ import numpy as np
 
 from planner.costs import Bounds, CostTable
 from planner.formulate import formulate, skeleton
+from planner.layer_choices import LayerChooser
 from planner.layout import Granularity, Layout, Recompute, stages_from_counts
 from planner.point_prices import PointPrices
 from planner.points import Points
@@ -54,7 +55,8 @@ class Candidate:
         step_seconds: Simulated time of one step.
         peak_memory_bytes: Largest phase of the heaviest rank.
         lower_bound_seconds: No split of the point takes less.
-        point: The layout without its split: equal for every split of one point.
+        point: The layout without its split: equal for every split of one point, or, where each layer has a recompute
+            choice of its own and all have the same, of the point with that one.
     """
 
     layout: Layout
@@ -64,10 +66,11 @@ class Candidate:
     point: Layout
 
     @property
-    def merit(self) -> tuple[float, int, int, int, int, int]:
+    def merit(self) -> tuple[float, int, int, int, int, int, bool]:
         """Return the sort key: time, then memory, then the simpler layout."""
         layout = self.layout
-        return (self.step_seconds, self.peak_memory_bytes, layout.pp, layout.vpp, layout.tp, layout.zero_stage)
+        simplicity = (layout.pp, layout.vpp, layout.tp, layout.zero_stage, layout.recompute.is_per_layer)
+        return (self.step_seconds, self.peak_memory_bytes, *simplicity)
 
 
 def layout_at(points: Points, index: int, table: CostTable) -> Layout:
@@ -154,7 +157,18 @@ class Pricer:
         return next(fitting, None)
 
     def _splits(self, prices: PointPrices, problem: Problem | None = None) -> Iterator[Layout]:
-        """Yield a point's best split by the surrogate, then the best of those that fit with every number rounded up."""
+        """Yield a point's best split by the surrogate, then the best of those that fit with every number rounded up.
+
+        Where each layer has a recompute choice of its own, they are the best under exact bytes; none, and no split.
+        """
+        splits = self._unchosen_splits(prices, problem)
+        if not prices.point.recompute.is_per_layer:
+            yield from splits
+            return
+        chooser = LayerChooser(prices, limit_bytes=self.limit_bytes)
+        yield from (chosen for split in splits if (chosen := chooser.chosen(split)) is not None)
+
+    def _unchosen_splits(self, prices: PointPrices, problem: Problem | None) -> Iterator[Layout]:
         point = prices.point
         if has_single_split(point):
             counts = interleaved_counts(self.table.model.num_layers, point.pp * point.vpp)
@@ -189,7 +203,7 @@ class Pricer:
         if not point.overlap.p2p:
             # Blocking: a rank waits for its neighbour before it between backward and forward, behind it otherwise.
             extra_R = extra_R + pairs_R * np.append(0.0, transfers) + (pairs_R - 1) * np.append(transfers, 0.0)
-        work = float(problem.seconds_LO.sum() + problem.fixed_seconds_S.sum())
+        work = float(problem.seconds_LO.min(axis=1).sum() + problem.fixed_seconds_S.sum())
         peaks = Peaks(problem=problem, own_weight_S=pairs_R.astype(np.float64), extra_seconds_S=extra_R)
         return LongestPath(constant_seconds=work + 2 * float(transfers.sum()), peaks=peaks)
 
@@ -223,7 +237,7 @@ class Pricer:
                     step_seconds=step_seconds,
                     peak_memory_bytes=peak_bytes,
                     lower_bound_seconds=bound_seconds,
-                    point=point,
+                    point=unplaced(split),
                 )
         return Rejected(fits=False, bound_seconds=math.inf if single else bound_seconds)
 
@@ -235,8 +249,16 @@ class Pricer:
             step_seconds=prices.step_seconds(layout),
             peak_memory_bytes=prices.peak_bytes(layout),
             lower_bound_seconds=lower_bound_seconds,
-            point=replace(layout, stages=stages_from_counts((0,) * len(layout.stages))),
+            point=unplaced(layout),
         )
+
+
+def unplaced(layout: Layout) -> Layout:
+    """Return the point that a layout whose layers are placed is a split of; see `Candidate.point`."""
+    recompute, choices = layout.recompute, set(layout.recompute.layers)
+    if choices:
+        recompute = choices.pop() if len(choices) == 1 else Recompute(granularity=Granularity.PER_LAYER)
+    return replace(layout, stages=stages_from_counts((0,) * len(layout.stages)), recompute=recompute)
 
 
 def has_single_split(layout: Layout) -> bool:

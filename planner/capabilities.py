@@ -53,6 +53,7 @@ class Capabilities:
         secondary_shard: A second copy of the weights, sharded in a smaller group.
         partial_recompute: Some layers of a stage recomputed whole, the others not.
         selective_recompute: Modules of a layer recomputed.
+        per_layer_recompute: What is recomputed is another thing from layer to layer.
         sharded_optimizers: Optimizers (by name) whose states can be sharded.
         low_precision_states: Optimizer states below fp32.
         vocab_divisor: The embedding table is padded to a multiple of this times tp; 1 pads to tp alone.
@@ -97,6 +98,7 @@ class Capabilities:
     secondary_shard: bool
     partial_recompute: bool
     selective_recompute: bool
+    per_layer_recompute: bool
     sharded_optimizers: frozenset[str]
     low_precision_states: bool
     vocab_divisor: int
@@ -146,6 +148,8 @@ MEGATRON = Capabilities(
     secondary_shard=False,
     partial_recompute=True,
     selective_recompute=True,
+    # `arguments.py`: --recompute-granularity and --recompute-modules are said once, for every layer.
+    per_layer_recompute=False,
     sharded_optimizers=frozenset({"adam"}),
     low_precision_states=True,
     vocab_divisor=128,
@@ -215,6 +219,7 @@ DEEPSPEED = Capabilities(
     # The program checkpoints every layer or none.
     partial_recompute=False,
     selective_recompute=False,
+    per_layer_recompute=False,
     # `runtime/zero/utils.py: ZERO_SUPPORTED_OPTIMIZERS`.
     sharded_optimizers=frozenset({"adam"}),
     # `bf16_optimizer_states` lowers the moments together with master weights and gradients only.
@@ -267,6 +272,7 @@ ANY = Capabilities(
     secondary_shard=True,
     partial_recompute=True,
     selective_recompute=True,
+    per_layer_recompute=True,
     sharded_optimizers=frozenset({"adam", "sgd"}),
     low_precision_states=True,
     vocab_divisor=128,

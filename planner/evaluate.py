@@ -26,7 +26,7 @@ from planner.communication import (
     transfer,
 )
 from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
-from planner.layout import Granularity, Stage
+from planner.layout import Granularity, Recompute, Stage
 from planner.memory import ASSUMED_SOURCES, memory_ledger, peak_memory_bytes
 from planner.node_costs import part_costs
 from planner.placement import PlacedModel
@@ -136,7 +136,7 @@ class _Evaluator:
         self.cost_model = cost_model
         self.costs = part_costs(placed.layout, cost_model)
         self.notes: dict[str, set[tuple[Source, str]]] = {}
-        self._layers: dict[tuple[int, bool], _LayerPrice] = {}
+        self._layers: dict[tuple[int, Recompute], _LayerPrice] = {}
 
     def on(self, cost_model: CostModel) -> "_Evaluator":
         """Return what prices another part of the layout, with the same notes."""
@@ -170,37 +170,39 @@ class _Evaluator:
         placed = self.placed
         recompute = placed.layout.recompute
         terms: defaultdict[str, float] = defaultdict(float)
-        layers: list[tuple[RankLayer, bool]] = []
+        nothing = Recompute(granularity=Granularity.NONE)
+        layers: list[tuple[RankLayer, Recompute]] = []
         if stage.has_embedding:
-            layers.append((placed.rank_model.embedding, False))
+            layers.append((placed.rank_model.embedding, nothing))
         for index, layer in enumerate(placed.rank_model.stage_layers(stage)):
-            partial = recompute.granularity is Granularity.FULL and recompute.num_layers is not None
-            recomputed = not partial or index < (recompute.num_layers or 0)
-            layers.append((layer, recomputed))
+            if recompute.num_layers is None:
+                own = recompute.of_layer(stage.first_layer + index)
+            else:
+                own = Recompute(granularity=Granularity.FULL) if index < recompute.num_layers else nothing
+            layers.append((layer, own))
         if stage.has_head:
-            layers.append((placed.rank_model.head, False))
+            layers.append((placed.rank_model.head, nothing))
         forward = backward = 0.0
-        for layer, recomputed in layers:
-            price = self._layer(layer, recomputed=recomputed)
+        for layer, own in layers:
+            price = self._layer(layer, own)
             forward += price.forward_seconds
             backward += price.backward_seconds
             for term, seconds in price.terms.items():
                 terms[term] += seconds
         return self._with_data_parallel(stage, terms, forward, backward)
 
-    def _layer(self, layer: RankLayer, *, recomputed: bool) -> _LayerPrice:
+    def _layer(self, layer: RankLayer, recompute: Recompute) -> _LayerPrice:
         """Return the price of one layer; the same object again is looked up."""
-        key = (id(layer), recomputed)
+        key = (id(layer), recompute)
         found = self._layers.get(key)
         if found is None:
             terms: defaultdict[str, float] = defaultdict(float)
-            again = layer.recomputed_steps(self.placed.layout.recompute) if recomputed else ()
+            again = layer.recomputed_steps(recompute)
             kernels = self.steps(layer.forward, terms)
             forward = self._launched(launches_seconds(layer.forward, self.cost_model), kernels, terms)
             kernels = self.steps(layer.backward, terms) + self.steps(again, terms, term=RECOMPUTATION)
             host = launches_seconds((*layer.backward, *again), self.cost_model)
-            if recomputed:
-                host += restart_seconds(layer.num_regions(self.placed.layout.recompute), self.cost_model)
+            host += restart_seconds(layer.num_regions(recompute), self.cost_model)
             backward = self._launched(host, kernels, terms)
             found = _LayerPrice(terms=terms, forward_seconds=forward, backward_seconds=backward)
             self._layers[key] = found

@@ -1,10 +1,11 @@
 """One point of the space as a chain partition problem, and the solution as a layout.
 
-Every block keeps the point's recompute choice, so a layer has one option. Where n layers of each stage are recomputed
-whole, a stage holds at least n, pays for n and has that much more room. The problem carries each rank's capacity, for
-the surrogate `(m - 1) max + sum`. Sums of rounded bytes are not the rounded bytes of sums, so there are two problems:
-in the careful one, demand rounded up, every choice fits by exact bytes; in the generous one, demand rounded down, no
-split that fits is missing, so its optimum is a bound. Interleaved stages are even and need no solver.
+A layer has one option, the point's recompute choice, or, where each layer has a choice of its own, all of them. Where
+n layers of each stage are recomputed whole, a stage holds at least n, pays for n and has that much more room. The
+problem carries each rank's capacity, for the surrogate `(m - 1) max + sum`. Sums of rounded bytes are not the rounded
+bytes of sums, so there are two problems: in the careful one, demand rounded up, every choice fits by exact bytes; in
+the generous one, demand rounded down, no split that fits is missing, so its optimum is a bound. Interleaved stages are
+even and need no solver.
 """
 
 import math
@@ -17,6 +18,7 @@ from planner.communication import shard_ranks
 from planner.layout import (
     REPLICAS_OUTERMOST,
     STAGES_OUTERMOST,
+    Granularity,
     Layout,
     Overlap,
     Recompute,
@@ -114,9 +116,10 @@ def formulate(  # noqa: PLR0913 - the parts of a point
     """
     choice = costs.choice_of(layout.recompute)
     partial = layout.recompute.num_layers or 0
+    choices = costs.layer_choices if layout.recompute.is_per_layer else (choice,)
     kind_L = costs.rank_model.chain.kinds
     num_stages = layout.pp
-    seconds_D = [block.forward_seconds + block.backward_seconds_R[choice] for block in costs.blocks_D]
+    seconds_DO = [[block.forward_seconds + block.backward_seconds_R[of] for of in choices] for block in costs.blocks_D]
     ends_S = np.full(num_stages, partial * costs.whole_layer_seconds)
     ends_S[0] += costs.embedding.forward_seconds + costs.embedding.backward_seconds_R[choice]
     ends_S[-1] += costs.head.forward_seconds + costs.head.backward_seconds_R[choice]
@@ -132,17 +135,17 @@ def formulate(  # noqa: PLR0913 - the parts of a point
     )
     layers = costs.rank_model.layers
     static_D = [demand.layer_static(layer) for layer in layers]
-    kept = costs.recomputes[choice]
-    activation_D = [demand.padded(layer.saved_bytes(kept)) for layer in layers]
+    kept_O = [costs.recomputes[of] for of in choices]
+    activation_DO = [[demand.padded(layer.saved_bytes(kept)) for kept in kept_O] for layer in layers]
     # What the layers that are recomputed whole do not keep.
     freed = demand.freed(partial * costs.whole_layer_bytes)
     capacity_S = [limit_bytes + generous + count * freed for count in in_flight_S]
     return Problem(
         bottleneck_weight=micro - 1,
         total_weight=1,
-        seconds_LO=np.array([[seconds_D[kind]] for kind in kind_L]),
-        static_bytes_LO=np.array([[static_D[kind]] for kind in kind_L], dtype=np.int64),
-        activation_bytes_LO=np.array([[activation_D[kind]] for kind in kind_L], dtype=np.int64),
+        seconds_LO=np.array([seconds_DO[kind] for kind in kind_L]),
+        static_bytes_LO=np.array([[static_D[kind]] * len(choices) for kind in kind_L], dtype=np.int64),
+        activation_bytes_LO=np.array([activation_DO[kind] for kind in kind_L], dtype=np.int64),
         fixed_seconds_S=ends_S,
         fixed_bytes_S=np.array(demand.fixed_S(), dtype=np.int64),
         in_flight_S=np.array(in_flight_S, dtype=np.int64),
@@ -239,15 +242,19 @@ class _Demand:
     def fixed_S(self) -> list[int]:
         """Return what each stage holds whatever its layers.
 
-        Where blocks differ, the largest working set counts on every stage (generous: the smallest).
+        Where blocks differ, the largest working set counts on every stage (generous: the smallest); where each layer
+        has a choice of its own, that of one recomputed whole (generous: of one that keeps everything).
         """
         layout, rank_model = self.layout, self.rank_model
         layers = rank_model.layers
         extreme = min if self.generous else max
         # Where a part of a stage is recomputed, the rest has freed more by then (unless there is no rest).
         partial = layout.recompute.num_layers is not None
+        again = layout.recompute
+        if layout.recompute.is_per_layer:
+            again = Recompute(granularity=Granularity.NONE if self.generous else Granularity.FULL)
         working = extreme(
-            (0 if partial else layer.all_saved_bytes - layer.saved_bytes(layout.recompute)) + layer.transient_bytes
+            (0 if partial else layer.all_saved_bytes - layer.saved_bytes(again)) + layer.transient_bytes
             for layer in layers
         )
         always = CONTEXT_BYTES + WORKSPACE_BYTES + communicator_bytes(layout, self.model)

@@ -140,6 +140,8 @@ def prepare(model: ModelSpec, cluster: Cluster, request: PlanRequest, *, price_o
     """
     _require_expressible(model, cluster, request)
     capabilities = CAPABILITIES[request.target]
+    if cluster.unequal is not None:  # layers are placed on nodes that differ with one recompute choice for all
+        capabilities = replace(capabilities, per_layer_recompute=False)
     workload = request.workload
     graph = build_graph(model, workload, eager=capabilities.eager)
     cost_model = price_on(cluster, capabilities.software)

@@ -29,6 +29,7 @@ class Granularity(StrEnum):
     NONE = "none"
     SELECTIVE = "selective"
     FULL = "full"
+    PER_LAYER = "per-layer"
 
 
 class Schedule(StrEnum):
@@ -60,11 +61,13 @@ class Recompute:
         granularity: None, the named modules, or whole layers.
         modules: With selective: the modules whose inner tensors are dropped, by the names of `planner.graph.Module`.
         num_layers: With full: layers of each virtual stage that are recomputed, from its first; None means all.
+        layers: With per-layer: what is recomputed of each decoder layer, in order; empty while layers are not placed.
     """
 
     granularity: Granularity
     modules: tuple[str, ...] = ()
     num_layers: int | None = None
+    layers: "tuple[Recompute, ...]" = ()
 
     def __post_init__(self) -> None:
         """Check that the parts belong to the granularity."""
@@ -72,6 +75,20 @@ class Recompute:
             raise ValueError("modules are named exactly with selective recompute")
         if self.num_layers is not None and self.granularity is not Granularity.FULL:
             raise ValueError("num_layers belongs to full recompute")
+        if self.layers and self.granularity is not Granularity.PER_LAYER:
+            raise ValueError("layers are named one by one with per-layer recompute only")
+        if any(layer.is_per_layer or layer.num_layers is not None for layer in self.layers):
+            raise ValueError("a layer is recomputed whole, in modules, or not at all")
+
+    @property
+    def is_per_layer(self) -> bool:
+        """Return whether each layer has a choice of its own."""
+        return self.granularity is Granularity.PER_LAYER
+
+    def of_layer(self, index: int) -> "Recompute":
+        """Return what is recomputed of one decoder layer of the model, where stages do not decide it."""
+        assert self.num_layers is None, "which layers are recomputed follows from the stages"
+        return self.layers[index] if self.is_per_layer else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

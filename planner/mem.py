@@ -97,6 +97,11 @@ def memory_table(
     if error is not None:
         raise error
     _require_sizes(workload, degrees)
+    if degrees.recompute is Granularity.PER_LAYER:
+        raise InputError(
+            "What is recomputed of each layer is a choice of the search.",
+            hint="Give none, selective or full; `shardwright plan` with `target: any` searches the rest.",
+        )
     graph = build_graph(model, workload)
     _require_legal(model, graph, workload, degrees)
     unplaced = skeleton(

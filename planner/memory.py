@@ -58,6 +58,7 @@ FIXED_SEGMENTS_SOURCE = (
     " Megatron-LM runs together"
 )
 FOREACH_SOURCE = "square roots of the second moments, of all parameters at once (torch.optim's foreach update)"
+FRAGMENTATION = "fragmentation"
 ADAM_MOMENTS = 2
 ZERO_WEIGHTS = 3  # the zero_stage that splits weights
 VISION_SOURCE = "16-bit parameters of the vision tower, taken as frozen, beside the embedding; its work is not priced"
@@ -71,6 +72,10 @@ def chunk_activation_bytes(placed: PlacedModel, stage: Stage) -> int:
     """Return what one virtual stage keeps of one micro-batch, the head's tensors (never two at once) left out."""
     recompute, rank_model = placed.layout.recompute, placed.rank_model
     total = rank_model.embedding.all_saved_bytes if stage.has_embedding else 0
+    if recompute.is_per_layer:
+        for index, layer in enumerate(rank_model.stage_layers(stage), start=stage.first_layer):
+            total += layer.saved_bytes(recompute.of_layer(index))
+        return total
     if recompute.num_layers is None:
         return total + sum(layer.saved_bytes(recompute) * count for layer, count in rank_model.stage_counts(stage))
     for index, layer in enumerate(rank_model.stage_layers(stage)):
@@ -81,11 +86,21 @@ def chunk_activation_bytes(placed: PlacedModel, stage: Stage) -> int:
 def _working_set_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
     """Return the most that one layer's backward needs beside what is kept: recomputed tensors and gradients.
 
-    Where only the first layers of a stage are recomputed, the others have freed at least as much by then.
+    Where only the first layers of a stage are recomputed, the others have freed at least as much by then. Where each
+    layer has a choice of its own, what the layers behind it have freed is what they kept.
     """
     recompute = placed.layout.recompute
     largest = 0
     for stage in placed.layout.chunks(pipeline_rank):
+        if recompute.is_per_layer:
+            freed = 0
+            layers = enumerate(placed.rank_model.stage_layers(stage), start=stage.first_layer)
+            for index, layer in reversed(tuple(layers)):
+                kept = layer.saved_bytes(recompute.of_layer(index))
+                again = max(layer.all_saved_bytes - kept - freed, 0)
+                largest = max(largest, again + layer.transient_bytes)
+                freed += kept
+            continue
         freed_before = recompute.num_layers is not None and stage.num_layers > recompute.num_layers
         for layer, _ in placed.rank_model.stage_counts(stage):
             again = 0 if freed_before else layer.all_saved_bytes - layer.saved_bytes(recompute)
@@ -163,16 +178,44 @@ def placed_peak_bytes(placed: PlacedModel) -> int:
     """
     layout = placed.layout
     peaks = _peaks_of_stages(placed)
-    distinct: dict[tuple[int, bool, bool, tuple[StageContents, ...]], int] = {}
+    distinct: dict[tuple[int, int, bool, bool, tuple[StageContents, ...]], int] = {}
     for pipeline_rank, activation_bytes in enumerate(peaks):
         contents = tuple(placed.rank_model.contents(stage) for stage in layout.chunks(pipeline_rank))
-        key = (activation_bytes, pipeline_rank == 0, pipeline_rank == layout.pp - 1, contents)
+        working = _working_set_bytes(placed, pipeline_rank) if layout.recompute.is_per_layer else 0
+        key = (activation_bytes, working, pipeline_rank == 0, pipeline_rank == layout.pp - 1, contents)
         distinct.setdefault(key, pipeline_rank)
     return max(
         sum(term.num_bytes for term in terms)
         for pipeline_rank in distinct.values()
         for _, terms in _phases(placed, pipeline_rank, peaks[pipeline_rank], PLANNED)
     )
+
+
+def room_bytes(placed: PlacedModel, pipeline_rank: int, *, limit_bytes: int) -> int:
+    """Return the most that saved tensors, and temporaries or the loss beside them, may take of one pipeline rank.
+
+    Args:
+        placed: A layout that recomputes nothing.
+        pipeline_rank: The rank; what it needs at other times must fit by itself.
+        limit_bytes: What each GPU may use.
+    """
+    phases = dict(_phases(placed, pipeline_rank, 0, PLANNED))
+    terms = phases[Phase.FORWARD_BACKWARD]
+    lost = next(term.num_bytes for term in terms if term.name == FRAGMENTATION)
+    total = sum(term.num_bytes for term in terms) - lost
+    dynamic = sum(term.num_bytes for term in _dynamic_terms(placed, pipeline_rank, 0, PLANNED)) - lost
+    has_head = any(stage.has_head for stage in placed.layout.chunks(pipeline_rank))
+    beside = max(_working_set_bytes(placed, pipeline_rank), _loss_bytes(placed, PLANNED) if has_head else 0)
+
+    def needed(more: int) -> int:
+        return total + more + round((dynamic + more) * FRAGMENTATION_FRACTION)
+
+    more = math.floor((limit_bytes - total - dynamic * FRAGMENTATION_FRACTION) / (1.0 + FRAGMENTATION_FRACTION))
+    while needed(more) > limit_bytes:
+        more -= 1
+    while needed(more + 1) <= limit_bytes:
+        more += 1
+    return more + beside
 
 
 def _peaks_of_stages(placed: PlacedModel) -> tuple[int, ...]:
@@ -423,7 +466,7 @@ def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: in
     if habits.fixed_segments:
         fraction, source = FIXED_SEGMENTS_FRACTION, FIXED_SEGMENTS_SOURCE
     lost = round(sum(term.num_bytes for term in terms) * fraction)
-    terms.append(_Term(name="fragmentation", num_bytes=lost, source=source))
+    terms.append(_Term(name=FRAGMENTATION, num_bytes=lost, source=source))
     return terms
 
 

@@ -2,6 +2,10 @@
 
 Axes: X points, S shapes, D distinct blocks, R recompute choices. Demand is rounded down and limits up, so that only
 what cannot be is ruled out.
+
+Where each layer has a recompute choice of its own, it counts as recomputed whole. That needs least at every moment of
+a stage with k >= 1 micro-batches in flight: a layer that keeps s of its t bytes adds k s to what is held, and
+max(t - s - freed, 0) while it is run again, of which the sum never falls with s or with what was freed before.
 """
 
 from collections.abc import Sequence
@@ -31,6 +35,7 @@ class Shape(Protocol):
     """One shape's share of the model."""
 
     counts_D: tuple[int, ...]
+    recomputes: tuple[Recompute, ...]
 
     @property
     def memory_facts(self) -> FloatArray:
@@ -158,6 +163,8 @@ class MemoryNeed:
         bytes_KX = np.stack([*grids[0], *grids[1]])
         facts_KX = np.stack([shape.memory_facts for shape in self._shapes]).T[:, self._shape_X]
         saved_SDR = np.stack([shape.saved_bytes_DR for shape in self._shapes])
+        per_layer_R = np.array([choice.is_per_layer for choice in self._shapes[0].recomputes])
+        self._per_layer_X = per_layer_R[points.recompute_X]
 
         def states_X(four_KX: FloatArray) -> FloatArray:
             """Return the bytes of weights, gradients and states of four kinds of elements."""
@@ -334,7 +341,9 @@ class MemoryNeed:
                 need_X += held_C.sum() * static_X + (held_C @ flights_CX) * saved_X
             need_X -= flights_CX.sum(axis=0) * self.freed_X
             held_D = split.counts_RCD[rank].sum(axis=0)
-            working_X = np.maximum.reduce([self.working_DX[block] for block in np.nonzero(held_D)[0]])
+            of_layers_DX = np.stack([self.working_DX[block] for block in np.nonzero(held_D)[0]])
+            # Where layers differ, what a layer frees before it is counted; the last one of a stage has freed nothing.
+            working_X: FloatArray = np.where(self._per_layer_X, of_layers_DX.min(axis=0), of_layers_DX.max(axis=0))
             free_X = self._free_X(rank, limit_bytes, working_X) - self.unsharded.held_X(held_D)
             least_X = np.minimum(least_X, free_X / np.maximum(need_X, 1.0))
         return least_X

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 
 from planner.candidates import Candidate, PointBound, Pricer
+from planner.layer_choices import LayerChooser
 from planner.layout import REPLICAS_OUTERMOST, STAGES_OUTERMOST, Layout
 from planner.points import Points, Scope, point_of
 from planner.space import broken_rules, divisors
@@ -64,7 +65,9 @@ def _point(layout: Layout) -> Points:
 
 
 def _priced(pricer: Pricer, layout: Layout) -> Candidate:
-    """Return a layout with its price, and what no split of its point undercuts."""
+    """Return a layout with its price, and what no split of its point undercuts; layers may choose recompute anew."""
+    if layout.recompute.is_per_layer:
+        layout = LayerChooser(pricer.prices(layout), limit_bytes=pricer.limit_bytes).chosen(layout) or layout
     candidate = pricer.candidate(layout, lower_bound_seconds=0.0)
     point, step_seconds = candidate.point, candidate.step_seconds
     if layout.pp == 1:

@@ -4,8 +4,10 @@ Stage times come from the table, equal layers counted, not walked; `planner.eval
 point that hold the same are priced once.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 from planner.communication import (
     DataParallelTraffic,
@@ -19,13 +21,16 @@ from planner.communication import (
     transfer,
 )
 from planner.costs import CostTable
-from planner.layout import Layout, Stage
+from planner.layout import Layout, Recompute, Stage
 from planner.memory import placed_peak_bytes
 from planner.placement import PlacedModel, StageContents
 from planner.schedules.simulate import StageTimes
 from planner.schedules.span import span_seconds
 from planner.sharding import sharding_of
 from profiles.ops import Collective
+
+_Alike = tuple[int, int, int]
+"""A kind of layer, a recompute choice, and how many layers of a stage are of both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +66,7 @@ class PointPrices:
         self.point = point
         divisor = table.capabilities.vocab_divisor
         self.costs = table.shape(sharding_of(point, table.workload, vocab_divisor=divisor))
-        self._stages: dict[StageContents, StageSeconds] = {}
+        self._stages: dict[tuple[StageContents, tuple[_Alike, ...]], StageSeconds] = {}
         self._optimizers: dict[tuple[int, int], float] = {}
 
     def place(self, layout: Layout) -> PlacedModel:
@@ -107,11 +112,11 @@ class PointPrices:
 
     def stages(self, layout: Layout) -> list[StageSeconds]:
         """Return the times of every virtual stage of a split."""
-        return [self.stage_on(stage, index % layout.pp) for index, stage in enumerate(layout.stages)]
+        return [self.stage_on(stage, index % layout.pp, layout.recompute) for index, stage in enumerate(layout.stages)]
 
-    def stage_on(self, stage: Stage, _pipeline_rank: int) -> StageSeconds:
-        """Return the times of one virtual stage on a pipeline rank."""
-        return self.stage(stage)
+    def stage_on(self, stage: Stage, _pipeline_rank: int, recompute: Recompute | None = None) -> StageSeconds:
+        """Return the times of one virtual stage on a pipeline rank, under the point's recompute choice or another."""
+        return self.stage(stage, recompute)
 
     @cached_property
     def transfer_seconds_E(self) -> tuple[float, ...]:
@@ -147,21 +152,32 @@ class PointPrices:
         """Return what a pass on one pipeline rank loses for each second of a transfer beside it."""
         return self.table.cost_model.transfer_slowdown
 
-    def stage(self, stage: Stage) -> StageSeconds:
-        """Return the times of one virtual stage."""
+    def stage(self, stage: Stage, recompute: Recompute | None = None) -> StageSeconds:
+        """Return the times of one virtual stage, under the point's recompute choice or one that is given."""
         contents = self.costs.rank_model.contents(stage)
-        found = self._stages.get(contents)
+        alike = self._alike(stage, contents, recompute or self.point.recompute)
+        found = self._stages.get((contents, alike))
         if found is None:
-            found = self._stages[contents] = self._priced(stage, contents)
+            found = self._stages[contents, alike] = self._priced(stage, contents, alike)
         return found
 
-    def _priced(self, stage: Stage, contents: StageContents) -> StageSeconds:
+    def _alike(self, stage: Stage, contents: StageContents, recompute: Recompute) -> tuple[_Alike, ...]:
+        """Return how many layers of one virtual stage are of which kind and recomputed in which way."""
+        costs = self.costs
+        if not recompute.is_per_layer:
+            choice = costs.choice_of(recompute)
+            return tuple((kind, choice, count) for kind, count in enumerate(contents.counts_D) if count)
+        held = slice(stage.first_layer, stage.first_layer + stage.num_layers)
+        counted: Counter[tuple[int, int]] = Counter()
+        for (kind, own), run in groupby(zip(costs.rank_model.chain.kinds[held], recompute.layers[held], strict=True)):
+            counted[kind, costs.choice_of(own)] += len(tuple(run))
+        return tuple((kind, choice, count) for (kind, choice), count in sorted(counted.items()))
+
+    def _priced(self, stage: Stage, contents: StageContents, alike: tuple[_Alike, ...]) -> StageSeconds:
         costs, point = self.costs, self.point
         choice = costs.choice_of(point.recompute)
         forward = sum(n * block.forward_seconds for n, block in zip(contents.counts_D, costs.blocks_D, strict=True))
-        backward = sum(
-            n * block.backward_seconds_R[choice] for n, block in zip(contents.counts_D, costs.blocks_D, strict=True)
-        )
+        backward = sum(n * costs.blocks_D[kind].backward_seconds_R[of] for kind, of, n in alike)
         backward += min(point.recompute.num_layers or 0, stage.num_layers) * costs.whole_layer_seconds
         if stage.has_embedding:
             forward += costs.embedding.forward_seconds

@@ -23,7 +23,7 @@ from planner.communication import (
     transfer,
 )
 from planner.costs import SHARE_ROUNDING, Bounds, CostTable, FloatArray
-from planner.layout import Layout, Stage
+from planner.layout import Layout, Recompute, Stage
 from planner.memory import memory_ledger, memory_limit_bytes, peaks_of_ranks
 from planner.node_costs import (
     Hops,
@@ -154,9 +154,9 @@ class _OrderedPrices(PointPrices):
         peaks_R = peaks_of_ranks(memory_ledger(self.place(layout)))
         return max(peak + missing for peak, missing in zip(peaks_R, self.missing_bytes_R, strict=True))
 
-    def stage_on(self, stage: Stage, pipeline_rank: int) -> StageSeconds:
-        """Return the times of one virtual stage on a pipeline rank."""
-        return self.ranks[pipeline_rank].stage(stage)
+    def stage_on(self, stage: Stage, pipeline_rank: int, recompute: Recompute | None = None) -> StageSeconds:
+        """Return the times of one virtual stage on a pipeline rank, under the point's recompute choice or another."""
+        return self.ranks[pipeline_rank].stage(stage, recompute)
 
     @cached_property
     def transfer_seconds_E(self) -> tuple[float, ...]:

@@ -3,7 +3,7 @@
 Pure data for whoever prints it; nothing here measures or prices anything again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -278,8 +278,13 @@ def documents_in_words(documents: DocumentLengths) -> str:
 
 
 def recompute_in_words(recompute: Recompute) -> str:
-    """Return "none", "selective (core_attn)", "full" or "full for the first 2 layers of each stage"."""
+    """Return "none", "selective (core_attn)", "full", "full for the first 2 layers of each stage", or runs of layers.
+
+    Layer by layer: "full for layers 0-11, selective (mlp) for layers 12-30, none for the rest".
+    """
     match recompute.granularity:
+        case Granularity.PER_LAYER:
+            return _layers_in_words(recompute.layers, first_layer=0)
         case Granularity.NONE:
             return "none"
         case Granularity.SELECTIVE:
@@ -290,6 +295,45 @@ def recompute_in_words(recompute: Recompute) -> str:
             return "full for the first layer of each stage"
         case Granularity.FULL:
             return f"full for the first {recompute.num_layers} layers of each stage"
+
+
+def stage_recomputes_in_words(layout: Layout) -> tuple[str, ...]:
+    """Return what is recomputed of the decoder layers of each stage, where each layer has a choice of its own."""
+    return tuple(
+        _layers_in_words(
+            layout.recompute.layers[stage.first_layer : stage.first_layer + stage.num_layers],
+            first_layer=stage.first_layer,
+        )
+        for stage in layout.stages
+    )
+
+
+def _layers_in_words(choices: Sequence[Recompute], *, first_layer: int) -> str:
+    """Return which layers have which choice; the commonest one is that of the rest, or of all."""
+    of_choice: dict[Recompute, list[int]] = {}
+    for layer, choice in enumerate(choices, start=first_layer):
+        of_choice.setdefault(choice, []).append(layer)
+    if not of_choice:
+        return "no layers"
+    commonest = max(reversed(of_choice), key=lambda choice: len(of_choice[choice]))
+    parts = [
+        f"{recompute_in_words(choice)} for {_runs_in_words(layers)}"
+        for choice, layers in of_choice.items()
+        if choice != commonest
+    ]
+    return ", ".join([*parts, f"{recompute_in_words(commonest)} for {'the rest' if parts else 'each layer'}"])
+
+
+def _runs_in_words(layers: Sequence[int]) -> str:
+    """Return "layer 3", or "layers 0-3, 10 and 12-13"."""
+    ends = [
+        (run[0][1], run[-1][1])
+        for _, group in groupby(enumerate(layers), key=lambda entry: entry[1] - entry[0])
+        for run in (list(group),)
+    ]
+    words = [str(first) if first == last else f"{first}-{last}" for first, last in ends]
+    listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return f"{'layer' if len(layers) == 1 else 'layers'} {listed}"
 
 
 def overlap_in_words(overlap: Overlap) -> str:

@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.candidates import Candidate, PointBound, Pricer
-from planner.layout import Layout, Stage, stages_from_counts
+from planner.candidates import Candidate, PointBound, Pricer, unplaced
+from planner.layer_choices import LayerChooser
+from planner.layout import Granularity, Layout, Recompute, Stage, stages_from_counts
 from planner.point_prices import PointPrices
 from planner.schedules.bounds import ROUNDING
 from solvers.dp import least_sum
@@ -34,6 +35,9 @@ def settle(pricer: Pricer, point: Layout, *, bound: PointBound, best_seconds: fl
     On the longest path of a split lie the first forward passes of all stages and the last backward pass of the first
     one, with what data-parallel collectives add to them; the least that any split has of that counts for all.
 
+    Where each layer has a recompute choice of its own, a split is simulated with the fastest choice within exact bytes,
+    and its path counts the least within bytes rounded down.
+
     Args:
         pricer: Prices splits.
         point: A point with a plain pipeline.
@@ -57,10 +61,14 @@ def settle(pricer: Pricer, point: Layout, *, bound: PointBound, best_seconds: fl
         return Settled(bound_seconds=path.least_seconds() + least_extra * (1.0 - ROUNDING) + bound.tail_seconds)
     better: Candidate | None = None
     ceiling = best_seconds
+    chooser = LayerChooser(prices, limit_bytes=pricer.limit_bytes)
     for value, counts in splits:
         if value + least_extra >= limit(ceiling):
             break
-        split = replace(point, stages=stages_from_counts(counts))
+        placed = replace(point, stages=stages_from_counts(counts))
+        split = chooser.chosen(placed) if point.recompute.is_per_layer else placed
+        if split is None:
+            continue
         stages = prices.stages(split)
         extras = sum(stage.first_forward_extra for stage in stages) + stages[0].last_backward_extra
         if value + extras >= limit(ceiling):
@@ -73,13 +81,23 @@ def settle(pricer: Pricer, point: Layout, *, bound: PointBound, best_seconds: fl
             continue
         ceiling = seconds
         better = Candidate(
-            layout=split, step_seconds=seconds, peak_memory_bytes=peak_bytes, lower_bound_seconds=seconds, point=point
+            layout=split,
+            step_seconds=seconds,
+            peak_memory_bytes=peak_bytes,
+            lower_bound_seconds=seconds,
+            point=unplaced(split),
         )
     return Settled(bound_seconds=ceiling, better=better)
 
 
 def _extras_SJN(problem: Problem, prices: PointPrices) -> FloatArray:
-    """Return what data-parallel collectives add to the longest path if a stage holds the n layers before layer j."""
+    """Return what data-parallel collectives add to the longest path if a stage holds the n layers before layer j.
+
+    At least: the longer a backward pass, the less of a reduction is left behind it.
+    """
+    recompute = prices.point.recompute
+    if recompute.is_per_layer:
+        recompute = Recompute(granularity=Granularity.FULL)
     num_stages, num_layers = problem.num_stages, problem.num_layers
     extras_SJN = np.full((num_stages, num_layers + 1, num_layers + 1), np.inf)
     for end in range(num_layers + 1):
@@ -90,6 +108,6 @@ def _extras_SJN(problem: Problem, prices: PointPrices) -> FloatArray:
                 (slice(num_stages - 1, num_stages), False, True),
             ):
                 held = Stage(first_layer=end - count, num_layers=count, has_embedding=first, has_head=last)
-                seconds = prices.stage(held)
+                seconds = prices.stage(held, recompute)
                 extras_SJN[stages, end, count] = seconds.first_forward_extra + first * seconds.last_backward_extra
     return extras_SJN

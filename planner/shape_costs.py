@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.layer_fronts import Fronts, LayerOptions
 from planner.layout import Granularity, Recompute
 from planner.memory_bound import memory_facts
 from planner.placement import RankModel
@@ -45,6 +46,9 @@ class PartTable:
     def __init__(self, cost_model: CostModel, recomputes: tuple[Recompute, ...]) -> None:
         self.cost_model = cost_model
         self.recomputes = recomputes
+        # Where each layer has its own choice, it takes no less than without any recomputation.
+        least = Recompute(granularity=Granularity.NONE)
+        self._of_layers = tuple(least if choice.is_per_layer else choice for choice in recomputes)
         self._seconds: dict[RankLayer, FloatArray] = {}
         self._bytes: dict[RankLayer, FloatArray] = {}
 
@@ -63,7 +67,7 @@ class PartTable:
         passes[0] = rows[0]
         passes[1:] = rows[1] + rows[2:] * recomputed
         if recomputed:
-            regions = (layer.num_regions(choice) for choice in self.recomputes)
+            regions = (layer.num_regions(choice) for choice in self._of_layers)
             passes[1:, 1] += [restart_seconds(number, self.cost_model) for number in regions]
         seconds: FloatArray = passes.max(axis=1)
         return seconds
@@ -78,24 +82,28 @@ class PartTable:
                 (sum(kernels.values()), sum(launches.values())),
                 (steps_seconds(part.backward, self.cost_model), launches_seconds(part.backward, self.cost_model)),
             ]
-            for choice in self.recomputes:
+            for choice in self._of_layers:
                 again = part.recomputed_operators(choice)
                 rows.append((sum(map(kernels.__getitem__, again)), sum(map(launches.__getitem__, again))))
             found = self._seconds[part] = np.array(rows)
         return found
 
     def counts(self, layer: RankLayer) -> FloatArray:
-        """Return `RankLayer.counts` of a layer, and the bytes it keeps of a micro-batch under each choice."""
+        """Return `RankLayer.counts` of a layer, and the bytes it keeps of a micro-batch under each choice.
+
+        Where each layer has its own choice, it keeps no less than under the most frugal one.
+        """
         first, *rest = (self._counts_of_part(part) for part in layer.parts)
         total: FloatArray = sum(rest, first)
-        whole = [choice.granularity is Granularity.FULL for choice in self.recomputes]
-        total[-len(whole) :][whole] = layer.layer_input_bytes
+        kept_R = total[-len(self.recomputes) :]
+        kept_R[[choice.granularity is Granularity.FULL for choice in self.recomputes]] = layer.layer_input_bytes
+        kept_R[[choice.is_per_layer for choice in self.recomputes]] = kept_R.min()
         return total
 
     def _counts_of_part(self, part: RankLayer) -> FloatArray:
         found = self._bytes.get(part)
         if found is None:
-            kept = (part.saved_bytes(choice) for choice in self.recomputes)
+            kept = (part.saved_bytes(choice) for choice in self._of_layers)
             found = self._bytes[part] = np.array((*part.counts, *kept), dtype=np.float64)
         return found
 
@@ -159,7 +167,34 @@ class ShapeCosts:
         """Return the recompute choice of the layers that are not recomputed whole."""
         if recompute.num_layers is not None:
             recompute = Recompute(granularity=Granularity.NONE)
+        elif recompute.is_per_layer:
+            recompute = Recompute(granularity=Granularity.PER_LAYER)
         return self.recomputes.index(recompute)
+
+    @cached_property
+    def layer_choices(self) -> tuple[int, ...]:
+        """Return the recompute choices that a layer can have of its own."""
+        return tuple(index for index, choice in enumerate(self.recomputes) if not choice.is_per_layer)
+
+    @cached_property
+    def layer_options_D(self) -> tuple[LayerOptions, ...]:
+        """Return what each distinct block keeps and takes under each of `layer_choices`."""
+        choices = list(self.layer_choices)
+        kept_O = [self.recomputes[choice] for choice in choices]
+        return tuple(
+            LayerOptions(
+                seconds_O=self.layer_seconds_DR[kind, choices],
+                kept_bytes_O=np.array([layer.saved_bytes(kept) for kept in kept_O], dtype=np.int64),
+                all_saved_bytes=layer.all_saved_bytes,
+                transient_bytes=layer.transient_bytes,
+            )
+            for kind, layer in enumerate(self.rank_model.layers)
+        )
+
+    @cached_property
+    def layer_fronts(self) -> Fronts:
+        """Return the choices of layers that may be part of the fastest stage."""
+        return Fronts(self.layer_options_D)
 
     @cached_property
     def embedding(self) -> LayerSeconds:

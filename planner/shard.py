@@ -223,6 +223,7 @@ class RankLayer:
 
     def saved_bytes(self, recompute: Recompute) -> int:
         """Return the bytes that one micro-batch keeps under `recompute` (every layer recomputed if full)."""
+        assert not recompute.is_per_layer, "each layer has a choice of its own"
         if recompute.granularity is Granularity.FULL:
             return self.layer_input_bytes
         return self._kept_bytes(recompute.modules)
@@ -246,6 +247,7 @@ class RankLayer:
 
     def recomputed_operators(self, recompute: Recompute) -> tuple[RankOperator, ...]:
         """Return the operators whose forward pass backward runs again under `recompute`."""
+        assert not recompute.is_per_layer, "each layer has a choice of its own"
         if recompute.granularity is Granularity.FULL:
             return self.operators
         again = frozenset(recompute.modules)

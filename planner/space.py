@@ -7,7 +7,8 @@ Axis X: points. The space is the full product of
     micro_batch_size in divisors of global_batch_size / dp; sequence_parallel in {no, yes};
     rank order with the stages outermost, or the replicas (cp 1, edp equal to dp where experts are routed);
     zero_stage in {0, 1, 2, 3}, with hybrid sharding and secondary shards at the fast domain's size;
-    vpp 1, or such that interleaved stages come out even, or one of a few; every recompute choice.
+    vpp 1, or such that interleaved stages come out even, or one of a few; every recompute choice for all layers, and
+    with vpp 1 and zero_stage 2 at most one for each layer, which `planner.layer_choices` makes.
 
 Combinations that say the same thing twice (sequence parallelism with tp 1, sharding over one rank, another order of
 ranks in one fast domain) are not points;
@@ -41,6 +42,10 @@ RECOMPUTE_PINNED = "constraints: recompute"
 
 UNSIMULATED = "schedule longer than the simulator runs"
 """The one rule that rules out layouts which might be fine."""
+
+LARGEST_ZERO_BY_LAYER = 2
+"""With zero_stage 3 a backward pass hides two collectives: a step may end sooner where passes are longer, and no choice
+of a layer is best by its own time."""
 
 UNEVEN_VPP = (2, 4, 8)
 """Virtual stages of a rank that are searched although layers do not divide evenly over them; more bring little."""
@@ -135,7 +140,7 @@ def virtual_degrees(num_layers: int, pp: int) -> tuple[int, ...]:
 
 
 def recompute_choices(graph: ModelGraph, workload: TrainWorkload, capabilities: Capabilities) -> tuple[Recompute, ...]:
-    """Return the recompute choices worth searching, cheapest in time first; those with modules come as sets.
+    """Return the recompute choices worth searching, the most frugal one last; those with modules come as sets.
 
     Recomputing the attention core frees memory only when its scores are kept (an unfused kernel). Of the experts'
     activation and the whole feed-forward one choice is made; dense and expert layers are recomputed alike. Norms count
@@ -164,6 +169,8 @@ def recompute_choices(graph: ModelGraph, workload: TrainWorkload, capabilities: 
             for norm in norms
             if (modules := (*mixer, *norm, *forward))
         ]
+    if capabilities.per_layer_recompute:
+        choices.append(Recompute(granularity=Granularity.PER_LAYER))
     choices.append(Recompute(granularity=Granularity.FULL))
     return tuple(choices)
 
@@ -237,24 +244,25 @@ class _Inner:
         table = np.array([(way.zero_stage, way.state_replicas, way.secondary_shard) for way in shardings]).T
         return np.stack([vpp, micro, sequence_parallel, *table[:, which]])
 
-    def _recompute_columns(self, num_stages: int) -> IntArray:
+    def _recompute_columns(self, pp: int, vpp: int, zero_stage: int) -> IntArray:
         """Return the recompute choices of a number of virtual stages, a column each."""
-        partial = self.partial(num_stages=num_stages)
-        choices = [*range(len(self.recomputes)), *([0] * len(partial))]
-        return np.array([choices, [0] * len(self.recomputes) + list(partial)], dtype=np.int64)
+        partial = self.partial(num_stages=pp * vpp)
+        per_layer = vpp == 1 and zero_stage <= LARGEST_ZERO_BY_LAYER
+        whole = [index for index, choice in enumerate(self.recomputes) if per_layer or not choice.is_per_layer]
+        return np.array([whole + [0] * len(partial), [0] * len(whole) + list(partial)], dtype=np.int64)
 
-    def num_recomputes(self, num_stages: int) -> int:
+    def num_recomputes(self, pp: int, vpp: int, zero_stage: int) -> int:
         """Return how many recompute choices that makes."""
-        return int(self.recompute_columns(num_stages).shape[1])
+        return int(self.recompute_columns(pp, vpp, zero_stage).shape[1])
 
-    def _num_chains(self, pp: int) -> int:
+    def _num_chains(self, pp: int, zero_stage: int) -> int:
         """Return how many choices of virtual stages and recomputation there are."""
-        return sum(self.num_recomputes(pp * vpp) for vpp in virtual_degrees(self.scope.model.num_layers, pp))
+        return sum(self.num_recomputes(pp, vpp, zero_stage) for vpp in virtual_degrees(self.scope.model.num_layers, pp))
 
-    def num_allowed(self, num_stages: int) -> int:
+    def num_allowed(self, pp: int, vpp: int, zero_stage: int) -> int:
         """Return how many of them the user allows."""
         allowed = self.scope.constraints.recompute
-        choices, layers = self.recompute_columns(num_stages)
+        choices, layers = self.recompute_columns(pp, vpp, zero_stage)
         names = [
             Granularity.FULL if partial else self.recomputes[choice].granularity
             for choice, partial in zip(choices.tolist(), layers.tolist(), strict=True)
@@ -263,8 +271,9 @@ class _Inner:
 
     def num_points(self, tp: int, replicas: int, edp: int, dp: int, pp: int) -> int:
         """Return how many points a mesh is unrolled into."""
-        ways = len(self.shardings(tp=tp, replicas=replicas, edp=edp)) * len(self.micro_batches(dp)) * (1 + (tp > 1))
-        return ways * self.num_chains(pp)
+        shardings = self.shardings(tp=tp, replicas=replicas, edp=edp)
+        chains = sum(self.num_chains(pp, way.zero_stage) for way in shardings)
+        return chains * len(self.micro_batches(dp)) * (1 + (tp > 1))
 
 
 MayFit = Callable[[Points], BoolArray]
@@ -299,19 +308,19 @@ def enumerate_layouts(scope: Scope, *, may_fit: MayFit | None = None) -> Space:
     meshes = survivors(meshes, of_mesh_X, mesh_rules(meshes, scope))
     uses = _unrolled(meshes, [inner.uses(*key) for key in _mesh_keys(meshes).T.tolist()], _USE_COLUMNS)
     uses = replace(uses, num_microbatches_X=_num_microbatches_X(uses, scope.workload))
-    of_use_X = _of_distinct(np.stack([uses.pp_X * uses.vpp_X]), inner.num_recomputes)
+    of_use_X = _of_distinct(_recompute_keys(uses), inner.num_recomputes)
     uses = survivors(uses, of_use_X, use_rules(uses, scope))
     unfit = 0
     if may_fit is not None and len(uses):
         hopeless_X = ~_frugal_fits_X(uses, scope, inner, may_fit)
-        stages = np.stack([uses.pp_X * uses.vpp_X])[:, hopeless_X]
+        stages = _recompute_keys(uses)[:, hopeless_X]
         unfit = int(_of_distinct(stages, inner.num_allowed).sum())
         refused = int(_of_distinct(stages, inner.num_recomputes).sum()) - unfit
         if refused:
             pruned[RECOMPUTE_PINNED] = refused
         uses = uses.where(~hopeless_X)
-    stages_X = uses.pp_X * uses.vpp_X
-    points = _unrolled(uses, [inner.recompute_columns(stages) for stages in stages_X.tolist()], _RECOMPUTE_COLUMNS)
+    columns = [inner.recompute_columns(*key) for key in _recompute_keys(uses).T.tolist()]
+    points = _unrolled(uses, columns, _RECOMPUTE_COLUMNS)
     points = survivors(
         points, np.ones(len(points), dtype=np.int64), recompute_rules(points, scope.constraints, inner.recomputes)
     )
@@ -388,6 +397,11 @@ _RECOMPUTE_COLUMNS = ("recompute_X", "recompute_layers_X")
 def _mesh_keys(meshes: Points) -> IntArray:
     """Return what decides how meshes can be used: a column each."""
     return np.stack([meshes.tp_X, meshes.dp_X * meshes.cp_X, meshes.edp_X, meshes.dp_X, meshes.pp_X])
+
+
+def _recompute_keys(uses: Points) -> IntArray:
+    """Return what decides which recompute choices a use of a mesh has: a column each."""
+    return np.stack([uses.pp_X, uses.vpp_X, uses.zero_stage_X])
 
 
 def _of_distinct(keys: IntArray, value: Callable[..., int]) -> IntArray:

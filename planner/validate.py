@@ -60,7 +60,7 @@ def violations(
         *_fp8(layout, graph, workload),
         *_stages(layout, model),
         *_schedule(layout),
-        *_recompute(layout),
+        *_recompute(layout, model),
         *_overlap(layout),
         *_optimizer(layout, workload),
         *_target(layout, graph, request),
@@ -245,6 +245,7 @@ def _target(layout: Layout, graph: ModelGraph, request: PlanRequest) -> Iterator
         "secondary shards": layout.secondary_shard > 1 and not target.secondary_shard,
         "selective recompute": bool(layout.recompute.modules) and not target.selective_recompute,
         "partial recompute": layout.recompute.num_layers is not None and not target.partial_recompute,
+        "recompute that differs from layer to layer": layout.recompute.is_per_layer and not target.per_layer_recompute,
         "adapters with cp": workload.lora is not None and layout.cp > 1,
         f"zero_stage {zero} with adapters": workload.lora is not None and zero > target.zero_with_adapters,
         f"zero_stage {zero} with {workload.optimizer}": zero >= 1
@@ -291,12 +292,20 @@ def _schedule(layout: Layout) -> Iterator[Violation]:
         yield Violation(rule="schedule", message=f"{passes} passes, of which {LONGEST_SCHEDULE} are simulated")
 
 
-def _recompute(layout: Layout) -> Iterator[Violation]:
+def _recompute(layout: Layout, model: ModelSpec) -> Iterator[Violation]:
     recompute = layout.recompute
-    unknown = sorted(set(recompute.modules) - RECOMPUTABLE_MODULES)
+    named = set(recompute.modules).union(*(layer.modules for layer in recompute.layers))
+    unknown = sorted(named - RECOMPUTABLE_MODULES)
     if unknown:
         known = ", ".join(sorted(RECOMPUTABLE_MODULES))
         yield Violation(rule="recompute", message=f"recompute of {', '.join(unknown)}; only {known} are priced")
+    if recompute.is_per_layer and len(recompute.layers) != model.num_layers:
+        yield Violation(
+            rule="recompute",
+            message=f"per-layer recompute of {len(recompute.layers)} layers; the model has {model.num_layers}",
+        )
+    if recompute.is_per_layer and layout.vpp > 1:
+        yield Violation(rule="recompute", message=f"per-layer recompute with vpp {layout.vpp}; only 1 is priced")
     if recompute.granularity is Granularity.FULL and recompute.num_layers is not None:
         fewest = min(stage.num_layers for stage in layout.stages)
         if recompute.num_layers == 0:

@@ -253,7 +253,9 @@ def _insert(found: list[Candidate], candidate: Candidate) -> None:
     if same is not None:
         found.remove(same)
         better = min(same, candidate, key=lambda entry: entry.merit)
-        sharper = max(same.lower_bound_seconds, candidate.lower_bound_seconds)
+        sharper = better.lower_bound_seconds
+        if same.layout.recompute.is_per_layer == candidate.layout.recompute.is_per_layer:
+            sharper = max(same.lower_bound_seconds, candidate.lower_bound_seconds)
         candidate = replace(better, lower_bound_seconds=min(sharper, better.step_seconds))
     found.append(candidate)
     found.sort(key=lambda entry: entry.merit)

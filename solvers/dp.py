@@ -320,12 +320,28 @@ def _fill_tight(cost_JN: FloatArray, tight_JN: NDArray[np.bool_], tree: _FrontTr
     longest_from: dict[int, int] = {}
     for end, count in zip(end_JN.tolist(), count_JN.tolist(), strict=True):
         longest_from[end - count] = max(longest_from.get(end - count, 0), count)
-    for begin in sorted(longest_from):
-        node = 0
-        for count in range(1, longest_from[begin] + 1):
-            node = tree.child(node, begin + count - 1)
-            if tight_JN[begin + count, count]:
-                cost_JN[begin + count, count] = tree.fronts[node].seconds[-1]
+    kind_L = tree.problem.kind_L
+    walked: list[tuple[tuple[int, ...], FloatArray]] = []
+    for begin in sorted(longest_from, key=lambda begin: (-longest_from[begin], begin)):
+        kinds = kind_L[begin : begin + longest_from[begin]]
+        least_N = next((least_N for other, least_N in walked if other[: len(kinds)] == kinds), None)
+        if least_N is None:
+            least_N = _least_of_runs(begin, len(kinds), tree)
+            walked.append((kinds, least_N))
+        count_K = np.arange(1, len(kinds) + 1)
+        count_K = count_K[tight_JN[begin + count_K, count_K]]
+        cost_JN[begin + count_K, count_K] = least_N[count_K]
+
+
+def _least_of_runs(begin: int, longest: int, tree: _FrontTree) -> FloatArray:
+    """Return the least seconds of the layers from `begin` on, by how many there are; infinite where they do not fit."""
+    least_N = np.zeros(longest + 1)
+    node = 0
+    for count in range(1, longest + 1):
+        node = tree.child(node, begin + count - 1)
+        seconds = tree.fronts[node].seconds
+        least_N[count] = seconds[-1] if len(seconds) else np.inf
+    return least_N
 
 
 def _segment_sums_JN(values_L: NDArray[_Number], longest: int) -> NDArray[_Number]:

@@ -31,8 +31,9 @@ from planner.candidates import Pricer, layout_at
 from planner.capabilities import CAPABILITIES
 from planner.costs import CostTable
 from planner.layers import build_graph
-from planner.layout import Layout, stages_from_counts
+from planner.layout import Layout, Recompute, stages_from_counts
 from planner.placement import PlacedModel, place
+from planner.point_prices import PointPrices
 from planner.points import Scope
 from planner.request import Bounds, Constraints, Target
 from planner.space import enumerate_layouts, interleaved_counts
@@ -254,7 +255,8 @@ class SmallSpace:
         """Yield `layout` with its layers placed in every way that the search stands for.
 
         A stage between others holds at least one layer, and every stage as many as are recomputed whole; a stage at
-        either end of a plain pipeline may hold none. Interleaved stages come out even in one way.
+        either end of a plain pipeline may hold none. Interleaved stages come out even in one way. Where each layer has
+        a recompute choice of its own, `layer_choices` gives them some.
         """
         num_stages, partial = layout.pp * layout.vpp, layout.recompute.num_layers or 0
         counts_of_splits: Iterable[tuple[int, ...]] = splits_of(self.model.num_layers, num_stages)
@@ -262,9 +264,28 @@ class SmallSpace:
             even = interleaved_counts(self.model.num_layers, num_stages)
             assert even is not None
             counts_of_splits = [even]
+        recomputes = layer_choices(self.table, layout)
         for counts in counts_of_splits:
             if min(counts) >= partial:
-                yield replace(layout, stages=stages_from_counts(counts))
+                for recompute in recomputes:
+                    yield replace(layout, stages=stages_from_counts(counts), recompute=recompute)
+
+
+def layer_choices(table: CostTable, layout: Layout) -> tuple[Recompute, ...]:
+    """Return a layout's recompute choice as it is, or where each layer has its own, some ways to fill it.
+
+    All layers alike, all mixtures that go through the choices in turn, and the most frugal choice of each layer.
+    """
+    recompute = layout.recompute
+    if not recompute.is_per_layer:
+        return (recompute,)
+    choices = [choice for choice in table.recomputes if not choice.is_per_layer]
+    num_layers = table.model.num_layers
+    filled = [(choice,) * num_layers for choice in choices]
+    filled += [tuple(choices[(start + layer) % len(choices)] for layer in range(num_layers)) for start in range(3)]
+    whole = PointPrices(table, layout).costs.rank_model.stage_layers(stages_from_counts((num_layers,))[0])
+    filled.append(tuple(min(choices, key=layer.saved_bytes) for layer in whole))
+    return tuple(replace(recompute, layers=layers) for layers in dict.fromkeys(filled))
 
 
 def targets() -> st.SearchStrategy[Target]:
@@ -296,6 +317,7 @@ def points_of_small_spaces(draw: st.DrawFn) -> tuple[SmallSpace, int]:
         "state_replicas": points.state_replicas_X > 1,
         "secondary_shard": points.secondary_shard_X > 1,
         "recomputed layers": points.recompute_layers_X > 0,
+        "each layer": np.array([choice.is_per_layer for choice in space.table.recomputes])[points.recompute_X],
     }
     mask_X = rare[draw(st.sampled_from(sorted(name for name, mask_X in rare.items() if mask_X.any())))]
     return space, int(draw(st.sampled_from(np.flatnonzero(mask_X).tolist())))

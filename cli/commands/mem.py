@@ -1,6 +1,6 @@
 """`shardwright mem`: the memory of one layout, without any file."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -56,7 +56,9 @@ SequenceParallelOption = Annotated[
     bool,
     typer.Option("--sequence-parallel/--no-sequence-parallel", help="Split norms and residuals over tp, where tp > 1."),
 ]
-RecomputeOption = Annotated[Granularity, typer.Option("--recompute", help="How much is recomputed in backward.")]
+RecomputeOption = Annotated[
+    Literal["none", "selective", "full"], typer.Option("--recompute", help="How much is recomputed in backward.")
+]
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="What matrix multiplications run in.")]
 HeadroomOption = Annotated[
     float, typer.Option("--memory-headroom", min=0.0, max=0.9, help="Fraction of the GPU's memory left free.")
@@ -79,7 +81,7 @@ def mem(
     micro_batch_size: MicroBatchOption = 1,
     num_microbatches: MicrobatchesOption = None,
     sequence_parallel: SequenceParallelOption = True,
-    recompute: RecomputeOption = Granularity.NONE,
+    recompute: RecomputeOption = "none",
     precision: PrecisionOption = Precision.BF16,
     memory_headroom: HeadroomOption = DEFAULT_MEMORY_HEADROOM,
     format_: FormatOption = Format.TEXT,
@@ -105,7 +107,7 @@ def mem(
         zero_stage=zero_stage if dp * cp > 1 else 0,
         micro_batch_size=micro_batch_size,
         num_microbatches=pp if num_microbatches is None else num_microbatches,
-        recompute=recompute,
+        recompute=Granularity(recompute),
     )
     workload = TrainWorkload(
         seq_len=seq_len,

@@ -356,6 +356,11 @@ def _require_sharding(layout: Layout) -> None:
 
 def _require_recompute(layout: Layout) -> None:
     recompute = layout.recompute
+    if recompute.is_per_layer:
+        refuse(
+            "recompute that differs from layer to layer.",
+            "Recompute every layer or none of them.",
+        )
     if recompute.granularity is Granularity.SELECTIVE:
         refuse(
             f"recompute of {', '.join(recompute.modules)}: DeepSpeed's activation checkpointing takes whole layers.",

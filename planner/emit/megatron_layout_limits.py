@@ -145,6 +145,11 @@ def _require_adapters(layout: Layout, model: ModelSpec, parts: Parts) -> None:
 
 def _require_recompute(layout: Layout, parts: Parts, workload: TrainWorkload) -> None:
     recompute = layout.recompute
+    if recompute.is_per_layer:
+        refuse(
+            "recompute that differs from layer to layer.",
+            "Use one choice for all layers: Megatron-LM's recompute flags are said once.",
+        )
     if recompute.num_layers == 0:
         refuse("full recompute of 0 layers.", "Use recompute none.")
     if recompute.granularity is not Granularity.SELECTIVE:

@@ -17,7 +17,7 @@ MAX_TOKENS = 10**18
 DIMENSIONS = ("tp", "cp", "pp", "vpp", "dp", "ep", "etp", "zero_stage", "micro_batch_size", "num_microbatches")
 """Dimensions of a layout that can be pinned or bounded by numbers."""
 
-RECOMPUTE = ("none", "selective", "full")
+RECOMPUTE = ("none", "selective", "full", "per-layer")
 CONTEXT_KINDS = tuple(kind.value for kind in ContextKind)
 LORA_TARGETS = ("qkv", "proj", "fc1", "fc2")
 PEFT_TARGETS = {

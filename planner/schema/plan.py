@@ -17,12 +17,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import groupby
 
 from planner.choices import Degraded, Front, NodeChoice, Spare
 from planner.documents import Data, Document, Node
 from planner.documents.document import format_path
 from planner.errors import InputError
-from planner.layout import Layout
+from planner.layout import Layout, Recompute
 from planner.plan import SCHEMA_VERSION, Certainty, Infeasible, MemoryLine, Plan, PlannedLayout
 from planner.request import PlanRequest
 from planner.schema.plan_file import PlanFile
@@ -301,13 +302,28 @@ def _layout(layout: Layout) -> dict[str, Data]:
         "micro_batch_size": layout.micro_batch_size,
         "num_microbatches": layout.num_microbatches,
         "schedule": layout.schedule.value,
-        "recompute": _json(layout.recompute),
+        "recompute": _recompute(layout.recompute),
         "offload": None,
         "overlap": _json(layout.overlap),
         "rank_order": layout.rank_order,
         **({"node_order": list(layout.node_order)} if layout.node_order else {}),
         "stages": _json(layout.stages),
     }
+
+
+def _recompute(recompute: Recompute) -> dict[str, Data]:
+    """Return what is recomputed; `layers`, runs of layers with one choice, only where each layer has its own."""
+    said: dict[str, Data] = {
+        "granularity": recompute.granularity.value,
+        "modules": list(recompute.modules),
+        "num_layers": recompute.num_layers,
+    }
+    if recompute.is_per_layer:
+        said["layers"] = [
+            {"count": len(list(run)), "granularity": choice.granularity.value, "modules": list(choice.modules)}
+            for choice, run in groupby(recompute.layers)
+        ]
+    return said
 
 
 def _memory(lines: Sequence[MemoryLine]) -> tuple[dict[str, Data], dict[str, Data]]:

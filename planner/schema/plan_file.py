@@ -17,7 +17,7 @@ from planner.choices import (
     NodeVerdict,
     Spare,
 )
-from planner.layout import ContextKind, Layout, Overlap, Recompute, Schedule, Stage
+from planner.layout import ContextKind, Granularity, Layout, Overlap, Recompute, Schedule, Stage
 from planner.plan import (
     SCHEMA_VERSION,
     Certainty,
@@ -34,7 +34,7 @@ from planner.plan import (
     Status,
     TimeLine,
 )
-from planner.request import Objective, PlanRequest, Target
+from planner.request import MAX_DEGREE, Objective, PlanRequest, Target
 from planner.schema.field_types import DIMENSIONS
 from planner.schema.translate import complaint, shown
 from planner.specs import ModelSpec
@@ -64,6 +64,43 @@ class _Mapping(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class LayersFile(_Mapping):
+    """A run of decoder layers that are recomputed alike."""
+
+    count: Annotated[int, Field(ge=1, le=MAX_DEGREE)]
+    granularity: Granularity
+    modules: tuple[str, ...]
+
+
+class RecomputeFile(_Mapping):
+    """What is recomputed; `layers` is there only where each layer has a choice of its own."""
+
+    granularity: Granularity
+    modules: tuple[str, ...]
+    num_layers: int | None
+    layers: tuple[LayersFile, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_a_choice(self) -> "RecomputeFile":
+        self.to_recompute()
+        return self
+
+    @property
+    def named_layers(self) -> int:
+        """Return how many layers have a choice of their own."""
+        return sum(run.count for run in self.layers)
+
+    def to_recompute(self) -> Recompute:
+        """Return what is recomputed."""
+        runs = [(Recompute(granularity=run.granularity, modules=run.modules), run.count) for run in self.layers]
+        return Recompute(
+            granularity=self.granularity,
+            modules=self.modules,
+            num_layers=self.num_layers,
+            layers=tuple(choice for choice, count in runs for _ in range(count)),
+        )
+
+
 class LayoutFile(_Mapping):
     """One layout; `cp_kind` and `edp` follow from the rest."""
 
@@ -85,7 +122,7 @@ class LayoutFile(_Mapping):
     micro_batch_size: int
     num_microbatches: int
     schedule: Schedule
-    recompute: Recompute
+    recompute: RecomputeFile
     offload: None
     overlap: Overlap
     rank_order: str
@@ -95,6 +132,13 @@ class LayoutFile(_Mapping):
     @model_validator(mode="after")
     def _is_a_layout(self) -> "LayoutFile":
         layout = self.to_layout()
+        placed = sum(stage.num_layers for stage in self.stages)
+        if self.recompute.granularity is Granularity.PER_LAYER and self.recompute.named_layers != placed:
+            raise complaint(
+                f"`recompute` names {self.recompute.named_layers} layers, and the stages hold {placed}.",
+                "Plan again; a plan file is not edited by hand.",
+                field="recompute",
+            )
         for name, factors in (("cp_kind", ("cp", "ulysses")), ("edp", ("tp", "cp", "dp", "ep", "etp"))):
             stored, derived = getattr(self, name), getattr(layout, name)
             if stored != derived:
@@ -108,7 +152,8 @@ class LayoutFile(_Mapping):
 
     def to_layout(self) -> Layout:
         """Return the layout."""
-        return Layout(**{field.name: getattr(self, field.name) for field in fields(Layout)})
+        said = {field.name: getattr(self, field.name) for field in fields(Layout)}
+        return Layout(**{**said, "recompute": self.recompute.to_recompute()})
 
 
 class BandFile(_Mapping):

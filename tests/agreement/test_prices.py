@@ -25,6 +25,7 @@ from planner.workload import AttentionKernel, DocumentLengths, Packing, Precisio
 from profiles.analytic import AnalyticCostModel
 from tests.builders import two_node_cluster
 from tests.kinds import even_workload, handmade_models
+from tests.small_spaces import layer_choices
 
 NO_LIMIT_BYTES = 1 << 60
 PINNED = Constraints(degrees={name: Bounds(minimum=1) for name in ("tp", "cp", "etp")})
@@ -62,13 +63,19 @@ class PricedSpace:
         )
         self.pricer = Pricer(self.table, limit_bytes=NO_LIMIT_BYTES)
 
-    def layout(self, index: int) -> Layout:
-        """Return one point, its layers placed as evenly as they go."""
+    def layout(self, index: int, *, filled: int = 0) -> Layout:
+        """Return one point, its layers placed as evenly as they go.
+
+        Args:
+            index: Which point.
+            filled: Which of some ways to recompute each layer, where each has a choice of its own.
+        """
         layout = layout_at(self.points, index, self.table)
         layers, stages = self.model.num_layers, layout.pp * layout.vpp
         counts = interleaved_counts(layers, stages) if layout.vpp > 1 else even_counts(layers, stages)
         assert counts is not None
-        return replace(layout, stages=stages_from_counts(counts))
+        ways = layer_choices(self.table, layout)
+        return replace(layout, stages=stages_from_counts(counts), recompute=ways[filled % len(ways)])
 
 
 @cache
@@ -100,7 +107,7 @@ def test_the_searchs_price_and_peak_equal_the_independent_ones(space: PricedSpac
     assume(len(space.points) > 0)
     indices = st.lists(st.integers(0, len(space.points) - 1), min_size=4, max_size=POINTS_OF_EACH_SPACE, unique=True)
     for index in data.draw(indices):
-        layout = space.layout(index)
+        layout = space.layout(index, filled=data.draw(st.integers(0, 20)))
         placed = place(space.model, space.graph, layout, space.workload, space.capabilities)
         checked = evaluate(placed, AnalyticCostModel(two_node_cluster()))
         searched = space.pricer.prices(layout).step_seconds(layout)
@@ -117,7 +124,7 @@ def splits(draw: st.DrawFn) -> tuple[PricedSpace, int, Layout]:
     space = draw(spaces())
     assume(len(space.points) > 0)
     index = draw(st.integers(0, len(space.points) - 1))
-    layout = space.layout(index)
+    layout = space.layout(index, filled=draw(st.integers(0, 20)))
     if layout.pp == 1 or layout.vpp > 1:
         return space, index, layout
     fewest = layout.recompute.num_layers or 1
@@ -151,11 +158,15 @@ def test_no_bound_of_a_point_lies_above_a_split_of_it_that_just_fits(drawn: tupl
 def test_among_the_points_priced_every_dimension_is_used() -> None:
     seen: Counter[str] = Counter()
     for model in priced_models():
-        points = PricedSpace(model, even_workload(seq_len=1024), ANY).points
+        space = PricedSpace(model, even_workload(seq_len=1024), ANY)
+        points = space.points
         seen["cp"] += int((points.cp_X > 1).sum())
         seen["2D cp"] += int(((points.ulysses_X > 1) & (points.ulysses_X < points.cp_X)).sum())
         for name in ("tp", "pp", "vpp", "dp", "ep", "etp", "ulysses", "state_replicas", "secondary_shard"):
             seen[name] += int((getattr(points, f"{name}_X") > 1).sum())
+        seen["recompute of each layer"] += sum(
+            space.table.recomputes[choice].is_per_layer for choice in points.recompute_X.tolist()
+        )
         for stage in range(4):
             seen[f"zero_stage {stage}"] += int((points.zero_stage_X == stage).sum())
     assert min(seen.values()) > 0, seen

@@ -5,7 +5,7 @@ from dataclasses import replace
 from cli.render import Table, as_text, shown_columns
 from cli.render_explain import explanation_blocks, grid_blocks
 from cli.render_plan import header, layout_facts, others_blocks
-from planner.layout import Layout
+from planner.layout import Granularity, Layout, Recompute
 from planner.plan import Plan
 from planner.workload import DocumentLengths, Packing
 from tests.unit.cli.samples import sample_layout, sample_plan
@@ -103,3 +103,21 @@ def test_many_ranks_are_told_by_their_steps() -> None:
 def test_only_models_with_experts_have_two_grids_to_explain() -> None:
     assert "\nRanks in both grids\n" in as_text(explanation_blocks(expert_plan(), index=0))
     assert "grid" not in as_text(explanation_blocks(sample_plan(), index=0))
+
+
+RECOMPUTE = """
+Recompute of each stage
+  stage  layers  recompute
+      0       2  full for each layer
+      1       2  selective (mlp) for layer 2, none for the rest
+"""
+
+
+def test_recompute_layer_by_layer_is_explained_stage_by_stage() -> None:
+    plan = sample_plan()
+    none, full = (Recompute(granularity=granularity) for granularity in (Granularity.NONE, Granularity.FULL))
+    mlp = Recompute(granularity=Granularity.SELECTIVE, modules=("mlp",))
+    recompute = Recompute(granularity=Granularity.PER_LAYER, layers=(full, full, mlp, none))
+    best = replace(plan.best, layout=replace(sample_layout(), recompute=recompute))
+    assert RECOMPUTE in as_text(explanation_blocks(replace(plan, plans=(best, *plan.plans[1:])), index=0))
+    assert "Recompute of each stage" not in as_text(explanation_blocks(plan, index=0))

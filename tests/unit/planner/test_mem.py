@@ -97,6 +97,14 @@ def test_what_some_framework_cannot_run_is_laid_out_all_the_same() -> None:
     assert of_gradients[0] == 2 * of_gradients[1]
 
 
+def test_recompute_layer_by_layer_is_left_to_the_search() -> None:
+    with pytest.raises(InputError, match=r"^What is recomputed of each layer is a choice of the search\.") as caught:
+        memory_table(MODEL, H100, WORKLOAD, replace(DEGREES, recompute=Granularity.PER_LAYER), memory_headroom=0.0)
+    assert caught.value.hint == (
+        "Give none, selective or full; `shardwright plan` with `target: any` searches the rest."
+    )
+
+
 def test_both_grids_are_over_the_same_gpus() -> None:
     experts = load_bundled("qwen3-30b-a3b")
     legal = replace(DEGREES, tp=4, pp=2, dp=4, ep=16, num_microbatches=4)

@@ -226,6 +226,18 @@ LAYOUTS: Mapping[str, tuple[ModelSpec, Layout, str, str]] = {
         "full recompute of 2 layers of each stage.",
         "Recompute every layer or none of them.",
     ),
+    "each layer recomputed in its own way": (
+        LLAMA,
+        layout_with(
+            (4,),
+            recompute=Recompute(
+                granularity=Granularity.PER_LAYER,
+                layers=(Recompute(granularity=Granularity.FULL), *(Recompute(granularity=Granularity.NONE),) * 3),
+            ),
+        ),
+        "recompute that differs from layer to layer.",
+        "Recompute every layer or none of them.",
+    ),
     "more overlap than there is": (
         LLAMA,
         replace(layout_with((4,), dp=2), overlap=Overlap(grad_reduce=True, param_gather=True, p2p=False)),

@@ -185,6 +185,16 @@ def test_formats_without_a_flag_are_refused(changes: dict[str, object], message:
             "full recompute of 0 layers.",
         ),
         (
+            replace(
+                FLAT,
+                recompute=Recompute(
+                    granularity=Granularity.PER_LAYER,
+                    layers=(Recompute(granularity=Granularity.FULL), *(Recompute(granularity=Granularity.NONE),) * 31),
+                ),
+            ),
+            "recompute that differs from layer to layer.",
+        ),
+        (
             layout_of_degrees(layers=(32,), tp=1, dp=8, num_microbatches=16, sequence_parallel=True),
             "sequence_parallel with tp = 1 is switched off by Megatron.",
         ),
