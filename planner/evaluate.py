@@ -168,18 +168,12 @@ class _Evaluator:
     def stage(self, stage: Stage) -> StagePrice:
         """Return the price of one virtual stage."""
         placed = self.placed
-        recompute = placed.layout.recompute
         terms: defaultdict[str, float] = defaultdict(float)
         nothing = Recompute(granularity=Granularity.NONE)
         layers: list[tuple[RankLayer, Recompute]] = []
         if stage.has_embedding:
             layers.append((placed.rank_model.embedding, nothing))
-        for index, layer in enumerate(placed.rank_model.stage_layers(stage)):
-            if recompute.num_layers is None:
-                own = recompute.of_layer(stage.first_layer + index)
-            else:
-                own = Recompute(granularity=Granularity.FULL) if index < recompute.num_layers else nothing
-            layers.append((layer, own))
+        layers += zip(placed.rank_model.stage_layers(stage), placed.layout.layer_recomputes(stage), strict=True)
         if stage.has_head:
             layers.append((placed.rank_model.head, nothing))
         forward = backward = 0.0

@@ -234,6 +234,15 @@ class Layout:
         """Return how far apart a rank and its like in the next model replica are."""
         return self.tp * self.cp * (self.pp if self.rank_order == REPLICAS_OUTERMOST else 1)
 
+    def layer_recomputes(self, stage: Stage) -> tuple[Recompute, ...]:
+        """Return what is recomputed of each decoder layer of a virtual stage."""
+        recompute = self.recompute
+        if recompute.num_layers is None:
+            held = range(stage.first_layer, stage.first_layer + stage.num_layers)
+            return tuple(recompute.of_layer(layer) for layer in held)
+        whole, nothing = (Recompute(granularity=granularity) for granularity in (Granularity.FULL, Granularity.NONE))
+        return tuple(whole if index < recompute.num_layers else nothing for index in range(stage.num_layers))
+
     def first_global_rank(self, pipeline_rank: int) -> int:
         """Return the lowest global rank of one pipeline rank."""
         return pipeline_rank * self.stage_distance

@@ -17,11 +17,10 @@ again included, and the gradients of their outputs (Qi et al., arXiv 2401.10241,
 a GPT layer this gives; a test asserts it).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from planner.evaluate import stage_prices
-from planner.layout import Granularity, Layout, Stage
+from planner.layout import Recompute
 from planner.memory import chunk_activation_bytes
 from planner.placement import PlacedModel
 from planner.pricing import launches_seconds, restart_seconds, steps_seconds
@@ -61,13 +60,14 @@ def stage_passes(placed: PlacedModel, cost_model: CostModel) -> tuple[StagePasse
     Raises:
         profiles.errors.CoverageError: Something has no cost.
     """
-    splitter = _Splitter(placed.layout, cost_model)
+    splitter = _Splitter(cost_model)
     found: list[StagePasses] = []
     for stage, price in zip(placed.layout.stages, stage_prices(placed, cost_model), strict=True):
         whole = inputs = weights = 0.0
         kept = 0
-        for layer, recomputed in _layers(placed, stage):
-            split = splitter.split(layer, recomputed=recomputed)
+        layers = zip(placed.rank_model.stage_layers(stage), placed.layout.layer_recomputes(stage), strict=True)
+        for layer, recompute in layers:
+            split = splitter.split(layer, recompute)
             whole += split.whole_seconds
             inputs += split.input_seconds
             weights += split.weight_seconds
@@ -87,14 +87,6 @@ def stage_passes(placed: PlacedModel, cost_model: CostModel) -> tuple[StagePasse
     return tuple(found)
 
 
-def _layers(placed: PlacedModel, stage: Stage) -> Iterator[tuple[RankLayer, bool]]:
-    """Yield the decoder layers of a virtual stage, each with whether its backward pass runs something again."""
-    recompute = placed.layout.recompute
-    partial = recompute.granularity is Granularity.FULL and recompute.num_layers is not None
-    for index, layer in enumerate(placed.rank_model.stage_layers(stage)):
-        yield layer, not partial or index < (recompute.num_layers or 0)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Split:
     """The backward pass of one layer: whole, and its parts alone."""
@@ -108,24 +100,21 @@ class _Splitter:
     """Prices the parts of layers, each once.
 
     Args:
-        layout: What is recomputed.
         cost_model: Prices operations.
     """
 
-    def __init__(self, layout: Layout, cost_model: CostModel) -> None:
-        self._layout = layout
+    def __init__(self, cost_model: CostModel) -> None:
         self._cost_model = cost_model
-        self._found: dict[tuple[int, bool], _Split] = {}
+        self._found: dict[tuple[int, Recompute], _Split] = {}
 
-    def split(self, layer: RankLayer, *, recomputed: bool) -> _Split:
+    def split(self, layer: RankLayer, recompute: Recompute) -> _Split:
         """Return the parts of one layer's backward pass; the same object again is looked up."""
-        key = (id(layer), recomputed)
+        key = (id(layer), recompute)
         found = self._found.get(key)
         if found is None:
-            recompute = self._layout.recompute
             inputs, weights = split_backward(layer.backward)
-            again = layer.recomputed_steps(recompute) if recomputed else ()
-            restarts = restart_seconds(layer.num_regions(recompute), self._cost_model) if recomputed else 0.0
+            again = layer.recomputed_steps(recompute)
+            restarts = restart_seconds(layer.num_regions(recompute), self._cost_model)
             found = self._found[key] = _Split(
                 whole_seconds=self._seconds(layer.backward, again, restarts),
                 input_seconds=self._seconds(inputs, again, restarts),
