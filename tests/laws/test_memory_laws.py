@@ -95,6 +95,8 @@ def test_recomputing_never_keeps_more_and_never_takes_less_time(placed: tuple[Sm
     cost_model = space.table.cost_model
     for layer in space.place(layout).rank_model.layers:
         for choice in recompute_choices(space.graph, space.workload, space.capabilities):
+            if choice.is_per_layer:
+                continue
             runs_again = bool(layer.recomputed_operators(choice))
             assert layer.saved_bytes(choice) <= layer.all_saved_bytes
             again = price_steps(layer.recomputed_steps(choice), cost_model).total_seconds
