@@ -1,0 +1,1 @@
+"""Programs that measure the search and hold it against independent counts, exhaustive search and random layouts."""

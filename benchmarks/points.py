@@ -1,0 +1,463 @@
+"""The points that the search says it searches, stated a second time: plain Python, loops over divisors, one at a time.
+
+Nothing of `planner.space` and `planner.space_rules` is used, so that two counts and two sets of points can be compared.
+The rules are stated from the README, the docstring of `planner.space` and the sources that the capabilities name:
+
+    tp cp pp dp = the GPUs; ulysses divides cp; with routed experts ep etp divides tp cp dp
+    tp within the fast domain and at most 16; etp 1 or tp; with cp above 1 at least 2,048 tokens of a sequence on a rank
+    a ring around ulysses groups that stay in the fast domain
+    what heads, groups, widths and experts divide; what the target cannot run
+
+What is not stated here is refused by name (`NotStated`): fp8 recipes, packed documents, pins, other targets. Nothing is
+known of memory here: a legal point may be too large for the cluster.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+
+from planner.blocks import (
+    Block,
+    DenseFeedForward,
+    LatentAttention,
+    LinearAttention,
+    MixtureOfExperts,
+    SelfAttention,
+    StateSpace,
+)
+from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
+from planner.request import Constraints, PlanRequest, Target
+from planner.specs import ModelSpec
+from planner.workload import AttentionKernel, DType, Optimizer, TrainWorkload
+from profiles.hardware import Cluster
+
+LONGEST_SCHEDULE = 1_000_000
+"""Passes over all pipeline ranks that are simulated."""
+
+PARTIAL_LAYERS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""Layers of each virtual stage that are recomputed while the others keep everything."""
+
+
+class NotStated(Exception):  # noqa: N818 - it says what it is
+    """The rules of this run are not stated here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What is planned."""
+
+    model: ModelSpec
+    cluster: Cluster
+    request: PlanRequest
+
+    @property
+    def workload(self) -> TrainWorkload:
+        """Return the training run."""
+        return self.request.workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mesh:
+    """How the GPUs are cut into the two grids."""
+
+    tp: int
+    cp: int
+    ulysses: int
+    pp: int
+    dp: int
+    ep: int
+    etp: int
+
+    @property
+    def edp(self) -> int:
+        """Return the ranks that hold the same routed experts."""
+        return self.tp * self.cp * self.dp // (self.ep * self.etp)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """How a mesh is used, but for what is recomputed."""
+
+    vpp: int
+    micro_batch_size: int
+    sequence_parallel: bool
+    zero_stage: int
+    state_replicas: int
+    secondary_shard: int
+
+
+def require_stated(run: Run) -> None:
+    """Raise `NotStated` for a run whose rules are not stated here."""
+    workload = run.workload
+    blocks = [*run.model.distinct_blocks, *([run.model.mtp.block] if run.model.mtp else [])]
+    mixers = [block.mixer for block in blocks]
+    unstated = {
+        f"target {run.request.target}": run.request.target not in (Target.MEGATRON, Target.DEEPSPEED),
+        "constraints": run.request.constraints != Constraints(),
+        f"precision {workload.precision}": workload.precision.is_fp8,
+        f"optimizer {workload.optimizer}": workload.optimizer is not Optimizer.ADAM,
+        "optimizer states below fp32": DType.FP32 not in (workload.moment_dtype, workload.master_dtype)
+        or workload.moment_dtype is not DType.FP32,
+        "unequal documents": workload.documents is not None,
+        "attention to near tokens": any(isinstance(mixer, SelfAttention) and _is_local(mixer) for mixer in mixers),
+        "attention to chosen keys": any(isinstance(mixer, LatentAttention) and mixer.indexer for mixer in mixers),
+    }
+    for what, found in unstated.items():
+        if found:
+            raise NotStated(what)
+
+
+def _is_local(attention: SelfAttention) -> bool:
+    return attention.window is not None or attention.chunk is not None
+
+
+@cache
+def divisors(number: int) -> tuple[int, ...]:
+    """Return the divisors of `number`, by trying each number up to its root."""
+    low = [part for part in range(1, int(number**0.5) + 2) if part * part <= number and number % part == 0]
+    return tuple(sorted({*low, *(number // part for part in low)}))
+
+
+def meshes(run: Run) -> Iterator[Mesh]:
+    """Yield every way to cut the GPUs, legal or not."""
+    gpus = run.cluster.world_size
+    for tp in divisors(gpus):
+        for cp in divisors(gpus // tp):
+            for pp in divisors(gpus // (tp * cp)):
+                dp = gpus // (tp * cp * pp)
+                grids = [(1, 1)]
+                if run.model.has_experts:
+                    ranks = tp * cp * dp
+                    grids = [(ep, etp) for ep in divisors(ranks) for etp in divisors(ranks // ep)]
+                for ulysses, (ep, etp) in product(divisors(cp), grids):
+                    yield Mesh(tp=tp, cp=cp, ulysses=ulysses, pp=pp, dp=dp, ep=ep, etp=etp)
+
+
+def is_legal_mesh(mesh: Mesh, run: Run) -> bool:
+    """Return whether a mesh breaks no rule."""
+    return _is_searched_mesh(mesh, run) and _splits_model(mesh, run) and _target_has_mesh(mesh, run)
+
+
+def _is_searched_mesh(mesh: Mesh, run: Run) -> bool:
+    """Return whether the search looks at such degrees, and batch, sequence and layers come out."""
+    fast, workload = run.cluster.fast_domain_size, run.workload
+    return (
+        workload.global_batch_size % mesh.dp == 0
+        and mesh.tp <= min(fast, 16)
+        and mesh.etp in (1, mesh.tp)
+        and (mesh.cp == 1 or workload.seq_len // mesh.cp >= 2048)
+        and (mesh.cp == 1 or workload.seq_len % (2 * mesh.cp) == 0)
+        and (mesh.ulysses in (1, mesh.cp) or mesh.tp * mesh.ulysses <= fast)
+        and mesh.pp <= run.model.num_layers
+        and (workload.lora is None or mesh.cp == 1)
+    )
+
+
+def _splits_model(mesh: Mesh, run: Run) -> bool:
+    """Return whether every layer splits over the degrees."""
+    model = run.model
+    further = model.mtp is None or model.hidden_size % mesh.tp == 0
+    prediction = () if model.mtp is None else (model.mtp.block,)
+    strict = run.request.target is Target.DEEPSPEED
+    return further and all(
+        _splits_mixer(block, mesh, strict=strict) and _splits_feed_forward(block, mesh)
+        for block in (*model.distinct_blocks, *prediction)
+    )
+
+
+def _splits_mixer(block: Block, mesh: Mesh, *, strict: bool) -> bool:
+    """Return whether a layer's mixer splits.
+
+    Args:
+        block: The layer.
+        mesh: The degrees.
+        strict: Several ranks never hold the same key/value heads (DeepSpeed's AutoTP).
+    """
+    tp, heads_over = mesh.tp, mesh.tp * mesh.ulysses
+    match block.mixer:
+        case SelfAttention() as attention:
+            groups = attention.num_key_value_heads
+            return (
+                attention.num_attention_heads % heads_over == 0
+                and (groups % tp == 0 or (not strict and tp % groups == 0))
+                and (mesh.ulysses == 1 or groups % heads_over == 0)
+                and (attention.query_size * (1 + attention.output_gate) + 2 * attention.key_value_size) % tp == 0
+            )
+        case LatentAttention() as attention:
+            return attention.num_attention_heads % heads_over == 0
+        case StateSpace() as scan:
+            over = tp * mesh.cp
+            groups = scan.num_groups
+            return scan.num_heads % over == 0 and groups % tp == 0 and (groups % over == 0 or over % groups == 0)
+        case LinearAttention() as linear:
+            over = tp * mesh.cp
+            return linear.num_key_heads % over == 0 and linear.num_value_heads % over == 0
+    return True
+
+
+def _splits_feed_forward(block: Block, mesh: Mesh) -> bool:
+    match block.feed_forward:
+        case DenseFeedForward() as dense:
+            return dense.intermediate_size % mesh.tp == 0
+        case MixtureOfExperts() as experts:
+            shared = experts.shared.intermediate_size if experts.shared is not None else 0
+            return (
+                experts.num_experts % mesh.ep == 0
+                and experts.expert.intermediate_size % mesh.etp == 0
+                and shared % mesh.tp == 0
+            )
+    return True
+
+
+def _target_has_mesh(mesh: Mesh, run: Run) -> bool:
+    """Return whether the target can run the mesh."""
+    if run.request.target is Target.DEEPSPEED:
+        # Pipeline, AutoTP and Ulysses each bring a grid of their own; experts are layers like any other, and whole.
+        one_grid = sum(degree > 1 for degree in (mesh.tp, mesh.cp, mesh.pp)) <= 1
+        whole = mesh.ep == mesh.etp == 1 and not (run.model.has_experts and mesh.tp > 1)
+        return one_grid and whole and mesh.ulysses == mesh.cp
+    # Latent attention, whose value heads are narrower: Ulysses only inside a ring.
+    unequal = any(
+        isinstance(block.mixer, LatentAttention) and block.mixer.v_head_dim != block.mixer.qk_head_dim
+        for block in run.model.distinct_blocks
+    )
+    return not (unequal and mesh.cp > 1 and mesh.ulysses == mesh.cp)
+
+
+def uses(mesh: Mesh, run: Run) -> Iterator[Use]:
+    """Yield every use of a mesh, legal or not."""
+    batch, rest = divmod(run.workload.global_batch_size, mesh.dp)
+    micro_batches = (0,) if rest else divisors(batch)
+    for vpp, micro_batch_size, sequence_parallel, (zero_stage, replicas, secondary) in product(
+        virtual_stages(run.model.num_layers, mesh.pp),
+        micro_batches,
+        (False, True) if mesh.tp > 1 else (False,),
+        shardings(mesh, run),
+    ):
+        yield Use(
+            vpp=vpp,
+            micro_batch_size=micro_batch_size,
+            sequence_parallel=sequence_parallel,
+            zero_stage=zero_stage,
+            state_replicas=replicas,
+            secondary_shard=secondary,
+        )
+
+
+def shardings(mesh: Mesh, run: Run) -> list[tuple[int, int, int]]:
+    """Return (zero_stage, state_replicas, secondary_shard) of every way to shard states."""
+    ranks = mesh.dp * mesh.cp
+    if ranks == 1 and not (run.model.has_experts and mesh.edp > 1):
+        return [(0, 1, 1)]
+    found = [(stage, 1, 1) for stage in range(4)]
+    near = max(run.cluster.fast_domain_size // mesh.tp, 1)
+    if 1 < near < ranks and ranks % near == 0:
+        groups = ranks // near
+        if run.request.target is Target.MEGATRON and mesh.edp % groups == 0:
+            found += [(stage, groups, 1) for stage in (1, 2, 3)]
+        if run.request.target is Target.DEEPSPEED:
+            found.append((3, 1, near))
+    return found
+
+
+@cache
+def virtual_stages(num_layers: int, pp: int) -> tuple[int, ...]:
+    """Return every vpp at which interleaved stages come out even, embedding and head counted or not, and 2, 4 and 8."""
+    if pp == 1:
+        return (1,)
+    return tuple(vpp for vpp in range(1, max(num_layers // pp, 1) + 1) if vpp in (1, 2, 4, 8) or _even(num_layers, pp * vpp))
+
+
+def _even(num_layers: int, stages: int) -> bool:
+    """Return whether stages are alike, or the last, or the first and the last, hold one layer fewer but still one."""
+    return num_layers % stages == 0 or any(
+        (num_layers + light) % stages == 0 and (num_layers + light) // stages > 1 for light in (1, 2)
+    )
+
+
+def interleaved_split(num_layers: int, stages: int) -> tuple[int, ...]:
+    """Return the one split that the search stands for where stages are interleaved."""
+    for light in ((), (stages - 1,), (0, stages - 1)):
+        each, rest = divmod(num_layers + len(light), stages)
+        if rest == 0 and (each > 1 or not light):
+            return tuple(each - (stage in light) for stage in range(stages))
+    each, more = divmod(num_layers, stages)
+    before = (stages - more) // 2
+    return tuple(each + (before <= stage < before + more) for stage in range(stages))
+
+
+def is_legal_use(use: Use, mesh: Mesh, run: Run) -> bool:
+    """Return whether a use of a legal mesh breaks no rule; its length is not asked."""
+    workload = run.workload
+    num_microbatches = workload.global_batch_size // mesh.dp // use.micro_batch_size
+    return (
+        mesh.pp * use.vpp <= run.model.num_layers
+        and (use.vpp == 1 or num_microbatches % mesh.pp == 0)
+        and (not use.sequence_parallel or workload.seq_len % (mesh.tp * mesh.cp) == 0)
+        and (use.sequence_parallel or mesh.tp == 1 or not run.model.has_experts)
+        and _target_has_use(use, mesh, run)
+    )
+
+
+def _target_has_use(use: Use, mesh: Mesh, run: Run) -> bool:
+    zero = use.zero_stage
+    if run.request.target is Target.DEEPSPEED:
+        return (
+            use.vpp == 1
+            and not use.sequence_parallel
+            and zero >= (2 if mesh.cp > 1 else 1)
+            and zero <= (1 if mesh.pp > 1 else 2 if mesh.tp > 1 else 3)
+            and (zero == 0 or run.workload.lora is None)
+        )
+    alone = mesh.tp == mesh.cp == mesh.pp == mesh.ep == 1
+    return zero <= (3 if alone and run.workload.lora is None else 1)
+
+
+def recomputes(mesh: Mesh, vpp: int, run: Run) -> list[Recompute]:
+    """Return what may be recomputed, legal always."""
+    found = [Recompute(granularity=Granularity.NONE)]
+    if run.request.target is Target.MEGATRON:
+        found += [
+            Recompute(granularity=Granularity.SELECTIVE, modules=(*mixer, *forward))
+            for mixer, forward in product(*_modules(run))
+            if mixer or forward
+        ]
+        stages = mesh.pp * vpp
+        if len(run.model.distinct_blocks) == 1:
+            found += [
+                Recompute(granularity=Granularity.FULL, num_layers=layers)
+                for layers in PARTIAL_LAYERS
+                if layers <= run.model.num_layers // stages and layers * stages < run.model.num_layers
+            ]
+    found.append(Recompute(granularity=Granularity.FULL))
+    return found
+
+
+def _modules(run: Run) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Return the choices of modules to recompute in mixers and in feed-forwards; the empty one always."""
+    model = run.model
+    prediction = () if model.mtp is None else (model.mtp.block,)
+    blocks = (*model.distinct_blocks, *prediction)
+    experts = any(isinstance(block.feed_forward, MixtureOfExperts) for block in blocks)
+    dense = any(isinstance(block.feed_forward, DenseFeedForward) for block in blocks)
+    mixers: list[tuple[str, ...]] = [()]
+    attends = any(isinstance(block.mixer, SelfAttention | LatentAttention) for block in blocks)
+    if attends and run.workload.attention_kernel is AttentionKernel.UNFUSED:
+        mixers.append(("core_attn",))
+    if any(isinstance(block.mixer, LatentAttention) for block in blocks):
+        mixers.append(("mla_up_proj",))
+    forwards: list[tuple[str, ...]] = [()]
+    if experts:
+        forwards.append(("moe_act",))
+    forwards.append((*(("mlp",) if dense else ()), *(("moe",) if experts else ())))
+    return mixers, [choice for index, choice in enumerate(forwards) if choice or not index]
+
+
+def count_considered(run: Run) -> int:
+    """Return the points before any rule, mesh by mesh: of each, the product of its choices."""
+    total = 0
+    for mesh in meshes(run):
+        chains = sum(len(recomputes(mesh, vpp, run)) for vpp in virtual_stages(run.model.num_layers, mesh.pp))
+        batch, rest = divmod(run.workload.global_batch_size, mesh.dp)
+        total += chains * (1 if rest else len(divisors(batch))) * (1 + (mesh.tp > 1)) * len(shardings(mesh, run))
+    return total
+
+
+def legal_points(run: Run) -> Iterator[Layout]:
+    """Yield every legal point whose schedule is simulated, one after the other, layers not placed."""
+    for mesh, use, recompute in _legal(run):
+        if not _is_long(mesh, use, run):
+            yield point(mesh, use, recompute, run)
+
+
+def count_legal(run: Run) -> tuple[int, int]:
+    """Return how many legal points are simulated, and how many have too long a schedule, counted one by one."""
+    short = long = 0
+    for mesh, use, _ in _legal(run):
+        if _is_long(mesh, use, run):
+            long += 1
+        else:
+            short += 1
+    return short, long
+
+
+def _legal(run: Run) -> Iterator[tuple[Mesh, Use, Recompute]]:
+    require_stated(run)
+    for mesh in meshes(run):
+        if not is_legal_mesh(mesh, run):
+            continue
+        choices = {vpp: recomputes(mesh, vpp, run) for vpp in virtual_stages(run.model.num_layers, mesh.pp)}
+        for use in uses(mesh, run):
+            if is_legal_use(use, mesh, run):
+                for recompute in choices[use.vpp]:
+                    yield mesh, use, recompute
+
+
+def _is_long(mesh: Mesh, use: Use, run: Run) -> bool:
+    num_microbatches = run.workload.global_batch_size // mesh.dp // use.micro_batch_size
+    return 2 * num_microbatches * use.vpp * mesh.pp > LONGEST_SCHEDULE
+
+
+def point(mesh: Mesh, use: Use, recompute: Recompute, run: Run) -> Layout:
+    """Return a point as a layout, its layers not placed, communication overlapped where the target can."""
+    deepspeed = run.request.target is Target.DEEPSPEED
+    several = mesh.dp * mesh.cp > 1
+    schedule = Schedule.NO_PIPELINE
+    if mesh.pp > 1:
+        schedule = Schedule.INTERLEAVED if use.vpp > 1 else Schedule.ONE_F_ONE_B
+    return Layout(
+        tp=mesh.tp,
+        sequence_parallel=use.sequence_parallel,
+        pp=mesh.pp,
+        vpp=use.vpp,
+        dp=mesh.dp,
+        zero_stage=use.zero_stage,
+        micro_batch_size=use.micro_batch_size,
+        num_microbatches=run.workload.global_batch_size // mesh.dp // use.micro_batch_size,
+        schedule=schedule,
+        recompute=recompute,
+        overlap=Overlap(
+            grad_reduce=several and use.zero_stage >= (2 if deepspeed else 0),
+            param_gather=several and use.zero_stage >= (3 if deepspeed else 1),
+            p2p=use.vpp > 1,
+        ),
+        stages=stages_from_counts((0,) * (mesh.pp * use.vpp)),
+        cp=mesh.cp,
+        ulysses=mesh.ulysses,
+        ep=mesh.ep,
+        etp=mesh.etp,
+        state_replicas=use.state_replicas,
+        secondary_shard=use.secondary_shard,
+    )
+
+
+def is_searched(layout: Layout, run: Run) -> bool:
+    """Return whether the search says that it searches a placed layout."""
+    mesh = Mesh(
+        tp=layout.tp,
+        cp=layout.cp,
+        ulysses=layout.ulysses,
+        pp=layout.pp,
+        dp=layout.dp,
+        ep=layout.ep,
+        etp=layout.etp,
+    )
+    use = Use(
+        vpp=layout.vpp,
+        micro_batch_size=layout.micro_batch_size,
+        sequence_parallel=layout.sequence_parallel,
+        zero_stage=layout.zero_stage,
+        state_replicas=layout.state_replicas,
+        secondary_shard=layout.secondary_shard,
+    )
+    counts = tuple(stage.num_layers for stage in layout.stages)
+    stages = mesh.pp * use.vpp
+    return (
+        is_legal_mesh(mesh, run)
+        and use in uses(mesh, run)
+        and is_legal_use(use, mesh, run)
+        and layout.recompute in recomputes(mesh, use.vpp, run)
+        and (use.vpp == 1 or counts == interleaved_split(run.model.num_layers, stages))
+        and replace(layout, stages=stages_from_counts((0,) * stages)) == point(mesh, use, layout.recompute, run)
+    )
