@@ -341,8 +341,8 @@ def _frugal_fits_X(uses: Points, scope: Scope, inner: _Inner, may_fit: MayFit) -
     """Return whether some frugal use of each mesh and its virtual stages may fit.
 
     Micro-batches of one sequence and every layer recomputed. Residuals split or not: a split one is gathered for the
-    layer behind it, beside what it keeps. Everything sharded that the target shards on such a mesh, or nothing, which
-    needs a communicator less. No use of the mesh takes less than all four.
+    layer behind it, beside what it keeps. Every zero_stage that the target runs on such a mesh: a higher one shards
+    more, but waits for it with buffers, and 0 needs a communicator less. No use of the mesh takes less than all these.
     """
     keys = np.stack([uses.tp_X, uses.cp_X, uses.ulysses_X, uses.pp_X, uses.ep_X, uses.etp_X, uses.vpp_X])
     first, index_X = distinct_columns(keys)
@@ -368,10 +368,10 @@ def _frugal_fits_X(uses: Points, scope: Scope, inner: _Inner, may_fit: MayFit) -
     )
     fits_X = np.zeros(len(frugal), dtype=np.bool_)
     for split_X in ((frugal.tp_X > 1).astype(np.int64), np.zeros_like(ones)):
-        for zero_stage_X in (largest_X, np.zeros_like(ones)):
-            left = np.flatnonzero(~fits_X)
+        for zero_stage in (3, 2, 1, 0):
+            left = np.flatnonzero(~fits_X & (largest_X >= zero_stage))
             if len(left):
-                use = replace(frugal, sequence_parallel_X=split_X, zero_stage_X=zero_stage_X)
+                use = replace(frugal, sequence_parallel_X=split_X, zero_stage_X=np.full_like(ones, zero_stage))
                 fits_X[left] = may_fit(use.where(left))
     of_uses_X: BoolArray = fits_X[index_X]
     return of_uses_X

@@ -114,6 +114,25 @@ def test_no_mesh_is_dropped_that_has_a_use_which_fits(
     assert len(dropped) + len(found.unsimulated) <= found.unfit + len(every.unsimulated)
 
 
+@LAWS
+@given(point=points_of_small_spaces())
+def test_no_mesh_is_dropped_at_the_least_memory_that_a_use_of_it_needs(point: tuple[SmallSpace, int]) -> None:
+    space, index = point
+    points = space.points
+    mesh = ("tp", "cp", "ulysses", "pp", "ep", "etp", "vpp")
+    alike_X = points.recompute_X == points.recompute_X.max()
+    alike_X &= points.micro_batch_size_X == 1
+    for name in mesh:
+        column_X = getattr(points, f"{name}_X")
+        alike_X &= column_X == column_X[index]
+    frugal = np.flatnonzero(alike_X).tolist()
+    assume(frugal)
+    least = min(priced(space, split)[0] for use in frugal for split in space.splits(space.layout(use)))
+    found = enumerate_layouts(space.scope, may_fit=lambda some: space.table.fits_X(some, limit_bytes=least))
+    kept = {tuple(row) for row in columns_of(found.points)}
+    assert {tuple(columns_of(alone(space, use))[0]) for use in frugal} <= kept
+
+
 def columns_of(points: Points) -> list[list[int]]:
     """Return every number of each point."""
     rows: list[list[int]] = np.stack([getattr(points, entry.name) for entry in fields(points)], axis=1).tolist()
