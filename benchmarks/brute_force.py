@@ -4,8 +4,9 @@ The points are those of `benchmarks.points`, bytes are the ledger's, times the e
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from math import comb
 
@@ -40,34 +41,56 @@ class Exhausted:
     seconds: float
 
 
-def num_splits(layout: Layout, num_layers: int) -> int:
-    """Return how many splits of a point there are: a stage at either end of a plain pipeline may hold no layer."""
+def num_splits(layout: Layout, run: Run) -> int:
+    """Return how many splits of a point there are."""
+    num_layers = run.model.num_layers
     if layout.pp == 1 or layout.vpp > 1:
         return 1
-    fewest = layout.recompute.num_layers or 0
+    fewest = _fewest_layers(layout, run)
     if fewest:
         return comb(num_layers - layout.pp * fewest + layout.pp - 1, layout.pp - 1)
     return comb(num_layers + 1, layout.pp - 1)
 
 
-def splits(layout: Layout, num_layers: int) -> Iterator[Layout]:
+def splits(layout: Layout, run: Run) -> Iterator[Layout]:
     """Yield a point with its layers placed in every way that the search stands for."""
-    num_stages, fewest = layout.pp * layout.vpp, layout.recompute.num_layers or 0
+    num_layers, num_stages = run.model.num_layers, layout.pp * layout.vpp
     if num_stages == 1 or layout.vpp > 1:
         yield replace(layout, stages=stages_from_counts(interleaved_split(num_layers, num_stages)))
         return
     for cuts in combinations(range(num_layers + 1), num_stages - 1):
         ends = (0, *cuts, num_layers)
         counts = tuple(ends[stage + 1] - ends[stage] for stage in range(num_stages))
-        if min(counts) >= fewest:
+        if min(counts) >= _fewest_layers(layout, run):
             yield replace(layout, stages=stages_from_counts(counts))
+
+
+def _fewest_layers(layout: Layout, run: Run) -> int:
+    """Return the layers of every stage at least; with 0 a stage at either end of a plain pipeline may hold none.
+
+    A stage holds what is recomputed of it, and with adapters something to train.
+    """
+    return max(layout.recompute.num_layers or 0, int(run.workload.lora is not None))
+
+
+def priced_layouts(run: Run) -> Iterator[tuple[Layout, int, Callable[[], float]]]:
+    """Yield every layout with its peak bytes and what returns the seconds of its step."""
+    capabilities, workload = CAPABILITIES[run.request.target], run.workload
+    graph = build_graph(run.model, workload, eager=capabilities.eager)
+    cost_model = cost_model_on(run.cluster, capabilities.software)
+    for layout in legal_points(run):
+        unplaced = place(run.model, graph, layout, workload, capabilities)
+        for split in splits(layout, run):
+            placed = replace(unplaced, layout=split)
+            peak_bytes = peak_memory_bytes(memory_ledger(placed))
+            yield split, peak_bytes, partial(simulated_step_seconds, placed, cost_model)
 
 
 def count_layouts(run: Run, *, at_most: int) -> int | None:
     """Return how many layouts there are to look at; None for more than `at_most`."""
     total = 0
     for layout in legal_points(run):
-        total += num_splits(layout, run.model.num_layers)
+        total += num_splits(layout, run)
         if total > at_most:
             return None
     return total
@@ -76,23 +99,18 @@ def count_layouts(run: Run, *, at_most: int) -> int | None:
 def brute_force(run: Run) -> Exhausted:
     """Return the best of all layouts of a run."""
     began = time.perf_counter()
-    capabilities, workload = CAPABILITIES[run.request.target], run.workload
-    graph = build_graph(run.model, workload, eager=capabilities.eager)
-    cost_model = cost_model_on(run.cluster, capabilities.software)
     limit = memory_limit_bytes(run.cluster.device.memory_bytes, run.request.memory_headroom)
     num_layouts = num_fitting = 0
     best: Layout | None = None
     best_seconds: float | None = None
-    for layout in legal_points(run):
-        for split in splits(layout, run.model.num_layers):
-            num_layouts += 1
-            placed = place(run.model, graph, split, workload, capabilities)
-            if peak_memory_bytes(memory_ledger(placed)) > limit:
-                continue
-            num_fitting += 1
-            seconds = simulated_step_seconds(placed, cost_model)
-            if (best_seconds is None or seconds < best_seconds) and can_say(split, run):
-                best, best_seconds = split, seconds
+    for layout, peak_bytes, step_seconds in priced_layouts(run):
+        num_layouts += 1
+        if peak_bytes > limit:
+            continue
+        num_fitting += 1
+        seconds = step_seconds()
+        if (best_seconds is None or seconds < best_seconds) and can_say(layout, run):
+            best, best_seconds = layout, seconds
     return Exhausted(
         best=best,
         step_seconds=best_seconds,
@@ -104,6 +122,15 @@ def brute_force(run: Run) -> Exhausted:
 
 def can_say(layout: Layout, run: Run) -> bool:
     """Return whether the target has words for a layout."""
+    return _is_expressible(layout, run)
+
+
+def can_say_model(run: Run) -> bool:
+    """Return whether the target has words for the model and the run, whatever the layout."""
+    return _is_expressible(None, run)
+
+
+def _is_expressible(layout: Layout | None, run: Run) -> bool:
     framework = framework_of(run.request.target)
     if framework is None:
         return True

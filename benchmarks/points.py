@@ -8,8 +8,8 @@ The rules are stated from the README, the docstring of `planner.space` and the s
     a ring around ulysses groups that stay in the fast domain
     what heads, groups, widths and experts divide; what the target cannot run
 
-What is not stated here is refused by name (`NotStated`): fp8 recipes, packed documents, pins, other targets. Nothing is
-known of memory here: a legal point may be too large for the cluster.
+What is not stated here is refused by name (`NotStated`): fp8 recipes, packed documents, pins. Nothing is known of
+memory here: a legal point may be too large for the cluster.
 """
 
 from collections.abc import Iterator
@@ -22,6 +22,7 @@ from planner.blocks import (
     DenseFeedForward,
     LatentAttention,
     LinearAttention,
+    Mixer,
     MixtureOfExperts,
     SelfAttention,
     StateSpace,
@@ -90,26 +91,24 @@ class Use:
 def require_stated(run: Run) -> None:
     """Raise `NotStated` for a run whose rules are not stated here."""
     workload = run.workload
-    blocks = [*run.model.distinct_blocks, *([run.model.mtp.block] if run.model.mtp else [])]
-    mixers = [block.mixer for block in blocks]
     unstated = {
-        f"target {run.request.target}": run.request.target not in (Target.MEGATRON, Target.DEEPSPEED),
+        f"target {run.request.target}": run.request.target is Target.VLLM,
         "constraints": run.request.constraints != Constraints(),
         f"precision {workload.precision}": workload.precision.is_fp8,
-        f"optimizer {workload.optimizer}": workload.optimizer is not Optimizer.ADAM,
-        "optimizer states below fp32": DType.FP32 not in (workload.moment_dtype, workload.master_dtype)
-        or workload.moment_dtype is not DType.FP32,
-        "unequal documents": workload.documents is not None,
-        "attention to near tokens": any(isinstance(mixer, SelfAttention) and _is_local(mixer) for mixer in mixers),
-        "attention to chosen keys": any(isinstance(mixer, LatentAttention) and mixer.indexer for mixer in mixers),
+        "documents": workload.documents is not None,
     }
     for what, found in unstated.items():
         if found:
             raise NotStated(what)
 
 
-def _is_local(attention: SelfAttention) -> bool:
-    return attention.window is not None or attention.chunk is not None
+def _kinds(model: ModelSpec) -> tuple[Block, ...]:
+    """Return each kind of layer, that of multi-token prediction among them."""
+    return (*model.distinct_blocks, *(() if model.mtp is None else (model.mtp.block,)))
+
+
+def _mixers(model: ModelSpec) -> list[Mixer]:
+    return [block.mixer for block in _kinds(model) if block.mixer is not None]
 
 
 @cache
@@ -156,23 +155,18 @@ def _is_searched_mesh(mesh: Mesh, run: Run) -> bool:
 
 def _splits_model(mesh: Mesh, run: Run) -> bool:
     """Return whether every layer splits over the degrees."""
-    model = run.model
+    model, target = run.model, run.request.target
     further = model.mtp is None or model.hidden_size % mesh.tp == 0
-    prediction = () if model.mtp is None else (model.mtp.block,)
-    strict = run.request.target is Target.DEEPSPEED
     return further and all(
-        _splits_mixer(block, mesh, strict=strict) and _splits_feed_forward(block, mesh)
-        for block in (*model.distinct_blocks, *prediction)
+        _splits_mixer(block, mesh, target) and _splits_feed_forward(block, mesh) for block in _kinds(model)
     )
 
 
-def _splits_mixer(block: Block, mesh: Mesh, *, strict: bool) -> bool:
+def _splits_mixer(block: Block, mesh: Mesh, target: Target) -> bool:
     """Return whether a layer's mixer splits.
 
-    Args:
-        block: The layer.
-        mesh: The degrees.
-        strict: Several ranks never hold the same key/value heads (DeepSpeed's AutoTP).
+    With DeepSpeed's AutoTP several ranks never hold the same key/value heads. Without a framework in mind recurrences
+    exchange states over cp and not heads.
     """
     tp, heads_over = mesh.tp, mesh.tp * mesh.ulysses
     match block.mixer:
@@ -180,18 +174,18 @@ def _splits_mixer(block: Block, mesh: Mesh, *, strict: bool) -> bool:
             groups = attention.num_key_value_heads
             return (
                 attention.num_attention_heads % heads_over == 0
-                and (groups % tp == 0 or (not strict and tp % groups == 0))
+                and (groups % tp == 0 or (target is not Target.DEEPSPEED and tp % groups == 0))
                 and (mesh.ulysses == 1 or groups % heads_over == 0)
                 and (attention.query_size * (1 + attention.output_gate) + 2 * attention.key_value_size) % tp == 0
             )
         case LatentAttention() as attention:
             return attention.num_attention_heads % heads_over == 0
         case StateSpace() as scan:
-            over = tp * mesh.cp
+            over = tp if target is Target.ANY else tp * mesh.cp
             groups = scan.num_groups
             return scan.num_heads % over == 0 and groups % tp == 0 and (groups % over == 0 or over % groups == 0)
         case LinearAttention() as linear:
-            over = tp * mesh.cp
+            over = tp if target is Target.ANY else tp * mesh.cp
             return linear.num_key_heads % over == 0 and linear.num_value_heads % over == 0
     return True
 
@@ -212,17 +206,23 @@ def _splits_feed_forward(block: Block, mesh: Mesh) -> bool:
 
 def _target_has_mesh(mesh: Mesh, run: Run) -> bool:
     """Return whether the target can run the mesh."""
-    if run.request.target is Target.DEEPSPEED:
-        # Pipeline, AutoTP and Ulysses each bring a grid of their own; experts are layers like any other, and whole.
-        one_grid = sum(degree > 1 for degree in (mesh.tp, mesh.cp, mesh.pp)) <= 1
-        whole = mesh.ep == mesh.etp == 1 and not (run.model.has_experts and mesh.tp > 1)
-        return one_grid and whole and mesh.ulysses == mesh.cp
-    # Latent attention, whose value heads are narrower: Ulysses only inside a ring.
-    unequal = any(
-        isinstance(block.mixer, LatentAttention) and block.mixer.v_head_dim != block.mixer.qk_head_dim
-        for block in run.model.distinct_blocks
-    )
-    return not (unequal and mesh.cp > 1 and mesh.ulysses == mesh.cp)
+    mixers = _mixers(run.model)
+    latent = [mixer for mixer in mixers if isinstance(mixer, LatentAttention)]
+    chosen = any(mixer.indexer is not None for mixer in latent)
+    near = any(isinstance(mixer, SelfAttention) and (mixer.window or mixer.chunk) for mixer in mixers)
+    match run.request.target:
+        case Target.DEEPSPEED:
+            # Pipeline, AutoTP and Ulysses each bring a grid of their own; experts are layers like any other, and whole.
+            one_grid = sum(degree > 1 for degree in (mesh.tp, mesh.cp, mesh.pp)) <= 1
+            whole = mesh.ep == mesh.etp == 1 and not (run.model.has_experts and mesh.tp > 1)
+            return one_grid and whole and mesh.ulysses == mesh.cp and not (chosen and mesh.cp > 1)
+        case Target.MEGATRON:
+            unequal = any(mixer.v_head_dim != mixer.qk_head_dim for mixer in latent)
+            ulysses_alone = mesh.cp > 1 and mesh.ulysses == mesh.cp
+            ring = mesh.cp > mesh.ulysses
+            split = mesh.tp > 1 or mesh.cp > 1
+            return not (unequal and ulysses_alone) and not (near and ring) and not (chosen and split)
+    return True
 
 
 def uses(mesh: Mesh, run: Run) -> Iterator[Use]:
@@ -249,16 +249,21 @@ def shardings(mesh: Mesh, run: Run) -> list[tuple[int, int, int]]:
     """Return (zero_stage, state_replicas, secondary_shard) of every way to shard states."""
     ranks = mesh.dp * mesh.cp
     if ranks == 1 and not (run.model.has_experts and mesh.edp > 1):
-        return [(0, 1, 1)]
+        return [(int(_has_low_states(run)), 1, 1)]
     found = [(stage, 1, 1) for stage in range(4)]
     near = max(run.cluster.fast_domain_size // mesh.tp, 1)
     if 1 < near < ranks and ranks % near == 0:
         groups = ranks // near
-        if run.request.target is Target.MEGATRON and mesh.edp % groups == 0:
+        if run.request.target is not Target.DEEPSPEED and mesh.edp % groups == 0:
             found += [(stage, groups, 1) for stage in (1, 2, 3)]
-        if run.request.target is Target.DEEPSPEED:
+        if run.request.target is not Target.MEGATRON:
             found.append((3, 1, near))
     return found
+
+
+def _has_low_states(run: Run) -> bool:
+    """Return whether optimizer states are kept in less than fp32, which only a sharded optimizer does."""
+    return run.workload.moment_dtype != DType.FP32 or run.workload.master_dtype != DType.FP32
 
 
 @cache
@@ -266,7 +271,9 @@ def virtual_stages(num_layers: int, pp: int) -> tuple[int, ...]:
     """Return every vpp at which interleaved stages come out even, embedding and head counted or not, and 2, 4 and 8."""
     if pp == 1:
         return (1,)
-    return tuple(vpp for vpp in range(1, max(num_layers // pp, 1) + 1) if vpp in (1, 2, 4, 8) or _even(num_layers, pp * vpp))
+    return tuple(
+        vpp for vpp in range(1, max(num_layers // pp, 1) + 1) if vpp in (1, 2, 4, 8) or _even(num_layers, pp * vpp)
+    )
 
 
 def _even(num_layers: int, stages: int) -> bool:
@@ -301,23 +308,31 @@ def is_legal_use(use: Use, mesh: Mesh, run: Run) -> bool:
 
 
 def _target_has_use(use: Use, mesh: Mesh, run: Run) -> bool:
-    zero = use.zero_stage
-    if run.request.target is Target.DEEPSPEED:
-        return (
-            use.vpp == 1
-            and not use.sequence_parallel
-            and zero >= (2 if mesh.cp > 1 else 1)
-            and zero <= (1 if mesh.pp > 1 else 2 if mesh.tp > 1 else 3)
-            and (zero == 0 or run.workload.lora is None)
-        )
-    alone = mesh.tp == mesh.cp == mesh.pp == mesh.ep == 1
-    return zero <= (3 if alone and run.workload.lora is None else 1)
+    zero, adapters = use.zero_stage, run.workload.lora is not None
+    low, shardable = _has_low_states(run), run.workload.optimizer is Optimizer.ADAM
+    if low and zero == 0:
+        return False
+    match run.request.target:
+        case Target.DEEPSPEED:
+            return (
+                use.vpp == 1
+                and not use.sequence_parallel
+                and not low
+                and not adapters
+                and shardable
+                and zero >= (2 if mesh.cp > 1 else 1)
+                and zero <= (1 if mesh.pp > 1 else 2 if mesh.tp > 1 else 3)
+            )
+        case Target.MEGATRON:
+            alone = mesh.tp == mesh.cp == mesh.pp == mesh.ep == 1
+            return zero <= (3 if alone and not adapters else 1) and (shardable or zero == 0)
+    return True
 
 
 def recomputes(mesh: Mesh, vpp: int, run: Run) -> list[Recompute]:
     """Return what may be recomputed, legal always."""
     found = [Recompute(granularity=Granularity.NONE)]
-    if run.request.target is Target.MEGATRON:
+    if run.request.target is not Target.DEEPSPEED:
         found += [
             Recompute(granularity=Granularity.SELECTIVE, modules=(*mixer, *forward))
             for mixer, forward in product(*_modules(run))
@@ -336,9 +351,7 @@ def recomputes(mesh: Mesh, vpp: int, run: Run) -> list[Recompute]:
 
 def _modules(run: Run) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     """Return the choices of modules to recompute in mixers and in feed-forwards; the empty one always."""
-    model = run.model
-    prediction = () if model.mtp is None else (model.mtp.block,)
-    blocks = (*model.distinct_blocks, *prediction)
+    blocks = _kinds(run.model)
     experts = any(isinstance(block.feed_forward, MixtureOfExperts) for block in blocks)
     dense = any(isinstance(block.feed_forward, DenseFeedForward) for block in blocks)
     mixers: list[tuple[str, ...]] = [()]
@@ -401,7 +414,9 @@ def _is_long(mesh: Mesh, use: Use, run: Run) -> bool:
 
 def point(mesh: Mesh, use: Use, recompute: Recompute, run: Run) -> Layout:
     """Return a point as a layout, its layers not placed, communication overlapped where the target can."""
-    deepspeed = run.request.target is Target.DEEPSPEED
+    target = run.request.target
+    deepspeed = target is Target.DEEPSPEED
+    recurrent = any(isinstance(mixer, StateSpace | LinearAttention) for mixer in _mixers(run.model))
     several = mesh.dp * mesh.cp > 1
     schedule = Schedule.NO_PIPELINE
     if mesh.pp > 1:
@@ -425,6 +440,7 @@ def point(mesh: Mesh, use: Use, recompute: Recompute, run: Run) -> Layout:
         stages=stages_from_counts((0,) * (mesh.pp * use.vpp)),
         cp=mesh.cp,
         ulysses=mesh.ulysses,
+        state_exchange=mesh.cp > 1 and recurrent and target is Target.ANY,
         ep=mesh.ep,
         etp=mesh.etp,
         state_replicas=use.state_replicas,

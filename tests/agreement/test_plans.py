@@ -1,0 +1,152 @@
+"""Exhaustive search with the independent evaluator finds nothing better than the planner, on random small problems.
+
+Whole runs: every legal point as `benchmarks.points` states them, every split, priced by the ledger and the evaluator.
+Single points: every split, against the dynamic programme with its simulations and, on the surrogate that both solve,
+against both MIPs.
+"""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from benchmarks.brute_force import can_say, priced_layouts
+from benchmarks.points import Run
+from planner.candidates import PointBound, Pricer, Rejected
+from planner.errors import NotExpressibleError
+from planner.evaluate import evaluate
+from planner.formulate import formulate
+from planner.layout import Layout
+from planner.plan import Status
+from planner.search import search
+from solvers.check import check
+from solvers.registry import SOLVERS, solve
+from tests.small_runs import small_runs, with_memory
+from tests.small_spaces import NO_LIMIT_BYTES, SmallSpace, points_of_small_spaces
+
+SUPPRESSED = [HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large]
+FEW = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=SUPPRESSED)
+MANY = settings(max_examples=250, deadline=None, suppress_health_check=SUPPRESSED)
+ROUNDING = 1e-9
+
+
+def assert_plan_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
+    """Plan a run under a memory limit that some layouts meet and others, mostly, do not."""
+    layouts = list(priced_layouts(run))
+    peaks = sorted({peak for _, peak, _ in layouts})
+    limit = data.draw(st.sampled_from([peaks[0] - 1, *peaks[: len(peaks) // 4], *peaks[:: max(len(peaks) // 8, 1)]]))
+    run = with_memory(run, limit)
+    fitting = [(seconds(), layout) for layout, peak, seconds in layouts if peak <= limit]
+    fastest = min((seconds for seconds, layout in fitting if can_say(layout, run)), default=None)
+    if fitting and fastest is None:
+        with pytest.raises(NotExpressibleError):
+            search(run.model, run.cluster, run.request)
+        return
+    plan = search(run.model, run.cluster, run.request)
+    if fastest is None:
+        assert plan.status is Status.INFEASIBLE
+        return
+    assert plan.status is Status.OPTIMAL
+    assert math.isclose(plan.best.step_seconds, fastest, rel_tol=ROUNDING)
+
+
+@FEW
+@given(run=small_runs(most_layouts=400), data=st.data())
+def test_no_layout_of_a_small_run_is_better_than_its_plan(run: Run, data: st.DataObject) -> None:
+    assert_plan_is_exhaustively_best(run, data)
+
+
+@pytest.mark.slow
+@MANY
+@given(run=small_runs(most_layouts=1_500), data=st.data())
+def test_no_layout_of_many_small_runs_is_better_than_its_plan(run: Run, data: st.DataObject) -> None:
+    assert_plan_is_exhaustively_best(run, data)
+
+
+def fastest_split(space: SmallSpace, splits: list[tuple[int, float, Layout]], limit: int) -> float | None:
+    """Return the shortest step of the splits that fit; with adapters every stage must have something to train."""
+    trains = space.workload.lora is None
+    return min(
+        (
+            seconds
+            for peak, seconds, split in splits
+            if peak <= limit and (trains or min(stage.num_layers for stage in split.stages))
+        ),
+        default=None,
+    )
+
+
+def assert_point_is_solved(space: SmallSpace, index: int, data: st.DataObject) -> None:
+    """Solve one plain pipeline in every way, under a limit that is some split's peak or one byte below them all."""
+    layout = space.layout(index)
+    splits: list[tuple[int, float, Layout]] = []
+    for split in space.splits(layout):
+        evaluation = evaluate(space.place(split), space.table.cost_model)
+        splits.append((evaluation.peak_memory_bytes, evaluation.step_seconds, split))
+    peaks = sorted({peak for peak, _, _ in splits})
+    limit = data.draw(st.sampled_from([peaks[0] - 1, *peaks, NO_LIMIT_BYTES]))
+    fastest = fastest_split(space, splits, limit)
+    points = space.points.where(np.arange(len(space.points)) == index)
+    bounds = space.table.bounds(points, limit_bytes=limit)
+    bound = PointBound(
+        pipeline_seconds=float(bounds.pipeline_seconds_X[0]), tail_seconds=float(bounds.tail_seconds_X[0])
+    )
+    assert_splits_are_searched(space.pricer(limit), layout, bound, fastest)
+    assert_solvers_agree(space, layout, limit)
+
+
+def assert_splits_are_searched(pricer: Pricer, layout: Layout, bound: PointBound, fastest: float | None) -> None:
+    """The split of the dynamic programme and those simulated behind it are together as good as all."""
+    priced = pricer.price(layout, bound=bound, ceiling_seconds=math.inf)
+    found = math.inf if isinstance(priced, Rejected) else priced.step_seconds
+    settled = pricer.settle(layout, bound=bound, best_seconds=found)
+    assert settled is not None
+    if settled.better is not None:
+        found = settled.better.step_seconds
+    assert math.isclose(found, math.inf if fastest is None else fastest, rel_tol=ROUNDING)
+
+
+def assert_solvers_agree(space: SmallSpace, layout: Layout, limit: int) -> None:
+    """Every solver finds the same least surrogate, whether bytes are rounded down or up."""
+    for generous in (True, False):
+        problem = formulate(
+            model=space.model,
+            workload=space.workload,
+            capabilities=space.capabilities,
+            costs=space.pricer().costs_of(layout),
+            layout=layout,
+            limit_bytes=limit,
+            generous=generous,
+        )
+        oracle = solve(problem, solver="exhaustive")
+        for name in SOLVERS:
+            solution = solve(problem, solver=name)
+            assert solution.status is oracle.status, name
+            assert check(problem, solution) == (), name
+            if oracle.objective is not None:
+                assert solution.objective == pytest.approx(oracle.objective, rel=ROUNDING), name
+
+
+def is_plain_pipeline(drawn: tuple[SmallSpace, int]) -> bool:
+    """Return whether the point has one stage of several on each rank."""
+    space, index = drawn
+    return bool(space.points.pp_X[index] > 1 and space.points.vpp_X[index] == 1)
+
+
+@FEW
+@given(point=points_of_small_spaces().filter(is_plain_pipeline), data=st.data())
+def test_the_programme_the_mips_and_exhaustive_search_agree_on_a_point(
+    point: tuple[SmallSpace, int], data: st.DataObject
+) -> None:
+    assert_point_is_solved(*point, data)
+
+
+@pytest.mark.slow
+@MANY
+@given(point=points_of_small_spaces().filter(is_plain_pipeline), data=st.data())
+def test_the_programme_the_mips_and_exhaustive_search_agree_on_many_points(
+    point: tuple[SmallSpace, int], data: st.DataObject
+) -> None:
+    assert_point_is_solved(*point, data)

@@ -1,0 +1,54 @@
+"""Hypothesis strategies: runs so small that every layout can be looked at, for any target that takes them."""
+
+from dataclasses import replace
+
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from benchmarks.brute_force import can_say_model, count_layouts
+from benchmarks.points import Run
+from planner.request import Constraints, Objective, PlanRequest
+from planner.workload import Optimizer, Precision
+from profiles.hardware import Cluster
+from tests.builders import two_node_cluster
+from tests.small_spaces import mixed_models, models, targets, workloads
+
+
+def four_gpus(*, gpus_per_node: int) -> Cluster:
+    """Return 4 GPUs in one node, or in two with a slow link between them."""
+    cluster = two_node_cluster(num_nodes=4 // gpus_per_node)
+    levels = tuple(replace(level, num_gpus=size) for level, size in zip(cluster.levels, (gpus_per_node, 4), strict=False))
+    return replace(cluster, gpus_per_node=gpus_per_node, levels=levels)
+
+
+@st.composite
+def small_runs(draw: st.DrawFn, *, most_layouts: int) -> Run:
+    """Return a run on 4 GPUs that has at most so many legal layouts, and one at least."""
+    longest = draw(st.sampled_from((1024, 4096, 8192)))
+    model = draw(st.one_of(models(most_layers=4, kinds=1), mixed_models(most_layers=4)))
+    workload = replace(
+        draw(workloads(precisions=(Precision.BF16, Precision.FP16))),
+        seq_len=longest,
+        global_batch_size=draw(st.sampled_from((1, 2, 3, 4, 6))),
+        optimizer=draw(st.sampled_from((Optimizer.ADAM, Optimizer.ADAM, Optimizer.ADAM, Optimizer.SGD))),
+    )
+    run = Run(
+        model=replace(model, max_position_embeddings=longest),
+        cluster=four_gpus(gpus_per_node=draw(st.sampled_from((2, 4)))),
+        request=PlanRequest(
+            workload=workload,
+            constraints=Constraints(),
+            memory_headroom=0.0,
+            target=draw(targets()),
+            objective=Objective.STEP_TIME,
+        ),
+    )
+    assume(can_say_model(run))
+    assume(count_layouts(run, at_most=most_layouts))
+    return run
+
+
+def with_memory(run: Run, memory_bytes: int) -> Run:
+    """Return a run on GPUs with so much memory."""
+    device = replace(run.cluster.device, memory_bytes=memory_bytes)
+    return replace(run, cluster=replace(run.cluster, device=device))
