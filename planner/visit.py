@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.candidates import Candidate, PointBound, Pricer, Rejected, layout_at
+from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split, layout_at
 from planner.costs import Bounds, CostTable, FloatArray
 from planner.errors import NotExpressibleError
 from planner.layout import Layout
@@ -107,8 +107,10 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
         outcome = pricer.price(layout, bound=known, ceiling_seconds=ceiling)
         if isinstance(outcome, Rejected) and not outcome.fits:
             exceeded += 1
-            unsettled += math.isfinite(outcome.bound_seconds)
-            open_bound = min(open_bound, outcome.bound_seconds)
+            if math.isfinite(outcome.bound_seconds):
+                several.append(
+                    _SeveralSplits(proved_seconds=outcome.bound_seconds, layout=layout, bound=known, is_placed=False)
+                )
             continue
         refusal = None if isinstance(outcome, Rejected) else refused(outcome.layout)
         if refusal is not None:
@@ -118,42 +120,60 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
             continue
         if not pricer.is_settled(layout):
             proved = outcome.bound_seconds if isinstance(outcome, Rejected) else outcome.lower_bound_seconds
-            several.append(_SeveralSplits(proved_seconds=proved, layout=layout, bound=known))
+            several.append(_SeveralSplits(proved_seconds=proved, layout=layout, bound=known, is_placed=True))
         if isinstance(outcome, Rejected):
             outbid += 1
             continue
         simulated += 1
         _insert(found, outcome)
-    open_bound = min(open_bound, _settled(several, pricer, found, refused=refused, watch=watch))
+    closed = _settled(several, pricer, found, refused=refused, watch=watch)
     uneven_bound = _uneven(points, bounds, pricer, found, refused=refused, watch=watch)
     _look_beside(found, pricer, scope, refused=refused)
-    _count(pruned, "memory: exact bytes exceed the limit", exceeded)
+    _count(pruned, "memory: exact bytes exceed the limit", exceeded - closed.placed)
     _count(pruned, "bound: cannot beat the plans found", len(points) - visited + outbid)
-    best = found[0].step_seconds if found else math.inf
     return Visit(
         candidates=tuple(found[:top]),
-        bound_seconds=min(best, open_bound),
+        bound_seconds=min(open_bound, closed.open_seconds, *(entry.step_seconds for entry in found[:1])),
         pruned=pruned,
-        simulated=simulated,
-        unsettled=unsettled,
-        refusal=first_refusal,
+        simulated=simulated + closed.placed,
+        unsettled=unsettled + closed.unsettled,
+        refusal=first_refusal or closed.refusal,
         uneven_bound_seconds=uneven_bound,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SeveralSplits:
-    """A point that was visited, of whose splits one was priced.
+    """A point that was visited, of whose splits at most one was priced.
 
     Args:
         proved_seconds: No split of it that fits takes less.
         layout: The point.
         bound: What the space knows of it.
+        is_placed: A split of it is known that fits.
     """
 
     proved_seconds: float
     layout: Layout
     bound: PointBound
+    is_placed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Closed:
+    """What is left open when every split that might beat the best plan was looked at, where there are not too many.
+
+    Args:
+        open_seconds: No split that was not looked at takes less.
+        placed: Points of which a first split was found that fits.
+        unsettled: Points of which it is not known whether some split fits.
+        refusal: What the target has against the first split that is better and that it has no words for.
+    """
+
+    open_seconds: float
+    placed: int
+    unsettled: int
+    refusal: NotExpressibleError | None
 
 
 def _settled(
@@ -163,8 +183,8 @@ def _settled(
     *,
     refused: Refused,
     watch: Watch,
-) -> float:
-    """Look at every split that may beat the best plan; return what is proved of the points that have too many.
+) -> _Closed:
+    """Look at every split that may beat the best plan, or at all while there is none.
 
     Args:
         several: Points whose splits were not all looked at.
@@ -173,22 +193,31 @@ def _settled(
         refused: Returns why the target has no words for a layout, if it has none.
         watch: Called as the points are looked at.
     """
-    open_seconds = math.inf
+    open_seconds, placed, unsettled = math.inf, 0, 0
+    first_refusal: NotExpressibleError | None = None
     for index, point in enumerate(sorted(several, key=lambda entry: entry.proved_seconds)):
         watch("closing the gap", index, len(several))
-        if not found or point.proved_seconds >= found[0].step_seconds:
+        best_seconds = found[0].step_seconds if found else math.inf
+        nothing_left = not point.is_placed and has_single_split(point.layout)
+        if point.proved_seconds >= best_seconds or nothing_left:
+            unsettled += math.isinf(best_seconds)
             open_seconds = min(open_seconds, point.proved_seconds)
             continue
-        best_seconds = found[0].step_seconds
         settled = settle_point(pricer, point.layout, bound=point.bound, best_seconds=best_seconds)
         if settled.better is None:
-            open_seconds = min(open_seconds, max(point.proved_seconds, settled.bound_seconds))
-        elif refused(settled.better.layout) is not None:
+            proved = max(point.proved_seconds, settled.bound_seconds)
+            unsettled += math.isinf(best_seconds) and math.isfinite(proved)
+            open_seconds = min(open_seconds, proved)
+            continue
+        refusal = refused(settled.better.layout)
+        if refusal is not None:
+            first_refusal = first_refusal or refusal
             open_seconds = min(open_seconds, point.proved_seconds)
-        else:
-            _insert(found, settled.better)
-            open_seconds = min(open_seconds, settled.bound_seconds)
-    return open_seconds
+            continue
+        placed += not point.is_placed
+        _insert(found, settled.better)
+        open_seconds = min(open_seconds, settled.bound_seconds)
+    return _Closed(open_seconds=open_seconds, placed=placed, unsettled=unsettled, refusal=first_refusal)
 
 
 def _uneven(  # noqa: PLR0913 - the points, what is known of them, and who may refuse
