@@ -7,25 +7,49 @@ from hypothesis import strategies as st
 
 from benchmarks.brute_force import can_say_model, count_layouts
 from benchmarks.points import Run
+from planner.blocks import Activation, Block, DenseFeedForward, FeedForward, MixtureOfExperts, Router, SelfAttention
 from planner.request import Constraints, Objective, PlanRequest
+from planner.specs import BlockRun, ModelSpec
 from planner.workload import Optimizer, Precision
 from profiles.hardware import Cluster
-from tests.builders import two_node_cluster
+from tests.builders import tiny_dense_model, two_node_cluster
 from tests.small_spaces import mixed_models, models, targets, workloads
 
 
 def four_gpus(*, gpus_per_node: int) -> Cluster:
     """Return 4 GPUs in one node, or in two with a slow link between them."""
     cluster = two_node_cluster(num_nodes=4 // gpus_per_node)
-    levels = tuple(replace(level, num_gpus=size) for level, size in zip(cluster.levels, (gpus_per_node, 4), strict=False))
+    sizes = (gpus_per_node, 4)
+    levels = tuple(replace(level, num_gpus=size) for level, size in zip(cluster.levels, sizes, strict=False))
     return replace(cluster, gpus_per_node=gpus_per_node, levels=levels)
+
+
+@st.composite
+def usual_models(draw: st.DrawFn) -> ModelSpec:
+    """Return a few equal layers that every framework has words for, dense or of experts."""
+    width = draw(st.sampled_from((128, 512, 4096)))
+    dense = DenseFeedForward(intermediate_size=width, gated=True, activation=Activation.SILU)
+    experts = MixtureOfExperts(num_experts=4, experts_per_token=2, expert=dense, router=Router())
+    kinds: tuple[FeedForward, ...] = (dense, experts)
+    mixer = SelfAttention(num_attention_heads=8, num_key_value_heads=draw(st.sampled_from((1, 2, 8))), head_dim=64)
+    return replace(
+        tiny_dense_model(),
+        hidden_size=512,
+        vocab_size=draw(st.sampled_from((512, 4096))),
+        tie_word_embeddings=draw(st.booleans()),
+        runs=(
+            BlockRun(
+                block=Block(mixer=mixer, feed_forward=draw(st.sampled_from(kinds))), count=draw(st.integers(2, 4))
+            ),
+        ),
+    )
 
 
 @st.composite
 def small_runs(draw: st.DrawFn, *, most_layouts: int) -> Run:
     """Return a run on 4 GPUs that has at most so many legal layouts, and one at least."""
     longest = draw(st.sampled_from((1024, 4096, 8192)))
-    model = draw(st.one_of(models(most_layers=4, kinds=1), mixed_models(most_layers=4)))
+    model = draw(st.one_of(models(most_layers=4, kinds=1), mixed_models(most_layers=4), usual_models()))
     workload = replace(
         draw(workloads(precisions=(Precision.BF16, Precision.FP16))),
         seq_len=longest,
