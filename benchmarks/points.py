@@ -102,13 +102,13 @@ def require_stated(run: Run) -> None:
             raise NotStated(what)
 
 
-def _kinds(model: ModelSpec) -> tuple[Block, ...]:
+def kinds_of(model: ModelSpec) -> tuple[Block, ...]:
     """Return each kind of layer, that of multi-token prediction among them."""
     return (*model.distinct_blocks, *(() if model.mtp is None else (model.mtp.block,)))
 
 
 def _mixers(model: ModelSpec) -> list[Mixer]:
-    return [block.mixer for block in _kinds(model) if block.mixer is not None]
+    return [block.mixer for block in kinds_of(model) if block.mixer is not None]
 
 
 @cache
@@ -135,7 +135,7 @@ def meshes(run: Run) -> Iterator[Mesh]:
 
 def is_legal_mesh(mesh: Mesh, run: Run) -> bool:
     """Return whether a mesh breaks no rule."""
-    return _is_searched_mesh(mesh, run) and _splits_model(mesh, run) and _target_has_mesh(mesh, run)
+    return _is_searched_mesh(mesh, run) and splits_model(mesh, run) and target_has_mesh(mesh, run)
 
 
 def _is_searched_mesh(mesh: Mesh, run: Run) -> bool:
@@ -153,12 +153,12 @@ def _is_searched_mesh(mesh: Mesh, run: Run) -> bool:
     )
 
 
-def _splits_model(mesh: Mesh, run: Run) -> bool:
+def splits_model(mesh: Mesh, run: Run) -> bool:
     """Return whether every layer splits over the degrees."""
     model, target = run.model, run.request.target
     further = model.mtp is None or model.hidden_size % mesh.tp == 0
     return further and all(
-        _splits_mixer(block, mesh, target) and _splits_feed_forward(block, mesh) for block in _kinds(model)
+        _splits_mixer(block, mesh, target) and _splits_feed_forward(block, mesh) for block in kinds_of(model)
     )
 
 
@@ -204,7 +204,7 @@ def _splits_feed_forward(block: Block, mesh: Mesh) -> bool:
     return True
 
 
-def _target_has_mesh(mesh: Mesh, run: Run) -> bool:
+def target_has_mesh(mesh: Mesh, run: Run) -> bool:
     """Return whether the target can run the mesh."""
     mixers = _mixers(run.model)
     latent = [mixer for mixer in mixers if isinstance(mixer, LatentAttention)]
@@ -351,7 +351,7 @@ def recomputes(mesh: Mesh, vpp: int, run: Run) -> list[Recompute]:
 
 def _modules(run: Run) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     """Return the choices of modules to recompute in mixers and in feed-forwards; the empty one always."""
-    blocks = _kinds(run.model)
+    blocks = kinds_of(run.model)
     experts = any(isinstance(block.feed_forward, MixtureOfExperts) for block in blocks)
     dense = any(isinstance(block.feed_forward, DenseFeedForward) for block in blocks)
     mixers: list[tuple[str, ...]] = [()]
