@@ -15,6 +15,9 @@ from profiles.hardware import Cluster
 from tests.builders import tiny_dense_model, two_node_cluster
 from tests.small_spaces import mixed_models, models, targets, workloads
 
+MANY_LAYOUTS = 20_000
+"""More than are priced one by one, few enough to be listed."""
+
 
 def four_gpus(*, gpus_per_node: int) -> Cluster:
     """Return 4 GPUs in one node, or in two with a slow link between them."""

@@ -59,7 +59,7 @@ def test_no_layout_of_a_small_run_is_better_than_its_plan(run: Run, data: st.Dat
     assert_plan_is_exhaustively_best(run, data)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @MANY
 @given(run=small_runs(most_layouts=1_500), data=st.data())
 def test_no_layout_of_many_small_runs_is_better_than_its_plan(run: Run, data: st.DataObject) -> None:
@@ -143,7 +143,7 @@ def test_the_programme_the_mips_and_exhaustive_search_agree_on_a_point(
     assert_point_is_solved(*point, data)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @MANY
 @given(point=points_of_small_spaces().filter(is_plain_pipeline), data=st.data())
 def test_the_programme_the_mips_and_exhaustive_search_agree_on_many_points(

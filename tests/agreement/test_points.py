@@ -1,0 +1,89 @@
+"""The search's points are those that `benchmarks.points` states a second time, no more and no fewer."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+
+from benchmarks.brute_force import splits
+from benchmarks.instances import instances
+from benchmarks.points import NotStated, Run, count_considered, count_legal, is_searched, legal_points
+from planner.layout import Layout
+from planner.request import Constraints
+from planner.space import enumerate_layouts
+from planner.workload import Packing, Precision
+from tests.agreement.test_prices import DOCUMENTS
+from tests.small_runs import MANY_LAYOUTS, small_runs
+from tests.small_spaces import SmallSpace
+
+INSTANCES = {instance.name: instance for instance in instances()}
+LARGE = {"kimi-k2-131072xh100", "deepseek-v3-2048xh100", "qwen3-235b-a22b-32xdgx-h100", "nemotron-h-56b-32xdgx-h100"}
+"""Counting these takes seconds each."""
+LISTED = ("llama-2-7b-4xl40s", "llama-3.1-8b-deepspeed-1xdgx-h100", "llama-3.2-1b-4xa100")
+
+
+def space_of(run: Run) -> SmallSpace:
+    return SmallSpace(
+        run.model, run.workload, run.cluster, target=run.request.target, constraints=run.request.constraints
+    )
+
+
+def assert_counts_are_equal(run: Run) -> None:
+    space = enumerate_layouts(space_of(run).scope)
+    assert count_considered(run) == space.considered
+    assert count_legal(run) == (len(space.points), len(space.unsimulated))
+
+
+def assert_points_are_the_same(run: Run) -> None:
+    space = space_of(run)
+    searched: list[Layout] = [space.layout(index) for index in range(len(space.points))]
+    listed = list(legal_points(run))
+    assert len(set(listed)) == len(listed)
+    assert set(searched) == set(listed)
+
+
+@pytest.mark.parametrize("name", sorted(INSTANCES.keys() - LARGE))
+def test_the_points_of_an_instance_are_as_many_by_an_independent_count(name: str) -> None:
+    assert_counts_are_equal(INSTANCES[name].run())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(LARGE))
+def test_the_points_of_a_large_instance_are_as_many_by_an_independent_count(name: str) -> None:
+    assert_counts_are_equal(INSTANCES[name].run())
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_the_points_of_an_instance_are_the_same_by_an_independent_list(name: str) -> None:
+    assert_points_are_the_same(INSTANCES[name].run())
+
+
+@settings(max_examples=60, deadline=None)
+@given(run=small_runs(most_layouts=MANY_LAYOUTS))
+def test_the_points_of_a_small_run_are_the_same_by_an_independent_list(run: Run) -> None:
+    assert_counts_are_equal(run)
+    assert_points_are_the_same(run)
+
+
+@settings(max_examples=20, deadline=None)
+@given(run=small_runs(most_layouts=MANY_LAYOUTS))
+def test_every_split_of_a_listed_point_is_searched_and_other_degrees_are_not(run: Run) -> None:
+    for point in legal_points(run):
+        layout = next(splits(point, run))
+        assert is_searched(layout, run)
+        assert not is_searched(replace(layout, rank_order="tp-ep-cp-dp-pp"), run)
+
+
+@pytest.mark.parametrize("what", ["precision fp8-delayed", "documents", "constraints"])
+def test_rules_that_are_not_stated_twice_are_refused_by_name(what: str) -> None:
+    run = INSTANCES["llama-2-7b-4xl40s"].run()
+    request, workload = run.request, run.workload
+    padded = replace(DOCUMENTS, packing=Packing.PADDED)
+    requests = {
+        "precision fp8-delayed": replace(request, workload=replace(workload, precision=Precision.FP8_DELAYED)),
+        "documents": replace(request, workload=replace(workload, documents=padded)),
+        "constraints": replace(request, constraints=Constraints(sequence_parallel=True)),
+    }
+    changed = replace(run, request=requests[what])
+    with pytest.raises(NotStated, match=what):
+        count_legal(changed)
