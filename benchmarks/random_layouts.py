@@ -44,6 +44,9 @@ LAYOUTS = 2000
 DRAWS_PER_LAYOUT = 20
 """Random layouts that are looked at for each one that is wanted; large models on few GPUs rarely fit."""
 
+SECOND_MOVES = 40
+"""Layouts behind each first move that are looked at."""
+
 SEQ_LEN = 4096
 ROUNDING = 1e-9
 
@@ -131,12 +134,12 @@ def random_layouts(run: Run, random: Random) -> Iterator[Layout]:
 
 
 def two_moves(start: Layout, run: Run, random: Random) -> Iterator[Layout]:
-    """Yield random layouts two moves from one, without end."""
+    """Yield random layouts two moves from one, a few behind each first move, until all first moves were taken."""
     first = list(moves(start, run))
-    while first:
-        second = list(moves(random.choice(first), run))
-        if second:
-            yield random.choice(second)
+    random.shuffle(first)
+    for layout in first:
+        second = list(moves(layout, run))
+        yield from random.sample(second, min(SECOND_MOVES, len(second)))
 
 
 class _Trial:
@@ -194,8 +197,7 @@ def try_case(model: str, cluster: str, *, layouts: int, seed: int) -> Case:
     if plan.plans:
         start = plan.best.layout
         trial.look(moves(start, run), kind="one move")
-        several = islice(two_moves(start, run, random), DRAWS_PER_LAYOUT * layouts)
-        trial.look(several, kind="two moves", at_most=layouts)
+        trial.look(two_moves(start, run, random), kind="two moves", at_most=layouts)
     return Case(
         model=model,
         cluster=cluster,
@@ -217,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", metavar="NAME", action="append", choices=model_names(), help="of the bundled ones")
     parser.add_argument("--cluster", metavar="NAME", action="append", choices=CLUSTERS, help=", ".join(CLUSTERS))
     parser.add_argument(
-        "--layouts", type=int, default=LAYOUTS, help="random layouts, and as many two moves from a plan"
+        "--layouts", type=int, default=LAYOUTS, help="random layouts, and at most as many two moves away"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON Lines file, continued where it has lines")
