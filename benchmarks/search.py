@@ -178,7 +178,7 @@ def _counted(run: Run) -> Counted:
     return Counted(considered=considered, legal=legal + too_long, refusal=None, seconds=time.perf_counter() - began)
 
 
-def _lines(row: Row) -> list[str]:
+def lines_of(row: Row) -> list[str]:
     """Return what the table says of one instance."""
     solved, counted, exhausted = row.solved, row.counted, row.exhausted
     over = row.wanted_seconds is not None and solved.seconds > row.wanted_seconds
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in pool.map(measure, [known[name] for name in options.only or known]):
             rows.append(row)
             if options.format == "text":
-                print("\n".join(_lines(row)), flush=True)
+                print("\n".join(lines_of(row)), flush=True)
     if options.format == "json":
         document = [
             {**asdict(row), "times_faster": row.times_faster, "disagreements": row.disagreements} for row in rows

@@ -237,25 +237,6 @@ def test_searching_again_gives_the_same_plan(model: ModelSpec, workload: TrainWo
     assert search(model, cluster, request(workload)) == search(model, cluster, request(workload))
 
 
-@settings(max_examples=3, deadline=None, derandomize=True)
-@given(model=models(most_layers=4, kinds=1), workload=workloads(), memory_bytes=MEMORIES)
-def test_no_layout_of_the_whole_space_beats_the_bound(
-    model: ModelSpec, workload: TrainWorkload, memory_bytes: int
-) -> None:
-    cluster = sized(two_node_cluster(num_nodes=1), memory_bytes)
-    plan = search(model, cluster, request(workload), top=1)
-    space = SmallSpace(model, workload, cluster, constraints=Constraints())
-    everything = [
-        priced(space, split) for index in range(len(space.points)) for split in space.splits(space.layout(index))
-    ]
-    fitting = [seconds for peak, seconds in everything if peak <= memory_bytes]
-    assert bool(fitting) == bool(plan.plans)
-    if plan.plans:
-        assert plan.bound is not None
-        assert plan.bound <= min(fitting) * (1 + ROUNDING)
-        assert min(fitting) <= plan.best.step_seconds * (1 + ROUNDING)
-
-
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     model=mixed_models(most_layers=5),
