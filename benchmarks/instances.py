@@ -13,7 +13,7 @@ EXAMPLES = ROOT / "examples"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What the search should keep to on two cores of a laptop.
+    """What the search should keep to.
 
     Args:
         seconds: Of solving.

@@ -24,7 +24,7 @@ from math import isclose
 from multiprocessing import get_context
 
 from benchmarks.brute_force import Exhausted, brute_force, count_layouts
-from benchmarks.instances import WANTED_PEAK_RSS_BYTES, Instance, instances
+from benchmarks.instances import WANTED_PEAK_RSS_BYTES, Instance, Wanted, instances
 from benchmarks.points import NotStated, Run, count_considered, count_legal
 from planner.capabilities import CAPABILITIES
 from planner.plan import Plan
@@ -92,7 +92,7 @@ class Row:
     """What is known of one instance; `exhausted` where every layout was looked at."""
 
     name: str
-    wanted_seconds: float | None
+    wanted: Wanted | None
     solved: Solved
     counted: Counted
     exhausted: Exhausted | None
@@ -158,10 +158,9 @@ def measure(instance: Instance) -> Row:
     exhausted = None
     if counted.refusal is None and count_layouts(run, at_most=MOST_LAYOUTS) is not None:
         exhausted = brute_force(run)
-    wanted = instance.wanted
     return Row(
         name=instance.name,
-        wanted_seconds=None if wanted is None else wanted.seconds,
+        wanted=instance.wanted,
         solved=solved,
         counted=counted,
         exhausted=exhausted,
@@ -178,13 +177,18 @@ def _counted(run: Run) -> Counted:
     return Counted(considered=considered, legal=legal + too_long, refusal=None, seconds=time.perf_counter() - began)
 
 
+def _wanted(value: float, at_most: float, unit: str) -> str:
+    return f" (wanted {at_most:g} {unit}{', missed' if value > at_most else ''})"
+
+
 def lines_of(row: Row) -> list[str]:
     """Return what the table says of one instance."""
     solved, counted, exhausted = row.solved, row.counted, row.exhausted
-    over = row.wanted_seconds is not None and solved.seconds > row.wanted_seconds
-    wanted = "" if row.wanted_seconds is None else f" (wanted {row.wanted_seconds:g} s{', missed' if over else ''})"
+    wanted = "" if row.wanted is None else _wanted(solved.seconds, row.wanted.seconds, "s")
     large = ", wanted 1 GB, missed" if solved.peak_rss_bytes > WANTED_PEAK_RSS_BYTES else ""
     gap = "no plan" if solved.gap is None else f"gap {solved.gap:.3%}"
+    if solved.gap is not None and row.wanted is not None and row.wanted.gap is not None:
+        gap += _wanted(100 * solved.gap, 100 * row.wanted.gap, "%")
     too_long = f" and {solved.too_long:,} too long to simulate" if solved.too_long else ""
     lines = [
         row.name,

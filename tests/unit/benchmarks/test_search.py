@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.brute_force import Exhausted, brute_force, count_layouts, splits
-from benchmarks.instances import instances
+from benchmarks.instances import Wanted, instances
 from benchmarks.points import legal_points
 from benchmarks.search import Row, lines_of, main, measure
 
@@ -67,3 +67,14 @@ def test_where_memory_is_too_small_exhaustive_search_finds_nothing() -> None:
     assert exhausted.step_seconds is None
     assert exhausted.num_fitting == 0
     assert exhausted.num_layouts > 0
+
+
+def test_what_is_wanted_and_missed_is_said(row: Row) -> None:
+    slow = replace(row.solved, seconds=2.5, gap=0.02, peak_rss_bytes=2 * 10**9)
+    lines = lines_of(replace(row, solved=slow, wanted=Wanted(seconds=2.0, gap=0.005)))
+    assert lines[1].startswith("  solved      2.50 s (wanted 2 s, missed), ")
+    assert lines[2] == "  peak RSS    1,907 MiB, wanted 1 GB, missed"
+    assert lines[3].startswith("  status      optimal, gap 2.000% (wanted 0.5 %, missed), ")
+    met = lines_of(replace(row, solved=replace(slow, seconds=1.0, gap=0.0), wanted=Wanted(seconds=2.0, gap=0.005)))
+    assert met[1].startswith("  solved      1.00 s (wanted 2 s), ")
+    assert met[3].startswith("  status      optimal, gap 0.000% (wanted 0.5 %), ")
