@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from math import isclose
 from multiprocessing import get_context
+from textwrap import wrap
 
 from benchmarks.brute_force import Exhausted, brute_force, count_layouts
 from benchmarks.instances import WANTED_PEAK_RSS_BYTES, Instance, Wanted, instances
@@ -196,7 +197,7 @@ def lines_of(row: Row) -> list[str]:
         f"  peak RSS    {solved.peak_rss_bytes / MIB:,.0f} MiB{large}",
         f"  status      {solved.status}, {gap}, {solved.simulated:,} points simulated",
         f"  considered  {solved.considered:,}; legal {solved.legal:,}{too_long}",
-        f"  dimensions  {len(solved.dimensions)}: {', '.join(solved.dimensions)}",
+        *wrap(", ".join(solved.dimensions), initial_indent="  dimensions  ", subsequent_indent=14 * " "),
     ]
     if counted.refusal is None:
         lines.append(f"  counted     {counted.considered:,}; legal {counted.legal:,}; in {counted.seconds:.1f} s")
