@@ -41,21 +41,27 @@ class Exhausted:
     seconds: float
 
 
-def num_splits(layout: Layout, run: Run) -> int:
+def num_splits(layout: Layout, run: Run, *, uneven: bool = False) -> int:
     """Return how many splits of a point there are."""
-    num_layers = run.model.num_layers
-    if layout.pp == 1 or layout.vpp > 1:
+    num_layers, num_stages = run.model.num_layers, layout.pp * layout.vpp
+    if num_stages == 1 or (layout.vpp > 1 and not uneven):
         return 1
     fewest = _fewest_layers(layout, run)
     if fewest:
-        return comb(num_layers - layout.pp * fewest + layout.pp - 1, layout.pp - 1)
-    return comb(num_layers + 1, layout.pp - 1)
+        return comb(num_layers - num_stages * fewest + num_stages - 1, num_stages - 1)
+    return comb(num_layers + 1, num_stages - 1)
 
 
-def splits(layout: Layout, run: Run) -> Iterator[Layout]:
-    """Yield a point with its layers placed in every way that the search stands for."""
+def splits(layout: Layout, run: Run, *, uneven: bool = False) -> Iterator[Layout]:
+    """Yield a point with its layers placed in every way for which the search proves its answer.
+
+    Args:
+        layout: The point.
+        run: What is planned.
+        uneven: Yield every split of interleaved stages too, not only the one that is as even as they come.
+    """
     num_layers, num_stages = run.model.num_layers, layout.pp * layout.vpp
-    if num_stages == 1 or layout.vpp > 1:
+    if num_stages == 1 or (layout.vpp > 1 and not uneven):
         yield replace(layout, stages=stages_from_counts(interleaved_split(num_layers, num_stages)))
         return
     for cuts in combinations(range(num_layers + 1), num_stages - 1):
@@ -68,29 +74,29 @@ def splits(layout: Layout, run: Run) -> Iterator[Layout]:
 def _fewest_layers(layout: Layout, run: Run) -> int:
     """Return the layers of every stage at least; with 0 a stage at either end of a plain pipeline may hold none.
 
-    A stage holds what is recomputed of it, and with adapters something to train.
+    A stage holds what is recomputed of it, and with adapters something to train; an interleaved one is never empty.
     """
-    return max(layout.recompute.num_layers or 0, int(run.workload.lora is not None))
+    return max(layout.recompute.num_layers or 0, int(run.workload.lora is not None or layout.vpp > 1))
 
 
-def priced_layouts(run: Run) -> Iterator[tuple[Layout, int, Callable[[], float]]]:
+def priced_layouts(run: Run, *, uneven: bool = False) -> Iterator[tuple[Layout, int, Callable[[], float]]]:
     """Yield every layout with its peak bytes and what returns the seconds of its step."""
     capabilities, workload = CAPABILITIES[run.request.target], run.workload
     graph = build_graph(run.model, workload, eager=capabilities.eager)
     cost_model = cost_model_on(run.cluster, capabilities.software)
     for layout in legal_points(run):
         unplaced = place(run.model, graph, layout, workload, capabilities)
-        for split in splits(layout, run):
+        for split in splits(layout, run, uneven=uneven):
             placed = replace(unplaced, layout=split)
             peak_bytes = peak_memory_bytes(memory_ledger(placed))
             yield split, peak_bytes, partial(simulated_step_seconds, placed, cost_model)
 
 
-def count_layouts(run: Run, *, at_most: int) -> int | None:
+def count_layouts(run: Run, *, at_most: int, uneven: bool = False) -> int | None:
     """Return how many layouts there are to look at; None for more than `at_most`."""
     total = 0
     for layout in legal_points(run):
-        total += num_splits(layout, run)
+        total += num_splits(layout, run, uneven=uneven)
         if total > at_most:
             return None
     return total

@@ -448,8 +448,8 @@ def point(mesh: Mesh, use: Use, recompute: Recompute, run: Run) -> Layout:
     )
 
 
-def is_searched(layout: Layout, run: Run) -> bool:
-    """Return whether the search says that it searches a placed layout."""
+def is_proved(layout: Layout, run: Run) -> bool:
+    """Return whether the search proves its answer for a placed layout: interleaved stages as even as they come only."""
     mesh = Mesh(
         tp=layout.tp,
         cp=layout.cp,

@@ -4,10 +4,10 @@
     python -m benchmarks.random_layouts --model llama-3.1-8b --cluster dgx-h100-1
 
 Each case is planned once; then random legal layouts that fit, every layout a move from the plan and random ones two
-moves from it are priced by the independent evaluator (`benchmarks.layouts`). A better one that the search says it
-searches is a bug of the search or of the evaluator; a better one that it says it does not search shows what the
-narrowing of the space costs. Where nothing fits, no layout that is looked at may fit. The exit code is 1 where some
-layout is better.
+moves from it are priced by the independent evaluator (`benchmarks.layouts`). A better one of those for which the search
+proves its answer is a bug of the search or of the evaluator; a better one of the others (uneven interleaved stages, tp
+beyond a node, ...) shows what is not searched, or not to the end. Where nothing fits, no layout that is looked at may
+fit. The exit code is 1 where some layout is better.
 
 Equal seeds give equal lines, one JSON object a case; with --out, cases whose line the file has are not run again.
 """
@@ -23,7 +23,7 @@ from random import Random
 
 from benchmarks.brute_force import can_say_model
 from benchmarks.layouts import Judge, drawn_layout, moves
-from benchmarks.points import Run, is_searched
+from benchmarks.points import Run, is_proved
 from planner.bundled import load_bundled, model_names
 from planner.layout import Layout
 from planner.plan import Plan
@@ -57,14 +57,14 @@ class Better:
 
     Args:
         kind: How it was found.
-        is_searched: The search says that it looks at such layouts.
+        is_proved: It is one of those for which the search proves its answer.
         step_seconds: Its step.
         times: The plan's step over its own.
         layout: The layout, the layers of its stages as counts.
     """
 
     kind: str
-    is_searched: bool
+    is_proved: bool
     step_seconds: float
     times: float
     layout: dict[str, object]
@@ -174,12 +174,12 @@ class _Trial:
                 self._keep(kind, layout, seconds)
 
     def _keep(self, kind: str, layout: Layout, seconds: float) -> None:
-        searched = is_searched(layout, self.judge.run)
-        known = self.better.get((kind, searched))
+        proved = is_proved(layout, self.judge.run)
+        known = self.better.get((kind, proved))
         if known is None or seconds < known.step_seconds:
-            self.better[kind, searched] = Better(
+            self.better[kind, proved] = Better(
                 kind=kind,
-                is_searched=searched,
+                is_proved=proved,
                 step_seconds=seconds,
                 times=float("inf") if self.best is None else self.best / seconds,
                 layout={**asdict(layout), "stages": [stage.num_layers for stage in layout.stages]},

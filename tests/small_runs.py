@@ -42,7 +42,7 @@ def usual_models(draw: st.DrawFn) -> ModelSpec:
         tie_word_embeddings=draw(st.booleans()),
         runs=(
             BlockRun(
-                block=Block(mixer=mixer, feed_forward=draw(st.sampled_from(kinds))), count=draw(st.integers(2, 4))
+                block=Block(mixer=mixer, feed_forward=draw(st.sampled_from(kinds))), count=draw(st.integers(2, 6))
             ),
         ),
     )
@@ -52,7 +52,7 @@ def usual_models(draw: st.DrawFn) -> ModelSpec:
 def small_runs(draw: st.DrawFn, *, most_layouts: int) -> Run:
     """Return a run on 4 GPUs that has at most so many legal layouts, and one at least."""
     longest = draw(st.sampled_from((1024, 4096, 8192)))
-    model = draw(st.one_of(models(most_layers=4, kinds=1), mixed_models(most_layers=4), usual_models()))
+    model = draw(st.one_of(models(most_layers=6, kinds=1), mixed_models(most_layers=6), usual_models()))
     workload = replace(
         draw(workloads(precisions=(Precision.BF16, Precision.FP16))),
         seq_len=longest,
@@ -71,7 +71,7 @@ def small_runs(draw: st.DrawFn, *, most_layouts: int) -> Run:
         ),
     )
     assume(can_say_model(run))
-    assume(count_layouts(run, at_most=most_layouts))
+    assume(count_layouts(run, at_most=most_layouts, uneven=True))
     return run
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from benchmarks.layouts import Judge, moves
-from benchmarks.points import is_searched
+from benchmarks.points import is_proved
 from benchmarks.random_layouts import CLUSTERS, LAYOUTS, Case, run_of, try_case
 from planner.bundled import model_names
 from planner.search import search
@@ -56,4 +56,4 @@ def test_a_plan_that_is_not_the_best_is_found_out() -> None:
 
 def test_the_best_layout_is_one_that_is_searched() -> None:
     run = run_of("llama-3.1-8b", "dgx-h100-1")
-    assert is_searched(search(run.model, run.cluster, run.request).best.layout, run)
+    assert is_proved(search(run.model, run.cluster, run.request).best.layout, run)
