@@ -334,9 +334,9 @@ def recomputes(mesh: Mesh, vpp: int, run: Run) -> list[Recompute]:
     found = [Recompute(granularity=Granularity.NONE)]
     if run.request.target is not Target.DEEPSPEED:
         found += [
-            Recompute(granularity=Granularity.SELECTIVE, modules=(*mixer, *forward))
-            for mixer, forward in product(*_modules(run))
-            if mixer or forward
+            Recompute(granularity=Granularity.SELECTIVE, modules=modules)
+            for mixer, norm, forward in product(*_modules(run))
+            if (modules := (*mixer, *norm, *forward))
         ]
         stages = mesh.pp * vpp
         if len(run.model.distinct_blocks) == 1:
@@ -349,22 +349,27 @@ def recomputes(mesh: Mesh, vpp: int, run: Run) -> list[Recompute]:
     return found
 
 
-def _modules(run: Run) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """Return the choices of modules to recompute in mixers and in feed-forwards; the empty one always."""
+def _modules(run: Run) -> tuple[list[tuple[str, ...]], ...]:
+    """Return the choices of modules to recompute in mixers, of norms, and in feed-forwards; the empty one always.
+
+    Norms are layers of their own in front of latent attention and of experts; others are part of a linear layer.
+    """
     blocks = kinds_of(run.model)
     experts = any(isinstance(block.feed_forward, MixtureOfExperts) for block in blocks)
     dense = any(isinstance(block.feed_forward, DenseFeedForward) for block in blocks)
     mixers: list[tuple[str, ...]] = [()]
+    latent = any(isinstance(block.mixer, LatentAttention) for block in blocks)
     attends = any(isinstance(block.mixer, SelfAttention | LatentAttention) for block in blocks)
     if attends and run.workload.attention_kernel is AttentionKernel.UNFUSED:
         mixers.append(("core_attn",))
-    if any(isinstance(block.mixer, LatentAttention) for block in blocks):
+    if latent:
         mixers.append(("mla_up_proj",))
     forwards: list[tuple[str, ...]] = [()]
     if experts:
         forwards.append(("moe_act",))
     forwards.append((*(("mlp",) if dense else ()), *(("moe",) if experts else ())))
-    return mixers, [choice for index, choice in enumerate(forwards) if choice or not index]
+    norms: list[tuple[str, ...]] = [(), ("layernorm",)] if latent or experts else [()]
+    return mixers, norms, [choice for index, choice in enumerate(forwards) if choice or not index]
 
 
 def count_considered(run: Run) -> int:
