@@ -20,9 +20,11 @@ from benchmarks.points import (
     interleaved_split,
     is_legal_use,
     kinds_of,
+    mesh_of,
     point,
     splits_model,
     target_has_mesh,
+    use_of,
     virtual_stages,
 )
 from planner.blocks import MixtureOfExperts
@@ -130,7 +132,13 @@ def _drawn_mesh(run: Run, random: Random) -> Mesh:
         most = gcd(*(entry.num_experts for entry in experts if isinstance(entry, MixtureOfExperts)))
         ep = random.choice(divisors(gcd(ranks, most)))
         etp = random.choice((1, random.choice(divisors(ranks // ep))))
-    return Mesh(**degrees, ulysses=random.choice(divisors(degrees["cp"])), ep=ep, etp=etp)
+    return Mesh(
+        **degrees,
+        ulysses=random.choice(divisors(degrees["cp"])),
+        ep=ep,
+        etp=etp,
+        replicas_outermost=random.random() < 0.2,
+    )
 
 
 def _drawn_counts(num_layers: int, num_stages: int, random: Random) -> tuple[int, ...]:
@@ -177,29 +185,6 @@ def moves(layout: Layout, run: Run) -> Iterator[Layout]:
                 yield replace(layout, stages=stages_from_counts(tuple(moved)))
 
 
-def _mesh_of(layout: Layout) -> Mesh:
-    return Mesh(
-        tp=layout.tp,
-        cp=layout.cp,
-        ulysses=layout.ulysses,
-        pp=layout.pp,
-        dp=layout.dp,
-        ep=layout.ep,
-        etp=layout.etp,
-    )
-
-
-def _use_of(layout: Layout) -> Use:
-    return Use(
-        vpp=layout.vpp,
-        micro_batch_size=layout.micro_batch_size,
-        sequence_parallel=layout.sequence_parallel,
-        zero_stage=layout.zero_stage,
-        state_replicas=layout.state_replicas,
-        secondary_shard=layout.secondary_shard,
-    )
-
-
 def _changed(layout: Layout, run: Run, mesh: Mesh, use: Use) -> Iterator[Layout]:
     """Yield a layout with another mesh or use where these make sense; layers stay where they are, or come out even."""
     batch = run.workload.global_batch_size
@@ -219,8 +204,9 @@ def _changed(layout: Layout, run: Run, mesh: Mesh, use: Use) -> Iterator[Layout]
 
 def _moves_of_degrees(layout: Layout, run: Run) -> Iterator[Layout]:
     """Yield a degree times a factor with another by it, or one of the experts' degrees alone."""
-    mesh, use = _mesh_of(layout), _use_of(layout)
+    mesh, use = mesh_of(layout), use_of(layout)
     names = ("tp", "cp", "pp", "dp")
+    yield from _changed(layout, run, replace(mesh, replicas_outermost=not mesh.replicas_outermost), use)
     for factor in FACTORS:
         for down in names:
             if getattr(mesh, down) % factor:
@@ -242,7 +228,7 @@ def _moves_of_degrees(layout: Layout, run: Run) -> Iterator[Layout]:
 
 
 def _moves_of_uses(layout: Layout, run: Run) -> Iterator[Layout]:
-    mesh, use = _mesh_of(layout), _use_of(layout)
+    mesh, use = mesh_of(layout), use_of(layout)
     for factor in FACTORS:
         yield from _changed(layout, run, mesh, replace(use, micro_batch_size=use.micro_batch_size * factor))
         if use.micro_batch_size % factor == 0:

@@ -6,6 +6,7 @@ The rules are stated from the README, the docstring of `planner.space` and the s
     tp cp pp dp = the GPUs; ulysses divides cp; with routed experts ep etp divides tp cp dp
     tp within the fast domain and at most 16; etp 1 or tp; with cp above 1 at least 2,048 tokens of a sequence on a rank
     a ring around ulysses groups that stay in the fast domain
+    the stages of a model replica neighbours only with cp 1, edp = dp, and replicas that tile fast domains
     what heads, groups, widths and experts divide; what the target cannot run
 
 What is not stated here is refused by name (`NotStated`): fp8 recipes, packed documents, pins. Nothing is known of
@@ -27,7 +28,16 @@ from planner.blocks import (
     SelfAttention,
     StateSpace,
 )
-from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
+from planner.layout import (
+    REPLICAS_OUTERMOST,
+    STAGES_OUTERMOST,
+    Granularity,
+    Layout,
+    Overlap,
+    Recompute,
+    Schedule,
+    stages_from_counts,
+)
 from planner.request import Constraints, PlanRequest, Target
 from planner.specs import ModelSpec
 from planner.workload import AttentionKernel, DType, Optimizer, TrainWorkload
@@ -69,6 +79,7 @@ class Mesh:
     dp: int
     ep: int
     etp: int
+    replicas_outermost: bool = False
 
     @property
     def edp(self) -> int:
@@ -130,7 +141,16 @@ def meshes(run: Run) -> Iterator[Mesh]:
                     ranks = tp * cp * dp
                     grids = [(ep, etp) for ep in divisors(ranks) for etp in divisors(ranks // ep)]
                 for ulysses, (ep, etp) in product(divisors(cp), grids):
-                    yield Mesh(tp=tp, cp=cp, ulysses=ulysses, pp=pp, dp=dp, ep=ep, etp=etp)
+                    mesh = Mesh(tp=tp, cp=cp, ulysses=ulysses, pp=pp, dp=dp, ep=ep, etp=etp)
+                    yield mesh
+                    if _has_another_order(mesh, run):
+                        yield replace(mesh, replicas_outermost=True)
+
+
+def _has_another_order(mesh: Mesh, run: Run) -> bool:
+    """Return whether the replicas outermost are another order than the stages, and one whose links are known."""
+    alike = mesh.cp == 1 and (mesh.edp == mesh.dp or not run.model.has_experts)
+    return alike and mesh.pp > 1 and mesh.dp > 1 and run.cluster.world_size > run.cluster.fast_domain_size
 
 
 def is_legal_mesh(mesh: Mesh, run: Run) -> bool:
@@ -149,6 +169,7 @@ def _is_searched_mesh(mesh: Mesh, run: Run) -> bool:
         and (mesh.cp == 1 or workload.seq_len % (2 * mesh.cp) == 0)
         and (mesh.ulysses in (1, mesh.cp) or mesh.tp * mesh.ulysses <= fast)
         and mesh.pp <= run.model.num_layers
+        and (not mesh.replicas_outermost or 0 in (fast % (mesh.tp * mesh.pp), mesh.tp * mesh.pp % fast))
         and (workload.lora is None or mesh.cp == 1)
     )
 
@@ -215,7 +236,8 @@ def target_has_mesh(mesh: Mesh, run: Run) -> bool:
             # Pipeline, AutoTP and Ulysses each bring a grid of their own; experts are layers like any other, and whole.
             one_grid = sum(degree > 1 for degree in (mesh.tp, mesh.cp, mesh.pp)) <= 1
             whole = mesh.ep == mesh.etp == 1 and not (run.model.has_experts and mesh.tp > 1)
-            return one_grid and whole and mesh.ulysses == mesh.cp and not (chosen and mesh.cp > 1)
+            grids = one_grid and whole and mesh.ulysses == mesh.cp
+            return grids and not mesh.replicas_outermost and not (chosen and mesh.cp > 1)
         case Target.MEGATRON:
             unequal = any(mixer.v_head_dim != mixer.qk_head_dim for mixer in latent)
             ulysses_alone = mesh.cp > 1 and mesh.ulysses == mesh.cp
@@ -303,6 +325,7 @@ def is_legal_use(use: Use, mesh: Mesh, run: Run) -> bool:
         and (use.vpp == 1 or num_microbatches % mesh.pp == 0)
         and (not use.sequence_parallel or workload.seq_len % (mesh.tp * mesh.cp) == 0)
         and (use.sequence_parallel or mesh.tp == 1 or not run.model.has_experts)
+        and (not mesh.replicas_outermost or use.state_replicas == use.secondary_shard == 1)
         and _target_has_use(use, mesh, run)
     )
 
@@ -450,12 +473,13 @@ def point(mesh: Mesh, use: Use, recompute: Recompute, run: Run) -> Layout:
         etp=mesh.etp,
         state_replicas=use.state_replicas,
         secondary_shard=use.secondary_shard,
+        rank_order=REPLICAS_OUTERMOST if mesh.replicas_outermost else STAGES_OUTERMOST,
     )
 
 
-def is_proved(layout: Layout, run: Run) -> bool:
-    """Return whether the search proves its answer for a placed layout: interleaved stages as even as they come only."""
-    mesh = Mesh(
+def mesh_of(layout: Layout) -> Mesh:
+    """Return the mesh of a layout."""
+    return Mesh(
         tp=layout.tp,
         cp=layout.cp,
         ulysses=layout.ulysses,
@@ -463,8 +487,13 @@ def is_proved(layout: Layout, run: Run) -> bool:
         dp=layout.dp,
         ep=layout.ep,
         etp=layout.etp,
+        replicas_outermost=layout.rank_order == REPLICAS_OUTERMOST,
     )
-    use = Use(
+
+
+def use_of(layout: Layout) -> Use:
+    """Return how a layout uses its mesh."""
+    return Use(
         vpp=layout.vpp,
         micro_batch_size=layout.micro_batch_size,
         sequence_parallel=layout.sequence_parallel,
@@ -472,10 +501,16 @@ def is_proved(layout: Layout, run: Run) -> bool:
         state_replicas=layout.state_replicas,
         secondary_shard=layout.secondary_shard,
     )
+
+
+def is_proved(layout: Layout, run: Run) -> bool:
+    """Return whether the search proves its answer for a placed layout: interleaved stages as even as they come only."""
+    mesh, use = mesh_of(layout), use_of(layout)
     counts = tuple(stage.num_layers for stage in layout.stages)
     stages = mesh.pp * use.vpp
     return (
-        is_legal_mesh(mesh, run)
+        (not mesh.replicas_outermost or _has_another_order(mesh, run))
+        and is_legal_mesh(mesh, run)
         and use in uses(mesh, run)
         and is_legal_use(use, mesh, run)
         and layout.recompute in recomputes(mesh, use.vpp, run)

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from benchmarks.brute_force import splits
 from benchmarks.instances import instances
 from benchmarks.points import NotStated, Run, count_considered, count_legal, is_proved, legal_points
+from benchmarks.random_layouts import run_of
+from planner.bundled import model_names
 from planner.layout import Layout
 from planner.request import Constraints
 from planner.space import enumerate_layouts
@@ -51,6 +53,13 @@ def test_the_points_of_an_instance_are_as_many_by_an_independent_count(name: str
 @pytest.mark.parametrize("name", sorted(LARGE))
 def test_the_points_of_a_large_instance_are_as_many_by_an_independent_count(name: str) -> None:
     assert_counts_are_equal(INSTANCES[name].run())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cluster", ["dgx-h100-1", "dgx-h100-8"])
+@pytest.mark.parametrize("model", model_names())
+def test_the_points_of_a_bundled_model_are_as_many_by_an_independent_count(model: str, cluster: str) -> None:
+    assert_counts_are_equal(run_of(model, cluster))
 
 
 @pytest.mark.parametrize("name", LISTED)
