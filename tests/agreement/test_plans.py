@@ -41,7 +41,8 @@ def fastest_of(priced: list[tuple[Layout, float]], run: Run) -> float | None:
 def assert_plan_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
     """Plan a run under a memory limit that is some layout's peak, or a byte less.
 
-    Of uneven splits of interleaved stages the search promises a bound, and nothing worse than the even ones.
+    Of uneven splits of interleaved stages the search promises a bound. What it looks at beyond its space makes no plan
+    worse.
     """
     layouts = list(priced_layouts(run, uneven=True))
     peaks = sorted({peak for _, peak, _ in layouts})
@@ -61,7 +62,7 @@ def assert_plan_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
         return
     assert plan.status is Status.OPTIMAL
     best, uneven_bound = plan.best.step_seconds, plan.search.uneven_bound_seconds
-    assert fastest * (1 - ROUNDING) <= best <= fastest_proved * (1 + ROUNDING)
+    assert best <= fastest_proved * (1 + ROUNDING)
     if is_proved(plan.best.layout, run):
         assert math.isclose(best, fastest_proved, rel_tol=ROUNDING)
     assert (best if uneven_bound is None else uneven_bound) <= fastest * (1 + ROUNDING)
