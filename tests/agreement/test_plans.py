@@ -6,6 +6,7 @@ against both MIPs.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,11 +21,14 @@ from planner.evaluate import evaluate
 from planner.formulate import formulate
 from planner.layout import Layout
 from planner.plan import Status
+from planner.request import Constraints, Target
 from planner.search import search
 from planner.settle import settle
+from planner.workload import Precision, TrainWorkload
 from solvers.check import check
 from solvers.registry import SOLVERS, solve
-from tests.small_runs import small_runs, with_memory
+from tests.builders import tiny_dense_model, tiny_request
+from tests.small_runs import four_gpus, small_runs, with_memory
 from tests.small_spaces import NO_LIMIT_BYTES, SmallSpace, points_of_small_spaces
 
 SUPPRESSED = [HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -79,6 +83,31 @@ def test_no_layout_of_a_small_run_is_better_than_its_plan(run: Run, data: st.Dat
 @given(run=small_runs(most_layouts=1_500), data=st.data())
 def test_no_layout_of_many_small_runs_is_better_than_its_plan(run: Run, data: st.DataObject) -> None:
     assert_plan_is_exhaustively_best(run, data)
+
+
+def test_a_byte_more_or_less_decides_what_fits() -> None:
+    run = Run(
+        model=replace(tiny_dense_model(num_layers=3), vocab_size=4096),
+        cluster=four_gpus(gpus_per_node=2),
+        request=replace(
+            tiny_request(),
+            workload=TrainWorkload(seq_len=1024, global_batch_size=1, precision=Precision.BF16),
+            constraints=Constraints(),
+            memory_headroom=0.0,
+            target=Target.ANY,
+        ),
+    )
+    layouts = [(peak, seconds()) for _, peak, seconds in priced_layouts(run)]
+    peaks = {peak for peak, _ in layouts}
+    for limit in sorted(peaks | {peak - 1 for peak in peaks}):
+        tight = with_memory(run, limit)
+        plan = search(tight.model, tight.cluster, tight.request)
+        fastest = min((seconds for peak, seconds in layouts if peak <= limit), default=None)
+        if fastest is None:
+            assert plan.status is Status.INFEASIBLE
+        else:
+            assert plan.status is Status.OPTIMAL
+            assert math.isclose(plan.best.step_seconds, fastest, rel_tol=ROUNDING)
 
 
 def fastest_split(space: SmallSpace, splits: list[tuple[int, float, Layout]], limit: int) -> float | None:
