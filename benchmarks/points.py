@@ -271,7 +271,7 @@ def shardings(mesh: Mesh, run: Run) -> list[tuple[int, int, int]]:
     """Return (zero_stage, state_replicas, secondary_shard) of every way to shard states."""
     ranks = mesh.dp * mesh.cp
     if ranks == 1 and not (run.model.has_experts and mesh.edp > 1):
-        return [(int(_has_low_states(run)), 1, 1)]
+        return [(int(_has_low_states(run) or run.request.target is Target.DEEPSPEED), 1, 1)]
     found = [(stage, 1, 1) for stage in range(4)]
     near = max(run.cluster.fast_domain_size // mesh.tp, 1)
     if 1 < near < ranks and ranks % near == 0:

@@ -12,7 +12,8 @@ Axis X: points. The space is the full product of
 
 Combinations that say the same thing twice (sequence parallelism with tp 1, sharding over one rank, another order of
 ranks in one fast domain) are not points;
-optimizer states below fp32 come with the sharded optimizer even where it shards over one rank.
+where it shards over one rank, the sharded optimizer still comes with optimizer states below fp32, and with targets that
+have no other.
 
 The product is unrolled in three steps, meshes first, then how a mesh is used, then what is recomputed. Rules are
 applied after each step to the points so far, and every ruled-out point is counted, with all that would have come of
@@ -214,7 +215,8 @@ class _Inner:
     def shardings(self, *, tp: int, replicas: int, edp: int) -> tuple[_Sharding, ...]:
         """Return the ways to shard states over `replicas` ranks."""
         if replicas == 1 and (edp == 1 or not self.scope.graph.has_experts):
-            return (_Sharding(zero_stage=int(uses_precision_aware_optimizer(self.scope.workload))),)
+            low_states = uses_precision_aware_optimizer(self.scope.workload)
+            return (_Sharding(zero_stage=max(int(low_states), self.scope.capabilities.least_zero_stage)),)
         found = [_Sharding(zero_stage=stage) for stage in (0, 1, 2, 3)]
         near = max(self.scope.fast_domain_size // tp, 1)
         groups, rest = divmod(replicas, near)

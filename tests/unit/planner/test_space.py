@@ -259,6 +259,13 @@ def test_states_below_fp32_come_with_the_sharded_optimizer() -> None:
     assert set(alone.zero_stage_X.tolist()) == {1}
 
 
+def test_where_a_target_always_shards_one_replica_alone_is_legal() -> None:
+    found = space(target=Target.DEEPSPEED)
+    alone = found.points.where(found.points.dp_X * found.points.cp_X == 1)
+    assert set(alone.zero_stage_X.tolist()) == {1}
+    assert set(alone.pp_X.tolist()) | set(alone.tp_X.tolist()) > {1}
+
+
 def test_only_adam_is_sharded() -> None:
     found = space(workload=replace(tiny_workload(), optimizer=Optimizer.SGD))
     assert values(found, "zero_stage") == {0}
