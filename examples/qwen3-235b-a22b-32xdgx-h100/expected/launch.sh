@@ -88,6 +88,7 @@ MEGATRON_ARGS=(
     --expert-tensor-parallel-size 1
     # Data parallelism
     --use-distributed-optimizer
+    --num-distributed-optimizer-instances 2
     --overlap-grad-reduce
     --overlap-param-gather
     # Recompute: full
