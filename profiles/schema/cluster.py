@@ -21,7 +21,7 @@ from profiles.package_data import Section, entry, resolve_name
 from profiles.schema.device import PCIE_X16_BYTES_PER_SECOND, STATED_BY_USER, DeviceEntry, PcieLink
 from profiles.schema.finding import fail, reject
 from profiles.schema.levels import PEER_LEVELS, Fabric, LinkEntry, NicEntry, build_levels
-from profiles.schema.unequal import NodesEntry
+from profiles.schema.unequal import NodeBandwidth, NodeNames, SaidOfNodes, SlowLinks
 from profiles.schema.units import Bytes, BytesPerSecond
 
 MOST_GPUS: Final = 2**20
@@ -56,7 +56,7 @@ class NvmeEntry(BaseModel):
     bandwidth: BytesPerSecond | None = None
 
 
-class ClusterEntry(NodesEntry):
+class ClusterEntry(BaseModel):
     """Nodes of one kind.
 
     Args:
@@ -81,6 +81,8 @@ class ClusterEntry(NodesEntry):
         node_bandwidth: What every pair of nodes reaches.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
     preset: str | None = None
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     title: Annotated[str, Field(max_length=200)] | None = None
@@ -96,6 +98,9 @@ class ClusterEntry(NodesEntry):
     price_per_gpu_hour: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
     watts_per_gpu: Annotated[float, Field(gt=0, le=1e5, allow_inf_nan=False)] | None = None
     sources: dict[str, str] = Field(default_factory=dict)
+    node_names: NodeNames = None
+    slow_links: SlowLinks
+    node_bandwidth: NodeBandwidth | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -129,8 +134,8 @@ class ClusterEntry(NodesEntry):
             )
         self._check_domain()
         build_levels(self.fabric)
-        if self.says_nodes_differ:
-            self.differences([self._alone()], [self.nodes])
+        if self._said.is_anything:
+            self._said.differences([self._alone()], [self.nodes])
         return self
 
     def _check_domain(self) -> None:
@@ -187,9 +192,13 @@ class ClusterEntry(NodesEntry):
 
     def to_cluster(self) -> Cluster:
         """Return the cluster as the cost model sees it."""
-        if not self.says_nodes_differ:
+        if not self._said.is_anything:
             return self._alone()
-        return _with_differences(self._alone(), self.differences([self._alone()], [self.nodes]))
+        return _with_differences(self._alone(), self._said.differences([self._alone()], [self.nodes]))
+
+    @property
+    def _said(self) -> SaidOfNodes:
+        return SaidOfNodes(node_names=self.node_names, slow_links=self.slow_links, node_bandwidth=self.node_bandwidth)
 
     def _alone(self) -> Cluster:
         """Return the cluster with nothing said of single nodes."""
@@ -209,7 +218,7 @@ class ClusterEntry(NodesEntry):
         )
 
 
-class MixedClusterEntry(NodesEntry):
+class MixedClusterEntry(BaseModel):
     """Several groups of nodes, each of one kind; nodes are numbered group after group.
 
     Args:
@@ -221,9 +230,14 @@ class MixedClusterEntry(NodesEntry):
         node_bandwidth: What every pair of nodes reaches.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
     groups: Annotated[list[ClusterEntry], Field(min_length=1, max_length=64)]
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     title: Annotated[str, Field(max_length=200)] | None = None
+    node_names: NodeNames = None
+    slow_links: SlowLinks
+    node_bandwidth: NodeBandwidth | None = None
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
@@ -245,8 +259,12 @@ class MixedClusterEntry(NodesEntry):
                     ("groups", index, "gpu"),
                     f"{group.device.name} beside {first.device.name}: GPUs of two vendors run no collective together",
                 )
-        self.differences(self._alone(), self._counts)
+        self._said.differences(self._alone(), self._counts)
         return self
+
+    @property
+    def _said(self) -> SaidOfNodes:
+        return SaidOfNodes(node_names=self.node_names, slow_links=self.slow_links, node_bandwidth=self.node_bandwidth)
 
     @property
     def _counts(self) -> list[int]:
@@ -280,7 +298,7 @@ class MixedClusterEntry(NodesEntry):
             price_per_gpu_hour=_mean([cluster.price_per_gpu_hour for cluster in alone], counts),
             watts_per_gpu=_mean([cluster.watts_per_gpu for cluster in alone], counts),
         )
-        return _with_differences(whole, self.differences(alone, counts))
+        return _with_differences(whole, self._said.differences(alone, counts))
 
 
 def _with_differences(cluster: Cluster, nodes: UnequalNodes) -> Cluster:

@@ -7,9 +7,10 @@ reach a part (`profiles.constants.NETWORK_FRACTION`), so a measured figure is di
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal, NoReturn, Self
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from profiles.constants import NETWORK_FRACTION
 from profiles.hardware import Cluster, LinkKind, NodeKind, UnequalNodes
@@ -56,8 +57,13 @@ class NodeBandwidth(BaseModel):
     ]
 
 
-class NodesEntry(BaseModel):
-    """What clusters say of single nodes.
+NodeNames = Annotated[list[HostName], Field(max_length=MOST_UNEQUAL_NODES)] | None
+SlowLinks = Annotated[list[SlowLink], Field(max_length=10_000, default_factory=list)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaidOfNodes:
+    """What a cluster says of single nodes.
 
     Args:
         node_names: Host name of each node.
@@ -65,21 +71,12 @@ class NodesEntry(BaseModel):
         node_bandwidth: What every pair of nodes reaches.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    node_names: Annotated[list[HostName], Field(max_length=MOST_UNEQUAL_NODES)] | None = None
-    slow_links: Annotated[list[SlowLink], Field(max_length=10_000, default_factory=list)]
-    node_bandwidth: NodeBandwidth | None = None
-
-    @model_validator(mode="after")
-    def _check_links(self) -> Self:
-        """Check that links are stated in one way."""
-        if self.slow_links and self.node_bandwidth is not None:
-            _fail(("slow_links",), "give slow_links or node_bandwidth, not both: the matrix holds every pair")
-        return self
+    node_names: Sequence[str] | None
+    slow_links: Sequence[SlowLink]
+    node_bandwidth: NodeBandwidth | None
 
     @property
-    def says_nodes_differ(self) -> bool:
+    def is_anything(self) -> bool:
         """Return whether anything is said of single nodes."""
         return self.node_names is not None or bool(self.slow_links) or self.node_bandwidth is not None
 
@@ -93,6 +90,8 @@ class NodesEntry(BaseModel):
         Raises:
             ValidationError: Nodes are named that are not there, or a figure is missing; the finding names the field.
         """
+        if self.slow_links and self.node_bandwidth is not None:
+            _fail(("slow_links",), "give slow_links or node_bandwidth, not both: the matrix holds every pair")
         groups = [group for group, count in enumerate(counts) for _ in range(count)]
         self._check_counts(len(groups))
         networks = [_network_bytes_per_second(cluster) for cluster in alone]
