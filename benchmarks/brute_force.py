@@ -1,6 +1,8 @@
 """Every legal point and every split of its layers, priced one by one by the independent evaluator.
 
 The points are those of `benchmarks.points`, bytes are the ledger's, times the evaluator's: nothing of the search.
+Points where each layer is recomputed in a way of its own are left out: they have too many layouts to look at
+(`tests/agreement/test_layer_choices.py` does, of smaller ones).
 """
 
 import time
@@ -42,7 +44,9 @@ class Exhausted:
 
 
 def num_splits(layout: Layout, run: Run, *, uneven: bool = False) -> int:
-    """Return how many splits of a point there are."""
+    """Return how many splits of a point there are to look at."""
+    if layout.recompute.is_per_layer:
+        return 0
     num_layers, num_stages = run.model.num_layers, layout.pp * layout.vpp
     if num_stages == 1 or (layout.vpp > 1 and not uneven):
         return 1
@@ -60,6 +64,8 @@ def splits(layout: Layout, run: Run, *, uneven: bool = False) -> Iterator[Layout
         run: What is planned.
         uneven: Yield every split of interleaved stages too, not only the one that is as even as they come.
     """
+    if layout.recompute.is_per_layer:
+        return
     num_layers, num_stages = run.model.num_layers, layout.pp * layout.vpp
     if num_stages == 1 or (layout.vpp > 1 and not uneven):
         yield replace(layout, stages=stages_from_counts(interleaved_split(num_layers, num_stages)))

@@ -353,7 +353,7 @@ def _target_has_use(use: Use, mesh: Mesh, run: Run) -> bool:
 
 
 def recomputes(mesh: Mesh, vpp: int, run: Run) -> list[Recompute]:
-    """Return what may be recomputed, legal always."""
+    """Return what may be recomputed of all layers alike, legal always."""
     found = [Recompute(granularity=Granularity.NONE)]
     if run.request.target is not Target.DEEPSPEED:
         found += [
@@ -370,6 +370,11 @@ def recomputes(mesh: Mesh, vpp: int, run: Run) -> list[Recompute]:
             ]
     found.append(Recompute(granularity=Granularity.FULL))
     return found
+
+
+def is_chosen_by_layer(*, vpp: int, zero_stage: int, run: Run) -> bool:
+    """Return whether each layer may also be recomputed in a way of its own, which no framework has a word for."""
+    return run.request.target is Target.ANY and vpp == 1 and zero_stage <= 2
 
 
 def _modules(run: Run) -> tuple[list[tuple[str, ...]], ...]:
@@ -401,7 +406,9 @@ def count_considered(run: Run) -> int:
     for mesh in meshes(run):
         chains = sum(len(recomputes(mesh, vpp, run)) for vpp in virtual_stages(run.model.num_layers, mesh.pp))
         batch, rest = divmod(run.workload.global_batch_size, mesh.dp)
-        total += chains * (1 if rest else len(divisors(batch))) * (1 + (mesh.tp > 1)) * len(shardings(mesh, run))
+        uses_of_each = (1 if rest else len(divisors(batch))) * (1 + (mesh.tp > 1))
+        for zero_stage, _, _ in shardings(mesh, run):
+            total += uses_of_each * (chains + is_chosen_by_layer(vpp=1, zero_stage=zero_stage, run=run))
     return total
 
 
@@ -433,6 +440,8 @@ def _legal(run: Run) -> Iterator[tuple[Mesh, Use, Recompute]]:
             if is_legal_use(use, mesh, run):
                 for recompute in choices[use.vpp]:
                     yield mesh, use, recompute
+                if is_chosen_by_layer(vpp=use.vpp, zero_stage=use.zero_stage, run=run):
+                    yield mesh, use, Recompute(granularity=Granularity.PER_LAYER)
 
 
 def _is_long(mesh: Mesh, use: Use, run: Run) -> bool:
@@ -504,7 +513,10 @@ def use_of(layout: Layout) -> Use:
 
 
 def is_proved(layout: Layout, run: Run) -> bool:
-    """Return whether the search proves its answer for a placed layout: interleaved stages as even as they come only."""
+    """Return whether the search proves its answer for a placed layout, and `benchmarks.brute_force` looks at it.
+
+    Of interleaved stages that is the split which is as even as they come. Layers are recomputed alike.
+    """
     mesh, use = mesh_of(layout), use_of(layout)
     counts = tuple(stage.num_layers for stage in layout.stages)
     stages = mesh.pp * use.vpp
