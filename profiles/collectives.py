@@ -311,6 +311,7 @@ class CollectivePrices:
         fraction = two + weight * (eight - two)
         source = constants.eight_ranks.source
         if is_mesh:
+            size = max(size, 2)  # a group that lies across two units may have one member in the other
             fraction *= (size - 1) / (level.num_gpus - 1)
             source = f"{size - 1} of {level.num_gpus - 1} links of a mesh, {source}"
         return Reached(fraction=fraction, source=source, assumed=is_mesh or measured != architecture)

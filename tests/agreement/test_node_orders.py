@@ -39,7 +39,7 @@ def request(**pinned: tuple[int, ...]) -> PlanRequest:
         constraints=Constraints(
             degrees={
                 "micro_batch_size": Bounds(allowed=(1, 2)),
-                "zero_stage": Bounds(allowed=(1,)),
+                "zero_stage": Bounds(allowed=(0,)),  # sharding groups are tried outside the space
                 **{name: Bounds(allowed=allowed) for name, allowed in pinned.items()},
             },
             recompute=("none",),

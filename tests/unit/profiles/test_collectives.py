@@ -199,6 +199,16 @@ def test_a_group_in_a_mesh_has_only_the_links_between_its_members(
     assert "NVLS" not in estimate.note
 
 
+@pytest.mark.parametrize("kind", [CollectiveKind.ALL_REDUCE, CollectiveKind.ALL_GATHER, CollectiveKind.ALL_TO_ALL])
+def test_a_group_with_a_lone_member_in_one_of_two_meshes_is_priced(kind: CollectiveKind) -> None:
+    # Ranks 0, 4 and 8: two in the first node, one in the second.
+    nodes = ClusterEntry.model_validate({"preset": "mi300x-8", "nodes": 3}).to_cluster()
+    across = Collective(kind=kind, buffer_bytes=1 << 20, size=3, stride=4)
+    inside = Collective(kind=kind, buffer_bytes=1 << 20, size=2, stride=4)
+    model = AnalyticCostModel(nodes)
+    assert model.collective(inside).seconds < model.collective(across).seconds < 1.0
+
+
 def test_a_send_in_a_mesh_has_one_link() -> None:
     size = 1 << 26
     send = Collective(kind=CollectiveKind.SEND_RECV, buffer_bytes=size, size=2, stride=4)
