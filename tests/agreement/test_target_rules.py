@@ -13,7 +13,7 @@ from planner.candidates import layout_at
 from planner.capabilities import CAPABILITIES
 from planner.costs import CostTable
 from planner.layers import build_graph
-from planner.layout import Layout, even_counts, stages_from_counts
+from planner.layout import Granularity, Layout, Recompute, even_counts, stages_from_counts
 from planner.points import Points, Scope
 from planner.request import Bounds, Constraints, Target
 from planner.space import (
@@ -162,6 +162,8 @@ def drawn_points(scope: Scope, generator: np.random.Generator) -> Points:
         row["secondary_shard"] = int(generator.choice(second))
         partial = partial_recompute_layers(scope.model, num_stages=row["pp"] * row["vpp"])
         row["recompute"] = int(generator.integers(len(recomputes)))
+        if recomputes[row["recompute"]].is_per_layer and (row["vpp"] > 1 or row["zero_stage"] == 3):
+            row["recompute"] = 0
         row["recompute_layers"] = 0
         if partial and target.partial_recompute and generator.integers(3) == 0:
             row["recompute"], row["recompute_layers"] = 0, int(generator.choice(partial))
@@ -186,6 +188,9 @@ def placed(points: Points, index: int, scope: Scope) -> Layout:
     )
     layout = layout_at(points, index, table)
     layers = scope.model.num_layers
+    if layout.recompute.is_per_layer:
+        nothing = Recompute(granularity=Granularity.NONE)
+        layout = replace(layout, recompute=replace(layout.recompute, layers=(nothing,) * layers))
     counts = interleaved_counts(layers, layout.pp * layout.vpp) if layout.vpp > 1 else even_counts(layers, layout.pp)
     assert counts is not None
     return replace(layout, stages=stages_from_counts(counts))
