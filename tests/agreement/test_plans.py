@@ -94,7 +94,7 @@ def test_a_byte_more_or_less_decides_what_fits() -> None:
             workload=TrainWorkload(seq_len=1024, global_batch_size=1, precision=Precision.BF16),
             constraints=Constraints(),
             memory_headroom=0.0,
-            target=Target.MEGATRON,
+            target=Target.ANY,
         ),
     )
     layouts = [(peak, seconds()) for _, peak, seconds in priced_layouts(run)]
@@ -107,7 +107,9 @@ def test_a_byte_more_or_less_decides_what_fits() -> None:
             assert plan.status is Status.INFEASIBLE
         else:
             assert plan.status is Status.OPTIMAL
-            assert math.isclose(plan.best.step_seconds, fastest, rel_tol=ROUNDING)
+            assert plan.best.step_seconds <= fastest * (1 + ROUNDING)
+            by_layer = plan.best.layout.recompute.is_per_layer
+            assert by_layer or math.isclose(plan.best.step_seconds, fastest, rel_tol=ROUNDING)
 
 
 def fastest_split(space: SmallSpace, splits: list[tuple[int, float, Layout]], limit: int) -> float | None:
