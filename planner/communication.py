@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.capabilities import ANY, Capabilities
-from planner.layout import Layout
+from planner.layout import REPLICAS_OUTERMOST, Layout
 from planner.pricing import added_seconds
 from planner.shard import Elements
 from planner.workload import TrainWorkload
@@ -204,6 +204,17 @@ def overlapped_transfer_seconds(
     return slowdown * sum(transfer_seconds[max(stage - 1, 0) : stage + 1])
 
 
+def ends_distance(layout: Layout) -> int:
+    """Return how far apart the first and the last pipeline rank count as, for a collective of such pairs.
+
+    Groups begin at multiples of their span. With replicas outermost a pair lies inside its replica, wherever that
+    begins: it counts as one half of the replica with the other.
+    """
+    if layout.rank_order == REPLICAS_OUTERMOST:
+        return -(-layout.replica_distance // 2)
+    return (layout.pp - 1) * layout.stage_distance
+
+
 def tied_embedding_reduction(num_elements: int, layout: Layout, workload: TrainWorkload) -> Collective | None:
     """Return the all-reduce of a tied table's gradient between first and last pipeline rank; None when both are one."""
     if layout.pp == 1 or not num_elements:
@@ -212,7 +223,7 @@ def tied_embedding_reduction(num_elements: int, layout: Layout, workload: TrainW
         kind=CollectiveKind.ALL_REDUCE,
         buffer_bytes=num_elements * workload.gradient_dtype.num_bytes,
         size=2,
-        stride=(layout.pp - 1) * layout.stage_distance,
+        stride=ends_distance(layout),
     )
 
 

@@ -57,6 +57,11 @@ def decide(  # noqa: PLR0913 - what is planned, how, and what is asked beside
             f"--spare {lost_nodes}: which node is lost matters where nodes differ, and is not searched.",
             hint="Plan the cluster without the node by itself.",
         )
+    if front_steps is not None and cluster.least_memory_bytes < cluster.most_memory_bytes:
+        raise InputError(
+            "--pareto: less memory means another thing for each kind of GPU here, and is not searched.",
+            hint="Plan GPUs of one memory by themselves.",
+        )
     asks_more = request.chooses_nodes or request.deadline_days is not None
     plan = (plan_nodes if asks_more else search)(model, cluster, request, top=top, watch=watch)
     if not plan.plans:

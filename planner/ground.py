@@ -76,7 +76,10 @@ class Ground:
         return None
 
     def lower_bound_seconds(self) -> float:
-        """Return a time that no layout undercuts, however its layers are split; infinite where no point fits."""
+        """Return a time that no layout undercuts, however its layers are split; infinite where no point fits.
+
+        Interleaved points whose even split does not fit are left out, as they are of every search.
+        """
         least = math.inf
         for points in (self.space.points, self.space.unsimulated):
             fitting = points.where(self.table.fits_X(points, limit_bytes=self.limit_bytes))

@@ -65,7 +65,10 @@ def _point(layout: Layout) -> Points:
 
 
 def _priced(pricer: Pricer, layout: Layout) -> Candidate:
-    """Return a layout with its price, and what no split of its point undercuts; layers may choose recompute anew."""
+    """Return a layout with its price, and what no split of its point undercuts on nodes in its order.
+
+    Layers may choose recompute anew.
+    """
     if layout.recompute.is_per_layer:
         layout = LayerChooser(pricer.prices(layout), limit_bytes=pricer.limit_bytes).chosen(layout) or layout
     candidate = pricer.candidate(layout, lower_bound_seconds=0.0)

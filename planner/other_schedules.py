@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from planner.capabilities import CAPABILITIES
-from planner.communication import optimizer_traffic, overlapped_transfer_seconds, shard_ranks, transfer
+from planner.communication import ends_distance, optimizer_traffic, overlapped_transfer_seconds, shard_ranks, transfer
 from planner.evaluate import stage_prices, tail_seconds
 from planner.layers import build_graph
 from planner.layout import Schedule, Stage, stages_from_counts
@@ -266,7 +266,7 @@ class _Pricer:
                     kind=CollectiveKind.ALL_REDUCE,
                     buffer_bytes=num_bytes,
                     size=copies,
-                    stride=(layout.pp - 1) * self._layout.stage_ranks,
+                    stride=ends_distance(self._layout),
                 )
             ).seconds
         return communication + optimizer
@@ -280,6 +280,8 @@ class _Pricer:
 
     def _new_cut(self, ranks: tuple[int, ...]) -> _Cut:
         own, pp = self._layout, self._layout.pp
+        if own.recompute.num_layers is not None and len(ranks) != len(own.stages):
+            raise _NotPricedError("a number of recomputed layers is one of each stage, and it has other stages")
         same_places = ranks == tuple(index % pp for index in range(len(own.stages)))
         layout = replace(
             own,

@@ -189,6 +189,11 @@ def partial_recompute_layers(model: ModelSpec, *, num_stages: int) -> tuple[int,
     return tuple(count for count in counts if count <= most and count * num_stages < model.num_layers)
 
 
+def zero_stage_alone(workload: TrainWorkload, capabilities: Capabilities) -> int:
+    """Return the zero_stage of one replica alone: it says nothing, but some optimizers and targets want one."""
+    return max(int(uses_precision_aware_optimizer(workload)), capabilities.least_zero_stage)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sharding:
     """One way to split states: what is split, in how many groups, and over how many ranks a second copy."""
@@ -215,8 +220,7 @@ class _Inner:
     def shardings(self, *, tp: int, replicas: int, edp: int) -> tuple[_Sharding, ...]:
         """Return the ways to shard states over `replicas` ranks."""
         if replicas == 1 and (edp == 1 or not self.scope.graph.has_experts):
-            low_states = uses_precision_aware_optimizer(self.scope.workload)
-            return (_Sharding(zero_stage=max(int(low_states), self.scope.capabilities.least_zero_stage)),)
+            return (_Sharding(zero_stage=zero_stage_alone(self.scope.workload, self.scope.capabilities)),)
         found = [_Sharding(zero_stage=stage) for stage in (0, 1, 2, 3)]
         near = max(self.scope.fast_domain_size // tp, 1)
         groups, rest = divmod(replicas, near)

@@ -10,6 +10,7 @@ shards), and priced by the independent evaluator.
 
 from dataclasses import replace
 
+from planner.capabilities import CAPABILITIES
 from planner.choices import Degraded, KeptLayout, Spare
 from planner.contradictions import MOST_NODE_COUNTS
 from planner.described import given_layout
@@ -19,6 +20,7 @@ from planner.layout import Layout, Overlap
 from planner.nodes import part_of, plan_nodes
 from planner.plan import Plan, Status
 from planner.request import Bounds, Constraints, Objective
+from planner.space import zero_stage_alone
 from planner.targets import framework_of
 from planner.validate import violations
 from planner.visit import Watch
@@ -60,7 +62,7 @@ def spare_of(plan: Plan, *, num_lost: int, watch: Watch) -> Spare:
         num_lost=num_lost,
         replanned=_degraded(plan, again.best.layout, again.best.step_seconds, num_nodes=again.cluster.num_nodes),
         reason="",
-        proven=again.status is Status.OPTIMAL and all_counts,
+        proven=again.status is Status.OPTIMAL and again.search.uneven_bound_seconds is None and all_counts,
         kept=kept,
     )
 
@@ -99,7 +101,7 @@ def _kept(plan: Plan, index: int, *, left: int) -> KeptLayout:
 
 def _with_replicas(plan: Plan, layout: Layout, dp: int) -> Degraded | str:
     """Return a layout with another number of replicas, which comes out even, priced, or why it cannot be."""
-    alone = dp * layout.cp == 1
+    alone, capabilities = dp * layout.cp == 1, CAPABILITIES[plan.request.target]
     overlap = Overlap(grad_reduce=False, param_gather=False, p2p=layout.overlap.p2p) if alone else layout.overlap
     # States stay split over as many ranks in each group where these come out even, else over all.
     group = layout.dp * layout.cp // layout.state_replicas
@@ -108,7 +110,7 @@ def _with_replicas(plan: Plan, layout: Layout, dp: int) -> Degraded | str:
         dp=dp,
         state_replicas=dp * layout.cp // group if dp * layout.cp % group == 0 else 1,
         num_microbatches=plan.request.workload.global_batch_size // (dp * layout.micro_batch_size),
-        zero_stage=0 if alone else layout.zero_stage,
+        zero_stage=zero_stage_alone(plan.request.workload, capabilities) if alone else layout.zero_stage,
         overlap=overlap,
     )
     nodes = fewer.world_size // plan.cluster.gpus_per_node

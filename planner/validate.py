@@ -21,8 +21,6 @@ from planner.state_bytes import uses_precision_aware_optimizer
 from planner.workload import DType, Packing, Precision, TrainWorkload
 from profiles.hardware import Cluster
 
-"""The one order of the mesh axes whose links are priced."""
-
 RECOMPUTABLE_MODULES = frozenset(module.value for module in Module)
 """What selective recompute can name: the modules whose inner tensors the ledger knows."""
 

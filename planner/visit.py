@@ -40,8 +40,8 @@ class Visit:
 
     `unsettled` counts points of which it is not known whether some split fits. `refusal` is what the target has against
     the first layout that fits and that it has no words for. `uneven_bound_seconds` holds for all splits of interleaved
-    points; None where none of them can beat the best candidate. `thumb` is the rule-of-thumb layout of a search without
-    constraints, where it fits.
+    points whose even split fits; None where none of them can beat the best candidate. `thumb` is the rule-of-thumb
+    layout of a search without constraints, where it fits.
     """
 
     candidates: tuple[Candidate, ...]
@@ -55,7 +55,7 @@ class Visit:
 
     @property
     def any_split_bound_seconds(self) -> float:
-        """Return what no layout undercuts, however its layers are split."""
+        """Return what no layout undercuts, interleaved ones whose even split does not fit aside."""
         uneven = self.uneven_bound_seconds
         return self.bound_seconds if uneven is None else min(self.bound_seconds, uneven)
 
@@ -88,7 +88,7 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
     found: list[Candidate] = (
         [] if start is None else [pricer.candidate(start, lower_bound_seconds=float(bound_X.min()))]
     )
-    open_bound = float(pricer.bounds(too_long).step_seconds_X.min(initial=math.inf))
+    open_bound = _least_of_all_splits(too_long, pricer)
     several: list[_SeveralSplits] = []
     visited, simulated, exceeded, outbid, unsettled = 0, 0, 0, 0, len(too_long)
     first_refusal: NotExpressibleError | None = None
@@ -140,6 +140,13 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
         refusal=first_refusal or closed.refusal,
         uneven_bound_seconds=uneven_bound,
     )
+
+
+def _least_of_all_splits(points: Points, pricer: Pricer) -> float:
+    """Return a step time that no split of some points undercuts, even or not."""
+    bounds = pricer.bounds(points)
+    any_split_X = bounds.any_split_seconds_X + bounds.tail_seconds_X
+    return float(np.where(points.vpp_X > 1, any_split_X, bounds.step_seconds_X).min(initial=math.inf))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,6 +109,12 @@ def test_what_is_not_searched_on_nodes_that_differ_is_said(tmp_path: Path) -> No
     assert "the number of nodes cannot be chosen where nodes differ: which of them to take is not searched." in (
         chosen.stderr
     )
+    front = RUNNER.invoke(app, ["plan", spec, "--pareto", "4"])
+    assert front.exit_code == ExitCode.BAD_INPUT
+    assert front.stderr == (
+        "error: --pareto: less memory means another thing for each kind of GPU here, and is not searched.\n"
+        "Plan GPUs of one memory by themselves.\n"
+    )
     scheduled = RUNNER.invoke(app, ["plan", spec, "--schedules"])
     assert scheduled.exit_code == ExitCode.OK
     assert "Not priced: stages on nodes that differ are not priced under it." in scheduled.stdout

@@ -160,3 +160,12 @@ def test_an_interleaved_layout_is_not_priced_under_1f1b_again() -> None:
     by_name = {entry.schedule: entry for entry in schedules.priced}
     assert by_name["breadth-first"].layers_per_stage == even_counts(32, 8)
     assert TRANSFERS not in by_name["breadth-first"].needs
+
+
+def test_layers_recomputed_by_stage_are_not_priced_in_other_stages() -> None:
+    layout = replace(LAYOUT, recompute=Recompute(granularity=Granularity.FULL, num_layers=2))
+    schedules = with_other_schedules(plan_of(layout)).schedules
+    assert schedules is not None
+    reason = "layout 0: a number of recomputed layers is one of each stage, and it has other stages"
+    assert schedules.left_out["ZB-V"] == reason
+    assert "ZB-H1" in {entry.schedule for entry in schedules.priced}

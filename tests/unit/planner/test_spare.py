@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from planner.choices import Spare
 from planner.decide import decide
 from planner.errors import InputError
 from planner.ground import ignore
+from planner.inputs import load_inputs
 from planner.nodes import part_of
 from planner.plan import Plan
 from planner.request import Bounds, Constraints, PlanRequest
@@ -136,3 +138,12 @@ def test_where_fewer_nodes_were_chosen_than_are_lost_none_is_left() -> None:
     found = spare(chosen, lost=NODES)
     assert (found.replanned, found.reason) == (None, "no node is left")
     assert all(entry.degraded is None for entry in found.kept)
+
+
+def test_a_replica_alone_keeps_the_zero_stage_that_the_target_wants() -> None:
+    example = Path(__file__).parents[3] / "examples" / "llama-3.1-8b-deepspeed-1xdgx-h100" / "spec.yaml"
+    inputs = load_inputs(example, ["cluster.nodes=2", "constraints={tp: 8}"])
+    plan = search(inputs.model, inputs.cluster, inputs.request, top=1)
+    (entry,) = spare(plan, lost=1).kept
+    assert entry.degraded is not None, entry.reason
+    assert (entry.degraded.layout.dp, entry.degraded.layout.zero_stage) == (1, 1)
