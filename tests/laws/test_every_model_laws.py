@@ -239,6 +239,8 @@ def test_layers_cut_by_what_they_feel_are_cut_alike(drawn: tuple[str, Sharding])
         for what in SUMS:
             assert getattr(whole, what) == getattr(felt, what), where(layer, what, sharding)
         for choice in recompute_choices(graph_of(name), even_workload(), ANY):
+            if choice.is_per_layer:  # each layer has one of the others
+                continue
             assert whole.saved_bytes(choice) == felt.saved_bytes(choice), where(layer, f"{choice}", sharding)
             again = {part.operator.name for part in whole.recomputed_operators(choice)}
             assert again == {part.operator.name for part in felt.recomputed_operators(choice)}

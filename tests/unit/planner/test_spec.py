@@ -322,9 +322,12 @@ def test_a_wrong_value_is_named_with_its_place(old: str, new: str, message: str)
         ),
         (
             "recompute: all",
-            '"all" is not a recompute granularity.\nAllowed: none, selective, full, or a list of these.',
+            '"all" is not a recompute granularity.\nAllowed: none, selective, full, per-layer, or a list of these.',
         ),
-        ("recompute: []", "[] is not a recompute granularity.\nAllowed: none, selective, full, or a list of these."),
+        (
+            "recompute: []",
+            "[] is not a recompute granularity.\nAllowed: none, selective, full, per-layer, or a list of these.",
+        ),
         ("sequence_parallel: 1", "`sequence_parallel` = 1 is not true or false.\nGive true or false."),
         (
             "tpp: 1",
