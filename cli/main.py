@@ -8,7 +8,22 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import accuracy, clusters, collect, emit, evaluate, explain, init, mem, models, plan, report, trace
+from cli.commands import (
+    accuracy,
+    clusters,
+    collect,
+    emit,
+    evaluate,
+    explain,
+    init,
+    mem,
+    models,
+    plan,
+    report,
+    rule,
+    trace,
+    validate,
+)
 from cli.exits import EXIT_CODES_HELP, ExitCode, guarded, report_bug, report_stream
 from cli.usage import PlainCommand
 
@@ -61,6 +76,8 @@ app.command("plan", cls=PlainCommand, epilog=examples(plan.EXAMPLES))(guarded(pl
 app.command("emit", cls=PlainCommand, epilog=examples(emit.EXAMPLES))(guarded(emit.emit))
 app.command("explain", cls=PlainCommand, epilog=examples(explain.EXAMPLES))(guarded(explain.explain))
 app.command("evaluate", cls=PlainCommand, epilog=examples(evaluate.EXAMPLES))(guarded(evaluate.evaluate))
+app.command("validate", cls=PlainCommand, epilog=examples(validate.EXAMPLES))(guarded(validate.validate))
+app.command("rule", cls=PlainCommand, epilog=examples(rule.EXAMPLES))(guarded(rule.rule))
 app.command("mem", cls=PlainCommand, epilog=examples(mem.EXAMPLES))(guarded(mem.mem))
 app.command("trace", cls=PlainCommand, epilog=examples(trace.EXAMPLES))(guarded(trace.trace))
 app.command("report", cls=PlainCommand, epilog=examples(report.EXAMPLES))(guarded(report.report))

@@ -64,6 +64,8 @@ class LaunchLine:
         flags: The flags of the training program, in order; a later one overrides an earlier.
         num_nodes: Nodes that the launcher or Slurm is told of; None when the script leaves it open.
         gpus_per_node: Processes of one node; None when the script leaves it open.
+        words: The words behind the program, each with its place.
+        start: Where the command stands.
         environment: Variables that the script exports.
         node_order: The node at each place of the mesh, where the script says so and it is not the order of the nodes.
     """
@@ -74,6 +76,8 @@ class LaunchLine:
     flags: tuple[Flag, ...]
     num_nodes: int | None
     gpus_per_node: int | None
+    words: tuple[Word, ...]
+    start: Location
     environment: Mapping[str, str]
     node_order: tuple[int, ...]
 
@@ -163,12 +167,22 @@ def read_launch_line(text: str, *, file: str, kind: ProgramKind) -> LaunchLine:
         file: What messages call it.
         kind: What to look for.
     """
-    script = read_script(text, file=file)
-    for command in reversed(script.commands):
+    found = launch_lines(read_script(text, file=file), file=file, kind=kind)
+    if not found:
+        raise InputError(
+            f"no command starts {kind.title}.", location=Location(file=file), hint=f"Expected {kind.command}."
+        )
+    return found[-1]
+
+
+def launch_lines(script: Script, *, file: str, kind: ProgramKind) -> tuple[LaunchLine, ...]:
+    """Return every command of a script that starts a program of a kind, in order."""
+    found: list[LaunchLine] = []
+    for command in script.commands:
         index = next((index for index, word in enumerate(command.words) if kind.path.search(word.text)), None)
         if index is not None:
-            return _launch_line(script, command, index, file=file, kind=kind)
-    raise InputError(f"no command starts {kind.title}.", location=Location(file=file), hint=f"Expected {kind.command}.")
+            found.append(_launch_line(script, command, index, file=file, kind=kind))
+    return tuple(found)
 
 
 def _launch_line(script: Script, command: Command, program: int, *, file: str, kind: ProgramKind) -> LaunchLine:
@@ -181,6 +195,8 @@ def _launch_line(script: Script, command: Command, program: int, *, file: str, k
         flags=_flags(command.words[program + 1 :]),
         num_nodes=_launcher_number(launcher, NODES, directives.get("nodes")),
         gpus_per_node=_launcher_number(launcher, PROCESSES, directives.get("gpus-per-node", directives.get("gres"))),
+        words=command.words[program + 1 :],
+        start=Location(file=file, line=command.words[0].line, column=command.words[0].column),
         environment=dict(script.exports),
         node_order=_node_order(script, file=file),
     )

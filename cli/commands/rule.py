@@ -1,0 +1,37 @@
+"""`shardwright rule`: what a rule of `validate` asks, and why."""
+
+from typing import Annotated
+
+import typer
+
+from cli.options import FormatOption
+from cli.output import Format, print_blocks, print_json
+from planner.errors import InputError
+
+EXAMPLES = ("shardwright rule", "shardwright rule MLM101")
+
+IdArgument = Annotated[
+    str | None, typer.Argument(metavar="[ID]", help="The rule; without it all are listed.", show_default=False)
+]
+
+
+def rule(id_: IdArgument = None, *, format_: FormatOption = Format.TEXT) -> None:
+    """Explain a rule of `validate`, or list them all."""
+    from cli.render_rules import rule_blocks, rule_document, rule_table
+    from planner.rules.registry import all_rules
+
+    rules = all_rules()
+    if id_ is None:
+        shown = tuple(rules.values())
+        if format_ is Format.JSON:
+            print_json({"rules": [rule_document(one) for one in shown]})
+        else:
+            print_blocks(rule_table(shown))
+        return
+    found = rules.get(id_.upper())
+    if found is None:
+        raise InputError(f"There is no rule {id_}.", hint="`shardwright rule` lists them.")
+    if format_ is Format.JSON:
+        print_json(rule_document(found))
+    else:
+        print_blocks(rule_blocks(found))

@@ -1,0 +1,1 @@
+"""Configurations that users have, judged by the rules: files in, findings out."""

@@ -1,0 +1,129 @@
+"""Judges files: the main path of `shardwright validate`.
+
+Files are read one by one, each run that one starts is put before the rules of its framework and version, and what a
+comment in the file hides is set apart. A rule that needs a value which only a run of the script could tell is listed as
+not decided; it is never taken for kept.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner.errors import InputError, Location
+from planner.readers.arguments import NotSaidError
+from planner.rules.registry import all_rules, rules_of, spelling_rules
+from planner.rules.rule import Config, Finding, Rule
+from planner.validation.sources import Asked, Run, files_named, read_source, text_of
+from planner.validation.suppressions import suppressions, without_suppressed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undecided:
+    """A rule that could not be decided.
+
+    Args:
+        file: The file.
+        rule_id: The rule.
+        what: The value that is not said.
+    """
+
+    file: str
+    rule_id: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What came of the files.
+
+    Args:
+        files: Those that start something that is known, in order.
+        skipped: Files of folders that start nothing that is known.
+        findings: Broken rules, sorted by place.
+        hidden: Broken rules that a comment hides.
+        undecided: Rules that could not be decided.
+    """
+
+    files: tuple[str, ...]
+    skipped: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    hidden: tuple[Finding, ...]
+    undecided: tuple[Undecided, ...]
+
+
+def judge(names: Sequence[str], asked: Asked) -> Judged:
+    """Return what is wrong with files, folders and patterns.
+
+    Raises:
+        InputError: One that was named itself cannot be read, or starts nothing that is known.
+    """
+    files: list[str] = []
+    skipped: list[str] = []
+    findings: list[Finding] = []
+    hidden: list[Finding] = []
+    undecided: list[Undecided] = []
+    for path, named in files_named(names):
+        found = _judged_file(path, asked, named=named)
+        if found is None:
+            skipped.append(str(path))
+            continue
+        files.append(str(path))
+        findings.extend(found.findings)
+        hidden.extend(found.hidden)
+        undecided.extend(found.undecided)
+    return Judged(
+        files=tuple(files),
+        skipped=tuple(skipped),
+        findings=tuple(sorted(findings, key=lambda finding: finding.order)),
+        hidden=tuple(sorted(hidden, key=lambda finding: finding.order)),
+        undecided=tuple(undecided),
+    )
+
+
+def _judged_file(path: Path, asked: Asked, *, named: bool) -> Judged | None:
+    """Return what is wrong with one file; None for one of a folder that is nothing of ours."""
+    file = str(path)
+    try:
+        source = read_source(text_of(path), file=file, asked=asked)
+    except InputError:
+        if named:
+            raise
+        return None
+    if not source.runs:
+        if named:
+            raise InputError(
+                "This starts nothing that is known.",
+                location=Location(file=file),
+                hint="Known are commands of Megatron-LM, DeepSpeed and vLLM, and their configuration files.",
+            )
+        return None
+    return judged_text(source.text, source.runs, file=file)
+
+
+def judged_text(text: str, runs: Sequence[Run], *, file: str) -> Judged:
+    """Return what is wrong with the runs of one file."""
+    findings: list[Finding] = []
+    undecided: list[Undecided] = []
+    for run in runs:
+        if run.arguments is not None:
+            for rule in spelling_rules(run.framework):
+                findings.extend(_broken(rule, run.arguments))
+        for rule in rules_of(run.framework, run.version):
+            try:
+                findings.extend(_broken(rule, run))
+            except NotSaidError as error:
+                undecided.append(Undecided(file=file, rule_id=rule.id, what=error.what))
+    left, hidden = without_suppressed(findings, suppressions(text, file=file), known=frozenset(all_rules()))
+    return Judged(files=(file,), skipped=(), findings=left, hidden=hidden, undecided=tuple(dict.fromkeys(undecided)))
+
+
+def _broken(rule: Rule[Config], config: Config) -> Iterator[Finding]:
+    for found in rule.check(config):
+        yield Finding(
+            rule_id=rule.id,
+            rule_name=rule.name,
+            severity=rule.severity,
+            found=found,
+            prevents=rule.prevents,
+            found_at=rule.found_at,
+        )

@@ -1,0 +1,167 @@
+"""What a file is and which runs it starts.
+
+A file is read by what it holds, not by its name: a shell script by the programs that it starts, a mapping by the
+framework whose flags or keys its own keys are.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from glob import has_magic
+from pathlib import Path
+from typing import Protocol
+
+from planner.errors import InputError, Location
+from planner.readers.arguments import Arguments
+from planner.readers.flag_tables import Framework, chosen_version
+from planner.readers.megatron_run import read_megatron_runs
+
+SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".txt", ".args", ".json", ".yaml", ".yml"})
+"""Files that are looked at in a directory."""
+
+SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
+
+MAX_BYTES = 4 << 20
+"""Largest file that is read; launch scripts have kilobytes."""
+
+
+class Run(Protocol):
+    """A run that a file starts."""
+
+    @property
+    def framework(self) -> Framework:
+        """Return whose run it is."""
+
+    @property
+    def version(self) -> str:
+        """Return the version that it is judged for."""
+
+    @property
+    def arguments(self) -> Arguments | None:
+        """Return the words of its command, if it is a command."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the user says beside the files.
+
+    Args:
+        versions: The version of a framework that a file is judged for; the newest known where it is not named.
+        num_gpus: GPUs of the run, where a file leaves it open.
+        gpus_per_node: GPUs of a node, likewise.
+    """
+
+    versions: Mapping[Framework, str]
+    num_gpus: int | None = None
+    gpus_per_node: int | None = None
+
+    def version(self, framework: Framework) -> str:
+        """Return the version of a framework that files are judged for."""
+        return chosen_version(framework, self.versions.get(framework))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A file with what it starts.
+
+    Args:
+        file: What messages call it.
+        text: Its text.
+        runs: What it starts.
+    """
+
+    file: str
+    text: str
+    runs: tuple[Run, ...]
+
+
+def files_named(names: Sequence[str]) -> Iterator[tuple[Path, bool]]:
+    """Yield the files that paths, folders and patterns name, each once, and whether it was named itself.
+
+    Raises:
+        InputError: There is no such file, or a pattern or a folder names none.
+    """
+    seen: set[Path] = set()
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            found = [(file, False) for file in _files_below(path)]
+        elif has_magic(name) and not path.exists():
+            found = [(match, True) for match in _matching(name)]
+        elif path.exists():
+            found = [(path, True)]
+        else:
+            raise InputError("There is no such file.", location=Location(file=name), hint="Check the path.")
+        if not found:
+            raise InputError(
+                "No file is found here.",
+                location=Location(file=name),
+                hint=f"Looked for {', '.join(sorted(SUFFIXES))}.",
+            )
+        for file, named in found:
+            if file not in seen:
+                seen.add(file)
+                yield file, named
+
+
+def _matching(pattern: str) -> Iterator[Path]:
+    """Yield the files that a pattern names, from the folder on in which its first wildcard stands."""
+    parts = Path(pattern).parts
+    fixed = next(index for index, part in enumerate(parts) if has_magic(part))
+    base = Path(*parts[:fixed])
+    yield from (path for path in sorted(base.glob(str(Path(*parts[fixed:])))) if path.is_file())
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name in SKIPPED_FOLDERS:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _files_below(path)
+        elif path.is_file() and path.suffix.lower() in SUFFIXES:
+            yield path
+
+
+def text_of(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        InputError: It cannot be read, is too large, or is no text.
+    """
+    location = Location(file=str(path))
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"The file cannot be read: {reason}.", location=location, hint="Check the path.") from None
+    if len(raw) > MAX_BYTES:
+        raise InputError(
+            f"The file is larger than {MAX_BYTES >> 20} MiB.",
+            location=location,
+            hint="Check that it is a configuration.",
+        )
+    try:
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        raise InputError("The file is no UTF-8 text.", location=location, hint="Save it as UTF-8.") from None
+
+
+def read_source(text: str, *, file: str, asked: Asked) -> Source:
+    """Return what a file starts; no runs where it starts nothing that is known.
+
+    Raises:
+        InputError: It is damaged: a quote that is never closed, a mapping that is none.
+    """
+    runs: list[Run] = []
+    if not re.search(r"\.(json|ya?ml)$", file, re.IGNORECASE):
+        runs.extend(
+            read_megatron_runs(
+                text,
+                file=file,
+                version=asked.version(Framework.MEGATRON),
+                num_gpus=asked.num_gpus,
+                gpus_per_node=asked.gpus_per_node,
+            )
+        )
+    return Source(file=file, text=text, runs=tuple(runs))
