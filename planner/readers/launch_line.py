@@ -186,7 +186,7 @@ def launch_lines(script: Script, *, file: str, kind: ProgramKind) -> tuple[Launc
 
 
 def _launch_line(script: Script, command: Command, program: int, *, file: str, kind: ProgramKind) -> LaunchLine:
-    directives = _batch_directives(script)
+    directives = batch_directives(script)
     launcher = _flags(command.words[:program])
     return LaunchLine(
         file=file,
@@ -219,7 +219,8 @@ def _node_order(script: Script, *, file: str) -> tuple[int, ...]:
     return () if numbers == sorted(numbers) else tuple(numbers)
 
 
-def _batch_directives(script: Script) -> Mapping[str, int]:
+def batch_directives(script: Script) -> Mapping[str, int]:
+    """Return the sizes that a script tells Slurm in its comments."""
     found = (BATCH_DIRECTIVE.match(comment) for _, comment in script.comments)
     return {match.group(1): int(match.group(2)) for match in found if match is not None}
 
