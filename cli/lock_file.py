@@ -1,13 +1,16 @@
 """Reads what two plans are compared by: a plan, its lock, or a launch script priced where a plan runs."""
 
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.plan_file import PLAN_FILE, launch_target, read_plan
 from planner.errors import InputError, Location
 from planner.locked import lock_of
 from planner.plan import Plan
 from planner.plan_lock import LOCK_FILE, PlanLock
+
+if TYPE_CHECKING:
+    from planner.validation.pricing import Baseline
 
 
 def read_lock(path: Path) -> PlanLock:
@@ -33,25 +36,18 @@ def is_script(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() != ".json"
 
 
-def read_script_lock(script: Path, *, beside: Path) -> PlanLock:
-    """Return the lock of a launch script's layout, priced with the model, cluster and workload of a plan.
+def read_baseline(path: Path) -> "Baseline":
+    """Return a locked plan with the plan itself.
 
     Args:
-        script: The script.
-        beside: A plan file, its directory, or a lock with the plan file beside it.
+        path: A plan file, its directory, or a lock with the plan file beside it.
 
     Raises:
-        InputError: The script says no layout, or there is no plan file.
+        InputError: There is no plan, or it is damaged.
     """
-    from planner.running import priced, read_running, request_of
+    from planner.validation.pricing import Baseline
 
-    plan = _plan_beside(beside)
-    running = read_running(script)
-    request = request_of(running, workload=plan.request.workload, memory_headroom=plan.request.memory_headroom)
-    found, _ = priced(running.layout, plan.model, plan.cluster, request)
-    locked = lock_of(found, files={script.name: script.read_text(encoding="utf-8")})
-    # A script pins everything; what it is held against is the plan's own question.
-    return replace(locked, inputs=lock_of(plan, files={}).inputs)
+    return Baseline(lock=read_lock(path), plan=_plan_beside(path))
 
 
 def _plan_beside(path: Path) -> Plan:

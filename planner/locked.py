@@ -12,12 +12,13 @@ from planner.report import layout_in_words, layout_settings, memory_by_rank
 from planner.schema.plan import plan_to_json
 
 
-def lock_of(plan: Plan, *, files: Mapping[str, str]) -> PlanLock:
+def lock_of(plan: Plan, *, files: Mapping[str, str], asked_of: Plan | None = None) -> PlanLock:
     """Return the lock of a plan's best layout.
 
     Args:
         plan: A plan with at least one layout.
         files: Text of each file that is written, by name.
+        asked_of: The plan whose inputs it answers, where these are not its own.
     """
     best = plan.best
     certainty = plan.certainty
@@ -26,7 +27,7 @@ def lock_of(plan: Plan, *, files: Mapping[str, str]) -> PlanLock:
         target=plan.target.value,
         objective=plan.objective.value,
         status=plan.status.value,
-        inputs=_inputs(plan),
+        inputs=_inputs(plan if asked_of is None else asked_of),
         layout=layout_in_words(best.layout),
         settings=layout_settings(best.layout),
         step_seconds=best.step_seconds,

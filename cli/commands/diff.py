@@ -46,12 +46,13 @@ def diff(
     old: OldArgument, new: NewArgument, *, format_: DiffFormatOption = DiffFormat.TEXT, fail: FailOption = False
 ) -> None:
     """Say what changed between two plans: inputs, layout, time by term, memory, and what that risks."""
-    from cli.lock_file import is_script, read_lock, read_script_lock
+    from cli.lock_file import is_script, read_baseline, read_lock
     from cli.render_diff import diff_blocks, diff_document, diff_markdown
     from planner.lock_changes import changes
+    from planner.validation.pricing import lock_of_script
 
     before = read_lock(old)
-    after = read_script_lock(new, beside=old) if is_script(new) else read_lock(new)
+    after = lock_of_script(new, read_baseline(old).plan) if is_script(new) else read_lock(new)
     found = changes(before, after)
     match format_:
         case DiffFormat.JSON:
