@@ -157,6 +157,8 @@ def _priced(run: Run, file: str, also: _Also) -> tuple[list[Finding], list[Undec
                 held_run(Path(file), run, asked) if isinstance(asked, Baseline) else priced_run(Path(file), run, asked)
             )
         except (PlannerError, CoverageError, SolverError) as error:
+            if isinstance(error, InputError) and error.location is not None and error.location.file != file:
+                raise  # a spec or a plan that the user named, not the file that is judged
             first = str(error).partition("\n")[0]
             undecided.extend(Undecided(file=file, rule_id=rule.id, what=first) for rule in rules(run.framework))
             continue
