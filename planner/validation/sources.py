@@ -40,6 +40,10 @@ class Run(Protocol):
     def arguments(self) -> Arguments | None:
         """Return the words of its command, if it is a command."""
 
+    @property
+    def start(self) -> Location:
+        """Return where it is started."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
