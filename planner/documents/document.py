@@ -12,7 +12,6 @@ from pathlib import Path
 
 from planner.documents.json_reader import read_json
 from planner.documents.nodes import MAX_BYTES, Data, Node, check_text, scalar_node
-from planner.documents.yaml_reader import read_yaml
 from planner.errors import InputError, Location
 
 _PATH_PART = re.compile(r"[^.\[\]\s]+|\[\d{1,6}\]")
@@ -115,7 +114,7 @@ def load_document(path: Path) -> Document:
 def parse_document(text: str, *, file: str) -> Document:
     """Return the document that `text` writes; a `file` that ends in `.json` makes it JSON."""
     check_text(text, file=file)
-    reader = read_json if _kind(file) == "JSON" else read_yaml
+    reader = read_json if _kind(file) == "JSON" else _read_yaml
     return Document(file=file, root=reader(text, file=file))
 
 
@@ -139,7 +138,7 @@ def parse_override(text: str, *, said: str | None = None) -> Override:
             "An override is written path=value.", location=location, hint="For example --set workload.seq_len=8192"
         )
     try:
-        node = read_yaml(value, file=location.file)
+        node = _read_yaml(value, file=location.file)
     except InputError as error:
         raise InputError(error.message, location=location, hint=error.hint) from None
     path = tuple(int(part[1:-1]) if part.startswith("[") else part for part in parts)
@@ -152,6 +151,12 @@ def format_path(path: Sequence[str | int]) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
+
+
+def _read_yaml(text: str, *, file: str) -> Node:
+    from planner.documents.yaml_reader import read_yaml  # noqa: PLC0415 - JSON is read without ruamel.yaml
+
+    return read_yaml(text, file=file)
 
 
 def _kind(file: str) -> str:

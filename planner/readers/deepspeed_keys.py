@@ -91,7 +91,7 @@ def _section(
         spec, place = keys.get(name), node.keys[name]
         if spec is None:
             if path or name != IGNORE_KEY:
-                yield _unknown(run, name, place, keys, path, checked=checked)
+                yield _unknown(run, place, keys, (*path, name), checked=checked)
             continue
         if spec.removed:
             yield KeyMistake(
@@ -117,9 +117,10 @@ def _section(
 
 
 def _unknown(
-    run: DeepSpeedRun, name: str, place: Location, keys: Mapping[str, KeySpec], path: tuple[str, ...], *, checked: bool
+    run: DeepSpeedRun, place: Location, keys: Mapping[str, KeySpec], path: tuple[str, ...], *, checked: bool
 ) -> KeyMistake:
-    """Return what is wrong with a key that this version does not have."""
+    """Return what is wrong with the key at a path, which this version does not have."""
+    *above, name = path
     plain = name.strip().replace("-", "_").lower()
     candidates = {key.lower(): key for key, spec in keys.items() if not spec.removed and not spec.deprecated}
     nearest = tuple(candidates[found] for found in get_close_matches(plain, sorted(candidates), n=2, cutoff=0.85))
@@ -127,9 +128,9 @@ def _unknown(
     others = [
         version
         for version in versions(Framework.DEEPSPEED)
-        if version != run.version and (known := key_table(version).at((*path, name))) is not None and not known.removed
+        if version != run.version and (known := key_table(version).at(path)) is not None and not known.removed
     ]
-    where = f"in `{'.'.join(path)}`" if path else "at the top"
+    where = f"in `{'.'.join(above)}`" if above else "at the top"
     message = f"DeepSpeed {run.version} has no key `{name}` {where}"
     hint = ""
     if nearest:
@@ -187,12 +188,12 @@ def _value(
 ) -> Iterator[KeyMistake]:
     """Yield what is wrong with a value, and below it."""
     content, name = node.data(), path[-1]
-    if content == AUTO and spec.default != AUTO and (spec.kinds or spec.section is not None):
-        if checked or spec.section is None:
-            yield _mistake(
-                KeyMistakeKind.AUTO, node, path, f'`{name}` is "auto", which only Hugging Face\'s Trainer completes'
-            )
-            return
+    completed = content == AUTO and spec.default != AUTO and (spec.kinds or spec.section is not None)
+    if completed and (checked or spec.section is None):
+        yield _mistake(
+            KeyMistakeKind.AUTO, node, path, f'`{name}` is "auto", which only Hugging Face\'s Trainer completes'
+        )
+        return
     inner = spec.forbids_unknown
     if spec.section is not None and not isinstance(content, dict):
         deprecated = path == ("zero_optimization",) and isinstance(content, bool)

@@ -7,6 +7,7 @@ The deepspeed launcher: `deepspeed/launcher/runner.py`. torchrun starts one proc
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from planner.errors import Location
 from planner.readers.deepspeed import PROGRAM
@@ -30,6 +31,7 @@ TENSOR_FLAGS = ("tensor-model-parallel-size", "tensor-parallel-size", "model-par
 
 DEEPSPEED = re.compile(r"(?:^|/)deepspeed(?:\.py)?$")
 TORCHRUN = re.compile(r"(?:^|/)torchrun$|^torch\.distributed\.(?:run|launch)$")
+TORCHRUN_TEXT = re.compile(r"\btorchrun\b|\btorch\.distributed\.(?:run|launch)\b|\bdeepspeed\b")
 SRUN = re.compile(r"(?:^|/)srun$")
 NUMBER = re.compile(r"[0-9]{1,7}", re.ASCII)
 HOST = re.compile(r"\s*([^\s#]+)\s+slots=([0-9]{1,4})\s*(?:#.*)?", re.ASCII)
@@ -105,7 +107,7 @@ def _launch(script: Script, words: Sequence[Word], *, file: str) -> DeepSpeedLau
     named = next(((name, program[name][0]) for name in CONFIG_FLAGS if _is_json(program.get(name, ()))), None)
     if named is None:
         return None
-    nodes, per_node, hostfile = _sizes(script, words[:end])
+    nodes, per_node, hostfile = _sizes(script, (*words[:end], *_inner(words[:end], file=file)))
     return DeepSpeedLaunch(
         config=named[1],
         start=Location(file=file, line=words[0].line, column=words[0].column),
@@ -116,6 +118,15 @@ def _launch(script: Script, words: Sequence[Word], *, file: str) -> DeepSpeedLau
         gpus_per_node=per_node,
         hostfile=hostfile,
     )
+
+
+def _inner(words: Sequence[Word], *, file: str) -> tuple[Word, ...]:
+    """Return the words of the shell text that `bash -c` is handed, as srun needs it for a launcher on every node."""
+    for word, following in pairwise(words):
+        if word.text == "-c" and TORCHRUN_TEXT.search(following.text):
+            commands = read_script(following.text, file=file).commands
+            return tuple(found for command in commands for found in command.words)
+    return ()
 
 
 def _is_json(words: Sequence[Word]) -> bool:

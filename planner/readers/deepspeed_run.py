@@ -7,21 +7,21 @@ are not decided. "auto" is completed by Hugging Face's Trainer and by nothing el
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from planner.documents.document import Document, parse_document
 from planner.errors import Location
 from planner.readers.arguments import NotSaidError
 from planner.readers.deepspeed_launch import TENSOR_FLAGS, DeepSpeedLaunch, with_hosts
-from planner.readers.flag_tables import Framework, raw_table
+from planner.readers.flag_tables import Framework, raw_table, versions
 from planner.readers.key_tables import TRUTHS, KeyTable, key_table, number_of
 
 AUTO = "auto"
 IGNORE_KEY = "_shardwright_ignore"
 """A key at the top that DeepSpeed does not look at; `planner.validation.suppressions` reads it."""
 
-COMMENTS = re.compile(r'("(?:[^"\\\n]|\\.)*")|/\*.*?\*/|//[^\n]*|#[^\n]*', re.DOTALL)
-LAST_COMMA = re.compile(r',(?=\s*[}\]])|"(?:[^"\\\n]|\\.)*"')
+COMMENTS = re.compile(r'("(?:[^"\\\n]|\\.)*"?)|/\*.*?(?:\*/|\Z)|//[^\n]*|#[^\n]*', re.DOTALL)
+LAST_COMMA = re.compile(r',(?=\s*[}\]])|"(?:[^"\\\n]|\\.)*"?')
 
 Path = tuple[str, ...]
 
@@ -47,13 +47,19 @@ class DeepSpeedRun:
     num_gpus: int | None
     node_gpus: int | None
 
-    arguments = None
-    """No command of flags: the JSON has rules of its own."""
-
     @property
     def framework(self) -> Framework:
         """Return whose run it is."""
         return Framework.DEEPSPEED
+
+    @property
+    def arguments(self) -> None:
+        """Return nothing: what is said is JSON, which has rules of its own for its keys."""
+
+    @property
+    def start(self) -> Location:
+        """Return where it is started: its command, else its configuration."""
+        return self.document.locate() if self.launch is None else self.launch.start
 
     @property
     def version(self) -> str:
@@ -263,10 +269,9 @@ def looks_like_deepspeed(content: object) -> bool:
 DISTINCTIVE = frozenset({"zero_optimization", "train_micro_batch_size_per_gpu"})
 
 
+@cache
 def known_keys() -> frozenset[str]:
     """Return the keys at the top that any version with a table has, the removed ones among them."""
-    from planner.readers.flag_tables import versions
-
     return frozenset(
         key
         for version in versions(Framework.DEEPSPEED)

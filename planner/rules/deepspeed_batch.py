@@ -51,7 +51,15 @@ class Batch:
         return total, micro, (total // micro // replicas if micro else 0) if steps is None else steps
 
 
+def _is_elastic(run: DeepSpeedRun) -> bool:
+    """Return whether the sizes are worked out from `elasticity`, which is there before 0.19."""
+    spec = run.table.at(("elasticity",))
+    return spec is not None and not spec.removed and run.is_on("elasticity", "enabled")
+
+
 def _batch(run: DeepSpeedRun) -> Batch:
+    if _is_elastic(run):
+        return Batch(total=None, micro=None, steps=None)
     return Batch(total=run.integer(TOTAL), micro=run.integer(MICRO), steps=run.integer(STEPS))
 
 
@@ -124,7 +132,7 @@ def batch_is_a_product(run: DeepSpeedRun) -> Iterator[Found]:
 )
 def batch_is_missing(run: DeepSpeedRun) -> Iterator[Found]:
     """One of `train_batch_size` and `train_micro_batch_size_per_gpu` is given."""
-    if not run.given(TOTAL) and not run.given(MICRO):
+    if not run.given(TOTAL) and not run.given(MICRO) and not _is_elastic(run):
         yield Found(
             place=run.document.locate(),
             message="Neither train_batch_size nor train_micro_batch_size_per_gpu is given.",
@@ -161,8 +169,7 @@ def batch_over_autotp(run: DeepSpeedRun) -> Iterator[Found]:
     """With `autotp_size`, DeepSpeed compares the batch with all GPUs, though AutoTP's ranks read the same sequences.
 
     Unless the program hands over its groups, the batch is checked before they are made. A step then has
-    micro-batch x accumulation x GPUs / autotp_size sequences, and what DeepSpeed reports and averages over is
-    autotp_size times that.
+    micro-batch x accumulation x GPUs / autotp_size sequences; what DeepSpeed reports is autotp_size times that.
     """
     if run.tp == 1 or run.makes_groups or run.world_size % run.tp:
         return
@@ -171,7 +178,7 @@ def batch_over_autotp(run: DeepSpeedRun) -> Iterator[Found]:
     if total == micro * steps * run.counted_replicas and total > 0:
         yield Found(
             place=run.value_place("tensor_parallel", "autotp_size"),
-            message=f"train_batch_size counts {total:g} sequences; a step has {real:g}, as {run.tp} ranks read the same.",
+            message=f"train_batch_size counts {total:g} sequences, a step has {real:g}: {run.tp} ranks read the same.",
             hint=f"Expect {real:g}, or hand DeepSpeed groups that know autotp_size.",
         )
 
@@ -282,7 +289,7 @@ def enough_sequences(run: DeepSpeedRun) -> Iterator[Found]:
         divisors = nearest_divisors(batch.total, int(run.counted_replicas))
         yield Found(
             place=run.value_place(TOTAL),
-            message=f"train_batch_size {batch.total} is less than the {least:g} sequences of one micro-batch on each of "
+            message=f"train_batch_size {batch.total} is less than {least:g}, one micro-batch on each of "
             f"{run.counted_replicas:g} replicas.",
             hint=f"Use {least:g} or more, or {listed(divisors)} replicas.",
         )

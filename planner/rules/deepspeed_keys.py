@@ -185,7 +185,7 @@ def setting_twice(run: DeepSpeedRun) -> Iterator[Found]:
     source="deepspeed/runtime/config_utils.py: DeepSpeedConfigModel.__init__",
 )
 def auto_without_trainer(run: DeepSpeedRun) -> Iterator[Found]:
-    """ "auto" where nothing completes it.
+    """The word "auto" where nothing completes it.
 
     Hugging Face's Trainer puts numbers in the place of "auto" (`--deepspeed FILE`). A program that hands the file to
     DeepSpeed itself (`--deepspeed_config FILE`) gets the default in sections, and an error at the top.

@@ -165,7 +165,7 @@ def autotp_is_off(run: DeepSpeedRun) -> Iterator[Found]:
     if run.tp == 1 and others and (inner > 1 or not run.given(TENSOR, "autotp_size")):
         yield Found(
             place=run.place(TENSOR),
-            message=f"tensor_parallel without autotp_size above 1 does nothing; {', '.join(others)} is read by nothing.",
+            message=f"tensor_parallel without autotp_size above 1 does nothing, nor does {', '.join(others)}.",
             hint=f"Add autotp_size{f' {inner}' if inner > 1 else ''}, or remove the section.",
         )
 
@@ -176,7 +176,7 @@ def autotp_is_off(run: DeepSpeedRun) -> Iterator[Found]:
     framework=Framework.DEEPSPEED,
     severity=Severity.WARNING,
     prevents="all-reduces of every layer between nodes",
-    found_at=FoundAt.NEVER,
+    found_at=FoundAt.UNNOTICED,
     source=f"{GROUPS}: _init_tp_mesh_device",
 )
 def autotp_in_a_node(run: DeepSpeedRun) -> Iterator[Found]:
@@ -198,7 +198,7 @@ def autotp_in_a_node(run: DeepSpeedRun) -> Iterator[Found]:
     name="autotp-with-zero-3",
     framework=Framework.DEEPSPEED,
     until="0.19",
-    prevents="AssertionError: Currently, the compatibility between 'autotp' and 'zero_stage = 3' has not been validated",
+    prevents="AssertionError: Currently, the compatibility between 'autotp' and 'zero_stage = 3' has not been ...",
     found_at=FoundAt.BUILD,
     source="deepspeed/runtime/engine.py: DeepSpeedEngine._configure_tensor_parallel_states (0.18.9)",
 )
@@ -260,7 +260,7 @@ def secondary_shard_larger(run: DeepSpeedRun) -> Iterator[Found]:
     framework=Framework.DEEPSPEED,
     severity=Severity.WARNING,
     prevents="the gathering between nodes that the second copy is there to avoid",
-    found_at=FoundAt.NEVER,
+    found_at=FoundAt.UNNOTICED,
     source=f"{GROUPS}: _create_zero_param_parallel_group",
 )
 def secondary_shard_in_a_node(run: DeepSpeedRun) -> Iterator[Found]:

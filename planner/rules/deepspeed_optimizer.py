@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 
 from planner.readers.deepspeed_keys import shown
-from planner.readers.deepspeed_run import DeepSpeedRun
+from planner.readers.deepspeed_run import AUTO, DeepSpeedRun
 from planner.readers.flag_tables import Framework, version_key
-from planner.rules.rule import Fix, Found, FoundAt, Rule, Severity, rule
+from planner.rules.rule import Fix, Found, FoundAt, Rule, rule
 
 ENGINE = "deepspeed/runtime/engine.py: DeepSpeedEngine"
 OPTIMIZER, SCHEDULER, PARAMS = "optimizer", "scheduler", "params"
@@ -43,19 +43,17 @@ CYCLE = (
     *("cycle_first_stair_count", "cycle_second_stair_count", "decay_step_size", "cycle_momentum", "cycle_min_mom"),
     *("cycle_max_mom", "decay_mom_rate", "last_batch_iteration"),
 )
+COSINE = (
+    *("total_num_steps", "warmup_min_ratio", "warmup_num_steps", "cos_min_ratio", "warmup_type"),
+    "last_batch_iteration",
+)
 RANGE = ("min_lr", "step_size", "step_rate", "staircase")
 SCHEDULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "LRRangeTest": ((), (*(f"lr_range_test_{name}" for name in RANGE), "last_batch_iteration")),
     "OneCycle": (("cycle_min_lr", "cycle_max_lr"), CYCLE),
     "WarmupLR": ((), WARMUP),
     "WarmupDecayLR": (("total_num_steps",), ("total_num_steps", *WARMUP)),
-    "WarmupCosineLR": (
-        ("total_num_steps",),
-        *(
-            ("total_num_steps", "warmup_min_ratio", "warmup_num_steps", "cos_min_ratio", "warmup_type", *names)
-            for names in [("last_batch_iteration",)]
-        ),
-    ),
+    "WarmupCosineLR": (("total_num_steps",), COSINE),
 }
 """Schedules of `deepspeed/runtime/lr_schedules.py`: what each needs, and all that it takes."""
 
@@ -175,13 +173,13 @@ def unknown_optimizer_parameter(run: DeepSpeedRun) -> Iterator[Found]:
 def no_amsgrad(run: DeepSpeedRun) -> Iterator[Found]:
     """DeepSpeed's Adam has no AMSGrad; torch's has."""
     params = (OPTIMIZER, PARAMS)
-    if _name(run) in {"adam", "adamw"} and run.content(*params, "amsgrad") is True:
-        if run.content(*params, "torch_adam") is not True:
-            yield Found(
-                place=run.place(*params, "amsgrad"),
-                message="amsgrad with DeepSpeed's Adam.",
-                hint='Remove it, or add "torch_adam": true.',
-            )
+    own = _name(run) in {"adam", "adamw"} and run.content(*params, "torch_adam") is not True
+    if own and run.content(*params, "amsgrad") is True:
+        yield Found(
+            place=run.place(*params, "amsgrad"),
+            message="amsgrad with DeepSpeed's Adam.",
+            hint='Remove it, or add "torch_adam": true.',
+        )
 
 
 @rule(
@@ -297,7 +295,7 @@ def schedule_parameters(run: DeepSpeedRun) -> Iterator[Found]:
     The section itself is needed too: `"params": {}` where everything is left at its default.
     """
     name = run.text(SCHEDULER, "type")
-    if name not in SCHEDULES:
+    if name is None or name not in SCHEDULES:
         return
     needed, known = SCHEDULES[name]
     given = run.keys(SCHEDULER, PARAMS)
@@ -333,11 +331,9 @@ def warmup_steps(run: DeepSpeedRun) -> Iterator[Found]:
     """`warmup_num_steps` is a whole number above 0."""
     path = (SCHEDULER, PARAMS, "warmup_num_steps")
     steps = run.content(*path)
-    if (run.text(SCHEDULER, "type") or "").startswith("Warmup") and steps is not None and steps != "auto":
-        if not isinstance(steps, int) or steps <= 0:
-            yield Found(
-                place=run.value_place(*path), message=f"warmup_num_steps is {shown(steps)}.", hint="Use 1 or more."
-            )
+    warms_up = (run.text(SCHEDULER, "type") or "").startswith("Warmup")
+    if warms_up and steps is not None and steps != AUTO and (not isinstance(steps, int) or steps <= 0):
+        yield Found(place=run.value_place(*path), message=f"warmup_num_steps is {shown(steps)}.", hint="Use 1 or more.")
 
 
 @rule(

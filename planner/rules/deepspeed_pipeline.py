@@ -88,7 +88,7 @@ def overlap_with_pipeline(run: DeepSpeedRun) -> Iterator[Found]:
     framework=Framework.DEEPSPEED,
     severity=Severity.WARNING,
     prevents="stages that wait for more than half of every step",
-    found_at=FoundAt.NEVER,
+    found_at=FoundAt.UNNOTICED,
     source="deepspeed/runtime/pipe/schedule.py: TrainSchedule",
 )
 def few_micro_batches(run: DeepSpeedRun) -> Iterator[Found]:
@@ -161,7 +161,7 @@ def own_accumulation(run: DeepSpeedRun) -> Iterator[Found]:
     source=ENGINE,
 )
 def checkpoint_interval(run: DeepSpeedRun) -> Iterator[Found]:
-    """`activation_checkpoint_interval` is 0 for no recompute, or the layers between two kept inputs; below 0 it is 0."""
+    """`activation_checkpoint_interval` is 0 for no recompute, or the layers between two kept inputs; below 0 is 0."""
     interval = run.integer(PIPELINE, "activation_checkpoint_interval")
     if interval is not None and interval < 0:
         place = run.value_place(PIPELINE, "activation_checkpoint_interval")

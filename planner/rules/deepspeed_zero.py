@@ -166,7 +166,7 @@ def partial_offload(run: DeepSpeedRun) -> Iterator[Found]:
 def keys_of_stage_3(run: DeepSpeedRun) -> Iterator[Found]:
     """Keys that only stage 3 reads do nothing below it.
 
-    That holds for `stage3_...`, `sub_group_size`, and ZeRO++: second copies of weights, quantized weights and gradients.
+    That holds for `stage3_...`, `sub_group_size`, and ZeRO++: second copies, quantized weights and gradients.
     """
     if run.stage == 3:
         return
@@ -256,7 +256,7 @@ def norm_stage(run: DeepSpeedRun) -> Iterator[Found]:
     name="norm-of-gradients-is-needed",
     framework=Framework.DEEPSPEED,
     since="0.19",
-    prevents="ValueError: zero_optimization.compute_grad_norm=false requires gradient_clipping=0; ... does not support ...",
+    prevents="ValueError: zero_optimization.compute_grad_norm=false requires gradient_clipping=0; ...",
     found_at=FoundAt.BUILD,
     source=f"{STAGE_2}; deepspeed/runtime/engine.py: DeepSpeedEngine._do_optimizer_sanity_check",
 )
@@ -307,7 +307,7 @@ def even_gathering(run: DeepSpeedRun) -> Iterator[Found]:
     id="DSP513",
     name="scaled-gradients-with-reduce-scatter",
     framework=Framework.DEEPSPEED,
-    prevents="AssertionError: gradient_predivide_factor != 1.0 is not yet supported with ... with reduce scatter enabled",
+    prevents="AssertionError: gradient_predivide_factor != 1.0 is not yet supported with ...",
     found_at=FoundAt.BUILD,
     source=f"{STAGE_2}; {STAGE_3}",
 )
@@ -459,7 +459,7 @@ def zero_as_truth(run: DeepSpeedRun) -> Iterator[Found]:
     framework=Framework.DEEPSPEED,
     severity=Severity.WARNING,
     prevents="gradients that are reduced after the last micro-batch, not during backward",
-    found_at=FoundAt.NEVER,
+    found_at=FoundAt.UNNOTICED,
     source="deepspeed/runtime/engine.py: DeepSpeedEngine._do_optimizer_sanity_check, _configure_bf16_optimizer",
 )
 def overlap_of_bf16(run: DeepSpeedRun) -> Iterator[Found]:
@@ -470,13 +470,13 @@ def overlap_of_bf16(run: DeepSpeedRun) -> Iterator[Found]:
     """
     fp32 = (run.text("data_types", "grad_accum_dtype") or "") in {"fp32", "float32", "float", "torch.float32"}
     bf16 = run.is_on("bf16", "enabled") or (not run.given("bf16") and run.is_on("bfloat16", "enabled"))
-    if run.stage == 1 and fp32 and bf16 and run.is_on(ZERO, "overlap_comm") and not run.has_pipeline:
-        if run.offload_device("offload_optimizer") != "cpu":
-            yield Found(
-                place=run.place(ZERO, "overlap_comm"),
-                message="overlap_comm does nothing at ZeRO stage 1 with bf16 weights and fp32 gradients.",
-                hint="Use stage 2, or gradients in bf16.",
-            )
+    own = run.stage == 1 and fp32 and bf16 and run.offload_device("offload_optimizer") != "cpu"
+    if own and run.is_on(ZERO, "overlap_comm") and not run.has_pipeline:
+        yield Found(
+            place=run.place(ZERO, "overlap_comm"),
+            message="overlap_comm does nothing at ZeRO stage 1 with bf16 weights and fp32 gradients.",
+            hint="Use stage 2, or gradients in bf16.",
+        )
 
 
 RULES: tuple[Rule[DeepSpeedRun], ...] = (

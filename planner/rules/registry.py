@@ -12,7 +12,15 @@ SPELLING = "planner.rules.spelling"
 
 MODULES: Mapping[Framework, tuple[str, ...]] = {
     Framework.MEGATRON: ("planner.rules.megatron_mesh",),
-    Framework.DEEPSPEED: (),
+    Framework.DEEPSPEED: (
+        "planner.rules.deepspeed_keys",
+        "planner.rules.deepspeed_mesh",
+        "planner.rules.deepspeed_pipeline",
+        "planner.rules.deepspeed_zero",
+        "planner.rules.deepspeed_precision",
+        "planner.rules.deepspeed_batch",
+        "planner.rules.deepspeed_optimizer",
+    ),
     Framework.VLLM: (),
 }
 """Modules whose `RULES` look at a run of each framework."""

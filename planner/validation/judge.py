@@ -14,7 +14,8 @@ from planner.errors import InputError, Location, PlannerError
 from planner.readers.arguments import NotSaidError
 from planner.rules.registry import all_rules, lock_rules, priced_rules, rules_of, spelling_rules
 from planner.rules.rule import Config, Finding, Rule, Severity
-from planner.validation.sources import Asked, Run, files_named, read_source, text_of
+from planner.validation.deepspeed_files import configurations_of
+from planner.validation.sources import Asked, Run, Source, files_named, read_source, text_of, with_configurations
 from planner.validation.suppressions import suppressions, without_suppressed
 from profiles.errors import CoverageError
 from solvers.errors import SolverError
@@ -76,8 +77,10 @@ def judge(
     findings: list[Finding] = []
     hidden: list[Finding] = []
     undecided: list[Undecided] = []
-    for path, named in files_named(names):
-        found = _judged_file(path, asked, named=named, also=_Also(machine=machine, baseline=baseline))
+    listed = tuple(files_named(names))
+    also = _Also(machine=machine, baseline=baseline, files=tuple(path for path, _ in listed))
+    for path, named in with_configurations(listed):
+        found = _judged_file(path, asked, named=named, also=also)
         if found is None:
             skipped.append(str(path))
             continue
@@ -100,17 +103,20 @@ class _Also:
 
     machine: "Machine | None" = None
     baseline: "Baseline | None" = None
+    files: tuple[Path, ...] = ()
 
 
 def _judged_file(path: Path, asked: Asked, *, named: bool, also: _Also) -> Judged | None:
     """Return what is wrong with one file; None for one of a folder that is nothing of ours."""
     file = str(path)
     try:
-        source = read_source(text_of(path), file=file, asked=asked)
+        source = read_source(text_of(path), file=file, asked=asked, named=also.files)
     except InputError:
         if named:
             raise
         return None
+    if not source.runs and _has_configuration(source, path, named=named):
+        return Judged(files=(file,), skipped=(), findings=(), hidden=(), undecided=())
     if not source.runs:
         if named:
             raise InputError(
@@ -120,6 +126,24 @@ def _judged_file(path: Path, asked: Asked, *, named: bool, also: _Also) -> Judge
             )
         return None
     return judged_text(source.text, source.runs, file=file, also=also)
+
+
+def _has_configuration(source: Source, path: Path, *, named: bool) -> bool:
+    """Return whether commands of a script name a DeepSpeed configuration that is there, which is judged in its place.
+
+    Raises:
+        InputError: They name one that is not there, in a script that was asked about.
+    """
+    if not source.launches or next(configurations_of(source.launches, path), None) is not None:
+        return bool(source.launches)
+    if named:
+        word = source.launches[0].config
+        raise InputError(
+            f"The configuration `{word.text}` is not there.",
+            location=Location(file=str(path), line=word.line, column=word.column),
+            hint="Name it beside the script: shardwright validate SCRIPT CONFIGURATION.",
+        )
+    return False
 
 
 def judged_text(text: str, runs: Sequence[Run], *, file: str, also: "_Also | None" = None) -> Judged:
@@ -139,6 +163,8 @@ def judged_text(text: str, runs: Sequence[Run], *, file: str, also: "_Also | Non
             priced, open_ = _priced(run, file, also)
             findings.extend(priced)
             undecided.extend(open_)
+    # Commands of one configuration find the same of what only the configuration says.
+    findings = list(dict.fromkeys(findings))
     left, hidden = without_suppressed(findings, suppressions(text, file=file), known=frozenset(all_rules()))
     return Judged(files=(file,), skipped=(), findings=left, hidden=hidden, undecided=tuple(dict.fromkeys(undecided)))
 

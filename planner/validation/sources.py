@@ -13,8 +13,16 @@ from typing import Protocol
 
 from planner.errors import InputError, Location
 from planner.readers.arguments import Arguments
+from planner.readers.deepspeed_launch import DeepSpeedLaunch
+from planner.readers.deepspeed_run import read_deepspeed_runs
 from planner.readers.flag_tables import Framework, chosen_version
 from planner.readers.megatron_run import read_megatron_runs
+from planner.validation.deepspeed_files import (
+    configurations_of,
+    deepspeed_document,
+    launches_of,
+    script_launches,
+)
 
 SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".txt", ".args", ".json", ".yaml", ".yml"})
 """Files that are looked at in a directory."""
@@ -72,11 +80,13 @@ class Source:
         file: What messages call it.
         text: Its text.
         runs: What it starts.
+        launches: Commands with a DeepSpeed configuration, which is a file of its own and holds the run.
     """
 
     file: str
     text: str
     runs: tuple[Run, ...]
+    launches: tuple[DeepSpeedLaunch, ...] = ()
 
 
 def files_named(names: Sequence[str]) -> Iterator[tuple[Path, bool]]:
@@ -106,6 +116,28 @@ def files_named(names: Sequence[str]) -> Iterator[tuple[Path, bool]]:
             if file not in seen:
                 seen.add(file)
                 yield file, named
+
+
+def with_configurations(files: Sequence[tuple[Path, bool]]) -> Iterator[tuple[Path, bool]]:
+    """Yield files, and behind each script the configurations that its commands name, each file once."""
+    seen = {path.resolve() for path, _ in files}
+    for path, named in files:
+        yield path, named
+        if is_mapping(str(path)):
+            continue
+        try:
+            launches = script_launches(text_of(path), file=str(path))
+        except InputError:
+            continue  # Said where the script itself is judged.
+        for configuration in configurations_of(launches, path):
+            if configuration.resolve() not in seen:
+                seen.add(configuration.resolve())
+                yield configuration, named
+
+
+def is_mapping(file: str) -> bool:
+    """Return whether a file is JSON or YAML by its name; anything else is a script."""
+    return re.search(r"\.(json|ya?ml)$", file, re.IGNORECASE) is not None
 
 
 def _matching(pattern: str) -> Iterator[Path]:
@@ -151,14 +183,34 @@ def text_of(path: Path) -> str:
         raise InputError("The file is no UTF-8 text.", location=location, hint="Save it as UTF-8.") from None
 
 
-def read_source(text: str, *, file: str, asked: Asked) -> Source:
+def read_source(text: str, *, file: str, asked: Asked, named: Sequence[Path] = ()) -> Source:
     """Return what a file starts; no runs where it starts nothing that is known.
+
+    Args:
+        text: The file.
+        file: What messages call it.
+        asked: What the user says beside the files.
+        named: All files that are judged, for those that belong together.
 
     Raises:
         InputError: It is damaged: a quote that is never closed, a mapping that is none.
     """
     runs: list[Run] = []
-    if not re.search(r"\.(json|ya?ml)$", file, re.IGNORECASE):
+    launches: tuple[DeepSpeedLaunch, ...] = ()
+    if file.lower().endswith(".json"):
+        document = deepspeed_document(text, file=file)
+        if document is not None:
+            runs.extend(
+                read_deepspeed_runs(
+                    document,
+                    launches_of(Path(file), named),
+                    version=asked.version(Framework.DEEPSPEED),
+                    num_gpus=asked.num_gpus,
+                    gpus_per_node=asked.gpus_per_node,
+                )
+            )
+    if not is_mapping(file):
+        launches = script_launches(text, file=file)
         runs.extend(
             read_megatron_runs(
                 text,
@@ -168,4 +220,4 @@ def read_source(text: str, *, file: str, asked: Asked) -> Source:
                 gpus_per_node=asked.gpus_per_node,
             )
         )
-    return Source(file=file, text=text, runs=tuple(runs))
+    return Source(file=file, text=text, runs=tuple(runs), launches=launches)

@@ -3,6 +3,10 @@
 `# shardwright: ignore[MLM101] the scheduler adds the last node` on the line of a finding, or on a line of its own
 above it, hides that rule there; `# shardwright: ignore-file[MEM001] ...` hides it in the whole file. Several rules are
 separated by commas. The reason is not optional: one without is not followed, and is reported.
+
+JSON has no comments. In a DeepSpeed configuration a key at the top that DeepSpeed does not look at says the same for
+the whole file: `"_shardwright_ignore": {"DSP101": "the scheduler adds the last node"}`. DeepSpeed's own reader takes
+comments all the same, and where a file has them, they count as in a script.
 """
 
 import re
@@ -10,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from planner.errors import Location
+from planner.readers.deepspeed_run import IGNORE_KEY, parse_deepspeed
 from planner.rules.rule import Finding, Found, FoundAt, Severity
 
 COMMENT = re.compile(
@@ -27,6 +32,7 @@ class Suppression:
         location: Where it stands.
         first_line: The first line that it speaks of; None for the whole file.
         last_line: The last; None likewise.
+        what: What messages call it.
     """
 
     rules: tuple[str, ...]
@@ -34,6 +40,7 @@ class Suppression:
     location: Location
     first_line: int | None
     last_line: int | None
+    what: str = "comment"
 
     def hides(self, finding: Finding) -> bool:
         """Return whether a finding is one that it names."""
@@ -60,7 +67,28 @@ def suppressions(text: str, *, file: str) -> tuple[Suppression, ...]:
                 last_line=None if whole else number + alone,
             )
         )
+    if file.lower().endswith(".json") and f'"{IGNORE_KEY}"' in text:
+        found.extend(_entries(text, file=file))
     return tuple(found)
+
+
+def _entries(text: str, *, file: str) -> Iterator[Suppression]:
+    """Yield what the key of a configuration hides."""
+    document = parse_deepspeed(text, file=file)
+    node = document.node((IGNORE_KEY,))
+    entries = node.content if node is not None and isinstance(node.content, dict) else {}
+    for rule, reason in entries.items():
+        yield Suppression(
+            rules=(rule.strip().upper(),),
+            reason=reason.content.strip() if isinstance(reason.content, str) else "",
+            location=document.locate((IGNORE_KEY, rule), key=True),
+            first_line=None,
+            last_line=None,
+            what="entry",
+        )
+    if node is not None and not entries:
+        place = document.locate((IGNORE_KEY,), key=True)
+        yield Suppression(rules=(), reason="none", location=place, first_line=None, last_line=None, what="entry")
 
 
 def without_suppressed(
@@ -89,7 +117,10 @@ def _about_comments(
         used = [rule for rule in comment.rules if any(f.rule_id == rule and comment.hides(f) for f in hidden)]
         message, hint = "", ""
         if not comment.reason:
-            message, hint = "This comment hides nothing, because it gives no reason.", "Write why behind the bracket."
+            message, hint = (
+                f"This {comment.what} hides nothing, because it gives no reason.",
+                "Write why behind the bracket." if comment.what == "comment" else "Write why, as a text.",
+            )
         elif unknown or not comment.rules:
             message = f"There is no rule {', '.join(unknown) or 'named here'}."
             hint = "`shardwright rule` lists them."

@@ -1,0 +1,112 @@
+"""DeepSpeed's configurations and the scripts that start programs with them: which belongs to which.
+
+A script names its configuration, and a configuration is judged with every command that names it: in the files that
+were asked about, and in the scripts that lie beside it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from planner.documents.document import Document
+from planner.errors import InputError
+from planner.readers.deepspeed_launch import DeepSpeedLaunch, read_deepspeed_launches
+from planner.readers.deepspeed_run import known_keys, looks_like_deepspeed, parse_deepspeed
+
+SCRIPT_SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm"})
+MAX_NEIGHBOURS = 64
+"""Scripts beside a configuration that are looked at."""
+
+MAX_CHARACTERS = 128 << 10
+"""Longest JSON that is taken for a configuration; they have a few kilobytes."""
+
+MAX_SCRIPT_BYTES = 1 << 20
+
+
+def deepspeed_document(text: str, *, file: str) -> Document | None:
+    """Return the DeepSpeed configuration that a text is; None for anything else.
+
+    Raises:
+        InputError: It names keys of DeepSpeed's, and is damaged.
+    """
+    if len(text) > MAX_CHARACTERS or not any(f'"{key}"' in text for key in known_keys()):
+        return None
+    document = parse_deepspeed(text, file=file)
+    return document if looks_like_deepspeed(document.data) else None
+
+
+def script_launches(text: str, *, file: str) -> tuple[DeepSpeedLaunch, ...]:
+    """Return the commands of a script that name a DeepSpeed configuration.
+
+    Raises:
+        InputError: The script is damaged.
+    """
+    return read_deepspeed_launches(text, file=file) if ".json" in text else ()
+
+
+def configurations_of(launches: Sequence[DeepSpeedLaunch], script: Path) -> Iterator[Path]:
+    """Yield the configurations that commands of a script name, as far as they are there."""
+    for launch in launches:
+        found = next((path for path in _candidates(launch.config.text, script) if path.is_file()), None)
+        if found is not None:
+            yield found
+
+
+def launches_of(configuration: Path, named: Sequence[Path]) -> tuple[tuple[DeepSpeedLaunch, str], ...]:
+    """Return the commands that name a configuration, each with the text of its hostfile.
+
+    Args:
+        configuration: The configuration.
+        named: Files that were asked about.
+    """
+    scripts = dict.fromkeys((*(path for path in named if path.suffix.lower() != ".json"), *_neighbours(configuration)))
+    found: list[tuple[DeepSpeedLaunch, str]] = []
+    for script in scripts:
+        text = _text(script)
+        if configuration.name not in text:
+            continue
+        try:
+            launches = script_launches(text, file=str(script))
+        except InputError:
+            continue  # A damaged script is reported where it is asked about; here it says nothing.
+        ours = (launch for launch in launches if _names(launch, script, configuration))
+        found.extend((launch, _hosts(launch, script)) for launch in ours)
+    return tuple(found)
+
+
+def _names(launch: DeepSpeedLaunch, script: Path, configuration: Path) -> bool:
+    paths = (path for path in _candidates(launch.config.text, script) if path.is_file())
+    return configuration.is_file() and any(path.samefile(configuration) for path in paths)
+
+
+def _candidates(word: str, script: Path) -> Iterator[Path]:
+    """Yield where a word of a script may point: as it stands, from the script's folder, or beside the script."""
+    name = word.rsplit("/", 1)[-1]
+    if not re.search(r"[$`]", word):
+        yield Path(word)
+        yield script.parent / word
+    if name and not re.search(r"[$`]", name):
+        yield script.parent / name
+
+
+def _neighbours(configuration: Path) -> list[Path]:
+    """Return the scripts in the folder of a configuration."""
+    folder = configuration.parent
+    found = (path for path in folder.iterdir() if path.suffix.lower() in SCRIPT_SUFFIXES and path.is_file())
+    return sorted(found)[:MAX_NEIGHBOURS]
+
+
+def _hosts(launch: DeepSpeedLaunch, script: Path) -> str:
+    """Return the text of the hostfile that a command names, as far as it is there."""
+    if launch.hostfile is None:
+        return ""
+    return next((_text(path) for path in _candidates(launch.hostfile, script) if path.is_file()), "")
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file that was not asked about itself; nothing where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_SCRIPT_BYTES).decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+    except OSError:
+        return ""
