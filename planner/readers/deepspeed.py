@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 
 from planner.documents import Document, Node, parse_document
 from planner.errors import InputError, Location
@@ -20,6 +21,7 @@ from planner.layout import (
     Schedule,
     stages_from_counts,
 )
+from planner.readers.key_tables import IGNORE_KEY, key_table
 from planner.readers.launch_line import LaunchLine, ProgramKind, read_launch_line
 from planner.workload import AttentionKernel, DType, Optimizer, Precision, TrainWorkload
 
@@ -31,62 +33,8 @@ PROGRAM = ProgramKind(
     sizes="torchrun --nnodes and --nproc-per-node, or deepspeed --num_nodes and --num_gpus,",
 )
 
-TOP_LEVEL_KEYS = frozenset(
-    {
-        "activation_checkpointing",
-        "aio",
-        "autotuning",
-        "bf16",
-        "bfloat16",
-        "checkpoint",
-        "comet",
-        "comms_logger",
-        "communication_data_type",
-        "compile",
-        "csv_monitor",
-        "data_efficiency",
-        "data_parallel_size",
-        "data_types",
-        "dataloader_drop_last",
-        "datastates_ckpt",
-        "disable_allgather",
-        "disable_python_gc",
-        "dump_state",
-        "expert_parallel",
-        "flops_profiler",
-        "fp16",
-        "gradient_accumulation_steps",
-        "gradient_allreduce_op",
-        "gradient_clipping",
-        "gradient_predivide_factor",
-        "hybrid_engine",
-        "log_level",
-        "managed_gradient_accumulation",
-        "memory_breakdown",
-        "optimizer",
-        "pipeline",
-        "prescale_gradients",
-        "scheduler",
-        "seq_parallel_communication_data_type",
-        "sequence_parallel_size",
-        "steps_per_print",
-        "tensor_parallel",
-        "tensorboard",
-        "timers",
-        "torch_autocast",
-        "train_batch_size",
-        "train_micro_batch_size_per_gpu",
-        "use_data_before_expert_parallelism",
-        "vocabulary_size",
-        "wall_clock_breakdown",
-        "wandb",
-        "weight_quantization",
-        "zero_allow_untested_optimizer",
-        "zero_force_ds_cpu_optimizer",
-        "zero_optimization",
-    }
-)
-"""Every key that something in deepspeed 0.19.8 looks at; it reads no other and says nothing."""
+VERSION = "0.19.8"
+"""The version that configurations are written for."""
 
 OPTIMIZERS = {"adam": Optimizer.ADAM, "adamw": Optimizer.ADAM, "sgd": Optimizer.SGD}
 DEFAULT_PREFETCH_ELEMENTS = 50_000_000
@@ -172,17 +120,23 @@ def read_deepspeed(script: str, *, file: str, config: str, config_file: str = CO
     if not isinstance(document.root.content, dict):
         raise InputError("This is no DeepSpeed configuration.", location=document.locate(), hint="Write {...}.")
     for key in document.root.content:
-        if key not in TOP_LEVEL_KEYS:
+        if key not in top_level_keys() | {IGNORE_KEY}:
             raise InputError(
-                f"DeepSpeed 0.19.8 does not know the key `{key}` and would ignore it.",
+                f"DeepSpeed {VERSION} does not know the key `{key}` and would ignore it.",
                 location=document.locate((key,), key=True),
                 hint=_nearest(key),
             )
     return DeepSpeedJob(config=document, launch=read_launch_line(script, file=file, kind=PROGRAM))
 
 
+@cache
+def top_level_keys() -> frozenset[str]:
+    """Return every key at the top that something in DeepSpeed looks at; it reads no other and says nothing."""
+    return frozenset(name for name, key in key_table(VERSION).keys.items() if not key.removed)
+
+
 def _nearest(key: str) -> str:
-    similar = get_close_matches(key.replace("-", "_").lower(), sorted(TOP_LEVEL_KEYS), n=2, cutoff=0.85)
+    similar = get_close_matches(key.replace("-", "_").lower(), sorted(top_level_keys()), n=2, cutoff=0.85)
     return f"Did you mean {' or '.join(similar)}?" if similar else "Remove it, or move it into its section."
 
 

@@ -6,15 +6,15 @@ reads what it knows and says nothing of the rest (`planner.readers.key_tables`).
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
 
 from planner.documents.nodes import Node
 from planner.errors import Location
-from planner.readers.deepspeed_run import AUTO, IGNORE_KEY, DeepSpeedRun
+from planner.readers.deepspeed_run import AUTO, DeepSpeedRun
 from planner.readers.flag_tables import Framework, versions
-from planner.readers.key_tables import KeySpec, key_table, number_of
+from planner.readers.key_tables import IGNORE_KEY, KeySpec, key_table, number_of
 
 ENUMERATIONS: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("communication_data_type",): ("fp16", "bf16", "fp32"),
@@ -64,7 +64,7 @@ class KeyMistake:
         location: Where it stands, the key or the value.
         message: What is wrong.
         hint: What to do.
-        nearest: What may have been meant, best first.
+        nearest: What may have been meant, best first; nothing where it is given too.
     """
 
     kind: KeyMistakeKind
@@ -91,7 +91,9 @@ def _section(
         spec, place = keys.get(name), node.keys[name]
         if spec is None:
             if path or name != IGNORE_KEY:
-                yield _unknown(run, place, keys, (*path, name), checked=checked)
+                mistake = _unknown(run, place, keys, (*path, name), checked=checked)
+                there = any(near in node.content for near in mistake.nearest)
+                yield replace(mistake, nearest=()) if there else mistake
             continue
         if spec.removed:
             yield KeyMistake(

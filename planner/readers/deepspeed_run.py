@@ -17,9 +17,6 @@ from planner.readers.flag_tables import Framework, raw_table, versions
 from planner.readers.key_tables import TRUTHS, KeyTable, key_table, number_of
 
 AUTO = "auto"
-IGNORE_KEY = "_shardwright_ignore"
-"""A key at the top that DeepSpeed does not look at; `planner.validation.suppressions` reads it."""
-
 COMMENTS = re.compile(r'("(?:[^"\\\n]|\\.)*"?)|/\*.*?(?:\*/|\Z)|//[^\n]*|#[^\n]*', re.DOTALL)
 LAST_COMMA = re.compile(r',(?=\s*[}\]])|"(?:[^"\\\n]|\\.)*"?')
 

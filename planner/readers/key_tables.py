@@ -12,6 +12,9 @@ from functools import cache
 
 from planner.readers.flag_tables import Framework, raw_table
 
+IGNORE_KEY = "_shardwright_ignore"
+"""A key at the top that DeepSpeed does not look at; `planner.validation.suppressions` reads it."""
+
 TRUTHS = frozenset({"0", "off", "f", "false", "n", "no", "1", "on", "t", "true", "y", "yes"})
 """Texts that pydantic takes for a truth value, in any case."""
 

@@ -96,7 +96,8 @@ def batch_is_a_product(run: DeepSpeedRun) -> Iterator[Found]:
         )
         return
     total, micro, steps = batch.completed(replicas)
-    if total == micro * steps * replicas and min(micro, steps) > 0:
+    broken = run.world_size % (run.pp * run.program_tp)
+    if broken or min(micro, steps) < 1 or total == micro * steps * replicas:
         return
     if run.tp > 1 and not run.makes_groups and run.launch is None:
         split = run.counted_replicas / run.tp
@@ -171,7 +172,7 @@ def batch_over_autotp(run: DeepSpeedRun) -> Iterator[Found]:
     Unless the program hands over its groups, the batch is checked before they are made. A step then has
     micro-batch x accumulation x GPUs / autotp_size sequences; what DeepSpeed reports is autotp_size times that.
     """
-    if run.tp == 1 or run.makes_groups or run.world_size % run.tp:
+    if run.tp == 1 or not run.given(TOTAL) or run.makes_groups or run.world_size % run.tp:
         return
     total, micro, steps = _batch(run).completed(run.counted_replicas)
     real = micro * steps * run.counted_replicas / run.tp

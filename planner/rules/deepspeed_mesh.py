@@ -185,7 +185,8 @@ def autotp_in_a_node(run: DeepSpeedRun) -> Iterator[Found]:
     AutoTP's groups are neighbouring ranks. A size that does not divide a node's GPUs makes some of them cross nodes,
     and every layer then waits for the network between nodes.
     """
-    if run.tp > 1 and run.gpus_per_node % run.tp:
+    whole = run.num_gpus is None or run.num_gpus % run.tp == 0
+    if run.tp > 1 and whole and run.gpus_per_node % run.tp:
         yield Found(
             place=run.value_place(TENSOR, "autotp_size"),
             message=f"Groups of autotp_size {run.tp} cross nodes of {run.gpus_per_node} GPUs.",
@@ -269,7 +270,7 @@ def secondary_shard_in_a_node(run: DeepSpeedRun) -> Iterator[Found]:
     The second copy of the weights (ZeRO++) exists so that backward gathers them without leaving the node.
     """
     size = run.degree(*HPZ)
-    if run.stage == 3 and 1 < size <= run.world_size and run.gpus_per_node % size:
+    if run.stage == 3 and size > 1 and run.world_size % size == 0 and run.gpus_per_node % size:
         yield Found(
             place=run.value_place(*HPZ),
             message=f"Groups of zero_hpz_partition_size {size} cross nodes of {run.gpus_per_node} GPUs.",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 
+from planner.errors import Location
 from planner.readers.deepspeed_keys import shown
 from planner.readers.deepspeed_run import AUTO, DeepSpeedRun
 from planner.readers.flag_tables import Framework, version_key
@@ -82,6 +83,12 @@ def _near(word: str, words: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(lower[found] for found in get_close_matches(word.lower(), list(lower), n=2, cutoff=0.6))
 
 
+def _renamed(place: Location, key: str, near: tuple[str, ...], *, there: tuple[str, ...]) -> Fix | None:
+    """Return the change of a key that has one near name, which is not there yet."""
+    certain = len(near) == 1 and near[0] not in there
+    return Fix(location=place, old=f'"{key}"', new=f'"{near[0]}"') if certain else None
+
+
 def _meant(near: tuple[str, ...], otherwise: str) -> str:
     return f"Did you mean {' or '.join(near)}?" if near else otherwise
 
@@ -158,7 +165,7 @@ def unknown_optimizer_parameter(run: DeepSpeedRun) -> Iterator[Found]:
                 place=place,
                 message=f"{run.text(OPTIMIZER, 'type')} has no parameter `{key}`.",
                 hint=_meant(near, "Remove it."),
-                fix=Fix(location=place, old=f'"{key}"', new=f'"{near[0]}"') if len(near) == 1 else None,
+                fix=_renamed(place, key, near, there=run.keys(OPTIMIZER, PARAMS)),
             )
 
 
@@ -314,7 +321,7 @@ def schedule_parameters(run: DeepSpeedRun) -> Iterator[Found]:
                 place=place,
                 message=f"{name} has no parameter `{key}`.",
                 hint=_meant(near, "Remove it."),
-                fix=Fix(location=place, old=f'"{key}"', new=f'"{near[0]}"') if len(near) == 1 else None,
+                fix=_renamed(place, key, near, there=given),
             )
 
 

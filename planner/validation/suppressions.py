@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from planner.errors import Location
-from planner.readers.deepspeed_run import IGNORE_KEY, parse_deepspeed
+from planner.readers.deepspeed_run import parse_deepspeed
+from planner.readers.key_tables import IGNORE_KEY
 from planner.rules.rule import Finding, Found, FoundAt, Severity
 
 COMMENT = re.compile(

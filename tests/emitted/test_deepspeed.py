@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from planner.emit.deepspeed import BATCH_SCRIPT, CONFIG_FILE, FILES, LAUNCH_SCRIPT, MODEL_FILE, emit_deepspeed
 from planner.errors import InputError
 from planner.plan import Plan
-from planner.readers.deepspeed import TOP_LEVEL_KEYS, layout_of, layout_of_files, read_deepspeed, workload_of
+from planner.readers.deepspeed import layout_of, layout_of_files, read_deepspeed, top_level_keys, workload_of
 from planner.workload import TrainMethod
 from tests.emitted.deepspeed_plans import LLAMA, deepspeed_plan, deepspeed_plans, layout_with
 from tests.emitted.plans import HOSTILE_TEXT, cluster_of
@@ -79,7 +79,7 @@ def test_layout_and_workload_survive_the_round_trip(file: str, plan: Plan) -> No
 def test_the_configuration_holds_the_users_batch_and_only_known_keys(plan: Plan) -> None:
     config = json.loads(emit_deepspeed(plan)[CONFIG_FILE])
     layout = plan.best.layout
-    assert config.keys() <= TOP_LEVEL_KEYS
+    assert config.keys() <= top_level_keys()
     assert config["train_batch_size"] == plan.request.workload.global_batch_size
     assert config["train_batch_size"] == (
         config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * layout.dp

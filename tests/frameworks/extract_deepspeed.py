@@ -15,7 +15,7 @@ and for each field of a section. A key holds, as far as DeepSpeed's source tells
 Which keys are read is found by following `deepspeed.initialize(config=...)` through the source (`trace_reads`). Where a
 section is handed to a pydantic model, its fields are the model's; a number there may be written as text or with an
 exponent (5e8), and "auto" stands for an absent key. Elsewhere the type is that of the default, and DeepSpeed does not
-check it. The keys found are those of the reader's `TOP_LEVEL_KEYS`, and besides: the removed ones, which DeepSpeed
+check it. The keys found are those of the reader's `top_level_keys`, and besides: the removed ones, which DeepSpeed
 reads to refuse them, and `allgather_size`, which is read where `zero_optimization` is a truth value (long deprecated).
 """
 

@@ -9,7 +9,7 @@ from planner.readers.flag_tables import Framework
 from planner.rules.registry import all_rules
 from planner.validation.judge import judged_text
 from planner.validation.sources import Asked, read_source
-from tests.unit.rules import megatron_cases
+from tests.unit.rules import deepspeed_cases, megatron_cases
 
 CASES: Mapping[str, str] = {**megatron_cases.CASES}
 """Input by rule id; spelling rules need one framework only."""
@@ -45,7 +45,7 @@ def test_the_sound_input_breaks_nothing(framework: Framework) -> None:
 
 def test_every_rule_has_a_case() -> None:
     priced = {rule_id for ids in PRICED.values() for rule_id in ids}
-    assert set(all_rules()) == set(CASES) | WITHOUT_CASES | priced
+    assert set(all_rules()) == set(CASES) | set(deepspeed_cases.CASES) | WITHOUT_CASES | priced
 
 
 @pytest.mark.parametrize("file", PRICED)
