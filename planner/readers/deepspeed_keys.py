@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
 
+from planner.documents.document import format_path
 from planner.documents.nodes import Node
 from planner.errors import Location
 from planner.readers.deepspeed_run import AUTO, DeepSpeedRun
@@ -31,8 +32,8 @@ ENUMERATIONS: Mapping[tuple[str, ...], tuple[str, ...]] = {
 """Words that functions of `deepspeed/runtime/config.py` and `model_checkpointing/config.py` check, in any case but for
 the last; the tables hold those that a model declares."""
 
-TAKES_NULL = frozenset({"bf16", "aio"})
-"""Sections at the top for which null stands for none (`get_bfloat16_config`, `get_aio_config`)."""
+TAKES_NULL = frozenset({("bf16",), ("aio",), ("expert_parallel",), ("zero_optimization", "leaf_module")})
+"""Sections for which null stands for none (`get_bfloat16_config`, `get_aio_config`, `parse_autoep_config`)."""
 
 FREE = frozenset({("optimizer", "params"), ("scheduler", "params"), ("data_efficiency",), ("autotuning",)})
 """Sections whose inner keys are handed on, or read in further places: nothing is said of them here."""
@@ -88,7 +89,7 @@ def _section(
         return
     used: dict[str, str] = {}
     for name, child in node.content.items():
-        spec, place = keys.get(name), node.keys[name]
+        spec, place = keys.get(name), run.document.locate((*path, name), key=True)
         if spec is None:
             if path or name != IGNORE_KEY:
                 mistake = _unknown(run, place, keys, (*path, name), checked=checked)
@@ -199,7 +200,7 @@ def _value(
     inner = spec.forbids_unknown
     if spec.section is not None and not isinstance(content, dict):
         deprecated = path == ("zero_optimization",) and isinstance(content, bool)
-        absent = content is None and (spec.nullable or name in TAKES_NULL)
+        absent = content is None and (spec.nullable or path in TAKES_NULL)
         if not deprecated and not absent:
             yield _mistake(
                 KeyMistakeKind.WRONG_KIND,
@@ -275,7 +276,7 @@ def _no_choice(
     return KeyMistake(
         kind=KeyMistakeKind.NO_CHOICE,
         key=path[-1],
-        location=node.location,
+        location=replace(node.location, path=format_path(path)),
         message=f"`{path[-1]}` is {shown(content)}, not one of {', '.join(words)}",
         hint=f"Did you mean {' or '.join(nearest)}?" if nearest else f"Use {words[0]}.",
         nearest=nearest,
@@ -313,7 +314,9 @@ def _written(content: object, spec: KeySpec) -> str:
 
 
 def _mistake(kind: KeyMistakeKind, node: Node, path: tuple[str, ...], message: str, hint: str = "") -> KeyMistake:
-    return KeyMistake(kind=kind, key=path[-1], location=node.location, message=message, hint=hint)
+    return KeyMistake(
+        kind=kind, key=path[-1], location=replace(node.location, path=format_path(path)), message=message, hint=hint
+    )
 
 
 def shown(content: object) -> str:

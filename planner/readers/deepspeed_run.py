@@ -23,7 +23,7 @@ LAST_COMMA = re.compile(r',(?=\s*[}\]])|"(?:[^"\\\n]|\\.)*"?')
 Path = tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeepSpeedRun:
     """A training run that a configuration describes, and a command starts if one is known.
 
@@ -205,8 +205,8 @@ class DeepSpeedRun:
 
     @cached_property
     def sp(self) -> int:
-        """Return the degree of sequence parallelism (Ulysses)."""
-        return self.degree("sequence_parallel_size")
+        """Return the degree of sequence parallelism (Ulysses); a number below 1, which DSP102 reports, counts as 1."""
+        return max(self.integer("sequence_parallel_size") or 1, 1)
 
     @cached_property
     def program_tp(self) -> int:
@@ -244,10 +244,11 @@ class DeepSpeedRun:
         """Return the data-parallel processes that DeepSpeed checks batches against.
 
         Without groups of the program's these are all processes, AutoTP's ranks too, and with sequence parallelism the
-        quotient, a fraction where it does not divide (`DeepSpeedConfig.__init__`).
+        quotient, a fraction where it does not divide. Pipeline stages bring groups of their own, which know nothing of
+        sequence parallelism (`DeepSpeedConfig.__init__`).
         """
         split = self.pp * self.program_tp * (self.tp if self.makes_groups else 1)
-        counted = self.world_size / (split * self.sp)
+        counted = self.world_size / (split * (self.sp if self.pp == 1 else 1))
         return int(counted) if counted == int(counted) else counted
 
 

@@ -6,6 +6,7 @@ suppressed by itself.
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 
 from planner.readers.deepspeed_keys import KeyMistake, KeyMistakeKind, key_mistakes
 from planner.readers.deepspeed_run import DeepSpeedRun
@@ -17,9 +18,15 @@ MODELS = "deepspeed/runtime/config_utils.py: DeepSpeedConfigModel"
 
 
 def _found(run: DeepSpeedRun, kind: KeyMistakeKind) -> Iterator[Found]:
-    for mistake in key_mistakes(run):
+    for mistake in _mistakes(run):
         if mistake.kind is kind:
             yield Found(place=mistake.location, message=f"{mistake.message}.", hint=mistake.hint, fix=_renamed(mistake))
+
+
+@lru_cache(maxsize=1)
+def _mistakes(run: DeepSpeedRun) -> tuple[KeyMistake, ...]:
+    """Return the mistakes of a run, which every rule here asks for."""
+    return tuple(key_mistakes(run))
 
 
 def _renamed(mistake: KeyMistake) -> Fix | None:

@@ -44,11 +44,18 @@ def autotp_divides(run: DeepSpeedRun) -> Iterator[Found]:
     source="deepspeed/runtime/config.py: DeepSpeedConfig.__init__",
 )
 def sequence_parallel_divides(run: DeepSpeedRun) -> Iterator[Found]:
-    """`sequence_parallel_size` divides the number of GPUs.
+    """`sequence_parallel_size` is positive and divides the number of GPUs.
 
     DeepSpeed divides the processes by it without looking at the remainder. A batch that happens to fit the fraction is
     accepted, and the groups that the program then makes do not fit it.
     """
+    size = run.integer("sequence_parallel_size")
+    if size is not None and size < 1:
+        yield Found(
+            place=run.value_place("sequence_parallel_size"),
+            message=f"sequence_parallel_size is {size}.",
+            hint="Use 1, or remove it.",
+        )
     if run.sp > 1 and run.world_size % run.sp:
         yield Found(
             place=run.value_place("sequence_parallel_size"),

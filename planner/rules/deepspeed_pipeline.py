@@ -172,6 +172,25 @@ def checkpoint_interval(run: DeepSpeedRun) -> Iterator[Found]:
         )
 
 
+@rule(
+    id="DSP208",
+    name="sequence-parallel-with-pipeline",
+    framework=Framework.DEEPSPEED,
+    severity=Severity.WARNING,
+    prevents="sequences that are not split, and replicas that are counted as if there were none",
+    found_at=FoundAt.NEVER,
+    source="deepspeed/runtime/config.py: DeepSpeedConfig.__init__",
+)
+def sequence_parallel_with_pipeline(run: DeepSpeedRun) -> Iterator[Found]:
+    """`sequence_parallel_size` counts for nothing with pipeline stages, whose groups take its place."""
+    if run.has_pipeline and run.sp > 1:
+        yield Found(
+            place=run.place("sequence_parallel_size"),
+            message=f"sequence_parallel_size {run.sp} with pipeline stages counts for nothing.",
+            hint="Use one of the two.",
+        )
+
+
 def _experts(run: DeepSpeedRun) -> bool:
     return run.is_on(EXPERTS, "enabled")
 
@@ -351,6 +370,7 @@ RULES: tuple[Rule[DeepSpeedRun], ...] = (
     unread_pipeline_keys,
     own_accumulation,
     checkpoint_interval,
+    sequence_parallel_with_pipeline,
     experts_divide,
     no_tensor_parallel_experts,
     experts_with_autotp,

@@ -479,6 +479,25 @@ def overlap_of_bf16(run: DeepSpeedRun) -> Iterator[Found]:
         )
 
 
+@rule(
+    id="DSP521",
+    name="old-size-of-gathering",
+    framework=Framework.DEEPSPEED,
+    severity=Severity.WARNING,
+    prevents="a setting that nothing reads",
+    found_at=FoundAt.NEVER,
+    source="deepspeed/runtime/zero/config.py: read_zero_config_deprecated",
+)
+def old_size_of_gathering(run: DeepSpeedRun) -> Iterator[Found]:
+    """`allgather_size` at the top counts only beside `"zero_optimization": true`, the way to write stage 1 of old."""
+    if run.given("allgather_size") and not isinstance(run.content(ZERO), bool):
+        yield Found(
+            place=run.place("allgather_size"),
+            message="allgather_size at the top is read by nothing.",
+            hint="Write allgather_bucket_size in zero_optimization.",
+        )
+
+
 RULES: tuple[Rule[DeepSpeedRun], ...] = (
     stage_is_missing,
     offload_param_below_3,
@@ -500,4 +519,5 @@ RULES: tuple[Rule[DeepSpeedRun], ...] = (
     elastic_checkpoint,
     zero_as_truth,
     overlap_of_bf16,
+    old_size_of_gathering,
 )

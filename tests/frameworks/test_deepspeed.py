@@ -84,7 +84,7 @@ def asked(plan: Plan, **changes: object) -> dict[str, object]:
     """Return what the oracle is asked about a plan's configuration, with some keys changed."""
     layout = plan.best.layout
     config = json.loads(emit_deepspeed(plan)[CONFIG_FILE]) | changes
-    return {"config": config, "world": layout.world_size, "dp": layout.dp}
+    return {"config": config, "world": layout.world_size, "dp": layout.dp, "sequence": layout.cp}
 
 
 EIGHT = CONFIGURATIONS["8B, optimizer sharded"]

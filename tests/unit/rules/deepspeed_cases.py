@@ -136,6 +136,14 @@ CASES: Mapping[str, Case] = {
     "DSP205": case({**PIPE, "pipeline": {"partition": "uniform"}}),
     "DSP206": case({**PIPE, "pipeline": {"activation_checkpoint_interval": 1}, "managed_gradient_accumulation": False}),
     "DSP207": case({**PIPE, "pipeline": {"activation_checkpoint_interval": -1}}),
+    "DSP208": case(
+        {
+            **PIPE,
+            "pipeline": {"activation_checkpoint_interval": 1},
+            "sequence_parallel_size": 2,
+            "train_batch_size": GONE,
+        }
+    ),
     "DSP301": case({"expert_parallel": {"enabled": True, "autoep_size": 5}}),
     "DSP302": case({"expert_parallel": {"enabled": True, "autoep_size": 4, "expert_tensor_parallel_size": 2}}),
     "DSP303": case({**AUTOTP, "expert_parallel": {"enabled": True}}),
@@ -170,6 +178,7 @@ CASES: Mapping[str, Case] = {
     "DSP518": case({**ZERO_3, "zero_optimization.elastic_checkpoint": True}),
     "DSP519": case({"zero_optimization": True}),
     "DSP520": case({STAGE: 1, "data_types": {"grad_accum_dtype": "fp32"}}),
+    "DSP521": case({"allgather_size": 500000000}),
     "DSP601": case({"activation_checkpointing": {"contiguous_memory_optimization": True, "number_checkpoints": 32}}),
     "DSP602": case(
         {"activation_checkpointing": {"contiguous_memory_optimization": True, "partition_activations": True}}
