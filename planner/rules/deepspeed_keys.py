@@ -74,7 +74,7 @@ def ignored_key(run: DeepSpeedRun) -> Iterator[Found]:
     id="S033",
     name="refused-key",
     framework=Framework.DEEPSPEED,
-    prevents="ValidationError: Extra inputs are not permitted",
+    prevents="ValidationError: ... Extra inputs are not permitted",
     found_at=FoundAt.PARSE,
     source=MODELS,
 )
@@ -100,7 +100,7 @@ def removed_key(run: DeepSpeedRun) -> Iterator[Found]:
     id="S035",
     name="wrong-kind-of-value",
     framework=Framework.DEEPSPEED,
-    prevents="ValidationError: Input should be ...; or an error on a value that is no section",
+    prevents="ValidationError: ... Input should be ...; or an error on a value that is no section",
     found_at=FoundAt.PARSE,
     source=MODELS,
 )
@@ -133,7 +133,7 @@ def unchecked_kind(run: DeepSpeedRun) -> Iterator[Found]:
     id="S037",
     name="out-of-bounds",
     framework=Framework.DEEPSPEED,
-    prevents="ValidationError: Input should be greater than ...",
+    prevents="ValidationError: ... Input should be greater than ...",
     found_at=FoundAt.PARSE,
     source=MODELS,
 )
@@ -146,7 +146,7 @@ def out_of_bounds(run: DeepSpeedRun) -> Iterator[Found]:
     id="S038",
     name="no-choice-of-key",
     framework=Framework.DEEPSPEED,
-    prevents="ValidationError: Input should be ...; ValueError: Invalid ...",
+    prevents="ValidationError: ... Input should be ...; ValueError: Invalid ...",
     found_at=FoundAt.PARSE,
     source=MODELS,
 )
@@ -173,7 +173,8 @@ def deprecated_key(run: DeepSpeedRun) -> Iterator[Found]:
     id="S040",
     name="setting-twice",
     framework=Framework.DEEPSPEED,
-    prevents="ValidationError: Extra inputs are not permitted; AssertionError: Cannot provide deprecated parameter ...",
+    prevents="ValidationError: ... Extra inputs are not permitted; "
+    "AssertionError: Cannot provide deprecated parameter ...",
     found_at=FoundAt.PARSE,
     source=MODELS,
 )

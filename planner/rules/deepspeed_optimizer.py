@@ -97,15 +97,12 @@ def _meant(near: tuple[str, ...], otherwise: str) -> str:
     id="DSP810",
     name="unknown-optimizer",
     framework=Framework.DEEPSPEED,
-    prevents="AssertionError: ... is not a supported DeepSpeed Optimizer; TypeError: 'module' object is not callable",
+    prevents="AssertionError: ... is not a supported DeepSpeed Optimizer",
     found_at=FoundAt.BUILD,
     source=f"{ENGINE}._do_sanity_check, _configure_basic_optimizer",
 )
 def unknown_optimizer(run: DeepSpeedRun) -> Iterator[Found]:
-    """`optimizer.type` is one of DeepSpeed's, in any case, or one of torch.optim's, exactly as it is written there.
-
-    `sgd` passes DeepSpeed's check, because torch.optim has a module of that name, and fails where it is built.
-    """
+    """`optimizer.type` is one of DeepSpeed's, in any case, or one of torch.optim's, exactly as it is written there."""
     name = run.text(OPTIMIZER, "type")
     words = (*_own(run), *TORCH)
     if name is not None and _name(run) not in {*(own.lower() for own in _own(run)), *TORCH}:
@@ -142,7 +139,7 @@ def clipping_as_parameter(run: DeepSpeedRun) -> Iterator[Found]:
     id="DSP812",
     name="unknown-optimizer-parameter",
     framework=Framework.DEEPSPEED,
-    prevents="TypeError: __init__() got an unexpected keyword argument",
+    prevents="TypeError: ... got an unexpected keyword argument",
     found_at=FoundAt.BUILD,
     source="deepspeed/ops/adam/fused_adam.py, deepspeed/ops/adam/cpu_adam.py",
 )
@@ -193,12 +190,15 @@ def no_amsgrad(run: DeepSpeedRun) -> Iterator[Found]:
     id="DSP814",
     name="optimizer-without-a-type",
     framework=Framework.DEEPSPEED,
-    prevents="parameters of an optimizer that nothing reads",
-    found_at=FoundAt.NEVER,
+    prevents="AssertionError: zero stage ... requires an optimizer; elsewhere parameters that nothing reads",
+    found_at=FoundAt.BUILD,
     source="deepspeed/runtime/config.py: get_optimizer_name, get_scheduler_name",
 )
 def without_a_type(run: DeepSpeedRun) -> Iterator[Found]:
-    """A section `optimizer` or `scheduler` says its `type`; without one the section is not read."""
+    """A section `optimizer` or `scheduler` says its `type`; without one the section is not read.
+
+    Where the program brings no optimizer of its own, ZeRO then finds none.
+    """
     for section in (OPTIMIZER, SCHEDULER):
         if run.keys(section) and not run.given(section, "type"):
             yield Found(
@@ -292,7 +292,7 @@ def unknown_schedule(run: DeepSpeedRun) -> Iterator[Found]:
     id="DSP821",
     name="schedule-parameters",
     framework=Framework.DEEPSPEED,
-    prevents="TypeError: __init__() missing 1 required positional argument; got an unexpected keyword argument",
+    prevents="TypeError: ... missing 1 required positional argument; ... got an unexpected keyword argument",
     found_at=FoundAt.BUILD,
     source="deepspeed/runtime/lr_schedules.py",
 )
@@ -353,16 +353,16 @@ def warmup_steps(run: DeepSpeedRun) -> Iterator[Found]:
     source="deepspeed/utils/logging.py: get_log_level_from_string",
 )
 def log_level(run: DeepSpeedRun) -> Iterator[Found]:
-    """`log_level` is debug, info, warning, error or critical, in lower case."""
+    """`log_level` is debug, info, warning, error or critical."""
     level = run.content("log_level")
-    if level is not None and level not in LEVELS and isinstance(level, str):
+    if isinstance(level, str) and level.lower() not in LEVELS:
+        near = _near(level, LEVELS)
         place = run.value_place("log_level")
-        lower = level.lower() in LEVELS
         yield Found(
             place=place,
             message=f"There is no log_level {level}.",
-            hint=f"Use {level.lower() if lower else ', '.join(LEVELS)}.",
-            fix=Fix(location=place, old=f'"{level}"', new=f'"{level.lower()}"') if lower else None,
+            hint=_meant(near, f"Use one of {', '.join(LEVELS)}."),
+            fix=Fix(location=place, old=f'"{level}"', new=f'"{near[0]}"') if len(near) == 1 else None,
         )
 
 

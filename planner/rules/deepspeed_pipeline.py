@@ -348,7 +348,7 @@ def presets_agree(run: DeepSpeedRun) -> Iterator[Found]:
     name="load-balance-coefficient",
     framework=Framework.DEEPSPEED,
     since="0.19",
-    prevents="ValueError: load_balance_coeff is not supported",
+    prevents="ValueError: load_balance_coeff=... is not supported",
     found_at=FoundAt.START,
     source="deepspeed/module_inject/auto_ep_config.py: parse_autoep_config",
 )

@@ -226,7 +226,8 @@ def names_of_formats(run: DeepSpeedRun) -> Iterator[Found]:
     name="loss-scale",
     framework=Framework.DEEPSPEED,
     since="0.18",
-    prevents="ValidationError: fp16.loss_scale must be ...; fp16.loss_scale_window must be > 0 ...",
+    prevents="ValidationError: ... fp16.loss_scale must be ...; "
+    "ValidationError: ... fp16.loss_scale_window must be > 0 ...",
     found_at=FoundAt.PARSE,
     source="deepspeed/runtime/precision_config.py: DeepSpeedFP16Config",
 )

@@ -221,7 +221,7 @@ CASES: Mapping[str, Case] = {
     "DSP820": case({"scheduler.type": "WarmupDecay"}),
     "DSP821": case({"scheduler.type": "WarmupDecayLR"}),
     "DSP822": case({"scheduler.params.warmup_num_steps": 0}),
-    "DSP823": case({"log_level": "INFO"}),
+    "DSP823": case({"log_level": "warn"}),
     "DSP824": case({"data_efficiency": {"data_sampling": {"enabled": True, "curriculum_learning": {"enabled": True}}}}),
 }
 
