@@ -213,7 +213,8 @@ def names_of_formats(run: DeepSpeedRun) -> Iterator[Found]:
     """`data_types` takes fp32, fp16, bf16 or int8, or torch's names of them, in lower case."""
     for key in FORMATS:
         content = run.content("data_types", key)
-        if content is not None and run.table.at(("data_types", key)) is not None and content not in NAMES:
+        known = run.table.at(("data_types", key)) is not None
+        if known and isinstance(content, str) and content not in NAMES:
             yield Found(
                 place=run.value_place("data_types", key),
                 message=f"{key} is {shown(content)}, which is no format.",

@@ -55,7 +55,9 @@ class Case:
             *parents, key = path.split(".")
             section = config
             for parent in parents:
-                section = section.setdefault(parent, {})
+                if not isinstance(section.get(parent), dict):
+                    section[parent] = {}
+                section = section[parent]
             if value is GONE:
                 section.pop(key, None)
             else:

@@ -1,12 +1,17 @@
 """Every DeepSpeed rule has a configuration that breaks it and nothing else, and the sound ones break none."""
 
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from planner.errors import InputError
 from planner.readers.deepspeed_run import DeepSpeedRun, parse_deepspeed, read_deepspeed_runs
 from planner.readers.flag_tables import Framework
+from planner.readers.key_tables import KeySpec, key_table
 from planner.rules.registry import rules_of
 from planner.rules.rule import Finding, Severity
 from planner.validation.judge import Judged, judge, judged_text
@@ -202,3 +207,22 @@ def test_other_json_is_nothing_of_deepspeed(tmp_path: Path) -> None:
 def test_sound_is_what_the_cases_start_from() -> None:
     assert SOUND["train_batch_size"] == 2 * 4 * 16
     assert all(finding.severity is Severity.ERROR for finding in judged(CASES["DSP801"]).findings)
+
+
+ODD_VALUES: tuple[Any, ...] = (None, True, 0, -1, 7, 10**25, 0.5, 1e300, "auto", "", "5e8", [], ["a"], {}, {"stage": 3})
+
+
+def test_no_value_of_any_kind_stops_a_rule() -> None:
+    chance = random.Random(20261122)
+    paths = list(paths_of(key_table("0.19.8").keys))
+    for asked in chance.sample(list(CASES.values()), 60):
+        for _ in range(4):
+            path = chance.choice(paths)
+            judged(replace(asked, changed={**asked.changed, ".".join(path): chance.choice(ODD_VALUES)}))
+
+
+def paths_of(keys: Mapping[str, KeySpec]) -> Iterator[tuple[str, ...]]:
+    """Yield keys at the top and in their sections."""
+    for name, spec in keys.items():
+        yield (name,)
+        yield from ((name, inner) for inner in spec.section or {})
