@@ -13,7 +13,7 @@ SPELLING = "planner.rules.spelling"
 MODULES: Mapping[Framework, tuple[str, ...]] = {
     Framework.MEGATRON: ("planner.rules.megatron_mesh",),
     Framework.DEEPSPEED: (),
-    Framework.VLLM: (),
+    Framework.VLLM: ("planner.rules.vllm_mesh", "planner.rules.vllm_experts", "planner.rules.vllm_engine"),
 }
 """Modules whose `RULES` look at a run of each framework."""
 
