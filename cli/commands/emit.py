@@ -23,6 +23,7 @@ class EmitTarget(StrEnum):
     MEGATRON = "megatron"
     DEEPSPEED = "deepspeed"
     VLLM = "vllm"
+    ALL = "all"
 
 
 TargetOption = Annotated[
@@ -30,7 +31,7 @@ TargetOption = Annotated[
     typer.Option(
         "--target",
         help="Framework to write files for; without it the plan's own, megatron for a plan for any, vllm for a serving"
-        " layout.",
+        " layout. all compares them: what each cannot say of the layout, and what its own best plan costs.",
         show_default=False,
     ),
 ]
@@ -54,6 +55,9 @@ def emit(
 
     Without --out nothing is written: the files are listed, --file prints one of them, and --format json all of them.
     """
+    if target is EmitTarget.ALL:
+        _compare(plan, index=index, format_=format_)
+        return
     framework, files = _files(plan, target=target, index=index)
     if file is not None:
         if file not in files:
@@ -103,3 +107,19 @@ def _files(plan: Path, *, target: EmitTarget | None, index: int) -> tuple[Target
 
     framework = launch_target(found.target) if target is None else Target(target)
     return framework, launch_files(found, index=index, target=framework)
+
+
+def _compare(path: Path, *, index: int, format_: Format) -> None:
+    """Print what each framework cannot say of a layout, and what its own best plan costs."""
+    from cli.render_targets import target_blocks, target_document
+    from planner.target_differences import target_differences
+
+    if read_serving_layout(path) is not None:
+        raise InputError("Only vLLM serves.", location=Location(file=str(path)), hint="Write its files: --target vllm")
+    plan = read_plan(path)
+    pick(plan, index, path=path)
+    found = target_differences(plan, index=index)
+    if format_ is Format.JSON:
+        print_json(target_document(plan, found, index=index))
+    else:
+        print_blocks(target_blocks(plan, found, index=index))
