@@ -1,4 +1,4 @@
-"""Each framework beside a layout: what it refuses is what its emitter refuses, and its best plan is the search's own."""
+"""Each framework beside a layout: it refuses what its emitter refuses, and its best plan is the search's own."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,12 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return search(tiny_dense_model(), two_node_cluster(), replace(tiny_request(), target=Target.MEGATRON), top=3)
+    return search(
+        replace(tiny_dense_model(), rope_scaling={}),
+        two_node_cluster(),
+        replace(tiny_request(), target=Target.MEGATRON),
+        top=3,
+    )
 
 
 @pytest.fixture(scope="module")
