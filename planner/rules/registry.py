@@ -21,7 +21,7 @@ MODULES: Mapping[Framework, tuple[str, ...]] = {
         "planner.rules.deepspeed_batch",
         "planner.rules.deepspeed_optimizer",
     ),
-    Framework.VLLM: (),
+    Framework.VLLM: ("planner.rules.vllm_mesh", "planner.rules.vllm_experts", "planner.rules.vllm_engine"),
 }
 """Modules whose `RULES` look at a run of each framework."""
 

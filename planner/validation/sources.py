@@ -17,6 +17,7 @@ from planner.readers.deepspeed_launch import DeepSpeedLaunch
 from planner.readers.deepspeed_run import read_deepspeed_runs
 from planner.readers.flag_tables import Framework, chosen_version
 from planner.readers.megatron_run import read_megatron_runs
+from planner.readers.vllm_run import looks_like_config, read_vllm_config, read_vllm_runs
 from planner.validation.deepspeed_files import (
     configurations_of,
     deepspeed_document,
@@ -195,29 +196,41 @@ def read_source(text: str, *, file: str, asked: Asked, named: Sequence[Path] = (
     Raises:
         InputError: It is damaged: a quote that is never closed, a mapping that is none.
     """
-    runs: list[Run] = []
-    launches: tuple[DeepSpeedLaunch, ...] = ()
-    if file.lower().endswith(".json"):
-        document = deepspeed_document(text, file=file)
-        if document is not None:
-            runs.extend(
-                read_deepspeed_runs(
-                    document,
-                    launches_of(Path(file), named),
-                    version=asked.version(Framework.DEEPSPEED),
-                    num_gpus=asked.num_gpus,
-                    gpus_per_node=asked.gpus_per_node,
-                )
-            )
-    if not is_mapping(file):
-        launches = script_launches(text, file=file)
-        runs.extend(
-            read_megatron_runs(
-                text,
-                file=file,
-                version=asked.version(Framework.MEGATRON),
-                num_gpus=asked.num_gpus,
-                gpus_per_node=asked.gpus_per_node,
-            )
+    if is_mapping(file):
+        runs = tuple(_runs_of_mapping(text, file=file, asked=asked, named=named))
+        return Source(file=file, text=text, runs=runs)
+    readers = ((Framework.MEGATRON, read_megatron_runs), (Framework.VLLM, read_vllm_runs))
+    runs = tuple(
+        run
+        for framework, read in readers
+        for run in read(
+            text,
+            file=file,
+            version=asked.version(framework),
+            num_gpus=asked.num_gpus,
+            gpus_per_node=asked.gpus_per_node,
         )
-    return Source(file=file, text=text, runs=tuple(runs), launches=launches)
+    )
+    return Source(file=file, text=text, runs=runs, launches=script_launches(text, file=file))
+
+
+def _runs_of_mapping(text: str, *, file: str, asked: Asked, named: Sequence[Path]) -> Iterator[Run]:
+    """Yield what a YAML or JSON file describes."""
+    from planner.documents import parse_document  # noqa: PLC0415 - scripts need no reader of YAML
+
+    configuration = deepspeed_document(text, file=file) if file.lower().endswith(".json") else None
+    if configuration is not None:
+        yield from read_deepspeed_runs(
+            configuration,
+            launches_of(Path(file), named),
+            version=asked.version(Framework.DEEPSPEED),
+            num_gpus=asked.num_gpus,
+            gpus_per_node=asked.gpus_per_node,
+        )
+        return
+    content = parse_document(text, file=file).root.content
+    version = asked.version(Framework.VLLM)
+    if isinstance(content, dict) and looks_like_config(tuple(content), version):
+        yield read_vllm_config(
+            text, file=file, version=version, num_gpus=asked.num_gpus, gpus_per_node=asked.gpus_per_node
+        )
