@@ -1,13 +1,12 @@
 """Reads back the plan that `plan` wrote."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.errors import CombinedInputError, InputError, Location
 from planner.plan import Plan, PlannedLayout
-from planner.request import Constraints, Target
+from planner.request import Target
 
 if TYPE_CHECKING:
     from planner.serving_layout import ServingLayout
@@ -59,21 +58,12 @@ def read_serving_layout(path: Path) -> "ServingLayout | None":
 
 def _broken_rules(plan: Plan, file: Path) -> Iterator[InputError]:
     """Return every rule that a layout of the file breaks, as edited files do."""
-    from planner.validate import violations
+    from planner.documents.document import format_path
+    from planner.plan_rules import broken_rules
 
-    # The baseline ignores the user's constraints, and what came closest when nothing fits does not fit.
-    free = replace(plan.request, constraints=Constraints())
-    nearest = plan.infeasible.nearest if plan.infeasible is not None else None
-    held = (
-        *((f"plans[{index}]", planned, plan.request, ()) for index, planned in enumerate(plan.plans)),
-        *((("baseline", plan.baseline, free, ()),) if plan.baseline is not None else ()),
-        *((("infeasible.nearest", nearest, plan.request, ("memory",)),) if nearest is not None else ()),
-    )
-    for place, planned, request, pardoned in held:
-        for violation in violations(planned, plan.model, plan.cluster, request):
-            if violation.rule not in pardoned:
-                message = f"This layout cannot be: {violation.message}."
-                yield InputError(message, location=Location(file=str(file), path=place), hint=PLAN_AGAIN)
+    for place, violation in broken_rules(plan):
+        message = f"This layout cannot be: {violation.message}."
+        yield InputError(message, location=Location(file=str(file), path=format_path(place)), hint=PLAN_AGAIN)
 
 
 def pick(plan: Plan, index: int, *, path: Path) -> PlannedLayout:

@@ -12,10 +12,7 @@ def rule_table(rules: Sequence[Rule[Any]]) -> Iterator[Block]:
     """Yield every rule, a row each."""
     yield Table(
         columns=columns("id", "name", "severity", "for", whole=("name",), spare=("severity",)),
-        rows=tuple(
-            (rule.id, rule.name, rule.severity.value, ", ".join(TITLES[framework] for framework in rule.frameworks))
-            for rule in rules
-        ),
+        rows=tuple((rule.id, rule.name, rule.severity.value, _titles(rule)) for rule in rules),
     )
 
 
@@ -37,8 +34,13 @@ def rule_blocks(rule: Rule[Any]) -> Iterator[Block]:
     )
 
 
+def _titles(rule: Rule[Any]) -> str:
+    """Return whose files a rule looks at; our own have no framework."""
+    return ", ".join(TITLES[framework] for framework in rule.frameworks) or "shardwright"
+
+
 def _frameworks(rule: Rule[Any]) -> str:
-    names = ", ".join(TITLES[framework] for framework in rule.frameworks)
+    names = _titles(rule)
     since = f" from {rule.since} on" if rule.since else ""
     until = f" before {rule.until}" if rule.until else ""
     return f"{names}{since}{until}"

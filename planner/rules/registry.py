@@ -28,7 +28,9 @@ MODULES: Mapping[Framework, tuple[str, ...]] = {
 PRICED = "planner.rules.priced"
 HELD_AGAINST_LOCK = "planner.rules.held_against_lock"
 
-OTHER_MODULES = (SPELLING, PRICED, HELD_AGAINST_LOCK)
+OWN_FILES = "planner.rules.own_files"
+
+OTHER_MODULES = (SPELLING, PRICED, HELD_AGAINST_LOCK, OWN_FILES)
 """Modules whose rules look at something else than a run."""
 
 
@@ -55,6 +57,12 @@ def priced_rules(framework: Framework) -> tuple[Rule[Any], ...]:
 def lock_rules(framework: Framework) -> tuple[Rule[Any], ...]:
     """Return the rules that hold a run of a framework against a lock."""
     return tuple(rule for rule in _rules(HELD_AGAINST_LOCK) if framework in rule.frameworks)
+
+
+@cache
+def own_rules() -> tuple[Rule[Any], ...]:
+    """Return the rules that look at specs and plans of our own."""
+    return tuple(_rules(OWN_FILES))
 
 
 @cache

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from planner.errors import InputError, Location, PlannerError
 from planner.readers.arguments import NotSaidError
-from planner.rules.registry import all_rules, lock_rules, priced_rules, rules_of, spelling_rules
+from planner.rules.own_files import OwnFile
+from planner.rules.registry import all_rules, lock_rules, own_rules, priced_rules, rules_of, spelling_rules
 from planner.rules.rule import Config, Finding, Rule, Severity
 from planner.validation.deepspeed_files import configurations_of
+from planner.validation.own_files import read_own_file
 from planner.validation.sources import Asked, Run, Source, files_named, read_source, text_of, with_configurations
 from planner.validation.suppressions import suppressions, without_suppressed
 from profiles.errors import CoverageError
@@ -115,6 +117,8 @@ def _judged_file(path: Path, asked: Asked, *, named: bool, also: _Also) -> Judge
         if named:
             raise
         return None
+    if source.own is not None:
+        return _judged_own(read_own_file(path, source.own), source.text)
     if not source.runs and _has_configuration(source, path, named=named):
         return Judged(files=(file,), skipped=(), findings=(), hidden=(), undecided=())
     if not source.runs:
@@ -122,10 +126,17 @@ def _judged_file(path: Path, asked: Asked, *, named: bool, also: _Also) -> Judge
             raise InputError(
                 "This starts nothing that is known.",
                 location=Location(file=file),
-                hint="Known are commands of Megatron-LM, DeepSpeed and vLLM, and their configuration files.",
+                hint="Known are commands and configurations of Megatron-LM, DeepSpeed and vLLM, our specs and plans.",
             )
         return None
     return judged_text(source.text, source.runs, file=file, also=also)
+
+
+def _judged_own(own: OwnFile, text: str) -> Judged:
+    """Return what is wrong with a spec or a plan of ours."""
+    findings = [finding for rule in own_rules() for finding in _broken(rule, own)]
+    left, hidden = without_suppressed(findings, suppressions(text, file=own.file), known=frozenset(all_rules()))
+    return Judged(files=(own.file,), skipped=(), findings=left, hidden=hidden, undecided=())
 
 
 def _has_configuration(source: Source, path: Path, *, named: bool) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from planner.errors import InputError, Location
 from planner.readers.arguments import Arguments
@@ -18,12 +18,14 @@ from planner.readers.deepspeed_run import read_deepspeed_runs
 from planner.readers.flag_tables import Framework, chosen_version
 from planner.readers.megatron_run import read_megatron_runs
 from planner.readers.vllm_run import looks_like_config, read_vllm_config, read_vllm_runs
+from planner.rules.own_files import OwnKind
 from planner.validation.deepspeed_files import (
     configurations_of,
     deepspeed_document,
     launches_of,
     script_launches,
 )
+from planner.validation.own_files import own_kind
 
 SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".txt", ".args", ".json", ".yaml", ".yml"})
 """Files that are looked at in a directory."""
@@ -32,6 +34,13 @@ SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "venv", "site-packag
 
 MAX_BYTES = 4 << 20
 """Largest file that is read; launch scripts have kilobytes."""
+
+
+class Sizes(TypedDict):
+    """What every reader is told of the machine."""
+
+    num_gpus: int | None
+    gpus_per_node: int | None
 
 
 class Run(Protocol):
@@ -82,12 +91,14 @@ class Source:
         text: Its text.
         runs: What it starts.
         launches: Commands with a DeepSpeed configuration, which is a file of its own and holds the run.
+        own: Which file of ours it is, if it is one.
     """
 
     file: str
     text: str
     runs: tuple[Run, ...]
     launches: tuple[DeepSpeedLaunch, ...] = ()
+    own: OwnKind | None = None
 
 
 def files_named(names: Sequence[str]) -> Iterator[tuple[Path, bool]]:
@@ -197,10 +208,9 @@ def read_source(text: str, *, file: str, asked: Asked, named: Sequence[Path] = (
         InputError: It is damaged: a quote that is never closed, a mapping that is none.
     """
     if is_mapping(file):
-        runs = tuple(_runs_of_mapping(text, file=file, asked=asked, named=named))
-        return Source(file=file, text=text, runs=runs)
+        return _mapping(text, file=file, asked=asked, named=named)
     readers = ((Framework.MEGATRON, read_megatron_runs), (Framework.VLLM, read_vllm_runs))
-    runs = tuple(
+    runs: tuple[Run, ...] = tuple(
         run
         for framework, read in readers
         for run in read(
@@ -214,23 +224,17 @@ def read_source(text: str, *, file: str, asked: Asked, named: Sequence[Path] = (
     return Source(file=file, text=text, runs=runs, launches=script_launches(text, file=file))
 
 
-def _runs_of_mapping(text: str, *, file: str, asked: Asked, named: Sequence[Path]) -> Iterator[Run]:
-    """Yield what a YAML or JSON file describes."""
+def _mapping(text: str, *, file: str, asked: Asked, named: Sequence[Path]) -> Source:
+    """Return what a YAML or JSON file describes."""
     from planner.documents import parse_document  # noqa: PLC0415 - scripts need no reader of YAML
 
+    sizes: Sizes = {"num_gpus": asked.num_gpus, "gpus_per_node": asked.gpus_per_node}
     configuration = deepspeed_document(text, file=file) if file.lower().endswith(".json") else None
     if configuration is not None:
-        yield from read_deepspeed_runs(
-            configuration,
-            launches_of(Path(file), named),
-            version=asked.version(Framework.DEEPSPEED),
-            num_gpus=asked.num_gpus,
-            gpus_per_node=asked.gpus_per_node,
-        )
-        return
+        version, launches = asked.version(Framework.DEEPSPEED), launches_of(Path(file), named)
+        return Source(file=file, text=text, runs=read_deepspeed_runs(configuration, launches, version=version, **sizes))
     content = parse_document(text, file=file).root.content
     version = asked.version(Framework.VLLM)
     if isinstance(content, dict) and looks_like_config(tuple(content), version):
-        yield read_vllm_config(
-            text, file=file, version=version, num_gpus=asked.num_gpus, gpus_per_node=asked.gpus_per_node
-        )
+        return Source(file=file, text=text, runs=(read_vllm_config(text, file=file, version=version, **sizes),))
+    return Source(file=file, text=text, runs=(), own=own_kind(content))
