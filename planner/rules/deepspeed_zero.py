@@ -499,6 +499,30 @@ def old_size_of_gathering(run: DeepSpeedRun) -> Iterator[Found]:
         )
 
 
+@rule(
+    id="DSP522",
+    name="prefetch-more-than-may-live",
+    framework=Framework.DEEPSPEED,
+    severity=Severity.WARNING,
+    prevents="weights that are gathered only when their layer starts",
+    found_at=FoundAt.UNNOTICED,
+    source="deepspeed/runtime/zero/partitioned_param_coordinator.py: PartitionedParameterCoordinator.fetch_sub_module",
+)
+def prefetch_more_than_live(run: DeepSpeedRun) -> Iterator[Found]:
+    """`stage3_max_live_parameters` leaves room for `stage3_prefetch_bucket_size`.
+
+    Weights are fetched ahead only as long as fewer than `stage3_max_live_parameters` numbers are there.
+    """
+    ahead = run.integer(ZERO, "stage3_prefetch_bucket_size")
+    most = run.integer(ZERO, "stage3_max_live_parameters")
+    if run.stage == 3 and ahead is not None and most is not None and ahead > most:
+        yield Found(
+            place=run.place(ZERO, "stage3_max_live_parameters"),
+            message=f"stage3_prefetch_bucket_size {ahead} is more than stage3_max_live_parameters {most}.",
+            hint=f"Use {ahead} or more for stage3_max_live_parameters, and count the layers that compute besides.",
+        )
+
+
 RULES: tuple[Rule[DeepSpeedRun], ...] = (
     stage_is_missing,
     offload_param_below_3,
@@ -521,4 +545,5 @@ RULES: tuple[Rule[DeepSpeedRun], ...] = (
     zero_as_truth,
     overlap_of_bf16,
     old_size_of_gathering,
+    prefetch_more_than_live,
 )

@@ -27,7 +27,20 @@ REFUSED = (
 
 SILENT = (
     *("S031", "S032", "DSP104", "DSP107", "DSP203", "DSP205", "DSP207"),
-    *("DSP501", "DSP502", "DSP507", "DSP518", "DSP519", "DSP520", "DSP521", "DSP603", "DSP702", "DSP703", "DSP807"),
+    *(
+        "DSP501",
+        "DSP502",
+        "DSP507",
+        "DSP518",
+        "DSP519",
+        "DSP520",
+        "DSP521",
+        "DSP522",
+        "DSP603",
+        "DSP702",
+        "DSP703",
+        "DSP807",
+    ),
 )
 """Rules about what DeepSpeed takes without an error."""
 

@@ -181,6 +181,7 @@ CASES: Mapping[str, Case] = {
     "DSP519": case({"zero_optimization": True}),
     "DSP520": case({STAGE: 1, "data_types": {"grad_accum_dtype": "fp32"}}),
     "DSP521": case({"allgather_size": 500000000}),
+    "DSP522": case({**ZERO_3, "zero_optimization.stage3_max_live_parameters": 1000000}),
     "DSP601": case({"activation_checkpointing": {"contiguous_memory_optimization": True, "number_checkpoints": 32}}),
     "DSP602": case(
         {"activation_checkpointing": {"contiguous_memory_optimization": True, "partition_activations": True}}
