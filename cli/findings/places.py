@@ -1,6 +1,5 @@
 """Where findings stand, as other programs name it: relative paths, lines, fingerprints that outlive shifted lines."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -48,6 +47,8 @@ def fingerprints(judged: Judged) -> tuple[str, ...]:
     That is a hash of its file, its rule and the text of its line without the white space, and for equal ones their
     number.
     """
+    import hashlib
+
     seen: Counter[str] = Counter()
     prints: list[str] = []
     for finding in judged.findings:
