@@ -9,6 +9,7 @@ from cli.commands import (
     accuracy,
     clusters,
     collect,
+    diff,
     emit,
     evaluate,
     explain,
@@ -86,6 +87,7 @@ def validate_files(context: typer.Context) -> None:
 
 
 app.command("rule", cls=PlainCommand, epilog=examples(rule.EXAMPLES))(guarded(rule.rule))
+app.command("diff", cls=PlainCommand, epilog=examples(diff.EXAMPLES))(guarded(diff.diff))
 app.command("mem", cls=PlainCommand, epilog=examples(mem.EXAMPLES))(guarded(mem.mem))
 app.command("trace", cls=PlainCommand, epilog=examples(trace.EXAMPLES))(guarded(trace.trace))
 app.command("report", cls=PlainCommand, epilog=examples(report.EXAMPLES))(guarded(report.report))

@@ -19,6 +19,7 @@ from planner.errors import InputError, Location
 
 if TYPE_CHECKING:
     from planner.validation.judge import Judged
+    from planner.validation.pricing import Baseline, Machine
     from planner.validation.sources import Asked
 
 EXAMPLES = (
@@ -84,6 +85,19 @@ def parser(environment: Mapping[str, str]) -> PlainParser:
     )
     add("--gpus", metavar="N", type=at_least_one, help="GPUs, where a file leaves them open")
     add("--gpus-per-node", metavar="N", type=at_least_one, help="GPUs of a node, likewise")
+    add("--cluster", metavar="NAME", help="a cluster preset that the runs are priced on: also judges memory")
+    add("--spec", metavar="SPEC", type=Path, help="a spec to price with, instead")
+    add(
+        "--advice",
+        action="store_true",
+        help="also say how much slower than the best layout a run is, and what helps",
+    )
+    add(
+        "--baseline",
+        metavar="LOCK",
+        type=Path,
+        help="a plan.lock.json with its plan.json beside it: what changed since in time, memory and layout",
+    )
     return made
 
 
@@ -99,10 +113,17 @@ def validate(words: Sequence[str]) -> None:
         raise InputError(f"{FORMAT_VARIABLE}={options.form} is no form.", hint=f"Known: {', '.join(FindingsFormat)}.")
     if not options.files and options.command is None:
         made.error("no file and no --command is given")
+    if options.command is not None and (options.cluster or options.spec or options.baseline):
+        made.error("--cluster, --spec and --baseline price files, and --command is none")
     from planner.validation.judge import judge
 
-    asked = _asked(options.against, options.gpus, options.gpus_per_node)
-    judged = judge(options.files, asked, command=options.command)
+    judged = judge(
+        options.files,
+        _asked(options.against, options.gpus, options.gpus_per_node),
+        command=options.command,
+        machine=_machine(options.cluster, options.spec, advice=options.advice),
+        baseline=_baseline(options.baseline),
+    )
     form = FindingsFormat(options.form)
     _show(judged, form, options)
     if form is FindingsFormat.GITHUB and os.environ.get(SUMMARY_VARIABLE):
@@ -147,6 +168,26 @@ def _fails(judged: "Judged", fail_on: FailOn) -> bool:
 
     least = Severity(fail_on.value).rank
     return any(finding.severity.rank <= least for finding in judged.findings)
+
+
+def _machine(cluster: str | None, spec: Path | None, *, advice: bool) -> "Machine | None":
+    if cluster is None and spec is None:
+        if advice:
+            raise InputError(
+                "--advice does not say on which GPUs.", hint="Give --cluster dgx-h100, or --spec with a spec."
+            )
+        return None
+    from planner.validation.pricing import Machine
+
+    return Machine(cluster=cluster, spec=spec, advice=advice)
+
+
+def _baseline(path: Path | None) -> "Baseline | None":
+    if path is None:
+        return None
+    from cli.lock_file import read_baseline
+
+    return read_baseline(path)
 
 
 def _asked(against: Sequence[str], gpus: int | None, gpus_per_node: int | None) -> "Asked":

@@ -6,6 +6,7 @@ CPython's `Lib/argparse.py` (3.11 and 3.12): what looks like a flag, how many wo
 word becomes a value.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,15 @@ from planner.readers.shell import Word
 NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
 UNRESOLVED = re.compile(r"\$|`")
 """What is left of a reference that only a run could resolve."""
+
+KIND_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "json": "JSON",
+    "human_readable_int": "a whole number such as 4096 or 4k",
+    "human_readable_int_or_auto": "a whole number such as 4096 or 4k, or auto",
+}
+"""What messages call the kinds of values."""
 
 SWITCHES = {FlagKind.TRUE: True, FlagKind.FALSE: False, FlagKind.CONST: True}
 
@@ -47,7 +57,6 @@ class MistakeKind(StrEnum):
     NO_CHOICE = "no-choice"
     REPEATED = "repeated"
     DEPRECATED = "deprecated"
-    REQUIRED = "required"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +263,6 @@ def read_arguments(
         mistakes.extend(found)
         index += 1 + taken
     mistakes.extend(_repeated(given))
-    mistakes.extend(_required(given, table, start))
     return Arguments(
         table=table,
         file=file,
@@ -396,13 +404,15 @@ def _values(match: _Match, texts: tuple[str, ...], place: Location) -> tuple[obj
             values.append(None)
             continue
         try:
-            value = CONVERSIONS.get(flag.type_name, str)(text)
-        except ValueError:
-            kind = {"int": "a whole number", "float": "a number"}.get(flag.type_name, flag.type_name)
+            value = _converted(text, flag.type_name)
+        except (ValueError, RecursionError):
+            kind = KIND_WORDS.get(flag.type_name.removeprefix(OPTIONAL), flag.type_name)
             mistakes.append(_about(match, place, MistakeKind.WRONG_TYPE, f"takes {kind}, `{text}` is given"))
             values.append(None)
             continue
-        if flag.choices is not None and str(value) not in flag.choices:
+        told = text.lower().replace("-", "_") if flag.type_name == "folded_str" else str(value)
+        choices = [choice.lower().replace("-", "_") for choice in flag.choices or ()]
+        if flag.choices is not None and told not in (choices if flag.type_name == "folded_str" else flag.choices):
             mistakes.append(
                 _about(
                     match,
@@ -424,8 +434,49 @@ def _truth(text: str) -> bool:
     return bool(text)
 
 
-CONVERSIONS: Mapping[str, Callable[[str], object]] = {"int": int, "float": float, "bool": _truth}
+DECIMAL_SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+BINARY_SUFFIXES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def _readable_number(text: str) -> int:
+    """Return what vLLM makes of 4k (4,000), 4K (4,096) and 25.6k (`human_readable_int` of vllm/utils)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgGtT])", text.strip())
+    if match is None:
+        return int(text)
+    number, suffix = match.groups()
+    if suffix in BINARY_SUFFIXES:
+        return int(number) * BINARY_SUFFIXES[suffix]
+    return int(float(number) * DECIMAL_SUFFIXES[suffix])
+
+
+def _readable_number_or_auto(text: str) -> int:
+    """Return the same, -1 for `auto`."""
+    return -1 if text.strip().lower() in {"-1", "auto"} else _readable_number(text)
+
+
+def _json(text: str) -> object:
+    return json.loads(text)
+
+
+CONVERSIONS: Mapping[str, Callable[[str], object]] = {
+    "int": int,
+    "float": float,
+    "bool": _truth,
+    "human_readable_int": _readable_number,
+    "human_readable_int_or_auto": _readable_number_or_auto,
+    "json": _json,
+}
 """Conversions of argparse types; a word stays text where the framework's own function would read it."""
+
+OPTIONAL = "optional_"
+"""Kinds that begin so also take "" and None, for a value that is not there (`optional_type` of vLLM)."""
+
+
+def _converted(text: str, type_name: str) -> object:
+    """Return what a word becomes."""
+    if type_name.startswith(OPTIONAL):
+        return "None" if text in {"", "None"} else _converted(text, type_name.removeprefix(OPTIONAL))
+    return CONVERSIONS.get(type_name, str)(text)
 
 
 def _about(
@@ -463,17 +514,8 @@ def _repeated(given: Sequence[Given]) -> Iterator[Mistake]:
         last[use.flag.dest] = use
 
 
-def _required(given: Sequence[Given], table: FlagTable, start: Location) -> Iterator[Mistake]:
-    dests = {use.flag.dest for use in given}
-    for flag in table.flags:
-        if flag.required and flag.kind is not FlagKind.POSITIONAL and flag.dest not in dests:
-            yield Mistake(
-                kind=MistakeKind.REQUIRED, word=flag.name, location=start, message=f"{flag.name} is missing", flag=flag
-            )
-
-
 def _place(word: Word, file: str) -> Location:
-    return Location(file=file, line=word.line, column=word.column)
+    return Location(file=word.file or file, line=word.line, column=word.column)
 
 
 def _order(location: Location) -> tuple[int, int]:

@@ -41,6 +41,11 @@ class MegatronRun:
         """Return the version that it is judged for."""
         return self.arguments.table.version
 
+    @property
+    def start(self) -> Location:
+        """Return where it is started."""
+        return self.arguments.start
+
     def place(self, *dests: str) -> Location:
         """Return where the first given of some values stands; where the command starts, if none is given."""
         return self.arguments.place(*dests)

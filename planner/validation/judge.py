@@ -9,15 +9,21 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from planner.errors import InputError, Location
+from planner.errors import InputError, Location, PlannerError
 from planner.readers.arguments import NotSaidError
-from planner.rules.registry import all_rules, rules_of, spelling_rules
-from planner.rules.rule import Config, Finding, Fix, Rule
+from planner.rules.registry import all_rules, lock_rules, priced_rules, rules_of, spelling_rules
+from planner.rules.rule import Config, Finding, Fix, Rule, Severity
 from planner.rules.suppression import RULES as SUPPRESSION_RULES
 from planner.rules.suppression import Comments
 from planner.validation.sources import Asked, Run, Source, files_named, read_source, text_of
 from planner.validation.suppressions import suppressions, without_suppressed
+from profiles.errors import CoverageError
+from solvers.errors import SolverError
+
+if TYPE_CHECKING:
+    from planner.validation.pricing import Baseline, Machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +68,22 @@ class Judged:
     texts: Mapping[str, str]
 
 
-def judge(names: Sequence[str], asked: Asked, *, command: str | None = None) -> Judged:
+def judge(
+    names: Sequence[str],
+    asked: Asked,
+    *,
+    command: str | None = None,
+    machine: "Machine | None" = None,
+    baseline: "Baseline | None" = None,
+) -> Judged:
     """Return what is wrong with files, folders and patterns, and with a command line that is given as text.
+
+    Args:
+        names: Files, folders and patterns.
+        asked: What the user says beside the files.
+        command: A command line.
+        machine: Where runs are priced; None leaves memory and speed alone.
+        baseline: A locked plan that runs are held against.
 
     Raises:
         InputError: One that was named itself cannot be read, or starts nothing that is known.
@@ -71,9 +91,10 @@ def judge(names: Sequence[str], asked: Asked, *, command: str | None = None) -> 
     parts: list[Judged] = []
     skipped: list[str] = []
     if command is not None:
-        parts.append(_judged_source(read_source(command, file=COMMAND, asked=asked)))
+        source = _known(read_source(command, file=COMMAND, asked=asked))
+        parts.append(judged_text(source.text, source.runs, file=source.file))
     for path, named in files_named(names):
-        found = _judged_file(path, asked, named=named)
+        found = _judged_file(path, asked, named=named, also=_Also(machine=machine, baseline=baseline))
         if found is None:
             skipped.append(_name(path))
         else:
@@ -100,27 +121,41 @@ def _name(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
-def _judged_file(path: Path, asked: Asked, *, named: bool) -> Judged | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Also:
+    """What a run is held against beside the rules of its framework."""
+
+    machine: "Machine | None" = None
+    baseline: "Baseline | None" = None
+
+
+def _judged_file(path: Path, asked: Asked, *, named: bool, also: _Also) -> Judged | None:
     """Return what is wrong with one file; None for one of a folder that is nothing of ours."""
     try:
-        return _judged_source(read_source(text_of(path), file=_name(path), asked=asked))
+        source = _known(read_source(text_of(path), file=_name(path), asked=asked))
     except InputError:
         if named:
             raise
         return None
+    return judged_text(source.text, source.runs, file=source.file, also=also)
 
 
-def _judged_source(source: Source) -> Judged:
+def _known(source: Source) -> Source:
+    """Return a source that starts something.
+
+    Raises:
+        InputError: It does not.
+    """
     if not source.runs:
         raise InputError(
             "This starts nothing that is known.",
             location=Location(file=source.file),
             hint="Known are commands of Megatron-LM, DeepSpeed and vLLM, and their configuration files.",
         )
-    return judged_text(source.text, source.runs, file=source.file)
+    return source
 
 
-def judged_text(text: str, runs: Sequence[Run], *, file: str) -> Judged:
+def judged_text(text: str, runs: Sequence[Run], *, file: str, also: "_Also | None" = None) -> Judged:
     """Return what is wrong with the runs of one file."""
     findings: list[Finding] = []
     undecided: list[Undecided] = []
@@ -136,6 +171,10 @@ def judged_text(text: str, runs: Sequence[Run], *, file: str) -> Judged:
                 findings.extend(_broken(rule, run))
             except NotSaidError as error:
                 undecided.append(Undecided(file=file, rule_id=rule.id, what=error.what))
+        if also is not None and not any(finding.severity is Severity.ERROR for finding in findings):
+            priced, open_ = _priced(run, file, also, checked)
+            findings.extend(priced)
+            undecided.extend(open_)
     comments = suppressions(text, file=file)
     left, hidden = without_suppressed(findings, comments)
     if comments:
@@ -169,6 +208,31 @@ def _stands_there(fix: Fix, lines: Sequence[str], *, file: str) -> bool:
     if place.file != file or place.line is None or place.column is None or place.line > len(lines):
         return False
     return lines[place.line - 1].startswith(fix.old, place.column - 1)
+
+
+def _priced(run: Run, file: str, also: _Also, checked: list[str]) -> tuple[list[Finding], list[Undecided]]:
+    """Return the findings of rules that need a price, and those that could not be decided; note which they are."""
+    findings: list[Finding] = []
+    undecided: list[Undecided] = []
+    for asked, rules in ((also.machine, priced_rules), (also.baseline, lock_rules)):
+        if asked is None or not rules(run.framework):
+            continue
+        checked.extend(rule.id for rule in rules(run.framework))
+        from planner.validation.pricing import Baseline, held_run, priced_run  # noqa: PLC0415 - a price loads numpy
+
+        try:
+            config = (
+                held_run(Path(file), run, asked) if isinstance(asked, Baseline) else priced_run(Path(file), run, asked)
+            )
+        except (PlannerError, CoverageError, SolverError) as error:
+            if isinstance(error, InputError) and error.location is not None and error.location.file != file:
+                raise  # a spec or a plan that the user named, not the file that is judged
+            first = str(error).partition("\n")[0]
+            undecided.extend(Undecided(file=file, rule_id=rule.id, what=first) for rule in rules(run.framework))
+            continue
+        for rule in rules(run.framework):
+            findings.extend(_broken(rule, config))
+    return findings, undecided
 
 
 def _broken(rule: Rule[Config], config: Config) -> Iterator[Finding]:

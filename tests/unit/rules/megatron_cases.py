@@ -51,5 +51,6 @@ CASES: Mapping[str, str] = {
     "S005": script(bf16="true"),
     "S006": script(num_layers="thirty"),
     "S007": script(recompute_granularity="partial"),
+    "S009": script(disable_msc=None),
     "S008": script().replace("--bf16", "--bf16 --micro-batch-size 2"),
 }
