@@ -47,17 +47,25 @@ def fingerprints(judged: Judged) -> tuple[str, ...]:
     That is a hash of its file, its rule and the text of its line without the white space, and for equal ones their
     number.
     """
-    import hashlib
-
     seen: Counter[str] = Counter()
+    lines: dict[tuple[str, int | None], str] = {}
     prints: list[str] = []
     for finding in judged.findings:
         place = finding.found.place
-        parts = (relative(place.file), finding.rule_id, " ".join(line_of(judged, place).split()))
-        key = "\0".join(parts)
+        where = (place.file, place.line)
+        if where not in lines:
+            text = " ".join(line_of(judged, place).split())
+            lines[where] = _hash(f"{relative(place.file)}\0{text}")
+        key = f"{lines[where]}\0{finding.rule_id}"
         seen[key] += 1
-        prints.append(hashlib.sha256(f"{key}\0{seen[key]}".encode()).hexdigest()[:32])
+        prints.append(_hash(f"{key}\0{seen[key]}"))
     return tuple(prints)
+
+
+def _hash(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def worst_first(judged: Judged) -> tuple[int, ...]:

@@ -74,12 +74,12 @@ def _marked(finding: Finding, source: str) -> Iterator[Line]:
 
 def _narrow(text: str, room: int) -> str:
     """Return text as it prints, cut at the right where it has no room."""
-    shown = "".join(_printed(character) for character in text)
-    if _cells(shown) <= room:
-        return shown
-    while _cells(shown) > room - len(CUT):
-        shown = shown[:-1]
-    return shown + CUT
+    shown = [_printed(character) for character in text[: 2 * room]]
+    if len(text) <= 2 * room and _cells("".join(shown)) <= room:
+        return "".join(shown)
+    while _cells("".join(shown)) > room - len(CUT):
+        shown.pop()
+    return "".join(shown) + CUT
 
 
 def _printed(character: str) -> str:

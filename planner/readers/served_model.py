@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from planner.blocks import LatentAttention, MixtureOfExperts, SelfAttention
+from planner.readers.named_files import is_regular_file
 from planner.specs import ModelSpec
 
 CONFIG_FILE = "config.json"
@@ -45,7 +46,7 @@ def served_model(name: str, *, base: Path) -> ServedModel | None:
     bundled = find_bundled(name)
     if bundled is not None:
         return _facts(bundled.decoder.spec())
-    return _facts(_read(base / name)) if (base / name / CONFIG_FILE).is_file() else None
+    return _facts(_read(base / name)) if is_regular_file(base / name / CONFIG_FILE) else None
 
 
 def _read(folder: Path) -> ModelSpec:

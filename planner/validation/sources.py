@@ -23,7 +23,13 @@ SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".txt", ".args", ".js
 SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
 
 MAX_BYTES = 4 << 20
-"""Largest file that is read; launch scripts have kilobytes."""
+"""Largest mapping that is read."""
+
+MAX_SCRIPT_BYTES = 64 << 10
+"""Largest script that is read; launch scripts have a few kilobytes."""
+
+MAPPING = re.compile(r"\.(json|ya?ml)$", re.IGNORECASE)
+"""Names of files that are read as YAML or JSON."""
 
 
 class Run(Protocol):
@@ -134,15 +140,16 @@ def text_of(path: Path) -> str:
         InputError: It cannot be read, is too large, or is no text.
     """
     location = Location(file=str(path))
+    most = MAX_BYTES if MAPPING.search(path.name) else MAX_SCRIPT_BYTES
     try:
         with path.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
+            raw = stream.read(most + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"The file cannot be read: {reason}.", location=location, hint="Check the path.") from None
-    if len(raw) > MAX_BYTES:
+    if len(raw) > most:
         raise InputError(
-            f"The file is larger than {MAX_BYTES >> 20} MiB.",
+            f"The file is larger than {most >> 10:,} KiB.",
             location=location,
             hint="Check that it is a configuration.",
         )
@@ -158,7 +165,7 @@ def read_source(text: str, *, file: str, asked: Asked) -> Source:
     Raises:
         InputError: It is damaged: a quote that is never closed, a mapping that is none.
     """
-    if re.search(r"\.(json|ya?ml)$", file, re.IGNORECASE):
+    if MAPPING.search(file):
         return Source(file=file, text=text, runs=tuple(_runs_of_mapping(text, file=file, asked=asked)))
     readers = ((Framework.MEGATRON, read_megatron_runs), (Framework.VLLM, read_vllm_runs))
     runs = (

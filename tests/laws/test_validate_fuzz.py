@@ -5,7 +5,7 @@ Files of every kind that is read are damaged in seeded ways; each is judged and 
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -17,7 +17,7 @@ from cli.findings.forms import FindingsFormat, rendered
 from cli.findings.github import summary
 from planner.errors import InputError
 from planner.validation.judge import Judged, judge
-from planner.validation.sources import Asked
+from planner.validation.sources import MAX_SCRIPT_BYTES, Asked
 from tests.unit.rules.megatron_cases import script
 
 CASES = 5000
@@ -72,6 +72,10 @@ WORDS = (
     "${TP:-}", "${TP:-$TP}", "$TP", "$@", "${A[@]}", "A+=(x)", "A=($A $A)", "A=$A$A", "TP=--bf16", "export", "unset A",
     "--", "-", "--=", "--tensor-model-parallel-size", "--tensor-model-parallel-size=", "--num-layers=-1", "-5", "=",
     "&a [*a, *a]", "*a", "<<: {}", "!!python/object:x", "? [", "- -", "key: : value", "---", "...", "%YAML 9", "\t",
+    "--config x.yaml", "--config=/dev/zero", "--config /dev/stdin", "--config .", "-O3", "--hf-overrides.a.b=1",
+    "--num-attention-heads 99999999999999999", "--num-attention-heads 1000000007", "--max-model-len 9e9k",
+    "--tensor-model-parallel-size 0", "--num-layers -7", "--lr nan", "--gpu-memory-utilization inf",
+    "VLLM_PP_LAYER_PARTITION=1,2", "export VLLM_PP_LAYER_PARTITION=9,\u0663",
     "# shardwright: ignore[MLM101]", "# shardwright: ignore-file[,,] x", "// shardwright: ignore[S001", "null", "true",
 )  # fmt: skip
 MAX_REPEATS = 3000
@@ -82,8 +86,8 @@ class HangError(Exception):
 
 
 def damaged(text: str, random: Random) -> bytes:
-    """Return a text with one to four things done to it."""
-    for _ in range(random.randint(1, 4)):
+    """Return a text with one to three things done to it."""
+    for _ in range(random.choice((1, 1, 1, 2, 3))):
         text = random.choice(DAMAGES)(text, random)
     raw = text.encode("utf-8", errors="surrogatepass")
     return flipped(raw, random) if random.random() < 0.2 else raw
@@ -140,6 +144,15 @@ def nested(text: str, random: Random) -> str:
     return text[:at] + opening * random.randint(50, MAX_REPEATS) + text[at:]
 
 
+def deep_value(text: str, random: Random) -> str:
+    """Put a value that is nested deeply behind a flag."""
+    at = place(text, random)
+    name = random.choice(("--compilation-config=", "--hf-overrides ", "--a.b=", "--hf-overrides.c ", "a: ", '"a": '))
+    number = random.randint(50, MAX_REPEATS)
+    value = random.choice(("[", '{"a":', "{a: ", "'[" * 2, ".a", "9", "- ")) * number
+    return f"{text[:at]} {name}{value}{' ' if random.random() < 0.5 else ''}{text[at:]}"
+
+
 def doubled_variable(text: str, random: Random) -> str:
     name = random.choice(("ARGS", "TP", "A"))
     line = random.choice(
@@ -157,7 +170,7 @@ def lines_moved(text: str, random: Random) -> str:
 
 DAMAGES = (
     cut, without_a_piece, twice_a_piece, with_word, with_word, with_character, with_character, with_other_number,
-    with_other_number, nested, doubled_variable, lines_moved,
+    with_other_number, nested, deep_value, doubled_variable, lines_moved,
 )  # fmt: skip
 
 
@@ -239,6 +252,52 @@ def test_damaged_files_are_judged_or_refused(tmp_path: Path, batch: int) -> None
         refused += found is None
         path.unlink()
     assert 0 < refused < CASES // BATCHES
+
+
+LAUNCH = "torchrun --nproc-per-node 8 pretrain_gpt.py "
+LARGE: Mapping[str, Callable[[int], str]] = {
+    "unknown flags": lambda size: LAUNCH + " ".join(f"--tensor-mod{number}" for number in range(size // 18)),
+    "unknown flags of vLLM": lambda size: "vllm serve m " + " ".join(f"--tensor-m{n}" for n in range(size // 18)),
+    "one long number": lambda size: f"{LAUNCH}--num-layers {'9' * (size - 100)}",
+    "one long text": lambda size: f'{LAUNCH}--data-path "{"a" * (size - 100)}"',
+    "escapes": lambda size: LAUNCH + "\\a" * (size // 3),
+    "references": lambda size: f"A=x\n{LAUNCH}{'$A ' * (size // 4)}",
+    "a word of references": lambda size: f"A=x\n{LAUNCH}{'$A' * (size // 3)}",
+    "commands": lambda size: f"{LAUNCH}\n" * (size // 50),
+    "words of an array": lambda size: "A+=(--bf16)\n" * (size // 13) + LAUNCH,
+    "pieces of a text": lambda size: "A+=a\n" * (size // 6) + LAUNCH,
+    "comments": lambda size: "# shardwright: ignore[MLM101] x\n" * (size // 34) + LAUNCH,
+    "open here-documents": lambda size: "cat " + "<<A " * (size // 5),
+}
+"""Scripts of nearly the largest size that is read, of one thing over and over."""
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_large_files_do_not_hang(tmp_path: Path, what: str) -> None:
+    text = LARGE[what](MAX_SCRIPT_BYTES)
+    assert MAX_SCRIPT_BYTES * 0.6 < len(text) <= MAX_SCRIPT_BYTES
+    path = tmp_path / "train.sh"
+    path.write_text(text)
+    with no_hang():
+        found = judged(path, from_folder=False)
+        if found is not None:
+            for form in FindingsFormat:
+                rendered(found, form)
+
+
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train.sh"
+    path.write_text(script() + "#" * MAX_SCRIPT_BYTES)
+    with pytest.raises(InputError, match="The file is larger than 64 KiB"):
+        judge([str(path)], Asked(versions={}))
+
+
+@pytest.mark.parametrize("line", ["A=$A$A", 'A=("${A[@]}" "${A[@]}")', "A+=$A"])
+def test_variables_that_double_are_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "train.sh"
+    path.write_text("A=--bf16\n" + f"{line}\n" * 60 + script())
+    with no_hang(), pytest.raises(InputError, match="The references of the script stand for more than 1,048,576"):
+        judge([str(path)], Asked(versions={}))
 
 
 def test_the_watch_sees_writes(tmp_path: Path) -> None:
