@@ -68,6 +68,11 @@ def parser(environment: Mapping[str, str]) -> PlainParser:
         default=environment.get(FORMAT_VARIABLE) or FindingsFormat.TEXT.value,
         help=f"{', '.join(FindingsFormat)} (default: text, or the variable {FORMAT_VARIABLE})",
     )
+    add(
+        "--skip-unknown",
+        action="store_true",
+        help="pass over files that start nothing that is known, as in folders; for lists of files that others make",
+    )
     add("--output", metavar="FILE", type=Path, help="write it into a file, in full or not at all")
     add(
         "--fail-on",
@@ -121,6 +126,7 @@ def validate(words: Sequence[str]) -> None:
         options.files,
         _asked(options.against, options.gpus, options.gpus_per_node),
         command=options.command,
+        skip_unknown=options.skip_unknown,
         machine=_machine(options.cluster, options.spec, advice=options.advice),
         baseline=_baseline(options.baseline),
     )

@@ -111,6 +111,18 @@ def test_every_way_in_ends_alike() -> None:
     assert (wrapped.exit_code, wrapped.stdout, wrapped.stderr) == (1, direct.stdout, "")
 
 
+def test_lists_of_files_that_others_make_may_hold_anything(folder: Path) -> None:
+    (folder / "other.json").write_text("{broken")
+    (folder / "other.yaml").write_text("!Ref x\n")
+    (folder / "other.sh").write_text("echo hello\n")
+    names = ("other.json", "other.yaml", "other.sh", "broken.sh")
+    assert validate(*names).returncode == 2
+    result = validate(*names, "--skip-unknown")
+    assert result.returncode == 1
+    assert result.stdout.endswith("\n1 file: 1 error.\nPassed over: 3 files that start nothing that is known.\n")
+    assert validate("missing.sh", "--skip-unknown").returncode == 2
+
+
 def test_options_may_stand_between_files() -> None:
     result = validate("sound.sh", "--format", "concise", "broken.sh", "--fail-on=never", "--", "advised.sh")
     assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["advised.sh", "broken.sh"]
