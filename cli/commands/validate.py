@@ -124,9 +124,8 @@ def validate(words: Sequence[str]) -> None:
 
     judged = judge(
         options.files,
-        _asked(options.against, options.gpus, options.gpus_per_node),
+        _asked(options),
         command=options.command,
-        skip_unknown=options.skip_unknown,
         machine=_machine(options.cluster, options.spec, advice=options.advice),
         baseline=_baseline(options.baseline),
     )
@@ -196,12 +195,12 @@ def _baseline(path: Path | None) -> "Baseline | None":
     return read_baseline(path)
 
 
-def _asked(against: Sequence[str], gpus: int | None, gpus_per_node: int | None) -> "Asked":
+def _asked(options: Namespace) -> "Asked":
     from planner.readers.flag_tables import Framework, chosen_version
     from planner.validation.sources import Asked
 
     versions: dict[Framework, str] = {}
-    for text in against:
+    for text in options.against:
         name, equals, version = text.partition("==")
         if not equals or name not in set(Framework):
             raise InputError(
@@ -209,4 +208,9 @@ def _asked(against: Sequence[str], gpus: int | None, gpus_per_node: int | None) 
                 hint=f"Write one of {', '.join(Framework)} with ==VERSION.",
             )
         versions[Framework(name)] = chosen_version(Framework(name), version)
-    return Asked(versions=versions, num_gpus=gpus, gpus_per_node=gpus_per_node)
+    return Asked(
+        versions=versions,
+        num_gpus=options.gpus,
+        gpus_per_node=options.gpus_per_node,
+        skip_unknown=options.skip_unknown,
+    )

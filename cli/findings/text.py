@@ -123,6 +123,5 @@ def _summary(judged: Judged) -> Iterator[Block]:
         rules = counted(len({undecided.rule_id for undecided in judged.undecided}), "rule")
         yield Line(hanging(f"Not decided: {rules}, because the files do not say {whats}.", width=WIDTH), Style.QUIET)
     if judged.skipped:
-        yield Line(
-            f"Passed over: {counted(len(judged.skipped), 'file')} that start nothing that is known.", Style.QUIET
-        )
+        skipped = counted(len(judged.skipped), "file")
+        yield Line(f"Passed over: {skipped} that start nothing that is known.", Style.QUIET)

@@ -73,7 +73,6 @@ def judge(
     asked: Asked,
     *,
     command: str | None = None,
-    skip_unknown: bool = False,
     machine: "Machine | None" = None,
     baseline: "Baseline | None" = None,
 ) -> Judged:
@@ -83,7 +82,6 @@ def judge(
         names: Files, folders and patterns.
         asked: What the user says beside the files.
         command: A command line.
-        skip_unknown: Files that were named themselves are passed over like those of folders.
         machine: Where runs are priced; None leaves memory and speed alone.
         baseline: A locked plan that runs are held against.
 
@@ -95,10 +93,9 @@ def judge(
     if command is not None:
         source = _known(read_source(command, file=COMMAND, asked=asked))
         parts.append(judged_text(source.text, source.runs, file=source.file))
+    also = _Also(machine=machine, baseline=baseline)
     for path, named in files_named(names):
-        found = _judged_file(
-            path, asked, named=named and not skip_unknown, also=_Also(machine=machine, baseline=baseline)
-        )
+        found = _judged_file(path, asked, named=named and not asked.skip_unknown, also=also)
         if found is None:
             skipped.append(_name(path))
         else:

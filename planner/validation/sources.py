@@ -60,11 +60,13 @@ class Asked:
         versions: The version of a framework that a file is judged for; the newest known where it is not named.
         num_gpus: GPUs of the run, where a file leaves it open.
         gpus_per_node: GPUs of a node, likewise.
+        skip_unknown: Files that were named themselves are passed over like those of folders.
     """
 
     versions: Mapping[Framework, str]
     num_gpus: int | None = None
     gpus_per_node: int | None = None
+    skip_unknown: bool = False
 
     def version(self, framework: Framework) -> str:
         """Return the version of a framework that files are judged for."""

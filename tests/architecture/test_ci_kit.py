@@ -32,11 +32,8 @@ def entry_point(checkout: Path, command: str) -> list[str]:
     """Return what starts a command that an installation of a checkout would have."""
     scripts = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]["scripts"]
     module, _, function = scripts[command].partition(":")
-    return [
-        sys.executable,
-        "-c",
-        f"import sys; sys.argv[0] = {command!r}; from {module} import {function}; {function}()",
-    ]
+    code = f"import sys; sys.argv[0] = {command!r}; from {module} import {function}; {function}()"
+    return [sys.executable, "-c", code]
 
 
 def run(command: list[str], *, checkout: Path, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
