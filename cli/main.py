@@ -19,6 +19,7 @@ from cli.commands import (
     plan,
     report,
     rule,
+    schema,
     trace,
     validate,
 )
@@ -92,6 +93,7 @@ app.command("mem", cls=PlainCommand, epilog=examples(mem.EXAMPLES))(guarded(mem.
 app.command("trace", cls=PlainCommand, epilog=examples(trace.EXAMPLES))(guarded(trace.trace))
 app.command("report", cls=PlainCommand, epilog=examples(report.EXAMPLES))(guarded(report.report))
 app.command("init", cls=PlainCommand, epilog=examples(init.EXAMPLES))(guarded(init.init))
+app.command("schema", cls=PlainCommand, epilog=examples(schema.EXAMPLES))(guarded(schema.schema))
 app.command("models", cls=PlainCommand, epilog=examples(models.EXAMPLES))(guarded(models.models))
 app.command("clusters", cls=PlainCommand, epilog=examples(clusters.EXAMPLES))(guarded(clusters.clusters))
 app.command("collect", cls=PlainCommand, epilog=examples(collect.EXAMPLES))(guarded(collect.collect))

@@ -54,16 +54,12 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_hook_runs_from_a_clean_checkout(clone: Path, tmp_path: Path) -> None:
-    (hook,) = load_document(clone / ".pre-commit-hooks.yaml").data  # type: ignore[misc]
-    assert isinstance(hook, dict)
+    hooks: Any = load_document(clone / ".pre-commit-hooks.yaml").data
+    (hook,) = hooks
     assert (hook["language"], hook["pass_filenames"]) == ("python", True)
-    types = hook["types_or"]
-    assert isinstance(types, list)
-    suffixes = tuple(suffix for name in types for suffix in SUFFIXES[str(name)])
-    command, *words = shlex.split(str(hook["entry"]))
-    arguments = hook["args"]
-    assert isinstance(arguments, list)
-    start = [*entry_point(clone, command), *words, *map(str, arguments)]
+    suffixes = tuple(suffix for name in hook["types_or"] for suffix in SUFFIXES[name])
+    command, *words = shlex.split(hook["entry"])
+    start = [*entry_point(clone, command), *words, *hook["args"]]
 
     # Of the files in a repository most have nothing to do with it.
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=clone, capture_output=True, text=True, check=True).stdout
