@@ -9,7 +9,7 @@ word becomes a value.
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from enum import StrEnum
 from math import isfinite
@@ -242,7 +242,7 @@ def read_arguments(
         if match is None:
             index += 1
             seen_positionals += 1
-            if seen_positionals > positionals and not UNRESOLVED.search(word.text):
+            if seen_positionals > positionals and not _is_unresolved(word):
                 message = f"`{word.text}` follows no flag that takes it"
                 mistakes.append(Mistake(kind=MistakeKind.EXTRA_VALUE, word=word.text, location=place, message=message))
             continue
@@ -368,14 +368,14 @@ def _use(match: _Match, word: Word, following: Sequence[Word], *, file: str) -> 
     least, most = _number_of_values(flag)
     mistakes: list[Mistake] = []
     taken: Sequence[Word]
-    texts: tuple[str, ...]
+    values: Sequence[Word]
     if match.explicit is not None:
-        taken, texts = (), (match.explicit,)
+        taken, values = (), (replace(word, text=match.explicit),)
         if most == 0:
             mistakes.append(_about(match, place, MistakeKind.EXTRA_VALUE, "takes no value"))
     else:
-        taken = following if most is None else following[:most]
-        texts = tuple(value.text for value in taken)
+        taken = values = following if most is None else following[:most]
+    texts = tuple(value.text for value in values)
     value_place = _place(taken[0], file) if taken else place
     value: object = SWITCHES.get(flag.kind)
     if flag.kind is FlagKind.BOOLEAN_OPTIONAL:
@@ -385,7 +385,7 @@ def _use(match: _Match, word: Word, following: Sequence[Word], *, file: str) -> 
             wanted = "a value" if least == 1 else f"{least} values"
             mistakes.append(_about(match, place, MistakeKind.MISSING_VALUE, f"needs {wanted}"))
         else:
-            value, found = _values(match, texts, value_place)
+            value, found = _values(match, values, value_place)
             mistakes.extend(found)
     use = Given(flag=flag, spelled=match.spelled, value=value, texts=texts, location=place, value_location=value_place)
     return len(taken), use, tuple(mistakes)
@@ -401,13 +401,14 @@ def _number_of_values(flag: FlagSpec) -> tuple[int, int | None]:
     return limits[flag.nargs]
 
 
-def _values(match: _Match, texts: tuple[str, ...], place: Location) -> tuple[object, tuple[Mistake, ...]]:
+def _values(match: _Match, words: Sequence[Word], place: Location) -> tuple[object, tuple[Mistake, ...]]:
     """Return what the words of a flag become, and those that become nothing."""
     flag = match.flag
     values: list[object] = []
     mistakes: list[Mistake] = []
-    for text in texts:
-        if UNRESOLVED.search(text):
+    for word in words:
+        text = word.text
+        if _is_unresolved(word):
             values.append(None)
             continue
         try:
@@ -439,6 +440,11 @@ def _values(match: _Match, texts: tuple[str, ...], place: Location) -> tuple[obj
     if flag.nargs is None or flag.nargs == "?":
         return values[0] if values else flag.default, tuple(mistakes)
     return values, tuple(mistakes)
+
+
+def _is_unresolved(word: Word) -> bool:
+    """Return whether only a run could tell what a word is."""
+    return not word.literal and UNRESOLVED.search(word.text) is not None
 
 
 def _truth(text: str) -> bool:

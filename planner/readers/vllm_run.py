@@ -8,7 +8,7 @@ the keys of a `--config` file stand before the words of the command, so that the
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,12 +43,14 @@ class VllmRun:
         environment: Variables that the script exports, and those before the command.
         gpus_on_node: GPUs of a node, if that is known.
         is_serve: It is started by `vllm serve`, not by its module or from a file by itself.
+        is_whole: It is a command, not a configuration file to which a command may add.
     """
 
     arguments: Arguments
     environment: Mapping[str, str]
     gpus_on_node: int | None
     is_serve: bool
+    is_whole: bool
 
     @property
     def framework(self) -> Framework:
@@ -142,10 +144,10 @@ class VllmRun:
         value = self.arguments.value(dest) if self.arguments.is_given(dest) else {}
         return value if isinstance(value, dict) else {}
 
-    @property
-    def environment_integers(self) -> Mapping[str, int]:
-        """Return the exported variables that are whole numbers."""
-        return {name: int(text) for name, text in self.environment.items() if re.fullmatch(r"\d{1,9}", text)}
+    def require_whole(self) -> None:
+        """Raise `NotSaidError` for a configuration file, as the command that it is given to may say more."""
+        if not self.is_whole:
+            raise NotSaidError("the command that the file is given to")
 
 
 def read_vllm_runs(
@@ -176,6 +178,7 @@ def read_vllm_runs(
                 environment={**script.exports, **_leading_variables(command)},
                 gpus_on_node=gpus_per_node or num_gpus,
                 is_serve=any(word.text == "serve" for word in command.words),
+                is_whole=True,
             )
         )
     return tuple(runs)
@@ -196,6 +199,7 @@ def read_vllm_config(text: str, *, file: str, version: str, num_gpus: int | None
         environment={},
         gpus_on_node=gpus_per_node or num_gpus,
         is_serve=False,
+        is_whole=False,
     )
 
 
@@ -268,16 +272,16 @@ def _config_words(document: "Document", *, file: str) -> tuple[Word, ...]:
     for key, node in root.content.items():
         place = root.keys.get(key, node.location)
         value = node.data()
-        flag = Word(text=f"--{key}", line=place.line or 1, column=place.column or 1, file=file)
+        flag = Word(text=f"--{key}", line=place.line or 1, column=place.column or 1, file=file, literal=True)
         at = node.location
         if isinstance(value, bool):
             name = f"--{key}" if value else f"--no-{key}"
-            words.append(Word(text=name, line=flag.line, column=flag.column, file=file))
+            words.append(replace(flag, text=name))
             continue
         values = value if isinstance(value, list) else [value]
         texts = [json.dumps(one) if isinstance(one, dict) else str(one) for one in values]
         words.append(flag)
-        words.extend(Word(text=one, line=at.line or 1, column=at.column or 1, file=file) for one in texts)
+        words.extend(replace(flag, text=one, line=at.line or 1, column=at.column or 1) for one in texts)
     return tuple(words)
 
 
@@ -313,7 +317,7 @@ def _as_parsed(words: Sequence[Word]) -> Iterator[Word]:
 
 
 def _again(word: Word, text: str) -> Word:
-    return Word(text=text, line=word.line, column=word.column, file=word.file)
+    return replace(word, text=text)
 
 
 def _set(mapping: dict[str, object], keys: Sequence[str], text: str) -> None:

@@ -99,6 +99,7 @@ def fits_the_node(run: VllmRun) -> Iterator[Found]:
     """Tp x pp is not above the GPUs of a node, unless Ray or `--nnodes` spreads it over several."""
     spread = run.nnodes > 1 or run.arguments.text("distributed_executor_backend") in {"ray", "external_launcher"}
     if not spread and run.arguments.text("data_parallel_backend") != "ray" and run.replica_size > run.gpus_per_node:
+        run.require_whole()
         nodes = -(-run.replica_size // run.gpus_per_node)
         context = f" x pcp {run.pcp}" if run.pcp > 1 else ""
         yield Found(
@@ -290,6 +291,7 @@ def local_replicas_fit_the_node(run: VllmRun) -> Iterator[Found]:
     local = 1 if external else run.dp if given is None else given
     needed = local * run.replica_size
     if run.replica_size <= run.gpus_per_node < needed:
+        run.require_whole()
         fit = run.gpus_per_node // run.replica_size
         yield Found(
             place=run.place("data_parallel_size_local", "data_parallel_size"),
@@ -348,6 +350,7 @@ def external_balancer_needs_a_rank(run: VllmRun) -> Iterator[Found]:
     ranked = run.arguments.is_given("data_parallel_rank")
     inferred = run.nnodes > 1 and run.nnodes % run.dp == 0
     if external and not ranked and not inferred:
+        run.require_whole()
         yield Found(
             place=run.place("data_parallel_external_lb"),
             message="--data-parallel-external-lb without --data-parallel-rank.",
@@ -395,6 +398,7 @@ def hybrid_balancer_needs_local_ranks(run: VllmRun) -> Iterator[Found]:
     arguments = run.arguments
     known = arguments.is_given("data_parallel_size_local") or run.nnodes > 1
     if arguments.is_on("data_parallel_hybrid_lb") and not arguments.is_on("data_parallel_external_lb") and not known:
+        run.require_whole()
         yield Found(
             place=run.place("data_parallel_hybrid_lb"),
             message="--data-parallel-hybrid-lb without --data-parallel-size-local.",
