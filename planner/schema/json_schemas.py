@@ -7,12 +7,12 @@ of editors. A schema says which keys there are and what kind of value each takes
 
 import re
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from typing import TypeAlias
 
 from pydantic import BaseModel
 
 from planner.schema.inline_model import InlineModel
+from planner.schema.kinds import Draft, Kind
 from planner.schema.plan_file import PlanFile
 from planner.schema.spec import SCHEMA, SpecFile, WorkloadFile
 from profiles.schema import ClusterEntry, MixedClusterEntry
@@ -21,27 +21,10 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 Schema: TypeAlias = dict[str, Json]
 
 
-class Draft(StrEnum):
-    """Drafts of JSON Schema."""
-
-    DRAFT_07 = "draft-07"
-    DRAFT_2020_12 = "2020-12"
-
-
 URIS = {
     Draft.DRAFT_07: "http://json-schema.org/draft-07/schema#",
     Draft.DRAFT_2020_12: "https://json-schema.org/draft/2020-12/schema",
 }
-
-
-class Kind(StrEnum):
-    """Files that have a schema."""
-
-    SPEC = "spec"
-    MODEL = "model"
-    CLUSTER = "cluster"
-    WORKLOAD = "workload"
-    PLAN = "plan"
 
 
 TITLES = {

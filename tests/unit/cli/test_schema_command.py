@@ -8,17 +8,13 @@ import pytest
 from jsonschema import Draft7Validator
 from typer.testing import CliRunner
 
-from cli.commands.schema import SchemaDraft, SchemaKind, schema_name
+from cli.commands.schema import schema_name
 from cli.main import app
 from planner.documents import load_document
-from planner.schema.json_schemas import URIS, Draft, Kind
+from planner.schema.json_schemas import URIS
+from planner.schema.kinds import Draft, Kind
 
 RUNNER = CliRunner()
-
-
-def test_the_words_are_those_of_the_schemas() -> None:
-    assert list(SchemaKind) == list(Kind)
-    assert list(SchemaDraft) == list(Draft)
 
 
 @pytest.mark.parametrize("draft", Draft)

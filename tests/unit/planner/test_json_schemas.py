@@ -12,7 +12,8 @@ from jsonschema import Draft7Validator, Draft202012Validator
 from cli.render_models import model_yaml
 from planner.bundled import bundled_models
 from planner.documents import load_document, parse_document
-from planner.schema.json_schemas import Draft, Kind, json_schema
+from planner.schema.json_schemas import json_schema
+from planner.schema.kinds import Draft, Kind
 from profiles.catalogue import preset_names
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -103,7 +104,7 @@ SPEC: Mapping[str, Any] = {
     "workload": {"kind": "train", "seq_len": 8192, "global_batch_size": 512, "precision": "bf16"},
 }
 GROUPS = {"groups": [{"preset": "dgx-h100", "nodes": 1}, {"preset": "dgx-a100", "nodes": 1}], "name": "lab"}
-CONSTRAINTS = {"tp": 8, "pp": [1, 2], "cp": {"max": 4}, "zero_stage": 1, "recompute": ["none", "full"]}
+CONSTRAINTS = {
     "tp": 8,
     "pp": [1, 2],
     "cp": {"max": 4},
@@ -156,7 +157,8 @@ def test_a_broken_spec_is_refused_where_it_is_broken(change: Mapping[str, Any], 
 
 def test_a_broken_plan_is_refused() -> None:
     plan = json.loads(PLANS[0].read_text())
-    for change in ({"status": "fine"}, {"plans": [{}]}, {"extra": 1}, {"inputs": None}):
+    changes: tuple[dict[str, Any], ...] = ({"status": "fine"}, {"plans": [{}]}, {"extra": 1}, {"inputs": None})
+    for change in changes:
         assert wrong(Kind.PLAN, {**plan, **change}) != []
     del plan["search"]
     assert wrong(Kind.PLAN, plan) == ["$"]
