@@ -8,7 +8,6 @@ lines lets through, so nothing here loads one.
 import functools
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from enum import IntEnum
 from typing import ParamSpec
@@ -90,6 +89,8 @@ def report_stream(error: OSError) -> ExitCode:
 
 def report_bug(error: BaseException) -> ExitCode:
     """Print the traceback of an error that nobody expected, and whose fault it is."""
+    import traceback
+
     traceback.print_exception(error, file=sys.stderr)
     print(
         "\nerror: this is a bug in shardwright, not in your input."

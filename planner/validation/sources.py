@@ -5,7 +5,7 @@ framework whose flags or keys its own keys are.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
@@ -15,7 +15,6 @@ from planner.errors import InputError, Location
 from planner.readers.arguments import Arguments
 from planner.readers.flag_tables import Framework, chosen_version
 from planner.readers.megatron_run import read_megatron_runs
-from planner.readers.vllm_run import looks_like_config, read_vllm_config, read_vllm_runs
 
 SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".txt", ".args", ".json", ".yaml", ".yml"})
 """Files that are looked at in a directory."""
@@ -169,7 +168,11 @@ def read_source(text: str, *, file: str, asked: Asked) -> Source:
     """
     if MAPPING.search(file):
         return Source(file=file, text=text, runs=tuple(_runs_of_mapping(text, file=file, asked=asked)))
-    readers = ((Framework.MEGATRON, read_megatron_runs), (Framework.VLLM, read_vllm_runs))
+    readers: list[tuple[Framework, Callable[..., Sequence[Run]]]] = [(Framework.MEGATRON, read_megatron_runs)]
+    if Framework.VLLM in text:
+        from planner.readers.vllm_run import read_vllm_runs  # noqa: PLC0415 - most scripts start no server
+
+        readers.append((Framework.VLLM, read_vllm_runs))
     runs = (
         run
         for framework, read in readers
@@ -187,6 +190,7 @@ def read_source(text: str, *, file: str, asked: Asked) -> Source:
 def _runs_of_mapping(text: str, *, file: str, asked: Asked) -> Iterator[Run]:
     """Yield what a YAML or JSON file describes."""
     from planner.documents import parse_document  # noqa: PLC0415 - scripts need no reader of YAML
+    from planner.readers.vllm_run import looks_like_config, read_vllm_config  # noqa: PLC0415 - likewise
 
     content = parse_document(text, file=file).root.content
     version = asked.version(Framework.VLLM)
