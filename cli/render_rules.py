@@ -5,7 +5,7 @@ from typing import Any
 
 from cli.render import Blank, Block, Facts, Line, Style, Table, columns, hanging
 from planner.readers.flag_tables import TITLES
-from planner.rules.rule import FoundAt, Rule
+from planner.rules.rule import Rule
 
 
 def rule_tables(subjects: Mapping[str, Sequence[Rule[Any]]]) -> Iterator[Block]:
@@ -15,20 +15,9 @@ def rule_tables(subjects: Mapping[str, Sequence[Rule[Any]]]) -> Iterator[Block]:
             yield Blank()
         yield Line(hanging(subject, width=80), Style.HEADING)
         yield Table(
-            columns=columns("id", "name", "severity", "found by the framework", whole=("name",), spare=("severity",)),
-            rows=tuple((rule.id, rule.name, rule.severity.value, FOUND_AT[rule.found_at]) for rule in rules),
+            columns=columns("id", "name", "severity", whole=("name",)),
+            rows=tuple((rule.id, rule.name, rule.severity.value) for rule in rules),
         )
-
-
-FOUND_AT: Mapping[FoundAt, str] = {
-    FoundAt.PARSE: "at its start",
-    FoundAt.START: "at its start",
-    FoundAt.BUILD: "on all GPUs",
-    FoundAt.STEP: "in the first step",
-    FoundAt.LATER: "later",
-    FoundAt.NEVER: "never",
-}
-"""When the framework itself would say it, in a few words."""
 
 
 def rule_blocks(rule: Rule[Any]) -> Iterator[Block]:
