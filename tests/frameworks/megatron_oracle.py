@@ -20,6 +20,7 @@ What a machine without a GPU lacks is stood in for: the device capability, strea
 (`megatron_transformer_engine`).
 """
 
+import argparse
 import contextlib
 import dataclasses
 import importlib.machinery
@@ -387,14 +388,31 @@ def prepare_imports() -> None:
     stand_in_for_triton()
 
 
+def remember_help_texts() -> None:
+    """Build the parser once, and keep what it reads from Megatron's source: every job builds it anew, mostly so."""
+    from megatron.training.argument_utils import ArgumentGroupFactory
+    from megatron.training.arguments import add_megatron_arguments
+
+    read = ArgumentGroupFactory._get_field_docstrings
+    known: dict[type, dict[str, str]] = {}
+
+    def remembered(factory: Any, source: type) -> dict[str, str]:
+        if source not in known:
+            known[source] = read(factory, source)
+        return dict(known[source])
+
+    ArgumentGroupFactory._get_field_docstrings = remembered
+    add_megatron_arguments(argparse.ArgumentParser())
+
+
 def main() -> None:
     """Judge every job on standard input."""
     prepare_imports()
     install()
-    import megatron.training.arguments
     import megatron.training.models  # noqa: F401 - imported once, before the forks
 
     claim_transformer_engine()
+    remember_help_texts()
     jobs = [Job(**{**job, "capability": tuple(job["capability"])}) for job in json.load(sys.stdin)]
     json.dump([judge_in_a_fork(job) for job in jobs], sys.stdout)
 
