@@ -114,8 +114,11 @@ def _says(answer: Any) -> Any:
 
 
 def serve_parser() -> tuple[Any, Any]:
-    """Return the parser of `vllm`, and that of its `serve`, which moved after 0.28."""
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    """Return the parser of `vllm`, and that of its `serve`; both moved since 0.11."""
+    try:
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+    except ImportError:
+        from vllm.utils import FlexibleArgumentParser
 
     try:
         from vllm.entrypoints.launchers.cli_args import make_arg_parser
