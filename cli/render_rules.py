@@ -1,6 +1,6 @@
 """Rules of `validate`, for people and for machines."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cli.render import Blank, Block, Facts, Line, Style, Table, columns, hanging
@@ -8,12 +8,16 @@ from planner.readers.flag_tables import TITLES
 from planner.rules.rule import Rule
 
 
-def rule_table(rules: Sequence[Rule[Any]]) -> Iterator[Block]:
-    """Yield every rule, a row each."""
-    yield Table(
-        columns=columns("id", "name", "severity", "for", whole=("name",), spare=("severity",)),
-        rows=tuple((rule.id, rule.name, rule.severity.value, _titles(rule)) for rule in rules),
-    )
+def rule_tables(subjects: Mapping[str, Sequence[Rule[Any]]]) -> Iterator[Block]:
+    """Yield every rule, a row each, under its subject."""
+    for index, (subject, rules) in enumerate(subjects.items()):
+        if index:
+            yield Blank()
+        yield Line(hanging(subject, width=80), Style.HEADING)
+        yield Table(
+            columns=columns("id", "name", "severity", whole=("name",)),
+            rows=tuple((rule.id, rule.name, rule.severity.value) for rule in rules),
+        )
 
 
 def rule_blocks(rule: Rule[Any]) -> Iterator[Block]:
@@ -34,13 +38,8 @@ def rule_blocks(rule: Rule[Any]) -> Iterator[Block]:
     )
 
 
-def _titles(rule: Rule[Any]) -> str:
-    """Return whose files a rule looks at; our own have no framework."""
-    return ", ".join(TITLES[framework] for framework in rule.frameworks) or "shardwright"
-
-
 def _frameworks(rule: Rule[Any]) -> str:
-    names = _titles(rule)
+    names = ", ".join(TITLES[framework] for framework in rule.frameworks) or "shardwright"
     since = f" from {rule.since} on" if rule.since else ""
     until = f" before {rule.until}" if rule.until else ""
     return f"{names}{since}{until}"

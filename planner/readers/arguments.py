@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from enum import StrEnum
+from math import isfinite
 
 from planner.errors import Location
 from planner.readers.flag_tables import ABBREVIATES, TITLES, FlagKind, FlagSpec, FlagTable
@@ -29,6 +30,12 @@ KIND_WORDS = {
     "human_readable_int_or_auto": "a whole number such as 4096 or 4k, or auto",
 }
 """What messages call the kinds of values."""
+
+MAX_INTEGER = 2**63 - 1
+"""Largest number that the frameworks can hand on to torch."""
+
+MAX_PROPOSALS = 100
+"""Mistakes for which similar flags are looked for; a script with more of them is something else."""
 
 SWITCHES = {FlagKind.TRUE: True, FlagKind.FALSE: False, FlagKind.CONST: True}
 
@@ -176,7 +183,7 @@ class Arguments:
         value = self.value(dest)
         if value is None:
             return None
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
             return float(value)
         raise NotSaidError(dest)
 
@@ -241,7 +248,7 @@ def read_arguments(
             continue
         following = _following(words, index + 1, table)
         if isinstance(match, _NoFlag):
-            mistakes.append(_unknown(match, place, table))
+            mistakes.append(_unknown(match, place, table, propose=len(mistakes) < MAX_PROPOSALS))
             index += 1 + len(following)
             continue
         if match.abbreviated:
@@ -334,7 +341,7 @@ def _following(words: Sequence[Word], index: int, table: FlagTable) -> Sequence[
     return words[index:end]
 
 
-def _unknown(match: _NoFlag, place: Location, table: FlagTable) -> Mistake:
+def _unknown(match: _NoFlag, place: Location, table: FlagTable, *, propose: bool) -> Mistake:
     if match.candidates:
         return Mistake(
             kind=MistakeKind.AMBIGUOUS,
@@ -345,7 +352,7 @@ def _unknown(match: _NoFlag, place: Location, table: FlagTable) -> Mistake:
         )
     wanted = match.spelled.replace("_", "-")
     exact = tuple(name for name in table.by_name if name.replace("_", "-").lower() == wanted.lower())
-    similar = get_close_matches(wanted, list(table.by_name), n=3, cutoff=0.8)
+    similar = get_close_matches(wanted, list(table.by_name), n=3, cutoff=0.8) if propose else []
     return Mistake(
         kind=MistakeKind.UNKNOWN,
         word=match.spelled,
@@ -406,9 +413,14 @@ def _values(match: _Match, words: Sequence[Word], place: Location) -> tuple[obje
             continue
         try:
             value = _converted(text, flag.type_name)
-        except (ValueError, RecursionError):
+        except (ValueError, OverflowError, RecursionError):
             kind = KIND_WORDS.get(flag.type_name.removeprefix(OPTIONAL), flag.type_name)
             mistakes.append(_about(match, place, MistakeKind.WRONG_TYPE, f"takes {kind}, `{text}` is given"))
+            values.append(None)
+            continue
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            problem = f"takes a whole number, one of {len(text)} digits is given"
+            mistakes.append(_about(match, place, MistakeKind.WRONG_TYPE, problem))
             values.append(None)
             continue
         told = text.lower().replace("-", "_") if flag.type_name == "folded_str" else str(value)

@@ -8,7 +8,7 @@ from planner.errors import Location
 from planner.readers.arguments import Arguments, NotSaidError, read_arguments
 from planner.readers.flag_tables import Framework, flag_table
 from planner.readers.launch_line import launch_lines
-from planner.readers.megatron import MEGATRON_PROGRAM
+from planner.readers.programs import MEGATRON_PROGRAM
 from planner.readers.shell import read_script
 
 

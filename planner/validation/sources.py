@@ -5,7 +5,7 @@ framework whose flags or keys its own keys are.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
@@ -17,7 +17,6 @@ from planner.readers.deepspeed_launch import DeepSpeedLaunch
 from planner.readers.deepspeed_run import read_deepspeed_runs
 from planner.readers.flag_tables import Framework, chosen_version
 from planner.readers.megatron_run import read_megatron_runs
-from planner.readers.vllm_run import looks_like_config, read_vllm_config, read_vllm_runs
 from planner.rules.own_files import OwnKind
 from planner.validation.deepspeed_files import (
     configurations_of,
@@ -33,7 +32,13 @@ SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".txt", ".args", ".js
 SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
 
 MAX_BYTES = 4 << 20
-"""Largest file that is read; launch scripts have kilobytes."""
+"""Largest mapping that is read."""
+
+MAX_SCRIPT_BYTES = 64 << 10
+"""Largest script that is read; launch scripts have a few kilobytes."""
+
+MAPPING = re.compile(r"\.(json|ya?ml)$", re.IGNORECASE)
+"""Names of files that are read as YAML or JSON."""
 
 
 class Sizes(TypedDict):
@@ -71,11 +76,13 @@ class Asked:
         versions: The version of a framework that a file is judged for; the newest known where it is not named.
         num_gpus: GPUs of the run, where a file leaves it open.
         gpus_per_node: GPUs of a node, likewise.
+        skip_unknown: Files that were named themselves are passed over like those of folders.
     """
 
     versions: Mapping[Framework, str]
     num_gpus: int | None = None
     gpus_per_node: int | None = None
+    skip_unknown: bool = False
 
     def version(self, framework: Framework) -> str:
         """Return the version of a framework that files are judged for."""
@@ -135,7 +142,7 @@ def with_configurations(files: Sequence[tuple[Path, bool]]) -> Iterator[tuple[Pa
     seen = {path.resolve() for path, _ in files}
     for path, named in files:
         yield path, named
-        if is_mapping(str(path)):
+        if MAPPING.search(str(path)):
             continue
         try:
             launches = script_launches(text_of(path), file=str(path))
@@ -145,11 +152,6 @@ def with_configurations(files: Sequence[tuple[Path, bool]]) -> Iterator[tuple[Pa
             if configuration.resolve() not in seen:
                 seen.add(configuration.resolve())
                 yield configuration, named
-
-
-def is_mapping(file: str) -> bool:
-    """Return whether a file is JSON or YAML by its name; anything else is a script."""
-    return re.search(r"\.(json|ya?ml)$", file, re.IGNORECASE) is not None
 
 
 def _matching(pattern: str) -> Iterator[Path]:
@@ -177,15 +179,16 @@ def text_of(path: Path) -> str:
         InputError: It cannot be read, is too large, or is no text.
     """
     location = Location(file=str(path))
+    most = MAX_BYTES if MAPPING.search(path.name) else MAX_SCRIPT_BYTES
     try:
         with path.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
+            raw = stream.read(most + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"The file cannot be read: {reason}.", location=location, hint="Check the path.") from None
-    if len(raw) > MAX_BYTES:
+    if len(raw) > most:
         raise InputError(
-            f"The file is larger than {MAX_BYTES >> 20} MiB.",
+            f"The file is larger than {most >> 10:,} KiB.",
             location=location,
             hint="Check that it is a configuration.",
         )
@@ -207,10 +210,14 @@ def read_source(text: str, *, file: str, asked: Asked, named: Sequence[Path] = (
     Raises:
         InputError: It is damaged: a quote that is never closed, a mapping that is none.
     """
-    if is_mapping(file):
+    if MAPPING.search(file):
         return _mapping(text, file=file, asked=asked, named=named)
-    readers = ((Framework.MEGATRON, read_megatron_runs), (Framework.VLLM, read_vllm_runs))
-    runs: tuple[Run, ...] = tuple(
+    readers: list[tuple[Framework, Callable[..., Sequence[Run]]]] = [(Framework.MEGATRON, read_megatron_runs)]
+    if Framework.VLLM in text:
+        from planner.readers.vllm_run import read_vllm_runs  # noqa: PLC0415 - most scripts start no server
+
+        readers.append((Framework.VLLM, read_vllm_runs))
+    runs = (
         run
         for framework, read in readers
         for run in read(
@@ -221,12 +228,13 @@ def read_source(text: str, *, file: str, asked: Asked, named: Sequence[Path] = (
             gpus_per_node=asked.gpus_per_node,
         )
     )
-    return Source(file=file, text=text, runs=runs, launches=script_launches(text, file=file))
+    return Source(file=file, text=text, runs=tuple(runs), launches=script_launches(text, file=file))
 
 
 def _mapping(text: str, *, file: str, asked: Asked, named: Sequence[Path]) -> Source:
     """Return what a YAML or JSON file describes."""
     from planner.documents import parse_document  # noqa: PLC0415 - scripts need no reader of YAML
+    from planner.readers.vllm_run import looks_like_config, read_vllm_config  # noqa: PLC0415 - likewise
 
     sizes: Sizes = {"num_gpus": asked.num_gpus, "gpus_per_node": asked.gpus_per_node}
     configuration = deepspeed_document(text, file=file) if file.lower().endswith(".json") else None

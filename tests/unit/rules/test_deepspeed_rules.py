@@ -182,9 +182,9 @@ def test_a_key_of_the_configuration_hides_findings() -> None:
     hidden = judged(case({"train_batch_size": 130, "_shardwright_ignore": reason}))
     assert (hidden.findings, [finding.rule_id for finding in hidden.hidden]) == ((), ["DSP801"])
     unused = only(case({"_shardwright_ignore": {"DSP101": "none"}}))
-    assert (unused.rule_id, unused.found.message) == ("SUP001", "Nothing to hide: DSP101 finds nothing here.")
+    assert (unused.rule_id, unused.found.message) == ("SUP003", "Nothing to hide: DSP101 finds nothing here.")
     silent = judged(case({"train_batch_size": 130, "_shardwright_ignore": {"DSP801": ""}})).findings
-    assert {finding.found.message for finding in silent} >= {"This entry hides nothing, because it gives no reason."}
+    assert {finding.found.message for finding in silent} >= {"This comment hides nothing, because it gives no reason."}
 
 
 def test_comments_and_last_commas_are_read_as_deepspeed_reads_them(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_comments_and_last_commas_are_read_as_deepspeed_reads_them(tmp_path: Pat
     path.write_text("\n".join(lines), encoding="utf-8")
     result = judge([str(path)], Asked(versions={}, num_gpus=16, gpus_per_node=8))
     assert [finding.rule_id for finding in result.hidden] == ["DSP801"]
-    assert [finding.rule_id for finding in result.findings] == ["SUP001"]
+    assert [finding.rule_id for finding in result.findings] == ["SUP003"]
 
 
 def test_other_json_is_nothing_of_deepspeed(tmp_path: Path) -> None:
