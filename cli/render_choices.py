@@ -1,4 +1,4 @@
-"""What a plan says beside its layouts: the number of nodes, the front of memory and time, what lost nodes cost."""
+"""What a plan says beside its layouts: numbers of nodes, the front of memory and time, lost nodes, slow operations."""
 
 from itertools import groupby
 
@@ -17,7 +17,7 @@ from cli.render import (
     section,
     signed_percent,
 )
-from planner.choices import Degraded, Front, NodeChoice, NodeCount, NodeVerdict, Spare
+from planner.choices import Degraded, Front, NodeChoice, NodeCount, NodeVerdict, Robustness, SlowCase, Spare
 from planner.plan import Plan
 from planner.report import layout_in_words, stages_in_words
 
@@ -33,6 +33,8 @@ def choice_blocks(plan: Plan) -> tuple[Block, ...]:
 def choice_sections(plan: Plan) -> tuple[tuple[str, tuple[Block, ...]], ...]:
     """Return each answer beside the layouts under its title."""
     sections: list[tuple[str, tuple[Block, ...]]] = []
+    if plan.robustness is not None:
+        sections.append(("If some operations are slower than predicted", _robust_blocks(plan, plan.robustness)))
     if plan.node_choice is not None:
         sections.append(("Numbers of nodes", _node_blocks(plan, plan.node_choice)))
     if plan.front is not None:
@@ -187,3 +189,59 @@ def _degraded_row(name: str, degraded: Degraded | None, reason: str) -> tuple[st
         percent(degraded.lost_fraction),
         layout_in_words(degraded.layout),
     )
+
+
+def _robust_blocks(plan: Plan, robustness: Robustness) -> tuple[Block, ...]:
+    """Return what the chosen layout takes and loses in each case, and what the fastest one would."""
+    same = robustness.fastest == plan.best.layout
+    headers = ["slower", ">by", ">best then", ">layout 0", ">loses", *(() if same else (">the fastest loses",))]
+    rows = []
+    for case in robustness.cases:
+        cells = [
+            case.slow or "nothing",
+            f"{100 * (case.factor - 1.0):.0f} %" if case.slow else "",
+            milliseconds(case.best_seconds),
+            milliseconds(case.seconds_P[0]),
+            percent(case.loss_P[0]),
+        ]
+        rows.append((*cells, *(() if same else (percent(case.fastest_loss),))))
+    table = Table(columns=columns(*headers, spare=("best then",)), rows=tuple(rows))
+    worst, longest = robustness.worst(0), max(robustness.cases, key=lambda case: case.seconds_P[0])
+    loss = worst.loss_P[0]
+    if loss > 0.0:
+        lines = [Line(f"  Layout 0 loses at most {percent(loss)} against the best layout, {_case_in_words(worst)}.")]
+    else:
+        lines = [Line("  Layout 0 is the best in every case.")]
+    lines.append(Line(f"  It takes at most {milliseconds(longest.seconds_P[0])}, {_case_in_words(longest)}."))
+    if not same:
+        other = robustness.fastest_worst
+        lines.append(
+            Line(
+                f"  The fastest as predicted loses up to {percent(other.fastest_loss)}, {_case_in_words(other)}:"
+                f" {layout_in_words(robustness.fastest)}; layers per stage"
+                f" {stages_in_words(robustness.fastest.stages)}."
+            )
+        )
+    elif loss > 0.0:
+        lines.append(Line("  It is also the fastest as predicted."))
+    uneven = robustness.uneven_least_loss
+    if uneven is not None:
+        lines.append(
+            Line(
+                "  Interleaved stages: as even as can be, and the best of each case; others may do up to"
+                f" {percent((loss - uneven) / (1.0 + loss))} better in their worst case."
+            )
+        )
+    if any(case.bound_seconds < case.best_seconds * (1.0 - PROVEN) for case in robustness.cases):
+        lines.append(Line("  Best then: the best that was found; that it is the best is not proved in every case."))
+    return (table, *lines)
+
+
+PROVEN = 1e-6
+"""A best step within so much of its bound is proved."""
+
+
+def _case_in_words(case: SlowCase) -> str:
+    if not case.slow:
+        return "as predicted"
+    return f"with {case.slow} slower by {100 * (case.factor - 1.0):.0f} %"

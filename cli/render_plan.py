@@ -166,7 +166,7 @@ def _gap(plan: Plan) -> str:
     return f": {most} better is possible (bound {objective_value(plan.objective, plan.bound)})"
 
 
-def objective_value(objective: Objective, value: float) -> str:
+def objective_value(objective: Objective, value: float) -> str:  # noqa: PLR0911 - one for each objective
     """Return a value of the objective in its unit."""
     match objective:
         case Objective.STEP_TIME:
@@ -181,6 +181,8 @@ def objective_value(objective: Objective, value: float) -> str:
             return energy(value)
         case Objective.FEWEST_NODES:
             return counted(round(value), "node")
+        case Objective.ROBUST:
+            return f"a loss of {percent(value)} in the worst case"
 
 
 def layout_facts(plan: Plan, planned: PlannedLayout, *, searched: bool = True) -> tuple[Block, ...]:

@@ -117,6 +117,10 @@ class LongestPath:
     constant_seconds: float
     peaks: Peaks
 
+    def value_at(self, step_seconds: float, *, tail_seconds: float) -> float:
+        """Return the value of `peaks` from which on no split takes less than so many seconds a step."""
+        return (step_seconds - tail_seconds) * (1.0 + ROUNDING) - self.constant_seconds
+
     def least_seconds(self) -> float:
         """Return a pipeline time that no split within memory undercuts; infinite where none fits."""
         return (self.constant_seconds + self.peaks.least()) * (1.0 - ROUNDING)

@@ -1,4 +1,4 @@
-"""What a plan says beside its layouts: the number of nodes, the front of memory and time, what lost nodes cost."""
+"""What a plan says beside its layouts: numbers of nodes, the front of memory and time, lost nodes, slow operations."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -146,3 +146,63 @@ class Spare:
     reason: str
     proven: bool
     kept: tuple[KeptLayout, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowCase:
+    """One way in which predictions may be off: all operations of one class slower, nothing else.
+
+    Args:
+        slow: The class; empty where everything is as predicted.
+        factor: By how much it is slower.
+        source: Where the factor comes from.
+        best_seconds: The best step found in this case.
+        bound_seconds: No layout searched takes less in this case.
+        fastest_seconds: What the layout takes here that is fastest where everything is as predicted.
+        seconds_P: What each of the plan's layouts takes here.
+    """
+
+    slow: str
+    factor: float
+    source: str
+    best_seconds: float
+    bound_seconds: float
+    fastest_seconds: float
+    seconds_P: tuple[float, ...]
+
+    @property
+    def loss_P(self) -> tuple[float, ...]:
+        """Return what each of the plan's layouts loses here against the best, as a factor less one."""
+        return tuple(seconds / self.best_seconds - 1.0 for seconds in self.seconds_P)
+
+    @property
+    def fastest_loss(self) -> float:
+        """Return what the layout loses here that is fastest where everything is as predicted."""
+        return self.fastest_seconds / self.best_seconds - 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Robustness:
+    """How the plan's layouts do in each case, the first of them losing least in its worst one.
+
+    Args:
+        fastest: The layout that is fastest where everything is as predicted.
+        cases: As predicted first, then a class of operations slower at a time.
+        least_loss: No layout searched loses less in its worst case.
+        uneven_least_loss: The same with any split of interleaved stages whose most even one fits; None where none of
+            them can lose less than the plan's first layout.
+    """
+
+    fastest: Layout
+    cases: tuple[SlowCase, ...]
+    least_loss: float
+    uneven_least_loss: float | None
+
+    def worst(self, index: int) -> SlowCase:
+        """Return the case in which one of the plan's layouts loses most; the first of equals."""
+        return max(self.cases, key=lambda case: case.loss_P[index])
+
+    @property
+    def fastest_worst(self) -> SlowCase:
+        """Return the case in which the fastest layout loses most."""
+        return max(self.cases, key=lambda case: case.fastest_loss)

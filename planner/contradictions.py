@@ -128,6 +128,8 @@ def _objective(cluster: Cluster, request: PlanRequest, document: Document) -> It
             location=place,
             hint="Add price_per_gpu_hour to the cluster.",
         )
+    if objective is Objective.ROBUST:
+        yield from _robust(cluster, request, document)
     if objective is Objective.FEWEST_NODES and request.deadline_days is None:
         yield InputError(
             "`objective` = fewest-nodes needs a deadline that the nodes have to meet.",
@@ -167,6 +169,25 @@ def _objective(cluster: Cluster, request: PlanRequest, document: Document) -> It
             f"{len(counts):,} numbers of nodes are allowed; at most {MOST_NODE_COUNTS} are searched.",
             location=document.locate(("objective",) if request.node_counts is None else ("node_counts",)),
             hint=f"List those that you could use, such as node_counts: {_examples(counts)}.",
+        )
+
+
+def _robust(cluster: Cluster, request: PlanRequest, document: Document) -> Iterator[InputError]:
+    """Yield what a robust plan cannot be asked for beside."""
+    place = document.locate(("objective",))
+    if cluster.unequal is not None:
+        yield InputError(
+            "`objective` = robust is for equal nodes: where nodes differ, one order of them would have to be the best"
+            " against every case at once, and orders are searched for one case.",
+            location=place,
+            hint="Plan by step-time, and hold the runners-up against each other with verify/.",
+        )
+    if request.node_counts is not None or request.deadline_days is not None:
+        yield InputError(
+            "`objective` = robust weighs layouts on one number of nodes, by what they lose and not by their time.",
+            location=place,
+            hint="Find the number of nodes by another objective; then give it as cluster.nodes, without node_counts"
+            " and deadline_days.",
         )
 
 

@@ -4,6 +4,7 @@ The number of nodes and the deadline are the request's; the front of memory and 
 questions about the plan that was found.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from planner.errors import InputError
@@ -11,12 +12,20 @@ from planner.front import front_of
 from planner.ground import ignore
 from planner.nodes import plan_nodes
 from planner.plan import Plan
-from planner.request import PlanRequest
+from planner.request import Objective, PlanRequest
+from planner.robust import plan_robust
 from planner.search import search
 from planner.spare import spare_of
 from planner.specs import ModelSpec
 from planner.visit import Watch
 from profiles.hardware import Cluster
+
+
+def _planner_of(request: PlanRequest) -> Callable[..., Plan]:
+    """Return what plans such a request."""
+    if request.objective is Objective.ROBUST:
+        return plan_robust
+    return plan_nodes if request.chooses_nodes or request.deadline_days is not None else search
 
 
 def decide(  # noqa: PLR0913 - what is planned, how, and what is asked beside
@@ -62,8 +71,12 @@ def decide(  # noqa: PLR0913 - what is planned, how, and what is asked beside
             "--pareto: less memory means another thing for each kind of GPU here, and is not searched.",
             hint="Plan GPUs of one memory by themselves.",
         )
-    asks_more = request.chooses_nodes or request.deadline_days is not None
-    plan = (plan_nodes if asks_more else search)(model, cluster, request, top=top, watch=watch)
+    if front_steps is not None and request.objective is Objective.ROBUST:
+        raise InputError(
+            "--pareto: the front weighs memory against the predicted step, and robust plans are not chosen by that.",
+            hint="Leave --pareto out, or plan by step-time.",
+        )
+    plan = _planner_of(request)(model, cluster, request, top=top, watch=watch)
     if not plan.plans:
         return plan
     if front_steps is not None:

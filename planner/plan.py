@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from planner.choices import Front, NodeChoice, Spare
+from planner.choices import Front, NodeChoice, Robustness, Spare
 from planner.layout import Layout
 from planner.objectives import WholeRun, whole_run
 from planner.request import Objective, PlanRequest, Target
@@ -269,7 +269,8 @@ class Plan:
         objective: What was optimised.
         bound: No plan of the searched space has a better objective than this.
         gap: The share of the best step time that could still be saved, (best - bound) / best in seconds whatever the
-            objective, or of the objective where the number of nodes is a choice; 0 when optimal.
+            objective, or of the objective where the number of nodes is a choice; of losses, of one more than
+            they are; 0 when optimal.
         search: What the search saw.
         plans: Best first; empty when infeasible.
         baseline: The rule-of-thumb layout, if it fits.
@@ -279,6 +280,7 @@ class Plan:
         front: Memory against time, where it was asked for.
         spare: What is left when nodes are lost, where it was asked for.
         schedules: What other pipeline schedules would make of the plans; None where nobody asked.
+        robustness: How the layouts do where some operations are slower than predicted; None unless that was optimised.
     """
 
     model: ModelSpec
@@ -298,6 +300,7 @@ class Plan:
     front: Front | None = None
     spare: Spare | None = None
     schedules: OtherSchedules | None = None
+    robustness: Robustness | None = None
 
     @property
     def best(self) -> PlannedLayout:

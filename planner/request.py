@@ -28,7 +28,10 @@ class Target(StrEnum):
 
 
 class Objective(StrEnum):
-    """What the search minimises or maximises; days, cost and energy are those of the whole token budget."""
+    """What the search minimises or maximises; days, cost and energy are those of the whole token budget.
+
+    Robust is the most that a layout loses against the best one, whichever class of operations is slower than predicted.
+    """
 
     STEP_TIME = "step-time"
     TOKENS_PER_GPU = "tokens-per-gpu"
@@ -36,6 +39,7 @@ class Objective(StrEnum):
     COST = "cost"
     ENERGY = "energy"
     FEWEST_NODES = "fewest-nodes"
+    ROBUST = "robust"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,9 @@ The form is stable and versioned: `schema_version` rises when a key changes its 
 that are not planned yet (`offload`) are there and null; what only nodes that differ have (`node_order`, `on_nodes`,
 `unequal`) is there only for them. What follows from other keys (`cp_kind`, `edp`, `band`, `could_swap`,
 `days_to_train`, `cost_to_train`, `joules_to_train`) is there for readers, and must agree when the file is read back.
-What is asked for beside a plan (`node_choice`, `pareto`, `spare`, `schedules`) is there where it was asked for. Files
-of versions that knew no `certainty` and no `joules_to_train` are read too. A file holds its inputs in full, so it is
-enough to emit, explain and check the plan.
+What is asked for beside a plan (`node_choice`, `pareto`, `spare`, `schedules`, `robust`) is there where it was asked
+for. Files of versions that knew no `certainty` and no `joules_to_train` are read too. A file holds its inputs in full,
+so it is enough to emit, explain and check the plan.
 
     plan_from_document(parse_document(plan_to_text(plan), file="plan.json")) == plan
 
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import groupby
 
-from planner.choices import Degraded, Front, NodeChoice, Spare
+from planner.choices import Degraded, Front, NodeChoice, Robustness, SlowCase, Spare
 from planner.documents import Data, Document, Node
 from planner.documents.document import format_path
 from planner.errors import InputError
@@ -127,7 +127,7 @@ def _check_beside(document: Document, said: Mapping[str, Data]) -> None:
             location=document.locate((name,)),
             hint=_EDITED,
         )
-        for name in ("node_choice", "pareto", "spare")
+        for name in ("node_choice", "pareto", "spare", "robust")
         if (node := document.node((name,))) is not None and node.data() != said.get(name)
     ]
     if errors:
@@ -161,6 +161,7 @@ def plan_to_json(plan: Plan) -> dict[str, Data]:
         **({} if plan.front is None else {"pareto": _front(plan.front)}),
         **({} if plan.spare is None else {"spare": _spare(plan.spare)}),
         **({} if plan.schedules is None else {"schedules": _json(plan.schedules)}),
+        **({} if plan.robustness is None else {"robust": _robustness(plan.robustness)}),
         "inputs": {"model": _json(plan.model), "cluster": _cluster(plan.cluster), "request": _request(plan.request)},
     }
 
@@ -219,6 +220,30 @@ def _spare(spare: Spare) -> dict[str, Data]:
             }
             for entry in spare.kept
         ],
+    }
+
+
+def _robustness(robustness: Robustness) -> dict[str, Data]:
+    return {
+        "fastest": _layout(robustness.fastest),
+        "worst_loss": robustness.worst(0).loss_P[0],
+        "least_loss": robustness.least_loss,
+        "uneven_least_loss": robustness.uneven_least_loss,
+        "cases": [_slow_case(case) for case in robustness.cases],
+    }
+
+
+def _slow_case(case: SlowCase) -> dict[str, Data]:
+    return {
+        "slow": case.slow,
+        "factor": case.factor,
+        "source": case.source,
+        "best_seconds": case.best_seconds,
+        "bound_seconds": case.bound_seconds,
+        "fastest_seconds": case.fastest_seconds,
+        "fastest_loss": case.fastest_loss,
+        "step_seconds": list(case.seconds_P),
+        "losses": list(case.loss_P),
     }
 
 

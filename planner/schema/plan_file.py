@@ -15,6 +15,8 @@ from planner.choices import (
     NodeChoice,
     NodeCount,
     NodeVerdict,
+    Robustness,
+    SlowCase,
     Spare,
 )
 from planner.layout import ContextKind, Granularity, Layout, Overlap, Recompute, Schedule, Stage
@@ -411,6 +413,62 @@ class SpareFile(_Mapping):
         )
 
 
+class SlowCaseFile(_Mapping):
+    """One class of operations slower than predicted; losses follow from the step times."""
+
+    slow: str
+    factor: Annotated[float, Field(ge=1)]
+    source: str
+    best_seconds: Annotated[float, Field(gt=0)]
+    bound_seconds: float
+    fastest_seconds: float
+    fastest_loss: float
+    step_seconds: Annotated[tuple[float, ...], Field(min_length=1)]
+    losses: tuple[float, ...]
+
+    def to_case(self) -> SlowCase:
+        """Return the case."""
+        return SlowCase(
+            slow=self.slow,
+            factor=self.factor,
+            source=self.source,
+            best_seconds=self.best_seconds,
+            bound_seconds=self.bound_seconds,
+            fastest_seconds=self.fastest_seconds,
+            seconds_P=self.step_seconds,
+        )
+
+
+class RobustFile(_Mapping):
+    """How the plans do where some operations are slower than predicted; the worst loss follows from the cases."""
+
+    fastest: LayoutFile
+    worst_loss: float
+    least_loss: float
+    uneven_least_loss: float | None
+    cases: Annotated[tuple[SlowCaseFile, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _the_bound_is_below_what_is_lost(self) -> "RobustFile":
+        worst = max(case.step_seconds[0] / case.best_seconds - 1.0 for case in self.cases)
+        if self.least_loss > worst:
+            raise complaint(
+                f"`least_loss` = {self.least_loss} is more than the first layout loses in its worst case, {worst}.",
+                "Plan again; a plan file is not edited by hand.",
+                field="least_loss",
+            )
+        return self
+
+    def to_robustness(self) -> Robustness:
+        """Return how they do."""
+        return Robustness(
+            fastest=self.fastest.to_layout(),
+            cases=tuple(case.to_case() for case in self.cases),
+            least_loss=self.least_loss,
+            uneven_least_loss=self.uneven_least_loss,
+        )
+
+
 class SchedulesFile(_Mapping):
     """What other pipeline schedules would make of the plans."""
 
@@ -462,6 +520,7 @@ class PlanFile(_Mapping):
     pareto: FrontFile | None = None
     spare: SpareFile | None = None
     schedules: SchedulesFile | None = None
+    robust: RobustFile | None = None
     inputs: InputsFile
 
     @model_validator(mode="after")
@@ -472,6 +531,17 @@ class PlanFile(_Mapping):
                     f"`schedules` prices layout {entry.index}, but the file holds {len(self.plans)} plans.",
                     "Plan again; a plan file is not edited by hand.",
                     field="schedules",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _cases_are_of_its_layouts(self) -> "PlanFile":
+        for case in self.robust.cases if self.robust is not None else ():
+            if len(case.step_seconds) != len(self.plans):
+                raise complaint(
+                    f"`robust` prices {len(case.step_seconds)} layouts, but the file holds {len(self.plans)} plans.",
+                    "Plan again; a plan file is not edited by hand.",
+                    field="robust",
                 )
         return self
 
@@ -541,4 +611,5 @@ class PlanFile(_Mapping):
             front=self.pareto.to_front() if self.pareto else None,
             spare=self.spare.to_spare() if self.spare else None,
             schedules=self.schedules.to_schedules() if self.schedules else None,
+            robustness=self.robust.to_robustness() if self.robust else None,
         )
