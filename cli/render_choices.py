@@ -112,10 +112,15 @@ def _proof_in_words(plan: Plan, choice: NodeChoice) -> str:
 
 def _front_blocks(front: Front) -> tuple[Block, ...]:
     """Return the front of memory and time, the fastest layout first."""
+
+    def memory(num_bytes: int) -> str:
+        """Return bytes, or where GPUs differ the share of each GPU's own memory."""
+        return gib(num_bytes) if front.of_bytes is None else percent(num_bytes / front.of_bytes)
+
     best = front.points[0].step_seconds
     table = Table(
         columns=columns(
-            ">peak memory",
+            ">peak memory" if front.of_bytes is None else ">share of memory",
             ">step time",
             ">vs best",
             ">gap",
@@ -125,7 +130,7 @@ def _front_blocks(front: Front) -> tuple[Block, ...]:
         ),
         rows=tuple(
             (
-                gib(point.peak_memory_bytes),
+                memory(point.peak_memory_bytes),
                 milliseconds(point.step_seconds),
                 signed_percent(point.step_seconds / best - 1.0),
                 percent(point.gap),
@@ -137,20 +142,23 @@ def _front_blocks(front: Front) -> tuple[Block, ...]:
     )
     below = front.open_below_bytes
     if below is None:
-        end = f"Nothing fits into {gib(max(front.points[-1].peak_memory_bytes - front.step_bytes, 0))}."
+        end = f"Nothing fits into {memory(max(front.points[-1].peak_memory_bytes - front.step_bytes, 0))}."
     else:
-        end = f"What fits into {gib(below)} is not decided."
+        end = f"What fits into {memory(below)} is not decided."
     return (
         table,
         Line(
             f"  No layout searched needs less memory and is faster, up to its gap; others may lie between two of them,"
-            f" within {gib(front.step_bytes)} of the upper one. {end}"
+            f" within {memory(front.step_bytes)} of the upper one. {end}"
         ),
+        *(() if front.of_bytes is None else (Line("  Shares are of each GPU's own memory; the tightest GPU counts."),)),
     )
 
 
 def _spare_blocks(plan: Plan, spare: Spare) -> tuple[Block, ...]:
     """Return what a plan goes on as when nodes are lost."""
+    if spare.losses:
+        return _loss_blocks(plan, spare)
     again = "planned anew"
     rows = [_degraded_row(again, spare.replanned, spare.reason)]
     rows += [_degraded_row(f"layout {entry.index} kept", entry.degraded, entry.reason) for entry in spare.kept]
@@ -177,6 +185,31 @@ def _spare_blocks(plan: Plan, spare: Spare) -> tuple[Block, ...]:
     if spare.replanned is not None and not spare.proven:
         lines.append(Line("  That no layout on the nodes left is faster is not proved."))
     return (table, *lines)
+
+
+def _loss_blocks(plan: Plan, spare: Spare) -> tuple[Block, ...]:
+    """Return what is planned anew for each loss of nodes that differ."""
+    rows = []
+    for loss in spare.losses:
+        name = _nodes_in_words(plan, loss.nodes)
+        alike = f", or {loss.num_alike - 1} like it" if loss.num_alike > 1 else ""
+        rows.append(_degraded_row(f"{name}{alike}", loss.replanned, loss.reason))
+    table = Table(columns=columns("lost", ">nodes", ">step time", ">lost speed", "layout"), rows=tuple(rows))
+    lines = [
+        Line("  Lost speed: of layout 0's tokens a second on all nodes. Each row is planned anew on the nodes left."),
+        Line(f"  The worst loss is that of {_nodes_in_words(plan, spare.losses[0].nodes)}."),
+    ]
+    if not all(loss.proven for loss in spare.losses):
+        lines.append(Line("  That no layout on the nodes left is faster is not proved of every loss."))
+    return (table, *lines)
+
+
+def _nodes_in_words(plan: Plan, nodes: tuple[int, ...]) -> str:
+    """Return nodes by their names, or by their numbers: "gpu01 gpu03", "node 0", "nodes 0 2"."""
+    unequal = plan.cluster.unequal
+    if unequal is not None and unequal.names:
+        return " ".join(unequal.names[node] for node in nodes)
+    return f"{'node' if len(nodes) == 1 else 'nodes'} {' '.join(map(str, nodes))}"
 
 
 def _degraded_row(name: str, degraded: Degraded | None, reason: str) -> tuple[str, ...]:

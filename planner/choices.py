@@ -90,11 +90,14 @@ class Front:
         step_bytes: Between two points there may be others, whose memory is within so many bytes of the first's.
         open_below_bytes: What fits into this memory is not decided; None where it is proved that nothing fits into
             the last point's less `step_bytes`.
+        of_bytes: Where GPUs differ in memory, that of the largest: bytes are then shares of each GPU's own memory, told
+            as so many of these. None where all have equally much.
     """
 
     points: tuple[FrontPoint, ...]
     step_bytes: int
     open_below_bytes: int | None
+    of_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,15 +133,37 @@ class KeptLayout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """Some nodes that are lost, where it matters which.
+
+    Args:
+        nodes: Their numbers in the plan's cluster.
+        num_alike: Sets of nodes whose loss is the same to the plan, this one included.
+        left: Numbers of the nodes that the new plan takes, as its own `node_order` numbers them from 0.
+        replanned: The best layout on nodes that are left; None where there is none.
+        reason: Why there is none; empty where there is.
+        proven: No layout on any of the nodes that are left is faster.
+    """
+
+    nodes: tuple[int, ...]
+    num_alike: int
+    left: tuple[int, ...]
+    replanned: Degraded | None
+    reason: str
+    proven: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spare:
-    """What is left of a plan when nodes are lost.
+    """What is left of a plan when nodes are lost; where nodes differ, of the worst loss.
 
     Args:
         num_lost: Nodes that are lost.
         replanned: The best layout on what is left, planned anew; None where there is none.
         reason: Why there is none; empty where there is.
         proven: No layout on any number of the nodes that are left is faster.
-        kept: The plan's layouts with fewer replicas, in their order.
+        kept: The plan's layouts with fewer replicas, in their order; none where nodes differ.
+        losses: Where nodes differ, every loss of so many nodes that is not like another one, the worst first.
     """
 
     num_lost: int
@@ -146,6 +171,7 @@ class Spare:
     reason: str
     proven: bool
     kept: tuple[KeptLayout, ...]
+    losses: tuple[Loss, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,9 +152,10 @@ def _objective(cluster: Cluster, request: PlanRequest, document: Document) -> It
             )
     if request.chooses_nodes and cluster.unequal is not None:
         yield InputError(
-            "the number of nodes cannot be chosen where nodes differ: which of them to take is not searched.",
+            "the number of nodes cannot be chosen where nodes differ: a number does not say which of them are taken,"
+            " and which are the best few depends on the layout.",
             location=place if request.node_counts is None else document.locate(("node_counts",)),
-            hint="Describe the nodes that you would take, and plan each choice by itself.",
+            hint="Plan each choice that you have by itself: change `nodes` of the cluster's groups.",
         )
         return
     counts = request.counts_of(cluster.num_nodes)

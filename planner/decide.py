@@ -50,7 +50,8 @@ def decide(  # noqa: PLR0913 - what is planned, how, and what is asked beside
         watch: Called with (activity, done, of how many) as the search goes on.
 
     Raises:
-        planner.errors.InputError: More nodes are to be lost than can be spared, or nodes that differ.
+        planner.errors.InputError: More nodes are to be lost than can be spared, or in too many ways; or a front is
+            asked of a robust plan.
         solvers.errors.SolverError: Nothing was found, and that nothing can be is not proved.
         profiles.errors.CoverageError: An operation has no cost.
         planner.errors.NotExpressibleError: The target has no way to say the model, the workload, or any layout found.
@@ -60,16 +61,6 @@ def decide(  # noqa: PLR0913 - what is planned, how, and what is asked beside
         raise InputError(
             f"--spare {lost_nodes}: no node is left of the {cluster.num_nodes} of the cluster.",
             hint="Give fewer nodes than the cluster has.",
-        )
-    if lost_nodes is not None and cluster.unequal is not None:
-        raise InputError(
-            f"--spare {lost_nodes}: which node is lost matters where nodes differ, and is not searched.",
-            hint="Plan the cluster without the node by itself.",
-        )
-    if front_steps is not None and cluster.least_memory_bytes < cluster.most_memory_bytes:
-        raise InputError(
-            "--pareto: less memory means another thing for each kind of GPU here, and is not searched.",
-            hint="Plan GPUs of one memory by themselves.",
         )
     if front_steps is not None and request.objective is Objective.ROBUST:
         raise InputError(

@@ -90,9 +90,15 @@ class Ground:
         return least
 
     def pricer(self, limit_bytes: int | None = None) -> Pricer:
-        """Return what prices the points, within less than the ground's own memory where `limit_bytes` says so."""
-        limit_bytes = self.limit_bytes if limit_bytes is None else limit_bytes
-        return pricer_on(self.cluster, self.table, headroom=self.request.memory_headroom, limit_bytes=limit_bytes)
+        """Return what prices the points, within less than the ground's own memory where `limit_bytes` says so.
+
+        That is of the GPU with most memory; of any other GPU it is the same share of its own.
+        """
+        if limit_bytes is None or self.cluster.has_one_memory:
+            limit_bytes = self.limit_bytes if limit_bytes is None else limit_bytes
+            return pricer_on(self.cluster, self.table, headroom=self.request.memory_headroom, limit_bytes=limit_bytes)
+        share = limit_bytes / self.cluster.most_memory_bytes
+        return pricer_on(self.cluster, self.table, headroom=1.0 - share, limit_bytes=limit_bytes)
 
     def visit(self, *, top: int, watch: Watch, limit_bytes: int | None = None) -> Visit:
         """Return the best layouts, and what is proved of the others.
@@ -100,7 +106,8 @@ class Ground:
         Args:
             top: Layouts to keep at most.
             watch: Called as the search goes on.
-            limit_bytes: What each GPU may use, no more than the ground's own; None for that.
+            limit_bytes: What the GPU with most memory may use, and every other one in proportion, no more than the
+                ground's own; None for that.
         """
         pricer = self.pricer(limit_bytes)
         thumb = baseline_layout(pricer, self.cluster, unpinned=self.space.points) if self.is_free else None

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import groupby
 
-from planner.choices import Degraded, Front, NodeChoice, Robustness, SlowCase, Spare
+from planner.choices import Degraded, Front, Loss, NodeChoice, Robustness, SlowCase, Spare
 from planner.documents import Data, Document, Node
 from planner.documents.document import format_path
 from planner.errors import InputError
@@ -203,7 +203,12 @@ def _front(front: Front) -> dict[str, Data]:
         }
         for point in front.points
     ]
-    return {"step_bytes": front.step_bytes, "open_below_bytes": front.open_below_bytes, "points": points}
+    return {
+        "step_bytes": front.step_bytes,
+        "open_below_bytes": front.open_below_bytes,
+        **({} if front.of_bytes is None else {"of_bytes": front.of_bytes}),
+        "points": points,
+    }
 
 
 def _spare(spare: Spare) -> dict[str, Data]:
@@ -220,6 +225,18 @@ def _spare(spare: Spare) -> dict[str, Data]:
             }
             for entry in spare.kept
         ],
+        **({} if not spare.losses else {"losses": [_loss(loss) for loss in spare.losses]}),
+    }
+
+
+def _loss(loss: Loss) -> dict[str, Data]:
+    return {
+        "nodes": list(loss.nodes),
+        "num_alike": loss.num_alike,
+        "left": list(loss.left),
+        "replanned": _degraded(loss.replanned) if loss.replanned else None,
+        "reason": loss.reason,
+        "proven": loss.proven,
     }
 
 

@@ -12,6 +12,7 @@ from planner.choices import (
     Front,
     FrontPoint,
     KeptLayout,
+    Loss,
     NodeChoice,
     NodeCount,
     NodeVerdict,
@@ -340,6 +341,7 @@ class FrontFile(_Mapping):
 
     step_bytes: Annotated[int, Field(ge=1)]
     open_below_bytes: Count | None
+    of_bytes: Annotated[int, Field(ge=1)] | None = None
     points: Annotated[tuple[FrontPointFile, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -359,6 +361,7 @@ class FrontFile(_Mapping):
             points=tuple(point.to_point() for point in self.points),
             step_bytes=self.step_bytes,
             open_below_bytes=self.open_below_bytes,
+            of_bytes=self.of_bytes,
         )
 
 
@@ -393,14 +396,37 @@ class KeptLayoutFile(_Mapping):
         return KeptLayout(index=self.index, degraded=degraded, reason=self.reason)
 
 
+class LossFile(_Mapping):
+    """Some nodes that are lost, where it matters which."""
+
+    nodes: Annotated[tuple[Count, ...], Field(min_length=1)]
+    num_alike: Annotated[int, Field(ge=1)]
+    left: tuple[Count, ...]
+    replanned: DegradedFile | None
+    reason: str
+    proven: bool
+
+    def to_loss(self) -> Loss:
+        """Return the loss."""
+        return Loss(
+            nodes=self.nodes,
+            num_alike=self.num_alike,
+            left=self.left,
+            replanned=self.replanned.to_degraded() if self.replanned else None,
+            reason=self.reason,
+            proven=self.proven,
+        )
+
+
 class SpareFile(_Mapping):
-    """What is left when nodes are lost."""
+    """What is left when nodes are lost; where nodes differ, of the worst loss."""
 
     num_lost: Annotated[int, Field(ge=1)]
     replanned: DegradedFile | None
     reason: str
     proven: bool
     kept: tuple[KeptLayoutFile, ...]
+    losses: tuple[LossFile, ...] = ()
 
     def to_spare(self) -> Spare:
         """Return what is left."""
@@ -410,6 +436,7 @@ class SpareFile(_Mapping):
             reason=self.reason,
             proven=self.proven,
             kept=tuple(entry.to_kept() for entry in self.kept),
+            losses=tuple(loss.to_loss() for loss in self.losses),
         )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from cli.render import Table, as_text, shown_columns
 from cli.render_choices import choice_blocks
 from cli.render_plan import plan_blocks
-from planner.choices import NodeCount, NodeVerdict
+from planner.choices import Loss, NodeCount, NodeVerdict
 from planner.objectives import whole_run
 from planner.plan import Infeasible, Plan, Relaxation, Status
 from planner.request import Objective
@@ -220,3 +220,38 @@ def test_a_layout_that_is_the_best_in_every_case_is_called_so() -> None:
         "  It takes at most 562.5 ms, with collectives between nodes slower by 50 %.",
     ]
     assert "the fastest loses" not in lines[2]
+
+
+def test_losses_of_nodes_that_differ_are_printed_worst_first() -> None:
+    plan = tiny_plan_with_choices()
+    assert plan.spare is not None
+    degraded = plan.spare.replanned
+    worst = Loss(nodes=(1,), num_alike=1, left=(), replanned=None, reason="no layout is legal and fits", proven=True)
+    mild = Loss(nodes=(0,), num_alike=2, left=(1,), replanned=degraded, reason="", proven=False)
+    spare = replace(plan.spare, replanned=None, kept=(), losses=(worst, mild))
+    text = as_text(choice_blocks(replace(tiny_plan(), spare=spare)))
+    fewer = WORDS.format(dp=1, num=16)
+    assert (
+        text
+        == f"""\
+
+With 1 node lost
+  lost                  nodes  step time  lost speed  layout
+  node 1                                     100.0 %  no layout is legal and fits
+  node 0, or 1 like it      1   500.0 ms      50.0 %  {fewer}
+  Lost speed: of layout 0's tokens a second on all nodes. Each row is planned anew on the nodes left.
+  The worst loss is that of node 1.
+  That no layout on the nodes left is faster is not proved of every loss.
+"""
+    )
+
+
+def test_a_front_of_shares_is_printed_in_percent() -> None:
+    front = tiny_plan_with_choices().front
+    assert front is not None
+    shares = replace(front, of_bytes=4 << 30)
+    text = as_text(choice_blocks(replace(tiny_plan(), front=shares)))
+    assert "share of memory" in text
+    assert "75.0 %    250.0 ms" in text
+    assert "within 25.0 % of the upper one. Nothing fits into 0.0 %." in text
+    assert text.endswith("  Shares are of each GPU's own memory; the tightest GPU counts.\n")
