@@ -18,7 +18,7 @@ from planner.emit.deepspeed_limits import (
     require_model,
     require_workload,
 )
-from planner.emit.node_order import PLACES, SLURM, batch_rendezvous, launch_rendezvous
+from planner.emit.node_order import HOSTFILE, PLACES, SLURM, batch_rendezvous, hostfile, launch_rendezvous
 from planner.emit.shell import array, comment, job_name
 from planner.layout import Granularity, Layout
 from planner.plan import Plan
@@ -97,13 +97,21 @@ def emit_deepspeed(plan: Plan, index: int = 0) -> Mapping[str, str]:
     rows = argument_rows(model, workload, layout)
     facts = dataclasses.asdict(model)
     programs = files("planner").joinpath("data", "deepspeed")
+    hosts = hostfile(layout, cluster)
     return {
         LAUNCH_SCRIPT: _launch_script(model, workload, layout, cluster, rows),
         BATCH_SCRIPT: _batch_script(model, workload, layout, cluster, rows),
         CONFIG_FILE: _json(configuration(workload, layout)),
         MODEL_FILE: _json({name: facts[name] for name in MODEL_FACTS}),
         **{name: programs.joinpath(name).read_text(encoding="utf-8") for name in (PROGRAM, MODEL_PROGRAM)},
+        **({} if hosts is None else {HOSTFILE: hosts}),
     }
+
+
+def file_names(cluster: Cluster) -> tuple[str, ...]:
+    """Return the names of the files that start a run on a cluster."""
+    has_names = cluster.unequal is not None and bool(cluster.unequal.names)
+    return (*FILES, HOSTFILE) if has_names else FILES
 
 
 def padded_vocab_size(model: ModelSpec, layout: Layout) -> int:
@@ -170,6 +178,14 @@ def _launch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, cl
         found = launch_rendezvous(layout, cluster, cluster.unequal)
         run_note, rendezvous, node_rank, address = found.note, [*found.lines], found.node_rank, found.address
     folder = '$(dirname "${BASH_SOURCE[0]}")'
+    prepared = [*(rendezvous if several else []), *array(ARGUMENTS, rows), ""]
+    if HOSTFILE in file_names(cluster):
+        run_note = (
+            *run_note,
+            "Or run it on one of them without NODE_RANK, in a folder that all of them share: deepspeed then starts all",
+            f"over ssh (needs pdsh), by {HOSTFILE}, which holds them in the order of their places.",
+        )
+        prepared = [*array(ARGUMENTS, rows), "", *_from_one_node(folder), *rendezvous]
     lines = [
         "#!/usr/bin/env bash",
         *_header(model, workload, cluster),
@@ -177,9 +193,7 @@ def _launch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, cl
         "",
         "set -euo pipefail",
         "",
-        *(rendezvous if several else []),
-        *array(ARGUMENTS, rows),
-        "",
+        *prepared,
         "exec torchrun \\",
         f"    --nnodes {cluster.num_nodes} \\",
         f"    --nproc-per-node {cluster.gpus_per_node} \\",
@@ -231,6 +245,21 @@ def _batch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, clu
         *_program_words(folder),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _from_one_node(folder: str) -> list[str]:
+    """Return bash that starts all nodes from this one, unless each is started by itself."""
+    return [
+        'if [[ -z "${NODE_RANK:-}" ]]; then',
+        "    exec deepspeed \\",
+        f'        --hostfile "{folder}/{HOSTFILE}" \\',
+        "        --no_local_rank \\",
+        '        --master_port "${MASTER_PORT:-29500}" \\',
+        f'        "{folder}/{PROGRAM}" \\',
+        *(f"    {line}" for line in _program_words(folder)),
+        "fi",
+        "",
+    ]
 
 
 def _program_words(folder: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """DeepSpeed reads what is emitted as it was meant, and every layout of a model takes the same steps as one process."""
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from tests.emitted.deepspeed_plans import (
     layout_with,
 )
 from tests.emitted.plans import LLAMA_8B, LLAMA_70B
+from tests.emitted.test_node_order_in_bash import on_nodes_that_differ
 from tests.frameworks.deepspeed_environment import (
     Trained,
     environment,
@@ -366,3 +368,22 @@ def test_the_emitted_script_trains_goes_on_and_reads_tokens(tmp_path: Path) -> N
         assert log.peak_bytes > 0
     assert [line.split()[1] for line in outputs[0]] == ["1/2", "2/2"]
     assert [line.split()[1] for line in outputs[1]] == ["3/3"]
+
+
+def test_its_launcher_reads_the_hostfile_in_the_order_of_the_places(tmp_path: Path) -> None:
+    plan = on_nodes_that_differ(deepspeed_plan(LLAMA, layout_with((4,), dp=32, zero_stage=3)))
+    for name, text in emit_deepspeed(plan).items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    recorder = tmp_path / "deepspeed"
+    recorder.write_text('#!/usr/bin/env bash\nprintf "%s\\0" "$@"\n')
+    recorder.chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    started = subprocess.run(
+        ["/bin/bash", str(tmp_path / "launch.sh")], env=variables, capture_output=True, text=True, check=True
+    )
+    words = started.stdout.split("\0")[:-1]
+    found = run_beside_deepspeed("tests.frameworks.deepspeed_hostfile", words, jobs=1)
+    assert found["hosts"] == [["gamma", 8], ["alpha", 8], ["delta", 8], ["beta", 8]]
+    assert found["program"] == str(tmp_path / "train_deepspeed.py")
+    assert found["no_local_rank"] is True
+    assert found["arguments"] == words[words.index(found["program"]) + 1 :]
