@@ -12,8 +12,8 @@ regret (Kouvelis and Yu, Robust Discrete Optimization and Its Applications, 1997
 
 and not the largest T_s(x): that would nearly always be the case of slower matrix products, which no layout avoids.
 
-Every case is searched by itself, on the same points and in the same memory, which gives T*_s. Then, with b_s(p) a bound
-of all splits of point p in case s,
+Every case is searched by itself, on the same points and in the same memory, which gives T*_s: the best that was found,
+which each case says beside what is proved of it. Then, with b_s(p) a bound of all splits of point p in case s,
 
     R(x) >= max over s of b_s(p) / T*_s - 1    for every split x of p,
 

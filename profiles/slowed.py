@@ -1,7 +1,7 @@
 """What operations take where one class of them is slower than predicted.
 
-Every operation belongs to one class. A step never takes less when a class gets slower: what a kernel hides of a
-collective, it hides by running itself.
+Every operation belongs to one class. What a kernel hides of a collective, a slower kernel hides more of, so a step gets
+longer by less than its class does.
 """
 
 from enum import StrEnum
