@@ -364,7 +364,7 @@ def test_a_wrong_constraint_is_named_with_its_place(constraint: str, message: st
             "objective: speed",
             (
                 '12: objective: `objective` = "speed" is not a known value.\n'
-                "Allowed: step-time, tokens-per-gpu, days, cost, energy, fewest-nodes."
+                "Allowed: step-time, tokens-per-gpu, days, cost, energy, fewest-nodes, robust."
             ),
         ),
     ],
