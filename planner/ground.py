@@ -91,12 +91,8 @@ class Ground:
 
     def pricer(self, limit_bytes: int | None = None) -> Pricer:
         """Return what prices the points, within less than the ground's own memory where `limit_bytes` says so."""
-        if self.cluster.unequal is None:
-            return Pricer(self.table, limit_bytes=self.limit_bytes if limit_bytes is None else limit_bytes)
-        headroom = self.request.memory_headroom
-        if limit_bytes is not None:
-            headroom = 1.0 - limit_bytes / self.cluster.most_memory_bytes
-        return pricer_on(self.cluster, self.table, headroom=headroom)
+        limit_bytes = self.limit_bytes if limit_bytes is None else limit_bytes
+        return pricer_on(self.cluster, self.table, headroom=self.request.memory_headroom, limit_bytes=limit_bytes)
 
     def visit(self, *, top: int, watch: Watch, limit_bytes: int | None = None) -> Visit:
         """Return the best layouts, and what is proved of the others.

@@ -52,15 +52,17 @@ from solvers.node_order import OrderProblem, OrderSolution, Price, Signature, so
 from solvers.problem import Problem
 
 
-def pricer_on(cluster: Cluster, table: CostTable, *, headroom: float) -> Pricer:
+def pricer_on(cluster: Cluster, table: CostTable, *, headroom: float, limit_bytes: int | None = None) -> Pricer:
     """Return what prices the points of a space on a cluster.
 
     Args:
         cluster: The cluster.
         table: Costs of the space.
         headroom: Fraction of each GPU's memory that stays free.
+        limit_bytes: What no GPU may exceed beside that; None for no such limit.
     """
-    limit_bytes = memory_limit_bytes(cluster.most_memory_bytes, headroom)
+    if limit_bytes is None:
+        limit_bytes = memory_limit_bytes(cluster.most_memory_bytes, headroom)
     if cluster.unequal is None:
         return Pricer(table, limit_bytes=limit_bytes)
     return MappedPricer(table, limit_bytes=limit_bytes, headroom=headroom)
@@ -229,7 +231,7 @@ class MappedPricer(Pricer):
 
     Args:
         table: Costs of the space, at best.
-        limit_bytes: What the GPU with most memory may use.
+        limit_bytes: What no GPU may exceed.
         headroom: Fraction of each GPU's memory that stays free.
     """
 
@@ -408,7 +410,7 @@ class MappedPricer(Pricer):
             point,
             parts=parts,
             ranks=tuple(PointPrices(self._rank_table(point, rank, parts, setting), point) for rank in range(point.pp)),
-            missing_bytes_R=tuple(self.limit_bytes - limit for limit in limits_R),
+            missing_bytes_R=tuple(max(self.limit_bytes - limit, 0) for limit in limits_R),
         )
         return _OrderedPricer(self.table, limit_bytes=self.limit_bytes, prices=prices)
 

@@ -127,7 +127,7 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
         simulated += 1
         _insert(found, outcome)
     closed = _settled(several, pricer, found, refused=refused, watch=watch)
-    uneven_bound = _uneven(points, bounds, pricer, found, refused=refused, watch=watch)
+    open_splits = _uneven(points, bounds, pricer, found, refused=refused, watch=watch)
     _look_beside(found, pricer, scope, refused=refused)
     _count(pruned, "memory: exact bytes exceed the limit", exceeded - closed.placed)
     _count(pruned, "bound: cannot beat the plans found", len(points) - visited + outbid)
@@ -138,7 +138,7 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
         simulated=simulated + closed.placed,
         unsettled=unsettled + closed.unsettled,
         refusal=first_refusal or closed.refusal,
-        uneven_bound_seconds=uneven_bound,
+        uneven_bound_seconds=min((least for least in open_splits if least < found[0].step_seconds), default=None),
     )
 
 
@@ -235,8 +235,8 @@ def _uneven(  # noqa: PLR0913 - the points, what is known of them, and who may r
     *,
     refused: Refused,
     watch: Watch,
-) -> float | None:
-    """Move layers of the interleaved points that may beat the best plan; return what is proved of all their splits.
+) -> tuple[float, ...]:
+    """Move layers of the interleaved points that may beat the best plan; return what all splits of each take at least.
 
     Args:
         points: Points that fit.
@@ -247,7 +247,7 @@ def _uneven(  # noqa: PLR0913 - the points, what is known of them, and who may r
         watch: Called as the points are looked at.
     """
     if not found:
-        return None
+        return ()
     any_split_X = bounds.any_split_seconds_X + bounds.tail_seconds_X
     indices = np.flatnonzero((points.vpp_X > 1) & (any_split_X < found[0].step_seconds))
     open_points: list[tuple[float, PointBound, Layout]] = []
@@ -272,8 +272,7 @@ def _uneven(  # noqa: PLR0913 - the points, what is known of them, and who may r
         moved = improved(pricer, even)
         if refused(moved.layout) is None:
             _insert(found, moved)
-    left = [least for least, *_ in open_points if least < found[0].step_seconds]
-    return min(left, default=None)
+    return tuple(least for least, *_ in open_points)
 
 
 def _look_beside(found: list[Candidate], pricer: Pricer, scope: Scope, *, refused: Refused) -> None:

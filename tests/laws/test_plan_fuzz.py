@@ -83,6 +83,8 @@ def test_any_numbers_end_in_a_plan_a_proof_or_a_message(spec: Mapping[str, objec
         return
     assert plan.best.peak_memory_bytes <= plan.best.memory_limit_bytes
     assert plan.best.lower_bound_seconds <= plan.best.step_seconds * (1 + 1e-9)
+    uneven = plan.search.uneven_bound_seconds
+    assert uneven is None or uneven < plan.best.step_seconds
     assert launch_files(plan)
     kit = verification_kit(plan, target=plan.target)
     assert kit is not None

@@ -21,6 +21,8 @@ def test_groups_of_another_size_shard_where_that_is_faster() -> None:
     in_space = [entry for entry in plan.plans if entry.layout.state_replicas == 1]
     assert in_space
     assert plan.plans[0].step_seconds < in_space[0].step_seconds
+    uneven = plan.search.uneven_bound_seconds
+    assert uneven is None or uneven < plan.plans[0].step_seconds
     assert plan.plans[0].step_seconds == pytest.approx(plan.plans[0].reevaluated_step_seconds, rel=1e-9)
 
 

@@ -17,7 +17,7 @@ from planner.layout import Layout, stages_from_counts
 from planner.placement import place
 from planner.search import search
 from planner.space import interleaved_counts
-from planner.uneven import improved, least_seconds
+from planner.uneven import LEAST_GAIN, improved, least_seconds
 from tests.agreement.test_prices import PricedSpace, spaces
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -66,7 +66,7 @@ def test_after_moving_layers_no_single_move_helps(drawn: tuple[PricedSpace, Layo
         # A move that lengthens the optimizer step of a rank by less than the pipeline gains is not looked for.
         gained = best.step_seconds - prices.step_seconds(split)
         tails = prices.tail_seconds(best.layout) - prices.tail_seconds(split)
-        assert gained <= max(tails, 0.0) + 1e-5 * best.step_seconds, counts_of(split)
+        assert gained <= max(tails, 0.0) + LEAST_GAIN * best.step_seconds, counts_of(split)
 
 
 @settings(max_examples=40, deadline=None)
