@@ -56,6 +56,7 @@ class Capabilities:
         per_layer_recompute: What is recomputed is another thing from layer to layer.
         sharded_optimizers: Optimizers (by name) whose states can be sharded.
         low_precision_states: Optimizer states below fp32.
+        offload_zero_stages: Where a part of the optimizer's states can lie and be updated on the host.
         vocab_divisor: The embedding table is padded to a multiple of this times tp; 1 pads to tp alone.
         queued_gradients: Elements of unsharded gradients that wait with zero_stage 2 and 3.
         prefetched_weights: Elements gathered ahead with zero_stage 3.
@@ -101,6 +102,7 @@ class Capabilities:
     per_layer_recompute: bool
     sharded_optimizers: frozenset[str]
     low_precision_states: bool
+    offload_zero_stages: frozenset[int]
     vocab_divisor: int
     queued_gradients: int
     prefetched_weights: int
@@ -152,6 +154,9 @@ MEGATRON = Capabilities(
     per_layer_recompute=False,
     sharded_optimizers=frozenset({"adam"}),
     low_precision_states=True,
+    # `HybridDeviceOptimizer`: with the precision-aware path of the distributed optimizer (`validate_args`); with
+    # Megatron-FSDP it would be left over the whole weights (`DistributedOptimizer.__init__` returns before).
+    offload_zero_stages=frozenset({1}),
     vocab_divisor=128,
     # `megatron_fsdp.py`: `suggested_RS_queue_capacity`, and half of it as `suggested_AG_prefetch_size`; more where two
     # layers are larger.
@@ -224,6 +229,8 @@ DEEPSPEED = Capabilities(
     sharded_optimizers=frozenset({"adam"}),
     # `bf16_optimizer_states` lowers the moments together with master weights and gradients only.
     low_precision_states=False,
+    # There are `offload_optimizer` and `ratio`; what they take on GPU and host is not priced yet.
+    offload_zero_stages=frozenset(),
     # The LM head and a tied embedding split by rows (`module_inject/layers.py: VocabParallelLinear`).
     vocab_divisor=1,
     # Two `reduce_bucket_size` of half as many: one is filled while the other is reduced (`stage_1_and_2.py`).
@@ -275,6 +282,7 @@ ANY = Capabilities(
     per_layer_recompute=True,
     sharded_optimizers=frozenset({"adam", "sgd"}),
     low_precision_states=True,
+    offload_zero_stages=frozenset({1}),
     vocab_divisor=128,
     queued_gradients=MEGATRON.queued_gradients,
     prefetched_weights=MEGATRON.prefetched_weights,

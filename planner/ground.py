@@ -20,6 +20,7 @@ from planner.infeasible import PriceOn
 from planner.layers import build_graph
 from planner.layout import Layout
 from planner.memory import memory_limit_bytes
+from planner.offload_search import least_hosted_seconds, visit_hosted
 from planner.placement import place
 from planner.plan import PlannedLayout
 from planner.points import Scope
@@ -87,6 +88,11 @@ class Ground:
             any_split_X = bounds.any_split_seconds_X + bounds.tail_seconds_X
             bound_X = np.where(fitting.vpp_X > 1, any_split_X, bounds.step_seconds_X)
             least = min(least, float(bound_X.min(initial=math.inf)))
+        pricer = self.pricer()
+        thumb = baseline_layout(pricer, self.cluster, unpinned=self.space.points) if self.is_free else None
+        asked = self.scope.constraints.optimizer_offload is not None
+        if asked or thumb is None or self.refused(thumb) is not None:  # else everything stays on the GPUs
+            least = min(least, least_hosted_seconds(self.scope, self.table, pricer, self.cluster))
         return least
 
     def pricer(self, limit_bytes: int | None = None) -> Pricer:
@@ -100,7 +106,8 @@ class Ground:
         Args:
             top: Layouts to keep at most.
             watch: Called as the search goes on.
-            limit_bytes: What each GPU may use, no more than the ground's own; None for that.
+            limit_bytes: What each GPU may use, no more than the ground's own; None for that. States go to the hosts
+                for less memory only where the user asks for it.
         """
         pricer = self.pricer(limit_bytes)
         thumb = baseline_layout(pricer, self.cluster, unpinned=self.space.points) if self.is_free else None
@@ -115,6 +122,10 @@ class Ground:
             watch=watch,
             refused=self.refused,
         )
+        if limit_bytes is None or self.scope.constraints.optimizer_offload is not None:
+            seen = visit_hosted(
+                self.scope, self.table, pricer, self.cluster, before=seen, top=top, watch=watch, refused=self.refused
+            )
         return replace(seen, thumb=thumb)
 
     def planned(self, layout: Layout, *, step_seconds: float, bound_seconds: float) -> PlannedLayout:

@@ -13,6 +13,7 @@ import numpy as np
 from planner.candidates import Pricer, layout_at
 from planner.capabilities import CAPABILITIES
 from planner.costs import CostTable
+from planner.host_memory import host_memory
 from planner.layers import build_graph
 from planner.layout import Layout, degrees_text
 from planner.memory import memory_limit_bytes
@@ -20,7 +21,7 @@ from planner.plan import Infeasible, PlannedLayout, Relaxation
 from planner.points import Points, Scope, distinct_columns
 from planner.rank_map import pricer_on
 from planner.request import Constraints, PlanRequest
-from planner.space import Space, enumerate_layouts
+from planner.space import Space, enumerate_layouts, offload_percents
 from planner.specs import ModelSpec
 from profiles.catalogue import device_names, load_device
 from profiles.estimate import CostModel
@@ -34,6 +35,7 @@ PriceOn = Callable[[Cluster, Software], CostModel]
 MAX_GPUS = 1 << 18
 """Clusters beyond this are not offered."""
 
+_ANY_MEMORY = 1 << 60
 _MAX_CHECKED = 24
 _MAX_FINER_STEPS = 16
 
@@ -84,14 +86,18 @@ class _Question:
         )
 
     def fits(self) -> bool:
-        """Return whether some layout fits, by exact bytes."""
-        space = enumerate_layouts(self.scope())
-        return _first_fit(_frugal(space), self.table(space), limit_bytes=self.limit_bytes) is not None
+        """Return whether some layout fits, by exact bytes, with everything on the GPUs or states on the hosts."""
+        for percent in (0, *reversed(offload_percents(self.scope()))):
+            space = enumerate_layouts(self.scope(), offload_percent=percent)
+            found = _first_fit(_frugal(space), self.table(space), self.cluster, limit_bytes=self.limit_bytes)
+            if found is not None:
+                return True
+        return False
 
 
-def _first_fit(points: Points, table: CostTable, *, limit_bytes: int) -> Layout | None:
-    """Return the first of the roomiest points that fits by exact bytes, its layers placed."""
-    pricer = Pricer(table, limit_bytes=limit_bytes)
+def _first_fit(points: Points, table: CostTable, cluster: Cluster | None, *, limit_bytes: int) -> Layout | None:
+    """Return the first of the roomiest points that fits by exact bytes, its layers placed; no cluster, no hosts."""
+    pricer = Pricer(table, limit_bytes=limit_bytes, cluster=cluster)
     capacity_X = table.capacity_layers_X(points, limit_bytes=limit_bytes)
     for index in np.argsort(-capacity_X, kind="stable")[:_MAX_CHECKED]:
         if capacity_X[index] >= table.model.num_layers:
@@ -146,6 +152,7 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
             nearest=None,
             relaxations=tuple(_relaxations(question)),
         )
+    space = _most_frugal_space(question, space)
     layout = _nearest(question, space)
     pricer = pricer_on(cluster, question.table(space), headroom=request.memory_headroom)
     seconds = pricer.prices(layout).step_seconds(layout)
@@ -154,12 +161,45 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
     return Infeasible(
         binding=(
             f"GPU memory: the layout that needs least, {degrees_text(layout)} with "
-            f"{layout.recompute.granularity} recompute, needs {nearest.peak_memory_bytes / GIB:.2f} GiB a GPU; "
-            f"{question.limit_bytes / GIB:.2f} GiB may be used"
+            f"{layout.recompute.granularity} recompute{_offloaded(layout)}, needs "
+            f"{nearest.peak_memory_bytes / GIB:.2f} GiB a GPU; {question.limit_bytes / GIB:.2f} GiB may be used"
+            f"{_host_shortage(question)}"
         ),
         shortfall_bytes=shortfall,
         nearest=nearest,
         relaxations=tuple(_relaxations(question)),
+    )
+
+
+def _offloaded(layout: Layout) -> str:
+    fraction = layout.offloaded_fraction
+    return f" and {100 * fraction:.4g} % of optimizer states on the host" if fraction else ""
+
+
+def _most_frugal_space(question: _Question, space: Space) -> Space:
+    """Return the space with as much offloaded as the nodes hold of some layout; `space` where they hold nothing."""
+    for percent in reversed(offload_percents(question.scope())):
+        offloaded = enumerate_layouts(question.scope(), offload_percent=percent)
+        found = _first_fit(_frugal(offloaded), question.table(offloaded), question.cluster, limit_bytes=_ANY_MEMORY)
+        if found is not None:
+            return offloaded
+    return space
+
+
+def _host_shortage(question: _Question) -> str:
+    """Return what a node lacks for a layout that would fit into the GPUs with most states on the host, if one would."""
+    percents = offload_percents(question.scope())
+    if not percents:
+        return ""
+    space = enumerate_layouts(question.scope(), offload_percent=percents[-1])
+    table = question.table(space)
+    layout = _first_fit(_frugal(space), table, None, limit_bytes=question.limit_bytes)
+    hosted = None if layout is None else host_memory(PointPrices(table, layout).place(layout), question.cluster)
+    if layout is None or hosted is None or hosted.num_bytes <= hosted.limit_bytes:
+        return ""
+    return (
+        f"; {degrees_text(layout)} would fit with {percents[-1]} % of optimizer states on the host, where a node would"
+        f" need {hosted.num_bytes / GIB:,.2f} GiB of its {hosted.limit_bytes / GIB:,.2f} GiB"
     )
 
 
@@ -170,13 +210,13 @@ def _nearest(question: _Question, space: Space) -> Layout:
         points = space.points
     table = question.table(space)
     low, high = question.limit_bytes, question.limit_bytes * 2
-    found = _first_fit(points, table, limit_bytes=high)
+    found = _first_fit(points, table, question.cluster, limit_bytes=high)
     while found is None:
         low, high = high, high * 2
-        found = _first_fit(points, table, limit_bytes=high)
+        found = _first_fit(points, table, question.cluster, limit_bytes=high)
     while high - low > GIB // 16:
         middle = (low + high) // 2
-        attempt = _first_fit(points, table, limit_bytes=middle)
+        attempt = _first_fit(points, table, question.cluster, limit_bytes=middle)
         if attempt is None:
             low = middle
         else:
@@ -210,6 +250,8 @@ def _without_constraints(question: _Question) -> Iterator[Relaxation]:
         looser.append(("recompute", replace(constraints, recompute=None)))
     if constraints.cp_kind is not None:
         looser.append(("cp_kind", replace(constraints, cp_kind=None)))
+    if constraints.optimizer_offload is not None:
+        looser.append(("optimizer_offload", replace(constraints, optimizer_offload=None)))
     if constraints.sequence_parallel is not None:
         looser.append(("sequence_parallel", replace(constraints, sequence_parallel=None)))
     for name, relaxed in looser:

@@ -32,6 +32,7 @@ from planner.state_bytes import (
     communicator_bytes,
     fp8_copy_bytes,
     half_gradient_bytes,
+    kept_bytes,
     split_bytes,
     state_bytes,
     uses_precision_aware_optimizer,
@@ -238,7 +239,7 @@ def _phases(
     moments = _moment_terms(placed, pipeline_rank, habits)
     dynamic = _dynamic_terms(placed, pipeline_rank, activation_bytes, habits)
     return (
-        (Phase.INITIALISATION, always),
+        (Phase.INITIALISATION, [*always, *_construction_terms(placed, pipeline_rank)]),
         (Phase.FORWARD_BACKWARD, [*always, *moments, *dynamic]),
         (Phase.OPTIMIZER_STEP, [*always, *moments, *_update_terms(placed, pipeline_rank, habits)]),
     )
@@ -258,6 +259,30 @@ def _split_note(elements: Elements, ranks: tuple[int, int]) -> str:
     if elements.expert and expert != dense:
         note += f", experts over {expert}" if expert > 1 else ", experts whole"
     return note
+
+
+def _kept_note(layout: Layout) -> str:
+    """Return which part of the optimizer's states is left on the GPU, in words."""
+    return "" if layout.offload is None else f"; {1.0 - layout.offloaded_fraction:.4g} of them, the rest on the host"
+
+
+def _construction_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
+    """Return what is there only while the optimizer is made: of a split one, fp32 copies of all weights that stay.
+
+    `DistributedOptimizer` is handed a `HybridDeviceOptimizer` of the whole weights, and makes one of its own share
+    before that one goes.
+    """
+    layout = placed.layout
+    if layout.offload is None:
+        return []
+    trainable = placed.elements(pipeline_rank, trainable=True)
+    return [
+        _Term(
+            name="unsplit master weights",
+            num_bytes=kept_bytes(trainable.total * DType.FP32.num_bytes, layout),
+            source=f"fp32 copies of a first optimizer over whole weights{_kept_note(layout)}",
+        )
+    ]
 
 
 def _is_fsdp(layout: Layout, habits: Habits) -> bool:
@@ -296,8 +321,8 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) ->
         ),
         _Term(
             name="master weights",
-            num_bytes=split_bytes(trainable, per_element.master, states),
-            source=f"{per_element.master} bytes an element{_split_note(trainable, states)}",
+            num_bytes=kept_bytes(split_bytes(trainable, per_element.master, states), layout),
+            source=f"{per_element.master} bytes an element{_split_note(trainable, states)}{_kept_note(layout)}",
         ),
         _Term(name="context and libraries", num_bytes=CONTEXT_BYTES, source=CONTEXT_SOURCE),
         _Term(name="workspaces", num_bytes=WORKSPACE_BYTES, source=WORKSPACE_SOURCE),
@@ -330,8 +355,9 @@ def _moment_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> li
     terms = [
         _Term(
             name="optimizer moments",
-            num_bytes=split_bytes(trainable, state_bytes(workload).moments, states),
-            source=f"{num_moments(workload)} in {workload.moment_dtype}{_split_note(trainable, states)}",
+            num_bytes=kept_bytes(split_bytes(trainable, state_bytes(workload).moments, states), layout),
+            source=f"{num_moments(workload)} in {workload.moment_dtype}{_split_note(trainable, states)}"
+            f"{_kept_note(layout)}",
         )
     ]
     if workload.precision.is_fp8 and not _is_fsdp(layout, habits):
@@ -401,8 +427,9 @@ def _update_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> li
         terms.append(
             _Term(
                 name="fp32 gradients",
-                num_bytes=split_bytes(trainable, DType.FP32.num_bytes, states),
-                source=f"copy of {workload.gradient_dtype} gradients for the update{_split_note(trainable, states)}",
+                num_bytes=kept_bytes(split_bytes(trainable, DType.FP32.num_bytes, states), placed.layout),
+                source=f"copy of {workload.gradient_dtype} gradients for the update{_split_note(trainable, states)}"
+                f"{_kept_note(placed.layout)}",
             )
         )
     if habits.foreach_update and num_moments(workload) == ADAM_MOMENTS:

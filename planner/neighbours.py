@@ -27,6 +27,7 @@ def best_neighbour(pricer: Pricer, best: Candidate, scope: Scope) -> Candidate:
                 candidate
                 for layout in _neighbours(best.layout, scope)
                 if (candidate := _priced(pricer, layout)).peak_memory_bytes <= pricer.limit_bytes
+                and pricer.hosts_hold(pricer.prices(layout), layout)
             ),
             key=lambda candidate: candidate.merit,
             default=best,
@@ -61,7 +62,11 @@ def _point(layout: Layout) -> Points:
     """Return a layout as a point, what it recomputes left out: rules of meshes and their use do not ask."""
     names = {entry.name.removesuffix("_X") for entry in fields(Points)}
     named = {name: int(getattr(layout, name)) for name in names if hasattr(layout, name) and name != "recompute"}
-    return point_of(**named, replicas_outermost=int(layout.rank_order == REPLICAS_OUTERMOST))
+    return point_of(
+        **named,
+        replicas_outermost=int(layout.rank_order == REPLICAS_OUTERMOST),
+        optimizer_offload=round(100 * layout.offloaded_fraction),
+    )
 
 
 def _priced(pricer: Pricer, layout: Layout) -> Candidate:

@@ -15,7 +15,6 @@ from planner.communication import (
     data_parallel_traffic,
     exposed_seconds,
     gradient_norm_reduction,
-    optimizer_traffic,
     overlapped_transfer_seconds,
     tied_embedding_reduction,
     transfer,
@@ -23,9 +22,11 @@ from planner.communication import (
 from planner.costs import CostTable
 from planner.layout import Layout, Recompute, Stage
 from planner.memory import placed_peak_bytes
+from planner.offload import optimizer_seconds
 from planner.placement import PlacedModel, StageContents
 from planner.schedules.simulate import StageTimes
 from planner.schedules.span import span_seconds
+from planner.shard import Elements
 from planner.sharding import sharding_of
 from profiles.ops import Collective
 
@@ -228,10 +229,12 @@ class PointPrices:
         for elements in of_ranks:
             key = (elements.dense, elements.expert)
             if key not in self._optimizers:
-                step = optimizer_traffic(elements, layout, self.table.workload)
-                self._optimizers[key] = self.table.cost_model.compute(step).seconds
+                self._optimizers[key] = self._optimizer_seconds(elements)
             slowest = max(slowest, self._optimizers[key])
         return self._tail_communication_seconds + slowest
+
+    def _optimizer_seconds(self, elements: Elements) -> float:
+        return sum(optimizer_seconds(elements, self.point, self.table.workload, self.table.cost_model.compute))
 
     @cached_property
     def _tail_communication_seconds(self) -> float:

@@ -61,6 +61,7 @@ class Points:
         recompute_X: Index into `Space.recomputes`.
         recompute_layers_X: Layers of each virtual stage that are recomputed whole while the others keep everything;
             0 treats all layers alike, as `recompute_X` says. Above 0 `recompute_X` is 0.
+        optimizer_offload_X: Percent of the optimizer's states in host memory.
     """
 
     tp_X: IntArray
@@ -80,6 +81,7 @@ class Points:
     secondary_shard_X: IntArray
     recompute_X: IntArray
     recompute_layers_X: IntArray
+    optimizer_offload_X: IntArray
 
     def __len__(self) -> int:
         return len(self.tp_X)
@@ -114,6 +116,16 @@ class Points:
         )
 
 
+def joined(first: Points, second: Points) -> Points:
+    """Return the points of both."""
+    return Points(
+        **{
+            entry.name: np.concatenate([getattr(first, entry.name), getattr(second, entry.name)])
+            for entry in fields(Points)
+        }
+    )
+
+
 def point_of(**degrees: int) -> Points:
     """Return one point with these degrees, by field name without its axis; the others 1, what is chosen by index 0."""
     columns = {entry.name.removesuffix("_X"): int(entry.name not in _FROM_ZERO) for entry in fields(Points)} | degrees
@@ -121,7 +133,14 @@ def point_of(**degrees: int) -> Points:
 
 
 _FROM_ZERO = frozenset(
-    {"replicas_outermost_X", "sequence_parallel_X", "zero_stage_X", "recompute_X", "recompute_layers_X"}
+    {
+        "replicas_outermost_X",
+        "sequence_parallel_X",
+        "zero_stage_X",
+        "recompute_X",
+        "recompute_layers_X",
+        "optimizer_offload_X",
+    }
 )
 
 

@@ -1,5 +1,6 @@
 """Bytes of an element's states, of fp8 copies and of communicators: what the ledger and its bounds both count by."""
 
+import math
 from dataclasses import dataclass
 
 from planner.capabilities import Capabilities
@@ -68,6 +69,12 @@ def state_bytes(workload: TrainWorkload) -> StateBytes:
         master=master,
         moments=num_moments(workload) * workload.moment_dtype.num_bytes,
     )
+
+
+def kept_bytes(num_bytes: int, layout: Layout) -> int:
+    """Return what is left on a GPU of the bytes of optimizer states, the rest being in host memory; rounded up."""
+    fraction = layout.offloaded_fraction
+    return math.ceil(num_bytes * (1.0 - fraction)) if fraction else num_bytes
 
 
 def half_gradient_bytes(layout: Layout, workload: TrainWorkload, capabilities: Capabilities) -> int:

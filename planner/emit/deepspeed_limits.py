@@ -206,6 +206,10 @@ def require_layout(layout: Layout, model: ModelSpec, workload: TrainWorkload, cl
     _require_pipeline(layout, model)
     _require_sharding(layout)
     _require_recompute(layout)
+    if layout.offload is not None:
+        refuse(
+            "optimizer states on the host (`offload_optimizer`), which plans for DeepSpeed do not price.", "Use none."
+        )
     if layout.world_size != cluster.world_size:
         refuse(
             f"a layout of {layout.world_size} GPUs on a cluster of {cluster.world_size}.",

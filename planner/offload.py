@@ -1,0 +1,137 @@
+"""What an optimizer step takes when a part of the states is in host memory, and what that needs there.
+
+As Megatron-LM's `HybridDeviceOptimizer` does it (`core/optimizer/cpu_offloading/hybrid_optimizer.py` of megatron-core
+0.19.2, made in `core/optimizer/__init__.py`). Of the elements whose states a rank keeps, the offloaded ones are sent
+as gradients to page-locked host memory, updated in fp32 by `torch.optim.AdamW(fused=True)` on the CPUs, cast to the
+format of the weights there, and sent back from pageable memory; the GPU updates the others at the same time. One CPU
+optimizer serves all tensors, or with `--overlap-cpu-optimizer-d2h-h2d` each tensor has its own, so that the copies of
+later tensors run beside the update of earlier ones. Copies back from pageable memory keep the process waiting and
+stay behind each update. Gradients that are not fp32 are cast on the host, through pageable memory, so that nothing
+runs beside their copy.
+
+On the host each offloaded element has an fp32 parameter, two fp32 moments, and a page-locked fp32 gradient, whose
+buffer PyTorch rounds up to a power of two (`CachingHostAllocator`). While the optimizer is made there are also fp32
+parameters of the rank's whole weights, before they are split.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from planner.communication import Count, num_moments, optimizer_traffic, shard_ranks
+from planner.layout import Layout, Offload
+from planner.shard import Elements
+from planner.workload import DType, TrainWorkload
+from profiles.estimate import Estimate
+from profiles.ops import ComputeOp, HostCopy, HostPass, MemoryBound
+
+FP32_BYTES = DType.FP32.num_bytes
+ADAM_PASSES = 7
+"""fp32 numbers that an update of Adam reads (parameter, gradient, two moments) or writes (all but the gradient)."""
+
+Price = Callable[[ComputeOp], Estimate]
+"""Prices one operation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostedStep:
+    """The operations of an optimizer step that is partly done on the host, on one rank.
+
+    Args:
+        before: Norm, clipping and the zeroing of gradients, on the GPU.
+        kept: Update of the elements that stay on the GPU; None where none do.
+        gradients: Copy of the others' gradients to the host.
+        cast: Cast of these gradients on the host; None where they are fp32.
+        update: Their update, and the cast of their parameters.
+        parameters: Copy of their parameters to the GPU.
+        overlapped: The gradients' copy runs beside updates.
+    """
+
+    before: MemoryBound
+    kept: MemoryBound | None
+    gradients: HostCopy
+    cast: HostPass | None
+    update: HostPass
+    parameters: HostCopy
+    overlapped: bool
+
+
+def updated_elements(*, dense: Count, expert: Count, dense_ranks: Count, expert_ranks: Count) -> Count:
+    """Return the elements whose states one rank keeps, on the GPU or on its host."""
+    updated: Count = -(-dense // dense_ranks) + -(-expert // expert_ranks)
+    return updated
+
+
+def offloaded_elements(updated: int, offload: Offload) -> int:
+    """Return how many of a rank's elements are updated on the host."""
+    return int(updated * offload.optimizer_fraction)
+
+
+def hosted_step(*, updated: int, whole: int, offload: Offload, workload: TrainWorkload) -> HostedStep:
+    """Return the step of a rank.
+
+    Args:
+        updated: Elements whose states it keeps.
+        whole: Elements whose gradients it holds.
+        offload: Which part is done on the host.
+        workload: The training run.
+    """
+    away = offloaded_elements(updated, offload)
+    kept = updated - away
+    gradient, parameter = workload.gradient_dtype.num_bytes, workload.precision.parameter_dtype.num_bytes
+    states = (1 + num_moments(workload)) * FP32_BYTES
+    full = workload.gradient_dtype is DType.FP32
+    kept_bytes = kept * (gradient + 2 * states + parameter)
+    return HostedStep(
+        before=MemoryBound(name="gradient norm", num_bytes=(updated + whole) * gradient, num_kernels=2),
+        kept=MemoryBound(name=f"{workload.optimizer} step", num_bytes=kept_bytes, num_kernels=2) if kept else None,
+        gradients=HostCopy(num_bytes=away * gradient, pinned=full),
+        cast=None if full else HostPass(name="cast of gradients", num_bytes=away * (gradient + FP32_BYTES)),
+        update=HostPass(
+            name=f"{workload.optimizer} step on the CPUs",
+            num_bytes=away * (ADAM_PASSES * FP32_BYTES + FP32_BYTES + parameter),
+        ),
+        parameters=HostCopy(num_bytes=away * parameter, pinned=False),
+        overlapped=offload.overlapped and full,
+    )
+
+
+def hosted_seconds(step: HostedStep, price: Price) -> tuple[float, float]:
+    """Return what the GPU does of a step, and how long all wait for the host beyond that.
+
+    Nothing waits for the GPU's own update but the step's end.
+    """
+
+    def seconds(operation: ComputeOp | None) -> float:
+        return 0.0 if operation is None else price(operation).seconds
+
+    kept, down, up = seconds(step.kept), seconds(step.gradients) + seconds(step.cast), seconds(step.parameters)
+    update = seconds(step.update)
+    on_gpu = seconds(step.before) + kept
+    if step.overlapped:
+        return on_gpu, max(0.0, max(down, update + up) - kept)
+    return on_gpu, down + max(kept, update) + up - kept
+
+
+def optimizer_seconds(
+    trainable: Elements, layout: Layout, workload: TrainWorkload, price: Price
+) -> tuple[float, float]:
+    """Return what the GPU of a rank does of its optimizer step, and how long all wait for the host beyond that."""
+    if layout.offload is None:
+        return price(optimizer_traffic(trainable, layout, workload)).seconds, 0.0
+    return hosted_seconds(hosted_step_of(trainable, layout, layout.offload, workload), price)
+
+
+def operations_of(step: HostedStep) -> tuple[tuple[ComputeOp, ...], tuple[ComputeOp, ...]]:
+    """Return the operations of a step: on the GPU, and to, on and from the host."""
+    hosted: tuple[ComputeOp | None, ...] = (step.gradients, step.cast, step.update, step.parameters)
+    on_gpu: tuple[ComputeOp | None, ...] = (step.before, step.kept)
+    return tuple(part for part in on_gpu if part is not None), tuple(part for part in hosted if part is not None)
+
+
+def hosted_step_of(trainable: Elements, layout: Layout, offload: Offload, workload: TrainWorkload) -> HostedStep:
+    """Return the step of a rank with these trainable elements."""
+    dense_ranks, expert_ranks = shard_ranks(layout, zero_stage=1)
+    updated = updated_elements(
+        dense=trainable.dense, expert=trainable.expert, dense_ranks=dense_ranks, expert_ranks=expert_ranks
+    )
+    return hosted_step(updated=updated, whole=trainable.total, offload=offload, workload=workload)
