@@ -37,8 +37,8 @@ class HostedStep:
     """The operations of an optimizer step that is partly done on the host, on one rank.
 
     Args:
-        before: Norm, clipping and the zeroing of gradients, on the GPU.
-        kept: Update of the elements that stay on the GPU; None where none do.
+        before: Norm, clipping and the zeroing of gradients, on the GPU, and all launches of the step.
+        kept: Traffic of the update of the elements that stay on the GPU.
         gradients: Copy of the others' gradients to the host.
         cast: Cast of these gradients on the host; None where they are fp32.
         update: Their update, and the cast of their parameters.
@@ -47,7 +47,7 @@ class HostedStep:
     """
 
     before: MemoryBound
-    kept: MemoryBound | None
+    kept: MemoryBound
     gradients: HostCopy
     cast: HostPass | None
     update: HostPass
@@ -82,8 +82,8 @@ def hosted_step(*, updated: int, whole: int, offload: Offload, workload: TrainWo
     full = workload.gradient_dtype is DType.FP32
     kept_bytes = kept * (gradient + 2 * states + parameter)
     return HostedStep(
-        before=MemoryBound(name="gradient norm", num_bytes=(updated + whole) * gradient, num_kernels=2),
-        kept=MemoryBound(name=f"{workload.optimizer} step", num_bytes=kept_bytes, num_kernels=2) if kept else None,
+        before=MemoryBound(name="gradient norm", num_bytes=(updated + whole) * gradient, num_kernels=4),
+        kept=MemoryBound(name=f"{workload.optimizer} step", num_bytes=kept_bytes, num_kernels=0),
         gradients=HostCopy(num_bytes=away * gradient, pinned=full),
         cast=None if full else HostPass(name="cast of gradients", num_bytes=away * (gradient + FP32_BYTES)),
         update=HostPass(
@@ -124,8 +124,7 @@ def optimizer_seconds(
 def operations_of(step: HostedStep) -> tuple[tuple[ComputeOp, ...], tuple[ComputeOp, ...]]:
     """Return the operations of a step: on the GPU, and to, on and from the host."""
     hosted: tuple[ComputeOp | None, ...] = (step.gradients, step.cast, step.update, step.parameters)
-    on_gpu: tuple[ComputeOp | None, ...] = (step.before, step.kept)
-    return tuple(part for part in on_gpu if part is not None), tuple(part for part in hosted if part is not None)
+    return (step.before, step.kept), tuple(part for part in hosted if part is not None)
 
 
 def hosted_step_of(trainable: Elements, layout: Layout, offload: Offload, workload: TrainWorkload) -> HostedStep:

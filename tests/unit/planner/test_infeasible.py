@@ -170,13 +170,17 @@ def test_the_headroom_is_offered_where_it_is_just_enough(missing_bytes: int, off
 @pytest.mark.parametrize("model", [heavy_model(), tiny_dense_model(), heavy_experts()], ids=lambda model: model.name)
 def test_the_layout_that_is_named_needs_least_of_all(model: ModelSpec) -> None:
     workload = replace(tiny_workload(), seq_len=512, global_batch_size=8)
-    space = SmallSpace(model, workload, sized(1 << 29), constraints=Constraints())
+    cluster = sized(1 << 29)
+    spaces = [
+        SmallSpace(model, workload, cluster, constraints=Constraints(), offload_percent=part) for part in (0, 100)
+    ]
     peaks = [
         peak_memory_bytes(memory_ledger(space.place(split)))
+        for space in spaces
         for index in np.flatnonzero(space.points.micro_batch_size_X == 1).tolist()
         for split in space.splits(space.layout(index))
     ]
-    found = reasons(search(model, space.cluster, asked(workload, headroom=0.0))).nearest
+    found = reasons(search(model, cluster, asked(workload, headroom=0.0))).nearest
     assert found is not None
     assert min(peaks) <= found.peak_memory_bytes <= min(peaks) + GIB // 16  # how closely it is looked for
 
