@@ -200,8 +200,8 @@ def test_a_fraction_is_a_number_from_0_to_1() -> None:
             replace(layout_of_degrees(layers=(32,), dp=8, num_microbatches=8, zero_stage=3), offload=HALF),
             {},
             (
-                "optimizer states on the host with zero_stage 3: --optimizer-cpu-offload takes the path of the distributed"
-                " optimizer, and Megatron-FSDP has its own."
+                "optimizer states on the host with zero_stage 3: --optimizer-cpu-offload takes the path of the"
+                " distributed optimizer, and Megatron-FSDP has its own."
             ),
         ),
         (
