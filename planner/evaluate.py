@@ -128,8 +128,8 @@ class _Simulated:
     def step_seconds(self) -> float:
         """Return the time of the whole step."""
         pipeline_seconds = float(self.timeline.rank_end_seconds_R.max())
-        tail_seconds = self.tail_communication_seconds + self.tail_optimizer_seconds + self.tail_host_seconds
-        return pipeline_seconds + tail_seconds
+        on_gpus = pipeline_seconds + self.tail_communication_seconds + self.tail_optimizer_seconds
+        return on_gpus + self.tail_host_seconds
 
 
 class _Evaluator:
