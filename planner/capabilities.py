@@ -5,10 +5,11 @@ Each figure was read in the framework's own source, at the version that its emit
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.layout import ContextKind
 from planner.request import Target
+from profiles.hardware import Cluster
 from profiles.software import CURRENT_SOFTWARE, AttentionKernels, Software, TensorParallelOverlap
 
 
@@ -295,3 +296,14 @@ CAPABILITIES: Mapping[Target, Capabilities] = {
     Target.DEEPSPEED: DEEPSPEED,
     Target.ANY: ANY,
 }
+
+
+def capabilities_on(cluster: Cluster, target: Target) -> Capabilities:
+    """Return what of a target is searched on a cluster.
+
+    On nodes that differ layers are placed with one recompute choice for all, and nothing goes to the hosts.
+    """
+    capabilities = CAPABILITIES[target]
+    if cluster.unequal is None:
+        return capabilities
+    return replace(capabilities, per_layer_recompute=False, offload_zero_stages=frozenset())

@@ -286,7 +286,9 @@ class _Evaluator:
         slowest = (0.0, 0.0)
         for pipeline_rank in range(placed.layout.pp):
             price = self.costs.of_stage(pipeline_rank).compute
-            step = hosted_step_of(placed.elements(pipeline_rank, trainable=True), placed.layout, offload, placed.workload)
+            step = hosted_step_of(
+                placed.elements(pipeline_rank, trainable=True), placed.layout, offload, placed.workload
+            )
             slowest = max(slowest, hosted_seconds(step, price), key=sum)
             for term, operations in zip((OPTIMIZER, HOST), operations_of(step), strict=True):
                 for operation in operations:

@@ -12,7 +12,7 @@ import numpy as np
 
 from planner.baseline import baseline_layout
 from planner.candidates import Pricer
-from planner.capabilities import CAPABILITIES
+from planner.capabilities import capabilities_on
 from planner.costs import CostTable
 from planner.described import planned_layout
 from planner.errors import NotExpressibleError
@@ -149,9 +149,7 @@ def prepare(model: ModelSpec, cluster: Cluster, request: PlanRequest, *, price_o
         planner.errors.NotExpressibleError: The target has no way to say the model or the workload.
     """
     _require_expressible(model, cluster, request)
-    capabilities = CAPABILITIES[request.target]
-    if cluster.unequal is not None:  # layers are placed on nodes that differ with one recompute choice for all
-        capabilities = replace(capabilities, per_layer_recompute=False)
+    capabilities = capabilities_on(cluster, request.target)
     workload = request.workload
     graph = build_graph(model, workload, eager=capabilities.eager)
     cost_model = price_on(cluster, capabilities.software)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from planner.candidates import Pricer, layout_at
-from planner.capabilities import CAPABILITIES
+from planner.capabilities import capabilities_on
 from planner.costs import CostTable
 from planner.host_memory import host_memory
 from planner.layers import build_graph
@@ -63,7 +63,7 @@ class _Question:
         return memory_limit_bytes(self.cluster.least_memory_bytes, self.request.memory_headroom)
 
     def scope(self) -> Scope:
-        capabilities = CAPABILITIES[self.request.target]
+        capabilities = capabilities_on(self.cluster, self.request.target)
         return Scope(
             model=self.model,
             graph=build_graph(self.model, self.request.workload, eager=capabilities.eager),
@@ -152,9 +152,11 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
             nearest=None,
             relaxations=tuple(_relaxations(question)),
         )
-    space = _most_frugal_space(question, space)
-    layout = _nearest(question, space)
     pricer = pricer_on(cluster, question.table(space), headroom=request.memory_headroom)
+    layout = min(
+        (_nearest(question, tried) for tried in (space, _most_frugal_space(question, space))),
+        key=lambda tried: pricer.prices(tried).peak_bytes(tried),
+    )
     seconds = pricer.prices(layout).step_seconds(layout)
     nearest = planned(layout, step_seconds=seconds, bound_seconds=seconds)
     shortfall = nearest.peak_memory_bytes - question.limit_bytes
@@ -194,7 +196,8 @@ def _host_shortage(question: _Question) -> str:
     space = enumerate_layouts(question.scope(), offload_percent=percents[-1])
     table = question.table(space)
     layout = _first_fit(_frugal(space), table, None, limit_bytes=question.limit_bytes)
-    hosted = None if layout is None else host_memory(PointPrices(table, layout).place(layout), question.cluster)
+    pricer = Pricer(table, limit_bytes=question.limit_bytes)
+    hosted = None if layout is None else host_memory(pricer.prices(layout).place(layout), question.cluster)
     if layout is None or hosted is None or hosted.num_bytes <= hosted.limit_bytes:
         return ""
     return (

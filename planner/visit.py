@@ -45,8 +45,8 @@ class Visit:
     `unsettled` counts points of which it is not known whether some split fits. `refusal` is what the target has against
     the first layout that fits and that it has no words for. `uneven_bound_seconds` holds for all splits of interleaved
     points whose even split fits; None where none of them can beat the best candidate. `thumb` is the rule-of-thumb
-    layout of a search without constraints, where it fits. `offloaded_considered` and `offloaded_legal` count points with
-    offloaded states, before and after all rules.
+    layout of a search without constraints, where it fits. `offloaded_considered` and `offloaded_legal` count points
+    with offloaded states, before and after all rules.
     """
 
     candidates: tuple[Candidate, ...]
