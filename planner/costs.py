@@ -355,6 +355,11 @@ class CostTable:
         mean_X: IntArray = dense_X // ranks["dense_ranks"] + expert_X // ranks["expert_ranks"]
         return mean_X
 
+    def least_tail_seconds_X(self, points: Points) -> FloatArray:
+        """Return what follows the pipeline of each point, at least, whatever the split."""
+        shapes, shape_X = self.shapes_of(points)
+        return self._tail_bound_X(points, shapes, shape_X)
+
     def least_seconds_X(self, points: Points) -> FloatArray:
         """Return times that no split of each point undercuts, whatever memory there is."""
         shapes, shape_X = self.shapes_of(points)
@@ -379,17 +384,21 @@ class CostTable:
         )
 
     def _hosted_tail_X(self, points: Points, of_point_XG: IntArray) -> FloatArray:
-        """Return the optimizer step of an average rank where a part of the states is on the host."""
+        """Return the optimizer step of an average rank where a part of the states is on the host, at least."""
         dense_X, expert_X = of_point_XG.T
         updated_X = updated_elements(dense=dense_X, expert=expert_X, **_state_ranks(points))
-        first, index_X = distinct_columns(np.stack([points.optimizer_offload_X, updated_X, dense_X + expert_X]))
+        whole_X = dense_X + expert_X
+        first, index_X = distinct_columns(
+            np.stack([points.optimizer_offload_X, points.least_offload_X, updated_X, whole_X])
+        )
         seconds = [
             sum(
                 hosted_seconds(
                     hosted_step(
                         updated=int(updated_X[at]),
-                        whole=int(dense_X[at] + expert_X[at]),
+                        whole=int(whole_X[at]),
                         offload=Offload(optimizer_fraction=int(points.optimizer_offload_X[at]) / 100),
+                        least=Offload(optimizer_fraction=int(points.least_offload_X[at]) / 100),
                         workload=self.workload,
                     ),
                     self.cost_model.compute,

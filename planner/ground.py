@@ -92,7 +92,8 @@ class Ground:
         thumb = baseline_layout(pricer, self.cluster, unpinned=self.space.points) if self.is_free else None
         asked = self.scope.constraints.optimizer_offload is not None
         if asked or thumb is None or self.refused(thumb) is not None:  # else everything stays on the GPUs
-            least = min(least, least_hosted_seconds(self.scope, self.table, pricer, self.cluster))
+            hosted = least_hosted_seconds(self.scope, self.table, self.cluster, limit_bytes=self.limit_bytes)
+            least = min(least, hosted)
         return least
 
     def pricer(self, limit_bytes: int | None = None) -> Pricer:
@@ -122,9 +123,18 @@ class Ground:
             watch=watch,
             refused=self.refused,
         )
-        if limit_bytes is None or self.scope.constraints.optimizer_offload is not None:
+        asked = self.scope.constraints.optimizer_offload is not None
+        is_legal = len(self.space.points) + len(self.space.unsimulated) + self.space.unfit > 0
+        if asked or (limit_bytes is None and is_legal):
             seen = visit_hosted(
-                self.scope, self.table, pricer, self.cluster, before=seen, top=top, watch=watch, refused=self.refused
+                self.scope,
+                self.table,
+                self.cluster,
+                limit_bytes=pricer.limit_bytes,
+                before=seen,
+                top=top,
+                watch=watch,
+                refused=self.refused,
             )
         return replace(seen, thumb=thumb)
 

@@ -17,11 +17,12 @@ from planner.host_memory import host_memory
 from planner.layers import build_graph
 from planner.layout import Layout, degrees_text
 from planner.memory import memory_limit_bytes
+from planner.offload_prices import OffloadPricer
 from planner.plan import Infeasible, PlannedLayout, Relaxation
 from planner.points import Points, Scope, distinct_columns
 from planner.rank_map import pricer_on
 from planner.request import Constraints, PlanRequest
-from planner.space import Space, enumerate_layouts, offload_percents
+from planner.space import Space, enumerate_layouts, least_offload_percent, offload_percents
 from planner.specs import ModelSpec
 from profiles.catalogue import device_names, load_device
 from profiles.estimate import CostModel
@@ -87,17 +88,33 @@ class _Question:
 
     def fits(self) -> bool:
         """Return whether some layout fits, by exact bytes, with everything on the GPUs or states on the hosts."""
-        for percent in (0, *reversed(offload_percents(self.scope()))):
-            space = enumerate_layouts(self.scope(), offload_percent=percent)
-            found = _first_fit(_frugal(space), self.table(space), self.cluster, limit_bytes=self.limit_bytes)
-            if found is not None:
-                return True
-        return False
+        return any(
+            _first_fit(_frugal(space), self.pricer(space, limit_bytes=self.limit_bytes)) is not None
+            for space in self.spaces()
+        )
+
+    def spaces(self) -> Iterator[Space]:
+        """Yield the space with everything on the GPUs, and the one with as much on the hosts as may be."""
+        scope = self.scope()
+        percents = offload_percents(scope)
+        if not least_offload_percent(scope):
+            yield enumerate_layouts(scope)
+        if percents:
+            yield enumerate_layouts(scope, offload_percent=percents[-1])
+
+    def pricer(self, space: Space, *, limit_bytes: int, asks_hosts: bool = True) -> Pricer:
+        """Return what prices the points of a space, each with the least on the hosts that it needs."""
+        return OffloadPricer(
+            self.table(space),
+            limit_bytes=limit_bytes,
+            cluster=self.cluster if asks_hosts else None,
+            percents=offload_percents(self.scope()),
+        )
 
 
-def _first_fit(points: Points, table: CostTable, cluster: Cluster | None, *, limit_bytes: int) -> Layout | None:
-    """Return the first of the roomiest points that fits by exact bytes, its layers placed; no cluster, no hosts."""
-    pricer = Pricer(table, limit_bytes=limit_bytes, cluster=cluster)
+def _first_fit(points: Points, pricer: Pricer) -> Layout | None:
+    """Return the first of the roomiest points that fits by exact bytes, its layers placed."""
+    table, limit_bytes = pricer.table, pricer.limit_bytes
     capacity_X = table.capacity_layers_X(points, limit_bytes=limit_bytes)
     for index in np.argsort(-capacity_X, kind="stable")[:_MAX_CHECKED]:
         if capacity_X[index] >= table.model.num_layers:
@@ -153,21 +170,27 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
             relaxations=tuple(_relaxations(question)),
         )
     pricer = pricer_on(cluster, question.table(space), headroom=request.memory_headroom)
-    layout = min(
-        (_nearest(question, tried) for tried in (space, _most_frugal_space(question, space))),
-        key=lambda tried: pricer.prices(tried).peak_bytes(tried),
-    )
+    near = [layout for tried in question.spaces() if (layout := _nearest(question, tried)) is not None]
+    shortage = _host_shortage(question)
+    if not near:
+        assert shortage is not None, "what fits into no node's memory needs too much of it"
+        return Infeasible(
+            binding=f"host memory: {shortage.in_words}",
+            shortfall_bytes=shortage.num_bytes,
+            nearest=None,
+            relaxations=tuple(_relaxations(question)),
+        )
+    layout = min(near, key=lambda layout: pricer.prices(layout).peak_bytes(layout))
     seconds = pricer.prices(layout).step_seconds(layout)
     nearest = planned(layout, step_seconds=seconds, bound_seconds=seconds)
-    shortfall = nearest.peak_memory_bytes - question.limit_bytes
     return Infeasible(
         binding=(
             f"GPU memory: the layout that needs least, {degrees_text(layout)} with "
             f"{layout.recompute.granularity} recompute{_offloaded(layout)}, needs "
             f"{nearest.peak_memory_bytes / GIB:.2f} GiB a GPU; {question.limit_bytes / GIB:.2f} GiB may be used"
-            f"{_host_shortage(question)}"
+            f"{'' if shortage is None else f'; {shortage.in_words}'}"
         ),
-        shortfall_bytes=shortfall,
+        shortfall_bytes=nearest.peak_memory_bytes - question.limit_bytes,
         nearest=nearest,
         relaxations=tuple(_relaxations(question)),
     )
@@ -178,48 +201,54 @@ def _offloaded(layout: Layout) -> str:
     return f" and {100 * fraction:.4g} % of optimizer states on the host" if fraction else ""
 
 
-def _most_frugal_space(question: _Question, space: Space) -> Space:
-    """Return the space with as much offloaded as the nodes hold of some layout; `space` where they hold nothing."""
-    for percent in reversed(offload_percents(question.scope())):
-        offloaded = enumerate_layouts(question.scope(), offload_percent=percent)
-        found = _first_fit(_frugal(offloaded), question.table(offloaded), question.cluster, limit_bytes=_ANY_MEMORY)
-        if found is not None:
-            return offloaded
-    return space
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HostShortage:
+    """What a node lacks for a layout that would fit into the GPUs with states on the host."""
+
+    num_bytes: int
+    in_words: str
 
 
-def _host_shortage(question: _Question) -> str:
-    """Return what a node lacks for a layout that would fit into the GPUs with most states on the host, if one would."""
+def _host_shortage(question: _Question) -> _HostShortage | None:
+    """Return what a node lacks for a layout that would fit into the GPUs with states on the host, if one would."""
     percents = offload_percents(question.scope())
     if not percents:
-        return ""
+        return None
     space = enumerate_layouts(question.scope(), offload_percent=percents[-1])
-    table = question.table(space)
-    layout = _first_fit(_frugal(space), table, None, limit_bytes=question.limit_bytes)
-    pricer = Pricer(table, limit_bytes=question.limit_bytes)
+    pricer = question.pricer(space, limit_bytes=question.limit_bytes, asks_hosts=False)
+    layout = _first_fit(_frugal(space), pricer)
     hosted = None if layout is None else host_memory(pricer.prices(layout).place(layout), question.cluster)
     if layout is None or hosted is None or hosted.num_bytes <= hosted.limit_bytes:
-        return ""
-    return (
-        f"; {degrees_text(layout)} would fit with {percents[-1]} % of optimizer states on the host, where a node would"
-        f" need {hosted.num_bytes / GIB:,.2f} GiB of its {hosted.limit_bytes / GIB:,.2f} GiB"
+        return None
+    part = f"{100 * layout.offloaded_fraction:.4g} % of optimizer states on the host"
+    return _HostShortage(
+        num_bytes=hosted.num_bytes - hosted.limit_bytes,
+        in_words=(
+            f"{degrees_text(layout)} would fit with {part}, where a node would need"
+            f" {hosted.num_bytes / GIB:,.2f} GiB of its {hosted.limit_bytes / GIB:,.2f} GiB"
+        ),
     )
 
 
-def _nearest(question: _Question, space: Space) -> Layout:
-    """Return the layout that fits into the smallest memory, by bisection over the limit."""
+def _nearest(question: _Question, space: Space) -> Layout | None:
+    """Return the layout that fits into the smallest memory, by bisection; None where the nodes hold none."""
     points = _frugal(space)
     if not len(points):
         points = space.points
-    table = question.table(space)
+
+    def fitting(limit_bytes: int) -> Layout | None:
+        return _first_fit(points, question.pricer(space, limit_bytes=limit_bytes))
+
+    if fitting(_ANY_MEMORY) is None:
+        return None
     low, high = question.limit_bytes, question.limit_bytes * 2
-    found = _first_fit(points, table, question.cluster, limit_bytes=high)
+    found = fitting(high)
     while found is None:
         low, high = high, high * 2
-        found = _first_fit(points, table, question.cluster, limit_bytes=high)
+        found = fitting(high)
     while high - low > GIB // 16:
         middle = (low + high) // 2
-        attempt = _first_fit(points, table, question.cluster, limit_bytes=middle)
+        attempt = fitting(middle)
         if attempt is None:
             low = middle
         else:

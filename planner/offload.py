@@ -66,7 +66,9 @@ def offloaded_elements(updated: int, offload: Offload) -> int:
     return int(updated * offload.optimizer_fraction)
 
 
-def hosted_step(*, updated: int, whole: int, offload: Offload, workload: TrainWorkload) -> HostedStep:
+def hosted_step(
+    *, updated: int, whole: int, offload: Offload, workload: TrainWorkload, least: Offload | None = None
+) -> HostedStep:
     """Return the step of a rank.
 
     Args:
@@ -74,9 +76,11 @@ def hosted_step(*, updated: int, whole: int, offload: Offload, workload: TrainWo
         whole: Elements whose gradients it holds.
         offload: Which part is done on the host.
         workload: The training run.
+        least: A smaller part. Then the host does what it does of that one and the GPU what `offload` leaves to it, so
+            that no part between the two takes less.
     """
-    away = offloaded_elements(updated, offload)
-    kept = updated - away
+    away = offloaded_elements(updated, least or offload)
+    kept = updated - offloaded_elements(updated, offload)
     gradient, parameter = workload.gradient_dtype.num_bytes, workload.precision.parameter_dtype.num_bytes
     states = (1 + num_moments(workload)) * FP32_BYTES
     full = workload.gradient_dtype is DType.FP32
@@ -127,10 +131,12 @@ def operations_of(step: HostedStep) -> tuple[tuple[ComputeOp, ...], tuple[Comput
     return (step.before, step.kept), tuple(part for part in hosted if part is not None)
 
 
-def hosted_step_of(trainable: Elements, layout: Layout, offload: Offload, workload: TrainWorkload) -> HostedStep:
-    """Return the step of a rank with these trainable elements."""
+def hosted_step_of(
+    trainable: Elements, layout: Layout, offload: Offload, workload: TrainWorkload, *, least: Offload | None = None
+) -> HostedStep:
+    """Return the step of a rank with these trainable elements; `least` as in `hosted_step`."""
     dense_ranks, expert_ranks = shard_ranks(layout, zero_stage=1)
     updated = updated_elements(
         dense=trainable.dense, expert=trainable.expert, dense_ranks=dense_ranks, expert_ranks=expert_ranks
     )
-    return hosted_step(updated=updated, whole=trainable.total, offload=offload, workload=workload)
+    return hosted_step(updated=updated, whole=trainable.total, offload=offload, workload=workload, least=least)

@@ -1,23 +1,24 @@
 """Search the points with a part of the optimizer's states in host memory, behind those that keep all on the GPUs.
 
 What the host takes is priced by assumptions alone (`profiles.host`), so unless the user asks for offload by name it is
-searched only where nothing fits without. Where plans are known that keep everything on the GPUs, only points whose
-bound beats them are looked at: whatever memory a point frees, it takes no less than its work without any split's
-memory, and its slower optimizer step. Which meshes may fit is asked with as much offloaded as may be: no smaller part
-needs less. The account counts each enumerated point once for every part that is searched.
+searched only where nothing fits without. Which part is offloaded is chosen point by point (`planner.offload_prices`).
+Here each point is given the largest part that its nodes may hold and the least that its GPUs may need, both by bounds:
+more on the hosts never takes more of a GPU, nor less of a node. Where plans are known that keep everything on the GPUs,
+only points whose bound beats them are looked at.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from planner.candidates import Pricer
 from planner.communication import num_moments
 from planner.costs import CostTable
 from planner.host_memory import least_node_bytes
-from planner.points import BoolArray, Points, Scope, joined
+from planner.offload_prices import OffloadPricer
+from planner.points import BoolArray, IntArray, Points, Scope
 from planner.space import Space, enumerate_layouts, offload_percents
 from planner.visit import BEYOND_HOST, OUTBID, Refused, Visit, Watch, added, visit
 from profiles.hardware import Cluster
@@ -26,9 +27,9 @@ from profiles.hardware import Cluster
 def visit_hosted(  # noqa: PLR0913 - what is searched, where, and what is known of it
     scope: Scope,
     table: CostTable,
-    pricer: Pricer,
     cluster: Cluster,
     *,
+    limit_bytes: int,
     before: Visit,
     top: int,
     watch: Watch,
@@ -41,11 +42,11 @@ def visit_hosted(  # noqa: PLR0913 - what is searched, where, and what is known 
         return before
     watch("enumerating layouts with offloaded states", 0, 1)
     ceiling = before.candidates[top - 1].step_seconds if len(before.candidates) >= top else math.inf
-    space, searched, pruned = _searched(scope, table, pricer, cluster, ceiling_seconds=ceiling)
+    space, searched, pruned = _searched(scope, table, cluster, limit_bytes=limit_bytes, ceiling_seconds=ceiling)
     seen = visit(
         searched,
         table,
-        pricer,
+        OffloadPricer(table, limit_bytes=limit_bytes, cluster=cluster, percents=percents),
         scope=scope,
         start=None,
         top=top,
@@ -58,57 +59,101 @@ def visit_hosted(  # noqa: PLR0913 - what is searched, where, and what is known 
         replace(
             seen,
             pruned=added(pruned, seen.pruned),
-            offloaded_considered=space.considered * len(percents),
-            offloaded_legal=(len(space.points) + space.unfit) * len(percents),
+            offloaded_considered=space.considered,
+            offloaded_legal=len(space.points) + space.unfit,
         ),
     )
 
 
-def least_hosted_seconds(scope: Scope, table: CostTable, pricer: Pricer, cluster: Cluster) -> float:
+def least_hosted_seconds(scope: Scope, table: CostTable, cluster: Cluster, *, limit_bytes: int) -> float:
     """Return a time that no layout with offloaded states undercuts; infinite where none fits."""
     if not offload_percents(scope):
         return math.inf
-    _, searched, _ = _searched(scope, table, pricer, cluster, ceiling_seconds=math.inf)
+    _, searched, _ = _searched(scope, table, cluster, limit_bytes=limit_bytes, ceiling_seconds=math.inf)
     least = math.inf
     for points in (searched.points, searched.unsimulated):
-        fitting = points.where(table.fits_X(points, limit_bytes=pricer.limit_bytes))
+        fitting = points.where(table.fits_X(points, limit_bytes=limit_bytes))
         if len(fitting):
             least = min(least, float(table.least_seconds_X(fitting).min()))
     return least
 
 
 def _searched(
-    scope: Scope, table: CostTable, pricer: Pricer, cluster: Cluster, *, ceiling_seconds: float
+    scope: Scope, table: CostTable, cluster: Cluster, *, limit_bytes: int, ceiling_seconds: float
 ) -> tuple[Space, Space, dict[str, int]]:
-    """Return the space with as much offloaded as may be, its promising points with every part, and the others' account.
+    """Return the space with as much offloaded as may be, its promising points, and the account of the others.
 
     Args:
         scope: What is enumerated.
         table: Costs.
-        pricer: Knows what each GPU may use.
         cluster: Knows what each node has.
+        limit_bytes: What each GPU may use.
         ceiling_seconds: A step this long is of no interest.
     """
-    percents = offload_percents(scope)
-    may_fit = partial(table.fits_X, limit_bytes=pricer.limit_bytes)
-    space = enumerate_layouts(scope, may_fit=may_fit, offload_percent=max(percents))
-    pruned = {reason: count * len(percents) for reason, count in space.pruned.items()}
-    points, unsimulated = (space.points.where(np.zeros(0, dtype=np.int64)),) * 2
-    for percent in percents:
-        part = _with_percent(space.points, percent)
-        promising_X, held_X = _promising_X(part, table, ceiling_seconds), _held_X(part, table, cluster)
-        _add(pruned, OUTBID, int((~promising_X).sum()))
-        _add(pruned, BEYOND_HOST, int((promising_X & ~held_X).sum()))
-        points = joined(points, part.where(promising_X & held_X))
-        long = _with_percent(space.unsimulated, percent)
-        held_X = _held_X(long, table, cluster) & _promising_X(long, table, ceiling_seconds)
-        unsimulated = joined(unsimulated, long.where(held_X))
-    searched = replace(space, points=points, unsimulated=unsimulated, unfit=space.unfit * len(percents))
+    narrow = partial(_narrowed, table=table, cluster=cluster, limit_bytes=limit_bytes, percents=offload_percents(scope))
+    may_fit = partial(table.fits_X, limit_bytes=limit_bytes)
+    space = enumerate_layouts(scope, may_fit=may_fit, offload_percent=offload_percents(scope)[-1])
+    pruned = dict(space.pruned)
+    points, held_X = narrow(space.points)
+    _add(pruned, BEYOND_HOST, int((~held_X).sum()))
+    points = points.where(held_X)
+    promising_X = _promising_X(points, table, ceiling_seconds)
+    _add(pruned, OUTBID, int((~promising_X).sum()))
+    long, long_held_X = narrow(space.unsimulated)
+    long = long.where(long_held_X)
+    searched = replace(
+        space,
+        points=points.where(promising_X),
+        unsimulated=long.where(_promising_X(long, table, ceiling_seconds)),
+    )
     return space, searched, pruned
 
 
-def _with_percent(points: Points, percent: int) -> Points:
-    return replace(points, optimizer_offload_X=np.full(len(points), percent, dtype=np.int64))
+def _narrowed(
+    points: Points, *, table: CostTable, cluster: Cluster, limit_bytes: int, percents: tuple[int, ...]
+) -> tuple[Points, BoolArray]:
+    """Return points with the parts that they may have, and which have any; those that fit into no GPU keep them all."""
+    if not len(points):
+        return points, np.ones(0, dtype=np.bool_)
+    updated_X = table.mean_updated_X(points)
+    moments = num_moments(table.workload)
+
+    def held_X(percent_X: IntArray) -> BoolArray:
+        needed_X = least_node_bytes(updated_X * (percent_X / 100), num_moments=moments, cluster=cluster)
+        held_X: BoolArray = needed_X <= cluster.host_memory_bytes
+        return held_X
+
+    def fits_X(percent_X: IntArray) -> BoolArray:
+        return table.fits_X(replace(points, optimizer_offload_X=percent_X), limit_bytes=limit_bytes)
+
+    fitting_X = fits_X(points.optimizer_offload_X)
+    too_many_X = _first_X(lambda percent_X: ~held_X(percent_X), percents, len(points))
+    most_X = np.array((percents[0], *percents))[too_many_X]
+    least_index_X = _first_X(fits_X, percents, len(points))
+    least_X = np.array((*percents, percents[-1]))[least_index_X]
+    kept_X = ~fitting_X | ((too_many_X > 0) & (least_X <= most_X))
+    narrowed = replace(
+        points,
+        optimizer_offload_X=np.where(fitting_X, most_X, points.optimizer_offload_X),
+        least_offload_X=np.where(fitting_X, np.minimum(least_X, most_X), percents[0]),
+    )
+    return narrowed, kept_X
+
+
+def _first_X(test: Callable[[IntArray], BoolArray], percents: tuple[int, ...], count: int) -> IntArray:
+    """Return the index of the first part that passes a test, for each point; behind the last where none does.
+
+    What passes does with every larger part.
+    """
+    known = np.array(percents)
+    low_X, high_X = np.zeros(count, dtype=np.int64), np.full(count, len(percents), dtype=np.int64)
+    while (low_X < high_X).any():
+        middle_X = (low_X + high_X) // 2
+        passes_X = test(known[np.minimum(middle_X, len(percents) - 1)])
+        open_X = low_X < high_X
+        high_X = np.where(open_X & passes_X, middle_X, high_X)
+        low_X = np.where(open_X & ~passes_X, middle_X + 1, low_X)
+    return high_X
 
 
 def _promising_X(points: Points, table: CostTable, ceiling_seconds: float) -> BoolArray:
@@ -117,16 +162,6 @@ def _promising_X(points: Points, table: CostTable, ceiling_seconds: float) -> Bo
         return np.ones(len(points), dtype=np.bool_)
     promising_X: BoolArray = table.least_seconds_X(points) < ceiling_seconds
     return promising_X
-
-
-def _held_X(points: Points, table: CostTable, cluster: Cluster) -> BoolArray:
-    """Return which points may leave every node enough memory: False is proven, of whatever split."""
-    if not len(points):
-        return np.ones(0, dtype=np.bool_)
-    offloaded_X = table.mean_updated_X(points) * (points.optimizer_offload_X / 100)
-    needed_X = least_node_bytes(offloaded_X, num_moments=num_moments(table.workload), cluster=cluster)
-    held_X: BoolArray = needed_X <= cluster.host_memory_bytes
-    return held_X
 
 
 def _add(pruned: dict[str, int], reason: str, number: int) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from planner.capabilities import Capabilities
 from planner.graph import CoreAttention, ModelGraph
+from planner.layout import REPLICAS_OUTERMOST, Layout
 from planner.request import Constraints
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload
@@ -61,7 +62,8 @@ class Points:
         recompute_X: Index into `Space.recomputes`.
         recompute_layers_X: Layers of each virtual stage that are recomputed whole while the others keep everything;
             0 treats all layers alike, as `recompute_X` says. Above 0 `recompute_X` is 0.
-        optimizer_offload_X: Percent of the optimizer's states in host memory.
+        optimizer_offload_X: Percent of the optimizer's states that may lie in host memory.
+        least_offload_X: Percent of them that do, at least.
     """
 
     tp_X: IntArray
@@ -82,6 +84,7 @@ class Points:
     recompute_X: IntArray
     recompute_layers_X: IntArray
     optimizer_offload_X: IntArray
+    least_offload_X: IntArray
 
     def __len__(self) -> int:
         return len(self.tp_X)
@@ -116,20 +119,23 @@ class Points:
         )
 
 
-def joined(first: Points, second: Points) -> Points:
-    """Return the points of both."""
-    return Points(
-        **{
-            entry.name: np.concatenate([getattr(first, entry.name), getattr(second, entry.name)])
-            for entry in fields(Points)
-        }
-    )
-
-
 def point_of(**degrees: int) -> Points:
     """Return one point with these degrees, by field name without its axis; the others 1, what is chosen by index 0."""
     columns = {entry.name.removesuffix("_X"): int(entry.name not in _FROM_ZERO) for entry in fields(Points)} | degrees
     return Points(**{f"{name}_X": np.array([value], dtype=np.int64) for name, value in columns.items()})
+
+
+def point_of_layout(layout: Layout) -> Points:
+    """Return a layout as a point, what it recomputes left out."""
+    names = {entry.name.removesuffix("_X") for entry in fields(Points)}
+    named = {name: int(getattr(layout, name)) for name in names if hasattr(layout, name) and name != "recompute"}
+    percent = round(100 * layout.offloaded_fraction)
+    return point_of(
+        **named,
+        replicas_outermost=int(layout.rank_order == REPLICAS_OUTERMOST),
+        optimizer_offload=percent,
+        least_offload=percent,
+    )
 
 
 _FROM_ZERO = frozenset(
@@ -140,6 +146,7 @@ _FROM_ZERO = frozenset(
         "recompute_X",
         "recompute_layers_X",
         "optimizer_offload_X",
+        "least_offload_X",
     }
 )
 

@@ -74,7 +74,7 @@ class Space:
     unfit: int = 0
 
 
-OFFLOAD_PERCENTS = (25, 50, 75, 100)
+OFFLOAD_PERCENTS = tuple(range(1, 101))
 """Parts of the optimizer's states that are searched in host memory."""
 
 _DIMENSIONS = (
@@ -332,7 +332,8 @@ def enumerate_layouts(scope: Scope, *, may_fit: MayFit | None = None, offload_pe
 
     several_domains = scope.num_gpus > scope.fast_domain_size
     meshes = _meshes(scope.num_gpus, with_experts=scope.graph.has_experts, several_domains=several_domains)
-    meshes = replace(meshes, optimizer_offload_X=np.full(len(meshes), offload_percent, dtype=np.int64))
+    offloaded_X = np.full(len(meshes), offload_percent, dtype=np.int64)
+    meshes = replace(meshes, optimizer_offload_X=offloaded_X, least_offload_X=offloaded_X)
     of_mesh_X = _of_distinct(_mesh_keys(meshes), inner.num_points)
     considered = int(of_mesh_X.sum())
     meshes = survivors(meshes, of_mesh_X, mesh_rules(meshes, scope))

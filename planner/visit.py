@@ -17,8 +17,8 @@ from planner.costs import Bounds, CostTable, FloatArray
 from planner.errors import NotExpressibleError
 from planner.layout import Layout
 from planner.neighbours import best_neighbour
+from planner.offload_prices import settle_point
 from planner.points import Points, Scope
-from planner.rank_map import settle_point
 from planner.space import Space
 from planner.uneven import improved, least_seconds
 
