@@ -1,8 +1,9 @@
 """What copies to host memory and passes over it take: assumptions, each with its source.
 
-No table of the cost model measures a host. Its memory bandwidth is taken from the kind of slot in which its GPUs sit,
-which tells the generation of its CPUs, with two sockets a node and every channel filled; a Grace CPU serves one Hopper
-or two Blackwell GPUs. The GPUs of a node share it evenly.
+Updates on the CPUs are bound by memory (ZeRO-Offload: Ren et al., arXiv 2101.06840). No table of the cost model
+measures a host. Its memory bandwidth is taken from the kind of slot in which its GPUs sit, which tells the generation
+of its CPUs, with two sockets a node and every channel filled; a Grace CPU serves one Hopper or two Blackwell GPUs. The
+GPUs of a node share it evenly.
 """
 
 from profiles.constants import PCIE_FRACTION, Constant, Origin
@@ -47,19 +48,23 @@ GRACE_BYTES_PER_SECOND = Constant(
 GPUS_OF_A_GRACE = {"hopper": 1, "blackwell": 2}
 
 HOST_MEMORY_FRACTION = Constant(
-    value=0.8,
-    low=0.0,
-    high=1.0,
-    source="assumption: passes on the CPUs reach 0.8 of the channels' rate, with a thread for each core",
+    value=0.76,
+    low=0.67,
+    high=0.79,
+    source=(
+        "assumption: passes on the CPUs reach 0.76 of the channels' rate with a thread for each core, as STREAM does on"
+        " small CPUs (Texas Instruments SPRAD45A: 0.74 to 0.78; SPRACV1B: 0.67 to 0.79)"
+    ),
     origin=Origin.ASSUMED,
 )
 PAGEABLE_FRACTION = Constant(
     value=0.4,
-    low=0.0,
+    low=0.4,
     high=1.0,
     source=(
-        "assumption: a copy from or to pageable memory runs at 0.4 of a pinned one (NVIDIA, How to Optimize Data"
-        " Transfers in CUDA C/C++: less than half)"
+        "assumption: a copy from or to pageable memory runs at 0.4 of a pinned one, as on a laptop with a slow CPU"
+        " (NVIDIA, How to Optimize Data Transfers in CUDA C/C++: pinned copies are more than twice as fast there, and"
+        " gain less with a faster CPU)"
     ),
     origin=Origin.ASSUMED,
 )
