@@ -172,6 +172,8 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
     pricer = pricer_on(cluster, question.table(space), headroom=request.memory_headroom)
     near = [layout for tried in question.spaces() if (layout := _nearest(question, tried)) is not None]
     shortage = _host_shortage(question)
+    if not near and shortage is None:  # too much for the GPUs whatever the nodes hold
+        near = [layout for tried in question.spaces() if (layout := _nearest(question, tried, asks_hosts=False))]
     if not near:
         assert shortage is not None, "what fits into no node's memory needs too much of it"
         return Infeasible(
@@ -230,14 +232,14 @@ def _host_shortage(question: _Question) -> _HostShortage | None:
     )
 
 
-def _nearest(question: _Question, space: Space) -> Layout | None:
+def _nearest(question: _Question, space: Space, *, asks_hosts: bool = True) -> Layout | None:
     """Return the layout that fits into the smallest memory, by bisection; None where the nodes hold none."""
     points = _frugal(space)
     if not len(points):
         points = space.points
 
     def fitting(limit_bytes: int) -> Layout | None:
-        return _first_fit(points, question.pricer(space, limit_bytes=limit_bytes))
+        return _first_fit(points, question.pricer(space, limit_bytes=limit_bytes, asks_hosts=asks_hosts))
 
     if fitting(_ANY_MEMORY) is None:
         return None
