@@ -111,8 +111,12 @@ def hosted_layouts(
     """Yield every layout with each part of the optimizer's states on the hosts: its peak bytes, its nodes, its step."""
     cost_model = cost_model_on(run.cluster, CAPABILITIES[run.request.target].software)
     for kept in placed_layouts(replace(run, offloaded=True), uneven=uneven):
+        sharded = kept.layout.zero_stage == 3
         for part in parts:
-            placed = replace(kept, layout=replace(kept.layout, offload=Offload(optimizer_fraction=part)))
+            if sharded and part < 1.0:
+                continue
+            offload = Offload(optimizer_fraction=part, overlapped=not sharded)
+            placed = replace(kept, layout=replace(kept.layout, offload=offload))
             hosted = host_memory(placed, run.cluster)
             assert hosted is not None, "what is offloaded has a ledger"
             peak_bytes = peak_memory_bytes(memory_ledger(placed))

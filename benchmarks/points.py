@@ -62,7 +62,8 @@ class Run:
         model: The model.
         cluster: The cluster.
         request: What is asked.
-        offloaded: Every layout has a part of the optimizer's states on the hosts; which one is not said here.
+        offloaded: Every layout has a part of the optimizer's states on the hosts, or with sharded weights all of them;
+            which part is not said here.
     """
 
     model: ModelSpec
@@ -344,7 +345,8 @@ def _target_has_use(use: Use, mesh: Mesh, run: Run) -> bool:
     low, shardable = _has_low_states(run), run.workload.optimizer is Optimizer.ADAM
     if low and zero == 0:
         return False
-    if run.offloaded and (low or adapters or not shardable or zero != 1 or run.request.target is Target.DEEPSPEED):
+    hosted = {Target.MEGATRON: (1,), Target.DEEPSPEED: (3,)}.get(run.request.target, (1, 3))
+    if run.offloaded and (low or adapters or not shardable or zero not in hosted):
         return False
     match run.request.target:
         case Target.DEEPSPEED:

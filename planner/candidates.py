@@ -11,6 +11,7 @@ from planner.formulate import formulate, skeleton
 from planner.host_memory import host_memory
 from planner.layer_choices import LayerChooser
 from planner.layout import Granularity, Layout, Offload, Recompute, stages_from_counts
+from planner.offload import SHARDED_WEIGHTS
 from planner.point_prices import PointPrices
 from planner.points import Points
 from planner.schedules.bounds import ROUNDING
@@ -83,7 +84,8 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
     partial = int(points.recompute_layers_X[index])
     if partial:
         recompute = Recompute(granularity=Granularity.FULL, num_layers=partial)
-    cp, offloaded = int(points.cp_X[index]), int(points.optimizer_offload_X[index])
+    cp, zero_stage = int(points.cp_X[index]), int(points.zero_stage_X[index])
+    offloaded = int(points.optimizer_offload_X[index])
     return skeleton(
         tp=int(points.tp_X[index]),
         sequence_parallel=bool(points.sequence_parallel_X[index]),
@@ -98,11 +100,13 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
         pp=int(points.pp_X[index]),
         vpp=int(points.vpp_X[index]),
         dp=int(points.dp_X[index]),
-        zero_stage=int(points.zero_stage_X[index]),
+        zero_stage=zero_stage,
         micro_batch_size=int(points.micro_batch_size_X[index]),
         num_microbatches=int(points.num_microbatches_X[index]),
         recompute=recompute,
-        offload=Offload(optimizer_fraction=offloaded / 100) if offloaded else None,
+        offload=Offload(optimizer_fraction=offloaded / 100, overlapped=zero_stage < SHARDED_WEIGHTS)
+        if offloaded
+        else None,
         capabilities=table.capabilities,
     )
 

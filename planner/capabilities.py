@@ -57,7 +57,8 @@ class Capabilities:
         per_layer_recompute: What is recomputed is another thing from layer to layer.
         sharded_optimizers: Optimizers (by name) whose states can be sharded.
         low_precision_states: Optimizer states below fp32.
-        offload_zero_stages: Where a part of the optimizer's states can lie and be updated on the host.
+        offload_zero_stages: Where the optimizer's states can lie and be updated on the host: with 1 a part of them,
+            with 3 all.
         vocab_divisor: The embedding table is padded to a multiple of this times tp; 1 pads to tp alone.
         queued_gradients: Elements of unsharded gradients that wait with zero_stage 2 and 3.
         prefetched_weights: Elements gathered ahead with zero_stage 3.
@@ -230,8 +231,9 @@ DEEPSPEED = Capabilities(
     sharded_optimizers=frozenset({"adam"}),
     # `bf16_optimizer_states` lowers the moments together with master weights and gradients only.
     low_precision_states=False,
-    # There are `offload_optimizer` and `ratio`; what they take on GPU and host is not priced yet.
-    offload_zero_stages=frozenset(),
+    # `offload_optimizer`; with stages 1 and 2 the gradients of all micro-batches stay on the GPU until the last
+    # (`stage_1_and_2.py`), which is not priced.
+    offload_zero_stages=frozenset({3}),
     # The LM head and a tied embedding split by rows (`module_inject/layers.py: VocabParallelLinear`).
     vocab_divisor=1,
     # Two `reduce_bucket_size` of half as many: one is filled while the other is reduced (`stage_1_and_2.py`).
@@ -283,7 +285,7 @@ ANY = Capabilities(
     per_layer_recompute=True,
     sharded_optimizers=frozenset({"adam", "sgd"}),
     low_precision_states=True,
-    offload_zero_stages=frozenset({1}),
+    offload_zero_stages=frozenset({1, 3}),
     vocab_divisor=128,
     queued_gradients=MEGATRON.queued_gradients,
     prefetched_weights=MEGATRON.prefetched_weights,

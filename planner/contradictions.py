@@ -39,6 +39,7 @@ def contradictions(
         yield from _attention_kernel(device, request, document)
     yield from _objective(cluster, request, document)
     yield from _pinned_sizes(cluster, request, document)
+    yield from _offload(cluster, request, document)
     yield from _experts(model, request, document)
     yield from _context(request, document)
     yield from _target(request, document)
@@ -167,6 +168,16 @@ def _objective(cluster: Cluster, request: PlanRequest, document: Document) -> It
             f"{len(counts):,} numbers of nodes are allowed; at most {MOST_NODE_COUNTS} are searched.",
             location=document.locate(("objective",) if request.node_counts is None else ("node_counts",)),
             hint=f"List those that you could use, such as node_counts: {_examples(counts)}.",
+        )
+
+
+def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iterator[InputError]:
+    """Yield states that are to go to hosts of nodes that differ."""
+    if cluster.unequal is not None and any(request.constraints.optimizer_offload or ()):
+        yield InputError(
+            "`optimizer_offload` asks for states on the hosts, which is not searched where nodes differ.",
+            location=document.locate(("constraints", "optimizer_offload")),
+            hint="Leave it out, or describe equal nodes.",
         )
 
 

@@ -21,7 +21,7 @@ from planner.communication import gradient_norm_reduction, optimizer_bytes, opti
 from planner.graph import ModelGraph
 from planner.layout import Offload, Recompute
 from planner.memory_bound import KnownSplit, MemoryNeed, mesh_at
-from planner.offload import hosted_seconds, hosted_step, updated_elements
+from planner.offload import SHARDED_WEIGHTS, hosted_seconds, hosted_step, sharded_step, updated_elements
 from planner.placement import shard_model
 from planner.points import BoolArray, IntArray, Points, distinct_columns
 from planner.schedules.bounds import any_split_bound_seconds
@@ -387,23 +387,22 @@ class CostTable:
         """Return the optimizer step of an average rank where a part of the states is on the host, at least."""
         dense_X, expert_X = of_point_XG.T
         updated_X = updated_elements(dense=dense_X, expert=expert_X, **_state_ranks(points))
-        whole_X = dense_X + expert_X
-        first, index_X = distinct_columns(
-            np.stack([points.optimizer_offload_X, points.least_offload_X, updated_X, whole_X])
+        sharded_X = points.zero_stage_X == SHARDED_WEIGHTS
+        columns = np.stack(
+            [points.optimizer_offload_X, points.least_offload_X, updated_X, dense_X + expert_X, sharded_X]
         )
-        seconds = [
-            sum(
-                hosted_seconds(
-                    hosted_step(
-                        updated=int(updated_X[at]),
-                        whole=int(whole_X[at]),
-                        offload=Offload(optimizer_fraction=int(points.optimizer_offload_X[at]) / 100),
-                        least=Offload(optimizer_fraction=int(points.least_offload_X[at]) / 100),
-                        workload=self.workload,
-                    ),
-                    self.cost_model.compute,
+        first, index_X = distinct_columns(columns)
+        seconds = []
+        for most, least, updated, whole, sharded in columns[:, first].T.tolist():
+            if sharded:
+                step = sharded_step(updated=updated, workload=self.workload)
+            else:
+                step = hosted_step(
+                    updated=updated,
+                    whole=whole,
+                    offload=Offload(optimizer_fraction=most / 100),
+                    least=Offload(optimizer_fraction=least / 100),
+                    workload=self.workload,
                 )
-            )
-            for at in first.tolist()
-        ]
+            seconds.append(sum(hosted_seconds(step, self.cost_model.compute)))
         return np.array(seconds)[index_X]

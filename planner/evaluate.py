@@ -29,7 +29,7 @@ from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
 from planner.layout import Granularity, Offload, Recompute, Stage
 from planner.memory import ASSUMED_SOURCES, memory_ledger, peak_memory_bytes
 from planner.node_costs import part_costs
-from planner.offload import hosted_seconds, hosted_step_of, operations_of
+from planner.offload import gradient_copies, hosted_seconds, hosted_step_of, operations_of
 from planner.placement import PlacedModel
 from planner.plan import MemoryLine, TimeLine
 from planner.pricing import launches_seconds, price_steps, restart_seconds
@@ -229,6 +229,11 @@ class _Evaluator:
             sum(self.collective_seconds(collective, term=DATA_PARALLEL) for collective in collectives)
             for collectives in (traffic.reduce, traffic.gather, traffic.gather_again)
         )
+
+        for copy in gradient_copies(trainable, layout, placed.workload):
+            estimate = self.cost_model.compute(copy)
+            self.note(DATA_PARALLEL, estimate.source, estimate.note)
+            reduce_seconds += estimate.seconds
 
         def exposed(seconds: float, beside_seconds: float, *, overlapped: bool) -> float:
             timed = TimedTraffic(

@@ -31,7 +31,7 @@ from planner.placement import RankModel
 from planner.shape_costs import ShapeCosts
 from planner.shard import Elements, RankLayer
 from planner.specs import ModelSpec
-from planner.state_bytes import communicator_bytes, fp8_copy_bytes, half_gradient_bytes, state_bytes
+from planner.state_bytes import communicator_bytes, fp8_copy_bytes, gradients_on_host, half_gradient_bytes, state_bytes
 from planner.workload import TrainWorkload
 from solvers.problem import Problem
 
@@ -205,10 +205,9 @@ class _Demand:
         per_element = state_bytes(self.workload)
         layout = self.layout
         states, gradients, weights = (shard_ranks(layout, zero_stage=stage) for stage in (1, 2, 3))
-        parts = [
-            (trainable + frozen, per_element.weight, weights),
-            (trainable, per_element.gradient, gradients),
-        ]
+        parts = [(trainable + frozen, per_element.weight, weights)]
+        if not gradients_on_host(layout):
+            parts.append((trainable, per_element.gradient, gradients))
         half = half_gradient_bytes(layout, self.workload, self.capabilities)
         if half:
             parts.append((trainable, half, (1, 1)))

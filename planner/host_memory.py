@@ -1,8 +1,9 @@
 """The ledger of a node's memory: what offloaded optimizer states take there, and what is left for everything else.
 
 All ranks of a pipeline rank keep the same, so the node that keeps most is found among those with different pipeline
-ranks. Megatron-LM moves whole tensors until the fraction is reached, so a rank may
-keep one tensor more on its host; none keeps more on its GPU. What lies there: `planner.offload`.
+ranks. Megatron-LM moves whole tensors until the fraction is reached, so a rank may keep one tensor more on its host;
+none keeps more on its GPU. DeepSpeed moves all states, and with them the share of the gradients that is added to
+(`stage3.py: grad_partitions_flat_buffer`). What else lies there: `planner.offload`.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from planner.layout import Layout
 from planner.offload import FP32_BYTES, offloaded_elements, updated_elements
 from planner.placement import PlacedModel
 from planner.plan import HostLine, HostMemory
+from planner.state_bytes import gradients_on_host
 from profiles.hardware import Cluster
 
 FloatArray = NDArray[np.float64]
@@ -35,6 +37,7 @@ ASSUMED_HOST_SOURCES = frozenset({PROCESS_SOURCE, SYSTEM_SOURCE})
 PARAMETERS = "offloaded master weights"
 MOMENTS = "offloaded moments"
 GRADIENTS = "page-locked gradients"
+ACCUMULATED = "accumulated gradients"
 CONSTRUCTION = "unsplit master weights"
 PROCESSES = "processes"
 SYSTEM = "system"
@@ -47,6 +50,7 @@ class _RankBytes:
     parameters: int
     moments: int
     gradients: int
+    accumulated: int
     construction: int
 
 
@@ -98,30 +102,33 @@ def _rank_bytes(placed: PlacedModel, pipeline_rank: int) -> _RankBytes:
     updated = updated_elements(
         dense=trainable.dense, expert=trainable.expert, dense_ranks=dense_ranks, expert_ranks=expert_ranks
     )
-    tensor = _largest_tensor(placed, pipeline_rank)
+    if gradients_on_host(layout):
+        share = updated * placed.workload.gradient_dtype.num_bytes
+        return _RankBytes(
+            parameters=updated * FP32_BYTES,
+            moments=updated * num_moments(placed.workload) * FP32_BYTES,
+            gradients=updated * FP32_BYTES * PINNED_ROUNDING,
+            accumulated=1 << max(share - 1, 0).bit_length(),
+            construction=0,
+        )
+    tensor = placed.largest_tensor(pipeline_rank)
     away = min(updated, offloaded_elements(updated, layout.offload) + tensor)
     whole = min(trainable.total, offloaded_elements(trainable.total, layout.offload) + tensor)
     return _RankBytes(
         parameters=away * FP32_BYTES,
         moments=away * num_moments(placed.workload) * FP32_BYTES,
         gradients=away * FP32_BYTES * PINNED_ROUNDING,
+        accumulated=0,
         construction=whole * FP32_BYTES,
     )
 
 
-def _largest_tensor(placed: PlacedModel, pipeline_rank: int) -> int:
-    """Return the elements of the largest trainable tensor on a pipeline rank, before it is split."""
-    held = [layer for layer, _ in placed.layer_counts(pipeline_rank)]
-    for stage in placed.layout.chunks(pipeline_rank):
-        held += [placed.rank_model.embedding] * stage.has_embedding + [placed.rank_model.head] * stage.has_head
-    return max((part.num_elements for layer in held for part in layer.weights if part.weight.trainable), default=0)
-
-
 def _node_lines(ranks: list[_RankBytes], placed: PlacedModel) -> tuple[HostLine, ...]:
     """Return what the ranks of a node keep in the phase that takes more."""
-    offload = placed.layout.offload
-    assert offload is not None
-    part = f"{offload.optimizer_fraction:.4g} of the states of {len(ranks)} ranks, and a tensor of each"
+    layout = placed.layout
+    part = f"{layout.offloaded_fraction:.4g} of the states of {len(ranks)} ranks"
+    if not gradients_on_host(layout):
+        part = f"{part}, and a tensor of each"
     parameters = HostLine(term=PARAMETERS, num_bytes=sum(rank.parameters for rank in ranks), source=f"fp32; {part}")
     step = (
         parameters,
@@ -136,6 +143,10 @@ def _node_lines(ranks: list[_RankBytes], placed: PlacedModel) -> tuple[HostLine,
             source=f"fp32, twice for buffers that are rounded up to a power of two; {part}",
         ),
     )
+    if gradients_on_host(layout):
+        source = f"{placed.workload.gradient_dtype}, one page-locked buffer a rank, rounded up to a power of two"
+        accumulated = sum(rank.accumulated for rank in ranks)
+        return (*step, HostLine(term=ACCUMULATED, num_bytes=accumulated, source=source))
     construction = HostLine(
         term=CONSTRUCTION,
         num_bytes=sum(rank.construction for rank in ranks),

@@ -106,7 +106,8 @@ class Offload:
 
     Args:
         optimizer_fraction: Part of the optimizer's states that is kept and updated on the host, above 0.
-        overlapped: Gradients go to the host and parameters come back while other tensors are updated there.
+        overlapped: Gradients go to the host and parameters come back while other tensors are updated there; not with
+            zero_stage 3, where gradients go with each backward pass.
     """
 
     optimizer_fraction: float

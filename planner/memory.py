@@ -19,6 +19,7 @@ from planner.communication import num_moments, shard_ranks
 from planner.graph import LossReduction, Saved, Work
 from planner.habits import PLANNED, Fsdp, Habits, LossHabit
 from planner.layout import Layout, Schedule, Stage
+from planner.offload import SUB_GROUP_ELEMENTS
 from planner.placement import PlacedModel, RankModel, StageContents
 from planner.plan import MemoryLine, Phase
 from planner.schedules.orders import operation_order, peak_activation_bytes
@@ -31,6 +32,7 @@ from planner.state_bytes import (
     PAIR_COMMUNICATOR_BYTES,
     communicator_bytes,
     fp8_copy_bytes,
+    gradients_on_host,
     half_gradient_bytes,
     kept_bytes,
     split_bytes,
@@ -270,12 +272,24 @@ def _construction_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
     """Return what is there only while the optimizer is made: of a split one, fp32 copies of all weights that stay.
 
     `DistributedOptimizer` is handed a `HybridDeviceOptimizer` of the whole weights, and makes one of its own share
-    before that one goes.
+    before that one goes. With sharded weights each sub-group is cast to fp32 on the GPU on its way to the host
+    (`stage3.py: _create_fp32_partitions`).
     """
     layout = placed.layout
     if layout.offload is None:
         return []
     trainable = placed.elements(pipeline_rank, trainable=True)
+    if gradients_on_host(layout):
+        dense, expert = shard_ranks(layout, zero_stage=1)
+        shares = (-(-trainable.dense // dense), -(-trainable.expert // expert))
+        tensor = -(-placed.largest_tensor(pipeline_rank) // min(dense, expert))
+        return [
+            _Term(
+                name="master weights on their way",
+                num_bytes=DType.FP32.num_bytes * min(sum(shares), SUB_GROUP_ELEMENTS + tensor),
+                source="fp32 copies of a sub-group's share, and of a tensor's that overshoots it",
+            )
+        ]
     return [
         _Term(
             name="unsplit master weights",
@@ -316,8 +330,10 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) ->
         ),
         _Term(
             name="gradients",
-            num_bytes=split_bytes(trainable, per_element.gradient, gradients),
-            source=f"{workload.gradient_dtype} gradients{_split_note(trainable, gradients)}",
+            num_bytes=0 if gradients_on_host(layout) else split_bytes(trainable, per_element.gradient, gradients),
+            source="on the host"
+            if gradients_on_host(layout)
+            else f"{workload.gradient_dtype} gradients{_split_note(trainable, gradients)}",
         ),
         _Term(
             name="master weights",
@@ -407,13 +423,24 @@ def _queued_gradient_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Ter
     trainable = placed.elements(pipeline_rank, trainable=True).total
     queued = min(trainable, max(placed.capabilities.queued_gradients, 2 * largest))
     per_element = state_bytes(workload)
-    return [
+    terms = [
         _Term(
             name="gradients to reduce",
             num_bytes=queued * per_element.gradient + largest * per_element.weight,
             source="whole buckets that wait to be reduced, and one layer's gradients before they are added",
         )
     ]
+    if gradients_on_host(placed.layout):
+        dense, expert = shard_ranks(placed.layout, zero_stage=2)
+        share = -(-placed.largest_tensor(pipeline_rank) // min(dense, expert))
+        terms.append(
+            _Term(
+                name="gradients on their way",
+                num_bytes=2 * share * (per_element.gradient + DType.FP32.num_bytes),
+                source="a tensor's share fetched from the host and cast to fp32, and the next one's",
+            )
+        )
+    return terms
 
 
 def _update_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[_Term]:

@@ -9,9 +9,16 @@ later tensors run beside the update of earlier ones. Copies back from pageable m
 stay behind each update. Gradients that are not fp32 are cast on the host, through pageable memory, so that nothing
 runs beside their copy.
 
+With sharded weights (`zero_stage` 3) it is DeepSpeed's `offload_optimizer` (`runtime/zero/stage3.py` of deepspeed
+0.19.8), of all states of a rank: `ratio` counts sub-groups of parameters, so a part would depend on their sizes. Behind
+each backward pass of a micro-batch the rank's share of the gradients goes to page-locked memory, and it is fetched from
+there, to be added to or for the norm (`partition_grads`); with the last one it goes there once more, in fp32. The step
+scales the fp32 gradients on the CPUs, updates there (`DeepSpeedCPUAdam`), casts the weights and copies them from
+pageable memory, sub-group by sub-group, with nothing beside it.
+
 On the host each offloaded element has an fp32 parameter, two fp32 moments, and a page-locked fp32 gradient, whose
-buffer PyTorch rounds up to a power of two (`CachingHostAllocator`). While the optimizer is made there are also fp32
-parameters of the rank's whole weights, before they are split.
+buffer PyTorch rounds up to a power of two (`CachingHostAllocator`). While Megatron-LM makes the optimizer there are
+also fp32 parameters of the rank's whole weights, before they are split.
 """
 
 from collections.abc import Callable
@@ -25,8 +32,14 @@ from profiles.estimate import Estimate
 from profiles.ops import ComputeOp, HostCopy, HostPass, MemoryBound
 
 FP32_BYTES = DType.FP32.num_bytes
+SHARDED_WEIGHTS = 3
+"""The zero_stage at which all states go to the host, and gradients with each backward pass."""
+
 ADAM_PASSES = 7
 """fp32 numbers that an update of Adam reads (parameter, gradient, two moments) or writes (all but the gradient)."""
+
+SUB_GROUP_ELEMENTS = 1_000_000_000
+"""DeepSpeed's default `sub_group_size`, which is written out: elements that it updates at once."""
 
 Price = Callable[[ComputeOp], Estimate]
 """Prices one operation."""
@@ -66,10 +79,36 @@ def offloaded_elements(updated: int, offload: Offload) -> int:
     return int(updated * offload.optimizer_fraction)
 
 
+def gradient_copies(trainable: Elements, layout: Layout, workload: TrainWorkload) -> tuple[HostCopy, ...]:
+    """Return the copies behind each backward pass of a stage with these trainable elements."""
+    if layout.offload is None or layout.zero_stage < SHARDED_WEIGHTS:
+        return ()
+    share = _updated_of(trainable, layout)
+    return (HostCopy(num_bytes=2 * share * workload.gradient_dtype.num_bytes, pinned=True),)
+
+
+def sharded_step(*, updated: int, workload: TrainWorkload) -> HostedStep:
+    """Return the step of a rank whose states are all on the host, its weights being sharded.
+
+    The fp32 gradients are scaled, read and written, before the update.
+    """
+    gradient, parameter = workload.gradient_dtype.num_bytes, workload.precision.parameter_dtype.num_bytes
+    passes = (2 + ADAM_PASSES) * FP32_BYTES + FP32_BYTES + parameter
+    return HostedStep(
+        before=MemoryBound(name="gradient norm", num_bytes=updated * (2 * gradient + FP32_BYTES), num_kernels=4),
+        kept=MemoryBound(name=f"{workload.optimizer} step", num_bytes=0, num_kernels=0),
+        gradients=HostCopy(num_bytes=updated * FP32_BYTES, pinned=True),
+        cast=None,
+        update=HostPass(name=f"{workload.optimizer} step on the CPUs", num_bytes=updated * passes),
+        parameters=HostCopy(num_bytes=updated * parameter, pinned=False),
+        overlapped=False,
+    )
+
+
 def hosted_step(
     *, updated: int, whole: int, offload: Offload, workload: TrainWorkload, least: Offload | None = None
 ) -> HostedStep:
-    """Return the step of a rank.
+    """Return the step of a rank whose weights are whole.
 
     Args:
         updated: Elements whose states it keeps.
@@ -135,8 +174,15 @@ def hosted_step_of(
     trainable: Elements, layout: Layout, offload: Offload, workload: TrainWorkload, *, least: Offload | None = None
 ) -> HostedStep:
     """Return the step of a rank with these trainable elements; `least` as in `hosted_step`."""
+    updated = _updated_of(trainable, layout)
+    if layout.zero_stage == SHARDED_WEIGHTS:
+        return sharded_step(updated=updated, workload=workload)
+    return hosted_step(updated=updated, whole=trainable.total, offload=offload, workload=workload, least=least)
+
+
+def _updated_of(trainable: Elements, layout: Layout) -> int:
     dense_ranks, expert_ranks = shard_ranks(layout, zero_stage=1)
-    updated = updated_elements(
+    updated: int = updated_elements(
         dense=trainable.dense, expert=trainable.expert, dense_ranks=dense_ranks, expert_ranks=expert_ranks
     )
-    return hosted_step(updated=updated, whole=trainable.total, offload=offload, workload=workload, least=least)
+    return updated

@@ -1,7 +1,7 @@
 """Prices points with a part of the optimizer's states on the hosts: how large a part, together with the layers' split.
 
-A point says which part may be offloaded at most; every smaller one of `percents` is a choice. Branch and bound over
-runs of them. Of the parts from a to b percent
+A point says which part may be offloaded at most; every smaller one of `percents` is a choice, but with sharded weights,
+where all states go or none. Branch and bound over runs of them. Of the parts from a to b percent
 
 - none leaves the GPUs more room than b does,
 - none takes less of the nodes' memory than a does,
@@ -25,7 +25,7 @@ import numpy as np
 from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split
 from planner.costs import CostTable
 from planner.layout import Layout, Offload
-from planner.offload import hosted_seconds, hosted_step_of
+from planner.offload import SHARDED_WEIGHTS, hosted_seconds, hosted_step_of
 from planner.point_prices import PointPrices
 from planner.points import point_of_layout
 from planner.rank_map import settle_point as settle_without_runs
@@ -203,7 +203,8 @@ class OffloadPricer(Pricer):
     def percents_of(self, point: Layout) -> tuple[int, ...]:
         """Return the parts that a point may have, ascending."""
         most = round(100 * point.offloaded_fraction)
-        return tuple(percent for percent in self._percents if percent <= most)
+        least = most if point.zero_stage == SHARDED_WEIGHTS else 0
+        return tuple(percent for percent in self._percents if least <= percent <= most)
 
     def least_index(self, prices: PointPrices, split: Layout, percents: tuple[int, ...]) -> int:
         """Return the index of the least part under which a split fits; it does with the last, and so with any above."""

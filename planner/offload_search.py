@@ -17,6 +17,7 @@ import numpy as np
 from planner.communication import num_moments
 from planner.costs import CostTable
 from planner.host_memory import least_node_bytes
+from planner.offload import SHARDED_WEIGHTS
 from planner.offload_prices import OffloadPricer
 from planner.points import BoolArray, IntArray, Points, Scope
 from planner.space import Space, enumerate_layouts, offload_percents
@@ -131,6 +132,7 @@ def _narrowed(
     most_X = np.array((percents[0], *percents))[too_many_X]
     least_index_X = _first_X(fits_X, percents, len(points))
     least_X = np.array((*percents, percents[-1]))[least_index_X]
+    least_X = np.where(points.zero_stage_X == SHARDED_WEIGHTS, percents[-1], least_X)  # all or nothing
     kept_X = ~fitting_X | ((too_many_X > 0) & (least_X <= most_X))
     narrowed = replace(
         points,

@@ -22,7 +22,7 @@ from planner.communication import (
 from planner.costs import CostTable
 from planner.layout import Layout, Recompute, Stage
 from planner.memory import placed_peak_bytes
-from planner.offload import optimizer_seconds
+from planner.offload import gradient_copies, optimizer_seconds
 from planner.placement import PlacedModel, StageContents
 from planner.schedules.simulate import StageTimes
 from planner.schedules.span import span_seconds
@@ -192,8 +192,12 @@ class PointPrices:
             trainable, point, self.table.workload, everything=everything, capabilities=self.table.capabilities
         )
         reduce, gather, again = (
-            self._timed(sum(self._collective_seconds(part) for part in parts), traffic)
-            for parts in (traffic.reduce, traffic.gather, traffic.gather_again)
+            self._timed(sum(self._collective_seconds(part) for part in parts) + copied, traffic)
+            for parts, copied in (
+                (traffic.reduce, self._copied_seconds(trainable)),
+                (traffic.gather, 0.0),
+                (traffic.gather_again, 0.0),
+            )
         )
         overlap = point.overlap
         gathered = exposed_seconds(gather, beside_seconds=forward, overlapped=overlap.param_gather)
@@ -210,6 +214,11 @@ class PointPrices:
             first_forward_extra=0.0 if point.zero_stage == 3 else gathered,
             last_backward_extra=0.0 if point.zero_stage >= 2 else reduced,
         )
+
+    def _copied_seconds(self, trainable: Elements) -> float:
+        """Return what gradients take to the host and back, behind a backward pass."""
+        copies = gradient_copies(trainable, self.point, self.table.workload)
+        return sum(self.table.cost_model.compute(copy).seconds for copy in copies)
 
     def _collective_seconds(self, collective: Collective) -> float:
         return self.table.cost_model.collective(collective).seconds

@@ -11,6 +11,7 @@ import numpy as np
 
 from planner.graph import Axis, ExpertLinear, Linear, ModelGraph, Parallel
 from planner.layout import ContextKind, Granularity, Recompute
+from planner.offload import SHARDED_WEIGHTS
 from planner.points import BoolArray, IntArray, Points, Scope
 from planner.request import Constraints
 from planner.state_bytes import uses_precision_aware_optimizer
@@ -24,6 +25,9 @@ is a small part of a layer and every other degree cuts the rest better."""
 
 MAX_TP = 16
 """Largest tp unless it is pinned: beyond it products are thin and collectives long, even inside a rack."""
+
+WHOLE = 100
+"""Percent of the optimizer's states."""
 
 FP8_ALIGNMENT = 16
 MXFP8_ALIGNMENT = 32
@@ -210,6 +214,8 @@ def _offload_rules(points: Points, scope: Scope) -> Iterator[Rule]:
         named = " or ".join(str(stage) for stage in stages)
         outside_X = (offload_X > 0) & ~np.isin(points.zero_stage_X, stages)
         yield f"{target.title}: optimizer states go to the host with zero_stage {named}", outside_X
+    parted_X = (offload_X > 0) & (offload_X < WHOLE) & (points.zero_stage_X == SHARDED_WEIGHTS)
+    yield f"with zero_stage {SHARDED_WEIGHTS} all optimizer states go to the host or none", parted_X
 
 
 def _target_use_rules(points: Points, scope: Scope) -> Iterator[Rule]:

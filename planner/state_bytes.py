@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from planner.capabilities import Capabilities
 from planner.communication import Count, Grid, communicator_sizes, grid_of, num_moments
 from planner.layout import Layout
+from planner.offload import SHARDED_WEIGHTS
 from planner.shard import Elements
 from planner.specs import ModelSpec
 from planner.workload import DType, Optimizer, Precision, TrainWorkload
@@ -69,6 +70,11 @@ def state_bytes(workload: TrainWorkload) -> StateBytes:
         master=master,
         moments=num_moments(workload) * workload.moment_dtype.num_bytes,
     )
+
+
+def gradients_on_host(layout: Layout) -> bool:
+    """Return whether a rank's share of the gradients lies on the host beside its optimizer states."""
+    return layout.offload is not None and layout.zero_stage == SHARDED_WEIGHTS
 
 
 def kept_bytes(num_bytes: int, layout: Layout) -> int:

@@ -14,6 +14,7 @@ from planner.layers import build_graph
 from planner.layout import REPLICAS_OUTERMOST, STAGES_OUTERMOST, ContextKind, Granularity, Layout, Schedule
 from planner.memory import peaks_of_ranks
 from planner.node_costs import pipeline_rank_limits
+from planner.offload import SHARDED_WEIGHTS
 from planner.plan import PlannedLayout
 from planner.request import Constraints, PlanRequest
 from planner.specs import ModelSpec
@@ -349,6 +350,8 @@ def _offload(layout: Layout, workload: TrainWorkload) -> Iterator[Violation]:
     """Yield what stands against optimizer states on the host, whatever the target."""
     if layout.offload is None:
         return
+    if layout.zero_stage == SHARDED_WEIGHTS and layout.offloaded_fraction < 1.0:
+        yield Violation(rule="offload", message="a part of the optimizer states on the host with zero_stage 3")
     if layout.zero_stage == 0:
         yield Violation(rule="offload", message="optimizer states on the host with zero_stage 0, which shards none")
     if workload.optimizer is not Optimizer.ADAM:

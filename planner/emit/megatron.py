@@ -10,9 +10,9 @@ megatron-core 0.19.2, whose argument parser, configuration objects and models ac
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
+from planner.emit.host_threads import thread_lines
 from planner.emit.megatron_arguments import argument_groups
 from planner.emit.megatron_limits import require_layout, require_model, require_workload
-from planner.emit.megatron_offload import thread_lines
 from planner.emit.megatron_parts import Form, Parts, parts_of
 from planner.emit.megatron_position_limits import written_model
 from planner.emit.megatron_refusal import FIRST_BLACKWELL_CAPABILITY, capability_major, refuse

@@ -14,8 +14,6 @@ from planner.workload import Optimizer, TrainWorkload
 
 OFFLOAD_ZERO_STAGE = 1
 
-THREADS = "OMP_NUM_THREADS"
-
 MANY_COLLECTIONS = "100"
 """Iterations between collections of garbage, which are not automatic any more."""
 
@@ -31,13 +29,6 @@ def offload_flags(offload: Offload | None) -> Flags:
         ("--manual-gc",),
         ("--manual-gc-interval", MANY_COLLECTIONS),
     )
-
-
-def thread_lines(layout: Layout, gpus_per_node: int) -> list[str]:
-    """Return what gives each process its share of the CPUs; torchrun would give it one thread."""
-    if layout.offload is None:
-        return []
-    return [f'export {THREADS}="${{{THREADS}:-$(($(nproc --all) / {gpus_per_node}))}}"', ""]
 
 
 def require_offload(layout: Layout, workload: TrainWorkload) -> None:

@@ -109,6 +109,11 @@ def test_what_is_not_searched_on_nodes_that_differ_is_said(tmp_path: Path) -> No
     assert "the number of nodes cannot be chosen where nodes differ: which of them to take is not searched." in (
         chosen.stderr
     )
+    hosted = RUNNER.invoke(app, ["plan", spec, "--set", "constraints.optimizer_offload=[0, 1]"])
+    assert hosted.exit_code == ExitCode.BAD_INPUT
+    assert "`optimizer_offload` asks for states on the hosts, which is not searched where nodes differ." in (
+        hosted.stderr
+    )
     front = RUNNER.invoke(app, ["plan", spec, "--pareto", "4"])
     assert front.exit_code == ExitCode.BAD_INPUT
     assert front.stderr == (

@@ -6,27 +6,37 @@ import pytest
 
 from planner.bundled import load_bundled
 from planner.documents import parse_document
+from planner.emit.deepspeed import LAUNCH_SCRIPT as DEEPSPEED_SCRIPT
+from planner.emit.deepspeed import emit_deepspeed
 from planner.emit.megatron import LAUNCH_SCRIPT, emit_megatron
 from planner.errors import InputError, NotExpressibleError
+from planner.graph import graph_parameters
 from planner.launch import launch_files
+from planner.layers import build_graph
 from planner.layout import Layout, Offload
-from planner.offload import hosted_seconds, hosted_step
+from planner.offload import gradient_copies, hosted_seconds, hosted_step, sharded_step
 from planner.plan import Plan, Status
+from planner.readers.deepspeed import layout_of_files
 from planner.readers.megatron import layout_of, read_megatron
 from planner.request import Constraints, Objective, PlanRequest, Target
 from planner.schema.plan import plan_from_document, plan_to_text
 from planner.search import search
+from planner.shard import Elements
 from planner.validate import violations
 from planner.visit import BEYOND_HOST
 from planner.workload import DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
 from profiles.catalogue import load_preset
 from profiles.estimate import Estimate, Source
 from profiles.hardware import Cluster
-from profiles.ops import ComputeOp
+from profiles.ops import ComputeOp, HostCopy
+from tests.builders import tiny_dense_model
+from tests.emitted.deepspeed_plans import deepspeed_plan, layout_with
 from tests.emitted.plans import LLAMA_8B, cluster_of, layout_of_degrees, plan_of
+from tests.unequal_clusters import unequal_cluster
 
 WORKLOAD = TrainWorkload(seq_len=4096, global_batch_size=64, precision=Precision.BF16, method=TrainMethod.FULL_FINETUNE)
 HALF = Offload(optimizer_fraction=0.5)
+WHOLE = Offload(optimizer_fraction=1.0, overlapped=False)
 LAYOUT = replace(layout_of_degrees(layers=(32,), tp=2, dp=4, num_microbatches=16), offload=HALF)
 
 
@@ -100,6 +110,29 @@ def test_nodes_with_too_little_memory_are_named(four_l40s: Cluster) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("gpu_bytes", "host_bytes", "binding"),
+    [
+        (
+            48 << 30,
+            64 << 30,
+            "host memory: tp 4, pp 1, dp 1 would fit with 100 % of optimizer states on the host, where",
+        ),
+        (8 << 30, 512 << 30, "GPU memory: the layout that needs least, "),
+        (8 << 30, 64 << 30, "GPU memory: the layout that needs least, "),
+    ],
+)
+def test_states_that_are_pinned_to_the_hosts_name_what_is_too_small(
+    four_l40s: Cluster, gpu_bytes: int, host_bytes: int, binding: str
+) -> None:
+    device = replace(four_l40s.device, memory_bytes=gpu_bytes)
+    small = replace(four_l40s, device=device, host_memory_bytes=host_bytes)
+    plan = search(load_bundled("llama-2-13b"), small, asked(parts=(1.0,)))
+    assert plan.infeasible is not None
+    assert plan.infeasible.binding.startswith(binding)
+    assert plan.infeasible.shortfall_bytes > 0
+
+
 def test_what_is_asked_for_by_name_is_searched_beside_the_rest() -> None:
     cluster = load_preset("dgx-h100").to_cluster().with_nodes(1)
     model = load_bundled("llama-2-7b")
@@ -114,14 +147,88 @@ def test_what_is_asked_for_by_name_is_searched_beside_the_rest() -> None:
         assert counted == plan.search.considered
 
 
-def test_a_target_without_words_for_it_has_no_such_layout() -> None:
-    plan = search(
-        load_bundled("llama-2-7b"),
-        load_preset("dgx-h100").to_cluster().with_nodes(1),
-        asked(parts=(1.0,), target=Target.DEEPSPEED),
-    )
+def test_nodes_that_differ_have_no_such_layout() -> None:
+    plan = search(tiny_dense_model(), unequal_cluster(2, older=(1,)), asked(parts=(1.0,)))
     assert plan.infeasible is not None
-    assert plan.infeasible.binding.endswith("DeepSpeed 0.19.8: plans put no optimizer states on the host")
+    assert plan.infeasible.binding.endswith("(megatron-core 0.19.2): plans put no optimizer states on the host")
+    assert search(tiny_dense_model(), unequal_cluster(2, older=(1,)), asked(parts=(0.0,))).plans
+
+
+def test_with_sharded_weights_all_states_go_or_none() -> None:
+    cluster, model = load_preset("dgx-h100").to_cluster().with_nodes(1), load_bundled("llama-2-7b")
+    whole = search(model, cluster, asked(parts=(0.5, 1.0), target=Target.DEEPSPEED))
+    assert whole.best.layout.zero_stage == 3
+    assert whole.best.layout.offload == WHOLE
+    half = search(model, cluster, asked(parts=(0.5,), target=Target.DEEPSPEED))
+    assert half.infeasible is not None
+    assert half.infeasible.binding.endswith("with zero_stage 3 all optimizer states go to the host or none")
+
+
+def test_deepspeed_fits_a_model_with_all_states_on_the_host_and_reads_its_files_back(four_l40s: Cluster) -> None:
+    model = load_bundled("llama-2-13b")
+    without = search(model, four_l40s, asked(parts=(0.0,), target=Target.DEEPSPEED), top=1)
+    assert without.status is Status.INFEASIBLE
+    plan = search(model, four_l40s, asked(target=Target.DEEPSPEED), top=1)
+    assert plan.status is Status.OPTIMAL
+    layout = plan.best.layout
+    assert (layout.zero_stage, layout.offload) == (3, WHOLE)
+    assert sum(plan.search.pruned.values()) + plan.search.simulated == plan.search.considered
+    files = launch_files(plan)
+    assert layout_of_files(files, script=DEEPSPEED_SCRIPT) == layout
+    assert 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(($(nproc --all) / 4))}"' in files[DEEPSPEED_SCRIPT]
+    hosted = plan.best.host_memory
+    assert hosted is not None
+    share = -(-graph_parameters(model, build_graph(model, WORKLOAD, eager=True)) // 4)
+    held = {line.term: line.num_bytes for line in hosted.lines}
+    # fp32 weights, two moments, gradients in page-locked memory twice, and once more in one buffer of a power of two.
+    assert held["offloaded master weights"] == 4 * 4 * share
+    assert held["offloaded moments"] == 4 * 8 * share
+    assert held["page-locked gradients"] == 4 * 2 * 4 * share
+    assert held["accumulated gradients"] == 4 * (1 << (4 * share - 1).bit_length())
+    assert not any(line.num_bytes for line in plan.best.memory if line.term in {"gradients", "master weights"})
+
+
+def test_bytes_of_a_step_with_sharded_weights() -> None:
+    step = sharded_step(updated=100, workload=replace(WORKLOAD, gradient_dtype=DType.BF16))
+    assert step.before.num_bytes == 100 * (2 + 2 + 4)
+    assert (step.gradients.num_bytes, step.gradients.pinned) == (400, True)
+    assert step.update.num_bytes == 100 * (8 + 28 + 6)
+    assert (step.parameters.num_bytes, step.parameters.pinned) == (200, False)
+    trainable = Elements(dense=799)
+    layout = replace(layout_of_degrees(layers=(32,), dp=8, num_microbatches=8, zero_stage=3), offload=WHOLE)
+    assert gradient_copies(trainable, layout, WORKLOAD) == (HostCopy(num_bytes=2 * 100 * 4, pinned=True),)
+    assert gradient_copies(trainable, LAYOUT, WORKLOAD) == ()
+    assert gradient_copies(trainable, replace(layout, offload=None), WORKLOAD) == ()
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "offload", "message"),
+    [
+        (
+            2,
+            Offload(optimizer_fraction=1.0, overlapped=False),
+            (
+                "optimizer states on the host with zero_stage 2, where gradients stay on the GPU until the last"
+                " micro-batch; plans do not price it."
+            ),
+        ),
+        (
+            3,
+            Offload(optimizer_fraction=0.25, overlapped=False),
+            "0.25 of the optimizer states on the host: `ratio` counts sub-groups of parameters, whatever their sizes.",
+        ),
+        (
+            3,
+            Offload(optimizer_fraction=1.0),
+            "optimizer states on the host with copies beside updates, which DeepSpeed does one after the other.",
+        ),
+    ],
+)
+def test_what_plans_for_deepspeed_do_not_put_on_the_host(zero_stage: int, offload: Offload, message: str) -> None:
+    layout = replace(layout_with((32,), dp=8, zero_stage=zero_stage), offload=offload)
+    with pytest.raises(NotExpressibleError) as caught:
+        emit_deepspeed(deepspeed_plan(LLAMA_8B, layout))
+    assert caught.value.message == message
 
 
 @pytest.mark.parametrize(
@@ -231,6 +338,14 @@ def test_what_megatron_does_not_put_on_the_host(layout: Layout, changes: dict[st
             [
                 "optimizer states on the host with zero_stage 0, which shards none",
                 "Megatron-LM (megatron-core 0.19.2) has no optimizer states on the host with zero_stage 0",
+            ],
+        ),
+        (
+            replace(layout_of_degrees(layers=(32,), dp=8, num_microbatches=8, zero_stage=3), offload=HALF),
+            {},
+            [
+                "a part of the optimizer states on the host with zero_stage 3",
+                "Megatron-LM (megatron-core 0.19.2) has no optimizer states on the host with zero_stage 3",
             ],
         ),
         (LAYOUT, {"moment_dtype": DType.BF16}, ["moment_dtype bf16 on the host, where states are kept in fp32"]),
