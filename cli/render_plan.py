@@ -206,6 +206,9 @@ def layout_facts(plan: Plan, planned: PlannedLayout, *, searched: bool = True) -
         *_useful_tokens(plan),
         ("peak memory", f"{peak_in_words(planned)}, of {gib(planned.memory_limit_bytes)} usable"),
     ]
+    hosted = planned.host_memory
+    if hosted is not None:
+        facts.append(("host memory", f"{gib(hosted.num_bytes)} on the fullest node, of {gib(hosted.limit_bytes)}"))
     if planned is plan.best:
         facts += _whole_run(plan)
     return (Line(f"  {layout_in_words(planned.layout)}"), Facts(pairs=tuple(facts)))

@@ -39,6 +39,7 @@ def contradictions(
         yield from _attention_kernel(device, request, document)
     yield from _objective(cluster, request, document)
     yield from _pinned_sizes(cluster, request, document)
+    yield from _offload(cluster, request, document)
     yield from _experts(model, request, document)
     yield from _context(request, document)
     yield from _target(request, document)
@@ -189,6 +190,16 @@ def _robust(cluster: Cluster, request: PlanRequest, document: Document) -> Itera
             location=place,
             hint="Find the number of nodes by another objective; then give it as cluster.nodes, without node_counts"
             " and deadline_days.",
+        )
+
+
+def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iterator[InputError]:
+    """Yield states that are to go to hosts of nodes that differ."""
+    if cluster.unequal is not None and any(request.constraints.optimizer_offload or ()):
+        yield InputError(
+            "`optimizer_offload` asks for states on the hosts, which is not searched where nodes differ.",
+            location=document.locate(("constraints", "optimizer_offload")),
+            hint="Leave it out, or describe equal nodes.",
         )
 
 

@@ -24,11 +24,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from planner.capabilities import CAPABILITIES
-from planner.communication import ends_distance, optimizer_traffic, overlapped_transfer_seconds, shard_ranks, transfer
+from planner.communication import ends_distance, overlapped_transfer_seconds, shard_ranks, transfer
 from planner.evaluate import stage_prices, tail_seconds
 from planner.layers import build_graph
 from planner.layout import Schedule, Stage, stages_from_counts
 from planner.memory import FRAGMENTATION_FRACTION, memory_ledger, peak_memory_bytes
+from planner.offload import optimizer_seconds
 from planner.pass_prices import StagePasses, stage_passes
 from planner.placement import PlacedModel, place
 from planner.plan import OtherSchedules, Plan, PricedSchedule
@@ -250,11 +251,10 @@ class _Pricer:
     def _tail_seconds(self, held: PlacedModel, *, copies: int) -> float:
         """Return what comes behind the pipeline: the optimizer step, and for two copies the sum of their gradients."""
         layout, workload = held.layout, held.workload
-        communication, _ = tail_seconds(self._placed, self._cost_model)
+        communication, *_ = tail_seconds(self._placed, self._cost_model)
         elements_R = [held.elements(rank, trainable=True) for rank in range(layout.pp)]
-        optimizer = max(
-            self._cost_model.compute(optimizer_traffic(elements, layout, workload)).seconds for elements in elements_R
-        )
+        price = self._cost_model.compute
+        optimizer = max(sum(optimizer_seconds(elements, layout, workload, price)) for elements in elements_R)
         if copies > 1:
             dense, expert = shard_ranks(self._layout, zero_stage=1)
             num_bytes = max(

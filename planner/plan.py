@@ -54,6 +54,39 @@ class MemoryLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostLine:
+    """One term of a node's memory.
+
+    Args:
+        term: "offloaded moments" and so on.
+        num_bytes: Its size.
+        source: Formula or assumption behind it.
+    """
+
+    term: str
+    num_bytes: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostMemory:
+    """What is kept in the memory of the node that keeps most there.
+
+    Args:
+        lines: Its terms, what every process takes anyway among them.
+        limit_bytes: The node's memory.
+    """
+
+    lines: tuple[HostLine, ...]
+    limit_bytes: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the sum of the terms."""
+        return sum(line.num_bytes for line in self.lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimeLine:
     """One term of the step time; the terms add up to the step.
 
@@ -102,6 +135,7 @@ class PlannedLayout:
         lower_bound_seconds: No split of the layers at these degrees takes less; of a layout whose split was given, its
             own time.
         on_nodes: How it stands on nodes that differ; None where they do not.
+        host_memory: What lies in host memory; None where nothing is put there.
     """
 
     layout: Layout
@@ -115,6 +149,7 @@ class PlannedLayout:
     time: tuple[TimeLine, ...]
     assumptions: tuple[str, ...]
     lower_bound_seconds: float
+    host_memory: HostMemory | None = None
     on_nodes: OnNodes | None = None
 
     @property

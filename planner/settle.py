@@ -77,7 +77,7 @@ def settle(pricer: Pricer, point: Layout, *, bound: PointBound, best_seconds: fl
         if seconds >= ceiling:
             continue
         peak_bytes = prices.peak_bytes(split)
-        if peak_bytes > pricer.limit_bytes:
+        if peak_bytes > pricer.limit_bytes or not pricer.hosts_hold(prices, split):
             continue
         ceiling = seconds
         better = Candidate(

@@ -18,6 +18,7 @@ from planner.emit.deepspeed_limits import (
     require_model,
     require_workload,
 )
+from planner.emit.host_threads import thread_lines
 from planner.emit.node_order import HOSTFILE, PLACES, SLURM, batch_rendezvous, hostfile, launch_rendezvous
 from planner.emit.shell import array, comment, job_name
 from planner.layout import Granularity, Layout
@@ -78,6 +79,8 @@ BASE_NOTE = (
     "Base model: append --model DIR, a Hugging Face model of these sizes (needs transformers), or --load DIR, a",
     "checkpoint of this program; without either the weights start at random.",
 )
+
+OFFLOAD_NOTE = "Optimizer on the host: DeepSpeed builds its Adam for CPUs at the first start, with a C++ compiler."
 
 FLASH_NOTE = "Sliding windows: --attention flash needs the flash-attn package; --attention fused takes masks instead."
 
@@ -188,11 +191,12 @@ def _launch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, cl
         prepared = [*array(ARGUMENTS, rows), "", *_from_one_node(folder), *rendezvous]
     lines = [
         "#!/usr/bin/env bash",
-        *_header(model, workload, cluster),
+        *_header(model, workload, layout, cluster),
         *(comment(line) for line in (run_note if several else ("Run this on the node: bash launch.sh",))),
         "",
         "set -euo pipefail",
         "",
+        *thread_lines(layout, cluster.gpus_per_node),
         *prepared,
         "exec torchrun \\",
         f"    --nnodes {cluster.num_nodes} \\",
@@ -220,7 +224,7 @@ def _batch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, clu
         "#SBATCH --mem=0",
         "#SBATCH --output=%x-%j.log",
         *found.directives,
-        *_header(model, workload, cluster),
+        *_header(model, workload, layout, cluster),
         comment("Submit from the folder that holds these files: sbatch job.sbatch, with --partition, --account and"),
         comment("--time as your site wants them."),
         *(comment(line) for line in found.note),
@@ -231,6 +235,7 @@ def _batch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, clu
         "export MASTER_ADDR",
         'export MASTER_PORT="${MASTER_PORT:-29500}"',
         "",
+        *thread_lines(layout, cluster.gpus_per_node),
         *array(ARGUMENTS, rows),
         "",
         comment("One torchrun a node; SLURM_NODEID is known only inside the task, hence the inner shell."),
@@ -270,7 +275,7 @@ def _program_words(folder: str) -> tuple[str, ...]:
     )
 
 
-def _header(model: ModelSpec, workload: TrainWorkload, cluster: Cluster) -> list[str]:
+def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster) -> list[str]:
     gpus = f"{cluster.nodes_in_words}"
     pretraining = workload.method is TrainMethod.PRETRAIN
     what = "pretraining" if pretraining else "fine-tuning"
@@ -282,6 +287,7 @@ def _header(model: ModelSpec, workload: TrainWorkload, cluster: Cluster) -> list
             TARGET_NOTE,
             f"{CONFIG_FILE} is DeepSpeed's part of the plan; what it cannot say is told to {PROGRAM} below.",
             *((FLASH_NOTE,) if needs_flash_attention_package(model, workload) else ()),
+            *((OFFLOAD_NOTE,) if layout.offload is not None else ()),
             *((TOKEN_FILE_NOTE,) if workload.data_path else MOCK_DATA_NOTE),
             *(() if pretraining else BASE_NOTE),
             *RECIPE_NOTE,

@@ -1,5 +1,6 @@
 """Types of single fields in a plan spec: what users may write, and what it becomes."""
 
+import math
 import re
 from collections.abc import Sequence
 from decimal import Decimal
@@ -86,6 +87,23 @@ def _recompute(value: object) -> tuple[str, ...]:
 
 def _context_kinds(value: object) -> tuple[str, ...]:
     return _some_of(value, CONTEXT_KINDS, what="a kind of context parallelism")
+
+
+def _offloaded(value: object) -> tuple[float, ...]:
+    """Return the parts, in whole percent, that a number from 0 to 1 or a list of them gives."""
+    values = _listed(value)
+    if not values or not all(_is_fraction(item) for item in values):
+        raise complaint(
+            f"{shown(value)} is not a part of the optimizer's states.",
+            "Give a number from 0 (nothing on the host) to 1, in hundredths, such as 0.5, or a list of these.",
+        )
+    return tuple(sorted({float(item) for item in values if _is_fraction(item)}))
+
+
+def _is_fraction(value: object) -> TypeGuard[float]:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        return False
+    return math.isclose(100 * value, round(100 * value), abs_tol=1e-9)
 
 
 def _some_of(value: object, known: Sequence[str], *, what: str) -> tuple[str, ...]:
@@ -182,6 +200,7 @@ Degree = Annotated[Bounds, PlainValidator(_bounds), AfterValidator(_positive)]
 
 ZeroStage = Annotated[Bounds, PlainValidator(_bounds), AfterValidator(_zero_stage)]
 RecomputeChoice = Annotated[tuple[str, ...], PlainValidator(_recompute)]
+OffloadChoice = Annotated[tuple[float, ...], PlainValidator(_offloaded)]
 ContextKinds = Annotated[tuple[str, ...], PlainValidator(_context_kinds)]
 LoraTargets = Annotated[tuple[str, ...], PlainValidator(_lora_targets)]
 Tokens = Annotated[int, PlainValidator(_tokens)]

@@ -1,12 +1,12 @@
 """A plan's JSON form, both ways.
 
-The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. Keys of things
-that are not planned yet (`offload`) are there and null; what only nodes that differ have (`node_order`, `on_nodes`,
-`unequal`) is there only for them. What follows from other keys (`cp_kind`, `edp`, `band`, `could_swap`,
-`days_to_train`, `cost_to_train`, `joules_to_train`) is there for readers, and must agree when the file is read back.
-What is asked for beside a plan (`node_choice`, `pareto`, `spare`, `schedules`, `robust`) is there where it was asked
-for. Files of versions that knew no `certainty` and no `joules_to_train` are read too. A file holds its inputs in full,
-so it is enough to emit, explain and check the plan.
+The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. What a layout does
+not have (`offload`) is null; `host_memory` is there where something is offloaded; what only nodes that differ have
+(`node_order`, `on_nodes`, `unequal`) is there only for them. What follows from other keys (`cp_kind`, `edp`, `band`,
+`could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`) is there for readers, and must agree when the file is
+read back. What is asked for beside a plan (`node_choice`, `pareto`, `spare`, `schedules`, `robust`) is there where it
+was asked for. Files of versions that knew no `certainty` and no `joules_to_train` are read too. A file holds its inputs
+in full, so it is enough to emit, explain and check the plan.
 
     plan_from_document(parse_document(plan_to_text(plan), file="plan.json")) == plan
 
@@ -316,6 +316,7 @@ def _planned_layout(planned: PlannedLayout, certainty: Certainty | None) -> dict
         "peak_memory_bytes": planned.peak_memory_bytes,
         "memory_limit_bytes": planned.memory_limit_bytes,
         "memory": memory,
+        **({} if planned.host_memory is None else {"host_memory": _json(planned.host_memory)}),
         "time": {line.term: line.seconds for line in planned.time},
         "sources": {**memory_sources, **{f"time.{line.term}": line.source for line in planned.time}},
         "assumptions": list(planned.assumptions),
@@ -345,7 +346,7 @@ def _layout(layout: Layout) -> dict[str, Data]:
         "num_microbatches": layout.num_microbatches,
         "schedule": layout.schedule.value,
         "recompute": _recompute(layout.recompute),
-        "offload": None,
+        "offload": _json(layout.offload),
         "overlap": _json(layout.overlap),
         "rank_order": layout.rank_order,
         **({"node_order": list(layout.node_order)} if layout.node_order else {}),

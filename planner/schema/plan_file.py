@@ -20,10 +20,11 @@ from planner.choices import (
     SlowCase,
     Spare,
 )
-from planner.layout import ContextKind, Granularity, Layout, Overlap, Recompute, Schedule, Stage
+from planner.layout import ContextKind, Granularity, Layout, Offload, Overlap, Recompute, Schedule, Stage
 from planner.plan import (
     SCHEMA_VERSION,
     Certainty,
+    HostMemory,
     Infeasible,
     MemoryLine,
     OnNodes,
@@ -126,7 +127,7 @@ class LayoutFile(_Mapping):
     num_microbatches: int
     schedule: Schedule
     recompute: RecomputeFile
-    offload: None
+    offload: Offload | None
     overlap: Overlap
     rank_order: str
     node_order: tuple[int, ...] = ()
@@ -192,6 +193,7 @@ class PlannedLayoutFile(_Mapping):
     peak_memory_bytes: int
     memory_limit_bytes: int
     memory: Annotated[dict[Rank, Phases], Field(min_length=1)]
+    host_memory: HostMemory | None = None
     time: Annotated[dict[str, float], Field(min_length=1)]
     sources: dict[str, str]
     assumptions: tuple[str, ...]
@@ -241,6 +243,7 @@ class PlannedLayoutFile(_Mapping):
             time=time,
             assumptions=self.assumptions,
             lower_bound_seconds=self.lower_bound_seconds,
+            host_memory=self.host_memory,
         )
 
     def _memory_source(self, rank: str, phase: Phase, term: str) -> str:

@@ -31,6 +31,7 @@ from planner.schema.field_types import (
     Degree,
     Length,
     LoraTargets,
+    OffloadChoice,
     PrecisionChoice,
     Probability,
     RecomputeChoice,
@@ -165,6 +166,7 @@ class ConstraintsFile(_Mapping):
     num_microbatches: Degree | None = None
     recompute: RecomputeChoice | None = None
     sequence_parallel: StrictBool | None = None
+    optimizer_offload: OffloadChoice | None = None
 
     def to_constraints(self) -> Constraints:
         """Return the constraints; what is not constrained is left out."""
@@ -174,6 +176,7 @@ class ConstraintsFile(_Mapping):
             recompute=self.recompute,
             sequence_parallel=self.sequence_parallel,
             cp_kind=self.cp_kind,
+            optimizer_offload=self.optimizer_offload,
         )
 
 

@@ -16,7 +16,7 @@ from planner.emit.deepspeed_config import REDUCE_BUCKET_ELEMENTS
 from planner.graph import graph_parameters
 from planner.inputs import load_inputs
 from planner.layers import build_graph
-from planner.layout import Layout
+from planner.layout import Layout, Offload
 from planner.placement import place
 from planner.plan import Plan
 from planner.search import search
@@ -60,6 +60,9 @@ def searched(*overrides: str) -> Plan:
     return search(inputs.model, inputs.cluster, inputs.request, top=1)
 
 
+WHOLE = Offload(optimizer_fraction=1.0, overlapped=False)
+ON_HOST = replace(layout_with((32,), dp=8, zero_stage=3), offload=WHOLE)
+
 CONFIGURATIONS: Mapping[str, Plan] = {
     "8B, as searched": searched(),
     "70B, as searched": searched("model=llama-3.1-70b", "cluster.nodes=8"),
@@ -72,6 +75,7 @@ CONFIGURATIONS: Mapping[str, Plan] = {
     "70B, weights sharded, second copy in each node": deepspeed_plan(
         LLAMA_70B, layout_with((80,), dp=64, zero_stage=3, secondary_shard=8, recompute=FULL_RECOMPUTE)
     ),
+    "8B, states on the host": deepspeed_plan(LLAMA_8B, ON_HOST),
     "70B, heads exchanged": deepspeed_plan(
         LLAMA_70B, layout_with((80,), cp=8, dp=4, zero_stage=3, num_microbatches=2), seq_len=131072
     ),
@@ -120,6 +124,7 @@ def test_deepspeed_reads_the_plan(name: str, readings: Mapping[str, Mapping[str,
     assert (read["zero_stage"], read["overlap_comm"]) == (layout.zero_stage, layout.overlap.grad_reduce)
     assert read["buckets"] == [REDUCE_BUCKET_ELEMENTS, 50_000_000, DEEPSPEED.prefetched_weights]
     assert read["secondary_shard"] == layout.secondary_shard
+    assert read["offload"] == (["cpu", True, 1.0] if layout.offload is not None else None)
     assert read["tensor_parallel"] == (layout.tp if layout.tp > 1 else 0)
     assert (read["bf16"], read["fp16"]) == (workload.precision is Precision.BF16, workload.precision is Precision.FP16)
     names = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
@@ -164,6 +169,8 @@ class Run:
             zero = {"stage": 0}
         # A large epsilon lets the size of the gradients be seen in Adam's steps.
         parameters = config["optimizer"]["params"] | {"torch_adam": True, "lr": 1e-2, "eps": 1e-3}
+        if plan.best.layout.offload is not None:
+            del parameters["torch_adam"]  # the Adam that DeepSpeed brings for the host
         changed: dict[str, object] = {"zero_optimization": zero, "optimizer": {"type": "AdamW", "params": parameters}}
         if self.exact:
             changed |= dict.fromkeys(("bf16", "data_types", "communication_data_type"))
@@ -194,6 +201,7 @@ LAYOUTS: Mapping[str, Mapping[str, Layout]] = {
         "gradients sharded": halves(zero_stage=2),
         "weights sharded, recomputed": halves(zero_stage=3, recompute=FULL_RECOMPUTE),
         "second copy of the weights": halves(zero_stage=3, secondary_shard=2),
+        "states on the host": replace(halves(zero_stage=3), offload=WHOLE),
         "two stages": layout_with((1, 3)),
         "two stages, recomputed": layout_with((3, 1), recompute=FULL_RECOMPUTE),
         "a stage without layers": layout_with((0, 4), micro_batch_size=2, num_microbatches=2),

@@ -105,6 +105,11 @@ def test_what_is_not_searched_on_nodes_that_differ_is_said(tmp_path: Path) -> No
         " which are the best few depends on the layout.\n"
         "Plan each choice that you have by itself: change `nodes` of the cluster's groups."
     ) in chosen.stderr
+    hosted = RUNNER.invoke(app, ["plan", spec, "--set", "constraints.optimizer_offload=[0, 1]"])
+    assert hosted.exit_code == ExitCode.BAD_INPUT
+    assert "`optimizer_offload` asks for states on the hosts, which is not searched where nodes differ." in (
+        hosted.stderr
+    )
     scheduled = RUNNER.invoke(app, ["plan", spec, "--schedules"])
     assert scheduled.exit_code == ExitCode.OK
     assert "Not priced: stages on nodes that differ are not priced under it." in scheduled.stdout

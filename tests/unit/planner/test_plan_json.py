@@ -244,7 +244,7 @@ NOT_EDITED = "Plan again; a plan file is not edited by hand."
         (
             '"offload": null',
             '"offload": "cpu"',
-            'plan.json:49:20: plans[0].layout.offload: `offload` = "cpu" is not null.\nGive null.',
+            'plan.json:49:20: plans[0].layout.offload: `offload` = "cpu"',
         ),
         (
             '"time.gemm":',
