@@ -5,7 +5,9 @@ backward pass (the gradient of the input, where passes are split) that needs it:
 2503.01328). Every rank has a stream to its host and one from it. Each makes one copy at a time: to the host in the
 order of the forward passes, from the host in the order of the backward passes. A copy from the host begins when its
 activations are on the host, the copy before it has ended, and its rank has run all blocks before the one that releases
-it; a backward pass waits for its copy. Copies do not slow passes or transfers down.
+it; a backward pass waits for its copy. A rank can be paced, so that what is on its way to the host does not pile up: a
+forward pass whose activations move then waits until all copies to the host but a few have ended. Copies do not slow
+passes or transfers down.
 
 On the rank the bytes are gone when the copy to the host ends, and are there again when the copy from it begins; on the
 host they are from when the first begins until the other ends. What the gradient of the weights keeps stays on the rank.
@@ -26,8 +28,8 @@ Arrays name their axes:
     V  stages
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
@@ -90,10 +92,12 @@ class Offload:
     Args:
         moved_R: What moves on each rank, in the order of the forward passes.
         copy_seconds_V: A copy of all activations of one micro-batch, one way.
+        most_under_way: Of paced ranks, how many copies to the host may be under way as a forward pass starts.
     """
 
     moved_R: tuple[tuple[Moved, ...], ...]
     copy_seconds_V: tuple[float, ...]
+    most_under_way: Mapping[int, int] = field(default_factory=dict)
 
 
 class Copy(NamedTuple):
@@ -149,12 +153,15 @@ class _Streams:
     """
 
     def __init__(self, offload: Offload) -> None:
-        self.ranks = [_RankStreams(moved, offload.copy_seconds_V) for moved in offload.moved_R]
+        self.ranks = [
+            _RankStreams(moved, offload.copy_seconds_V, most_under_way=offload.most_under_way.get(rank))
+            for rank, moved in enumerate(offload.moved_R)
+        ]
 
     def start_seconds(self, rank: int, position: int, *, earliest_seconds: float, lasting_seconds: float) -> float:
         """Return when a block starts, with all that it needs back; begin the copies of what it saves behind it."""
         streams = self.ranks[rank]
-        start = max(earliest_seconds, streams.back_seconds(position))
+        start = max(earliest_seconds, streams.back_seconds(position), streams.paced_seconds(position))
         streams.ended(position, start + lasting_seconds)
         return start
 
@@ -165,10 +172,12 @@ class _RankStreams:
     Args:
         moved: What moves.
         copy_seconds_V: A copy of all activations of one micro-batch.
+        most_under_way: Copies to the host that may be under way as a forward pass starts; None for any number.
     """
 
-    def __init__(self, moved: Sequence[Moved], copy_seconds_V: Sequence[float]) -> None:
+    def __init__(self, moved: Sequence[Moved], copy_seconds_V: Sequence[float], *, most_under_way: int | None) -> None:
         self._seconds_V = copy_seconds_V
+        self._most_under_way = most_under_way
         self._made: dict[int, list[Moved]] = {}
         for entry in moved:
             self._made.setdefault(entry.saved.made, []).append(entry)
@@ -197,6 +206,13 @@ class _RankStreams:
             moved = wanted[len(back)]
             self._append(back, moved, max(self._ends[moved.released], self._on_host[moved.saved]))
         return back[-1].end_seconds if back and back[-1].moved.saved.needed == position else 0.0
+
+    def paced_seconds(self, position: int) -> float:
+        """Return when a block may start for the copies to the host before it."""
+        away, most = self._to_host, self._most_under_way
+        if most is None or len(away) <= most or position not in self._made:
+            return 0.0
+        return away[-1 - most].end_seconds
 
     def _append(self, stream: list[Copy], moved: Moved, earliest_seconds: float) -> None:
         start = max(earliest_seconds, stream[-1].end_seconds if stream else 0.0)
@@ -227,9 +243,9 @@ def device_bytes(
         timeline, rank, activation_bytes_V=activation_bytes_V, weight_gradient_bytes_V=weight_gradient_bytes_V
     )
     for moved, _, end in copies.to_host:
-        events.append((end, away_place(moved.saved.made), -_moved_bytes(moved, activation_bytes_V)))
+        events.append((end, away_place(moved.saved.made), -moved_bytes(moved, activation_bytes_V)))
     for moved, start, _ in copies.from_host:
-        events.append((start, back_place(moved.released), _moved_bytes(moved, activation_bytes_V)))
+        events.append((start, back_place(moved.released), moved_bytes(moved, activation_bytes_V)))
     return _running(events)
 
 
@@ -274,8 +290,8 @@ _BACK, _BEGINS, _ENDS, _AWAY = range(_PLACES)
 
 def host_bytes(copies: Copies, *, activation_bytes_V: Sequence[int]) -> tuple[tuple[float, int], ...]:
     """Return the activations of a rank that its host holds: seconds, and bytes from then on."""
-    events = [(start, 0, _moved_bytes(moved, activation_bytes_V)) for moved, start, _ in copies.to_host]
-    events += [(end, 1, -_moved_bytes(moved, activation_bytes_V)) for moved, _, end in copies.from_host]
+    events = [(start, 0, moved_bytes(moved, activation_bytes_V)) for moved, start, _ in copies.to_host]
+    events += [(end, 1, -moved_bytes(moved, activation_bytes_V)) for moved, _, end in copies.from_host]
     return _running(events)
 
 
@@ -284,7 +300,8 @@ def most_bytes(held: Sequence[tuple[float, int]]) -> int:
     return max((number for _, number in held), default=0)
 
 
-def _moved_bytes(moved: Moved, activation_bytes_V: Sequence[int]) -> int:
+def moved_bytes(moved: Moved, activation_bytes_V: Sequence[int]) -> int:
+    """Return the bytes that move."""
     return int(moved.share * activation_bytes_V[moved.saved.stage])
 
 

@@ -24,7 +24,9 @@ Arrays name their axes:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,37 +71,70 @@ def unnoticed(timeline: PassTimeline, sizes: Sizes) -> Offload:
     )
 
 
-def pressed(timeline: PassTimeline, sizes: Sizes, gentle: Offload, *, ranks: Sequence[int], share: float) -> Offload:
-    """Return what moves if some ranks move a share of all that waits for a block, whatever waits for the copies.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pressure:
+    """How much a rank moves that has no room, and how little it holds meanwhile.
+
+    Args:
+        share: The part of the activations that moves.
+        under_way: Copies to the host that may be under way as a forward pass starts. With any, a copy back is released
+            with the backward pass before the one that needs it, without behind it.
+    """
+
+    share: float
+    under_way: int
+
+
+PRESSURES = tuple(Pressure(share=share, under_way=under_way) for share in SHARES for under_way in (1, 0))
+
+
+def pressed(
+    timeline: PassTimeline, sizes: Sizes, gentle: Offload, *, ranks: Sequence[int], pressure: Pressure
+) -> Offload:
+    """Return what moves if some ranks move part of all that waits for a block, whatever waits for the copies.
 
     Args:
         timeline: The passes without any copies.
         sizes: What they keep.
         gentle: What the other ranks move.
         ranks: The ranks that move so much.
-        share: The share.
+        pressure: How much.
     """
     moved_R = list(gentle.moved_R)
     for rank in ranks:
-        waits = _Waits(timeline, rank, sizes)
-        between_N = np.array([entry.needed - entry.made > 1 for entry in waits.saved_N], dtype=np.bool_)
-        moved_R[rank] = waits.moved(between_N, share)
-    return Offload(moved_R=tuple(moved_R), copy_seconds_V=gentle.copy_seconds_V)
+        waiting = [entry for entry in _movable(timeline, rank, sizes) if entry.needed - entry.made > 1]
+        by_need = sorted(waiting, key=lambda entry: (entry.needed, entry.made))
+        release = {entry: entry.needed - 1 for entry in by_need[:1]}
+        release |= {entry: previous.needed + (not pressure.under_way) for previous, entry in pairwise(by_need)}
+        moved_R[rank] = tuple(
+            Moved(entry, pressure.share, min(max(entry.made + 1, release[entry]), entry.needed)) for entry in waiting
+        )
+    return replace(gentle, moved_R=tuple(moved_R), most_under_way=dict.fromkeys(ranks, pressure.under_way))
+
+
+def _movable(timeline: PassTimeline, rank: int, sizes: Sizes) -> tuple[Saved, ...]:
+    """Return what the forward passes of a rank save that there is a way to a host for."""
+    return tuple(
+        entry
+        for entry in saved(timeline.order, rank)
+        if sizes.activation_bytes_V[entry.stage] and isfinite(sizes.copy_seconds_V[entry.stage])
+    )
 
 
 def _best_of_rank(timeline: PassTimeline, rank: int, sizes: Sizes) -> tuple[Moved, ...]:
-    """Return what a rank moves: of the sets with the least peak the first, from all stages and the largest share on."""
+    """Return what a rank moves: of the sets with the least peak the first; nothing, then from all that waits on."""
     waits = _Waits(timeline, rank, sizes)
-    best: tuple[int, BoolArray, float] | None = None
+    nothing_N: BoolArray = np.zeros(len(waits.saved_N), dtype=np.bool_)
+    best = waits.peak_bytes(nothing_N, 1.0), nothing_N, 1.0
     for num_stages in range(waits.num_stages, 0, -1):
         for share in SHARES:
             chosen_N = waits.longest_first(share, num_stages=num_stages)
             peak = waits.peak_bytes(chosen_N, share)
-            if best is None or peak < best[0]:
+            if peak < best[0]:
                 best = peak, chosen_N, share
             if chosen_N.all():
                 break
-    return () if best is None else waits.moved(*best[1:])
+    return waits.moved(*best[1:])
 
 
 class _Waits:
@@ -112,11 +147,7 @@ class _Waits:
     """
 
     def __init__(self, timeline: PassTimeline, rank: int, sizes: Sizes) -> None:
-        self.saved_N: tuple[Saved, ...] = tuple(
-            entry
-            for entry in saved(timeline.order, rank)
-            if sizes.activation_bytes_V[entry.stage] and np.isfinite(sizes.copy_seconds_V[entry.stage])
-        )
+        self.saved_N = _movable(timeline, rank, sizes)
         self._end_K = np.array(timeline.end_seconds_R[rank])
         self._made_place_N: IntArray = np.array([entry.made for entry in self.saved_N], dtype=np.int64)
         self._needed_place_N: IntArray = np.array([entry.needed for entry in self.saved_N], dtype=np.int64)
