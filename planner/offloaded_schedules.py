@@ -17,6 +17,7 @@ from planner.schedules.offload import (
     Offload,
     device_bytes,
     host_bytes,
+    least_peak_bytes_R,
     most_bytes,
     moved_bytes,
     run_offloaded,
@@ -75,7 +76,12 @@ def offloaded(
     gentle = unnoticed(without, sizes)
     found = _offloaded(order, times, sizes, gentle)
     full = [rank for rank, held in enumerate(found.device_bytes_R) if held > room_bytes_R[rank]]
-    if full and max(sizes.copy_seconds_V) < float("inf"):
+    least_R = least_peak_bytes_R(
+        order,
+        activation_bytes_V=sizes.activation_bytes_V,
+        weight_gradient_bytes_V=sizes.weight_gradient_bytes_V,
+    )
+    if full and all(least <= room for least, room in zip(least_R, room_bytes_R, strict=True)):
         tried = [
             _offloaded(order, times, sizes, pressed(without, sizes, gentle, ranks=full, pressure=pressure))
             for pressure in PRESSURES

@@ -1,8 +1,8 @@
 """A layout under a schedule that the search does not choose from, as a trace like that of `planner.trace`.
 
 A process for each pipeline rank, in it a thread for its passes and, where activations wait on the host, one for the
-copies to it and one for those from it, with flows from a forward pass over both to the backward pass that needs them;
-counters of the activations on the rank and on its host. The optimizer step is not in it.
+copies to it and one for those from it, with flows from the one to the other; counters of the activations on the rank
+and on its host. Transfers between ranks and what comes behind the passes are not in it.
 """
 
 from collections.abc import Iterator, Sequence

@@ -185,6 +185,7 @@ class _RankStreams:
         self._to_host: list[Copy] = []
         self._from_host: list[Copy] = []
         self._on_host: dict[Saved, float] = {}
+        self._back_at: dict[int, float] = {}
         self._ends = [0.0]
 
     @property
@@ -205,7 +206,9 @@ class _RankStreams:
         while len(back) < len(wanted) and wanted[len(back)].released <= position:
             moved = wanted[len(back)]
             self._append(back, moved, max(self._ends[moved.released], self._on_host[moved.saved]))
-        return back[-1].end_seconds if back and back[-1].moved.saved.needed == position else 0.0
+            # Copies for one block end in turn, so that the last of them counts.
+            self._back_at[moved.saved.needed] = back[-1].end_seconds
+        return self._back_at.get(position, 0.0)
 
     def paced_seconds(self, position: int) -> float:
         """Return when a block may start for the copies to the host before it."""

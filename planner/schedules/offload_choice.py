@@ -132,8 +132,6 @@ def _best_of_rank(timeline: PassTimeline, rank: int, sizes: Sizes) -> tuple[Move
             peak = waits.peak_bytes(chosen_N, share)
             if peak < best[0]:
                 best = peak, chosen_N, share
-            if chosen_N.all():
-                break
     return waits.moved(*best[1:])
 
 
