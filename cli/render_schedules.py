@@ -1,7 +1,5 @@
 """What other pipeline schedules would make of a plan: the best that fits, and the fastest beside it."""
 
-from collections.abc import Sequence
-
 from cli.render import Block, Facts, Item, Line, Table, columns, gib, milliseconds, percent, section, signed_percent
 from planner.plan import OffloadedSchedule, OtherSchedules, Plan, PricedSchedule
 from planner.request import Target
@@ -19,13 +17,18 @@ def schedule_blocks(plan: Plan, *, every: bool = False) -> tuple[Block, ...]:
         plan: The plan.
         every: Show every schedule with every layout, and why others are left out; else each once, the fastest.
     """
+    return tuple(block for title, blocks in schedule_sections(plan, every=every) for block in section(title, *blocks))
+
+
+def schedule_sections(plan: Plan, *, every: bool) -> tuple[tuple[str, tuple[Block, ...]], ...]:
+    """Return the same, each part under its title."""
     schedules = plan.schedules
     if schedules is None:
         return ()
     if not schedules.priced:
         none = "No layout of this plan has a pipeline that another schedule could run."
         reasons = [f"Not priced: {reason}." for reason in sorted(set(schedules.left_out.values()))]
-        return section(TITLE, *(Line(f"  {text}") for text in reasons or (none,)))
+        return ((TITLE, tuple(Line(f"  {text}") for text in reasons or (none,))),)
     shown = list(schedules.priced) if every else _fastest_of_each(schedules)[:MOST_LINES]
     best = schedules.best
     if best is not None and best not in shown:
@@ -40,16 +43,10 @@ def schedule_blocks(plan: Plan, *, every: bool = False) -> tuple[Block, ...]:
         remarks.append(Facts(pairs=(("it needs", ", ".join(needs) or "nothing else"),)))
     if every:
         remarks += [Item(f"{name} is not priced: {reason}") for name, reason in sorted(schedules.left_out.items())]
-    return (*section(TITLE, table, *remarks), *_offloaded_blocks(shown))
-
-
-def _offloaded_blocks(shown: Sequence[PricedSchedule]) -> tuple[Block, ...]:
-    """Return what activations on the host would make of the schedules that are shown."""
     rows = tuple(_offloaded_row(entry, entry.offloaded) for entry in shown if entry.offloaded is not None)
-    if not rows:
-        return ()
     headers = columns("schedule", "layout", ">step time", ">peak memory", ">on a host", "fits")
-    return section(OFFLOADED_TITLE, Table(columns=headers, rows=rows))
+    hosted = ((OFFLOADED_TITLE, (Table(columns=headers, rows=rows),)),) if rows else ()
+    return ((TITLE, (table, *remarks)), *hosted)
 
 
 def schedules_document(plan: Plan) -> dict[str, object] | None:
