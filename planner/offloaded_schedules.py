@@ -5,7 +5,8 @@ as long as without. A rank without room for what it then holds moves a part of a
 passes wait for copies; of the `PRESSURES` the fastest step counts that fits.
 
 A copy takes what the link of the GPU takes, or the host's memory with copies of all GPUs of the node both ways at once,
-whichever is longer (`profiles.host`). Host memory is that of the node whose GPUs' hosts hold most at once.
+whichever is longer (`profiles.host`). Host memory is that of the node whose GPUs' hosts hold most; what processes and
+the system need of it is not counted.
 """
 
 from collections.abc import Sequence
