@@ -5,14 +5,16 @@ as long as without. A rank without room for what it then holds moves a part of a
 passes wait for copies; of the `PRESSURES` the fastest step counts that fits.
 
 A copy takes what the link of the GPU takes, or the host's memory with copies of all GPUs of the node both ways at once,
-whichever is longer (`profiles.host`). Host memory is that of the node whose GPUs' hosts hold most; what processes and
-the system need of it is not counted.
+whichever is longer (`profiles.host`). Host memory is that of the node whose GPUs' hosts hold most; it must be there
+beside what processes, the system and offloaded optimizer states take (`planner.host_memory`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from planner.host_memory import host_memory, ranks_of_node, reserve
 from planner.layout import Layout
+from planner.placement import PlacedModel
 from planner.schedules.offload import (
     Copies,
     Offload,
@@ -98,13 +100,15 @@ def offloaded(
 
 def node_bytes(host_bytes_R: Sequence[int], layout: Layout, cluster: Cluster) -> int:
     """Return what the host of a node holds, of the node that holds most."""
-    of_gpu = [
-        host_bytes_R[rank // layout.stage_distance % layout.pp]
-        for rank in range(cluster.gpus_per_node * cluster.num_nodes)
-    ]
-    return max(
-        sum(of_gpu[first : first + cluster.gpus_per_node]) for first in range(0, len(of_gpu), cluster.gpus_per_node)
-    )
+    nodes = {ranks_of_node(layout, cluster.gpus_per_node, node) for node in range(cluster.num_nodes)}
+    return max(sum(host_bytes_R[rank] for rank in ranks) for ranks in nodes)
+
+
+def room_on_host_bytes(placed: PlacedModel, cluster: Cluster) -> int:
+    """Return what a node has left for activations beside its processes and the states that are there already."""
+    states = host_memory(placed, cluster)
+    taken = reserve(cluster) if states is None else states.lines
+    return cluster.host_memory_bytes - sum(line.num_bytes for line in taken)
 
 
 def _offloaded(order: PassOrder, times: PassTimes, sizes: Sizes, offload: Offload) -> Offloaded:

@@ -31,7 +31,7 @@ from planner.layers import build_graph
 from planner.layout import Schedule, Stage
 from planner.memory import FRAGMENTATION_FRACTION, memory_ledger, peak_memory_bytes
 from planner.offload import optimizer_seconds
-from planner.offloaded_schedules import Offloaded, node_bytes, offloaded
+from planner.offloaded_schedules import Offloaded, node_bytes, offloaded, room_on_host_bytes
 from planner.placement import PlacedModel, place
 from planner.plan import OffloadedSchedule, OtherSchedules, Phase, Plan, PricedSchedule
 from planner.report import memory_by_rank
@@ -249,7 +249,7 @@ class _Pricer:
                 peak_memory_bytes=less,
                 host_memory_bytes=host,
                 moved_fraction=moved.moved_fraction,
-                fits=less <= self._limit_bytes and host <= self._cluster.host_memory_bytes,
+                fits=less <= self._limit_bytes and host <= room_on_host_bytes(self._placed, self._cluster),
             )
         return PricedSchedule(
             schedule=order.name,

@@ -7,9 +7,12 @@ import pytest
 
 from planner.capabilities import MEGATRON
 from planner.errors import InputError
-from planner.layout import REPLICAS_OUTERMOST, Schedule, stages_from_counts
-from planner.offloaded_schedules import copy_seconds, node_bytes, offloaded
+from planner.host_memory import PROCESS_BYTES, SYSTEM_FRACTION, host_memory
+from planner.layers import build_graph
+from planner.layout import REPLICAS_OUTERMOST, Layout, Offload, Schedule, stages_from_counts
+from planner.offloaded_schedules import copy_seconds, node_bytes, offloaded, room_on_host_bytes
 from planner.other_schedules import scheduled, with_other_schedules
+from planner.placement import place
 from planner.plan import OffloadedSchedule, OtherSchedules, PricedSchedule
 from planner.schedules.offload_choice import Sizes
 from planner.schedules.passes import PassTimes, run
@@ -19,7 +22,7 @@ from profiles.host import HOST_BYTES_PER_SECOND, HOST_MEMORY_FRACTION
 from profiles.planned import cost_model_on
 from profiles.schema.cluster import ClusterEntry
 from tests.builders import tiny_plan
-from tests.unit.planner.test_other_schedules import CLUSTER, LAYOUT, plan_of
+from tests.unit.planner.test_other_schedules import CLUSTER, LAYOUT, MODEL, RUN, plan_of
 
 GB = 1_000_000_000
 
@@ -56,6 +59,20 @@ def test_a_host_holds_what_the_gpus_of_its_node_send() -> None:
     across = replace(LAYOUT, dp=4, num_microbatches=8)
     assert across.stage_distance == 4
     assert node_bytes(held_R, across, two_nodes) == 4 * (7 + 5)
+
+
+def test_a_host_has_what_processes_the_system_and_optimizer_states_leave() -> None:
+    def room(layout: Layout) -> int:
+        return room_on_host_bytes(place(MODEL, build_graph(MODEL, RUN), layout, RUN, MEGATRON), CLUSTER)
+
+    whole = CLUSTER.host_memory_bytes
+    assert room(LAYOUT) == whole - 8 * PROCESS_BYTES - int(whole * SYSTEM_FRACTION)
+    placed = place(
+        MODEL, build_graph(MODEL, RUN), replace(LAYOUT, offload=Offload(optimizer_fraction=1.0)), RUN, MEGATRON
+    )
+    states = host_memory(placed, CLUSTER)
+    assert states is not None
+    assert room(placed.layout) == whole - sum(line.num_bytes for line in states.lines) < room(LAYOUT)
 
 
 def test_what_moves_while_there_is_room_takes_no_time() -> None:
