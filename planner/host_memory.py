@@ -60,10 +60,10 @@ def host_memory(placed: PlacedModel, cluster: Cluster) -> HostMemory | None:
     if layout.offload is None:
         return None
     of_rank = [_rank_bytes(placed, pipeline_rank) for pipeline_rank in range(layout.pp)]
-    nodes = {_ranks_of_node(layout, cluster.gpus_per_node, node) for node in range(cluster.num_nodes)}
+    nodes = {ranks_of_node(layout, cluster.gpus_per_node, node) for node in range(cluster.num_nodes)}
     ledgers = [_node_lines([of_rank[rank] for rank in ranks], placed) for ranks in sorted(nodes)]
     heaviest = max(ledgers, key=lambda lines: sum(line.num_bytes for line in lines))
-    return HostMemory(lines=(*heaviest, *_reserve(cluster)), limit_bytes=cluster.host_memory_bytes)
+    return HostMemory(lines=(*heaviest, *reserve(cluster)), limit_bytes=cluster.host_memory_bytes)
 
 
 def least_node_bytes(offloaded_X: FloatArray, *, num_moments: int, cluster: Cluster) -> FloatArray:
@@ -76,11 +76,11 @@ def least_node_bytes(offloaded_X: FloatArray, *, num_moments: int, cluster: Clus
     """
     of_element = (1 + num_moments + PINNED_ROUNDING) * FP32_BYTES
     offloaded_bytes_X = cluster.gpus_per_node * np.maximum(offloaded_X - 1.0, 0.0) * of_element
-    needed_X: FloatArray = offloaded_bytes_X + sum(line.num_bytes for line in _reserve(cluster))
+    needed_X: FloatArray = offloaded_bytes_X + sum(line.num_bytes for line in reserve(cluster))
     return needed_X
 
 
-def _reserve(cluster: Cluster) -> tuple[HostLine, ...]:
+def reserve(cluster: Cluster) -> tuple[HostLine, ...]:
     """Return what a node needs whatever is offloaded."""
     return (
         HostLine(term=PROCESSES, num_bytes=cluster.gpus_per_node * PROCESS_BYTES, source=PROCESS_SOURCE),
@@ -88,8 +88,8 @@ def _reserve(cluster: Cluster) -> tuple[HostLine, ...]:
     )
 
 
-def _ranks_of_node(layout: Layout, gpus_per_node: int, node: int) -> tuple[int, ...]:
-    """Return the pipeline rank of each GPU of a node."""
+def ranks_of_node(layout: Layout, gpus_per_node: int, node: int) -> tuple[int, ...]:
+    """Return the pipeline rank of each GPU of a node, by its place."""
     first = node * gpus_per_node
     return tuple(rank // layout.stage_distance % layout.pp for rank in range(first, first + gpus_per_node))
 

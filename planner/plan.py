@@ -251,6 +251,25 @@ class Certainty:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OffloadedSchedule:
+    """A layout under a pipeline schedule, with activations that wait in host memory.
+
+    Args:
+        step_seconds: Time of one optimizer step.
+        peak_memory_bytes: Largest phase of the heaviest rank.
+        host_memory_bytes: Activations on the host of the node that holds most of them.
+        moved_fraction: Part of all activations of the step that moves.
+        fits: Both are within their limits.
+    """
+
+    step_seconds: float
+    peak_memory_bytes: int
+    host_memory_bytes: int
+    moved_fraction: float
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PricedSchedule:
     """A layout of the plan under a pipeline schedule that the search does not choose from.
 
@@ -262,6 +281,7 @@ class PricedSchedule:
         peak_memory_bytes: Largest phase of the heaviest rank.
         fits: That is within the limit.
         needs: What a framework must have for it, in words.
+        offloaded: The same with activations on the host; None where that needs no less memory.
     """
 
     schedule: str
@@ -271,6 +291,14 @@ class PricedSchedule:
     peak_memory_bytes: int
     fits: bool
     needs: tuple[str, ...]
+    offloaded: OffloadedSchedule | None = None
+
+    @property
+    def fitting_seconds(self) -> float | None:
+        """Return the time of a step that fits, with activations on the host where it does not fit without."""
+        if self.fits:
+            return self.step_seconds
+        return self.offloaded.step_seconds if self.offloaded is not None and self.offloaded.fits else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,8 +315,9 @@ class OtherSchedules:
 
     @property
     def best(self) -> PricedSchedule | None:
-        """Return the fastest that fits."""
-        return next((entry for entry in self.priced if entry.fits), None)
+        """Return the fastest that fits, if need be with activations on the host."""
+        fitting = [(seconds, entry) for entry in self.priced if (seconds := entry.fitting_seconds) is not None]
+        return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,9 +375,8 @@ class Plan:
     def schedule_cost_fraction(self) -> float | None:
         """Return the share of the best plan's step that the fastest other schedule would save, 0 if it saves none."""
         fastest = self.schedules.best if self.schedules is not None else None
-        if fastest is None:
-            return None
-        return max(0.0, 1.0 - fastest.step_seconds / self.best.step_seconds)
+        seconds = fastest.fitting_seconds if fastest is not None else None
+        return None if seconds is None else max(0.0, 1.0 - seconds / self.best.step_seconds)
 
     @property
     def days_to_train(self) -> float | None:
