@@ -9,7 +9,7 @@ whichever is longer (`profiles.host`). Host memory is that of the node whose GPU
 beside what processes, the system and offloaded optimizer states take (`planner.host_memory`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from planner.host_memory import host_memory, ranks_of_node, reserve
@@ -65,7 +65,12 @@ def copy_seconds(num_bytes: int, cost_model: CostModel) -> float:
 
 
 def offloaded(
-    without: PassTimeline, times: PassTimes, sizes: Sizes, *, room_bytes_R: Sequence[int]
+    without: PassTimeline,
+    times: PassTimes,
+    sizes: Sizes,
+    *,
+    room_bytes_R: Sequence[int],
+    step_seconds: Callable[[PassTimeline], float],
 ) -> Offloaded | None:
     """Return a schedule with activations on the host; None where none can move.
 
@@ -74,6 +79,7 @@ def offloaded(
         times: What its passes take.
         sizes: What they keep, and what copying it takes.
         room_bytes_R: What each rank has for activations.
+        step_seconds: What the passes take of a step; of several ways to fit the shortest counts.
     """
     order = without.order
     gentle = unnoticed(without, sizes)
@@ -94,7 +100,7 @@ def offloaded(
             for entry in tried
             if all(held <= room for held, room in zip(entry.device_bytes_R, room_bytes_R, strict=True))
         ]
-        found = min(fitting, key=lambda entry: entry.timeline.span_seconds, default=found)
+        found = min(fitting, key=lambda entry: step_seconds(entry.timeline), default=found)
     return found if found.moved_fraction else None
 
 

@@ -22,6 +22,7 @@ Each is also priced with activations that wait in host memory (`planner.offloade
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from planner.capabilities import CAPABILITIES
 from planner.communication import ends_distance, shard_ranks
@@ -210,15 +211,16 @@ class _Pricer:
         times, sizes = cut.times(order.chains), cut.sizes(order.chains)
         splits = any(entry.kind is PassKind.WEIGHT_GRADIENT for rank in range(order.pp) for entry in order.passes(rank))
         validates_later = splits and len(order.chains) == 1
+        seconds = partial(_seconds, validates_later=validates_later)
         timelines = [run(entry, times) for entry in ((order, joined(order)) if splits else (order,))]
-        timeline = min(timelines, key=lambda entry: _seconds(entry, validates_later=validates_later))
+        timeline = min(timelines, key=seconds)
         held = self._held(cut, timeline.order)
         more_bytes_R = cut.more_heads_bytes_R(timeline.order)
         room = [room - more for room, more in zip(self._room_bytes(held), more_bytes_R, strict=True)]
         return Scheduled(
             cut=cut,
             timeline=timeline,
-            offloaded=offloaded(timeline, times, sizes, room_bytes_R=room),
+            offloaded=offloaded(timeline, times, sizes, room_bytes_R=room, step_seconds=seconds),
             held=held,
             more_bytes_R=more_bytes_R,
             splits=splits,

@@ -10,7 +10,7 @@ from planner.errors import InputError
 from planner.host_memory import PROCESS_BYTES, SYSTEM_FRACTION, host_memory
 from planner.layers import build_graph
 from planner.layout import REPLICAS_OUTERMOST, Layout, Offload, Schedule, stages_from_counts
-from planner.offloaded_schedules import copy_seconds, node_bytes, offloaded, room_on_host_bytes
+from planner.offloaded_schedules import Offloaded, copy_seconds, node_bytes, offloaded, room_on_host_bytes
 from planner.other_schedules import scheduled, with_other_schedules
 from planner.placement import place
 from planner.plan import OffloadedSchedule, OtherSchedules, PricedSchedule
@@ -142,17 +142,27 @@ def test_a_rank_without_room_waits_for_copies_and_only_then() -> None:
     times = PassTimes.uniform(4, forward=2.0, input_gradient=4.0, weight_gradient=0.0)
     sizes = Sizes(activation_bytes_V=(8,) * 4, weight_gradient_bytes_V=(0,) * 4, copy_seconds_V=(9.0,) * 4)
     without = run(order, times)
-    roomy = offloaded(without, times, sizes, room_bytes_R=(32,) * 4)
+
+    def within(room: int) -> Offloaded | None:
+        return offloaded(
+            without, times, sizes, room_bytes_R=(room,) * 4, step_seconds=lambda timeline: timeline.end_seconds
+        )
+
+    roomy = within(32)
     assert roomy is not None
     assert not roomy.waits
     room = max(roomy.device_bytes_R) - 1
     assert room < 32
-    tight = offloaded(without, times, sizes, room_bytes_R=(room,) * 4)
+    tight = within(room)
     assert tight is not None
     assert tight.waits
     assert max(tight.device_bytes_R) <= room
-    assert tight.timeline.span_seconds > without.span_seconds
-    assert offloaded(without, times, sizes, room_bytes_R=(7,) * 4) == roomy
+    assert tight.timeline.end_seconds > without.end_seconds
+    # Less room, and less still: no way to fit is faster than with more.
+    tighter = within(max(tight.device_bytes_R) - 1)
+    assert tighter is not None
+    assert tighter.timeline.end_seconds >= tight.timeline.end_seconds
+    assert within(7) == roomy
 
 
 def test_a_schedule_can_be_asked_for_by_its_name() -> None:
