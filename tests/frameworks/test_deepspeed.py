@@ -169,8 +169,6 @@ class Run:
             zero = {"stage": 0}
         # A large epsilon lets the size of the gradients be seen in Adam's steps.
         parameters = config["optimizer"]["params"] | {"torch_adam": True, "lr": 1e-2, "eps": 1e-3}
-        if plan.best.layout.offload is not None:
-            del parameters["torch_adam"]  # the Adam that DeepSpeed brings for the host
         changed: dict[str, object] = {"zero_optimization": zero, "optimizer": {"type": "AdamW", "params": parameters}}
         if self.exact:
             changed |= dict.fromkeys(("bf16", "data_types", "communication_data_type"))
@@ -201,7 +199,6 @@ LAYOUTS: Mapping[str, Mapping[str, Layout]] = {
         "gradients sharded": halves(zero_stage=2),
         "weights sharded, recomputed": halves(zero_stage=3, recompute=FULL_RECOMPUTE),
         "second copy of the weights": halves(zero_stage=3, secondary_shard=2),
-        "states on the host": replace(halves(zero_stage=3), offload=WHOLE),
         "two stages": layout_with((1, 3)),
         "two stages, recomputed": layout_with((3, 1), recompute=FULL_RECOMPUTE),
         "a stage without layers": layout_with((0, 4), micro_batch_size=2, num_microbatches=2),
