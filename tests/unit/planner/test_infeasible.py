@@ -159,6 +159,7 @@ def test_the_headroom_is_offered_where_it_is_just_enough(missing_bytes: int, off
     # Stage 3 gathers layers beside what it splits: only the exact ledger knows how much that is.
     pins = Constraints(degrees={name: Bounds(allowed=(1,)) for name in ("tp", "pp", "micro_batch_size")})
     pins = replace(pins, degrees={**pins.degrees, "zero_stage": Bounds(allowed=(3,))}, recompute=("full",))
+    pins = replace(pins, optimizer_offload=(0.0,))
     ample = search(heavy_model(), sized(64 * GIB), asked(tiny_workload(), pins, headroom=0.0), top=100)
     needed = min(planned.peak_memory_bytes for planned in ample.plans)
     cluster = sized(needed - missing_bytes)
