@@ -83,7 +83,7 @@ def answer(case: dict[str, Any]) -> dict[str, Any]:
         "secondary_shard": zero.zero_hpz_partition_size,
         "offload": None
         if zero.offload_optimizer is None
-        else [zero.offload_optimizer.device.value, zero.offload_optimizer.pin_memory, zero.offload_optimizer.ratio],
+        else [str(zero.offload_optimizer.device), zero.offload_optimizer.pin_memory, zero.offload_optimizer.ratio],
         "tensor_parallel": read.tensor_parallel_config.autotp_size,
         "bf16": read.bfloat16_config.enabled,
         "fp16": read.float16_config.enabled,
