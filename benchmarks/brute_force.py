@@ -6,7 +6,7 @@ Points where each layer is recomputed in a way of its own are left out: they hav
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -16,10 +16,12 @@ from benchmarks.points import Run, interleaved_split, legal_points
 from planner.capabilities import CAPABILITIES
 from planner.errors import NotExpressibleError
 from planner.evaluate import simulated_step_seconds
+from planner.host_memory import host_memory
 from planner.layers import build_graph
-from planner.layout import Layout, stages_from_counts
+from planner.layout import Layout, Offload, stages_from_counts
 from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes
-from planner.placement import place
+from planner.placement import PlacedModel, place
+from planner.plan import HostMemory
 from planner.targets import framework_of
 from profiles.planned import cost_model_on
 
@@ -87,15 +89,38 @@ def _fewest_layers(layout: Layout, run: Run) -> int:
 
 def priced_layouts(run: Run, *, uneven: bool = False) -> Iterator[tuple[Layout, int, Callable[[], float]]]:
     """Yield every layout with its peak bytes and what returns the seconds of its step."""
+    cost_model = cost_model_on(run.cluster, CAPABILITIES[run.request.target].software)
+    for placed in placed_layouts(run, uneven=uneven):
+        peak_bytes = peak_memory_bytes(memory_ledger(placed))
+        yield placed.layout, peak_bytes, partial(simulated_step_seconds, placed, cost_model)
+
+
+def placed_layouts(run: Run, *, uneven: bool = False) -> Iterator[PlacedModel]:
+    """Yield the model under every layout."""
     capabilities, workload = CAPABILITIES[run.request.target], run.workload
     graph = build_graph(run.model, workload, eager=capabilities.eager)
-    cost_model = cost_model_on(run.cluster, capabilities.software)
     for layout in legal_points(run):
         unplaced = place(run.model, graph, layout, workload, capabilities)
         for split in splits(layout, run, uneven=uneven):
-            placed = replace(unplaced, layout=split)
+            yield replace(unplaced, layout=split)
+
+
+def hosted_layouts(
+    run: Run, parts: Sequence[float], *, uneven: bool = False
+) -> Iterator[tuple[Layout, int, HostMemory, Callable[[], float]]]:
+    """Yield every layout with each part of the optimizer's states on the hosts: its peak bytes, its nodes, its step."""
+    cost_model = cost_model_on(run.cluster, CAPABILITIES[run.request.target].software)
+    for kept in placed_layouts(replace(run, offloaded=True), uneven=uneven):
+        sharded = kept.layout.zero_stage == 3
+        for part in parts:
+            if sharded and part < 1.0:
+                continue
+            offload = Offload(optimizer_fraction=part, overlapped=not sharded)
+            placed = replace(kept, layout=replace(kept.layout, offload=offload))
+            hosted = host_memory(placed, run.cluster)
+            assert hosted is not None, "what is offloaded has a ledger"
             peak_bytes = peak_memory_bytes(memory_ledger(placed))
-            yield split, peak_bytes, partial(simulated_step_seconds, placed, cost_model)
+            yield placed.layout, peak_bytes, hosted, partial(simulated_step_seconds, placed, cost_model)
 
 
 def count_layouts(run: Run, *, at_most: int, uneven: bool = False) -> int | None:

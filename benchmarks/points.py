@@ -56,11 +56,20 @@ class NotStated(Exception):  # noqa: N818 - it says what it is
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What is planned."""
+    """What is planned.
+
+    Args:
+        model: The model.
+        cluster: The cluster.
+        request: What is asked.
+        offloaded: Every layout has a part of the optimizer's states on the hosts, or with sharded weights all of them;
+            which part is not said here.
+    """
 
     model: ModelSpec
     cluster: Cluster
     request: PlanRequest
+    offloaded: bool = False
 
     @property
     def workload(self) -> TrainWorkload:
@@ -271,7 +280,8 @@ def shardings(mesh: Mesh, run: Run) -> list[tuple[int, int, int]]:
     """Return (zero_stage, state_replicas, secondary_shard) of every way to shard states."""
     ranks = mesh.dp * mesh.cp
     if ranks == 1 and not (run.model.has_experts and mesh.edp > 1):
-        return [(int(_has_low_states(run) or run.request.target is Target.DEEPSPEED), 1, 1)]
+        sharded = _has_low_states(run) or run.offloaded or run.request.target is Target.DEEPSPEED
+        return [(int(sharded), 1, 1)]
     found = [(stage, 1, 1) for stage in range(4)]
     near = max(run.cluster.fast_domain_size // mesh.tp, 1)
     if 1 < near < ranks and ranks % near == 0:
@@ -334,6 +344,9 @@ def _target_has_use(use: Use, mesh: Mesh, run: Run) -> bool:
     zero, adapters = use.zero_stage, run.workload.lora is not None
     low, shardable = _has_low_states(run), run.workload.optimizer is Optimizer.ADAM
     if low and zero == 0:
+        return False
+    hosted = {Target.MEGATRON: (1,), Target.DEEPSPEED: (3,)}.get(run.request.target, (1, 3))
+    if run.offloaded and (low or adapters or not shardable or zero not in hosted):
         return False
     match run.request.target:
         case Target.DEEPSPEED:
@@ -527,5 +540,7 @@ def is_proved(layout: Layout, run: Run) -> bool:
         and is_legal_use(use, mesh, run)
         and layout.recompute in recomputes(mesh, use.vpp, run)
         and (use.vpp == 1 or counts == interleaved_split(run.model.num_layers, stages))
-        and replace(layout, stages=stages_from_counts((0,) * stages)) == point(mesh, use, layout.recompute, run)
+        and (layout.offload is not None) == run.offloaded
+        and replace(layout, stages=stages_from_counts((0,) * stages), offload=None)
+        == point(mesh, use, layout.recompute, run)
     )

@@ -71,6 +71,6 @@ def _lock_of_plan(path: Path) -> PlanLock:
         )
     from planner.launch import launch_file_names
 
-    names = launch_file_names(plan.request.workload, target=launch_target(plan.target))
+    names = launch_file_names(plan.request.workload, plan.cluster, target=launch_target(plan.target))
     files = {name: (path.parent / name).read_text(encoding="utf-8") for name in names if (path.parent / name).is_file()}
     return lock_of(plan, files=files)

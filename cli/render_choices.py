@@ -1,4 +1,4 @@
-"""What a plan says beside its layouts: the number of nodes, the front of memory and time, what lost nodes cost."""
+"""What a plan says beside its layouts: numbers of nodes, the front of memory and time, lost nodes, slow operations."""
 
 from itertools import groupby
 
@@ -17,7 +17,7 @@ from cli.render import (
     section,
     signed_percent,
 )
-from planner.choices import Degraded, Front, NodeChoice, NodeCount, NodeVerdict, Spare
+from planner.choices import Degraded, Front, NodeChoice, NodeCount, NodeVerdict, Robustness, SlowCase, Spare
 from planner.plan import Plan
 from planner.report import layout_in_words, stages_in_words
 
@@ -33,6 +33,8 @@ def choice_blocks(plan: Plan) -> tuple[Block, ...]:
 def choice_sections(plan: Plan) -> tuple[tuple[str, tuple[Block, ...]], ...]:
     """Return each answer beside the layouts under its title."""
     sections: list[tuple[str, tuple[Block, ...]]] = []
+    if plan.robustness is not None:
+        sections.append(("If some operations are slower than predicted", _robust_blocks(plan, plan.robustness)))
     if plan.node_choice is not None:
         sections.append(("Numbers of nodes", _node_blocks(plan, plan.node_choice)))
     if plan.front is not None:
@@ -110,10 +112,15 @@ def _proof_in_words(plan: Plan, choice: NodeChoice) -> str:
 
 def _front_blocks(front: Front) -> tuple[Block, ...]:
     """Return the front of memory and time, the fastest layout first."""
+
+    def memory(num_bytes: int) -> str:
+        """Return bytes, or where GPUs differ the share of each GPU's own memory."""
+        return gib(num_bytes) if front.of_bytes is None else percent(num_bytes / front.of_bytes)
+
     best = front.points[0].step_seconds
     table = Table(
         columns=columns(
-            ">peak memory",
+            ">peak memory" if front.of_bytes is None else ">share of memory",
             ">step time",
             ">vs best",
             ">gap",
@@ -123,7 +130,7 @@ def _front_blocks(front: Front) -> tuple[Block, ...]:
         ),
         rows=tuple(
             (
-                gib(point.peak_memory_bytes),
+                memory(point.peak_memory_bytes),
                 milliseconds(point.step_seconds),
                 signed_percent(point.step_seconds / best - 1.0),
                 percent(point.gap),
@@ -135,20 +142,23 @@ def _front_blocks(front: Front) -> tuple[Block, ...]:
     )
     below = front.open_below_bytes
     if below is None:
-        end = f"Nothing fits into {gib(max(front.points[-1].peak_memory_bytes - front.step_bytes, 0))}."
+        end = f"Nothing fits into {memory(max(front.points[-1].peak_memory_bytes - front.step_bytes, 0))}."
     else:
-        end = f"What fits into {gib(below)} is not decided."
+        end = f"What fits into {memory(below)} is not decided."
     return (
         table,
         Line(
             f"  No layout searched needs less memory and is faster, up to its gap; others may lie between two of them,"
-            f" within {gib(front.step_bytes)} of the upper one. {end}"
+            f" within {memory(front.step_bytes)} of the upper one. {end}"
         ),
+        *(() if front.of_bytes is None else (Line("  Shares are of each GPU's own memory; the tightest GPU counts."),)),
     )
 
 
 def _spare_blocks(plan: Plan, spare: Spare) -> tuple[Block, ...]:
     """Return what a plan goes on as when nodes are lost."""
+    if spare.losses:
+        return _loss_blocks(plan, spare)
     again = "planned anew"
     rows = [_degraded_row(again, spare.replanned, spare.reason)]
     rows += [_degraded_row(f"layout {entry.index} kept", entry.degraded, entry.reason) for entry in spare.kept]
@@ -177,6 +187,31 @@ def _spare_blocks(plan: Plan, spare: Spare) -> tuple[Block, ...]:
     return (table, *lines)
 
 
+def _loss_blocks(plan: Plan, spare: Spare) -> tuple[Block, ...]:
+    """Return what is planned anew for each loss of nodes that differ."""
+    rows = []
+    for loss in spare.losses:
+        name = _nodes_in_words(plan, loss.nodes)
+        alike = f", or {loss.num_alike - 1} like it" if loss.num_alike > 1 else ""
+        rows.append(_degraded_row(f"{name}{alike}", loss.replanned, loss.reason))
+    table = Table(columns=columns("lost", ">nodes", ">step time", ">lost speed", "layout"), rows=tuple(rows))
+    lines = [
+        Line("  Lost speed: of layout 0's tokens a second on all nodes. Each row is planned anew on the nodes left."),
+        Line(f"  The worst loss is that of {_nodes_in_words(plan, spare.losses[0].nodes)}."),
+    ]
+    if not all(loss.proven for loss in spare.losses):
+        lines.append(Line("  That no layout on the nodes left is faster is not proved of every loss."))
+    return (table, *lines)
+
+
+def _nodes_in_words(plan: Plan, nodes: tuple[int, ...]) -> str:
+    """Return nodes by their names, or by their numbers: "gpu01 gpu03", "node 0", "nodes 0 2"."""
+    unequal = plan.cluster.unequal
+    if unequal is not None and unequal.names:
+        return " ".join(unequal.names[node] for node in nodes)
+    return f"{'node' if len(nodes) == 1 else 'nodes'} {' '.join(map(str, nodes))}"
+
+
 def _degraded_row(name: str, degraded: Degraded | None, reason: str) -> tuple[str, ...]:
     if degraded is None:
         return (name, "", "", "100.0 %", reason)
@@ -187,3 +222,59 @@ def _degraded_row(name: str, degraded: Degraded | None, reason: str) -> tuple[st
         percent(degraded.lost_fraction),
         layout_in_words(degraded.layout),
     )
+
+
+def _robust_blocks(plan: Plan, robustness: Robustness) -> tuple[Block, ...]:
+    """Return what the chosen layout takes and loses in each case, and what the fastest one would."""
+    same = robustness.fastest == plan.best.layout
+    headers = ["slower", ">by", ">best then", ">layout 0", ">loses", *(() if same else (">the fastest loses",))]
+    rows = []
+    for case in robustness.cases:
+        cells = [
+            case.slow or "nothing",
+            f"{100 * (case.factor - 1.0):.0f} %" if case.slow else "",
+            milliseconds(case.best_seconds),
+            milliseconds(case.seconds_P[0]),
+            percent(case.loss_P[0]),
+        ]
+        rows.append((*cells, *(() if same else (percent(case.fastest_loss),))))
+    table = Table(columns=columns(*headers, spare=("best then",)), rows=tuple(rows))
+    worst, longest = robustness.worst(0), max(robustness.cases, key=lambda case: case.seconds_P[0])
+    loss = worst.loss_P[0]
+    if loss > 0.0:
+        lines = [Line(f"  Layout 0 loses at most {percent(loss)} against the best layout, {_case_in_words(worst)}.")]
+    else:
+        lines = [Line("  Layout 0 is the best in every case.")]
+    lines.append(Line(f"  It takes at most {milliseconds(longest.seconds_P[0])}, {_case_in_words(longest)}."))
+    if not same:
+        other = robustness.fastest_worst
+        lines.append(
+            Line(
+                f"  The fastest as predicted loses up to {percent(other.fastest_loss)}, {_case_in_words(other)}:"
+                f" {layout_in_words(robustness.fastest)}; layers per stage"
+                f" {stages_in_words(robustness.fastest.stages)}."
+            )
+        )
+    elif loss > 0.0:
+        lines.append(Line("  It is also the fastest as predicted."))
+    uneven = robustness.uneven_least_loss
+    if uneven is not None:
+        lines.append(
+            Line(
+                "  Interleaved stages: as even as can be, and the best of each case; others may do up to"
+                f" {percent((loss - uneven) / (1.0 + loss))} better in their worst case."
+            )
+        )
+    if any(case.bound_seconds < case.best_seconds * (1.0 - PROVEN) for case in robustness.cases):
+        lines.append(Line("  Best then: the best that was found; that it is the best is not proved in every case."))
+    return (table, *lines)
+
+
+PROVEN = 1e-6
+"""A best step within so much of its bound is proved."""
+
+
+def _case_in_words(case: SlowCase) -> str:
+    if not case.slow:
+        return "as predicted"
+    return f"with {case.slow} slower by {100 * (case.factor - 1.0):.0f} %"

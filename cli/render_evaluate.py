@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cli.render import Block, Item, Line, section
 from cli.render_explain import comparison_facts, limits, time_blocks
-from cli.render_memory import memory_blocks, memory_document
+from cli.render_memory import host_blocks, host_document, memory_blocks, memory_document
 from cli.render_plan import assumption_blocks, header, infeasible_blocks, layout_facts
 from planner.plan import Plan
 from planner.report import compare, layout_in_words, time_terms
@@ -28,6 +28,7 @@ def evaluation_blocks(plan: Plan, broken: Sequence[Violation], found: Plan | Non
     of_rank = " on the pipeline rank with most work" if planned.layout.pp > 1 else ""
     blocks += section(f"Where the time goes{of_rank}", *time_blocks(planned))
     blocks += memory_blocks(planned.memory, limit_bytes=planned.rank_limits)
+    blocks += host_blocks(planned.host_memory)
     blocks += assumption_blocks(plan, planned)
     if found is not None:
         blocks += _best_blocks(plan, found)
@@ -59,6 +60,7 @@ def evaluation_document(plan: Plan, broken: Sequence[Violation], found: Plan | N
         "violations": [{"rule": entry.rule, "message": entry.message} for entry in broken],
         "time": [{"term": line.term, "seconds": line.seconds, "source": line.source} for line in time_terms(planned)],
         "memory": memory_document(planned.memory, limit_bytes=planned.rank_limits),
+        "host_memory": host_document(planned.host_memory),
         "assumptions": list(planned.assumptions),
     }
     if found is not None:

@@ -17,7 +17,7 @@ from cli.render import (
     signed_milliseconds,
     signed_percent,
 )
-from cli.render_memory import heaviest_in_words, memory_blocks, memory_document
+from cli.render_memory import heaviest_in_words, host_blocks, host_document, memory_blocks, memory_document
 from cli.render_plan import (
     assumption_blocks,
     differences_in_words,
@@ -65,6 +65,7 @@ def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
     if planned.layout.recompute.is_per_layer:
         blocks += section("Recompute of each stage", recompute_table(planned.layout))
     blocks += memory_blocks(planned.memory, limit_bytes=planned.rank_limits)
+    blocks += host_blocks(planned.host_memory)
     if plan.model.has_experts:
         blocks += section("Ranks in both grids", *grid_blocks(planned.layout))
     if plan.baseline is not None and plan.baseline.layout == planned.layout:
@@ -235,6 +236,7 @@ def explanation_document(plan: Plan, *, index: int) -> dict[str, object]:
             for line in time_terms(planned)
         ],
         "memory": memory_document(planned.memory, limit_bytes=planned.rank_limits),
+        "host_memory": host_document(planned.host_memory),
         "comparisons": [_comparison_document(comparison) for comparison in compare_all(plan, index=index)],
         "assumptions": list(planned.assumptions),
         "search": search,

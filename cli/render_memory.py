@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cli.render import Block, Table, columns, gib, numbered, percent, section
-from planner.plan import MemoryLine, Phase
+from planner.plan import HostMemory, MemoryLine, Phase
 from planner.report import RankMemory, heaviest_rank, memory_by_rank, peak_terms
 
 
@@ -81,4 +81,34 @@ def memory_document(lines: Sequence[MemoryLine], *, limit_bytes: int | tuple[int
             }
             for line in lines
         ],
+    }
+
+
+def host_blocks(hosted: HostMemory | None) -> tuple[Block, ...]:
+    """Return the ledger of the node that keeps most, with its sources below; nothing where nothing is offloaded."""
+    if hosted is None:
+        return ()
+    terms = sorted(hosted.lines, key=lambda line: (-line.num_bytes, line.term))
+    sources = numbered([line.source for line in terms])
+    table = Table(
+        columns=columns("term", ">memory", ">share", "source"),
+        rows=(
+            *(
+                (line.term, gib(line.num_bytes), percent(line.num_bytes / hosted.num_bytes), mark)
+                for line, mark in zip(terms, sources.marks, strict=True)
+            ),
+            ("all", gib(hosted.num_bytes), percent(1.0), ""),
+        ),
+    )
+    return section(f"Host memory of the fullest node, of {gib(hosted.limit_bytes)}", table, *sources.notes)
+
+
+def host_document(hosted: HostMemory | None) -> dict[str, object] | None:
+    """Return that ledger as JSON, in bytes; None where nothing is offloaded."""
+    if hosted is None:
+        return None
+    return {
+        "num_bytes": hosted.num_bytes,
+        "limit_bytes": hosted.limit_bytes,
+        "lines": [{"term": line.term, "num_bytes": line.num_bytes, "source": line.source} for line in hosted.lines],
     }

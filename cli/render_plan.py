@@ -166,7 +166,7 @@ def _gap(plan: Plan) -> str:
     return f": {most} better is possible (bound {objective_value(plan.objective, plan.bound)})"
 
 
-def objective_value(objective: Objective, value: float) -> str:
+def objective_value(objective: Objective, value: float) -> str:  # noqa: PLR0911 - one for each objective
     """Return a value of the objective in its unit."""
     match objective:
         case Objective.STEP_TIME:
@@ -181,6 +181,8 @@ def objective_value(objective: Objective, value: float) -> str:
             return energy(value)
         case Objective.FEWEST_NODES:
             return counted(round(value), "node")
+        case Objective.ROBUST:
+            return f"a loss of {percent(value)} in the worst case"
 
 
 def layout_facts(plan: Plan, planned: PlannedLayout, *, searched: bool = True) -> tuple[Block, ...]:
@@ -204,6 +206,9 @@ def layout_facts(plan: Plan, planned: PlannedLayout, *, searched: bool = True) -
         *_useful_tokens(plan),
         ("peak memory", f"{peak_in_words(planned)}, of {gib(planned.memory_limit_bytes)} usable"),
     ]
+    hosted = planned.host_memory
+    if hosted is not None:
+        facts.append(("host memory", f"{gib(hosted.num_bytes)} on the fullest node, of {gib(hosted.limit_bytes)}"))
     if planned is plan.best:
         facts += _whole_run(plan)
     return (Line(f"  {layout_in_words(planned.layout)}"), Facts(pairs=tuple(facts)))

@@ -6,6 +6,7 @@ from cli.render_plan import peak_in_words
 from cli.why_not import Answer
 from planner.plan import Infeasible, Plan
 from planner.report import Comparison, compare, layout_in_words
+from planner.request import Objective
 
 
 def answer_blocks(plan: Plan, answer: Answer) -> tuple[Block, ...]:
@@ -23,7 +24,9 @@ def answer_blocks(plan: Plan, answer: Answer) -> tuple[Block, ...]:
     if not comparison.differences:
         return section(title, Line("  The best layout has these settings."))
     verdict = f"{milliseconds(found.best.step_seconds)}, {signed_percent(comparison.change_fraction)} against the best"
-    if comparison.change_seconds < 0:
+    if comparison.change_seconds < 0 and plan.objective is Objective.ROBUST:
+        verdict += " as predicted: the best one was chosen for its worst case"
+    elif comparison.change_seconds < 0:
         verdict += ": it is faster, and the search had stopped before it came to it"
     return section(title, words, Line(f"  {verdict}."), *comparison_facts(comparison))
 

@@ -8,12 +8,15 @@ import numpy as np
 
 from planner.costs import Bounds, CostTable
 from planner.formulate import formulate, skeleton
+from planner.host_memory import host_memory
 from planner.layer_choices import LayerChooser
-from planner.layout import Granularity, Layout, Recompute, stages_from_counts
+from planner.layout import Granularity, Layout, Offload, Recompute, stages_from_counts
+from planner.offload import SHARDED_WEIGHTS
 from planner.point_prices import PointPrices
 from planner.points import Points
 from planner.schedules.bounds import ROUNDING
 from planner.space import interleaved_counts
+from profiles.hardware import Cluster
 from solvers.dp import Peaks
 from solvers.problem import Problem
 from solvers.registry import solve
@@ -40,10 +43,12 @@ class Rejected:
     Args:
         fits: It may fit into memory, but cannot be among the best.
         bound_seconds: No split of it that fits takes less; infinite where it is proved that none fits.
+        by_host: A split fits into the GPUs, and not into the memory of a node.
     """
 
     fits: bool
     bound_seconds: float
+    by_host: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +84,8 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
     partial = int(points.recompute_layers_X[index])
     if partial:
         recompute = Recompute(granularity=Granularity.FULL, num_layers=partial)
-    cp = int(points.cp_X[index])
+    cp, zero_stage = int(points.cp_X[index]), int(points.zero_stage_X[index])
+    offloaded = int(points.optimizer_offload_X[index])
     return skeleton(
         tp=int(points.tp_X[index]),
         sequence_parallel=bool(points.sequence_parallel_X[index]),
@@ -94,10 +100,13 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
         pp=int(points.pp_X[index]),
         vpp=int(points.vpp_X[index]),
         dp=int(points.dp_X[index]),
-        zero_stage=int(points.zero_stage_X[index]),
+        zero_stage=zero_stage,
         micro_batch_size=int(points.micro_batch_size_X[index]),
         num_microbatches=int(points.num_microbatches_X[index]),
         recompute=recompute,
+        offload=Offload(optimizer_fraction=offloaded / 100, overlapped=zero_stage < SHARDED_WEIGHTS)
+        if offloaded
+        else None,
         capabilities=table.capabilities,
     )
 
@@ -117,6 +126,10 @@ class LongestPath:
     constant_seconds: float
     peaks: Peaks
 
+    def value_at(self, step_seconds: float, *, tail_seconds: float) -> float:
+        """Return the value of `peaks` from which on no split takes less than so many seconds a step."""
+        return (step_seconds - tail_seconds) * (1.0 + ROUNDING) - self.constant_seconds
+
     def least_seconds(self) -> float:
         """Return a pipeline time that no split within memory undercuts; infinite where none fits."""
         return (self.constant_seconds + self.peaks.least()) * (1.0 - ROUNDING)
@@ -128,11 +141,20 @@ class Pricer:
     Args:
         table: Costs of the space.
         limit_bytes: What each GPU may use.
+        cluster: Whose nodes must hold what is offloaded; None asks no node.
     """
 
-    def __init__(self, table: CostTable, *, limit_bytes: int) -> None:
+    def __init__(self, table: CostTable, *, limit_bytes: int, cluster: Cluster | None = None) -> None:
         self.table = table
         self.limit_bytes = limit_bytes
+        self.cluster = cluster
+
+    def hosts_hold(self, prices: PointPrices, split: Layout) -> bool:
+        """Return whether every node has the memory for what a split puts there, by exact bytes."""
+        if split.offload is None or self.cluster is None:
+            return True
+        ledger = host_memory(prices.place(split), self.cluster)
+        return ledger is None or ledger.num_bytes <= ledger.limit_bytes
 
     def prices(self, point: Layout) -> PointPrices:
         """Return what prices splits of a point."""
@@ -153,7 +175,11 @@ class Pricer:
     def fitting(self, point: Layout) -> Layout | None:
         """Return a point with its layers placed; None when no split was found that fits by exact bytes."""
         prices = self.prices(point)
-        fitting = (split for split in self._splits(prices) if prices.peak_bytes(split) <= self.limit_bytes)
+        fitting = (
+            split
+            for split in self._splits(prices)
+            if prices.peak_bytes(split) <= self.limit_bytes and self.hosts_hold(prices, split)
+        )
         return next(fitting, None)
 
     def _splits(self, prices: PointPrices, problem: Problem | None = None) -> Iterator[Layout]:
@@ -226,12 +252,16 @@ class Pricer:
             return Rejected(fits=False, bound_seconds=math.inf)
         if bound_seconds >= ceiling_seconds:
             return Rejected(fits=True, bound_seconds=bound_seconds)
+        by_host = False
         for split in self._splits(prices, problem):
             step_seconds = prices.step_seconds(split)
             if step_seconds >= ceiling_seconds:
                 return Rejected(fits=True, bound_seconds=bound_seconds)
             peak_bytes = prices.peak_bytes(split)
-            if peak_bytes <= self.limit_bytes:
+            if peak_bytes > self.limit_bytes:
+                continue
+            by_host = not self.hosts_hold(prices, split)
+            if not by_host:
                 return Candidate(
                     layout=split,
                     step_seconds=step_seconds,
@@ -239,7 +269,7 @@ class Pricer:
                     lower_bound_seconds=bound_seconds,
                     point=unplaced(split),
                 )
-        return Rejected(fits=False, bound_seconds=math.inf if single else bound_seconds)
+        return Rejected(fits=False, bound_seconds=math.inf if single else bound_seconds, by_host=by_host)
 
     def candidate(self, layout: Layout, *, lower_bound_seconds: float) -> Candidate:
         """Return a layout whose layers are placed, priced exactly."""

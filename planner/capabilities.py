@@ -5,10 +5,11 @@ Each figure was read in the framework's own source, at the version that its emit
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.layout import ContextKind
 from planner.request import Target
+from profiles.hardware import Cluster
 from profiles.software import CURRENT_SOFTWARE, AttentionKernels, Software, TensorParallelOverlap
 
 
@@ -56,6 +57,8 @@ class Capabilities:
         per_layer_recompute: What is recomputed is another thing from layer to layer.
         sharded_optimizers: Optimizers (by name) whose states can be sharded.
         low_precision_states: Optimizer states below fp32.
+        offload_zero_stages: Where the optimizer's states can lie and be updated on the host: with 1 a part of them,
+            with 3 all.
         vocab_divisor: The embedding table is padded to a multiple of this times tp; 1 pads to tp alone.
         queued_gradients: Elements of unsharded gradients that wait with zero_stage 2 and 3.
         prefetched_weights: Elements gathered ahead with zero_stage 3.
@@ -101,6 +104,7 @@ class Capabilities:
     per_layer_recompute: bool
     sharded_optimizers: frozenset[str]
     low_precision_states: bool
+    offload_zero_stages: frozenset[int]
     vocab_divisor: int
     queued_gradients: int
     prefetched_weights: int
@@ -152,6 +156,9 @@ MEGATRON = Capabilities(
     per_layer_recompute=False,
     sharded_optimizers=frozenset({"adam"}),
     low_precision_states=True,
+    # `HybridDeviceOptimizer`: with the precision-aware path of the distributed optimizer (`validate_args`); with
+    # Megatron-FSDP it would be left over the whole weights (`DistributedOptimizer.__init__` returns before).
+    offload_zero_stages=frozenset({1}),
     vocab_divisor=128,
     # `megatron_fsdp.py`: `suggested_RS_queue_capacity`, and half of it as `suggested_AG_prefetch_size`; more where two
     # layers are larger.
@@ -224,6 +231,9 @@ DEEPSPEED = Capabilities(
     sharded_optimizers=frozenset({"adam"}),
     # `bf16_optimizer_states` lowers the moments together with master weights and gradients only.
     low_precision_states=False,
+    # `offload_optimizer`; with stages 1 and 2 the gradients of all micro-batches stay on the GPU until the last
+    # (`stage_1_and_2.py`), which is not priced.
+    offload_zero_stages=frozenset({3}),
     # The LM head and a tied embedding split by rows (`module_inject/layers.py: VocabParallelLinear`).
     vocab_divisor=1,
     # Two `reduce_bucket_size` of half as many: one is filled while the other is reduced (`stage_1_and_2.py`).
@@ -275,6 +285,7 @@ ANY = Capabilities(
     per_layer_recompute=True,
     sharded_optimizers=frozenset({"adam", "sgd"}),
     low_precision_states=True,
+    offload_zero_stages=frozenset({1, 3}),
     vocab_divisor=128,
     queued_gradients=MEGATRON.queued_gradients,
     prefetched_weights=MEGATRON.prefetched_weights,
@@ -287,3 +298,14 @@ CAPABILITIES: Mapping[Target, Capabilities] = {
     Target.DEEPSPEED: DEEPSPEED,
     Target.ANY: ANY,
 }
+
+
+def capabilities_on(cluster: Cluster, target: Target) -> Capabilities:
+    """Return what of a target is searched on a cluster.
+
+    On nodes that differ layers are placed with one recompute choice for all, and nothing goes to the hosts.
+    """
+    capabilities = CAPABILITIES[target]
+    if cluster.unequal is None:
+        return capabilities
+    return replace(capabilities, per_layer_recompute=False, offload_zero_stages=frozenset())

@@ -1,4 +1,4 @@
-"""What a plan says beside its layouts: the number of nodes, the front of memory and time, what lost nodes cost."""
+"""What a plan says beside its layouts: numbers of nodes, the front of memory and time, lost nodes, slow operations."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -90,11 +90,14 @@ class Front:
         step_bytes: Between two points there may be others, whose memory is within so many bytes of the first's.
         open_below_bytes: What fits into this memory is not decided; None where it is proved that nothing fits into
             the last point's less `step_bytes`.
+        of_bytes: Where GPUs differ in memory, that of the largest: bytes are then shares of each GPU's own memory, told
+            as so many of these. None where all have equally much.
     """
 
     points: tuple[FrontPoint, ...]
     step_bytes: int
     open_below_bytes: int | None
+    of_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,15 +133,37 @@ class KeptLayout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """Some nodes that are lost, where it matters which.
+
+    Args:
+        nodes: Their numbers in the plan's cluster.
+        num_alike: Sets of nodes whose loss is the same to the plan, this one included.
+        left: Numbers of the nodes that the new plan takes, as its own `node_order` numbers them from 0.
+        replanned: The best layout on nodes that are left; None where there is none.
+        reason: Why there is none; empty where there is.
+        proven: No layout on any of the nodes that are left is faster.
+    """
+
+    nodes: tuple[int, ...]
+    num_alike: int
+    left: tuple[int, ...]
+    replanned: Degraded | None
+    reason: str
+    proven: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spare:
-    """What is left of a plan when nodes are lost.
+    """What is left of a plan when nodes are lost; where nodes differ, of the worst loss.
 
     Args:
         num_lost: Nodes that are lost.
         replanned: The best layout on what is left, planned anew; None where there is none.
         reason: Why there is none; empty where there is.
         proven: No layout on any number of the nodes that are left is faster.
-        kept: The plan's layouts with fewer replicas, in their order.
+        kept: The plan's layouts with fewer replicas, in their order; none where nodes differ.
+        losses: Where nodes differ, every loss of so many nodes that is not like another one, the worst first.
     """
 
     num_lost: int
@@ -146,3 +171,64 @@ class Spare:
     reason: str
     proven: bool
     kept: tuple[KeptLayout, ...]
+    losses: tuple[Loss, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowCase:
+    """One way in which predictions may be off: all operations of one class slower, nothing else.
+
+    Args:
+        slow: The class; empty where everything is as predicted.
+        factor: By how much it is slower.
+        source: Where the factor comes from.
+        best_seconds: The best step found in this case.
+        bound_seconds: No layout searched takes less in this case.
+        fastest_seconds: What the layout takes here that is fastest where everything is as predicted.
+        seconds_P: What each of the plan's layouts takes here.
+    """
+
+    slow: str
+    factor: float
+    source: str
+    best_seconds: float
+    bound_seconds: float
+    fastest_seconds: float
+    seconds_P: tuple[float, ...]
+
+    @property
+    def loss_P(self) -> tuple[float, ...]:
+        """Return what each of the plan's layouts loses here against the best, as a factor less one."""
+        return tuple(seconds / self.best_seconds - 1.0 for seconds in self.seconds_P)
+
+    @property
+    def fastest_loss(self) -> float:
+        """Return what the layout loses here that is fastest where everything is as predicted."""
+        return self.fastest_seconds / self.best_seconds - 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Robustness:
+    """How the plan's layouts do in each case, the first of them losing least in its worst one.
+
+    Args:
+        fastest: The layout that is fastest where everything is as predicted.
+        cases: As predicted first, then a class of operations slower at a time.
+        least_loss: No layout searched loses less in its worst case.
+        uneven_least_loss: The same with any split of interleaved stages whose most even one fits; None where none of
+            them can lose less than the plan's first layout.
+    """
+
+    fastest: Layout
+    cases: tuple[SlowCase, ...]
+    least_loss: float
+    uneven_least_loss: float | None
+
+    def worst(self, index: int) -> SlowCase:
+        """Return the case in which one of the plan's layouts loses most; the first of equals."""
+        return max(self.cases, key=lambda case: case.loss_P[index])
+
+    @property
+    def fastest_worst(self) -> SlowCase:
+        """Return the case in which the fastest layout loses most."""
+        return max(self.cases, key=lambda case: case.fastest_loss)

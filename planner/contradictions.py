@@ -39,6 +39,7 @@ def contradictions(
         yield from _attention_kernel(device, request, document)
     yield from _objective(cluster, request, document)
     yield from _pinned_sizes(cluster, request, document)
+    yield from _offload(cluster, request, document)
     yield from _experts(model, request, document)
     yield from _context(request, document)
     yield from _target(request, document)
@@ -128,6 +129,8 @@ def _objective(cluster: Cluster, request: PlanRequest, document: Document) -> It
             location=place,
             hint="Add price_per_gpu_hour to the cluster.",
         )
+    if objective is Objective.ROBUST:
+        yield from _robust(cluster, request, document)
     if objective is Objective.FEWEST_NODES and request.deadline_days is None:
         yield InputError(
             "`objective` = fewest-nodes needs a deadline that the nodes have to meet.",
@@ -150,9 +153,10 @@ def _objective(cluster: Cluster, request: PlanRequest, document: Document) -> It
             )
     if request.chooses_nodes and cluster.unequal is not None:
         yield InputError(
-            "the number of nodes cannot be chosen where nodes differ: which of them to take is not searched.",
+            "the number of nodes cannot be chosen where nodes differ: a number does not say which of them are taken,"
+            " and which are the best few depends on the layout.",
             location=place if request.node_counts is None else document.locate(("node_counts",)),
-            hint="Describe the nodes that you would take, and plan each choice by itself.",
+            hint="Plan each choice that you have by itself: change `nodes` of the cluster's groups.",
         )
         return
     counts = request.counts_of(cluster.num_nodes)
@@ -167,6 +171,35 @@ def _objective(cluster: Cluster, request: PlanRequest, document: Document) -> It
             f"{len(counts):,} numbers of nodes are allowed; at most {MOST_NODE_COUNTS} are searched.",
             location=document.locate(("objective",) if request.node_counts is None else ("node_counts",)),
             hint=f"List those that you could use, such as node_counts: {_examples(counts)}.",
+        )
+
+
+def _robust(cluster: Cluster, request: PlanRequest, document: Document) -> Iterator[InputError]:
+    """Yield what a robust plan cannot be asked for beside."""
+    place = document.locate(("objective",))
+    if cluster.unequal is not None:
+        yield InputError(
+            "`objective` = robust is for equal nodes: where nodes differ, one order of them would have to be the best"
+            " against every case at once, and orders are searched for one case.",
+            location=place,
+            hint="Plan by step-time, and hold the runners-up against each other with verify/.",
+        )
+    if request.node_counts is not None or request.deadline_days is not None:
+        yield InputError(
+            "`objective` = robust weighs layouts on one number of nodes, by what they lose and not by their time.",
+            location=place,
+            hint="Find the number of nodes by another objective; then give it as cluster.nodes, without node_counts"
+            " and deadline_days.",
+        )
+
+
+def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iterator[InputError]:
+    """Yield states that are to go to hosts of nodes that differ."""
+    if cluster.unequal is not None and any(request.constraints.optimizer_offload or ()):
+        yield InputError(
+            "`optimizer_offload` asks for states on the hosts, which is not searched where nodes differ.",
+            location=document.locate(("constraints", "optimizer_offload")),
+            hint="Leave it out, or describe equal nodes.",
         )
 
 

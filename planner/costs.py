@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from planner.capabilities import Capabilities
 from planner.communication import gradient_norm_reduction, optimizer_bytes, optimizer_step
 from planner.graph import ModelGraph
-from planner.layout import Recompute
+from planner.layout import Offload, Recompute
 from planner.memory_bound import KnownSplit, MemoryNeed, mesh_at
+from planner.offload import SHARDED_WEIGHTS, hosted_seconds, hosted_step, sharded_step, updated_elements
 from planner.placement import shard_model
 from planner.points import BoolArray, IntArray, Points, distinct_columns
 from planner.schedules.bounds import any_split_bound_seconds
@@ -101,6 +102,15 @@ def _fewest_on_fullest(rooms_RDX: FloatArray, counts_D: IntArray) -> FloatArray:
     rows = [_fullest_X(rooms_RDX[:, kind], np.asarray(float(count))) for kind, count in enumerate(counts_D)]
     fewest_DX: FloatArray = np.ceil(np.stack(rows) - SHARE_ROUNDING)
     return fewest_DX
+
+
+def _state_ranks(points: Points) -> dict[str, IntArray]:
+    """Return over how many ranks optimizer states are split, of everything but routed experts and of these."""
+    sharded_X = points.zero_stage_X >= 1
+    return {
+        "dense_ranks": np.where(sharded_X, points.dp_X * points.cp_X // points.state_replicas_X, 1),
+        "expert_ranks": np.where(sharded_X, points.edp_X // points.state_replicas_X, 1),
+    }
 
 
 class CostTable:
@@ -260,16 +270,8 @@ class CostTable:
                 tail_seconds_X=nothing_X,
             )
         shapes, shape_X = self.shapes_of(points)
-        work_SR = np.stack([shape.work_seconds_R for shape in shapes])
-        again_S = np.array([shape.whole_layer_seconds for shape in shapes])
-        recomputed_X = points.recompute_layers_X * points.pp_X * points.vpp_X
-        work_X: FloatArray = work_SR[shape_X, points.recompute_X] + recomputed_X * again_S[shape_X]
-        pipeline_X = any_split_bound_seconds(
-            work_seconds_X=work_X,
-            pp_X=points.pp_X,
-            vpp_X=points.vpp_X,
-            num_microbatches_X=points.num_microbatches_X,
-        )
+        work_X = self._work_X(points, shapes, shape_X)
+        pipeline_X = self._any_split_X(points, work_X)
         layers_SDR = np.stack([shape.layer_seconds_DR for shape in shapes])
         layers_DX = layers_SDR[shape_X, :, points.recompute_X].T
         busiest_X = self._busiest_rank_X(points, layers_DX, limit_bytes=limit_bytes)
@@ -314,7 +316,23 @@ class CostTable:
         return bound_X
 
     def _tail_bound_X(self, points: Points, shapes: tuple[ShapeCosts, ...], shape_X: IntArray) -> FloatArray:
-        """Return the gradient norm and the optimizer step of an average rank (the slowest takes no less)."""
+        """Return the gradient norm and the optimizer step of an average rank (the slowest takes no less).
+
+        Either all points have a part of the states on the host, or none has.
+        """
+        of_point_XG = self._mean_trainable_XG(points, shapes, shape_X)
+        norm = self.cost_model.collective(gradient_norm_reduction(mesh_at(points, 0))).seconds
+        if points.optimizer_offload_X.any():
+            return self._hosted_tail_X(points, of_point_XG) + norm
+        dense_X, expert_X = of_point_XG.T
+        bytes_X = optimizer_bytes(dense=dense_X, expert=expert_X, **_state_ranks(points), workload=self.workload)
+        distinct, index_X = np.unique(bytes_X, return_inverse=True)
+        updates = [self.cost_model.compute(optimizer_step(num_bytes, self.workload)) for num_bytes in distinct.tolist()]
+        tails_X: FloatArray = np.array([update.seconds for update in updates])[index_X.ravel()] + norm
+        return tails_X
+
+    def _mean_trainable_XG(self, points: Points, shapes: tuple[ShapeCosts, ...], shape_X: IntArray) -> IntArray:
+        """Return the trainable elements of an average pipeline rank: of everything but routed experts, and of these."""
         ends = [(costs.trainable, costs.rank_model.embedding.trainable, costs.rank_model) for costs in shapes]
         totals_PSG = np.array(
             [
@@ -327,17 +345,64 @@ class CostTable:
             ],
             dtype=np.int64,
         )
-        of_point_XG = totals_PSG[np.minimum(points.pp_X, 2) - 1, shape_X] // points.pp_X[:, np.newaxis]
-        sharded_X = points.zero_stage_X >= 1
-        bytes_X = optimizer_bytes(
-            dense=of_point_XG[:, 0],
-            expert=of_point_XG[:, 1],
-            dense_ranks=np.where(sharded_X, points.dp_X * points.cp_X // points.state_replicas_X, 1),
-            expert_ranks=np.where(sharded_X, points.edp_X // points.state_replicas_X, 1),
-            workload=self.workload,
+        mean_XG: IntArray = totals_PSG[np.minimum(points.pp_X, 2) - 1, shape_X] // points.pp_X[:, np.newaxis]
+        return mean_XG
+
+    def mean_updated_X(self, points: Points) -> IntArray:
+        """Return the elements whose states a rank keeps on average, on the GPU or on its host, rounded down."""
+        dense_X, expert_X = self._mean_trainable_XG(points, *self.shapes_of(points)).T
+        ranks = _state_ranks(points)
+        mean_X: IntArray = dense_X // ranks["dense_ranks"] + expert_X // ranks["expert_ranks"]
+        return mean_X
+
+    def least_tail_seconds_X(self, points: Points) -> FloatArray:
+        """Return what follows the pipeline of each point, at least, whatever the split."""
+        shapes, shape_X = self.shapes_of(points)
+        return self._tail_bound_X(points, shapes, shape_X)
+
+    def least_seconds_X(self, points: Points) -> FloatArray:
+        """Return times that no split of each point undercuts, whatever memory there is."""
+        shapes, shape_X = self.shapes_of(points)
+        pipeline_X = self._any_split_X(points, self._work_X(points, shapes, shape_X))
+        least_X: FloatArray = pipeline_X + self._tail_bound_X(points, shapes, shape_X)
+        return least_X
+
+    def _work_X(self, points: Points, shapes: tuple[ShapeCosts, ...], shape_X: IntArray) -> FloatArray:
+        """Return what one micro-batch takes through the whole model, forward and backward."""
+        work_SR = np.stack([shape.work_seconds_R for shape in shapes])
+        again_S = np.array([shape.whole_layer_seconds for shape in shapes])
+        recomputed_X = points.recompute_layers_X * points.pp_X * points.vpp_X
+        work_X: FloatArray = work_SR[shape_X, points.recompute_X] + recomputed_X * again_S[shape_X]
+        return work_X
+
+    def _any_split_X(self, points: Points, work_X: FloatArray) -> FloatArray:
+        return any_split_bound_seconds(
+            work_seconds_X=work_X,
+            pp_X=points.pp_X,
+            vpp_X=points.vpp_X,
+            num_microbatches_X=points.num_microbatches_X,
         )
-        distinct, index_X = np.unique(bytes_X, return_inverse=True)
-        updates = [self.cost_model.compute(optimizer_step(num_bytes, self.workload)) for num_bytes in distinct.tolist()]
-        norm = self.cost_model.collective(gradient_norm_reduction(mesh_at(points, 0))).seconds
-        tails_X: FloatArray = np.array([update.seconds for update in updates])[index_X.ravel()] + norm
-        return tails_X
+
+    def _hosted_tail_X(self, points: Points, of_point_XG: IntArray) -> FloatArray:
+        """Return the optimizer step of an average rank where a part of the states is on the host, at least."""
+        dense_X, expert_X = of_point_XG.T
+        updated_X = updated_elements(dense=dense_X, expert=expert_X, **_state_ranks(points))
+        sharded_X = points.zero_stage_X == SHARDED_WEIGHTS
+        columns = np.stack(
+            [points.optimizer_offload_X, points.least_offload_X, updated_X, dense_X + expert_X, sharded_X]
+        )
+        first, index_X = distinct_columns(columns)
+        seconds = []
+        for most, least, updated, whole, sharded in columns[:, first].T.tolist():
+            if sharded:
+                step = sharded_step(updated=updated, workload=self.workload)
+            else:
+                step = hosted_step(
+                    updated=updated,
+                    whole=whole,
+                    offload=Offload(optimizer_fraction=most / 100),
+                    least=Offload(optimizer_fraction=least / 100),
+                    workload=self.workload,
+                )
+            seconds.append(sum(hosted_seconds(step, self.cost_model.compute)))
+        return np.array(seconds)[index_X]

@@ -4,6 +4,7 @@ The number of nodes and the deadline are the request's; the front of memory and 
 questions about the plan that was found.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from planner.errors import InputError
@@ -11,12 +12,20 @@ from planner.front import front_of
 from planner.ground import ignore
 from planner.nodes import plan_nodes
 from planner.plan import Plan
-from planner.request import PlanRequest
+from planner.request import Objective, PlanRequest
+from planner.robust import plan_robust
 from planner.search import search
 from planner.spare import spare_of
 from planner.specs import ModelSpec
 from planner.visit import Watch
 from profiles.hardware import Cluster
+
+
+def _planner_of(request: PlanRequest) -> Callable[..., Plan]:
+    """Return what plans such a request."""
+    if request.objective is Objective.ROBUST:
+        return plan_robust
+    return plan_nodes if request.chooses_nodes or request.deadline_days is not None else search
 
 
 def decide(  # noqa: PLR0913 - what is planned, how, and what is asked beside
@@ -41,7 +50,8 @@ def decide(  # noqa: PLR0913 - what is planned, how, and what is asked beside
         watch: Called with (activity, done, of how many) as the search goes on.
 
     Raises:
-        planner.errors.InputError: More nodes are to be lost than can be spared, or nodes that differ.
+        planner.errors.InputError: More nodes are to be lost than can be spared, or in too many ways; or a front is
+            asked of a robust plan.
         solvers.errors.SolverError: Nothing was found, and that nothing can be is not proved.
         profiles.errors.CoverageError: An operation has no cost.
         planner.errors.NotExpressibleError: The target has no way to say the model, the workload, or any layout found.
@@ -52,18 +62,12 @@ def decide(  # noqa: PLR0913 - what is planned, how, and what is asked beside
             f"--spare {lost_nodes}: no node is left of the {cluster.num_nodes} of the cluster.",
             hint="Give fewer nodes than the cluster has.",
         )
-    if lost_nodes is not None and cluster.unequal is not None:
+    if front_steps is not None and request.objective is Objective.ROBUST:
         raise InputError(
-            f"--spare {lost_nodes}: which node is lost matters where nodes differ, and is not searched.",
-            hint="Plan the cluster without the node by itself.",
+            "--pareto: the front weighs memory against the predicted step, and robust plans are not chosen by that.",
+            hint="Leave --pareto out, or plan by step-time.",
         )
-    if front_steps is not None and cluster.least_memory_bytes < cluster.most_memory_bytes:
-        raise InputError(
-            "--pareto: less memory means another thing for each kind of GPU here, and is not searched.",
-            hint="Plan GPUs of one memory by themselves.",
-        )
-    asks_more = request.chooses_nodes or request.deadline_days is not None
-    plan = (plan_nodes if asks_more else search)(model, cluster, request, top=top, watch=watch)
+    plan = _planner_of(request)(model, cluster, request, top=top, watch=watch)
     if not plan.plans:
         return plan
     if front_steps is not None:

@@ -5,11 +5,12 @@ from dataclasses import replace
 from planner.capabilities import CAPABILITIES
 from planner.evaluate import Evaluation, evaluate, model_flops_utilisation, simulated_step_seconds
 from planner.graph import ModelGraph
+from planner.host_memory import ASSUMED_HOST_SOURCES, host_memory
 from planner.layers import build_graph
 from planner.layout import Layout
 from planner.node_costs import node_order_of, pipeline_rank_limits
 from planner.placement import PlacedModel, place
-from planner.plan import OnNodes, Plan, PlannedLayout
+from planner.plan import HostMemory, OnNodes, Plan, PlannedLayout
 from planner.report import heaviest_rank, memory_by_rank
 from planner.request import PlanRequest
 from planner.specs import ModelSpec
@@ -91,6 +92,7 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
             listed_step_seconds=simulated_step_seconds(listed, cost_model) if layout.node_order else seconds,
             memory_limit_bytes_R=limits_R,
         )
+    hosted = host_memory(placed, cluster)
     return PlannedLayout(
         layout=layout,
         step_seconds=seconds if searched_seconds is None else searched_seconds,
@@ -101,7 +103,14 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
         memory_limit_bytes=tightest.limit_bytes,
         memory=evaluation.memory,
         time=evaluation.time,
-        assumptions=evaluation.assumptions,
+        assumptions=(*evaluation.assumptions, *_host_assumptions(hosted)),
+        host_memory=hosted,
         lower_bound_seconds=seconds if bound_seconds is None else bound_seconds,
         on_nodes=on_nodes,
     )
+
+
+def _host_assumptions(hosted: HostMemory | None) -> tuple[str, ...]:
+    """Return what is assumed of a node's memory."""
+    lines = () if hosted is None else hosted.lines
+    return tuple(f"host memory, {line.term}: {line.source}" for line in lines if line.source in ASSUMED_HOST_SOURCES)

@@ -26,9 +26,10 @@ from planner.communication import (
     transfer,
 )
 from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
-from planner.layout import Granularity, Recompute, Stage
+from planner.layout import Granularity, Offload, Recompute, Stage
 from planner.memory import ASSUMED_SOURCES, memory_ledger, peak_memory_bytes
 from planner.node_costs import part_costs
+from planner.offload import gradient_copies, hosted_seconds, hosted_step_of, operations_of
 from planner.placement import PlacedModel
 from planner.plan import MemoryLine, TimeLine
 from planner.pricing import launches_seconds, price_steps, restart_seconds
@@ -44,6 +45,7 @@ from profiles.unequal import UnequalCostModel
 RECOMPUTATION = "recomputation"
 DATA_PARALLEL = "data-parallel collectives"
 OPTIMIZER = "optimizer step"
+HOST = "optimizer states on the host"
 BUBBLE = "pipeline bubble and transfers"
 
 SKEWED_ROUTING = (
@@ -79,7 +81,7 @@ class Evaluation:
         assumptions: What was assumed where no figure was known.
         timeline: The simulated pipeline.
         tail_communication_seconds: What all ranks exchange behind the last of them.
-        tail_optimizer_seconds: The optimizer step behind that.
+        tail_optimizer_seconds: The optimizer step behind that, what it waits for the host included.
     """
 
     step_seconds: float
@@ -120,12 +122,14 @@ class _Simulated:
     timeline: Timeline
     tail_communication_seconds: float
     tail_optimizer_seconds: float
+    tail_host_seconds: float
 
     @property
     def step_seconds(self) -> float:
         """Return the time of the whole step."""
         pipeline_seconds = float(self.timeline.rank_end_seconds_R.max())
-        return pipeline_seconds + self.tail_communication_seconds + self.tail_optimizer_seconds
+        on_gpus = pipeline_seconds + self.tail_communication_seconds + self.tail_optimizer_seconds
+        return on_gpus + self.tail_host_seconds
 
 
 class _Evaluator:
@@ -226,6 +230,11 @@ class _Evaluator:
             for collectives in (traffic.reduce, traffic.gather, traffic.gather_again)
         )
 
+        for copy in gradient_copies(trainable, layout, placed.workload):
+            estimate = self.cost_model.compute(copy)
+            self.note(DATA_PARALLEL, estimate.source, estimate.note)
+            reduce_seconds += estimate.seconds
+
         def exposed(seconds: float, beside_seconds: float, *, overlapped: bool) -> float:
             timed = TimedTraffic(
                 seconds=seconds,
@@ -257,8 +266,8 @@ class _Evaluator:
             last_backward_extra_seconds=last_extra,
         )
 
-    def tail_seconds(self) -> tuple[float, float]:
-        """Return (communication, optimizer) seconds after the last backward pass, on the slowest rank."""
+    def tail_seconds(self) -> tuple[float, float, float]:
+        """Return (communication, optimizer, host) seconds after the last backward pass, on the slowest rank."""
         placed = self.placed
         layout, workload = placed.layout, placed.workload
         world, ends = self.on(self.costs.of_world), self.on(self.costs.of_ends)
@@ -266,13 +275,31 @@ class _Evaluator:
         reduction = tied_embedding_reduction(placed.rank_model.shared_table_elements, layout, workload)
         if reduction is not None:
             communication += ends.collective_seconds(reduction, term=DATA_PARALLEL)
+        if layout.offload is not None:
+            return communication, *self._hosted_seconds(layout.offload)
         slowest = 0.0
         for pipeline_rank in range(layout.pp):
             trainable = placed.elements(pipeline_rank, trainable=True)
             estimate = self.costs.of_stage(pipeline_rank).compute(optimizer_traffic(trainable, layout, workload))
             self.note(OPTIMIZER, estimate.source, estimate.note)
             slowest = max(slowest, estimate.seconds)
-        return communication, slowest
+        return communication, slowest, 0.0
+
+    def _hosted_seconds(self, offload: Offload) -> tuple[float, float]:
+        """Return (GPU, host) seconds of the slowest rank's optimizer step, a part of its states being on the host."""
+        placed = self.placed
+        slowest = (0.0, 0.0)
+        for pipeline_rank in range(placed.layout.pp):
+            price = self.costs.of_stage(pipeline_rank).compute
+            step = hosted_step_of(
+                placed.elements(pipeline_rank, trainable=True), placed.layout, offload, placed.workload
+            )
+            slowest = max(slowest, hosted_seconds(step, price), key=sum)
+            for term, operations in zip((OPTIMIZER, HOST), operations_of(step), strict=True):
+                for operation in operations:
+                    estimate = price(operation)
+                    self.note(term, estimate.source, estimate.note)
+        return slowest
 
 
 def simulated_step_seconds(placed: PlacedModel, cost_model: CostModel) -> float:
@@ -294,8 +321,8 @@ def stage_prices(placed: PlacedModel, cost_model: CostModel) -> tuple[StagePrice
     return tuple(evaluator.stage(stage) for stage in placed.layout.stages)
 
 
-def tail_seconds(placed: PlacedModel, cost_model: CostModel) -> tuple[float, float]:
-    """Return what all ranks wait for after the pipeline: (communication, optimizer) seconds.
+def tail_seconds(placed: PlacedModel, cost_model: CostModel) -> tuple[float, float, float]:
+    """Return what all ranks wait for after the pipeline: (communication, optimizer, host) seconds.
 
     Raises:
         profiles.errors.CoverageError: Something has no cost.
@@ -339,12 +366,13 @@ def _simulated(evaluator: _Evaluator) -> _Simulated:
             last_backward_extra_seconds_V=tuple(stage.last_backward_extra_seconds for stage in stages),
         ),
     )
-    tail_communication, tail_optimizer = evaluator.tail_seconds()
+    tail_communication, tail_optimizer, tail_host = evaluator.tail_seconds()
     return _Simulated(
         stages=stages,
         timeline=timeline,
         tail_communication_seconds=tail_communication,
         tail_optimizer_seconds=tail_optimizer,
+        tail_host_seconds=tail_host,
     )
 
 
@@ -372,6 +400,7 @@ def evaluate(placed: PlacedModel, cost_model: CostModel, *, memory: tuple[Memory
         terms[DATA_PARALLEL] += stage.first_forward_extra_seconds + stage.last_backward_extra_seconds
     terms[DATA_PARALLEL] += simulated.tail_communication_seconds
     terms[OPTIMIZER] += simulated.tail_optimizer_seconds
+    terms[HOST] += simulated.tail_host_seconds
     terms[BUBBLE] += step_seconds - sum(terms.values())
     if layout.pp > 1:
         evaluator.note(BUBBLE, Source.ANALYTIC, f"simulated {layout.schedule} schedule")
@@ -389,7 +418,7 @@ def evaluate(placed: PlacedModel, cost_model: CostModel, *, memory: tuple[Memory
         assumptions=_assumptions(evaluator, memory),
         timeline=timeline,
         tail_communication_seconds=simulated.tail_communication_seconds,
-        tail_optimizer_seconds=simulated.tail_optimizer_seconds,
+        tail_optimizer_seconds=simulated.tail_optimizer_seconds + simulated.tail_host_seconds,
     )
 
 

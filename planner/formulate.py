@@ -20,6 +20,7 @@ from planner.layout import (
     STAGES_OUTERMOST,
     Granularity,
     Layout,
+    Offload,
     Overlap,
     Recompute,
     Schedule,
@@ -30,7 +31,7 @@ from planner.placement import RankModel
 from planner.shape_costs import ShapeCosts
 from planner.shard import Elements, RankLayer
 from planner.specs import ModelSpec
-from planner.state_bytes import communicator_bytes, fp8_copy_bytes, half_gradient_bytes, state_bytes
+from planner.state_bytes import communicator_bytes, fp8_copy_bytes, gradients_on_host, half_gradient_bytes, state_bytes
 from planner.workload import TrainWorkload
 from solvers.problem import Problem
 
@@ -54,6 +55,7 @@ def skeleton(  # noqa: PLR0913 - the dimensions of a point
     state_replicas: int = 1,
     secondary_shard: int = 1,
     replicas_outermost: bool = False,
+    offload: Offload | None = None,
     capabilities: Capabilities = ANY,
 ) -> Layout:
     """Return a point of the space as a layout whose layers are not placed yet.
@@ -90,6 +92,7 @@ def skeleton(  # noqa: PLR0913 - the dimensions of a point
         state_replicas=state_replicas,
         secondary_shard=secondary_shard,
         rank_order=REPLICAS_OUTERMOST if replicas_outermost else STAGES_OUTERMOST,
+        offload=offload,
     )
 
 
@@ -202,22 +205,24 @@ class _Demand:
         per_element = state_bytes(self.workload)
         layout = self.layout
         states, gradients, weights = (shard_ranks(layout, zero_stage=stage) for stage in (1, 2, 3))
-        parts = [
-            (trainable + frozen, per_element.weight, weights),
-            (trainable, per_element.gradient, gradients),
-            (trainable, per_element.master, states),
-            (trainable, per_element.moments, states),
-        ]
+        parts = [(trainable + frozen, per_element.weight, weights)]
+        if not gradients_on_host(layout):
+            parts.append((trainable, per_element.gradient, gradients))
         half = half_gradient_bytes(layout, self.workload, self.capabilities)
         if half:
             parts.append((trainable, half, (1, 1)))
         if layout.secondary_shard > 1:
             secondary = (layout.secondary_shard, min(layout.secondary_shard, weights[1]))
             parts.append((trainable + frozen, per_element.weight, secondary))
-        return sum(
+        held = sum(
             self.share(elements.dense * num_bytes, dense) + self.share(elements.expert * num_bytes, expert)
             for elements, num_bytes, (dense, expert) in parts
         )
+        kept, rounded = 1.0 - layout.offloaded_fraction, math.floor if self.generous else math.ceil
+        for num_bytes in (per_element.master, per_element.moments):
+            dense, expert = trainable.dense * num_bytes, trainable.expert * num_bytes
+            held += rounded((self.share(dense, states[0]) + self.share(expert, states[1])) * kept)
+        return held
 
     def layer_static(self, layer: RankLayer) -> int:
         """Return what one layer holds whatever is in flight."""

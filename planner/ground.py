@@ -12,7 +12,7 @@ import numpy as np
 
 from planner.baseline import baseline_layout
 from planner.candidates import Pricer
-from planner.capabilities import CAPABILITIES
+from planner.capabilities import capabilities_on
 from planner.costs import CostTable
 from planner.described import planned_layout
 from planner.errors import NotExpressibleError
@@ -20,6 +20,7 @@ from planner.infeasible import PriceOn
 from planner.layers import build_graph
 from planner.layout import Layout
 from planner.memory import memory_limit_bytes
+from planner.offload_search import least_hosted_seconds, visit_hosted
 from planner.placement import place
 from planner.plan import PlannedLayout
 from planner.points import Scope
@@ -87,12 +88,24 @@ class Ground:
             any_split_X = bounds.any_split_seconds_X + bounds.tail_seconds_X
             bound_X = np.where(fitting.vpp_X > 1, any_split_X, bounds.step_seconds_X)
             least = min(least, float(bound_X.min(initial=math.inf)))
+        pricer = self.pricer()
+        thumb = baseline_layout(pricer, self.cluster, unpinned=self.space.points) if self.is_free else None
+        asked = self.scope.constraints.optimizer_offload is not None
+        if asked or thumb is None or self.refused(thumb) is not None:  # else everything stays on the GPUs
+            hosted = least_hosted_seconds(self.scope, self.table, self.cluster, limit_bytes=self.limit_bytes)
+            least = min(least, hosted)
         return least
 
     def pricer(self, limit_bytes: int | None = None) -> Pricer:
-        """Return what prices the points, within less than the ground's own memory where `limit_bytes` says so."""
-        limit_bytes = self.limit_bytes if limit_bytes is None else limit_bytes
-        return pricer_on(self.cluster, self.table, headroom=self.request.memory_headroom, limit_bytes=limit_bytes)
+        """Return what prices the points, within less than the ground's own memory where `limit_bytes` says so.
+
+        That is of the GPU with most memory; of any other GPU it is the same share of its own.
+        """
+        if limit_bytes is None or self.cluster.has_one_memory:
+            limit_bytes = self.limit_bytes if limit_bytes is None else limit_bytes
+            return pricer_on(self.cluster, self.table, headroom=self.request.memory_headroom, limit_bytes=limit_bytes)
+        share = limit_bytes / self.cluster.most_memory_bytes
+        return pricer_on(self.cluster, self.table, headroom=1.0 - share, limit_bytes=limit_bytes)
 
     def visit(self, *, top: int, watch: Watch, limit_bytes: int | None = None) -> Visit:
         """Return the best layouts, and what is proved of the others.
@@ -100,7 +113,8 @@ class Ground:
         Args:
             top: Layouts to keep at most.
             watch: Called as the search goes on.
-            limit_bytes: What each GPU may use, no more than the ground's own; None for that.
+            limit_bytes: What the GPU with most memory may use, and every other one in proportion, no more than the
+                ground's own; None for that. States go to the hosts for less memory only where the user asks for it.
         """
         pricer = self.pricer(limit_bytes)
         thumb = baseline_layout(pricer, self.cluster, unpinned=self.space.points) if self.is_free else None
@@ -115,6 +129,19 @@ class Ground:
             watch=watch,
             refused=self.refused,
         )
+        asked = self.scope.constraints.optimizer_offload is not None
+        is_legal = len(self.space.points) + len(self.space.unsimulated) + self.space.unfit > 0
+        if asked or (limit_bytes is None and is_legal):
+            seen = visit_hosted(
+                self.scope,
+                self.table,
+                self.cluster,
+                limit_bytes=pricer.limit_bytes,
+                before=seen,
+                top=top,
+                watch=watch,
+                refused=self.refused,
+            )
         return replace(seen, thumb=thumb)
 
     def planned(self, layout: Layout, *, step_seconds: float, bound_seconds: float) -> PlannedLayout:
@@ -138,9 +165,7 @@ def prepare(model: ModelSpec, cluster: Cluster, request: PlanRequest, *, price_o
         planner.errors.NotExpressibleError: The target has no way to say the model or the workload.
     """
     _require_expressible(model, cluster, request)
-    capabilities = CAPABILITIES[request.target]
-    if cluster.unequal is not None:  # layers are placed on nodes that differ with one recompute choice for all
-        capabilities = replace(capabilities, per_layer_recompute=False)
+    capabilities = capabilities_on(cluster, request.target)
     workload = request.workload
     graph = build_graph(model, workload, eager=capabilities.eager)
     cost_model = price_on(cluster, capabilities.software)

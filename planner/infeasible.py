@@ -11,16 +11,18 @@ from typing import Protocol
 import numpy as np
 
 from planner.candidates import Pricer, layout_at
-from planner.capabilities import CAPABILITIES
+from planner.capabilities import capabilities_on
 from planner.costs import CostTable
+from planner.host_memory import host_memory
 from planner.layers import build_graph
 from planner.layout import Layout, degrees_text
 from planner.memory import memory_limit_bytes
+from planner.offload_prices import OffloadPricer
 from planner.plan import Infeasible, PlannedLayout, Relaxation
 from planner.points import Points, Scope, distinct_columns
 from planner.rank_map import pricer_on
 from planner.request import Constraints, PlanRequest
-from planner.space import Space, enumerate_layouts
+from planner.space import Space, enumerate_layouts, least_offload_percent, offload_percents
 from planner.specs import ModelSpec
 from profiles.catalogue import device_names, load_device
 from profiles.estimate import CostModel
@@ -34,6 +36,7 @@ PriceOn = Callable[[Cluster, Software], CostModel]
 MAX_GPUS = 1 << 18
 """Clusters beyond this are not offered."""
 
+_ANY_MEMORY = 1 << 60
 _MAX_CHECKED = 24
 _MAX_FINER_STEPS = 16
 
@@ -61,7 +64,7 @@ class _Question:
         return memory_limit_bytes(self.cluster.least_memory_bytes, self.request.memory_headroom)
 
     def scope(self) -> Scope:
-        capabilities = CAPABILITIES[self.request.target]
+        capabilities = capabilities_on(self.cluster, self.request.target)
         return Scope(
             model=self.model,
             graph=build_graph(self.model, self.request.workload, eager=capabilities.eager),
@@ -84,14 +87,34 @@ class _Question:
         )
 
     def fits(self) -> bool:
-        """Return whether some layout fits, by exact bytes."""
-        space = enumerate_layouts(self.scope())
-        return _first_fit(_frugal(space), self.table(space), limit_bytes=self.limit_bytes) is not None
+        """Return whether some layout fits, by exact bytes, with everything on the GPUs or states on the hosts."""
+        return any(
+            _first_fit(_frugal(space), self.pricer(space, limit_bytes=self.limit_bytes)) is not None
+            for space in self.spaces()
+        )
+
+    def spaces(self) -> Iterator[Space]:
+        """Yield the space with everything on the GPUs, and the one with as much on the hosts as may be."""
+        scope = self.scope()
+        percents = offload_percents(scope)
+        if not least_offload_percent(scope):
+            yield enumerate_layouts(scope)
+        if percents:
+            yield enumerate_layouts(scope, offload_percent=percents[-1])
+
+    def pricer(self, space: Space, *, limit_bytes: int, asks_hosts: bool = True) -> Pricer:
+        """Return what prices the points of a space, each with the least on the hosts that it needs."""
+        return OffloadPricer(
+            self.table(space),
+            limit_bytes=limit_bytes,
+            cluster=self.cluster if asks_hosts else None,
+            percents=offload_percents(self.scope()),
+        )
 
 
-def _first_fit(points: Points, table: CostTable, *, limit_bytes: int) -> Layout | None:
+def _first_fit(points: Points, pricer: Pricer) -> Layout | None:
     """Return the first of the roomiest points that fits by exact bytes, its layers placed."""
-    pricer = Pricer(table, limit_bytes=limit_bytes)
+    table, limit_bytes = pricer.table, pricer.limit_bytes
     capacity_X = table.capacity_layers_X(points, limit_bytes=limit_bytes)
     for index in np.argsort(-capacity_X, kind="stable")[:_MAX_CHECKED]:
         if capacity_X[index] >= table.model.num_layers:
@@ -146,37 +169,88 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
             nearest=None,
             relaxations=tuple(_relaxations(question)),
         )
-    layout = _nearest(question, space)
     pricer = pricer_on(cluster, question.table(space), headroom=request.memory_headroom)
+    near = [layout for tried in question.spaces() if (layout := _nearest(question, tried)) is not None]
+    shortage = _host_shortage(question)
+    if not near and shortage is None:  # too much for the GPUs whatever the nodes hold
+        near = [layout for tried in question.spaces() if (layout := _nearest(question, tried, asks_hosts=False))]
+    if not near:
+        assert shortage is not None, "what fits into no node's memory needs too much of it"
+        return Infeasible(
+            binding=f"host memory: {shortage.in_words}",
+            shortfall_bytes=shortage.num_bytes,
+            nearest=None,
+            relaxations=tuple(_relaxations(question)),
+        )
+    layout = min(near, key=lambda layout: pricer.prices(layout).peak_bytes(layout))
     seconds = pricer.prices(layout).step_seconds(layout)
     nearest = planned(layout, step_seconds=seconds, bound_seconds=seconds)
-    shortfall = nearest.peak_memory_bytes - question.limit_bytes
     return Infeasible(
         binding=(
             f"GPU memory: the layout that needs least, {degrees_text(layout)} with "
-            f"{layout.recompute.granularity} recompute, needs {nearest.peak_memory_bytes / GIB:.2f} GiB a GPU; "
-            f"{question.limit_bytes / GIB:.2f} GiB may be used"
+            f"{layout.recompute.granularity} recompute{_offloaded(layout)}, needs "
+            f"{nearest.peak_memory_bytes / GIB:.2f} GiB a GPU; {question.limit_bytes / GIB:.2f} GiB may be used"
+            f"{'' if shortage is None else f'; {shortage.in_words}'}"
         ),
-        shortfall_bytes=shortfall,
+        shortfall_bytes=nearest.peak_memory_bytes - question.limit_bytes,
         nearest=nearest,
         relaxations=tuple(_relaxations(question)),
     )
 
 
-def _nearest(question: _Question, space: Space) -> Layout:
-    """Return the layout that fits into the smallest memory, by bisection over the limit."""
+def _offloaded(layout: Layout) -> str:
+    fraction = layout.offloaded_fraction
+    return f" and {100 * fraction:.4g} % of optimizer states on the host" if fraction else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HostShortage:
+    """What a node lacks for a layout that would fit into the GPUs with states on the host."""
+
+    num_bytes: int
+    in_words: str
+
+
+def _host_shortage(question: _Question) -> _HostShortage | None:
+    """Return what a node lacks for a layout that would fit into the GPUs with states on the host, if one would."""
+    percents = offload_percents(question.scope())
+    if not percents:
+        return None
+    space = enumerate_layouts(question.scope(), offload_percent=percents[-1])
+    pricer = question.pricer(space, limit_bytes=question.limit_bytes, asks_hosts=False)
+    layout = _first_fit(_frugal(space), pricer)
+    hosted = None if layout is None else host_memory(pricer.prices(layout).place(layout), question.cluster)
+    if layout is None or hosted is None or hosted.num_bytes <= hosted.limit_bytes:
+        return None
+    part = f"{100 * layout.offloaded_fraction:.4g} % of optimizer states on the host"
+    return _HostShortage(
+        num_bytes=hosted.num_bytes - hosted.limit_bytes,
+        in_words=(
+            f"{degrees_text(layout)} would fit with {part}, where a node would need"
+            f" {hosted.num_bytes / GIB:,.2f} GiB of its {hosted.limit_bytes / GIB:,.2f} GiB"
+        ),
+    )
+
+
+def _nearest(question: _Question, space: Space, *, asks_hosts: bool = True) -> Layout | None:
+    """Return the layout that fits into the smallest memory, by bisection; None where the nodes hold none."""
     points = _frugal(space)
     if not len(points):
         points = space.points
-    table = question.table(space)
+
+    def fitting(limit_bytes: int) -> Layout | None:
+        return _first_fit(points, question.pricer(space, limit_bytes=limit_bytes, asks_hosts=asks_hosts))
+
+    if fitting(_ANY_MEMORY) is None:
+        return None
     low, high = question.limit_bytes, question.limit_bytes * 2
-    found = _first_fit(points, table, limit_bytes=high)
+    found = fitting(high)
     while found is None:
         low, high = high, high * 2
-        found = _first_fit(points, table, limit_bytes=high)
+        found = fitting(high)
     while high - low > GIB // 16:
         middle = (low + high) // 2
-        attempt = _first_fit(points, table, limit_bytes=middle)
+        attempt = fitting(middle)
         if attempt is None:
             low = middle
         else:
@@ -210,6 +284,8 @@ def _without_constraints(question: _Question) -> Iterator[Relaxation]:
         looser.append(("recompute", replace(constraints, recompute=None)))
     if constraints.cp_kind is not None:
         looser.append(("cp_kind", replace(constraints, cp_kind=None)))
+    if constraints.optimizer_offload is not None:
+        looser.append(("optimizer_offload", replace(constraints, optimizer_offload=None)))
     if constraints.sequence_parallel is not None:
         looser.append(("sequence_parallel", replace(constraints, sequence_parallel=None)))
     for name, relaxed in looser:

@@ -17,11 +17,14 @@ from planner.request import Target
 from planner.targets import FRAMEWORKS, Framework
 from planner.validate import violations
 from planner.workload import TrainWorkload
+from profiles.hardware import Cluster
 
 
-def launch_file_names(workload: TrainWorkload, *, target: Target = Target.MEGATRON) -> tuple[str, ...]:
-    """Return the name of every file that starts `workload`, whatever its layout turns out to be."""
-    return _framework(target).launch_file_names(workload)
+def launch_file_names(
+    workload: TrainWorkload, cluster: Cluster, *, target: Target = Target.MEGATRON
+) -> tuple[str, ...]:
+    """Return the name of every file that starts `workload` on a cluster, whatever its layout turns out to be."""
+    return _framework(target).launch_file_names(workload, cluster)
 
 
 def launch_files(plan: Plan, *, index: int = 0, target: Target | None = None) -> Mapping[str, str]:

@@ -101,6 +101,25 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Offload:
+    """What lies in host memory instead of the GPU's.
+
+    Args:
+        optimizer_fraction: Part of the optimizer's states that is kept and updated on the host, above 0.
+        overlapped: Gradients go to the host and parameters come back while other tensors are updated there; not with
+            zero_stage 3, where gradients go with each backward pass.
+    """
+
+    optimizer_fraction: float
+    overlapped: bool = True
+
+    def __post_init__(self) -> None:
+        """Check that it is a part."""
+        if not 0.0 < self.optimizer_fraction <= 1.0:
+            raise ValueError(f"optimizer_fraction = {self.optimizer_fraction} is not above 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """One virtual pipeline stage: a run of decoder layers, with the embedding or the LM head at the ends.
 
@@ -141,6 +160,7 @@ class Layout:
         num_microbatches: Micro-batches of one step on one data-parallel replica.
         schedule: Pipeline schedule.
         recompute: What is recomputed.
+        offload: What lies in host memory; None for nothing.
         overlap: Which communication is hidden.
         rank_order: Mesh axes from fastest to slowest.
         node_order: Where nodes differ: the node at each place of the mesh, places filled by consecutive ranks. Empty
@@ -167,6 +187,7 @@ class Layout:
     etp: int = 1
     state_replicas: int = 1
     secondary_shard: int = 1
+    offload: Offload | None = None
     rank_order: str = STAGES_OUTERMOST
     node_order: tuple[int, ...] = ()
 
@@ -200,6 +221,11 @@ class Layout:
     def edp(self) -> int:
         """Return the ranks that hold the same routed experts."""
         return self.stage_ranks // (self.etp * self.ep)
+
+    @property
+    def offloaded_fraction(self) -> float:
+        """Return the part of the optimizer's states that lies in host memory."""
+        return 0.0 if self.offload is None else self.offload.optimizer_fraction
 
     @property
     def ring(self) -> int:

@@ -19,6 +19,7 @@ from planner.communication import num_moments, shard_ranks
 from planner.graph import LossReduction, Saved, Work
 from planner.habits import PLANNED, Fsdp, Habits, LossHabit
 from planner.layout import Layout, Schedule, Stage
+from planner.offload import SUB_GROUP_ELEMENTS
 from planner.placement import PlacedModel, RankModel, StageContents
 from planner.plan import MemoryLine, Phase
 from planner.schedules.orders import operation_order, peak_activation_bytes
@@ -31,7 +32,9 @@ from planner.state_bytes import (
     PAIR_COMMUNICATOR_BYTES,
     communicator_bytes,
     fp8_copy_bytes,
+    gradients_on_host,
     half_gradient_bytes,
+    kept_bytes,
     split_bytes,
     state_bytes,
     uses_precision_aware_optimizer,
@@ -238,7 +241,7 @@ def _phases(
     moments = _moment_terms(placed, pipeline_rank, habits)
     dynamic = _dynamic_terms(placed, pipeline_rank, activation_bytes, habits)
     return (
-        (Phase.INITIALISATION, always),
+        (Phase.INITIALISATION, [*always, *_construction_terms(placed, pipeline_rank)]),
         (Phase.FORWARD_BACKWARD, [*always, *moments, *dynamic]),
         (Phase.OPTIMIZER_STEP, [*always, *moments, *_update_terms(placed, pipeline_rank, habits)]),
     )
@@ -258,6 +261,42 @@ def _split_note(elements: Elements, ranks: tuple[int, int]) -> str:
     if elements.expert and expert != dense:
         note += f", experts over {expert}" if expert > 1 else ", experts whole"
     return note
+
+
+def _kept_note(layout: Layout) -> str:
+    """Return which part of the optimizer's states is left on the GPU, in words."""
+    return "" if layout.offload is None else f"; {1.0 - layout.offloaded_fraction:.4g} of them, the rest on the host"
+
+
+def _construction_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
+    """Return what is there only while the optimizer is made: of a split one, fp32 copies of all weights that stay.
+
+    `DistributedOptimizer` is handed a `HybridDeviceOptimizer` of the whole weights, and makes one of its own share
+    before that one goes. With sharded weights each sub-group is cast to fp32 on the GPU on its way to the host
+    (`stage3.py: _create_fp32_partitions`).
+    """
+    layout = placed.layout
+    if layout.offload is None:
+        return []
+    trainable = placed.elements(pipeline_rank, trainable=True)
+    if gradients_on_host(layout):
+        dense, expert = shard_ranks(layout, zero_stage=1)
+        shares = (-(-trainable.dense // dense), -(-trainable.expert // expert))
+        tensor = -(-placed.largest_tensor(pipeline_rank) // min(dense, expert))
+        return [
+            _Term(
+                name="master weights on their way",
+                num_bytes=DType.FP32.num_bytes * min(sum(shares), SUB_GROUP_ELEMENTS + tensor),
+                source="fp32 copies of a sub-group's share, and of a tensor's that overshoots it",
+            )
+        ]
+    return [
+        _Term(
+            name="unsplit master weights",
+            num_bytes=kept_bytes(trainable.total * DType.FP32.num_bytes, layout),
+            source=f"fp32 copies of a first optimizer over whole weights{_kept_note(layout)}",
+        )
+    ]
 
 
 def _is_fsdp(layout: Layout, habits: Habits) -> bool:
@@ -291,13 +330,15 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) ->
         ),
         _Term(
             name="gradients",
-            num_bytes=split_bytes(trainable, per_element.gradient, gradients),
-            source=f"{workload.gradient_dtype} gradients{_split_note(trainable, gradients)}",
+            num_bytes=0 if gradients_on_host(layout) else split_bytes(trainable, per_element.gradient, gradients),
+            source="on the host"
+            if gradients_on_host(layout)
+            else f"{workload.gradient_dtype} gradients{_split_note(trainable, gradients)}",
         ),
         _Term(
             name="master weights",
-            num_bytes=split_bytes(trainable, per_element.master, states),
-            source=f"{per_element.master} bytes an element{_split_note(trainable, states)}",
+            num_bytes=kept_bytes(split_bytes(trainable, per_element.master, states), layout),
+            source=f"{per_element.master} bytes an element{_split_note(trainable, states)}{_kept_note(layout)}",
         ),
         _Term(name="context and libraries", num_bytes=CONTEXT_BYTES, source=CONTEXT_SOURCE),
         _Term(name="workspaces", num_bytes=WORKSPACE_BYTES, source=WORKSPACE_SOURCE),
@@ -330,8 +371,9 @@ def _moment_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> li
     terms = [
         _Term(
             name="optimizer moments",
-            num_bytes=split_bytes(trainable, state_bytes(workload).moments, states),
-            source=f"{num_moments(workload)} in {workload.moment_dtype}{_split_note(trainable, states)}",
+            num_bytes=kept_bytes(split_bytes(trainable, state_bytes(workload).moments, states), layout),
+            source=f"{num_moments(workload)} in {workload.moment_dtype}{_split_note(trainable, states)}"
+            f"{_kept_note(layout)}",
         )
     ]
     if workload.precision.is_fp8 and not _is_fsdp(layout, habits):
@@ -381,13 +423,24 @@ def _queued_gradient_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Ter
     trainable = placed.elements(pipeline_rank, trainable=True).total
     queued = min(trainable, max(placed.capabilities.queued_gradients, 2 * largest))
     per_element = state_bytes(workload)
-    return [
+    terms = [
         _Term(
             name="gradients to reduce",
             num_bytes=queued * per_element.gradient + largest * per_element.weight,
             source="whole buckets that wait to be reduced, and one layer's gradients before they are added",
         )
     ]
+    if gradients_on_host(placed.layout):
+        dense, expert = shard_ranks(placed.layout, zero_stage=2)
+        share = -(-placed.largest_tensor(pipeline_rank) // min(dense, expert))
+        terms.append(
+            _Term(
+                name="gradients on their way",
+                num_bytes=2 * share * (per_element.gradient + DType.FP32.num_bytes),
+                source="a tensor's share fetched from the host and cast to fp32, and the next one's",
+            )
+        )
+    return terms
 
 
 def _update_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[_Term]:
@@ -401,8 +454,9 @@ def _update_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> li
         terms.append(
             _Term(
                 name="fp32 gradients",
-                num_bytes=split_bytes(trainable, DType.FP32.num_bytes, states),
-                source=f"copy of {workload.gradient_dtype} gradients for the update{_split_note(trainable, states)}",
+                num_bytes=kept_bytes(split_bytes(trainable, DType.FP32.num_bytes, states), placed.layout),
+                source=f"copy of {workload.gradient_dtype} gradients for the update{_split_note(trainable, states)}"
+                f"{_kept_note(placed.layout)}",
             )
         )
     if habits.foreach_update and num_moments(workload) == ADAM_MOMENTS:

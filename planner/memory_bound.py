@@ -20,6 +20,7 @@ from planner.capabilities import Capabilities
 from planner.communication import Grid
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.memory import CONTEXT_BYTES, FRAGMENTATION_FRACTION, WORKSPACE_BYTES, ZERO_WEIGHTS, head_peak_bytes
+from planner.offload import SHARDED_WEIGHTS
 from planner.placement import RankModel
 from planner.points import BoolArray, IntArray, Points
 from planner.shard import Elements
@@ -221,9 +222,11 @@ class MemoryNeed:
         weights_X, gradients_X, states_X = (np.where(points.zero_stage_X >= stage, ranks_X, 1.0) for stage in (3, 2, 1))
         second_X = np.where(points.secondary_shard_X > 1, 1.0 / points.secondary_shard_X, 0.0)
         frozen_X: FloatArray = per_element.weight * (1.0 / weights_X + second_X)
-        states = per_element.master + per_element.moments
+        states = (per_element.master + per_element.moments) * (1.0 - points.optimizer_offload_X / 100)
         half_X = np.where(points.zero_stage_X == 1, self._half_gradient, 0.0)
-        return frozen_X + per_element.gradient / gradients_X + states / states_X + half_X, frozen_X
+        hosted_X = (points.optimizer_offload_X > 0) & (points.zero_stage_X == SHARDED_WEIGHTS)
+        gradient_X = np.where(hosted_X, 0.0, per_element.gradient / gradients_X)
+        return frozen_X + gradient_X + states / states_X + half_X, frozen_X
 
     def _reference(self) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
         """Return the bytes of a mean layer, static and a micro-batch in flight, and what each layer takes of one.

@@ -6,12 +6,12 @@ where they are, until none is better. Nothing is proved of these layouts.
 """
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from planner.candidates import Candidate, PointBound, Pricer
 from planner.layer_choices import LayerChooser
-from planner.layout import REPLICAS_OUTERMOST, STAGES_OUTERMOST, Layout
-from planner.points import Points, Scope, point_of
+from planner.layout import STAGES_OUTERMOST, Layout
+from planner.points import Scope, point_of_layout
 from planner.space import broken_rules, divisors
 from planner.uneven import least_seconds
 
@@ -27,6 +27,7 @@ def best_neighbour(pricer: Pricer, best: Candidate, scope: Scope) -> Candidate:
                 candidate
                 for layout in _neighbours(best.layout, scope)
                 if (candidate := _priced(pricer, layout)).peak_memory_bytes <= pricer.limit_bytes
+                and pricer.hosts_hold(pricer.prices(layout), layout)
             ),
             key=lambda candidate: candidate.merit,
             default=best,
@@ -53,15 +54,8 @@ def _neighbours(layout: Layout, scope: Scope) -> Iterator[Layout]:
         or (neighbour.edp % neighbour.state_replicas == 0 and neighbour.edp > neighbour.state_replicas)
     ]
     for neighbour in found:
-        if neighbour != layout and not broken_rules(_point(neighbour), scope):
+        if neighbour != layout and not broken_rules(point_of_layout(neighbour), scope):
             yield neighbour
-
-
-def _point(layout: Layout) -> Points:
-    """Return a layout as a point, what it recomputes left out: rules of meshes and their use do not ask."""
-    names = {entry.name.removesuffix("_X") for entry in fields(Points)}
-    named = {name: int(getattr(layout, name)) for name in names if hasattr(layout, name) and name != "recompute"}
-    return point_of(**named, replicas_outermost=int(layout.rank_order == REPLICAS_OUTERMOST))
 
 
 def _priced(pricer: Pricer, layout: Layout) -> Candidate:

@@ -75,12 +75,13 @@ def seconds_at_deadline(deadline_days: float, workload: TrainWorkload) -> float:
     return deadline_days / per_second
 
 
-def objective_value(
+def objective_value(  # noqa: PLR0911 - one for each objective
     objective: Objective, step_seconds: float, cluster: Cluster, workload: TrainWorkload
 ) -> float | None:
     """Return what a step of this length is worth: seconds, tokens a second and GPU, days, a price, joules, nodes.
 
-    None where the inputs do not say it. On one cluster all objectives have the same best plan.
+    None where the inputs do not say it, and of the objective robust, which no single step time decides
+    (`planner.robust`). On one cluster all others have the same best plan.
     """
     run = whole_run(step_seconds, cluster, workload, num_nodes=cluster.num_nodes)
     match objective:
@@ -96,6 +97,8 @@ def objective_value(
             return None if run is None else run.joules
         case Objective.FEWEST_NODES:
             return float(cluster.num_nodes)
+        case Objective.ROBUST:
+            return None
 
 
 def merit(objective: Objective, step_seconds: float, num_nodes: int) -> float:
@@ -110,3 +113,5 @@ def merit(objective: Objective, step_seconds: float, num_nodes: int) -> float:
             return step_seconds * num_nodes
         case Objective.FEWEST_NODES:
             return float(num_nodes)
+        case Objective.ROBUST:
+            raise AssertionError("robust plans are made on one number of nodes")

@@ -6,8 +6,7 @@ gradient of the weights, with transfers, under the memory ledger of the plans. T
 target costs. It is shown and never planned, for `target: any` too: no bound covers these schedules, so that a plan with
 one of them could not be called optimal.
 
-Of a layout everything stays as it is but the schedule and the cut into stages: the layout's own cut where the schedule
-has as many stages in the same places, else one that evens out the ranks' work, layer by layer.
+Of a layout everything stays as it is but the schedule and the cut into stages (`planner.schedule_cuts`).
 
 Taken for all of them: transfers run beside the passes, which they slow down as with interleaving; where the layout's
 own 1F1B waits for them, it is priced without that too, so that this gain is not taken for another schedule's. A
@@ -17,32 +16,37 @@ pass where that is shorter. Two copies of the model are twice as many data-paral
 as many micro-batches: optimizer states are split over all of them, and each rank's gradients are added to those of the
 rank that holds its other copies. Interwoven passes hide nothing here. A tied embedding counts twice even where a V has
 both ends on one rank.
+
+Each is also priced with activations that wait in host memory (`planner.offloaded_schedules`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
 
 from planner.capabilities import CAPABILITIES
-from planner.communication import ends_distance, optimizer_traffic, overlapped_transfer_seconds, shard_ranks, transfer
-from planner.evaluate import stage_prices, tail_seconds
+from planner.communication import ends_distance, shard_ranks
+from planner.errors import InputError
+from planner.evaluate import tail_seconds
 from planner.layers import build_graph
-from planner.layout import Schedule, Stage, stages_from_counts
+from planner.layout import Schedule, Stage
 from planner.memory import FRAGMENTATION_FRACTION, memory_ledger, peak_memory_bytes
-from planner.pass_prices import StagePasses, stage_passes
+from planner.offload import optimizer_seconds
+from planner.offloaded_schedules import Offloaded, node_bytes, offloaded, room_on_host_bytes
 from planner.placement import PlacedModel, place
-from planner.plan import OtherSchedules, Plan, PricedSchedule
+from planner.plan import OffloadedSchedule, OtherSchedules, Phase, Plan, PricedSchedule
 from planner.report import memory_by_rank
+from planner.schedule_cuts import Cut, Cutter, NotPricedError
 from planner.schedules.bidirectional import NAME as BIDIRECTIONAL
 from planner.schedules.bidirectional import bidirectional_interleaved
 from planner.schedules.building_block import v_half, v_min
-from planner.schedules.cuts import even_work
 from planner.schedules.limited import NAME as LIMITED
 from planner.schedules.limited import limited
-from planner.schedules.passes import PassKind, PassOrder, PassTimeline, PassTimes, joined, peak_bytes_R, run
+from planner.schedules.passes import PassKind, PassOrder, PassTimeline, joined, peak_bytes_R, run
 from planner.schedules.published import breadth_first, dual_pipe, gpipe, one_f_one_b, zb_h1, zb_h2, zb_v
 from planner.schedules.split_bounds import Memory
 from profiles.estimate import CostModel
+from profiles.hardware import Cluster
 from profiles.ops import Collective, CollectiveKind
 from profiles.planned import cost_model_on
 
@@ -60,6 +64,8 @@ TWO_COPIES = "two copies of the weights"
 BESIDE = "1F1B"
 """Where the layout has it already, only its transfers beside the passes are new."""
 
+UNEQUAL = "stages on nodes that differ are not priced under it"
+
 Builder = Callable[[int, int], PassOrder]
 
 BUILDERS: Mapping[str, Builder] = {
@@ -76,6 +82,8 @@ BUILDERS: Mapping[str, Builder] = {
 }
 """Schedules whose order follows from ranks and micro-batches alone."""
 
+NAMES = (*BUILDERS, LIMITED)
+
 
 def with_other_schedules(plan: Plan) -> Plan:
     """Return a plan with what other schedules would make of its pipelines.
@@ -86,22 +94,15 @@ def with_other_schedules(plan: Plan) -> Plan:
     if not plan.plans:
         return plan
     if plan.cluster.unequal is not None:
-        reason = "stages on nodes that differ are not priced under it"
-        return replace(plan, schedules=OtherSchedules(priced=(), left_out=dict.fromkeys((*BUILDERS, LIMITED), reason)))
-    capabilities = CAPABILITIES[plan.request.target]
-    graph = build_graph(plan.model, plan.request.workload, eager=capabilities.eager)
-    cost_model = cost_model_on(plan.cluster, capabilities.software)
+        return replace(plan, schedules=OtherSchedules(priced=(), left_out=dict.fromkeys(NAMES, UNEQUAL)))
     pipelines = [index for index, planned in enumerate(plan.plans) if planned.layout.pp > 1]
     priced: list[PricedSchedule] = []
     left_out: dict[str, str] = {}
-    for index in pipelines[:MOST_LAYOUTS]:
-        planned = plan.plans[index]
-        placed = place(plan.model, graph, planned.layout, plan.request.workload, capabilities)
-        pricer = _Pricer(placed, cost_model, limit_bytes=planned.memory_limit_bytes)
-        for name in (*BUILDERS, LIMITED):
+    for index, pricer in zip(pipelines, _pricers(plan, pipelines[:MOST_LAYOUTS]), strict=False):
+        for name in NAMES:
             try:
                 found = pricer.price(name)
-            except _NotPricedError as error:
+            except NotPricedError as error:
                 left_out.setdefault(name, f"layout {index}: {error}")
                 continue
             priced.append(replace(found, index=index))
@@ -111,27 +112,74 @@ def with_other_schedules(plan: Plan) -> Plan:
     return replace(plan, schedules=OtherSchedules(priced=tuple(priced), left_out=left_out))
 
 
-class _NotPricedError(Exception):
-    """A schedule cannot run at these degrees."""
+def scheduled(plan: Plan, index: int, name: str) -> "Scheduled":
+    """Return when the passes of a layout of a plan run under another schedule.
+
+    Args:
+        plan: The plan.
+        index: The layout, by its place among the plans.
+        name: The schedule.
+
+    Raises:
+        InputError: There is no such schedule, or the layout does not run under it.
+        profiles.errors.CoverageError: Something has no cost.
+    """
+    if name not in NAMES:
+        raise InputError(f"There is no pipeline schedule {name!r}.", hint=f"Use one of {', '.join(NAMES)}.")
+    refusal = UNEQUAL if plan.cluster.unequal is not None else "it has no pipeline"
+    if plan.cluster.unequal is None and plan.plans[index].layout.pp > 1:
+        (pricer,) = _pricers(plan, [index])
+        try:
+            return pricer.scheduled(name)
+        except NotPricedError as error:
+            refusal = str(error)
+    raise InputError(f"Layout {index} does not run under {name}: {refusal}.")
+
+
+def _pricers(plan: Plan, indices: Sequence[int]) -> "Iterator[_Pricer]":
+    """Yield what prices each of these layouts."""
+    capabilities = CAPABILITIES[plan.request.target]
+    graph = build_graph(plan.model, plan.request.workload, eager=capabilities.eager)
+    cost_model = cost_model_on(plan.cluster, capabilities.software)
+    for index in indices:
+        planned = plan.plans[index]
+        placed = place(plan.model, graph, planned.layout, plan.request.workload, capabilities)
+        yield _Pricer(placed, cost_model, plan.cluster, limit_bytes=planned.memory_limit_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Cut:
-    """The model cut into stages for a schedule, and what each stage costs.
+class Scheduled:
+    """A layout under another schedule.
 
     Args:
-        placed: The model under the stages in model order.
-        ranks: The rank of each stage, in model order.
-        passes: What each of them costs and keeps.
-        transfer_seconds: From each stage to the next; the last entry is 0.
-        slowdown_seconds: What transfers beside a pass add to it.
+        cut: Its stages.
+        timeline: When its passes run without any copies.
+        offloaded: The same with activations on the host; None where none can wait there.
+        held: The model as each rank holds it.
+        more_bytes_R: What each rank holds beside its activations and what the ledger has.
+        splits: The schedule has gradients of weights apart from those of inputs.
     """
 
-    placed: PlacedModel
-    ranks: tuple[int, ...]
-    passes: tuple[StagePasses, ...]
-    transfer_seconds: tuple[float, ...]
-    slowdown_seconds: tuple[float, ...]
+    cut: Cut
+    timeline: PassTimeline
+    offloaded: Offloaded | None
+    held: PlacedModel
+    more_bytes_R: tuple[int, ...]
+    splits: bool
+
+    @property
+    def validates_later(self) -> bool:
+        """Return whether ranks do not wait for one another behind the pipeline."""
+        return self.splits and len(self.timeline.order.chains) == 1
+
+    def seconds(self, timeline: PassTimeline) -> float:
+        """Return what the pipeline takes of a step, with these passes."""
+        return _seconds(timeline, validates_later=self.validates_later)
+
+    def peak_memory_bytes(self, activation_bytes_R: Sequence[int]) -> int:
+        """Return the largest phase of the heaviest rank with so many activations."""
+        together = tuple(own + more for own, more in zip(activation_bytes_R, self.more_bytes_R, strict=True))
+        return peak_memory_bytes(memory_ledger(self.held, activation_bytes_R=together))
 
 
 class _Pricer:
@@ -140,42 +188,112 @@ class _Pricer:
     Args:
         placed: The layout.
         cost_model: Prices operations.
+        cluster: Where it runs.
         limit_bytes: What a GPU may hold.
     """
 
-    def __init__(self, placed: PlacedModel, cost_model: CostModel, *, limit_bytes: int) -> None:
+    def __init__(self, placed: PlacedModel, cost_model: CostModel, cluster: Cluster, *, limit_bytes: int) -> None:
         self._placed = placed
         self._layout = placed.layout
         self._cost_model = cost_model
+        self._cluster = cluster
         self._limit_bytes = limit_bytes
-        self._cuts: dict[tuple[int, ...], _Cut] = {}
+        self._cutter = Cutter(placed, cost_model)
+
+    def scheduled(self, name: str) -> Scheduled:
+        """Return when the passes run under one schedule.
+
+        Raises:
+            NotPricedError: It does not run at these degrees.
+        """
+        order = self._order(name)
+        cut = self._cutter.cut(tuple(order.rank_of_stage_V[stage] for stage in order.chains[0]))
+        times, sizes = cut.times(order.chains), cut.sizes(order.chains)
+        splits = any(entry.kind is PassKind.WEIGHT_GRADIENT for rank in range(order.pp) for entry in order.passes(rank))
+        validates_later = splits and len(order.chains) == 1
+        seconds = partial(_seconds, validates_later=validates_later)
+        timelines = [run(entry, times) for entry in ((order, joined(order)) if splits else (order,))]
+        timeline = min(timelines, key=seconds)
+        held = self._held(cut, timeline.order)
+        more_bytes_R = cut.more_heads_bytes_R(timeline.order)
+        room = [room - more for room, more in zip(self._room_bytes(held), more_bytes_R, strict=True)]
+        return Scheduled(
+            cut=cut,
+            timeline=timeline,
+            offloaded=offloaded(timeline, times, sizes, room_bytes_R=room, step_seconds=seconds),
+            held=held,
+            more_bytes_R=more_bytes_R,
+            splits=splits,
+        )
 
     def price(self, name: str) -> PricedSchedule:
         """Return the layout under one schedule.
 
         Raises:
-            _NotPricedError: The schedule does not run at these degrees.
+            NotPricedError: It does not run at these degrees.
         """
+        found = self.scheduled(name)
+        order, sizes = found.timeline.order, found.cut.sizes(found.timeline.order.chains)
+        peaks_R = peak_bytes_R(
+            order,
+            activation_bytes_V=sizes.activation_bytes_V,
+            weight_gradient_bytes_V=sizes.weight_gradient_bytes_V,
+        )
+        peak = found.peak_memory_bytes(peaks_R)
+        tail = self._tail_seconds(found.held, copies=len(order.chains))
+        with_host = None
+        if found.offloaded is not None:
+            moved = found.offloaded
+            host = node_bytes(moved.host_bytes_R, self._layout, self._cluster)
+            less = found.peak_memory_bytes(moved.device_bytes_R)
+            with_host = OffloadedSchedule(
+                step_seconds=found.seconds(moved.timeline if moved.waits else found.timeline) + tail,
+                peak_memory_bytes=less,
+                host_memory_bytes=host,
+                moved_fraction=moved.moved_fraction,
+                fits=less <= self._limit_bytes and host <= room_on_host_bytes(self._placed, self._cluster),
+            )
+        return PricedSchedule(
+            schedule=order.name,
+            index=0,
+            layers_per_stage=tuple(stage.num_layers for stage in found.cut.placed.layout.stages),
+            step_seconds=found.seconds(found.timeline) + tail,
+            peak_memory_bytes=peak,
+            fits=peak <= self._limit_bytes,
+            needs=tuple(
+                text
+                for text, applies in (
+                    (SPLIT, found.splits),
+                    (POST_VALIDATION, found.validates_later),
+                    (TRANSFERS, not self._layout.overlap.p2p),
+                    (V_SHAPE, found.cut.is_v),
+                    (TWO_COPIES, len(order.chains) > 1),
+                )
+                if applies
+            ),
+            offloaded=with_host if with_host is not None and with_host.peak_memory_bytes < peak else None,
+        )
+
+    def _order(self, name: str) -> PassOrder:
+        """Return what the ranks run under one schedule."""
         pp, microbatches = self._layout.pp, self._layout.num_microbatches
         if name == BESIDE and self._layout.overlap.p2p:
-            raise _NotPricedError("the search chooses among it and interleaving")
+            raise NotPricedError("the search chooses among it and interleaving")
         if name == LIMITED:
-            return self._priced(self._limited())
+            return self._limited()
         try:
             order = BUILDERS[name](pp, microbatches)
         except ValueError as error:
-            raise _NotPricedError(str(error)) from error
+            raise NotPricedError(str(error)) from error
         num_layers = self._layout.stages[-1].first_layer + self._layout.stages[-1].num_layers
         if len(order.chains[0]) > num_layers:
-            raise _NotPricedError(f"{len(order.chains[0])} stages need as many layers, not {num_layers}")
-        return self._priced(order)
+            raise NotPricedError(f"{len(order.chains[0])} stages need as many layers, not {num_layers}")
+        return order
 
     def _limited(self) -> PassOrder:
         """Return the order of the scheduler that takes a memory limit."""
-        cut = self._cut(tuple(range(self._layout.pp)))
-        lines = memory_ledger(cut.placed, activation_bytes_R=(0,) * self._layout.pp)
-        empty = [held.peak_bytes for held in memory_by_rank(lines, limit_bytes=self._limit_bytes)]
-        left = [int((self._limit_bytes - held) / (1.0 + FRAGMENTATION_FRACTION)) for held in empty]
+        cut = self._cutter.cut(tuple(range(self._layout.pp)))
+        left = self._room_bytes(cut.placed)
         activations = [stage.activation_bytes for stage in cut.passes]
         # The ledger has the head's tensors of one micro-batch; those of any more take the last rank's room.
         head_bytes = cut.placed.rank_model.head.all_saved_bytes
@@ -187,46 +305,20 @@ class _Pricer:
             limit_bytes_R=tuple(left),
         )
         chain = tuple(range(self._layout.pp))
-        found = limited(_times(cut, (chain,)), memory, self._layout.num_microbatches, improve=True)
+        found = limited(cut.times((chain,)), memory, self._layout.num_microbatches, improve=True)
         if found is None:
-            raise _NotPricedError("no order was found within memory")
+            raise NotPricedError("no order was found within memory")
         return found.order
 
-    def _priced(self, order: PassOrder) -> PricedSchedule:
-        cut = self._cut(tuple(order.rank_of_stage_V[stage] for stage in order.chains[0]))
-        splits = any(entry.kind is PassKind.WEIGHT_GRADIENT for rank in range(order.pp) for entry in order.passes(rank))
-        copies = len(order.chains)
-        validates_later = splits and copies == 1
-        times = _times(cut, order.chains)
-        seconds = {order: _seconds(run(order, times), validates_later=validates_later)}
-        if splits:
-            whole = joined(order)
-            seconds[whole] = _seconds(run(whole, times), validates_later=validates_later)
-            order = min(seconds, key=seconds.__getitem__)
-        ranks_in_a_v = len(cut.ranks) > order.pp and cut.ranks[-1] == cut.ranks[0]
-        held = self._held(cut, order)
-        peak = peak_memory_bytes(memory_ledger(held, activation_bytes_R=_activation_peaks(cut, order)))
-        return PricedSchedule(
-            schedule=order.name,
-            index=0,
-            layers_per_stage=tuple(stage.num_layers for stage in cut.placed.layout.stages),
-            step_seconds=seconds[order] + self._tail_seconds(held, copies=copies),
-            peak_memory_bytes=peak,
-            fits=peak <= self._limit_bytes,
-            needs=tuple(
-                text
-                for text, applies in (
-                    (SPLIT, splits),
-                    (POST_VALIDATION, validates_later),
-                    (TRANSFERS, not self._layout.overlap.p2p),
-                    (V_SHAPE, ranks_in_a_v),
-                    (TWO_COPIES, copies > 1),
-                )
-                if applies
-            ),
-        )
+    def _room_bytes(self, held: PlacedModel) -> list[int]:
+        """Return what each rank has for activations."""
+        lines = memory_ledger(held, activation_bytes_R=(0,) * held.layout.pp)
+        empty = [
+            rank.phase_bytes[Phase.FORWARD_BACKWARD] for rank in memory_by_rank(lines, limit_bytes=self._limit_bytes)
+        ]
+        return [int((self._limit_bytes - held_bytes) / (1.0 + FRAGMENTATION_FRACTION)) for held_bytes in empty]
 
-    def _held(self, cut: _Cut, order: PassOrder) -> PlacedModel:
+    def _held(self, cut: Cut, order: PassOrder) -> PlacedModel:
         """Return the model as each rank holds it under an order: what the ledger and the optimizer step are made from.
 
         The stages of a rank become its chunks, wherever they stand in the model. Two copies are twice the replicas.
@@ -250,11 +342,10 @@ class _Pricer:
     def _tail_seconds(self, held: PlacedModel, *, copies: int) -> float:
         """Return what comes behind the pipeline: the optimizer step, and for two copies the sum of their gradients."""
         layout, workload = held.layout, held.workload
-        communication, _ = tail_seconds(self._placed, self._cost_model)
+        communication, *_ = tail_seconds(self._placed, self._cost_model)
         elements_R = [held.elements(rank, trainable=True) for rank in range(layout.pp)]
-        optimizer = max(
-            self._cost_model.compute(optimizer_traffic(elements, layout, workload)).seconds for elements in elements_R
-        )
+        price = self._cost_model.compute
+        optimizer = max(sum(optimizer_seconds(elements, layout, workload, price)) for elements in elements_R)
         if copies > 1:
             dense, expert = shard_ranks(self._layout, zero_stage=1)
             num_bytes = max(
@@ -271,109 +362,7 @@ class _Pricer:
             ).seconds
         return communication + optimizer
 
-    def _cut(self, ranks: tuple[int, ...]) -> _Cut:
-        """Return the model cut into a stage for each entry of `ranks`, which says where it runs."""
-        found = self._cuts.get(ranks)
-        if found is None:
-            found = self._cuts[ranks] = self._new_cut(ranks)
-        return found
-
-    def _new_cut(self, ranks: tuple[int, ...]) -> _Cut:
-        own, pp = self._layout, self._layout.pp
-        if own.recompute.num_layers is not None and len(ranks) != len(own.stages):
-            raise _NotPricedError("a number of recomputed layers is one of each stage, and it has other stages")
-        same_places = ranks == tuple(index % pp for index in range(len(own.stages)))
-        layout = replace(
-            own,
-            vpp=len(ranks) // pp,
-            schedule=Schedule.INTERLEAVED if len(ranks) > pp else Schedule.ONE_F_ONE_B,
-            overlap=replace(own.overlap, p2p=True),
-            stages=own.stages if same_places else stages_from_counts(self._even_counts(ranks)),
-        )
-        placed = replace(self._placed, layout=layout)
-        transfers = tuple(
-            self._cost_model.collective(
-                transfer(
-                    layout,
-                    pipeline_rank=min(here, there) if abs(here - there) == 1 else here,
-                    stream_bytes=placed.rank_model.stream_bytes,
-                    capabilities=placed.capabilities,
-                )
-            ).seconds
-            if here != there
-            else 0.0
-            for here, there in pairwise(ranks)
-        )
-        slowdown = self._cost_model.transfer_slowdown
-        return _Cut(
-            placed=placed,
-            ranks=ranks,
-            passes=stage_passes(placed, self._cost_model),
-            transfer_seconds=(*transfers, 0.0),
-            slowdown_seconds=tuple(
-                overlapped_transfer_seconds(transfers, stage=index, layout=layout, slowdown=slowdown)
-                for index in range(len(ranks))
-            ),
-        )
-
-    def _even_counts(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
-        """Return layers for each stage that even out the work of the ranks."""
-        kinds = self._placed.rank_model.chain.kinds
-        distinct = sorted(set(kinds))
-        alone = [
-            Stage(first_layer=kinds.index(kind), num_layers=1, has_embedding=False, has_head=False) for kind in distinct
-        ]
-        ends = [
-            Stage(first_layer=0, num_layers=0, has_embedding=True, has_head=False),
-            Stage(first_layer=0, num_layers=0, has_embedding=False, has_head=True),
-        ]
-        stages = (*alone, *ends)
-        layout = replace(self._layout, pp=1, vpp=len(stages), stages=stages)
-        prices = stage_prices(replace(self._placed, layout=layout), self._cost_model)
-        *seconds, embedding, head = [price.forward_seconds + price.backward_seconds for price in prices]
-        by_kind = dict(zip(distinct, seconds, strict=True))
-        return even_work(
-            [by_kind[kind] for kind in kinds], ranks, first_stage_seconds=embedding, last_stage_seconds=head
-        )
-
 
 def _seconds(timeline: PassTimeline, *, validates_later: bool) -> float:
     """Return what the pipeline takes of a step, whether ranks wait for one another behind it or not."""
     return timeline.span_seconds if validates_later else timeline.end_seconds
-
-
-def _times(cut: _Cut, chains: tuple[tuple[int, ...], ...]) -> PassTimes:
-    """Return what the passes of all stages take, every copy of the model like the first."""
-    position_V = {stage: position for chain in chains for position, stage in enumerate(chain)}
-    found = [
-        (cut.passes[position], cut.slowdown_seconds[position], cut.transfer_seconds[position])
-        for position in (position_V[stage] for stage in sorted(position_V))
-    ]
-    return PassTimes(
-        forward_seconds_V=tuple(stage.forward_seconds + slower for stage, slower, _ in found),
-        input_gradient_seconds_V=tuple(stage.input_gradient_seconds + slower for stage, slower, _ in found),
-        weight_gradient_seconds_V=tuple(stage.weight_gradient_seconds for stage, _, _ in found),
-        transfer_seconds_V=tuple(seconds for _, _, seconds in found),
-        backward_seconds_V=tuple(stage.backward_seconds + slower for stage, slower, _ in found),
-        first_forward_extra_seconds_V=tuple(stage.first_forward_extra_seconds for stage, _, _ in found),
-        last_gradient_extra_seconds_V=tuple(stage.last_gradient_extra_seconds for stage, _, _ in found),
-    )
-
-
-def _activation_peaks(cut: _Cut, order: PassOrder) -> tuple[int, ...]:
-    """Return the most activations that each rank holds under an order.
-
-    The ledger has the head's tensors of one micro-batch beside them; an order that holds more is given the others here.
-    """
-    position_V = {stage: position for chain in order.chains for position, stage in enumerate(chain)}
-    by_stage = [cut.passes[position_V[stage]] for stage in range(order.num_stages)]
-    peaks_R = peak_bytes_R(
-        order,
-        activation_bytes_V=[stage.activation_bytes for stage in by_stage],
-        weight_gradient_bytes_V=[stage.weight_gradient_bytes for stage in by_stage],
-    )
-    last = {chain[-1] for chain in order.chains}
-    is_last_V = [int(stage in last) for stage in range(order.num_stages)]
-    heads_R = peak_bytes_R(order, activation_bytes_V=is_last_V, weight_gradient_bytes_V=[0] * order.num_stages)
-    head_bytes = cut.placed.rank_model.head.all_saved_bytes
-    return tuple(peak + head_bytes * max(0, heads - 1) for peak, heads in zip(peaks_R, heads_R, strict=True))

@@ -146,6 +146,13 @@ class PlacedModel:
             part for stage in self.layout.chunks(pipeline_rank) for part in self.rank_model.stage_counts(stage)
         )
 
+    def largest_tensor(self, pipeline_rank: int) -> int:
+        """Return the elements of the largest trainable tensor on a pipeline rank, before it is split."""
+        held = [layer for layer, _ in self.layer_counts(pipeline_rank)]
+        for stage in self.layout.chunks(pipeline_rank):
+            held += [self.rank_model.embedding] * stage.has_embedding + [self.rank_model.head] * stage.has_head
+        return max((part.num_elements for layer in held for part in layer.weights if part.weight.trainable), default=0)
+
 
 def place(
     model: ModelSpec, graph: ModelGraph, layout: Layout, workload: TrainWorkload, capabilities: Capabilities

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from planner.choices import Front, NodeChoice, Spare
+from planner.choices import Front, NodeChoice, Robustness, Spare
 from planner.layout import Layout
 from planner.objectives import WholeRun, whole_run
 from planner.request import Objective, PlanRequest, Target
@@ -51,6 +51,39 @@ class MemoryLine:
     term: str
     num_bytes: int
     source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostLine:
+    """One term of a node's memory.
+
+    Args:
+        term: "offloaded moments" and so on.
+        num_bytes: Its size.
+        source: Formula or assumption behind it.
+    """
+
+    term: str
+    num_bytes: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostMemory:
+    """What is kept in the memory of the node that keeps most there.
+
+    Args:
+        lines: Its terms, what every process takes anyway among them.
+        limit_bytes: The node's memory.
+    """
+
+    lines: tuple[HostLine, ...]
+    limit_bytes: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the sum of the terms."""
+        return sum(line.num_bytes for line in self.lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +135,7 @@ class PlannedLayout:
         lower_bound_seconds: No split of the layers at these degrees takes less; of a layout whose split was given, its
             own time.
         on_nodes: How it stands on nodes that differ; None where they do not.
+        host_memory: What lies in host memory; None where nothing is put there.
     """
 
     layout: Layout
@@ -115,6 +149,7 @@ class PlannedLayout:
     time: tuple[TimeLine, ...]
     assumptions: tuple[str, ...]
     lower_bound_seconds: float
+    host_memory: HostMemory | None = None
     on_nodes: OnNodes | None = None
 
     @property
@@ -216,6 +251,25 @@ class Certainty:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OffloadedSchedule:
+    """A layout under a pipeline schedule, with activations that wait in host memory.
+
+    Args:
+        step_seconds: Time of one optimizer step.
+        peak_memory_bytes: Largest phase of the heaviest rank.
+        host_memory_bytes: Activations on the host of the node that holds most of them.
+        moved_fraction: Part of all activations of the step that moves.
+        fits: Both are within their limits.
+    """
+
+    step_seconds: float
+    peak_memory_bytes: int
+    host_memory_bytes: int
+    moved_fraction: float
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PricedSchedule:
     """A layout of the plan under a pipeline schedule that the search does not choose from.
 
@@ -227,6 +281,7 @@ class PricedSchedule:
         peak_memory_bytes: Largest phase of the heaviest rank.
         fits: That is within the limit.
         needs: What a framework must have for it, in words.
+        offloaded: The same with activations on the host; None where that needs no less memory.
     """
 
     schedule: str
@@ -236,6 +291,14 @@ class PricedSchedule:
     peak_memory_bytes: int
     fits: bool
     needs: tuple[str, ...]
+    offloaded: OffloadedSchedule | None = None
+
+    @property
+    def fitting_seconds(self) -> float | None:
+        """Return the time of a step that fits, with activations on the host where it does not fit without."""
+        if self.fits:
+            return self.step_seconds
+        return self.offloaded.step_seconds if self.offloaded is not None and self.offloaded.fits else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,8 +315,9 @@ class OtherSchedules:
 
     @property
     def best(self) -> PricedSchedule | None:
-        """Return the fastest that fits."""
-        return next((entry for entry in self.priced if entry.fits), None)
+        """Return the fastest that fits, if need be with activations on the host."""
+        fitting = [(seconds, entry) for entry in self.priced if (seconds := entry.fitting_seconds) is not None]
+        return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +333,8 @@ class Plan:
         objective: What was optimised.
         bound: No plan of the searched space has a better objective than this.
         gap: The share of the best step time that could still be saved, (best - bound) / best in seconds whatever the
-            objective, or of the objective where the number of nodes is a choice; 0 when optimal.
+            objective, or of the objective where the number of nodes is a choice; of losses, of one more than
+            they are; 0 when optimal.
         search: What the search saw.
         plans: Best first; empty when infeasible.
         baseline: The rule-of-thumb layout, if it fits.
@@ -279,6 +344,7 @@ class Plan:
         front: Memory against time, where it was asked for.
         spare: What is left when nodes are lost, where it was asked for.
         schedules: What other pipeline schedules would make of the plans; None where nobody asked.
+        robustness: How the layouts do where some operations are slower than predicted; None unless that was optimised.
     """
 
     model: ModelSpec
@@ -298,6 +364,7 @@ class Plan:
     front: Front | None = None
     spare: Spare | None = None
     schedules: OtherSchedules | None = None
+    robustness: Robustness | None = None
 
     @property
     def best(self) -> PlannedLayout:
@@ -308,9 +375,8 @@ class Plan:
     def schedule_cost_fraction(self) -> float | None:
         """Return the share of the best plan's step that the fastest other schedule would save, 0 if it saves none."""
         fastest = self.schedules.best if self.schedules is not None else None
-        if fastest is None:
-            return None
-        return max(0.0, 1.0 - fastest.step_seconds / self.best.step_seconds)
+        seconds = fastest.fitting_seconds if fastest is not None else None
+        return None if seconds is None else max(0.0, 1.0 - seconds / self.best.step_seconds)
 
     @property
     def days_to_train(self) -> float | None:

@@ -15,7 +15,6 @@ from planner.communication import (
     data_parallel_traffic,
     exposed_seconds,
     gradient_norm_reduction,
-    optimizer_traffic,
     overlapped_transfer_seconds,
     tied_embedding_reduction,
     transfer,
@@ -23,9 +22,11 @@ from planner.communication import (
 from planner.costs import CostTable
 from planner.layout import Layout, Recompute, Stage
 from planner.memory import placed_peak_bytes
+from planner.offload import gradient_copies, optimizer_seconds
 from planner.placement import PlacedModel, StageContents
 from planner.schedules.simulate import StageTimes
 from planner.schedules.span import span_seconds
+from planner.shard import Elements
 from planner.sharding import sharding_of
 from profiles.ops import Collective
 
@@ -191,8 +192,12 @@ class PointPrices:
             trainable, point, self.table.workload, everything=everything, capabilities=self.table.capabilities
         )
         reduce, gather, again = (
-            self._timed(sum(self._collective_seconds(part) for part in parts), traffic)
-            for parts in (traffic.reduce, traffic.gather, traffic.gather_again)
+            self._timed(sum(self._collective_seconds(part) for part in parts) + copied, traffic)
+            for parts, copied in (
+                (traffic.reduce, self._copied_seconds(trainable)),
+                (traffic.gather, 0.0),
+                (traffic.gather_again, 0.0),
+            )
         )
         overlap = point.overlap
         gathered = exposed_seconds(gather, beside_seconds=forward, overlapped=overlap.param_gather)
@@ -209,6 +214,11 @@ class PointPrices:
             first_forward_extra=0.0 if point.zero_stage == 3 else gathered,
             last_backward_extra=0.0 if point.zero_stage >= 2 else reduced,
         )
+
+    def _copied_seconds(self, trainable: Elements) -> float:
+        """Return what gradients take to the host and back, behind a backward pass."""
+        copies = gradient_copies(trainable, self.point, self.table.workload)
+        return sum(self.table.cost_model.compute(copy).seconds for copy in copies)
 
     def _collective_seconds(self, collective: Collective) -> float:
         return self.table.cost_model.collective(collective).seconds
@@ -228,10 +238,12 @@ class PointPrices:
         for elements in of_ranks:
             key = (elements.dense, elements.expert)
             if key not in self._optimizers:
-                step = optimizer_traffic(elements, layout, self.table.workload)
-                self._optimizers[key] = self.table.cost_model.compute(step).seconds
+                self._optimizers[key] = self._optimizer_seconds(elements)
             slowest = max(slowest, self._optimizers[key])
         return self._tail_communication_seconds + slowest
+
+    def _optimizer_seconds(self, elements: Elements) -> float:
+        return sum(optimizer_seconds(elements, self.point, self.table.workload, self.table.cost_model.compute))
 
     @cached_property
     def _tail_communication_seconds(self) -> float:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from planner.capabilities import Capabilities
 from planner.graph import CoreAttention, ModelGraph
+from planner.layout import REPLICAS_OUTERMOST, Layout
 from planner.request import Constraints
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload
@@ -61,6 +62,8 @@ class Points:
         recompute_X: Index into `Space.recomputes`.
         recompute_layers_X: Layers of each virtual stage that are recomputed whole while the others keep everything;
             0 treats all layers alike, as `recompute_X` says. Above 0 `recompute_X` is 0.
+        optimizer_offload_X: Percent of the optimizer's states that may lie in host memory.
+        least_offload_X: Percent of them that do, at least.
     """
 
     tp_X: IntArray
@@ -80,6 +83,8 @@ class Points:
     secondary_shard_X: IntArray
     recompute_X: IntArray
     recompute_layers_X: IntArray
+    optimizer_offload_X: IntArray
+    least_offload_X: IntArray
 
     def __len__(self) -> int:
         return len(self.tp_X)
@@ -120,8 +125,29 @@ def point_of(**degrees: int) -> Points:
     return Points(**{f"{name}_X": np.array([value], dtype=np.int64) for name, value in columns.items()})
 
 
+def point_of_layout(layout: Layout) -> Points:
+    """Return a layout as a point, what it recomputes left out."""
+    names = {entry.name.removesuffix("_X") for entry in fields(Points)}
+    named = {name: int(getattr(layout, name)) for name in names if hasattr(layout, name) and name != "recompute"}
+    percent = round(100 * layout.offloaded_fraction)
+    return point_of(
+        **named,
+        replicas_outermost=int(layout.rank_order == REPLICAS_OUTERMOST),
+        optimizer_offload=percent,
+        least_offload=percent,
+    )
+
+
 _FROM_ZERO = frozenset(
-    {"replicas_outermost_X", "sequence_parallel_X", "zero_stage_X", "recompute_X", "recompute_layers_X"}
+    {
+        "replicas_outermost_X",
+        "sequence_parallel_X",
+        "zero_stage_X",
+        "recompute_X",
+        "recompute_layers_X",
+        "optimizer_offload_X",
+        "least_offload_X",
+    }
 )
 
 

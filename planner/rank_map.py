@@ -64,7 +64,7 @@ def pricer_on(cluster: Cluster, table: CostTable, *, headroom: float, limit_byte
     if limit_bytes is None:
         limit_bytes = memory_limit_bytes(cluster.most_memory_bytes, headroom)
     if cluster.unequal is None:
-        return Pricer(table, limit_bytes=limit_bytes)
+        return Pricer(table, limit_bytes=limit_bytes, cluster=cluster)
     return MappedPricer(table, limit_bytes=limit_bytes, headroom=headroom)
 
 

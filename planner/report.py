@@ -15,6 +15,7 @@ from planner.layout import (
     ContextKind,
     Granularity,
     Layout,
+    Offload,
     Overlap,
     Recompute,
     Schedule,
@@ -163,6 +164,7 @@ def layout_settings(layout: Layout) -> Mapping[str, str]:
         "num_microbatches": str(layout.num_microbatches),
         "schedule": layout.schedule.value,
         "recompute": recompute_in_words(layout.recompute),
+        "offload": offload_in_words(layout.offload),
         "overlap": overlap_in_words(layout.overlap),
         "rank_order": layout.rank_order,
         "node_order": " ".join(map(str, layout.node_order)) or "as listed",
@@ -190,6 +192,8 @@ def layout_in_words(layout: Layout) -> str:
     if layout.schedule is not Schedule.NO_PIPELINE:
         parts.append(layout.schedule.value)
     parts.append(f"recompute {recompute_in_words(layout.recompute)}")
+    if layout.offload is not None:
+        parts.append(f"offload {offload_in_words(layout.offload)}")
     if layout.rank_order != STAGES_OUTERMOST:
         parts.append(f"ranks in order {layout.rank_order}")
     return "; ".join(parts)
@@ -334,6 +338,14 @@ def _runs_in_words(layers: Sequence[int]) -> str:
     words = [str(first) if first == last else f"{first}-{last}" for first, last in ends]
     listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
     return f"{'layer' if len(layers) == 1 else 'layers'} {listed}"
+
+
+def offload_in_words(offload: Offload | None) -> str:
+    """Return "none", or which part of the optimizer's states lies in host memory."""
+    if offload is None:
+        return "none"
+    waits = "" if offload.overlapped else ", copied and updated in turn"
+    return f"{100 * offload.optimizer_fraction:.4g} % of optimizer states to the host{waits}"
 
 
 def overlap_in_words(overlap: Overlap) -> str:

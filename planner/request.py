@@ -28,7 +28,10 @@ class Target(StrEnum):
 
 
 class Objective(StrEnum):
-    """What the search minimises or maximises; days, cost and energy are those of the whole token budget."""
+    """What the search minimises or maximises; days, cost and energy are those of the whole token budget.
+
+    Robust is the most that a layout loses against the best one, whichever class of operations is slower than predicted.
+    """
 
     STEP_TIME = "step-time"
     TOKENS_PER_GPU = "tokens-per-gpu"
@@ -36,6 +39,7 @@ class Objective(StrEnum):
     COST = "cost"
     ENERGY = "energy"
     FEWEST_NODES = "fewest-nodes"
+    ROBUST = "robust"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +68,14 @@ class Constraints:
         recompute: Allowed recompute granularities; None allows all.
         sequence_parallel: Pinned value; None leaves it to the search.
         cp_kind: Allowed kinds of context parallelism (ring, ulysses, ulysses-ring); None allows all.
+        optimizer_offload: Allowed parts of the optimizer's states in host memory, 0 for none; None leaves it open.
     """
 
     degrees: Mapping[str, Bounds] = field(default_factory=dict)
     recompute: tuple[str, ...] | None = None
     sequence_parallel: bool | None = None
     cp_kind: tuple[str, ...] | None = None
+    optimizer_offload: tuple[float, ...] | None = None
 
     def admits(self, dimension: str, value: int) -> bool:
         """Return whether `dimension` may take `value`."""

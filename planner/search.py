@@ -14,10 +14,10 @@ from planner.infeasible import PriceOn, explain_infeasible
 from planner.objectives import objective_value
 from planner.plan import Plan, PlannedLayout, SearchSummary, Status
 from planner.request import Constraints, PlanRequest
-from planner.space import dimensions, enumerate_layouts
+from planner.space import dimensions, enumerate_layouts, least_offload_percent
 from planner.specs import ModelSpec
 from planner.validate import violations
-from planner.visit import Visit, Watch
+from planner.visit import Visit, Watch, added
 from profiles.hardware import Cluster
 from profiles.planned import cost_model_on
 from solvers.errors import SolverError
@@ -61,11 +61,11 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
     model, cluster, request = ground.model, ground.cluster, ground.request
     space = ground.space
     summary = SearchSummary(
-        considered=space.considered,
-        legal=len(space.points) + space.unfit,
-        pruned={**space.pruned, **seen.pruned},
+        considered=space.considered + seen.offloaded_considered,
+        legal=len(space.points) + space.unfit + seen.offloaded_legal,
+        pruned=added(space.pruned, seen.pruned),
         simulated=seen.simulated,
-        dimensions=dimensions(ground.scope.graph),
+        dimensions=dimensions(ground.scope.graph, with_offload=seen.offloaded_considered > 0),
         uneven_bound_seconds=seen.uneven_bound_seconds,
     )
     if not seen.candidates:
@@ -86,7 +86,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
                 model,
                 cluster,
                 request,
-                space=enumerate_layouts(ground.scope),
+                space=enumerate_layouts(ground.scope, offload_percent=least_offload_percent(ground.scope)),
                 planned=ground.planned,
                 price_on=ground.price_on,
             ),

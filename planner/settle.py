@@ -50,7 +50,7 @@ def settle(pricer: Pricer, point: Layout, *, bound: PointBound, best_seconds: fl
 
     def limit(seconds: float) -> float:
         """Return the path's value at which no split beats a step of so many seconds."""
-        return (seconds - bound.tail_seconds) * (1.0 + ROUNDING) - path.constant_seconds
+        return path.value_at(seconds, tail_seconds=bound.tail_seconds)
 
     least_extra = 0.0
     splits = path.peaks.splits_below(limit(best_seconds), at_most=MOST_SPLITS)
@@ -77,7 +77,7 @@ def settle(pricer: Pricer, point: Layout, *, bound: PointBound, best_seconds: fl
         if seconds >= ceiling:
             continue
         peak_bytes = prices.peak_bytes(split)
-        if peak_bytes > pricer.limit_bytes:
+        if peak_bytes > pricer.limit_bytes or not pricer.hosts_hold(prices, split):
             continue
         ceiling = seconds
         better = Candidate(

@@ -12,8 +12,9 @@ Axis X: points. The space is the full product of
 
 Combinations that say the same thing twice (sequence parallelism with tp 1, sharding over one rank, another order of
 ranks in one fast domain) are not points;
-where it shards over one rank, the sharded optimizer still comes with optimizer states below fp32, and with targets that
-have no other.
+where it shards over one rank, the sharded optimizer still comes with optimizer states below fp32 or on the host, and
+with targets that have no other. Points with a part of the states on the host are enumerated apart
+(`planner.offload_search`).
 
 The product is unrolled in three steps, meshes first, then how a mesh is used, then what is recomputed. Rules are
 applied after each step to the points so far, and every ruled-out point is counted, with all that would have come of
@@ -31,7 +32,7 @@ from planner.graph import ModelGraph, Module
 from planner.layout import Granularity, Recompute, even_counts
 from planner.points import BoolArray, IntArray, Points, Scope, distinct_columns
 from planner.request import Bounds, Constraints
-from planner.space_rules import Rule, mesh_rules, recompute_rules, use_rules
+from planner.space_rules import Rule, is_offloadable, mesh_rules, recompute_rules, use_rules
 from planner.specs import ModelSpec
 from planner.state_bytes import uses_precision_aware_optimizer
 from planner.workload import AttentionKernel, TrainWorkload
@@ -73,6 +74,9 @@ class Space:
     unfit: int = 0
 
 
+OFFLOAD_PERCENTS = tuple(range(1, 101))
+"""Parts of the optimizer's states that are searched in host memory."""
+
 _DIMENSIONS = (
     "tp",
     "sequence_parallel",
@@ -91,9 +95,26 @@ _DIMENSIONS = (
 )
 
 
-def dimensions(graph: ModelGraph) -> tuple[str, ...]:
+def dimensions(graph: ModelGraph, *, with_offload: bool = False) -> tuple[str, ...]:
     """Return the names of the dimensions that are searched for a model."""
-    return (*_DIMENSIONS, "ep", "etp") if graph.has_experts else _DIMENSIONS
+    experts = ("ep", "etp") if graph.has_experts else ()
+    return (*_DIMENSIONS, *experts, *(("optimizer_offload",) if with_offload else ()))
+
+
+def offload_percents(scope: Scope) -> tuple[int, ...]:
+    """Return the parts of the optimizer's states, in percent and above 0, that may be searched in host memory.
+
+    What the user pins is searched even where rules forbid it, so that they are named.
+    """
+    pinned = scope.constraints.optimizer_offload
+    if pinned is not None:
+        return tuple(sorted({round(100 * fraction) for fraction in pinned} - {0}))
+    return OFFLOAD_PERCENTS if scope.capabilities.offload_zero_stages and is_offloadable(scope.workload) else ()
+
+
+def least_offload_percent(scope: Scope) -> int:
+    """Return the least part of the optimizer's states in host memory that the user allows, in percent."""
+    return round(100 * min(scope.constraints.optimizer_offload or (0.0,)))
 
 
 @lru_cache(maxsize=4096)
@@ -206,8 +227,9 @@ class _Sharding:
 class _Inner:
     """What each mesh is unrolled into: the choices behind it, and how many points that makes."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, *, offloads: bool) -> None:
         self.scope = scope
+        self.zero_stage_alone = max(zero_stage_alone(scope.workload, scope.capabilities), int(offloads))
         self.recomputes = recompute_choices(scope.graph, scope.workload, scope.capabilities)
         self.uses = cache(self._uses)
         self.recompute_columns = cache(self._recompute_columns)
@@ -220,7 +242,7 @@ class _Inner:
     def shardings(self, *, tp: int, replicas: int, edp: int) -> tuple[_Sharding, ...]:
         """Return the ways to shard states over `replicas` ranks."""
         if replicas == 1 and (edp == 1 or not self.scope.graph.has_experts):
-            return (_Sharding(zero_stage=zero_stage_alone(self.scope.workload, self.scope.capabilities)),)
+            return (_Sharding(zero_stage=self.zero_stage_alone),)
         found = [_Sharding(zero_stage=stage) for stage in (0, 1, 2, 3)]
         near = max(self.scope.fast_domain_size // tp, 1)
         groups, rest = divmod(replicas, near)
@@ -286,15 +308,16 @@ MayFit = Callable[[Points], BoolArray]
 """Tells which points may fit into memory: False is proven."""
 
 
-def enumerate_layouts(scope: Scope, *, may_fit: MayFit | None = None) -> Space:
+def enumerate_layouts(scope: Scope, *, may_fit: MayFit | None = None, offload_percent: int = 0) -> Space:
     """Return every legal point, and how many others broke which rule.
 
     Args:
         scope: What is enumerated.
         may_fit: Drops legal points whose mesh cannot fit however it is used, before they are unrolled; without it all
             legal points are returned.
+        offload_percent: Part of the optimizer's states in host memory, the same for all points.
     """
-    inner = _Inner(scope)
+    inner = _Inner(scope, offloads=offload_percent > 0)
     pruned: dict[str, int] = {}
 
     def survivors(points: Points, weight_X: IntArray, rules: Iterable[Rule]) -> Points:
@@ -309,6 +332,8 @@ def enumerate_layouts(scope: Scope, *, may_fit: MayFit | None = None) -> Space:
 
     several_domains = scope.num_gpus > scope.fast_domain_size
     meshes = _meshes(scope.num_gpus, with_experts=scope.graph.has_experts, several_domains=several_domains)
+    offloaded_X = np.full(len(meshes), offload_percent, dtype=np.int64)
+    meshes = replace(meshes, optimizer_offload_X=offloaded_X, least_offload_X=offloaded_X)
     of_mesh_X = _of_distinct(_mesh_keys(meshes), inner.num_points)
     considered = int(of_mesh_X.sum())
     meshes = survivors(meshes, of_mesh_X, mesh_rules(meshes, scope))
@@ -362,6 +387,8 @@ def _frugal_fits_X(uses: Points, scope: Scope, inner: _Inner, may_fit: MayFit) -
         (frugal.ep_X, target.zero_with_experts),
     ):
         largest_X = np.where(degree_X > 1, np.minimum(largest_X, largest), largest_X)
+    if frugal.optimizer_offload_X.any():
+        largest_X = np.minimum(largest_X, max(target.offload_zero_stages, default=0))
     ones = np.ones(len(frugal), dtype=np.int64)
     frugal = replace(
         frugal,

@@ -11,10 +11,11 @@ import numpy as np
 
 from planner.graph import Axis, ExpertLinear, Linear, ModelGraph, Parallel
 from planner.layout import ContextKind, Granularity, Recompute
+from planner.offload import SHARDED_WEIGHTS
 from planner.points import BoolArray, IntArray, Points, Scope
 from planner.request import Constraints
 from planner.state_bytes import uses_precision_aware_optimizer
-from planner.workload import DType, Packing, Precision
+from planner.workload import DType, Optimizer, Packing, Precision, TrainWorkload
 
 Rule = tuple[str, BoolArray]
 
@@ -24,6 +25,9 @@ is a small part of a layer and every other degree cuts the rest better."""
 
 MAX_TP = 16
 """Largest tp unless it is pinned: beyond it products are thin and collectives long, even inside a rack."""
+
+WHOLE = 100
+"""Percent of the optimizer's states."""
 
 FP8_ALIGNMENT = 16
 MXFP8_ALIGNMENT = 32
@@ -183,6 +187,35 @@ def use_rules(points: Points, scope: Scope) -> Iterator[Rule]:
         )
     if uses_precision_aware_optimizer(workload):
         yield "optimizer states below fp32 need a sharded optimizer", zero_X == 0
+    yield from _offload_rules(points, scope)
+
+
+def is_offloadable(workload: TrainWorkload) -> bool:
+    """Return whether a run's optimizer states can lie on the host: Adam's, in fp32, of all weights."""
+    fp32 = (workload.master_dtype, workload.moment_dtype) == (DType.FP32, DType.FP32)
+    return fp32 and workload.optimizer is Optimizer.ADAM and workload.lora is None
+
+
+def _offload_rules(points: Points, scope: Scope) -> Iterator[Rule]:
+    """Yield the points whose optimizer states lie where they cannot, or where the user does not want them."""
+    offload_X, target = points.optimizer_offload_X, scope.capabilities
+    pinned = scope.constraints.optimizer_offload
+    if pinned is not None:
+        allowed = [round(100 * fraction) for fraction in pinned]
+        yield "constraints: optimizer_offload", ~np.isin(offload_X, allowed)
+    if not offload_X.any():
+        return
+    if not is_offloadable(scope.workload):
+        yield "optimizer states on the host are Adam's, in fp32, without adapters", offload_X > 0
+    stages = sorted(target.offload_zero_stages)
+    if not stages:
+        yield f"{target.title}: plans put no optimizer states on the host", offload_X > 0
+    else:
+        named = " or ".join(str(stage) for stage in stages)
+        outside_X = (offload_X > 0) & ~np.isin(points.zero_stage_X, stages)
+        yield f"{target.title}: optimizer states go to the host with zero_stage {named}", outside_X
+    parted_X = (offload_X > 0) & (offload_X < WHOLE) & (points.zero_stage_X == SHARDED_WEIGHTS)
+    yield f"with zero_stage {SHARDED_WEIGHTS} all optimizer states go to the host or none", parted_X
 
 
 def _target_use_rules(points: Points, scope: Scope) -> Iterator[Rule]:

@@ -6,6 +6,9 @@ faster on fewer; the number is chosen by `planner.nodes`. It needs a checkpoint 
 A layout that is kept gives up data-parallel replicas and nothing else: as many as it takes to fit the rest, to split
 the batch and to fill whole nodes. Each is checked against every rule, memory included (fewer replicas hold larger
 shards), and priced by the independent evaluator.
+
+Where nodes differ it matters which are lost: every loss is planned for (`planner.losses`), and the worst one is the
+answer. Layouts are not kept then: with fewer replicas they could take any of the nodes that are left.
 """
 
 from dataclasses import replace
@@ -17,6 +20,7 @@ from planner.described import given_layout
 from planner.errors import NotExpressibleError
 from planner.infeasible import GIB
 from planner.layout import Layout, Overlap
+from planner.losses import losses_of
 from planner.nodes import part_of, plan_nodes
 from planner.plan import Plan, Status
 from planner.request import Bounds, Constraints, Objective
@@ -38,6 +42,17 @@ def spare_of(plan: Plan, *, num_lost: int, watch: Watch) -> Spare:
     Raises:
         profiles.errors.CoverageError: An operation has no cost on fewer nodes.
     """
+    if plan.cluster.unequal is not None:
+        losses = losses_of(plan, num_lost=num_lost, watch=watch)
+        worst = losses[0]
+        return Spare(
+            num_lost=num_lost,
+            replanned=worst.replanned,
+            reason=worst.reason,
+            proven=worst.proven,
+            kept=(),
+            losses=losses,
+        )
     left = plan.cluster.num_nodes - num_lost
     kept = tuple(_kept(plan, index, left=left) for index in range(len(plan.plans)))
     if left < 1:

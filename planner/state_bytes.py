@@ -1,10 +1,12 @@
 """Bytes of an element's states, of fp8 copies and of communicators: what the ledger and its bounds both count by."""
 
+import math
 from dataclasses import dataclass
 
 from planner.capabilities import Capabilities
 from planner.communication import Count, Grid, communicator_sizes, grid_of, num_moments
 from planner.layout import Layout
+from planner.offload import SHARDED_WEIGHTS
 from planner.shard import Elements
 from planner.specs import ModelSpec
 from planner.workload import DType, Optimizer, Precision, TrainWorkload
@@ -68,6 +70,17 @@ def state_bytes(workload: TrainWorkload) -> StateBytes:
         master=master,
         moments=num_moments(workload) * workload.moment_dtype.num_bytes,
     )
+
+
+def gradients_on_host(layout: Layout) -> bool:
+    """Return whether a rank's share of the gradients lies on the host beside its optimizer states."""
+    return layout.offload is not None and layout.zero_stage == SHARDED_WEIGHTS
+
+
+def kept_bytes(num_bytes: int, layout: Layout) -> int:
+    """Return what is left on a GPU of the bytes of optimizer states, the rest being in host memory; rounded up."""
+    fraction = layout.offloaded_fraction
+    return math.ceil(num_bytes * (1.0 - fraction)) if fraction else num_bytes
 
 
 def half_gradient_bytes(layout: Layout, workload: TrainWorkload, capabilities: Capabilities) -> int:

@@ -38,7 +38,7 @@ from planner.sharding import Sharding, split_features
 from planner.workload import DType
 from profiles import ops
 from profiles.constants import ROUTING_KERNELS
-from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, MemoryBound
+from profiles.ops import Attention, Collective, CollectiveKind, Gemm, KernelOp, MemoryBound
 
 ADAPTER_FORWARD_PASSES = 5  # scale: read, write; add: read two, write
 ADAPTER_BACKWARD_PASSES = 2  # scale the gradient: read, write
@@ -74,7 +74,7 @@ class Step:
     """
 
     term: Term
-    compute: ComputeOp | None = None
+    compute: KernelOp | None = None
     collective: Collective | None = None
     repeats: int = 1
     collective_term: Term = Term.TENSOR_PARALLEL

@@ -48,8 +48,8 @@ class Framework(Protocol):
             cluster: The cluster.
         """
 
-    def launch_file_names(self, workload: TrainWorkload) -> tuple[str, ...]:
-        """Return the name of every file that starts `workload`, whatever its layout turns out to be."""
+    def launch_file_names(self, workload: TrainWorkload, cluster: Cluster) -> tuple[str, ...]:
+        """Return the name of every file that starts `workload` on a cluster, whatever its layout turns out to be."""
 
     def emit(self, plan: Plan, index: int) -> Mapping[str, str]:
         """Return the text of every file that starts the layout at `index` of the plan, by name."""
@@ -75,7 +75,7 @@ class Megatron:
         else:
             megatron.require_expressible(model, workload, layout, cluster)
 
-    def launch_file_names(self, workload: TrainWorkload) -> tuple[str, ...]:
+    def launch_file_names(self, workload: TrainWorkload, cluster: Cluster) -> tuple[str, ...]:  # noqa: ARG002 - of the protocol
         """Return the names of both scripts, and of the adapter program if it is needed."""
         scripts = (megatron.LAUNCH_SCRIPT, megatron.BATCH_SCRIPT)
         return scripts if workload.lora is None else (*scripts, megatron.LORA_PROGRAM)
@@ -105,9 +105,9 @@ class DeepSpeed:
         if layout is not None:
             require_deepspeed_layout(layout, model, workload, cluster)
 
-    def launch_file_names(self, workload: TrainWorkload) -> tuple[str, ...]:  # noqa: ARG002 - of the protocol
-        """Return the names of its files, the same for every run."""
-        return deepspeed.FILES
+    def launch_file_names(self, workload: TrainWorkload, cluster: Cluster) -> tuple[str, ...]:  # noqa: ARG002 - of the protocol
+        """Return the names of its files, the same for every run on a cluster."""
+        return deepspeed.file_names(cluster)
 
     def emit(self, plan: Plan, index: int) -> Mapping[str, str]:
         """Return configuration, model facts, training program and scripts."""

@@ -7,7 +7,7 @@ the start of the step, to the nanosecond.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from planner.schedules.orders import IntArray, OperationOrder
 Event = dict[str, object]
 
 COMPUTE, SEND = 1, 2
+THREADS = {COMPUTE: "passes", SEND: "sends"}
 """Threads of a rank."""
 
 DIGITS = 3
@@ -34,7 +35,7 @@ def trace_document(evaluation: Evaluation, layout: Layout, *, title: str) -> dic
         title: What the trace shows.
     """
     events = [
-        *_names(layout),
+        *names_of(layout, THREADS),
         *_passes(evaluation, layout),
         *_transfers(evaluation),
         *_tail(evaluation, layout),
@@ -52,34 +53,35 @@ def trace_text(document: dict[str, object]) -> str:
     return head + "\n" + ",\n".join(lines) + "\n]}\n"
 
 
-def _microseconds(seconds: float) -> float:
+def microseconds(seconds: float) -> float:
+    """Return a time as a trace has it."""
     return round(seconds * MICROSECONDS, DIGITS)
 
 
-def _slice(  # noqa: PLR0913 - the fields of an event
+def slice_event(  # noqa: PLR0913 - the fields of an event
     name: str, category: str, *, rank: int, thread: int, start: float, seconds: float, **arguments: object
 ) -> Event:
     """Return a complete event that lasts from `start` for so many seconds."""
-    begin = _microseconds(start)
+    begin = microseconds(start)
     return {
         "name": name,
         "cat": category,
         "ph": "X",
         "ts": begin,
-        "dur": round(_microseconds(start + seconds) - begin, DIGITS),
+        "dur": round(microseconds(start + seconds) - begin, DIGITS),
         "pid": rank,
         "tid": thread,
         "args": arguments,
     }
 
 
-def _names(layout: Layout) -> Iterator[Event]:
+def names_of(layout: Layout, threads: Mapping[int, str]) -> Iterator[Event]:
     """Yield what ranks and threads are called, and their order."""
     for rank in range(layout.pp):
         ranks = gpus_in_words(layout, rank)
         yield {"name": "process_name", "ph": "M", "pid": rank, "args": {"name": f"pipeline rank {rank}: {ranks}"}}
         yield {"name": "process_sort_index", "ph": "M", "pid": rank, "args": {"sort_index": rank}}
-        for thread, name in ((COMPUTE, "passes"), (SEND, "sends")):
+        for thread, name in threads.items():
             yield {"name": "thread_name", "ph": "M", "pid": rank, "tid": thread, "args": {"name": name}}
 
 
@@ -97,7 +99,7 @@ def _passes(evaluation: Evaluation, layout: Layout) -> Iterator[Event]:
                 float(timeline.start_seconds_RK[rank, position]),
                 float(timeline.end_seconds_RK[rank, position]),
             )
-            yield _slice(
+            yield slice_event(
                 f"{'B' if backward else 'F'}{microbatch}",
                 "backward" if backward else "forward",
                 rank=rank,
@@ -106,10 +108,10 @@ def _passes(evaluation: Evaluation, layout: Layout) -> Iterator[Event]:
                 seconds=end - start,
                 micro_batch=microbatch,
                 stage=stage,
-                layers=_layers_text(layout.stages[stage]),
+                layers=layers_text(layout.stages[stage]),
             )
             if backward and microbatch == order.num_microbatches - 1 and extras_V and extras_V[stage]:
-                yield _slice(
+                yield slice_event(
                     "gradient reduction",
                     "data-parallel",
                     rank=rank,
@@ -120,7 +122,8 @@ def _passes(evaluation: Evaluation, layout: Layout) -> Iterator[Event]:
                 )
 
 
-def _layers_text(stage: Stage) -> str:
+def layers_text(stage: Stage) -> str:
+    """Return what a stage has of the model."""
     parts = [f"{stage.first_layer} to {stage.first_layer + stage.num_layers - 1}"] if stage.num_layers else []
     parts += ["embedding"] * stage.has_embedding + ["head"] * stage.has_head
     return ", ".join(parts)
@@ -143,12 +146,14 @@ def _transfers(evaluation: Evaluation) -> Iterator[Event]:
         start = float(timeline.end_seconds_RK[rank, position])
         seconds = seconds_E[min(stage, target)]
         name = f"{'gradients' if backward else 'activations'} of {microbatch} to rank {needed[0]}"
-        yield _slice(name, "transfer", rank=rank, thread=SEND, start=start, seconds=seconds, micro_batch=microbatch)
+        yield slice_event(
+            name, "transfer", rank=rank, thread=SEND, start=start, seconds=seconds, micro_batch=microbatch
+        )
         flow += 1
         arrives = float(timeline.start_seconds_RK[needed])
         common = {"name": "transfer", "cat": "transfer", "id": flow}
-        yield {**common, "ph": "s", "ts": _microseconds(start), "pid": rank, "tid": SEND}
-        yield {**common, "ph": "f", "bp": "e", "ts": _microseconds(arrives), "pid": needed[0], "tid": COMPUTE}
+        yield {**common, "ph": "s", "ts": microseconds(start), "pid": rank, "tid": SEND}
+        yield {**common, "ph": "f", "bp": "e", "ts": microseconds(arrives), "pid": needed[0], "tid": COMPUTE}
 
 
 def _places(order: OperationOrder) -> dict[tuple[bool, int, int], tuple[int, int]]:
@@ -175,7 +180,7 @@ def _tail(evaluation: Evaluation, layout: Layout) -> Iterator[Event]:
             ("optimizer step", evaluation.tail_optimizer_seconds),
         ):
             if seconds:
-                yield _slice(name, "step", rank=rank, thread=COMPUTE, start=begin, seconds=seconds)
+                yield slice_event(name, "step", rank=rank, thread=COMPUTE, start=begin, seconds=seconds)
             begin += seconds
 
 
@@ -191,7 +196,7 @@ def _in_flight(evaluation: Evaluation) -> Iterator[Event]:
             yield {
                 "name": "activations in flight",
                 "ph": "C",
-                "ts": _microseconds(float(moment)),
+                "ts": microseconds(float(moment)),
                 "pid": rank,
                 "args": {"stages of micro-batches": int(alive_RK[rank, position])},
             }

@@ -94,7 +94,8 @@ def improved(pricer: Pricer, candidate: Candidate) -> Candidate:
         paths.append(_Path.of(prices, split))
         step_seconds = paths[-1].span_seconds + prices.tail_seconds(split)
         peak_bytes = prices.peak_bytes(split) if step_seconds < ceiling else 0
-        if step_seconds < ceiling and peak_bytes <= pricer.limit_bytes:
+        fits = peak_bytes <= pricer.limit_bytes and pricer.hosts_hold(prices, split)
+        if step_seconds < ceiling and fits:
             best = replace(best, layout=split, step_seconds=step_seconds, peak_memory_bytes=peak_bytes)
             moves = _Moves(prices, split, paths)
         else:

@@ -14,11 +14,12 @@ from planner.layers import build_graph
 from planner.layout import REPLICAS_OUTERMOST, STAGES_OUTERMOST, ContextKind, Granularity, Layout, Schedule
 from planner.memory import peaks_of_ranks
 from planner.node_costs import pipeline_rank_limits
+from planner.offload import SHARDED_WEIGHTS
 from planner.plan import PlannedLayout
 from planner.request import Constraints, PlanRequest
 from planner.specs import ModelSpec
 from planner.state_bytes import uses_precision_aware_optimizer
-from planner.workload import DType, Packing, Precision, TrainWorkload
+from planner.workload import DType, Optimizer, Packing, Precision, TrainWorkload
 from profiles.hardware import Cluster
 
 RECOMPUTABLE_MODULES = frozenset(module.value for module in Module)
@@ -61,6 +62,7 @@ def violations(
         *_recompute(layout, model),
         *_overlap(layout),
         *_optimizer(layout, workload),
+        *_offload(layout, workload),
         *_target(layout, graph, request),
         *_pins(layout, request.constraints),
         *_unequal_nodes(planned, cluster, request),
@@ -225,6 +227,8 @@ def _target(layout: Layout, graph: ModelGraph, request: PlanRequest) -> Iterator
         and any(work.v_head_dim not in (0, work.qk_head_dim) for work in attentions)
         and not target.ulysses_with_unequal_heads,
         "optimizer states below fp32": uses_precision_aware_optimizer(workload) and not target.low_precision_states,
+        f"optimizer states on the host with zero_stage {zero}": layout.offload is not None
+        and zero not in target.offload_zero_stages,
         "context parallelism over packed documents": layout.cp > 1 and packed and not target.packed_with_context,
         "an exchange of states": layout.state_exchange and not target.state_exchange,
         "expert parallelism": layout.ep * layout.etp > 1 and not target.experts,
@@ -342,6 +346,23 @@ def _optimizer(layout: Layout, workload: TrainWorkload) -> Iterator[Violation]:
         yield Violation(rule="sharding", message=f"secondary shards with zero_stage {layout.zero_stage}; 3 has them")
 
 
+def _offload(layout: Layout, workload: TrainWorkload) -> Iterator[Violation]:
+    """Yield what stands against optimizer states on the host, whatever the target."""
+    if layout.offload is None:
+        return
+    if layout.zero_stage == SHARDED_WEIGHTS and layout.offloaded_fraction < 1.0:
+        yield Violation(rule="offload", message="a part of the optimizer states on the host with zero_stage 3")
+    if layout.zero_stage == 0:
+        yield Violation(rule="offload", message="optimizer states on the host with zero_stage 0, which shards none")
+    if workload.optimizer is not Optimizer.ADAM:
+        yield Violation(rule="offload", message=f"states of {workload.optimizer} on the host; only Adam's are priced")
+    for what, dtype in (("master_dtype", workload.master_dtype), ("moment_dtype", workload.moment_dtype)):
+        if dtype is not DType.FP32:
+            yield Violation(rule="offload", message=f"{what} {dtype} on the host, where states are kept in fp32")
+    if workload.lora is not None:
+        yield Violation(rule="offload", message="states of adapters on the host; only those of all weights are priced")
+
+
 def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
     for dimension in constraints.degrees:
         value = getattr(layout, dimension)
@@ -352,6 +373,12 @@ def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
         yield Violation(rule="constraints", message=f"recompute {granularity} is not what the constraints allow")
     if constraints.cp_kind is not None and layout.cp > 1 and layout.cp_kind not in constraints.cp_kind:
         yield Violation(rule="constraints", message=f"cp_kind {layout.cp_kind} is not what the constraints allow")
+    allowed = constraints.optimizer_offload
+    if allowed is not None and not any(math.isclose(layout.offloaded_fraction, part, abs_tol=1e-9) for part in allowed):
+        yield Violation(
+            rule="constraints",
+            message=f"optimizer_offload {layout.offloaded_fraction:g} is not what the constraints allow",
+        )
     wanted = constraints.sequence_parallel
     if wanted is not None and layout.tp > 1 and layout.sequence_parallel is not wanted:
         yield Violation(rule="constraints", message=f"sequence_parallel must be {wanted}")
@@ -362,6 +389,13 @@ def _price(planned: PlannedLayout) -> Iterator[Violation]:
         yield Violation(
             rule="memory", message=f"{planned.peak_memory_bytes} bytes needed, {planned.memory_limit_bytes} allowed"
         )
+    host = planned.host_memory
+    if host is not None and host.num_bytes > host.limit_bytes:
+        yield Violation(
+            rule="host-memory", message=f"{host.num_bytes} bytes needed on a node, {host.limit_bytes} are there"
+        )
+    if (host is None) != (planned.layout.offload is None):
+        yield Violation(rule="host-memory", message="the ledger of the host and the layout's offload do not agree")
     gap = abs(planned.step_seconds - planned.reevaluated_step_seconds)
     if gap > PRICE_TOLERANCE * planned.reevaluated_step_seconds:
         yield Violation(

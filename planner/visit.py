@@ -7,7 +7,7 @@ even as the layers allow; others are looked for from there (`planner.uneven`), a
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +17,8 @@ from planner.costs import Bounds, CostTable, FloatArray
 from planner.errors import NotExpressibleError
 from planner.layout import Layout
 from planner.neighbours import best_neighbour
+from planner.offload_prices import settle_point
 from planner.points import Points, Scope
-from planner.rank_map import settle_point
 from planner.space import Space
 from planner.uneven import improved, least_seconds
 
@@ -34,6 +34,10 @@ MOST_IMPROVED = 8
 """Interleaved points whose layers are moved, those with the best even split."""
 
 
+BEYOND_HOST = "host memory: what is offloaded exceeds the memory of a node"
+OUTBID = "bound: cannot beat the plans found"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
     """What came of visiting the points: candidates by merit, the bound that was proved, and the account of points.
@@ -41,7 +45,8 @@ class Visit:
     `unsettled` counts points of which it is not known whether some split fits. `refusal` is what the target has against
     the first layout that fits and that it has no words for. `uneven_bound_seconds` holds for all splits of interleaved
     points whose even split fits; None where none of them can beat the best candidate. `thumb` is the rule-of-thumb
-    layout of a search without constraints, where it fits.
+    layout of a search without constraints, where it fits. `offloaded_considered` and `offloaded_legal` count points
+    with offloaded states, before and after all rules.
     """
 
     candidates: tuple[Candidate, ...]
@@ -52,6 +57,8 @@ class Visit:
     refusal: NotExpressibleError | None = None
     uneven_bound_seconds: float | None = None
     thumb: Layout | None = None
+    offloaded_considered: int = 0
+    offloaded_legal: int = 0
 
     @property
     def any_split_bound_seconds(self) -> float:
@@ -60,7 +67,7 @@ class Visit:
         return self.bound_seconds if uneven is None else min(self.bound_seconds, uneven)
 
 
-def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
+def visit(  # noqa: PLR0913, PLR0915 - what is visited, how, and who may refuse; one account of the points
     space: Space,
     table: CostTable,
     pricer: Pricer,
@@ -70,10 +77,22 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
     top: int,
     watch: Watch,
     refused: Refused,
+    rivals: Sequence[Candidate] = (),
 ) -> Visit:
     """Price the points in the order of their bounds, beginning with a placed layout of the space where one is known.
 
     Around the best one, what the space of `scope` leaves out is tried as well.
+
+    Args:
+        space: The points.
+        table: Their costs.
+        pricer: Prices them.
+        scope: What the points come from.
+        start: A placed layout of the space that fits, if one is known.
+        top: Candidates to return at most.
+        watch: Called as the points are looked at.
+        refused: Returns why the target has no words for a layout, if it has none.
+        rivals: Candidates of another space, by merit, that these have to beat.
     """
     fits_X = table.fits_X(space.points, limit_bytes=pricer.limit_bytes)
     points = space.points.where(fits_X)
@@ -81,16 +100,18 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
     _count(pruned, "memory: no split of the layers fits", int((~fits_X).sum()) + space.unfit)
     too_long = space.unsimulated.where(table.fits_X(space.unsimulated, limit_bytes=pricer.limit_bytes))
     if not len(points):
-        return Visit(candidates=(), bound_seconds=math.inf, pruned=pruned, simulated=0, unsettled=len(too_long))
+        return Visit(
+            candidates=tuple(rivals), bound_seconds=math.inf, pruned=pruned, simulated=0, unsettled=len(too_long)
+        )
     watch("bounding layouts", 0, 1)
     bounds = pricer.bounds(points)
     bound_X = bounds.step_seconds_X
-    found: list[Candidate] = (
-        [] if start is None else [pricer.candidate(start, lower_bound_seconds=float(bound_X.min()))]
-    )
+    found = list(rivals)
+    if start is not None:
+        found.append(pricer.candidate(start, lower_bound_seconds=float(bound_X.min())))
     open_bound = _least_of_all_splits(too_long, pricer)
     several: list[_SeveralSplits] = []
-    visited, simulated, exceeded, outbid, unsettled = 0, 0, 0, 0, len(too_long)
+    visited, simulated, exceeded, beyond_host, outbid, unsettled = 0, 0, 0, 0, 0, len(too_long)
     first_refusal: NotExpressibleError | None = None
     for index in _bound_order(points, bound_X):
         bound = float(bound_X[index])
@@ -106,10 +127,17 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
         )
         outcome = pricer.price(layout, bound=known, ceiling_seconds=ceiling)
         if isinstance(outcome, Rejected) and not outcome.fits:
-            exceeded += 1
+            exceeded += not outcome.by_host
+            beyond_host += outcome.by_host
             if math.isfinite(outcome.bound_seconds):
                 several.append(
-                    _SeveralSplits(proved_seconds=outcome.bound_seconds, layout=layout, bound=known, is_placed=False)
+                    _SeveralSplits(
+                        proved_seconds=outcome.bound_seconds,
+                        layout=layout,
+                        bound=known,
+                        is_placed=False,
+                        by_host=outcome.by_host,
+                    )
                 )
             continue
         refusal = None if isinstance(outcome, Rejected) else refused(outcome.layout)
@@ -127,10 +155,11 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
         simulated += 1
         _insert(found, outcome)
     closed = _settled(several, pricer, found, refused=refused, watch=watch)
-    open_splits = _uneven(points, bounds, pricer, found, refused=refused, watch=watch)
+    open_splits = _uneven(points, bounds, pricer, found, all_open=not rivals, refused=refused, watch=watch)
     _look_beside(found, pricer, scope, refused=refused)
-    _count(pruned, "memory: exact bytes exceed the limit", exceeded - closed.placed)
-    _count(pruned, "bound: cannot beat the plans found", len(points) - visited + outbid)
+    _count(pruned, "memory: exact bytes exceed the limit", exceeded - closed.placed + closed.placed_by_host)
+    _count(pruned, BEYOND_HOST, beyond_host - closed.placed_by_host)
+    _count(pruned, OUTBID, len(points) - visited + outbid)
     return Visit(
         candidates=tuple(found[:top]),
         bound_seconds=min(open_bound, closed.open_seconds, *(entry.step_seconds for entry in found[:1])),
@@ -158,12 +187,14 @@ class _SeveralSplits:
         layout: The point.
         bound: What the space knows of it.
         is_placed: A split of it is known that fits.
+        by_host: The split that was priced fits into the GPUs, and not into the memory of a node.
     """
 
     proved_seconds: float
     layout: Layout
     bound: PointBound
     is_placed: bool
+    by_host: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,12 +204,14 @@ class _Closed:
     Args:
         open_seconds: No split that was not looked at takes less.
         placed: Points of which a first split was found that fits.
+        placed_by_host: Those of them whose split that was priced did not fit into the memory of a node.
         unsettled: Points of which it is not known whether some split fits.
         refusal: What the target has against the first split that is better and that it has no words for.
     """
 
     open_seconds: float
     placed: int
+    placed_by_host: int
     unsettled: int
     refusal: NotExpressibleError | None
 
@@ -200,7 +233,7 @@ def _settled(
         refused: Returns why the target has no words for a layout, if it has none.
         watch: Called as the points are looked at.
     """
-    open_seconds, placed, unsettled = math.inf, 0, 0
+    open_seconds, placed, placed_by_host, unsettled = math.inf, 0, 0, 0
     first_refusal: NotExpressibleError | None = None
     for index, point in enumerate(sorted(several, key=lambda entry: entry.proved_seconds)):
         watch("closing the gap", index, len(several))
@@ -222,9 +255,16 @@ def _settled(
             open_seconds = min(open_seconds, point.proved_seconds)
             continue
         placed += not point.is_placed
+        placed_by_host += not point.is_placed and point.by_host
         _insert(found, settled.better)
         open_seconds = min(open_seconds, settled.bound_seconds)
-    return _Closed(open_seconds=open_seconds, placed=placed, unsettled=unsettled, refusal=first_refusal)
+    return _Closed(
+        open_seconds=open_seconds,
+        placed=placed,
+        placed_by_host=placed_by_host,
+        unsettled=unsettled,
+        refusal=first_refusal,
+    )
 
 
 def _uneven(  # noqa: PLR0913 - the points, what is known of them, and who may refuse
@@ -233,6 +273,7 @@ def _uneven(  # noqa: PLR0913 - the points, what is known of them, and who may r
     pricer: Pricer,
     found: list[Candidate],
     *,
+    all_open: bool,
     refused: Refused,
     watch: Watch,
 ) -> tuple[float, ...]:
@@ -243,6 +284,7 @@ def _uneven(  # noqa: PLR0913 - the points, what is known of them, and who may r
         bounds: Their bounds.
         pricer: Prices them.
         found: Candidates by merit; what is better is added.
+        all_open: Layers are moved of all points that are open, not of candidates alone.
         refused: Returns why the target has no words for a layout, if it has none.
         watch: Called as the points are looked at.
     """
@@ -262,8 +304,10 @@ def _uneven(  # noqa: PLR0913 - the points, what is known of them, and who may r
         )
         if least < found[0].step_seconds:
             open_points.append((least, known, point))
-    for done, (least, known, point) in enumerate(open_points[:MOST_IMPROVED]):
-        watch("moving layers of interleaved stages", done, min(len(open_points), MOST_IMPROVED))
+    candidates = [candidate.point for candidate in found]
+    moved_points = [entry for entry in open_points if all_open or entry[-1] in candidates][:MOST_IMPROVED]
+    for done, (least, known, point) in enumerate(moved_points):
+        watch("moving layers of interleaved stages", done, len(moved_points))
         if least >= found[0].step_seconds:
             continue
         even = pricer.price(point, bound=known, ceiling_seconds=math.inf)
@@ -296,6 +340,15 @@ def _insert(found: list[Candidate], candidate: Candidate) -> None:
     found.sort(key=lambda entry: entry.merit)
 
 
+def added(*accounts: Mapping[str, int]) -> dict[str, int]:
+    """Return the numbers of several accounts of points, added up by reason."""
+    total: dict[str, int] = {}
+    for account in accounts:
+        for reason, number in account.items():
+            total[reason] = total.get(reason, 0) + number
+    return total
+
+
 def _count(pruned: dict[str, int], reason: str, number: int) -> None:
     if number:
         pruned[reason] = number
@@ -306,6 +359,7 @@ def _bound_order(points: Points, bound_X: FloatArray) -> np.ndarray[tuple[int], 
     return np.lexsort(
         (
             points.recompute_X,
+            points.optimizer_offload_X,
             points.zero_stage_X,
             points.micro_batch_size_X,
             -points.sequence_parallel_X,

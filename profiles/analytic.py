@@ -5,7 +5,7 @@
 - Attention runs at a part of the datasheet rate that depends on the GPU's generation, on the generation of kernels and
   on how many keys a query sees, or at its traffic. Kept scores go through memory, pass by pass. Recurrences run at a
   part of the rate, or at their traffic.
-- Everything else is its traffic to device memory.
+- Everything else is its traffic to device memory; `profiles.host` prices what crosses to the host.
 - The host launches kernels one after the other: `launch_seconds` each (`profiles.software`).
 - Collectives: `profiles.collectives`.
 """
@@ -41,7 +41,8 @@ from profiles.errors import CoverageError
 from profiles.estimate import Estimate, Reached, Source
 from profiles.gemm_surface import GemmRates, GemmSurface
 from profiles.hardware import Cluster
-from profiles.ops import Attention, ComputeOp, Gemm, MemoryBound, StateScan
+from profiles.host import host_copy, host_pass
+from profiles.ops import Attention, ComputeOp, Gemm, HostCopy, HostPass, MemoryBound, StateScan
 from profiles.software import CURRENT_SOFTWARE, AttentionKernels, Software, TensorParallelOverlap
 
 Facts = TypeVar("Facts", Constant, TileConstants)
@@ -88,6 +89,10 @@ class AnalyticCostModel:
                 return self._attention(operation)
             case StateScan():
                 return self._scan(operation)
+            case HostCopy():
+                return host_copy(operation, self.cluster)
+            case HostPass():
+                return host_pass(operation, self.cluster)
             case MemoryBound():
                 factor = self.software.norm_factor if operation.is_norm else 1.0
                 seconds = self._traffic_seconds(factor * operation.num_bytes)

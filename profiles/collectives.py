@@ -151,6 +151,11 @@ class CollectivePrices:
             note="; ".join((f"{how} over link levels", *sources, ramp.source)),
         )
 
+    def leaves_node(self, operation: Collective) -> bool:
+        """Return whether some group of a collective lies across nodes."""
+        size = min(operation.size, 2) if operation.kind is CollectiveKind.SEND_RECV else operation.size
+        return size > 1 and any(crossing.is_network for crossing in self._crossings(operation, size))
+
     def _crossings(self, operation: Collective, size: int) -> list[_Crossing]:
         """Return the levels that the group lies across, from the inside out."""
         crossings: list[_Crossing] = []

@@ -139,6 +139,24 @@ class UnequalNodes:
             raise ValueError(f"there must be {count} names, each another one, or none")
 
     @property
+    def groups_alike(self) -> tuple[tuple[int, ...], ...]:
+        """Return the nodes in groups of which any two could change places unnoticed, in order of first occurrence."""
+        rates, groups = self.bytes_per_second_NN, list[list[int]]()
+        for node, kind in enumerate(self.kind_of_node_N):
+            for group in groups:
+                other = group[0]
+                if self.kind_of_node_N[other] == kind and all(
+                    rates[node][third] == rates[other][third]
+                    for third in range(len(rates))
+                    if third not in (node, other)
+                ):
+                    group.append(node)
+                    break
+            else:
+                groups.append([node])
+        return tuple(map(tuple, groups))
+
+    @property
     def best_bytes_per_second(self) -> float:
         """Return the bandwidth of the best pair; infinite for a single node."""
         return max((rate for row in self.bytes_per_second_NN for rate in row if rate), default=float("inf"))
@@ -219,6 +237,11 @@ class Cluster:
         """Return the memory of the GPU that has least."""
         return min(device.memory_bytes for device, _ in self.device_counts)
 
+    @property
+    def has_one_memory(self) -> bool:
+        """Return whether all its GPUs have equally much memory."""
+        return self.least_memory_bytes == self.most_memory_bytes
+
     def of_kind(self, kind: int, *, network_bytes_per_second: float) -> "Cluster":
         """Return the cluster as if all its nodes were of one kind, and no link between nodes better than given."""
         assert self.unequal is not None, "only unequal nodes have kinds"
@@ -245,6 +268,32 @@ class Cluster:
         spanning = next(index for index, level in enumerate(self.levels) if level.num_gpus >= world_size)
         return replace(self, num_nodes=num_nodes, levels=self.levels[: spanning + 1])
 
+    def only(self, nodes: tuple[int, ...]) -> "Cluster":
+        """Return the cluster of some of its nodes, numbered anew in this order; equal nodes where these do not differ.
+
+        Prices and power stay the means over all.
+        """
+        whole = self.unequal
+        assert whole is not None, "of equal nodes the number says which"
+        held = sorted({whole.kind_of_node_N[node] for node in nodes})
+        rows = tuple(tuple(whole.bytes_per_second_NN[here][there] for there in nodes) for here in nodes)
+        best = max((rate for row in rows for rate in row if rate), default=float("inf"))
+        fastest = max(held, key=lambda kind: whole.kinds[kind].device.dense_flops_per_second.get("bf16", 0.0))
+        equal = self.of_kind(fastest, network_bytes_per_second=best).with_nodes(len(nodes))
+        equal = replace(equal, levels=_within(equal.levels, equal.world_size))
+        if len(held) == 1 and len({rate for row in rows for rate in row if rate}) <= 1:
+            return equal
+        unequal = UnequalNodes(
+            names=tuple(whole.names[node] for node in nodes) if whole.names else (),
+            kinds=tuple(
+                replace(whole.kinds[kind], levels=_within(whole.kinds[kind].levels, equal.world_size)) for kind in held
+            ),
+            kind_of_node_N=tuple(held.index(whole.kind_of_node_N[node]) for node in nodes),
+            bytes_per_second_NN=rows,
+            source=whole.source,
+        )
+        return replace(equal, unequal=unequal)
+
     @property
     def largest_inside(self) -> int:
         """Return how many GPUs a collective may have without the network: a node's, or a larger NVLink domain's."""
@@ -259,3 +308,9 @@ class Cluster:
         if not self.levels or self.levels[0].kind is LinkKind.NETWORK:
             return 1
         return self.levels[0].num_gpus
+
+
+def _within(levels: tuple[LinkLevel, ...], world_size: int) -> tuple[LinkLevel, ...]:
+    """Return the levels that join so many GPUs, the last one no larger than that."""
+    spanning = next(index for index, level in enumerate(levels) if level.num_gpus >= world_size)
+    return (*levels[:spanning], replace(levels[spanning], num_gpus=world_size))

@@ -258,4 +258,31 @@ class Collective:
     copies: int = 1
 
 
-ComputeOp = Gemm | Attention | StateScan | MemoryBound
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostCopy:
+    """A copy between a GPU and its host's memory, while every GPU of the node makes an equal one.
+
+    Args:
+        num_bytes: Bytes that one GPU sends or receives.
+        pinned: The host's side is page-locked.
+    """
+
+    num_bytes: int
+    pinned: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostPass:
+    """Work of one GPU's process on the CPUs that is bound by host memory, while every other process does as much.
+
+    Args:
+        name: What it is, for sources and messages.
+        num_bytes: Bytes that one process reads and writes.
+    """
+
+    name: str
+    num_bytes: int
+
+
+KernelOp = Gemm | Attention | StateScan | MemoryBound
+ComputeOp = KernelOp | HostCopy | HostPass

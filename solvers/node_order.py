@@ -49,12 +49,14 @@ class OrderProblem:
         kind_N: Kind of each node.
         hops_H: Sets of pairs of places, none of them empty.
         rooms_K: Sets of places, none of them empty.
+        best_rate: Best rate of any link, which follows from the rates.
     """
 
     rate_NN: tuple[tuple[float, ...], ...]
     kind_N: tuple[int, ...]
     hops_H: tuple[Hops, ...]
     rooms_K: tuple[frozenset[int], ...]
+    best_rate: float = field(init=False)
 
     def __post_init__(self) -> None:
         """Check shapes and places."""
@@ -69,19 +71,13 @@ class OrderProblem:
             raise ValueError(f"places must be numbered 0 to {count - 1}")
         if not all(self.hops_H) or not all(self.rooms_K):
             raise ValueError("no set of hops and no room may be empty")
+        # Every signature asks for it.
+        object.__setattr__(self, "best_rate", max((rates[here][there] for here, there in pairs), default=inf))
 
     @property
     def num_nodes(self) -> int:
         """Return the number of nodes, and of places."""
         return len(self.kind_N)
-
-    @property
-    def best_rate(self) -> float:
-        """Return the best rate of any link."""
-        return max(
-            (rate for here, row in enumerate(self.rate_NN) for there, rate in enumerate(row) if here != there),
-            default=inf,
-        )
 
     def signature(self, order: tuple[int, ...]) -> "Signature":
         """Return what an order amounts to; of places beyond its end nothing is known."""

@@ -67,6 +67,8 @@ def solve(problem: SchedulingProblem, limits: SchedulingLimits, hint_R: tuple[tu
     status = solver.solve(programme.model)
     if status == cp_model.INFEASIBLE and not hint_R:
         return no_orders(NAME)
+    known_statuses = (cp_model.OPTIMAL, cp_model.FEASIBLE, cp_model.UNKNOWN)
+    assert status in known_statuses, f"orders that hold are no solution of the programme: {solver.status_name(status)}"
     found: list[tuple[float, tuple[tuple[int, ...], ...]]] = []
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         order_R = programme.order_R([solver.value(start) for start in programme.starts])

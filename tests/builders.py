@@ -11,6 +11,8 @@ from planner.choices import (
     NodeChoice,
     NodeCount,
     NodeVerdict,
+    Robustness,
+    SlowCase,
     Spare,
 )
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
@@ -210,6 +212,43 @@ def tiny_plan() -> Plan:
         baseline=tiny_planned_layout(step_seconds=1.0),
         infeasible=None,
         certainty=tiny_certainty(),
+    )
+
+
+def tiny_robust_plan() -> Plan:
+    """Return the plan as one that was chosen for its worst case, with cases that are made up."""
+    plan = tiny_plan()
+    predicted = SlowCase(
+        slow="",
+        factor=1.0,
+        source="",
+        best_seconds=0.25,
+        bound_seconds=0.25,
+        fastest_seconds=0.25,
+        seconds_P=(0.25, 0.25),
+    )
+    slower = replace(
+        predicted,
+        slow="collectives between nodes",
+        factor=1.5,
+        source="made up",
+        best_seconds=0.5,
+        bound_seconds=0.375,
+        fastest_seconds=0.75,
+        seconds_P=(0.5625, 0.6875),
+    )
+    return replace(
+        plan,
+        request=replace(plan.request, objective=Objective.ROBUST),
+        objective=Objective.ROBUST,
+        bound=0.0625,
+        gap=1.0 / 18.0,
+        robustness=Robustness(
+            fastest=replace(tiny_layout(), stages=stages_from_counts((1, 3))),
+            cases=(predicted, slower),
+            least_loss=0.0625,
+            uneven_least_loss=0.0,
+        ),
     )
 
 

@@ -199,6 +199,7 @@ class SmallSpace:
         cluster: The cluster.
         target: What the plans are for.
         constraints: What is pinned.
+        offload_percent: Part of the optimizer's states that every point has on the host.
     """
 
     def __init__(
@@ -209,6 +210,7 @@ class SmallSpace:
         *,
         target: Target = Target.ANY,
         constraints: Constraints = EVERY_DEGREE,
+        offload_percent: int = 0,
     ) -> None:
         self.model = model
         self.workload = workload
@@ -225,7 +227,7 @@ class SmallSpace:
             constraints=constraints,
             capabilities=self.capabilities,
         )
-        space = enumerate_layouts(self.scope)
+        space = enumerate_layouts(self.scope, offload_percent=offload_percent)
         self.points = space.points
         self.table = CostTable(
             model=model,
@@ -241,7 +243,7 @@ class SmallSpace:
 
     def pricer(self, limit_bytes: int = NO_LIMIT_BYTES) -> Pricer:
         """Return a pricer under a limit."""
-        return Pricer(self.table, limit_bytes=limit_bytes)
+        return Pricer(self.table, limit_bytes=limit_bytes, cluster=self.cluster)
 
     def layout(self, index: int) -> Layout:
         """Return one point, its layers not placed."""

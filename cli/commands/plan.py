@@ -162,7 +162,7 @@ def plan(
     inputs = load_inputs(spec, set_ or (), options=options)
     questions = {question: settings_of(question) for question in why_not or ()}
     if out is not None:
-        names = launch_file_names(inputs.request.workload, target=launch_target(inputs.request.target))
+        names = launch_file_names(inputs.request.workload, inputs.cluster, target=launch_target(inputs.request.target))
         check_writable(out, (PLAN_FILE, LOCK_FILE, *names, *KIT_FILES), force=force)
     stopwatch.lap("read inputs")
     with watching(show=wants_progress() and not quiet) as watch:

@@ -4,8 +4,9 @@ A term keeps its colour in all stacks, and its place: stacks are built in the or
 their terms, so that a picture without colours can be read by its legend.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from xml.etree import ElementTree as ET
 
 from cli.render import GIB, gib, numbered, percent
@@ -34,21 +35,21 @@ class Ledger:
         phases: Phases that it has, in the order of a step.
         terms: Terms in the order in which it first names them.
         num_bytes: Of a rank, a phase and a term; nothing where the ledger has no line.
-        limit_bytes: What a rank may use.
+        limit_bytes: What each rank may use.
     """
 
     ranks: tuple[int, ...]
     phases: tuple[Phase, ...]
     terms: tuple[str, ...]
     num_bytes: Mapping[tuple[int, Phase, str], int]
-    limit_bytes: int
+    limit_bytes: Mapping[int, int]
 
     def total_bytes(self, rank: int, phase: Phase) -> int:
         """Return what a rank needs in a phase."""
         return sum(self.num_bytes.get((rank, phase, term), 0) for term in self.terms)
 
 
-def ledger_of(lines: Sequence[MemoryLine], *, limit_bytes: int) -> Ledger:
+def ledger_of(lines: Sequence[MemoryLine], *, limit_bytes: int | tuple[int, ...]) -> Ledger:
     """Return a ledger by rank, phase and term; lines of one term are added up."""
     num_bytes: dict[tuple[int, Phase, str], int] = {}
     for line in lines:
@@ -60,17 +61,19 @@ def ledger_of(lines: Sequence[MemoryLine], *, limit_bytes: int) -> Ledger:
         phases=tuple(phase for phase in Phase if phase in named),
         terms=tuple(dict.fromkeys(line.term for line in lines)),
         num_bytes=num_bytes,
-        limit_bytes=limit_bytes,
+        limit_bytes={held.rank: held.limit_bytes for held in memory_by_rank(lines, limit_bytes=limit_bytes)},
     )
 
 
-def memory_elements(lines: Sequence[MemoryLine], *, limit_bytes: int, gpu_bytes: int) -> tuple[ET.Element, ...]:
+def memory_elements(
+    lines: Sequence[MemoryLine], *, limit_bytes: int | tuple[int, ...], gpu_bytes: int
+) -> tuple[ET.Element, ...]:
     """Return the picture of a ledger, its legend with sources, and all of its figures.
 
     Args:
         lines: The ledger.
-        limit_bytes: What a rank may use.
-        gpu_bytes: What a GPU has.
+        limit_bytes: What a rank may use: one number, or one for each pipeline rank.
+        gpu_bytes: What a GPU has; the largest where they differ.
     """
     ledger = ledger_of(lines, limit_bytes=limit_bytes)
     phases = ", ".join(phase.value for phase in ledger.phases)
@@ -129,14 +132,35 @@ def _stacks(ledger: Ledger, ranks: Sequence[int], *, gpu_bytes: int) -> ET.Eleme
     parts = [left_axis(scale, left=LEFT, right=right, unit=GIB)]
     for index, rank in enumerate(ranks):
         parts.append(_rank(ledger, rank, scale, left=LEFT + BETWEEN + index * group, bar=bar))
-    for num_bytes, words, kind in ((ledger.limit_bytes, "usable", "limit"), (gpu_bytes, "of a GPU", "grid")):
-        place = scale(num_bytes)
-        parts.append(element("path", d=f"M{LEFT:.1f} {place:.1f}H{right:.1f}", class_=kind))
-        below = 10.0 if num_bytes < gpu_bytes else -2.0
-        parts.append(element("text", f"{gib(num_bytes)} {words}", x=right + 4.0, y=place + below))
+    parts += _limits(
+        ledger, ranks, scale, ends=[LEFT, *(LEFT + group * place for place in range(1, len(ranks))), right]
+    )
+    below = 10.0 if ledger.limit_bytes[ranks[-1]] < gpu_bytes else -2.0
+    usable = f"{gib(ledger.limit_bytes[ranks[-1]])} usable"
+    parts.append(element("text", usable, x=right + 4.0, y=scale(ledger.limit_bytes[ranks[-1]]) + below))
+    top = scale(gpu_bytes)
+    parts.append(element("path", d=f"M{LEFT:.1f} {top:.1f}H{right:.1f}", class_="grid"))
+    parts.append(element("text", f"{gib(gpu_bytes)} of a GPU", x=right + 4.0, y=top - 2.0))
     parts.append(element("text", "GiB", x=LEFT - 6.0, y=12.0, class_="end quiet"))
     title = f"Memory by phase and term of ranks {ranks[0]} to {ranks[-1]}; every figure stands in the table below"
     return drawing(title, *parts, width=width, height=TOP + PLOT + BOTTOM)
+
+
+def _limits(ledger: Ledger, ranks: Sequence[int], scale: Scale, *, ends: Sequence[float]) -> Iterator[ET.Element]:
+    """Yield a line over neighbouring ranks that may use as much; all but the last one with its figure.
+
+    Args:
+        ledger: The ledger.
+        ranks: The ranks of the picture.
+        scale: Its axis.
+        ends: Where each rank begins, and where the last one ends.
+    """
+    for limit, run in groupby(range(len(ranks)), key=lambda place: ledger.limit_bytes[ranks[place]]):
+        places = list(run)
+        start, end, height = ends[places[0]], ends[places[-1] + 1], scale(limit)
+        yield element("path", d=f"M{start:.1f} {height:.1f}H{end:.1f}", class_="limit")
+        if places[-1] + 1 < len(ranks):
+            yield element("text", gib(limit), x=start + 3.0, y=height - 3.0, class_="halo")
 
 
 def _rank(ledger: Ledger, rank: int, scale: Scale, *, left: float, bar: float) -> ET.Element:
@@ -165,7 +189,7 @@ def _rank(ledger: Ledger, rank: int, scale: Scale, *, left: float, bar: float) -
 
 def _legend(ledger: Ledger, lines: Sequence[MemoryLine]) -> tuple[ET.Element, ...]:
     """Return the terms with their colours, what they take on the heaviest rank, and where their figures come from."""
-    heaviest = heaviest_rank(memory_by_rank(lines, limit_bytes=ledger.limit_bytes))
+    heaviest = heaviest_rank(memory_by_rank(lines, limit_bytes=tuple(ledger.limit_bytes.values())))
     first_source = {line.term: line.source for line in reversed(lines)}
     sources = numbered([first_source[term] for term in ledger.terms])
     rows: list[tuple[Content, ...]] = []
@@ -213,7 +237,7 @@ def _every_figure(ledger: Ledger) -> ET.Element:
             total = ledger.total_bytes(rank, phase)
             of_terms = [ledger.num_bytes.get((rank, phase, term)) for term in ledger.terms]
             cells = ["" if num_bytes is None else _exact(num_bytes) for num_bytes in of_terms]
-            rows.append((f"rank {rank}", phase.value, *cells, _exact(total), _exact(ledger.limit_bytes - total)))
+            rows.append((f"rank {rank}", phase.value, *cells, _exact(total), _exact(ledger.limit_bytes[rank] - total)))
     return grid_element(
         ("rank", "phase", *ledger.terms, "all", "left"),
         rows,

@@ -16,6 +16,7 @@ from cli.render_plan import (
     search_blocks,
     verdict,
 )
+from cli.render_schedules import schedule_sections
 from cli.report_page.layouts_plot import Point, band_elements, pareto_elements
 from cli.report_page.markup import as_html, block_elements, element, folded, headed
 from cli.report_page.memory_bars import memory_elements
@@ -126,13 +127,13 @@ def _tiles(plan: Plan) -> Iterator[ET.Element]:
 
 def _sections(plan: Plan, evaluation: Evaluation | None) -> Iterator[ET.Element]:
     """Yield the sections in reading order."""
-    gpu_bytes = plan.cluster.device.memory_bytes
+    gpu_bytes = plan.cluster.most_memory_bytes
     if plan.infeasible is not None:
         why = "Why none meets the deadline" if plan.infeasible.misses_deadline else "Why nothing fits"
         yield headed(why, *block_elements(infeasible_blocks(plan.infeasible)[2:]), anchor="infeasible")
         nearest = plan.infeasible.nearest
         if nearest is not None:
-            memory = memory_elements(nearest.memory, limit_bytes=nearest.memory_limit_bytes, gpu_bytes=gpu_bytes)
+            memory = memory_elements(nearest.memory, limit_bytes=nearest.rank_limits, gpu_bytes=gpu_bytes)
             yield headed(
                 "Memory of the fastest layout" if plan.infeasible.misses_deadline else "Memory of the closest attempt",
                 *memory,
@@ -141,7 +142,7 @@ def _sections(plan: Plan, evaluation: Evaluation | None) -> Iterator[ET.Element]
     if plan.plans:
         assert evaluation is not None, "a plan with a layout comes with its timeline"
         yield from _best_sections(plan, evaluation)
-    for number, (title, blocks) in enumerate(choice_sections(plan)):
+    for number, (title, blocks) in enumerate((*choice_sections(plan), *schedule_sections(plan, every=True))):
         yield headed(title, *block_elements(blocks), anchor=f"beside-{number}")
     yield headed("Search", *block_elements(search_blocks(plan.search)[2:]), anchor="search")
     if plan.plans:
@@ -157,17 +158,21 @@ def _best_sections(plan: Plan, evaluation: Evaluation) -> Iterator[ET.Element]:
     yield headed("Best layout", *block_elements(layout_facts(plan, best)), limiting, anchor="best")
     yield headed("Step time and its band", *band_elements(points, plan.certainty), anchor="band")
     yield headed("Where the time goes", *time_elements(best), anchor="time")
-    memory = memory_elements(
-        best.memory, limit_bytes=best.memory_limit_bytes, gpu_bytes=plan.cluster.device.memory_bytes
-    )
+    memory = memory_elements(best.memory, limit_bytes=best.rank_limits, gpu_bytes=plan.cluster.most_memory_bytes)
     yield headed("Memory by rank and phase", *memory, anchor="memory")
     drawn = pipeline_elements(evaluation, best.layout)
     yield headed("The step, drawn", *_drift(plan, evaluation), *drawn, anchor="pipeline")
     nodes = rank_map_elements(best.layout, gpus_per_node=plan.cluster.gpus_per_node, has_experts=plan.model.has_experts)
-    yield headed("Ranks on nodes", *nodes, anchor="ranks")
+    yield headed("Ranks on nodes", *_places(plan), *nodes, anchor="ranks")
     others = [_comparison(comparison) for comparison in compare_all(plan)]
     yield headed("Runners-up and baseline", *block_elements(others_blocks(plan)[2:]), *others, anchor="others")
     yield headed("Memory against time", *pareto_elements(points, limit_bytes=best.memory_limit_bytes), anchor="pareto")
+
+
+def _places(plan: Plan) -> Iterator[ET.Element]:
+    """Yield what the numbers of nodes mean where nodes differ."""
+    if plan.best.on_nodes is not None:
+        yield element("p", "Nodes are numbered by their place in the node order of the layout, from 0 on.")
 
 
 def _comparison(comparison: Comparison) -> ET.Element:

@@ -18,7 +18,8 @@ from planner.emit.deepspeed_limits import (
     require_model,
     require_workload,
 )
-from planner.emit.node_order import PLACES, SLURM, batch_rendezvous, launch_rendezvous
+from planner.emit.host_threads import thread_lines
+from planner.emit.node_order import HOSTFILE, PLACES, SLURM, batch_rendezvous, hostfile, launch_rendezvous
 from planner.emit.shell import array, comment, job_name
 from planner.layout import Granularity, Layout
 from planner.plan import Plan
@@ -79,6 +80,8 @@ BASE_NOTE = (
     "checkpoint of this program; without either the weights start at random.",
 )
 
+OFFLOAD_NOTE = "Optimizer on the host: DeepSpeed builds its Adam for CPUs at the first start, with a C++ compiler."
+
 FLASH_NOTE = "Sliding windows: --attention flash needs the flash-attn package; --attention fused takes masks instead."
 
 
@@ -97,13 +100,21 @@ def emit_deepspeed(plan: Plan, index: int = 0) -> Mapping[str, str]:
     rows = argument_rows(model, workload, layout)
     facts = dataclasses.asdict(model)
     programs = files("planner").joinpath("data", "deepspeed")
+    hosts = hostfile(layout, cluster)
     return {
         LAUNCH_SCRIPT: _launch_script(model, workload, layout, cluster, rows),
         BATCH_SCRIPT: _batch_script(model, workload, layout, cluster, rows),
         CONFIG_FILE: _json(configuration(workload, layout)),
         MODEL_FILE: _json({name: facts[name] for name in MODEL_FACTS}),
         **{name: programs.joinpath(name).read_text(encoding="utf-8") for name in (PROGRAM, MODEL_PROGRAM)},
+        **({} if hosts is None else {HOSTFILE: hosts}),
     }
+
+
+def file_names(cluster: Cluster) -> tuple[str, ...]:
+    """Return the names of the files that start a run on a cluster."""
+    has_names = cluster.unequal is not None and bool(cluster.unequal.names)
+    return (*FILES, HOSTFILE) if has_names else FILES
 
 
 def padded_vocab_size(model: ModelSpec, layout: Layout) -> int:
@@ -170,16 +181,23 @@ def _launch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, cl
         found = launch_rendezvous(layout, cluster, cluster.unequal)
         run_note, rendezvous, node_rank, address = found.note, [*found.lines], found.node_rank, found.address
     folder = '$(dirname "${BASH_SOURCE[0]}")'
+    prepared = [*(rendezvous if several else []), *array(ARGUMENTS, rows), ""]
+    if HOSTFILE in file_names(cluster):
+        run_note = (
+            *run_note,
+            "Or run it on one of them without NODE_RANK, in a folder that all of them share: deepspeed then starts all",
+            f"over ssh (needs pdsh), by {HOSTFILE}, which holds them in the order of their places.",
+        )
+        prepared = [*array(ARGUMENTS, rows), "", *_from_one_node(folder), *rendezvous]
     lines = [
         "#!/usr/bin/env bash",
-        *_header(model, workload, cluster),
+        *_header(model, workload, layout, cluster),
         *(comment(line) for line in (run_note if several else ("Run this on the node: bash launch.sh",))),
         "",
         "set -euo pipefail",
         "",
-        *(rendezvous if several else []),
-        *array(ARGUMENTS, rows),
-        "",
+        *thread_lines(layout, cluster.gpus_per_node),
+        *prepared,
         "exec torchrun \\",
         f"    --nnodes {cluster.num_nodes} \\",
         f"    --nproc-per-node {cluster.gpus_per_node} \\",
@@ -206,7 +224,7 @@ def _batch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, clu
         "#SBATCH --mem=0",
         "#SBATCH --output=%x-%j.log",
         *found.directives,
-        *_header(model, workload, cluster),
+        *_header(model, workload, layout, cluster),
         comment("Submit from the folder that holds these files: sbatch job.sbatch, with --partition, --account and"),
         comment("--time as your site wants them."),
         *(comment(line) for line in found.note),
@@ -217,6 +235,7 @@ def _batch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, clu
         "export MASTER_ADDR",
         'export MASTER_PORT="${MASTER_PORT:-29500}"',
         "",
+        *thread_lines(layout, cluster.gpus_per_node),
         *array(ARGUMENTS, rows),
         "",
         comment("One torchrun a node; SLURM_NODEID is known only inside the task, hence the inner shell."),
@@ -233,6 +252,21 @@ def _batch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, clu
     return "\n".join(lines) + "\n"
 
 
+def _from_one_node(folder: str) -> list[str]:
+    """Return bash that starts all nodes from this one, unless each is started by itself."""
+    return [
+        'if [[ -z "${NODE_RANK:-}" ]]; then',
+        "    exec deepspeed \\",
+        f'        --hostfile "{folder}/{HOSTFILE}" \\',
+        "        --no_local_rank \\",
+        '        --master_port "${MASTER_PORT:-29500}" \\',
+        f'        "{folder}/{PROGRAM}" \\',
+        *(f"    {line}" for line in _program_words(folder)),
+        "fi",
+        "",
+    ]
+
+
 def _program_words(folder: str) -> tuple[str, ...]:
     return (
         f'    --deepspeed-config "{folder}/{CONFIG_FILE}" \\',
@@ -241,7 +275,7 @@ def _program_words(folder: str) -> tuple[str, ...]:
     )
 
 
-def _header(model: ModelSpec, workload: TrainWorkload, cluster: Cluster) -> list[str]:
+def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster) -> list[str]:
     gpus = f"{cluster.nodes_in_words}"
     pretraining = workload.method is TrainMethod.PRETRAIN
     what = "pretraining" if pretraining else "fine-tuning"
@@ -253,6 +287,7 @@ def _header(model: ModelSpec, workload: TrainWorkload, cluster: Cluster) -> list
             TARGET_NOTE,
             f"{CONFIG_FILE} is DeepSpeed's part of the plan; what it cannot say is told to {PROGRAM} below.",
             *((FLASH_NOTE,) if needs_flash_attention_package(model, workload) else ()),
+            *((OFFLOAD_NOTE,) if layout.offload is not None else ()),
             *((TOKEN_FILE_NOTE,) if workload.data_path else MOCK_DATA_NOTE),
             *(() if pretraining else BASE_NOTE),
             *RECIPE_NOTE,

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from planner.capabilities import DEEPSPEED
 from planner.layout import Granularity, Layout
+from planner.offload import SUB_GROUP_ELEMENTS
 from planner.workload import Precision, TrainMethod, TrainWorkload
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
@@ -22,7 +23,6 @@ REDUCE_BUCKET_ELEMENTS = DEEPSPEED.queued_gradients // 2
 ALLGATHER_BUCKET_ELEMENTS = 500_000_000
 PREFETCH_BUCKET_ELEMENTS = 50_000_000
 PERSISTENCE_THRESHOLD_ELEMENTS = 100_000
-SUB_GROUP_ELEMENTS = 1_000_000_000
 """DeepSpeed's own defaults, written out."""
 
 COLUMN_PARALLEL = r".*\.(q|k|v|kv_b|gate|up)_proj\.weight$"
@@ -87,6 +87,8 @@ def _zero(layout: Layout) -> Json:
     }
     if layout.zero_stage < 3:
         return {**section, "allgather_partitions": True, "allgather_bucket_size": ALLGATHER_BUCKET_ELEMENTS}
+    if layout.offload is not None:
+        section["offload_optimizer"] = {"device": "cpu", "pin_memory": True, "ratio": 1.0}
     return {
         **section,
         "sub_group_size": SUB_GROUP_ELEMENTS,

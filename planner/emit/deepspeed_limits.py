@@ -206,6 +206,7 @@ def require_layout(layout: Layout, model: ModelSpec, workload: TrainWorkload, cl
     _require_pipeline(layout, model)
     _require_sharding(layout)
     _require_recompute(layout)
+    _require_offload(layout)
     if layout.world_size != cluster.world_size:
         refuse(
             f"a layout of {layout.world_size} GPUs on a cluster of {cluster.world_size}.",
@@ -351,6 +352,29 @@ def _require_sharding(layout: Layout) -> None:
             f"a second copy of the weights over {layout.secondary_shard} ranks with zero_stage {layout.zero_stage} on "
             f"{layout.world_size} GPUs.",
             "zero_hpz_partition_size needs zero_stage 3 and divides the number of GPUs.",
+        )
+
+
+def _require_offload(layout: Layout) -> None:
+    """Refuse optimizer states on the host but all of them, and where plans do not price it."""
+    if layout.offload is None:
+        return
+    if layout.zero_stage not in DEEPSPEED.offload_zero_stages:
+        refuse(
+            f"optimizer states on the host with zero_stage {layout.zero_stage}, where gradients stay on the GPU until"
+            " the last micro-batch; plans do not price it.",
+            "Use zero_stage 3, or no offload.",
+        )
+    if layout.offload.optimizer_fraction < 1.0:
+        refuse(
+            f"{layout.offload.optimizer_fraction:g} of the optimizer states on the host: `ratio` counts sub-groups of"
+            " parameters, whatever their sizes.",
+            "Offload all of them, or none.",
+        )
+    if layout.offload.overlapped:
+        refuse(
+            "optimizer states on the host with copies beside updates, which DeepSpeed does one after the other.",
+            "Use offload.overlapped false.",
         )
 
 

@@ -10,6 +10,7 @@ megatron-core 0.19.2, whose argument parser, configuration objects and models ac
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
+from planner.emit.host_threads import thread_lines
 from planner.emit.megatron_arguments import argument_groups
 from planner.emit.megatron_limits import require_layout, require_model, require_workload
 from planner.emit.megatron_parts import Form, Parts, parts_of
@@ -290,7 +291,7 @@ def _exports(workload: TrainWorkload, layout: Layout, cluster: Cluster) -> list[
         f"unset {name}" if value is None else f"export {name}={quote(value, what=name)}"
         for name, value in variables.items()
     ]
-    return [*lines, ""] if lines else []
+    return [*lines, *([""] if lines else []), *thread_lines(layout, cluster.gpus_per_node)]
 
 
 def _arguments(groups: Sequence[Group]) -> list[str]:

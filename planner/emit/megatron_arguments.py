@@ -7,6 +7,7 @@ written out, defaults included, so that a reader of the script sees the whole ru
 from planner.emit.megatron_expert_arguments import experts
 from planner.emit.megatron_layout_arguments import FSDP_STRATEGIES, parallelism, recompute, sharding
 from planner.emit.megatron_model_arguments import architecture, not_a_flag, vocabulary
+from planner.emit.megatron_offload import offload_flags
 from planner.emit.megatron_parts import parts_of
 from planner.emit.megatron_words import Flags, Group, when
 from planner.emit.megatron_workload_limits import needs_precision_aware
@@ -41,7 +42,7 @@ def argument_groups(model: ModelSpec, workload: TrainWorkload, layout: Layout) -
         experts(parts),
         vocabulary(model, workload, layout),
         _precision(workload),
-        _optimizer(workload),
+        _optimizer(workload, layout),
         _batch(workload, layout),
         parallelism(layout, model, parts),
         sharding(layout, workload),
@@ -81,10 +82,10 @@ def _precision(workload: TrainWorkload) -> Group:
     )
 
 
-def _optimizer(workload: TrainWorkload) -> Group:
+def _optimizer(workload: TrainWorkload, layout: Layout) -> Group:
     rate, last_rate = LEARNING_RATES[workload.method]
     adam = workload.optimizer is Optimizer.ADAM
-    aware = needs_precision_aware(workload)
+    aware = needs_precision_aware(workload) or layout.offload is not None
     moments = workload.moment_dtype.value
     return Group(
         title="Optimizer (learning rate, decay and clipping are placeholders: no cost depends on them)",
@@ -99,6 +100,7 @@ def _optimizer(workload: TrainWorkload) -> Group:
             *when(aware, "--main-grads-dtype", "bf16" if workload.gradient_dtype is DType.BF16 else "fp32"),
             *when(aware, "--exp-avg-dtype", moments),
             *when(aware, "--exp-avg-sq-dtype", moments),
+            *offload_flags(layout.offload),
             ("--lr", rate),
             ("--min-lr", last_rate),
             ("--lr-decay-style", "cosine"),

@@ -4,6 +4,10 @@
 ranks by `--node-rank`, so a node's rank is its place, and the node at place 0 holds the rendezvous. Under Slurm the
 place follows from the node's host name, or without names from its position in the job's list of hosts, which
 `SLURM_NODEID` counts too (sbatch(1), srun(1)).
+
+DeepSpeed's own launcher starts all nodes from one, over ssh, and numbers ranks by the order of its hostfile
+(`deepspeed/launcher/runner.py` and `launch.py`): where nodes have names, one is written with them in the order of their
+places.
 """
 
 from dataclasses import dataclass
@@ -13,6 +17,7 @@ from planner.layout import Layout
 from profiles.hardware import Cluster, UnequalNodes
 
 NODE_ORDER = "NODE_ORDER"
+HOSTFILE = "hostfile"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +118,15 @@ PLACES = 'read -ra PLACES <<< "$NODE_PLACES"; '
 def node_list(nodes: UnequalNodes) -> tuple[str, ...]:
     """Return what asks Slurm for these very nodes; nothing where they have no names."""
     return (f"#SBATCH --nodelist={','.join(nodes.names)}",) if nodes.names else ()
+
+
+def hostfile(layout: Layout, cluster: Cluster) -> str | None:
+    """Return the nodes in the order of their places, as DeepSpeed's launcher reads them; None without names."""
+    nodes = cluster.unequal
+    if nodes is None or not nodes.names:
+        return None
+    order = layout.node_order or range(cluster.num_nodes)
+    return "".join(f"{nodes.names[node]} slots={cluster.gpus_per_node}\n" for node in order)
 
 
 def _hosts(nodes: UnequalNodes) -> str:

@@ -16,11 +16,13 @@ from planner.errors import InputError, Location
 from planner.layout import (
     Granularity,
     Layout,
+    Offload,
     Overlap,
     Recompute,
     Schedule,
     stages_from_counts,
 )
+from planner.offload import SHARDED_WEIGHTS
 from planner.readers.key_tables import IGNORE_KEY, key_table
 from planner.readers.launch_line import LaunchLine, ProgramKind, read_launch_line
 from planner.workload import AttentionKernel, DType, Optimizer, Precision, TrainWorkload
@@ -38,6 +40,7 @@ VERSION = "0.19.8"
 
 OPTIMIZERS = {"adam": Optimizer.ADAM, "adamw": Optimizer.ADAM, "sgd": Optimizer.SGD}
 DEFAULT_PREFETCH_ELEMENTS = 50_000_000
+KEPT = "Use none: stage 3 keeps each rank's share of them on its GPU."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +96,7 @@ class DeepSpeedJob:
     def _present(self, path: tuple[str, ...]) -> Node | None:
         for depth in range(1, len(path)):
             section = self.config.node(path[:depth])
-            if section is None:
+            if section is None or section.content is None:
                 return None
             if not isinstance(section.content, dict):
                 raise self.error(path[:depth], f"takes a section, {_shown(section)} is given", "Write {...}.")
@@ -176,6 +179,7 @@ def layout_of(job: DeepSpeedJob) -> Layout:
         num_microbatches=num_microbatches,
         schedule=Schedule.ONE_F_ONE_B if pp > 1 else Schedule.NO_PIPELINE,
         recompute=_recompute(job, pp),
+        offload=_offload(job, zero_stage),
         overlap=_overlap(job, zero_stage),
         stages=stages_from_counts(counts),
         secondary_shard=job.degree("zero_optimization", "zero_hpz_partition_size"),
@@ -235,6 +239,32 @@ def _recompute(job: DeepSpeedJob, pp: int) -> Recompute:
             f"Use {expected}, or change --recompute.",
         )
     return Recompute(granularity=Granularity.FULL if kind == "full" else Granularity.NONE)
+
+
+def _offload(job: DeepSpeedJob, zero_stage: int) -> Offload | None:
+    """Return what lies on the host; what DeepSpeed takes there and plans do not price is refused."""
+    zero = "zero_optimization"
+    if job.text(zero, "offload_param", "device", default="none") != "none":
+        raise job.error((zero, "offload_param", "device"), "puts weights on the host, which plans do not price", KEPT)
+    device = job.text(zero, "offload_optimizer", "device", default="none")
+    if device == "none":
+        return None
+    if device != "cpu":
+        raise job.error((zero, "offload_optimizer", "device"), f"is {device!r}", "Plans price cpu, or none.")
+    if zero_stage != SHARDED_WEIGHTS:
+        raise job.error(
+            (zero, "offload_optimizer"),
+            f"with stage {zero_stage} is not priced by plans",
+            "Use stage 3, or no offload.",
+        )
+    if not job.flag(zero, "offload_optimizer", "pin_memory", default=True):
+        raise job.error((zero, "offload_optimizer", "pin_memory"), "is false, which plans do not price", "Use true.")
+    ratio = job.config.node((zero, "offload_optimizer", "ratio"))
+    if ratio is not None and ratio.content != 1:
+        raise job.error(
+            (zero, "offload_optimizer", "ratio"), f"is {_shown(ratio)}, which plans do not price", "Use 1.0."
+        )
+    return Offload(optimizer_fraction=1.0, overlapped=False)
 
 
 def _overlap(job: DeepSpeedJob, zero_stage: int) -> Overlap:

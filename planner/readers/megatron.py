@@ -10,6 +10,7 @@ from planner.layout import (
     STAGES_OUTERMOST,
     Granularity,
     Layout,
+    Offload,
     Overlap,
     Recompute,
     Schedule,
@@ -65,6 +66,7 @@ def layout_of(job: LaunchLine) -> Layout:
             param_gather=job.has("--overlap-param-gather"),
             p2p=vpp > 1 and not job.has("--no-overlap-p2p-communication"),
         ),
+        offload=_offload(job),
         stages=stages_from_counts(counts),
         node_order=job.node_order,
         rank_order=REPLICAS_OUTERMOST if job.has("--use-tp-pp-dp-mapping") else STAGES_OUTERMOST,
@@ -133,6 +135,23 @@ def _zero_stage(job: LaunchLine) -> int:
             raise job.error(flag, f"is {strategy!r}", f"Use {', '.join(SHARDING_STRATEGIES)}.")
         return SHARDING_STRATEGIES[strategy]
     return 1 if job.has("--use-distributed-optimizer") else 0
+
+
+def _offload(job: LaunchLine) -> Offload | None:
+    """Return what lies on the host; `--optimizer-offload-fraction` is 1 unless given, and 0 moves nothing."""
+    if not job.has("--optimizer-cpu-offload"):
+        return None
+    text = job.text("--optimizer-offload-fraction", "1.0")
+    flag = job.flag("--optimizer-offload-fraction")
+    try:
+        fraction = float(text)
+    except ValueError:
+        fraction = -1.0
+    if flag is not None and not 0.0 <= fraction <= 1.0:
+        raise job.error(flag, f"is {text!r}", "Write a number from 0 to 1.")
+    if not fraction:
+        return None
+    return Offload(optimizer_fraction=fraction, overlapped=job.has("--overlap-cpu-optimizer-d2h-h2d"))
 
 
 def _recompute(job: LaunchLine) -> Recompute:

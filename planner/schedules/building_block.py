@@ -15,13 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
-import numpy as np
-from numpy.typing import NDArray
-
 from planner.schedules.passes import Pass, PassKind, PassOrder, PassTimes, peak_bytes_R, run
 from planner.schedules.published import v_shaped
-
-IntArray = NDArray[np.int64]
 
 MOST_STRIDE = 4
 PERIOD = 6
@@ -84,39 +79,55 @@ def _chosen(pp: int) -> tuple[Block, Block]:
     return min(least)[2], min(within_half)[1]
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Starts of one pass on all ranks: that on rank 0, and how much later on each rank behind."""
+
+    first: int
+    step: int
+
+    def on(self, rank: int) -> int:
+        """Return the start on one rank."""
+        return self.first + self.step * rank
+
+
 def _blocks(pp: int) -> list[Block]:
     """Return every building block without two passes at once."""
-    rank_R = np.arange(pp, dtype=np.int64)
-    back_R = pp - 1 - rank_R
+    last = pp - 1
     waits = range(1, PERIOD + 1)
+    # Lines that lie so far apart on rank 0, and drift apart by so much from rank to rank, are at once on some rank.
+    at_once = [
+        [any((apart + drift * rank) % PERIOD == 0 for rank in range(pp)) for drift in range(PERIOD)]
+        for apart in range(PERIOD)
+    ]
+
+    def meet(line: _Line, *others: _Line) -> bool:
+        return any(at_once[(line.first - other.first) % PERIOD][(line.step - other.step) % PERIOD] for other in others)
+
     found: list[Block] = []
-    for down, up, gradient_up, gradient_down in product(range(1, MOST_STRIDE + 1), repeat=4):
-        down_R = down * rank_R
+    for down_step, up_step, gradient_up, gradient_down in product(range(1, MOST_STRIDE + 1), repeat=4):
+        down = _Line(0, down_step)
         for up_wait in waits:
-            up_R = down_R[-1] + up_wait + up * back_R
-            if _meet(down_R, up_R):
+            up = _Line(down.on(last) + up_wait + up_step * last, -up_step)
+            if meet(up, down):
                 continue
             for turn_wait in waits:
-                gradient_up_R = up_R[0] + turn_wait + gradient_up * rank_R
-                if _meet(down_R, gradient_up_R) or _meet(up_R, gradient_up_R):
+                up_again = _Line(up.first + turn_wait, gradient_up)
+                if meet(up_again, down, up):
                     continue
                 for down_wait in waits:
-                    gradient_down_R = gradient_up_R[-1] + down_wait + gradient_down * back_R
-                    if any(_meet(other_R, gradient_down_R) for other_R in (down_R, up_R, gradient_up_R)):
-                        continue
-                    found.append(_with_weights(down_R, up_R, gradient_up_R, gradient_down_R))
+                    down_again = _Line(up_again.on(last) + down_wait + gradient_down * last, -gradient_down)
+                    if not meet(down_again, down, up, up_again):
+                        found.append(_with_weights(pp, down, up, up_again, down_again))
     return found
 
 
-def _meet(first_R: IntArray, second_R: IntArray) -> bool:
-    return bool(((first_R - second_R) % PERIOD == 0).any())
-
-
-def _with_weights(down_R: IntArray, up_R: IntArray, gradient_up_R: IntArray, gradient_down_R: IntArray) -> Block:
+def _with_weights(pp: int, *lines: _Line) -> Block:
     """Return a block whose gradients of weights take the two times of a period that are left, the first one free."""
     weights: list[tuple[int, int]] = []
     lifetime = 0
-    for starts in zip(down_R.tolist(), up_R.tolist(), gradient_up_R.tolist(), gradient_down_R.tolist(), strict=True):
+    starts_R = [tuple(line.on(rank) for line in lines) for rank in range(pp)]
+    for starts in starts_R:
         taken = {start % PERIOD for start in starts}
         down, up, gradient_up, gradient_down = starts
         weight_up = next(time for time in range(gradient_up + 1, gradient_up + PERIOD) if time % PERIOD not in taken)
@@ -126,15 +137,7 @@ def _with_weights(down_R: IntArray, up_R: IntArray, gradient_up_R: IntArray, gra
         )
         weights.append((weight_up, weight_down))
         lifetime = max(lifetime, weight_up - up + weight_down - down)
-    weight_up_R, weight_down_R = zip(*weights, strict=True)
-    return Block(
-        lifetime=lifetime,
-        starts=(
-            *(tuple(starts_R.tolist()) for starts_R in (down_R, up_R, gradient_up_R, gradient_down_R)),
-            weight_up_R,
-            weight_down_R,
-        ),
-    )
+    return Block(lifetime=lifetime, starts=(*zip(*starts_R, strict=True), *zip(*weights, strict=True)))
 
 
 def _order(name: str, block: Block, pp: int, num_microbatches: int) -> PassOrder:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from math import inf
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 
 class PassKind(StrEnum):
@@ -224,8 +224,21 @@ class PassTimeline:
         return 1.0 - self.busy_seconds_R[rank] / spans[rank]
 
 
-def run(order: PassOrder, times: PassTimes) -> PassTimeline:
+class Streams(Protocol):
+    """What runs beside a rank's blocks, follows them, and may keep them waiting."""
+
+    def start_seconds(self, rank: int, position: int, *, earliest_seconds: float, lasting_seconds: float) -> float:
+        """Return when a block starts, no earlier than given; called once for each, in the order of its rank."""
+        ...
+
+
+def run(order: PassOrder, times: PassTimes, streams: Streams | None = None) -> PassTimeline:
     """Return when every block runs: as early as its rank and its inputs allow.
+
+    Args:
+        order: What the ranks run.
+        times: How long passes and transfers take.
+        streams: What runs beside them; None for nothing.
 
     Raises:
         ValueError: The times are for another number of stages, or the ranks wait for one another for ever.
@@ -253,6 +266,10 @@ def run(order: PassOrder, times: PassTimes) -> PassTimeline:
                 if start == inf:
                     break
                 longer, later = extras[rank].get(len(rank_ends), (0.0, 0.0)) if extras[rank] else (0.0, 0.0)
+                if streams is not None:
+                    start = streams.start_seconds(
+                        rank, len(rank_ends), earliest_seconds=start, lasting_seconds=seconds + longer
+                    )
                 end = start + seconds + longer
                 rank_starts.append(start)
                 rank_ends.append(end)
@@ -367,13 +384,13 @@ def peak_bytes_R(
         alive = peak = 0
         for block in order.blocks_R[rank]:
             for entry in sorted(block, key=lambda entry: entry.kind is not PassKind.FORWARD):
-                alive += _change(entry, activation_bytes_V, weight_gradient_bytes_V)
+                alive += change_bytes(entry, activation_bytes_V, weight_gradient_bytes_V)
                 peak = max(peak, alive)
         peaks.append(peak)
     return tuple(peaks)
 
 
-def _change(entry: Pass, activation_bytes_V: Sequence[int], weight_gradient_bytes_V: Sequence[int]) -> int:
+def change_bytes(entry: Pass, activation_bytes_V: Sequence[int], weight_gradient_bytes_V: Sequence[int]) -> int:
     """Return the bytes that a pass adds, or frees."""
     whole, kept = activation_bytes_V[entry.stage], weight_gradient_bytes_V[entry.stage]
     match entry.kind:

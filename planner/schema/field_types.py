@@ -1,5 +1,6 @@
 """Types of single fields in a plan spec: what users may write, and what it becomes."""
 
+import math
 import re
 from collections.abc import Sequence
 from decimal import Decimal
@@ -87,6 +88,23 @@ def _recompute(value: object) -> tuple[str, ...]:
 
 def _context_kinds(value: object) -> tuple[str, ...]:
     return _some_of(value, CONTEXT_KINDS, what="a kind of context parallelism")
+
+
+def _offloaded(value: object) -> tuple[float, ...]:
+    """Return the parts, in whole percent, that a number from 0 to 1 or a list of them gives."""
+    values = _listed(value)
+    if not values or not all(_is_fraction(item) for item in values):
+        raise complaint(
+            f"{shown(value)} is not a part of the optimizer's states.",
+            "Give a number from 0 (nothing on the host) to 1, in hundredths, such as 0.5, or a list of these.",
+        )
+    return tuple(sorted({float(item) for item in values if _is_fraction(item)}))
+
+
+def _is_fraction(value: object) -> TypeGuard[float]:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        return False
+    return math.isclose(100 * value, round(100 * value), abs_tol=1e-9)
 
 
 def _some_of(value: object, known: Sequence[str], *, what: str) -> tuple[str, ...]:
@@ -204,6 +222,9 @@ _WRITTEN_TOKENS: JsonSchemaValue = {
     ]
 }
 
+_SHARE: JsonSchemaValue = {"type": "number", "minimum": 0, "maximum": 1}
+_WRITTEN_SHARES: JsonSchemaValue = {"anyOf": [_SHARE, {"type": "array", "items": _SHARE, "minItems": 1}]}
+
 Degree = Annotated[
     Bounds, PlainValidator(_bounds), AfterValidator(_positive), WithJsonSchema(_written_bounds(1, MAX_DEGREE))
 ]
@@ -213,6 +234,7 @@ ZeroStage = Annotated[
     Bounds, PlainValidator(_bounds), AfterValidator(_zero_stage), WithJsonSchema(_written_bounds(0, 3))
 ]
 RecomputeChoice = Annotated[tuple[str, ...], PlainValidator(_recompute), WithJsonSchema(_written_words(RECOMPUTE))]
+OffloadChoice = Annotated[tuple[float, ...], PlainValidator(_offloaded), WithJsonSchema(_WRITTEN_SHARES)]
 ContextKinds = Annotated[tuple[str, ...], PlainValidator(_context_kinds), WithJsonSchema(_written_words(CONTEXT_KINDS))]
 LoraTargets = Annotated[tuple[str, ...], PlainValidator(_lora_targets), WithJsonSchema(_written_words(LORA_TARGETS))]
 Tokens = Annotated[int, PlainValidator(_tokens), WithJsonSchema(_WRITTEN_TOKENS)]

@@ -1,12 +1,12 @@
 """A plan's JSON form, both ways.
 
-The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. Keys of things
-that are not planned yet (`offload`) are there and null; what only nodes that differ have (`node_order`, `on_nodes`,
-`unequal`) is there only for them. What follows from other keys (`cp_kind`, `edp`, `band`, `could_swap`,
-`days_to_train`, `cost_to_train`, `joules_to_train`) is there for readers, and must agree when the file is read back.
-What is asked for beside a plan (`node_choice`, `pareto`, `spare`, `schedules`) is there where it was asked for. Files
-of versions that knew no `certainty` and no `joules_to_train` are read too. A file holds its inputs in full, so it is
-enough to emit, explain and check the plan.
+The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. What a layout does
+not have (`offload`) is null; `host_memory` is there where something is offloaded; what only nodes that differ have
+(`node_order`, `on_nodes`, `unequal`) is there only for them. What follows from other keys (`cp_kind`, `edp`, `band`,
+`could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`) is there for readers, and must agree when the file is
+read back. What is asked for beside a plan (`node_choice`, `pareto`, `spare`, `schedules`, `robust`) is there where it
+was asked for. Files of versions that knew no `certainty` and no `joules_to_train` are read too. A file holds its inputs
+in full, so it is enough to emit, explain and check the plan.
 
     plan_from_document(parse_document(plan_to_text(plan), file="plan.json")) == plan
 
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import groupby
 
-from planner.choices import Degraded, Front, NodeChoice, Spare
+from planner.choices import Degraded, Front, Loss, NodeChoice, Robustness, SlowCase, Spare
 from planner.documents import Data, Document, Node
 from planner.documents.document import format_path
 from planner.errors import InputError
@@ -127,7 +127,7 @@ def _check_beside(document: Document, said: Mapping[str, Data]) -> None:
             location=document.locate((name,)),
             hint=_EDITED,
         )
-        for name in ("node_choice", "pareto", "spare")
+        for name in ("node_choice", "pareto", "spare", "robust")
         if (node := document.node((name,))) is not None and node.data() != said.get(name)
     ]
     if errors:
@@ -161,6 +161,7 @@ def plan_to_json(plan: Plan) -> dict[str, Data]:
         **({} if plan.front is None else {"pareto": _front(plan.front)}),
         **({} if plan.spare is None else {"spare": _spare(plan.spare)}),
         **({} if plan.schedules is None else {"schedules": _json(plan.schedules)}),
+        **({} if plan.robustness is None else {"robust": _robustness(plan.robustness)}),
         "inputs": {"model": _json(plan.model), "cluster": _cluster(plan.cluster), "request": _request(plan.request)},
     }
 
@@ -202,7 +203,12 @@ def _front(front: Front) -> dict[str, Data]:
         }
         for point in front.points
     ]
-    return {"step_bytes": front.step_bytes, "open_below_bytes": front.open_below_bytes, "points": points}
+    return {
+        "step_bytes": front.step_bytes,
+        "open_below_bytes": front.open_below_bytes,
+        **({} if front.of_bytes is None else {"of_bytes": front.of_bytes}),
+        "points": points,
+    }
 
 
 def _spare(spare: Spare) -> dict[str, Data]:
@@ -219,6 +225,42 @@ def _spare(spare: Spare) -> dict[str, Data]:
             }
             for entry in spare.kept
         ],
+        **({} if not spare.losses else {"losses": [_loss(loss) for loss in spare.losses]}),
+    }
+
+
+def _loss(loss: Loss) -> dict[str, Data]:
+    return {
+        "nodes": list(loss.nodes),
+        "num_alike": loss.num_alike,
+        "left": list(loss.left),
+        "replanned": _degraded(loss.replanned) if loss.replanned else None,
+        "reason": loss.reason,
+        "proven": loss.proven,
+    }
+
+
+def _robustness(robustness: Robustness) -> dict[str, Data]:
+    return {
+        "fastest": _layout(robustness.fastest),
+        "worst_loss": robustness.worst(0).loss_P[0],
+        "least_loss": robustness.least_loss,
+        "uneven_least_loss": robustness.uneven_least_loss,
+        "cases": [_slow_case(case) for case in robustness.cases],
+    }
+
+
+def _slow_case(case: SlowCase) -> dict[str, Data]:
+    return {
+        "slow": case.slow,
+        "factor": case.factor,
+        "source": case.source,
+        "best_seconds": case.best_seconds,
+        "bound_seconds": case.bound_seconds,
+        "fastest_seconds": case.fastest_seconds,
+        "fastest_loss": case.fastest_loss,
+        "step_seconds": list(case.seconds_P),
+        "losses": list(case.loss_P),
     }
 
 
@@ -274,6 +316,7 @@ def _planned_layout(planned: PlannedLayout, certainty: Certainty | None) -> dict
         "peak_memory_bytes": planned.peak_memory_bytes,
         "memory_limit_bytes": planned.memory_limit_bytes,
         "memory": memory,
+        **({} if planned.host_memory is None else {"host_memory": _json(planned.host_memory)}),
         "time": {line.term: line.seconds for line in planned.time},
         "sources": {**memory_sources, **{f"time.{line.term}": line.source for line in planned.time}},
         "assumptions": list(planned.assumptions),
@@ -303,7 +346,7 @@ def _layout(layout: Layout) -> dict[str, Data]:
         "num_microbatches": layout.num_microbatches,
         "schedule": layout.schedule.value,
         "recompute": _recompute(layout.recompute),
-        "offload": None,
+        "offload": _json(layout.offload),
         "overlap": _json(layout.overlap),
         "rank_order": layout.rank_order,
         **({"node_order": list(layout.node_order)} if layout.node_order else {}),

@@ -12,15 +12,19 @@ from planner.choices import (
     Front,
     FrontPoint,
     KeptLayout,
+    Loss,
     NodeChoice,
     NodeCount,
     NodeVerdict,
+    Robustness,
+    SlowCase,
     Spare,
 )
-from planner.layout import ContextKind, Granularity, Layout, Overlap, Recompute, Schedule, Stage
+from planner.layout import ContextKind, Granularity, Layout, Offload, Overlap, Recompute, Schedule, Stage
 from planner.plan import (
     SCHEMA_VERSION,
     Certainty,
+    HostMemory,
     Infeasible,
     MemoryLine,
     OnNodes,
@@ -123,7 +127,7 @@ class LayoutFile(_Mapping):
     num_microbatches: int
     schedule: Schedule
     recompute: RecomputeFile
-    offload: None
+    offload: Offload | None
     overlap: Overlap
     rank_order: str
     node_order: tuple[int, ...] = ()
@@ -189,6 +193,7 @@ class PlannedLayoutFile(_Mapping):
     peak_memory_bytes: int
     memory_limit_bytes: int
     memory: Annotated[dict[Rank, Phases], Field(min_length=1)]
+    host_memory: HostMemory | None = None
     time: Annotated[dict[str, float], Field(min_length=1)]
     sources: dict[str, str]
     assumptions: tuple[str, ...]
@@ -238,6 +243,7 @@ class PlannedLayoutFile(_Mapping):
             time=time,
             assumptions=self.assumptions,
             lower_bound_seconds=self.lower_bound_seconds,
+            host_memory=self.host_memory,
         )
 
     def _memory_source(self, rank: str, phase: Phase, term: str) -> str:
@@ -338,6 +344,7 @@ class FrontFile(_Mapping):
 
     step_bytes: Annotated[int, Field(ge=1)]
     open_below_bytes: Count | None
+    of_bytes: Annotated[int, Field(ge=1)] | None = None
     points: Annotated[tuple[FrontPointFile, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -357,6 +364,7 @@ class FrontFile(_Mapping):
             points=tuple(point.to_point() for point in self.points),
             step_bytes=self.step_bytes,
             open_below_bytes=self.open_below_bytes,
+            of_bytes=self.of_bytes,
         )
 
 
@@ -391,14 +399,37 @@ class KeptLayoutFile(_Mapping):
         return KeptLayout(index=self.index, degraded=degraded, reason=self.reason)
 
 
+class LossFile(_Mapping):
+    """Some nodes that are lost, where it matters which."""
+
+    nodes: Annotated[tuple[Count, ...], Field(min_length=1)]
+    num_alike: Annotated[int, Field(ge=1)]
+    left: tuple[Count, ...]
+    replanned: DegradedFile | None
+    reason: str
+    proven: bool
+
+    def to_loss(self) -> Loss:
+        """Return the loss."""
+        return Loss(
+            nodes=self.nodes,
+            num_alike=self.num_alike,
+            left=self.left,
+            replanned=self.replanned.to_degraded() if self.replanned else None,
+            reason=self.reason,
+            proven=self.proven,
+        )
+
+
 class SpareFile(_Mapping):
-    """What is left when nodes are lost."""
+    """What is left when nodes are lost; where nodes differ, of the worst loss."""
 
     num_lost: Annotated[int, Field(ge=1)]
     replanned: DegradedFile | None
     reason: str
     proven: bool
     kept: tuple[KeptLayoutFile, ...]
+    losses: tuple[LossFile, ...] = ()
 
     def to_spare(self) -> Spare:
         """Return what is left."""
@@ -408,6 +439,63 @@ class SpareFile(_Mapping):
             reason=self.reason,
             proven=self.proven,
             kept=tuple(entry.to_kept() for entry in self.kept),
+            losses=tuple(loss.to_loss() for loss in self.losses),
+        )
+
+
+class SlowCaseFile(_Mapping):
+    """One class of operations slower than predicted; losses follow from the step times."""
+
+    slow: str
+    factor: Annotated[float, Field(ge=1)]
+    source: str
+    best_seconds: Annotated[float, Field(gt=0)]
+    bound_seconds: float
+    fastest_seconds: float
+    fastest_loss: float
+    step_seconds: Annotated[tuple[float, ...], Field(min_length=1)]
+    losses: tuple[float, ...]
+
+    def to_case(self) -> SlowCase:
+        """Return the case."""
+        return SlowCase(
+            slow=self.slow,
+            factor=self.factor,
+            source=self.source,
+            best_seconds=self.best_seconds,
+            bound_seconds=self.bound_seconds,
+            fastest_seconds=self.fastest_seconds,
+            seconds_P=self.step_seconds,
+        )
+
+
+class RobustFile(_Mapping):
+    """How the plans do where some operations are slower than predicted; the worst loss follows from the cases."""
+
+    fastest: LayoutFile
+    worst_loss: float
+    least_loss: float
+    uneven_least_loss: float | None
+    cases: Annotated[tuple[SlowCaseFile, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _the_bound_is_below_what_is_lost(self) -> "RobustFile":
+        worst = max(case.step_seconds[0] / case.best_seconds - 1.0 for case in self.cases)
+        if self.least_loss > worst:
+            raise complaint(
+                f"`least_loss` = {self.least_loss} is more than the first layout loses in its worst case, {worst}.",
+                "Plan again; a plan file is not edited by hand.",
+                field="least_loss",
+            )
+        return self
+
+    def to_robustness(self) -> Robustness:
+        """Return how they do."""
+        return Robustness(
+            fastest=self.fastest.to_layout(),
+            cases=tuple(case.to_case() for case in self.cases),
+            least_loss=self.least_loss,
+            uneven_least_loss=self.uneven_least_loss,
         )
 
 
@@ -462,6 +550,7 @@ class PlanFile(_Mapping):
     pareto: FrontFile | None = None
     spare: SpareFile | None = None
     schedules: SchedulesFile | None = None
+    robust: RobustFile | None = None
     inputs: InputsFile
 
     @model_validator(mode="after")
@@ -472,6 +561,17 @@ class PlanFile(_Mapping):
                     f"`schedules` prices layout {entry.index}, but the file holds {len(self.plans)} plans.",
                     "Plan again; a plan file is not edited by hand.",
                     field="schedules",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _cases_are_of_its_layouts(self) -> "PlanFile":
+        for case in self.robust.cases if self.robust is not None else ():
+            if len(case.step_seconds) != len(self.plans):
+                raise complaint(
+                    f"`robust` prices {len(case.step_seconds)} layouts, but the file holds {len(self.plans)} plans.",
+                    "Plan again; a plan file is not edited by hand.",
+                    field="robust",
                 )
         return self
 
@@ -541,4 +641,5 @@ class PlanFile(_Mapping):
             front=self.pareto.to_front() if self.pareto else None,
             spare=self.spare.to_spare() if self.spare else None,
             schedules=self.schedules.to_schedules() if self.schedules else None,
+            robustness=self.robust.to_robustness() if self.robust else None,
         )

@@ -6,7 +6,7 @@ model: llama-3.1-70b
 cluster: {preset: dgx-h100, nodes: 8}
 workload: {kind: train, seq_len: 8192, global_batch_size: 512, precision: bf16}
 constraints: {tp: 8, pp: [1, 2, 4], micro_batch_size: {max: 4}, recompute: [none, selective]}
-objective: cost             # step-time, tokens-per-gpu, days, cost, energy or fewest-nodes
+objective: cost             # step-time, tokens-per-gpu, days, cost, energy, fewest-nodes or robust
 deadline_days: 30           # longest that workload.tokens_to_train may take
 node_counts: {min: 2}       # numbers of nodes to choose among; left out, all of the cluster
 ```
@@ -31,6 +31,7 @@ from planner.schema.field_types import (
     Degree,
     Length,
     LoraTargets,
+    OffloadChoice,
     PrecisionChoice,
     Probability,
     RecomputeChoice,
@@ -165,6 +166,7 @@ class ConstraintsFile(_Mapping):
     num_microbatches: Degree | None = None
     recompute: RecomputeChoice | None = None
     sequence_parallel: StrictBool | None = None
+    optimizer_offload: OffloadChoice | None = None
 
     def to_constraints(self) -> Constraints:
         """Return the constraints; what is not constrained is left out."""
@@ -174,6 +176,7 @@ class ConstraintsFile(_Mapping):
             recompute=self.recompute,
             sequence_parallel=self.sequence_parallel,
             cp_kind=self.cp_kind,
+            optimizer_offload=self.optimizer_offload,
         )
 
 

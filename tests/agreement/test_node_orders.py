@@ -13,6 +13,8 @@ from planner.candidates import layout_at
 from planner.capabilities import CAPABILITIES
 from planner.costs import CostTable
 from planner.evaluate import simulated_step_seconds
+from planner.front import front_of
+from planner.ground import ignore
 from planner.layers import build_graph
 from planner.layout import Layout, stages_from_counts
 from planner.memory import memory_ledger, peaks_of_ranks
@@ -23,10 +25,11 @@ from planner.points import Scope
 from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
 from planner.search import search
 from planner.space import enumerate_layouts, interleaved_counts
+from planner.specs import ModelSpec
 from planner.workload import Precision, TrainWorkload
 from profiles.hardware import Cluster
 from profiles.planned import cost_model_on
-from tests.builders import tiny_dense_model
+from tests.builders import GIB, tiny_dense_model, wide_dense_model
 from tests.small_spaces import splits_of
 from tests.unequal_clusters import RATE, unequal_cluster
 
@@ -50,12 +53,12 @@ def request(**pinned: tuple[int, ...]) -> PlanRequest:
     )
 
 
-def every_layout(cluster: Cluster, asked: PlanRequest) -> Iterator[Layout]:
+def every_layout(cluster: Cluster, asked: PlanRequest, model: ModelSpec = MODEL) -> Iterator[Layout]:
     """Yield every legal layout with every split that the search stands for."""
     capabilities = CAPABILITIES[asked.target]
-    graph = build_graph(MODEL, asked.workload, eager=capabilities.eager)
+    graph = build_graph(model, asked.workload, eager=capabilities.eager)
     scope = Scope(
-        model=MODEL,
+        model=model,
         graph=graph,
         num_gpus=cluster.world_size,
         fast_domain_size=cluster.fast_domain_size,
@@ -65,7 +68,7 @@ def every_layout(cluster: Cluster, asked: PlanRequest) -> Iterator[Layout]:
     )
     space = enumerate_layouts(scope)
     table = CostTable(
-        model=MODEL,
+        model=model,
         graph=graph,
         workload=asked.workload,
         cost_model=cost_model_on(cluster, capabilities.software),
@@ -74,30 +77,38 @@ def every_layout(cluster: Cluster, asked: PlanRequest) -> Iterator[Layout]:
     )
     for index in range(len(space.points)):
         layout = layout_at(space.points, index, table)
-        splits = splits_of(MODEL.num_layers, layout.pp)
+        splits = splits_of(model.num_layers, layout.pp)
         if layout.vpp > 1:
-            counts = interleaved_counts(MODEL.num_layers, layout.pp * layout.vpp)
+            counts = interleaved_counts(model.num_layers, layout.pp * layout.vpp)
             assert counts is not None
             splits = iter([counts])
         for counts in splits:
+            if min(counts) < (layout.recompute.num_layers or 0):  # every stage holds as many as are recomputed whole
+                continue
             yield replace(layout, stages=stages_from_counts(counts))
 
 
-def best_of_all(cluster: Cluster, asked: PlanRequest) -> float:
-    """Return the least step time of every layout under every node order that fits."""
+def everything(
+    cluster: Cluster, asked: PlanRequest, model: ModelSpec = MODEL
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], float]]:
+    """Yield every layout under every node order that fits: peaks and whole memories by pipeline rank, and its step."""
     capabilities = CAPABILITIES[asked.target]
-    graph = build_graph(MODEL, asked.workload, eager=capabilities.eager)
+    graph = build_graph(model, asked.workload, eager=capabilities.eager)
     cost_model = cost_model_on(cluster, capabilities.software)
-    found = []
-    for layout in every_layout(cluster, asked):
-        peaks_R = peaks_of_ranks(memory_ledger(place(MODEL, graph, layout, asked.workload, capabilities)))
+    for layout in every_layout(cluster, asked, model):
+        peaks_R = peaks_of_ranks(memory_ledger(place(model, graph, layout, asked.workload, capabilities)))
         for order in permutations(range(cluster.num_nodes)):
             ordered = replace(layout, node_order=order)
             limits_R = pipeline_rank_limits(ordered, cluster, headroom=asked.memory_headroom)
             if all(peak <= limit for peak, limit in zip(peaks_R, limits_R, strict=True)):
-                placed = place(MODEL, graph, ordered, asked.workload, capabilities)
-                found.append(simulated_step_seconds(placed, cost_model))
-    return min(found)
+                placed = place(model, graph, ordered, asked.workload, capabilities)
+                whole_R = pipeline_rank_limits(ordered, cluster, headroom=0.0)
+                yield tuple(peaks_R), whole_R, simulated_step_seconds(placed, cost_model)
+
+
+def best_of_all(cluster: Cluster, asked: PlanRequest) -> float:
+    """Return the least step time of every layout under every node order that fits."""
+    return min(seconds for _, _, seconds in everything(cluster, asked))
 
 
 CASES: dict[str, tuple[Cluster, dict[str, tuple[int, ...]]]] = {
@@ -136,3 +147,34 @@ def test_an_older_gpu_with_less_memory_holds_less() -> None:
     rank = plan.best.on_nodes.order.index(0)
     assert peaks_of_ranks(plan.best.memory)[rank] <= held - 1 == plan.best.on_nodes.memory_limit_bytes_R[rank]
     assert plan.best.step_seconds >= roomy.best.step_seconds
+
+
+def test_the_front_of_memory_where_gpus_differ_is_of_shares_of_their_own_memory() -> None:
+    cluster, model = unequal_cluster(2, older=[1], older_memory_bytes=8 * GIB), wide_dense_model(num_layers=3)
+    plain = request(vpp=(1,), cp=(1,))
+    asked = replace(
+        plain,
+        constraints=replace(plain.constraints, recompute=("none", "full")),
+        workload=replace(plain.workload, seq_len=2048),
+    )
+    front = front_of(search(model, cluster, asked, top=1), num_steps=60, watch=ignore)
+    most = cluster.most_memory_bytes
+    assert front.of_bytes == most
+    assert len(front.points) >= 5
+    found = [
+        (max(peak * most / whole for peak, whole in zip(peaks_R, whole_R, strict=True)), seconds)
+        for peaks_R, whole_R, seconds in everything(cluster, asked, model)
+    ]
+    for point in front.points:
+        assert point.gap < 1e-9
+        assert point.peak_memory_bytes <= point.limit_bytes
+        assert any(
+            seconds == pytest.approx(point.step_seconds, rel=1e-9) and abs(scaled - point.peak_memory_bytes) <= 2
+            for scaled, seconds in found
+        )
+        assert not any(
+            seconds < point.step_seconds * (1 - 1e-9) and scaled <= point.limit_bytes - 2 for scaled, seconds in found
+        )
+    last = front.points[-1].peak_memory_bytes - front.step_bytes
+    assert front.open_below_bytes is None
+    assert min(scaled for scaled, _ in found) > last - 2

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.brute_force import can_say, priced_layouts
+from benchmarks.brute_force import can_say, hosted_layouts, priced_layouts
 from benchmarks.points import Run, is_proved
 from planner.candidates import PointBound, Pricer, Rejected
 from planner.errors import NotExpressibleError
@@ -35,6 +35,7 @@ SUPPRESSED = [HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.dat
 FEW = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=SUPPRESSED)
 MANY = settings(max_examples=250, deadline=None, suppress_health_check=SUPPRESSED)
 ROUNDING = 1e-9
+PARTS = (0.07, 0.5, 0.51, 1.0)
 
 
 def fastest_of(priced: list[tuple[Layout, float]], run: Run) -> float | None:
@@ -43,23 +44,49 @@ def fastest_of(priced: list[tuple[Layout, float]], run: Run) -> float | None:
 
 
 def assert_plan_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
-    """Plan a run under a memory limit that is some layout's peak, or a byte less.
+    """Plan a run under a memory limit that is some layout's peak, or a byte less, with everything on the GPUs."""
+    layouts = list(priced_layouts(run, uneven=True))
+    peaks = sorted({peak for _, peak, _ in layouts})
+    limit = data.draw(st.sampled_from(peaks)) - data.draw(st.sampled_from((0, 1)))
+    fitting = [(layout, seconds()) for layout, peak, seconds in layouts if peak <= limit]
+    assert_plan_is_best_of(fitting, with_memory(run, limit), parts=(0.0,))
+
+
+def assert_hosted_plan_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
+    """Plan a run with states on the hosts, under limits of GPUs and nodes that are some layout's needs, or a byte less.
+
+    A node must hold what some layout that fits into the GPUs puts there, and a tenth of itself beside that.
+    """
+    layouts = list(hosted_layouts(run, PARTS, uneven=True))
+    assume(layouts)
+    limit = data.draw(st.sampled_from(sorted({peak for _, peak, _, _ in layouts}))) - data.draw(st.sampled_from((0, 1)))
+    run = with_memory(run, limit)
+    held = [hosted.num_bytes for _, peak, hosted, _ in layouts if peak <= limit]
+    tenth = run.cluster.host_memory_bytes // 10
+    node_bytes = (data.draw(st.sampled_from(sorted(held or [tenth]))) - tenth) * 10 // 9
+    run = replace(run, cluster=replace(run.cluster, host_memory_bytes=node_bytes + data.draw(st.integers(-2, 2))))
+    fitting = [
+        (layout, seconds())
+        for layout, peak, hosted, seconds in hosted_layouts(run, PARTS, uneven=True)
+        if peak <= limit and hosted.num_bytes <= hosted.limit_bytes
+    ]
+    assert_plan_is_best_of(fitting, replace(run, offloaded=True), parts=PARTS)
+
+
+def assert_plan_is_best_of(fitting: list[tuple[Layout, float]], run: Run, *, parts: tuple[float, ...]) -> None:
+    """Plan a run with these parts of the optimizer's states on the hosts, and hold it against all layouts that fit.
 
     Of uneven splits of interleaved stages the search promises a bound. What it looks at beyond its space makes no plan
     worse.
     """
-    layouts = list(priced_layouts(run, uneven=True))
-    peaks = sorted({peak for _, peak, _ in layouts})
-    limit = data.draw(st.sampled_from(peaks)) - data.draw(st.sampled_from((0, 1)))
-    run = with_memory(run, limit)
-    fitting = [(layout, seconds()) for layout, peak, seconds in layouts if peak <= limit]
     proved = [(layout, seconds) for layout, seconds in fitting if is_proved(layout, run)]
     fastest, fastest_proved = fastest_of(fitting, run), fastest_of(proved, run)
+    request = replace(run.request, constraints=Constraints(optimizer_offload=parts))
     if proved and fastest_proved is None:
         with pytest.raises(NotExpressibleError):
-            search(run.model, run.cluster, run.request)
+            search(run.model, run.cluster, request)
         return
-    plan = search(run.model, run.cluster, run.request)
+    plan = search(run.model, run.cluster, request)
     if fastest_proved is None or fastest is None:
         assert plan.status is Status.INFEASIBLE or plan.best.layout.recompute.is_per_layer
         assert fastest is None
@@ -85,6 +112,23 @@ def test_no_layout_of_many_small_runs_is_better_than_its_plan(run: Run, data: st
     assert_plan_is_exhaustively_best(run, data)
 
 
+@FEW
+@given(run=small_runs(most_layouts=150), data=st.data())
+def test_no_layout_of_a_small_run_with_states_on_the_hosts_is_better_than_its_plan(
+    run: Run, data: st.DataObject
+) -> None:
+    assert_hosted_plan_is_exhaustively_best(run, data)
+
+
+@pytest.mark.long
+@MANY
+@given(run=small_runs(most_layouts=400), data=st.data())
+def test_no_layout_of_many_small_runs_with_states_on_the_hosts_is_better_than_their_plans(
+    run: Run, data: st.DataObject
+) -> None:
+    assert_hosted_plan_is_exhaustively_best(run, data)
+
+
 def test_a_byte_more_or_less_decides_what_fits() -> None:
     run = Run(
         model=replace(tiny_dense_model(num_layers=3), vocab_size=4096),
@@ -92,12 +136,13 @@ def test_a_byte_more_or_less_decides_what_fits() -> None:
         request=replace(
             tiny_request(),
             workload=TrainWorkload(seq_len=1024, global_batch_size=1, precision=Precision.BF16),
-            constraints=Constraints(),
+            constraints=Constraints(optimizer_offload=(0.0,)),
             memory_headroom=0.0,
             target=Target.ANY,
         ),
     )
-    layouts = [(peak, seconds()) for _, peak, seconds in priced_layouts(run)]
+    stated = replace(run, request=replace(run.request, constraints=Constraints()))
+    layouts = [(peak, seconds()) for _, peak, seconds in priced_layouts(stated)]
     peaks = {peak for peak, _ in layouts}
     for limit in sorted(peaks | {peak - 1 for peak in peaks}):
         tight = with_memory(run, limit)

@@ -9,10 +9,13 @@ import pytest
 
 from planner.emit.deepspeed import emit_deepspeed
 from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, emit_megatron
+from planner.emit.node_order import HOSTFILE
 from planner.errors import InputError
+from planner.launch import launch_file_names
 from planner.plan import MemoryLine, Phase, Plan
 from planner.readers.deepspeed import layout_of_files
 from planner.readers.megatron import layout_of, read_megatron
+from planner.request import Target
 from planner.verification.kit import verification_kit
 from planner.workload import Precision, TrainWorkload
 from profiles.hardware import NodeKind, UnequalNodes
@@ -24,6 +27,7 @@ NAMES = ("alpha", "beta", "gamma", "delta")
 RECORDER = '#!/usr/bin/env bash\nprintf "%s\\0" "$@"\n'
 STAND_INS = {
     "torchrun": RECORDER,
+    "deepspeed": RECORDER,
     "srun": '#!/usr/bin/env bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n',
     # Slurm lists a job's hosts in an order of its own.
     "scontrol": "#!/usr/bin/env bash\nprintf '%s\\n' ${ALLOCATED:-alpha beta delta gamma}\n",
@@ -134,6 +138,41 @@ def test_a_node_that_is_not_of_the_plan_is_not_started(stand_ins: Path, tmp_path
     )
     assert result.returncode == 1
     assert "omega is no node of this plan" in result.stderr
+
+
+def test_deepspeed_starts_named_nodes_from_one_by_their_places(stand_ins: Path, tmp_path: Path) -> None:
+    files = FILES["deepspeed"]()
+    assert files[HOSTFILE] == "gamma slots=8\nalpha slots=8\ndelta slots=8\nbeta slots=8\n"
+    result = start(files[LAUNCH_SCRIPT], stand_ins=stand_ins, folder=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    words = result.stdout.split("\0")
+    assert words[:2] == ["--hostfile", f"{tmp_path}/{HOSTFILE}"]
+    assert words[2:6] == ["--no_local_rank", "--master_port", "29500", f"{tmp_path}/train_deepspeed.py"]
+    alone = start(files[LAUNCH_SCRIPT], stand_ins=stand_ins, folder=tmp_path, NODE_RANK="0").stdout.split("\0")
+    program = alone.index(f"{tmp_path}/train_deepspeed.py")
+    assert words[5:] == alone[program:]
+
+
+def test_the_order_as_listed_is_that_of_the_hostfile_too() -> None:
+    assert FILES["deepspeed"](order=())[HOSTFILE].split()[::2] == list(NAMES)
+
+
+def test_no_hostfile_is_written_without_names_or_for_another_framework(stand_ins: Path, tmp_path: Path) -> None:
+    unnamed = FILES["deepspeed"](names=())
+    assert HOSTFILE not in unnamed
+    assert "deepspeed --hostfile" not in unnamed[LAUNCH_SCRIPT]
+    assert HOSTFILE not in FILES["megatron"]()
+    assert HOSTFILE not in emit_deepspeed(ds_plan())
+    result = start(unnamed[LAUNCH_SCRIPT], stand_ins=stand_ins, folder=tmp_path)
+    assert result.returncode != 0
+    assert "NODE_RANK: set it to the number of this node in the cluster file, from 0" in result.stderr
+
+
+def test_the_names_of_the_files_are_known_before_there_is_a_plan() -> None:
+    for names in (NAMES, ()):
+        plan = on_nodes_that_differ(ds_plan(), names=names)
+        announced = launch_file_names(plan.request.workload, plan.cluster, target=Target.DEEPSPEED)
+        assert set(announced) == set(emit_deepspeed(plan))
 
 
 @pytest.mark.parametrize("order", [ORDER, ()])

@@ -86,6 +86,9 @@ def answer(case: dict[str, Any]) -> dict[str, Any]:
         "overlap_comm": zero.overlap_comm,
         "buckets": [zero.reduce_bucket_size, zero.prefetch_bucket_size, zero.max_live_parameters],
         "secondary_shard": zero.zero_hpz_partition_size,
+        "offload": None
+        if zero.offload_optimizer is None
+        else [str(zero.offload_optimizer.device), zero.offload_optimizer.pin_memory, zero.offload_optimizer.ratio],
         "tensor_parallel": read.tensor_parallel_config.autotp_size,
         "bf16": read.bfloat16_config.enabled,
         "fp16": read.float16_config.enabled,

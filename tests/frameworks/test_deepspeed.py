@@ -1,6 +1,7 @@
 """DeepSpeed reads what is emitted as it was meant, and every layout of a model takes the same steps as one process."""
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from planner.emit.deepspeed_config import REDUCE_BUCKET_ELEMENTS
 from planner.graph import graph_parameters
 from planner.inputs import load_inputs
 from planner.layers import build_graph
-from planner.layout import Layout
+from planner.layout import Layout, Offload
 from planner.placement import place
 from planner.plan import Plan
 from planner.search import search
@@ -33,6 +34,7 @@ from tests.emitted.deepspeed_plans import (
     layout_with,
 )
 from tests.emitted.plans import LLAMA_8B, LLAMA_70B
+from tests.emitted.test_node_order_in_bash import on_nodes_that_differ
 from tests.frameworks.deepspeed_environment import (
     Trained,
     environment,
@@ -58,6 +60,9 @@ def searched(*overrides: str) -> Plan:
     return search(inputs.model, inputs.cluster, inputs.request, top=1)
 
 
+WHOLE = Offload(optimizer_fraction=1.0, overlapped=False)
+ON_HOST = replace(layout_with((32,), dp=8, zero_stage=3), offload=WHOLE)
+
 CONFIGURATIONS: Mapping[str, Plan] = {
     "8B, as searched": searched(),
     "70B, as searched": searched("model=llama-3.1-70b", "cluster.nodes=8"),
@@ -70,6 +75,7 @@ CONFIGURATIONS: Mapping[str, Plan] = {
     "70B, weights sharded, second copy in each node": deepspeed_plan(
         LLAMA_70B, layout_with((80,), dp=64, zero_stage=3, secondary_shard=8, recompute=FULL_RECOMPUTE)
     ),
+    "8B, states on the host": deepspeed_plan(LLAMA_8B, ON_HOST),
     "70B, heads exchanged": deepspeed_plan(
         LLAMA_70B, layout_with((80,), cp=8, dp=4, zero_stage=3, num_microbatches=2), seq_len=131072
     ),
@@ -118,6 +124,7 @@ def test_deepspeed_reads_the_plan(name: str, readings: Mapping[str, Mapping[str,
     assert (read["zero_stage"], read["overlap_comm"]) == (layout.zero_stage, layout.overlap.grad_reduce)
     assert read["buckets"] == [REDUCE_BUCKET_ELEMENTS, 50_000_000, DEEPSPEED.prefetched_weights]
     assert read["secondary_shard"] == layout.secondary_shard
+    assert read["offload"] == (["cpu", True, 1.0] if layout.offload is not None else None)
     assert read["tensor_parallel"] == (layout.tp if layout.tp > 1 else 0)
     assert (read["bf16"], read["fp16"]) == (workload.precision is Precision.BF16, workload.precision is Precision.FP16)
     names = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
@@ -366,3 +373,22 @@ def test_the_emitted_script_trains_goes_on_and_reads_tokens(tmp_path: Path) -> N
         assert log.peak_bytes > 0
     assert [line.split()[1] for line in outputs[0]] == ["1/2", "2/2"]
     assert [line.split()[1] for line in outputs[1]] == ["3/3"]
+
+
+def test_its_launcher_reads_the_hostfile_in_the_order_of_the_places(tmp_path: Path) -> None:
+    plan = on_nodes_that_differ(deepspeed_plan(LLAMA, layout_with((4,), dp=32, zero_stage=3)))
+    for name, text in emit_deepspeed(plan).items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    recorder = tmp_path / "deepspeed"
+    recorder.write_text('#!/usr/bin/env bash\nprintf "%s\\0" "$@"\n')
+    recorder.chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    started = subprocess.run(
+        ["/bin/bash", str(tmp_path / "launch.sh")], env=variables, capture_output=True, text=True, check=True
+    )
+    words = started.stdout.split("\0")[:-1]
+    found = run_beside_deepspeed("tests.frameworks.deepspeed_hostfile", words, jobs=1)
+    assert found["hosts"] == [["gamma", 8], ["alpha", 8], ["delta", 8], ["beta", 8]]
+    assert found["program"] == str(tmp_path / "train_deepspeed.py")
+    assert found["no_local_rank"] is True
+    assert found["arguments"] == words[words.index(found["program"]) + 1 :]

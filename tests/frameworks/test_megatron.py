@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from planner.blocks import Activation, DenseFeedForward, Norm, PositionEmbedding, QueryKeyNorm, SelfAttention
 from planner.emit.megatron import LAUNCH_SCRIPT, emit_megatron
-from planner.layout import Granularity, Layout, Recompute
+from planner.layout import Granularity, Layout, Offload, Recompute
 from planner.plan import Plan
 from planner.readers.megatron import read_megatron
 from planner.specs import BlockRun, ModelSpec
@@ -162,6 +162,20 @@ PLANS: Mapping[str, Plan] = {
     ),
     "fully sharded": planned(LLAMA_8B, layout_of_degrees(layers=(32,), dp=8, num_microbatches=16, zero_stage=3)),
     "gradients sharded": planned(LLAMA_8B, layout_of_degrees(layers=(32,), dp=8, num_microbatches=16, zero_stage=2)),
+    "half of the optimizer states on the host": planned(
+        LLAMA_8B,
+        replace(
+            layout_of_degrees(layers=(32,), tp=2, dp=4, num_microbatches=32), offload=Offload(optimizer_fraction=0.5)
+        ),
+    ),
+    "all optimizer states on the host, in fp8": planned(
+        LLAMA_8B,
+        replace(
+            layout_of_degrees(layers=(16, 16), tp=2, pp=2, dp=2, num_microbatches=32),
+            offload=Offload(optimizer_fraction=1.0, overlapped=False),
+        ),
+        precision=Precision.FP8_BLOCKWISE,
+    ),
     "pipeline ranks next to each other": planned(
         LLAMA_8B,
         layout_of_degrees(

@@ -1,15 +1,15 @@
-"""How the number of nodes, the front of memory and time, and lost nodes are printed."""
+"""How the number of nodes, the front of memory and time, lost nodes and slow operations are printed."""
 
 from dataclasses import replace
 
 from cli.render import Table, as_text, shown_columns
 from cli.render_choices import choice_blocks
 from cli.render_plan import plan_blocks
-from planner.choices import NodeCount, NodeVerdict
+from planner.choices import Loss, NodeCount, NodeVerdict
 from planner.objectives import whole_run
 from planner.plan import Infeasible, Plan, Relaxation, Status
 from planner.request import Objective
-from tests.builders import tiny_plan, tiny_plan_with_choices
+from tests.builders import tiny_plan, tiny_plan_with_choices, tiny_robust_plan
 
 WORDS = (
     "tp 2 with sequence parallelism, pp 2, dp {dp}; zero_stage 1; {num} micro-batches of 1; 1f1b; recompute selective"
@@ -178,3 +178,80 @@ def test_bounds_are_in_the_unit_of_the_objective() -> None:
     ):
         text = as_text(plan_blocks(replace(tiny_plan(), objective=objective, bound=bound)))
         assert f"not proven optimal by {objective.value}: at most 20.0 % better is possible (bound {words})." in text
+
+
+ROBUST = """\
+
+If some operations are slower than predicted
+  slower                       by  best then  layout 0   loses  the fastest loses
+  nothing                           250.0 ms  250.0 ms   0.0 %              0.0 %
+  collectives between nodes  50 %   500.0 ms  562.5 ms  12.5 %             50.0 %
+  Layout 0 loses at most 12.5 % against the best layout, with collectives between nodes slower by 50 %.
+  It takes at most 562.5 ms, with collectives between nodes slower by 50 %.
+  The fastest as predicted loses up to 50.0 %, with collectives between nodes slower by 50 %: @fastest; layers per\
+ stage 1, 3.
+  Interleaved stages: as even as can be, and the best of each case; others may do up to 11.1 % better in their\
+ worst case.
+  Best then: the best that was found; that it is the best is not proved in every case.
+"""
+
+
+def test_what_a_robust_layout_loses_in_each_case_is_printed() -> None:
+    plan = tiny_robust_plan()
+    assert as_text(choice_blocks(plan)) == ROBUST.replace("@fastest", WORDS.format(dp=2, num=8))
+    assert "Feasible, not proven optimal by robust: at most 5.6 % better is possible (bound a loss of 6.2 %" in as_text(
+        plan_blocks(plan)
+    )
+
+
+def test_a_layout_that_is_the_best_in_every_case_is_called_so() -> None:
+    plan = tiny_robust_plan()
+    assert plan.robustness is not None
+    cases = tuple(
+        replace(
+            case, best_seconds=case.seconds_P[0], bound_seconds=case.seconds_P[0], fastest_seconds=case.seconds_P[0]
+        )
+        for case in plan.robustness.cases
+    )
+    best = replace(plan.robustness, cases=cases, fastest=plan.best.layout, least_loss=0.0, uneven_least_loss=None)
+    lines = as_text(choice_blocks(replace(plan, robustness=best))).splitlines()
+    assert lines[-2:] == [
+        "  Layout 0 is the best in every case.",
+        "  It takes at most 562.5 ms, with collectives between nodes slower by 50 %.",
+    ]
+    assert "the fastest loses" not in lines[2]
+
+
+def test_losses_of_nodes_that_differ_are_printed_worst_first() -> None:
+    plan = tiny_plan_with_choices()
+    assert plan.spare is not None
+    degraded = plan.spare.replanned
+    worst = Loss(nodes=(1,), num_alike=1, left=(), replanned=None, reason="no layout is legal and fits", proven=True)
+    mild = Loss(nodes=(0,), num_alike=2, left=(1,), replanned=degraded, reason="", proven=False)
+    spare = replace(plan.spare, replanned=None, kept=(), losses=(worst, mild))
+    text = as_text(choice_blocks(replace(tiny_plan(), spare=spare)))
+    fewer = WORDS.format(dp=1, num=16)
+    assert (
+        text
+        == f"""\
+
+With 1 node lost
+  lost                  nodes  step time  lost speed  layout
+  node 1                                     100.0 %  no layout is legal and fits
+  node 0, or 1 like it      1   500.0 ms      50.0 %  {fewer}
+  Lost speed: of layout 0's tokens a second on all nodes. Each row is planned anew on the nodes left.
+  The worst loss is that of node 1.
+  That no layout on the nodes left is faster is not proved of every loss.
+"""
+    )
+
+
+def test_a_front_of_shares_is_printed_in_percent() -> None:
+    front = tiny_plan_with_choices().front
+    assert front is not None
+    shares = replace(front, of_bytes=4 << 30)
+    text = as_text(choice_blocks(replace(tiny_plan(), front=shares)))
+    assert "share of memory" in text
+    assert "75.0 %    250.0 ms" in text
+    assert "within 25.0 % of the upper one. Nothing fits into 0.0 %." in text
+    assert text.endswith("  Shares are of each GPU's own memory; the tightest GPU counts.\n")

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from planner.choices import NodeChoice, NodeCount, NodeVerdict, Spare
+from planner.plan import OffloadedSchedule, OtherSchedules, PricedSchedule
 from planner.schema.plan import plan_to_text
 from tests.pages import read_page
 from tests.unit.cli.samples import infeasible_plan, sample_plan
@@ -97,6 +98,41 @@ def test_the_number_of_nodes_and_lost_nodes_are_on_the_page(tmp_path: Path) -> N
     (body,) = read_page(RUNNER.invoke(app, ["report", str(path)]).stdout).all("body")
     for words in ("Numbers of nodes", "1 node, proven:", "With 1 node lost", "no node is left"):
         assert words in body.text
+
+
+def test_what_other_schedules_would_make_of_it_is_on_the_page(tmp_path: Path) -> None:
+    host = OffloadedSchedule(
+        step_seconds=0.21, peak_memory_bytes=2**29, host_memory_bytes=2**31, moved_fraction=0.5, fits=True
+    )
+    priced = PricedSchedule(
+        schedule="ZB-V",
+        index=0,
+        layers_per_stage=(2, 2),
+        step_seconds=0.2,
+        peak_memory_bytes=2**30,
+        fits=False,
+        needs=("stages in a V",),
+        offloaded=host,
+    )
+    path = tmp_path / "plan.json"
+    schedules = OtherSchedules(priced=(priced,), left_out={"DualPipe": "layout 0: odd"})
+    path.write_text(plan_to_text(replace(sample_plan(), schedules=schedules)))
+    (body,) = read_page(RUNNER.invoke(app, ["report", str(path)]).stdout).all("body")
+    for words in (
+        "Other pipeline schedules",
+        "DualPipe is not priced: layout 0: odd",
+        "With activations in host memory",
+        "210.0 ms",
+    ):
+        assert words in body.text
+
+
+def test_numbers_of_nodes_that_differ_are_explained() -> None:
+    examples = Path(__file__).parents[3] / "examples"
+    words = "Nodes are numbered by their place in the node order of the layout, from 0 on."
+    for case, told in (("llama-3.1-8b-4xdgx-h100-slow-link", True), ("llama-3.1-8b-1xdgx-h100", False)):
+        page = RUNNER.invoke(app, ["report", str(examples / case / "expected")]).stdout
+        assert (words in page) == told
 
 
 def test_a_missed_deadline_is_not_called_missing_memory(tmp_path: Path) -> None:

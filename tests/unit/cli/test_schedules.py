@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from cli.render_schedules import schedule_blocks, verdict_in_words
+from cli.render_schedules import schedule_blocks, schedules_document, verdict_in_words
 from planner.documents import parse_document
 from planner.errors import InputError
-from planner.plan import OtherSchedules, Plan, PricedSchedule
+from planner.plan import OffloadedSchedule, OtherSchedules, Plan, PricedSchedule
 from planner.request import Target
 from planner.schema.plan import plan_from_document, plan_to_text
 from tests.builders import tiny_infeasible_plan, tiny_plan
@@ -27,7 +27,19 @@ constraints: {pp: 4, tp: 1}
 """
 
 
-def entry(schedule: str, step_seconds: float, *, fits: bool = True, index: int = 0) -> PricedSchedule:
+def offloaded(step_seconds: float, *, fits: bool = True) -> OffloadedSchedule:
+    return OffloadedSchedule(
+        step_seconds=step_seconds,
+        peak_memory_bytes=2**29,
+        host_memory_bytes=2**31,
+        moved_fraction=0.5,
+        fits=fits,
+    )
+
+
+def entry(
+    schedule: str, step_seconds: float, *, fits: bool = True, index: int = 0, host: OffloadedSchedule | None = None
+) -> PricedSchedule:
     return PricedSchedule(
         schedule=schedule,
         index=index,
@@ -36,6 +48,7 @@ def entry(schedule: str, step_seconds: float, *, fits: bool = True, index: int =
         peak_memory_bytes=2**30,
         fits=fits,
         needs=("stages in a V",),
+        offloaded=host,
     )
 
 
@@ -73,7 +86,9 @@ def test_without_the_option_a_plan_holds_none(spec: Path) -> None:
 
 
 def test_a_plan_with_schedules_to_json_and_back_is_the_same_plan() -> None:
-    plan = plan_with(entry("ZB-V", 0.2), left_out={"DualPipe": "odd"})
+    plan = plan_with(
+        entry("ZB-V", 0.2), entry("ZB-H2", 0.3, fits=False, host=offloaded(0.4)), left_out={"DualPipe": "odd"}
+    )
     text = plan_to_text(plan)
     assert plan_from_document(parse_document(text, file="plan.json")) == plan
     data = json.loads(text)
@@ -91,6 +106,10 @@ def test_a_plan_with_schedules_to_json_and_back_is_the_same_plan() -> None:
         ),
         ((entry("ZB-V", 0.3),), "Target megatron costs nothing: no other schedule that fits is faster."),
         ((entry("ZB-V", 0.1, fits=False),), "Target megatron costs nothing: no other schedule fits."),
+        (
+            (entry("ZB-V", 0.1, fits=False, host=offloaded(0.2)), entry("GPipe", 0.3)),
+            "Target megatron costs 20.0 %: with ZB-V layout 0, with activations in host memory, would take 200.0 ms.",
+        ),
     ],
 )
 def test_what_the_target_costs_in_words(priced: tuple[PricedSchedule, ...], words: str) -> None:
@@ -119,3 +138,27 @@ def test_nothing_is_shown_where_nobody_asked_and_no_pipeline_is_said() -> None:
     assert schedule_blocks(tiny_plan()) == ()
     assert schedule_blocks(tiny_infeasible_plan()) == ()
     assert "No layout of this plan has a pipeline" in repr(schedule_blocks(plan_with()))
+
+
+def test_what_activations_on_the_host_would_make_of_the_schedules_is_a_table_of_its_own() -> None:
+    plan = plan_with(entry("ZB-V", 0.2, fits=False, host=offloaded(0.21)), entry("GPipe", 0.3))
+    shown = repr(schedule_blocks(plan))
+    assert "With activations in host memory" in shown
+    assert "('ZB-V', '0', '210.0 ms', '0.50 GiB', '2.00 GiB', 'yes')" in shown
+    assert "activations copied to host memory and back beside the passes" in shown
+    document = schedules_document(plan)
+    assert document is not None
+    parts = document["priced"]
+    assert isinstance(parts, list)
+    assert [part["offloaded"] for part in parts] == [
+        {
+            "step_seconds": 0.21,
+            "peak_memory_bytes": 2**29,
+            "host_memory_bytes": 2**31,
+            "moved_fraction": 0.5,
+            "fits": True,
+        },
+        None,
+    ]
+    without = repr(schedule_blocks(plan_with(entry("ZB-V", 0.2))))
+    assert "host memory" not in without

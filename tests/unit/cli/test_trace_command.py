@@ -3,12 +3,17 @@
 import itertools
 import json
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from planner.layout import stages_from_counts
+from planner.schema.plan import plan_to_text
+from tests.unit.planner.test_other_schedules import LAYOUT
+from tests.unit.planner.test_other_schedules import plan_of as plan_of_layouts
 
 RUNNER = CliRunner()
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -103,3 +108,77 @@ def test_a_trace_is_written_beside_the_plan_and_never_over_another(tmp_path: Pat
     missing = RUNNER.invoke(app, ["trace", plan, "--index", "9"])
     assert missing.exit_code == 2
     assert "--index 9 is none of its" in missing.stderr
+
+
+@pytest.mark.parametrize("schedule", ["ZB-V", "bidirectional interleaved"])
+def test_copies_to_and_from_the_host_have_streams_of_their_own(schedule: str) -> None:
+    events = traced(NAMES[0], "--schedule", schedule, "--offload")["traceEvents"]
+    threads = {(event["tid"], str(event["args"])) for event in events if event["name"] == "thread_name"}
+    assert threads == {
+        (1, "{'name': 'passes'}"),
+        (3, "{'name': 'copies to the host'}"),
+        (4, "{'name': 'copies from the host'}"),
+    }
+    streams: dict[tuple[object, object], list[Event]] = defaultdict(list)
+    for event in events:
+        if event["ph"] == "X":
+            streams[event["pid"], event["tid"]].append(event)
+    assert {thread for _, thread in streams} == {1, 3, 4}
+    for stream in streams.values():
+        for before, after in itertools.pairwise(stream):
+            assert end(before) <= float(str(after["ts"])) + 0.002
+    flows = Counter((event["ph"], event["id"]) for event in events if event["ph"] in {"s", "f"})
+    assert set(flows.values()) == {1}
+    assert {flow for phase, flow in flows if phase == "s"} == {flow for phase, flow in flows if phase == "f"}
+    counted: dict[tuple[object, object], list[int]] = defaultdict(list)
+    for event in events:
+        if event["ph"] == "C":
+            arguments = event["args"]
+            assert isinstance(arguments, dict)
+            counted[event["pid"], event["name"]].append(*arguments.values())
+    assert {name for _, name in counted} == {"activations", "activations on the host"}
+    for values in counted.values():
+        assert min(values) == values[-1] == 0
+        assert max(values) > 2**30
+
+
+def test_a_schedule_is_shown_without_copies_too() -> None:
+    events = traced(NAMES[0], "--schedule", "DualPipe")["traceEvents"]
+    assert {event["tid"] for event in events if event["ph"] == "X"} == {1}
+    assert {event["cat"] for event in events if event["ph"] == "X"} == {
+        "forward",
+        "backward",
+        "input gradient",
+        "weight gradient",
+        "interwoven",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--offload"],
+            "error: --offload shows a schedule that `plan --schedules` prices.\nAdd --schedule NAME.\n",
+        ),
+        (
+            ["--schedule", "1F1B"],
+            "error: Layout 0 does not run under 1F1B: the search chooses among it and interleaving.\n",
+        ),
+    ],
+)
+def test_what_cannot_be_shown_says_why(arguments: list[str], message: str) -> None:
+    result = RUNNER.invoke(app, ["trace", str(EXAMPLES / NAMES[0] / "expected"), *arguments])
+    assert result.exit_code == 2
+    assert result.stderr == message
+
+
+def test_a_schedule_that_nothing_can_leave_is_not_shown_with_copies(tmp_path: Path) -> None:
+    # Of two micro-batches in flight one runs, and the other is on its way.
+    layout = replace(LAYOUT, pp=2, dp=4, num_microbatches=8, stages=stages_from_counts((17, 15)))
+    path = tmp_path / "plan.json"
+    path.write_text(plan_to_text(replace(plan_of_layouts(layout), baseline=None)))
+    result = RUNNER.invoke(app, ["trace", str(path), "--schedule", "1F1B", "--offload"])
+    assert result.exit_code == 2
+    assert result.stderr == "error: Under 1F1B no activations of layout 0 can wait in host memory.\n"
+    assert RUNNER.invoke(app, ["trace", str(path), "--schedule", "1F1B"]).exit_code == 0

@@ -98,22 +98,17 @@ def test_groups_are_pointed_at_too(tmp_path: Path) -> None:
 
 def test_what_is_not_searched_on_nodes_that_differ_is_said(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, MIXED.replace("PRECISION", "bf16"))
-    spared = RUNNER.invoke(app, ["plan", spec, "--spare", "1"])
-    assert spared.exit_code == ExitCode.BAD_INPUT
-    assert spared.stderr == (
-        "error: --spare 1: which node is lost matters where nodes differ, and is not searched.\n"
-        "Plan the cluster without the node by itself.\n"
-    )
     chosen = RUNNER.invoke(app, ["plan", spec, "--set", "node_counts=[1, 2]"])
     assert chosen.exit_code == ExitCode.BAD_INPUT
-    assert "the number of nodes cannot be chosen where nodes differ: which of them to take is not searched." in (
-        chosen.stderr
-    )
-    front = RUNNER.invoke(app, ["plan", spec, "--pareto", "4"])
-    assert front.exit_code == ExitCode.BAD_INPUT
-    assert front.stderr == (
-        "error: --pareto: less memory means another thing for each kind of GPU here, and is not searched.\n"
-        "Plan GPUs of one memory by themselves.\n"
+    assert (
+        "the number of nodes cannot be chosen where nodes differ: a number does not say which of them are taken, and"
+        " which are the best few depends on the layout.\n"
+        "Plan each choice that you have by itself: change `nodes` of the cluster's groups."
+    ) in chosen.stderr
+    hosted = RUNNER.invoke(app, ["plan", spec, "--set", "constraints.optimizer_offload=[0, 1]"])
+    assert hosted.exit_code == ExitCode.BAD_INPUT
+    assert "`optimizer_offload` asks for states on the hosts, which is not searched where nodes differ." in (
+        hosted.stderr
     )
     scheduled = RUNNER.invoke(app, ["plan", spec, "--schedules"])
     assert scheduled.exit_code == ExitCode.OK

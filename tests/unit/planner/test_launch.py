@@ -26,12 +26,13 @@ def test_a_sound_plan_gives_both_scripts() -> None:
 
 def test_the_names_are_known_before_there_is_a_plan() -> None:
     plan = tiny_plan()
-    assert set(launch_file_names(plan.request.workload)) == set(launch_files(plan))
+    assert set(launch_file_names(plan.request.workload, plan.cluster)) == set(launch_files(plan))
     adapters = replace(
         plan.request.workload, method=TrainMethod.LORA, lora=Lora(rank=4, alpha=8.0, target_modules=("qkv",))
     )
     trained = replace(plan, request=replace(plan.request, workload=adapters))
-    assert set(launch_file_names(adapters)) == set(launch_files(trained)) == {"job.sbatch", "launch.sh", "lora_gpt.py"}
+    names = {"job.sbatch", "launch.sh", "lora_gpt.py"}
+    assert set(launch_file_names(adapters, plan.cluster)) == set(launch_files(trained)) == names
 
 
 def test_a_plan_that_was_edited_into_nonsense_is_refused() -> None:

@@ -106,6 +106,7 @@ def test_every_objective_has_the_same_best_plan_and_its_own_bound() -> None:
     assert by_objective[Objective.COST].bound == pytest.approx(2.0 * 8 * seconds / 3600)
     assert by_objective[Objective.ENERGY].bound == pytest.approx(600.0 * 8 * seconds)
     assert by_objective[Objective.FEWEST_NODES].bound == 2.0
+    assert by_objective[Objective.ROBUST].bound is None  # `planner.robust` gives it one
 
 
 def test_headroom_is_left_free() -> None:

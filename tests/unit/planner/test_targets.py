@@ -30,7 +30,7 @@ def test_files_have_the_announced_names_and_read_back_as_the_plan(target: Target
     plan, framework = plan_for(target), FRAMEWORKS[target]
     framework.require_expressible(plan.model, plan.request.workload, plan.best.layout, plan.cluster)
     files = framework.emit(plan, 0)
-    assert set(files) == set(framework.launch_file_names(plan.request.workload))
+    assert set(files) == set(framework.launch_file_names(plan.request.workload, plan.cluster))
     read = framework.read_back(files)
     assert set(read) == {"launch.sh", "job.sbatch"}
     assert set(read.values()) == {plan.best.layout}
@@ -55,7 +55,7 @@ def test_any_target_has_no_framework() -> None:
     assert framework_of(Target.ANY) is None
     assert framework_of(Target.DEEPSPEED) is FRAMEWORKS[Target.DEEPSPEED]
     with pytest.raises(InputError, match="no files can be written for target any"):
-        launch_file_names(FP8, target=Target.ANY)
+        launch_file_names(FP8, cluster_of(1, 8), target=Target.ANY)
 
 
 def test_the_launch_files_are_the_plans_targets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,3 +116,19 @@ def test_the_rows_of_a_rank_follow_the_phases_of_a_step() -> None:
     cells = [row[:2] for row in page_of(PLANNED.memory[::-1]).all("details")[-1].rows()[1:]]
     for _, rows in groupby(cells, key=lambda row: row[0]):
         assert [phase for _, phase in rows] == [phase.value for phase in Phase]
+
+
+def test_ranks_with_limits_of_their_own_have_lines_of_their_own() -> None:
+    ranks = sorted({line.rank for line in PLANNED.memory})
+    lines = tuple(replace(line, rank=rank) for rank in range(3) for line in PLANNED.memory if line.rank == ranks[0])
+    limits = (7 * GIB, 7 * GIB, 6 * GIB)
+    page = read_elements(*memory_elements(lines, limit_bytes=limits, gpu_bytes=8 * GIB))
+    assert len(page.with_class("limit")) == 2
+    for words in ("7.00 GiB", "6.00 GiB usable"):
+        assert words in page.text
+    # The rank with least left is the heaviest, though all hold as much.
+    assert "Rank 2, the heaviest" in page.text
+    ledger = ledger_of(lines, limit_bytes=limits)
+    left = {rank: limits[rank] - ledger.total_bytes(rank, Phase.FORWARD_BACKWARD) for rank in range(3)}
+    cells = [node.attributes["value"] for node in page.all("data")]
+    assert {str(value) for value in left.values()} <= set(cells)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import pytest
 
 from planner.errors import InputError
-from planner.layout import Granularity
+from planner.layout import Granularity, Offload
 from planner.readers.deepspeed import DeepSpeedJob, layout_of, read_deepspeed, workload_of
 from planner.workload import DType, Optimizer, Precision
 
@@ -187,3 +187,38 @@ def test_errors_of_the_programs_arguments_say_where(words: str, message: str) ->
 def test_a_configuration_is_a_mapping(config: str) -> None:
     with pytest.raises(InputError, match="This is no DeepSpeed configuration"):
         read_deepspeed(SCRIPT, file="launch.sh", config=config)
+
+
+def offloading(stage: int = 3, **keys: object) -> Mapping[str, object]:
+    return {"zero_optimization": {"stage": stage, "offload_optimizer": {"device": "cpu", **keys}}}
+
+
+def test_states_on_the_host_are_read() -> None:
+    offload = Offload(optimizer_fraction=1.0, overlapped=False)
+    assert layout_of(job_of(offloading())).offload == offload
+    assert layout_of(job_of(offloading(ratio=1.0, pin_memory=True))).offload == offload
+    assert layout_of(job_of(offloading(device="none"))).offload is None
+    nothing = {"stage": 3, "offload_param": {"device": "none"}, "offload_optimizer": None}
+    assert layout_of(job_of({"zero_optimization": nothing})).offload is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "hint"),
+    [
+        (offloading(device="nvme"), "device is 'nvme'.", "Plans price cpu, or none."),
+        (offloading(stage=2), "offload_optimizer with stage 2 is not priced by plans.", "Use stage 3, or no offload."),
+        (offloading(pin_memory=False), "pin_memory is false, which plans do not price.", "Use true."),
+        (offloading(ratio=0.5), "ratio is 0.5, which plans do not price.", "Use 1.0."),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}},
+            "device puts weights on the host, which plans do not price.",
+            "Use none: stage 3 keeps each rank's share of them on its GPU.",
+        ),
+    ],
+)
+def test_what_is_offloaded_otherwise_is_refused(changes: Mapping[str, object], message: str, hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        layout_of(job_of(changes))
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+    assert caught.value.location is not None
+    assert caught.value.location.line is not None

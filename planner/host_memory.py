@@ -1,0 +1,156 @@
+"""The ledger of a node's memory: what offloaded optimizer states take there, and what is left for everything else.
+
+All ranks of a pipeline rank keep the same, so the node that keeps most is found among those with different pipeline
+ranks. Megatron-LM moves whole tensors until the fraction is reached, so a rank may keep one tensor more on its host;
+none keeps more on its GPU. DeepSpeed moves all states, and with them the share of the gradients that is added to
+(`stage3.py: grad_partitions_flat_buffer`). What else lies there: `planner.offload`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.communication import num_moments, shard_ranks
+from planner.layout import Layout
+from planner.offload import FP32_BYTES, offloaded_elements, updated_elements
+from planner.placement import PlacedModel
+from planner.plan import HostLine, HostMemory
+from planner.state_bytes import gradients_on_host
+from profiles.hardware import Cluster
+
+FloatArray = NDArray[np.float64]
+
+GIB = 1 << 30
+PROCESS_BYTES = 8 * GIB
+PROCESS_SOURCE = (
+    "assumption: 8 GiB of host memory for each GPU's process: interpreter, CUDA, data loading; no published figure"
+)
+SYSTEM_FRACTION = 0.1
+SYSTEM_SOURCE = "assumption: a tenth of a node's memory for the system, file caches and checkpoints being written"
+PINNED_ROUNDING = 2
+"""At most what rounding a page-locked buffer up to a power of two makes of it."""
+
+ASSUMED_HOST_SOURCES = frozenset({PROCESS_SOURCE, SYSTEM_SOURCE})
+"""Sources of figures that nobody measured for this hardware."""
+
+PARAMETERS = "offloaded master weights"
+MOMENTS = "offloaded moments"
+GRADIENTS = "page-locked gradients"
+ACCUMULATED = "accumulated gradients"
+CONSTRUCTION = "unsplit master weights"
+PROCESSES = "processes"
+SYSTEM = "system"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RankBytes:
+    """What one rank keeps on its host: in every step, and while its optimizer is made."""
+
+    parameters: int
+    moments: int
+    gradients: int
+    accumulated: int
+    construction: int
+
+
+def host_memory(placed: PlacedModel, cluster: Cluster) -> HostMemory | None:
+    """Return the ledger of the node that keeps most; None where nothing is offloaded."""
+    layout = placed.layout
+    if layout.offload is None:
+        return None
+    of_rank = [_rank_bytes(placed, pipeline_rank) for pipeline_rank in range(layout.pp)]
+    nodes = {ranks_of_node(layout, cluster.gpus_per_node, node) for node in range(cluster.num_nodes)}
+    ledgers = [_node_lines([of_rank[rank] for rank in ranks], placed) for ranks in sorted(nodes)]
+    heaviest = max(ledgers, key=lambda lines: sum(line.num_bytes for line in lines))
+    return HostMemory(lines=(*heaviest, *reserve(cluster)), limit_bytes=cluster.host_memory_bytes)
+
+
+def least_node_bytes(offloaded_X: FloatArray, *, num_moments: int, cluster: Cluster) -> FloatArray:
+    """Return what the node that keeps most keeps at least, as an array over points.
+
+    Args:
+        offloaded_X: Elements of a rank whose states are on the host, on average; one less is counted, for rounding.
+        num_moments: Moments of each.
+        cluster: The nodes.
+    """
+    of_element = (1 + num_moments + PINNED_ROUNDING) * FP32_BYTES
+    offloaded_bytes_X = cluster.gpus_per_node * np.maximum(offloaded_X - 1.0, 0.0) * of_element
+    needed_X: FloatArray = offloaded_bytes_X + sum(line.num_bytes for line in reserve(cluster))
+    return needed_X
+
+
+def reserve(cluster: Cluster) -> tuple[HostLine, ...]:
+    """Return what a node needs whatever is offloaded."""
+    return (
+        HostLine(term=PROCESSES, num_bytes=cluster.gpus_per_node * PROCESS_BYTES, source=PROCESS_SOURCE),
+        HostLine(term=SYSTEM, num_bytes=int(cluster.host_memory_bytes * SYSTEM_FRACTION), source=SYSTEM_SOURCE),
+    )
+
+
+def ranks_of_node(layout: Layout, gpus_per_node: int, node: int) -> tuple[int, ...]:
+    """Return the pipeline rank of each GPU of a node, by its place."""
+    first = node * gpus_per_node
+    return tuple(rank // layout.stage_distance % layout.pp for rank in range(first, first + gpus_per_node))
+
+
+def _rank_bytes(placed: PlacedModel, pipeline_rank: int) -> _RankBytes:
+    layout = placed.layout
+    assert layout.offload is not None
+    trainable = placed.elements(pipeline_rank, trainable=True)
+    dense_ranks, expert_ranks = shard_ranks(layout, zero_stage=1)
+    updated = updated_elements(
+        dense=trainable.dense, expert=trainable.expert, dense_ranks=dense_ranks, expert_ranks=expert_ranks
+    )
+    if gradients_on_host(layout):
+        share = updated * placed.workload.gradient_dtype.num_bytes
+        return _RankBytes(
+            parameters=updated * FP32_BYTES,
+            moments=updated * num_moments(placed.workload) * FP32_BYTES,
+            gradients=updated * FP32_BYTES * PINNED_ROUNDING,
+            accumulated=1 << max(share - 1, 0).bit_length(),
+            construction=0,
+        )
+    tensor = placed.largest_tensor(pipeline_rank)
+    away = min(updated, offloaded_elements(updated, layout.offload) + tensor)
+    whole = min(trainable.total, offloaded_elements(trainable.total, layout.offload) + tensor)
+    return _RankBytes(
+        parameters=away * FP32_BYTES,
+        moments=away * num_moments(placed.workload) * FP32_BYTES,
+        gradients=away * FP32_BYTES * PINNED_ROUNDING,
+        accumulated=0,
+        construction=whole * FP32_BYTES,
+    )
+
+
+def _node_lines(ranks: list[_RankBytes], placed: PlacedModel) -> tuple[HostLine, ...]:
+    """Return what the ranks of a node keep in the phase that takes more."""
+    layout = placed.layout
+    part = f"{layout.offloaded_fraction:.4g} of the states of {len(ranks)} ranks"
+    if not gradients_on_host(layout):
+        part = f"{part}, and a tensor of each"
+    parameters = HostLine(term=PARAMETERS, num_bytes=sum(rank.parameters for rank in ranks), source=f"fp32; {part}")
+    step = (
+        parameters,
+        HostLine(
+            term=MOMENTS,
+            num_bytes=sum(rank.moments for rank in ranks),
+            source=f"{num_moments(placed.workload)} in fp32; {part}",
+        ),
+        HostLine(
+            term=GRADIENTS,
+            num_bytes=sum(rank.gradients for rank in ranks),
+            source=f"fp32, twice for buffers that are rounded up to a power of two; {part}",
+        ),
+    )
+    if gradients_on_host(layout):
+        source = f"{placed.workload.gradient_dtype}, one page-locked buffer a rank, rounded up to a power of two"
+        accumulated = sum(rank.accumulated for rank in ranks)
+        return (*step, HostLine(term=ACCUMULATED, num_bytes=accumulated, source=source))
+    construction = HostLine(
+        term=CONSTRUCTION,
+        num_bytes=sum(rank.construction for rank in ranks),
+        source="fp32 copies of the ranks' whole weights, while the split optimizer is made",
+    )
+    beginning = (parameters, construction)
+    return max(step, beginning, key=lambda lines: sum(line.num_bytes for line in lines))

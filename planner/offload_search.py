@@ -1,0 +1,189 @@
+"""Search the points with a part of the optimizer's states in host memory, behind those that keep all on the GPUs.
+
+What the host takes is priced by assumptions alone (`profiles.host`), so unless the user asks for offload by name it is
+searched only where nothing fits without. Which part is offloaded is chosen point by point (`planner.offload_prices`).
+Here each point is given the largest part that its nodes may hold and the least that its GPUs may need, both by bounds:
+more on the hosts never takes more of a GPU, nor less of a node. Where plans are known that keep everything on the GPUs,
+only points whose bound beats them are looked at.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from planner.communication import num_moments
+from planner.costs import CostTable
+from planner.host_memory import least_node_bytes
+from planner.offload import SHARDED_WEIGHTS
+from planner.offload_prices import OffloadPricer
+from planner.points import BoolArray, IntArray, Points, Scope
+from planner.space import Space, enumerate_layouts, offload_percents
+from planner.visit import BEYOND_HOST, OUTBID, Refused, Visit, Watch, added, visit
+from profiles.hardware import Cluster
+
+
+def visit_hosted(  # noqa: PLR0913 - what is searched, where, and what is known of it
+    scope: Scope,
+    table: CostTable,
+    cluster: Cluster,
+    *,
+    limit_bytes: int,
+    before: Visit,
+    top: int,
+    watch: Watch,
+    refused: Refused,
+) -> Visit:
+    """Return what was visited before, and what came of the points with offloaded states."""
+    percents = offload_percents(scope)
+    asked = scope.constraints.optimizer_offload is not None
+    if not percents or (before.candidates and not asked):
+        return before
+    watch("enumerating layouts with offloaded states", 0, 1)
+    ceiling = before.candidates[top - 1].step_seconds if len(before.candidates) >= top else math.inf
+    space, searched, pruned = _searched(scope, table, cluster, limit_bytes=limit_bytes, ceiling_seconds=ceiling)
+    seen = visit(
+        searched,
+        table,
+        OffloadPricer(table, limit_bytes=limit_bytes, cluster=cluster, percents=percents),
+        scope=scope,
+        start=None,
+        top=top,
+        watch=watch,
+        refused=refused,
+        rivals=before.candidates,
+    )
+    return _merged(
+        before,
+        replace(
+            seen,
+            pruned=added(pruned, seen.pruned),
+            offloaded_considered=space.considered,
+            offloaded_legal=len(space.points) + space.unfit,
+        ),
+    )
+
+
+def least_hosted_seconds(scope: Scope, table: CostTable, cluster: Cluster, *, limit_bytes: int) -> float:
+    """Return a time that no layout with offloaded states undercuts; infinite where none fits."""
+    if not offload_percents(scope):
+        return math.inf
+    _, searched, _ = _searched(scope, table, cluster, limit_bytes=limit_bytes, ceiling_seconds=math.inf)
+    least = math.inf
+    for points in (searched.points, searched.unsimulated):
+        fitting = points.where(table.fits_X(points, limit_bytes=limit_bytes))
+        if len(fitting):
+            least = min(least, float(table.least_seconds_X(fitting).min()))
+    return least
+
+
+def _searched(
+    scope: Scope, table: CostTable, cluster: Cluster, *, limit_bytes: int, ceiling_seconds: float
+) -> tuple[Space, Space, dict[str, int]]:
+    """Return the space with as much offloaded as may be, its promising points, and the account of the others.
+
+    Args:
+        scope: What is enumerated.
+        table: Costs.
+        cluster: Knows what each node has.
+        limit_bytes: What each GPU may use.
+        ceiling_seconds: A step this long is of no interest.
+    """
+    narrow = partial(_narrowed, table=table, cluster=cluster, limit_bytes=limit_bytes, percents=offload_percents(scope))
+    may_fit = partial(table.fits_X, limit_bytes=limit_bytes)
+    space = enumerate_layouts(scope, may_fit=may_fit, offload_percent=offload_percents(scope)[-1])
+    pruned = dict(space.pruned)
+    points, held_X = narrow(space.points)
+    _add(pruned, BEYOND_HOST, int((~held_X).sum()))
+    points = points.where(held_X)
+    promising_X = _promising_X(points, table, ceiling_seconds)
+    _add(pruned, OUTBID, int((~promising_X).sum()))
+    long, long_held_X = narrow(space.unsimulated)
+    long = long.where(long_held_X)
+    searched = replace(
+        space,
+        points=points.where(promising_X),
+        unsimulated=long.where(_promising_X(long, table, ceiling_seconds)),
+    )
+    return space, searched, pruned
+
+
+def _narrowed(
+    points: Points, *, table: CostTable, cluster: Cluster, limit_bytes: int, percents: tuple[int, ...]
+) -> tuple[Points, BoolArray]:
+    """Return points with the parts that they may have, and which have any; those that fit into no GPU keep them all."""
+    if not len(points):
+        return points, np.ones(0, dtype=np.bool_)
+    updated_X = table.mean_updated_X(points)
+    moments = num_moments(table.workload)
+
+    def held_X(percent_X: IntArray) -> BoolArray:
+        needed_X = least_node_bytes(updated_X * (percent_X / 100), num_moments=moments, cluster=cluster)
+        held_X: BoolArray = needed_X <= cluster.host_memory_bytes
+        return held_X
+
+    def fits_X(percent_X: IntArray) -> BoolArray:
+        return table.fits_X(replace(points, optimizer_offload_X=percent_X), limit_bytes=limit_bytes)
+
+    fitting_X = fits_X(points.optimizer_offload_X)
+    too_many_X = _first_X(lambda percent_X: ~held_X(percent_X), percents, len(points))
+    most_X = np.array((percents[0], *percents))[too_many_X]
+    least_index_X = _first_X(fits_X, percents, len(points))
+    least_X = np.array((*percents, percents[-1]))[least_index_X]
+    least_X = np.where(points.zero_stage_X == SHARDED_WEIGHTS, percents[-1], least_X)  # all or nothing
+    kept_X = ~fitting_X | ((too_many_X > 0) & (least_X <= most_X))
+    narrowed = replace(
+        points,
+        optimizer_offload_X=np.where(fitting_X, most_X, points.optimizer_offload_X),
+        least_offload_X=np.where(fitting_X, np.minimum(least_X, most_X), percents[0]),
+    )
+    return narrowed, kept_X
+
+
+def _first_X(test: Callable[[IntArray], BoolArray], percents: tuple[int, ...], count: int) -> IntArray:
+    """Return the index of the first part that passes a test, for each point; behind the last where none does.
+
+    What passes does with every larger part.
+    """
+    known = np.array(percents)
+    low_X, high_X = np.zeros(count, dtype=np.int64), np.full(count, len(percents), dtype=np.int64)
+    while (low_X < high_X).any():
+        middle_X = (low_X + high_X) // 2
+        passes_X = test(known[np.minimum(middle_X, len(percents) - 1)])
+        open_X = low_X < high_X
+        high_X = np.where(open_X & passes_X, middle_X, high_X)
+        low_X = np.where(open_X & ~passes_X, middle_X + 1, low_X)
+    return high_X
+
+
+def _promising_X(points: Points, table: CostTable, ceiling_seconds: float) -> BoolArray:
+    """Return which points may take less than the plans that are known."""
+    if math.isinf(ceiling_seconds) or not len(points):
+        return np.ones(len(points), dtype=np.bool_)
+    promising_X: BoolArray = table.least_seconds_X(points) < ceiling_seconds
+    return promising_X
+
+
+def _add(pruned: dict[str, int], reason: str, number: int) -> None:
+    if number:
+        pruned[reason] = pruned.get(reason, 0) + number
+
+
+def _merged(before: Visit, seen: Visit) -> Visit:
+    """Return two visits as one, the second having begun with the candidates of the first."""
+    best = seen.candidates[0].step_seconds if seen.candidates else math.inf
+    uneven = (before.uneven_bound_seconds, seen.uneven_bound_seconds)
+    return Visit(
+        candidates=seen.candidates,
+        bound_seconds=min(before.bound_seconds, seen.bound_seconds),
+        pruned=added(before.pruned, seen.pruned),
+        simulated=before.simulated + seen.simulated,
+        unsettled=before.unsettled + seen.unsettled,
+        refusal=before.refusal or seen.refusal,
+        uneven_bound_seconds=min((bound for bound in uneven if bound is not None and bound < best), default=None),
+        thumb=before.thumb,
+        offloaded_considered=seen.offloaded_considered,
+        offloaded_legal=seen.offloaded_legal,
+    )

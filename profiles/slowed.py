@@ -1,0 +1,112 @@
+"""What operations take where one class of them is slower than predicted.
+
+Every operation belongs to one class. What a kernel hides of a collective, a slower kernel hides more of, so a step gets
+longer by less than its class does.
+"""
+
+from enum import StrEnum
+from functools import lru_cache
+
+from profiles.collectives import CollectivePrices
+from profiles.constants import OPERATIONS_BAND, Constant
+from profiles.estimate import CostModel, Estimate
+from profiles.hardware import Cluster, LinkKind
+from profiles.ops import Attention, Collective, ComputeOp, Gemm, HostCopy, HostPass, MemoryBound, StateScan
+from profiles.software import Software, TensorParallelOverlap
+
+
+class OperationClass(StrEnum):
+    """What may be slower than predicted, all of it together."""
+
+    PRODUCTS = "matrix products"
+    ATTENTION = "attention"
+    """Recurrences too, of which nothing is on record."""
+    MEMORY_BOUND = "memory-bound kernels"
+    INSIDE = "collectives inside a node"
+    BETWEEN = "collectives between nodes"
+    HOST = "launches of the host"
+    """Copies to host memory and passes over it too, of which nothing is on record."""
+
+    @property
+    def band(self) -> Constant:
+        """Return how far it may be off, as a factor less one."""
+        return OPERATIONS_BAND[self.value]
+
+
+def classes_on(cluster: Cluster) -> tuple[OperationClass, ...]:
+    """Return the classes of which a cluster runs some operations."""
+    kinds = {level.kind for level in cluster.levels}
+    absent = set()
+    if LinkKind.NETWORK not in kinds:
+        absent.add(OperationClass.BETWEEN)
+    if not kinds - {LinkKind.NETWORK}:
+        absent.add(OperationClass.INSIDE)
+    return tuple(kind for kind in OperationClass if kind not in absent)
+
+
+class SlowedCostModel:
+    """A cost model of which one class of operations takes longer by its band.
+
+    Args:
+        predicted: Prices operations as predicted, on equal nodes.
+        cluster: Where they run.
+        software: What runs them.
+        slow: The class.
+    """
+
+    def __init__(self, predicted: CostModel, *, cluster: Cluster, software: Software, slow: OperationClass) -> None:
+        self.predicted = predicted
+        self.slow = slow
+        self.factor = 1.0 + slow.band.value
+        self._links = CollectivePrices(cluster, software)
+        self.compute = lru_cache(maxsize=None)(self._compute)
+        self.collective = lru_cache(maxsize=None)(self._collective)
+
+    def _compute(self, operation: ComputeOp) -> Estimate:
+        """Return the time of one operation on one GPU."""
+        return self._slowed(self.predicted.compute(operation), _class_of(operation))
+
+    def _collective(self, operation: Collective) -> Estimate:
+        """Return the time of one collective, all its ranks taking part."""
+        leaves = self._links.leaves_node(operation)
+        return self._slowed(
+            self.predicted.collective(operation), OperationClass.BETWEEN if leaves else OperationClass.INSIDE
+        )
+
+    def _slowed(self, estimate: Estimate, kind: OperationClass) -> Estimate:
+        if kind is not self.slow:
+            return estimate
+        note = f"{estimate.note}; {kind} slower by {100 * self.slow.band.value:g} %"
+        return Estimate(seconds=estimate.seconds * self.factor, source=estimate.source, note=note)
+
+    @property
+    def launch_seconds(self) -> float:
+        """Return the host's time for one launch."""
+        return self.predicted.launch_seconds * (self.factor if self.slow is OperationClass.HOST else 1.0)
+
+    @property
+    def tensor_parallel_overlap(self) -> TensorParallelOverlap:
+        """Return what tensor-parallel collectives run beside."""
+        return self.predicted.tensor_parallel_overlap
+
+    @property
+    def overlap_slowdown(self) -> float:
+        """Return the seconds that a kernel loses for each second that a collective runs beside it."""
+        return self.predicted.overlap_slowdown
+
+    @property
+    def transfer_slowdown(self) -> float:
+        """Return the seconds that a kernel loses for each second that a pipeline send or receive runs beside it."""
+        return self.predicted.transfer_slowdown
+
+
+def _class_of(operation: ComputeOp) -> OperationClass:
+    match operation:
+        case Gemm():
+            return OperationClass.PRODUCTS
+        case Attention() | StateScan():
+            return OperationClass.ATTENTION
+        case MemoryBound():
+            return OperationClass.MEMORY_BOUND
+        case HostCopy() | HostPass():
+            return OperationClass.HOST
