@@ -7,13 +7,14 @@ word becomes a value.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
 
 from planner.errors import Location
 from planner.readers.flag_tables import ABBREVIATES, TITLES, FlagKind, FlagSpec, FlagTable
+from planner.readers.flag_values import CONVERSIONS
 from planner.readers.shell import Word
 
 NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
@@ -391,15 +392,16 @@ def _values(match: _Match, texts: tuple[str, ...], place: Location) -> tuple[obj
     flag = match.flag
     values: list[object] = []
     mistakes: list[Mistake] = []
+    conversion = CONVERSIONS.get(flag.type_name)
     for text in texts:
         if UNRESOLVED.search(text):
             values.append(None)
             continue
         try:
-            value = CONVERSIONS.get(flag.type_name, str)(text)
+            value = conversion.read(text) if conversion else text
         except ValueError:
-            kind = {"int": "a whole number", "float": "a number"}.get(flag.type_name, flag.type_name)
-            mistakes.append(_about(match, place, MistakeKind.WRONG_TYPE, f"takes {kind}, `{text}` is given"))
+            problem = f"takes {conversion.wanted if conversion else 'a word'}, `{text}` is given"
+            mistakes.append(_about(match, place, MistakeKind.WRONG_TYPE, problem))
             values.append(None)
             continue
         if flag.choices is not None and str(value) not in flag.choices:
@@ -417,15 +419,6 @@ def _values(match: _Match, texts: tuple[str, ...], place: Location) -> tuple[obj
     if flag.nargs is None or flag.nargs == "?":
         return values[0] if values else flag.default, tuple(mistakes)
     return values, tuple(mistakes)
-
-
-def _truth(text: str) -> bool:
-    """Return what argparse makes of a word where `bool` converts it: anything that is not empty is true."""
-    return bool(text)
-
-
-CONVERSIONS: Mapping[str, Callable[[str], object]] = {"int": int, "float": float, "bool": _truth}
-"""Conversions of argparse types; a word stays text where the framework's own function would read it."""
 
 
 def _about(

@@ -11,7 +11,17 @@ from planner.rules.rule import Rule
 SPELLING = "planner.rules.spelling"
 
 MODULES: Mapping[Framework, tuple[str, ...]] = {
-    Framework.MEGATRON: ("planner.rules.megatron_mesh",),
+    Framework.MEGATRON: (
+        "planner.rules.megatron_mesh",
+        "planner.rules.megatron_pipeline",
+        "planner.rules.megatron_hybrid",
+        "planner.rules.megatron_experts",
+        "planner.rules.megatron_sequence",
+        "planner.rules.megatron_optimizer",
+        "planner.rules.megatron_recompute",
+        "planner.rules.megatron_precision",
+        "planner.rules.megatron_training",
+    ),
     Framework.DEEPSPEED: (),
     Framework.VLLM: (),
 }

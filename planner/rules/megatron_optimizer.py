@@ -1,0 +1,345 @@
+"""Megatron-LM: the optimizer's state, data parallelism, and what they overlap with."""
+
+from planner.readers.megatron_run import EMERGING_OPTIMIZERS, MegatronRun
+from planner.rules.conditions import above, between, exported, fact, given, on, one_of, said
+from planner.rules.demands import Demand, rules_of_demands
+from planner.rules.megatron_sources import ARGUMENTS, OPTIMIZER, REPLICAS
+from planner.rules.rule import FoundAt, Rule, Severity
+
+MEGATRON_FSDP, TORCH_FSDP = on("--use-megatron-fsdp"), on("--use-torch-fsdp2")
+SHARDED = on("--use-distributed-optimizer")
+GRADIENT_FUSION = fact(
+    "gradient accumulation fusion (without --no-gradient-accumulation-fusion)",
+    lambda run: run.said("gradient_accumulation_fusion") is True,
+    "gradient_accumulation_fusion",
+)
+EMERGING = fact(
+    f"--optimizer {', '.join(sorted(EMERGING_OPTIMIZERS))}",
+    lambda run: run.said("optimizer") in EMERGING_OPTIMIZERS,
+    "optimizer",
+)
+NARROW_STATE = tuple(
+    ~one_of(f"--{name.replace('_', '-')}", "fp32", dest=name)
+    for name in ("main_grads_dtype", "main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype")
+)
+NARROW_STATE_TEXT = "--main-grads-dtype, --main-params-dtype, --exp-avg-dtype or --exp-avg-sq-dtype other than fp32"
+
+
+def _has_narrow_state(run: MegatronRun) -> bool:
+    return any(condition.holds(run) for condition in NARROW_STATE)
+
+
+DEMANDS = (
+    Demand(
+        id="MLM501",
+        name="overlapped-parameter-gather",
+        when=on("--overlap-param-gather"),
+        needs=(
+            fact(
+                "--use-distributed-optimizer, --use-megatron-fsdp or --optimizer dist_muon",
+                lambda run: (
+                    run.arguments.is_on("use_distributed_optimizer")
+                    or run.arguments.is_on("use_megatron_fsdp")
+                    or run.said("optimizer") == "dist_muon"
+                ),
+                "use_distributed_optimizer",
+            ),
+            on("--overlap-grad-reduce"),
+        ),
+        error="AssertionError: --overlap-param-gather only supported with distributed optimizer, megatron fsdp, or "
+        "dist_muon",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="Without a sharded optimizer there is nothing to gather, and both overlaps share the same buckets.",
+    ),
+    Demand(
+        id="MLM502",
+        name="gather-with-optimizer-step",
+        when=on("--overlap-param-gather-with-optimizer-step"),
+        needs=(
+            SHARDED,
+            on("--overlap-param-gather"),
+            fact("interleaving (several virtual stages on a rank)", lambda run: run.vpp > 1),
+            one_of("--ckpt-format", "torch"),
+        ),
+        excludes=(on("--reuse-grad-buf-for-mxfp8-param-ag"),),
+        error="AssertionError: --overlap-param-gather-with-optimizer-step only supported with interleaved pipeline "
+        "parallelism",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="The first virtual stage is gathered while the others are still updated. Its checkpoints are not distributed.",
+    ),
+    Demand(
+        id="MLM503",
+        name="torch-fsdp",
+        when=TORCH_FSDP,
+        needs=(
+            one_of("--ckpt-format", "torch_dist", "torch_dcp"),
+            on("--untie-embeddings-and-output-weights"),
+        ),
+        excludes=(
+            above("--pipeline-model-parallel-size", 1),
+            above("--expert-model-parallel-size", 1),
+            on("--use-distributed-optimizer", "use_distributed_optimizer"),
+            GRADIENT_FUSION,
+            on("--fp16"),
+        ),
+        error="AssertionError: --use-torch-fsdp2 is not supported with pipeline parallelism",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="PyTorch's own sharding replaces Megatron's buckets, and knows fewer layouts.",
+    ),
+    Demand(
+        id="MLM504",
+        name="connections-with-fsdp",
+        when=TORCH_FSDP | MEGATRON_FSDP,
+        excludes=(exported("CUDA_DEVICE_MAX_CONNECTIONS", "1"),),
+        error="AssertionError: FSDP requires CUDA_DEVICE_MAX_CONNECTIONS > 1 or unset.",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="With one connection the gathers would wait for the computation that they should overlap with.",
+    ),
+    Demand(
+        id="MLM505",
+        name="megatron-fsdp",
+        when=MEGATRON_FSDP,
+        needs=(
+            one_of("--ckpt-format", "fsdp_dtensor"),
+            one_of("--optimizer", "adam", "sgd"),
+        ),
+        error="AssertionError: Megatron-FSDP requires the `fsdp_dtensor` checkpointing format.",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="Its shards are cut across tensors, which other formats cannot say.",
+    ),
+    Demand(
+        id="MLM506",
+        name="two-kinds-of-fsdp",
+        when=MEGATRON_FSDP,
+        excludes=(TORCH_FSDP,),
+        error="ValueError: Using use_megatron_fsdp and use_torch_fsdp2 at the same time is not supported.",
+        found_at=FoundAt.START,
+        source="megatron/training/models/dist_utils.py",
+        why="Each of them shards all parameters.",
+    ),
+    Demand(
+        id="MLM507",
+        name="hashes-of-sharded-weights",
+        when=MEGATRON_FSDP & one_of("--data-parallel-sharding-strategy", "optim_grads_params"),
+        excludes=(given("--check-weight-hash-across-dp-replicas-interval"),),
+        error="AssertionError: check_weight_hash_across_dp_replicas_interval is not supported with optim_grads_params",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="No two ranks hold the same weights.",
+    ),
+    Demand(
+        id="MLM508",
+        name="meta-device-needs-shards",
+        when=MEGATRON_FSDP & on("--init-model-with-meta-device"),
+        excludes=(one_of("--data-parallel-sharding-strategy", "no_shard"),),
+        error="ValueError: Meta device initialization is not supported or necessary for the 'no_shard' sharding strategy.",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="Whole weights are made where they stay.",
+    ),
+    Demand(
+        id="MLM509",
+        name="manual-registration",
+        when=on("--fsdp-manual-registration"),
+        needs=(MEGATRON_FSDP, on("--use-nccl-ub", "nccl_ub")),
+        error="AssertionError: FSDP manual registration is only supported with Megatron FSDP.",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="What is registered are the buffers of that sharding with NCCL.",
+    ),
+    Demand(
+        id="MLM510",
+        name="checkpoint-of-megatron-fsdp",
+        when=one_of("--ckpt-format", "fsdp_dtensor"),
+        needs=(MEGATRON_FSDP,),
+        error="AssertionError: --ckpt-format fsdp_dtensor is only tested with Megatron FSDP.",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="Other layouts are saved as torch_dist.",
+    ),
+    Demand(
+        id="MLM511",
+        name="checkpoint-of-torch-fsdp",
+        when=one_of("--ckpt-format", "torch_dcp"),
+        needs=(TORCH_FSDP,),
+        excludes=(above("--tensor-model-parallel-size", 1), above("--pipeline-model-parallel-size", 1)),
+        error="AssertionError: --ckpt-format torch_dcp is only tested with FSDP.",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="Other layouts are saved as torch_dist.",
+    ),
+    Demand(
+        id="MLM512",
+        name="emerging-optimizer",
+        when=EMERGING,
+        needs=(one_of("--ckpt-format", "torch", "torch_dist"),),
+        excludes=(TORCH_FSDP, MEGATRON_FSDP),
+        error="AssertionError: Emerging optimizer does not support Torch-FSDP2 for now.",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="It updates whole matrices, so it shards its state layer by layer.",
+    ),
+    Demand(
+        id="MLM513",
+        name="precision-aware-optimizer",
+        when=on("--use-precision-aware-optimizer"),
+        needs=(one_of("--optimizer", "adam"), SHARDED),
+        error="AssertionError: --use-precision-aware-optimizer only supported with distributed optimizer",
+        found_at=FoundAt.BUILD,
+        source=OPTIMIZER,
+        why="It is a kernel of Transformer Engine's Adam over shards of the state.",
+    ),
+    Demand(
+        id="MLM514",
+        name="narrow-optimizer-state",
+        when=fact(
+            NARROW_STATE_TEXT,
+            _has_narrow_state,
+            "main_grads_dtype",
+            "main_params_dtype",
+            "exp_avg_dtype",
+            "exp_avg_sq_dtype",
+        ),
+        needs=(on("--use-precision-aware-optimizer"),),
+        error="AssertionError: main_grads_dtype can only be fp32 when not using precision-aware optimizer",
+        found_at=FoundAt.BUILD,
+        source=OPTIMIZER,
+        why="Only that optimizer keeps state in other types.",
+    ),
+    Demand(
+        id="MLM515",
+        name="optimizer-offload",
+        when=on("--optimizer-cpu-offload"),
+        needs=(on("--use-precision-aware-optimizer"),),
+        excludes=(
+            fact(
+                "--fp8-param-gather with a recipe other than delayed",
+                lambda run: run.arguments.is_on("fp8_param_gather") and run.said("fp8_recipe") != "delayed",
+                "fp8_param_gather",
+            ),
+        ),
+        error="AssertionError: The optimizer cpu offload must be used in conjunction with "
+        "`--use-precision-aware-optimizer`",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="The optimizer that runs on both devices uses its code.",
+    ),
+    Demand(
+        id="MLM516",
+        name="offloaded-fraction",
+        when=given("--optimizer-offload-fraction"),
+        needs=(between("--optimizer-offload-fraction", 0, 1),),
+        severity=Severity.WARNING,
+        error="nothing is said: above 1 everything is offloaded, below 0 nothing",
+        found_at=FoundAt.NEVER,
+        source="megatron/core/optimizer/cpu_offloading/hybrid_optimizer.py: HybridDeviceOptimizer",
+        why="It is the part of the parameters whose state is on the host.",
+    ),
+    Demand(
+        id="MLM517",
+        name="gradient-type",
+        when=on("--bf16") & on("--accumulate-allreduce-grads-in-fp32"),
+        needs=(one_of("--main-grads-dtype", "fp32"),),
+        error="AssertionError: --main-grads-dtype can only be fp32 when --accumulate-allreduce-grads-in-fp32 is set",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="Gradients are added up in fp32, so they are kept in it.",
+    ),
+    Demand(
+        id="MLM518",
+        name="buckets-said-once",
+        when=given("--ddp-num-buckets"),
+        needs=(above("--ddp-num-buckets", 0),),
+        excludes=(given("--ddp-bucket-size"),),
+        error="AssertionError: Cannot specify both num_buckets and bucket_size",
+        found_at=FoundAt.BUILD,
+        source=REPLICAS,
+        why="Either the number of buckets is said, or their size.",
+    ),
+    Demand(
+        id="MLM519",
+        name="local-accumulation",
+        when=said("--ddp-param-name-patterns-for-fp32-local-accumulation"),
+        excludes=(on("--accumulate-allreduce-grads-in-fp32"),),
+        error="AssertionError: Only need to explicitly specify param_name patterns for FP32 local accumulation if "
+        ".main_grads aren't already in FP32",
+        found_at=FoundAt.BUILD,
+        source=REPLICAS,
+        why="In bf16 gradients are added up in fp32 unless --grad-reduce-in-bf16 is given.",
+    ),
+    Demand(
+        id="MLM520",
+        name="reused-gradient-buffer",
+        when=on("--reuse-grad-buf-for-mxfp8-param-ag"),
+        needs=(on("--fp8-param-gather"),),
+        error="AssertionError: Reuse grad buffer only when keeping params in MXFP8.",
+        found_at=FoundAt.BUILD,
+        source=REPLICAS,
+        why="The buffer of the gradients holds parameters in MXFP8 while they are gathered.",
+    ),
+    Demand(
+        id="MLM522",
+        name="no-gloo-groups",
+        when=fact(
+            "--disable-gloo-process-groups",
+            lambda run: run.said("use_gloo_process_groups") is False,
+            "use_gloo_process_groups",
+        )
+        & SHARDED,
+        excludes=(
+            one_of("--ckpt-format", "torch"),
+            on("--dist-ckpt-optim-fully-reshardable") & on("--distrib-optim-fully-reshardable-mem-efficient"),
+        ),
+        error="AssertionError (use_dist_ckpt)",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="The older format collects the optimizer's state over those groups.",
+    ),
+    Demand(
+        id="MLM523",
+        name="optimizer-instances-need-shards",
+        when=above("--num-distributed-optimizer-instances", 1),
+        needs=(on("--use-distributed-optimizer"),),
+        error="AssertionError: Partial DistOpt cannot be used without DistOpt",
+        found_at=FoundAt.BUILD,
+        source="megatron/core/distributed/distributed_data_parallel.py: DistributedDataParallel",
+        why="Each instance is a copy of the sharded state.",
+    ),
+    Demand(
+        id="MLM524",
+        name="saved-parameters-and-gather",
+        when=given("--save") & given("--save-params-interval"),
+        excludes=(on("--overlap-param-gather"),),
+        error="AssertionError (not overlap_param_gather)",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="Parameters are saved while they would be gathered.",
+    ),
+    Demand(
+        id="MLM525",
+        name="main-parameters-only",
+        when=on("--load-main-params-from-ckpt"),
+        needs=(on("--no-load-optim"),),
+        error="AssertionError: --load-main-params-from-ckpt must be used with --no-load-optim.",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="The optimizer's own copy of the parameters would overwrite them.",
+    ),
+    Demand(
+        id="MLM526",
+        name="fake-groups",
+        when=on("--fake-process-group"),
+        excludes=(one_of("--moe-token-dispatcher-type", "flex"),),
+        error="AssertionError: Fake process group is not supported with flex token dispatcher.",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="Its kernels open connections of their own.",
+    ),
+)
+
+RULES: tuple[Rule[MegatronRun], ...] = rules_of_demands(DEMANDS)
