@@ -24,5 +24,8 @@ install megatron .ci/frameworks/megatron.txt --no-deps --ignore-requires-python 
 # It would otherwise build its GPU operators while it is installed.
 export DS_BUILD_OPS=0
 install deepspeed .ci/frameworks/deepspeed-torch.txt .ci/frameworks/deepspeed.txt
+install vllm .ci/frameworks/vllm-torch.txt -c .ci/frameworks/vllm-constraints.txt .ci/frameworks/vllm.txt
+# vLLM asks for them, but needs none; they load libraries of the system that need not be there.
+.frameworks/vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec 2> /dev/null
 # A killed run leaves its lock beside the operator that it was building; nothing builds now.
 find .frameworks -path '*/extensions/*' -name lock -delete

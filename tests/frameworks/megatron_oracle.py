@@ -155,17 +155,17 @@ class _Nothing:
 
 
 def stand_in_for_triton() -> None:
-    """Replace the one module that imports triton unguarded; triton is large and needs a GPU."""
-    name = "megatron.core.transformer.moe.ops.paged_stash"
-    module = types.ModuleType(name)
-    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    """Replace the one module that imports triton unguarded (it moved after 0.18); triton is large and needs a GPU."""
+    for name in ("megatron.core.transformer.moe.ops.paged_stash", "megatron.core.transformer.moe.paged_stash"):
+        module = types.ModuleType(name)
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        module.__getattr__ = _unavailable  # type: ignore[method-assign]
+        sys.modules[name] = module
 
-    def unavailable(attribute: str) -> None:
-        if attribute.startswith("__"):
-            raise AttributeError(attribute)
 
-    module.__getattr__ = unavailable  # type: ignore[method-assign]
-    sys.modules[name] = module
+def _unavailable(attribute: str) -> None:
+    if attribute.startswith("__"):
+        raise AttributeError(attribute)
 
 
 def claim_transformer_engine() -> None:
