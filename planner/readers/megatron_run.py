@@ -6,7 +6,7 @@ from functools import cached_property
 
 from planner.errors import Location
 from planner.readers.arguments import UNRESOLVED, Arguments, NotSaidError, read_arguments
-from planner.readers.flag_tables import Framework, flag_table
+from planner.readers.flag_tables import Framework, flag_table, version_key
 from planner.readers.launch_line import launch_lines
 from planner.readers.megatron import MEGATRON_PROGRAM
 from planner.readers.megatron_patterns import HybridPattern, PatternError, parse_hybrid
@@ -45,6 +45,10 @@ class MegatronRun:
     def version(self) -> str:
         """Return the version that it is judged for."""
         return self.arguments.table.version
+
+    def is_from(self, version: str) -> bool:
+        """Return whether it is judged for a version or a later one."""
+        return version_key(self.version) >= version_key(version)
 
     def place(self, *dests: str) -> Location:
         """Return where the first given of some values stands; where the command starts, if none is given."""

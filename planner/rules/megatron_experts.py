@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from planner.readers.flag_tables import Framework
 from planner.readers.megatron_run import MegatronRun
-from planner.rules.conditions import above, fact, given, has, on, one_of
+from planner.rules.conditions import above, fact, given, has, on, one_of, said
 from planner.rules.demands import Demand, rules_of_demands
 from planner.rules.megatron_sources import ARGUMENTS, CONFIG, EXPERTS, MOE_LAYER, ROUTER
 from planner.rules.rule import Found, FoundAt, Rule, listed, nearest_divisors, rule
@@ -123,7 +123,8 @@ def _has_loss(run: MegatronRun) -> bool:
 
 
 FLEX = one_of("--moe-token-dispatcher-type", "flex")
-QUANTIZED = given("--fp8-format", "fp8") | given("--fp4-format", "fp4")
+FP8, FP4 = given("--fp8-format", "fp8"), given("--fp4-format", "fp4")
+QUANTIZED = FP8 | FP4
 PADDED = on("--moe-router-padding-for-quantization") | on("--moe-router-padding-for-fp8")
 OP_FUSER = on("--use-transformer-engine-op-fuser")
 
@@ -146,6 +147,7 @@ DEMANDS = (
         error="ValueError: moe_ffn_hidden_size is set but num_moe_experts is None.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.18",
         why="A dense model has no experts whose width could be said.",
     ),
     Demand(
@@ -222,6 +224,7 @@ DEMANDS = (
         error="ValueError: moe_shared_expert_overlap only works with alltoall or flex token dispatcher.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.18",
         why="The shared expert runs while tokens are on their way, which the allgather dispatcher does not know.",
     ),
     Demand(
@@ -287,7 +290,6 @@ DEMANDS = (
         name="single-grouped-parameters",
         when=on("--moe-single-grouped-weight") | on("--moe-single-grouped-bias"),
         needs=(on("--moe-grouped-gemm"),),
-        excludes=(on("--use-megatron-fsdp"),),
         error="ValueError: moe_single_grouped_weight and moe_single_grouped_bias require moe_grouped_gemm=True.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
@@ -298,9 +300,14 @@ DEMANDS = (
         name="single-grouped-weight",
         when=on("--moe-single-grouped-weight"),
         needs=(OP_FUSER,),
+        excludes=(
+            FP8 & ~one_of("--fp8-recipe", "mxfp8"),
+            FP4 & ~one_of("--fp4-recipe", "nvfp4"),
+        ),
         error="ValueError: moe_single_grouped_weight requires use_transformer_engine_op_fuser=True.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.19",
         why="Without it Transformer Engine splits the tensor into experts again.",
     ),
     Demand(
@@ -325,6 +332,7 @@ DEMANDS = (
         "'ncclep'.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.19",
         why="Only these backends know a capacity of a rank, and hybridep only with fused operations.",
     ),
     Demand(
@@ -470,6 +478,74 @@ DEMANDS = (
         found_at=FoundAt.BUILD,
         source=EXPERTS,
         why="Most models with experts have no biases: --disable-bias-linear.",
+    ),
+    Demand(
+        id="MLM335",
+        name="rank-capacity-of-hybridep",
+        when=given("--moe-expert-rank-capacity-factor"),
+        needs=(one_of("--moe-flex-dispatcher-backend", "hybridep"), OP_FUSER),
+        error="ValueError: moe_expert_rank_capacity_factor requires use_transformer_engine_op_fuser to be enabled.",
+        found_at=FoundAt.BUILD,
+        source=CONFIG,
+        until="0.19",
+        why="Only this backend knows a capacity of a rank.",
+    ),
+    Demand(
+        id="MLM336",
+        name="expert-width-of-a-dense-model",
+        when=given("--moe-ffn-hidden-size"),
+        needs=(HAS_EXPERTS,),
+        error="AssertionError: moe_ffn_hidden_size must be None when num_experts is not set.",
+        found_at=FoundAt.BUILD,
+        source=CONFIG,
+        until="0.18",
+        why="A dense model has no experts whose width could be said.",
+    ),
+    Demand(
+        id="MLM337",
+        name="shared-expert-overlap-of-all-to-all",
+        when=on("--moe-shared-expert-overlap") & given("--moe-shared-expert-intermediate-size"),
+        needs=(one_of("--moe-token-dispatcher-type", "alltoall"),),
+        error="ValueError: moe_shared_expert_overlap only works with alltoall token dispatcher.",
+        found_at=FoundAt.BUILD,
+        source=CONFIG,
+        until="0.18",
+        why="The shared expert runs while tokens are on their way, which other dispatchers did not know yet.",
+    ),
+    Demand(
+        id="MLM338",
+        name="expert-overlap-of-modules",
+        when=on("--overlap-moe-expert-parallel-comm") & said("--mtp-num-layers"),
+        needs=(above("--pipeline-model-parallel-size", 1),),
+        error="AssertionError: Pipeline model parallel size must be larger than 1 when enabling "
+        "overlap_moe_expert_parallel_comm with MTP layer.",
+        found_at=FoundAt.BUILD,
+        source=CONFIG,
+        until="0.18",
+        why="The schedule without a pipeline did not know prediction modules.",
+    ),
+    Demand(
+        id="MLM339",
+        name="single-grouped-weight-in-mxfp8",
+        when=on("--moe-single-grouped-weight"),
+        needs=(FP8 & one_of("--fp8-recipe", "mxfp8"),),
+        excludes=(FP4,),
+        error="ValueError: moe_single_grouped_weight is currently supported only with fp8 mode and fp8_recipe='mxfp8'.",
+        found_at=FoundAt.BUILD,
+        source=CONFIG,
+        until="0.19",
+        why="The other ways to shard such a weight gave wrong numbers.",
+    ),
+    Demand(
+        id="MLM340",
+        name="single-grouped-parameters-and-fsdp",
+        when=on("--use-megatron-fsdp"),
+        excludes=(on("--moe-single-grouped-weight"), on("--moe-single-grouped-bias")),
+        error="ValueError: Megatron-FSDP does not currently support moe_single_grouped_weight or moe_single_grouped_bias.",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        since="0.19",
+        why="Its shards are cut from plain tensors.",
     ),
     Demand(
         id="MLM334",

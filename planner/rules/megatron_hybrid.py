@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from planner.readers.flag_tables import Framework
 from planner.readers.megatron_patterns import LAYER_LETTERS
 from planner.readers.megatron_run import MegatronRun
-from planner.rules.conditions import fact, given, on
+from planner.rules.conditions import fact, given, on, one_of
 from planner.rules.demands import Demand, rules_of_demands
 from planner.rules.megatron_sources import ARGUMENTS, CONFIG, HYBRID
 from planner.rules.rule import Found, FoundAt, Rule, Severity, listed, nearest_divisors, nearest_multiples, rule
 
 PATTERN = "hybrid_layer_pattern"
+LATER_LETTERS = {"D": "0.18", "+": "0.19"}
+"""Letters and the version that knows them first."""
+
 MIXER = "megatron/core/ssm/mamba_mixer.py: MambaMixer"
 
 
@@ -32,10 +35,11 @@ def hybrid_letters(run: MegatronRun) -> Iterator[Found]:
     if text is None:
         return
     main, *modules = text.split("/")
+    known = LAYER_LETTERS - {letter for letter, version in LATER_LETTERS.items() if not run.is_from(version)}
     place = run.place(PATTERN, "hybrid_override_pattern")
     for name, part, letters in (
-        ("pattern", main, LAYER_LETTERS | {"|"}),
-        *((("prediction module", module, LAYER_LETTERS) for module in modules[:1] if any(modules))),
+        ("pattern", main, known | {"|"}),
+        *((("prediction module", module, known) for module in modules[:1] if any(modules))),
     ):
         unknown = sorted(set(part) - letters)
         if unknown:
@@ -210,12 +214,12 @@ def linear_attention_heads(run: MegatronRun) -> Iterator[Found]:
     if run.said("experimental_attention_variant") != "gated_delta_net":
         return
     keys, values = run.number("linear_num_key_heads") or 0, run.number("linear_num_value_heads") or 0
-    ranks = run.tp * run.cp
+    ranks = run.tp * run.cp if run.is_from("0.18") else run.tp
     for dest, number in (("linear_num_key_heads", keys), ("linear_num_value_heads", values)):
         if number < 1 or number % ranks:
             yield Found(
                 place=run.place(dest, "tensor_model_parallel_size"),
-                message=f"tp {run.tp} x cp {run.cp} does not divide {number} heads (--{dest.replace('_', '-')}).",
+                message=f"{ranks} ranks (tp x cp) do not divide {number} heads (--{dest.replace('_', '-')}).",
                 hint=f"{listed(nearest_multiples(ranks, number))} would do.",
             )
     if keys > 0 and values % keys:
@@ -274,13 +278,20 @@ DEMANDS = (
         why="The first is the old name of the second.",
     ),
     Demand(
+        id="MLM231",
+        name="gated-delta-net-over-context",
+        when=one_of("--experimental-attention-variant", "gated_delta_net"),
+        needs=(one_of("--context-parallel-size", 1),),
+        error="AssertionError: Gated delta net does not support context parallel for now",
+        found_at=FoundAt.BUILD,
+        source=CONFIG,
+        until="0.18",
+        why="Its state runs along the whole sequence.",
+    ),
+    Demand(
         id="MLM230",
         name="gated-delta-net-list",
-        when=fact(
-            "--experimental-attention-variant gated_delta_net",
-            lambda run: run.said("experimental_attention_variant") == "gated_delta_net",
-            "experimental_attention_variant",
-        ),
+        when=one_of("--experimental-attention-variant", "gated_delta_net"),
         needs=(given("--linear-attention-freq"),),
         error="AssertionError: linear_attention_freq must be set for linear gated_delta_net.",
         found_at=FoundAt.BUILD,

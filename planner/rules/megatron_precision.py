@@ -237,6 +237,7 @@ DEMANDS = (
         error="AssertionError: Transformer Engine cross entropy loss fusion is disabled due to stability issues.",
         found_at=FoundAt.START,
         source=ARGUMENTS,
+        since="0.18",
         why="The native kernel is the default.",
     ),
     Demand(
@@ -357,7 +358,25 @@ DEMANDS = (
         error="AssertionError: --deterministic-mode requires: cross_entropy_loss_fusion=False, tp_comm_overlap=False",
         found_at=FoundAt.START,
         source="megatron/training/determinism.py: apply_determinism_to_args",
+        since="0.19",
         why="These add up in an order that changes.",
+    ),
+    Demand(
+        id="MLM728",
+        name="deterministic-mode-before",
+        when=on("--deterministic-mode"),
+        needs=(
+            fact(
+                "NCCL_ALGO Tree, Ring, CollnetDirect, CollnetChain or ^NVLS",
+                lambda run: run.exported("NCCL_ALGO") in {"Tree", "Ring", "CollnetDirect", "CollnetChain", "^NVLS"},
+            ),
+        ),
+        excludes=(on("--use-flash-attn"), on("--cross-entropy-loss-fusion")),
+        error="AssertionError: NCCL_ALGO must be one of ...",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        until="0.19",
+        why="Sums must be added up in the same order in every run.",
     ),
     Demand(
         id="MLM724",
@@ -384,6 +403,7 @@ DEMANDS = (
         error="ValueError: Inference-optimized MoE layers does not support expert tensor parallelism.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.18",
         why="These layers know few models.",
     ),
     Demand(
@@ -406,6 +426,7 @@ DEMANDS = (
         "--transformer-impl=inference_optimized",
         found_at=FoundAt.START,
         source=ARGUMENTS,
+        since="0.18",
         why="Other layers requantize between the steps of a graph.",
     ),
 )

@@ -16,6 +16,9 @@ RECOMPUTED = frozenset(
 OFFLOADED = frozenset(
     {"core_attn", "attn_proj", "expert_fc1", "fused_group_mlp", "moe_act", "attn_norm", "mlp_norm", "qkv_linear"}
 )
+LATER_MODULES = frozenset({"gdn_norm_out", "fused_group_mlp"})
+"""Words that are known since 0.19."""
+
 FULL, SELECTIVE = (one_of("--recompute-granularity", kind) for kind in ("full", "selective"))
 CPU_OFFLOADING = fact(
     "--cpu-offloading-num-layers above 0",
@@ -79,12 +82,13 @@ def recomputed_layers(run: MegatronRun) -> Iterator[Found]:
 )
 def recomputed_modules(run: MegatronRun) -> Iterator[Found]:
     """`--recompute-modules` takes the words that Megatron knows; its parser takes any."""
-    unknown = [word for word in run.words("recompute_modules") if word not in RECOMPUTED]
+    known = RECOMPUTED if run.is_from("0.19") else RECOMPUTED - LATER_MODULES
+    unknown = [word for word in run.words("recompute_modules") if word not in known]
     if run.value("recompute_granularity") == "selective" and unknown:
         yield Found(
             place=run.place("recompute_modules"),
             message=f"--recompute-modules {unknown[0]} is not known.",
-            hint=f"Write {', '.join(sorted(RECOMPUTED))}.",
+            hint=f"Write {', '.join(sorted(known))}.",
         )
 
 
@@ -98,12 +102,13 @@ def recomputed_modules(run: MegatronRun) -> Iterator[Found]:
 )
 def offloaded_modules(run: MegatronRun) -> Iterator[Found]:
     """`--offload-modules` takes the words that Megatron knows; its parser takes any."""
-    unknown = [word for word in run.words("offload_modules") if word not in OFFLOADED]
+    known = OFFLOADED if run.is_from("0.19") else OFFLOADED - LATER_MODULES
+    unknown = [word for word in run.words("offload_modules") if word not in known]
     if run.arguments.is_on("fine_grained_activation_offloading") and unknown:
         yield Found(
             place=run.place("offload_modules"),
             message=f"--offload-modules {unknown[0]} is not known.",
-            hint=f"Write {', '.join(sorted(OFFLOADED))}.",
+            hint=f"Write {', '.join(sorted(known))}.",
         )
 
 
@@ -133,6 +138,7 @@ def offloaded_layers(run: MegatronRun) -> Iterator[Found]:
     prevents="AssertionError: Invalid inference CUDA graph scope ... for --cuda-graph-impl=...",
     found_at=FoundAt.START,
     source=GRAPHS,
+    since="0.18",
 )
 def scope_of_inference_graphs(run: MegatronRun) -> Iterator[Found]:
     """Graphs for inference exist with `--cuda-graph-impl local` only: of a layer or of a block."""
@@ -313,6 +319,7 @@ DEMANDS = (
         error="AssertionError: Cannot offload ... while recomputing the entire MoE layer.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.19",
         why="What is recomputed is not kept, so there is nothing to offload.",
     ),
     Demand(
@@ -324,6 +331,7 @@ DEMANDS = (
         error="ValueError: fused_group_mlp requires use_transformer_engine_op_fuser.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.19",
         why="It stands for both products and the activation between them.",
     ),
     Demand(
@@ -338,6 +346,7 @@ DEMANDS = (
         error="AssertionError: activation_offload_fraction must be in range [0, 1].",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.19",
         why="A part of what is there, and sizes in bytes.",
     ),
     Demand(
@@ -359,6 +368,7 @@ DEMANDS = (
         "for training.",
         found_at=FoundAt.START,
         source=ARGUMENTS,
+        since="0.18",
         why="A graph cannot stop for a check on the host, and holds everything.",
     ),
     Demand(
@@ -384,6 +394,7 @@ DEMANDS = (
         error="AssertionError: --cuda-graph-scope and --cuda-graph-modules cannot be used together.",
         found_at=FoundAt.START,
         source=ARGUMENTS,
+        since="0.18",
         why="The first is the old name of the second.",
     ),
     Demand(
@@ -395,6 +406,7 @@ DEMANDS = (
         error="AssertionError: moe cuda graph is only supported for MoE.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.18",
         why="The router is part of the layer.",
     ),
     Demand(
@@ -405,6 +417,7 @@ DEMANDS = (
         error="AssertionError: moe cuda graph is only supported with drop-padding MoE.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.18",
         why="A graph needs the same number of tokens in every step.",
     ),
     Demand(
@@ -415,6 +428,7 @@ DEMANDS = (
         error="AssertionError: moe_preprocess cuda graph is only supported with moe_router cuda graph.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.18",
         why="The preparation follows the router.",
     ),
     Demand(
@@ -425,6 +439,7 @@ DEMANDS = (
         error="AssertionError: mlp cuda graph is only supported for dense layers, but not found in the model.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.18",
         why="No layer has such a module.",
     ),
     Demand(
@@ -435,6 +450,7 @@ DEMANDS = (
         error="AssertionError: full recompute is only supported with full iteration CUDA graph.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.18",
         why="A layer that is recomputed is not the one that was captured.",
     ),
     Demand(
@@ -445,6 +461,7 @@ DEMANDS = (
         error="AssertionError: CUDA graph scope on moe and mlp is not supported with overlap_moe_expert_parallel_comm",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.18",
         why="The overlap splits these modules.",
     ),
     Demand(
@@ -464,6 +481,7 @@ DEMANDS = (
         error="AssertionError: attention dropout is not supported with graphed attention recomputation.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.18",
         why="A recomputed part that is captured cannot draw the same random numbers again.",
     ),
     Demand(
@@ -489,6 +507,7 @@ DEMANDS = (
         error="AssertionError: full scope cannot be used with other scopes.",
         found_at=FoundAt.START,
         source=GRAPHS,
+        since="0.18",
         why="It is the old word for a whole layer, which is what no module means now.",
     ),
     Demand(
@@ -509,6 +528,20 @@ DEMANDS = (
         found_at=FoundAt.START,
         source=ARGUMENTS,
         why="-1 takes as many as the largest batch asks for.",
+    ),
+    Demand(
+        id="MLM636",
+        name="graphs-and-all-fine-offloading",
+        when=FINE_OFFLOADING & CAPTURES,
+        needs=(one_of("--cuda-graph-impl", "transformer_engine", "full_iteration"),),
+        excludes=(has("--cuda-graph-modules", "moe"),),
+        error="AssertionError: fine-grained activation offloading is only supported with transformer_engine CUDA graph "
+        "implementation",
+        found_at=FoundAt.BUILD,
+        source=CONFIG,
+        since="0.18",
+        until="0.19",
+        why="What is captured cannot be offloaded in between.",
     ),
     Demand(
         id="MLM634",
@@ -544,6 +577,7 @@ DEMANDS = (
         "implementation",
         found_at=FoundAt.BUILD,
         source=CONFIG,
+        since="0.19",
         why="What is captured cannot be offloaded in between.",
     ),
 )

@@ -35,6 +35,9 @@ def batch_divisible(run: MegatronRun) -> Iterator[Found]:
     The batch of the evaluation is as well; without flags of its own it is that of the training.
     """
     one_round = run.micro_batch_size * run.dp
+    rounds_down = run.arguments.is_on("decrease_batch_size_if_needed") and not run.is_from("0.18")
+    if rounds_down and run.global_batch_size >= one_round:
+        return
     if run.global_batch_size < 1 or run.global_batch_size % one_round:
         batches = nearest_multiples(one_round, run.global_batch_size)
         per_replica = run.global_batch_size // run.dp if run.global_batch_size % run.dp == 0 else 0
@@ -82,7 +85,7 @@ def micro_batch(run: MegatronRun) -> Iterator[Found]:
     prevents="rampup_batch_size is deprecated and will be removed in a future release.",
     found_at=FoundAt.NEVER,
     source=BATCHES,
-    since="0.19",
+    since="0.18",
 )
 def batch_that_grows(run: MegatronRun) -> Iterator[Found]:
     """`--rampup-batch-size` counts for nothing: `--step-batch-size-schedule` says how the batch grows."""
@@ -91,6 +94,36 @@ def batch_that_grows(run: MegatronRun) -> Iterator[Found]:
             place=run.place("rampup_batch_size"),
             message=f"--rampup-batch-size counts for nothing in Megatron-LM {run.version}.",
             hint="Write --step-batch-size-schedule, as '0:256 250B:512' (tokens and batch).",
+        )
+
+
+@rule(
+    id="MLM833",
+    name="ramp-of-the-batch",
+    framework=Framework.MEGATRON,
+    prevents="AssertionError: expected global batch size interval (...) to be divisible by global batch size increment",
+    found_at=FoundAt.BUILD,
+    source=f"{BATCHES}: RampupBatchsizeNumMicroBatchesCalculator",
+    until="0.18",
+)
+def ramp_of_the_batch(run: MegatronRun) -> Iterator[Found]:
+    """`--rampup-batch-size START STEP SAMPLES` leads in whole steps to the global batch, in a run said in samples."""
+    ramp = run.said("rampup_batch_size")
+    if not isinstance(ramp, list) or len(ramp) != 3:
+        return
+    start, step, samples = (int(part) for part in ramp)
+    place = run.place("rampup_batch_size")
+    if run.said("train_iters") and not run.arguments.is_on("skip_train"):
+        yield Found(
+            place=place, message="--rampup-batch-size with --train-iters.", hint="Say the length in --train-samples."
+        )
+    elif start < 1 or step < 1 or samples < 0:
+        yield Found(place=place, message=f"{start} {step} {samples} is no ramp.", hint="Give positive numbers.")
+    elif run.global_batch_size < start or (run.global_batch_size - start) % step:
+        yield Found(
+            place=place,
+            message=f"Steps of {step} do not lead from {start} to the global batch of {run.global_batch_size}.",
+            hint=f"Steps of {listed(nearest_divisors(max(run.global_batch_size - start, 1), step))} would.",
         )
 
 
@@ -389,7 +422,26 @@ DEMANDS = (
         error="ValueError: Cannot specify both --step-batch-size-schedule and --global-batch-size",
         found_at=FoundAt.START,
         source=ARGUMENTS,
+        since="0.18",
         why="The schedule says the batch of every step.",
+    ),
+    Demand(
+        id="MLM834",
+        name="legacy-models",
+        when=on("--use-legacy-models"),
+        needs=(one_of("--ckpt-format", "torch"),),
+        excludes=(
+            said("--mtp-num-layers"),
+            on("--overlap-param-gather"),
+            above("--context-parallel-size", 1),
+            given("--decoupled-lr"),
+            on("--rotary-interleaved"),
+        ),
+        error="AssertionError: legacy model format only supports the 'torch' checkpoint format.",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        until="0.18",
+        why="The models from before megatron-core know none of what came with it.",
     ),
     Demand(
         id="MLM816",
@@ -399,6 +451,7 @@ DEMANDS = (
         error="AssertionError (ckpt_convert_save is not None)",
         found_at=FoundAt.START,
         source=ARGUMENTS,
+        since="0.18",
         why="A checkpoint is read from one place and written to another.",
     ),
     Demand(
@@ -449,6 +502,7 @@ DEMANDS = (
         error="AssertionError: Cannot override checkpoint iteration together with finetune flag.",
         found_at=FoundAt.START,
         source=ARGUMENTS,
+        since="0.19",
         why="Fine-tuning starts at iteration 0.",
     ),
     Demand(
@@ -459,6 +513,7 @@ DEMANDS = (
         error="AssertionError: --logits-save-top-k is required when --logits-save-dir is set.",
         found_at=FoundAt.START,
         source=ARGUMENTS,
+        since="0.19",
         why="Logits are written beside checkpoints, by the worker that writes those.",
     ),
     Demand(
@@ -597,6 +652,7 @@ RULES: tuple[Rule[MegatronRun], ...] = (
     batch_divisible,
     micro_batch,
     batch_that_grows,
+    ramp_of_the_batch,
     length_said_once,
     no_length,
     learning_rates,
