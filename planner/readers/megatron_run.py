@@ -311,12 +311,13 @@ class MegatronRun:
     @property
     def has_sharded_optimizer(self) -> bool:
         """Return whether the distributed optimizer is on, by its flag or by Megatron FSDP."""
+        on = self.arguments.is_on("use_distributed_optimizer")
+        if not self.is_from("0.18"):
+            return on
         if self.arguments.is_on("use_megatron_fsdp"):
             return True
-        on = self.arguments.is_on("use_distributed_optimizer")
-        return (
-            on and self.said("optimizer") not in EMERGING_OPTIMIZERS and not self.arguments.is_on("freeze_all_layers")
-        )
+        frozen = self.is_from("0.19") and self.arguments.is_on("freeze_all_layers")
+        return on and self.said("optimizer") not in EMERGING_OPTIMIZERS and not frozen
 
     @property
     def cuda_graph_impl(self) -> object:
