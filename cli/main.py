@@ -12,6 +12,7 @@ from cli.commands import (
     accuracy,
     clusters,
     collect,
+    diff,
     emit,
     evaluate,
     explain,
@@ -78,6 +79,7 @@ app.command("explain", cls=PlainCommand, epilog=examples(explain.EXAMPLES))(guar
 app.command("evaluate", cls=PlainCommand, epilog=examples(evaluate.EXAMPLES))(guarded(evaluate.evaluate))
 app.command("validate", cls=PlainCommand, epilog=examples(validate.EXAMPLES))(guarded(validate.validate))
 app.command("rule", cls=PlainCommand, epilog=examples(rule.EXAMPLES))(guarded(rule.rule))
+app.command("diff", cls=PlainCommand, epilog=examples(diff.EXAMPLES))(guarded(diff.diff))
 app.command("mem", cls=PlainCommand, epilog=examples(mem.EXAMPLES))(guarded(mem.mem))
 app.command("trace", cls=PlainCommand, epilog=examples(trace.EXAMPLES))(guarded(trace.trace))
 app.command("report", cls=PlainCommand, epilog=examples(report.EXAMPLES))(guarded(report.report))

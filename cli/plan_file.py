@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planner.errors import CombinedInputError, InputError, Location
 from planner.plan import Plan, PlannedLayout
 from planner.request import Constraints, Target
+
+if TYPE_CHECKING:
+    from planner.serving_layout import ServingLayout
 
 PLAN_FILE = "plan.json"
 PLAN_AGAIN = "Plan again from the spec; a plan file is not edited by hand."
@@ -38,6 +42,19 @@ def read_plan(path: Path) -> Plan:
     if broken:
         raise CombinedInputError(broken)
     return plan
+
+
+def read_serving_layout(path: Path) -> "ServingLayout | None":
+    """Return the serving layout in a file, or in the `plan.json` of a directory; None where it holds something else.
+
+    Raises:
+        InputError: When there is no such file, or it holds a damaged serving layout.
+    """
+    from planner.documents import load_document
+    from planner.schema.serving_layout import is_serving_layout, serving_layout_from_document
+
+    document = load_document(path / PLAN_FILE if path.is_dir() else path)
+    return serving_layout_from_document(document) if is_serving_layout(document) else None
 
 
 def _broken_rules(plan: Plan, file: Path) -> Iterator[InputError]:

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from planner.certainty import certainty_of
 from planner.described import given_layout
 from planner.errors import InputError, Location
+from planner.inputs import Inputs, load_inputs
 from planner.layout import Layout
 from planner.plan import Plan, SearchSummary, Status
 from planner.readers.deepspeed import CONFIG_FILE, layout_of_files
@@ -18,7 +19,10 @@ from planner.request import DEFAULT_MEMORY_HEADROOM, Constraints, Objective, Pla
 from planner.specs import ModelSpec
 from planner.validate import Violation, violations
 from planner.workload import TrainWorkload
+from profiles.catalogue import load_preset
+from profiles.errors import CatalogueError
 from profiles.hardware import Cluster
+from profiles.schema import ClusterEntry
 
 _MEGATRON = re.compile(r"\b(?:pretrain_\w+|lora_gpt)\.py\b")
 """Names of Megatron-LM's training programs."""
@@ -117,3 +121,46 @@ def priced(
         certainty=certainty_of(model, cluster),
     )
     return plan, violations(planned, model, cluster, request)
+
+
+def inputs_of(running: Running, *, script: Path, cluster: str | None, spec: Path | None) -> Inputs:
+    """Return what a layout is priced with: a spec's inputs, or what its script says on a preset's nodes.
+
+    Args:
+        running: What the script starts.
+        script: The script, for messages.
+        cluster: Name of a cluster preset, if that is how the user says where it runs.
+        spec: A spec, if that is.
+
+    Raises:
+        InputError: Neither or both say where it runs, or they do not fit the script.
+    """
+    if (cluster is None) == (spec is None):
+        raise InputError(
+            "Where the script runs is not said." if spec is None else "--cluster and --spec both name a cluster.",
+            location=Location(file=str(script)),
+            hint="Give --cluster dgx-h100, or --spec with a spec of model, cluster and workload.",
+        )
+    if spec is not None:
+        inputs = load_inputs(spec)
+        request = request_of(running, workload=inputs.request.workload, memory_headroom=inputs.request.memory_headroom)
+        return replace(inputs, request=request)
+    if running.model is None or running.workload is None:
+        raise InputError(
+            "A DeepSpeed script does not say which model it trains.",
+            location=Location(file=str(script)),
+            hint="Give --spec with a spec of model, cluster and workload.",
+        )
+    try:
+        node = load_preset(cluster or "")
+    except CatalogueError as error:
+        raise InputError(f"--cluster {cluster}: {error}", hint="`shardwright clusters` lists them.") from None
+    nodes, rest = divmod(running.layout.world_size, node.gpus_per_node)
+    if rest:
+        raise InputError(
+            f"The script starts {running.layout.world_size} GPUs, and a node of {cluster} has {node.gpus_per_node}.",
+            location=Location(file=str(script)),
+            hint="Name the cluster that it runs on, or describe it in a spec.",
+        )
+    whole = ClusterEntry.model_validate({"preset": cluster, "nodes": nodes}).to_cluster()
+    return Inputs(model=running.model, cluster=whole, request=request_of(running, workload=running.workload))

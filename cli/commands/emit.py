@@ -1,13 +1,15 @@
 """`shardwright emit`: launch files from a plan."""
 
+from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.options import ForceOption, FormatOption, IndexOption, OutOption, PlanArgument
 from cli.output import Format, note, print_blocks, print_json, print_text, write_files
-from cli.plan_file import launch_target, pick, read_plan
+from cli.plan_file import launch_target, pick, read_plan, read_serving_layout
 from cli.render import Table, columns, count
 from planner.errors import InputError, Location
 from planner.request import Target
@@ -20,13 +22,16 @@ class EmitTarget(StrEnum):
 
     MEGATRON = "megatron"
     DEEPSPEED = "deepspeed"
+    VLLM = "vllm"
+    ALL = "all"
 
 
 TargetOption = Annotated[
     EmitTarget | None,
     typer.Option(
         "--target",
-        help="Framework to write files for; without it the plan's own, and megatron for a plan for any.",
+        help="Framework to write files for; without it the plan's own, megatron for a plan for any, vllm for a serving"
+        " layout. all compares them: what each cannot say of the layout, and what its own best plan costs.",
         show_default=False,
     ),
 ]
@@ -50,12 +55,10 @@ def emit(
 
     Without --out nothing is written: the files are listed, --file prints one of them, and --format json all of them.
     """
-    found = read_plan(plan)
-    pick(found, index, path=plan)
-    from planner.launch import launch_files
-
-    framework = launch_target(found.target) if target is None else Target(target)
-    files = launch_files(found, index=index, target=framework)
+    if target is EmitTarget.ALL:
+        _compare(plan, index=index, format_=format_)
+        return
+    framework, files = _files(plan, target=target, index=index)
     if file is not None:
         if file not in files:
             raise InputError(
@@ -77,3 +80,46 @@ def emit(
         rows = tuple((name, count(text.count("\n"))) for name, text in files.items())
         print_blocks([Table(columns=columns("file", ">lines"), rows=rows)])
         note("Nothing was written: --out DIR writes these files, --file NAME prints one.")
+
+
+def _files(plan: Path, *, target: EmitTarget | None, index: int) -> tuple[Target, Mapping[str, str]]:
+    """Return the framework and the text of every file, of a training plan's layout or of a serving layout.
+
+    Raises:
+        InputError: The target is for the other kind of plan.
+    """
+    serving = read_serving_layout(plan)
+    wants_serving = target is EmitTarget.VLLM
+    if serving is not None and (target is None or wants_serving):
+        from planner.serving.files import serving_files
+
+        return Target.VLLM, serving_files(serving)
+    if (serving is not None) != wants_serving:
+        kind = "serving" if serving is not None else "training"
+        raise InputError(
+            f"This is a {kind} plan, and no files of it can be written for {target}.",
+            location=Location(file=str(plan)),
+            hint="Training plans are written for megatron and deepspeed, serving plans for vllm.",
+        )
+    found = read_plan(plan)
+    pick(found, index, path=plan)
+    from planner.launch import launch_files
+
+    framework = launch_target(found.target) if target is None else Target(target)
+    return framework, launch_files(found, index=index, target=framework)
+
+
+def _compare(path: Path, *, index: int, format_: Format) -> None:
+    """Print what each framework cannot say of a layout, and what its own best plan costs."""
+    from cli.render_targets import target_blocks, target_document
+    from planner.target_differences import target_differences
+
+    if read_serving_layout(path) is not None:
+        raise InputError("Only vLLM serves.", location=Location(file=str(path)), hint="Write its files: --target vllm")
+    plan = read_plan(path)
+    pick(plan, index, path=path)
+    found = target_differences(plan, index=index)
+    if format_ is Format.JSON:
+        print_json(target_document(plan, found, index=index))
+    else:
+        print_blocks(target_blocks(plan, found, index=index))

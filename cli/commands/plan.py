@@ -152,6 +152,7 @@ def plan(
     from planner.inputs import load_inputs
     from planner.launch import launch_file_names
     from planner.other_schedules import with_other_schedules
+    from planner.plan_lock import LOCK_FILE
     from planner.schema.plan import plan_to_text
     from planner.verification.kit import KIT_FILES
 
@@ -162,7 +163,7 @@ def plan(
     questions = {question: settings_of(question) for question in why_not or ()}
     if out is not None:
         names = launch_file_names(inputs.request.workload, target=launch_target(inputs.request.target))
-        check_writable(out, (PLAN_FILE, *names, *KIT_FILES), force=force)
+        check_writable(out, (PLAN_FILE, LOCK_FILE, *names, *KIT_FILES), force=force)
     stopwatch.lap("read inputs")
     with watching(show=wants_progress() and not quiet) as watch:
         found = decide(
@@ -227,6 +228,9 @@ def save(plan: Plan, document: str, *, directory: Path | None, force: bool) -> "
         return None
     from cli.render_plan import Saved
     from planner.launch import launch_files
+    from planner.locked import lock_of
+    from planner.plan_lock import LOCK_FILE
+    from planner.schema.plan_lock import lock_to_text
     from planner.verification.kit import verification_kit
 
     target = launch_target(plan.target)
@@ -238,6 +242,6 @@ def save(plan: Plan, document: str, *, directory: Path | None, force: bool) -> "
             raise
         note(f"No launch files: {error}")
     kit = verification_kit(plan, target=target)
-    main = {PLAN_FILE: document, **files}
+    main = {PLAN_FILE: document, LOCK_FILE: lock_to_text(lock_of(plan, files=files)), **files}
     write_files(directory, {**main, **(kit.files if kit is not None else {})}, force=force)
     return Saved(directory=directory, names=tuple(main), kit=kit)

@@ -2,6 +2,7 @@
 
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ from cli.output import print_blocks, print_text
 from planner.errors import InputError
 
 if TYPE_CHECKING:
+    from planner.validation.pricing import Baseline, Machine
     from planner.validation.sources import Asked
 
 EXAMPLES = (
@@ -57,6 +59,33 @@ GpusPerNodeOption = Annotated[
 ]
 
 
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="NAME",
+        help="A cluster preset that the runs are priced on: also judges memory.",
+        show_default=False,
+    ),
+]
+SpecOption = Annotated[
+    Path | None,
+    typer.Option("--spec", metavar="SPEC", help="A spec to price with, instead.", show_default=False),
+]
+AdviceOption = Annotated[
+    bool, typer.Option("--advice", help="Also say how much slower than the best layout a run is, and what helps.")
+]
+BaselineOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        metavar="LOCK",
+        help="A plan.lock.json with its plan.json beside it: what changed since in time, memory and layout.",
+        show_default=False,
+    ),
+]
+
+
 def validate(
     files: FilesArgument,
     *,
@@ -65,6 +94,10 @@ def validate(
     against: AgainstOption = None,
     gpus: GpusOption = None,
     gpus_per_node: GpusPerNodeOption = None,
+    cluster: ClusterOption = None,
+    spec: SpecOption = None,
+    advice: AdviceOption = False,
+    baseline: BaselineOption = None,
 ) -> None:
     """Find mistakes in launch scripts and configurations before a cluster does.
 
@@ -75,7 +108,12 @@ def validate(
     from planner.rules.rule import Severity
     from planner.validation.judge import judge
 
-    judged = judge(files, _asked(against or [], gpus, gpus_per_node))
+    judged = judge(
+        files,
+        _asked(against or [], gpus, gpus_per_node),
+        machine=_machine(cluster, spec, advice=advice),
+        baseline=_baseline(baseline),
+    )
     if format_ is FindingsFormat.TEXT and sys.stdout.isatty():
         print_blocks(blocks(judged))
     else:
@@ -84,6 +122,26 @@ def validate(
         least = Severity(fail_on.value).rank
         if any(finding.severity.rank <= least for finding in judged.findings):
             raise typer.Exit(ExitCode.FINDINGS)
+
+
+def _machine(cluster: str | None, spec: Path | None, *, advice: bool) -> "Machine | None":
+    if cluster is None and spec is None:
+        if advice:
+            raise InputError(
+                "--advice does not say on which GPUs.", hint="Give --cluster dgx-h100, or --spec with a spec."
+            )
+        return None
+    from planner.validation.pricing import Machine
+
+    return Machine(cluster=cluster, spec=spec, advice=advice)
+
+
+def _baseline(path: Path | None) -> "Baseline | None":
+    if path is None:
+        return None
+    from cli.lock_file import read_baseline
+
+    return read_baseline(path)
 
 
 def _asked(against: list[str], gpus: int | None, gpus_per_node: int | None) -> "Asked":

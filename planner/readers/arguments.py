@@ -8,13 +8,13 @@ word becomes a value.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from enum import StrEnum
 
 from planner.errors import Location
 from planner.readers.flag_tables import ABBREVIATES, TITLES, FlagKind, FlagSpec, FlagTable
-from planner.readers.flag_values import CONVERSIONS
+from planner.readers.flag_values import conversion_of
 from planner.readers.shell import Word
 
 NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
@@ -48,7 +48,6 @@ class MistakeKind(StrEnum):
     NO_CHOICE = "no-choice"
     REPEATED = "repeated"
     DEPRECATED = "deprecated"
-    REQUIRED = "required"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +226,7 @@ def read_arguments(
         if match is None:
             index += 1
             seen_positionals += 1
-            if seen_positionals > positionals and not UNRESOLVED.search(word.text):
+            if seen_positionals > positionals and not _is_unresolved(word):
                 message = f"`{word.text}` follows no flag that takes it"
                 mistakes.append(Mistake(kind=MistakeKind.EXTRA_VALUE, word=word.text, location=place, message=message))
             continue
@@ -255,7 +254,6 @@ def read_arguments(
         mistakes.extend(found)
         index += 1 + taken
     mistakes.extend(_repeated(given))
-    mistakes.extend(_required(given, table, start))
     return Arguments(
         table=table,
         file=file,
@@ -354,14 +352,14 @@ def _use(match: _Match, word: Word, following: Sequence[Word], *, file: str) -> 
     least, most = _number_of_values(flag)
     mistakes: list[Mistake] = []
     taken: Sequence[Word]
-    texts: tuple[str, ...]
+    values: Sequence[Word]
     if match.explicit is not None:
-        taken, texts = (), (match.explicit,)
+        taken, values = (), (replace(word, text=match.explicit),)
         if most == 0:
             mistakes.append(_about(match, place, MistakeKind.EXTRA_VALUE, "takes no value"))
     else:
-        taken = following if most is None else following[:most]
-        texts = tuple(value.text for value in taken)
+        taken = values = following if most is None else following[:most]
+    texts = tuple(value.text for value in values)
     value_place = _place(taken[0], file) if taken else place
     value: object = SWITCHES.get(flag.kind)
     if flag.kind is FlagKind.BOOLEAN_OPTIONAL:
@@ -371,7 +369,7 @@ def _use(match: _Match, word: Word, following: Sequence[Word], *, file: str) -> 
             wanted = "a value" if least == 1 else f"{least} values"
             mistakes.append(_about(match, place, MistakeKind.MISSING_VALUE, f"needs {wanted}"))
         else:
-            value, found = _values(match, texts, value_place)
+            value, found = _values(match, values, value_place)
             mistakes.extend(found)
     use = Given(flag=flag, spelled=match.spelled, value=value, texts=texts, location=place, value_location=value_place)
     return len(taken), use, tuple(mistakes)
@@ -387,24 +385,27 @@ def _number_of_values(flag: FlagSpec) -> tuple[int, int | None]:
     return limits[flag.nargs]
 
 
-def _values(match: _Match, texts: tuple[str, ...], place: Location) -> tuple[object, tuple[Mistake, ...]]:
+def _values(match: _Match, words: Sequence[Word], place: Location) -> tuple[object, tuple[Mistake, ...]]:
     """Return what the words of a flag become, and those that become nothing."""
     flag = match.flag
     values: list[object] = []
     mistakes: list[Mistake] = []
-    conversion = CONVERSIONS.get(flag.type_name)
-    for text in texts:
-        if UNRESOLVED.search(text):
+    conversion = conversion_of(flag.type_name)
+    for word in words:
+        text = word.text
+        if _is_unresolved(word):
             values.append(None)
             continue
         try:
             value = conversion.read(text) if conversion else text
-        except ValueError:
+        except (ValueError, RecursionError):
             problem = f"takes {conversion.wanted if conversion else 'a word'}, `{text}` is given"
             mistakes.append(_about(match, place, MistakeKind.WRONG_TYPE, problem))
             values.append(None)
             continue
-        if flag.choices is not None and str(value) not in flag.choices:
+        told = text.lower().replace("-", "_") if flag.type_name == "folded_str" else str(value)
+        choices = [choice.lower().replace("-", "_") for choice in flag.choices or ()]
+        if flag.choices is not None and told not in (choices if flag.type_name == "folded_str" else flag.choices):
             mistakes.append(
                 _about(
                     match,
@@ -419,6 +420,11 @@ def _values(match: _Match, texts: tuple[str, ...], place: Location) -> tuple[obj
     if flag.nargs is None or flag.nargs == "?":
         return values[0] if values else flag.default, tuple(mistakes)
     return values, tuple(mistakes)
+
+
+def _is_unresolved(word: Word) -> bool:
+    """Return whether only a run could tell what a word is."""
+    return not word.literal and UNRESOLVED.search(word.text) is not None
 
 
 def _about(
@@ -456,17 +462,8 @@ def _repeated(given: Sequence[Given]) -> Iterator[Mistake]:
         last[use.flag.dest] = use
 
 
-def _required(given: Sequence[Given], table: FlagTable, start: Location) -> Iterator[Mistake]:
-    dests = {use.flag.dest for use in given}
-    for flag in table.flags:
-        if flag.required and flag.kind is not FlagKind.POSITIONAL and flag.dest not in dests:
-            yield Mistake(
-                kind=MistakeKind.REQUIRED, word=flag.name, location=start, message=f"{flag.name} is missing", flag=flag
-            )
-
-
 def _place(word: Word, file: str) -> Location:
-    return Location(file=file, line=word.line, column=word.column)
+    return Location(file=word.file or file, line=word.line, column=word.column)
 
 
 def _order(location: Location) -> tuple[int, int]:

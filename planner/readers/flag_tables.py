@@ -57,7 +57,6 @@ class FlagSpec:
         type_name: str, int, float, bool, json, or the function that converts the text.
         choices: The values that are allowed; None for any.
         default: What stands where the flag does not; a text where it is no JSON value.
-        required: The program does not start without it.
         deprecated: What the parser says of it, if it is going away.
     """
 
@@ -68,7 +67,6 @@ class FlagSpec:
     type_name: str
     choices: tuple[str, ...] | None
     default: object
-    required: bool = False
     deprecated: str = ""
 
     @property
@@ -166,6 +164,5 @@ def _flag(entry: Mapping[str, object]) -> FlagSpec:
         type_name=str(entry["type"]),
         choices=None if choices is None else tuple(str(choice) for choice in choices),
         default=entry["default"],
-        required=bool(entry["required"]),
         deprecated=str(entry.get("deprecated", "")),
     )

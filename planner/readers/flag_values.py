@@ -1,9 +1,11 @@
 """What becomes of a word behind a flag: the functions that the frameworks' parsers give to argparse as a type.
 
 Each has the name under which the tables of flags know it. Those of Megatron-LM are read in
-`megatron/training/arguments.py`; nothing is evaluated as Python here.
+`megatron/training/arguments.py`, those of vLLM in `vllm/utils`; nothing is evaluated as Python here.
 """
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -34,6 +36,30 @@ def _truth(text: str) -> bool:
     return bool(text)
 
 
+DECIMAL_SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+BINARY_SUFFIXES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def _readable_number(text: str) -> int:
+    """Return what vLLM makes of 4k (4,000), 4K (4,096) and 25.6k (`human_readable_int` of vllm/utils)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgGtT])", text.strip())
+    if match is None:
+        return int(text)
+    number, suffix = match.groups()
+    if suffix in BINARY_SUFFIXES:
+        return int(number) * BINARY_SUFFIXES[suffix]
+    return int(float(number) * DECIMAL_SUFFIXES[suffix])
+
+
+def _readable_number_or_auto(text: str) -> int:
+    """Return the same, -1 for `auto`."""
+    return -1 if text.strip().lower() in {"-1", "auto"} else _readable_number(text)
+
+
+def _json(text: str) -> object:
+    return json.loads(text)
+
+
 def _frequency(text: str) -> int | list[int]:
     """Return every how many layers something comes, or a list with a number a layer."""
     return list(parse_list(text)) if "[" in text else int(text)
@@ -55,6 +81,11 @@ CONVERSIONS: Mapping[str, Conversion] = {
     "int": Conversion(wanted="a whole number", read=int),
     "float": Conversion(wanted="a number", read=float),
     "bool": Conversion(wanted="a word", read=_truth),
+    "human_readable_int": Conversion(wanted="a whole number such as 4096 or 4k", read=_readable_number),
+    "human_readable_int_or_auto": Conversion(
+        wanted="a whole number such as 4096 or 4k, or auto", read=_readable_number_or_auto
+    ),
+    "json": Conversion(wanted="JSON", read=_json),
     "moe_freq_type": FREQUENCY,
     "la_freq_type": FREQUENCY,
     "no_rope_freq_type": FREQUENCY,
@@ -62,3 +93,18 @@ CONVERSIONS: Mapping[str, Conversion] = {
     "_parse_cuda_graph_modules_arg": Conversion(wanted=f"one of {', '.join(sorted(CAPTURED))}", read=_captured),
 }
 """Conversions by the name of their type; a word of any other type stays text."""
+
+OPTIONAL = "optional_"
+"""Kinds that begin so also take "" and None, for a value that is not there (`optional_type` of vLLM)."""
+
+
+def conversion_of(type_name: str) -> Conversion | None:
+    """Return how a word of a type becomes a value; None where it stays text."""
+    if not type_name.startswith(OPTIONAL):
+        return CONVERSIONS.get(type_name)
+    inner = conversion_of(type_name.removeprefix(OPTIONAL))
+
+    def read(text: str) -> object:
+        return "None" if text in {"", "None"} else inner.read(text) if inner else text
+
+    return Conversion(wanted=inner.wanted if inner else "a word", read=read)

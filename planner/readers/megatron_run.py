@@ -50,6 +50,11 @@ class MegatronRun:
         """Return whether it is judged for a version or a later one."""
         return version_key(self.version) >= version_key(version)
 
+    @property
+    def start(self) -> Location:
+        """Return where it is started."""
+        return self.arguments.start
+
     def place(self, *dests: str) -> Location:
         """Return where the first given of some values stands; where the command starts, if none is given."""
         return self.arguments.place(*dests)

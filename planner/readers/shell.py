@@ -48,11 +48,21 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
-    """One word after expansion, with the place it was written at."""
+    """One word after expansion, with the place it was written at.
+
+    Args:
+        text: The word.
+        line: Where it stands.
+        column: Where it stands.
+        file: The file that it stands in, where that is another than the script's.
+        literal: It comes from where nothing is expanded, so a dollar sign in it is one.
+    """
 
     text: str
     line: int
     column: int
+    file: str = ""
+    literal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

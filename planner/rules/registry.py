@@ -23,11 +23,14 @@ MODULES: Mapping[Framework, tuple[str, ...]] = {
         "planner.rules.megatron_training",
     ),
     Framework.DEEPSPEED: (),
-    Framework.VLLM: (),
+    Framework.VLLM: ("planner.rules.vllm_mesh", "planner.rules.vllm_experts", "planner.rules.vllm_engine"),
 }
 """Modules whose `RULES` look at a run of each framework."""
 
-OTHER_MODULES = (SPELLING,)
+PRICED = "planner.rules.priced"
+HELD_AGAINST_LOCK = "planner.rules.held_against_lock"
+
+OTHER_MODULES = (SPELLING, PRICED, HELD_AGAINST_LOCK)
 """Modules whose rules look at something else than a run."""
 
 
@@ -42,6 +45,18 @@ def rules_of(framework: Framework, version: str) -> tuple[Rule[Any], ...]:
 def spelling_rules(framework: Framework) -> tuple[Rule[Any], ...]:
     """Return the rules that look at the words of a framework's command."""
     return tuple(rule for rule in _rules(SPELLING) if framework in rule.frameworks)
+
+
+@cache
+def priced_rules(framework: Framework) -> tuple[Rule[Any], ...]:
+    """Return the rules that look at a priced run of a framework."""
+    return tuple(rule for rule in _rules(PRICED) if framework in rule.frameworks)
+
+
+@cache
+def lock_rules(framework: Framework) -> tuple[Rule[Any], ...]:
+    """Return the rules that hold a run of a framework against a lock."""
+    return tuple(rule for rule in _rules(HELD_AGAINST_LOCK) if framework in rule.frameworks)
 
 
 @cache

@@ -44,6 +44,7 @@ class FoundAt(StrEnum):
     STEP = "the first step"
     LATER = "a later step"
     NEVER = "never: it runs, and does something else than what is written"
+    UNNOTICED = "never: it runs, slower than it could"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

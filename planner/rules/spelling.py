@@ -158,19 +158,6 @@ def deprecated_flag(arguments: Arguments) -> Iterator[Found]:
     yield from _found(arguments, MistakeKind.DEPRECATED, lambda _: "Use what the message names instead.")
 
 
-@rule(
-    id="S010",
-    name="required-flag",
-    framework=COMMAND_LINES,
-    prevents="error: the following arguments are required: ...",
-    found_at=FoundAt.PARSE,
-    source=ARGPARSE,
-)
-def required_flag(arguments: Arguments) -> Iterator[Found]:
-    """The program does not start without the flag."""
-    yield from _found(arguments, MistakeKind.REQUIRED, lambda mistake: f"Add {mistake.word}.")
-
-
 RULES: tuple[Rule[Arguments], ...] = (
     unknown_flag,
     ambiguous_flag,
@@ -181,5 +168,4 @@ RULES: tuple[Rule[Arguments], ...] = (
     no_choice,
     overridden,
     deprecated_flag,
-    required_flag,
 )

@@ -15,6 +15,7 @@ from planner.errors import InputError, Location
 from planner.readers.arguments import Arguments
 from planner.readers.flag_tables import Framework, chosen_version
 from planner.readers.megatron_run import read_megatron_runs
+from planner.readers.vllm_run import looks_like_config, read_vllm_config, read_vllm_runs
 
 SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".txt", ".args", ".json", ".yaml", ".yml"})
 """Files that are looked at in a directory."""
@@ -39,6 +40,10 @@ class Run(Protocol):
     @property
     def arguments(self) -> Arguments | None:
         """Return the words of its command, if it is a command."""
+
+    @property
+    def start(self) -> Location:
+        """Return where it is started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,15 +158,30 @@ def read_source(text: str, *, file: str, asked: Asked) -> Source:
     Raises:
         InputError: It is damaged: a quote that is never closed, a mapping that is none.
     """
-    runs: list[Run] = []
-    if not re.search(r"\.(json|ya?ml)$", file, re.IGNORECASE):
-        runs.extend(
-            read_megatron_runs(
-                text,
-                file=file,
-                version=asked.version(Framework.MEGATRON),
-                num_gpus=asked.num_gpus,
-                gpus_per_node=asked.gpus_per_node,
-            )
+    if re.search(r"\.(json|ya?ml)$", file, re.IGNORECASE):
+        return Source(file=file, text=text, runs=tuple(_runs_of_mapping(text, file=file, asked=asked)))
+    readers = ((Framework.MEGATRON, read_megatron_runs), (Framework.VLLM, read_vllm_runs))
+    runs = (
+        run
+        for framework, read in readers
+        for run in read(
+            text,
+            file=file,
+            version=asked.version(framework),
+            num_gpus=asked.num_gpus,
+            gpus_per_node=asked.gpus_per_node,
         )
+    )
     return Source(file=file, text=text, runs=tuple(runs))
+
+
+def _runs_of_mapping(text: str, *, file: str, asked: Asked) -> Iterator[Run]:
+    """Yield what a YAML or JSON file describes."""
+    from planner.documents import parse_document  # noqa: PLC0415 - scripts need no reader of YAML
+
+    content = parse_document(text, file=file).root.content
+    version = asked.version(Framework.VLLM)
+    if isinstance(content, dict) and looks_like_config(tuple(content), version):
+        yield read_vllm_config(
+            text, file=file, version=version, num_gpus=asked.num_gpus, gpus_per_node=asked.gpus_per_node
+        )

@@ -72,7 +72,7 @@ SPELLING: Mapping[str, str] = {
     "S005": script(bf16="true"),
     "S006": script(num_layers="thirty"),
     "S007": script(recompute_granularity="partial"),
-    "S009": having("--use-rotary-position-embeddings"),
+    "S009": script(disable_msc=None),
     "S008": script().replace("--bf16", "--bf16 --micro-batch-size 2"),
 }
 
@@ -133,9 +133,7 @@ LISTS: Mapping[str, str] = {
     "MLM226": having(
         "--experimental-attention-variant gated_delta_net --linear-attention-freq 4 --linear-num-value-heads 24"
     ),
-    "MLM227": having(
-        f"{HYBRID} --hybrid-layer-pattern 'M*|M-' --account-for-loss-in-pipeline-split", "--num-layers"
-    ),
+    "MLM227": having(f"{HYBRID} --hybrid-layer-pattern 'M*|M-' --account-for-loss-in-pipeline-split", "--num-layers"),
     "MLM228": having(f"{HYBRID} --hybrid-layer-pattern 'M*|M-' --decoder-first-pipeline-num-layers 2", "--num-layers"),
     "MLM229": having(f"{HYBRID} --hybrid-layer-pattern 'M*|M-' --hybrid-override-pattern M*M-", "--num-layers"),
     "MLM230": having("--experimental-attention-variant gated_delta_net"),
@@ -206,14 +204,14 @@ IN_EXPERTS: Mapping[str, str] = {
 }
 
 SEQUENCE: Mapping[str, str] = {
-    "MLM401": having("--context-parallel-size 4 --tensor-model-parallel-size 1 --seq-length 4092", "--sequence-parallel"),
+    "MLM401": having(
+        "--context-parallel-size 4 --tensor-model-parallel-size 1 --seq-length 4092", "--sequence-parallel"
+    ),
     "MLM402": having("--seq-length 4095"),
     "MLM403": having("--context-parallel-size 4 --hierarchical-context-parallel-sizes 2 4"),
     "MLM404": having("--context-parallel-size 2 --cp-comm-type p2p a2a"),
     "MLM405": having("--context-parallel-size 2 --cp-comm-type ring"),
-    "MLM406": having(
-        "--context-parallel-size 4 --cp-comm-type a2a --group-query-attention --num-query-groups 4"
-    ),
+    "MLM406": having("--context-parallel-size 4 --cp-comm-type a2a --group-query-attention --num-query-groups 4"),
     "MLM407": script(max_position_embeddings="2048"),
     "MLM408": having("--context-parallel-size 4 --cp-comm-type a2a+p2p"),
     "MLM409": script(encoder_seq_length="4096"),
@@ -241,7 +239,9 @@ OPTIMIZER: Mapping[str, str] = {
     "MLM502": having(
         "--overlap-param-gather-with-optimizer-step --overlap-param-gather --overlap-grad-reduce --ckpt-format torch"
     ),
-    "MLM503": having(f"{TORCH_FSDP} {ALONE} --fp16", "--sequence-parallel", "--use-distributed-optimizer", "--bf16", export=""),
+    "MLM503": having(
+        f"{TORCH_FSDP} {ALONE} --fp16", "--sequence-parallel", "--use-distributed-optimizer", "--bf16", export=""
+    ),
     "MLM504": having(
         f"{TORCH_FSDP} {ALONE}",
         "--sequence-parallel",
@@ -259,7 +259,9 @@ OPTIMIZER: Mapping[str, str] = {
     "MLM509": having(f"{FSDP} {ALONE} --fsdp-manual-registration", "--sequence-parallel", export=""),
     "MLM510": having("--ckpt-format fsdp_dtensor"),
     "MLM511": having(f"{ALONE} --ckpt-format torch_dcp", "--sequence-parallel"),
-    "MLM512": having(f"{TORCH_FSDP} {ALONE} --optimizer lion", "--sequence-parallel", "--use-distributed-optimizer", export=""),
+    "MLM512": having(
+        f"{TORCH_FSDP} {ALONE} --optimizer lion", "--sequence-parallel", "--use-distributed-optimizer", export=""
+    ),
     "MLM513": having("--use-precision-aware-optimizer --optimizer sgd"),
     "MLM514": having("--exp-avg-dtype bf16"),
     "MLM515": having("--optimizer-cpu-offload"),
@@ -374,7 +376,9 @@ PRECISION: Mapping[str, str] = {
     "MLM722": having("--apply-query-key-layer-scaling"),
     "MLM723": having("--deterministic-mode --tp-comm-overlap"),
     "MLM724": having("--transformer-impl inference_optimized --disable-bias-linear"),
-    "MLM725": having(f"{EXPERTS} --transformer-impl inference_optimized --normalization RMSNorm --expert-tensor-parallel-size 1"),
+    "MLM725": having(
+        f"{EXPERTS} --transformer-impl inference_optimized --normalization RMSNorm --expert-tensor-parallel-size 1"
+    ),
     "MLM726": having("--inference-fuse-tp-communication"),
     "MLM727": having("--cuda-graph-impl local --inference-cuda-graph-scope block --fp8-format e4m3"),
     "MLM728": having("--deterministic-mode"),

@@ -1,0 +1,115 @@
+"""What changed between two plans, as tables, as Markdown for a pull request, and as JSON."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cli.render import (
+    Block,
+    Item,
+    Line,
+    Style,
+    Table,
+    columns,
+    gib,
+    milliseconds,
+    section,
+    signed_gib,
+    signed_milliseconds,
+    signed_percent,
+)
+from planner.lock_changes import Level, LockChanges
+from planner.plan_lock import PlanLock
+
+STYLES = {
+    Level.BAD: Style.BAD,
+    Level.WORTH_A_LOOK: Style.HEADING,
+    Level.GOOD: Style.GOOD,
+    Level.NEUTRAL: Style.PLAIN,
+}
+MARKS = {Level.BAD: "**worse**", Level.WORTH_A_LOOK: "**look**", Level.GOOD: "better", Level.NEUTRAL: "note"}
+MOST_TERMS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """A table of a difference: what, before, after, change."""
+
+    title: str
+    rows: tuple[tuple[str, str, str, str], ...]
+
+
+def diff_blocks(found: LockChanges) -> tuple[Block, ...]:
+    """Return what `diff` prints."""
+    blocks: list[Block] = [Line(remark.text, STYLES[remark.level]) for remark in found.remarks]
+    if not found.remarks and not found.settings and not found.inputs:
+        return (Line("Nothing changed.", Style.GOOD),)
+    for table in _tables(found):
+        shown = Table(columns=columns("", ">before", ">after", ">change"), rows=table.rows)
+        blocks += section(table.title, shown)
+    if found.files:
+        blocks += section("Files", *(Item(name) for name in found.files))
+    return tuple(blocks)
+
+
+def diff_markdown(found: LockChanges) -> str:
+    """Return the same as Markdown."""
+    lines = ["### Layout plan", ""]
+    lines += [f"- {MARKS[remark.level]}: {_escaped(remark.text)}" for remark in found.remarks] or ["- no remark"]
+    for table in _tables(found):
+        lines += ["", f"#### {table.title}", "", "| | before | after | change |", "|---|---:|---:|---:|"]
+        lines += [f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in table.rows]
+    if found.files:
+        lines += ["", f"Files that changed: {', '.join(f'`{_escaped(name)}`' for name in found.files)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{character}" if character in "\\`*_[]<>|#" else character for character in text)
+
+
+def _tables(found: LockChanges) -> Iterator[_Rows]:
+    yield _Rows(title="Prediction", rows=tuple(_figures(found.old, found.new, found)))
+    for title, pairs in (("Inputs that changed", found.inputs), ("Layout", found.settings)):
+        if pairs:
+            yield _Rows(title=title, rows=tuple((name, old, new, "") for name, (old, new) in pairs.items()))
+    if found.terms:
+        rows = [
+            (term, milliseconds(old), milliseconds(new), signed_milliseconds(new - old))
+            for term, (old, new) in [*found.terms.items()][:MOST_TERMS]
+        ]
+        left = len(found.terms) - len(rows)
+        yield _Rows(title=f"Time by term{f', the largest {MOST_TERMS}' if left else ''}", rows=tuple(rows))
+
+
+def _figures(old: PlanLock, new: PlanLock, found: LockChanges) -> Iterator[tuple[str, str, str, str]]:
+    yield "step", milliseconds(old.step_seconds), milliseconds(new.step_seconds), signed_percent(found.step_fraction)
+    speeds = old.tokens_per_second_per_gpu, new.tokens_per_second_per_gpu
+    yield "tokens/s/GPU", f"{speeds[0]:,.0f}", f"{speeds[1]:,.0f}", signed_percent(speeds[1] / speeds[0] - 1)
+    peaks = old.tightest.peak_bytes, new.tightest.peak_bytes
+    yield "peak memory", gib(peaks[0]), gib(peaks[1]), signed_gib(found.peak_change_bytes)
+    lefts = old.tightest.left_bytes, new.tightest.left_bytes
+    yield "left below the limit", gib(lefts[0]), gib(lefts[1]), signed_gib(lefts[1] - lefts[0])
+    yield "gap", _gap(old.gap), _gap(new.gap), ""
+
+
+def _gap(gap: float | None) -> str:
+    return "not searched" if gap is None else f"{gap:.1%}"
+
+
+def diff_document(found: LockChanges) -> dict[str, object]:
+    """Return the same as JSON; seconds and bytes, never rounded."""
+    return {
+        "schema": 1,
+        "remarks": [
+            {"level": remark.level.value, "about": remark.about.value, "text": remark.text} for remark in found.remarks
+        ],
+        "step_seconds": [found.old.step_seconds, found.new.step_seconds],
+        "tokens_per_second_per_gpu": [found.old.tokens_per_second_per_gpu, found.new.tokens_per_second_per_gpu],
+        "peak_memory_bytes": [found.old.tightest.peak_bytes, found.new.tightest.peak_bytes],
+        "left_bytes": [found.old.tightest.left_bytes, found.new.tightest.left_bytes],
+        "gap": [found.old.gap, found.new.gap],
+        "inputs": {part: list(pair) for part, pair in found.inputs.items()},
+        "settings": {name: list(pair) for name, pair in found.settings.items()},
+        "seconds_by_term": {term: list(pair) for term, pair in found.terms.items()},
+        "files": list(found.files),
+    }

@@ -1,0 +1,77 @@
+"""What serving rules ask of a model: heads, experts, layers and positions, from the bundled facts or a config.json."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from planner.blocks import LatentAttention, MixtureOfExperts, SelfAttention
+from planner.specs import ModelSpec
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """The facts that decide which layouts a server can have.
+
+    Args:
+        name: What it is called.
+        num_layers: Decoder layers.
+        num_attention_heads: Query heads of the attention layers, those with most of them; None without attention.
+        num_key_value_heads: Their key/value heads; 1 for latent attention, whose one latent every rank holds.
+        is_latent: Attention is multi-head latent attention.
+        num_experts: Routed experts of a layer; None for a dense model.
+        max_positions: Longest sequence that the model says it takes.
+    """
+
+    name: str
+    num_layers: int
+    num_attention_heads: int | None
+    num_key_value_heads: int | None
+    is_latent: bool
+    num_experts: int | None
+    max_positions: int
+
+
+@cache
+def served_model(name: str, *, base: Path) -> ServedModel | None:
+    """Return the facts of a model by its bundled name, its repository or its folder; None where it is not known.
+
+    Raises:
+        InputError: It is a folder whose config.json cannot be read.
+    """
+    from planner.bundled import find_bundled  # noqa: PLC0415 - most files are judged without a model
+
+    bundled = find_bundled(name)
+    if bundled is not None:
+        return _facts(bundled.decoder.spec())
+    return _facts(_read(base / name)) if (base / name / CONFIG_FILE).is_file() else None
+
+
+def _read(folder: Path) -> ModelSpec:
+    """Return the model that a folder's config.json describes."""
+    from planner.documents import load_document  # noqa: PLC0415 - likewise
+    from planner.schema.model import read_model  # noqa: PLC0415 - pydantic
+
+    file = folder / CONFIG_FILE
+    return read_model(str(file), document=load_document(file), path=(), base=Path())
+
+
+def _facts(model: ModelSpec) -> ServedModel:
+    mixers = [block.mixer for block in model.distinct_blocks]
+    attentions = [mixer for mixer in mixers if isinstance(mixer, SelfAttention | LatentAttention)]
+    widest = max(attentions, key=lambda mixer: mixer.num_attention_heads, default=None)
+    experts = [
+        block.feed_forward.num_experts
+        for block in model.distinct_blocks
+        if isinstance(block.feed_forward, MixtureOfExperts)
+    ]
+    return ServedModel(
+        name=model.name,
+        num_layers=model.num_layers,
+        num_attention_heads=None if widest is None else widest.num_attention_heads,
+        num_key_value_heads=widest.num_key_value_heads if isinstance(widest, SelfAttention) else 1 if widest else None,
+        is_latent=isinstance(widest, LatentAttention),
+        num_experts=max(experts, default=None),
+        max_positions=model.max_position_embeddings,
+    )

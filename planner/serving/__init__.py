@@ -1,0 +1,1 @@
+"""Serving: what an engine's replicas are, and what is planned for them."""

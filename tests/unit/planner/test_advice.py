@@ -1,0 +1,109 @@
+"""Advice is what the search finds with one part free, and what validate says of memory and speed follows the price."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from planner.advice import PARTS, WORTH_SAYING, best_of_all, single_changes
+from planner.described import given_layout
+from planner.inputs import Inputs
+from planner.layout import Granularity, Recompute
+from planner.search import search
+from tests.builders import tiny_dense_model, tiny_request, two_node_cluster
+
+RUNNER = CliRunner()
+SCRIPT = Path(__file__).parents[3] / "examples" / "llama-3.1-8b-1xdgx-h100" / "expected" / "launch.sh"
+FULL = "--bf16 --recompute-granularity full --recompute-method uniform --recompute-num-layers 1"
+
+
+@pytest.fixture(scope="module")
+def inputs() -> Inputs:
+    return Inputs(model=tiny_dense_model(), cluster=two_node_cluster(), request=tiny_request())
+
+
+def test_the_best_layout_needs_no_advice(inputs: Inputs) -> None:
+    assert single_changes(best_of_all(inputs).best, inputs) == ()
+
+
+def test_each_change_differs_in_its_part_and_saves_what_it_says(inputs: Inputs) -> None:
+    best = best_of_all(inputs).best.layout
+    slow = replace(best, recompute=Recompute(granularity=Granularity.FULL))
+    planned = given_layout(slow, inputs.model, inputs.cluster, inputs.request)
+    found = single_changes(planned, inputs)
+    assert found
+    assert len({advice.planned.layout for advice in found}) == len(found)
+    for advice in found:
+        assert advice.saved_fraction >= WORTH_SAYING
+        assert advice.saved_fraction == pytest.approx(1 - advice.planned.step_seconds / planned.step_seconds)
+        kept = {"tp", "pp", "cp", "vpp", "zero_stage", "micro_batch_size"} - set(PARTS[advice.part])
+        assert all(getattr(advice.planned.layout, name) == getattr(slow, name) for name in kept)
+    assert any(advice.part == "recompute" for advice in found)
+
+
+def test_no_change_beats_the_whole_search(inputs: Inputs) -> None:
+    best = search(inputs.model, inputs.cluster, inputs.request, top=1).best
+    slow = replace(best.layout, recompute=Recompute(granularity=Granularity.FULL))
+    planned = given_layout(slow, inputs.model, inputs.cluster, inputs.request)
+    assert all(
+        advice.planned.step_seconds >= best.step_seconds * (1 - 1e-9) for advice in single_changes(planned, inputs)
+    )
+
+
+def findings(script: Path, *options: str) -> list[dict[str, object]]:
+    result = RUNNER.invoke(app, ["validate", str(script), "--format", "json", *options])
+    assert result.exit_code in {0, 1}, result.stderr
+    found: list[dict[str, object]] = json.loads(result.stdout)["findings"]
+    return found
+
+
+def changed(tmp_path: Path, old: str, new: str) -> Path:
+    text = SCRIPT.read_text()
+    assert old in text
+    script = tmp_path / "launch.sh"
+    script.write_text(text.replace(old, new))
+    return script
+
+
+def test_validate_on_a_cluster_judges_memory(tmp_path: Path) -> None:
+    assert findings(SCRIPT, "--cluster", "dgx-h100") == []
+    large = findings(changed(tmp_path, "--micro-batch-size 1", "--micro-batch-size 2"), "--cluster", "dgx-h100")
+    assert [finding["rule"] for finding in large] == ["MEM001"] * len(large)
+    assert large
+    assert "GiB more than its GPU has." in str(large[0]["message"])
+
+
+def test_little_memory_left_is_a_warning(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "schema: 1\nmodel: llama-3.1-8b\ncluster: {preset: dgx-h100, nodes: 1}\nmemory_headroom: 0.25\n"
+        "workload: {kind: train, seq_len: 8192, global_batch_size: 128, precision: bf16}\n"
+    )
+    found = findings(SCRIPT, "--spec", str(spec))
+    assert {finding["rule"] for finding in found} == {"MEM002"}
+
+
+def test_validate_with_advice_says_what_the_best_would_save(tmp_path: Path) -> None:
+    rules = [
+        finding["rule"] for finding in findings(changed(tmp_path, "--bf16", FULL), "--cluster", "dgx-h100", "--advice")
+    ]
+    assert rules[0] == "ADV001"
+    assert set(rules) == {"ADV001", "ADV002"}
+    assert findings(SCRIPT, "--cluster", "dgx-h100", "--advice") == []
+
+
+def test_advice_needs_to_know_the_gpus() -> None:
+    result = RUNNER.invoke(app, ["validate", str(SCRIPT), "--advice"])
+    assert result.exit_code == 2
+    assert "--advice does not say on which GPUs." in result.stderr
+
+
+def test_a_broken_spec_is_the_users_mistake_not_an_undecided_rule(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("schema: 1\nmodel: llama-3.1-8b\n")
+    result = RUNNER.invoke(app, ["validate", str(SCRIPT), "--spec", str(spec)])
+    assert result.exit_code == 2
+    assert f"{spec}:1:1" in result.stderr
