@@ -67,9 +67,15 @@ class Word:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A simple command: its words, and the variables exported before it."""
+    """A simple command.
+
+    Args:
+        words: Its words, references resolved.
+        environment: Variables that are set for it alone, in front of it.
+    """
 
     words: tuple[Word, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -176,11 +182,17 @@ def _run(words: list[_RawWord], script: Script, variables: dict[str, tuple[Word,
             script.exports.pop(word.keyword, None)
             variables.pop(word.keyword, None)
         return
+    assigned: dict[str, tuple[Word, ...]] = dict(variables)
+    names: list[str] = []
     while words and (match := words[0].assignment) is not None:
-        _assign(words.pop(0), match, variables)
-    if words:
-        expanded = tuple(found for word in words for found in _expand(word, variables))
-        script.commands.append(Command(words=expanded))
+        _assign(words.pop(0), match, assigned)
+        names.append(match.group(1))
+    if not words:
+        variables.update({name: assigned[name] for name in names})
+        return
+    expanded = tuple(found for word in words for found in _expand(word, variables))
+    environment = {name: " ".join(word.text for word in assigned[name]) for name in names}
+    script.commands.append(Command(words=expanded, environment=environment))
 
 
 def _assign(word: _RawWord, match: re.Match[str], variables: dict[str, tuple[Word, ...]]) -> None:

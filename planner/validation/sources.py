@@ -14,6 +14,7 @@ from typing import Protocol
 from planner.errors import InputError, Location
 from planner.readers.arguments import Arguments
 from planner.readers.flag_tables import Framework, chosen_version
+from planner.readers.megatron_lists import read_megatron_list, read_megatron_mapping
 from planner.readers.megatron_run import read_megatron_runs
 from planner.readers.vllm_run import looks_like_config, read_vllm_config, read_vllm_runs
 
@@ -172,16 +173,34 @@ def read_source(text: str, *, file: str, asked: Asked) -> Source:
             gpus_per_node=asked.gpus_per_node,
         )
     )
-    return Source(file=file, text=text, runs=tuple(runs))
+    found: tuple[Run, ...] = tuple(runs)
+    if not found:
+        found = read_megatron_list(
+            text,
+            file=file,
+            version=asked.version(Framework.MEGATRON),
+            num_gpus=asked.num_gpus,
+            gpus_per_node=asked.gpus_per_node,
+        )
+    return Source(file=file, text=text, runs=found)
 
 
 def _runs_of_mapping(text: str, *, file: str, asked: Asked) -> Iterator[Run]:
     """Yield what a YAML or JSON file describes."""
     from planner.documents import parse_document  # noqa: PLC0415 - scripts need no reader of YAML
 
-    content = parse_document(text, file=file).root.content
+    root = parse_document(text, file=file).root
+    content = root.content
     version = asked.version(Framework.VLLM)
     if isinstance(content, dict) and looks_like_config(tuple(content), version):
         yield read_vllm_config(
             text, file=file, version=version, num_gpus=asked.num_gpus, gpus_per_node=asked.gpus_per_node
         )
+        return
+    yield from read_megatron_mapping(
+        root,
+        file=file,
+        version=asked.version(Framework.MEGATRON),
+        num_gpus=asked.num_gpus,
+        gpus_per_node=asked.gpus_per_node,
+    )
