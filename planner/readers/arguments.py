@@ -102,6 +102,7 @@ class Arguments:
         given: Every use of a flag, in order; a later one overrides an earlier.
         mistakes: Everything that is wrong, in order.
         start: Where the command stands, for what is missing.
+        unread: Words where a flag may stand that only a run could tell.
     """
 
     table: FlagTable
@@ -109,6 +110,7 @@ class Arguments:
     given: tuple[Given, ...]
     mistakes: tuple[Mistake, ...]
     start: Location
+    unread: tuple[str, ...] = ()
     _last: dict[str, Given] = field(default_factory=dict)
 
     def use(self, dest: str) -> Given | None:
@@ -218,6 +220,7 @@ def read_arguments(
     """
     given: list[Given] = []
     mistakes: list[Mistake] = []
+    unread: list[str] = []
     index, seen_positionals = 0, 0
     while index < len(words):
         word = words[index]
@@ -226,7 +229,9 @@ def read_arguments(
         if match is None:
             index += 1
             seen_positionals += 1
-            if seen_positionals > positionals and not _is_unresolved(word):
+            if _is_unresolved(word):
+                unread.append(word.text)
+            elif seen_positionals > positionals:
                 message = f"`{word.text}` follows no flag that takes it"
                 mistakes.append(Mistake(kind=MistakeKind.EXTRA_VALUE, word=word.text, location=place, message=message))
             continue
@@ -260,6 +265,7 @@ def read_arguments(
         given=tuple(given),
         mistakes=tuple(sorted(mistakes, key=lambda mistake: _order(mistake.location))),
         start=start,
+        unread=tuple(unread),
     )
 
 

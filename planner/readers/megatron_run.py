@@ -36,6 +36,11 @@ class MegatronRun:
     gpus_per_node: int | None
     environment: Mapping[str, str] | None
 
+    def check_whole(self) -> None:
+        """Raise `NotSaidError` where a word that only a run could tell may hold flags that seem to be missing."""
+        if self.arguments.unread:
+            raise NotSaidError(self.arguments.unread[0])
+
     @property
     def framework(self) -> Framework:
         """Return whose run it is."""
@@ -162,6 +167,11 @@ class MegatronRun:
     def num_experts(self) -> int | None:
         """Return the routed experts of a layer; None for a dense model."""
         return self.arguments.optional_integer("num_experts") or None
+
+    @property
+    def has_expert_layers(self) -> bool:
+        """Return whether some layer has experts; in a hybrid model its pattern says which."""
+        return self.num_experts is not None and (self.hybrid is None or "E" in self.hybrid.letters)
 
     @cached_property
     def num_attention_heads(self) -> int:

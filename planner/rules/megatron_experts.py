@@ -10,6 +10,7 @@ from planner.rules.megatron_sources import ARGUMENTS, CONFIG, EXPERTS, MOE_LAYER
 from planner.rules.rule import Found, FoundAt, Rule, listed, nearest_divisors, rule
 
 HAS_EXPERTS = fact("--num-experts", lambda run: run.num_experts is not None, "num_experts")
+EXPERT_LAYERS = fact("--num-experts", lambda run: run.has_expert_layers, "num_experts")
 BALANCED_BY_LOSS = frozenset({"aux_loss", "seq_aux_loss", "global_aux_loss", "none"})
 
 
@@ -45,7 +46,7 @@ def more_choices_than_experts(run: MegatronRun) -> Iterator[Found]:
     With groups (`--moe-router-group-topk`) only the experts of the chosen groups count.
     """
     chosen, experts = run.number("moe_router_topk"), run.num_experts
-    if experts is None or chosen is None:
+    if experts is None or chosen is None or not run.has_expert_layers:
         return
     groups, of_groups = run.number("moe_router_num_groups"), run.number("moe_router_group_topk")
     within = experts
@@ -438,7 +439,7 @@ DEMANDS = (
     Demand(
         id="MLM330",
         name="sinkhorn-without-loss",
-        when=HAS_EXPERTS & has("--moe-router-load-balancing-type", "sinkhorn", "quantile_balancing"),
+        when=EXPERT_LAYERS & has("--moe-router-load-balancing-type", "sinkhorn", "quantile_balancing"),
         excludes=(fact("--moe-aux-loss-coeff", _has_loss, "moe_aux_loss_coeff"),),
         error="AssertionError: Sinkhorn routing does not support aux loss.",
         found_at=FoundAt.STEP,
@@ -448,7 +449,7 @@ DEMANDS = (
     Demand(
         id="MLM331",
         name="quantile-balancing",
-        when=HAS_EXPERTS & has("--moe-router-load-balancing-type", "quantile_balancing"),
+        when=EXPERT_LAYERS & has("--moe-router-load-balancing-type", "quantile_balancing"),
         excludes=(on("--moe-router-fusion"), given("--moe-router-num-groups"), given("--moe-router-group-topk")),
         error="AssertionError: Quantile balancing routing does not support moe_router_fusion.",
         found_at=FoundAt.STEP,
@@ -458,7 +459,7 @@ DEMANDS = (
     Demand(
         id="MLM332",
         name="probabilities-on-input",
-        when=HAS_EXPERTS & on("--moe-apply-probs-on-input"),
+        when=EXPERT_LAYERS & on("--moe-apply-probs-on-input"),
         needs=(one_of("--moe-router-topk", 1),),
         error="AssertionError: `moe_apply_probs_on_input` only works with `moe_router_topk`=1.",
         found_at=FoundAt.STEP,

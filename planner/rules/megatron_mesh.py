@@ -256,8 +256,11 @@ def required_size(run: MegatronRun) -> Iterator[Found]:
         missing.append("--seq-length")
     if all(run.said(dest) is None for dest in ("vocab_size", "padded_vocab_size")) and _has_no_tokenizer_file(run):
         missing.append("--vocab-size")
-    for flag in missing:
-        yield Found(place=run.arguments.start, message=f"{flag} is missing.", hint=f"Add {flag}.")
+    if missing:
+        run.check_whole()
+        flags = ", ".join(missing)
+        verb = "is" if len(missing) == 1 else "are"
+        yield Found(place=run.arguments.start, message=f"{flags} {verb} missing.", hint=f"Add {flags}.")
 
 
 def _has_no_tokenizer_file(run: MegatronRun) -> bool:
@@ -279,7 +282,7 @@ def sequence_parallel_for_experts(run: MegatronRun) -> Iterator[Found]:
 
     Every tensor-parallel rank would route the same tokens. Sequence parallelism gives each rank tokens of its own.
     """
-    if run.num_experts is not None and run.tp > 1 and not run.arguments.is_on("sequence_parallel"):
+    if run.has_expert_layers and run.tp > 1 and not run.arguments.is_on("sequence_parallel"):
         yield Found(
             place=run.place("tensor_model_parallel_size"),
             message=f"tp {run.tp} with {run.num_experts} experts and without --sequence-parallel.",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from planner.readers.flag_tables import Framework
 from planner.readers.megatron_run import MegatronRun
-from planner.rules.conditions import fact, given, on, one_of
+from planner.rules.conditions import between, fact, given, on, one_of
 from planner.rules.demands import Demand, rules_of_demands
 from planner.rules.megatron_sources import ARGUMENTS, CONFIG, FROM_ARGUMENTS
 from planner.rules.rule import Found, FoundAt, Rule, rule
@@ -377,6 +377,16 @@ DEMANDS = (
         source=ARGUMENTS,
         until="0.19",
         why="Sums must be added up in the same order in every run.",
+    ),
+    Demand(
+        id="MLM729",
+        name="probability-of-dropout",
+        when=given("--attention-dropout") | given("--hidden-dropout"),
+        needs=(between("--attention-dropout", 0, 1), between("--hidden-dropout", 0, 1)),
+        error="ValueError: dropout probability has to be between 0 and 1",
+        found_at=FoundAt.BUILD,
+        source="torch/nn/modules/dropout.py, and the attention of Transformer Engine",
+        why="It is a probability.",
     ),
     Demand(
         id="MLM724",

@@ -177,6 +177,7 @@ def no_length(run: MegatronRun) -> Iterator[Found]:
     """A training run has a length: `--train-iters` or `--train-samples`, above 0."""
     if run.arguments.is_on("skip_train") or run.said("train_iters") or run.said("train_samples"):
         return
+    run.check_whole()
     yield Found(
         place=run.place("train_iters", "train_samples"),
         message="Neither --train-iters nor --train-samples is given.",
@@ -218,6 +219,7 @@ def learning_rate_schedule(run: MegatronRun) -> Iterator[Found]:
         return
     rate, initial, least = run.said("lr"), run.said("lr_warmup_init"), run.said("min_lr")
     if rate is None:
+        run.check_whole()
         yield Found(place=run.arguments.start, message="--lr is missing.", hint="Give a learning rate.")
     elif isinstance(rate, float) and isinstance(initial, float) and initial > rate:
         yield Found(

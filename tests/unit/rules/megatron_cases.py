@@ -68,6 +68,7 @@ def _written(flags: Mapping[str, str | None], *, nodes: int, export: str) -> str
 
 SPELLING: Mapping[str, str] = {
     "S001": script(tensor_model_paralel_size="2"),
+    "S011": script(use_legacy_models=None),
     "S004": script(weight_decay=None),
     "S005": script(bf16="true"),
     "S006": script(num_layers="thirty"),
@@ -375,6 +376,7 @@ PRECISION: Mapping[str, str] = {
     "MLM721": having("--attention-backend local"),
     "MLM722": having("--apply-query-key-layer-scaling"),
     "MLM723": having("--deterministic-mode --tp-comm-overlap"),
+    "MLM729": script(hidden_dropout="2.0"),
     "MLM724": having("--transformer-impl inference_optimized --disable-bias-linear"),
     "MLM725": having(
         f"{EXPERTS} --transformer-impl inference_optimized --normalization RMSNorm --expert-tensor-parallel-size 1"
