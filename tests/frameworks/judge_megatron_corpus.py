@@ -6,13 +6,12 @@ rules with them is tested without any framework; a test of this folder judges a 
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
-from tests.corpora.megatron_bases import NOT_BUILT, bases
-from tests.corpora.megatron_mutations import VERSION, Mutation, mutations, unchanged
+from tests.corpora.megatron_bases import NOT_BUILT
+from tests.corpora.megatron_mutations import Mutation
+from tests.corpora.megatron_verdicts import STORED, corpus
 from tests.frameworks.megatron_environment import Job, Verdict, ask_megatron
 
-STORED = Path(__file__).parents[1] / "corpora" / f"megatron-{VERSION}.json"
 HOPPER = (9, 0)
 LONGEST_ERROR = 160
 
@@ -38,16 +37,15 @@ def stored_verdict(mutation: Mutation, verdict: Verdict) -> dict[str, str]:
     return {"run": mutation.name, "failed_level": verdict.failed_level, "error": error}
 
 
-def judged(corpus: Sequence[Mutation]) -> list[dict[str, str]]:
+def judged(runs: Sequence[Mutation]) -> list[dict[str, str]]:
     """Return what is kept of the verdicts on runs."""
-    verdicts = ask_megatron([job_of(mutation) for mutation in corpus])
-    return [stored_verdict(mutation, verdict) for mutation, verdict in zip(corpus, verdicts, strict=True)]
+    verdicts = ask_megatron([job_of(mutation) for mutation in runs])
+    return [stored_verdict(mutation, verdict) for mutation, verdict in zip(runs, verdicts, strict=True)]
 
 
 def main() -> None:
     """Judge the corpus and its bases, and store the verdicts."""
-    corpus = (*(unchanged(base) for base in bases()), *mutations())
-    lines = ",\n".join(json.dumps(verdict) for verdict in judged(corpus))
+    lines = ",\n".join(json.dumps(verdict) for verdict in judged(corpus()))
     STORED.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
