@@ -542,7 +542,8 @@ DEMANDS = (
         name="single-grouped-parameters-and-fsdp",
         when=on("--use-megatron-fsdp"),
         excludes=(on("--moe-single-grouped-weight"), on("--moe-single-grouped-bias")),
-        error="ValueError: Megatron-FSDP does not currently support moe_single_grouped_weight or moe_single_grouped_bias.",
+        error="ValueError: Megatron-FSDP does not currently support moe_single_grouped_weight or "
+        "moe_single_grouped_bias.",
         found_at=FoundAt.START,
         source=ARGUMENTS,
         since="0.19",

@@ -39,7 +39,7 @@ def hybrid_letters(run: MegatronRun) -> Iterator[Found]:
     place = run.place(PATTERN, "hybrid_override_pattern")
     for name, part, letters in (
         ("pattern", main, known | {"|"}),
-        *((("prediction module", module, known) for module in modules[:1] if any(modules))),
+        *(("prediction module", module, known) for module in modules[:1] if any(modules)),
     ):
         unknown = sorted(set(part) - letters)
         if unknown:
@@ -59,7 +59,8 @@ def hybrid_letters(run: MegatronRun) -> Iterator[Found]:
     id="MLM221",
     name="hybrid-stages",
     framework=Framework.MEGATRON,
-    prevents="AssertionError: The number of hybrid pipeline segments described by --hybrid-layer-pattern must be evenly "
+    prevents="AssertionError: The number of hybrid pipeline segments described by --hybrid-layer-pattern "
+    "must be evenly "
     "divisible by --pipeline-model-parallel-size.",
     found_at=FoundAt.START,
     source=ARGUMENTS,
@@ -80,7 +81,8 @@ def hybrid_stages(run: MegatronRun) -> Iterator[Found]:
     id="MLM222",
     name="hybrid-without-stages",
     framework=Framework.MEGATRON,
-    prevents="ValueError: Number of layers (...) must be evenly divisible by pipeline-model-parallel-size (...) when no "
+    prevents="ValueError: Number of layers (...) must be evenly divisible by pipeline-model-parallel-size "
+    "(...) when no "
     "pipe separators are specified in the pattern.",
     found_at=FoundAt.BUILD,
     source=HYBRID,

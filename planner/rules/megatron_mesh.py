@@ -345,7 +345,7 @@ def tp_beyond_the_node(run: MegatronRun) -> Iterator[Found]:
     source=GROUPS,
 )
 def optimizer_instances_divisible(run: MegatronRun) -> Iterator[Found]:
-    """The instances of the distributed optimizer divide the ranks that hold copies: dp x cp, and those of the experts."""
+    """The instances of the distributed optimizer divide the ranks that hold copies of a layer: dp x cp."""
     instances = run.number("num_distributed_optimizer_instances") or 1
     copies = run.dp * run.cp
     if instances > 1 and copies % instances:

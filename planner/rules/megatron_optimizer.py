@@ -66,7 +66,8 @@ DEMANDS = (
         "parallelism",
         found_at=FoundAt.START,
         source=ARGUMENTS,
-        why="The first virtual stage is gathered while the others are still updated. Its checkpoints are not distributed.",
+        why="The first virtual stage is gathered while the others are still updated. Its checkpoints are not "
+        "distributed.",
     ),
     Demand(
         id="MLM503",
@@ -123,7 +124,8 @@ DEMANDS = (
         name="meta-device-needs-shards",
         when=MEGATRON_FSDP & on("--init-model-with-meta-device"),
         excludes=(one_of("--data-parallel-sharding-strategy", "no_shard"),),
-        error="ValueError: Meta device initialization is not supported or necessary for the 'no_shard' sharding strategy.",
+        error="ValueError: Meta device initialization is not supported or necessary for the 'no_shard' "
+        "sharding strategy.",
         found_at=FoundAt.START,
         source=ARGUMENTS,
         since="0.18",

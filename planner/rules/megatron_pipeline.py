@@ -38,12 +38,12 @@ def layers_divisible(run: MegatronRun) -> Iterator[Found]:
     if _is_plain(run) and run.counted_layers % run.pp:
         extra = run.counted_layers - run.num_layers
         near = tuple(number - extra for number in nearest_multiples(run.pp, run.counted_layers) if number > extra)
+        fitting = tuple(d for d in nearest_divisors(run.counted_layers, run.pp) if d <= 2 * run.pp)
         yield Found(
             place=run.place("pipeline_model_parallel_size", "num_layers"),
             message=f"pp {run.pp} does not divide {run.num_layers} layers"
             + (f" with {extra} more for embedding and loss." if extra else "."),
-            hint=f"pp {listed(nearest_divisors(run.counted_layers, run.pp))} would do, "
-            f"{listed(near)} layers, or --pipeline-model-parallel-layout.",
+            hint=f"pp {listed(fitting)} would do, {listed(near)} layers, or --pipeline-model-parallel-layout.",
         )
 
 
@@ -98,7 +98,8 @@ def virtual_stages_divide_layers(run: MegatronRun) -> Iterator[Found]:
     id="MLM204",
     name="uneven-split",
     framework=Framework.MEGATRON,
-    prevents="ValueError: number of layers at middle stage: ... must be divisible by the middle pipeline model parallel "
+    prevents="ValueError: number of layers at middle stage: ... must be divisible by the middle pipeline "
+    "model parallel "
     "size",
     found_at=FoundAt.BUILD,
     source=CONFIG,
@@ -287,7 +288,8 @@ DEMANDS = (
         name="interleaving-needs-a-pipeline",
         when=INTERLEAVING,
         needs=(above("--pipeline-model-parallel-size", 1),),
-        error="AssertionError: When interleaved schedule is used, pipeline-model-parallel size should be greater than 1",
+        error="AssertionError: When interleaved schedule is used, pipeline-model-parallel size should be "
+        "greater than 1",
         found_at=FoundAt.START,
         source=ARGUMENTS,
         why="Virtual stages take turns on the ranks of a pipeline.",

@@ -247,7 +247,8 @@ DEMANDS = (
         error="ValueError: Delayed scaling does not support moe_act and layernorm recompute for fp8.",
         found_at=FoundAt.BUILD,
         source=CONFIG,
-        why="The scales of the second pass would be those of the next step. delayed is the recipe without a word on it.",
+        why="The scales of the second pass would be those of the next step. delayed is the recipe without a "
+        "word on it.",
     ),
     Demand(
         id="MLM614",

@@ -18,7 +18,8 @@ COMMUNICATION = frozenset({"p2p", "a2a", "allgather", "all_gather", "a2a+p2p"})
     id="MLM401",
     name="sequence-over-context",
     framework=Framework.MEGATRON,
-    prevents="AssertionError: seq-length should be a multiple of 2 * context-parallel-size if context-parallel-size > 1.",
+    prevents="AssertionError: seq-length should be a multiple of 2 * context-parallel-size if "
+    "context-parallel-size > 1.",
     found_at=FoundAt.START,
     source=ARGUMENTS,
 )
@@ -48,12 +49,12 @@ def sequence_over_tp(run: MegatronRun) -> Iterator[Found]:
     if not run.arguments.is_on("sequence_parallel") or run.tp == 1 or run.seq_length % run.cp:
         return
     part = run.seq_length // run.cp
+    unit = run.tp * run.cp * (2 if run.cp > 1 else 1)
     if part % run.tp:
         yield Found(
             place=run.place("seq_length", "tensor_model_parallel_size"),
             message=f"tp {run.tp} does not divide the {part} tokens of a rank.",
-            hint=f"Sequences of {listed(nearest_multiples(run.tp * run.cp * (2 if run.cp > 1 else 1), run.seq_length))} "
-            "tokens would do.",
+            hint=f"Sequences of {listed(nearest_multiples(unit, run.seq_length))} tokens would do.",
         )
 
 
@@ -81,7 +82,8 @@ def hierarchical_context_sizes(run: MegatronRun) -> Iterator[Found]:
     id="MLM404",
     name="context-communication",
     framework=Framework.MEGATRON,
-    prevents="AssertionError: Length of cp_comm_type (...) should equal to the total number of transformer layers (...)!",
+    prevents="AssertionError: Length of cp_comm_type (...) should equal to the total number of transformer "
+    "layers (...)!",
     found_at=FoundAt.BUILD,
     source=CONFIG,
 )
@@ -399,19 +401,6 @@ DEMANDS = (
         source=CONFIG,
         since="0.19",
         why="Training and inference run the same kernel.",
-    ),
-    Demand(
-        id="MLM425",
-        name="context-without-sequences",
-        when=fact(
-            "tp above 1 without --sequence-parallel", lambda run: run.tp > 1 and run.value("sequence_parallel") is False
-        ),
-        excludes=(fact("--context-parallel-size above 1", lambda run: run.cp > 1, "context_parallel_size"),),
-        severity=Severity.WARNING,
-        error="nothing is said: every tensor-parallel rank holds and normalises the same activations",
-        found_at=FoundAt.NEVER,
-        source="megatron/core/tensor_parallel/layers.py",
-        why="Who splits sequences over cp for want of memory has more of it with --sequence-parallel.",
     ),
 )
 

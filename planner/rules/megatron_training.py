@@ -1,6 +1,7 @@
 """Megatron-LM: batches, how long a run is, data and checkpoints."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from planner.readers.flag_tables import Framework
 from planner.readers.megatron_run import MegatronRun
@@ -44,7 +45,8 @@ def batch_divisible(run: MegatronRun) -> Iterator[Found]:
         sizes = nearest_divisors(per_replica, run.micro_batch_size) if per_replica else ()
         yield Found(
             place=run.place("global_batch_size", "micro_batch_size"),
-            message=f"A global batch of {run.global_batch_size} is not a multiple of micro-batch {run.micro_batch_size} "
+            message=f"A global batch of {run.global_batch_size} is not a multiple of micro-batch "
+            f"{run.micro_batch_size} "
             f"x dp {run.dp} = {one_round}.",
             hint=f"{listed(batches)} would do" + (f", or a micro-batch of {listed(sizes)}." if sizes else "."),
         )
@@ -55,7 +57,8 @@ def batch_divisible(run: MegatronRun) -> Iterator[Found]:
     if (batch is not None or micro is not None) and (round_size < 1 or total % round_size):
         yield Found(
             place=run.place("eval_global_batch_size", "eval_micro_batch_size"),
-            message=f"The evaluation's global batch of {total} is not a multiple of its micro-batch x dp = {round_size}.",
+            message=f"The evaluation's global batch of {total} is not a multiple of its micro-batch x dp = "
+            f"{round_size}.",
             hint=f"{listed(nearest_multiples(round_size, total))} would do." if round_size > 0 else "Give at least 1.",
         )
 
@@ -389,7 +392,7 @@ def schedule_of_batches(run: MegatronRun) -> Iterator[Found]:
             return
         steps.append((numbers[0] or 0, numbers[1] or 0))
     steps.sort()
-    rising = all(before[0] < after[0] for before, after in zip(steps, steps[1:], strict=False))
+    rising = all(before[0] < after[0] for before, after in pairwise(steps))
     if not steps or steps[0][0] != 0 or not rising or any(batch < 1 for _, batch in steps):
         yield Found(
             place=run.place("step_batch_size_schedule"),
@@ -544,7 +547,8 @@ DEMANDS = (
         name="pipelined-inference",
         when=above("--inference-batch-times-seqlen-threshold", -1),
         needs=(above("--pipeline-model-parallel-size", 1), one_of("--cuda-graph-impl", "none")),
-        error="AssertionError: --inference-batch-times-seqlen-threshold requires setting --pipeline-model-parallel-size "
+        error="AssertionError: --inference-batch-times-seqlen-threshold requires setting "
+        "--pipeline-model-parallel-size "
         "> 1.",
         found_at=FoundAt.START,
         source=ARGUMENTS,
@@ -645,7 +649,8 @@ def reinforcement_batches(run: MegatronRun) -> Iterator[Found]:
         if steps and interval is not None and interval % steps:
             yield Found(
                 place=run.place(dest),
-                message=f"--{dest.replace('_', '-')} {interval} is not a multiple of the {steps} batches of a generation.",
+                message=f"--{dest.replace('_', '-')} {interval} is not a multiple of the {steps} batches of a "
+                f"generation.",
                 hint=f"{listed(nearest_multiples(steps, interval))} would do.",
             )
 

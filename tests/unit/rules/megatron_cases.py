@@ -156,7 +156,8 @@ IN_EXPERTS: Mapping[str, str] = {
     "MLM310": having(f"{EXPERTS} --moe-enable-deepep"),
     "MLM311": having(f"{EXPERTS} --moe-flex-dispatcher-backend ncclep"),
     "MLM312": having(
-        f"{EXPERTS} --moe-token-dispatcher-type flex --moe-pad-expert-input-to-capacity --moe-expert-capacity-factor 1.5"
+        f"{EXPERTS} --moe-token-dispatcher-type flex --moe-pad-expert-input-to-capacity "
+        "--moe-expert-capacity-factor 1.5"
     ),
     "MLM313": having(f"{EXPERTS} --moe-shared-expert-overlap --moe-shared-expert-intermediate-size 1024"),
     "MLM314": having(f"{EXPERTS} --moe-shared-expert-intermediate-size 0"),
@@ -230,7 +231,6 @@ SEQUENCE: Mapping[str, str] = {
     "MLM421": having("--batch-invariant-mode --flash-attention-version 3 --attention-dropout 0.0"),
     "MLM423": having("--no-rope-freq 4 --flash-decode"),
     "MLM424": having("--experimental-attention-variant dsa"),
-    "MLM425": having("--context-parallel-size 2", "--sequence-parallel"),
     "MLM426": having("--experimental-attention-variant dsa --no-rope-fusion --context-parallel-size 2"),
     "MLM427": having("--batch-invariant-mode --attention-backend flash --attention-dropout 0.0"),
 }
