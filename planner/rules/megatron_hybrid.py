@@ -11,10 +11,13 @@ from planner.rules.megatron_sources import ARGUMENTS, CONFIG, HYBRID
 from planner.rules.rule import Found, FoundAt, Rule, Severity, listed, nearest_divisors, nearest_multiples, rule
 
 PATTERN = "hybrid_layer_pattern"
+
 LATER_LETTERS = {"D": "0.18", "+": "0.19"}
 """Letters and the version that knows them first."""
 
 MIXER = "megatron/core/ssm/mamba_mixer.py: MambaMixer"
+
+IS_HYBRID = fact("--hybrid-layer-pattern", lambda run: run.hybrid_text is not None, PATTERN, "hybrid_override_pattern")
 
 
 @rule(
@@ -232,8 +235,6 @@ def linear_attention_heads(run: MegatronRun) -> Iterator[Found]:
         )
 
 
-IS_HYBRID = fact("--hybrid-layer-pattern", lambda run: run.hybrid_text is not None, PATTERN, "hybrid_override_pattern")
-
 DEMANDS = (
     Demand(
         id="MLM227",
@@ -280,6 +281,16 @@ DEMANDS = (
         why="The first is the old name of the second.",
     ),
     Demand(
+        id="MLM230",
+        name="gated-delta-net-list",
+        when=one_of("--experimental-attention-variant", "gated_delta_net"),
+        needs=(given("--linear-attention-freq"),),
+        error="AssertionError: linear_attention_freq must be set for linear gated_delta_net.",
+        found_at=FoundAt.BUILD,
+        source=CONFIG,
+        why="The frequency says which layers have linear attention.",
+    ),
+    Demand(
         id="MLM231",
         name="gated-delta-net-over-context",
         when=one_of("--experimental-attention-variant", "gated_delta_net"),
@@ -289,16 +300,6 @@ DEMANDS = (
         source=CONFIG,
         until="0.18",
         why="Its state runs along the whole sequence.",
-    ),
-    Demand(
-        id="MLM230",
-        name="gated-delta-net-list",
-        when=one_of("--experimental-attention-variant", "gated_delta_net"),
-        needs=(given("--linear-attention-freq"),),
-        error="AssertionError: linear_attention_freq must be set for linear gated_delta_net.",
-        found_at=FoundAt.BUILD,
-        source=CONFIG,
-        why="The frequency says which layers have linear attention.",
     ),
 )
 

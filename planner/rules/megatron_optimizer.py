@@ -1,27 +1,25 @@
-"""Megatron-LM: the optimizer's state, data parallelism, and what they overlap with."""
+"""Megatron-LM: the optimizer's state, and what its communication overlaps with."""
 
 from planner.readers.megatron_run import EMERGING_OPTIMIZERS, MegatronRun
-from planner.rules.conditions import above, between, exported, fact, given, on, one_of, said
+from planner.rules.conditions import above, between, fact, given, on, one_of, said
 from planner.rules.demands import Demand, rules_of_demands
+from planner.rules.megatron_conditions import MEGATRON_FSDP, TORCH_FSDP
 from planner.rules.megatron_sources import ARGUMENTS, OPTIMIZER, REPLICAS
 from planner.rules.rule import FoundAt, Rule, Severity
 
-MEGATRON_FSDP, TORCH_FSDP = on("--use-megatron-fsdp"), on("--use-torch-fsdp2")
 SHARDED = on("--use-distributed-optimizer")
-GRADIENT_FUSION = fact(
-    "gradient accumulation fusion (without --no-gradient-accumulation-fusion)",
-    lambda run: run.said("gradient_accumulation_fusion") is True,
-    "gradient_accumulation_fusion",
-)
+
 EMERGING = fact(
     f"--optimizer {', '.join(sorted(EMERGING_OPTIMIZERS))}",
     lambda run: run.said("optimizer") in EMERGING_OPTIMIZERS,
     "optimizer",
 )
+
 NARROW_STATE = tuple(
     ~one_of(f"--{name.replace('_', '-')}", "fp32", dest=name)
     for name in ("main_grads_dtype", "main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype")
 )
+
 NARROW_STATE_TEXT = "--main-grads-dtype, --main-params-dtype, --exp-avg-dtype or --exp-avg-sq-dtype other than fp32"
 
 
@@ -68,99 +66,6 @@ DEMANDS = (
         source=ARGUMENTS,
         why="The first virtual stage is gathered while the others are still updated. Its checkpoints are not "
         "distributed.",
-    ),
-    Demand(
-        id="MLM503",
-        name="torch-fsdp",
-        when=TORCH_FSDP,
-        needs=(
-            one_of("--ckpt-format", "torch_dist", "torch_dcp"),
-            on("--untie-embeddings-and-output-weights"),
-        ),
-        excludes=(
-            above("--pipeline-model-parallel-size", 1),
-            above("--expert-model-parallel-size", 1),
-            on("--use-distributed-optimizer", "use_distributed_optimizer"),
-            GRADIENT_FUSION,
-            on("--fp16"),
-        ),
-        error="AssertionError: --use-torch-fsdp2 is not supported with pipeline parallelism",
-        found_at=FoundAt.START,
-        source=ARGUMENTS,
-        why="PyTorch's own sharding replaces Megatron's buckets, and knows fewer layouts.",
-    ),
-    Demand(
-        id="MLM504",
-        name="connections-with-fsdp",
-        when=TORCH_FSDP | MEGATRON_FSDP,
-        excludes=(exported("CUDA_DEVICE_MAX_CONNECTIONS", "1"),),
-        error="AssertionError: FSDP requires CUDA_DEVICE_MAX_CONNECTIONS > 1 or unset.",
-        found_at=FoundAt.START,
-        source=ARGUMENTS,
-        why="With one connection the gathers would wait for the computation that they should overlap with.",
-    ),
-    Demand(
-        id="MLM505",
-        name="megatron-fsdp",
-        when=MEGATRON_FSDP,
-        needs=(one_of("--ckpt-format", "fsdp_dtensor"),),
-        error="AssertionError: Megatron-FSDP requires the `fsdp_dtensor` checkpointing format.",
-        found_at=FoundAt.START,
-        source=ARGUMENTS,
-        why="Its shards are cut across tensors, which other formats cannot say.",
-    ),
-    Demand(
-        id="MLM507",
-        name="hashes-of-sharded-weights",
-        when=MEGATRON_FSDP & one_of("--data-parallel-sharding-strategy", "optim_grads_params"),
-        excludes=(given("--check-weight-hash-across-dp-replicas-interval"),),
-        error="AssertionError: check_weight_hash_across_dp_replicas_interval is not supported with optim_grads_params",
-        found_at=FoundAt.START,
-        source=ARGUMENTS,
-        why="No two ranks hold the same weights.",
-    ),
-    Demand(
-        id="MLM508",
-        name="meta-device-needs-shards",
-        when=MEGATRON_FSDP & on("--init-model-with-meta-device"),
-        excludes=(one_of("--data-parallel-sharding-strategy", "no_shard"),),
-        error="ValueError: Meta device initialization is not supported or necessary for the 'no_shard' "
-        "sharding strategy.",
-        found_at=FoundAt.START,
-        source=ARGUMENTS,
-        since="0.18",
-        why="Whole weights are made where they stay.",
-    ),
-    Demand(
-        id="MLM509",
-        name="manual-registration",
-        when=on("--fsdp-manual-registration"),
-        needs=(MEGATRON_FSDP, on("--use-nccl-ub", "nccl_ub")),
-        error="AssertionError: FSDP manual registration is only supported with Megatron FSDP.",
-        found_at=FoundAt.START,
-        source=ARGUMENTS,
-        why="What is registered are the buffers of that sharding with NCCL.",
-    ),
-    Demand(
-        id="MLM510",
-        name="checkpoint-of-megatron-fsdp",
-        when=one_of("--ckpt-format", "fsdp_dtensor"),
-        needs=(MEGATRON_FSDP,),
-        error="AssertionError: --ckpt-format fsdp_dtensor is only tested with Megatron FSDP.",
-        found_at=FoundAt.START,
-        source=ARGUMENTS,
-        why="Other layouts are saved as torch_dist.",
-    ),
-    Demand(
-        id="MLM511",
-        name="checkpoint-of-torch-fsdp",
-        when=one_of("--ckpt-format", "torch_dcp"),
-        needs=(TORCH_FSDP,),
-        excludes=(above("--tensor-model-parallel-size", 1), above("--pipeline-model-parallel-size", 1)),
-        error="AssertionError: --ckpt-format torch_dcp is only tested with FSDP.",
-        found_at=FoundAt.START,
-        source=ARGUMENTS,
-        why="Other layouts are saved as torch_dist.",
     ),
     Demand(
         id="MLM512",
@@ -313,6 +218,26 @@ DEMANDS = (
         why="Parameters are saved while they would be gathered.",
     ),
     Demand(
+        id="MLM525",
+        name="main-parameters-only",
+        when=on("--load-main-params-from-ckpt"),
+        needs=(on("--no-load-optim"),),
+        error="AssertionError: --load-main-params-from-ckpt must be used with --no-load-optim.",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="The optimizer's own copy of the parameters would overwrite them.",
+    ),
+    Demand(
+        id="MLM526",
+        name="fake-groups",
+        when=on("--fake-process-group"),
+        excludes=(one_of("--moe-token-dispatcher-type", "flex"),),
+        error="AssertionError: Fake process group is not supported with flex token dispatcher.",
+        found_at=FoundAt.START,
+        source=ARGUMENTS,
+        why="Its kernels open connections of their own.",
+    ),
+    Demand(
         id="MLM527",
         name="muon-alone",
         when=one_of("--optimizer", "muon", "dist_muon"),
@@ -340,26 +265,6 @@ DEMANDS = (
         source=OPTIMIZER,
         since="0.19",
         why="The buffer still holds gradients when the first parameters would be gathered into it.",
-    ),
-    Demand(
-        id="MLM525",
-        name="main-parameters-only",
-        when=on("--load-main-params-from-ckpt"),
-        needs=(on("--no-load-optim"),),
-        error="AssertionError: --load-main-params-from-ckpt must be used with --no-load-optim.",
-        found_at=FoundAt.START,
-        source=ARGUMENTS,
-        why="The optimizer's own copy of the parameters would overwrite them.",
-    ),
-    Demand(
-        id="MLM526",
-        name="fake-groups",
-        when=on("--fake-process-group"),
-        excludes=(one_of("--moe-token-dispatcher-type", "flex"),),
-        error="AssertionError: Fake process group is not supported with flex token dispatcher.",
-        found_at=FoundAt.START,
-        source=ARGUMENTS,
-        why="Its kernels open connections of their own.",
     ),
 )
 

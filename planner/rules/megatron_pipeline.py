@@ -11,14 +11,28 @@ from planner.rules.megatron_sources import ARGUMENTS, CONFIG, INTERLEAVED, LAYOU
 from planner.rules.rule import Found, FoundAt, Rule, listed, nearest_divisors, nearest_multiples, rule
 
 FIRST, LAST = "decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers"
+
 CHUNK, VIRTUAL = "num_layers_per_virtual_pipeline_stage", "num_virtual_stages_per_pipeline_rank"
+
 STAGES = "pipeline_model_parallel_layout"
+
 WAYS = (CHUNK, VIRTUAL, STAGES)
 
 
 def _is_plain(run: MegatronRun) -> bool:
     """Return whether every pipeline rank holds as many layers as the next."""
     return run.hybrid is None and run.layout_stages is None and not run.is_uneven
+
+
+def _is_interleaved(run: MegatronRun) -> bool:
+    """Return whether a rank holds several virtual stages; a split that does not fit is reported by itself."""
+    try:
+        return run.vpp > 1
+    except NotSaidError:
+        return False
+
+
+INTERLEAVING = fact("interleaving (several virtual stages on a rank)", _is_interleaved, CHUNK, VIRTUAL, STAGES)
 
 
 @rule(
@@ -271,16 +285,6 @@ def interleaved_micro_batches(run: MegatronRun) -> Iterator[Found]:
             hint=f"A global batch of {batches} would do.",
         )
 
-
-def _is_interleaved(run: MegatronRun) -> bool:
-    """Return whether a rank holds several virtual stages; a split that does not fit is reported by itself."""
-    try:
-        return run.vpp > 1
-    except NotSaidError:
-        return False
-
-
-INTERLEAVING = fact("interleaving (several virtual stages on a rank)", _is_interleaved, CHUNK, VIRTUAL, STAGES)
 
 DEMANDS = (
     Demand(

@@ -70,7 +70,7 @@ def test_messages_give_the_numbers_and_what_would_do() -> None:
     said = only(script(num_layers="31")).found
     assert said.message == "pp 2 does not divide 31 layers."
     assert said.hint == "pp 1 would do, 30 or 32 layers, or --pipeline-model-parallel-layout."
-    assert (said.place.line, said.place.column) == (14, 5)
+    assert (said.place.line, said.place.column) == (10, 5)
 
 
 def test_a_demand_names_both_sides() -> None:
