@@ -139,7 +139,8 @@ def judged_text(text: str, runs: Sequence[Run], *, file: str, also: "_Also | Non
             priced, open_ = _priced(run, file, also)
             findings.extend(priced)
             undecided.extend(open_)
-    left, hidden = without_suppressed(findings, suppressions(text, file=file), known=frozenset(all_rules()))
+    comments = suppressions(text, file=file)
+    left, hidden = without_suppressed(findings, comments, known=frozenset(all_rules()) if comments else frozenset())
     return Judged(files=(file,), skipped=(), findings=left, hidden=hidden, undecided=tuple(dict.fromkeys(undecided)))
 
 

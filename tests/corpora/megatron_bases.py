@@ -238,6 +238,8 @@ def _example(name: str) -> Base:
         name=name,
         num_nodes=run.num_nodes,
         gpus_per_node=run.gpus_per_node,
-        environment={key: value for key, value in run.environment.items() if key.startswith(("CUDA_", "NVTE_"))},
+        environment={
+            key: value for key, value in (run.environment or {}).items() if key.startswith(("CUDA_", "NVTE_"))
+        },
         flags={use.spelled: use.texts for use in run.arguments.given},
     )
