@@ -14,11 +14,17 @@ class Condition:
         text: How messages name it, "--overlap-grad-reduce" or "tp above 1".
         holds: Whether it holds.
         dests: The values that it looks at, the one to point at first.
+        told: How messages name it in a run for which it holds; its text where that says enough.
     """
 
     text: str
     holds: Callable[[MegatronRun], bool]
     dests: tuple[str, ...]
+    told: Callable[[MegatronRun], str] | None = None
+
+    def said_of(self, run: MegatronRun) -> str:
+        """Return how messages name it in a run for which it holds."""
+        return self.text if self.told is None else self.told(run)
 
     def __and__(self, other: "Condition") -> "Condition":
         """Return that both hold."""
@@ -26,6 +32,7 @@ class Condition:
             text=f"{self.text} with {other.text}",
             holds=lambda run: self.holds(run) and other.holds(run),
             dests=(*self.dests, *other.dests),
+            told=lambda run: f"{self.said_of(run)} with {other.said_of(run)}",
         )
 
     def __or__(self, other: "Condition") -> "Condition":
@@ -34,6 +41,7 @@ class Condition:
             text=f"{self.text} or {other.text}",
             holds=lambda run: self.holds(run) or other.holds(run),
             dests=(*self.dests, *other.dests),
+            told=lambda run: (self if self.holds(run) else other).said_of(run),
         )
 
     def __invert__(self) -> "Condition":
@@ -73,7 +81,12 @@ def one_of(flag: str, *values: object, dest: str = "") -> Condition:
     """Return that a value is one of some."""
     name = dest or dest_of(flag)
     shown = " or ".join(str(value) for value in values)
-    return Condition(text=f"{flag} {shown}", holds=lambda run: run.value(name) in values, dests=(name,))
+    return Condition(
+        text=f"{flag} {shown}",
+        holds=lambda run: run.value(name) in values,
+        dests=(name,),
+        told=lambda run: f"{flag} {run.value(name)}",
+    )
 
 
 def above(flag: str, limit: int, dest: str = "") -> Condition:
@@ -116,12 +129,18 @@ def has(flag: str, *words: str, dest: str = "") -> Condition:
         text=f"{flag} {' or '.join(words)}",
         holds=lambda run: not set(words).isdisjoint(run.words(name)),
         dests=(name,),
+        told=lambda run: f"{flag} {' '.join(word for word in run.words(name) if word in words)}",
     )
 
 
-def fact(text: str, holds: Callable[[MegatronRun], bool], *dests: str) -> Condition:
+def fact(
+    text: str,
+    holds: Callable[[MegatronRun], bool],
+    *dests: str,
+    told: Callable[[MegatronRun], str] | None = None,
+) -> Condition:
     """Return something that takes more than one value to tell."""
-    return Condition(text=text, holds=holds, dests=dests)
+    return Condition(text=text, holds=holds, dests=dests, told=told)
 
 
 def exported(name: str, value: str) -> Condition:

@@ -45,19 +45,21 @@ class Demand:
         """Yield what is missing and what must not be there."""
         if not self.when.holds(run):
             return
+        cause = self.when.said_of(run)
         for need in self.needs:
             if not need.holds(run):
                 yield Found(
                     place=run.place(*self.when.dests, *need.dests),
-                    message=f"{self.when.text} needs {need.text}.",
-                    hint=f"Give {need.text}, or leave out {self.when.text}.",
+                    message=f"{cause} needs {need.text}.",
+                    hint=f"Give {need.text}, or leave out {cause}.",
                 )
         for other in self.excludes:
             if other.holds(run):
+                against = other.said_of(run)
                 yield Found(
                     place=run.place(*self.when.dests, *other.dests),
-                    message=f"{self.when.text} and {other.text} exclude each other.",
-                    hint=f"Leave out {other.text} or {self.when.text}.",
+                    message=f"{cause} and {against} exclude each other.",
+                    hint=f"Leave out {against} or {cause}.",
                 )
 
     @property

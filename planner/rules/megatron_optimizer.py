@@ -13,6 +13,7 @@ EMERGING = fact(
     f"--optimizer {', '.join(sorted(EMERGING_OPTIMIZERS))}",
     lambda run: run.said("optimizer") in EMERGING_OPTIMIZERS,
     "optimizer",
+    told=lambda run: f"--optimizer {run.said('optimizer')}",
 )
 
 NARROW_STATE = tuple(

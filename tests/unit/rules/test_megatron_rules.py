@@ -13,7 +13,7 @@ from planner.validation.sources import Asked, read_source
 from tests.corpora.megatron_bases import Base, bases
 from tests.corpora.megatron_mutations import unchanged
 from tests.corpora.megatron_verdicts import script_of
-from tests.unit.rules.megatron_cases import having, script
+from tests.unit.rules.megatron_cases import CASES, having, script
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 EMITTED = sorted(
@@ -77,6 +77,11 @@ def test_a_demand_names_both_sides() -> None:
     said = only(having("--overlap-param-gather")).found
     assert said.message == "--overlap-param-gather needs --overlap-grad-reduce."
     assert said.hint == "Give --overlap-grad-reduce, or leave out --overlap-param-gather."
+
+
+def test_a_demand_names_what_holds_of_several_things() -> None:
+    said = only(CASES["MLM504"]).found
+    assert said.message == "--use-torch-fsdp2 and CUDA_DEVICE_MAX_CONNECTIONS=1 exclude each other."
 
 
 def test_the_expert_mesh_is_told_with_degrees_that_fit() -> None:
