@@ -1,17 +1,20 @@
 """A Megatron-LM run as the rules look at it: what its flags say, as the framework completes them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from planner.errors import Location
-from planner.readers.arguments import UNRESOLVED, Arguments, NotSaidError, read_arguments
+from planner.readers.arguments import UNRESOLVED, Arguments, MistakeKind, NotSaidError, read_arguments
 from planner.readers.flag_tables import Framework, flag_table, version_key
 from planner.readers.launch_line import launch_lines
 from planner.readers.megatron import MEGATRON_PROGRAM
 from planner.readers.megatron_patterns import HybridPattern, PatternError, parse_hybrid
 from planner.readers.megatron_stages import unrolled
 from planner.readers.shell import read_script
+
+PLAIN_PROGRAMS = frozenset({"pretrain_gpt.py", "pretrain_mamba.py", "pretrain_hybrid.py", "lora_gpt.py"})
+"""Programs that take the flags of the table and no others; the rest may have flags of their own."""
 
 EMERGING_OPTIMIZERS = frozenset({"muon", "dist_muon", "lion", "soap", "adaptive_muon"})
 """Optimizers that shard their state in a way of their own."""
@@ -447,9 +450,13 @@ def read_megatron_runs(
     for line in launch_lines(read_script(text, file=file), file=file, kind=MEGATRON_PROGRAM):
         per_node = line.gpus_per_node or gpus_per_node or num_gpus
         nodes = line.num_nodes or (num_gpus // per_node if num_gpus and per_node else None)
+        arguments = read_arguments(line.words, table, file=file, start=line.start)
+        if line.program.rpartition("/")[2] not in PLAIN_PROGRAMS:
+            known = tuple(mistake for mistake in arguments.mistakes if mistake.kind is not MistakeKind.UNKNOWN)
+            arguments = replace(arguments, mistakes=known)
         runs.append(
             MegatronRun(
-                arguments=read_arguments(line.words, table, file=file, start=line.start),
+                arguments=arguments,
                 num_nodes=nodes,
                 gpus_per_node=per_node,
                 environment=line.environment,

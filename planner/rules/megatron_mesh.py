@@ -32,7 +32,10 @@ REQUIRED = {
 
 def _has_no_tokenizer_file(run: MegatronRun) -> bool:
     """Return whether the size of the vocabulary can come from nowhere: the null tokenizer knows none."""
-    return run.said("tokenizer_type") in {None, "NullTokenizer", "NullMultimodalTokenizer"}
+    kind = run.said("tokenizer_type")
+    if kind is None:
+        return all(run.said(dest) is None for dest in ("vocab_file", "tokenizer_model"))
+    return kind in {"NullTokenizer", "NullMultimodalTokenizer"}
 
 
 @rule(

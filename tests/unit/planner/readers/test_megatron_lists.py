@@ -146,6 +146,12 @@ def test_every_run_of_a_script_is_read() -> None:
     assert [run.arguments.start.line for run in found] == [1, 3]
 
 
+@pytest.mark.parametrize(("program", "mistakes"), [("pretrain_gpt.py", 1), ("pretrain_vlm.py", 0)])
+def test_flags_of_a_program_s_own_are_no_mistakes(program: str, mistakes: int) -> None:
+    (run,) = runs(f"torchrun {program} {ARGS} --freeze-vision\n")
+    assert len(run.arguments.mistakes) == mistakes
+
+
 def test_versions_are_those_of_the_tables() -> None:
     source = read_source(TEXT, file="args.txt", asked=Asked(versions={Framework.MEGATRON: "0.18.2"}))
     assert [run.version for run in source.runs] == ["0.18.2"]
