@@ -97,7 +97,9 @@ def above(flag: str, limit: int, dest: str = "") -> Condition:
         value = run.value(name)
         return isinstance(value, int | float) and value > limit
 
-    return Condition(text=f"{flag} above {limit}", holds=holds, dests=(name,))
+    return Condition(
+        text=f"{flag} above {limit}", holds=holds, dests=(name,), told=lambda run: f"{flag} {run.value(name)}"
+    )
 
 
 def between(flag: str, low: float, high: float, dest: str = "") -> Condition:

@@ -48,9 +48,12 @@ class Demand:
         cause = self.when.said_of(run)
         for need in self.needs:
             if not need.holds(run):
+                is_range = need.text.startswith(f"{cause} ")
                 yield Found(
                     place=run.place(*self.when.dests, *need.dests),
-                    message=f"{cause} needs {need.text}.",
+                    message=f"{cause} is not {need.text[len(cause) + 1 :]}."
+                    if is_range
+                    else f"{cause} needs {need.text}.",
                     hint=f"Give {need.text}, or leave out {cause}.",
                 )
         for other in self.excludes:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from planner.readers.flag_tables import Framework
 from planner.readers.megatron_run import MegatronRun
-from planner.rules.conditions import above, on, one_of
+from planner.rules.conditions import above, fact, on, one_of
 from planner.rules.demands import Demand, rules_of_demands
 from planner.rules.megatron_sources import ARGUMENTS
 from planner.rules.rule import Found, FoundAt, Rule, listed, nearest_divisors, nearest_multiples, rule
@@ -51,7 +51,13 @@ DEMANDS = (
         id="MLM827",
         name="reinforcement-graphs",
         when=RL & (on("--rl-persist-cuda-graphs") | on("--rl-training-cuda-graphs")),
-        needs=(~one_of("--cuda-graph-impl", "none"),),
+        needs=(
+            fact(
+                "--cuda-graph-impl other than none",
+                lambda run: run.value("cuda_graph_impl") != "none",
+                "cuda_graph_impl",
+            ),
+        ),
         error="AssertionError: --rl-persist-cuda-graphs is set but no CUDA graphs are being built.",
         found_at=FoundAt.START,
         source=ARGUMENTS,

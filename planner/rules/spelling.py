@@ -28,7 +28,7 @@ def _about(mistake: Mistake, hint: str) -> Found:
     """Return one mistake; where one spelling is meant, with the change that mends it."""
     certain = mistake.kind in {MistakeKind.UNKNOWN, MistakeKind.ABBREVIATED} and len(mistake.nearest) == 1
     fix = Fix(location=mistake.location, old=mistake.word, new=mistake.nearest[0]) if certain else None
-    return Found(place=mistake.location, message=f"{mistake.message}.", hint=hint, fix=fix)
+    return Found(place=mistake.location, message=f"{mistake.message.rstrip('.')}.", hint=hint, fix=fix)
 
 
 def _meant(mistake: Mistake) -> str:
