@@ -12,11 +12,13 @@ trap 'rm -rf "$folder"' EXIT
 
 mkdir -p planner/data/flags
 rm -f planner/data/flags/*.json
-while read -r framework package; do
+while read -r framework package others; do
     python=".frameworks/$framework/bin/python"
-    table="planner/data/flags/$framework-${package##*==}.json"
-    "$python" -m pip install -q --no-deps --ignore-requires-python --no-build-isolation \
-        --target "$folder/$framework-${package##*==}" "$package"
-    PYTHONPATH="$folder/$framework-${package##*==}:$PWD" "$python" -m "tests.frameworks.extract_$framework" > "$table"
+    name="$framework-${package##*==}"
+    table="planner/data/flags/$name.json"
+    # shellcheck disable=SC2086 - the others are words
+    "$python" -m pip install -q --no-deps --ignore-requires-python --no-build-isolation --target "$folder/$name" \
+        "$package" $others
+    PYTHONPATH="$folder/$name:$PWD" "$python" -m "tests.frameworks.extract_$framework" > "$table"
     printf '%s\n' "$table"
 done < <(grep -v '^#' .ci/flags.txt)

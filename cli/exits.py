@@ -1,18 +1,16 @@
 """What the process ends with: one table of exit codes, and which error is which.
 
 Every command runs under `guarded`, which turns the project's own errors into a message on standard error and a code.
-Anything else is a bug of ours and reaches `report_bug`.
+Anything else is a bug of ours and reaches `report_bug`. Commands end with `SystemExit`, which any parser of command
+lines lets through, so nothing here loads one.
 """
 
 import functools
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from enum import IntEnum
 from typing import ParamSpec
-
-import typer
 
 from planner.errors import CombinedInputError, PlannerError
 from profiles.errors import CatalogueError, CoverageError
@@ -71,8 +69,8 @@ def guarded(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
             command(*args, **kwargs)
         except (PlannerError, CatalogueError, CoverageError, SolverError) as error:
             for single in error.errors if isinstance(error, CombinedInputError) else (error,):
-                typer.echo(f"error: {single}", err=True)
-            raise typer.Exit(exit_code(error)) from error
+                print(f"error: {single}", file=sys.stderr)
+            sys.exit(exit_code(error))
 
     return run_command
 
@@ -85,16 +83,18 @@ def abandon_stdout() -> None:
 def report_stream(error: OSError) -> ExitCode:
     """Say in one line that a stream of the process takes or gives nothing more."""
     abandon_stdout()
-    typer.echo(f"error: Standard output cannot be written: {error.strerror or error}.", err=True)
+    print(f"error: Standard output cannot be written: {error.strerror or error}.", file=sys.stderr)
     return ExitCode.BAD_INPUT
 
 
 def report_bug(error: BaseException) -> ExitCode:
     """Print the traceback of an error that nobody expected, and whose fault it is."""
+    import traceback
+
     traceback.print_exception(error, file=sys.stderr)
-    typer.echo(
+    print(
         "\nerror: this is a bug in shardwright, not in your input."
         "\nPlease report it with the traceback above and the command that led to it.",
-        err=True,
+        file=sys.stderr,
     )
     return ExitCode.BUG

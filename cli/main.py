@@ -1,8 +1,5 @@
 """The command `shardwright`: wiring only. Heavy imports wait inside the commands, so that `--help` is fast."""
 
-import gc
-import io
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -22,11 +19,15 @@ from cli.commands import (
     plan,
     report,
     rule,
+    schema,
     trace,
     validate,
 )
-from cli.exits import EXIT_CODES_HELP, ExitCode, guarded, report_bug, report_stream
+from cli.exits import EXIT_CODES_HELP, guarded
+from cli.start import run
 from cli.usage import PlainCommand
+
+__all__ = ["app", "run"]
 
 app = typer.Typer(
     name="shardwright",
@@ -35,11 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-GARBAGE_THRESHOLD = 100_000
-"""Objects between two garbage collections. A command runs once and its objects hardly form cycles; Python's 700 would
-have it look through them thousands of times."""
 
 
 def show_version(requested: bool) -> None:
@@ -77,35 +73,31 @@ app.command("plan", cls=PlainCommand, epilog=examples(plan.EXAMPLES))(guarded(pl
 app.command("emit", cls=PlainCommand, epilog=examples(emit.EXAMPLES))(guarded(emit.emit))
 app.command("explain", cls=PlainCommand, epilog=examples(explain.EXAMPLES))(guarded(explain.explain))
 app.command("evaluate", cls=PlainCommand, epilog=examples(evaluate.EXAMPLES))(guarded(evaluate.evaluate))
-app.command("validate", cls=PlainCommand, epilog=examples(validate.EXAMPLES))(guarded(validate.validate))
+
+
+@app.command(
+    "validate",
+    help=validate.SUMMARY,
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
+)
+@guarded
+def validate_files(context: typer.Context) -> None:
+    """Hand the words to the command, which has a parser of its own."""
+    validate.validate(context.args)
+
+
 app.command("rule", cls=PlainCommand, epilog=examples(rule.EXAMPLES))(guarded(rule.rule))
 app.command("diff", cls=PlainCommand, epilog=examples(diff.EXAMPLES))(guarded(diff.diff))
 app.command("mem", cls=PlainCommand, epilog=examples(mem.EXAMPLES))(guarded(mem.mem))
 app.command("trace", cls=PlainCommand, epilog=examples(trace.EXAMPLES))(guarded(trace.trace))
 app.command("report", cls=PlainCommand, epilog=examples(report.EXAMPLES))(guarded(report.report))
 app.command("init", cls=PlainCommand, epilog=examples(init.EXAMPLES))(guarded(init.init))
+app.command("schema", cls=PlainCommand, epilog=examples(schema.EXAMPLES))(guarded(schema.schema))
 app.command("models", cls=PlainCommand, epilog=examples(models.EXAMPLES))(guarded(models.models))
 app.command("clusters", cls=PlainCommand, epilog=examples(clusters.EXAMPLES))(guarded(clusters.clusters))
 app.command("collect", cls=PlainCommand, epilog=examples(collect.EXAMPLES))(guarded(collect.collect))
 app.command("accuracy", cls=PlainCommand, epilog=examples(accuracy.EXAMPLES))(guarded(accuracy.accuracy))
-
-
-def run() -> None:
-    """Run the command line and end the process with one of `ExitCode`."""
-    gc.set_threshold(GARBAGE_THRESHOLD)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A user's name for a model may hold characters that this terminal has no code for.
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        app(prog_name="shardwright")
-    except KeyboardInterrupt:
-        sys.exit(ExitCode.INTERRUPTED)
-    except OSError as error:
-        # Files are named in their errors; without a name it is a stream, such as the one that help is printed to.
-        sys.exit(report_bug(error) if error.filename is not None else report_stream(error))
-    except Exception as error:  # noqa: BLE001 - the outermost frame: whatever reaches it is a bug, and says so
-        sys.exit(report_bug(error))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from time import perf_counter
 
-import typer
-
 from cli.exits import ExitCode, abandon_stdout
 from cli.render import Block, as_rich, as_text
 from planner.errors import InputError, Location
@@ -35,9 +33,9 @@ def print_text(text: str) -> None:
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError as error:
+    except BrokenPipeError:
         abandon_stdout()
-        raise typer.Exit(ExitCode.BROKEN_PIPE) from error
+        sys.exit(ExitCode.BROKEN_PIPE)
     except OSError as error:
         abandon_stdout()
         raise InputError(f"Standard output cannot be written: {error.strerror or error}.") from error
@@ -55,7 +53,7 @@ def print_json(document: object) -> None:
 
 def note(text: str) -> None:
     """Write one line to standard error."""
-    typer.echo(text, err=True)
+    print(text, file=sys.stderr)
 
 
 class Stopwatch:

@@ -1,6 +1,6 @@
 """Rules of `validate`, for people and for machines."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cli.render import Blank, Block, Facts, Line, Style, Table, columns, hanging
@@ -8,15 +8,16 @@ from planner.readers.flag_tables import TITLES
 from planner.rules.rule import Rule
 
 
-def rule_table(rules: Sequence[Rule[Any]]) -> Iterator[Block]:
-    """Yield every rule, a row each."""
-    yield Table(
-        columns=columns("id", "name", "severity", "for", whole=("name",), spare=("severity",)),
-        rows=tuple(
-            (rule.id, rule.name, rule.severity.value, ", ".join(TITLES[framework] for framework in rule.frameworks))
-            for rule in rules
-        ),
-    )
+def rule_tables(subjects: Mapping[str, Sequence[Rule[Any]]]) -> Iterator[Block]:
+    """Yield every rule, a row each, under its subject."""
+    for index, (subject, rules) in enumerate(subjects.items()):
+        if index:
+            yield Blank()
+        yield Line(hanging(subject, width=80), Style.HEADING)
+        yield Table(
+            columns=columns("id", "name", "severity", whole=("name",)),
+            rows=tuple((rule.id, rule.name, rule.severity.value) for rule in rules),
+        )
 
 
 def rule_blocks(rule: Rule[Any]) -> Iterator[Block]:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cli.commands.schema import schema_name
 from cli.named_model import read_named_model
 from cli.output import note, write_file
 from planner.errors import InputError
@@ -16,6 +17,8 @@ EXAMPLES = ("shardwright init", "shardwright init llama.yaml --model llama-3.1-7
 
 TEMPLATE = """\
 # What to plan. Run it with `shardwright plan {file}`.
+# Editors check it by a schema that `shardwright schema --out .` writes beside it:
+# yaml-language-server: $schema={schema}
 schema: 1
 
 # A bundled model (`shardwright models` lists them), the path of a Hugging Face config.json or of its directory,
@@ -82,6 +85,7 @@ def init(
     preset = load_preset(cluster).to_cluster()
     text = TEMPLATE.format(
         file=file,
+        schema=schema_name("spec"),
         model=yaml_scalar(reference),
         seq_len=min(USUAL_SEQ_LEN, longest),
         cluster=preset.name,

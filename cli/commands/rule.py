@@ -17,18 +17,16 @@ IdArgument = Annotated[
 
 def rule(id_: IdArgument = None, *, format_: FormatOption = Format.TEXT) -> None:
     """Explain a rule of `validate`, or list them all."""
-    from cli.render_rules import rule_blocks, rule_document, rule_table
-    from planner.rules.registry import all_rules
+    from cli.render_rules import rule_blocks, rule_document, rule_tables
+    from planner.rules.registry import all_rules, rules_by_subject
 
-    rules = all_rules()
     if id_ is None:
-        shown = tuple(rules.values())
         if format_ is Format.JSON:
-            print_json({"rules": [rule_document(one) for one in shown]})
+            print_json({"rules": [rule_document(one) for one in all_rules().values()]})
         else:
-            print_blocks(rule_table(shown))
+            print_blocks(rule_tables(rules_by_subject()))
         return
-    found = rules.get(id_.upper())
+    found = all_rules().get(id_.upper())
     if found is None:
         raise InputError(f"There is no rule {id_}.", hint="`shardwright rule` lists them.")
     if format_ is Format.JSON:

@@ -13,6 +13,7 @@ def render(judged: Judged) -> str:
         "schema": 1,
         "files": list(judged.files),
         "skipped": list(judged.skipped),
+        "checked": {file: list(rules) for file, rules in judged.checked.items()},
         "findings": [_finding(finding) for finding in judged.findings],
         "hidden": [_finding(finding) for finding in judged.hidden],
         "undecided": [

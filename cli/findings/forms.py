@@ -13,12 +13,20 @@ class FindingsFormat(StrEnum):
     TEXT = "text"
     CONCISE = "concise"
     JSON = "json"
+    SARIF = "sarif"
+    JUNIT = "junit"
+    GITHUB = "github"
+    GITLAB = "gitlab"
 
 
 MODULES: Mapping[FindingsFormat, str] = {
     FindingsFormat.TEXT: "cli.findings.text",
     FindingsFormat.CONCISE: "cli.findings.concise",
     FindingsFormat.JSON: "cli.findings.document",
+    FindingsFormat.SARIF: "cli.findings.sarif",
+    FindingsFormat.JUNIT: "cli.findings.junit",
+    FindingsFormat.GITHUB: "cli.findings.github",
+    FindingsFormat.GITLAB: "cli.findings.gitlab",
 }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from enum import StrEnum
+from math import isfinite
 
 from planner.errors import Location
 from planner.readers.flag_tables import ABBREVIATES, TITLES, FlagKind, FlagSpec, FlagTable
@@ -20,6 +21,12 @@ from planner.readers.shell import Word
 NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
 UNRESOLVED = re.compile(r"\$|`")
 """What is left of a reference that only a run could resolve."""
+
+MAX_INTEGER = 2**63 - 1
+"""Largest number that the frameworks can hand on to torch."""
+
+MAX_PROPOSALS = 100
+"""Mistakes for which similar flags are looked for; a script with more of them is something else."""
 
 SWITCHES = {FlagKind.TRUE: True, FlagKind.FALSE: False, FlagKind.CONST: True}
 
@@ -169,7 +176,7 @@ class Arguments:
         value = self.value(dest)
         if value is None:
             return None
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
             return float(value)
         raise NotSaidError(dest)
 
@@ -237,7 +244,7 @@ def read_arguments(
             continue
         following = _following(words, index + 1, table)
         if isinstance(match, _NoFlag):
-            mistakes.append(_unknown(match, place, table))
+            mistakes.append(_unknown(match, place, table, propose=len(mistakes) < MAX_PROPOSALS))
             index += 1 + len(following)
             continue
         if match.abbreviated:
@@ -331,7 +338,7 @@ def _following(words: Sequence[Word], index: int, table: FlagTable) -> Sequence[
     return words[index:end]
 
 
-def _unknown(match: _NoFlag, place: Location, table: FlagTable) -> Mistake:
+def _unknown(match: _NoFlag, place: Location, table: FlagTable, *, propose: bool) -> Mistake:
     if match.candidates:
         return Mistake(
             kind=MistakeKind.AMBIGUOUS,
@@ -342,7 +349,7 @@ def _unknown(match: _NoFlag, place: Location, table: FlagTable) -> Mistake:
         )
     wanted = match.spelled.replace("_", "-")
     exact = tuple(name for name in table.by_name if name.replace("_", "-").lower() == wanted.lower())
-    similar = get_close_matches(wanted, list(table.by_name), n=3, cutoff=0.8)
+    similar = get_close_matches(wanted, list(table.by_name), n=3, cutoff=0.8) if propose else []
     return Mistake(
         kind=MistakeKind.UNKNOWN,
         word=match.spelled,
@@ -404,8 +411,13 @@ def _values(match: _Match, words: Sequence[Word], place: Location) -> tuple[obje
             continue
         try:
             value = conversion.read(text) if conversion else text
-        except (ValueError, RecursionError):
+        except (ValueError, OverflowError, RecursionError):
             problem = f"takes {conversion.wanted if conversion else 'a word'}, `{text}` is given"
+            mistakes.append(_about(match, place, MistakeKind.WRONG_TYPE, problem))
+            values.append(None)
+            continue
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            problem = f"takes a whole number, one of {len(text)} digits is given"
             mistakes.append(_about(match, place, MistakeKind.WRONG_TYPE, problem))
             values.append(None)
             continue

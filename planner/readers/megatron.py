@@ -4,8 +4,6 @@ What the flags mean, and what Megatron assumes where one is absent: `megatron/tr
 0.19.2.
 """
 
-import re
-
 from planner.errors import InputError, Location
 from planner.layout import (
     REPLICAS_OUTERMOST,
@@ -17,15 +15,9 @@ from planner.layout import (
     Schedule,
     stages_from_counts,
 )
-from planner.readers.launch_line import LaunchLine, ProgramKind, read_launch_line
+from planner.readers.launch_line import LaunchLine, read_launch_line
 from planner.readers.megatron_stages import stage_layers
-
-MEGATRON_PROGRAM = ProgramKind(
-    title="a Megatron-LM training program",
-    path=re.compile(r"(?:^|/)(?:pretrain_\w+|lora_gpt)\.py$"),
-    command="torchrun with .../pretrain_gpt.py and its arguments",
-    sizes="torchrun --nnodes and --nproc-per-node",
-)
+from planner.readers.programs import MEGATRON_PROGRAM
 
 SHARDING_STRATEGIES = {"no_shard": 0, "optim": 1, "optim_grads": 2, "optim_grads_params": 3}
 

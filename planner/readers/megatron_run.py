@@ -8,9 +8,9 @@ from planner.errors import Location
 from planner.readers.arguments import UNRESOLVED, Arguments, MistakeKind, NotSaidError, read_arguments
 from planner.readers.flag_tables import Framework, flag_table, version_key
 from planner.readers.launch_line import launch_lines
-from planner.readers.megatron import MEGATRON_PROGRAM
 from planner.readers.megatron_patterns import HybridPattern, PatternError, parse_hybrid
 from planner.readers.megatron_stages import unrolled
+from planner.readers.programs import MEGATRON_PROGRAM
 from planner.readers.shell import read_script
 
 PLAIN_PROGRAMS = frozenset({"pretrain_gpt.py", "pretrain_mamba.py", "pretrain_hybrid.py", "lora_gpt.py"})

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from planner.blocks import LatentAttention, MixtureOfExperts, SelfAttention
-from planner.specs import ModelSpec
+from planner.readers.named_files import is_regular_file
+
+if TYPE_CHECKING:
+    from planner.specs import ModelSpec
 
 CONFIG_FILE = "config.json"
 
@@ -45,10 +48,10 @@ def served_model(name: str, *, base: Path) -> ServedModel | None:
     bundled = find_bundled(name)
     if bundled is not None:
         return _facts(bundled.decoder.spec())
-    return _facts(_read(base / name)) if (base / name / CONFIG_FILE).is_file() else None
+    return _facts(_read(base / name)) if is_regular_file(base / name / CONFIG_FILE) else None
 
 
-def _read(folder: Path) -> ModelSpec:
+def _read(folder: Path) -> "ModelSpec":
     """Return the model that a folder's config.json describes."""
     from planner.documents import load_document  # noqa: PLC0415 - likewise
     from planner.schema.model import read_model  # noqa: PLC0415 - pydantic
@@ -57,7 +60,9 @@ def _read(folder: Path) -> ModelSpec:
     return read_model(str(file), document=load_document(file), path=(), base=Path())
 
 
-def _facts(model: ModelSpec) -> ServedModel:
+def _facts(model: "ModelSpec") -> ServedModel:
+    from planner.blocks import LatentAttention, MixtureOfExperts, SelfAttention  # noqa: PLC0415 - likewise
+
     mixers = [block.mixer for block in model.distinct_blocks]
     attentions = [mixer for mixer in mixers if isinstance(mixer, SelfAttention | LatentAttention)]
     widest = max(attentions, key=lambda mixer: mixer.num_attention_heads, default=None)

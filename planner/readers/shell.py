@@ -9,6 +9,7 @@ command substitutions, arithmetic and unknown names stay in the text as they are
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from planner.errors import InputError, Location
 
@@ -22,7 +23,11 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 BRACED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:\[[@*]\]|:?-(.*))?", re.ASCII | re.DOTALL)
 PLAIN = re.compile(r"[^\s'\"$\\`()|&;<>]+")
 REDIRECTION = re.compile(r"(?:[0-9]*(?:>>|>\||>&|<&|<<<|[<>](?!\())|&>>?)[ \t]*")
+QUOTED = re.compile(r'[^"$\\]+')
 HERE_DOCUMENT = re.compile(r"<<-?\s*(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\1", re.ASCII)
+
+MAX_EXPANDED = 1 << 20
+"""Most characters that the references of a script may stand for, all together; `A=$A$A` doubles them in every line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,17 +126,35 @@ class Script:
         exports: Variables that the script exports, by name; an unset variable is removed.
         comments: Comment lines with their line number, without the `#`.
         variables: What each variable holds at the end, an array word by word.
+        file: What messages call the script.
     """
+
+    file: str
 
     commands: list[Command] = field(default_factory=list)
     exports: dict[str, str] = field(default_factory=dict)
     comments: list[tuple[int, str]] = field(default_factory=list)
     variables: dict[str, tuple[Word, ...]] = field(default_factory=dict)
+    _expanded: int = 0
+
+    def count_expanded(self, part: Word) -> None:
+        """Count what a reference stands for.
+
+        Raises:
+            InputError: It is more than any launch script needs.
+        """
+        self._expanded += len(part.text) + 1
+        if self._expanded > MAX_EXPANDED:
+            raise InputError(
+                f"The references of the script stand for more than {MAX_EXPANDED:,} characters.",
+                location=Location(file=self.file, line=part.line, column=part.column),
+                hint="Check for a variable that is put into itself.",
+            )
 
 
 def read_script(text: str, *, file: str) -> Script:
     """Return the commands, exports and comments of a bash script."""
-    script = Script()
+    script = Script(file=file)
     depth = 0
     for statement in _statements(_Source(text, file), script.comments):
         words = list(statement)
@@ -145,7 +168,7 @@ def read_script(text: str, *, file: str) -> Script:
         elif keyword in OPENING or keyword == "function":
             depth += 1
         elif depth == 0:
-            _run(words, script, script.variables)
+            _run(words, script)
     return script
 
 
@@ -166,13 +189,13 @@ class _RawWord:
         return None if first.quoted or first.name is not None else ASSIGNMENT.match(first.text)
 
 
-def _run(words: list[_RawWord], script: Script, variables: dict[str, tuple[Word, ...]]) -> None:
-    keyword = words[0].keyword
+def _run(words: list[_RawWord], script: Script) -> None:
+    keyword, variables = words[0].keyword, script.variables
     if keyword in {"export", "declare", "readonly", "local"}:
         for word in words[1:]:
             match = word.assignment
             if match is not None:
-                _assign(word, match, variables)
+                _assign(word, match, script)
             name = match.group(1) if match else word.keyword
             if keyword == "export" and name in variables:
                 script.exports[name] = " ".join(element.text for element in variables[name])
@@ -182,24 +205,32 @@ def _run(words: list[_RawWord], script: Script, variables: dict[str, tuple[Word,
             script.exports.pop(word.keyword, None)
             variables.pop(word.keyword, None)
         return
-    assigned: dict[str, tuple[Word, ...]] = dict(variables)
-    names: list[str] = []
+    _run_command(words, script)
+
+
+def _run_command(words: list[_RawWord], script: Script) -> None:
+    """Note a command with the variables that are set for it alone; assignments without a command stay."""
+    before: dict[str, tuple[Word, ...] | None] = {}
     while words and (match := words[0].assignment) is not None:
-        _assign(words.pop(0), match, assigned)
-        names.append(match.group(1))
+        before.setdefault(match.group(1), script.variables.get(match.group(1)))
+        _assign(words.pop(0), match, script)
     if not words:
-        variables.update({name: assigned[name] for name in names})
         return
-    expanded = tuple(found for word in words for found in _expand(word, variables))
-    environment = {name: " ".join(word.text for word in assigned[name]) for name in names}
+    environment = {name: " ".join(word.text for word in script.variables[name]) for name in before}
+    for name, value in before.items():
+        if value is None:
+            script.variables.pop(name)
+        else:
+            script.variables[name] = value
+    expanded = tuple(found for word in words for found in _expand(word, script))
     script.commands.append(Command(words=expanded, environment=environment))
 
 
-def _assign(word: _RawWord, match: re.Match[str], variables: dict[str, tuple[Word, ...]]) -> None:
-    name, append = match.group(1), match.group(2) == "+"
+def _assign(word: _RawWord, match: re.Match[str], script: Script) -> None:
+    name, append, variables = match.group(1), match.group(2) == "+", script.variables
     before = variables.get(name, ()) if append else ()
     if word.elements is not None:
-        elements = tuple(found for element in word.elements for found in _expand(element, variables))
+        elements = tuple(found for element in word.elements for found in _expand(element, script))
         variables[name] = (*before, *elements)
         return
     first = word.pieces[0]
@@ -210,18 +241,20 @@ def _assign(word: _RawWord, match: re.Match[str], variables: dict[str, tuple[Wor
     quoted = [
         Piece(text=p.text, quoted=True, line=p.line, column=p.column, name=p.name, default=p.default) for p in kept
     ]
-    found = (*before[:1], *_expand(_RawWord(quoted), variables))
+    found = (*before[:1], *_expand(_RawWord(quoted), script))
     text = "".join(part.text for part in found)
     start = found[0] if found else Word(text="", line=rest.line, column=rest.column)
     variables[name] = (Word(text=text, line=start.line, column=start.column), *before[1:])
 
 
-def _expand(word: _RawWord, variables: Mapping[str, tuple[Word, ...]]) -> list[Word]:
+def _expand(word: _RawWord, script: Script) -> list[Word]:
     """Return what a word becomes: references replaced, unquoted results split at white space."""
     fields: list[Word] = []
     current: Word | None = None
     for piece in word.pieces:
-        for index, (part, splits) in enumerate(_parts(piece, variables)):
+        for index, (part, splits) in enumerate(_parts(piece, script.variables)):
+            if piece.name is not None:
+                script.count_expanded(part)
             if index and current is not None:
                 fields.append(current)
                 current = None
@@ -325,7 +358,8 @@ def _skip_here_documents(source: _Source, here_documents: list[str]) -> None:
             source.take()
 
 
-def _word(source: _Source) -> _RawWord:
+def _word(source: _Source, *, array: str | None = None) -> _RawWord:
+    """Return the next word; `array` is the one whose element it is."""
     pieces: list[Piece] = []
     start = (source.line, source.column)
     if source.peek(2) in {"<(", ">("}:
@@ -333,6 +367,8 @@ def _word(source: _Source) -> _RawWord:
         return _RawWord([Piece(text=arrow + _parenthesised(source), quoted=True, line=start[0], column=start[1])])
     while source.peek() and source.peek() not in {" ", "\t", "<", ">"} and source.peek(2) != "\\\n":
         if source.peek() == "(" and pieces and (match := ASSIGNMENT.fullmatch(pieces[-1].text)) and len(pieces) == 1:
+            if array is not None:
+                raise source.error(f"( stands inside the array {array}", (source.line, source.column))
             return _RawWord(pieces, _array(source, name=match.group(1)))
         if _separator(source) is not None:
             break
@@ -356,7 +392,7 @@ def _array(source: _Source, *, name: str) -> list[_RawWord]:
         elif source.peek() == "#":
             _rest_of_line(source)
         else:
-            elements.append(_word(source))
+            elements.append(_word(source, array=name))
     source.take()
     return elements
 
@@ -401,7 +437,9 @@ def _double_quoted(source: _Source) -> list[Piece]:
             source.take()
             pieces.append(Piece(text=source.take(), quoted=True, line=line, column=column))
         else:
-            pieces.append(Piece(text=source.take(), quoted=True, line=line, column=column))
+            match = QUOTED.match(source.text, source.position)
+            text = source.take(len(match.group()) if match else 1)
+            pieces.append(Piece(text=text, quoted=True, line=line, column=column))
     source.take()
     if len(pieces) > 1 and pieces[1].name is not None:
         pieces.pop(0)
@@ -460,10 +498,11 @@ def _parenthesised(source: _Source) -> str:
 def _joined(pieces: list[Piece]) -> list[Piece]:
     """Return the pieces with neighbouring literals of one kind merged."""
     merged: list[Piece] = []
-    for piece in pieces:
-        last = merged[-1] if merged else None
-        if last is not None and last.name is None and piece.name is None and last.quoted == piece.quoted:
-            merged[-1] = Piece(text=last.text + piece.text, quoted=last.quoted, line=last.line, column=last.column)
+    for (is_reference, quoted), run in groupby(pieces, key=lambda piece: (piece.name is not None, piece.quoted)):
+        same = list(run)
+        if is_reference:
+            merged.extend(same)
         else:
-            merged.append(piece)
+            text = "".join(piece.text for piece in same)
+            merged.append(Piece(text=text, quoted=quoted, line=same[0].line, column=same[0].column))
     return merged

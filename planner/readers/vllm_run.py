@@ -11,16 +11,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planner.errors import InputError, Location
 from planner.readers.arguments import Arguments, NotSaidError, read_arguments
 from planner.readers.flag_tables import Framework, flag_table
+from planner.readers.named_files import is_regular_file
 from planner.readers.served_model import ServedModel, served_model
 from planner.readers.shell import Command, Word, read_script
+
+if TYPE_CHECKING:
+    from planner.documents import Document
 
 API_SERVER = re.compile(r"vllm\.entrypoints\.(?:openai|launchers)\.(?:api_server|cli_args)")
 NAME = re.compile(r"--[^.=]*")
 LEVEL = re.compile(r"-O=?(.+)")
+
+MAX_LEVELS = 32
+"""Points in a flag such as `--compilation-config.mode` up to which it is read as keys of a mapping."""
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -182,7 +190,9 @@ def read_vllm_config(text: str, *, file: str, version: str, num_gpus: int | None
     Raises:
         InputError: It is no YAML mapping.
     """
-    words = _config_words(text, file=file)
+    from planner.documents import parse_document  # noqa: PLC0415 - only files that are YAML need its reader
+
+    words = _config_words(parse_document(text, file=file), file=file)
     start = Location(file=file, line=1, column=1)
     return VllmRun(
         arguments=_arguments(words, file=file, start=start, version=version),
@@ -242,25 +252,19 @@ def _with_config(words: Sequence[Word], *, file: str) -> Iterator[Word]:
         if given is not None:
             path = Path(file).parent / given.text
             location = Location(file=file, line=given.line, column=given.column)
-            try:
-                text = path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is no text"
-                raise InputError(
-                    f"{given.text} cannot be read: {reason}.", location=location, hint="Check the path."
-                ) from None
-            yield from _config_words(text, file=str(path))
+            if not is_regular_file(path):
+                raise InputError(f"{given.text} is no file.", location=location, hint="Check the path.")
+            from planner.documents import load_document  # noqa: PLC0415 - only files that are YAML need its reader
+
+            yield from _config_words(load_document(path), file=str(path))
         yield from words[:index]
         yield from words[index + (1 if equals else 2) :]
         return
     yield from words
 
 
-def _config_words(text: str, *, file: str) -> tuple[Word, ...]:
+def _config_words(document: "Document", *, file: str) -> tuple[Word, ...]:
     """Return what vLLM makes of a `--config` file: a flag a key, the model among them."""
-    from planner.documents import parse_document  # noqa: PLC0415 - only files that are YAML need its reader
-
-    document = parse_document(text, file=file)
     root = document.root
     if not isinstance(root.content, dict):
         raise InputError("This is no mapping of vLLM's options.", location=root.location, hint="Write `name: value`.")
@@ -298,7 +302,7 @@ def _as_parsed(words: Sequence[Word]) -> Iterator[Word]:
             continue
         name, equals, value = word.text.partition("=")
         dashed = NAME.sub(lambda match: match[0].replace("_", "-"), name, count=1)
-        if "." in dashed:
+        if 0 < dashed.count(".") <= MAX_LEVELS:
             if not equals:
                 value = words[index].text if index < len(words) else ""
                 index += 1
@@ -325,7 +329,7 @@ def _set(mapping: dict[str, object], keys: Sequence[str], text: str) -> None:
     else:
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = text
     for key in outer:
         inner = mapping.setdefault(key, {})

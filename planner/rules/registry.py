@@ -9,6 +9,7 @@ from planner.readers.flag_tables import Framework
 from planner.rules.rule import Rule
 
 SPELLING = "planner.rules.spelling"
+SUPPRESSION = "planner.rules.suppression"
 
 MODULES: Mapping[Framework, tuple[str, ...]] = {
     Framework.MEGATRON: (
@@ -38,7 +39,7 @@ MODULES: Mapping[Framework, tuple[str, ...]] = {
 PRICED = "planner.rules.priced"
 HELD_AGAINST_LOCK = "planner.rules.held_against_lock"
 
-OTHER_MODULES = (SPELLING, PRICED, HELD_AGAINST_LOCK)
+OTHER_MODULES = (SPELLING, SUPPRESSION, PRICED, HELD_AGAINST_LOCK)
 """Modules whose rules look at something else than a run."""
 
 
@@ -70,8 +71,19 @@ def lock_rules(framework: Framework) -> tuple[Rule[Any], ...]:
 @cache
 def all_rules() -> Mapping[str, Rule[Any]]:
     """Return every rule by its id, in the order of the ids."""
+    found = (rule for rules in rules_by_subject().values() for rule in rules)
+    return {rule.id: rule for rule in sorted(found, key=lambda rule: rule.id)}
+
+
+@cache
+def rules_by_subject() -> Mapping[str, tuple[Rule[Any], ...]]:
+    """Return the rules under the subject of their module, which the first line of its docstring says."""
     names = dict.fromkeys((*OTHER_MODULES, *(name for modules in MODULES.values() for name in modules)))
-    return {rule.id: rule for rule in sorted((rule for name in names for rule in _rules(name)), key=lambda r: r.id)}
+    return {_subject(name): tuple(sorted(_rules(name), key=lambda rule: rule.id)) for name in names}
+
+
+def _subject(name: str) -> str:
+    return (import_module(name).__doc__ or name).splitlines()[0].rstrip(".")
 
 
 def _rules(name: str) -> Iterator[Rule[Any]]:

@@ -14,12 +14,16 @@ Ids are stable: a letter group and a number, never given to another rule.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isqrt
 from typing import Generic, TypeVar
 
 from planner.errors import Location
 from planner.readers.flag_tables import Framework, version_key
 
 Config = TypeVar("Config")
+
+MOST_TRIED = 10**5
+"""Divisors that are tried for a proposal; no size of a model or a cluster needs more."""
 
 
 class Severity(StrEnum):
@@ -183,8 +187,12 @@ def _unfolded(docstring: str) -> str:
 
 
 def nearest_divisors(number: int, wanted: int, *, most: int = 3) -> tuple[int, ...]:
-    """Return the divisors of a number that are nearest to what was wanted, the nearest first."""
-    divisors = {d for small in range(1, int(number**0.5) + 1) if number % small == 0 for d in (small, number // small)}
+    """Return the divisors of a number that are nearest to what was wanted, the nearest first.
+
+    Of a number above 10^10 some may be missed.
+    """
+    smalls = range(1, min(isqrt(number), MOST_TRIED) + 1)
+    divisors = {divisor for small in smalls if number % small == 0 for divisor in (small, number // small)}
     return tuple(sorted(sorted(divisors), key=lambda divisor: (abs(divisor - wanted), divisor))[:most])
 
 

@@ -1,5 +1,6 @@
 """vLLM: degrees against the GPUs, the nodes and the heads of the model."""
 
+import re
 from collections.abc import Iterator
 
 from planner.readers.arguments import NotSaidError
@@ -442,7 +443,7 @@ def stages_hold_all_layers(run: VllmRun) -> Iterator[Found]:
     if text is None:
         return
     parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
+    if not all(re.fullmatch(r"\s*\d{1,9}\s*", part) for part in parts):
         raise NotSaidError("VLLM_PP_LAYER_PARTITION")
     counts = [int(part) for part in parts]
     if len(counts) != run.pp:

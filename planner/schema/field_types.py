@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Annotated, TypeGuard
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StrictInt, StrictStr
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StrictInt, StrictStr, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
 
 from planner.layout import ContextKind
 from planner.request import MAX_DEGREE, Bounds, Target
@@ -177,14 +178,44 @@ def _texts(value: object) -> object:
     return [item if isinstance(item, str) else repr(item) for item in value]
 
 
-Degree = Annotated[Bounds, PlainValidator(_bounds), AfterValidator(_positive)]
+def _written_bounds(least: int, most: int) -> JsonSchemaValue:
+    """Return how bounds are written: a number, some numbers or a range."""
+    number: JsonSchemaValue = {"type": "integer", "minimum": least, "maximum": most}
+    ends = {"min": number, "max": number}
+    return {
+        "anyOf": [
+            number,
+            {"type": "array", "items": number, "minItems": 1},
+            {"type": "object", "properties": ends, "additionalProperties": False, "minProperties": 1},
+        ]
+    }
+
+
+def _written_words(words: Sequence[str]) -> JsonSchemaValue:
+    """Return how a choice is written: one word or some."""
+    word: JsonSchemaValue = {"enum": list(words)}
+    return {"anyOf": [word, {"type": "array", "items": word, "minItems": 1}]}
+
+
+_WRITTEN_TOKENS: JsonSchemaValue = {
+    "anyOf": [
+        {"type": "number", "minimum": 1, "maximum": MAX_TOKENS},
+        {"type": "string", "pattern": r"^\s*[0-9]{1,18}(\.[0-9]{1,12})? ?[KMBTkmbt]?\s*$"},
+    ]
+}
+
+Degree = Annotated[
+    Bounds, PlainValidator(_bounds), AfterValidator(_positive), WithJsonSchema(_written_bounds(1, MAX_DEGREE))
+]
 """An integer from 1, a list of them, or `{min, max}`."""
 
-ZeroStage = Annotated[Bounds, PlainValidator(_bounds), AfterValidator(_zero_stage)]
-RecomputeChoice = Annotated[tuple[str, ...], PlainValidator(_recompute)]
-ContextKinds = Annotated[tuple[str, ...], PlainValidator(_context_kinds)]
-LoraTargets = Annotated[tuple[str, ...], PlainValidator(_lora_targets)]
-Tokens = Annotated[int, PlainValidator(_tokens)]
+ZeroStage = Annotated[
+    Bounds, PlainValidator(_bounds), AfterValidator(_zero_stage), WithJsonSchema(_written_bounds(0, 3))
+]
+RecomputeChoice = Annotated[tuple[str, ...], PlainValidator(_recompute), WithJsonSchema(_written_words(RECOMPUTE))]
+ContextKinds = Annotated[tuple[str, ...], PlainValidator(_context_kinds), WithJsonSchema(_written_words(CONTEXT_KINDS))]
+LoraTargets = Annotated[tuple[str, ...], PlainValidator(_lora_targets), WithJsonSchema(_written_words(LORA_TARGETS))]
+Tokens = Annotated[int, PlainValidator(_tokens), WithJsonSchema(_WRITTEN_TOKENS)]
 Length = Annotated[StrictInt, Field(ge=1, le=MAX_LENGTH)]
 RoutingSkew = Annotated[float, Field(strict=True, ge=1, le=1024)]
 """Load of the busiest rank over the mean; 1024 is beyond any, with as many ranks."""

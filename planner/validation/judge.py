@@ -5,16 +5,19 @@ comment in the file hides is set apart. A rule that needs a value which only a r
 not decided; it is never taken for kept.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError, Location, PlannerError
 from planner.readers.arguments import NotSaidError
 from planner.rules.registry import all_rules, lock_rules, priced_rules, rules_of, spelling_rules
-from planner.rules.rule import Config, Finding, Rule, Severity
-from planner.validation.sources import Asked, Run, files_named, read_source, text_of
+from planner.rules.rule import Config, Finding, Fix, Rule, Severity
+from planner.rules.suppression import RULES as SUPPRESSION_RULES
+from planner.rules.suppression import Comments
+from planner.validation.sources import Asked, Run, Source, files_named, read_source, text_of
 from planner.validation.suppressions import suppressions, without_suppressed
 from profiles.errors import CoverageError
 from solvers.errors import SolverError
@@ -38,6 +41,10 @@ class Undecided:
     what: str
 
 
+COMMAND = "<command>"
+"""What a command line that is given as text is called, where others have a file."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
     """What came of the files.
@@ -48,6 +55,8 @@ class Judged:
         findings: Broken rules, sorted by place.
         hidden: Broken rules that a comment hides.
         undecided: Rules that could not be decided.
+        checked: The ids of the rules that each file was put before.
+        texts: The text of each file.
     """
 
     files: tuple[str, ...]
@@ -55,43 +64,62 @@ class Judged:
     findings: tuple[Finding, ...]
     hidden: tuple[Finding, ...]
     undecided: tuple[Undecided, ...]
+    checked: Mapping[str, tuple[str, ...]]
+    texts: Mapping[str, str]
 
 
 def judge(
-    names: Sequence[str], asked: Asked, *, machine: "Machine | None" = None, baseline: "Baseline | None" = None
+    names: Sequence[str],
+    asked: Asked,
+    *,
+    command: str | None = None,
+    machine: "Machine | None" = None,
+    baseline: "Baseline | None" = None,
 ) -> Judged:
-    """Return what is wrong with files, folders and patterns.
+    """Return what is wrong with files, folders and patterns, and with a command line that is given as text.
 
     Args:
         names: Files, folders and patterns.
         asked: What the user says beside the files.
+        command: A command line.
         machine: Where runs are priced; None leaves memory and speed alone.
         baseline: A locked plan that runs are held against.
 
     Raises:
         InputError: One that was named itself cannot be read, or starts nothing that is known.
     """
-    files: list[str] = []
+    parts: list[Judged] = []
     skipped: list[str] = []
-    findings: list[Finding] = []
-    hidden: list[Finding] = []
-    undecided: list[Undecided] = []
+    if command is not None:
+        source = _known(read_source(command, file=COMMAND, asked=asked))
+        parts.append(judged_text(source.text, source.runs, file=source.file))
+    also = _Also(machine=machine, baseline=baseline)
     for path, named in files_named(names):
-        found = _judged_file(path, asked, named=named, also=_Also(machine=machine, baseline=baseline))
+        found = _judged_file(path, asked, named=named and not asked.skip_unknown, also=also)
         if found is None:
-            skipped.append(str(path))
-            continue
-        files.append(str(path))
-        findings.extend(found.findings)
-        hidden.extend(found.hidden)
-        undecided.extend(found.undecided)
+            skipped.append(_name(path))
+        else:
+            parts.append(found)
+    findings = (finding for part in parts for finding in part.findings)
+    hidden = (finding for part in parts for finding in part.hidden)
     return Judged(
-        files=tuple(files),
+        files=tuple(file for part in parts for file in part.files),
         skipped=tuple(skipped),
-        findings=tuple(sorted(findings, key=lambda finding: finding.order)),
-        hidden=tuple(sorted(hidden, key=lambda finding: finding.order)),
-        undecided=tuple(undecided),
+        findings=tuple(sorted(findings, key=_order)),
+        hidden=tuple(sorted(hidden, key=_order)),
+        undecided=tuple(undecided for part in parts for undecided in part.undecided),
+        checked={file: rules for part in parts for file, rules in part.checked.items()},
+        texts={file: text for part in parts for file, text in part.texts.items()},
     )
+
+
+def _order(finding: Finding) -> tuple[str, int, int, str, str]:
+    return finding.order
+
+
+def _name(path: Path) -> str:
+    """Return what messages call a file; bytes of its name that are no UTF-8 are written out."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,53 +132,93 @@ class _Also:
 
 def _judged_file(path: Path, asked: Asked, *, named: bool, also: _Also) -> Judged | None:
     """Return what is wrong with one file; None for one of a folder that is nothing of ours."""
-    file = str(path)
     try:
-        source = read_source(text_of(path), file=file, asked=asked)
+        source = _known(read_source(text_of(path), file=_name(path), asked=asked))
     except InputError:
         if named:
             raise
         return None
+    return judged_text(source.text, source.runs, file=source.file, also=also)
+
+
+def _known(source: Source) -> Source:
+    """Return a source that starts something.
+
+    Raises:
+        InputError: It does not.
+    """
     if not source.runs:
-        if named:
-            raise InputError(
-                "This starts nothing that is known.",
-                location=Location(file=file),
-                hint="Known are commands of Megatron-LM, DeepSpeed and vLLM, and their configuration files.",
-            )
-        return None
-    return judged_text(source.text, source.runs, file=file, also=also)
+        raise InputError(
+            "This starts nothing that is known.",
+            location=Location(file=source.file),
+            hint="Known are commands of Megatron-LM, DeepSpeed and vLLM, and their configuration files.",
+        )
+    return source
 
 
 def judged_text(text: str, runs: Sequence[Run], *, file: str, also: "_Also | None" = None) -> Judged:
     """Return what is wrong with the runs of one file."""
     findings: list[Finding] = []
     undecided: list[Undecided] = []
+    checked: list[str] = []
     for run in runs:
         if run.arguments is not None:
             for rule in spelling_rules(run.framework):
+                checked.append(rule.id)
                 findings.extend(_broken(rule, run.arguments))
         for rule in rules_of(run.framework, run.version):
+            checked.append(rule.id)
             try:
                 findings.extend(_broken(rule, run))
             except NotSaidError as error:
                 undecided.append(Undecided(file=file, rule_id=rule.id, what=error.what))
         if also is not None and not any(finding.severity is Severity.ERROR for finding in findings):
-            priced, open_ = _priced(run, file, also)
+            priced, open_ = _priced(run, file, also, checked)
             findings.extend(priced)
             undecided.extend(open_)
     comments = suppressions(text, file=file)
-    left, hidden = without_suppressed(findings, comments, known=frozenset(all_rules()) if comments else frozenset())
-    return Judged(files=(file,), skipped=(), findings=left, hidden=hidden, undecided=tuple(dict.fromkeys(undecided)))
+    left, hidden = without_suppressed(findings, comments)
+    if comments:
+        decided = frozenset(checked).difference(one.rule_id for one in undecided)
+        said = Comments(comments=comments, hidden=hidden, known=frozenset(all_rules()), decided=decided)
+        checked.extend(rule.id for rule in SUPPRESSION_RULES)
+        left = (*left, *(finding for rule in SUPPRESSION_RULES for finding in _broken(rule, said)))
+    lines = text.split("\n")
+    return Judged(
+        files=(file,),
+        skipped=(),
+        findings=tuple(_with_true_fix(finding, lines, file=file) for finding in sorted(left, key=_order)),
+        hidden=hidden,
+        undecided=tuple(dict.fromkeys(undecided)),
+        checked={file: tuple(dict.fromkeys(checked))},
+        texts={file: text},
+    )
 
 
-def _priced(run: Run, file: str, also: _Also) -> tuple[list[Finding], list[Undecided]]:
-    """Return the findings of rules that need a price, and those that could not be decided."""
+def _with_true_fix(finding: Finding, lines: Sequence[str], *, file: str) -> Finding:
+    """Return the finding; without its fix, where what it would replace does not stand there as it says."""
+    fix = finding.found.fix
+    if fix is None or _stands_there(fix, lines, file=file):
+        return finding
+    return replace(finding, found=replace(finding.found, fix=None))
+
+
+def _stands_there(fix: Fix, lines: Sequence[str], *, file: str) -> bool:
+    """Return whether a file holds what a fix replaces: a variable's value, for one, is written somewhere else."""
+    place = fix.location
+    if place.file != file or place.line is None or place.column is None or place.line > len(lines):
+        return False
+    return lines[place.line - 1].startswith(fix.old, place.column - 1)
+
+
+def _priced(run: Run, file: str, also: _Also, checked: list[str]) -> tuple[list[Finding], list[Undecided]]:
+    """Return the findings of rules that need a price, and those that could not be decided; note which they are."""
     findings: list[Finding] = []
     undecided: list[Undecided] = []
     for asked, rules in ((also.machine, priced_rules), (also.baseline, lock_rules)):
         if asked is None or not rules(run.framework):
             continue
+        checked.extend(rule.id for rule in rules(run.framework))
         from planner.validation.pricing import Baseline, held_run, priced_run  # noqa: PLC0415 - a price loads numpy
 
         try:

@@ -5,7 +5,7 @@ framework whose flags or keys its own keys are.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
@@ -16,7 +16,6 @@ from planner.readers.arguments import Arguments
 from planner.readers.flag_tables import Framework, chosen_version
 from planner.readers.megatron_lists import read_megatron_list, read_megatron_mapping
 from planner.readers.megatron_run import read_megatron_runs
-from planner.readers.vllm_run import looks_like_config, read_vllm_config, read_vllm_runs
 
 SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".txt", ".args", ".json", ".yaml", ".yml"})
 """Files that are looked at in a directory."""
@@ -24,7 +23,13 @@ SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".txt", ".args", ".js
 SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
 
 MAX_BYTES = 4 << 20
-"""Largest file that is read; launch scripts have kilobytes."""
+"""Largest mapping that is read."""
+
+MAX_SCRIPT_BYTES = 64 << 10
+"""Largest script that is read; launch scripts have a few kilobytes."""
+
+MAPPING = re.compile(r"\.(json|ya?ml)$", re.IGNORECASE)
+"""Names of files that are read as YAML or JSON."""
 
 
 class Run(Protocol):
@@ -55,11 +60,13 @@ class Asked:
         versions: The version of a framework that a file is judged for; the newest known where it is not named.
         num_gpus: GPUs of the run, where a file leaves it open.
         gpus_per_node: GPUs of a node, likewise.
+        skip_unknown: Files that were named themselves are passed over like those of folders.
     """
 
     versions: Mapping[Framework, str]
     num_gpus: int | None = None
     gpus_per_node: int | None = None
+    skip_unknown: bool = False
 
     def version(self, framework: Framework) -> str:
         """Return the version of a framework that files are judged for."""
@@ -135,15 +142,16 @@ def text_of(path: Path) -> str:
         InputError: It cannot be read, is too large, or is no text.
     """
     location = Location(file=str(path))
+    most = MAX_BYTES if MAPPING.search(path.name) else MAX_SCRIPT_BYTES
     try:
         with path.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
+            raw = stream.read(most + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"The file cannot be read: {reason}.", location=location, hint="Check the path.") from None
-    if len(raw) > MAX_BYTES:
+    if len(raw) > most:
         raise InputError(
-            f"The file is larger than {MAX_BYTES >> 20} MiB.",
+            f"The file is larger than {most >> 10:,} KiB.",
             location=location,
             hint="Check that it is a configuration.",
         )
@@ -159,9 +167,13 @@ def read_source(text: str, *, file: str, asked: Asked) -> Source:
     Raises:
         InputError: It is damaged: a quote that is never closed, a mapping that is none.
     """
-    if re.search(r"\.(json|ya?ml)$", file, re.IGNORECASE):
+    if MAPPING.search(file):
         return Source(file=file, text=text, runs=tuple(_runs_of_mapping(text, file=file, asked=asked)))
-    readers = ((Framework.MEGATRON, read_megatron_runs), (Framework.VLLM, read_vllm_runs))
+    readers: list[tuple[Framework, Callable[..., Sequence[Run]]]] = [(Framework.MEGATRON, read_megatron_runs)]
+    if Framework.VLLM in text:
+        from planner.readers.vllm_run import read_vllm_runs  # noqa: PLC0415 - most scripts start no server
+
+        readers.append((Framework.VLLM, read_vllm_runs))
     runs = (
         run
         for framework, read in readers
@@ -188,6 +200,7 @@ def read_source(text: str, *, file: str, asked: Asked) -> Source:
 def _runs_of_mapping(text: str, *, file: str, asked: Asked) -> Iterator[Run]:
     """Yield what a YAML or JSON file describes."""
     from planner.documents import parse_document  # noqa: PLC0415 - scripts need no reader of YAML
+    from planner.readers.vllm_run import looks_like_config, read_vllm_config  # noqa: PLC0415 - likewise
 
     root = parse_document(text, file=file).root
     content = root.content

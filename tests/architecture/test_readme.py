@@ -43,7 +43,11 @@ def printed(command: str) -> tuple[str, ...]:
     name, *arguments = shlex.split(command)
     assert name == "shardwright"
     result = CliRunner().invoke(app, arguments)
-    assert result.exit_code in {ExitCode.OK, ExitCode.INFEASIBLE}, (command, result.output, result.exception)
+    assert result.exit_code in {ExitCode.OK, ExitCode.FINDINGS, ExitCode.INFEASIBLE}, (
+        command,
+        result.output,
+        result.exception,
+    )
     return tuple(result.output.splitlines())
 
 

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from cli.findings.forms import FindingsFormat
+
 HEAVY = ("numpy", "ortools", "pulp", "torch", "pydantic", "scipy", "ruamel", "networkx", "rich")
-COMMANDS = ("plan", "emit", "explain", "mem", "init", "models", "clusters", "collect", "report")
+SCRIPT = """\
+torchrun --nproc-per-node 8 pretrain_gpt.py --num-layers 32 --num-attention-heads 31 --tensor-model-parallel-size 2 \\
+    --sequnce-parallel  # shardwright: ignore[MLM999] a rule that is not there
+"""
+COMMANDS = ("plan", "emit", "explain", "mem", "init", "models", "clusters", "collect", "report", "rule", "schema")
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -40,6 +46,16 @@ def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     loaded = loaded_by(run(command, "--help"))
     # Typer checks the values of its own completion options with pydantic as soon as a command is named.
     assert sorted(loaded.intersection(HEAVY) - {"pydantic"}) == []
+
+
+@pytest.mark.parametrize("form", FindingsFormat)
+def test_validating_a_script_loads_nothing_heavy(tmp_path: Path, form: FindingsFormat) -> None:
+    script = tmp_path / "train.sh"
+    script.write_text(SCRIPT)
+    words = ("validate", str(script), "--format", form.value)
+    loaded = loaded_by(f"import cli.start; sys.argv = ['shardwright', *{words!r}]; cli.start.run()")
+    assert "planner" in loaded
+    assert sorted(loaded.intersection({*HEAVY, "typer"})) == []
 
 
 def test_planning_loads_no_torch() -> None:

@@ -10,8 +10,7 @@ import sys
 from typing import Any
 from unittest import mock
 
-import pydantic
-from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+from deepspeed.runtime.config import DeepSpeedConfig
 
 
 class Watched(dict[str, Any]):
@@ -63,14 +62,14 @@ class SequenceParallel:
 def answer(case: dict[str, Any]) -> dict[str, Any]:
     """Return what DeepSpeed reads from one configuration, or why it refuses it."""
     config, sequence = Watched(case["config"]), case["config"].get("sequence_parallel_size", 1)
-    mpu = SequenceParallel(sequence) if sequence > 1 else DataParallel(case["dp"])
+    mpu = SequenceParallel(sequence) if sequence != 1 else DataParallel(case["dp"])
     with (
         mock.patch("deepspeed.runtime.config.dist.get_rank", return_value=0),
         mock.patch("deepspeed.runtime.config.dist.get_world_size", return_value=case["world"]),
     ):
         try:
             read = DeepSpeedConfig(config, mpu=mpu)
-        except (AssertionError, ValueError, DeepSpeedConfigError, pydantic.ValidationError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever DeepSpeed raises is its answer
             return {"error": f"{type(error).__name__}: {error}"}
     zero = read.zero_config
     return {

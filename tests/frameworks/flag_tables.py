@@ -73,7 +73,9 @@ def row(action: argparse.Action, *, group: str, warned: bool) -> dict[str, Any]:
     said = DEPRECATED.search(text)
     if said:
         flag["deprecated"] = text[said.start() :].lstrip(".] ")
-    elif warned or action.dest.endswith("_deprecated"):
+    elif warned:
+        flag["deprecated"] = "the parser warns that it is"
+    elif action.dest.endswith("_deprecated"):
         flag["deprecated"] = f"stored as {action.dest}"
     return flag
 

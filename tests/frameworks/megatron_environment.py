@@ -57,6 +57,7 @@ class Job:
         gpus_per_node: Processes of one node.
         capability: CUDA compute capability of the GPU.
         pipeline_ranks: Ranks to build.
+        last_level: Where to stop: parse, microbatches or build.
     """
 
     arguments: tuple[str, ...]
@@ -65,6 +66,7 @@ class Job:
     gpus_per_node: int
     capability: tuple[int, int]
     pipeline_ranks: tuple[int, ...]
+    last_level: str = "build"
 
 
 def job_of(plan: Plan, index: int = 0) -> Job:
@@ -131,6 +133,7 @@ def ask_megatron(jobs: Sequence[Job]) -> tuple[Verdict, ...]:
             "gpus_per_node": job.gpus_per_node,
             "capability": job.capability,
             "pipeline_ranks": job.pipeline_ranks,
+            "last_level": job.last_level,
         }
         for job in jobs
     ]

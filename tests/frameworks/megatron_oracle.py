@@ -3,8 +3,8 @@
 
 Reads one JSON list of jobs on standard input, writes one JSON list of verdicts on standard output. A job is
 `{"arguments": [...], "environment": {...}, "world_size": n, "gpus_per_node": n, "capability": [major, minor],
-"pipeline_ranks": [...]}`. Each job runs in a fork of this process, so that Megatron is imported once and its globals
-are fresh. The levels, each of which Megatron's own code decides:
+"pipeline_ranks": [...], "last_level": name}`. Each job runs in a fork of this process, so that Megatron is imported
+once and its globals are fresh. The levels, each of which Megatron's own code decides:
 
 1. parse: `megatron.training.arguments.parse_args`;
 2. validate: `validate_args`, at the job's world size;
@@ -14,17 +14,19 @@ are fresh. The levels, each of which Megatron's own code decides:
 6. build: the model of the asked pipeline ranks on the meta device, by the builder that the training program uses, and
    the parameters each holds.
 
+`last_level` says where to stop: parse, microbatches or build.
+
 What a machine without a GPU lacks is stood in for: the device capability, streams, and the layers of Transformer Engine
 (`megatron_transformer_engine`).
 """
 
+import argparse
 import contextlib
 import dataclasses
 import importlib.machinery
 import io
 import json
 import logging
-import multiprocessing
 import os
 import sys
 import traceback
@@ -33,12 +35,12 @@ import typing
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import typing_extensions
 
+from tests.frameworks.forks import answer_in_a_fork
 from tests.frameworks.megatron_transformer_engine import VERSION, RMSNormGated, install
 
 CONFIG_FIELDS = (
@@ -119,6 +121,7 @@ class Job:
     gpus_per_node: int
     capability: tuple[int, int]
     pipeline_ranks: list[int]
+    last_level: str = "build"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +253,8 @@ def _judge(job: Job, verdict: Verdict) -> None:
     sys.argv = ["pretrain_gpt.py", *job.arguments]
     with level("parse"):
         args = training_arguments.parse_args()
+    if job.last_level == "parse":
+        return
     with level("validate"):
         args = training_arguments.validate_args(args, {"tokenizer_type": "GPT2BPETokenizer"})
     verdict.data_parallel_size = args.data_parallel_size
@@ -280,6 +285,8 @@ def _judge(job: Job, verdict: Verdict) -> None:
         )
         verdict.num_microbatches = num_microbatches_calculator.get_num_microbatches()
         _check_interleaving(args, verdict.num_microbatches)
+    if job.last_level == "microbatches":
+        return
     with level("groups"):
         _initialize_groups(job, args, rank=0)
     if job.pipeline_ranks:
@@ -365,25 +372,12 @@ def _build(job: Job, args: Any, model_config: Any, pipeline_rank: int) -> StageV
     )
 
 
-def _in_child(job: Job, connection: Connection) -> None:
-    connection.send(dataclasses.asdict(judge(job)))
-    connection.close()
-
-
 def judge_in_a_fork(job: Job) -> dict[str, Any]:
     """Return the verdict on one job, found in a fork so that nothing of it stays behind."""
-    context = multiprocessing.get_context("fork")
-    receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_in_child, args=(job, sending))
-    process.start()
-    sending.close()
     try:
-        answer: dict[str, Any] = receiving.recv()
-    except EOFError:
-        process.join()
-        answer = dataclasses.asdict(Verdict(failed_level="crash", error=f"exit code {process.exitcode}"))
-    process.join()
-    return answer
+        return dataclasses.asdict(answer_in_a_fork(judge, job))
+    except ChildProcessError as death:
+        return dataclasses.asdict(Verdict(failed_level="crash", error=str(death)))
 
 
 def prepare_imports() -> None:
@@ -395,14 +389,31 @@ def prepare_imports() -> None:
     stand_in_for_triton()
 
 
+def remember_help_texts() -> None:
+    """Build the parser once, and keep what it reads from Megatron's source: every job builds it anew, mostly so."""
+    from megatron.training.argument_utils import ArgumentGroupFactory
+    from megatron.training.arguments import add_megatron_arguments
+
+    read = ArgumentGroupFactory._get_field_docstrings
+    known: dict[type, dict[str, str]] = {}
+
+    def remembered(factory: Any, source: type) -> dict[str, str]:
+        if source not in known:
+            known[source] = read(factory, source)
+        return dict(known[source])
+
+    ArgumentGroupFactory._get_field_docstrings = remembered
+    add_megatron_arguments(argparse.ArgumentParser())
+
+
 def main() -> None:
     """Judge every job on standard input."""
     prepare_imports()
     install()
-    import megatron.training.arguments
     import megatron.training.models  # noqa: F401 - imported once, before the forks
 
     claim_transformer_engine()
+    remember_help_texts()
     jobs = [Job(**{**job, "capability": tuple(job["capability"])}) for job in json.load(sys.stdin)]
     json.dump([judge_in_a_fork(job) for job in jobs], sys.stdout)
 

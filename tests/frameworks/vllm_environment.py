@@ -1,14 +1,21 @@
 """Where vLLM's own Python is, and what it says about `vllm serve` commands."""
 
+import json
 import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 VARIABLE = "SHARDWRIGHT_VLLM_PYTHON"
 INSTALLED = ROOT / ".frameworks" / "vllm" / "bin" / "python"
-SECONDS_TO_START = 120
+SECONDS_TO_START = 600
+"""vLLM is imported, and may have to learn a model's class first: half a minute, or minutes on a busy machine."""
+
 SECONDS_PER_JOB = 60
 """Far above the second or two that a job takes; only a hang reaches it."""
 
@@ -30,3 +37,59 @@ def environment() -> dict[str, str]:
     return {
         name: value for name, value in os.environ.items() if not name.startswith(("CUDA_", "NCCL_", "VLLM_", "HF_"))
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A `vllm serve` command and the node it is meant for.
+
+    Args:
+        arguments: Those after `serve`.
+        config_text: YAML behind `--config`.
+        model: The model's config.json; without one the command is only parsed.
+        gpus_per_node: GPUs that vLLM finds.
+        gpu_name: What it finds.
+        capability: CUDA compute capability.
+        memory_bytes: Of one GPU.
+        last_level: Where to stop: parse or heads.
+    """
+
+    arguments: tuple[str, ...]
+    config_text: str | None = None
+    model: Mapping[str, Any] | None = None
+    gpus_per_node: int = 8
+    gpu_name: str = "NVIDIA H100 80GB HBM3"
+    capability: tuple[int, int] = (9, 0)
+    memory_bytes: int = 80 << 30
+    last_level: str = "heads"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What vLLM said; `failed_level` is empty when it accepted the command, or not_judged where it could not tell.
+
+    Args:
+        failed_level: parse, engine_config, heads, not_judged or crash.
+        error: vLLM's words.
+        resolved: What it made of the command.
+    """
+
+    failed_level: str
+    error: str
+    resolved: Mapping[str, Any]
+
+
+def ask_vllm(jobs: Sequence[Job]) -> tuple[Verdict, ...]:
+    """Return vLLM's verdict on each job."""
+    result = subprocess.run(
+        [str(vllm_python()), "-m", "tests.frameworks.vllm_oracle"],
+        input=json.dumps([asdict(job) for job in jobs]),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=environment(),
+        timeout=SECONDS_TO_START + SECONDS_PER_JOB * len(jobs),
+    )
+    assert result.returncode == 0, result.stderr[-8000:]
+    return tuple(Verdict(**answer) for answer in json.loads(result.stdout))

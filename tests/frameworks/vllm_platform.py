@@ -10,9 +10,25 @@ import os
 import sys
 import types
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-KERNELS = ("vllm._C", "vllm._C_stable_libtorch", "vllm._moe_C", "vllm._moe_C_stable_libtorch")
+KERNELS = (
+    "vllm._C",
+    "vllm._C_stable_libtorch",
+    "vllm._moe_C",
+    "vllm._moe_C_stable_libtorch",
+    "vllm.vllm_flash_attn._vllm_fa2_C",
+    "vllm.vllm_flash_attn._vllm_fa3_C",
+)
+
+LOWEST_CAPABILITY = {
+    "cutlass_group_gemm_supported": 90,
+    "cutlass_scaled_mm_supports_block_fp8": 90,
+    "cutlass_scaled_mm_supports_fp4": 100,
+    "cutlass_scaled_mm_supports_fp8": 89,
+}
+"""From which compute capability on the kernels say that they can: `csrc/.../scaled_mm_entry.cu` of vLLM, CUDA 13."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +46,13 @@ H100 = Gpu(name="NVIDIA H100 80GB HBM3", capability=(9, 0), memory_bytes=80 << 3
 
 
 def quiet() -> None:
-    """Keep vLLM from asking the network and from saying what it does. To be called before it is imported."""
-    os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    """Keep vLLM to itself: no network, no words, no files outside its environment. To be called before its import."""
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CACHE_ROOT": str(Path(sys.prefix) / "cache"),
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
 
 
 def stand_in_for_kernels() -> None:
@@ -40,6 +61,15 @@ def stand_in_for_kernels() -> None:
         module = types.ModuleType(name)
         module.__spec__ = importlib.machinery.ModuleSpec(name, None)
         sys.modules[name] = module
+
+
+def claim_triton() -> None:
+    """Let vLLM find triton's CUDA driver; kernels would be compiled only when they are called."""
+    import vllm.platforms
+    from triton.backends import backends
+
+    backends["nvidia"].driver.is_active = staticmethod(lambda: True)
+    vllm.platforms.vllm_version_matches_substr = lambda _: False  # this is no build for the CPU
 
 
 def claim(gpu: Gpu) -> None:
@@ -72,6 +102,8 @@ def claim(gpu: Gpu) -> None:
         major=gpu.capability[0],
         minor=gpu.capability[1],
     )
+    for name, lowest in LOWEST_CAPABILITY.items():
+        setattr(torch.ops._C, name, lambda asked, lowest=lowest: asked >= lowest)
     torch.cuda.device_count = lambda: gpu.count
     torch.cuda.get_device_capability = lambda *_args: gpu.capability
     torch.cuda.get_device_properties = lambda *_args: properties
@@ -82,8 +114,11 @@ def _says(answer: Any) -> Any:
 
 
 def serve_parser() -> tuple[Any, Any]:
-    """Return the parser of `vllm`, and that of its `serve`, which moved after 0.28."""
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    """Return the parser of `vllm`, and that of its `serve`; both moved since 0.11."""
+    try:
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+    except ImportError:
+        from vllm.utils import FlexibleArgumentParser
 
     try:
         from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -92,3 +127,12 @@ def serve_parser() -> tuple[Any, Any]:
     root = FlexibleArgumentParser(prog="vllm")
     serve = make_arg_parser(root.add_subparsers(dest="subparser").add_parser("serve"))
     return root, serve
+
+
+def validate(args: Any) -> None:
+    """Check what the parser leaves open, as `vllm serve` does."""
+    try:
+        from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+    except ImportError:
+        from vllm.entrypoints.openai.cli_args import validate_parsed_serve_args
+    validate_parsed_serve_args(args)

@@ -5,12 +5,14 @@ import pty
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from cli.render import hanging
 from planner.bundled import model_names
 from profiles.catalogue import device_names, preset_names
+from tests.unit.cli.findings.samples import ONE_LINE
 
 
 def run_on_terminal(*arguments: str, columns: int) -> str:
@@ -52,6 +54,17 @@ def test_names_are_never_folded(command: str, columns: int) -> None:
     names = {word for line in lines for word in line.split()}
     known = model_names() if command == "models" else (*preset_names(), *device_names())
     assert set(known) <= names
+
+
+def test_findings_on_a_terminal_are_those_in_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.sh").write_text(ONE_LINE)
+    words = ("validate", "train.sh", "--fail-on", "never")
+    drawn = run_on_terminal(*words, columns=80)
+    piped = subprocess.run([sys.executable, "-m", "cli.main", *words], capture_output=True, check=True, text=True)
+    assert "^^^^^^^^^^^^^^^^^^" in piped.stdout
+    assert max(len(line) for line in piped.stdout.splitlines()) <= 80
+    assert [line.rstrip() for line in drawn.splitlines()] == [line.rstrip() for line in piped.stdout.splitlines()]
 
 
 def test_what_has_no_room_is_left_out_and_said() -> None:

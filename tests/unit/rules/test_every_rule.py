@@ -9,9 +9,9 @@ from planner.readers.flag_tables import Framework, versions
 from planner.rules.registry import all_rules
 from planner.validation.judge import judged_text
 from planner.validation.sources import Asked, read_source
-from tests.unit.rules import megatron_cases, vllm_cases
+from tests.unit.rules import megatron_cases, suppression_cases, vllm_cases
 
-CASES: Mapping[str, str] = {**megatron_cases.CASES, **vllm_cases.CASES}
+CASES: Mapping[str, str] = {**megatron_cases.CASES, **suppression_cases.CASES, **vllm_cases.CASES}
 """Input by rule id; spelling rules need one framework only."""
 
 SOUND: Mapping[str, str] = {Framework.MEGATRON: megatron_cases.script(), **vllm_cases.SOUND}

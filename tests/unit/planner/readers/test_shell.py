@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.errors import InputError
-from planner.readers.shell import Script, read_script
+from planner.readers.shell import MAX_EXPANDED, Script, read_script
 
 RECORD = 'record() { printf "%s\\0" "$@"; }\n'
 
@@ -111,3 +111,20 @@ def test_an_open_array_is_an_error_at_its_place() -> None:
     with pytest.raises(InputError) as caught:
         read_script("A=(1 2", file="job.sh")
     assert str(caught.value) == "job.sh:1:3: the array A is not closed.\nRun `bash -n` on the file."
+
+
+def test_an_array_inside_an_array_is_an_error_at_it() -> None:
+    with pytest.raises(InputError) as caught:
+        read_script("A=(1 B=(2))", file="job.sh")
+    assert str(caught.value) == "job.sh:1:8: ( stands inside the array A.\nRun `bash -n` on the file."
+
+
+def test_what_references_stand_for_is_limited() -> None:
+    doubling = "A=0123456789\n" + "A=$A$A\n" * 40
+    with pytest.raises(InputError) as caught:
+        read_script(doubling, file="job.sh")
+    assert str(caught.value) == (
+        f"job.sh:1:3: The references of the script stand for more than {MAX_EXPANDED:,} characters.\n"
+        "Check for a variable that is put into itself."
+    )
+    assert read_script("A=0123456789\n" + "A=$A$A\n" * 12, file="job.sh").variables["A"][0].text == "0123456789" * 2**12
