@@ -6,9 +6,8 @@ CPython's `Lib/argparse.py` (3.11 and 3.12): what looks like a flag, how many wo
 word becomes a value.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from enum import StrEnum
@@ -16,20 +15,12 @@ from math import isfinite
 
 from planner.errors import Location
 from planner.readers.flag_tables import ABBREVIATES, TITLES, FlagKind, FlagSpec, FlagTable
+from planner.readers.flag_values import conversion_of
 from planner.readers.shell import Word
 
 NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
 UNRESOLVED = re.compile(r"\$|`")
 """What is left of a reference that only a run could resolve."""
-
-KIND_WORDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "json": "JSON",
-    "human_readable_int": "a whole number such as 4096 or 4k",
-    "human_readable_int_or_auto": "a whole number such as 4096 or 4k, or auto",
-}
-"""What messages call the kinds of values."""
 
 MAX_INTEGER = 2**63 - 1
 """Largest number that the frameworks can hand on to torch."""
@@ -118,6 +109,7 @@ class Arguments:
         given: Every use of a flag, in order; a later one overrides an earlier.
         mistakes: Everything that is wrong, in order.
         start: Where the command stands, for what is missing.
+        unread: Words where a flag may stand that only a run could tell.
     """
 
     table: FlagTable
@@ -125,6 +117,7 @@ class Arguments:
     given: tuple[Given, ...]
     mistakes: tuple[Mistake, ...]
     start: Location
+    unread: tuple[str, ...] = ()
     _last: dict[str, Given] = field(default_factory=dict)
 
     def use(self, dest: str) -> Given | None:
@@ -234,6 +227,7 @@ def read_arguments(
     """
     given: list[Given] = []
     mistakes: list[Mistake] = []
+    unread: list[str] = []
     index, seen_positionals = 0, 0
     while index < len(words):
         word = words[index]
@@ -242,7 +236,9 @@ def read_arguments(
         if match is None:
             index += 1
             seen_positionals += 1
-            if seen_positionals > positionals and not _is_unresolved(word):
+            if _is_unresolved(word):
+                unread.append(word.text)
+            elif seen_positionals > positionals:
                 message = f"`{word.text}` follows no flag that takes it"
                 mistakes.append(Mistake(kind=MistakeKind.EXTRA_VALUE, word=word.text, location=place, message=message))
             continue
@@ -276,6 +272,7 @@ def read_arguments(
         given=tuple(given),
         mistakes=tuple(sorted(mistakes, key=lambda mistake: _order(mistake.location))),
         start=start,
+        unread=tuple(unread),
     )
 
 
@@ -406,16 +403,17 @@ def _values(match: _Match, words: Sequence[Word], place: Location) -> tuple[obje
     flag = match.flag
     values: list[object] = []
     mistakes: list[Mistake] = []
+    conversion = conversion_of(flag.type_name)
     for word in words:
         text = word.text
         if _is_unresolved(word):
             values.append(None)
             continue
         try:
-            value = _converted(text, flag.type_name)
+            value = conversion.read(text) if conversion else text
         except (ValueError, OverflowError, RecursionError):
-            kind = KIND_WORDS.get(flag.type_name.removeprefix(OPTIONAL), flag.type_name)
-            mistakes.append(_about(match, place, MistakeKind.WRONG_TYPE, f"takes {kind}, `{text}` is given"))
+            problem = f"takes {conversion.wanted if conversion else 'a word'}, `{text}` is given"
+            mistakes.append(_about(match, place, MistakeKind.WRONG_TYPE, problem))
             values.append(None)
             continue
         if isinstance(value, int) and abs(value) > MAX_INTEGER:
@@ -445,56 +443,6 @@ def _values(match: _Match, words: Sequence[Word], place: Location) -> tuple[obje
 def _is_unresolved(word: Word) -> bool:
     """Return whether only a run could tell what a word is."""
     return not word.literal and UNRESOLVED.search(word.text) is not None
-
-
-def _truth(text: str) -> bool:
-    """Return what argparse makes of a word where `bool` converts it: anything that is not empty is true."""
-    return bool(text)
-
-
-DECIMAL_SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-BINARY_SUFFIXES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def _readable_number(text: str) -> int:
-    """Return what vLLM makes of 4k (4,000), 4K (4,096) and 25.6k (`human_readable_int` of vllm/utils)."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgGtT])", text.strip())
-    if match is None:
-        return int(text)
-    number, suffix = match.groups()
-    if suffix in BINARY_SUFFIXES:
-        return int(number) * BINARY_SUFFIXES[suffix]
-    return int(float(number) * DECIMAL_SUFFIXES[suffix])
-
-
-def _readable_number_or_auto(text: str) -> int:
-    """Return the same, -1 for `auto`."""
-    return -1 if text.strip().lower() in {"-1", "auto"} else _readable_number(text)
-
-
-def _json(text: str) -> object:
-    return json.loads(text)
-
-
-CONVERSIONS: Mapping[str, Callable[[str], object]] = {
-    "int": int,
-    "float": float,
-    "bool": _truth,
-    "human_readable_int": _readable_number,
-    "human_readable_int_or_auto": _readable_number_or_auto,
-    "json": _json,
-}
-"""Conversions of argparse types; a word stays text where the framework's own function would read it."""
-
-OPTIONAL = "optional_"
-"""Kinds that begin so also take "" and None, for a value that is not there (`optional_type` of vLLM)."""
-
-
-def _converted(text: str, type_name: str) -> object:
-    """Return what a word becomes."""
-    if type_name.startswith(OPTIONAL):
-        return "None" if text in {"", "None"} else _converted(text, type_name.removeprefix(OPTIONAL))
-    return CONVERSIONS.get(type_name, str)(text)
 
 
 def _about(

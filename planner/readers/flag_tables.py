@@ -143,6 +143,11 @@ def raw_table(framework: Framework, version: str) -> Mapping[str, object]:
     return table
 
 
+def versions_with(framework: Framework, flag: str) -> tuple[str, ...]:
+    """Return the versions whose command takes a flag, the newest first."""
+    return tuple(version for version in versions(framework) if flag in flag_table(framework, version).by_name)
+
+
 @cache
 def flag_table(framework: Framework, version: str) -> FlagTable:
     """Return the flags of a command-line framework at a version that `versions` lists."""

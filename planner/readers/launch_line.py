@@ -1,7 +1,7 @@
 """The command that starts a training program: how many processes, and the program's flags.
 
-Understood: torchrun, `python -m torch.distributed.run` and the deepspeed launcher, by themselves or under srun, with
-what the batch system is told for whatever the launcher leaves open.
+Understood: torchrun, `python -m torch.distributed.run` and the deepspeed launcher, by themselves or under srun, and a
+program that srun starts once a GPU; with what the batch system is told for whatever the launcher leaves open.
 """
 
 import re
@@ -12,11 +12,19 @@ from planner.errors import InputError, Location
 from planner.readers.shell import Command, Script, Word, read_script
 
 FLAG = re.compile(r"--[A-Za-z]")
-BATCH_DIRECTIVE = re.compile(r"SBATCH\s+--(nodes|gpus-per-node|gres)[=\s]\s*(?:gpu:)?(?:\w+:)?([0-9]+)\s*$")
+BATCH_DIRECTIVE = re.compile(
+    r"SBATCH\s+(?:--(nodes|gpus-per-node|gres|ntasks-per-node)[=\s]|-(N)\s?)\s*(?:gpu:)?(?:\w+:)?([0-9]+)\s*(?:#.*)?$"
+)
 NODE_ORDER = "NODE_ORDER"
 """Array of the node at each place of the mesh, where nodes differ."""
-NODES = ("--nnodes", "--num-nodes")
+NODES = ("--nnodes", "--num-nodes", "--nodes")
 PROCESSES = ("--nproc-per-node", "--num-gpus")
+TASKS = ("--ntasks-per-node",)
+LAUNCHERS = re.compile(r"(?:^|/)(?:torchrun|deepspeed|accelerate)$|^torch\.distributed\.(?:run|launch)$")
+"""Programs that start a process a GPU; without one the batch system does."""
+
+VARIABLE = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)", re.ASCII | re.DOTALL)
+EXPORT = "--export="
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +74,7 @@ class LaunchLine:
         gpus_per_node: Processes of one node; None when the script leaves it open.
         words: The words behind the program, each with its place.
         start: Where the command stands.
-        environment: Variables that the script exports.
+        environment: Variables that the script exports, or sets for the command.
         node_order: The node at each place of the mesh, where the script says so and it is not the order of the nodes.
     """
 
@@ -187,17 +195,21 @@ def launch_lines(script: Script, *, file: str, kind: ProgramKind) -> tuple[Launc
 
 def _launch_line(script: Script, command: Command, program: int, *, file: str, kind: ProgramKind) -> LaunchLine:
     directives = batch_directives(script)
-    launcher = _flags(command.words[:program])
+    before = command.words[:program]
+    launcher = _flags(before)
+    processes = _launcher_number(launcher, PROCESSES, None)
+    if not any(LAUNCHERS.search(word.text) for word in before) and any(word.text == "srun" for word in before):
+        processes = _launcher_number(launcher, TASKS, directives.get("ntasks-per-node"))
     return LaunchLine(
         file=file,
         kind=kind,
         program=command.words[program].text,
         flags=_flags(command.words[program + 1 :]),
         num_nodes=_launcher_number(launcher, NODES, directives.get("nodes")),
-        gpus_per_node=_launcher_number(launcher, PROCESSES, directives.get("gpus-per-node", directives.get("gres"))),
+        gpus_per_node=processes or directives.get("gpus-per-node", directives.get("gres")),
         words=command.words[program + 1 :],
         start=Location(file=file, line=command.words[0].line, column=command.words[0].column),
-        environment=dict(script.exports),
+        environment={**script.exports, **command.environment, **_set_on_the_way(before)},
         node_order=_node_order(script, file=file),
     )
 
@@ -222,7 +234,17 @@ def _node_order(script: Script, *, file: str) -> tuple[int, ...]:
 def batch_directives(script: Script) -> Mapping[str, int]:
     """Return the sizes that a script tells Slurm in its comments."""
     found = (BATCH_DIRECTIVE.match(comment) for _, comment in script.comments)
-    return {match.group(1): int(match.group(2)) for match in found if match is not None}
+    return {match.group(1) or "nodes": int(match.group(3)) for match in found if match is not None}
+
+
+def _set_on_the_way(words: Sequence[Word]) -> Mapping[str, str]:
+    """Return the variables that the words before a program set: `env NAME=VALUE`, `srun --export=ALL,NAME=VALUE`."""
+    texts = [word.text for word in words if not word.text.startswith(EXPORT)]
+    for word in words:
+        if word.text.startswith(EXPORT):
+            texts.extend(word.text.removeprefix(EXPORT).split(","))
+    found = (VARIABLE.fullmatch(text) for text in texts)
+    return {match.group(1): match.group(2) for match in found if match is not None}
 
 
 def _launcher_number(launcher: Sequence[Flag], names: tuple[str, ...], directive: int | None) -> int | None:

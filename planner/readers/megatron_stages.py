@@ -13,6 +13,9 @@ from planner.readers.megatron_patterns import MOST_LAYERS, HybridPattern, Patter
 LARGEST_REPEAT = 4096
 """Largest repetition in a pipeline layout that is unrolled; no model has as many layers."""
 
+LONGEST_LAYOUT = 1 << 16
+"""Most letters of a layout that is unrolled."""
+
 
 def hybrid_pattern(job: LaunchLine) -> HybridPattern | None:
     """Return the layers of a hybrid model; None for other models."""
@@ -105,9 +108,10 @@ def _divided(job: LaunchLine, layers: int, parts: int, what: str) -> int:
 
 def _custom_stages(job: LaunchLine, flag: Flag, *, pp: int, layers: int) -> tuple[int, ...]:
     text = job.text(flag.name, "")
-    if any(len(count) > 4 or int(count) > LARGEST_REPEAT for count in re.findall(r"[0-9]+", text, re.ASCII)):
-        raise job.error(flag, f"repeats more than {LARGEST_REPEAT} times", "Place every layer once.")
-    stages = _unrolled(text).split("|")
+    try:
+        stages = unrolled(text).split("|")
+    except PatternError as error:
+        raise job.error(flag, str(error), "Place every layer once.") from None
     unknown = sorted(set("".join(stages)) - set("EtmL"))
     if unknown:
         raise job.error(flag, f"has {', '.join(map(repr, unknown))}", "Plans know E, t, m, L and |.")
@@ -128,8 +132,20 @@ def _custom_stages(job: LaunchLine, flag: Flag, *, pp: int, layers: int) -> tupl
     return tuple(stage.count("t") for stage in stages)
 
 
-def _unrolled(text: str) -> str:
-    """Return a pipeline layout with `(...)*n` and `x*n` written out; commas mean nothing."""
-    text = text.replace(",", "")
-    text = re.sub(r"\(([^)]+)\)\*([0-9]+)", lambda match: match.group(1) * int(match.group(2)), text)
-    return re.sub(r"(.)\*([0-9]+)", lambda match: match.group(1) * int(match.group(2)), text)
+def unrolled(text: str) -> str:
+    """Return a pipeline layout with `(...)*n` and `x*n` written out; commas mean nothing.
+
+    Raises:
+        PatternError: It repeats more than any model has layers.
+    """
+    text = _repeated(r"\(([^)]+)\)\*([0-9]+)", text.replace(",", ""))
+    return _repeated(r"(.)\*([0-9]+)", text)
+
+
+def _repeated(pattern: str, text: str) -> str:
+    counts = [(match.group(1), match.group(2)) for match in re.finditer(pattern, text, re.ASCII)]
+    if any(len(count) > 4 or int(count) > LARGEST_REPEAT for _, count in counts):
+        raise PatternError(f"repeats more than {LARGEST_REPEAT} times")
+    if sum(len(part) * int(count) for part, count in counts) > LONGEST_LAYOUT:
+        raise PatternError(f"is longer than {LONGEST_LAYOUT} letters")
+    return re.sub(pattern, lambda match: match.group(1) * int(match.group(2)), text)

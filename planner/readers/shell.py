@@ -72,9 +72,15 @@ class Word:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A simple command: its words, and the variables exported before it."""
+    """A simple command.
+
+    Args:
+        words: Its words, references resolved.
+        environment: Variables that are set for it alone, in front of it.
+    """
 
     words: tuple[Word, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -199,11 +205,25 @@ def _run(words: list[_RawWord], script: Script) -> None:
             script.exports.pop(word.keyword, None)
             variables.pop(word.keyword, None)
         return
+    _run_command(words, script)
+
+
+def _run_command(words: list[_RawWord], script: Script) -> None:
+    """Note a command with the variables that are set for it alone; assignments without a command stay."""
+    before: dict[str, tuple[Word, ...] | None] = {}
     while words and (match := words[0].assignment) is not None:
+        before.setdefault(match.group(1), script.variables.get(match.group(1)))
         _assign(words.pop(0), match, script)
-    if words:
-        expanded = tuple(found for word in words for found in _expand(word, script))
-        script.commands.append(Command(words=expanded))
+    if not words:
+        return
+    environment = {name: " ".join(word.text for word in script.variables[name]) for name in before}
+    for name, value in before.items():
+        if value is None:
+            script.variables.pop(name)
+        else:
+            script.variables[name] = value
+    expanded = tuple(found for word in words for found in _expand(word, script))
+    script.commands.append(Command(words=expanded, environment=environment))
 
 
 def _assign(word: _RawWord, match: re.Match[str], script: Script) -> None:

@@ -12,7 +12,25 @@ SPELLING = "planner.rules.spelling"
 SUPPRESSION = "planner.rules.suppression"
 
 MODULES: Mapping[Framework, tuple[str, ...]] = {
-    Framework.MEGATRON: ("planner.rules.megatron_mesh",),
+    Framework.MEGATRON: (
+        "planner.rules.megatron_mesh",
+        "planner.rules.megatron_shards",
+        "planner.rules.megatron_pipeline",
+        "planner.rules.megatron_hybrid",
+        "planner.rules.megatron_experts",
+        "planner.rules.megatron_dispatch",
+        "planner.rules.megatron_sequence",
+        "planner.rules.megatron_attention",
+        "planner.rules.megatron_optimizer",
+        "planner.rules.megatron_fsdp",
+        "planner.rules.megatron_recompute",
+        "planner.rules.megatron_graphs",
+        "planner.rules.megatron_precision",
+        "planner.rules.megatron_kernels",
+        "planner.rules.megatron_batches",
+        "planner.rules.megatron_training",
+        "planner.rules.megatron_reinforcement",
+    ),
     Framework.DEEPSPEED: (
         "planner.rules.deepspeed_keys",
         "planner.rules.deepspeed_mesh",

@@ -5,9 +5,10 @@ suppressed by itself.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from planner.readers.arguments import Arguments, Mistake, MistakeKind
-from planner.readers.flag_tables import Framework
+from planner.readers.flag_tables import Framework, version_key, versions_with
 from planner.rules.rule import Fix, Found, FoundAt, Rule, Severity, rule
 
 COMMAND_LINES = (Framework.MEGATRON, Framework.VLLM)
@@ -17,12 +18,17 @@ Check = Callable[[Arguments], Iterator[Found]]
 
 
 def _found(arguments: Arguments, kind: MistakeKind, hint: Callable[[Mistake], str]) -> Iterator[Found]:
-    """Yield the mistakes of a kind; where one spelling is meant, with the change that mends it."""
+    """Yield the mistakes of a kind."""
     for mistake in arguments.mistakes:
         if mistake.kind is kind:
-            certain = kind in {MistakeKind.UNKNOWN, MistakeKind.ABBREVIATED} and len(mistake.nearest) == 1
-            fix = Fix(location=mistake.location, old=mistake.word, new=mistake.nearest[0]) if certain else None
-            yield Found(place=mistake.location, message=f"{mistake.message}.", hint=hint(mistake), fix=fix)
+            yield _about(mistake, hint(mistake))
+
+
+def _about(mistake: Mistake, hint: str) -> Found:
+    """Return one mistake; where one spelling is meant, with the change that mends it."""
+    certain = mistake.kind in {MistakeKind.UNKNOWN, MistakeKind.ABBREVIATED} and len(mistake.nearest) == 1
+    fix = Fix(location=mistake.location, old=mistake.word, new=mistake.nearest[0]) if certain else None
+    return Found(place=mistake.location, message=f"{mistake.message.rstrip('.')}.", hint=hint, fix=fix)
 
 
 def _meant(mistake: Mistake) -> str:
@@ -38,10 +44,41 @@ def _meant(mistake: Mistake) -> str:
     source=ARGPARSE,
 )
 def unknown_flag(arguments: Arguments) -> Iterator[Found]:
-    """The framework's parser at this version has no such flag: misspelt, of another version, or of another program."""
-    yield from _found(
-        arguments, MistakeKind.UNKNOWN, lambda mistake: _meant(mistake) or "Remove it, or name the version that has it."
-    )
+    """The framework's parser has no such flag at any version that is known: misspelt, or of another program."""
+    for found, elsewhere in _unknown(arguments):
+        if not elsewhere:
+            yield found
+
+
+@rule(
+    id="S011",
+    name="flag-of-another-version",
+    framework=COMMAND_LINES,
+    prevents="error: unrecognized arguments: ...",
+    found_at=FoundAt.PARSE,
+    source=ARGPARSE,
+)
+def flag_of_another_version(arguments: Arguments) -> Iterator[Found]:
+    """The framework's parser at this version has no such flag, but at another version it has.
+
+    The flag was removed, or is not there yet. `--against NAME==VERSION` says which version a file is for.
+    """
+    framework, version = arguments.table.framework, arguments.table.version
+    for found, elsewhere in _unknown(arguments):
+        if not elsewhere:
+            continue
+        older = [other for other in elsewhere if version_key(other) < version_key(version)]
+        told = f"It is gone since {older[0]}." if older else f"It comes with {elsewhere[-1]}."
+        hint = f"{told} {found.hint} For that version: --against {framework}=={(older or elsewhere)[0]}."
+        yield replace(found, message=f"{found.message[:-1]}; {' and '.join(elsewhere)} has it.", hint=hint, fix=None)
+
+
+def _unknown(arguments: Arguments) -> Iterator[tuple[Found, tuple[str, ...]]]:
+    """Yield what is found of each unknown flag, with the versions that have it."""
+    for mistake in arguments.mistakes:
+        if mistake.kind is MistakeKind.UNKNOWN:
+            found = _about(mistake, _meant(mistake) or "Remove it.")
+            yield found, versions_with(arguments.table.framework, mistake.word)
 
 
 @rule(
@@ -160,6 +197,7 @@ def deprecated_flag(arguments: Arguments) -> Iterator[Found]:
 
 RULES: tuple[Rule[Arguments], ...] = (
     unknown_flag,
+    flag_of_another_version,
     ambiguous_flag,
     abbreviated_flag,
     missing_value,

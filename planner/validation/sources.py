@@ -16,6 +16,7 @@ from planner.readers.arguments import Arguments
 from planner.readers.deepspeed_launch import DeepSpeedLaunch
 from planner.readers.deepspeed_run import read_deepspeed_runs
 from planner.readers.flag_tables import Framework, chosen_version
+from planner.readers.megatron_lists import read_megatron_list, read_megatron_mapping
 from planner.readers.megatron_run import read_megatron_runs
 from planner.rules.own_files import OwnKind
 from planner.validation.deepspeed_files import (
@@ -228,7 +229,16 @@ def read_source(text: str, *, file: str, asked: Asked, named: Sequence[Path] = (
             gpus_per_node=asked.gpus_per_node,
         )
     )
-    return Source(file=file, text=text, runs=tuple(runs), launches=script_launches(text, file=file))
+    found, launches = tuple(runs), script_launches(text, file=file)
+    if not found and not launches:
+        found = read_megatron_list(
+            text,
+            file=file,
+            version=asked.version(Framework.MEGATRON),
+            num_gpus=asked.num_gpus,
+            gpus_per_node=asked.gpus_per_node,
+        )
+    return Source(file=file, text=text, runs=found, launches=launches)
 
 
 def _mapping(text: str, *, file: str, asked: Asked, named: Sequence[Path]) -> Source:
@@ -241,8 +251,12 @@ def _mapping(text: str, *, file: str, asked: Asked, named: Sequence[Path]) -> So
     if configuration is not None:
         version, launches = asked.version(Framework.DEEPSPEED), launches_of(Path(file), named)
         return Source(file=file, text=text, runs=read_deepspeed_runs(configuration, launches, version=version, **sizes))
-    content = parse_document(text, file=file).root.content
+    root = parse_document(text, file=file).root
     version = asked.version(Framework.VLLM)
-    if isinstance(content, dict) and looks_like_config(tuple(content), version):
+    if isinstance(root.content, dict) and looks_like_config(tuple(root.content), version):
         return Source(file=file, text=text, runs=(read_vllm_config(text, file=file, version=version, **sizes),))
-    return Source(file=file, text=text, runs=(), own=own_kind(content))
+    own = own_kind(root.content)
+    if own is not None:
+        return Source(file=file, text=text, runs=(), own=own)
+    runs = read_megatron_mapping(root, file=file, version=asked.version(Framework.MEGATRON), **sizes)
+    return Source(file=file, text=text, runs=tuple(runs))

@@ -263,6 +263,7 @@ def _judge(job: Job, verdict: Verdict) -> None:
         from_args = argument_utils.hybrid_config_from_args if hybrid else argument_utils.gpt_config_from_args
         model_config = from_args(args)
         argument_utils.pretrain_cfg_container_from_args(args, model_config)
+        model_config.transformer.use_te_rng_tracker = args.te_rng_tracker  # Megatron's programs leave it out
         model_config.finalize()
         if args.padded_vocab_size is None:
             args.padded_vocab_size = calculate_padded_vocab_size(

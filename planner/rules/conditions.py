@@ -1,0 +1,150 @@
+"""What a Megatron-LM run may be, with the words that messages use for it: what tables of demands are written in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from planner.readers.megatron_run import MegatronRun
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """Something that holds for a run or not.
+
+    Args:
+        text: How messages name it, "--overlap-grad-reduce" or "tp above 1".
+        holds: Whether it holds.
+        dests: The values that it looks at, the one to point at first.
+        told: How messages name it in a run for which it holds; its text where that says enough.
+    """
+
+    text: str
+    holds: Callable[[MegatronRun], bool]
+    dests: tuple[str, ...]
+    told: Callable[[MegatronRun], str] | None = None
+
+    def said_of(self, run: MegatronRun) -> str:
+        """Return how messages name it in a run for which it holds."""
+        return self.text if self.told is None else self.told(run)
+
+    def __and__(self, other: "Condition") -> "Condition":
+        """Return that both hold."""
+        return Condition(
+            text=f"{self.text} with {other.text}",
+            holds=lambda run: self.holds(run) and other.holds(run),
+            dests=(*self.dests, *other.dests),
+            told=lambda run: f"{self.said_of(run)} with {other.said_of(run)}",
+        )
+
+    def __or__(self, other: "Condition") -> "Condition":
+        """Return that one of them holds."""
+        return Condition(
+            text=f"{self.text} or {other.text}",
+            holds=lambda run: self.holds(run) or other.holds(run),
+            dests=(*self.dests, *other.dests),
+            told=lambda run: (self if self.holds(run) else other).said_of(run),
+        )
+
+    def __invert__(self) -> "Condition":
+        """Return that it does not hold."""
+        return Condition(text=f"no {self.text}", holds=lambda run: not self.holds(run), dests=self.dests)
+
+
+def dest_of(flag: str) -> str:
+    """Return the name under which Megatron-LM keeps the value of most flags."""
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def on(flag: str, dest: str = "") -> Condition:
+    """Return that a switch is on, by its flag or because another value sets it."""
+    name = dest or dest_of(flag)
+    return Condition(text=flag, holds=lambda run: run.value(name) is True, dests=(name,))
+
+
+def off(flag: str, dest: str) -> Condition:
+    """Return that something is switched off, for which there is a flag of its own: `--no-...`."""
+    return Condition(text=flag, holds=lambda run: run.value(dest) is False, dests=(dest,))
+
+
+def given(flag: str, dest: str = "") -> Condition:
+    """Return that a value is there, given or by default."""
+    name = dest or dest_of(flag)
+    return Condition(text=flag, holds=lambda run: run.value(name) is not None, dests=(name,))
+
+
+def said(flag: str, dest: str = "") -> Condition:
+    """Return that a value is there and is not 0, an empty list or an empty text."""
+    name = dest or dest_of(flag)
+    return Condition(text=flag, holds=lambda run: bool(run.value(name)), dests=(name,))
+
+
+def one_of(flag: str, *values: object, dest: str = "") -> Condition:
+    """Return that a value is one of some."""
+    name = dest or dest_of(flag)
+    shown = " or ".join(str(value) for value in values)
+    return Condition(
+        text=f"{flag} {shown}",
+        holds=lambda run: run.value(name) in values,
+        dests=(name,),
+        told=lambda run: f"{flag} {run.value(name)}",
+    )
+
+
+def above(flag: str, limit: int, dest: str = "") -> Condition:
+    """Return that a number is above another; a number that is not there is not."""
+    name = dest or dest_of(flag)
+
+    def holds(run: MegatronRun) -> bool:
+        value = run.value(name)
+        return isinstance(value, int | float) and value > limit
+
+    return Condition(
+        text=f"{flag} above {limit}", holds=holds, dests=(name,), told=lambda run: f"{flag} {run.value(name)}"
+    )
+
+
+def between(flag: str, low: float, high: float, dest: str = "") -> Condition:
+    """Return that a number lies between two, which it may be."""
+    name = dest or dest_of(flag)
+
+    def holds(run: MegatronRun) -> bool:
+        value = run.value(name)
+        return isinstance(value, int | float) and low <= value <= high
+
+    return Condition(text=f"{flag} between {low:g} and {high:g}", holds=holds, dests=(name,))
+
+
+def at_least(flag: str, least: int, dest: str = "") -> Condition:
+    """Return that a number is at least another."""
+    name = dest or dest_of(flag)
+
+    def holds(run: MegatronRun) -> bool:
+        value = run.value(name)
+        return isinstance(value, int | float) and value >= least
+
+    return Condition(text=f"{flag} of at least {least}", holds=holds, dests=(name,))
+
+
+def has(flag: str, *words: str, dest: str = "") -> Condition:
+    """Return that a list holds one of some words."""
+    name = dest or dest_of(flag)
+    return Condition(
+        text=f"{flag} {' or '.join(words)}",
+        holds=lambda run: not set(words).isdisjoint(run.words(name)),
+        dests=(name,),
+        told=lambda run: f"{flag} {' '.join(word for word in run.words(name) if word in words)}",
+    )
+
+
+def fact(
+    text: str,
+    holds: Callable[[MegatronRun], bool],
+    *dests: str,
+    told: Callable[[MegatronRun], str] | None = None,
+) -> Condition:
+    """Return something that takes more than one value to tell."""
+    return Condition(text=text, holds=holds, dests=dests, told=told)
+
+
+def exported(name: str, value: str) -> Condition:
+    """Return that the script exports a variable with a value."""
+    return Condition(text=f"{name}={value}", holds=lambda run: run.exported(name) == value, dests=())

@@ -1,0 +1,21 @@
+"""Megatron-LM still says of the corpus of mutations what is stored of it."""
+
+import pytest
+
+from tests.corpora.megatron_verdicts import Stored, corpus, stored_verdicts
+from tests.frameworks.judge_megatron_corpus import judged
+
+EVERY = 16
+"""Of so many runs one is judged again."""
+
+pytestmark = pytest.mark.frameworks
+
+
+def test_a_sample_is_judged_as_stored() -> None:
+    sample = corpus()[::EVERY]
+    stored = stored_verdicts()
+    again = {
+        verdict["run"]: Stored(failed_level=verdict["failed_level"], error=verdict["error"])
+        for verdict in judged(sample)
+    }
+    assert again == {mutation.name: stored[mutation.name] for mutation in sample}
