@@ -24,17 +24,11 @@ from planner.layout import (
 )
 from planner.offload import SHARDED_WEIGHTS
 from planner.readers.key_tables import IGNORE_KEY, key_table
-from planner.readers.launch_line import LaunchLine, ProgramKind, read_launch_line
+from planner.readers.launch_line import LaunchLine, read_launch_line
+from planner.readers.programs import DEEPSPEED_PROGRAM
 from planner.workload import AttentionKernel, DType, Optimizer, Precision, TrainWorkload
 
 CONFIG_FILE = "ds_config.json"
-PROGRAM = ProgramKind(
-    title="a training program",
-    path=re.compile(r"(?:^|/)train_deepspeed\.py$"),
-    command="torchrun or deepspeed with the program and its arguments",
-    sizes="torchrun --nnodes and --nproc-per-node, or deepspeed --num_nodes and --num_gpus,",
-)
-
 VERSION = "0.19.8"
 """The version that configurations are written for."""
 
@@ -129,7 +123,7 @@ def read_deepspeed(script: str, *, file: str, config: str, config_file: str = CO
                 location=document.locate((key,), key=True),
                 hint=_nearest(key),
             )
-    return DeepSpeedJob(config=document, launch=read_launch_line(script, file=file, kind=PROGRAM))
+    return DeepSpeedJob(config=document, launch=read_launch_line(script, file=file, kind=DEEPSPEED_PROGRAM))
 
 
 @cache

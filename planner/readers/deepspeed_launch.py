@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from planner.errors import Location
-from planner.readers.deepspeed import PROGRAM
 from planner.readers.launch_line import FLAG, batch_directives
+from planner.readers.programs import DEEPSPEED_PROGRAM
 from planner.readers.shell import Script, Word, read_script
 
 CONFIG_FLAGS = ("deepspeed-config", "deepspeed", "ds-config", "ds-config-file", "deepspeed-config-file")
@@ -113,7 +113,7 @@ def _launch(script: Script, words: Sequence[Word], *, file: str) -> DeepSpeedLau
         start=Location(file=file, line=words[0].line, column=words[0].column),
         program=program,
         trainer=named[0] == "deepspeed",
-        ours=any(PROGRAM.path.search(word.text) for word in words[:end]),
+        ours=any(DEEPSPEED_PROGRAM.path.search(word.text) for word in words[:end]),
         num_nodes=nodes,
         gpus_per_node=per_node,
         hostfile=hostfile,
