@@ -143,6 +143,7 @@ def priced_pinned() -> tuple[Run, list[tuple[Layout, int, float]]]:
     pins = Constraints(
         degrees={"pp": Bounds(allowed=(2,)), "vpp": Bounds(allowed=(2,)), "tp": one, "cp": one, "zero_stage": one},
         recompute=("none",),
+        optimizer_offload=(0.0,),
     )
     layouts = [
         (layout, peak, seconds())
