@@ -5,9 +5,11 @@ search: tp beyond a node, experts on any grid, stages as uneven as they come, in
 checker's word (`planner.validate`), and the target's own.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from enum import StrEnum
+from functools import cache, lru_cache
 from math import gcd
 from random import Random
 
@@ -29,76 +31,143 @@ from benchmarks.points import (
 )
 from planner.blocks import MixtureOfExperts
 from planner.capabilities import CAPABILITIES
-from planner.evaluate import simulated_step_seconds
-from planner.graph import ModelGraph, Module
+from planner.communication import shard_ranks
+from planner.evaluate import LayerPrices, priced_step
+from planner.graph import Module
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Recompute, stages_from_counts
-from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes
-from planner.placement import place
-from planner.plan import PlannedLayout
-from planner.validate import violations
-from profiles.estimate import CostModel
+from planner.memory import distinct_peaks, memory_limit_bytes
+from planner.placement import PlacedModel, RankModel, shard_model
+from planner.shard import Elements
+from planner.sharding import Sharding, sharding_of
+from planner.state_bytes import split_bytes, state_bytes
+from planner.validate import layout_violations
 from profiles.planned import cost_model_on
 
 FACTORS = (2, 3)
-MOST_DRAWS = 200
-"""Draws for one legal layout before none is given."""
+MOST_DRAWS = 2_000
+"""Draws that give no legal layout before no more are made."""
+
+SHARDINGS_KEPT = 512
+"""Shardings of which a judge keeps the layers and their prices; less memory for more time."""
 
 
-@dataclass(frozen=True, kw_only=True)
+class Verdict(StrEnum):
+    """What came of one layout."""
+
+    ILLEGAL = "illegal"
+    TOO_LARGE = "too large"
+    SLOWER_BY_BOUND = "slower by bound"
+    SIMULATED = "simulated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """One layout's verdict, with the simulated time of its step where that was asked for."""
+
+    verdict: Verdict
+    step_seconds: float | None = None
+
+
 class Judge:
-    """Says of one layout whether it is legal and fits, and how long its step takes; nothing of the search is asked."""
+    """Says of layouts whether each is legal and fits, and how long its step takes; nothing of the search is asked.
 
-    run: Run
+    One rank's share of the layers depends on a layout's sharding alone, and a layer's price on that and on its
+    recompute choice, where nodes are alike: both are kept here for the next layout of the same sharding.
 
-    @cached_property
-    def graph(self) -> ModelGraph:
-        """Return the model's operators."""
-        return build_graph(self.run.model, self.run.workload, eager=CAPABILITIES[self.run.request.target].eager)
+    Args:
+        run: What is planned.
+    """
 
-    @cached_property
-    def cost_model(self) -> CostModel:
-        """Return what prices operations."""
-        return cost_model_on(self.run.cluster, CAPABILITIES[self.run.request.target].software)
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._capabilities = CAPABILITIES[run.request.target]
+        self._graph = build_graph(run.model, run.workload, eager=self._capabilities.eager)
+        self._cost_model = cost_model_on(run.cluster, self._capabilities.software)
+        self._limit_bytes = memory_limit_bytes(run.cluster.device.memory_bytes, run.request.memory_headroom)
+        self._of_sharding = lru_cache(maxsize=SHARDINGS_KEPT)(self._shared)
+        self._elements = cache(self._whole_model)
 
-    @cached_property
-    def limit_bytes(self) -> int:
-        """Return what each GPU may use."""
-        return memory_limit_bytes(self.run.cluster.device.memory_bytes, self.run.request.memory_headroom)
+    def judged(self, layout: Layout, *, ceiling_seconds: float = math.inf) -> Judged:
+        """Return the verdict on a layout; a step that takes `ceiling_seconds` at least need not be simulated.
 
-    def is_legal(self, layout: Layout) -> bool:
-        """Return whether the checker and the target have nothing against a layout but perhaps its memory."""
-        unpriced = PlannedLayout(
-            layout=layout,
-            step_seconds=0.0,
-            reevaluated_step_seconds=0.0,
-            tokens_per_second_per_gpu=0.0,
-            mfu=0.0,
-            peak_memory_bytes=0,
-            memory_limit_bytes=0,
-            memory=(),
-            time=(),
-            assumptions=(),
-            lower_bound_seconds=0.0,
+        The quick questions come first. Of several things against a layout the first one counts; whether there is one
+        does not depend on their order.
+        """
+        run = self.run
+        broken = layout_violations(layout, run.model, self._graph, run.cluster, run.request)
+        if next(broken, None) is not None:
+            return Judged(verdict=Verdict.ILLEGAL)
+        if self._states_alone_are_too_large(layout):
+            return Judged(verdict=Verdict.TOO_LARGE)
+        placed, layers = self._placed(layout)
+        if any(peak > self._limit_bytes for peak in distinct_peaks(placed)):
+            return Judged(verdict=Verdict.TOO_LARGE)
+        if not can_say(layout, run):
+            return Judged(verdict=Verdict.ILLEGAL)
+        step = priced_step(placed, self._cost_model, layers)
+        if step.least_seconds() >= ceiling_seconds:
+            return Judged(verdict=Verdict.SLOWER_BY_BOUND)
+        return Judged(verdict=Verdict.SIMULATED, step_seconds=step.simulated().step_seconds)
+
+    def _states_alone_are_too_large(self, layout: Layout) -> bool:
+        """Return whether weights, gradients and states of the whole model overfill the GPUs of all pipeline ranks.
+
+        The heaviest rank holds at least the mean, and rounding up part by part only adds to it; elements do not depend
+        on micro-batches or the context. So this says yes only where some rank's ledger does.
+        """
+        elements = self._elements(layout.tp, layout.ep, layout.etp, min(layout.pp, 2))
+        per_element = state_bytes(self.run.workload)
+        in_all = sum(
+            split_bytes(elements, num_bytes, shard_ranks(layout, zero_stage=zero_stage))
+            for zero_stage, num_bytes in (
+                (3, per_element.weight),
+                (2, per_element.gradient),
+                (1, per_element.master + per_element.moments),
+            )
         )
-        run = self.run
-        return not violations(unpriced, run.model, run.cluster, run.request) and can_say(layout, run)
+        return in_all > layout.pp * self._limit_bytes
 
-    def step_seconds(self, layout: Layout) -> float | None:
-        """Return the simulated time of a legal layout's step; None where it does not fit into memory."""
-        run = self.run
-        placed = place(run.model, self.graph, layout, run.workload, CAPABILITIES[run.request.target])
-        if peak_memory_bytes(memory_ledger(placed)) > self.limit_bytes:
-            return None
-        return simulated_step_seconds(placed, self.cost_model)
+    def _whole_model(self, tp: int, ep: int, etp: int, pp: int) -> Elements:
+        """Return the elements that all pipeline ranks together hold of a share of the model; with one, no tied copy."""
+        sharding = Sharding(
+            tp=tp,
+            sequence_parallel=False,
+            micro_batch_size=1,
+            seq_len=self.run.workload.seq_len,
+            ep=ep,
+            etp=etp,
+            vocab_divisor=self._capabilities.vocab_divisor,
+        )
+        (stage,) = stages_from_counts((self.run.model.num_layers,))
+        return shard_model(self._graph, sharding).stage_elements(stage, pp=pp, trainable=True)
+
+    def _placed(self, layout: Layout) -> tuple[PlacedModel, LayerPrices]:
+        """Return the model under a layout, and what is known of its layers' prices."""
+        divisor = self._capabilities.vocab_divisor
+        rank_model, layers = self._of_sharding(sharding_of(layout, self.run.workload, vocab_divisor=divisor))
+        placed = PlacedModel(
+            model=self.run.model,
+            rank_model=rank_model,
+            layout=layout,
+            workload=self.run.workload,
+            capabilities=self._capabilities,
+        )
+        return placed, layers
+
+    def _shared(self, sharding: Sharding) -> tuple[RankModel, LayerPrices]:
+        return shard_model(self._graph, sharding), {}
 
 
-def drawn_layout(run: Run, random: Random) -> Layout | None:
-    """Return a random layout that splits the model and the batch; None where `MOST_DRAWS` did not give one."""
-    for _ in range(MOST_DRAWS):
+def random_layouts(run: Run, random: Random) -> Iterator[Layout]:
+    """Yield random layouts that split the model and the batch, until `MOST_DRAWS` in a row do not give one."""
+    draws = 0
+    can_run = cache(lambda mesh: splits_model(mesh, run) and target_has_mesh(mesh, run))
+    while draws < MOST_DRAWS:
+        draws += 1
         mesh = _drawn_mesh(run, random)
         batch, rest = divmod(run.workload.global_batch_size, mesh.dp)
-        if rest or mesh.pp > run.model.num_layers or not splits_model(mesh, run) or not target_has_mesh(mesh, run):
+        if rest or mesh.pp > run.model.num_layers or not can_run(mesh):
             continue
         use = Use(
             vpp=1 if mesh.pp == 1 else random.choice((1, random.randint(1, max(run.model.num_layers // mesh.pp, 1)))),
@@ -112,8 +181,8 @@ def drawn_layout(run: Run, random: Random) -> Layout | None:
             layout = point(mesh, use, Recompute(granularity=Granularity.NONE), run)
             counts = _drawn_counts(run.model.num_layers, len(layout.stages), random)
             recompute = _drawn_recompute(run, min(counts), random)
-            return replace(layout, stages=stages_from_counts(counts), recompute=recompute)
-    return None
+            draws = 0
+            yield replace(layout, stages=stages_from_counts(counts), recompute=recompute)
 
 
 def _drawn_mesh(run: Run, random: Random) -> Mesh:

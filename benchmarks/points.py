@@ -280,8 +280,10 @@ def shardings(mesh: Mesh, run: Run) -> list[tuple[int, int, int]]:
     """Return (zero_stage, state_replicas, secondary_shard) of every way to shard states."""
     ranks = mesh.dp * mesh.cp
     if ranks == 1 and not (run.model.has_experts and mesh.edp > 1):
-        sharded = _has_low_states(run) or run.offloaded or run.request.target is Target.DEEPSPEED
-        return [(int(sharded), 1, 1)]
+        if run.request.target is not Target.DEEPSPEED:
+            return [(int(_has_low_states(run) or run.offloaded), 1, 1)]
+        # DeepSpeed keeps gradients of a backward pass in 16 bit with stage 1, and adds them up at once with stage 2.
+        return [(1, 1, 1), (2, 1, 1)] if run.workload.gradient_dtype is DType.FP32 else [(1, 1, 1)]
     found = [(stage, 1, 1) for stage in range(4)]
     near = max(run.cluster.fast_domain_size // mesh.tp, 1)
     if 1 < near < ranks and ranks % near == 0:

@@ -9,11 +9,17 @@ proves its answer is a bug of the search or of the evaluator; a better one of th
 beyond a node, ...) shows what is not searched, or not to the end. Where nothing fits, no layout that is looked at may
 fit. The exit code is 1 where some layout is better.
 
+No layout is judged by less than the whole evaluator would say. A layout is too large where one pipeline rank's ledger
+is, or where weights and states of the whole model overfill all ranks together; a step need not be simulated where the
+evaluator's own bound on it (`PricedStep.least_seconds`) reaches the plan's. Such layouts are counted as priced, and
+apart as slower by bound.
+
 Equal seeds give equal lines, one JSON object a case; with --out, cases whose line the file has are not run again.
 """
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +28,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.brute_force import can_say_model
-from benchmarks.layouts import Judge, drawn_layout, moves
+from benchmarks.layouts import Judge, Verdict, moves, random_layouts
 from benchmarks.points import Run, is_proved
 from planner.bundled import load_bundled, model_names
 from planner.layout import Layout
@@ -41,7 +47,7 @@ CLUSTERS = {
 """Presets with how many nodes: 8, 64, 64 and 1,024 GPUs."""
 
 LAYOUTS = 2000
-DRAWS_PER_LAYOUT = 20
+DRAWS_PER_LAYOUT = 10
 """Random layouts that are looked at for each one that is wanted; large models on few GPUs rarely fit."""
 
 SECOND_MOVES = 40
@@ -83,6 +89,7 @@ class Case:
         seed: Of the random numbers.
         wanted: Random layouts that were wanted.
         priced: Layouts that were legal and fit, by how they were found.
+        slower_by_bound: Those of them that are no better by a bound of the evaluator's own, and were not simulated.
         too_large: Legal ones that do not fit.
         illegal: Those that break a rule or that the target has no words for.
         better: Layouts better than the plan, the best of each kind.
@@ -96,6 +103,7 @@ class Case:
     seed: int
     wanted: int
     priced: dict[str, int]
+    slower_by_bound: int
     too_large: int
     illegal: int
     better: tuple[Better, ...]
@@ -127,12 +135,6 @@ def run_of(model: str, cluster: str) -> Run:
     return next(run for run in runs if can_say_model(run))
 
 
-def random_layouts(run: Run, random: Random) -> Iterator[Layout]:
-    """Yield random layouts without end, or until none is found."""
-    while (layout := drawn_layout(run, random)) is not None:
-        yield layout
-
-
 def two_moves(start: Layout, run: Run, random: Random) -> Iterator[Layout]:
     """Yield random layouts two moves from one, a few behind each first move, until all first moves were taken."""
     first = list(moves(start, run))
@@ -150,7 +152,7 @@ class _Trial:
         self.best = plan.best.step_seconds if plan.plans else None
         self.seen: set[Layout] = set()
         self.priced: dict[str, int] = {}
-        self.too_large = self.illegal = 0
+        self.verdicts = dict.fromkeys(Verdict, 0)
         self.better: dict[tuple[str, bool], Better] = {}
 
     def look(self, layouts: Iterator[Layout], *, kind: str, at_most: int | None = None) -> None:
@@ -162,15 +164,13 @@ class _Trial:
             if layout in self.seen:
                 continue
             self.seen.add(layout)
-            if not self.judge.is_legal(layout):
-                self.illegal += 1
-                continue
-            seconds = self.judge.step_seconds(layout)
-            if seconds is None:
-                self.too_large += 1
+            judged = self.judge.judged(layout, ceiling_seconds=math.inf if self.best is None else self.best)
+            self.verdicts[judged.verdict] += 1
+            if judged.verdict in (Verdict.ILLEGAL, Verdict.TOO_LARGE):
                 continue
             self.priced[kind] += 1
-            if self.best is None or seconds < self.best * (1 - ROUNDING):
+            seconds = judged.step_seconds
+            if seconds is not None and (self.best is None or seconds < self.best * (1 - ROUNDING)):
                 self._keep(kind, layout, seconds)
 
     def _keep(self, kind: str, layout: Layout, seconds: float) -> None:
@@ -181,7 +181,7 @@ class _Trial:
                 kind=kind,
                 is_proved=proved,
                 step_seconds=seconds,
-                times=float("inf") if self.best is None else self.best / seconds,
+                times=math.inf if self.best is None else self.best / seconds,
                 layout={**asdict(layout), "stages": [stage.num_layers for stage in layout.stages]},
             )
 
@@ -207,8 +207,9 @@ def try_case(model: str, cluster: str, *, layouts: int, seed: int) -> Case:
         seed=seed,
         wanted=layouts,
         priced=trial.priced,
-        too_large=trial.too_large,
-        illegal=trial.illegal,
+        slower_by_bound=trial.verdicts[Verdict.SLOWER_BY_BOUND],
+        too_large=trial.verdicts[Verdict.TOO_LARGE],
+        illegal=trial.verdicts[Verdict.ILLEGAL],
         better=tuple(trial.better.values()),
     )
 

@@ -271,6 +271,11 @@ class Pricer:
                 )
         return Rejected(fits=False, bound_seconds=math.inf if single else bound_seconds, by_host=by_host)
 
+    def placed(self, split: Layout, *, lower_bound_seconds: float) -> Candidate | None:
+        """Return a split that fits into the GPUs, priced exactly; None where the nodes do not hold what it offloads."""
+        held = self.hosts_hold(self.prices(split), split)
+        return self.candidate(split, lower_bound_seconds=lower_bound_seconds) if held else None
+
     def candidate(self, layout: Layout, *, lower_bound_seconds: float) -> Candidate:
         """Return a layout whose layers are placed, priced exactly."""
         prices = self.prices(layout)

@@ -11,7 +11,7 @@ Two bounds are sound for every split of the layers into stages:
   an average rank and the gradient norm.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ class Bounds:
 
     Args:
         work_seconds_X: Forward and backward of one micro-batch through the whole model.
-        any_split_seconds_X: The pipeline, whatever the split.
+        any_split_seconds_X: The pipeline of all splits that fit.
         pipeline_seconds_X: The pipeline of the splits that are searched.
         tail_seconds_X: Gradient norm and optimizer step, whatever the split.
     """
@@ -60,6 +60,23 @@ class Bounds:
         """Return the bound of the whole step."""
         total_X: FloatArray = self.pipeline_seconds_X + self.tail_seconds_X
         return total_X
+
+    def where(self, mask_X: BoolArray) -> "Bounds":
+        """Return the bounds of the points that `mask_X` selects."""
+        return Bounds(**{entry.name: getattr(self, entry.name)[mask_X] for entry in fields(self)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rooms:
+    """What the layers of a pipeline rank can be at most.
+
+    Args:
+        seconds_RX: Their time for one micro-batch.
+        layers_RDX: How many of each kind alone.
+    """
+
+    seconds_RX: FloatArray
+    layers_RDX: FloatArray
 
 
 def _most_seconds_RX(
@@ -190,19 +207,26 @@ class CostTable:
             vocab_divisor=self.capabilities.vocab_divisor,
         )
 
-    def fits_X(self, points: Points, *, limit_bytes: int) -> BoolArray:
+    def fits_X(self, points: Points, *, limit_bytes: int, any_split: bool = False) -> BoolArray:
         """Return which points may fit: False is proven, True is not (exact bytes decide later).
 
         Pipeline rank i of a point can hold at most n_i layers beside what it must hold anyway; a point is ruled out
         when the n_i do not add up to the model, or some rank cannot hold one layer a chunk.
-        """
-        return self.capacity_layers_X(points, limit_bytes=limit_bytes) >= self.model.num_layers
 
-    def capacity_layers_X(self, points: Points, *, limit_bytes: int) -> FloatArray:
+        Args:
+            points: The points.
+            limit_bytes: What each GPU may use.
+            any_split: Rule interleaved points out only where no split fits, not the one that they stand for alone.
+        """
+        capacity_X = self.capacity_layers_X(points, limit_bytes=limit_bytes, any_split=any_split)
+        return capacity_X >= self.model.num_layers
+
+    def capacity_layers_X(self, points: Points, *, limit_bytes: int, any_split: bool = False) -> FloatArray:
         """Return how many layers all pipeline ranks of a point can hold together, at most; -1 if one holds too few.
 
         Where layers differ, a rank's room is counted twice: in whole layers of the smallest kind, and in bytes; the
-        worse of both counts, the latter as a share of the model.
+        worse of both counts, the latter as a share of the model. Interleaved ranks hold theirs in the one split that
+        their point stands for, or with `any_split` in any.
         """
         capacity_X = np.zeros(len(points))
         for pp in np.unique(points.pp_X).tolist():
@@ -212,11 +236,11 @@ class CostTable:
             for vpp in np.unique(part.vpp_X).tolist():
                 with_both_X = part.vpp_X == vpp
                 need = needs.where(with_both_X)
-                if pp == 1 or vpp > 1:
+                if pp == 1 or (vpp > 1 and not any_split):
                     split = self._known_split(pp=pp, vpp=vpp)
                     found_X = self.model.num_layers * need.known_split_X(split, limit_bytes)
                 else:
-                    found_X = self._plain_capacity_X(need, pp=pp, limit_bytes=limit_bytes)
+                    found_X = self._any_split_capacity_X(need, pp=pp, vpp=vpp, limit_bytes=limit_bytes)
                 capacity_X[with_pp[with_both_X]] = found_X
         return capacity_X
 
@@ -238,10 +262,10 @@ class CostTable:
             capabilities=self.capabilities,
         )
 
-    def _plain_capacity_X(self, need: MemoryNeed, *, pp: int, limit_bytes: int) -> FloatArray:
-        """Return `capacity_layers_X` of plain pipelines of `pp` ranks.
+    def _any_split_capacity_X(self, need: MemoryNeed, *, pp: int, vpp: int, limit_bytes: int) -> FloatArray:
+        """Return `capacity_layers_X` of pipelines of `pp` ranks, whatever the split.
 
-        Splits leave no stage empty but at the ends, and none with fewer layers than are recomputed.
+        Splits leave no stage empty but at the ends of a plain pipeline, and none with fewer layers than are recomputed.
         """
         recomputed_X = need.points.recompute_layers_X
         num_layers, counts_D = self.model.num_layers, np.array(need.counts_D, dtype=np.float64)
@@ -250,7 +274,7 @@ class CostTable:
         hopeless_X = np.zeros(len(recomputed_X), dtype=np.bool_)
         for rank in range(pp):
             room_DX = need.whole_room_DX(rank, limit_bytes)
-            fewest_X = np.maximum(recomputed_X, 1 if 0 < rank < pp - 1 else 0)
+            fewest_X = vpp * np.maximum(recomputed_X, 1 if vpp > 1 or 0 < rank < pp - 1 else 0)
             hopeless_X |= (room_DX.max(axis=0) < fewest_X) | ~need.must_fit_X(rank, limit_bytes)
             whole_DX += np.minimum(room_DX, num_layers)
             rooms_X += need.room_X(rank, limit_bytes)
@@ -274,28 +298,32 @@ class CostTable:
         pipeline_X = self._any_split_X(points, work_X)
         layers_SDR = np.stack([shape.layer_seconds_DR for shape in shapes])
         layers_DX = layers_SDR[shape_X, :, points.recompute_X].T
-        busiest_X = self._busiest_rank_X(points, layers_DX, limit_bytes=limit_bytes)
-        micro_X = points.num_microbatches_X
-        # A known rank works for every micro-batch; a plain pipeline with a stage of t takes W + (m - p) t where there
-        # are more micro-batches than stages (inequality (1) of `any_split_bound_seconds`).
-        plain_X = np.where(micro_X > points.pp_X, work_X + (micro_X - points.pp_X) * busiest_X, 0.0)
-        known_X = (points.pp_X == 1) | (points.vpp_X > 1)
-        of_busiest_X = np.where(known_X, micro_X * busiest_X, plain_X) * (1.0 - SHARE_ROUNDING)
+        known_X, filled_X = self._busiest_rank_X(points, layers_DX, limit_bytes=limit_bytes)
+        micro_X, interleaved_X = points.num_microbatches_X, points.vpp_X > 1
+        # A known rank works for every micro-batch, and so does an interleaved one; a plain pipeline with a stage of t
+        # takes W + (m - p) t where there are more micro-batches than stages (inequality (1) of
+        # `any_split_bound_seconds`).
+        plain_X = np.where(micro_X > points.pp_X, work_X + (micro_X - points.pp_X) * filled_X, 0.0)
+        split_X = np.where(interleaved_X, micro_X * filled_X, plain_X) * (1.0 - SHARE_ROUNDING)
+        any_split_X = np.maximum(pipeline_X, split_X)
         return Bounds(
             work_seconds_X=work_X,
-            any_split_seconds_X=pipeline_X,
-            pipeline_seconds_X=np.maximum(pipeline_X, of_busiest_X),
+            any_split_seconds_X=any_split_X,
+            pipeline_seconds_X=np.maximum(any_split_X, micro_X * known_X * (1.0 - SHARE_ROUNDING)),
             tail_seconds_X=self._tail_bound_X(points, shapes, shape_X),
         )
 
-    def _busiest_rank_X(self, points: Points, layers_DX: FloatArray, *, limit_bytes: int) -> FloatArray:
+    def _busiest_rank_X(
+        self, points: Points, layers_DX: FloatArray, *, limit_bytes: int
+    ) -> tuple[FloatArray, FloatArray]:
         """Return what the layers of the busiest pipeline rank take for one micro-batch, at least.
 
-        Where the split is known, that is known. In a plain pipeline each rank has room for so many layers only, in
-        whole layers of each kind and in bytes of all kinds together; the fullest has what the others cannot hold.
+        First in the split that is known, then in any; 0 where there is none, or one alone. Each rank has room for so
+        many layers only, in whole layers of each kind and in bytes of all kinds together; the fullest has what the
+        others cannot hold.
         """
         counts_D = np.array(next(iter(self._shapes.values())).counts_D, dtype=np.int64)
-        bound_X = np.zeros(len(points))
+        known_X, any_split_X = np.zeros(len(points)), np.zeros(len(points))
         keys = np.stack([points.pp_X, points.vpp_X])
         first, kind_X = distinct_columns(keys)
         for kind, (pp, vpp) in enumerate(keys[:, first].T.tolist()):
@@ -303,17 +331,31 @@ class CostTable:
             seconds_DX = layers_DX[:, of_kind]
             if pp == 1 or vpp > 1:
                 counts_RD = self._known_split(pp=pp, vpp=vpp).counts_RCD.sum(axis=1)
-                bound_X[of_kind] = (counts_RD @ seconds_DX).max(axis=0)
+                known_X[of_kind] = (counts_RD @ seconds_DX).max(axis=0)
+            if pp == 1:
                 continue
             part = points.where(of_kind)
-            need = self._need(part)
-            rooms_RX = np.stack([need.room_X(rank, limit_bytes) for rank in range(pp)])
-            caps_RX = _most_seconds_RX(rooms_RX, seconds_DX, np.stack(need.quotients_DX), counts_D)
-            filled_X = _fullest_X(caps_RX, counts_D @ seconds_DX)
-            rooms_RDX = np.stack([need.whole_room_DX(rank, limit_bytes) for rank in range(pp)])
-            fewest_DX = _fewest_on_fullest(rooms_RDX, counts_D)
-            bound_X[of_kind] = np.maximum(filled_X, (fewest_DX * seconds_DX).max(axis=0))
-        return bound_X
+            rooms = self.layer_rooms(part, seconds_DX, limit_bytes=limit_bytes)
+            filled_X = _fullest_X(rooms.seconds_RX, counts_D @ seconds_DX)
+            fewest_DX = _fewest_on_fullest(rooms.layers_RDX, counts_D)
+            any_split_X[of_kind] = np.maximum(filled_X, (fewest_DX * seconds_DX).max(axis=0))
+        return known_X, any_split_X
+
+    def layer_rooms(self, points: Points, seconds_DX: FloatArray, *, limit_bytes: int) -> Rooms:
+        """Return what the layers of each pipeline rank can be at most, by memory alone, whatever the split.
+
+        Args:
+            points: Points of one pp and one vpp.
+            seconds_DX: Time of a layer of each kind.
+            limit_bytes: What each GPU may use.
+        """
+        need, pp = self._need(points), int(points.pp_X[0])
+        counts_D = np.array(need.counts_D, dtype=np.int64)
+        rooms_RX = np.stack([need.room_X(rank, limit_bytes) for rank in range(pp)])
+        return Rooms(
+            seconds_RX=_most_seconds_RX(rooms_RX, seconds_DX, np.stack(need.quotients_DX), counts_D),
+            layers_RDX=np.stack([need.whole_room_DX(rank, limit_bytes) for rank in range(pp)]),
+        )
 
     def _tail_bound_X(self, points: Points, shapes: tuple[ShapeCosts, ...], shape_X: IntArray) -> FloatArray:
         """Return the gradient norm and the optimizer step of an average rank (the slowest takes no less).

@@ -1,9 +1,9 @@
 """Prices a finished layout again, from scratch: every layer of every stage, operator by operator.
 
 This is the independent check. It shares specs, graph, shard, memory, schedule and cost model with the search, but
-neither its space, its tables, its formulation nor its solvers: nothing is collapsed or vectorised here (a layer that is
-the same object as an earlier one has its price), so a mistake there shows up as a gap between the searched and the
-re-evaluated time.
+neither its space, its tables, its formulation nor its solvers: nothing is vectorised here, so a mistake there shows up
+as a gap between the searched and the re-evaluated time. What is the same object as before has its price: a layer under
+the same recompute choice, and a stage of the same layers in the same order on a rank that costs the same.
 
 A step is the simulated pipeline, from the first forward pass to the last rank's end, and then what all ranks wait for:
 the gradient of a tied embedding, the gradient norm, the optimizer. Data-parallel collectives lengthen the first
@@ -13,6 +13,8 @@ forward and the last backward pass of each virtual stage by what nothing hides.
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from planner.capabilities import DEEPSPEED
 from planner.communication import (
@@ -26,15 +28,15 @@ from planner.communication import (
     transfer,
 )
 from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
-from planner.layout import Granularity, Offload, Recompute, Stage
+from planner.layout import Granularity, Layout, Offload, Recompute, Stage
 from planner.memory import ASSUMED_SOURCES, memory_ledger, peak_memory_bytes
 from planner.node_costs import part_costs
 from planner.offload import gradient_copies, hosted_seconds, hosted_step_of, operations_of
 from planner.placement import PlacedModel
 from planner.plan import MemoryLine, TimeLine
 from planner.pricing import launches_seconds, price_steps, restart_seconds
-from planner.schedules.orders import operation_order
-from planner.schedules.simulate import StageTimes, Timeline, simulate
+from planner.schedules.orders import OperationOrder, operation_order
+from planner.schedules.simulate import StageTimes, Timeline, operation_seconds, simulate
 from planner.shard import RankLayer
 from planner.steps import Step, Term
 from profiles.estimate import CostModel, Source
@@ -115,7 +117,7 @@ class StagePrice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Simulated:
+class Simulated:
     """One step: its virtual stages, the simulated pipeline, and what all ranks wait for after it."""
 
     stages: tuple[StagePrice, ...]
@@ -132,15 +134,75 @@ class _Simulated:
         return on_gpus + self.tail_host_seconds
 
 
-class _Evaluator:
-    """Prices one placed model; collects notes on where figures come from."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PricedStep:
+    """What the parts of one step take; its pipeline is simulated when that is asked for."""
 
-    def __init__(self, placed: PlacedModel, cost_model: CostModel) -> None:
+    layout: Layout
+    stages: tuple[StagePrice, ...]
+    times: StageTimes
+    tail_communication_seconds: float
+    tail_optimizer_seconds: float
+    tail_host_seconds: float
+
+    def simulated(self) -> Simulated:
+        """Return the step with its pipeline simulated."""
+        return Simulated(
+            stages=self.stages,
+            timeline=simulate(self._order, self.times),
+            tail_communication_seconds=self.tail_communication_seconds,
+            tail_optimizer_seconds=self.tail_optimizer_seconds,
+            tail_host_seconds=self.tail_host_seconds,
+        )
+
+    def least_seconds(self) -> float:
+        """Return a time that `simulated` does not undercut but by rounding, from the work of each rank alone.
+
+        Rank r begins once micro-batch 0 has come forward through the stages before it, then runs its own operations
+        and waits for its own sends and receives between them. The last of them is the backward pass of its first
+        chunk, from where the gradients go back through the stages before it.
+        """
+        layout, times = self.layout, self.times
+        seconds = operation_seconds(self._order, times)
+        own_R = seconds.duration_RK.sum(axis=1) + seconds.gap_before_RK.sum(axis=1)
+        ranks = slice(0, layout.pp - 1)
+        there = np.array(times.forward_seconds_V) + times.first_forward_extra_seconds_V
+        ways_R = np.zeros(layout.pp)
+        ways_R[1:] = np.cumsum(
+            (there + times.backward_seconds_V)[ranks] + 2 * np.array(times.transfer_seconds_E[ranks])
+        )
+        tail = self.tail_communication_seconds + self.tail_optimizer_seconds + self.tail_host_seconds
+        return float((own_R + ways_R).max()) + times.last_backward_extra_seconds_V[0] + tail
+
+    @property
+    def _order(self) -> OperationOrder:
+        layout = self.layout
+        return operation_order(layout.schedule, pp=layout.pp, vpp=layout.vpp, num_microbatches=layout.num_microbatches)
+
+
+LayerPrices = dict[tuple[int, Recompute], _LayerPrice]
+"""Prices of layers under one cost model, by the layer's identity: whoever keeps them keeps the layers too."""
+
+_StageKey = tuple[tuple[RankLayer, ...], tuple[Recompute, ...], bool, bool]
+"""Layers, what is recomputed of each, whether it holds the embedding and the head; layers are equal by identity."""
+
+
+class _Evaluator:
+    """Prices one placed model; collects notes on where figures come from.
+
+    Args:
+        placed: The layout.
+        cost_model: Prices operations.
+        layers: Prices of the same layers under the same cost model that are known, and where more are kept.
+    """
+
+    def __init__(self, placed: PlacedModel, cost_model: CostModel, layers: LayerPrices | None = None) -> None:
         self.placed = placed
         self.cost_model = cost_model
         self.costs = part_costs(placed.layout, cost_model)
         self.notes: dict[str, set[tuple[Source, str]]] = {}
-        self._layers: dict[tuple[int, Recompute], _LayerPrice] = {}
+        self._layers = {} if layers is None else layers
+        self._stages: dict[_StageKey, StagePrice] = {}
 
     def on(self, cost_model: CostModel) -> "_Evaluator":
         """Return what prices another part of the layout, with the same notes."""
@@ -170,14 +232,23 @@ class _Evaluator:
         self.notes.setdefault(term, set()).add((source, note))
 
     def stage(self, stage: Stage) -> StagePrice:
-        """Return the price of one virtual stage."""
+        """Return the price of one virtual stage; one that holds the same is looked up."""
+        held, recomputes = self.placed.rank_model.stage_layers(stage), self.placed.layout.layer_recomputes(stage)
+        key = (held, recomputes, stage.has_embedding, stage.has_head)
+        found = self._stages.get(key)
+        if found is None:
+            found = self._stages[key] = self._priced(stage, tuple(zip(held, recomputes, strict=True)))
+        return found
+
+    def _priced(self, stage: Stage, held: tuple[tuple[RankLayer, Recompute], ...]) -> StagePrice:
+        """Return the price of one virtual stage of decoder layers, each recomputed in a way of its own."""
         placed = self.placed
         terms: defaultdict[str, float] = defaultdict(float)
         nothing = Recompute(granularity=Granularity.NONE)
         layers: list[tuple[RankLayer, Recompute]] = []
         if stage.has_embedding:
             layers.append((placed.rank_model.embedding, nothing))
-        layers += zip(placed.rank_model.stage_layers(stage), placed.layout.layer_recomputes(stage), strict=True)
+        layers += held
         if stage.has_head:
             layers.append((placed.rank_model.head, nothing))
         forward = backward = 0.0
@@ -266,6 +337,25 @@ class _Evaluator:
             last_backward_extra_seconds=last_extra,
         )
 
+    def transfer_seconds(self) -> tuple[float, ...]:
+        """Return the time of a transfer over each boundary between virtual stages."""
+        placed = self.placed
+        layout = placed.layout
+        num_boundaries = len(layout.stages) - 1
+        of_ranks = [
+            self.on(self.costs.of_boundary(pipeline_rank)).collective_seconds(
+                transfer(
+                    layout,
+                    pipeline_rank=pipeline_rank,
+                    stream_bytes=placed.rank_model.stream_bytes,
+                    capabilities=placed.capabilities,
+                ),
+                term=BUBBLE,
+            )
+            for pipeline_rank in range(min(layout.pp, num_boundaries))
+        ]
+        return tuple(of_ranks[index % layout.pp] for index in range(num_boundaries))
+
     def tail_seconds(self) -> tuple[float, float, float]:
         """Return (communication, optimizer, host) seconds after the last backward pass, on the slowest rank."""
         placed = self.placed
@@ -308,7 +398,22 @@ def simulated_step_seconds(placed: PlacedModel, cost_model: CostModel) -> float:
     Raises:
         profiles.errors.CoverageError: Something has no cost.
     """
-    return _simulated(_Evaluator(placed, cost_model)).step_seconds
+    return priced_step(placed, cost_model).simulated().step_seconds
+
+
+def priced_step(placed: PlacedModel, cost_model: CostModel, layers: LayerPrices | None = None) -> PricedStep:
+    """Return what the parts of a step take, before any schedule is simulated.
+
+    Args:
+        placed: The layout.
+        cost_model: Prices operations.
+        layers: Prices of the same layers under the same cost model that are known; more are added. Where nodes differ,
+            those of the cost model for no rank in particular.
+
+    Raises:
+        profiles.errors.CoverageError: Something has no cost.
+    """
+    return _priced_step(_Evaluator(placed, cost_model, layers))
 
 
 def stage_prices(placed: PlacedModel, cost_model: CostModel) -> tuple[StagePrice, ...]:
@@ -330,46 +435,31 @@ def tail_seconds(placed: PlacedModel, cost_model: CostModel) -> tuple[float, flo
     return _Evaluator(placed, cost_model).tail_seconds()
 
 
-def _simulated(evaluator: _Evaluator) -> _Simulated:
-    """Return one step of the layout, its pipeline simulated."""
+def _priced_step(evaluator: _Evaluator) -> PricedStep:
     layout, costs = evaluator.placed.layout, evaluator.costs
     of_ranks = [evaluator.on(costs.of_stage(pipeline_rank)) for pipeline_rank in range(layout.pp)]
     stages = tuple(of_ranks[index % layout.pp].stage(stage) for index, stage in enumerate(layout.stages))
-    transfers = tuple(
-        evaluator.on(costs.of_boundary(index % layout.pp)).collective_seconds(
-            transfer(
-                layout,
-                pipeline_rank=index % layout.pp,
-                stream_bytes=evaluator.placed.rank_model.stream_bytes,
-                capabilities=evaluator.placed.capabilities,
-            ),
-            term=BUBBLE,
-        )
-        for index in range(len(stages) - 1)
-    )
+    transfers = evaluator.transfer_seconds()
     beside = tuple(
         overlapped_transfer_seconds(
             transfers, stage=index, layout=layout, slowdown=costs.of_stage(index % layout.pp).transfer_slowdown
         )
         for index in range(len(stages))
     )
-    timeline = simulate(
-        operation_order(layout.schedule, pp=layout.pp, vpp=layout.vpp, num_microbatches=layout.num_microbatches),
-        StageTimes(
+    tail_communication, tail_optimizer, tail_host = evaluator.tail_seconds()
+    return PricedStep(
+        layout=layout,
+        stages=stages,
+        times=StageTimes(
             forward_seconds_V=tuple(stage.forward_seconds + added for stage, added in zip(stages, beside, strict=True)),
             backward_seconds_V=tuple(
                 stage.backward_seconds + added for stage, added in zip(stages, beside, strict=True)
             ),
-            transfer_seconds_E=transfers if layout.pp > 1 else (),
+            transfer_seconds_E=transfers,
             blocking_transfers=layout.pp > 1 and not layout.overlap.p2p,
             first_forward_extra_seconds_V=tuple(stage.first_forward_extra_seconds for stage in stages),
             last_backward_extra_seconds_V=tuple(stage.last_backward_extra_seconds for stage in stages),
         ),
-    )
-    tail_communication, tail_optimizer, tail_host = evaluator.tail_seconds()
-    return _Simulated(
-        stages=stages,
-        timeline=timeline,
         tail_communication_seconds=tail_communication,
         tail_optimizer_seconds=tail_optimizer,
         tail_host_seconds=tail_host,
@@ -389,7 +479,7 @@ def evaluate(placed: PlacedModel, cost_model: CostModel, *, memory: tuple[Memory
     """
     layout = placed.layout
     evaluator = _Evaluator(placed, cost_model)
-    simulated = _simulated(evaluator)
+    simulated = _priced_step(evaluator).simulated()
     step_seconds, timeline = simulated.step_seconds, simulated.timeline
 
     busiest = timeline.busiest_rank

@@ -77,13 +77,10 @@ class Ground:
         return None
 
     def lower_bound_seconds(self) -> float:
-        """Return a time that no layout undercuts, however its layers are split; infinite where no point fits.
-
-        Interleaved points whose even split does not fit are left out, as they are of every search.
-        """
+        """Return a time that no layout undercuts, however its layers are split; infinite where no point fits."""
         least = math.inf
         for points in (self.space.points, self.space.unsimulated):
-            fitting = points.where(self.table.fits_X(points, limit_bytes=self.limit_bytes))
+            fitting = points.where(self.table.fits_X(points, limit_bytes=self.limit_bytes, any_split=True))
             bounds = self.table.bounds(fitting, limit_bytes=self.limit_bytes)
             any_split_X = bounds.any_split_seconds_X + bounds.tail_seconds_X
             bound_X = np.where(fitting.vpp_X > 1, any_split_X, bounds.step_seconds_X)
@@ -192,7 +189,7 @@ def prepare(model: ModelSpec, cluster: Cluster, request: PlanRequest, *, price_o
         cluster=cluster,
         request=request,
         scope=scope,
-        space=enumerate_layouts(scope, may_fit=partial(table.fits_X, limit_bytes=limit)),
+        space=enumerate_layouts(scope, may_fit=partial(table.fits_X, limit_bytes=limit, any_split=True)),
         table=table,
         cost_model=cost_model,
         limit_bytes=limit,

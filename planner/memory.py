@@ -10,6 +10,7 @@ published as formulas.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -175,23 +176,25 @@ def memory_ledger(
 
 
 def placed_peak_bytes(placed: PlacedModel) -> int:
-    """Return `peak_memory_bytes` of the ledger, each distinct rank written once.
+    """Return `peak_memory_bytes` of the ledger, each distinct rank written once."""
+    return max(distinct_peaks(placed))
+
+
+def distinct_peaks(placed: PlacedModel) -> Iterator[int]:
+    """Yield the largest phase of each distinct pipeline rank, one after the other, lowest rank first.
 
     Ranks of equal stages with equal activations differ only where the first and the last one do.
     """
     layout = placed.layout
-    peaks = _peaks_of_stages(placed)
-    distinct: dict[tuple[int, int, bool, bool, tuple[StageContents, ...]], int] = {}
-    for pipeline_rank, activation_bytes in enumerate(peaks):
+    seen: set[tuple[int, int, bool, bool, tuple[StageContents, ...]]] = set()
+    for pipeline_rank, activation_bytes in enumerate(_peaks_of_stages(placed)):
         contents = tuple(placed.rank_model.contents(stage) for stage in layout.chunks(pipeline_rank))
         working = _working_set_bytes(placed, pipeline_rank) if layout.recompute.is_per_layer else 0
         key = (activation_bytes, working, pipeline_rank == 0, pipeline_rank == layout.pp - 1, contents)
-        distinct.setdefault(key, pipeline_rank)
-    return max(
-        sum(term.num_bytes for term in terms)
-        for pipeline_rank in distinct.values()
-        for _, terms in _phases(placed, pipeline_rank, peaks[pipeline_rank], PLANNED)
-    )
+        if key not in seen:
+            seen.add(key)
+            phases = _phases(placed, pipeline_rank, activation_bytes, PLANNED)
+            yield max(sum(term.num_bytes for term in terms) for _, terms in phases)
 
 
 def room_bytes(placed: PlacedModel, pipeline_rank: int, *, limit_bytes: int) -> int:

@@ -123,11 +123,20 @@ class KnownSplit:
         flights_CX = np.full((vpp, len(num_microbatches_X)), self.pp, dtype=np.int64)
         if vpp == 1:
             return np.minimum(flights_CX - rank, num_microbatches_X)
-        ahead = 2 * (self.pp - rank - 1) + 1
-        flights_CX[-1] = min(ahead, self.pp)
-        # A step of pp micro-batches has no second round.
-        flights_CX[0] += np.where(num_microbatches_X > self.pp, max(ahead - self.pp, 0), 0)
+        again_X, last_X = _interleaved_flights_X(rank, np.full_like(num_microbatches_X, self.pp), num_microbatches_X)
+        flights_CX[-1] = last_X
+        flights_CX[0] += again_X
         return flights_CX
+
+
+def _interleaved_flights_X(rank: int, pp_X: IntArray, num_microbatches_X: IntArray) -> tuple[IntArray, IntArray]:
+    """Return what an interleaved rank that has run ahead holds of its first chunk beyond pp, and of its last chunk.
+
+    A step of pp micro-batches has no second round.
+    """
+    ahead_X = 2 * (pp_X - rank - 1) + 1
+    again_X: IntArray = np.where(num_microbatches_X > pp_X, np.maximum(ahead_X - pp_X, 0), 0)
+    return again_X, np.minimum(ahead_X, pp_X)
 
 
 class MemoryNeed:
@@ -275,10 +284,30 @@ class MemoryNeed:
         return np.where(holds_X, np.minimum.reduce(self.working_DX), 0.0)
 
     def _in_flight_X(self, rank: int) -> IntArray:
-        """Return how many micro-batches rank `rank` of a plain pipeline holds at most."""
-        behind_X = np.maximum(self.points.pp_X - rank - 1, 0)
-        in_flight_X: IntArray = np.minimum(self.points.num_microbatches_X, behind_X + 1)
+        """Return how many micro-batches rank `rank` holds of every layer when it has run ahead.
+
+        Of interleaved stages those of the last chunk, of which there are fewest.
+        """
+        points = self.points
+        behind_X = np.maximum(points.pp_X - rank - 1, 0)
+        _, last_X = _interleaved_flights_X(rank, points.pp_X, points.num_microbatches_X)
+        in_flight_X: IntArray = np.where(points.vpp_X > 1, last_X, np.minimum(points.num_microbatches_X, behind_X + 1))
         return in_flight_X
+
+    def _of_layers_X(self, rank: int, limit_bytes: int, working_X: FloatArray) -> FloatArray:
+        """Return what rank `rank` has for layers that each keep as many micro-batches as `_in_flight_X` says.
+
+        Recomputed layers keep less than that. Chunks before the last one have more in flight, and each of them holds
+        the fewest layers of a stage at least.
+        """
+        points, in_flight_X = self.points, self._in_flight_X(rank)
+        again_X, _ = _interleaved_flights_X(rank, points.pp_X, points.num_microbatches_X)
+        more_X = np.where(points.vpp_X > 1, (points.vpp_X - 1) * (points.pp_X - in_flight_X) + again_X, 0)
+        fewest_X = np.maximum(points.recompute_layers_X, 1)
+        kept_X = np.maximum(fewest_X * np.minimum.reduce(self.saved_DX) - self.freed_X, 0.0)
+        free_X = self._free_X(rank, limit_bytes, working_X)
+        left_X: FloatArray = free_X - more_X * kept_X + points.vpp_X * in_flight_X * self.freed_X
+        return left_X
 
     def _fewest_at_ends_X(self) -> IntArray:
         points = self.points
@@ -286,9 +315,9 @@ class MemoryNeed:
         return np.where(empty_X, 0, 1)
 
     def room_X(self, rank: int, limit_bytes: int) -> FloatArray:
-        """Return the mean layers that rank `rank` of a plain pipeline can hold, at most, by bytes."""
+        """Return the mean layers that rank `rank` of a pipeline can hold, at most, by bytes, whatever the split."""
         in_flight_X = self._in_flight_X(rank)
-        free_X = self._free_X(rank, limit_bytes, self._least_working_X(rank)) + in_flight_X * self.freed_X
+        free_X = self._of_layers_X(rank, limit_bytes, self._least_working_X(rank))
         mean_X = np.maximum(self._mean_static_X + in_flight_X * self._mean_saved_X, 1.0)
         if not self.unsharded.gradient_X.any():
             plain_X: FloatArray = np.maximum(free_X / mean_X, 0.0)
@@ -306,11 +335,11 @@ class MemoryNeed:
         return rooms_X
 
     def whole_room_DX(self, rank: int, limit_bytes: int) -> FloatArray:
-        """Return how many layers of each kind alone rank `rank` of a plain pipeline can hold, at most."""
+        """Return how many layers of each kind alone rank `rank` of a pipeline can hold, at most, whatever the split."""
         in_flight_X = self._in_flight_X(rank)
         rooms_DX: list[FloatArray] = []
         for kind, working_X in enumerate(self.working_DX):
-            free_X = self._free_X(rank, limit_bytes, working_X) + in_flight_X * self.freed_X
+            free_X = self._of_layers_X(rank, limit_bytes, working_X)
             layer_X = np.maximum(self.static_DX[kind] + in_flight_X * self.saved_DX[kind], 1.0)
             of_cases = (
                 (free_X - fixed_DX[kind]) / (layer_X + growing_DX[kind])
@@ -321,7 +350,7 @@ class MemoryNeed:
         return np.clip(np.stack(rooms_DX), 0.0, float(1 << 30))
 
     def must_fit_X(self, rank: int, limit_bytes: int) -> BoolArray:
-        """Return whether rank `rank` of a plain pipeline can hold what it must, its layers left out."""
+        """Return whether rank `rank` of a pipeline can hold what it must, its layers left out."""
         fits_X: BoolArray = self._free_X(rank, limit_bytes, self._least_working_X(rank)) >= 0
         return fits_X
 

@@ -22,7 +22,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split
+from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split, unplaced
 from planner.costs import CostTable
 from planner.layout import Layout, Offload
 from planner.offload import SHARDED_WEIGHTS, hosted_seconds, hosted_step_of
@@ -199,6 +199,15 @@ class OffloadPricer(Pricer):
         if better is not None:
             better = replace(better, lower_bound_seconds=proved)
         return _Found(bound_seconds=proved, better=better, outbid=outbid, by_host=by_host)
+
+    def placed(self, split: Layout, *, lower_bound_seconds: float) -> Candidate | None:
+        """Return a split that fits with its part, placed with the least part that it needs; None likewise."""
+        if split.offload is None:
+            return super().placed(split, lower_bound_seconds=lower_bound_seconds)
+        percents, prices = self.percents_of(split), self.prices(split)
+        least = with_percent(split, percents[self.least_index(prices, split, percents)])
+        found = super().placed(least, lower_bound_seconds=lower_bound_seconds)
+        return None if found is None else replace(found, point=unplaced(split))
 
     def percents_of(self, point: Layout) -> tuple[int, ...]:
         """Return the parts that a point may have, ascending."""

@@ -73,7 +73,7 @@ def least_hosted_seconds(scope: Scope, table: CostTable, cluster: Cluster, *, li
     _, searched, _ = _searched(scope, table, cluster, limit_bytes=limit_bytes, ceiling_seconds=math.inf)
     least = math.inf
     for points in (searched.points, searched.unsimulated):
-        fitting = points.where(table.fits_X(points, limit_bytes=limit_bytes))
+        fitting = points.where(table.fits_X(points, limit_bytes=limit_bytes, any_split=True))
         if len(fitting):
             least = min(least, float(table.least_seconds_X(fitting).min()))
     return least
@@ -92,7 +92,7 @@ def _searched(
         ceiling_seconds: A step this long is of no interest.
     """
     narrow = partial(_narrowed, table=table, cluster=cluster, limit_bytes=limit_bytes, percents=offload_percents(scope))
-    may_fit = partial(table.fits_X, limit_bytes=limit_bytes)
+    may_fit = partial(table.fits_X, limit_bytes=limit_bytes, any_split=True)
     space = enumerate_layouts(scope, may_fit=may_fit, offload_percent=offload_percents(scope)[-1])
     pruned = dict(space.pruned)
     points, held_X = narrow(space.points)
@@ -125,7 +125,8 @@ def _narrowed(
         return held_X
 
     def fits_X(percent_X: IntArray) -> BoolArray:
-        return table.fits_X(replace(points, optimizer_offload_X=percent_X), limit_bytes=limit_bytes)
+        part = replace(points, optimizer_offload_X=percent_X)
+        return table.fits_X(part, limit_bytes=limit_bytes, any_split=True)
 
     fitting_X = fits_X(points.optimizer_offload_X)
     too_many_X = _first_X(lambda percent_X: ~held_X(percent_X), percents, len(points))

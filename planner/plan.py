@@ -168,9 +168,8 @@ class SearchSummary:
         pruned: Reason to number of points; with `simulated` they add up to `considered`.
         simulated: Points that were priced exactly.
         dimensions: The dimensions that were searched.
-        uneven_bound_seconds: No split of interleaved stages takes less, even or not, where the most even one fits; None
-            where none can beat the best plan. Of those that might, layers were moved as long as that helped, which
-            proves nothing.
+        uneven_bound_seconds: No split of interleaved stages that fits takes less, even or not; None where none can beat
+            the best plan. Of some that might, layers were moved as long as that helped, which proves nothing.
     """
 
     considered: int

@@ -21,7 +21,7 @@ from planner.communication import (
 )
 from planner.costs import CostTable
 from planner.layout import Layout, Recompute, Stage
-from planner.memory import placed_peak_bytes
+from planner.memory import memory_ledger, peaks_of_ranks, placed_peak_bytes
 from planner.offload import gradient_copies, optimizer_seconds
 from planner.placement import PlacedModel, StageContents
 from planner.schedules.simulate import StageTimes
@@ -68,6 +68,7 @@ class PointPrices:
         divisor = table.capabilities.vocab_divisor
         self.costs = table.shape(sharding_of(point, table.workload, vocab_divisor=divisor))
         self._stages: dict[tuple[StageContents, tuple[_Alike, ...]], StageSeconds] = {}
+        self._of_point: dict[Stage, StageSeconds] = {}
         self._optimizers: dict[tuple[int, int], float] = {}
 
     def place(self, layout: Layout) -> PlacedModel:
@@ -83,6 +84,10 @@ class PointPrices:
     def peak_bytes(self, layout: Layout) -> int:
         """Return the exact peak of a split."""
         return placed_peak_bytes(self.place(layout))
+
+    def peaks_R(self, layout: Layout) -> tuple[int, ...]:
+        """Return the exact peak of each pipeline rank of a split."""
+        return peaks_of_ranks(memory_ledger(self.place(layout)))
 
     def step_seconds(self, layout: Layout) -> float:
         """Return the simulated time of one step of a split."""
@@ -155,8 +160,18 @@ class PointPrices:
 
     def stage(self, stage: Stage, recompute: Recompute | None = None) -> StageSeconds:
         """Return the times of one virtual stage, under the point's recompute choice or one that is given."""
+        recompute = recompute or self.point.recompute
+        if recompute is not self.point.recompute or recompute.is_per_layer:
+            return self._stage(stage, recompute)
+        found = self._of_point.get(stage)
+        if found is None:
+            found = self._of_point[stage] = self._stage(stage, recompute)
+        return found
+
+    def _stage(self, stage: Stage, recompute: Recompute) -> StageSeconds:
+        """Return the times of one virtual stage, those of equal contents worked out once."""
         contents = self.costs.rank_model.contents(stage)
-        alike = self._alike(stage, contents, recompute or self.point.recompute)
+        alike = self._alike(stage, contents, recompute)
         found = self._stages.get((contents, alike))
         if found is None:
             found = self._stages[contents, alike] = self._priced(stage, contents, alike)

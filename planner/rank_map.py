@@ -24,7 +24,7 @@ from planner.communication import (
 )
 from planner.costs import SHARE_ROUNDING, Bounds, CostTable, FloatArray
 from planner.layout import Layout, Recompute, Stage
-from planner.memory import memory_ledger, memory_limit_bytes, peaks_of_ranks
+from planner.memory import memory_limit_bytes
 from planner.node_costs import (
     Hops,
     Kinds,
@@ -151,10 +151,13 @@ class _OrderedPrices(PointPrices):
 
     def peak_bytes(self, layout: Layout) -> int:
         """Return the peak of a split as if every GPU had most memory: what a GPU lacks is counted as used."""
-        if not any(self.missing_bytes_R):
-            return super().peak_bytes(layout)
-        peaks_R = peaks_of_ranks(memory_ledger(self.place(layout)))
-        return max(peak + missing for peak, missing in zip(peaks_R, self.missing_bytes_R, strict=True))
+        return max(self.peaks_R(layout)) if any(self.missing_bytes_R) else super().peak_bytes(layout)
+
+    def peaks_R(self, layout: Layout) -> tuple[int, ...]:
+        """Return the peak of each pipeline rank of a split, likewise."""
+        return tuple(
+            peak + missing for peak, missing in zip(super().peaks_R(layout), self.missing_bytes_R, strict=True)
+        )
 
     def stage_on(self, stage: Stage, pipeline_rank: int, recompute: Recompute | None = None) -> StageSeconds:
         """Return the times of one virtual stage on a pipeline rank, under the point's recompute choice or another."""

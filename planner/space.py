@@ -13,8 +13,8 @@ Axis X: points. The space is the full product of
 Combinations that say the same thing twice (sequence parallelism with tp 1, sharding over one rank, another order of
 ranks in one fast domain) are not points;
 where it shards over one rank, the sharded optimizer still comes with optimizer states below fp32 or on the host, and
-with targets that have no other. Points with a part of the states on the host are enumerated apart
-(`planner.offload_search`).
+with targets that have no other; and zero_stage 2 with targets that keep 16-bit gradients beside the accumulated ones
+with zero_stage 1. Points with a part of the states on the host are enumerated apart (`planner.offload_search`).
 
 The product is unrolled in three steps, meshes first, then how a mesh is used, then what is recomputed. Rules are
 applied after each step to the points so far, and every ruled-out point is counted, with all that would have come of
@@ -215,6 +215,19 @@ def zero_stage_alone(workload: TrainWorkload, capabilities: Capabilities) -> int
     return max(int(uses_precision_aware_optimizer(workload)), capabilities.least_zero_stage)
 
 
+def zero_stages_alone(workload: TrainWorkload, capabilities: Capabilities, *, offloads: bool) -> tuple[int, ...]:
+    """Return the zero_stages of one replica alone that are not the same thing under two names.
+
+    Args:
+        workload: The training run.
+        capabilities: What the target can run.
+        offloads: A part of the states is on the host, which a sharded optimizer alone has.
+    """
+    least = max(zero_stage_alone(workload, capabilities), int(offloads))
+    apart = workload.gradient_dtype is not workload.precision.parameter_dtype
+    return (least, 2) if capabilities.half_gradients and apart else (least,)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sharding:
     """One way to split states: what is split, in how many groups, and over how many ranks a second copy."""
@@ -229,7 +242,7 @@ class _Inner:
 
     def __init__(self, scope: Scope, *, offloads: bool) -> None:
         self.scope = scope
-        self.zero_stage_alone = max(zero_stage_alone(scope.workload, scope.capabilities), int(offloads))
+        self.zero_stages_alone = zero_stages_alone(scope.workload, scope.capabilities, offloads=offloads)
         self.recomputes = recompute_choices(scope.graph, scope.workload, scope.capabilities)
         self.uses = cache(self._uses)
         self.recompute_columns = cache(self._recompute_columns)
@@ -242,7 +255,7 @@ class _Inner:
     def shardings(self, *, tp: int, replicas: int, edp: int) -> tuple[_Sharding, ...]:
         """Return the ways to shard states over `replicas` ranks."""
         if replicas == 1 and (edp == 1 or not self.scope.graph.has_experts):
-            return (_Sharding(zero_stage=self.zero_stage_alone),)
+            return tuple(_Sharding(zero_stage=stage) for stage in self.zero_stages_alone)
         found = [_Sharding(zero_stage=stage) for stage in (0, 1, 2, 3)]
         near = max(self.scope.fast_domain_size // tp, 1)
         groups, rest = divmod(replicas, near)

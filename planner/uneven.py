@@ -15,7 +15,12 @@ m micro-batches, inequality (2) of `planner.schedules.bounds.any_split_bound_sec
 
     X >= m T_r + sum of t_j over j < r, and the transfers on that way,
 
-so that a step of X leaves every rank room for so much work, hence for so many whole layers; all must find room.
+so that a step of X leaves every rank room for so much work, hence for so many whole layers, and its memory for no more
+than `CostTable.layer_rooms` says; all must find room.
+
+Where the even split does not fit, `fitted` moves layers from ranks that hold too much to others, into the last chunk,
+of which fewest micro-batches are in flight. That none is found proves nothing: that no split fits is proved by
+`planner.memory_bound`.
 
 Arrays name their axes: R ranks, D kinds of layers, V virtual stages, P passes (forward, backward), J and K the stages
 that gain and lose a layer.
@@ -28,10 +33,11 @@ import numpy as np
 from planner.candidates import Candidate, PointBound, Pricer
 from planner.layout import Layout, Stage, stages_from_counts
 from planner.point_prices import PointPrices
-from planner.points import BoolArray
+from planner.points import BoolArray, Points
 from planner.schedules.bounds import ROUNDING
 from planner.schedules.critical_path import critical_path
 from planner.schedules.simulate import FloatArray
+from planner.space import interleaved_counts
 
 MOST_SIMULATED = 100
 """Splits of one point that are simulated at most."""
@@ -43,10 +49,19 @@ _HALVINGS = 50
 """Of the interval that the least step of a point is sought in."""
 
 
-def least_seconds(pricer: Pricer, point: Layout, *, bound: PointBound, ceiling_seconds: float) -> float:
-    """Return a step time that no split of an interleaved point undercuts, memory aside; `ceiling_seconds` at most.
+def least_seconds(
+    pricer: Pricer, point: Layout, *, bound: PointBound, ceiling_seconds: float, alone: Points | None = None
+) -> float:
+    """Return a step time that no split of an interleaved point undercuts that fits; `ceiling_seconds` at most.
 
     Where layers differ, every kind must find room in whole layers, and all kinds together in seconds.
+
+    Args:
+        pricer: Prices splits.
+        point: The point.
+        bound: What the space knows of it.
+        ceiling_seconds: A longer step is of no interest.
+        alone: The point as points of the space; None leaves memory aside.
     """
     prices = pricer.least_prices(point)
     costs, micro = prices.costs, point.num_microbatches
@@ -64,11 +79,16 @@ def least_seconds(pricer: Pricer, point: Layout, *, bound: PointBound, ceiling_s
     ahead_R = np.arange(point.pp) * stage_seconds + np.where(np.arange(point.pp) > 0, embedding, 0.0)
     ahead_R[1:] += 2 * np.cumsum(prices.transfer_seconds_E[: point.pp - 1])
     work = float(counts_D @ seconds_D)
+    most_R, most_RD = np.full(point.pp, np.inf), np.full((point.pp, 1), np.inf)
+    if alone is not None:
+        rooms = pricer.table.layer_rooms(alone, seconds_D[:, np.newaxis], limit_bytes=pricer.limit_bytes)
+        most_R, most_RD = rooms.seconds_RX[:, 0] * (1.0 + ROUNDING), rooms.layers_RDX[:, :, 0]
 
     def has_room(pipeline_seconds: float) -> bool:
         rooms_R = ((pipeline_seconds - ahead_R) / micro - fixed_R).clip(min=0.0) * (1.0 + ROUNDING)
-        whole_D = np.floor(rooms_R[:, np.newaxis] / seconds_D + ROUNDING).sum(axis=0)
-        return float(rooms_R.sum()) >= work and bool((whole_D >= counts_D).all())
+        whole_RD = np.floor(rooms_R[:, np.newaxis] / seconds_D + ROUNDING)
+        whole_D = np.minimum(whole_RD, most_RD).sum(axis=0)
+        return float(np.minimum(rooms_R, most_R).sum()) >= work and bool((whole_D >= counts_D).all())
 
     low, high = 0.0, max(ceiling_seconds - bound.tail_seconds, 0.0)
     if not has_room(high):
@@ -101,6 +121,39 @@ def improved(pricer: Pricer, candidate: Candidate) -> Candidate:
         else:
             moves.add(paths[-1])
     return replace(best, lower_bound_seconds=min(best.lower_bound_seconds, best.step_seconds))
+
+
+def fitted(pricer: Pricer, point: Layout) -> Layout | None:
+    """Return a split of an interleaved point that fits by exact bytes; None where single moves lead to none.
+
+    Each move takes a layer from the fullest rank, out of the first chunk that can spare one, and leaves fewer bytes too
+    many.
+    """
+    prices, limit = pricer.prices(point), pricer.limit_bytes
+    counts = interleaved_counts(pricer.table.model.num_layers, point.pp * point.vpp)
+    fewest = max(point.recompute.num_layers or 0, 1)
+    assert counts is not None, "the space holds only interleaved stages that all get a layer"
+    peaks_R = np.array(prices.peaks_R(replace(point, stages=stages_from_counts(counts))))
+    for _ in range(pricer.table.model.num_layers):
+        if peaks_R.max() <= limit:
+            return replace(point, stages=stages_from_counts(counts))
+        giver = int(peaks_R.argmax())
+        spare = (stage for stage in range(giver, len(counts), point.pp) if counts[stage] > fewest)
+        origin = next(spare, None)
+        if origin is None:
+            return None
+        excess = np.maximum(peaks_R - limit, 0).sum()
+        for taker in np.argsort(peaks_R, kind="stable").tolist():
+            moved = list(counts)
+            moved[origin] -= 1
+            moved[(point.vpp - 1) * point.pp + taker] += 1
+            moved_R = np.array(prices.peaks_R(replace(point, stages=stages_from_counts(tuple(moved)))))
+            if np.maximum(moved_R - limit, 0).sum() < excess:
+                counts, peaks_R = tuple(moved), moved_R
+                break
+        else:
+            return None
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

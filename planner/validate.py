@@ -49,25 +49,40 @@ def violations(
     planned: PlannedLayout, model: ModelSpec, cluster: Cluster, request: PlanRequest
 ) -> tuple[Violation, ...]:
     """Return every rule that `planned` breaks."""
-    layout, workload = planned.layout, request.workload
-    graph = build_graph(model, workload, eager=CAPABILITIES[request.target].eager)
+    graph = build_graph(model, request.workload, eager=CAPABILITIES[request.target].eager)
     return (
-        *_mesh(layout, cluster, workload),
-        *_rank_order(layout, cluster, graph, CAPABILITIES[request.target]),
-        *_divisibility(layout, graph, CAPABILITIES[request.target]),
-        *_sequence(layout, graph, workload),
-        *_fp8(layout, graph, workload),
-        *_stages(layout, model),
-        *_schedule(layout),
-        *_recompute(layout, model),
-        *_overlap(layout),
-        *_optimizer(layout, workload),
-        *_offload(layout, workload),
-        *_target(layout, graph, request),
-        *_pins(layout, request.constraints),
+        *layout_violations(planned.layout, model, graph, cluster, request),
         *_unequal_nodes(planned, cluster, request),
         *_price(planned),
     )
+
+
+def layout_violations(
+    layout: Layout, model: ModelSpec, graph: ModelGraph, cluster: Cluster, request: PlanRequest
+) -> Iterator[Violation]:
+    """Yield every rule that a layout breaks, whatever it takes, one after the other.
+
+    Args:
+        layout: The layout.
+        model: The model.
+        graph: Its operators.
+        cluster: The cluster.
+        request: What was asked for.
+    """
+    workload, target = request.workload, CAPABILITIES[request.target]
+    yield from _mesh(layout, cluster, workload)
+    yield from _rank_order(layout, cluster, graph, target)
+    yield from _divisibility(layout, graph, target)
+    yield from _sequence(layout, graph, workload)
+    yield from _fp8(layout, graph, workload)
+    yield from _stages(layout, model)
+    yield from _schedule(layout)
+    yield from _recompute(layout, model)
+    yield from _overlap(layout)
+    yield from _optimizer(layout, workload)
+    yield from _offload(layout, workload)
+    yield from _target(layout, graph, request)
+    yield from _pins(layout, request.constraints)
 
 
 def _mesh(layout: Layout, cluster: Cluster, workload: TrainWorkload) -> Iterator[Violation]:
@@ -283,6 +298,8 @@ def _schedule(layout: Layout) -> Iterator[Violation]:
     expected = Schedule.NO_PIPELINE
     if layout.pp > 1:
         expected = Schedule.INTERLEAVED if layout.vpp > 1 else Schedule.ONE_F_ONE_B
+    if layout.vpp > 1 and layout.pp == 1:
+        yield Violation(rule="schedule", message=f"vpp {layout.vpp} without a pipeline")
     if layout.schedule is not expected:
         yield Violation(rule="schedule", message=f"{layout.schedule} with pp {layout.pp} and vpp {layout.vpp}")
     if layout.schedule is Schedule.INTERLEAVED and layout.num_microbatches % layout.pp:

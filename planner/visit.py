@@ -3,7 +3,8 @@
 Points are priced exactly until no bound is left that could still enter the list of the best. Of each, one split of the
 layers is priced. Then, of the plain pipelines that are still open, every split that might beat the best plan is
 simulated (`planner.settle`); the bound holds for every one of them. Interleaved points stand for the split that is as
-even as the layers allow; others are looked for from there (`planner.uneven`), and bounded apart.
+even as the layers allow; others are looked for from there (`planner.uneven`), and bounded apart, those of points whose
+even split does not fit among them, and that nothing fits is proved of all splits.
 """
 
 import math
@@ -15,12 +16,13 @@ import numpy as np
 from planner.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split, layout_at
 from planner.costs import Bounds, CostTable, FloatArray
 from planner.errors import NotExpressibleError
+from planner.interleaved import Interleaved, least_of_all
 from planner.layout import Layout
 from planner.neighbours import best_neighbour
 from planner.offload_prices import settle_point
-from planner.points import Points, Scope
+from planner.points import BoolArray, Points, Scope
 from planner.space import Space
-from planner.uneven import improved, least_seconds
+from planner.uneven import fitted, improved
 
 Watch = Callable[[str, int, int], None]
 
@@ -31,7 +33,10 @@ MAX_VISITED = 5_000
 """Points looked at exactly before the search stops with what it has; a count, so that equal inputs give equal plans."""
 
 MOST_IMPROVED = 8
-"""Interleaved points whose layers are moved, those with the best even split."""
+"""Interleaved points whose layers are moved: those with the best even split, and as many of which none fits."""
+
+MOST_CROWDED = 64
+"""Interleaved points whose layers are moved until they fit, while nothing else does: those with the best bounds."""
 
 
 BEYOND_HOST = "host memory: what is offloaded exceeds the memory of a node"
@@ -44,9 +49,9 @@ class Visit:
 
     `unsettled` counts points of which it is not known whether some split fits. `refusal` is what the target has against
     the first layout that fits and that it has no words for. `uneven_bound_seconds` holds for all splits of interleaved
-    points whose even split fits; None where none of them can beat the best candidate. `thumb` is the rule-of-thumb
-    layout of a search without constraints, where it fits. `offloaded_considered` and `offloaded_legal` count points
-    with offloaded states, before and after all rules.
+    points, None where none of them can beat the best candidate. `thumb` is the rule-of-thumb layout of a search without
+    constraints, where it fits. `offloaded_considered` and `offloaded_legal` count points with offloaded states, before
+    and after all rules.
     """
 
     candidates: tuple[Candidate, ...]
@@ -62,12 +67,12 @@ class Visit:
 
     @property
     def any_split_bound_seconds(self) -> float:
-        """Return what no layout undercuts, interleaved ones whose even split does not fit aside."""
+        """Return what no layout undercuts."""
         uneven = self.uneven_bound_seconds
         return self.bound_seconds if uneven is None else min(self.bound_seconds, uneven)
 
 
-def visit(  # noqa: PLR0913, PLR0915 - what is visited, how, and who may refuse; one account of the points
+def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
     space: Space,
     table: CostTable,
     pricer: Pricer,
@@ -95,40 +100,120 @@ def visit(  # noqa: PLR0913, PLR0915 - what is visited, how, and who may refuse;
         rivals: Candidates of another space, by merit, that these have to beat.
     """
     fits_X = table.fits_X(space.points, limit_bytes=pricer.limit_bytes)
+    may_fit_X = _may_fit_X(space.points, table, fits_X, limit_bytes=pricer.limit_bytes)
     points = space.points.where(fits_X)
     pruned: dict[str, int] = {}
-    _count(pruned, "memory: no split of the layers fits", int((~fits_X).sum()) + space.unfit)
-    too_long = space.unsimulated.where(table.fits_X(space.unsimulated, limit_bytes=pricer.limit_bytes))
-    if not len(points):
+    _count(pruned, "memory: no split of the layers fits", int((~may_fit_X).sum()) + space.unfit)
+    too_long = space.unsimulated.where(table.fits_X(space.unsimulated, limit_bytes=pricer.limit_bytes, any_split=True))
+    if not may_fit_X.any():
         return Visit(
             candidates=tuple(rivals), bound_seconds=math.inf, pruned=pruned, simulated=0, unsettled=len(too_long)
         )
     watch("bounding layouts", 0, 1)
     bounds = pricer.bounds(points)
-    bound_X = bounds.step_seconds_X
     found = list(rivals)
     if start is not None:
-        found.append(pricer.candidate(start, lower_bound_seconds=float(bound_X.min())))
-    open_bound = _least_of_all_splits(too_long, pricer)
+        found.append(pricer.candidate(start, lower_bound_seconds=float(bounds.step_seconds_X.min())))
+    priced = _priced(points, bounds, pricer, found, top=top, refused=refused, watch=watch)
+    pruned |= priced.refused
+    closed = _settled(priced.several, pricer, found, refused=refused, watch=watch)
+    crowded_X = may_fit_X & ~fits_X
+    crowded_X[np.flatnonzero(fits_X)[priced.crowded]] = True
+    even_X = (points.vpp_X > 1) & ~crowded_X[fits_X]
+    even = Interleaved(points=points.where(even_X), bounds=bounds.where(even_X))
+    some = space.points.where(crowded_X)
+    crowded = Interleaved(points=some, bounds=pricer.bounds(some))
+    if found:
+        _move_layers(even, pricer, found, all_open=not rivals, refused=refused, watch=watch)
+    unevenly = _PlacedUnevenly()
+    if not rivals:
+        unevenly = _place_unevenly(crowded, pricer, found, refused=refused, watch=watch)
+    _look_beside(found, pricer, scope, refused=refused)
+    best_seconds = found[0].step_seconds if found else math.inf
+    uneven_seconds = least_of_all((even, crowded), pricer, ceiling_seconds=best_seconds) if found else math.inf
+    _count(pruned, "memory: at most uneven interleaved stages fit", len(some) - unevenly.placed)
+    _count(pruned, "memory: exact bytes exceed the limit", priced.exceeded - closed.placed + closed.placed_by_host)
+    _count(pruned, BEYOND_HOST, priced.beyond_host - closed.placed_by_host)
+    _count(pruned, OUTBID, len(points) - priced.visited + priced.outbid)
+    return Visit(
+        candidates=tuple(found[:top]),
+        bound_seconds=min(
+            _least_of_all_splits(too_long, pricer), priced.open_seconds, closed.open_seconds, best_seconds
+        ),
+        pruned=pruned,
+        simulated=priced.simulated + closed.placed + unevenly.placed,
+        unsettled=len(too_long) + closed.unsettled + (0 if found else len(some)),
+        refusal=priced.refusal or closed.refusal or unevenly.refusal,
+        uneven_bound_seconds=uneven_seconds if uneven_seconds < best_seconds else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Priced:
+    """What came of pricing the points one by one, of each one split of the layers.
+
+    Args:
+        open_seconds: No point that was not visited takes less.
+        several: Points of which not all splits are known.
+        visited: Points that were visited.
+        simulated: Those that were priced.
+        exceeded: Those of which no split was found that fits, interleaved ones aside.
+        beyond_host: Those of which a split fits into the GPUs alone, interleaved ones aside.
+        crowded: Positions of interleaved ones whose even split does not fit.
+        outbid: Those that fit but cannot be among the best.
+        refused: Those that the target has no words for, by reason.
+        refusal: The first reason.
+    """
+
+    open_seconds: float
+    several: "list[_SeveralSplits]"
+    visited: int
+    simulated: int
+    exceeded: int
+    beyond_host: int
+    crowded: list[int]
+    outbid: int
+    refused: dict[str, int]
+    refusal: NotExpressibleError | None
+
+
+def _priced(  # noqa: PLR0913 - what is visited, how, and who may refuse
+    points: Points,
+    bounds: Bounds,
+    pricer: Pricer,
+    found: list[Candidate],
+    *,
+    top: int,
+    refused: Refused,
+    watch: Watch,
+) -> _Priced:
+    """Price points in the order of their bounds until none is left that may enter the best; these are added."""
+    bound_X = bounds.step_seconds_X
+    open_seconds = math.inf
     several: list[_SeveralSplits] = []
-    visited, simulated, exceeded, beyond_host, outbid, unsettled = 0, 0, 0, 0, 0, len(too_long)
+    crowded: list[int] = []
+    visited, simulated, exceeded, beyond_host, outbid = 0, 0, 0, 0, 0
+    reasons: dict[str, int] = {}
     first_refusal: NotExpressibleError | None = None
     for index in _bound_order(points, bound_X):
         bound = float(bound_X[index])
         ceiling = found[top - 1].step_seconds if len(found) >= top else math.inf
         if bound >= ceiling or (found and visited >= MAX_VISITED):  # that nothing fits must be proved of every point
-            open_bound = min(open_bound, bound)
+            open_seconds = bound
             break
         watch("pricing layouts", visited, min(len(points), MAX_VISITED))
         visited += 1
-        layout = layout_at(points, int(index), table)
+        layout = layout_at(points, int(index), pricer.table)
         known = PointBound(
             pipeline_seconds=float(bounds.pipeline_seconds_X[index]), tail_seconds=float(bounds.tail_seconds_X[index])
         )
         outcome = pricer.price(layout, bound=known, ceiling_seconds=ceiling)
         if isinstance(outcome, Rejected) and not outcome.fits:
-            exceeded += not outcome.by_host
-            beyond_host += outcome.by_host
+            if layout.vpp > 1:
+                crowded.append(int(index))
+            else:
+                exceeded += not outcome.by_host
+                beyond_host += outcome.by_host
             if math.isfinite(outcome.bound_seconds):
                 several.append(
                     _SeveralSplits(
@@ -144,7 +229,7 @@ def visit(  # noqa: PLR0913, PLR0915 - what is visited, how, and who may refuse;
         if refusal is not None:
             first_refusal = first_refusal or refusal
             reason = f"{refusal.target}: {refusal.message}"
-            _count(pruned, reason, pruned.get(reason, 0) + 1)
+            reasons[reason] = reasons.get(reason, 0) + 1
             continue
         if not pricer.is_settled(layout):
             proved = outcome.bound_seconds if isinstance(outcome, Rejected) else outcome.lower_bound_seconds
@@ -154,21 +239,26 @@ def visit(  # noqa: PLR0913, PLR0915 - what is visited, how, and who may refuse;
             continue
         simulated += 1
         _insert(found, outcome)
-    closed = _settled(several, pricer, found, refused=refused, watch=watch)
-    open_splits = _uneven(points, bounds, pricer, found, all_open=not rivals, refused=refused, watch=watch)
-    _look_beside(found, pricer, scope, refused=refused)
-    _count(pruned, "memory: exact bytes exceed the limit", exceeded - closed.placed + closed.placed_by_host)
-    _count(pruned, BEYOND_HOST, beyond_host - closed.placed_by_host)
-    _count(pruned, OUTBID, len(points) - visited + outbid)
-    return Visit(
-        candidates=tuple(found[:top]),
-        bound_seconds=min(open_bound, closed.open_seconds, *(entry.step_seconds for entry in found[:1])),
-        pruned=pruned,
-        simulated=simulated + closed.placed,
-        unsettled=unsettled + closed.unsettled,
-        refusal=first_refusal or closed.refusal,
-        uneven_bound_seconds=min((least for least in open_splits if least < found[0].step_seconds), default=None),
+    return _Priced(
+        open_seconds=open_seconds,
+        several=several,
+        visited=visited,
+        simulated=simulated,
+        exceeded=exceeded,
+        beyond_host=beyond_host,
+        crowded=crowded,
+        outbid=outbid,
+        refused=reasons,
+        refusal=first_refusal,
     )
+
+
+def _may_fit_X(points: Points, table: CostTable, fits_X: BoolArray, *, limit_bytes: int) -> BoolArray:
+    """Return which points some split may fit of, where `fits_X` says it of the split that is searched."""
+    may_fit_X = fits_X.copy()
+    crowded = np.flatnonzero(~fits_X & (points.vpp_X > 1))
+    may_fit_X[crowded] = table.fits_X(points.where(crowded), limit_bytes=limit_bytes, any_split=True)
+    return may_fit_X
 
 
 def _least_of_all_splits(points: Points, pricer: Pricer) -> float:
@@ -267,56 +357,84 @@ def _settled(
     )
 
 
-def _uneven(  # noqa: PLR0913 - the points, what is known of them, and who may refuse
-    points: Points,
-    bounds: Bounds,
+def _move_layers(  # noqa: PLR0913 - the points, what is known, and who may refuse
+    even: Interleaved,
     pricer: Pricer,
     found: list[Candidate],
     *,
     all_open: bool,
     refused: Refused,
     watch: Watch,
-) -> tuple[float, ...]:
-    """Move layers of the interleaved points that may beat the best plan; return what all splits of each take at least.
+) -> None:
+    """Move layers of the interleaved points that may beat the best plan from their even split.
 
     Args:
-        points: Points that fit.
-        bounds: Their bounds.
+        even: Points whose even split may fit.
         pricer: Prices them.
         found: Candidates by merit; what is better is added.
         all_open: Layers are moved of all points that are open, not of candidates alone.
         refused: Returns why the target has no words for a layout, if it has none.
         watch: Called as the points are looked at.
     """
-    if not found:
-        return ()
-    any_split_X = bounds.any_split_seconds_X + bounds.tail_seconds_X
-    indices = np.flatnonzero((points.vpp_X > 1) & (any_split_X < found[0].step_seconds))
-    open_points: list[tuple[float, PointBound, Layout]] = []
-    for index in indices[np.argsort(bounds.step_seconds_X[indices], kind="stable")].tolist():
-        known = PointBound(
-            pipeline_seconds=float(bounds.pipeline_seconds_X[index]), tail_seconds=float(bounds.tail_seconds_X[index])
-        )
-        point = layout_at(points, index, pricer.table)
-        least = max(
-            float(any_split_X[index]),
-            least_seconds(pricer, point, bound=known, ceiling_seconds=found[0].step_seconds),
-        )
-        if least < found[0].step_seconds:
-            open_points.append((least, known, point))
-    candidates = [candidate.point for candidate in found]
-    moved_points = [entry for entry in open_points if all_open or entry[-1] in candidates][:MOST_IMPROVED]
-    for done, (least, known, point) in enumerate(moved_points):
-        watch("moving layers of interleaved stages", done, len(moved_points))
+    only = None if all_open else frozenset(candidate.point for candidate in found)
+    open_points = even.open_below(pricer, found[0].step_seconds, at_most=MOST_IMPROVED, by_even_split=True, only=only)
+    for done, (least, index) in enumerate(open_points):
+        watch("moving layers of interleaved stages", done, len(open_points))
         if least >= found[0].step_seconds:
             continue
-        even = pricer.price(point, bound=known, ceiling_seconds=math.inf)
-        if isinstance(even, Rejected):
+        placed = pricer.price(even.layout(pricer, index), bound=even.known(index), ceiling_seconds=math.inf)
+        if isinstance(placed, Rejected):
             continue
-        moved = improved(pricer, even)
-        if refused(moved.layout) is None:
+        moved = improved(pricer, placed)
+        if refused(moved.layout) is None and pricer.hosts_hold(pricer.prices(moved.layout), moved.layout):
             _insert(found, moved)
-    return tuple(least for least, *_ in open_points)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PlacedUnevenly:
+    """Of how many points an uneven split was found that fits, and what the target has against the first refused one."""
+
+    placed: int = 0
+    refusal: NotExpressibleError | None = None
+
+
+def _place_unevenly(
+    crowded: Interleaved, pricer: Pricer, found: list[Candidate], *, refused: Refused, watch: Watch
+) -> _PlacedUnevenly:
+    """Look for splits that fit of points whose even split does not; of those that do, the fastest are improved.
+
+    Of points that may beat the best plan, those with the least bounds; where there is no plan, those with most room.
+
+    Args:
+        crowded: The points.
+        pricer: Prices them.
+        found: Candidates by merit; what fits is added.
+        refused: Returns why the target has no words for a layout, if it has none.
+        watch: Called as the points are looked at.
+    """
+    first_refusal: NotExpressibleError | None = None
+    if found:
+        chosen = crowded.open_below(pricer, found[0].step_seconds, at_most=MOST_IMPROVED)
+    else:
+        chosen = crowded.roomiest(pricer, at_most=MOST_CROWDED)
+    placed: list[tuple[float, Candidate]] = []
+    for done, (least, index) in enumerate(chosen):
+        watch("placing layers unevenly", done, len(chosen))
+        split = fitted(pricer, crowded.layout(pricer, index))
+        refusal = None if split is None else refused(split)
+        first_refusal = first_refusal or refusal
+        candidate = None if split is None or refusal is not None else pricer.placed(split, lower_bound_seconds=least)
+        if candidate is not None:
+            placed.append((least, candidate))
+    placed.sort(key=lambda entry: entry[1].merit)
+    for _, candidate in placed:
+        _insert(found, candidate)
+    for least, candidate in placed[:MOST_IMPROVED]:
+        if least < found[0].step_seconds:
+            moved = improved(pricer, candidate)
+            if refused(moved.layout) is None and pricer.hosts_hold(pricer.prices(moved.layout), moved.layout):
+                _insert(found, moved)
+    return _PlacedUnevenly(placed=len(placed), refusal=first_refusal)
 
 
 def _look_beside(found: list[Candidate], pricer: Pricer, scope: Scope, *, refused: Refused) -> None:

@@ -1,16 +1,30 @@
 """No random layout, and none a move or two from the plan, is better than the plan by the independent evaluator."""
 
+from collections import Counter
 from dataclasses import asdict
+from itertools import islice
+from random import Random
 
 import pytest
 
-from benchmarks.layouts import Judge, moves
+from benchmarks.brute_force import can_say
+from benchmarks.layouts import Judge, Verdict, moves, random_layouts
+from benchmarks.points import Run
 from benchmarks.random_layouts import CLUSTERS, LAYOUTS, Case, run_of, try_case
 from planner.bundled import model_names
+from planner.capabilities import CAPABILITIES
+from planner.evaluate import Evaluation, evaluate, priced_step
+from planner.layers import build_graph
 from planner.layout import Layout
+from planner.memory import memory_limit_bytes
+from planner.placement import PlacedModel, place
 from planner.search import search
+from planner.validate import layout_violations
+from profiles.planned import cost_model_on
 
 FEW = 40
+JUDGED = [("llama-3.1-70b", "dgx-h100-8"), ("mixtral-8x7b", "dgx-a100-8"), ("nemotron-h-56b", "dgx-h100-8")]
+ROUNDING = 1e-12
 
 
 def assert_nothing_is_better(case: Case, *, layouts: int) -> None:
@@ -39,13 +53,67 @@ def test_none_of_many_layouts_that_are_drawn_is_better_than_the_plan(model: str,
     assert [asdict(better) for better in try_case(model, cluster, layouts=LAYOUTS, seed=0).better] == []
 
 
+def placed_alone(run: Run, layout: Layout) -> PlacedModel:
+    capabilities = CAPABILITIES[run.request.target]
+    graph = build_graph(run.model, run.workload, eager=capabilities.eager)
+    return place(run.model, graph, layout, run.workload, capabilities)
+
+
+def evaluated_alone(run: Run, layout: Layout) -> Evaluation:
+    """Return a layout's price with nothing kept from any other."""
+    return evaluate(placed_alone(run, layout), cost_model_on(run.cluster, CAPABILITIES[run.request.target].software))
+
+
+def expected_verdict(run: Run, layout: Layout) -> Verdict:
+    """Return a layout's verdict from the whole list of what it breaks and from its whole ledger."""
+    placed = placed_alone(run, layout)
+    graph = build_graph(run.model, run.workload, eager=placed.capabilities.eager)
+    if list(layout_violations(layout, run.model, graph, run.cluster, run.request)):
+        return Verdict.ILLEGAL
+    limit = memory_limit_bytes(run.cluster.device.memory_bytes, run.request.memory_headroom)
+    if evaluated_alone(run, layout).peak_memory_bytes > limit:
+        return Verdict.TOO_LARGE
+    return Verdict.SIMULATED if can_say(layout, run) else Verdict.ILLEGAL
+
+
+@pytest.mark.parametrize(("model", "cluster"), JUDGED)
+def test_a_judge_that_keeps_prices_says_what_a_lone_evaluation_does(model: str, cluster: str) -> None:
+    run = run_of(model, cluster)
+    judge = Judge(run)
+    seen: Counter[Verdict] = Counter()
+    for layout in islice(random_layouts(run, Random(1)), 3 * FEW):
+        judged = judge.judged(layout)
+        seen[judged.verdict] += 1
+        assert judged.verdict is expected_verdict(run, layout)
+        if judged.verdict is Verdict.SIMULATED:
+            assert judged.step_seconds == evaluated_alone(run, layout).step_seconds
+    assert min(seen[verdict] for verdict in Verdict if verdict is not Verdict.SLOWER_BY_BOUND) > 0
+
+
+@pytest.mark.parametrize(("model", "cluster"), JUDGED)
+def test_no_step_is_shorter_than_its_ranks_own_work_and_ways(model: str, cluster: str) -> None:
+    run = run_of(model, cluster)
+    judge = Judge(run)
+    cost_model = cost_model_on(run.cluster, CAPABILITIES[run.request.target].software)
+    shares = []
+    for layout in islice(random_layouts(run, Random(2)), 6 * FEW):
+        seconds = judge.judged(layout).step_seconds
+        if seconds is None:
+            continue
+        shares.append(priced_step(placed_alone(run, layout), cost_model).least_seconds() / seconds)
+        assert shares[-1] <= 1 + ROUNDING
+        assert judge.judged(layout, ceiling_seconds=seconds / 2).verdict is Verdict.SLOWER_BY_BOUND or shares[-1] < 0.5
+        assert judge.judged(layout, ceiling_seconds=2 * seconds).step_seconds == seconds
+    assert max(shares) > 0.99
+
+
 def test_from_a_worse_layout_a_move_leads_to_a_better_one() -> None:
     run = run_of("llama-3.1-8b", "dgx-h100-1")
-    judge = Judge(run=run)
+    judge = Judge(run)
 
     def priced_moves(layout: Layout) -> list[tuple[float, Layout]]:
-        legal = [moved for moved in moves(layout, run) if judge.is_legal(moved)]
-        return [(seconds, moved) for moved in legal if (seconds := judge.step_seconds(moved)) is not None]
+        judged = [(judge.judged(moved).step_seconds, moved) for moved in moves(layout, run)]
+        return [(seconds, moved) for seconds, moved in judged if seconds is not None]
 
     best = search(run.model, run.cluster, run.request).best
     seconds, worse = max(priced_moves(best.layout), key=lambda entry: entry[0])

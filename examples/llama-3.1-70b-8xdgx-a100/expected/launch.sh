@@ -45,7 +45,7 @@ MEGATRON_ARGS=(
     --attention-dropout 0.0
     --hidden-dropout 0.0
     --attention-backend flash
-    # Vocabulary: 128256 rows, padded to 128512 (a multiple of 128 x tp)
+    # Vocabulary: 128256 rows, padded to 128256 (a multiple of 128 x tp)
     --tokenizer-type NullTokenizer
     --vocab-size 128256
     --make-vocab-size-divisible-by 128
@@ -66,17 +66,17 @@ MEGATRON_ARGS=(
     --lr-warmup-fraction 0.01
     --weight-decay 0.1
     --clip-grad 1.0
-    # Batch: 128 micro-batches on each of 4 replicas; no token budget given: 100 iterations
+    # Batch: 256 micro-batches on each of 2 replicas; no token budget given: 100 iterations
     --seq-length 4096
     --micro-batch-size 1
     --global-batch-size 512
     --train-iters 100
-    # Parallelism: tp 4, pp 4, vpp 10, cp 1, dp 4
-    --tensor-model-parallel-size 4
-    --sequence-parallel
-    --pipeline-model-parallel-size 4
-    --pipeline-model-parallel-layout 'Et*2|t*3|(t*2|)*37tL'
-    --context-parallel-size 1
+    # Parallelism: tp 2, pp 8, vpp 4, cp 2, dp 2
+    --tensor-model-parallel-size 2
+    --pipeline-model-parallel-size 8
+    --pipeline-model-parallel-layout 'Et|t|(t*2|)*8(t*3|)*15t*4|(t*2|)*3t*3|t*3|tL'
+    --context-parallel-size 2
+    --cp-comm-type p2p
     # Data parallelism
     --use-distributed-optimizer
     --overlap-grad-reduce

@@ -71,10 +71,10 @@ MEGATRON_ARGS=(
     --micro-batch-size 1
     --global-batch-size 512
     --train-iters 100
-    # Parallelism: tp 2, pp 8, vpp 1, cp 4, dp 1
+    # Parallelism: tp 2, pp 8, vpp 4, cp 4, dp 1
     --tensor-model-parallel-size 2
     --pipeline-model-parallel-size 8
-    --pipeline-model-parallel-layout 'Et*10|(t*11|)*5t*6|t*9L'
+    --pipeline-model-parallel-layout 'Et|t|(t*2|)*8(t*3|)*15t*4|(t*2|)*3t*3|t*3|tL'
     --context-parallel-size 4
     --cp-comm-type a2a
     # Data parallelism

@@ -74,11 +74,11 @@ MEGATRON_ARGS=(
     --micro-batch-size 1
     --global-batch-size 64
     --train-iters 100
-    # Parallelism: tp 2, pp 4, vpp 1, cp 1, dp 1
+    # Parallelism: tp 2, pp 4, vpp 10, cp 1, dp 1
     --tensor-model-parallel-size 2
     --sequence-parallel
     --pipeline-model-parallel-size 4
-    --pipeline-model-parallel-layout 'Et*20|t*21|t*20|t*19L'
+    --pipeline-model-parallel-layout 'Et|(t*2|)*37t*3|t*2L'
     --context-parallel-size 1
     # Data
     --mock-data

@@ -55,7 +55,7 @@ def outcome(fields: object) -> ModelSpec | InputError:
         return error
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.sampled_from(CONFIGS), st.data())
 def test_a_changed_or_missing_field_gives_a_model_or_an_input_error(
     config: Mapping[str, object], data: st.DataObject

@@ -19,6 +19,7 @@ from planner.space import (
     partial_recompute_layers,
     recompute_choices,
     virtual_degrees,
+    zero_stages_alone,
 )
 from planner.specs import BlockRun, ModelSpec
 from planner.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
@@ -262,8 +263,17 @@ def test_states_below_fp32_come_with_the_sharded_optimizer() -> None:
 def test_where_a_target_always_shards_one_replica_alone_is_legal() -> None:
     found = space(target=Target.DEEPSPEED, num_nodes=1)
     alone = found.points.where(found.points.dp_X * found.points.cp_X == 1)
+    degrees = set(zip(alone.tp_X.tolist(), alone.pp_X.tolist(), alone.zero_stage_X.tolist(), strict=True))
+    assert degrees == {(4, 1, 1), (4, 1, 2), (1, 4, 1)}
+
+
+def test_one_replica_alone_has_zero_stage_2_where_1_keeps_16_bit_gradients() -> None:
+    accumulated_in_16_bit = replace(tiny_workload(), gradient_dtype=DType.BF16)
+    found = space(target=Target.DEEPSPEED, num_nodes=1, workload=accumulated_in_16_bit)
+    alone = found.points.where(found.points.dp_X * found.points.cp_X == 1)
     assert set(alone.zero_stage_X.tolist()) == {1}
-    assert set(zip(alone.tp_X.tolist(), alone.pp_X.tolist(), strict=True)) == {(4, 1), (1, 4)}
+    assert zero_stages_alone(tiny_workload(), CAPABILITIES[Target.DEEPSPEED], offloads=False) == (1, 2)
+    assert zero_stages_alone(tiny_workload(), CAPABILITIES[Target.MEGATRON], offloads=False) == (0,)
 
 
 def test_only_adam_is_sharded() -> None:

@@ -9,27 +9,53 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.candidates import PointBound
+from benchmarks.brute_force import priced_layouts
+from benchmarks.points import Run
+from planner.candidates import PointBound, Pricer
 from planner.described import given_layout
 from planner.evaluate import simulated_step_seconds
 from planner.inputs import load_inputs
-from planner.layout import Layout, stages_from_counts
+from planner.layout import Granularity, Layout, stages_from_counts
 from planner.placement import place
+from planner.plan import PlannedLayout, Status
+from planner.request import Bounds, Constraints, Target
 from planner.search import search
 from planner.space import interleaved_counts
 from planner.uneven import LEAST_GAIN, improved, least_seconds
+from planner.workload import Precision, TrainWorkload
+from solvers.errors import SolverError
 from tests.agreement.test_prices import PricedSpace, spaces
+from tests.builders import tiny_dense_model, tiny_request
+from tests.small_runs import four_gpus, with_memory
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 @st.composite
-def interleaved(draw: st.DrawFn) -> tuple[PricedSpace, Layout]:
-    """Return an interleaved point of any kind of model with its layers as even as can be."""
+def interleaved_points(draw: st.DrawFn) -> tuple[PricedSpace, int]:
+    """Return an interleaved point of any kind of model."""
     space = draw(spaces())
     indices = np.flatnonzero(space.points.vpp_X > 1)
     assume(len(indices) > 0)
-    return space, space.layout(int(draw(st.sampled_from(indices.tolist()))))
+    return space, int(draw(st.sampled_from(indices.tolist())))
+
+
+@st.composite
+def interleaved(draw: st.DrawFn) -> tuple[PricedSpace, Layout]:
+    """Return an interleaved point of any kind of model with its layers as even as can be."""
+    space, index = draw(interleaved_points())
+    return space, space.layout(index)
+
+
+def drawn_split(even: Layout, data: st.DataObject) -> Layout:
+    """Return any split of an interleaved point."""
+    fewest = max(even.recompute.num_layers or 0, 1)
+    spare = sum(counts_of(even)) - fewest * len(even.stages)
+    num_cuts = len(even.stages) - 1
+    cuts = sorted(data.draw(st.lists(st.integers(0, spare), min_size=num_cuts, max_size=num_cuts)))
+    return with_counts(
+        even, tuple(fewest + after - before for before, after in zip((0, *cuts), (*cuts, spare), strict=True))
+    )
 
 
 def counts_of(layout: Layout) -> tuple[int, ...]:
@@ -73,16 +99,89 @@ def test_after_moving_layers_no_single_move_helps(drawn: tuple[PricedSpace, Layo
 @given(drawn=interleaved(), data=st.data())
 def test_no_split_undercuts_the_bound_on_all_splits(drawn: tuple[PricedSpace, Layout], data: st.DataObject) -> None:
     space, even = drawn
-    fewest = max(even.recompute.num_layers or 0, 1)
-    spare = space.model.num_layers - fewest * len(even.stages)
-    num_cuts = len(even.stages) - 1
-    cuts = sorted(data.draw(st.lists(st.integers(0, spare), min_size=num_cuts, max_size=num_cuts)))
-    counts = tuple(fewest + after - before for before, after in zip((0, *cuts), (*cuts, spare), strict=True))
-    split = with_counts(even, counts)
+    split = drawn_split(even, data)
     prices = space.pricer.prices(even)
     seconds = prices.step_seconds(split)
     bound = PointBound(pipeline_seconds=0.0, tail_seconds=prices.tail_seconds(split))
     assert least_seconds(space.pricer, even, bound=bound, ceiling_seconds=2 * seconds) <= seconds * (1 + 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=interleaved_points(), data=st.data())
+def test_no_memory_bound_on_all_splits_rules_out_one_that_just_fits(
+    drawn: tuple[PricedSpace, int], data: st.DataObject
+) -> None:
+    space, index = drawn
+    split = drawn_split(space.layout(index), data)
+    prices = space.pricer.prices(split)
+    seconds, limit = prices.step_seconds(split), prices.peak_bytes(split)
+    alone = space.points.where(np.array([index]))
+    assert space.table.fits_X(alone, limit_bytes=limit, any_split=True)[0], counts_of(split)
+    bounds = space.table.bounds(alone, limit_bytes=limit)
+    assert bounds.any_split_seconds_X[0] + bounds.tail_seconds_X[0] <= seconds * (1 + 1e-9), counts_of(split)
+    bound = PointBound(pipeline_seconds=0.0, tail_seconds=prices.tail_seconds(split))
+    pricer = Pricer(space.table, limit_bytes=limit)
+    least = least_seconds(pricer, split, bound=bound, ceiling_seconds=2 * seconds, alone=alone)
+    assert least <= seconds * (1 + 1e-9), counts_of(split)
+
+
+@pytest.fixture(scope="module")
+def priced_pinned() -> tuple[Run, list[tuple[Layout, int, float]]]:
+    """Return a run with two chunks of each of two pipeline ranks, and every layout of it with its bytes and seconds."""
+    run = Run(
+        model=replace(tiny_dense_model(num_layers=7), vocab_size=512),
+        cluster=four_gpus(gpus_per_node=4),
+        request=replace(
+            tiny_request(),
+            workload=TrainWorkload(seq_len=4096, global_batch_size=8, precision=Precision.BF16),
+            constraints=Constraints(),
+            memory_headroom=0.0,
+            target=Target.ANY,
+        ),
+    )
+    one = Bounds(allowed=(1,))
+    pins = Constraints(
+        degrees={"pp": Bounds(allowed=(2,)), "vpp": Bounds(allowed=(2,)), "tp": one, "cp": one, "zero_stage": one},
+        recompute=("none",),
+        optimizer_offload=(0.0,),
+    )
+    layouts = [
+        (layout, peak, seconds())
+        for layout, peak, seconds in priced_layouts(run, uneven=True)
+        if (layout.pp, layout.vpp, layout.tp, layout.cp, layout.zero_stage) == (2, 2, 1, 1, 1)
+        and layout.recompute.granularity is Granularity.NONE
+    ]
+    return replace(run, request=replace(run.request, constraints=pins)), layouts
+
+
+def test_where_only_uneven_stages_fit_they_are_planned(
+    priced_pinned: tuple[Run, list[tuple[Layout, int, float]]],
+) -> None:
+    run, layouts = priced_pinned
+    even = interleaved_counts(run.model.num_layers, 4)
+    least_even = min(peak for layout, peak, _ in layouts if counts_of(layout) == even)
+    limits = sorted({peak for _, peak, _ in layouts if peak < least_even})
+    assert limits
+    for limit in limits:
+        tight = with_memory(run, limit)
+        plan = search(tight.model, tight.cluster, tight.request)
+        fastest = min(seconds for _, peak, seconds in layouts if peak <= limit)
+        assert plan.best.step_seconds >= fastest * (1 - 1e-9)
+        bound = plan.search.uneven_bound_seconds or plan.best.step_seconds
+        assert bound <= fastest * (1 + 1e-9)
+        assert plan.search.simulated + sum(plan.search.pruned.values()) == plan.search.considered
+
+
+def test_that_nothing_fits_is_proved_of_all_splits_or_not_said(
+    priced_pinned: tuple[Run, list[tuple[Layout, int, float]]],
+) -> None:
+    run, layouts = priced_pinned
+    least = min(peak for _, peak, _ in layouts)
+    just_less = with_memory(run, least - 1)
+    with pytest.raises(SolverError, match="may fit: too long to simulate, or no split found"):
+        search(just_less.model, just_less.cluster, just_less.request)
+    far_less = with_memory(run, least * 9 // 10)
+    assert search(far_less.model, far_less.cluster, far_less.request).status is Status.INFEASIBLE
 
 
 def test_a_move_that_does_not_fit_is_not_made() -> None:
@@ -101,11 +200,17 @@ def test_the_layout_of_a_llama_70b_made_by_hand_is_beaten() -> None:
     by_hand = (2,) * 35 + (3, 2, 2, 2, 1)
     sets = ["model=llama-3-70b", "constraints={tp: 4, pp: 8, vpp: 5}"]
     inputs = load_inputs(EXAMPLES / "llama-3.1-70b-8xdgx-h100" / "spec.yaml", sets)
-    best = search(inputs.model, inputs.cluster, inputs.request).plans[0]
     even = interleaved_counts(inputs.model.num_layers, 40)
     assert even is not None
-    best_seconds, hand_seconds, even_seconds = (
-        given_layout(with_counts(best.layout, counts), inputs.model, inputs.cluster, inputs.request).step_seconds
-        for counts in (counts_of(best.layout), by_hand, even)
+
+    def given(layout: Layout, counts: tuple[int, ...]) -> PlannedLayout:
+        return given_layout(with_counts(layout, counts), inputs.model, inputs.cluster, inputs.request)
+
+    plan = search(inputs.model, inputs.cluster, inputs.request, top=10)
+    entry, hand = next(
+        (entry, hand)
+        for entry in plan.plans
+        if (hand := given(entry.layout, by_hand)).peak_memory_bytes <= hand.memory_limit_bytes
     )
-    assert best_seconds < hand_seconds < even_seconds
+    assert plan.best.step_seconds <= entry.step_seconds
+    assert entry.step_seconds < hand.step_seconds < given(entry.layout, even).step_seconds

@@ -129,6 +129,11 @@ def test_a_sound_plan_breaks_no_rule() -> None:
         ),
         (replace(tiny_layout(), schedule=Schedule.INTERLEAVED), "schedule", "interleaved-1f1b with pp 2 and vpp 1"),
         (
+            replace(tiny_layout(), pp=1, vpp=2, dp=4, num_microbatches=4, schedule=Schedule.NO_PIPELINE),
+            "schedule",
+            "vpp 2 without a pipeline",
+        ),
+        (
             replace(tiny_layout(), overlap=Overlap(grad_reduce=True, param_gather=True, p2p=True)),
             "overlap",
             "transfers overlap only with interleaving",
