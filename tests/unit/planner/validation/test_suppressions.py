@@ -7,8 +7,8 @@ from planner.validation.sources import Asked, read_source
 from planner.validation.suppressions import suppressions
 from tests.unit.rules.megatron_cases import script
 
-WRONG = "    --tensor-model-parallel-size 16"
-BROKEN = script(tensor_model_parallel_size="16", pipeline_model_parallel_size="2")
+WRONG = "    --tensor-model-parallel-size 8"
+BROKEN = script(tensor_model_parallel_size="8", pipeline_model_parallel_size="4")
 """Breaks MLM101, in the line that `WRONG` is."""
 
 
