@@ -255,15 +255,18 @@ class DeepSpeedRun:
 def looks_like_deepspeed(content: object) -> bool:
     """Return whether a JSON value is a DeepSpeed configuration: a mapping most of whose keys are DeepSpeed's.
 
-    A key that is all its own, such as `zero_optimization`, is enough beside others that are not known.
+    A key that is all its own, such as `zero_optimization`, is enough beside others that are not known. Names of number
+    formats alone are not: many a file has them.
     """
     if not isinstance(content, dict) or not content:
         return False
     known = known_keys()
     share = sum(key in known for key in content)
-    return share * 2 > len(content) or bool(content.keys() & DISTINCTIVE)
+    telling = any(key in known and key not in FORMATS for key in content)
+    return (telling and share * 2 > len(content)) or bool(content.keys() & DISTINCTIVE)
 
 
+FORMATS = frozenset({"bf16", "bfloat16", "fp16"})
 DISTINCTIVE = frozenset({"zero_optimization", "train_micro_batch_size_per_gpu"})
 
 

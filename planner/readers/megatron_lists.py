@@ -32,7 +32,7 @@ def read_megatron_list(
         InputError: A quote in it is never closed.
     """
     table = flag_table(Framework.MEGATRON, version)
-    commands = read_script(text, file=file).commands
+    commands = [command for command in read_script(text, file=file).commands if command.words]
     words = tuple(word for command in commands for word in command.words)
     flags = [word.text.partition("=")[0] for word in words if word.text.startswith("--")]
     starts = all(command.words[0].text.startswith("-") for command in commands)

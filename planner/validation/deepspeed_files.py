@@ -12,6 +12,7 @@ from planner.documents.document import Document
 from planner.errors import InputError
 from planner.readers.deepspeed_launch import DeepSpeedLaunch, read_deepspeed_launches
 from planner.readers.deepspeed_run import known_keys, looks_like_deepspeed, parse_deepspeed
+from planner.readers.named_files import is_regular_file
 
 SCRIPT_SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm"})
 MAX_NEIGHBOURS = 64
@@ -47,7 +48,7 @@ def script_launches(text: str, *, file: str) -> tuple[DeepSpeedLaunch, ...]:
 def configurations_of(launches: Sequence[DeepSpeedLaunch], script: Path) -> Iterator[Path]:
     """Yield the configurations that commands of a script name, as far as they are there."""
     for launch in launches:
-        found = next((path for path in _candidates(launch.config.text, script) if path.is_file()), None)
+        found = next((path for path in _candidates(launch.config.text, script) if is_regular_file(path)), None)
         if found is not None:
             yield found
 
@@ -75,8 +76,8 @@ def launches_of(configuration: Path, named: Sequence[Path]) -> tuple[tuple[DeepS
 
 
 def _names(launch: DeepSpeedLaunch, script: Path, configuration: Path) -> bool:
-    paths = (path for path in _candidates(launch.config.text, script) if path.is_file())
-    return configuration.is_file() and any(path.samefile(configuration) for path in paths)
+    paths = (path for path in _candidates(launch.config.text, script) if is_regular_file(path))
+    return is_regular_file(configuration) and any(path.samefile(configuration) for path in paths)
 
 
 def _candidates(word: str, script: Path) -> Iterator[Path]:
@@ -92,7 +93,7 @@ def _candidates(word: str, script: Path) -> Iterator[Path]:
 def _neighbours(configuration: Path) -> list[Path]:
     """Return the scripts in the folder of a configuration."""
     folder = configuration.parent
-    found = (path for path in folder.iterdir() if path.suffix.lower() in SCRIPT_SUFFIXES and path.is_file())
+    found = (path for path in folder.iterdir() if path.suffix.lower() in SCRIPT_SUFFIXES and is_regular_file(path))
     return sorted(found)[:MAX_NEIGHBOURS]
 
 
@@ -100,7 +101,7 @@ def _hosts(launch: DeepSpeedLaunch, script: Path) -> str:
     """Return the text of the hostfile that a command names, as far as it is there."""
     if launch.hostfile is None:
         return ""
-    return next((_text(path) for path in _candidates(launch.hostfile, script) if path.is_file()), "")
+    return next((_text(path) for path in _candidates(launch.hostfile, script) if is_regular_file(path)), "")
 
 
 def _text(path: Path) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from planner.readers.flag_tables import Framework, chosen_version
 from planner.readers.megatron_run import read_megatron_runs
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = (
+FOLDER = Path(__file__).parent / "emitted"
+EMITTED = (
     "llama-3.1-8b-1xdgx-h100",
     "llama-3.1-70b-8xdgx-h100",
     "llama-3.1-8b-1m-tokens-8xdgx-h100",
@@ -16,7 +16,7 @@ EXAMPLES = (
     "qwen3-235b-a22b-32xdgx-h100",
     "nemotron-h-56b-32xdgx-h100",
 )
-"""Emitted scripts of every kind, in worlds whose groups are made in seconds."""
+"""Scripts of every kind as they were once emitted, in worlds whose groups are made in seconds; kept, as plans change."""
 
 NOT_BUILT = frozenset({"grouped-experts", "offload"})
 """Bases whose layers need kernels that nothing stands in for (DeepEP, FP8): judged up to their groups."""
@@ -213,7 +213,7 @@ def bases() -> tuple[Base, ...]:
         )
         for name, (nodes, environment, text) in WRITTEN.items()
     )
-    return (*written, *(_example(name) for name in EXAMPLES))
+    return (*written, *(_emitted(name) for name in EMITTED))
 
 
 def _flags(words: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
@@ -228,8 +228,8 @@ def _flags(words: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
     return found
 
 
-def _example(name: str) -> Base:
-    path = ROOT / "examples" / name / "expected" / "launch.sh"
+def _emitted(name: str) -> Base:
+    path = FOLDER / f"{name}.sh"
     version = chosen_version(Framework.MEGATRON, None)
     run = read_megatron_runs(path.read_text(encoding="utf-8"), file=path.name, version=version)[0]
     assert run.num_nodes is not None

@@ -16,9 +16,11 @@ from cli.exits import ExitCode
 from cli.main import app
 from planner.emit.megatron import emit_megatron
 from planner.errors import InputError
+from planner.locked import lock_of
 from planner.plan import Certainty, Plan
 from planner.request import Constraints, Objective, PlanRequest, Target
 from planner.schema.plan import plan_to_text
+from planner.schema.plan_lock import lock_to_text
 from planner.specs import ModelSpec
 from planner.verification.kit import verification_kit
 from profiles.hardware import Cluster
@@ -150,7 +152,9 @@ def test_out_holds_the_plan_and_its_launch_files(spec: Path, finds: Finds, tmp_p
     out = tmp_path / "run"
     result = RUNNER.invoke(app, ["plan", str(spec), "--out", str(out)])
     assert result.exit_code == 0
-    files = {"plan.json": plan_to_text(sample_plan()), **emit_megatron(sample_plan())}
+    launch = emit_megatron(sample_plan())
+    lock = lock_to_text(lock_of(sample_plan(), files=launch))
+    files = {"plan.json": plan_to_text(sample_plan()), "plan.lock.json": lock, **launch}
     kit = verification_kit(sample_plan(), target=Target.MEGATRON)
     assert kit is not None
     written = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}

@@ -32,7 +32,8 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_plan_its_launch_files_and_short_runs_are_there(planned: Path) -> None:
-    assert {path.name for path in (planned / "run").iterdir()} == {"plan.json", "launch.sh", "job.sbatch", "verify"}
+    names = {path.name for path in (planned / "run").iterdir()}
+    assert names == {"plan.json", "plan.lock.json", "launch.sh", "job.sbatch", "verify"}
     verify = {path.name.rpartition("-")[0] or path.name for path in (planned / "run" / "verify").iterdir()}
     assert verify == {"run.sh", "job.sbatch", "runs.csv", "layout-0", "layout-1", "layout-2"}
 

@@ -14,7 +14,7 @@ HOSTILE = "a\x1b[2J\n::error::x%,:|<b>`]]>&\u202e\x00\ufffe[l](http://x) *_~ \ud
 """Text that would do something to a terminal, a log, a table, XML or Markdown."""
 
 ONE_LINE = script(tensor_model_parallel_size="3 --sequnce-parallel")
-"""One line breaks three rules, in two places."""
+"""One line breaks five rules, in two places, and another line one."""
 
 
 def judged(text: str, *, file: str = "train.sh", num_gpus: int | None = None) -> Judged:

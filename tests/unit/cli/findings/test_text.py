@@ -39,8 +39,8 @@ def test_a_finding_is_shown_with_its_line() -> None:
 
 def test_findings_of_one_line_stand_together() -> None:
     text = render(judged(ONE_LINE))
-    assert text.count("train.sh:") == 1
-    assert marked(text) == ["--tensor-model-parallel-size", "--sequnce-parallel"]
+    assert text.count("train.sh:") == 2
+    assert marked(text) == ["--seq-length", "--tensor-model-parallel-size", "--sequnce-parallel"]
     assert [text.index(rule_id) for rule_id in ("MLM101", "MLM103", "S001")] == sorted(
         text.index(rule_id) for rule_id in ("MLM101", "MLM103", "S001")
     )
