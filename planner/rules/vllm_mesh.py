@@ -62,7 +62,7 @@ def key_value_heads_replicated(run: VllmRun) -> Iterator[Found]:
         what = "the latent" if run.model.is_latent else f"each of the {groups} key/value heads"
         yield Found(
             place=run.place("tensor_parallel_size"),
-            message=f"With tp {run.tp}, {copies // run.dcp} ranks each hold {what}: every token is cached so often.",
+            message=f"With tp {run.tp} {what} lies on {copies // run.dcp} ranks: every token is cached as often.",
             hint=f"Use --decode-context-parallel-size {copies}, or data parallelism with tp {groups}.",
         )
 

@@ -16,7 +16,7 @@ EMITTED = (
     "qwen3-235b-a22b-32xdgx-h100",
     "nemotron-h-56b-32xdgx-h100",
 )
-"""Scripts of every kind as they were once emitted, in worlds whose groups are made in seconds; kept, as plans change."""
+"""Scripts of every kind as they were once emitted, in worlds whose groups are made in seconds: plans change."""
 
 NOT_BUILT = frozenset({"grouped-experts", "offload"})
 """Bases whose layers need kernels that nothing stands in for (DeepEP, FP8): judged up to their groups."""
