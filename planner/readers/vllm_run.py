@@ -72,6 +72,8 @@ class VllmRun:
         return self.arguments.place(*dests)
 
     def _degree(self, dest: str) -> int:
+        if dest not in self.arguments.table.defaults:
+            return 1  # a version without the axis
         value = self.arguments.integer(dest)
         if value < 1:
             raise NotSaidError(dest)
@@ -106,6 +108,20 @@ class VllmRun:
     def nnodes(self) -> int:
         """Return the nodes that share the work through `--nnodes`."""
         return self._degree("nnodes")
+
+    @property
+    def is_external(self) -> bool:
+        """Return whether a balancer outside chooses among data-parallel ranks, each of which is a server of its own.
+
+        A rank of one's own says so, and so does the hybrid balancer of a node with one rank
+        (`EngineArgs.create_engine_config`); a first rank says that it is the hybrid one.
+        """
+        arguments = self.arguments
+        if arguments.is_on("data_parallel_external_lb") or arguments.is_given("data_parallel_rank"):
+            return True
+        first = arguments.is_given("data_parallel_start_rank") and not arguments.is_on("headless")
+        hybrid = first or arguments.is_on("data_parallel_hybrid_lb")
+        return hybrid and arguments.optional_integer("data_parallel_size_local") == 1
 
     @property
     def replica_size(self) -> int:

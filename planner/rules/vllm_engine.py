@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 
 from planner.readers.arguments import NotSaidError
 from planner.readers.flag_tables import Framework
@@ -18,15 +19,39 @@ AT_LEAST = {
     "data_parallel_size": 1,
     "data_parallel_size_local": 0,
     "data_parallel_rank": 0,
+    "data_parallel_rpc_port": 1,
+    "dp_sync_interval": 1,
+    "max_parallel_loading_workers": 1,
+    "elastic_ep_max_dp_size": 1,
+    "ubatch_size": 0,
+    "dbo_decode_token_threshold": 0,
+    "dbo_prefill_token_threshold": 0,
     "nnodes": 1,
     "node_rank": 0,
     "max_num_seqs": 1,
     "max_num_batched_tokens": 1,
+    "max_num_scheduled_tokens": 1,
     "max_num_active_seqs": 1,
-    "block_size": 1,
+    "max_num_queued_reqs": 0,
+    "max_num_queued_tokens": 0,
+    "prefill_schedule_interval": 1,
+    "stream_interval": 1,
     "long_prefill_token_threshold": 0,
+    "max_model_len": -1,
+    "max_logprobs": -1,
+    "block_size": 1,
+    "prefix_match_unit": 1,
+    "prefix_cache_retention_interval": 0,
+    "mamba_block_size": 1,
+    "replayssm_buffer_len": 1,
+    "offload_group_size": 0,
+    "offload_num_in_group": 1,
+    "offload_prefetch_step": 0,
+    "safetensors_prefetch_num_threads": 1,
+    "safetensors_prefetch_block_size": 1,
+    "shutdown_timeout": 0,
 }
-"""Least values of whole numbers (`Field(ge=...)` of vllm/config/parallel.py, scheduler.py and cache.py)."""
+"""Least values of whole numbers (`Field(ge=...)` and `gt` in vllm/config; each for versions that have the flag)."""
 
 
 def _given_length(run: VllmRun) -> int | None:
@@ -310,12 +335,157 @@ def transfer_role(run: VllmRun) -> Iterator[Found]:
             message=f"kv_connector {connector} without kv_role.",
             hint="Add kv_role: kv_producer, kv_consumer or kv_both.",
         )
+    elif connector is None and role is not None:
+        yield Found(
+            place=run.place("kv_transfer_config"),
+            message=f"kv_role {role} without kv_connector.",
+            hint="Name the connector, such as NixlConnector.",
+        )
     elif role is not None and role not in {"kv_producer", "kv_consumer", "kv_both"}:
         yield Found(
             place=run.place("kv_transfer_config"),
             message=f"kv_role is {role}.",
             hint="Use kv_producer, kv_consumer or kv_both.",
         )
+
+
+CONNECTORS = (
+    "DecodeBenchConnector",
+    "ExampleConnector",
+    "ExampleHiddenStatesConnector",
+    "FlexKVConnectorV1",
+    "HF3FSKVConnector",
+    "HiSparseConnector",
+    "LMCacheConnectorV1",
+    "LMCacheMPConnector",
+    "MoRIIOConnector",
+    "MooncakeConnector",
+    "MooncakeStoreConnector",
+    "MultiConnector",
+    "NixlConnector",
+    "NixlPullConnector",
+    "NixlPushConnector",
+    "OffloadingConnector",
+    "SimpleCPUOffloadConnector",
+)
+"""What vLLM 0.32.0 registers (vllm/distributed/kv_transfer/kv_connector/factory.py)."""
+
+
+@rule(
+    id="VLL831",
+    name="known-connector",
+    framework=Framework.VLLM,
+    prevents="ValueError: Unsupported connector type: ...",
+    found_at=FoundAt.START,
+    source="vllm/distributed/kv_transfer/kv_connector/factory.py: KVConnectorFactory.get_connector_class",
+    since="0.32.0",
+)
+def known_connector(run: VllmRun) -> Iterator[Found]:
+    """The connector is one of vLLM's, or `kv_connector_module_path` says where it is."""
+    config = run.section("kv_transfer_config")
+    connector = config.get("kv_connector")
+    if isinstance(connector, str) and not config.get("kv_connector_module_path") and connector not in CONNECTORS:
+        near = get_close_matches(connector.lower(), [name.lower() for name in CONNECTORS], n=1, cutoff=0.6)
+        meant = next((name for name in CONNECTORS if near and name.lower() == near[0]), None)
+        yield Found(
+            place=run.place("kv_transfer_config"),
+            message=f"kv_connector is {connector}.",
+            hint=f"Use {meant}." if meant else f"Use one of {', '.join(CONNECTORS)}, or name its module.",
+        )
+
+
+SECTIONS = {
+    "eplb_config": frozenset(
+        [
+            "window_size",
+            "step_interval",
+            "num_redundant_experts",
+            "log_balancedness",
+            "log_balancedness_interval",
+            "use_async",
+            "policy",
+            "communicator",
+            "enable_migration_batching",
+        ]
+    ),
+    "kv_transfer_config": frozenset(
+        [
+            "kv_connector",
+            "engine_id",
+            "kv_buffer_device",
+            "kv_role",
+            "kv_port",
+            "kv_connector_extra_config",
+            "kv_connector_module_path",
+            "enable_permute_local_kv",
+            "kv_load_failure_policy",
+        ]
+    ),
+    "speculative_config": frozenset(
+        [
+            "enforce_eager",
+            "num_speculative_tokens",
+            "model",
+            "method",
+            "draft_tensor_parallel_size",
+            "tensor_parallel_size",
+            "quantization",
+            "moe_backend",
+            "attention_backend",
+            "kv_cache_dtype",
+            "max_model_len",
+            "revision",
+            "code_revision",
+            "index_share_for_mtp_iteration",
+            "disable_padded_drafter_batch",
+            "disable_eagle_block_drop",
+            "use_local_argmax_reduction",
+            "use_heterogeneous_vocab",
+            "prompt_lookup_max",
+            "prompt_lookup_min",
+            "parallel_drafting",
+            "target_model_config",
+            "target_parallel_config",
+            "num_speculative_tokens_per_batch_size",
+            "draft_model_config",
+            "draft_parallel_config",
+            "suffix_decoding_max_tree_depth",
+            "suffix_decoding_max_cached_requests",
+            "suffix_decoding_max_spec_factor",
+            "suffix_decoding_min_token_prob",
+            "draft_load_config",
+            "rejection_sample_method",
+            "synthetic_acceptance_rates",
+            "synthetic_acceptance_length",
+            "enable_adaptive_verification",
+            "draft_sample_method",
+            "dspark_draft_topk",
+        ]
+    ),
+}
+"""Keys of the JSON values that decide a layout, at 0.32.0 (EPLBConfig, KVTransferConfig, SpeculativeConfig)."""
+
+
+@rule(
+    id="VLL840",
+    name="unknown-key-of-a-section",
+    framework=Framework.VLLM,
+    prevents="pydantic ValidationError: Unexpected keyword argument",
+    found_at=FoundAt.START,
+    source="vllm/config/parallel.py: EPLBConfig, kv_transfer.py: KVTransferConfig, speculative.py: SpeculativeConfig",
+    since="0.32.0",
+)
+def unknown_key_of_a_section(run: VllmRun) -> Iterator[Found]:
+    """`--eplb-config`, `--kv-transfer-config` and `--speculative-config` take the keys of their class and no others."""
+    for dest, known in SECTIONS.items():
+        for key in run.section(dest):
+            if key not in known:
+                near = get_close_matches(key, sorted(known), n=1)
+                yield Found(
+                    place=run.place(dest),
+                    message=f"--{dest.replace('_', '-')} has no key {key}.",
+                    hint=f"Did you mean {near[0]}?" if near else "Remove it.",
+                )
 
 
 RULES: tuple[Rule[VllmRun], ...] = (
@@ -331,4 +501,6 @@ RULES: tuple[Rule[VllmRun], ...] = (
     model_by_flag,
     no_model,
     transfer_role,
+    known_connector,
+    unknown_key_of_a_section,
 )

@@ -1,5 +1,7 @@
 """vLLM: expert parallelism, its load balancer, and overlapped batches."""
 
+import json
+import re
 from collections.abc import Iterator
 
 from planner.readers.flag_tables import Framework
@@ -11,8 +13,7 @@ PARALLEL = "vllm/config/parallel.py: ParallelConfig"
 
 def _redundant(run: VllmRun) -> int:
     """Return the redundant experts that are asked for."""
-    value = run.section("eplb_config").get("num_redundant_experts", 0)
-    return value if isinstance(value, int) else 0
+    return whole_number(run.section("eplb_config").get("num_redundant_experts", 0)) or 0
 
 
 @rule(
@@ -122,7 +123,7 @@ def experts_divisible(run: VllmRun) -> Iterator[Found]:
     prevents="ValueError: Non-MoE models do not support external data parallel mode.",
     found_at=FoundAt.START,
     source="vllm/engine/arg_utils.py: EngineArgs.create_engine_config",
-    since="0.32.0",
+    since="0.28.0",
 )
 def external_balancer_needs_experts(run: VllmRun) -> Iterator[Found]:
     """Data-parallel ranks of a dense model have nothing to do with one another: start servers of their own."""
@@ -143,6 +144,7 @@ def external_balancer_needs_experts(run: VllmRun) -> Iterator[Found]:
     prevents="ValueError: Elastic EP is only supported with enable_eplb=True.",
     found_at=FoundAt.START,
     source=f"{PARALLEL}.__post_init__",
+    since="0.20.0",
 )
 def elastic_experts_need_the_balancer(run: VllmRun) -> Iterator[Found]:
     """Elastic expert parallelism moves experts with the load balancer, within one pipeline stage and one server."""
@@ -171,6 +173,7 @@ def elastic_experts_need_the_balancer(run: VllmRun) -> Iterator[Found]:
     prevents="ValueError: Async EPLB is only supported with the default policy, or: communicator is incompatible",
     found_at=FoundAt.START,
     source="vllm/config/parallel.py: EPLBConfig._validate_eplb_config",
+    since="0.15.0",
 )
 def asynchronous_balancer(run: VllmRun) -> Iterator[Found]:
     """A balancer that works beside the model uses the default policy and no NCCL communicator."""
@@ -186,6 +189,96 @@ def asynchronous_balancer(run: VllmRun) -> Iterator[Found]:
         )
 
 
+BALANCER_LEAST = {"window_size": 1, "step_interval": 1, "num_redundant_experts": 0, "log_balancedness_interval": 1}
+"""Least values of the balancer's whole numbers (`Field(ge=...)` and `gt` of EPLBConfig)."""
+
+
+@rule(
+    id="VLL312",
+    name="balancer-sizes",
+    framework=Framework.VLLM,
+    prevents="error: argument --eplb-config: ... Input should be greater than or equal to 0, or: a valid integer",
+    found_at=FoundAt.PARSE,
+    source="vllm/config/parallel.py: EPLBConfig",
+)
+def balancer_sizes(run: VllmRun) -> Iterator[Found]:
+    """The sizes of `--eplb-config` are whole numbers: at least 1, and at least 0 redundant experts."""
+    for key, value in run.section("eplb_config").items():
+        least = BALANCER_LEAST.get(key)
+        if least is None or isinstance(value, bool):
+            continue
+        number = whole_number(value)
+        if number is None or number < least:
+            yield Found(
+                place=run.place("eplb_config"),
+                message=f"{key} of --eplb-config is {json.dumps(value)}.",
+                hint=f"Write a whole number of {least} or more.",
+            )
+
+
+def whole_number(value: object) -> int | None:
+    """Return the whole number that pydantic makes of a JSON value, a text among them; None where it refuses it."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value):
+        return int(value)
+    return value if isinstance(value, int) else None
+
+
+OVERLAPPING = ("deepep_low_latency", "deepep_high_throughput", "nixl_ep")
+
+
+def _batches(run: VllmRun) -> int:
+    """Return the batches that a step is split into; 0 or 1 where it is not."""
+    if run.arguments.is_on("enable_dbo"):
+        return 2
+    return (run.arguments.optional_integer("ubatch_size") or 0) if run.arguments.is_given("ubatch_size") else 0
+
+
+@rule(
+    id="VLL320",
+    name="overlapped-batches-need-a-backend",
+    framework=Framework.VLLM,
+    prevents="AssertionError: Microbatching currently only supports the deepep_low_latency, deepep_high_throughput, "
+    "and nixl_ep all2all backends.",
+    found_at=FoundAt.START,
+    source="vllm/config/vllm.py: VllmConfig.__post_init__",
+    since="0.15.0",
+)
+def overlapped_batches_need_a_backend(run: VllmRun) -> Iterator[Found]:
+    """`--enable-dbo` and `--ubatch-size` overlap the exchange of tokens with experts, on backends that can do so."""
+    backend = run.arguments.text("all2all_backend")
+    if _batches(run) > 1 and backend not in OVERLAPPING:
+        yield Found(
+            place=run.place("enable_dbo", "ubatch_size"),
+            message=f"Overlapped batches with --all2all-backend {backend}.",
+            hint=f"Use one of {', '.join(OVERLAPPING)}, with its kernels installed.",
+        )
+
+
+@rule(
+    id="VLL321",
+    name="overlapped-batches-of-a-token",
+    framework=Framework.VLLM,
+    prevents="ValueError: dbo_decode_token_threshold and dbo_prefill_token_threshold must be at least the number of "
+    "microbatches",
+    found_at=FoundAt.START,
+    source=f"{PARALLEL}._verify_args",
+    since="0.30.0",
+)
+def overlapped_batches_of_a_token(run: VllmRun) -> Iterator[Found]:
+    """A step is split only where each part has a token: the thresholds are not below the number of parts."""
+    batches = _batches(run)
+    for dest in ("dbo_decode_token_threshold", "dbo_prefill_token_threshold"):
+        least = run.arguments.integer(dest)
+        if batches > 1 and least < batches:
+            yield Found(
+                place=run.place(dest),
+                message=f"--{dest.replace('_', '-')} {least} with {batches} overlapped batches.",
+                hint=f"Write {batches} or more.",
+            )
+
+
 RULES: tuple[Rule[VllmRun], ...] = (
     balancer_needs_expert_parallel,
     balancer_needs_ranks,
@@ -195,4 +288,7 @@ RULES: tuple[Rule[VllmRun], ...] = (
     external_balancer_needs_experts,
     elastic_experts_need_the_balancer,
     asynchronous_balancer,
+    balancer_sizes,
+    overlapped_batches_need_a_backend,
+    overlapped_batches_of_a_token,
 )

@@ -135,6 +135,7 @@ def tensor_parallel_in_a_node(run: VllmRun) -> Iterator[Found]:
     prevents="ValueError: Invalid data-parallel launch options: `--nnodes ...` must evenly divide the total world size",
     found_at=FoundAt.START,
     source=ENGINE,
+    since="0.28.0",
 )
 def nodes_divide_the_world(run: VllmRun) -> Iterator[Found]:
     """The nodes share the GPUs of all replicas evenly: `--nnodes` divides tp x pp x dp."""
@@ -154,6 +155,7 @@ def nodes_divide_the_world(run: VllmRun) -> Iterator[Found]:
     prevents="ValueError: Invalid data-parallel launch options: `--node-rank` must be between 0 and ...",
     found_at=FoundAt.START,
     source=ENGINE,
+    since="0.28.0",
 )
 def node_rank_in_range(run: VllmRun) -> Iterator[Found]:
     """`--node-rank` counts the nodes from 0."""
@@ -173,6 +175,7 @@ def node_rank_in_range(run: VllmRun) -> Iterator[Found]:
     prevents="ValueError: nnodes > 1 can only be set when distributed executor backend is mp, uni or ...",
     found_at=FoundAt.START,
     source=f"{PARALLEL}.__post_init__",
+    since="0.15.0",
 )
 def nodes_need_a_backend(run: VllmRun) -> Iterator[Found]:
     """`--nnodes` is multiprocessing's way over several nodes; Ray finds its nodes by itself."""
@@ -212,7 +215,7 @@ def decode_context_divides_tp(run: VllmRun) -> Iterator[Found]:
     prevents="ValueError: When PCP is enabled, DCP must be disabled, span the PCP axis, or span ...",
     found_at=FoundAt.START,
     source=f"{PARALLEL}._validate_parallel_config",
-    since="0.32.0",
+    since="0.28.0",
 )
 def decode_context_beside_prefill_context(run: VllmRun) -> Iterator[Found]:
     """With prefill context parallelism, dcp is 1, pcp or tp x pcp."""
@@ -309,11 +312,18 @@ def local_replicas_fit_the_node(run: VllmRun) -> Iterator[Found]:
     source=f"{PARALLEL}._validate_parallel_config",
 )
 def external_balancer_needs_ranks(run: VllmRun) -> Iterator[Found]:
-    """An external load balancer chooses among data-parallel ranks: dp is above 1."""
-    if run.arguments.is_on("data_parallel_external_lb") and run.dp == 1:
+    """An external load balancer chooses among data-parallel ranks: dp is above 1.
+
+    `--data-parallel-rank` says that there is one, and so does `--data-parallel-start-rank` or the hybrid balancer on a
+    node of one local rank.
+    """
+    if run.is_external and run.dp == 1:
+        dests = ("data_parallel_external_lb", "data_parallel_rank", "data_parallel_start_rank")
+        given = next((dest for dest in dests if run.arguments.is_given(dest)), "data_parallel_hybrid_lb")
+        run.require_whole()
         yield Found(
-            place=run.place("data_parallel_external_lb"),
-            message="--data-parallel-external-lb with dp 1.",
+            place=run.place(given),
+            message=f"--{given.replace('_', '-')} with dp 1.",
             hint="Give --data-parallel-size, or remove it.",
         )
 
@@ -325,6 +335,7 @@ def external_balancer_needs_ranks(run: VllmRun) -> Iterator[Found]:
     prevents="ValueError: `--data-parallel-hybrid-lb` and `--data-parallel-external-lb` cannot be enabled together.",
     found_at=FoundAt.START,
     source=ENGINE,
+    since="0.15.0",
 )
 def one_load_balancer(run: VllmRun) -> Iterator[Found]:
     """Requests are balanced by the hybrid way or by an external balancer, not both."""
@@ -374,8 +385,9 @@ def external_balancer_needs_a_rank(run: VllmRun) -> Iterator[Found]:
     source=f"{PARALLEL}.__post_init__",
 )
 def data_parallel_rank_in_range(run: VllmRun) -> Iterator[Found]:
-    """Data-parallel ranks are counted from 0."""
-    for dest in ("data_parallel_rank", "data_parallel_start_rank"):
+    """Data-parallel ranks are counted from 0. A first rank counts where it is told how many follow on the node."""
+    counts = run.arguments.is_given("data_parallel_size_local") and not run.arguments.is_given("data_parallel_rank")
+    for dest in ("data_parallel_rank", *(("data_parallel_start_rank",) if counts else ())):
         rank = run.arguments.optional_integer(dest)
         if rank is not None and run.dp > 1 and not 0 <= rank < run.dp:
             yield Found(
@@ -414,6 +426,7 @@ def hybrid_balancer_needs_local_ranks(run: VllmRun) -> Iterator[Found]:
     "parallel node groups",
     found_at=FoundAt.START,
     source=f"{PARALLEL}.nnodes_within_dp",
+    since="0.32.0",
 )
 def node_groups_divide(run: VllmRun) -> Iterator[Found]:
     """The nodes fall into groups of dp / local ranks: that divides `--nnodes`."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from planner.emit.vllm import config_name, emit_vllm, script_name
+from planner.emit.vllm import config_name
 from planner.errors import InputError
 from planner.readers.vllm_engine import settings_of, shape_of
 from planner.readers.vllm_run import read_vllm_config, read_vllm_runs
@@ -27,6 +27,7 @@ from planner.serving_layout import (
 )
 from planner.validation.judge import judged_text
 from planner.validation.sources import Asked, read_source
+from tests.emitted.started_servers import started
 
 VERSION = "0.32.0"
 DENSE, EXPERTS = "meta-llama/Llama-3.1-70B-Instruct", "Qwen/Qwen3-235B-A22B"
@@ -110,31 +111,6 @@ def layout_of(
     told = EngineSettings(max_num_seqs=64, max_num_batched_tokens=4096, max_model_len=8192, gpu_memory_utilization=0.9)
     pool = Pool(name="server", role=Role.BOTH, replicas=1, shape=shape, settings=told, gpu="h100", gpus_per_node=8)
     return ServingLayout(model=model, pools=(pool,), executor=executor)
-
-
-def started(folder: Path, layout: ServingLayout, **environment: str) -> list[str]:
-    """Return the words that vLLM gets on a node, from a stand-in that writes them down."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in emit_vllm(layout).items():
-        (folder / name).write_text(text, encoding="utf-8")
-    programs = folder / "bin"
-    programs.mkdir(exist_ok=True)
-    for name, body in {
-        "vllm": 'printf "%s\\n" "$@" "devices=${CUDA_VISIBLE_DEVICES:-all}"',
-        "ray": 'case "$*" in list*) printf "node_id\\n%.0s" 1 2 3 4;; *--block*) echo joined;; esac',
-    }.items():
-        (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
-        (programs / name).chmod(0o755)
-    result = subprocess.run(
-        ["bash", script_name(layout.pools[0])],
-        cwd=folder,
-        env={"PATH": f"{programs}:/usr/bin:/bin", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.splitlines()
 
 
 CASES: Mapping[str, tuple[EngineShape, Executor, Mapping[str, str], list[str]]] = {

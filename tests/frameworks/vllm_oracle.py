@@ -22,6 +22,7 @@ import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,9 @@ from tests.frameworks.forks import answer_in_a_fork
 from tests.frameworks.vllm_platform import Gpu
 
 CONFIG_NAME = "serve.yaml"
+MISSING = re.compile(r"No module named|requires the NIXL package")
+"""What vLLM says of packages that are not here."""
+
 MULTIPROCESSORS = 132
 
 
@@ -82,7 +86,7 @@ def level(name: str) -> Iterator[None]:
         raise RefusalError(name, last) from None
     except Exception as error:  # noqa: BLE001 - whatever vLLM raises is its answer
         words = " ".join(str(error).split()) or type(error).__name__
-        missing = isinstance(error, AttributeError | ImportError) or "No module named" in words
+        missing = isinstance(error, AttributeError | ImportError) or MISSING.search(words) is not None
         raise RefusalError("not_judged" if missing else name, words) from None
 
 

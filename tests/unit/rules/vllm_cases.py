@@ -63,6 +63,14 @@ CASES: Mapping[str, str] = {
         """ --eplb-config '{"use_async": true, "communicator": "pynccl"}'""",
         model=EXPERTS,
     ),
+    "VLL312": serve(
+        """-tp 4 --enable-expert-parallel --enable-eplb --eplb-config '{"window_size": 0}'""", model=EXPERTS
+    ),
+    "VLL320": serve("-tp 4 --enable-expert-parallel --enable-dbo", model=EXPERTS),
+    "VLL321": serve(
+        "-tp 4 --enable-expert-parallel --enable-dbo --all2all-backend nixl_ep --dbo-decode-token-threshold 1",
+        model=EXPERTS,
+    ),
     "VLL801": serve("-tp 8 --max-num-seqs 0"),
     "VLL802": serve("-tp 8 --gpu-memory-utilization 90"),
     "VLL810": serve("-tp 8 --max-num-seqs 4096 --max-num-batched-tokens 2048"),
@@ -78,4 +86,6 @@ CASES: Mapping[str, str] = {
     "VLL820": "vllm serve --model meta-llama/Llama-3.1-70B-Instruct -tp 8\n",
     "VLL821": "vllm serve -tp 1\n",
     "VLL830": serve("-tp 8 --kv-transfer-config.kv_connector NixlConnector"),
+    "VLL831": serve("-tp 8 --kv-transfer-config.kv_connector NIXLConnector --kv-transfer-config.kv_role kv_both"),
+    "VLL840": serve("-tp 4 --enable-expert-parallel --enable-eplb --eplb-config.step 9", model=EXPERTS),
 }

@@ -1,0 +1,136 @@
+"""vLLM itself takes what is emitted for it: the words that bash starts on the first and the last node, and the YAML."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from planner.documents import load_document
+from planner.emit.vllm import config_name, emit_vllm
+from planner.errors import InputError
+from planner.schema.serving_layout import serving_layout_from_document
+from planner.serving_layout import EngineSettings, EngineShape, Pool, Role, ServingLayout, check_layout
+from tests.corpora.vllm_bases import LAYOUT_FILE, PUBLISHED, ROOT
+from tests.emitted.started_servers import started
+from tests.frameworks.judge_vllm_corpus import models
+from tests.frameworks.vllm_environment import Job, Verdict, ask_vllm
+
+SEED = 20261122
+DRAWN = 12
+DENSE, LATENT = "meta-llama/Llama-3.1-70B-Instruct", "deepseek-ai/DeepSeek-V3"
+EXAMPLES = tuple(sorted(path.parent.name for path in ROOT.glob(f"examples/*/{LAYOUT_FILE}")))
+
+pytestmark = pytest.mark.frameworks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node of an engine of a pool."""
+
+    layout: ServingLayout
+    pool: Pool
+    rank: int
+
+
+def drawn_layouts() -> Iterator[ServingLayout]:
+    """Yield layouts without end that nodes can hold: every axis, alone or split into roles."""
+    draw = random.Random(SEED)
+    while True:
+        model = draw.choice((DENSE, LATENT))
+        roles = draw.choice(((Role.BOTH,), (Role.PREFILL, Role.DECODE)))
+        pools = tuple(_pool(draw, role, model=model) for role in roles)
+        connector = "NixlConnector" if len(roles) == 2 else None
+        layout = ServingLayout(model=model, pools=pools, connector=connector)
+        try:
+            check_layout(layout)
+        except InputError:
+            continue
+        yield layout
+
+
+def _pool(draw: random.Random, role: Role, *, model: str) -> Pool:
+    sparse = model == LATENT
+    tp = draw.choice((1, 2, 4, 8, 16))
+    expert_parallel = sparse and draw.random() < 0.7
+    dp = draw.choice((1, 2, 4, 8, 16))
+    redundant = draw.choice((None, 0, 32)) if expert_parallel and tp * dp > 1 else None
+    length = draw.choice((4096, 32768, 131072))
+    sequences = draw.choice((1, 64, 192, 1000))
+    chunked = draw.random() < 0.7
+    by_share = draw.random() < 0.5
+    return Pool(
+        name=role.value,
+        role=role,
+        replicas=1,
+        shape=EngineShape(
+            tp=tp,
+            pp=draw.choice((1, 1, 2)),
+            dp=dp,
+            dcp=draw.choice((1, 2)) if sparse and tp > 1 else 1,
+            expert_parallel=expert_parallel,
+        ),
+        settings=EngineSettings(
+            max_num_seqs=sequences,
+            max_num_batched_tokens=draw.choice((2048, 8192)) if chunked else length,
+            max_model_len=length,
+            gpu_memory_utilization=0.92 if by_share else None,
+            kv_cache_memory_bytes=None if by_share else 20 << 30,
+            block_size=draw.choice((None, 64)),
+            kv_cache_dtype=draw.choice(("auto", "fp8")),
+            dtype="bfloat16",
+            chunked_prefill=chunked,
+            prefix_caching=draw.random() < 0.5,
+            redundant_experts=redundant,
+        ),
+        gpu="h100-sxm-80gb",
+        gpus_per_node=8,
+    )
+
+
+def nodes() -> dict[str, Node]:
+    """Return the first and the last node of an engine of every pool of the examples and of drawn layouts, by name."""
+    files = {name: load_document(ROOT / "examples" / name / LAYOUT_FILE) for name in EXAMPLES}
+    layouts = {name: serving_layout_from_document(file) for name, file in files.items()}
+    layouts |= {f"drawn {index}": layout for index, layout in zip(range(DRAWN), drawn_layouts(), strict=False)}
+    return {
+        f"{name}, {pool.name}, node {rank}": Node(layout=layout, pool=pool, rank=rank)
+        for name, layout in layouts.items()
+        for pool in layout.pools
+        for rank in sorted({0, pool.nodes_per_replica - 1})
+    }
+
+
+def job_of(folder: Path, node: Node) -> Job:
+    """Return what vLLM is asked of a node."""
+    words = started(
+        folder, node.layout, node.pool, HEAD_ADDR="10.0.0.1", NODE_ADDR="10.0.0.1", NODE_RANK=str(node.rank)
+    )
+    assert words[0] == "serve"
+    assert words[-1].startswith("devices=")
+    return Job(
+        arguments=tuple(words[1:-1]),
+        config_text=emit_vllm(node.layout)[config_name(node.pool)],
+        model=models()[PUBLISHED[node.layout.model]],
+        gpus_per_node=node.pool.gpus_per_node,
+    )
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
+    jobs = {name: job_of(tmp_path_factory.mktemp("node"), node) for name, node in nodes().items()}
+    return dict(zip(jobs, ask_vllm(list(jobs.values())), strict=True))
+
+
+@pytest.mark.parametrize("name", nodes())
+def test_vllm_takes_the_files_and_means_the_plan(name: str, verdicts: dict[str, Verdict]) -> None:
+    verdict, pool = verdicts[name], nodes()[name].pool
+    assert (verdict.failed_level, verdict.error) == ("", "")
+    resolved = verdict.resolved
+    assert resolved["max_num_seqs"] == pool.settings.max_num_seqs
+    assert resolved["max_num_batched_tokens"] == pool.settings.max_num_batched_tokens
+    assert resolved["max_model_len"] == pool.settings.max_model_len
+    assert resolved["world_size"] == pool.shape.rank_gpus
+    assert resolved["data_parallel_size"] == pool.shape.dp
+    assert resolved["enable_expert_parallel"] == pool.shape.expert_parallel
