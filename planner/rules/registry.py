@@ -40,7 +40,12 @@ MODULES: Mapping[Framework, tuple[str, ...]] = {
         "planner.rules.deepspeed_batch",
         "planner.rules.deepspeed_optimizer",
     ),
-    Framework.VLLM: ("planner.rules.vllm_mesh", "planner.rules.vllm_experts", "planner.rules.vllm_engine"),
+    Framework.VLLM: (
+        "planner.rules.vllm_mesh",
+        "planner.rules.vllm_experts",
+        "planner.rules.vllm_engine",
+        "planner.rules.vllm_sections",
+    ),
 }
 """Modules whose `RULES` look at a run of each framework."""
 

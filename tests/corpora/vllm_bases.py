@@ -113,8 +113,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "cache passed on": (
         "llama-3.1-70b",
         (
-            """--tensor-parallel-size 8 --kv-transfer-config '{"kv_connector": "NixlConnector", "kv_role": "kv_both"}'"""
-            " --max-num-seqs 64"
+            "--tensor-parallel-size 8 --kv-transfer-config"
+            """ '{"kv_connector": "NixlConnector", "kv_role": "kv_both"}' --max-num-seqs 64"""
         ),
     ),
     "drafts": (

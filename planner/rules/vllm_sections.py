@@ -1,0 +1,191 @@
+"""vLLM: what stands in the JSON values that pass caches on, balance experts and draft tokens.
+
+Connectors and keys are those of vLLM 0.32.0; a framework test holds them against vLLM's own.
+"""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+
+from planner.readers.flag_tables import Framework
+from planner.readers.vllm_run import VllmRun
+from planner.rules.rule import Found, FoundAt, Rule, rule
+
+
+@rule(
+    id="VLL830",
+    name="transfer-role",
+    framework=Framework.VLLM,
+    prevents="ValueError: Unsupported kv_role: ..., or: Please specify kv_role when kv_connector is set",
+    found_at=FoundAt.START,
+    source="vllm/config/kv_transfer.py: KVTransferConfig.__post_init__",
+)
+def transfer_role(run: VllmRun) -> Iterator[Found]:
+    """A server that passes its cache on says which way: kv_producer, kv_consumer or kv_both."""
+    config = run.section("kv_transfer_config")
+    if not config:
+        return
+    role, connector = config.get("kv_role"), config.get("kv_connector")
+    if connector is not None and role is None:
+        yield Found(
+            place=run.place("kv_transfer_config"),
+            message=f"kv_connector {connector} without kv_role.",
+            hint="Add kv_role: kv_producer, kv_consumer or kv_both.",
+        )
+    elif connector is None and role is not None:
+        yield Found(
+            place=run.place("kv_transfer_config"),
+            message=f"kv_role {role} without kv_connector.",
+            hint="Name the connector, such as NixlConnector.",
+        )
+    elif role is not None and role not in {"kv_producer", "kv_consumer", "kv_both"}:
+        yield Found(
+            place=run.place("kv_transfer_config"),
+            message=f"kv_role is {role}.",
+            hint="Use kv_producer, kv_consumer or kv_both.",
+        )
+
+
+CONNECTORS = (
+    "DecodeBenchConnector",
+    "ExampleConnector",
+    "ExampleHiddenStatesConnector",
+    "FlexKVConnectorV1",
+    "HF3FSKVConnector",
+    "HiSparseConnector",
+    "LMCacheConnectorV1",
+    "LMCacheMPConnector",
+    "MoRIIOConnector",
+    "MooncakeConnector",
+    "MooncakeStoreConnector",
+    "MultiConnector",
+    "NixlConnector",
+    "NixlPullConnector",
+    "NixlPushConnector",
+    "OffloadingConnector",
+    "SimpleCPUOffloadConnector",
+)
+"""What vLLM 0.32.0 registers (vllm/distributed/kv_transfer/kv_connector/factory.py)."""
+
+
+@rule(
+    id="VLL831",
+    name="known-connector",
+    framework=Framework.VLLM,
+    prevents="ValueError: Unsupported connector type: ...",
+    found_at=FoundAt.START,
+    source="vllm/distributed/kv_transfer/kv_connector/factory.py: KVConnectorFactory.get_connector_class",
+    since="0.32.0",
+)
+def known_connector(run: VllmRun) -> Iterator[Found]:
+    """The connector is one of vLLM's, or `kv_connector_module_path` says where it is."""
+    config = run.section("kv_transfer_config")
+    connector = config.get("kv_connector")
+    if isinstance(connector, str) and not config.get("kv_connector_module_path") and connector not in CONNECTORS:
+        near = get_close_matches(connector.lower(), [name.lower() for name in CONNECTORS], n=1, cutoff=0.6)
+        meant = next((name for name in CONNECTORS if near and name.lower() == near[0]), None)
+        yield Found(
+            place=run.place("kv_transfer_config"),
+            message=f"kv_connector is {connector}.",
+            hint=f"Use {meant}." if meant else f"Use one of {', '.join(CONNECTORS)}, or name its module.",
+        )
+
+
+SECTIONS = {
+    "eplb_config": frozenset(
+        [
+            "window_size",
+            "step_interval",
+            "num_redundant_experts",
+            "log_balancedness",
+            "log_balancedness_interval",
+            "use_async",
+            "policy",
+            "communicator",
+            "enable_migration_batching",
+        ]
+    ),
+    "kv_transfer_config": frozenset(
+        [
+            "kv_connector",
+            "engine_id",
+            "kv_buffer_device",
+            "kv_role",
+            "kv_port",
+            "kv_connector_extra_config",
+            "kv_connector_module_path",
+            "enable_permute_local_kv",
+            "kv_load_failure_policy",
+        ]
+    ),
+    "speculative_config": frozenset(
+        [
+            "enforce_eager",
+            "num_speculative_tokens",
+            "model",
+            "method",
+            "draft_tensor_parallel_size",
+            "tensor_parallel_size",
+            "quantization",
+            "moe_backend",
+            "attention_backend",
+            "kv_cache_dtype",
+            "max_model_len",
+            "revision",
+            "code_revision",
+            "index_share_for_mtp_iteration",
+            "disable_padded_drafter_batch",
+            "disable_eagle_block_drop",
+            "use_local_argmax_reduction",
+            "use_heterogeneous_vocab",
+            "prompt_lookup_max",
+            "prompt_lookup_min",
+            "parallel_drafting",
+            "target_model_config",
+            "target_parallel_config",
+            "num_speculative_tokens_per_batch_size",
+            "draft_model_config",
+            "draft_parallel_config",
+            "suffix_decoding_max_tree_depth",
+            "suffix_decoding_max_cached_requests",
+            "suffix_decoding_max_spec_factor",
+            "suffix_decoding_min_token_prob",
+            "draft_load_config",
+            "rejection_sample_method",
+            "synthetic_acceptance_rates",
+            "synthetic_acceptance_length",
+            "enable_adaptive_verification",
+            "draft_sample_method",
+            "dspark_draft_topk",
+        ]
+    ),
+}
+"""Keys of the JSON values that decide a layout, at 0.32.0 (EPLBConfig, KVTransferConfig, SpeculativeConfig)."""
+
+
+@rule(
+    id="VLL840",
+    name="unknown-key-of-a-section",
+    framework=Framework.VLLM,
+    prevents="pydantic ValidationError: Unexpected keyword argument",
+    found_at=FoundAt.START,
+    source="vllm/config/parallel.py: EPLBConfig, kv_transfer.py: KVTransferConfig, speculative.py: SpeculativeConfig",
+    since="0.32.0",
+)
+def unknown_key_of_a_section(run: VllmRun) -> Iterator[Found]:
+    """`--eplb-config`, `--kv-transfer-config` and `--speculative-config` take the keys of their class and no others."""
+    for dest, known in SECTIONS.items():
+        for key in run.section(dest):
+            if key not in known:
+                near = get_close_matches(key, sorted(known), n=1)
+                yield Found(
+                    place=run.place(dest),
+                    message=f"--{dest.replace('_', '-')} has no key {key}.",
+                    hint=f"Did you mean {near[0]}?" if near else "Remove it.",
+                )
+
+
+RULES: tuple[Rule[VllmRun], ...] = (
+    transfer_role,
+    known_connector,
+    unknown_key_of_a_section,
+)
