@@ -6,7 +6,6 @@ import subprocess
 import pytest
 
 from planner.rules.vllm_sections import CONNECTORS, SECTIONS
-
 from tests.corpora.vllm_verdicts import Stored, corpus, stored_verdicts
 from tests.frameworks.judge_vllm_corpus import judged
 from tests.frameworks.vllm_environment import ROOT, environment, vllm_python

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 from tests.frameworks import vllm_platform
 
@@ -27,4 +28,4 @@ if __name__ == "__main__":
     vllm_platform.quiet()
     vllm_platform.stand_in_for_kernels()
     vllm_platform.claim(vllm_platform.H100)
-    print(json.dumps(sections()))
+    sys.stdout.write(json.dumps(sections()))
