@@ -168,6 +168,9 @@ class ServingLayout:
         return any(pool.role is not Role.BOTH for pool in self.pools)
 
 
+NIXL = "NixlConnector"
+
+
 def check_layout(layout: ServingLayout) -> None:
     """Raise `InputError` for pools that cannot work together, or an engine that its nodes cannot hold."""
     drafts = [pool.settings.draft.model for pool in layout.pools if pool.settings.draft is not None]
@@ -191,6 +194,11 @@ def check_layout(layout: ServingLayout) -> None:
         raise InputError("Two pools have one name.", hint="Their files are called after it.")
     for pool in layout.pools:
         _check_pool(pool)
+        if layout.connector == NIXL and pool.shape.dcp not in {1, max(pool.shape.tp, pool.shape.pcp)}:
+            raise InputError(
+                f"Pool {pool.name}: dcp {pool.shape.dcp} with tp {pool.shape.tp}, pcp {pool.shape.pcp} and {NIXL}.",
+                hint="It passes on caches that lie whole on every rank, or in parts on all of them: dcp is 1 or tp.",
+            )
 
 
 def _check_pool(pool: Pool) -> None:

@@ -79,11 +79,12 @@ def least_value(run: VllmRun) -> Iterator[Found]:
         if dest not in run.arguments.table.defaults or not run.arguments.is_given(dest):
             continue
         value = run.arguments.optional_integer(dest)
-        if value is not None and value < least:
+        is_no_length = dest == "max_model_len" and value == 0
+        if value is not None and (value < least or is_no_length):
             yield Found(
                 place=run.place(dest),
                 message=f"--{dest.replace('_', '-')} is {value}.",
-                hint=f"Write {least} or more.",
+                hint="Write 1 or more, or auto." if dest == "max_model_len" else f"Write {least} or more.",
             )
 
 

@@ -184,8 +184,55 @@ def unknown_key_of_a_section(run: VllmRun) -> Iterator[Found]:
                 )
 
 
+@rule(
+    id="VLL832",
+    name="nixl-decode-context",
+    framework=Framework.VLLM,
+    prevents="AssertionError: decode_context_parallel_size=... must be 1 or equal to the NIXL transfer "
+    "parallel size=..., or: PD with decode_context_parallel_size > 1 is only supported for MLA models.",
+    found_at=FoundAt.START,
+    source="vllm/config/vllm.py: VllmConfig.__post_init__",
+    since="0.30.0",
+)
+def nixl_decode_context(run: VllmRun) -> Iterator[Found]:
+    """What NIXL passes on lies whole on every rank, or in parts on all: dcp is 1 or tp (pcp, if that is larger).
+
+    Parts are for multi-head latent attention alone.
+    """
+    if run.dcp == 1 or run.section("kv_transfer_config").get("kv_connector") != "NixlConnector":
+        return
+    whole = max(run.tp, run.pcp)
+    if run.dcp != whole or not run.model.is_latent:
+        yield Found(
+            place=run.place("decode_context_parallel_size"),
+            message=f"dcp {run.dcp} with tp {run.tp}, pcp {run.pcp} and NixlConnector.",
+            hint=f"Use dcp 1 or {whole}." if run.model.is_latent else "Remove it.",
+        )
+
+
+@rule(
+    id="VLL833",
+    name="drafts-of-no-model-need-a-number",
+    framework=Framework.VLLM,
+    prevents="ValueError: num_speculative_tokens must be provided with speculative model",
+    found_at=FoundAt.START,
+    source="vllm/config/speculative.py: SpeculativeConfig._verify_args",
+)
+def drafts_of_no_model_need_a_number(run: VllmRun) -> Iterator[Found]:
+    """Where no draft model says how many tokens it guesses, `num_speculative_tokens` does: with the method ngram."""
+    config = run.section("speculative_config")
+    if config.get("method") == "ngram" and config.get("num_speculative_tokens") is None:
+        yield Found(
+            place=run.place("speculative_config"),
+            message="--speculative-config has the method ngram and no num_speculative_tokens.",
+            hint="Say how many tokens to guess, such as 4.",
+        )
+
+
 RULES: tuple[Rule[VllmRun], ...] = (
     transfer_role,
     known_connector,
+    nixl_decode_context,
+    drafts_of_no_model_need_a_number,
     unknown_key_of_a_section,
 )

@@ -15,7 +15,8 @@ from tests.corpora.vllm_mutations import DEGREES, SWITCHES, Mutation, unchanged
 from tests.corpora.vllm_verdicts import COUNT, SEEN_BY_VLLM, corpus, errors_of, mutations, stored_verdicts
 
 LEAST_AGREEMENT = 0.97
-LAYOUT_FLAGS = frozenset({*DEGREES, *SWITCHES, "-tp", "-pp", "--eplb-config", "--data-parallel-address"})
+MESH = {flag for flag in DEGREES if not flag.startswith("--max-")}
+LAYOUT_FLAGS = frozenset({*MESH, *SWITCHES, "-tp", "-pp", "--eplb-config", "--data-parallel-address"})
 """Flags that say how a server is laid out over its GPUs."""
 
 STRICTER: Mapping[str, str] = {

@@ -16,7 +16,7 @@ from tests.corpora.vllm_bases import bases
 from tests.corpora.vllm_mutations import VERSION, Mutation, drawn, unchanged
 
 STORED = Path(__file__).parent / f"vllm-{VERSION}.json"
-COUNT = 300
+COUNT = 400
 GPUS_PER_NODE = 8
 NOT_JUDGED = "not_judged"
 

@@ -274,6 +274,14 @@ def test_the_script_is_read_together_with_its_configuration(tmp_path: Path) -> N
 
 LAYOUT = layout_of(EngineShape(tp=8))
 REFUSED = {
+    "dcp 2 with tp 8, pcp 1 and NixlConnector": ServingLayout(
+        model=DENSE,
+        connector="NixlConnector",
+        pools=tuple(
+            replace(LAYOUT.pools[0], name=role.value, role=role, shape=EngineShape(tp=8, dcp=2))
+            for role in (Role.PREFILL, Role.DECODE)
+        ),
+    ),
     "has a connector and no split": replace(LAYOUT, connector="NixlConnector"),
     "do not fill nodes of 8": layout_of(EngineShape(tp=3, dp=5)),
     "have the roles decode": replace(LAYOUT, pools=(replace(LAYOUT.pools[0], role=Role.DECODE),)),

@@ -87,5 +87,10 @@ CASES: Mapping[str, str] = {
     "VLL821": "vllm serve -tp 1\n",
     "VLL830": serve("-tp 8 --kv-transfer-config.kv_connector NixlConnector"),
     "VLL831": serve("-tp 8 --kv-transfer-config.kv_connector NIXLConnector --kv-transfer-config.kv_role kv_both"),
+    "VLL832": serve(
+        "-tp 8 -dcp 2 --kv-transfer-config.kv_connector NixlConnector --kv-transfer-config.kv_role kv_both",
+        model=EXPERTS,
+    ),
+    "VLL833": serve("""-tp 8 --speculative-config '{"method": "ngram", "prompt_lookup_max": 4}'"""),
     "VLL840": serve("-tp 4 --enable-expert-parallel --enable-eplb --eplb-config.step 9", model=EXPERTS),
 }
