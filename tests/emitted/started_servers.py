@@ -7,7 +7,7 @@ from planner.emit.vllm import emit_vllm, script_name
 from planner.serving_layout import Pool, ServingLayout
 
 
-def started(folder: Path, layout: ServingLayout, pool: Pool | None = None, **environment: str) -> list[str]:
+def started(folder: Path, layout: ServingLayout, pool: Pool | None = None, /, **environment: str) -> list[str]:
     """Return the words that vLLM gets on a node of a pool, the first one unless it is named."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in emit_vllm(layout).items():

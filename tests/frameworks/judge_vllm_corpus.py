@@ -6,6 +6,7 @@ tested without any framework; a test of this folder judges a sample again.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from itertools import islice
@@ -19,6 +20,8 @@ from tests.frameworks.vllm_environment import Job, ask_vllm
 
 PUBLISHED = Path(__file__).parents[1] / "unit" / "planner" / "published_configs.jsonl"
 LONGEST_ERROR = 200
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""What differs from process to process."""
 
 
 @cache
@@ -44,7 +47,7 @@ def judged(runs: Sequence[Mutation]) -> list[dict[str, str]]:
         {
             "run": run.name,
             "failed_level": verdict.failed_level,
-            "error": " ".join(verdict.error.split())[:LONGEST_ERROR],
+            "error": ADDRESS.sub("", " ".join(verdict.error.split()))[:LONGEST_ERROR],
         }
         for run, verdict in zip(runs, ask_vllm([job_of(run) for run in runs]), strict=True)
     ]
