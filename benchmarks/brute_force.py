@@ -106,16 +106,19 @@ def placed_layouts(run: Run, *, uneven: bool = False) -> Iterator[PlacedModel]:
 
 
 def hosted_layouts(
-    run: Run, parts: Sequence[float], *, uneven: bool = False
+    run: Run, parts: Sequence[float], *, parameters: bool = False, uneven: bool = False
 ) -> Iterator[tuple[Layout, int, HostMemory, Callable[[], float]]]:
-    """Yield every layout with each part of the optimizer's states on the hosts: its peak bytes, its nodes, its step."""
+    """Yield every layout with each part of the optimizer's states on the hosts: its peak bytes, its nodes, its step.
+
+    With `parameters` all have the weights there too.
+    """
     cost_model = cost_model_on(run.cluster, CAPABILITIES[run.request.target].software)
-    for kept in placed_layouts(replace(run, offloaded=True), uneven=uneven):
+    for kept in placed_layouts(replace(run, offloaded=True, parameters=parameters), uneven=uneven):
         sharded = kept.layout.zero_stage == 3
         for part in parts:
             if sharded and part < 1.0:
                 continue
-            offload = Offload(optimizer_fraction=part, overlapped=not sharded)
+            offload = Offload(optimizer_fraction=part, overlapped=not sharded, parameters=parameters)
             placed = replace(kept, layout=replace(kept.layout, offload=offload))
             hosted = host_memory(placed, run.cluster)
             assert hosted is not None, "what is offloaded has a ledger"

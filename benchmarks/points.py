@@ -64,12 +64,14 @@ class Run:
         request: What is asked.
         offloaded: Every layout has a part of the optimizer's states on the hosts, or with sharded weights all of them;
             which part is not said here.
+        parameters: Every layout has the weights there too.
     """
 
     model: ModelSpec
     cluster: Cluster
     request: PlanRequest
     offloaded: bool = False
+    parameters: bool = False
 
     @property
     def workload(self) -> TrainWorkload:
@@ -280,6 +282,8 @@ def shardings(mesh: Mesh, run: Run) -> list[tuple[int, int, int]]:
     """Return (zero_stage, state_replicas, secondary_shard) of every way to shard states."""
     ranks = mesh.dp * mesh.cp
     if ranks == 1 and not (run.model.has_experts and mesh.edp > 1):
+        if run.parameters:
+            return [(3, 1, 1)]
         if run.request.target is not Target.DEEPSPEED:
             return [(int(_has_low_states(run) or run.offloaded), 1, 1)]
         # DeepSpeed keeps gradients of a backward pass in 16 bit with stage 1, and adds them up at once with stage 2.
@@ -349,6 +353,8 @@ def _target_has_use(use: Use, mesh: Mesh, run: Run) -> bool:
         return False
     hosted = {Target.MEGATRON: (1,), Target.DEEPSPEED: (3,)}.get(run.request.target, (1, 3))
     if run.offloaded and (low or adapters or not shardable or zero not in hosted):
+        return False
+    if run.parameters and (zero != 3 or use.secondary_shard > 1 or run.request.target is Target.MEGATRON):
         return False
     match run.request.target:
         case Target.DEEPSPEED:
@@ -543,6 +549,7 @@ def is_proved(layout: Layout, run: Run) -> bool:
         and layout.recompute in recomputes(mesh, use.vpp, run)
         and (use.vpp == 1 or counts == interleaved_split(run.model.num_layers, stages))
         and (layout.offload is not None) == run.offloaded
+        and layout.parameters_on_host == run.parameters
         and replace(layout, stages=stages_from_counts((0,) * stages), offload=None)
         == point(mesh, use, layout.recompute, run)
     )

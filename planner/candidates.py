@@ -104,7 +104,11 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
         micro_batch_size=int(points.micro_batch_size_X[index]),
         num_microbatches=int(points.num_microbatches_X[index]),
         recompute=recompute,
-        offload=Offload(optimizer_fraction=offloaded / 100, overlapped=zero_stage < SHARDED_WEIGHTS)
+        offload=Offload(
+            optimizer_fraction=offloaded / 100,
+            overlapped=zero_stage < SHARDED_WEIGHTS,
+            parameters=bool(points.parameter_offload_X[index]),
+        )
         if offloaded
         else None,
         capabilities=table.capabilities,

@@ -194,12 +194,24 @@ def _robust(cluster: Cluster, request: PlanRequest, document: Document) -> Itera
 
 
 def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iterator[InputError]:
-    """Yield states that are to go to hosts of nodes that differ."""
-    if cluster.unequal is not None and any(request.constraints.optimizer_offload or ()):
+    """Yield states or weights that are to go to hosts of nodes that differ, and weights that are to go alone."""
+    constraints = request.constraints
+    for name, what, asked in (
+        ("optimizer_offload", "states", any(constraints.optimizer_offload or ())),
+        ("parameter_offload", "weights", constraints.parameter_offload is True),
+    ):
+        if cluster.unequal is not None and asked:
+            yield InputError(
+                f"`{name}` asks for {what} on the hosts, which is not searched where nodes differ.",
+                location=document.locate(("constraints", name)),
+                hint="Leave it out, or describe equal nodes.",
+            )
+    parts = constraints.optimizer_offload
+    if constraints.parameter_offload and parts is not None and 1.0 not in parts:
         yield InputError(
-            "`optimizer_offload` asks for states on the hosts, which is not searched where nodes differ.",
-            location=document.locate(("constraints", "optimizer_offload")),
-            hint="Leave it out, or describe equal nodes.",
+            "`parameter_offload` asks for weights on the hosts, and `optimizer_offload` forbids all states there.",
+            location=document.locate(("constraints", "parameter_offload")),
+            hint="Add 1 to `optimizer_offload`, or leave it out.",
         )
 
 

@@ -431,13 +431,20 @@ class CostTable:
         updated_X = updated_elements(dense=dense_X, expert=expert_X, **_state_ranks(points))
         sharded_X = points.zero_stage_X == SHARDED_WEIGHTS
         columns = np.stack(
-            [points.optimizer_offload_X, points.least_offload_X, updated_X, dense_X + expert_X, sharded_X]
+            [
+                points.optimizer_offload_X,
+                points.least_offload_X,
+                updated_X,
+                dense_X + expert_X,
+                sharded_X,
+                points.parameter_offload_X,
+            ]
         )
         first, index_X = distinct_columns(columns)
         seconds = []
-        for most, least, updated, whole, sharded in columns[:, first].T.tolist():
+        for most, least, updated, whole, sharded, parameters in columns[:, first].T.tolist():
             if sharded:
-                step = sharded_step(updated=updated, workload=self.workload)
+                step = sharded_step(updated=updated, workload=self.workload, parameters=bool(parameters))
             else:
                 step = hosted_step(
                     updated=updated,

@@ -31,7 +31,14 @@ from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
 from planner.layout import Granularity, Layout, Offload, Recompute, Stage
 from planner.memory import ASSUMED_SOURCES, memory_ledger, peak_memory_bytes
 from planner.node_costs import part_costs
-from planner.offload import gradient_copies, hosted_seconds, hosted_step_of, operations_of
+from planner.offload import (
+    gradient_copies,
+    hosted_seconds,
+    hosted_step_of,
+    operations_of,
+    parameter_copies,
+    waited_for_link_seconds,
+)
 from planner.placement import PlacedModel
 from planner.plan import MemoryLine, TimeLine
 from planner.pricing import launches_seconds, price_steps, restart_seconds
@@ -41,7 +48,7 @@ from planner.shard import RankLayer
 from planner.steps import Step, Term
 from profiles.estimate import CostModel, Source
 from profiles.hardware import Cluster
-from profiles.ops import Collective
+from profiles.ops import Collective, HostCopy
 from profiles.unequal import UnequalCostModel
 
 RECOMPUTATION = "recomputation"
@@ -301,10 +308,11 @@ class _Evaluator:
             for collectives in (traffic.reduce, traffic.gather, traffic.gather_again)
         )
 
-        for copy in gradient_copies(trainable, layout, placed.workload):
-            estimate = self.cost_model.compute(copy)
-            self.note(DATA_PARALLEL, estimate.source, estimate.note)
-            reduce_seconds += estimate.seconds
+        down_seconds = self._copied_seconds(gradient_copies(trainable, layout, placed.workload))
+        up_seconds = self._copied_seconds(parameter_copies(everything, layout, placed.workload))
+        reduce_seconds += down_seconds
+        gather_seconds += up_seconds
+        again_seconds += up_seconds
 
         def exposed(seconds: float, beside_seconds: float, *, overlapped: bool) -> float:
             timed = TimedTraffic(
@@ -319,16 +327,21 @@ class _Evaluator:
         gather_backward = exposed(again_seconds, backward, overlapped=overlap.param_gather)
         reduced = exposed(reduce_seconds, backward, overlapped=overlap.grad_reduce)
         # Once a step, or (gradients or weights sharded too) for every micro-batch.
-        first_extra, last_extra = gather_forward, reduced
+        first_extra, last_extra, backward_alone = gather_forward, reduced, backward
         if layout.zero_stage >= 2:
             last_extra = 0.0
             terms[DATA_PARALLEL] += reduced
             backward += reduced
         if layout.zero_stage == 3:
             first_extra = 0.0
-            terms[DATA_PARALLEL] += gather_forward + gather_backward
+            link = waited_for_link_seconds(
+                down_seconds + up_seconds,
+                beside_seconds=backward_alone,
+                waited_seconds=reduced + gather_backward,
+            )
+            terms[DATA_PARALLEL] += gather_forward + gather_backward + link
             forward += gather_forward
-            backward += gather_backward
+            backward += gather_backward + link
         return StagePrice(
             terms=terms,
             forward_seconds=forward,
@@ -355,6 +368,15 @@ class _Evaluator:
             for pipeline_rank in range(min(layout.pp, num_boundaries))
         ]
         return tuple(of_ranks[index % layout.pp] for index in range(num_boundaries))
+
+    def _copied_seconds(self, copies: tuple[HostCopy, ...]) -> float:
+        """Return what copies to and from the host take, one after the other, and note where that comes from."""
+        total = 0.0
+        for copy in copies:
+            estimate = self.cost_model.compute(copy)
+            self.note(DATA_PARALLEL, estimate.source, estimate.note)
+            total += estimate.seconds
+        return total
 
     def tail_seconds(self) -> tuple[float, float, float]:
         """Return (communication, optimizer, host) seconds after the last backward pass, on the slowest rank."""

@@ -27,6 +27,7 @@ from planner.layout import (
     stages_from_counts,
 )
 from planner.memory import CONTEXT_BYTES, FRAGMENTATION_FRACTION, WORKSPACE_BYTES, head_peak_bytes
+from planner.offload import PREFETCH_BUCKET_ELEMENTS
 from planner.placement import RankModel
 from planner.shape_costs import ShapeCosts
 from planner.shard import Elements, RankLayer
@@ -205,7 +206,9 @@ class _Demand:
         per_element = state_bytes(self.workload)
         layout = self.layout
         states, gradients, weights = (shard_ranks(layout, zero_stage=stage) for stage in (1, 2, 3))
-        parts = [(trainable + frozen, per_element.weight, weights)]
+        parts = []
+        if not layout.parameters_on_host:
+            parts.append((trainable + frozen, per_element.weight, weights))
         if not gradients_on_host(layout):
             parts.append((trainable, per_element.gradient, gradients))
         half = half_gradient_bytes(layout, self.workload, self.capabilities)
@@ -242,6 +245,10 @@ class _Demand:
             return self.padded(queued)
         ends = rank_model.embedding.elements().total + rank_model.head_elements(pp=layout.pp).total
         gathered = ends + max(target.prefetched_weights, 2 * largest)
+        if layout.parameters_on_host:
+            held = (*rank_model.layers, rank_model.embedding, rank_model.head)
+            tensor = max(part.num_elements for layer in held for part in layer.weights)
+            gathered += self.share(PREFETCH_BUCKET_ELEMENTS + tensor, min(shard_ranks(layout, zero_stage=3)))
         return self.padded(queued) + gathered * per_element.weight
 
     def fixed_S(self) -> list[int]:

@@ -87,7 +87,7 @@ class Ground:
             least = min(least, float(bound_X.min(initial=math.inf)))
         pricer = self.pricer()
         thumb = baseline_layout(pricer, self.cluster, unpinned=self.space.points) if self.is_free else None
-        asked = self.scope.constraints.optimizer_offload is not None
+        asked = self.scope.constraints.asks_hosts
         if asked or thumb is None or self.refused(thumb) is not None:  # else everything stays on the GPUs
             hosted = least_hosted_seconds(self.scope, self.table, self.cluster, limit_bytes=self.limit_bytes)
             least = min(least, hosted)
@@ -126,7 +126,7 @@ class Ground:
             watch=watch,
             refused=self.refused,
         )
-        asked = self.scope.constraints.optimizer_offload is not None
+        asked = self.scope.constraints.asks_hosts
         is_legal = len(self.space.points) + len(self.space.unsimulated) + self.space.unfit > 0
         if asked or (limit_bytes is None and is_legal):
             seen = visit_hosted(

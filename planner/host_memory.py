@@ -3,7 +3,9 @@
 All ranks of a pipeline rank keep the same, so the node that keeps most is found among those with different pipeline
 ranks. Megatron-LM moves whole tensors until the fraction is reached, so a rank may keep one tensor more on its host;
 none keeps more on its GPU. DeepSpeed moves all states, and with them the share of the gradients that is added to
-(`stage3.py: grad_partitions_flat_buffer`). What else lies there: `planner.offload`.
+(`stage3.py: grad_partitions_flat_buffer`). With the weights there too they lie in one page-locked buffer; as the model
+is built each tensor's share has one of its own (`partition_parameters.py: _partition_param`), whose memory PyTorch's
+`CachingHostAllocator` keeps when it is free. What else lies there: `planner.offload`.
 """
 
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from planner.layout import Layout
 from planner.offload import FP32_BYTES, offloaded_elements, updated_elements
 from planner.placement import PlacedModel
 from planner.plan import HostLine, HostMemory
-from planner.state_bytes import gradients_on_host
+from planner.state_bytes import gradients_on_host, split_bytes
 from profiles.hardware import Cluster
 
 FloatArray = NDArray[np.float64]
@@ -39,6 +41,8 @@ MOMENTS = "offloaded moments"
 GRADIENTS = "page-locked gradients"
 ACCUMULATED = "accumulated gradients"
 CONSTRUCTION = "unsplit master weights"
+WEIGHTS = "page-locked weights"
+BUILT = "weights as they were built"
 PROCESSES = "processes"
 SYSTEM = "system"
 
@@ -52,6 +56,8 @@ class _RankBytes:
     gradients: int
     accumulated: int
     construction: int
+    weights: int = 0
+    built: int = 0
 
 
 def host_memory(placed: PlacedModel, cluster: Cluster) -> HostMemory | None:
@@ -104,12 +110,18 @@ def _rank_bytes(placed: PlacedModel, pipeline_rank: int) -> _RankBytes:
     )
     if gradients_on_host(layout):
         share = updated * placed.workload.gradient_dtype.num_bytes
+        weights = 0
+        if layout.parameters_on_host:
+            of_element = placed.workload.precision.parameter_dtype.num_bytes
+            weights = split_bytes(placed.elements(pipeline_rank), of_element, shard_ranks(layout, zero_stage=3))
         return _RankBytes(
             parameters=updated * FP32_BYTES,
             moments=updated * num_moments(placed.workload) * FP32_BYTES,
             gradients=updated * FP32_BYTES * PINNED_ROUNDING,
-            accumulated=1 << max(share - 1, 0).bit_length(),
+            accumulated=_power_of_two(share),
             construction=0,
+            weights=_power_of_two(weights),
+            built=weights * PINNED_ROUNDING,
         )
     tensor = placed.largest_tensor(pipeline_rank)
     away = min(updated, offloaded_elements(updated, layout.offload) + tensor)
@@ -130,7 +142,7 @@ def _node_lines(ranks: list[_RankBytes], placed: PlacedModel) -> tuple[HostLine,
     if not gradients_on_host(layout):
         part = f"{part}, and a tensor of each"
     parameters = HostLine(term=PARAMETERS, num_bytes=sum(rank.parameters for rank in ranks), source=f"fp32; {part}")
-    step = (
+    step: tuple[HostLine, ...] = (
         parameters,
         HostLine(
             term=MOMENTS,
@@ -146,7 +158,8 @@ def _node_lines(ranks: list[_RankBytes], placed: PlacedModel) -> tuple[HostLine,
     if gradients_on_host(layout):
         source = f"{placed.workload.gradient_dtype}, one page-locked buffer a rank, rounded up to a power of two"
         accumulated = sum(rank.accumulated for rank in ranks)
-        return (*step, HostLine(term=ACCUMULATED, num_bytes=accumulated, source=source))
+        step = (*step, HostLine(term=ACCUMULATED, num_bytes=accumulated, source=source))
+        return (*step, *_weight_lines(ranks, placed)) if layout.parameters_on_host else step
     construction = HostLine(
         term=CONSTRUCTION,
         num_bytes=sum(rank.construction for rank in ranks),
@@ -154,3 +167,26 @@ def _node_lines(ranks: list[_RankBytes], placed: PlacedModel) -> tuple[HostLine,
     )
     beginning = (parameters, construction)
     return max(step, beginning, key=lambda lines: sum(line.num_bytes for line in lines))
+
+
+def _weight_lines(ranks: list[_RankBytes], placed: PlacedModel) -> tuple[HostLine, ...]:
+    """Return what the weights of the ranks of a node take there."""
+    dtype = placed.workload.precision.parameter_dtype
+    return (
+        HostLine(
+            term=WEIGHTS,
+            num_bytes=sum(rank.weights for rank in ranks),
+            source=f"{dtype}, one page-locked buffer a rank, rounded up to a power of two",
+        ),
+        HostLine(
+            term=BUILT,
+            num_bytes=sum(rank.built for rank in ranks),
+            source=f"{dtype}, a page-locked buffer for each tensor, rounded up to a power of two (counted twice), which"
+            " PyTorch's allocator keeps",
+        ),
+    )
+
+
+def _power_of_two(num_bytes: int) -> int:
+    """Return what PyTorch's allocator of page-locked memory takes for a buffer."""
+    return 1 << max(num_bytes - 1, 0).bit_length() if num_bytes else 0

@@ -22,7 +22,7 @@ from planner.plan import Infeasible, PlannedLayout, Relaxation
 from planner.points import Points, Scope, distinct_columns
 from planner.rank_map import pricer_on
 from planner.request import Constraints, PlanRequest
-from planner.space import Space, enumerate_layouts, least_offload_percent, offload_percents
+from planner.space import Space, enumerate_layouts, least_offload_percent, offload_percents, parameter_offloads
 from planner.specs import ModelSpec
 from profiles.catalogue import device_names, load_device
 from profiles.estimate import CostModel
@@ -99,8 +99,8 @@ class _Question:
         percents = offload_percents(scope)
         if not least_offload_percent(scope):
             yield enumerate_layouts(scope)
-        if percents:
-            yield enumerate_layouts(scope, offload_percent=percents[-1])
+        for parameters in parameter_offloads(scope):
+            yield enumerate_layouts(scope, offload_percent=percents[-1], parameters=parameters)
 
     def pricer(self, space: Space, *, limit_bytes: int, asks_hosts: bool = True) -> Pricer:
         """Return what prices the points of a space, each with the least on the hosts that it needs."""
@@ -199,8 +199,13 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
 
 
 def _offloaded(layout: Layout) -> str:
-    fraction = layout.offloaded_fraction
-    return f" and {100 * fraction:.4g} % of optimizer states on the host" if fraction else ""
+    return f" and {_hosted_part(layout)} on the host" if layout.offload is not None else ""
+
+
+def _hosted_part(layout: Layout) -> str:
+    """Return what of a layout lies on the host, in words."""
+    weights = " and the weights" if layout.parameters_on_host else ""
+    return f"{100 * layout.offloaded_fraction:.4g} % of optimizer states{weights}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,23 +218,21 @@ class _HostShortage:
 
 def _host_shortage(question: _Question) -> _HostShortage | None:
     """Return what a node lacks for a layout that would fit into the GPUs with states on the host, if one would."""
-    percents = offload_percents(question.scope())
-    if not percents:
-        return None
-    space = enumerate_layouts(question.scope(), offload_percent=percents[-1])
-    pricer = question.pricer(space, limit_bytes=question.limit_bytes, asks_hosts=False)
-    layout = _first_fit(_frugal(space), pricer)
-    hosted = None if layout is None else host_memory(pricer.prices(layout).place(layout), question.cluster)
-    if layout is None or hosted is None or hosted.num_bytes <= hosted.limit_bytes:
-        return None
-    part = f"{100 * layout.offloaded_fraction:.4g} % of optimizer states on the host"
-    return _HostShortage(
-        num_bytes=hosted.num_bytes - hosted.limit_bytes,
-        in_words=(
-            f"{degrees_text(layout)} would fit with {part}, where a node would need"
-            f" {hosted.num_bytes / GIB:,.2f} GiB of its {hosted.limit_bytes / GIB:,.2f} GiB"
-        ),
-    )
+    scope = question.scope()
+    for parameters in parameter_offloads(scope):
+        space = enumerate_layouts(scope, offload_percent=offload_percents(scope)[-1], parameters=parameters)
+        pricer = question.pricer(space, limit_bytes=question.limit_bytes, asks_hosts=False)
+        layout = _first_fit(_frugal(space), pricer)
+        hosted = None if layout is None else host_memory(pricer.prices(layout).place(layout), question.cluster)
+        if layout is not None and hosted is not None and hosted.num_bytes > hosted.limit_bytes:
+            return _HostShortage(
+                num_bytes=hosted.num_bytes - hosted.limit_bytes,
+                in_words=(
+                    f"{degrees_text(layout)} would fit with {_hosted_part(layout)} on the host, where a node would need"
+                    f" {hosted.num_bytes / GIB:,.2f} GiB of its {hosted.limit_bytes / GIB:,.2f} GiB"
+                ),
+            )
+    return None
 
 
 def _nearest(question: _Question, space: Space, *, asks_hosts: bool = True) -> Layout | None:
@@ -286,6 +289,8 @@ def _without_constraints(question: _Question) -> Iterator[Relaxation]:
         looser.append(("cp_kind", replace(constraints, cp_kind=None)))
     if constraints.optimizer_offload is not None:
         looser.append(("optimizer_offload", replace(constraints, optimizer_offload=None)))
+    if constraints.parameter_offload is not None:
+        looser.append(("parameter_offload", replace(constraints, parameter_offload=None)))
     if constraints.sequence_parallel is not None:
         looser.append(("sequence_parallel", replace(constraints, sequence_parallel=None)))
     for name, relaxed in looser:

@@ -108,10 +108,13 @@ class Offload:
         optimizer_fraction: Part of the optimizer's states that is kept and updated on the host, above 0.
         overlapped: Gradients go to the host and parameters come back while other tensors are updated there; not with
             zero_stage 3, where gradients go with each backward pass.
+        parameters: Each rank's share of the 16-bit weights lies there too, and is fetched for every pass; only with
+            zero_stage 3 and all optimizer states.
     """
 
     optimizer_fraction: float
     overlapped: bool = True
+    parameters: bool = False
 
     def __post_init__(self) -> None:
         """Check that it is a part."""
@@ -226,6 +229,11 @@ class Layout:
     def offloaded_fraction(self) -> float:
         """Return the part of the optimizer's states that lies in host memory."""
         return 0.0 if self.offload is None else self.offload.optimizer_fraction
+
+    @property
+    def parameters_on_host(self) -> bool:
+        """Return whether each rank's share of the weights lies in host memory."""
+        return self.offload is not None and self.offload.parameters
 
     @property
     def ring(self) -> int:

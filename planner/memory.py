@@ -20,7 +20,7 @@ from planner.communication import num_moments, shard_ranks
 from planner.graph import LossReduction, Saved, Work
 from planner.habits import PLANNED, Fsdp, Habits, LossHabit
 from planner.layout import Layout, Schedule, Stage
-from planner.offload import SUB_GROUP_ELEMENTS
+from planner.offload import PREFETCH_BUCKET_ELEMENTS, SUB_GROUP_ELEMENTS
 from planner.placement import PlacedModel, RankModel, StageContents
 from planner.plan import MemoryLine, Phase
 from planner.schedules.orders import operation_order, peak_activation_bytes
@@ -275,11 +275,11 @@ def _construction_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
     """Return what is there only while the optimizer is made: of a split one, fp32 copies of all weights that stay.
 
     `DistributedOptimizer` is handed a `HybridDeviceOptimizer` of the whole weights, and makes one of its own share
-    before that one goes. With sharded weights each sub-group is cast to fp32 on the GPU on its way to the host
-    (`stage3.py: _create_fp32_partitions`).
+    before that one goes. With sharded weights each sub-group is cast to fp32 on the GPU on its way to the host, or on
+    the host where the weights are there (`stage3.py: _create_fp32_partitions`).
     """
     layout = placed.layout
-    if layout.offload is None:
+    if layout.offload is None or layout.parameters_on_host:
         return []
     trainable = placed.elements(pipeline_rank, trainable=True)
     if gradients_on_host(layout):
@@ -328,8 +328,10 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) ->
     terms = [
         _Term(
             name="weights",
-            num_bytes=split_bytes(everything, per_element.weight, weights),
-            source=f"{workload.precision.parameter_dtype} parameters of this rank{_split_note(everything, weights)}",
+            num_bytes=0 if layout.parameters_on_host else split_bytes(everything, per_element.weight, weights),
+            source="on the host"
+            if layout.parameters_on_host
+            else f"{workload.precision.parameter_dtype} parameters of this rank{_split_note(everything, weights)}",
         ),
         _Term(
             name="gradients",
@@ -396,7 +398,23 @@ def _moment_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> li
                 source="embedding and head whole, and the layers that are gathered ahead",
             )
         )
+    if layout.parameters_on_host:
+        terms.append(
+            _Term(
+                name="fetched weights",
+                num_bytes=_fetched_bytes(placed, pipeline_rank),
+                source="this rank's share of a bucket that is gathered, fetched from the host",
+            )
+        )
     return terms
+
+
+def _fetched_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
+    """Return what a rank fetches from the host at once: its share of a bucket, which a tensor's may overshoot."""
+    weight = state_bytes(placed.workload).weight
+    ranks = shard_ranks(placed.layout, zero_stage=3)
+    bucket = PREFETCH_BUCKET_ELEMENTS + placed.largest_tensor(pipeline_rank)
+    return min(split_bytes(placed.elements(pipeline_rank), weight, ranks), -(-bucket * weight // min(ranks)))
 
 
 def _gathered_elements(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> int:

@@ -16,6 +16,13 @@ there, to be added to or for the norm (`partition_grads`); with the last one it 
 scales the fp32 gradients on the CPUs, updates there (`DeepSpeedCPUAdam`), casts the weights and copies them from
 pageable memory, sub-group by sub-group, with nothing beside it.
 
+With the weights on the host too it is also DeepSpeed's `offload_param`. A rank's share of the 16-bit weights lies in
+one page-locked buffer (`stage3.py: _create_param_groups_fp16_flat_cpu_memory`), where the step casts the new weights
+to, so that nothing is copied behind it. What a pass gathers is first fetched from there, by every rank its share, on
+the stream of the gathering and before it (`partition_parameters.py: _all_gather_dtype`); the next modules' weights, as
+many as `stage3_prefetch_bucket_size` says, are fetched while a module is computed. The link of a GPU carries these
+copies and those of gradients, so that a backward pass hides no more of both together than it takes itself.
+
 On the host each offloaded element has an fp32 parameter, two fp32 moments, and a page-locked fp32 gradient, whose
 buffer PyTorch rounds up to a power of two (`CachingHostAllocator`). While Megatron-LM makes the optimizer there are
 also fp32 parameters of the rank's whole weights, before they are split.
@@ -40,6 +47,9 @@ ADAM_PASSES = 7
 
 SUB_GROUP_ELEMENTS = 1_000_000_000
 """DeepSpeed's default `sub_group_size`, which is written out: elements that it updates at once."""
+
+PREFETCH_BUCKET_ELEMENTS = 50_000_000
+"""DeepSpeed's default `stage3_prefetch_bucket_size`, which is written out: elements that it gathers at once."""
 
 Price = Callable[[ComputeOp], Estimate]
 """Prices one operation."""
@@ -83,14 +93,38 @@ def gradient_copies(trainable: Elements, layout: Layout, workload: TrainWorkload
     """Return the copies behind each backward pass of a stage with these trainable elements."""
     if layout.offload is None or layout.zero_stage < SHARDED_WEIGHTS:
         return ()
-    share = _updated_of(trainable, layout)
+    share = _share_of(trainable, layout)
     return (HostCopy(num_bytes=2 * share * workload.gradient_dtype.num_bytes, pinned=True),)
 
 
-def sharded_step(*, updated: int, workload: TrainWorkload) -> HostedStep:
+def parameter_copies(everything: Elements, layout: Layout, workload: TrainWorkload) -> tuple[HostCopy, ...]:
+    """Return the copies before what each pass of a stage with these elements gathers."""
+    if not layout.parameters_on_host:
+        return ()
+    share = _share_of(everything, layout)
+    return (HostCopy(num_bytes=share * workload.precision.parameter_dtype.num_bytes, pinned=True),)
+
+
+def waited_for_link_seconds(copied_seconds: float, *, beside_seconds: float, waited_seconds: float) -> float:
+    """Return what a pass waits for the host link beyond what it waits for collectives with their copies, each alone.
+
+    Args:
+        copied_seconds: All copies beside the pass, one after the other.
+        beside_seconds: The pass.
+        waited_seconds: What it waits for each collective and its copies, added up.
+    """
+    return max(0.0, copied_seconds - beside_seconds - waited_seconds)
+
+
+def sharded_step(*, updated: int, workload: TrainWorkload, parameters: bool = False) -> HostedStep:
     """Return the step of a rank whose states are all on the host, its weights being sharded.
 
     The fp32 gradients are scaled, read and written, before the update.
+
+    Args:
+        updated: Elements whose states it keeps.
+        workload: The training run.
+        parameters: The weights are on the host too, and stay there.
     """
     gradient, parameter = workload.gradient_dtype.num_bytes, workload.precision.parameter_dtype.num_bytes
     passes = (2 + ADAM_PASSES) * FP32_BYTES + FP32_BYTES + parameter
@@ -100,7 +134,7 @@ def sharded_step(*, updated: int, workload: TrainWorkload) -> HostedStep:
         gradients=HostCopy(num_bytes=updated * FP32_BYTES, pinned=True),
         cast=None,
         update=HostPass(name=f"{workload.optimizer} step on the CPUs", num_bytes=updated * passes),
-        parameters=HostCopy(num_bytes=updated * parameter, pinned=False),
+        parameters=HostCopy(num_bytes=0 if parameters else updated * parameter, pinned=False),
         overlapped=False,
     )
 
@@ -174,15 +208,16 @@ def hosted_step_of(
     trainable: Elements, layout: Layout, offload: Offload, workload: TrainWorkload, *, least: Offload | None = None
 ) -> HostedStep:
     """Return the step of a rank with these trainable elements; `least` as in `hosted_step`."""
-    updated = _updated_of(trainable, layout)
+    updated = _share_of(trainable, layout)
     if layout.zero_stage == SHARDED_WEIGHTS:
-        return sharded_step(updated=updated, workload=workload)
+        return sharded_step(updated=updated, workload=workload, parameters=offload.parameters)
     return hosted_step(updated=updated, whole=trainable.total, offload=offload, workload=workload, least=least)
 
 
-def _updated_of(trainable: Elements, layout: Layout) -> int:
+def _share_of(elements: Elements, layout: Layout) -> int:
+    """Return one rank's share of elements whose states are split."""
     dense_ranks, expert_ranks = shard_ranks(layout, zero_stage=1)
-    updated: int = updated_elements(
-        dense=trainable.dense, expert=trainable.expert, dense_ranks=dense_ranks, expert_ranks=expert_ranks
+    share: int = updated_elements(
+        dense=elements.dense, expert=elements.expert, dense_ranks=dense_ranks, expert_ranks=expert_ranks
     )
-    return updated
+    return share

@@ -1,7 +1,8 @@
 """Prices points with a part of the optimizer's states on the hosts: how large a part, together with the layers' split.
 
 A point says which part may be offloaded at most; every smaller one of `percents` is a choice, but with sharded weights,
-where all states go or none. Branch and bound over runs of them. Of the parts from a to b percent
+where all states go or none, and the weights too where the point says so. Branch and bound over runs of parts. Of
+those from a to b percent
 
 - none leaves the GPUs more room than b does,
 - none takes less of the nodes' memory than a does,
@@ -113,7 +114,7 @@ class _RunPricer(Pricer):
 
     def hosts_hold(self, prices: PointPrices, split: Layout) -> bool:
         """Return whether every node has the memory for the smallest part."""
-        return super().hosts_hold(prices, replace(split, offload=self._least))
+        return super().hosts_hold(prices, with_percent(split, round(100 * self._least.optimizer_fraction)))
 
 
 _Looker = Callable[[Pricer, Layout, PointBound, float], _Look]

@@ -1,10 +1,11 @@
-"""Search the points with a part of the optimizer's states in host memory, behind those that keep all on the GPUs.
+"""Search the points with optimizer states or weights in host memory, behind those that keep all on the GPUs.
 
 What the host takes is priced by assumptions alone (`profiles.host`), so unless the user asks for offload by name it is
-searched only where nothing fits without. Which part is offloaded is chosen point by point (`planner.offload_prices`).
-Here each point is given the largest part that its nodes may hold and the least that its GPUs may need, both by bounds:
-more on the hosts never takes more of a GPU, nor less of a node. Where plans are known that keep everything on the GPUs,
-only points whose bound beats them are looked at.
+searched only where nothing fits without: first points with a part of the states on the host, and where none of them
+fits either, those with all states and the weights there. Which part is offloaded is chosen point by point
+(`planner.offload_prices`). Here each point is given the largest part that its nodes may hold and the least that its
+GPUs may need, both by bounds: more on the hosts never takes more of a GPU, nor less of a node. Where plans are known
+that keep everything on the GPUs, only points whose bound beats them are looked at.
 """
 
 import math
@@ -20,7 +21,7 @@ from planner.host_memory import least_node_bytes
 from planner.offload import SHARDED_WEIGHTS
 from planner.offload_prices import OffloadPricer
 from planner.points import BoolArray, IntArray, Points, Scope
-from planner.space import Space, enumerate_layouts, offload_percents
+from planner.space import Space, enumerate_layouts, offload_percents, parameter_offloads
 from planner.visit import BEYOND_HOST, OUTBID, Refused, Visit, Watch, added, visit
 from profiles.hardware import Cluster
 
@@ -37,17 +38,46 @@ def visit_hosted(  # noqa: PLR0913 - what is searched, where, and what is known 
     refused: Refused,
 ) -> Visit:
     """Return what was visited before, and what came of the points with offloaded states."""
-    percents = offload_percents(scope)
-    asked = scope.constraints.optimizer_offload is not None
-    if not percents or (before.candidates and not asked):
-        return before
-    watch("enumerating layouts with offloaded states", 0, 1)
+    constraints = scope.constraints
+    for parameters in parameter_offloads(scope):
+        asked = constraints.parameter_offload is True if parameters else constraints.optimizer_offload is not None
+        if asked or not before.candidates:
+            before = _with_hosted(
+                scope,
+                table,
+                cluster,
+                limit_bytes=limit_bytes,
+                parameters=parameters,
+                before=before,
+                top=top,
+                watch=watch,
+                refused=refused,
+            )
+    return before
+
+
+def _with_hosted(  # noqa: PLR0913 - what is searched, where, and what is known of it
+    scope: Scope,
+    table: CostTable,
+    cluster: Cluster,
+    *,
+    limit_bytes: int,
+    parameters: bool,
+    before: Visit,
+    top: int,
+    watch: Watch,
+    refused: Refused,
+) -> Visit:
+    """Return what was visited before, and what came of the points with the weights on the hosts, or without them."""
+    watch(f"enumerating layouts with offloaded {'weights' if parameters else 'states'}", 0, 1)
     ceiling = before.candidates[top - 1].step_seconds if len(before.candidates) >= top else math.inf
-    space, searched, pruned = _searched(scope, table, cluster, limit_bytes=limit_bytes, ceiling_seconds=ceiling)
+    space, searched, pruned = _searched(
+        scope, table, cluster, limit_bytes=limit_bytes, parameters=parameters, ceiling_seconds=ceiling
+    )
     seen = visit(
         searched,
         table,
-        OffloadPricer(table, limit_bytes=limit_bytes, cluster=cluster, percents=percents),
+        OffloadPricer(table, limit_bytes=limit_bytes, cluster=cluster, percents=offload_percents(scope)),
         scope=scope,
         start=None,
         top=top,
@@ -62,25 +92,27 @@ def visit_hosted(  # noqa: PLR0913 - what is searched, where, and what is known 
             pruned=added(pruned, seen.pruned),
             offloaded_considered=space.considered,
             offloaded_legal=len(space.points) + space.unfit,
+            parameters_considered=parameters,
         ),
     )
 
 
 def least_hosted_seconds(scope: Scope, table: CostTable, cluster: Cluster, *, limit_bytes: int) -> float:
     """Return a time that no layout with offloaded states undercuts; infinite where none fits."""
-    if not offload_percents(scope):
-        return math.inf
-    _, searched, _ = _searched(scope, table, cluster, limit_bytes=limit_bytes, ceiling_seconds=math.inf)
     least = math.inf
-    for points in (searched.points, searched.unsimulated):
-        fitting = points.where(table.fits_X(points, limit_bytes=limit_bytes, any_split=True))
-        if len(fitting):
-            least = min(least, float(table.least_seconds_X(fitting).min()))
+    for parameters in parameter_offloads(scope):
+        _, searched, _ = _searched(
+            scope, table, cluster, limit_bytes=limit_bytes, parameters=parameters, ceiling_seconds=math.inf
+        )
+        for points in (searched.points, searched.unsimulated):
+            fitting = points.where(table.fits_X(points, limit_bytes=limit_bytes, any_split=True))
+            if len(fitting):
+                least = min(least, float(table.least_seconds_X(fitting).min()))
     return least
 
 
-def _searched(
-    scope: Scope, table: CostTable, cluster: Cluster, *, limit_bytes: int, ceiling_seconds: float
+def _searched(  # noqa: PLR0913 - what is searched and where
+    scope: Scope, table: CostTable, cluster: Cluster, *, limit_bytes: int, parameters: bool, ceiling_seconds: float
 ) -> tuple[Space, Space, dict[str, int]]:
     """Return the space with as much offloaded as may be, its promising points, and the account of the others.
 
@@ -89,11 +121,13 @@ def _searched(
         table: Costs.
         cluster: Knows what each node has.
         limit_bytes: What each GPU may use.
+        parameters: The weights are on the hosts too.
         ceiling_seconds: A step this long is of no interest.
     """
     narrow = partial(_narrowed, table=table, cluster=cluster, limit_bytes=limit_bytes, percents=offload_percents(scope))
     may_fit = partial(table.fits_X, limit_bytes=limit_bytes, any_split=True)
-    space = enumerate_layouts(scope, may_fit=may_fit, offload_percent=offload_percents(scope)[-1])
+    percent = offload_percents(scope)[-1]
+    space = enumerate_layouts(scope, may_fit=may_fit, offload_percent=percent, parameters=parameters)
     pruned = dict(space.pruned)
     points, held_X = narrow(space.points)
     _add(pruned, BEYOND_HOST, int((~held_X).sum()))
@@ -185,6 +219,7 @@ def _merged(before: Visit, seen: Visit) -> Visit:
         refusal=before.refusal or seen.refusal,
         uneven_bound_seconds=min((bound for bound in uneven if bound is not None and bound < best), default=None),
         thumb=before.thumb,
-        offloaded_considered=seen.offloaded_considered,
-        offloaded_legal=seen.offloaded_legal,
+        offloaded_considered=before.offloaded_considered + seen.offloaded_considered,
+        offloaded_legal=before.offloaded_legal + seen.offloaded_legal,
+        parameters_considered=before.parameters_considered or seen.parameters_considered,
     )

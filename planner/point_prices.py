@@ -22,13 +22,13 @@ from planner.communication import (
 from planner.costs import CostTable
 from planner.layout import Layout, Recompute, Stage
 from planner.memory import memory_ledger, peaks_of_ranks, placed_peak_bytes
-from planner.offload import gradient_copies, optimizer_seconds
+from planner.offload import gradient_copies, optimizer_seconds, parameter_copies, waited_for_link_seconds
 from planner.placement import PlacedModel, StageContents
 from planner.schedules.simulate import StageTimes
 from planner.schedules.span import span_seconds
 from planner.shard import Elements
 from planner.sharding import sharding_of
-from profiles.ops import Collective
+from profiles.ops import Collective, HostCopy
 
 _Alike = tuple[int, int, int]
 """A kind of layer, a recompute choice, and how many layers of a stage are of both."""
@@ -206,12 +206,14 @@ class PointPrices:
         traffic = data_parallel_traffic(
             trainable, point, self.table.workload, everything=everything, capabilities=self.table.capabilities
         )
+        down = self._copied_seconds(gradient_copies(trainable, point, self.table.workload))
+        up = self._copied_seconds(parameter_copies(everything, point, self.table.workload))
         reduce, gather, again = (
             self._timed(sum(self._collective_seconds(part) for part in parts) + copied, traffic)
             for parts, copied in (
-                (traffic.reduce, self._copied_seconds(trainable)),
-                (traffic.gather, 0.0),
-                (traffic.gather_again, 0.0),
+                (traffic.reduce, down),
+                (traffic.gather, up),
+                (traffic.gather_again, up),
             )
         )
         overlap = point.overlap
@@ -223,6 +225,7 @@ class PointPrices:
         every_backward = reduced if point.zero_stage >= 2 else 0.0
         if point.zero_stage == 3:
             every_backward += gathered_again
+            every_backward += waited_for_link_seconds(down + up, beside_seconds=backward, waited_seconds=every_backward)
         return StageSeconds(
             forward=forward + every_forward,
             backward=backward + every_backward,
@@ -230,9 +233,8 @@ class PointPrices:
             last_backward_extra=0.0 if point.zero_stage >= 2 else reduced,
         )
 
-    def _copied_seconds(self, trainable: Elements) -> float:
-        """Return what gradients take to the host and back, behind a backward pass."""
-        copies = gradient_copies(trainable, self.point, self.table.workload)
+    def _copied_seconds(self, copies: tuple[HostCopy, ...]) -> float:
+        """Return what copies to and from the host take, one after the other."""
         return sum(self.table.cost_model.compute(copy).seconds for copy in copies)
 
     def _collective_seconds(self, collective: Collective) -> float:

@@ -64,6 +64,7 @@ class Points:
             0 treats all layers alike, as `recompute_X` says. Above 0 `recompute_X` is 0.
         optimizer_offload_X: Percent of the optimizer's states that may lie in host memory.
         least_offload_X: Percent of them that do, at least.
+        parameter_offload_X: 1 where the weights lie in host memory too, else 0.
     """
 
     tp_X: IntArray
@@ -85,6 +86,7 @@ class Points:
     recompute_layers_X: IntArray
     optimizer_offload_X: IntArray
     least_offload_X: IntArray
+    parameter_offload_X: IntArray
 
     def __len__(self) -> int:
         return len(self.tp_X)
@@ -135,6 +137,7 @@ def point_of_layout(layout: Layout) -> Points:
         replicas_outermost=int(layout.rank_order == REPLICAS_OUTERMOST),
         optimizer_offload=percent,
         least_offload=percent,
+        parameter_offload=int(layout.parameters_on_host),
     )
 
 
@@ -147,6 +150,7 @@ _FROM_ZERO = frozenset(
         "recompute_layers_X",
         "optimizer_offload_X",
         "least_offload_X",
+        "parameter_offload_X",
     }
 )
 

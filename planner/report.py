@@ -345,7 +345,8 @@ def offload_in_words(offload: Offload | None) -> str:
     if offload is None:
         return "none"
     waits = "" if offload.overlapped else ", copied and updated in turn"
-    return f"{100 * offload.optimizer_fraction:.4g} % of optimizer states to the host{waits}"
+    weights = " and the weights" if offload.parameters else ""
+    return f"{100 * offload.optimizer_fraction:.4g} % of optimizer states{weights} to the host{waits}"
 
 
 def overlap_in_words(overlap: Overlap) -> str:

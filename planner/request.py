@@ -69,6 +69,7 @@ class Constraints:
         sequence_parallel: Pinned value; None leaves it to the search.
         cp_kind: Allowed kinds of context parallelism (ring, ulysses, ulysses-ring); None allows all.
         optimizer_offload: Allowed parts of the optimizer's states in host memory, 0 for none; None leaves it open.
+        parameter_offload: Whether the weights lie in host memory, with all optimizer states; None leaves it open.
     """
 
     degrees: Mapping[str, Bounds] = field(default_factory=dict)
@@ -76,6 +77,12 @@ class Constraints:
     sequence_parallel: bool | None = None
     cp_kind: tuple[str, ...] | None = None
     optimizer_offload: tuple[float, ...] | None = None
+    parameter_offload: bool | None = None
+
+    @property
+    def asks_hosts(self) -> bool:
+        """Return whether layouts with something in host memory are asked for by name, some of them or nothing else."""
+        return self.optimizer_offload is not None or self.parameter_offload is True
 
     def admits(self, dimension: str, value: int) -> bool:
         """Return whether `dimension` may take `value`."""

@@ -65,7 +65,11 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
         legal=len(space.points) + space.unfit + seen.offloaded_legal,
         pruned=added(space.pruned, seen.pruned),
         simulated=seen.simulated,
-        dimensions=dimensions(ground.scope.graph, with_offload=seen.offloaded_considered > 0),
+        dimensions=dimensions(
+            ground.scope.graph,
+            with_offload=seen.offloaded_considered > 0,
+            with_parameters=seen.parameters_considered,
+        ),
         uneven_bound_seconds=seen.uneven_bound_seconds,
     )
     if not seen.candidates:
@@ -86,7 +90,11 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
                 model,
                 cluster,
                 request,
-                space=enumerate_layouts(ground.scope, offload_percent=least_offload_percent(ground.scope)),
+                space=enumerate_layouts(
+                    ground.scope,
+                    offload_percent=least_offload_percent(ground.scope),
+                    parameters=request.constraints.parameter_offload is True,
+                ),
                 planned=ground.planned,
                 price_on=ground.price_on,
             ),

@@ -13,8 +13,9 @@ Axis X: points. The space is the full product of
 Combinations that say the same thing twice (sequence parallelism with tp 1, sharding over one rank, another order of
 ranks in one fast domain) are not points;
 where it shards over one rank, the sharded optimizer still comes with optimizer states below fp32 or on the host, and
-with targets that have no other; and zero_stage 2 with targets that keep 16-bit gradients beside the accumulated ones
-with zero_stage 1. Points with a part of the states on the host are enumerated apart (`planner.offload_search`).
+with targets that have no other, and sharded weights with weights on the host; and zero_stage 2 with targets that keep
+16-bit gradients beside the accumulated ones with zero_stage 1. Points with a part of the states on the host, and those
+with the weights there too, are enumerated apart (`planner.offload_search`).
 
 The product is unrolled in three steps, meshes first, then how a mesh is used, then what is recomputed. Rules are
 applied after each step to the points so far, and every ruled-out point is counted, with all that would have come of
@@ -30,9 +31,10 @@ import numpy as np
 from planner.capabilities import Capabilities
 from planner.graph import ModelGraph, Module
 from planner.layout import Granularity, Recompute, even_counts
+from planner.offload import SHARDED_WEIGHTS
 from planner.points import BoolArray, IntArray, Points, Scope, distinct_columns
 from planner.request import Bounds, Constraints
-from planner.space_rules import Rule, is_offloadable, mesh_rules, recompute_rules, use_rules
+from planner.space_rules import WHOLE, Rule, is_offloadable, mesh_rules, recompute_rules, use_rules
 from planner.specs import ModelSpec
 from planner.state_bytes import uses_precision_aware_optimizer
 from planner.workload import AttentionKernel, TrainWorkload
@@ -95,10 +97,11 @@ _DIMENSIONS = (
 )
 
 
-def dimensions(graph: ModelGraph, *, with_offload: bool = False) -> tuple[str, ...]:
+def dimensions(graph: ModelGraph, *, with_offload: bool = False, with_parameters: bool = False) -> tuple[str, ...]:
     """Return the names of the dimensions that are searched for a model."""
     experts = ("ep", "etp") if graph.has_experts else ()
-    return (*_DIMENSIONS, *experts, *(("optimizer_offload",) if with_offload else ()))
+    hosted = (("optimizer_offload",) if with_offload else ()) + (("parameter_offload",) if with_parameters else ())
+    return (*_DIMENSIONS, *experts, *hosted)
 
 
 def offload_percents(scope: Scope) -> tuple[int, ...]:
@@ -109,11 +112,28 @@ def offload_percents(scope: Scope) -> tuple[int, ...]:
     pinned = scope.constraints.optimizer_offload
     if pinned is not None:
         return tuple(sorted({round(100 * fraction) for fraction in pinned} - {0}))
+    if scope.constraints.parameter_offload:
+        return (WHOLE,)
     return OFFLOAD_PERCENTS if scope.capabilities.offload_zero_stages and is_offloadable(scope.workload) else ()
+
+
+def parameter_offloads(scope: Scope) -> tuple[bool, ...]:
+    """Return whether the weights lie on the host beside optimizer states, or both; nothing where no states may.
+
+    What the user pins is searched even where rules forbid it, so that they are named.
+    """
+    percents, pinned = offload_percents(scope), scope.constraints.parameter_offload
+    if not percents:
+        return ()
+    if pinned is not None:
+        return (pinned,)
+    return (False, True) if scope.capabilities.parameter_offload and percents[-1] == WHOLE else (False,)
 
 
 def least_offload_percent(scope: Scope) -> int:
     """Return the least part of the optimizer's states in host memory that the user allows, in percent."""
+    if scope.constraints.parameter_offload:
+        return WHOLE
     return round(100 * min(scope.constraints.optimizer_offload or (0.0,)))
 
 
@@ -215,14 +235,19 @@ def zero_stage_alone(workload: TrainWorkload, capabilities: Capabilities) -> int
     return max(int(uses_precision_aware_optimizer(workload)), capabilities.least_zero_stage)
 
 
-def zero_stages_alone(workload: TrainWorkload, capabilities: Capabilities, *, offloads: bool) -> tuple[int, ...]:
+def zero_stages_alone(
+    workload: TrainWorkload, capabilities: Capabilities, *, offloads: bool, parameters: bool = False
+) -> tuple[int, ...]:
     """Return the zero_stages of one replica alone that are not the same thing under two names.
 
     Args:
         workload: The training run.
         capabilities: What the target can run.
         offloads: A part of the states is on the host, which a sharded optimizer alone has.
+        parameters: The weights are there too, which sharded weights alone are.
     """
+    if parameters:
+        return (SHARDED_WEIGHTS,)
     least = max(zero_stage_alone(workload, capabilities), int(offloads))
     apart = workload.gradient_dtype is not workload.precision.parameter_dtype
     return (least, 2) if capabilities.half_gradients and apart else (least,)
@@ -240,9 +265,11 @@ class _Sharding:
 class _Inner:
     """What each mesh is unrolled into: the choices behind it, and how many points that makes."""
 
-    def __init__(self, scope: Scope, *, offloads: bool) -> None:
+    def __init__(self, scope: Scope, *, offloads: bool, parameters: bool) -> None:
         self.scope = scope
-        self.zero_stages_alone = zero_stages_alone(scope.workload, scope.capabilities, offloads=offloads)
+        self.zero_stages_alone = zero_stages_alone(
+            scope.workload, scope.capabilities, offloads=offloads, parameters=parameters
+        )
         self.recomputes = recompute_choices(scope.graph, scope.workload, scope.capabilities)
         self.uses = cache(self._uses)
         self.recompute_columns = cache(self._recompute_columns)
@@ -321,7 +348,9 @@ MayFit = Callable[[Points], BoolArray]
 """Tells which points may fit into memory: False is proven."""
 
 
-def enumerate_layouts(scope: Scope, *, may_fit: MayFit | None = None, offload_percent: int = 0) -> Space:
+def enumerate_layouts(
+    scope: Scope, *, may_fit: MayFit | None = None, offload_percent: int = 0, parameters: bool = False
+) -> Space:
     """Return every legal point, and how many others broke which rule.
 
     Args:
@@ -329,8 +358,9 @@ def enumerate_layouts(scope: Scope, *, may_fit: MayFit | None = None, offload_pe
         may_fit: Drops legal points whose mesh cannot fit however it is used, before they are unrolled; without it all
             legal points are returned.
         offload_percent: Part of the optimizer's states in host memory, the same for all points.
+        parameters: All points have their weights in host memory.
     """
-    inner = _Inner(scope, offloads=offload_percent > 0)
+    inner = _Inner(scope, offloads=offload_percent > 0, parameters=parameters)
     pruned: dict[str, int] = {}
 
     def survivors(points: Points, weight_X: IntArray, rules: Iterable[Rule]) -> Points:
@@ -346,7 +376,12 @@ def enumerate_layouts(scope: Scope, *, may_fit: MayFit | None = None, offload_pe
     several_domains = scope.num_gpus > scope.fast_domain_size
     meshes = _meshes(scope.num_gpus, with_experts=scope.graph.has_experts, several_domains=several_domains)
     offloaded_X = np.full(len(meshes), offload_percent, dtype=np.int64)
-    meshes = replace(meshes, optimizer_offload_X=offloaded_X, least_offload_X=offloaded_X)
+    meshes = replace(
+        meshes,
+        optimizer_offload_X=offloaded_X,
+        least_offload_X=offloaded_X,
+        parameter_offload_X=np.full(len(meshes), int(parameters), dtype=np.int64),
+    )
     of_mesh_X = _of_distinct(_mesh_keys(meshes), inner.num_points)
     considered = int(of_mesh_X.sum())
     meshes = survivors(meshes, of_mesh_X, mesh_rules(meshes, scope))

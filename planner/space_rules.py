@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from planner.capabilities import Capabilities
 from planner.graph import Axis, ExpertLinear, Linear, ModelGraph, Parallel
 from planner.layout import ContextKind, Granularity, Recompute
 from planner.offload import SHARDED_WEIGHTS
@@ -203,6 +204,9 @@ def _offload_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     if pinned is not None:
         allowed = [round(100 * fraction) for fraction in pinned]
         yield "constraints: optimizer_offload", ~np.isin(offload_X, allowed)
+    wanted = scope.constraints.parameter_offload
+    if wanted is not None:
+        yield "constraints: parameter_offload", points.parameter_offload_X != int(wanted)
     if not offload_X.any():
         return
     if not is_offloadable(scope.workload):
@@ -216,6 +220,21 @@ def _offload_rules(points: Points, scope: Scope) -> Iterator[Rule]:
         yield f"{target.title}: optimizer states go to the host with zero_stage {named}", outside_X
     parted_X = (offload_X > 0) & (offload_X < WHOLE) & (points.zero_stage_X == SHARDED_WEIGHTS)
     yield f"with zero_stage {SHARDED_WEIGHTS} all optimizer states go to the host or none", parted_X
+    yield from _parameter_rules(points, target)
+
+
+def _parameter_rules(points: Points, target: Capabilities) -> Iterator[Rule]:
+    """Yield the points whose weights lie on the host where they cannot."""
+    hosted_X = points.parameter_offload_X == 1
+    if not hosted_X.any():
+        return
+    if not target.parameter_offload:
+        yield f"{target.title}: plans put no weights on the host", hosted_X
+    yield (
+        f"weights go to the host with zero_stage {SHARDED_WEIGHTS}",
+        hosted_X & (points.zero_stage_X < SHARDED_WEIGHTS),
+    )
+    yield "weights on the host have no second copy", hosted_X & (points.secondary_shard_X > 1)
 
 
 def _target_use_rules(points: Points, scope: Scope) -> Iterator[Rule]:

@@ -244,6 +244,7 @@ def _target(layout: Layout, graph: ModelGraph, request: PlanRequest) -> Iterator
         "optimizer states below fp32": uses_precision_aware_optimizer(workload) and not target.low_precision_states,
         f"optimizer states on the host with zero_stage {zero}": layout.offload is not None
         and zero not in target.offload_zero_stages,
+        "weights on the host": layout.parameters_on_host and not target.parameter_offload,
         "context parallelism over packed documents": layout.cp > 1 and packed and not target.packed_with_context,
         "an exchange of states": layout.state_exchange and not target.state_exchange,
         "expert parallelism": layout.ep * layout.etp > 1 and not target.experts,
@@ -369,6 +370,8 @@ def _offload(layout: Layout, workload: TrainWorkload) -> Iterator[Violation]:
         return
     if layout.zero_stage == SHARDED_WEIGHTS and layout.offloaded_fraction < 1.0:
         yield Violation(rule="offload", message="a part of the optimizer states on the host with zero_stage 3")
+    if layout.parameters_on_host:
+        yield from _parameter_offload(layout)
     if layout.zero_stage == 0:
         yield Violation(rule="offload", message="optimizer states on the host with zero_stage 0, which shards none")
     if workload.optimizer is not Optimizer.ADAM:
@@ -378,6 +381,16 @@ def _offload(layout: Layout, workload: TrainWorkload) -> Iterator[Violation]:
             yield Violation(rule="offload", message=f"{what} {dtype} on the host, where states are kept in fp32")
     if workload.lora is not None:
         yield Violation(rule="offload", message="states of adapters on the host; only those of all weights are priced")
+
+
+def _parameter_offload(layout: Layout) -> Iterator[Violation]:
+    """Yield what stands against weights on the host, whatever the target."""
+    if layout.zero_stage < SHARDED_WEIGHTS:
+        yield Violation(rule="offload", message=f"weights on the host with zero_stage {layout.zero_stage}")
+    if layout.secondary_shard > 1:
+        yield Violation(rule="offload", message="weights on the host with a second copy of them")
+    if layout.offloaded_fraction < 1.0:
+        yield Violation(rule="offload", message="weights on the host without all optimizer states")
 
 
 def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
@@ -396,6 +409,9 @@ def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
             rule="constraints",
             message=f"optimizer_offload {layout.offloaded_fraction:g} is not what the constraints allow",
         )
+    hosted = constraints.parameter_offload
+    if hosted is not None and layout.parameters_on_host is not hosted:
+        yield Violation(rule="constraints", message=f"parameter_offload must be {hosted}")
     wanted = constraints.sequence_parallel
     if wanted is not None and layout.tp > 1 and layout.sequence_parallel is not wanted:
         yield Violation(rule="constraints", message=f"sequence_parallel must be {wanted}")

@@ -51,7 +51,7 @@ class Visit:
     the first layout that fits and that it has no words for. `uneven_bound_seconds` holds for all splits of interleaved
     points, None where none of them can beat the best candidate. `thumb` is the rule-of-thumb layout of a search without
     constraints, where it fits. `offloaded_considered` and `offloaded_legal` count points with offloaded states, before
-    and after all rules.
+    and after all rules; `parameters_considered` tells that weights were among them.
     """
 
     candidates: tuple[Candidate, ...]
@@ -64,6 +64,7 @@ class Visit:
     thumb: Layout | None = None
     offloaded_considered: int = 0
     offloaded_legal: int = 0
+    parameters_considered: bool = False
 
     @property
     def any_split_bound_seconds(self) -> float:
@@ -477,6 +478,7 @@ def _bound_order(points: Points, bound_X: FloatArray) -> np.ndarray[tuple[int], 
     return np.lexsort(
         (
             points.recompute_X,
+            points.parameter_offload_X,
             points.optimizer_offload_X,
             points.zero_stage_X,
             points.micro_batch_size_X,

@@ -200,6 +200,7 @@ class SmallSpace:
         target: What the plans are for.
         constraints: What is pinned.
         offload_percent: Part of the optimizer's states that every point has on the host.
+        parameters: Every point has its weights there too.
     """
 
     def __init__(
@@ -211,6 +212,7 @@ class SmallSpace:
         target: Target = Target.ANY,
         constraints: Constraints = EVERY_DEGREE,
         offload_percent: int = 0,
+        parameters: bool = False,
     ) -> None:
         self.model = model
         self.workload = workload
@@ -227,7 +229,7 @@ class SmallSpace:
             constraints=constraints,
             capabilities=self.capabilities,
         )
-        space = enumerate_layouts(self.scope, offload_percent=offload_percent)
+        space = enumerate_layouts(self.scope, offload_percent=offload_percent, parameters=parameters)
         self.points = space.points
         self.table = CostTable(
             model=model,

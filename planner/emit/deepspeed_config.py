@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from planner.capabilities import DEEPSPEED
 from planner.layout import Granularity, Layout
-from planner.offload import SUB_GROUP_ELEMENTS
+from planner.offload import PREFETCH_BUCKET_ELEMENTS, SUB_GROUP_ELEMENTS
 from planner.workload import Precision, TrainMethod, TrainWorkload
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
@@ -21,7 +21,6 @@ REDUCE_BUCKET_ELEMENTS = DEEPSPEED.queued_gradients // 2
 """Two buckets are alive at once where reduction overlaps (`stage_1_and_2.py: setup_buckets`)."""
 
 ALLGATHER_BUCKET_ELEMENTS = 500_000_000
-PREFETCH_BUCKET_ELEMENTS = 50_000_000
 PERSISTENCE_THRESHOLD_ELEMENTS = 100_000
 """DeepSpeed's own defaults, written out."""
 
@@ -89,6 +88,8 @@ def _zero(layout: Layout) -> Json:
         return {**section, "allgather_partitions": True, "allgather_bucket_size": ALLGATHER_BUCKET_ELEMENTS}
     if layout.offload is not None:
         section["offload_optimizer"] = {"device": "cpu", "pin_memory": True, "ratio": 1.0}
+    if layout.parameters_on_host:
+        section["offload_param"] = {"device": "cpu", "pin_memory": True}
     return {
         **section,
         "sub_group_size": SUB_GROUP_ELEMENTS,

@@ -34,7 +34,6 @@ VERSION = "0.19.8"
 
 OPTIMIZERS = {"adam": Optimizer.ADAM, "adamw": Optimizer.ADAM, "sgd": Optimizer.SGD}
 DEFAULT_PREFETCH_ELEMENTS = 50_000_000
-KEPT = "Use none: stage 3 keeps each rank's share of them on its GPU."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,27 +237,40 @@ def _recompute(job: DeepSpeedJob, pp: int) -> Recompute:
 def _offload(job: DeepSpeedJob, zero_stage: int) -> Offload | None:
     """Return what lies on the host; what DeepSpeed takes there and plans do not price is refused."""
     zero = "zero_optimization"
-    if job.text(zero, "offload_param", "device", default="none") != "none":
-        raise job.error((zero, "offload_param", "device"), "puts weights on the host, which plans do not price", KEPT)
-    device = job.text(zero, "offload_optimizer", "device", default="none")
-    if device == "none":
+    states, parameters = (_is_hosted(job, section) for section in ("offload_optimizer", "offload_param"))
+    if parameters and (not states or zero_stage != SHARDED_WEIGHTS):
+        raise job.error(
+            (zero, "offload_param"),
+            "without stage 3 and offload_optimizer is not priced by plans",
+            "Use stage 3 and offload_optimizer with it, or no offload_param.",
+        )
+    if not states:
         return None
-    if device != "cpu":
-        raise job.error((zero, "offload_optimizer", "device"), f"is {device!r}", "Plans price cpu, or none.")
     if zero_stage != SHARDED_WEIGHTS:
         raise job.error(
             (zero, "offload_optimizer"),
             f"with stage {zero_stage} is not priced by plans",
             "Use stage 3, or no offload.",
         )
-    if not job.flag(zero, "offload_optimizer", "pin_memory", default=True):
-        raise job.error((zero, "offload_optimizer", "pin_memory"), "is false, which plans do not price", "Use true.")
     ratio = job.config.node((zero, "offload_optimizer", "ratio"))
     if ratio is not None and ratio.content != 1:
         raise job.error(
             (zero, "offload_optimizer", "ratio"), f"is {_shown(ratio)}, which plans do not price", "Use 1.0."
         )
-    return Offload(optimizer_fraction=1.0, overlapped=False)
+    return Offload(optimizer_fraction=1.0, overlapped=False, parameters=parameters)
+
+
+def _is_hosted(job: DeepSpeedJob, section: str) -> bool:
+    """Return whether a section of `zero_optimization` puts something into page-locked host memory."""
+    zero = "zero_optimization"
+    device = job.text(zero, section, "device", default="none")
+    if device == "none":
+        return False
+    if device != "cpu":
+        raise job.error((zero, section, "device"), f"is {device!r}", "Plans price cpu, or none.")
+    if not job.flag(zero, section, "pin_memory", default=True):
+        raise job.error((zero, section, "pin_memory"), "is false, which plans do not price", "Use true.")
+    return True
 
 
 def _overlap(job: DeepSpeedJob, zero_stage: int) -> Overlap:

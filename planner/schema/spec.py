@@ -167,6 +167,7 @@ class ConstraintsFile(_Mapping):
     recompute: RecomputeChoice | None = None
     sequence_parallel: StrictBool | None = None
     optimizer_offload: OffloadChoice | None = None
+    parameter_offload: StrictBool | None = None
 
     def to_constraints(self) -> Constraints:
         """Return the constraints; what is not constrained is left out."""
@@ -177,6 +178,7 @@ class ConstraintsFile(_Mapping):
             sequence_parallel=self.sequence_parallel,
             cp_kind=self.cp_kind,
             optimizer_offload=self.optimizer_offload,
+            parameter_offload=self.parameter_offload,
         )
 
 

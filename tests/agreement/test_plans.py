@@ -53,12 +53,13 @@ def assert_plan_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
     assert_plan_is_best_of(fitting, with_memory(run, limit), parts=(0.0,))
 
 
-def assert_hosted_plan_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
+def assert_hosted_plan_is_exhaustively_best(run: Run, data: st.DataObject, *, parameters: bool = False) -> None:
     """Plan a run with states on the hosts, under limits of GPUs and nodes that are some layout's needs, or a byte less.
 
-    A node must hold what some layout that fits into the GPUs puts there, and a tenth of itself beside that.
+    A node must hold what some layout that fits into the GPUs puts there, and a tenth of itself beside that. With
+    `parameters` the weights are there too, with all states.
     """
-    layouts = list(hosted_layouts(run, PARTS, uneven=True))
+    layouts = list(hosted_layouts(run, PARTS, parameters=parameters, uneven=True))
     assume(layouts)
     limit = data.draw(st.sampled_from(sorted({peak for _, peak, _, _ in layouts}))) - data.draw(st.sampled_from((0, 1)))
     run = with_memory(run, limit)
@@ -68,10 +69,10 @@ def assert_hosted_plan_is_exhaustively_best(run: Run, data: st.DataObject) -> No
     run = replace(run, cluster=replace(run.cluster, host_memory_bytes=node_bytes + data.draw(st.integers(-2, 2))))
     fitting = [
         (layout, seconds())
-        for layout, peak, hosted, seconds in hosted_layouts(run, PARTS, uneven=True)
+        for layout, peak, hosted, seconds in hosted_layouts(run, PARTS, parameters=parameters, uneven=True)
         if peak <= limit and hosted.num_bytes <= hosted.limit_bytes
     ]
-    assert_plan_is_best_of(fitting, replace(run, offloaded=True), parts=PARTS)
+    assert_plan_is_best_of(fitting, replace(run, offloaded=True, parameters=parameters), parts=PARTS)
 
 
 def assert_plan_is_best_of(fitting: list[tuple[Layout, float]], run: Run, *, parts: tuple[float, ...]) -> None:
@@ -82,7 +83,7 @@ def assert_plan_is_best_of(fitting: list[tuple[Layout, float]], run: Run, *, par
     """
     proved = [(layout, seconds) for layout, seconds in fitting if is_proved(layout, run)]
     fastest, fastest_proved = fastest_of(fitting, run), fastest_of(proved, run)
-    request = replace(run.request, constraints=Constraints(optimizer_offload=parts))
+    request = replace(run.request, constraints=Constraints(optimizer_offload=parts, parameter_offload=run.parameters))
     if proved and fastest_proved is None:
         with pytest.raises(NotExpressibleError):
             search(run.model, run.cluster, request)
@@ -129,13 +130,21 @@ def test_no_layout_of_a_small_run_with_states_on_the_hosts_is_better_than_its_pl
     assert_hosted_plan_is_exhaustively_best(run, data)
 
 
-@pytest.mark.long
-@MANY
+@FEW
 @given(run=small_runs(most_layouts=400), data=st.data())
-def test_no_layout_of_many_small_runs_with_states_on_the_hosts_is_better_than_their_plans(
+def test_no_layout_of_a_small_run_with_weights_on_the_hosts_is_better_than_its_plan(
     run: Run, data: st.DataObject
 ) -> None:
-    assert_hosted_plan_is_exhaustively_best(run, data)
+    assert_hosted_plan_is_exhaustively_best(run, data, parameters=True)
+
+
+@pytest.mark.long
+@MANY
+@given(run=small_runs(most_layouts=400), parameters=st.booleans(), data=st.data())
+def test_no_layout_of_many_small_runs_with_states_on_the_hosts_is_better_than_their_plans(
+    run: Run, data: st.DataObject, *, parameters: bool
+) -> None:
+    assert_hosted_plan_is_exhaustively_best(run, data, parameters=parameters)
 
 
 def test_a_byte_more_or_less_decides_what_fits() -> None:

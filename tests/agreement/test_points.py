@@ -40,10 +40,11 @@ def assert_counts_are_equal(run: Run) -> None:
 @settings(max_examples=30, deadline=None)
 @given(run=small_runs(most_layouts=MANY_LAYOUTS))
 def test_the_points_of_a_small_run_with_states_on_the_hosts_are_as_many_by_an_independent_count(run: Run) -> None:
-    hosted = replace(run, offloaded=True)
-    space = enumerate_layouts(space_of(run).scope, offload_percent=100)
-    assert count_considered(hosted) == space.considered
-    assert count_legal(hosted) == (len(space.points), len(space.unsimulated))
+    for parameters in (False, True):
+        hosted = replace(run, offloaded=True, parameters=parameters)
+        space = enumerate_layouts(space_of(run).scope, offload_percent=100, parameters=parameters)
+        assert count_considered(hosted) == space.considered
+        assert count_legal(hosted) == (len(space.points), len(space.unsimulated))
 
 
 def assert_points_are_the_same(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
@@ -193,13 +194,18 @@ def offloading(stage: int = 3, **keys: object) -> Mapping[str, object]:
     return {"zero_optimization": {"stage": stage, "offload_optimizer": {"device": "cpu", **keys}}}
 
 
-def test_states_on_the_host_are_read() -> None:
+HOSTED = {"device": "cpu"}
+
+
+def test_states_and_weights_on_the_host_are_read() -> None:
     offload = Offload(optimizer_fraction=1.0, overlapped=False)
     assert layout_of(job_of(offloading())).offload == offload
     assert layout_of(job_of(offloading(ratio=1.0, pin_memory=True))).offload == offload
     assert layout_of(job_of(offloading(device="none"))).offload is None
     nothing = {"stage": 3, "offload_param": {"device": "none"}, "offload_optimizer": None}
     assert layout_of(job_of({"zero_optimization": nothing})).offload is None
+    both = {"stage": 3, "offload_param": {"device": "cpu"}, "offload_optimizer": HOSTED}
+    assert layout_of(job_of({"zero_optimization": both})).offload == replace(offload, parameters=True)
 
 
 @pytest.mark.parametrize(
@@ -211,8 +217,29 @@ def test_states_on_the_host_are_read() -> None:
         (offloading(ratio=0.5), "ratio is 0.5, which plans do not price.", "Use 1.0."),
         (
             {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}},
-            "device puts weights on the host, which plans do not price.",
-            "Use none: stage 3 keeps each rank's share of them on its GPU.",
+            "offload_param without stage 3 and offload_optimizer is not priced by plans.",
+            "Use stage 3 and offload_optimizer with it, or no offload_param.",
+        ),
+        (
+            {"zero_optimization": {"stage": 1, "offload_param": {"device": "cpu"}, "offload_optimizer": HOSTED}},
+            "offload_param without stage 3 and offload_optimizer is not priced by plans.",
+            "Use stage 3 and offload_optimizer with it, or no offload_param.",
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}, "offload_optimizer": HOSTED}},
+            "device is 'nvme'.",
+            "Plans price cpu, or none.",
+        ),
+        (
+            {
+                "zero_optimization": {
+                    "stage": 3,
+                    "offload_param": {"device": "cpu", "pin_memory": False},
+                    "offload_optimizer": HOSTED,
+                }
+            },
+            "pin_memory is false, which plans do not price.",
+            "Use true.",
         ),
     ],
 )
