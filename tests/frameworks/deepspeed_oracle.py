@@ -89,6 +89,9 @@ def answer(case: dict[str, Any]) -> dict[str, Any]:
         "offload": None
         if zero.offload_optimizer is None
         else [str(zero.offload_optimizer.device), zero.offload_optimizer.pin_memory, zero.offload_optimizer.ratio],
+        "offload_param": None
+        if zero.offload_param is None
+        else [str(zero.offload_param.device), zero.offload_param.pin_memory],
         "tensor_parallel": read.tensor_parallel_config.autotp_size,
         "bf16": read.bfloat16_config.enabled,
         "fp16": read.float16_config.enabled,

@@ -4,8 +4,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from planner.plan import Plan
 from planner.search import search
 from planner.specs import ModelSpec, Trait
 from planner.verification.logs import read_log
-from planner.workload import AttentionKernel, DType, Precision
+from planner.workload import DType, Precision
 from tests.emitted.deepspeed_plans import (
     FULL_RECOMPUTE,
     GPT,
@@ -44,12 +43,9 @@ from tests.frameworks.deepspeed_environment import (
     trained,
     write_files,
 )
+from tests.frameworks.deepspeed_runs import ALONE, STEPS, TOLERANCE, Run, halves, run_of, trained_runs
 
 pytestmark = pytest.mark.frameworks
-
-STEPS = 3
-TOLERANCE = 2e-6
-"""Of loss and norm in fp32; sums in another order differ in the seventh digit."""
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "llama-3.1-8b-deepspeed-1xdgx-h100" / "spec.yaml"
 
@@ -76,6 +72,9 @@ CONFIGURATIONS: Mapping[str, Plan] = {
         LLAMA_70B, layout_with((80,), dp=64, zero_stage=3, secondary_shard=8, recompute=FULL_RECOMPUTE)
     ),
     "8B, states on the host": deepspeed_plan(LLAMA_8B, ON_HOST),
+    "8B, states and weights on the host": deepspeed_plan(
+        LLAMA_8B, replace(ON_HOST, offload=replace(WHOLE, parameters=True))
+    ),
     "70B, heads exchanged": deepspeed_plan(
         LLAMA_70B, layout_with((80,), cp=8, dp=4, zero_stage=3, num_microbatches=2), seq_len=131072
     ),
@@ -125,6 +124,7 @@ def test_deepspeed_reads_the_plan(name: str, readings: Mapping[str, Mapping[str,
     assert read["buckets"] == [REDUCE_BUCKET_ELEMENTS, 50_000_000, DEEPSPEED.prefetched_weights]
     assert read["secondary_shard"] == layout.secondary_shard
     assert read["offload"] == (["cpu", True, 1.0] if layout.offload is not None else None)
+    assert read["offload_param"] == (["cpu", True] if layout.parameters_on_host else None)
     assert read["tensor_parallel"] == (layout.tp if layout.tp > 1 else 0)
     assert (read["bf16"], read["fp16"]) == (workload.precision is Precision.BF16, workload.precision is Precision.FP16)
     names = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
@@ -144,48 +144,6 @@ def test_deepspeed_still_ignores_unknown_keys_at_the_top(readings: Mapping[str, 
     assert (read["error"], read["ignored"], read["zero_stage"]) == ("", ["zero_optimisation"], 1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """A plan that is trained for a few steps.
-
-    Args:
-        plan: The plan.
-        exact: Train in fp32, where the order of sums alone makes a difference; else as emitted.
-        stage: Zero stage to put in place of the plan's.
-    """
-
-    plan: Plan
-    exact: bool = True
-    stage: int | None = None
-
-    def changes(self) -> dict[str, object]:
-        """Return what of the configuration is changed: formats, an optimizer for the CPU, sizes for a small model."""
-        plan, zero_stage = self.plan, self.plan.best.layout.zero_stage
-        config = json.loads(emit_deepspeed(plan)[CONFIG_FILE])
-        zero = config["zero_optimization"] | {"stage": self.stage or zero_stage, "reduce_bucket_size": 10_000}
-        if zero_stage == 3:
-            zero["stage3_param_persistence_threshold"] = 10
-        if self.stage == 0:
-            zero = {"stage": 0}
-        # A large epsilon lets the size of the gradients be seen in Adam's steps.
-        parameters = config["optimizer"]["params"] | {"torch_adam": True, "lr": 1e-2, "eps": 1e-3}
-        changed: dict[str, object] = {"zero_optimization": zero, "optimizer": {"type": "AdamW", "params": parameters}}
-        if self.exact:
-            changed |= dict.fromkeys(("bf16", "data_types", "communication_data_type"))
-            changed["seq_parallel_communication_data_type"] = None
-        return changed
-
-
-def run_of(model: ModelSpec, layout: Layout, *, exact: bool = True, gradient_dtype: DType = DType.FP32) -> Run:
-    kernel = AttentionKernel.UNFUSED
-    return Run(plan=deepspeed_plan(model, layout, attention_kernel=kernel, gradient_dtype=gradient_dtype), exact=exact)
-
-
-halves = partial(layout_with, (4,), dp=2, num_microbatches=2)
-"""Two data-parallel processes that train the batch of one."""
-
-
-ALONE = layout_with((4,))
 MODELS = {
     "llama": replace(LLAMA, traits=(Trait.ZERO_CENTERED_NORM, Trait.INTERLEAVED_ROTARY)),
     "tied": TIED,
@@ -251,14 +209,7 @@ RUNS: Mapping[tuple[str, str], Run] = {
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Mapping[tuple[str, str], Trained]:
     """Return what every run above printed."""
-    folder, cases = tmp_path_factory.mktemp("runs"), []
-    for index, run in enumerate(RUNS.values()):
-        write_files(run.plan, folder / str(index), run.changes())
-        arguments = [*program_arguments(run.plan), "--steps", str(STEPS)]
-        world = run.plan.best.layout.world_size
-        cases.append({"folder": str(folder / str(index)), "arguments": arguments, "world": world})
-    outputs = run_beside_deepspeed("tests.frameworks.deepspeed_steps", cases, jobs=len(cases))
-    return dict(zip(RUNS, (trained(output) for output in outputs), strict=True))
+    return trained_runs(RUNS, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.parametrize("name", [*EQUAL, *FOUR], ids=", ".join)

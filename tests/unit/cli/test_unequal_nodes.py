@@ -110,6 +110,11 @@ def test_what_is_not_searched_on_nodes_that_differ_is_said(tmp_path: Path) -> No
     assert "`optimizer_offload` asks for states on the hosts, which is not searched where nodes differ." in (
         hosted.stderr
     )
+    hosted = RUNNER.invoke(app, ["plan", spec, "--set", "constraints.parameter_offload=true"])
+    assert hosted.exit_code == ExitCode.BAD_INPUT
+    assert "`parameter_offload` asks for weights on the hosts, which is not searched where nodes differ." in (
+        hosted.stderr
+    )
     scheduled = RUNNER.invoke(app, ["plan", spec, "--schedules"])
     assert scheduled.exit_code == ExitCode.OK
     assert "Not priced: stages on nodes that differ are not priced under it." in scheduled.stdout
