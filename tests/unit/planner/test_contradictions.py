@@ -44,7 +44,7 @@ SIZES = "Change a constraint; the cluster and the batch are never changed for yo
             "{parameter_offload: true, optimizer_offload: [0, 0.5]}",
             Target.DEEPSPEED,
             (
-                "33: constraints.parameter_offload: `parameter_offload` asks for weights on the hosts, and"
+                "34: constraints.parameter_offload: `parameter_offload` asks for weights on the hosts, and"
                 " `optimizer_offload` forbids all states there.\nAdd 1 to `optimizer_offload`, or leave it out."
             ),
         ),

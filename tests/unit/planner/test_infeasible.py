@@ -82,8 +82,12 @@ def test_405b_on_8_gpus_does_not_fit_and_says_by_how_much(plan_of_405b: Plan) ->
     assert found.nearest.peak_memory_bytes > 405_853_388_800 * of_parameter / 8
     assert found.binding == (
         f"GPU memory: the layout that needs least, tp 8, pp 1, dp 1 with full recompute, needs "
-        f"{found.nearest.peak_memory_bytes / GIB:.2f} GiB a GPU; {limit / GIB:.2f} GiB may be used"
+        f"{found.nearest.peak_memory_bytes / GIB:.2f} GiB a GPU; {limit / GIB:.2f} GiB may be used; tp 8, pp 1, dp 1"
+        " would fit with 100 % of optimizer states and the weights on the host, where a node would need 12,413.54 GiB"
+        " of its 2,048.00 GiB"
     )
+    # Of a parameter 12 bytes of states, 8 and 2 to 4 page-locked of gradients, and 4 and 2 to 4 of 16-bit weights.
+    assert 405_853_388_800 * 30 < 12_413.54 * GIB < 405_853_388_800 * 34 + (8 * 8 + 205) * GIB
 
 
 def test_405b_on_8_gpus_fits_on_the_nodes_that_are_offered_and_not_on_one_fewer(plan_of_405b: Plan) -> None:
