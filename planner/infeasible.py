@@ -36,6 +36,12 @@ PriceOn = Callable[[Cluster, Software], CostModel]
 MAX_GPUS = 1 << 18
 """Clusters beyond this are not offered."""
 
+MAX_HOST_BYTES = 8192 * GIB
+"""Nodes with more memory are not offered."""
+
+HOST_STEP_BYTES = 64 * GIB
+"""Memory of nodes is offered in steps of this."""
+
 _ANY_MEMORY = 1 << 60
 _MAX_CHECKED = 24
 _MAX_FINER_STEPS = 16
@@ -271,6 +277,13 @@ def _relaxations(question: _Question) -> Iterator[Relaxation]:
     yield from _without_constraints(question)
     if cluster.unequal is not None:
         return  # other nodes or GPUs for which of them?
+    node_bytes = _enough_host_memory(question)
+    if node_bytes is not None:
+        yield Relaxation(
+            change=f"{node_bytes // GIB:,} GiB of host memory a node instead of {cluster.host_memory_bytes / GIB:,.0f}",
+            path="cluster.host_ram",
+            value=f"{node_bytes // GIB}GiB",
+        )
     nodes = _enough_nodes(question)
     if nodes is not None:
         yield Relaxation(change=f"{nodes} nodes instead of {cluster.num_nodes}", path="cluster.nodes", value=str(nodes))
@@ -296,6 +309,22 @@ def _without_constraints(question: _Question) -> Iterator[Relaxation]:
     for name, relaxed in looser:
         if replace(question, request=replace(question.request, constraints=relaxed)).fits():
             yield Relaxation(change=f"no constraint on {name}", path=f"constraints.{name}", value="null")
+
+
+def _enough_host_memory(question: _Question) -> int | None:
+    """Return the least memory of a node, in steps, with which something fits; None where no memory is enough."""
+
+    def fits(steps: int) -> bool:
+        cluster = replace(question.cluster, host_memory_bytes=steps * HOST_STEP_BYTES)
+        return replace(question, cluster=cluster).fits()
+
+    low, high = question.cluster.host_memory_bytes // HOST_STEP_BYTES, MAX_HOST_BYTES // HOST_STEP_BYTES
+    if low >= high or not offload_percents(question.scope()) or not fits(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high * HOST_STEP_BYTES
 
 
 def _enough_nodes(question: _Question) -> int | None:

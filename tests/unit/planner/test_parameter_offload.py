@@ -122,6 +122,20 @@ def test_nodes_with_too_little_memory_are_named(small_gpus: Cluster) -> None:
     assert plan.infeasible.binding.endswith(" GiB of its 256.00 GiB")
 
 
+def test_enough_host_memory_is_offered_to_a_step_of_64_gib(small_gpus: Cluster) -> None:
+    model, little = load_bundled("llama-2-13b"), replace(small_gpus, host_memory_bytes=250 * GIB)
+    found = search(model, little, asked()).infeasible
+    assert found is not None
+    change = next(change for change in found.relaxations if change.path == "cluster.host_ram")
+    gib = int(change.value.removesuffix("GiB"))
+    assert change.change == f"{gib} GiB of host memory a node instead of 250"
+    for size, fits in ((gib, True), (gib - 64, False)):
+        assert bool(search(model, replace(little, host_memory_bytes=size * GIB), asked(), top=1).plans) == fits
+    kept = search(model, little, asked(parts=(0.0,), weights=False)).infeasible
+    assert kept is not None
+    assert "cluster.host_ram" not in [change.path for change in kept.relaxations]
+
+
 @pytest.mark.parametrize(
     ("target", "parts", "binding"),
     [
