@@ -26,6 +26,7 @@ Arrays name their axes: R ranks, D kinds of layers, V virtual stages, P passes (
 that gain and lose a layer.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,8 +40,11 @@ from planner.schedules.critical_path import critical_path
 from planner.schedules.simulate import FloatArray
 from planner.space import interleaved_counts
 
-MOST_SIMULATED = 100
-"""Splits of one point that are simulated at most."""
+MOST_SIMULATED = 2_048
+"""Virtual stages of one point that are simulated at most: 256 splits of 8 stages or 64 of 32, which take equally long."""
+
+PATIENCE = 256
+"""Virtual stages simulated in a row without gain after which a point that is slower than the best is given up."""
 
 LEAST_GAIN = 1e-6
 """By which share a move must shorten a step to be made."""
@@ -99,13 +103,23 @@ def least_seconds(
     return low + bound.tail_seconds
 
 
-def improved(pricer: Pricer, candidate: Candidate) -> Candidate:
-    """Return the best split of an interleaved point that moves of single layers lead to from the candidate's."""
+def improved(pricer: Pricer, candidate: Candidate, *, rival_seconds: float = math.inf) -> Candidate:
+    """Return the best split of an interleaved point that moves of single layers lead to from the candidate's.
+
+    Args:
+        pricer: Prices splits.
+        candidate: Where the moves begin.
+        rival_seconds: The best step so far. A point that is slower is given up after some moves in vain (`PATIENCE`);
+            one that is faster is followed to where no single move helps.
+    """
+    num_stages = len(candidate.layout.stages)
     prices, best = pricer.prices(candidate.layout), candidate
     paths = [_Path.of(prices, best.layout)]
     moves = _Moves(prices, best.layout, paths)
-    tried = {best.layout.stages}
-    for _ in range(MOST_SIMULATED):
+    tried, in_vain = {best.layout.stages}, 0
+    for _ in range(MOST_SIMULATED // num_stages):
+        if in_vain * num_stages >= PATIENCE and best.step_seconds >= rival_seconds:
+            break
         ceiling = best.step_seconds * (1.0 - LEAST_GAIN)
         split = moves.most_promising(tried, pipeline_ceiling=ceiling)
         if split is None:
@@ -117,9 +131,10 @@ def improved(pricer: Pricer, candidate: Candidate) -> Candidate:
         fits = peak_bytes <= pricer.limit_bytes and pricer.hosts_hold(prices, split)
         if step_seconds < ceiling and fits:
             best = replace(best, layout=split, step_seconds=step_seconds, peak_memory_bytes=peak_bytes)
-            moves = _Moves(prices, split, paths)
+            moves, in_vain = _Moves(prices, split, paths), 0
         else:
             moves.add(paths[-1])
+            in_vain += 1
     return replace(best, lower_bound_seconds=min(best.lower_bound_seconds, best.step_seconds))
 
 

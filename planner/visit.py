@@ -386,7 +386,7 @@ def _move_layers(  # noqa: PLR0913 - the points, what is known, and who may refu
         placed = pricer.price(even.layout(pricer, index), bound=even.known(index), ceiling_seconds=math.inf)
         if isinstance(placed, Rejected):
             continue
-        moved = improved(pricer, placed)
+        moved = improved(pricer, placed, rival_seconds=found[0].step_seconds)
         if refused(moved.layout) is None and pricer.hosts_hold(pricer.prices(moved.layout), moved.layout):
             _insert(found, moved)
 
@@ -432,7 +432,7 @@ def _place_unevenly(
         _insert(found, candidate)
     for least, candidate in placed[:MOST_IMPROVED]:
         if least < found[0].step_seconds:
-            moved = improved(pricer, candidate)
+            moved = improved(pricer, candidate, rival_seconds=found[0].step_seconds)
             if refused(moved.layout) is None and pricer.hosts_hold(pricer.prices(moved.layout), moved.layout):
                 _insert(found, moved)
     return _PlacedUnevenly(placed=len(placed), refusal=first_refusal)
