@@ -113,21 +113,21 @@ class KnownSplit:
             if rank == last or not any((before_CD >= held_CD).all() for before_CD in self.counts_RCD[:rank])
         )
 
-    def in_flight(self, rank: int, num_microbatches_X: IntArray) -> IntArray:
+    def in_flight(self, rank: int, num_microbatches_M: IntArray) -> IntArray:
         """Return how many micro-batches of each chunk C a rank holds when it has run ahead as far as it may.
 
         Of an interleaved rank that is 2 (pp - rank - 1) + (vpp - 1) pp + 1 chunk passes (Narayanan et al., arXiv
         2104.04473, section 2.2): pp of each chunk but the last, then of the last, then of the first again.
         """
         vpp = self.counts_RCD.shape[1]
-        flights_CX = np.full((vpp, len(num_microbatches_X)), self.pp, dtype=np.int64)
+        flights_CM = np.full((vpp, len(num_microbatches_M)), self.pp, dtype=np.int64)
         if vpp == 1:
-            return np.minimum(flights_CX - rank, num_microbatches_X)
-        pp_X = np.full_like(num_microbatches_X, self.pp)
-        again_RX, last_RX = _interleaved_flights_RX(np.array([rank]), pp_X, num_microbatches_X)
-        flights_CX[-1] = last_RX[0]
-        flights_CX[0] += again_RX[0]
-        return flights_CX
+            return np.minimum(flights_CM - rank, num_microbatches_M)
+        pp_M = np.full_like(num_microbatches_M, self.pp)
+        again_RM, last_RM = _interleaved_flights_RX(np.array([rank]), pp_M, num_microbatches_M)
+        flights_CM[-1] = last_RM[0]
+        flights_CM[0] += again_RM[0]
+        return flights_CM
 
 
 def _interleaved_flights_RX(
@@ -374,15 +374,15 @@ class MemoryNeed:
             split: The one way in which these points, all of one pp and vpp, are cut.
             limit_bytes: What a GPU may use.
         """
-        points = self.points
-        least_X = np.full(len(points), np.inf)
+        distinct_M, index_X = np.unique(self.points.num_microbatches_X, return_inverse=True)
+        least_X = np.full(len(self.points), np.inf)
         for rank in split.heaviest_ranks:
-            flights_CX = split.in_flight(rank, points.num_microbatches_X)
-            need_X = np.zeros(len(points))
+            flights_CM = split.in_flight(rank, distinct_M)
+            need_X = np.zeros(len(self.points))
             for block, (static_X, saved_X) in enumerate(zip(self.static_DX, self.saved_DX, strict=True)):
                 held_C = split.counts_RCD[rank, :, block]
-                need_X += held_C.sum() * static_X + (held_C @ flights_CX) * saved_X
-            need_X -= flights_CX.sum(axis=0) * self.freed_X
+                need_X += held_C.sum() * static_X + (held_C @ flights_CM)[index_X] * saved_X
+            need_X -= flights_CM.sum(axis=0)[index_X] * self.freed_X
             held_D = split.counts_RCD[rank].sum(axis=0)
             of_layers_DX = np.stack([self.working_DX[block] for block in np.nonzero(held_D)[0]])
             # Where layers differ, what a layer frees before it is counted; the last one of a stage has freed nothing.
