@@ -113,22 +113,14 @@ class Timeline:
         return 1.0 - float(self.busy_seconds_R[self.critical_rank]) / self.span_seconds
 
     @property
-    def last_backward_start_seconds_RC(self) -> FloatArray:
-        """Return when the last micro-batch's backward pass starts on each chunk."""
-        return self._of_last_backward_RC(self.start_seconds_RK)
-
-    @property
     def last_backward_end_seconds_RC(self) -> FloatArray:
         """Return when the last micro-batch's backward pass ends on each chunk: its gradients are complete."""
-        return self._of_last_backward_RC(self.end_seconds_RK)
-
-    def _of_last_backward_RC(self, values_RK: FloatArray) -> FloatArray:
         order = self.order
         picked_RK = order.is_backward_RK & (order.microbatch_RK == order.num_microbatches - 1)
         rank_N, position_N = np.nonzero(picked_RK)
-        values_RC = np.empty((order.pp, order.vpp), dtype=np.float64)
-        values_RC[rank_N, order.chunk_RK[rank_N, position_N]] = values_RK[rank_N, position_N]
-        return values_RC
+        end_seconds_RC = np.empty((order.pp, order.vpp), dtype=np.float64)
+        end_seconds_RC[rank_N, order.chunk_RK[rank_N, position_N]] = self.end_seconds_RK[rank_N, position_N]
+        return end_seconds_RC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
