@@ -13,12 +13,10 @@ from planner.errors import InputError, NotExpressibleError
 from planner.inputs import Inputs
 from planner.layout import Layout
 from planner.plan import Plan, PlannedLayout
+from planner.report import WORTH_SAYING
 from planner.request import Bounds, Constraints
 from planner.search import search
 from solvers.errors import SolverError
-
-WORTH_SAYING = 0.02
-"""Smallest gain, as a share of the step, that is worth a sentence; below it the model's own rounding decides."""
 
 PINNED = ("tp", "pp", "vpp", "cp", "ep", "etp", "zero_stage", "micro_batch_size")
 

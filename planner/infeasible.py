@@ -24,12 +24,11 @@ from planner.rank_map import pricer_on
 from planner.request import Constraints, PlanRequest
 from planner.space import Space, enumerate_layouts, least_offload_percent, offload_percents, parameter_offloads
 from planner.specs import ModelSpec
+from planner.units import GIB
 from profiles.catalogue import device_names, load_device
 from profiles.estimate import CostModel
 from profiles.hardware import Cluster, LinkLevel
 from profiles.software import Software
-
-GIB = 1 << 30
 
 PriceOn = Callable[[Cluster, Software], CostModel]
 """Gives the cost model of a cluster."""

@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from planner.errors import Location
 from planner.plan import Phase, PlannedLayout
 from planner.readers.flag_tables import Framework
-from planner.report import RankMemory, layout_in_words, memory_by_rank, peak_terms
+from planner.report import WORTH_SAYING, RankMemory, layout_in_words, memory_by_rank, peak_terms
 from planner.rules.rule import Found, FoundAt, Rule, Severity, rule
+from planner.units import GIB
 
 TRAINING = (Framework.MEGATRON, Framework.DEEPSPEED)
-GIB = 1 << 30
-
-WORTH_SAYING = 0.02
-"""Smallest share of the step that is worth a sentence; below it the model's own rounding decides."""
 
 PHASE_WORDS = {
     Phase.INITIALISATION: "before the first step",

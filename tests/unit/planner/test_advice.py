@@ -8,10 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from planner.advice import PARTS, WORTH_SAYING, best_of_all, single_changes
+from planner.advice import PARTS, best_of_all, single_changes
 from planner.described import given_layout
 from planner.inputs import Inputs
 from planner.layout import Granularity, Recompute
+from planner.report import WORTH_SAYING
 from planner.search import search
 from tests.builders import tiny_dense_model, tiny_request, two_node_cluster
 
