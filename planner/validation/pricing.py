@@ -7,7 +7,7 @@ has no price, leaves these rules undecided.
 from dataclasses import dataclass
 from pathlib import Path
 
-from planner.advice import best_of_all, single_changes
+from planner.advice import SingleChanges, best_of_all, single_changes
 from planner.lock_changes import changes
 from planner.locked import lock_of
 from planner.plan import Plan
@@ -58,7 +58,7 @@ def priced_run(script: Path, run: Run, machine: Machine) -> PricedRun:
     inputs = inputs_of(running, script=script, cluster=machine.cluster, spec=machine.spec)
     plan, _ = priced(running.layout, inputs.model, inputs.cluster, inputs.request)
     found = best_of_all(inputs) if machine.advice else None
-    helping = single_changes(plan.best, inputs) if machine.advice else ()
+    single = single_changes(plan.best, inputs) if machine.advice else SingleChanges(helping=(), open={})
     return PricedRun(
         place=run.start,
         planned=plan.best,
@@ -70,8 +70,9 @@ def priced_run(script: Path, run: Run, machine: Machine) -> PricedRun:
                 layout=layout_in_words(advice.planned.layout),
                 saved_fraction=advice.saved_fraction,
             )
-            for advice in helping
+            for advice in single.helping
         ),
+        open_parts=single.open,
     )
 
 
