@@ -33,7 +33,7 @@ from profiles.software import Software
 PriceOn = Callable[[Cluster, Software], CostModel]
 """Gives the cost model of a cluster."""
 MAX_GPUS = 1 << 18
-"""Clusters beyond this are not offered."""
+"""Clusters beyond this are not offered: the largest that there are have about 2**17 GPUs."""
 
 MAX_HOST_BYTES = 8192 * GIB
 """Nodes with more memory are not offered."""
@@ -42,8 +42,11 @@ HOST_STEP_BYTES = 64 * GIB
 """Memory of nodes is offered in steps of this."""
 
 _ANY_MEMORY = 1 << 60
+"""More than any GPU has, and small enough for sums of bytes in 64-bit integers."""
 _MAX_CHECKED = 24
+"""Points placed exactly to find one that fits, the roomiest first: a choice; the others are taken not to fit."""
 _MAX_FINER_STEPS = 16
+"""Numbers of nodes below the coarse one that are tried one by one: a choice; with more the coarse one is offered."""
 
 
 class Describe(Protocol):

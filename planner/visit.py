@@ -30,7 +30,10 @@ Refused = Callable[[Layout], NotExpressibleError | None]
 """Returns why the target has no words for a layout, if it has none."""
 
 MAX_VISITED = 5_000
-"""Points looked at exactly before the search stops with what it has; a count, so that equal inputs give equal plans."""
+"""Points looked at exactly before the search stops with what it has; a count, so that equal inputs give equal plans.
+
+This and the next two are choices. Plans of the examples need at most 23; one that stops early says its gap.
+"""
 
 MOST_IMPROVED = 8
 """Interleaved points whose layers are moved: those with the best even split, and as many of which none fits."""

@@ -16,12 +16,13 @@ from planner.readers.named_files import is_regular_file
 
 SCRIPT_SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm"})
 MAX_NEIGHBOURS = 64
-"""Scripts beside a configuration that are looked at."""
+"""Scripts beside a configuration that are looked at: a choice, so that a folder of thousands holds nobody up."""
 
 MAX_CHARACTERS = 128 << 10
 """Longest JSON that is taken for a configuration; they have a few kilobytes."""
 
 MAX_SCRIPT_BYTES = 1 << 20
+"""How much of each is looked at for a launch line; launch scripts have a few kilobytes."""
 
 
 def deepspeed_document(text: str, *, file: str) -> Document | None:
