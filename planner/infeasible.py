@@ -36,10 +36,10 @@ MAX_GPUS = 1 << 18
 """Clusters beyond this are not offered: the largest that there are have about 2**17 GPUs."""
 
 MAX_HOST_BYTES = 8192 * GIB
-"""Nodes with more memory are not offered."""
+"""Nodes with more memory are not offered: a choice, four times the 2 TiB of the usual node of 8 GPUs."""
 
 HOST_STEP_BYTES = 64 * GIB
-"""Memory of nodes is offered in steps of this."""
+"""Memory of nodes is offered in steps of this: a choice, the size of a common memory module."""
 
 _ANY_MEMORY = 1 << 60
 """More than any GPU has, and small enough for sums of bytes in 64-bit integers."""

@@ -1,7 +1,7 @@
 """Runs that are priced before they are judged: memory, speed, and the lock that they are held against.
 
 The strict reader of `evaluate` reads the script anew, because a price needs every setting. What it cannot read, or what
-has no price, leaves these rules undecided.
+has no price, leaves these rules undecided; so does a search that advice needs and that ends with nothing.
 """
 
 from dataclasses import dataclass
