@@ -62,6 +62,7 @@ class Run:
         offloaded: Every layout has a part of the optimizer's states on the hosts, or with sharded weights all of them;
             which part is not said here.
         parameters: Every layout has the weights there too.
+        activations: Every layout has what some layers save on the hosts; how many is not said here.
     """
 
     model: ModelSpec
@@ -69,6 +70,7 @@ class Run:
     request: PlanRequest
     offloaded: bool = False
     parameters: bool = False
+    activations: bool = False
 
     @property
     def workload(self) -> TrainWorkload:
@@ -353,6 +355,8 @@ def _target_has_use(use: Use, mesh: Mesh, run: Run) -> bool:
         return False
     if run.parameters and (zero != 3 or use.secondary_shard > 1 or run.request.target is Target.MEGATRON):
         return False
+    if run.activations and (mesh.pp > 1 or zero > 1 or not _may_offload_layers(run)):
+        return False
     match run.request.target:
         case Target.DEEPSPEED:
             return (
@@ -368,6 +372,15 @@ def _target_has_use(use: Use, mesh: Mesh, run: Run) -> bool:
             alone = mesh.tp == mesh.cp == mesh.pp == mesh.ep == 1
             return zero <= (3 if alone and not adapters else 1) and (shardable or zero == 0)
     return True
+
+
+def _may_offload_layers(run: Run) -> bool:
+    """Return whether the target moves what layers save to the hosts, and there are layers of which it does."""
+    return (
+        run.request.target is not Target.DEEPSPEED
+        and run.model.num_layers > 1
+        and not any(isinstance(mixer, StateSpace | LinearAttention) for mixer in _mixers(run.model))
+    )
 
 
 def recomputes(mesh: Mesh, vpp: int, run: Run) -> list[Recompute]:
@@ -457,8 +470,9 @@ def _legal(run: Run) -> Iterator[tuple[Mesh, Use, Recompute]]:
         for use in uses(mesh, run):
             if is_legal_use(use, mesh, run):
                 for recompute in choices[use.vpp]:
-                    yield mesh, use, recompute
-                if is_chosen_by_layer(vpp=use.vpp, zero_stage=use.zero_stage, run=run):
+                    if not run.activations or recompute.granularity is Granularity.NONE:
+                        yield mesh, use, recompute
+                if not run.activations and is_chosen_by_layer(vpp=use.vpp, zero_stage=use.zero_stage, run=run):
                     yield mesh, use, Recompute(granularity=Granularity.PER_LAYER)
 
 
@@ -547,6 +561,8 @@ def is_proved(layout: Layout, run: Run) -> bool:
         and (use.vpp == 1 or counts == interleaved_split(run.model.num_layers, stages))
         and (layout.offload is not None) == run.offloaded
         and layout.parameters_on_host == run.parameters
-        and replace(layout, stages=stages_from_counts((0,) * stages), offload=None)
+        and (layout.offloaded_layers > 0) == run.activations
+        and (not run.activations or layout.recompute.granularity is Granularity.NONE)
+        and replace(layout, stages=stages_from_counts((0,) * stages), offload=None, offloaded_layers=0)
         == point(mesh, use, layout.recompute, run)
     )

@@ -86,7 +86,7 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
         recompute = Recompute(granularity=Granularity.FULL, num_layers=partial)
     cp, zero_stage = int(points.cp_X[index]), int(points.zero_stage_X[index])
     offloaded = int(points.optimizer_offload_X[index])
-    return skeleton(
+    point = skeleton(
         tp=int(points.tp_X[index]),
         sequence_parallel=bool(points.sequence_parallel_X[index]),
         cp=cp,
@@ -113,6 +113,8 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
         else None,
         capabilities=table.capabilities,
     )
+    layers = int(points.offloaded_layers_X[index])
+    return replace(point, offloaded_layers=layers) if layers else point
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +157,7 @@ class Pricer:
 
     def hosts_hold(self, prices: PointPrices, split: Layout) -> bool:
         """Return whether every node has the memory for what a split puts there, by exact bytes."""
-        if split.offload is None or self.cluster is None:
+        if not split.uses_hosts or self.cluster is None:
             return True
         ledger = host_memory(prices.place(split), self.cluster)
         return ledger is None or ledger.num_bytes <= ledger.limit_bytes

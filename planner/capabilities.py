@@ -60,6 +60,7 @@ class Capabilities:
         offload_zero_stages: Where the optimizer's states can lie and be updated on the host: with 1 a part of them,
             with 3 all.
         parameter_offload: With zero_stage 3 and all optimizer states there, the weights can lie on the host too.
+        activation_offload: Saved tensors of layers can lie on the host between forward and backward pass.
         vocab_divisor: The embedding table is padded to a multiple of this times tp; 1 pads to tp alone.
         queued_gradients: Elements of unsharded gradients that wait with zero_stage 2 and 3.
         prefetched_weights: Elements gathered ahead with zero_stage 3.
@@ -107,6 +108,7 @@ class Capabilities:
     low_precision_states: bool
     offload_zero_stages: frozenset[int]
     parameter_offload: bool
+    activation_offload: bool
     vocab_divisor: int
     queued_gradients: int
     prefetched_weights: int
@@ -162,6 +164,8 @@ MEGATRON = Capabilities(
     # Megatron-FSDP it would be left over the whole weights (`DistributedOptimizer.__init__` returns before).
     offload_zero_stages=frozenset({1}),
     parameter_offload=False,
+    # `--cpu-offloading-num-layers`.
+    activation_offload=True,
     vocab_divisor=128,
     # `megatron_fsdp.py`: `suggested_RS_queue_capacity`, and half of it as `suggested_AG_prefetch_size`; more where two
     # layers are larger.
@@ -239,6 +243,8 @@ DEEPSPEED = Capabilities(
     offload_zero_stages=frozenset({3}),
     # `offload_param`.
     parameter_offload=True,
+    # `cpu_checkpointing` moves the inputs of layers that are recomputed, which is not priced.
+    activation_offload=False,
     # The LM head and a tied embedding split by rows (`module_inject/layers.py: VocabParallelLinear`).
     vocab_divisor=1,
     # Two `reduce_bucket_size` of half as many: one is filled while the other is reduced (`stage_1_and_2.py`).
@@ -292,6 +298,7 @@ ANY = Capabilities(
     low_precision_states=True,
     offload_zero_stages=frozenset({1, 3}),
     parameter_offload=True,
+    activation_offload=True,
     vocab_divisor=128,
     queued_gradients=MEGATRON.queued_gradients,
     prefetched_weights=MEGATRON.prefetched_weights,
@@ -314,4 +321,10 @@ def capabilities_on(cluster: Cluster, target: Target) -> Capabilities:
     capabilities = CAPABILITIES[target]
     if cluster.unequal is None:
         return capabilities
-    return replace(capabilities, per_layer_recompute=False, offload_zero_stages=frozenset(), parameter_offload=False)
+    return replace(
+        capabilities,
+        per_layer_recompute=False,
+        offload_zero_stages=frozenset(),
+        parameter_offload=False,
+        activation_offload=False,
+    )

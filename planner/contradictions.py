@@ -11,7 +11,7 @@ from planner.capabilities import CAPABILITIES, Capabilities
 from planner.documents import Document
 from planner.errors import InputError, Location
 from planner.layout import ContextKind
-from planner.request import Objective, PlanRequest, Target
+from planner.request import OFFLOADED_LAYERS, Objective, PlanRequest, Target
 from planner.specs import ModelSpec
 from planner.workload import AttentionKernel, Precision
 from profiles.hardware import Cluster, Device
@@ -194,11 +194,12 @@ def _robust(cluster: Cluster, request: PlanRequest, document: Document) -> Itera
 
 
 def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iterator[InputError]:
-    """Yield states or weights that are to go to hosts of nodes that differ, and weights that are to go alone."""
+    """Yield what is to go to hosts of nodes that differ, and weights that are to go alone."""
     constraints = request.constraints
     for name, what, asked in (
         ("optimizer_offload", "states", any(constraints.optimizer_offload or ())),
         ("parameter_offload", "weights", constraints.parameter_offload is True),
+        (OFFLOADED_LAYERS, "activations", not constraints.admits(OFFLOADED_LAYERS, 0)),
     ):
         if cluster.unequal is not None and asked:
             yield InputError(

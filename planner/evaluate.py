@@ -12,10 +12,11 @@ forward and the last backward pass of each virtual stage by what nothing hides.
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from planner.activation_offload import layer_copy
 from planner.capabilities import DEEPSPEED
 from planner.communication import (
     TimedTraffic,
@@ -39,6 +40,7 @@ from planner.offload import (
     parameter_copies,
     waited_for_link_seconds,
 )
+from planner.offload_timeline import LayerSeconds, backward_seconds, forward_seconds
 from planner.placement import PlacedModel
 from planner.plan import MemoryLine, TimeLine
 from planner.pricing import launches_seconds, price_steps, restart_seconds
@@ -55,6 +57,7 @@ RECOMPUTATION = "recomputation"
 DATA_PARALLEL = "data-parallel collectives"
 OPTIMIZER = "optimizer step"
 HOST = "optimizer states on the host"
+ACTIVATIONS = "activations to the host and back"
 BUBBLE = "pipeline bubble and transfers"
 
 SKEWED_ROUTING = (
@@ -265,7 +268,30 @@ class _Evaluator:
             backward += price.backward_seconds
             for term, seconds in price.terms.items():
                 terms[term] += seconds
-        return self._with_data_parallel(stage, terms, forward, backward)
+        whole = self._with_data_parallel(stage, terms, forward, backward)
+        return self._with_copies(whole, held) if placed.layout.offloaded_layers else whole
+
+    def _with_copies(self, price: StagePrice, held: tuple[tuple[RankLayer, Recompute], ...]) -> StagePrice:
+        """Add what layers of which the first are offloaded wait for copies; nothing else runs meanwhile."""
+        layers: list[LayerSeconds] = []
+        for layer, own in held:
+            copied, own_price = self.cost_model.compute(layer_copy(layer)), self._layer(layer, own)
+            self.note(ACTIVATIONS, copied.source, copied.note)
+            layers.append(
+                LayerSeconds(
+                    forward=own_price.forward_seconds, backward=own_price.backward_seconds, copy=copied.seconds
+                )
+            )
+        offloaded = self.placed.layout.offloaded_layers
+        # Below 0 by rounding alone.
+        forward = max(0.0, forward_seconds(layers, offloaded=offloaded) - sum(layer.forward for layer in layers))
+        backward = max(0.0, backward_seconds(layers, offloaded=offloaded) - sum(layer.backward for layer in layers))
+        price.terms[ACTIVATIONS] += forward + backward
+        return replace(
+            price,
+            forward_seconds=price.forward_seconds + forward,
+            backward_seconds=price.backward_seconds + backward,
+        )
 
     def _layer(self, layer: RankLayer, recompute: Recompute) -> _LayerPrice:
         """Return the price of one layer; the same object again is looked up."""

@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from planner.activation_search import least_activation_seconds, visit_activations
 from planner.baseline import baseline_layout
 from planner.candidates import Pricer
 from planner.capabilities import capabilities_on
@@ -90,7 +91,7 @@ class Ground:
         asked = self.scope.constraints.asks_hosts
         if asked or thumb is None or self.refused(thumb) is not None:  # else everything stays on the GPUs
             hosted = least_hosted_seconds(self.scope, self.table, self.cluster, limit_bytes=self.limit_bytes)
-            least = min(least, hosted)
+            least = min(least, hosted, least_activation_seconds(self.scope, self.table, limit_bytes=self.limit_bytes))
         return least
 
     def pricer(self, limit_bytes: int | None = None) -> Pricer:
@@ -111,7 +112,7 @@ class Ground:
             top: Layouts to keep at most.
             watch: Called as the search goes on.
             limit_bytes: What the GPU with most memory may use, and every other one in proportion, no more than the
-                ground's own; None for that. States go to the hosts for less memory only where the user asks for it.
+                ground's own; None for that. Anything goes to the hosts for less memory only where the user asks for it.
         """
         pricer = self.pricer(limit_bytes)
         thumb = baseline_layout(pricer, self.cluster, unpinned=self.space.points) if self.is_free else None
@@ -129,6 +130,7 @@ class Ground:
         asked = self.scope.constraints.asks_hosts
         is_legal = len(self.space.points) + len(self.space.unsimulated) + self.space.unfit > 0
         if asked or (limit_bytes is None and is_legal):
+            wants_activations = self.scope.constraints.asks_activations or not seen.candidates
             seen = visit_hosted(
                 self.scope,
                 self.table,
@@ -139,6 +141,17 @@ class Ground:
                 watch=watch,
                 refused=self.refused,
             )
+            if wants_activations:
+                seen = visit_activations(
+                    self.scope,
+                    self.table,
+                    self.cluster,
+                    limit_bytes=pricer.limit_bytes,
+                    before=seen,
+                    top=top,
+                    watch=watch,
+                    refused=self.refused,
+                )
         return replace(seen, thumb=thumb)
 
     def planned(self, layout: Layout, *, step_seconds: float, bound_seconds: float) -> PlannedLayout:

@@ -6,6 +6,8 @@ none keeps more on its GPU. DeepSpeed moves all states, and with them the share 
 (`stage3.py: grad_partitions_flat_buffer`). With the weights there too they lie in one page-locked buffer; as the model
 is built each tensor's share has one of its own (`partition_parameters.py: _partition_param`), whose memory PyTorch's
 `CachingHostAllocator` keeps when it is free. What else lies there: `planner.offload`.
+
+What layers save has a page-locked buffer for each tensor, which the same allocator keeps from step to step.
 """
 
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.activation_offload import copied_tensors
 from planner.communication import num_moments, shard_ranks
 from planner.layout import Layout
 from planner.offload import FP32_BYTES, offloaded_elements, updated_elements
@@ -43,6 +46,7 @@ ACCUMULATED = "accumulated gradients"
 CONSTRUCTION = "unsplit master weights"
 WEIGHTS = "page-locked weights"
 BUILT = "weights as they were built"
+ACTIVATIONS = "page-locked activations"
 PROCESSES = "processes"
 SYSTEM = "system"
 
@@ -63,8 +67,11 @@ class _RankBytes:
 def host_memory(placed: PlacedModel, cluster: Cluster) -> HostMemory | None:
     """Return the ledger of the node that keeps most; None where nothing is offloaded."""
     layout = placed.layout
-    if layout.offload is None:
+    if not layout.uses_hosts:
         return None
+    if layout.offloaded_layers:
+        lines = (_activation_line(placed, cluster), *reserve(cluster))
+        return HostMemory(lines=lines, limit_bytes=cluster.host_memory_bytes)
     of_rank = [_rank_bytes(placed, pipeline_rank) for pipeline_rank in range(layout.pp)]
     nodes = {ranks_of_node(layout, cluster.gpus_per_node, node) for node in range(cluster.num_nodes)}
     ledgers = [_node_lines([of_rank[rank] for rank in ranks], placed) for ranks in sorted(nodes)]
@@ -184,6 +191,19 @@ def _weight_lines(ranks: list[_RankBytes], placed: PlacedModel) -> tuple[HostLin
             source=f"{dtype}, a page-locked buffer for each tensor, rounded up to a power of two (counted twice), which"
             " PyTorch's allocator keeps",
         ),
+    )
+
+
+def _activation_line(placed: PlacedModel, cluster: Cluster) -> HostLine:
+    """Return what the saved tensors of offloaded layers take on a node; all its ranks hold all layers."""
+    offloaded = placed.layout.offloaded_layers
+    held = placed.rank_model.stage_layers(placed.layout.stages[0])[:offloaded]
+    of_rank = sum(_power_of_two(num_bytes) for layer in held for num_bytes in copied_tensors(layer))
+    return HostLine(
+        term=ACTIVATIONS,
+        num_bytes=cluster.gpus_per_node * of_rank,
+        source=f"saved tensors of {offloaded} layers of a micro-batch, {cluster.gpus_per_node} ranks; a page-locked"
+        " buffer each, rounded up to a power of two",
     )
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from planner.activation_prices import ActivationPricer
 from planner.candidates import Pricer, layout_at
 from planner.capabilities import capabilities_on
 from planner.costs import CostTable
@@ -21,8 +22,15 @@ from planner.offload_prices import OffloadPricer
 from planner.plan import Infeasible, PlannedLayout, Relaxation
 from planner.points import Points, Scope, distinct_columns
 from planner.rank_map import pricer_on
-from planner.request import Constraints, PlanRequest
-from planner.space import Space, enumerate_layouts, least_offload_percent, offload_percents, parameter_offloads
+from planner.request import OFFLOADED_LAYERS, Constraints, PlanRequest
+from planner.space import (
+    Space,
+    enumerate_layouts,
+    least_offload_percent,
+    offload_percents,
+    offloaded_layer_counts,
+    parameter_offloads,
+)
 from planner.specs import ModelSpec
 from planner.units import GIB
 from profiles.catalogue import device_names, load_device
@@ -102,22 +110,28 @@ class _Question:
         )
 
     def spaces(self) -> Iterator[Space]:
-        """Yield the space with everything on the GPUs, and the one with as much on the hosts as may be."""
+        """Yield the space with everything on the GPUs, and those with as much on the hosts as may be."""
         scope = self.scope()
-        percents = offload_percents(scope)
-        if not least_offload_percent(scope):
+        if not least_offload_percent(scope) and scope.constraints.admits(OFFLOADED_LAYERS, 0):
             yield enumerate_layouts(scope)
+        yield from self.hosted_spaces()
+
+    def hosted_spaces(self) -> Iterator[Space]:
+        """Yield the spaces with as much on the hosts as may be."""
+        scope = self.scope()
         for parameters in parameter_offloads(scope):
-            yield enumerate_layouts(scope, offload_percent=percents[-1], parameters=parameters)
+            percent = offload_percents(scope)[-1]
+            yield enumerate_layouts(scope, offload_percent=percent, parameters=parameters)
+        if offloaded_layer_counts(scope):
+            yield enumerate_layouts(scope, activations=True)
 
     def pricer(self, space: Space, *, limit_bytes: int, asks_hosts: bool = True) -> Pricer:
         """Return what prices the points of a space, each with the least on the hosts that it needs."""
-        return OffloadPricer(
-            self.table(space),
-            limit_bytes=limit_bytes,
-            cluster=self.cluster if asks_hosts else None,
-            percents=offload_percents(self.scope()),
-        )
+        table, cluster, scope = self.table(space), self.cluster if asks_hosts else None, self.scope()
+        if (space.points.offloaded_layers_X > 0).any():
+            counts = offloaded_layer_counts(scope)
+            return ActivationPricer(table, limit_bytes=limit_bytes, cluster=cluster, counts=counts)
+        return OffloadPricer(table, limit_bytes=limit_bytes, cluster=cluster, percents=offload_percents(scope))
 
 
 def _first_fit(points: Points, pricer: Pricer) -> Layout | None:
@@ -207,11 +221,13 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
 
 
 def _offloaded(layout: Layout) -> str:
-    return f" and {_hosted_part(layout)} on the host" if layout.offload is not None else ""
+    return f" and {_hosted_part(layout)} on the host" if layout.uses_hosts else ""
 
 
 def _hosted_part(layout: Layout) -> str:
     """Return what of a layout lies on the host, in words."""
+    if layout.offloaded_layers:
+        return f"activations of {layout.offloaded_layers} layers"
     weights = " and the weights" if layout.parameters_on_host else ""
     return f"{100 * layout.offloaded_fraction:.4g} % of optimizer states{weights}"
 
@@ -225,10 +241,8 @@ class _HostShortage:
 
 
 def _host_shortage(question: _Question) -> _HostShortage | None:
-    """Return what a node lacks for a layout that would fit into the GPUs with states on the host, if one would."""
-    scope = question.scope()
-    for parameters in parameter_offloads(scope):
-        space = enumerate_layouts(scope, offload_percent=offload_percents(scope)[-1], parameters=parameters)
+    """Return what a node lacks for a layout that would fit into the GPUs with something on the host, if one would."""
+    for space in question.hosted_spaces():
         pricer = question.pricer(space, limit_bytes=question.limit_bytes, asks_hosts=False)
         layout = _first_fit(_frugal(space), pricer)
         hosted = None if layout is None else host_memory(pricer.prices(layout).place(layout), question.cluster)
@@ -321,7 +335,9 @@ def _enough_host_memory(question: _Question) -> int | None:
         return replace(question, cluster=cluster).fits()
 
     low, high = question.cluster.host_memory_bytes // HOST_STEP_BYTES, MAX_HOST_BYTES // HOST_STEP_BYTES
-    if low >= high or not offload_percents(question.scope()) or not fits(high):
+    scope = question.scope()
+    hosts = offload_percents(scope) or offloaded_layer_counts(scope)
+    if low >= high or not hosts or not fits(high):
         return None
     while high - low > 1:
         middle = (low + high) // 2

@@ -164,6 +164,7 @@ class Layout:
         schedule: Pipeline schedule.
         recompute: What is recomputed.
         offload: What lies in host memory; None for nothing.
+        offloaded_layers: How many of the first layers keep their saved tensors in host memory between passes.
         overlap: Which communication is hidden.
         rank_order: Mesh axes from fastest to slowest.
         node_order: Where nodes differ: the node at each place of the mesh, places filled by consecutive ranks. Empty
@@ -191,6 +192,7 @@ class Layout:
     state_replicas: int = 1
     secondary_shard: int = 1
     offload: Offload | None = None
+    offloaded_layers: int = 0
     rank_order: str = STAGES_OUTERMOST
     node_order: tuple[int, ...] = ()
 
@@ -209,6 +211,8 @@ class Layout:
             raise ValueError(f"node_order {self.node_order} does not hold every node once")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage = {self.zero_stage} is none of 0, 1, 2, 3")
+        if self.offloaded_layers < 0:
+            raise ValueError(f"offloaded_layers = {self.offloaded_layers} is below 0")
 
     @property
     def stage_ranks(self) -> int:
@@ -229,6 +233,11 @@ class Layout:
     def offloaded_fraction(self) -> float:
         """Return the part of the optimizer's states that lies in host memory."""
         return 0.0 if self.offload is None else self.offload.optimizer_fraction
+
+    @property
+    def uses_hosts(self) -> bool:
+        """Return whether something lies in host memory."""
+        return self.offload is not None or self.offloaded_layers > 0
 
     @property
     def parameters_on_host(self) -> bool:

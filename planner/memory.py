@@ -16,6 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from planner.activation_offload import held_bytes
 from planner.communication import num_moments, shard_ranks
 from planner.graph import LossReduction, Saved, Work
 from planner.habits import PLANNED, Fsdp, Habits, LossHabit
@@ -76,6 +77,8 @@ def chunk_activation_bytes(placed: PlacedModel, stage: Stage) -> int:
     """Return what one virtual stage keeps of one micro-batch, the head's tensors (never two at once) left out."""
     recompute, rank_model = placed.layout.recompute, placed.rank_model
     total = rank_model.embedding.all_saved_bytes if stage.has_embedding else 0
+    if placed.layout.offloaded_layers:
+        return total + held_bytes(rank_model.stage_layers(stage), placed.layout.offloaded_layers)
     if recompute.is_per_layer:
         for index, layer in enumerate(rank_model.stage_layers(stage), start=stage.first_layer):
             total += layer.saved_bytes(recompute.of_layer(index))
@@ -512,7 +515,8 @@ def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: in
             name="activations",
             num_bytes=activation_bytes,
             source="saved tensors of the micro-batches in flight"
-            + ("" if layout.pp == 1 else f", {layout.schedule} schedule"),
+            + ("" if layout.pp == 1 else f", {layout.schedule} schedule")
+            + (f", of all layers in a row but {layout.offloaded_layers}" if layout.offloaded_layers else ""),
         )
     ]
     fsdp = _is_fsdp(layout, habits)

@@ -199,8 +199,9 @@ class MemoryNeed:
             self.static_DX.append(states_X(of_block_KX[:4]) + operands_X * kept_copies_X)
             self.unsharded.add_layer(of_block_KX[:4])
             saved_X = saved_SDR[self._shape_X, block, points.recompute_X]
-            self.saved_DX.append(saved_X * lost)
             again_X = np.where(points.recompute_layers_X > 0, 0.0, all_saved_X - saved_X)
+            # Where layers keep theirs on the host, it is not known here how many do.
+            self.saved_DX.append(np.where(points.offloaded_layers_X > 0, 0.0, saved_X) * lost)
             self.working_DX.append((again_X + transient_X) * lost + self.unsharded.one_layer_DX[-1])
             whole_DX.append(all_saved_X - input_X)
         self.freed_X = points.recompute_layers_X * np.maximum.reduce(whole_DX) * lost

@@ -22,7 +22,7 @@ from planner.offload import SHARDED_WEIGHTS
 from planner.offload_prices import OffloadPricer
 from planner.points import BoolArray, IntArray, Points, Scope
 from planner.space import Space, enumerate_layouts, offload_percents, parameter_offloads
-from planner.visit import BEYOND_HOST, OUTBID, Refused, Visit, Watch, added, visit
+from planner.visit import BEYOND_HOST, OUTBID, Refused, Visit, Watch, added, merged, visit
 from profiles.hardware import Cluster
 
 
@@ -85,7 +85,7 @@ def _with_hosted(  # noqa: PLR0913 - what is searched, where, and what is known 
         refused=refused,
         rivals=before.candidates,
     )
-    return _merged(
+    return merged(
         before,
         replace(
             seen,
@@ -204,22 +204,3 @@ def _promising_X(points: Points, table: CostTable, ceiling_seconds: float) -> Bo
 def _add(pruned: dict[str, int], reason: str, number: int) -> None:
     if number:
         pruned[reason] = pruned.get(reason, 0) + number
-
-
-def _merged(before: Visit, seen: Visit) -> Visit:
-    """Return two visits as one, the second having begun with the candidates of the first."""
-    best = seen.candidates[0].step_seconds if seen.candidates else math.inf
-    uneven = (before.uneven_bound_seconds, seen.uneven_bound_seconds)
-    return Visit(
-        candidates=seen.candidates,
-        bound_seconds=min(before.bound_seconds, seen.bound_seconds),
-        pruned=added(before.pruned, seen.pruned),
-        simulated=before.simulated + seen.simulated,
-        unsettled=before.unsettled + seen.unsettled,
-        refusal=before.refusal or seen.refusal,
-        uneven_bound_seconds=min((bound for bound in uneven if bound is not None and bound < best), default=None),
-        thumb=before.thumb,
-        offloaded_considered=before.offloaded_considered + seen.offloaded_considered,
-        offloaded_legal=before.offloaded_legal + seen.offloaded_legal,
-        parameters_considered=before.parameters_considered or seen.parameters_considered,
-    )

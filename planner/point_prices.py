@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
+from planner.activation_offload import layer_copy
 from planner.communication import (
     DataParallelTraffic,
     TimedTraffic,
@@ -19,6 +20,7 @@ from planner.communication import (
     tied_embedding_reduction,
     transfer,
 )
+from planner.copy_waits import backward_wait_seconds, forward_wait_seconds
 from planner.costs import CostTable
 from planner.layout import Layout, Recompute, Stage
 from planner.memory import RankKey, memory_ledger, peaks_of_ranks, placed_peak_bytes
@@ -202,6 +204,7 @@ class PointPrices:
         if stage.has_head:
             forward += costs.head.forward_seconds
             backward += costs.head.backward_seconds_R[choice]
+        waits = self._copy_waits(stage) if point.offloaded_layers else (0.0, 0.0)
         trainable = costs.rank_model.stage_elements(stage, pp=point.pp, trainable=True)
         everything = costs.rank_model.stage_elements(stage, pp=point.pp)
         traffic = data_parallel_traffic(
@@ -228,11 +231,22 @@ class PointPrices:
             every_backward += gathered_again
             every_backward += waited_for_link_seconds(down + up, beside_seconds=backward, waited_seconds=every_backward)
         return StageSeconds(
-            forward=forward + every_forward,
-            backward=backward + every_backward,
+            forward=forward + every_forward + waits[0],
+            backward=backward + every_backward + waits[1],
             first_forward_extra=0.0 if point.zero_stage == 3 else gathered,
             last_backward_extra=0.0 if point.zero_stage >= 2 else reduced,
         )
+
+    def _copy_waits(self, stage: Stage) -> tuple[float, float]:
+        """Return what the passes of a stage wait for the copies of activations: forward and backward."""
+        costs, offloaded = self.costs, self.point.offloaded_layers
+        choice, kinds = costs.choice_of(self.point.recompute), costs.rank_model.chain.kinds
+        copies_D = [self.table.cost_model.compute(layer_copy(layer)).seconds for layer in costs.rank_model.layers]
+        held = [(costs.blocks_D[kind], copies_D[kind]) for kind in kinds[stage.first_layer :][: stage.num_layers]]
+        copies = [copy for _, copy in held]
+        there = forward_wait_seconds([block.forward_seconds for block, _ in held], copies, offloaded=offloaded)
+        back = [block.backward_seconds_R[choice] for block, _ in held]
+        return there, backward_wait_seconds(back, copies, offloaded=offloaded)
 
     def _copied_seconds(self, copies: tuple[HostCopy, ...]) -> float:
         """Return what copies to and from the host take, one after the other."""

@@ -65,6 +65,7 @@ class Points:
         optimizer_offload_X: Percent of the optimizer's states that may lie in host memory.
         least_offload_X: Percent of them that do, at least.
         parameter_offload_X: 1 where the weights lie in host memory too, else 0.
+        offloaded_layers_X: Layers whose saved tensors lie in host memory between passes, at least; 0 for none.
     """
 
     tp_X: IntArray
@@ -87,6 +88,7 @@ class Points:
     optimizer_offload_X: IntArray
     least_offload_X: IntArray
     parameter_offload_X: IntArray
+    offloaded_layers_X: IntArray
 
     def __len__(self) -> int:
         return len(self.tp_X)
@@ -151,6 +153,7 @@ _FROM_ZERO = frozenset(
         "optimizer_offload_X",
         "least_offload_X",
         "parameter_offload_X",
+        "offloaded_layers_X",
     }
 )
 

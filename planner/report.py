@@ -172,6 +172,7 @@ def layout_settings(layout: Layout) -> Mapping[str, str]:
         "schedule": layout.schedule.value,
         "recompute": recompute_in_words(layout.recompute),
         "offload": offload_in_words(layout.offload),
+        "offloaded_layers": str(layout.offloaded_layers),
         "overlap": overlap_in_words(layout.overlap),
         "rank_order": layout.rank_order,
         "node_order": " ".join(map(str, layout.node_order)) or "as listed",
@@ -201,6 +202,8 @@ def layout_in_words(layout: Layout) -> str:
     parts.append(f"recompute {recompute_in_words(layout.recompute)}")
     if layout.offload is not None:
         parts.append(f"offload {offload_in_words(layout.offload)}")
+    if layout.offloaded_layers:
+        parts.append(f"activations of {layers_in_words(layout.offloaded_layers)} to the host")
     if layout.rank_order != STAGES_OUTERMOST:
         parts.append(f"ranks in order {layout.rank_order}")
     return "; ".join(parts)
@@ -354,6 +357,11 @@ def offload_in_words(offload: Offload | None) -> str:
     waits = "" if offload.overlapped else ", copied and updated in turn"
     weights = " and the weights" if offload.parameters else ""
     return f"{100 * offload.optimizer_fraction:.4g} % of optimizer states{weights} to the host{waits}"
+
+
+def layers_in_words(count: int) -> str:
+    """Return so many of the first layers in words."""
+    return "the first layer" if count == 1 else f"the first {count} layers"
 
 
 def overlap_in_words(overlap: Overlap) -> str:

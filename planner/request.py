@@ -27,6 +27,10 @@ class Target(StrEnum):
     ANY = "any"
 
 
+OFFLOADED_LAYERS = "offloaded_layers"
+"""The dimension of layouts that says how many layers keep their saved tensors in host memory."""
+
+
 class Objective(StrEnum):
     """What the search minimises or maximises; days, cost and energy are those of the whole token budget.
 
@@ -64,7 +68,8 @@ class Constraints:
     """What the user pins or bounds.
 
     Args:
-        degrees: Bounds by dimension: tp, cp, pp, vpp, dp, ep, etp, zero_stage, micro_batch_size, num_microbatches.
+        degrees: Bounds by dimension: tp, cp, pp, vpp, dp, ep, etp, zero_stage, micro_batch_size, num_microbatches,
+            offloaded_layers.
         recompute: Allowed recompute granularities; None allows all.
         sequence_parallel: Pinned value; None leaves it to the search.
         cp_kind: Allowed kinds of context parallelism (ring, ulysses, ulysses-ring); None allows all.
@@ -82,7 +87,12 @@ class Constraints:
     @property
     def asks_hosts(self) -> bool:
         """Return whether layouts with something in host memory are asked for by name, some of them or nothing else."""
-        return self.optimizer_offload is not None or self.parameter_offload is True
+        return self.optimizer_offload is not None or self.parameter_offload is True or self.asks_activations
+
+    @property
+    def asks_activations(self) -> bool:
+        """Return whether numbers of layers are asked for whose saved tensors lie in host memory."""
+        return OFFLOADED_LAYERS in self.degrees
 
     def admits(self, dimension: str, value: int) -> bool:
         """Return whether `dimension` may take `value`."""

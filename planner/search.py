@@ -13,7 +13,7 @@ from planner.ground import Ground, ignore, planned_for_any, prepare
 from planner.infeasible import PriceOn, explain_infeasible
 from planner.objectives import objective_value
 from planner.plan import Plan, PlannedLayout, SearchSummary, Status
-from planner.request import Constraints, PlanRequest
+from planner.request import OFFLOADED_LAYERS, Constraints, PlanRequest
 from planner.space import dimensions, enumerate_layouts, least_offload_percent
 from planner.specs import ModelSpec
 from planner.validate import violations
@@ -69,6 +69,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
             ground.scope.graph,
             with_offload=seen.offloaded_considered > 0,
             with_parameters=seen.parameters_considered,
+            with_activations=seen.activations_considered,
         ),
         uneven_bound_seconds=seen.uneven_bound_seconds,
     )
@@ -94,6 +95,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
                     ground.scope,
                     offload_percent=least_offload_percent(ground.scope),
                     parameters=request.constraints.parameter_offload is True,
+                    activations=not request.constraints.admits(OFFLOADED_LAYERS, 0),
                 ),
                 planned=ground.planned,
                 price_on=ground.price_on,

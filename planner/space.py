@@ -14,8 +14,9 @@ Combinations that say the same thing twice (sequence parallelism with tp 1, shar
 ranks in one fast domain) are not points;
 where it shards over one rank, the sharded optimizer still comes with optimizer states below fp32 or on the host, and
 with targets that have no other, and sharded weights with weights on the host; and zero_stage 2 with targets that keep
-16-bit gradients beside the accumulated ones with zero_stage 1. Points with a part of the states on the host, and those
-with the weights there too, are enumerated apart (`planner.offload_search`).
+16-bit gradients beside the accumulated ones with zero_stage 1. Points with a part of the states on the host, those with
+the weights there too, and those whose layers keep saved tensors there are enumerated apart (`planner.offload_search`,
+`planner.activation_search`).
 
 The product is unrolled in three steps, meshes first, then how a mesh is used, then what is recomputed. Rules are
 applied after each step to the points so far, and every ruled-out point is counted, with all that would have come of
@@ -33,7 +34,7 @@ from planner.graph import ModelGraph, Module
 from planner.layout import Granularity, Recompute, even_counts
 from planner.offload import SHARDED_WEIGHTS
 from planner.points import BoolArray, IntArray, Points, Scope, distinct_columns
-from planner.request import Bounds, Constraints
+from planner.request import OFFLOADED_LAYERS, Bounds, Constraints
 from planner.space_rules import WHOLE, Rule, is_offloadable, mesh_rules, recompute_rules, use_rules
 from planner.specs import ModelSpec
 from planner.state_bytes import uses_precision_aware_optimizer
@@ -97,11 +98,17 @@ _DIMENSIONS = (
 )
 
 
-def dimensions(graph: ModelGraph, *, with_offload: bool = False, with_parameters: bool = False) -> tuple[str, ...]:
+def dimensions(
+    graph: ModelGraph, *, with_offload: bool = False, with_parameters: bool = False, with_activations: bool = False
+) -> tuple[str, ...]:
     """Return the names of the dimensions that are searched for a model."""
     experts = ("ep", "etp") if graph.has_experts else ()
-    hosted = (("optimizer_offload",) if with_offload else ()) + (("parameter_offload",) if with_parameters else ())
-    return (*_DIMENSIONS, *experts, *hosted)
+    hosted = {
+        "optimizer_offload": with_offload,
+        "parameter_offload": with_parameters,
+        "offloaded_layers": with_activations,
+    }
+    return (*_DIMENSIONS, *experts, *(name for name, searched in hosted.items() if searched))
 
 
 def offload_percents(scope: Scope) -> tuple[int, ...]:
@@ -128,6 +135,17 @@ def parameter_offloads(scope: Scope) -> tuple[bool, ...]:
     if pinned is not None:
         return (pinned,)
     return (False, True) if scope.capabilities.parameter_offload and percents[-1] == WHOLE else (False,)
+
+
+def offloaded_layer_counts(scope: Scope) -> tuple[int, ...]:
+    """Return the numbers of layers, ascending and above 0, whose saved tensors may be searched in host memory.
+
+    What the user pins is searched even where rules forbid it, so that they are named.
+    """
+    constraints = scope.constraints
+    if not (scope.capabilities.activation_offload or constraints.asks_activations):
+        return ()
+    return tuple(count for count in range(1, scope.model.num_layers) if constraints.admits(OFFLOADED_LAYERS, count))
 
 
 def least_offload_percent(scope: Scope) -> int:
@@ -348,7 +366,12 @@ MayFit = Callable[[Points], BoolArray]
 
 
 def enumerate_layouts(
-    scope: Scope, *, may_fit: MayFit | None = None, offload_percent: int = 0, parameters: bool = False
+    scope: Scope,
+    *,
+    may_fit: MayFit | None = None,
+    offload_percent: int = 0,
+    parameters: bool = False,
+    activations: bool = False,
 ) -> Space:
     """Return every legal point, and how many others broke which rule.
 
@@ -358,6 +381,7 @@ def enumerate_layouts(
             legal points are returned.
         offload_percent: Part of the optimizer's states in host memory, the same for all points.
         parameters: All points have their weights in host memory.
+        activations: All points have the saved tensors of some layers in host memory.
     """
     inner = _Inner(scope, offloads=offload_percent > 0, parameters=parameters)
     pruned: dict[str, int] = {}
@@ -380,6 +404,7 @@ def enumerate_layouts(
         optimizer_offload_X=offloaded_X,
         least_offload_X=offloaded_X,
         parameter_offload_X=np.full(len(meshes), int(parameters), dtype=np.int64),
+        offloaded_layers_X=np.full(len(meshes), int(activations), dtype=np.int64),
     )
     of_mesh_X = _of_distinct(_mesh_keys(meshes), inner.num_points)
     considered = int(of_mesh_X.sum())

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from planner.activation_offload import LARGEST_ZERO_STAGE
 from planner.capabilities import Capabilities
 from planner.graph import Axis, ExpertLinear, Linear, ModelGraph, Parallel
 from planner.layout import ContextKind, Granularity, Recompute
 from planner.offload import SHARDED_WEIGHTS
 from planner.points import BoolArray, IntArray, Points, Scope
-from planner.request import Constraints
+from planner.request import OFFLOADED_LAYERS, Constraints
 from planner.state_bytes import uses_precision_aware_optimizer
 from planner.workload import DType, Optimizer, Packing, Precision, TrainWorkload
 
@@ -189,6 +190,7 @@ def use_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     if uses_precision_aware_optimizer(workload):
         yield "optimizer states below fp32 need a sharded optimizer", zero_X == 0
     yield from _offload_rules(points, scope)
+    yield from _activation_rules(points, scope)
 
 
 def is_offloadable(workload: TrainWorkload) -> bool:
@@ -221,6 +223,28 @@ def _offload_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     parted_X = (offload_X > 0) & (offload_X < WHOLE) & (points.zero_stage_X == SHARDED_WEIGHTS)
     yield f"with zero_stage {SHARDED_WEIGHTS} all optimizer states go to the host or none", parted_X
     yield from _parameter_rules(points, target)
+
+
+def _activation_rules(points: Points, scope: Scope) -> Iterator[Rule]:
+    """Yield the points whose layers keep saved tensors on the host where they cannot, or where nobody wants them."""
+    hosted_X, target = points.offloaded_layers_X > 0, scope.capabilities
+    if scope.constraints.asks_activations:
+        admitted = [scope.constraints.admits(OFFLOADED_LAYERS, count) for count in range(scope.model.num_layers)]
+        yield f"constraints: {OFFLOADED_LAYERS}", np.where(hosted_X, not any(admitted[1:]), not admitted[0])
+    if not hosted_X.any():
+        return
+    if not target.activation_offload:
+        yield f"{target.title}: plans put no activations on the host", hosted_X
+    yield "activations go to the host without a pipeline", hosted_X & (points.pp_X > 1)
+    yield (
+        f"activations go to the host with zero_stage {LARGEST_ZERO_STAGE} at most",
+        hosted_X & (points.zero_stage_X > LARGEST_ZERO_STAGE),
+    )
+    yield "activations and optimizer states do not go to the host together", hosted_X & (points.optimizer_offload_X > 0)
+    if scope.graph.has_recurrences:
+        yield "activations of layers with a state stay on the GPU", hosted_X
+    if scope.model.num_layers == 1:
+        yield "activations of the last layer stay on the GPU", hosted_X
 
 
 def _parameter_rules(points: Points, target: Capabilities) -> Iterator[Rule]:
@@ -298,7 +322,12 @@ def _fp8_widths(graph: ModelGraph) -> set[tuple[int, Axis]]:
 
 
 def recompute_rules(points: Points, constraints: Constraints, recomputes: tuple[Recompute, ...]) -> Iterator[Rule]:
-    """Yield the recompute choices that the user ruled out."""
+    """Yield the recompute choices that the user ruled out, and those that do not go with activations on the host."""
+    recomputes_X = np.array([choice.granularity is not Granularity.NONE for choice in recomputes])[points.recompute_X]
+    hosted_X = points.offloaded_layers_X > 0
+    if hosted_X.any():
+        again_X = recomputes_X | (points.recompute_layers_X > 0)
+        yield "activations go to the host without recomputation", hosted_X & again_X
     if constraints.recompute is None:
         return
     refused = np.array([choice.granularity.value not in constraints.recompute for choice in recomputes])

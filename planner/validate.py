@@ -81,6 +81,7 @@ def layout_violations(
     yield from _overlap(layout)
     yield from _optimizer(layout, workload)
     yield from _offload(layout, workload)
+    yield from _activation_offload(layout, graph)
     yield from _target(layout, graph, request)
     yield from _pins(layout, request.constraints)
 
@@ -245,6 +246,7 @@ def _target(layout: Layout, graph: ModelGraph, request: PlanRequest) -> Iterator
         f"optimizer states on the host with zero_stage {zero}": layout.offload is not None
         and zero not in target.offload_zero_stages,
         "weights on the host": layout.parameters_on_host and not target.parameter_offload,
+        "activations on the host": layout.offloaded_layers > 0 and not target.activation_offload,
         "context parallelism over packed documents": layout.cp > 1 and packed and not target.packed_with_context,
         "an exchange of states": layout.state_exchange and not target.state_exchange,
         "expert parallelism": layout.ep * layout.etp > 1 and not target.experts,
@@ -383,6 +385,22 @@ def _offload(layout: Layout, workload: TrainWorkload) -> Iterator[Violation]:
         yield Violation(rule="offload", message="states of adapters on the host; only those of all weights are priced")
 
 
+def _activation_offload(layout: Layout, graph: ModelGraph) -> Iterator[Violation]:
+    """Yield what stands against saved tensors of layers on the host, whatever the target."""
+    broken = {
+        "with a pipeline": layout.pp > 1,
+        f"with recompute {layout.recompute.granularity}": layout.recompute.granularity is not Granularity.NONE,
+        f"with zero_stage {layout.zero_stage}": layout.zero_stage > 1,
+        "with optimizer states there": layout.offload is not None,
+        "of layers with a state": graph.has_recurrences,
+        "of the last layer": layout.offloaded_layers >= sum(stage.num_layers for stage in layout.stages),
+    }
+    if layout.offloaded_layers:
+        for what, is_so in broken.items():
+            if is_so:
+                yield Violation(rule="offload", message=f"activations on the host {what}")
+
+
 def _parameter_offload(layout: Layout) -> Iterator[Violation]:
     """Yield what stands against weights on the host, whatever the target."""
     if layout.zero_stage < SHARDED_WEIGHTS:
@@ -427,7 +445,7 @@ def _price(planned: PlannedLayout) -> Iterator[Violation]:
         yield Violation(
             rule="host-memory", message=f"{host.num_bytes} bytes needed on a node, {host.limit_bytes} are there"
         )
-    if (host is None) != (planned.layout.offload is None):
+    if (host is None) == planned.layout.uses_hosts:
         yield Violation(rule="host-memory", message="the ledger of the host and the layout's offload do not agree")
     gap = abs(planned.step_seconds - planned.reevaluated_step_seconds)
     if gap > PRICE_TOLERANCE * planned.reevaluated_step_seconds:

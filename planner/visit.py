@@ -53,8 +53,9 @@ class Visit:
     `unsettled` counts points of which it is not known whether some split fits. `refusal` is what the target has against
     the first layout that fits and that it has no words for. `uneven_bound_seconds` holds for all splits of interleaved
     points, None where none of them can beat the best candidate. `thumb` is the rule-of-thumb layout of a search without
-    constraints, where it fits. `offloaded_considered` and `offloaded_legal` count points with offloaded states, before
-    and after all rules; `parameters_considered` tells that weights were among them.
+    constraints, where it fits. `offloaded_considered` and `offloaded_legal` count points with something on the hosts,
+    before and after all rules; `parameters_considered` tells that weights were among it, `activations_considered` that
+    activations were.
     """
 
     candidates: tuple[Candidate, ...]
@@ -68,6 +69,7 @@ class Visit:
     offloaded_considered: int = 0
     offloaded_legal: int = 0
     parameters_considered: bool = False
+    activations_considered: bool = False
 
     @property
     def any_split_bound_seconds(self) -> float:
@@ -471,6 +473,26 @@ def added(*accounts: Mapping[str, int]) -> dict[str, int]:
     return total
 
 
+def merged(before: Visit, seen: Visit) -> Visit:
+    """Return two visits as one, the second having begun with the candidates of the first."""
+    best = seen.candidates[0].step_seconds if seen.candidates else math.inf
+    uneven = (before.uneven_bound_seconds, seen.uneven_bound_seconds)
+    return Visit(
+        candidates=seen.candidates,
+        bound_seconds=min(before.bound_seconds, seen.bound_seconds),
+        pruned=added(before.pruned, seen.pruned),
+        simulated=before.simulated + seen.simulated,
+        unsettled=before.unsettled + seen.unsettled,
+        refusal=before.refusal or seen.refusal,
+        uneven_bound_seconds=min((bound for bound in uneven if bound is not None and bound < best), default=None),
+        thumb=before.thumb,
+        offloaded_considered=before.offloaded_considered + seen.offloaded_considered,
+        offloaded_legal=before.offloaded_legal + seen.offloaded_legal,
+        parameters_considered=before.parameters_considered or seen.parameters_considered,
+        activations_considered=before.activations_considered or seen.activations_considered,
+    )
+
+
 def _count(pruned: dict[str, int], reason: str, number: int) -> None:
     if number:
         pruned[reason] = number
@@ -481,6 +503,7 @@ def _bound_order(points: Points, bound_X: FloatArray) -> np.ndarray[tuple[int], 
     return np.lexsort(
         (
             points.recompute_X,
+            points.offloaded_layers_X,
             points.parameter_offload_X,
             points.optimizer_offload_X,
             points.zero_stage_X,

@@ -201,6 +201,7 @@ class SmallSpace:
         constraints: What is pinned.
         offload_percent: Part of the optimizer's states that every point has on the host.
         parameters: Every point has its weights there too.
+        activations: Every point has what some layers save on the host.
     """
 
     def __init__(
@@ -213,6 +214,7 @@ class SmallSpace:
         constraints: Constraints = EVERY_DEGREE,
         offload_percent: int = 0,
         parameters: bool = False,
+        activations: bool = False,
     ) -> None:
         self.model = model
         self.workload = workload
@@ -229,7 +231,9 @@ class SmallSpace:
             constraints=constraints,
             capabilities=self.capabilities,
         )
-        space = enumerate_layouts(self.scope, offload_percent=offload_percent, parameters=parameters)
+        space = enumerate_layouts(
+            self.scope, offload_percent=offload_percent, parameters=parameters, activations=activations
+        )
         self.points = space.points
         self.table = CostTable(
             model=model,

@@ -356,7 +356,13 @@ def _require_sharding(layout: Layout) -> None:
 
 
 def _require_offload(layout: Layout) -> None:
-    """Refuse optimizer states on the host but all of them, and where plans do not price it."""
+    """Refuse optimizer states on the host but all of them, and where plans do not price it; and activations."""
+    if layout.offloaded_layers:
+        refuse(
+            "activations on the host: `cpu_checkpointing` moves the inputs of layers that are recomputed, which plans"
+            " do not price.",
+            "Use no offloaded_layers.",
+        )
     if layout.offload is None:
         return
     if layout.zero_stage not in DEEPSPEED.offload_zero_stages:

@@ -70,6 +70,8 @@ BASE_NOTE = (
     "checkpoints goes without --finetune.",
 )
 
+OFFLOAD_NOTE = "Activations on the host: as planned with Transformer Engine 2.10 and later."
+
 UNSCALED_NOTE = (
     "Positions: without the model's rope scaling, which this version cannot say and which these sequences do not need;",
     "extend the context in a later run.",
@@ -125,7 +127,8 @@ def environment(workload: TrainWorkload, layout: Layout, cluster: Cluster) -> Ma
     """Return the variables that the training program reads; None means that it must not be set.
 
     Before Blackwell, `validate_args` asserts CUDA_DEVICE_MAX_CONNECTIONS=1 with tensor or context parallelism, so that
-    communication is launched before the computation it hides behind; Megatron-FSDP asserts the opposite.
+    communication is launched before the computation it hides behind; Megatron-FSDP asserts the opposite. With
+    NVTE_CPU_OFFLOAD_V1 Transformer Engine moves activations in an older way, which keeps other layers for longer.
     """
     variables: dict[str, str | None] = {}
     majors = [capability_major(device) for device, _ in cluster.device_counts]
@@ -134,6 +137,8 @@ def environment(workload: TrainWorkload, layout: Layout, cluster: Cluster) -> Ma
         variables["CUDA_DEVICE_MAX_CONNECTIONS"] = None
     elif before_blackwell and (layout.tp > 1 or layout.cp > 1):
         variables["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
+    if layout.offloaded_layers:
+        variables["NVTE_CPU_OFFLOAD_V1"] = None
     if workload.lora is not None:
         variables["LORA_RANK"] = str(workload.lora.rank)
         variables["LORA_ALPHA"] = repr(workload.lora.alpha)
@@ -215,6 +220,7 @@ def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: 
             *data,
             *_document_note(workload),
             *(UNSCALED_NOTE if written_model(model, workload) is not model else ()),
+            *((OFFLOAD_NOTE,) if layout.offloaded_layers else ()),
             *(LONG_NOTE if workload.seq_len > model.max_position_embeddings else ()),
             *start,
             "Any further Megatron-LM flag can be appended: --save DIR --save-interval 500 --load DIR",

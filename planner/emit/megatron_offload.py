@@ -1,4 +1,4 @@
-"""Optimizer states in host memory, in Megatron-LM's words.
+"""Optimizer states or activations in host memory, in Megatron-LM's words.
 
 `validate_args` wants `--use-precision-aware-optimizer` with `--optimizer-cpu-offload`, and that one wants Adam and the
 distributed optimizer (`core/optimizer/optimizer_config.py`). `HybridDeviceOptimizer` keeps fp32 states whatever
@@ -6,10 +6,12 @@ distributed optimizer (`core/optimizer/optimizer_config.py`). `HybridDeviceOptim
 before the first step, copies of the first one, over unsplit weights, may stay.
 """
 
+from planner.activation_offload import LARGEST_ZERO_STAGE
+from planner.emit.megatron_parts import Parts
 from planner.emit.megatron_refusal import refuse
-from planner.emit.megatron_words import Flags, when
+from planner.emit.megatron_words import Flags, Group, when
 from planner.emit.megatron_workload_limits import needs_precision_aware
-from planner.layout import Layout, Offload
+from planner.layout import Granularity, Layout, Offload
 from planner.workload import Optimizer, TrainWorkload
 
 OFFLOAD_ZERO_STAGE = 1
@@ -29,6 +31,47 @@ def offload_flags(offload: Offload | None) -> Flags:
         ("--manual-gc",),
         ("--manual-gc-interval", MANY_COLLECTIONS),
     )
+
+
+def activations(layout: Layout) -> Group:
+    """Return the flag that puts the saved tensors of the first layers on the host."""
+    layers = layout.offloaded_layers
+    flags = when(layers, "--cpu-offloading-num-layers", str(layers))
+    return Group(title=f"Activations on the host: {layers} of the layers", flags=flags)
+
+
+def require_activation_offload(layout: Layout, parts: Parts) -> None:
+    """Refuse activations on the host where Megatron-LM does not put them there (`TransformerConfig`)."""
+    if not layout.offloaded_layers:
+        return
+    if layout.pp > 1:
+        refuse(
+            f"activations on the host with pp = {layout.pp}: --cpu-offloading-num-layers has no pipelines.",
+            "Use pp 1, or no offloaded_layers.",
+        )
+    if layout.recompute.granularity is not Granularity.NONE:
+        refuse(
+            f"activations on the host with recompute {layout.recompute.granularity}: --cpu-offloading-num-layers goes"
+            " without.",
+            "Use recompute none, or no offloaded_layers.",
+        )
+    if layout.zero_stage > LARGEST_ZERO_STAGE:
+        refuse(
+            f"activations on the host with zero_stage {layout.zero_stage}: nobody tried Megatron-FSDP beside"
+            " --cpu-offloading-num-layers.",
+            f"Use zero_stage {LARGEST_ZERO_STAGE} at most, or no offloaded_layers.",
+        )
+    if parts.state_space is not None or parts.linear is not None:
+        refuse(
+            "activations of layers with a state on the host: only `TransformerBlock` puts them there.",
+            "Use no offloaded_layers.",
+        )
+    num_layers = sum(stage.num_layers for stage in layout.stages)
+    if layout.offloaded_layers >= num_layers:
+        refuse(
+            f"activations of {layout.offloaded_layers} layers on the host, of {num_layers}.",
+            f"Use at most {num_layers - 1}: the last layer is needed at once.",
+        )
 
 
 def require_offload(layout: Layout, workload: TrainWorkload) -> None:

@@ -67,6 +67,7 @@ def layout_of(job: LaunchLine) -> Layout:
             p2p=vpp > 1 and not job.has("--no-overlap-p2p-communication"),
         ),
         offload=_offload(job),
+        offloaded_layers=job.integer("--cpu-offloading-num-layers", 0),
         stages=stages_from_counts(counts),
         node_order=job.node_order,
         rank_order=REPLICAS_OUTERMOST if job.has("--use-tp-pp-dp-mapping") else STAGES_OUTERMOST,

@@ -10,14 +10,17 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Str
 from pydantic.json_schema import JsonSchemaValue
 
 from planner.layout import ContextKind
-from planner.request import MAX_DEGREE, Bounds, Target
+from planner.request import MAX_DEGREE, OFFLOADED_LAYERS, Bounds, Target
 from planner.schema.translate import complaint, shown, suggestion
 from planner.workload import MAX_LENGTH, DType, Precision
 
 MAX_TOKENS = 10**18
 """Largest token budget: below 2**63, and far above any run; 10**14 would be a large one."""
 
-DIMENSIONS = ("tp", "cp", "pp", "vpp", "dp", "ep", "etp", "zero_stage", "micro_batch_size", "num_microbatches")
+DIMENSIONS = (
+    *("tp", "cp", "pp", "vpp", "dp", "ep", "etp", "zero_stage", "micro_batch_size", "num_microbatches"),
+    OFFLOADED_LAYERS,
+)
 """Dimensions of a layout that can be pinned or bounded by numbers."""
 
 RECOMPUTE = ("none", "selective", "full", "per-layer")
@@ -234,6 +237,9 @@ Degree = Annotated[
 ZeroStage = Annotated[
     Bounds, PlainValidator(_bounds), AfterValidator(_zero_stage), WithJsonSchema(_written_bounds(0, 3))
 ]
+LayerCount = Annotated[Bounds, PlainValidator(_bounds), WithJsonSchema(_written_bounds(0, MAX_DEGREE))]
+"""An integer from 0, a list of them, or `{min, max}`."""
+
 RecomputeChoice = Annotated[tuple[str, ...], PlainValidator(_recompute), WithJsonSchema(_written_words(RECOMPUTE))]
 OffloadChoice = Annotated[tuple[float, ...], PlainValidator(_offloaded), WithJsonSchema(_WRITTEN_SHARES)]
 ContextKinds = Annotated[tuple[str, ...], PlainValidator(_context_kinds), WithJsonSchema(_written_words(CONTEXT_KINDS))]

@@ -76,6 +76,7 @@ class LayoutFile(Strict):
     schedule: Schedule
     recompute: RecomputeFile
     offload: Offload | None
+    offloaded_layers: int = 0
     overlap: Overlap
     rank_order: str
     node_order: tuple[int, ...] = ()

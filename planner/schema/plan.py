@@ -1,12 +1,12 @@
 """A plan's JSON form, both ways.
 
 The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. What a layout does
-not have (`offload`) is null; `host_memory` is there where something is offloaded; what only nodes that differ have
-(`node_order`, `on_nodes`, `unequal`) is there only for them. What follows from other keys (`cp_kind`, `edp`, `band`,
-`could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`) is there for readers, and must agree when the file is
-read back. What is asked for beside a plan (`node_choice`, `pareto`, `spare`, `schedules`, `robust`) is there where it
-was asked for. Files of versions that knew no `certainty` and no `joules_to_train` are read too. A file holds its inputs
-in full, so it is enough to emit, explain and check the plan.
+not have (`offload`) is null; `offloaded_layers` is there where it is not 0, `host_memory` where something is offloaded;
+what only nodes that differ have (`node_order`, `on_nodes`, `unequal`) is there only for them. What follows from other
+keys (`cp_kind`, `edp`, `band`, `could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`) is there for readers,
+and must agree when the file is read back. What is asked for beside a plan (`node_choice`, `pareto`, `spare`,
+`schedules`, `robust`) is there where it was asked for. Files of versions that knew no `certainty` and no
+`joules_to_train` are read too. A file holds its inputs in full, so it is enough to emit, explain and check the plan.
 
     plan_from_document(parse_document(plan_to_text(plan), file="plan.json")) == plan
 
@@ -347,6 +347,7 @@ def _layout(layout: Layout) -> dict[str, Data]:
         "schedule": layout.schedule.value,
         "recompute": _recompute(layout.recompute),
         "offload": _json(layout.offload),
+        **({"offloaded_layers": layout.offloaded_layers} if layout.offloaded_layers else {}),
         "overlap": _json(layout.overlap),
         "rank_order": layout.rank_order,
         **({"node_order": list(layout.node_order)} if layout.node_order else {}),

@@ -29,6 +29,7 @@ from planner.schema.field_types import (
     LORA_TARGETS,
     ContextKinds,
     Degree,
+    LayerCount,
     Length,
     LoraTargets,
     OffloadChoice,
@@ -164,6 +165,7 @@ class ConstraintsFile(_Mapping):
     zero_stage: ZeroStage | None = None
     micro_batch_size: Degree | None = None
     num_microbatches: Degree | None = None
+    offloaded_layers: LayerCount | None = None
     recompute: RecomputeChoice | None = None
     sequence_parallel: StrictBool | None = None
     optimizer_offload: OffloadChoice | None = None

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.brute_force import can_say, hosted_layouts, priced_layouts
+from benchmarks.brute_force import can_say, hosted_layouts, layouts_with_activations_on_hosts, priced_layouts
 from benchmarks.points import Run, is_proved
 from planner.candidates import PointBound, Pricer, Rejected
 from planner.errors import NotExpressibleError
@@ -21,7 +21,7 @@ from planner.evaluate import evaluate
 from planner.formulate import formulate
 from planner.layout import Layout
 from planner.plan import Status
-from planner.request import Constraints, Target
+from planner.request import OFFLOADED_LAYERS, Bounds, Constraints, Target
 from planner.search import search
 from planner.settle import settle
 from planner.workload import Precision, TrainWorkload
@@ -50,7 +50,8 @@ def assert_plan_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
     peaks = sorted({peak for _, peak, _ in layouts})
     limit = data.draw(st.sampled_from(peaks)) - data.draw(st.sampled_from((0, 1)))
     fitting = [(layout, seconds()) for layout, peak, seconds in layouts if peak <= limit]
-    assert_plan_is_best_of(fitting, with_memory(run, limit), parts=(0.0,))
+    constraints = Constraints(optimizer_offload=(0.0,), degrees={OFFLOADED_LAYERS: Bounds(allowed=(0,))})
+    assert_plan_is_best_of(fitting, with_memory(run, limit), constraints=constraints)
 
 
 def assert_hosted_plan_is_exhaustively_best(run: Run, data: st.DataObject, *, parameters: bool = False) -> None:
@@ -72,18 +73,43 @@ def assert_hosted_plan_is_exhaustively_best(run: Run, data: st.DataObject, *, pa
         for layout, peak, hosted, seconds in hosted_layouts(run, PARTS, parameters=parameters, uneven=True)
         if peak <= limit and hosted.num_bytes <= hosted.limit_bytes
     ]
-    assert_plan_is_best_of(fitting, replace(run, offloaded=True, parameters=parameters), parts=PARTS)
+    constraints = Constraints(optimizer_offload=PARTS, parameter_offload=parameters)
+    assert_plan_is_best_of(fitting, replace(run, offloaded=True, parameters=parameters), constraints=constraints)
 
 
-def assert_plan_is_best_of(fitting: list[tuple[Layout, float]], run: Run, *, parts: tuple[float, ...]) -> None:
-    """Plan a run with these parts of the optimizer's states on the hosts, and hold it against all layouts that fit.
+def assert_plan_with_activations_on_hosts_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
+    """Plan a run with what layers save on the hosts, under limits that are some layout's needs, or a byte less.
+
+    Sequences are so long that most tensors are large enough to be moved.
+    """
+    workload = replace(run.workload, seq_len=32 * run.workload.seq_len)
+    run = replace(run, request=replace(run.request, workload=workload))
+    layouts = list(layouts_with_activations_on_hosts(run))
+    assume(layouts)
+    limit = data.draw(st.sampled_from(sorted({peak for _, peak, _, _ in layouts}))) - data.draw(st.sampled_from((0, 1)))
+    run = with_memory(run, limit)
+    held = [hosted.num_bytes for _, peak, hosted, _ in layouts if peak <= limit]
+    tenth = run.cluster.host_memory_bytes // 10
+    node_bytes = (data.draw(st.sampled_from(sorted(held or [tenth]))) - tenth) * 10 // 9
+    run = replace(run, cluster=replace(run.cluster, host_memory_bytes=node_bytes + data.draw(st.integers(-2, 2))))
+    fitting = [
+        (layout, seconds())
+        for layout, peak, hosted, seconds in layouts_with_activations_on_hosts(run)
+        if peak <= limit and hosted.num_bytes <= hosted.limit_bytes
+    ]
+    constraints = Constraints(degrees={OFFLOADED_LAYERS: Bounds(minimum=1)})
+    assert_plan_is_best_of(fitting, replace(run, activations=True), constraints=constraints)
+
+
+def assert_plan_is_best_of(fitting: list[tuple[Layout, float]], run: Run, *, constraints: Constraints) -> None:
+    """Plan a run under constraints that say what is on the hosts, and hold it against all layouts that fit.
 
     Of uneven splits of interleaved stages the search promises a bound. What it looks at beyond its space makes no plan
     worse.
     """
     proved = [(layout, seconds) for layout, seconds in fitting if is_proved(layout, run)]
     fastest, fastest_proved = fastest_of(fitting, run), fastest_of(proved, run)
-    request = replace(run.request, constraints=Constraints(optimizer_offload=parts, parameter_offload=run.parameters))
+    request = replace(run.request, constraints=constraints)
     if proved and fastest_proved is None:
         with pytest.raises(NotExpressibleError):
             search(run.model, run.cluster, request)
@@ -136,6 +162,23 @@ def test_no_layout_of_a_small_run_with_weights_on_the_hosts_is_better_than_its_p
     run: Run, data: st.DataObject
 ) -> None:
     assert_hosted_plan_is_exhaustively_best(run, data, parameters=True)
+
+
+@FEW
+@given(run=small_runs(most_layouts=400), data=st.data())
+def test_no_layout_of_a_small_run_with_activations_on_the_hosts_is_better_than_its_plan(
+    run: Run, data: st.DataObject
+) -> None:
+    assert_plan_with_activations_on_hosts_is_exhaustively_best(run, data)
+
+
+@pytest.mark.long
+@MANY
+@given(run=small_runs(most_layouts=400), data=st.data())
+def test_no_layout_of_many_small_runs_with_activations_on_the_hosts_is_better_than_their_plans(
+    run: Run, data: st.DataObject
+) -> None:
+    assert_plan_with_activations_on_hosts_is_exhaustively_best(run, data)
 
 
 @pytest.mark.long
