@@ -127,7 +127,7 @@ def hosted_layouts(
 
 
 def layouts_with_activations_on_hosts(run: Run) -> Iterator[tuple[Layout, int, HostMemory, Callable[[], float]]]:
-    """Yield every layout with every number of layers that keep what they save on the hosts, as `hosted_layouts` does."""
+    """Yield every layout with every number of layers that keep what they save on the hosts, like `hosted_layouts`."""
     cost_model = cost_model_on(run.cluster, CAPABILITIES[run.request.target].software)
     for kept in placed_layouts(replace(run, activations=True)):
         for layers in range(1, run.model.num_layers):

@@ -353,9 +353,9 @@ def _target_has_use(use: Use, mesh: Mesh, run: Run) -> bool:
     hosted = {Target.MEGATRON: (1,), Target.DEEPSPEED: (3,)}.get(run.request.target, (1, 3))
     if run.offloaded and (low or adapters or not shardable or zero not in hosted):
         return False
-    if run.parameters and (zero != 3 or use.secondary_shard > 1 or run.request.target is Target.MEGATRON):
-        return False
-    if run.activations and (mesh.pp > 1 or zero > 1 or not _may_offload_layers(run)):
+    weights = zero == 3 and use.secondary_shard == 1 and run.request.target is not Target.MEGATRON
+    layers = zero <= 1 and mesh.pp == 1 and _may_offload_layers(run)
+    if (run.parameters and not weights) or (run.activations and not layers):
         return False
     match run.request.target:
         case Target.DEEPSPEED:

@@ -1,6 +1,6 @@
 """Layers whose saved tensors wait in host memory between forward and backward pass: what moves, and what stays.
 
-As Transformer Engine does it for Megatron-LM's `--cpu-offloading-num-layers` (`pytorch/cpu_offload.py` of 2.10 and
+As Transformer Engine does it for Megatron-LM's `--cpu-offloading-num-layers` (`pytorch/cpu_offload.py` of 2.12 and
 later, `DefaultOffloadSynchronizer`; `TransformerBlock.forward` of megatron-core 0.19.2 opens its context around each
 layer and makes one for all of them, without a pipeline and without recomputation). Of L layers the first n are
 offloaded. With layers numbered from 0, and one stream for all copies of a rank:

@@ -70,7 +70,7 @@ BASE_NOTE = (
     "checkpoints goes without --finetune.",
 )
 
-OFFLOAD_NOTE = "Activations on the host: as planned with Transformer Engine 2.10 and later."
+OFFLOAD_NOTE = "Activations on the host: as planned with Transformer Engine 2.12 and later."
 
 UNSCALED_NOTE = (
     "Positions: without the model's rope scaling, which this version cannot say and which these sequences do not need;",

@@ -176,6 +176,9 @@ PLANS: Mapping[str, Plan] = {
         ),
         precision=Precision.FP8_BLOCKWISE,
     ),
+    "activations of half of the layers on the host": planned(
+        LLAMA_8B, replace(layout_of_degrees(layers=(32,), tp=2, dp=4, num_microbatches=32), offloaded_layers=16)
+    ),
     "pipeline ranks next to each other": planned(
         LLAMA_8B,
         layout_of_degrees(
@@ -199,7 +202,19 @@ def changed(job: Job, **flags: str) -> Job:
 UNEVEN = job_of(PLANS["405B on 1024, uneven"])
 INTERLEAVED = job_of(PLANS["70B on 64, interleaved, selective"])
 
+ON_HOST = job_of(PLANS["activations of half of the layers on the host"])
+
 REFUSED: Mapping[str, tuple[Job, str, str]] = {
+    "activations of all layers on the host": (
+        changed(ON_HOST, cpu_offloading_num_layers="32"),
+        "config",
+        "CPU offloading can be done only for layers less than 32",
+    ),
+    "activations on the host and recomputation": (
+        replace(ON_HOST, arguments=(*ON_HOST.arguments, "--recompute-granularity", "selective"), pipeline_ranks=()),
+        "config",
+        "CPU offloading does not work when activation recomputation is enabled",
+    ),
     "no connection limit": (replace(UNEVEN, environment={}), "validate", "CUDA_DEVICE_MAX_CONNECTIONS to 1"),
     "an unknown flag": (replace(UNEVEN, arguments=(*UNEVEN.arguments, "--no-such-flag")), "parse", "--no-such-flag"),
     "a wrong world": (replace(UNEVEN, world_size=1000), "validate", "not divisible by total_model_size"),
