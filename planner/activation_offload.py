@@ -12,7 +12,7 @@ offloaded. With layers numbered from 0, and one stream for all copies of a rank:
 So at most L - n layers in a row are on the GPU at once, in the forward pass and in the backward pass alike. Tensors of
 fewer than 256 Ki elements stay there. Values are saved as a view of the product that queries and keys come from, and
 views move with the whole tensor that they look at (`start_offload` with `offload_base_tensor`): queries and keys are
-counted a second time where they are copied.
+counted a second time where they are copied. On the GPU the ledger counts what is saved, as of any other layer.
 """
 
 from collections.abc import Sequence

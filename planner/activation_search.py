@@ -12,7 +12,7 @@ from planner.activation_prices import ActivationPricer
 from planner.costs import CostTable
 from planner.points import Scope
 from planner.space import Space, enumerate_layouts, offloaded_layer_counts
-from planner.visit import Refused, Visit, Watch, merged, visit
+from planner.visit import Refused, Visit, Watch, added, merged, visit
 from profiles.hardware import Cluster
 
 
@@ -46,7 +46,7 @@ def visit_activations(  # noqa: PLR0913 - what is searched, where, and what is k
     )
     seen = replace(
         seen,
-        pruned={**space.pruned, **seen.pruned},
+        pruned=added(space.pruned, seen.pruned),
         offloaded_considered=space.considered,
         offloaded_legal=len(space.points),
         activations_considered=True,

@@ -22,6 +22,7 @@ from planner.offload_prices import OffloadPricer
 from planner.plan import Infeasible, PlannedLayout, Relaxation
 from planner.points import Points, Scope, distinct_columns
 from planner.rank_map import pricer_on
+from planner.report import layers_in_words
 from planner.request import OFFLOADED_LAYERS, Constraints, PlanRequest
 from planner.space import (
     Space,
@@ -227,7 +228,7 @@ def _offloaded(layout: Layout) -> str:
 def _hosted_part(layout: Layout) -> str:
     """Return what of a layout lies on the host, in words."""
     if layout.offloaded_layers:
-        return f"activations of {layout.offloaded_layers} layers"
+        return f"activations of {layers_in_words(layout.offloaded_layers)}"
     weights = " and the weights" if layout.parameters_on_host else ""
     return f"{100 * layout.offloaded_fraction:.4g} % of optimizer states{weights}"
 
