@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.errors import InputError
-from planner.readers.shell import MAX_EXPANDED, Script, read_script
+from planner.readers.shell import MAX_EXPANDED, MAX_EXPANDED_WORDS, Script, read_script
 
 RECORD = 'record() { printf "%s\\0" "$@"; }\n'
 
@@ -128,3 +128,13 @@ def test_what_references_stand_for_is_limited() -> None:
         "Check for a variable that is put into itself."
     )
     assert read_script("A=0123456789\n" + "A=$A$A\n" * 12, file="job.sh").variables["A"][0].text == "0123456789" * 2**12
+
+
+def test_the_words_that_references_stand_for_are_limited() -> None:
+    doubling = "A=(0)\n" + 'A=("${A[@]}" "${A[@]}")\n' * 40
+    with pytest.raises(InputError) as caught:
+        read_script(doubling, file="job.sh")
+    assert str(caught.value) == (
+        f"job.sh:1:4: The references of the script stand for more than {MAX_EXPANDED_WORDS:,} words.\n"
+        "Check for a variable that is put into itself."
+    )
