@@ -21,6 +21,8 @@ ROOM = WIDTH - GUTTER
 BEFORE = 24
 """Characters of a long source line that are shown before the place that is marked."""
 CUT = "..."
+MAX_UNREAD = 10
+"""Files that could not be read that are named."""
 
 
 def render(judged: Judged) -> str:
@@ -122,6 +124,12 @@ def _summary(judged: Judged) -> Iterator[Block]:
         whats = ", ".join(sorted({undecided.what for undecided in judged.undecided}))
         rules = counted(len({undecided.rule_id for undecided in judged.undecided}), "rule")
         yield Line(hanging(f"Not decided: {rules}, because the files do not say {whats}.", width=WIDTH), Style.QUIET)
+    if judged.unread:
+        places = ", ".join(str(unread.place) for unread in judged.unread[:MAX_UNREAD])
+        more = f" and {len(judged.unread) - MAX_UNREAD} more" if len(judged.unread) > MAX_UNREAD else ""
+        numbers = counted(len(judged.unread), "file")
+        told = f"Not read, because they are damaged or too large: {numbers} ({plain(places)}{more})."
+        yield Line(hanging(told, width=WIDTH), STYLES[Severity.WARNING])
     if judged.skipped:
         skipped = counted(len(judged.skipped), "file")
         yield Line(f"Passed over: {skipped} that start nothing that is known.", Style.QUIET)

@@ -24,7 +24,7 @@ BRACED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:\[[@*]\]|:?-(.*))?", re.ASCII |
 PLAIN = re.compile(r"[^\s'\"$\\`()|&;<>]+")
 REDIRECTION = re.compile(r"(?:[0-9]*(?:>>|>\||>&|<&|<<<|[<>](?!\())|&>>?)[ \t]*")
 QUOTED = re.compile(r'[^"$\\]+')
-HERE_DOCUMENT = re.compile(r"<<-?\s*(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\1", re.ASCII)
+HERE_DOCUMENT = re.compile(r"<<-?\s*(?:\\|(['\"])?)([A-Za-z_][A-Za-z0-9_]*)(?(1)\1)", re.ASCII)
 
 MAX_EXPANDED = 1 << 20
 """Most characters that the references of a script may stand for, all together; `A=$A$A` doubles them in every line."""

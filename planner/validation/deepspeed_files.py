@@ -29,10 +29,15 @@ def deepspeed_document(text: str, *, file: str) -> Document | None:
     Raises:
         InputError: It names keys of DeepSpeed's, and is damaged.
     """
-    if len(text) > MAX_CHARACTERS or not any(f'"{key}"' in text for key in known_keys()):
+    if len(text) > MAX_CHARACTERS or not names_keys(text):
         return None
     document = parse_deepspeed(text, file=file)
     return document if looks_like_deepspeed(document.data) else None
+
+
+def names_keys(text: str) -> bool:
+    """Return whether a text names keys of DeepSpeed's."""
+    return any(f'"{key}"' in text for key in known_keys())
 
 
 def script_launches(text: str, *, file: str) -> tuple[DeepSpeedLaunch, ...]:

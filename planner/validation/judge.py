@@ -14,14 +14,24 @@ from typing import TYPE_CHECKING
 from planner.errors import InputError, Location, PlannerError
 from planner.readers.arguments import NotSaidError
 from planner.rules.own_files import OwnFile
-from planner.rules.registry import all_rules, lock_rules, own_rules, priced_rules, rules_of, spelling_rules
+from planner.rules.registry import (
+    all_rules,
+    lock_rules,
+    own_rules,
+    priced_rules,
+    rules_of,
+    spelling_rules,
+    unread_rules,
+)
 from planner.rules.rule import Config, Finding, Fix, Rule, Severity
 from planner.rules.suppression import RULES as SUPPRESSION_RULES
 from planner.rules.suppression import Comments
+from planner.rules.unread_files import UnreadFile
 from planner.validation.deepspeed_files import configurations_of
 from planner.validation.own_files import read_own_file
 from planner.validation.sources import Asked, Run, Source, files_named, read_source, text_of, with_configurations
 from planner.validation.suppressions import suppressions, without_suppressed
+from planner.validation.unread import is_for_us, visible_text
 from profiles.errors import CoverageError
 from solvers.errors import SolverError
 
@@ -55,6 +65,7 @@ class Judged:
     Args:
         files: Those that start something that is known, in order.
         skipped: Files of folders that start nothing that is known.
+        unread: Files of folders that are damaged, too large or no text.
         findings: Broken rules, sorted by place.
         hidden: Broken rules that a comment hides.
         undecided: Rules that could not be decided.
@@ -64,6 +75,7 @@ class Judged:
 
     files: tuple[str, ...]
     skipped: tuple[str, ...]
+    unread: tuple[UnreadFile, ...]
     findings: tuple[Finding, ...]
     hidden: tuple[Finding, ...]
     undecided: tuple[Undecided, ...]
@@ -93,22 +105,32 @@ def judge(
     """
     parts: list[Judged] = []
     skipped: list[str] = []
+    unread: list[UnreadFile] = []
     if command is not None:
         source = _known(read_source(command, file=COMMAND, asked=asked))
         parts.append(judged_text(source.text, source.runs, file=source.file))
     listed = tuple(files_named(names))
     also = _Also(machine=machine, baseline=baseline, files=tuple(path for path, _ in listed))
     for path, named in with_configurations(listed):
-        found = _judged_file(path, asked, named=named and not asked.skip_unknown, also=also)
-        if found is None:
-            skipped.append(_name(path))
-        else:
-            parts.append(found)
+        try:
+            source = _known(read_source(text_of(path), file=_name(path), asked=asked, named=also.files), path)
+        except InputError as error:
+            if named and not asked.skip_unknown:
+                raise
+            if isinstance(error, NothingKnownError):
+                skipped.append(_name(path))
+                continue
+            unread.append(UnreadFile(file=_name(path), error=error, text=visible_text(path)))
+            if is_for_us(unread[-1].text, path, asked):
+                parts.append(_judged_unread(unread[-1]))
+            continue
+        parts.append(_judged_source(source, path, also=also))
     findings = (finding for part in parts for finding in part.findings)
     hidden = (finding for part in parts for finding in part.hidden)
     return Judged(
         files=tuple(file for part in parts for file in part.files),
         skipped=tuple(skipped),
+        unread=tuple(unread),
         findings=tuple(sorted(findings, key=_order)),
         hidden=tuple(sorted(hidden, key=_order)),
         undecided=tuple(undecided for part in parts for undecided in part.undecided),
@@ -135,17 +157,22 @@ class _Also:
     files: tuple[Path, ...] = ()
 
 
-def _judged_file(path: Path, asked: Asked, *, named: bool, also: _Also) -> Judged | None:
-    """Return what is wrong with one file; None for one of a folder that is nothing of ours."""
-    try:
-        source = _known(read_source(text_of(path), file=_name(path), asked=asked, named=also.files), path)
-    except InputError:
-        if named:
-            raise
-        return None
+def _judged_source(source: Source, path: Path, *, also: _Also) -> Judged:
+    """Return what is wrong with one file."""
     if source.own is not None:
         return _judged_own(read_own_file(path, source.own), source.text)
     return judged_text(source.text, source.runs, file=source.file, also=also)
+
+
+def _judged_unread(file: UnreadFile) -> Judged:
+    """Return what is said of a file that should be judged and cannot be read."""
+    findings = [finding for rule in unread_rules() for finding in _broken(rule, file)]
+    found = _without_hidden(file.text, file.file, findings, undecided=(), checked=[rule.id for rule in unread_rules()])
+    return replace(found, files=())
+
+
+class NothingKnownError(InputError):
+    """A file starts nothing that is known."""
 
 
 def _known(source: Source, path: Path | None = None) -> Source:
@@ -164,7 +191,7 @@ def _known(source: Source, path: Path | None = None) -> Source:
             hint="Name it beside the script: shardwright validate SCRIPT CONFIGURATION.",
         )
     if not source.runs and source.own is None:
-        raise InputError(
+        raise NothingKnownError(
             "This starts nothing that is known.",
             location=Location(file=source.file),
             hint="Known are commands and configurations of Megatron-LM, DeepSpeed and vLLM, our specs and plans.",
@@ -217,6 +244,7 @@ def _without_hidden(
     return Judged(
         files=(file,),
         skipped=(),
+        unread=(),
         findings=tuple(_with_true_fix(finding, lines, file=file) for finding in sorted(left, key=_order)),
         hidden=hidden,
         undecided=tuple(dict.fromkeys(undecided)),

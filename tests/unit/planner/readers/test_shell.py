@@ -33,6 +33,7 @@ SNIPPETS = [
     "record a >&1; record b 2>&1 | cat",
     "record a 2> /dev/null b",
     "cat <<EOF > /dev/null\nrecord not this 'one\nEOF\nrecord this",
+    "cat <<\\EOF > /dev/null\nrecord not this (one\nEOF\nrecord this",
     "A=1 record b",
     "export A=5; record $A",
     "if true; then record inside; fi > /dev/null; record outside",
