@@ -106,11 +106,11 @@ def judge(
     parts: list[Judged] = []
     skipped: list[str] = []
     unread: list[UnreadFile] = []
-    if command is not None:
-        source = _known(read_source(command, file=COMMAND, asked=asked))
-        parts.append(judged_text(source.text, source.runs, file=source.file))
     listed = tuple(files_named(names))
     also = _Also(machine=machine, baseline=baseline, files=tuple(path for path, _ in listed))
+    if command is not None:
+        source = _known(read_source(command, file=COMMAND, asked=asked))
+        parts.append(judged_text(source.text, source.runs, file=source.file, also=also))
     for path, named in with_configurations(listed):
         try:
             source = _known(read_source(text_of(path), file=_name(path), asked=asked, named=also.files), path)
@@ -222,7 +222,7 @@ def judged_text(text: str, runs: Sequence[Run], *, file: str, also: "_Also | Non
             except NotSaidError as error:
                 undecided.append(Undecided(file=file, rule_id=rule.id, what=error.what))
         if also is not None and not any(finding.severity is Severity.ERROR for finding in findings):
-            priced, open_ = _priced(run, file, also, checked)
+            priced, open_ = _priced(run, text, also, file=file, checked=checked)
             findings.extend(priced)
             undecided.extend(open_)
     # Commands of one configuration find the same of what only the configuration says.
@@ -269,7 +269,9 @@ def _stands_there(fix: Fix, lines: Sequence[str], *, file: str) -> bool:
     return lines[place.line - 1].startswith(fix.old, place.column - 1)
 
 
-def _priced(run: Run, file: str, also: _Also, checked: list[str]) -> tuple[list[Finding], list[Undecided]]:
+def _priced(
+    run: Run, text: str, also: _Also, *, file: str, checked: list[str]
+) -> tuple[list[Finding], list[Undecided]]:
     """Return the findings of rules that need a price, and those that could not be decided; note which they are."""
     findings: list[Finding] = []
     undecided: list[Undecided] = []
@@ -277,14 +279,19 @@ def _priced(run: Run, file: str, also: _Also, checked: list[str]) -> tuple[list[
         if asked is None or not rules(run.framework):
             continue
         checked.extend(rule.id for rule in rules(run.framework))
-        from planner.validation.pricing import Baseline, held_run, priced_run  # noqa: PLC0415 - a price loads numpy
+        from planner.validation.pricing import (  # noqa: PLC0415 - a price loads numpy
+            Baseline,
+            held_run,
+            launched,
+            priced_run,
+        )
 
+        ours = {file, run.start.file}
         try:
-            config = (
-                held_run(Path(file), run, asked) if isinstance(asked, Baseline) else priced_run(Path(file), run, asked)
-            )
-        except (PlannerError, CoverageError, SolverError) as error:
-            if isinstance(error, InputError) and error.location is not None and error.location.file != file:
+            source = launched(run, file=file, text=text)
+            config = held_run(source, run, asked) if isinstance(asked, Baseline) else priced_run(source, run, asked)
+        except (PlannerError, CoverageError, SolverError, NotSaidError) as error:
+            if isinstance(error, InputError) and error.location is not None and error.location.file not in ours:
                 raise  # a spec or a plan that the user named, not the file that is judged
             first = str(error).partition("\n")[0]
             undecided.extend(Undecided(file=file, rule_id=rule.id, what=first) for rule in rules(run.framework))

@@ -101,6 +101,12 @@ def test_usage_errors_are_in_our_words() -> None:
     assert validate("sound.sh", "--gpu", "8").stderr.startswith("error: Unrecognized arguments: --gpu")
 
 
+def test_a_command_line_is_not_held_against_a_lock() -> None:
+    result = validate("--command", script(), "--baseline", "plan.lock.json")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: --baseline holds files against a lock, and --command is none")
+
+
 def test_every_way_in_ends_alike() -> None:
     words = ("broken.sh", "--format", "json")
     direct = validate(*words)
