@@ -132,4 +132,5 @@ def _summary(judged: Judged) -> Iterator[Block]:
         yield Line(hanging(told, width=WIDTH), STYLES[Severity.WARNING])
     if judged.skipped:
         skipped = counted(len(judged.skipped), "file")
-        yield Line(f"Passed over: {skipped} that start nothing that is known.", Style.QUIET)
+        verb = "starts" if len(judged.skipped) == 1 else "start"
+        yield Line(f"Passed over: {skipped} that {verb} nothing that is known.", Style.QUIET)

@@ -129,7 +129,7 @@ def test_lists_of_files_that_others_make_may_hold_anything(folder: Path) -> None
         "\n1 file: 1 error.\n"
         "Not read, because they are damaged or too large: 2 files (other.json:1:2,\n"
         "  other.yaml:1:1).\n"
-        "Passed over: 1 file that start nothing that is known.\n"
+        "Passed over: 1 file that starts nothing that is known.\n"
     )
     assert validate("missing.sh", "--skip-unknown").returncode == 2
 
