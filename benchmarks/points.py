@@ -46,9 +46,6 @@ from profiles.hardware import Cluster
 LONGEST_SCHEDULE = 1_000_000
 """Passes over all pipeline ranks that are simulated."""
 
-PARTIAL_LAYERS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-"""Layers of each virtual stage that are recomputed while the others keep everything."""
-
 
 class NotStated(Exception):  # noqa: N818 - it says what it is
     """The rules of this run are not stated here."""
@@ -386,8 +383,8 @@ def recomputes(mesh: Mesh, vpp: int, run: Run) -> list[Recompute]:
         if len(run.model.distinct_blocks) == 1:
             found += [
                 Recompute(granularity=Granularity.FULL, num_layers=layers)
-                for layers in PARTIAL_LAYERS
-                if layers <= run.model.num_layers // stages and layers * stages < run.model.num_layers
+                for layers in range(1, run.model.num_layers // stages + 1)
+                if layers * stages < run.model.num_layers
             ]
     found.append(Recompute(granularity=Granularity.FULL))
     return found

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from planner.units import GIB
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-GIB = 2**30
 HANGING_INDENT = "  "
 GAP = 3
 """Characters between two columns on a terminal."""

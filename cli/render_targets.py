@@ -15,7 +15,7 @@ def target_blocks(plan: Plan, found: Sequence[TargetDifference], *, index: int) 
         (
             entry.target.value,
             "no" if entry.refusal else "yes",
-            "none" if entry.nearest is None else milliseconds(entry.nearest.step_seconds),
+            _best(entry),
             _cost(entry, step),
         )
         for entry in found
@@ -34,9 +34,15 @@ def target_blocks(plan: Plan, found: Sequence[TargetDifference], *, index: int) 
         if entry.nearest is not None:
             lines.append(f"Its best plan: {layout_in_words(entry.nearest.layout)}.")
         else:
-            lines.append(f"No plan: {entry.why_none}")
+            lines.append(f"{'None found' if entry.is_open else 'No plan'}: {entry.why_none}")
         blocks += section(entry.title, *(Item(line) for line in lines))
     return tuple(blocks)
+
+
+def _best(entry: TargetDifference) -> str:
+    if entry.nearest is None:
+        return "not found" if entry.is_open else "none"
+    return milliseconds(entry.nearest.step_seconds)
 
 
 def _cost(entry: TargetDifference, step_seconds: float) -> str:
@@ -60,6 +66,7 @@ def target_document(plan: Plan, found: Sequence[TargetDifference], *, index: int
                 "nearest_step_seconds": None if entry.nearest is None else entry.nearest.step_seconds,
                 "cost_fraction": entry.cost_fraction(planned.step_seconds),
                 "why_none": entry.why_none,
+                "is_open": entry.is_open,
             }
             for entry in found
         ],

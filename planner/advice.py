@@ -6,19 +6,17 @@ search finds and what its evaluator confirms. How the layers are split and which
 anew in each; with everything pinned that is the first part by itself.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from planner.errors import InputError, NotExpressibleError
+from planner.errors import NotExpressibleError
 from planner.inputs import Inputs
 from planner.layout import Layout
 from planner.plan import Plan, PlannedLayout
+from planner.report import WORTH_SAYING
 from planner.request import Bounds, Constraints
 from planner.search import search
 from solvers.errors import SolverError
-
-WORTH_SAYING = 0.02
-"""Smallest gain, as a share of the step, that is worth a sentence; below it the model's own rounding decides."""
 
 PINNED = ("tp", "pp", "vpp", "cp", "ep", "etp", "zero_stage", "micro_batch_size")
 
@@ -51,32 +49,45 @@ class Advice:
     saved_fraction: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SingleChanges:
+    """What changes of one part would save.
+
+    Args:
+        helping: Those that are worth saying, the largest saving first.
+        open: Each part of which the search found nothing and proved nothing, and why.
+    """
+
+    helping: tuple[Advice, ...]
+    open: Mapping[str, str]
+
+
 def best_of_all(inputs: Inputs) -> Plan:
     """Return the best layout with nothing pinned."""
     return search(inputs.model, inputs.cluster, replace(inputs.request, constraints=Constraints()), top=1)
 
 
-def single_changes(planned: PlannedLayout, inputs: Inputs) -> tuple[Advice, ...]:
-    """Return the changes of one part that save time, the largest saving first; of equal layouts the first part's."""
+def single_changes(planned: PlannedLayout, inputs: Inputs) -> SingleChanges:
+    """Return the changes of one part that save time; of equal layouts the first part's."""
     found: dict[Layout, Advice] = {}
-    for advice in _changes(planned, inputs):
-        if advice.saved_fraction >= WORTH_SAYING:
-            found.setdefault(advice.planned.layout, advice)
-    order = list(PARTS)
-    return tuple(sorted(found.values(), key=lambda advice: (-advice.saved_fraction, order.index(advice.part))))
-
-
-def _changes(planned: PlannedLayout, inputs: Inputs) -> Iterator[Advice]:
+    still_open: dict[str, str] = {}
     for part, free in PARTS.items():
         request = replace(inputs.request, constraints=_pinned(planned.layout, free))
         try:
             plan = search(inputs.model, inputs.cluster, request, top=1)
-        except (InputError, NotExpressibleError, SolverError):
-            # With so much pinned nothing of this part can be planned, which is no advice.
+        except NotExpressibleError:
+            # The target can say nothing else of this part, which is no advice.
+            continue
+        except SolverError as error:
+            still_open[part] = str(error)
             continue
         if plan.plans:
             saved = 1.0 - plan.best.step_seconds / planned.step_seconds
-            yield Advice(part=part, planned=plan.best, saved_fraction=saved)
+            if saved >= WORTH_SAYING:
+                found.setdefault(plan.best.layout, Advice(part=part, planned=plan.best, saved_fraction=saved))
+    order = list(PARTS)
+    helping = sorted(found.values(), key=lambda advice: (-advice.saved_fraction, order.index(advice.part)))
+    return SingleChanges(helping=tuple(helping), open=still_open)
 
 
 def _pinned(layout: Layout, free: tuple[str, ...]) -> Constraints:

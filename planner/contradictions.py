@@ -26,7 +26,7 @@ _NEEDED = {
 
 
 MOST_NODE_COUNTS = 256
-"""Numbers of nodes that are searched for one plan."""
+"""Numbers of nodes that are searched for one plan. A choice: each may be a search of its own, of seconds."""
 
 
 def contradictions(

@@ -11,6 +11,7 @@ Two bounds are sound for every split of the layers into stages:
   an average rank and the gradient norm.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -37,6 +38,9 @@ FloatArray = NDArray[np.float64]
 
 SHARE_ROUNDING = 1e-9
 """Shares of a model are sums of quotients; rounding must not rule a point out."""
+
+BLOCK_ELEMENTS = 1 << 16
+"""Ranks times points looked at together: calls are few, and their arrays stay within a processor's cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -112,6 +116,13 @@ def _fullest_X(caps_RX: FloatArray, total_X: FloatArray) -> FloatArray:
     left_R = len(caps_RX) - np.arange(len(caps_RX), dtype=np.float64)
     found_X: FloatArray = ((total_X - below_RX) / left_R[:, np.newaxis]).max(axis=0)
     return found_X
+
+
+def _rank_blocks(pp: int, num_points: int) -> Iterator[IntArray]:
+    """Yield the ranks of a pipeline, as many at a time as make arrays of `BLOCK_ELEMENTS` with the points."""
+    step = max(BLOCK_ELEMENTS // max(num_points, 1), 1)
+    for first in range(0, pp, step):
+        yield np.arange(first, min(first + step, pp))
 
 
 def _fewest_on_fullest(rooms_RDX: FloatArray, counts_D: IntArray) -> FloatArray:
@@ -232,16 +243,16 @@ class CostTable:
         for pp in np.unique(points.pp_X).tolist():
             with_pp = np.nonzero(points.pp_X == pp)[0]
             part = points.where(with_pp)
-            needs = self._need(part)
-            for vpp in np.unique(part.vpp_X).tolist():
-                with_both_X = part.vpp_X == vpp
-                need = needs.where(with_both_X)
-                if pp == 1 or (vpp > 1 and not any_split):
-                    split = self._known_split(pp=pp, vpp=vpp)
-                    found_X = self.model.num_layers * need.known_split_X(split, limit_bytes)
-                else:
-                    found_X = self._any_split_capacity_X(need, pp=pp, vpp=vpp, limit_bytes=limit_bytes)
-                capacity_X[with_pp[with_both_X]] = found_X
+            need = self._need(part)
+            known_X = (part.pp_X == 1) | ((part.vpp_X > 1) & (not any_split))
+            for vpp in np.unique(part.vpp_X[known_X]).tolist():
+                with_both_X = known_X & (part.vpp_X == vpp)
+                split = self._known_split(pp=pp, vpp=vpp)
+                share_X = need.where(with_both_X).known_split_X(split, limit_bytes)
+                capacity_X[with_pp[with_both_X]] = self.model.num_layers * share_X
+            if not known_X.all():
+                found_X = self._any_split_capacity_X(need.where(~known_X), pp=pp, limit_bytes=limit_bytes)
+                capacity_X[with_pp[~known_X]] = found_X
         return capacity_X
 
     def _known_split(self, *, pp: int, vpp: int) -> KnownSplit:
@@ -262,22 +273,24 @@ class CostTable:
             capabilities=self.capabilities,
         )
 
-    def _any_split_capacity_X(self, need: MemoryNeed, *, pp: int, vpp: int, limit_bytes: int) -> FloatArray:
+    def _any_split_capacity_X(self, need: MemoryNeed, *, pp: int, limit_bytes: int) -> FloatArray:
         """Return `capacity_layers_X` of pipelines of `pp` ranks, whatever the split.
 
         Splits leave no stage empty but at the ends of a plain pipeline, and none with fewer layers than are recomputed.
         """
-        recomputed_X = need.points.recompute_layers_X
+        vpp_X, recomputed_X = need.points.vpp_X, need.points.recompute_layers_X
         num_layers, counts_D = self.model.num_layers, np.array(need.counts_D, dtype=np.float64)
         whole_DX = np.zeros((len(counts_D), len(recomputed_X)))
         rooms_X = np.zeros(len(recomputed_X))
         hopeless_X = np.zeros(len(recomputed_X), dtype=np.bool_)
-        for rank in range(pp):
-            room_DX = need.whole_room_DX(rank, limit_bytes)
-            fewest_X = vpp * np.maximum(recomputed_X, 1 if vpp > 1 or 0 < rank < pp - 1 else 0)
-            hopeless_X |= (room_DX.max(axis=0) < fewest_X) | ~need.must_fit_X(rank, limit_bytes)
-            whole_DX += np.minimum(room_DX, num_layers)
-            rooms_X += need.room_X(rank, limit_bytes)
+        for rank_R in _rank_blocks(pp, len(need.points)):
+            room_RDX = need.whole_room_RDX(rank_R, limit_bytes)
+            between_R = (rank_R > 0) & (rank_R < pp - 1)
+            fewest_RX = vpp_X * np.maximum(recomputed_X, (vpp_X > 1) | between_R[:, np.newaxis])
+            too_small_RX = (room_RDX.max(axis=1) < fewest_RX) | ~need.must_fit_RX(rank_R, limit_bytes)
+            hopeless_X |= too_small_RX.any(axis=0)
+            whole_DX += np.minimum(room_RDX, num_layers).sum(axis=0)
+            rooms_X += need.room_RX(rank_R, limit_bytes).sum(axis=0)
         # All layers of each kind must find room, and all layers together.
         by_kind_X = (whole_DX / counts_D[:, np.newaxis]).min(axis=0)
         share_X = np.minimum(by_kind_X, rooms_X / need.model_X) * (1.0 + SHARE_ROUNDING)
@@ -327,34 +340,34 @@ class CostTable:
         keys = np.stack([points.pp_X, points.vpp_X])
         first, kind_X = distinct_columns(keys)
         for kind, (pp, vpp) in enumerate(keys[:, first].T.tolist()):
-            of_kind = np.nonzero(kind_X == kind)[0]
-            seconds_DX = layers_DX[:, of_kind]
             if pp == 1 or vpp > 1:
+                of_kind = np.nonzero(kind_X == kind)[0]
                 counts_RD = self._known_split(pp=pp, vpp=vpp).counts_RCD.sum(axis=1)
-                known_X[of_kind] = (counts_RD @ seconds_DX).max(axis=0)
-            if pp == 1:
-                continue
-            part = points.where(of_kind)
-            rooms = self.layer_rooms(part, seconds_DX, limit_bytes=limit_bytes)
+                known_X[of_kind] = (counts_RD @ layers_DX[:, of_kind]).max(axis=0)
+        for pp in np.unique(points.pp_X[points.pp_X > 1]).tolist():
+            with_pp = np.nonzero(points.pp_X == pp)[0]
+            seconds_DX = layers_DX[:, with_pp]
+            rooms = self.layer_rooms(points.where(with_pp), seconds_DX, limit_bytes=limit_bytes)
             filled_X = _fullest_X(rooms.seconds_RX, counts_D @ seconds_DX)
             fewest_DX = _fewest_on_fullest(rooms.layers_RDX, counts_D)
-            any_split_X[of_kind] = np.maximum(filled_X, (fewest_DX * seconds_DX).max(axis=0))
+            any_split_X[with_pp] = np.maximum(filled_X, (fewest_DX * seconds_DX).max(axis=0))
         return known_X, any_split_X
 
     def layer_rooms(self, points: Points, seconds_DX: FloatArray, *, limit_bytes: int) -> Rooms:
         """Return what the layers of each pipeline rank can be at most, by memory alone, whatever the split.
 
         Args:
-            points: Points of one pp and one vpp.
+            points: Points of one pp.
             seconds_DX: Time of a layer of each kind.
             limit_bytes: What each GPU may use.
         """
         need, pp = self._need(points), int(points.pp_X[0])
         counts_D = np.array(need.counts_D, dtype=np.int64)
-        rooms_RX = np.stack([need.room_X(rank, limit_bytes) for rank in range(pp)])
+        blocks = tuple(_rank_blocks(pp, len(points)))
+        rooms_RX = np.concatenate([need.room_RX(rank_R, limit_bytes) for rank_R in blocks])
         return Rooms(
             seconds_RX=_most_seconds_RX(rooms_RX, seconds_DX, np.stack(need.quotients_DX), counts_D),
-            layers_RDX=np.stack([need.whole_room_DX(rank, limit_bytes) for rank in range(pp)]),
+            layers_RDX=np.concatenate([need.whole_room_RDX(rank_R, limit_bytes) for rank_R in blocks]),
         )
 
     def _tail_bound_X(self, points: Points, shapes: tuple[ShapeCosts, ...], shape_X: IntArray) -> FloatArray:

@@ -19,11 +19,11 @@ from planner.offload import FP32_BYTES, offloaded_elements, updated_elements
 from planner.placement import PlacedModel
 from planner.plan import HostLine, HostMemory
 from planner.state_bytes import gradients_on_host, split_bytes
+from planner.units import GIB
 from profiles.hardware import Cluster
 
 FloatArray = NDArray[np.float64]
 
-GIB = 1 << 30
 PROCESS_BYTES = 8 * GIB
 PROCESS_SOURCE = (
     "assumption: 8 GiB of host memory for each GPU's process: interpreter, CUDA, data loading; no published figure"

@@ -24,27 +24,29 @@ from planner.rank_map import pricer_on
 from planner.request import Constraints, PlanRequest
 from planner.space import Space, enumerate_layouts, least_offload_percent, offload_percents, parameter_offloads
 from planner.specs import ModelSpec
+from planner.units import GIB
 from profiles.catalogue import device_names, load_device
 from profiles.estimate import CostModel
 from profiles.hardware import Cluster, LinkLevel
 from profiles.software import Software
 
-GIB = 1 << 30
-
 PriceOn = Callable[[Cluster, Software], CostModel]
 """Gives the cost model of a cluster."""
 MAX_GPUS = 1 << 18
-"""Clusters beyond this are not offered."""
+"""Clusters beyond this are not offered: the largest that there are have about 2**17 GPUs."""
 
 MAX_HOST_BYTES = 8192 * GIB
-"""Nodes with more memory are not offered."""
+"""Nodes with more memory are not offered: a choice, four times the 2 TiB of the usual node of 8 GPUs."""
 
 HOST_STEP_BYTES = 64 * GIB
-"""Memory of nodes is offered in steps of this."""
+"""Memory of nodes is offered in steps of this: a choice, the size of a common memory module."""
 
 _ANY_MEMORY = 1 << 60
+"""More than any GPU has, and small enough for sums of bytes in 64-bit integers."""
 _MAX_CHECKED = 24
+"""Points placed exactly to find one that fits, the roomiest first: a choice; the others are taken not to fit."""
 _MAX_FINER_STEPS = 16
+"""Numbers of nodes below the coarse one that are tried one by one: a choice; with more the coarse one is offered."""
 
 
 class Describe(Protocol):

@@ -101,11 +101,6 @@ def _load(
     return _read(document, base=base)
 
 
-def read_inputs(document: Document, *, base: Path) -> Inputs:
-    """Return what a spec asks for; paths in it are relative to `base`."""
-    return _without_contradictions(_read(document, base=base))
-
-
 def _without_contradictions(read: tuple[Inputs, tuple[InputError, ...]]) -> Inputs:
     inputs, found = read
     if found:

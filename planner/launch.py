@@ -15,6 +15,7 @@ from planner.plan import Plan, PlannedLayout
 from planner.report import heaviest_rank, memory_by_rank
 from planner.request import Target
 from planner.targets import FRAMEWORKS, Framework
+from planner.units import GIB
 from planner.validate import violations
 from planner.workload import TrainWorkload
 from profiles.hardware import Cluster
@@ -67,10 +68,9 @@ def _require_memory(plan: Plan, planned: PlannedLayout, *, target: Target, title
     ledger = memory_ledger(place(plan.model, graph, planned.layout, workload, capabilities))
     tightest = heaviest_rank(memory_by_rank(ledger, limit_bytes=planned.rank_limits))
     if tightest.left_bytes < 0:
-        gib = 1 << 30
         raise NotExpressibleError(
-            f"the layout was planned for another target and needs {tightest.peak_bytes / gib:,.2f} GiB a GPU here,"
-            f" of {tightest.limit_bytes / gib:,.2f} GiB that may be used.",
+            f"the layout was planned for another target and needs {tightest.peak_bytes / GIB:,.2f} GiB a GPU here,"
+            f" of {tightest.limit_bytes / GIB:,.2f} GiB that may be used.",
             target=title,
             hint=f"Plan the spec again with `--set target={target}`.",
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from planner.plan_lock import PlanLock
+from planner.units import GIB
 
 TIGHT_FRACTION = 0.03
 """Less memory left than this share of the limit: the next small change may not fit."""
@@ -161,12 +162,12 @@ def _time(old: PlanLock, new: PlanLock) -> Iterator[Remark]:
 
 def _memory(old: PlanLock, new: PlanLock) -> Iterator[Remark]:
     tightest, before = new.tightest, old.tightest.left_bytes
-    left, gib = tightest.left_bytes, 1 << 30
+    left = tightest.left_bytes
     if left < 0:
-        text = f"Rank {tightest.rank} lacks {-left / gib:.2f} GiB of memory: it does not fit."
+        text = f"Rank {tightest.rank} lacks {-left / GIB:.2f} GiB of memory: it does not fit."
         yield Remark(about=About.NO_ROOM, text=text)
     elif left < TIGHT_FRACTION * tightest.limit_bytes and left < before:
-        text = f"Rank {tightest.rank} has {left / gib:.2f} GiB left below its limit, before {before / gib:.2f}."
+        text = f"Rank {tightest.rank} has {left / GIB:.2f} GiB left below its limit, before {before / GIB:.2f}."
         yield Remark(about=About.LITTLE_ROOM, text=text)
 
 

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from planner.documents import Data
 from planner.plan import Plan, PlannedLayout
 from planner.plan_lock import PlanLock, RankBytes
-from planner.report import layout_in_words, layout_settings, memory_by_rank
+from planner.report import layout_in_words, layout_settings, memory_by_rank, seconds_by_term
 from planner.schema.plan import plan_to_json
 
 
@@ -36,7 +36,7 @@ def lock_of(plan: Plan, *, files: Mapping[str, str], asked_of: Plan | None = Non
         gap=plan.gap,
         band_fraction=None if certainty is None else certainty.half_width,
         ratio_fraction=None if certainty is None else certainty.ratio_half_width,
-        seconds_by_term=_seconds_by_term(best),
+        seconds_by_term=seconds_by_term(best.time),
         ranks=_ranks(best),
         files={name: text_hash(text) for name, text in sorted(files.items())},
     )
@@ -85,13 +85,6 @@ def _canonical(data: Data) -> Data:
     if isinstance(data, list):
         return [_canonical(value) for value in data]
     return int(data) if isinstance(data, float) and data.is_integer() else data
-
-
-def _seconds_by_term(planned: PlannedLayout) -> Mapping[str, float]:
-    seconds: dict[str, float] = {}
-    for line in planned.time:
-        seconds[line.term] = seconds.get(line.term, 0.0) + line.seconds
-    return seconds
 
 
 def _ranks(planned: PlannedLayout) -> tuple[RankBytes, ...]:

@@ -20,10 +20,10 @@ from planner.visit import Visit, Watch
 from profiles.hardware import UnequalNodes
 
 MOST_LOSSES = 16
-"""Losses that are planned for."""
+"""Losses that are planned for. A choice: each is a search of its own; more are refused with a message."""
 
 MOST_PARTS = 64
-"""Choices among the nodes that are left of one loss."""
+"""Choices among the nodes that are left of one loss. A choice, as each may be a search; with more nothing is proved."""
 
 Nodes = tuple[int, ...]
 

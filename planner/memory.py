@@ -19,7 +19,7 @@ import numpy as np
 from planner.communication import num_moments, shard_ranks
 from planner.graph import LossReduction, Saved, Work
 from planner.habits import PLANNED, Fsdp, Habits, LossHabit
-from planner.layout import Layout, Schedule, Stage
+from planner.layout import Layout, Offload, Schedule, Stage
 from planner.offload import PREFETCH_BUCKET_ELEMENTS, SUB_GROUP_ELEMENTS
 from planner.placement import PlacedModel, RankModel, StageContents
 from planner.plan import MemoryLine, Phase
@@ -175,26 +175,39 @@ def memory_ledger(
     )
 
 
-def placed_peak_bytes(placed: PlacedModel) -> int:
-    """Return `peak_memory_bytes` of the ledger, each distinct rank written once."""
-    return max(distinct_peaks(placed))
+RankKey = tuple[Offload | None, int, int, bool, bool, tuple[StageContents, ...]]
+"""What the peak of a pipeline rank depends on, within one point."""
 
 
-def distinct_peaks(placed: PlacedModel) -> Iterator[int]:
+def placed_peak_bytes(placed: PlacedModel, known: dict[RankKey, int]) -> int:
+    """Return `peak_memory_bytes` of the ledger; `known` holds peaks of ranks under other splits of the same point."""
+    return max(distinct_peaks(placed, known))
+
+
+def distinct_peaks(placed: PlacedModel, known: dict[RankKey, int] | None = None) -> Iterator[int]:
     """Yield the largest phase of each distinct pipeline rank, one after the other, lowest rank first.
 
     Ranks of equal stages with equal activations differ only where the first and the last one do.
+
+    Args:
+        placed: A split of a point.
+        known: Peaks of ranks under other splits of that point; what is new is added.
     """
     layout = placed.layout
-    seen: set[tuple[int, int, bool, bool, tuple[StageContents, ...]]] = set()
+    known = {} if known is None else known
+    seen: set[RankKey] = set()
     for pipeline_rank, activation_bytes in enumerate(_peaks_of_stages(placed)):
         contents = tuple(placed.rank_model.contents(stage) for stage in layout.chunks(pipeline_rank))
         working = _working_set_bytes(placed, pipeline_rank) if layout.recompute.is_per_layer else 0
-        key = (activation_bytes, working, pipeline_rank == 0, pipeline_rank == layout.pp - 1, contents)
-        if key not in seen:
-            seen.add(key)
+        ends = pipeline_rank == 0, pipeline_rank == layout.pp - 1
+        key = (layout.offload, activation_bytes, working, *ends, contents)
+        if key in seen:
+            continue
+        seen.add(key)
+        if key not in known:
             phases = _phases(placed, pipeline_rank, activation_bytes, PLANNED)
-            yield max(sum(term.num_bytes for term in terms) for _, terms in phases)
+            known[key] = max(sum(term.num_bytes for term in terms) for _, terms in phases)
+        yield known[key]
 
 
 def room_bytes(placed: PlacedModel, pipeline_rank: int, *, limit_bytes: int) -> int:

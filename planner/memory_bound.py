@@ -113,30 +113,33 @@ class KnownSplit:
             if rank == last or not any((before_CD >= held_CD).all() for before_CD in self.counts_RCD[:rank])
         )
 
-    def in_flight(self, rank: int, num_microbatches_X: IntArray) -> IntArray:
+    def in_flight(self, rank: int, num_microbatches_M: IntArray) -> IntArray:
         """Return how many micro-batches of each chunk C a rank holds when it has run ahead as far as it may.
 
         Of an interleaved rank that is 2 (pp - rank - 1) + (vpp - 1) pp + 1 chunk passes (Narayanan et al., arXiv
         2104.04473, section 2.2): pp of each chunk but the last, then of the last, then of the first again.
         """
         vpp = self.counts_RCD.shape[1]
-        flights_CX = np.full((vpp, len(num_microbatches_X)), self.pp, dtype=np.int64)
+        flights_CM = np.full((vpp, len(num_microbatches_M)), self.pp, dtype=np.int64)
         if vpp == 1:
-            return np.minimum(flights_CX - rank, num_microbatches_X)
-        again_X, last_X = _interleaved_flights_X(rank, np.full_like(num_microbatches_X, self.pp), num_microbatches_X)
-        flights_CX[-1] = last_X
-        flights_CX[0] += again_X
-        return flights_CX
+            return np.minimum(flights_CM - rank, num_microbatches_M)
+        pp_M = np.full_like(num_microbatches_M, self.pp)
+        again_RM, last_RM = _interleaved_flights_RX(np.array([rank]), pp_M, num_microbatches_M)
+        flights_CM[-1] = last_RM[0]
+        flights_CM[0] += again_RM[0]
+        return flights_CM
 
 
-def _interleaved_flights_X(rank: int, pp_X: IntArray, num_microbatches_X: IntArray) -> tuple[IntArray, IntArray]:
+def _interleaved_flights_RX(
+    rank_R: IntArray, pp_X: IntArray, num_microbatches_X: IntArray
+) -> tuple[IntArray, IntArray]:
     """Return what an interleaved rank that has run ahead holds of its first chunk beyond pp, and of its last chunk.
 
     A step of pp micro-batches has no second round.
     """
-    ahead_X = 2 * (pp_X - rank - 1) + 1
-    again_X: IntArray = np.where(num_microbatches_X > pp_X, np.maximum(ahead_X - pp_X, 0), 0)
-    return again_X, np.minimum(ahead_X, pp_X)
+    ahead_RX = 2 * (pp_X - rank_R[:, np.newaxis] - 1) + 1
+    again_RX: IntArray = np.where(num_microbatches_X > pp_X, np.maximum(ahead_RX - pp_X, 0), 0)
+    return again_RX, np.minimum(ahead_RX, pp_X)
 
 
 class MemoryNeed:
@@ -268,92 +271,99 @@ class MemoryNeed:
         total_X: FloatArray = np.array(self._shapes[0].counts_D, dtype=np.float64) @ np.stack(self.quotients_DX)
         return total_X
 
-    def _free_X(self, rank: int, limit_bytes: int, working_X: FloatArray) -> FloatArray:
-        """Return what one pipeline rank has for layers beside `working_X`, and one byte for rounding."""
-        last_X = self.points.pp_X == rank + 1
-        fixed_X: FloatArray = self.pipeline_X + self.always_X
-        fixed_X = fixed_X + (self.embedding_states_X if rank == 0 else 0.0)
-        fixed_X = fixed_X + np.where(last_X, self.head_states_X, 0.0)
-        fixed_X = fixed_X + np.where(last_X, np.maximum(self.head_peak_X, working_X), working_X)
-        free_X: FloatArray = limit_bytes + 1 - fixed_X
-        return free_X
+    def _free_RX(self, rank_R: IntArray, limit_bytes: int, working_RX: FloatArray) -> FloatArray:
+        """Return what pipeline ranks have for layers beside `working_RX`, and one byte for rounding."""
+        last_RX = self._is_last_RX(rank_R)
+        fixed_RX: FloatArray = self.pipeline_X + self.always_X
+        fixed_RX = fixed_RX + np.where(rank_R[:, np.newaxis] == 0, self.embedding_states_X, 0.0)
+        fixed_RX = fixed_RX + np.where(last_RX, self.head_states_X, 0.0)
+        fixed_RX = fixed_RX + np.where(last_RX, np.maximum(self.head_peak_X, working_RX), working_RX)
+        free_RX: FloatArray = limit_bytes + 1 - fixed_RX
+        return free_RX
 
-    def _least_working_X(self, rank: int) -> FloatArray:
+    def _is_last_RX(self, rank_R: IntArray) -> BoolArray:
+        is_last_RX: BoolArray = self.points.pp_X == rank_R[:, np.newaxis] + 1
+        return is_last_RX
+
+    def _least_working_RX(self, rank_R: IntArray) -> FloatArray:
         """Return the least temporaries of a rank's layers; a stage at either end may hold no layer, and has none."""
-        last_X = self.points.pp_X == rank + 1
-        holds_X = np.where((rank == 0) | last_X, self._fewest_at_ends_X(), 1) > 0
-        return np.where(holds_X, np.minimum.reduce(self.working_DX), 0.0)
+        at_ends_RX = (rank_R[:, np.newaxis] == 0) | self._is_last_RX(rank_R)
+        holds_RX = np.where(at_ends_RX, self._fewest_at_ends_X(), 1) > 0
+        return np.where(holds_RX, np.minimum.reduce(self.working_DX), 0.0)
 
-    def _in_flight_X(self, rank: int) -> IntArray:
-        """Return how many micro-batches rank `rank` holds of every layer when it has run ahead.
+    def _in_flight_RX(self, rank_R: IntArray) -> IntArray:
+        """Return how many micro-batches a rank holds of every layer when it has run ahead.
 
         Of interleaved stages those of the last chunk, of which there are fewest.
         """
         points = self.points
-        behind_X = np.maximum(points.pp_X - rank - 1, 0)
-        _, last_X = _interleaved_flights_X(rank, points.pp_X, points.num_microbatches_X)
-        in_flight_X: IntArray = np.where(points.vpp_X > 1, last_X, np.minimum(points.num_microbatches_X, behind_X + 1))
-        return in_flight_X
+        behind_RX = np.maximum(points.pp_X - rank_R[:, np.newaxis] - 1, 0)
+        _, last_RX = _interleaved_flights_RX(rank_R, points.pp_X, points.num_microbatches_X)
+        plain_RX = np.minimum(points.num_microbatches_X, behind_RX + 1)
+        in_flight_RX: IntArray = np.where(points.vpp_X > 1, last_RX, plain_RX)
+        return in_flight_RX
 
-    def _of_layers_X(self, rank: int, limit_bytes: int, working_X: FloatArray) -> FloatArray:
-        """Return what rank `rank` has for layers that each keep as many micro-batches as `_in_flight_X` says.
+    def _of_layers_RX(self, rank_R: IntArray, limit_bytes: int, working_RX: FloatArray) -> FloatArray:
+        """Return what ranks have for layers that each keep as many micro-batches as `_in_flight_RX` says.
 
         Recomputed layers keep less than that. Chunks before the last one have more in flight, and each of them holds
         the fewest layers of a stage at least.
         """
-        points, in_flight_X = self.points, self._in_flight_X(rank)
-        again_X, _ = _interleaved_flights_X(rank, points.pp_X, points.num_microbatches_X)
-        more_X = np.where(points.vpp_X > 1, (points.vpp_X - 1) * (points.pp_X - in_flight_X) + again_X, 0)
+        points, in_flight_RX = self.points, self._in_flight_RX(rank_R)
+        again_RX, _ = _interleaved_flights_RX(rank_R, points.pp_X, points.num_microbatches_X)
+        before_RX = (points.vpp_X - 1) * (points.pp_X - in_flight_RX) + again_RX
+        more_RX = np.where(points.vpp_X > 1, before_RX, 0)
         fewest_X = np.maximum(points.recompute_layers_X, 1)
         kept_X = np.maximum(fewest_X * np.minimum.reduce(self.saved_DX) - self.freed_X, 0.0)
-        free_X = self._free_X(rank, limit_bytes, working_X)
-        left_X: FloatArray = free_X - more_X * kept_X + points.vpp_X * in_flight_X * self.freed_X
-        return left_X
+        free_RX = self._free_RX(rank_R, limit_bytes, working_RX)
+        left_RX: FloatArray = free_RX - more_RX * kept_X + points.vpp_X * in_flight_RX * self.freed_X
+        return left_RX
 
     def _fewest_at_ends_X(self) -> IntArray:
         points = self.points
         empty_X = (points.pp_X > 1) & (points.vpp_X == 1) & (points.recompute_layers_X == 0)
         return np.where(empty_X, 0, 1)
 
-    def room_X(self, rank: int, limit_bytes: int) -> FloatArray:
-        """Return the mean layers that rank `rank` of a pipeline can hold, at most, by bytes, whatever the split."""
-        in_flight_X = self._in_flight_X(rank)
-        free_X = self._of_layers_X(rank, limit_bytes, self._least_working_X(rank))
-        mean_X = np.maximum(self._mean_static_X + in_flight_X * self._mean_saved_X, 1.0)
+    def room_RX(self, rank_R: IntArray, limit_bytes: int) -> FloatArray:
+        """Return the mean layers that pipeline ranks can hold, at most, by bytes, whatever the split."""
+        in_flight_RX = self._in_flight_RX(rank_R)
+        free_RX = self._of_layers_RX(rank_R, limit_bytes, self._least_working_RX(rank_R))
+        mean_RX = np.maximum(self._mean_static_X + in_flight_RX * self._mean_saved_X, 1.0)
         if not self.unsharded.gradient_X.any():
-            plain_X: FloatArray = np.maximum(free_X / mean_X, 0.0)
-            return plain_X
-        of_layer_DX = [
-            np.maximum(static_X + in_flight_X * saved_X, 1.0)
+            plain_RX: FloatArray = np.maximum(free_RX / mean_RX, 0.0)
+            return plain_RX
+        of_layer_DRX = [
+            np.maximum(static_X + in_flight_RX * saved_X, 1.0)
             for static_X, saved_X in zip(self.static_DX, self.saved_DX, strict=True)
         ]
-        rooms_X: FloatArray = np.zeros(len(free_X))
+        rooms_RX: FloatArray = np.zeros_like(free_RX)
         for growing_DX, fixed_DX in self.unsharded.cases():
-            # Whatever the mix of layers, each byte that it needs draws at least `share_X` more.
-            share_X = np.minimum.reduce([more_X / of_X for more_X, of_X in zip(growing_DX, of_layer_DX, strict=True)])
-            case_X = (free_X - np.minimum.reduce(fixed_DX)) / (mean_X * (1.0 + share_X))
-            rooms_X = np.maximum(rooms_X, case_X)
-        return rooms_X
+            # Whatever the mix of layers, each byte that it needs draws at least `share_RX` more.
+            shares = [more_X / of_RX for more_X, of_RX in zip(growing_DX, of_layer_DRX, strict=True)]
+            share_RX = np.minimum.reduce(shares)
+            case_RX = (free_RX - np.minimum.reduce(fixed_DX)) / (mean_RX * (1.0 + share_RX))
+            rooms_RX = np.maximum(rooms_RX, case_RX)
+        return rooms_RX
 
-    def whole_room_DX(self, rank: int, limit_bytes: int) -> FloatArray:
-        """Return how many layers of each kind alone rank `rank` of a pipeline can hold, at most, whatever the split."""
-        in_flight_X = self._in_flight_X(rank)
-        rooms_DX: list[FloatArray] = []
+    def whole_room_RDX(self, rank_R: IntArray, limit_bytes: int) -> FloatArray:
+        """Return how many layers of each kind alone pipeline ranks can hold, at most, whatever the split."""
+        in_flight_RX = self._in_flight_RX(rank_R)
+        rooms_DRX: list[FloatArray] = []
         for kind, working_X in enumerate(self.working_DX):
-            free_X = self._of_layers_X(rank, limit_bytes, working_X)
-            layer_X = np.maximum(self.static_DX[kind] + in_flight_X * self.saved_DX[kind], 1.0)
+            free_RX = self._of_layers_RX(rank_R, limit_bytes, working_X)
+            layer_RX = np.maximum(self.static_DX[kind] + in_flight_RX * self.saved_DX[kind], 1.0)
             of_cases = (
-                (free_X - fixed_DX[kind]) / (layer_X + growing_DX[kind])
+                (free_RX - fixed_DX[kind]) / (layer_RX + growing_DX[kind])
                 for growing_DX, fixed_DX in self.unsharded.cases()
             )
-            rooms_DX.append(np.floor(np.maximum.reduce(list(of_cases)) + 1e-9))
-        # Without a layer there are no temporaries either: whether that fits, `must_fit_X` says.
-        return np.clip(np.stack(rooms_DX), 0.0, float(1 << 30))
+            rooms_DRX.append(np.floor(np.maximum.reduce(list(of_cases)) + 1e-9))
+        # Without a layer there are no temporaries either: whether that fits, `must_fit_RX` says.
+        return np.clip(np.stack(rooms_DRX, axis=1), 0.0, float(1 << 30))
 
-    def must_fit_X(self, rank: int, limit_bytes: int) -> BoolArray:
-        """Return whether rank `rank` of a pipeline can hold what it must, its layers left out."""
-        fits_X: BoolArray = self._free_X(rank, limit_bytes, self._least_working_X(rank)) >= 0
-        return fits_X
+    def must_fit_RX(self, rank_R: IntArray, limit_bytes: int) -> BoolArray:
+        """Return whether pipeline ranks can hold what they must, their layers left out."""
+        fits_RX: BoolArray = self._free_RX(rank_R, limit_bytes, self._least_working_RX(rank_R)) >= 0
+        return fits_RX
 
     def known_split_X(self, split: KnownSplit, limit_bytes: int) -> FloatArray:
         """Return the least of what each pipeline rank has for its layers over what they need; 1 just fits.
@@ -364,20 +374,20 @@ class MemoryNeed:
             split: The one way in which these points, all of one pp and vpp, are cut.
             limit_bytes: What a GPU may use.
         """
-        points = self.points
-        least_X = np.full(len(points), np.inf)
+        distinct_M, index_X = np.unique(self.points.num_microbatches_X, return_inverse=True)
+        least_X = np.full(len(self.points), np.inf)
         for rank in split.heaviest_ranks:
-            flights_CX = split.in_flight(rank, points.num_microbatches_X)
-            need_X = np.zeros(len(points))
+            flights_CM = split.in_flight(rank, distinct_M)
+            need_X = np.zeros(len(self.points))
             for block, (static_X, saved_X) in enumerate(zip(self.static_DX, self.saved_DX, strict=True)):
                 held_C = split.counts_RCD[rank, :, block]
-                need_X += held_C.sum() * static_X + (held_C @ flights_CX) * saved_X
-            need_X -= flights_CX.sum(axis=0) * self.freed_X
+                need_X += held_C.sum() * static_X + (held_C @ flights_CM)[index_X] * saved_X
+            need_X -= flights_CM.sum(axis=0)[index_X] * self.freed_X
             held_D = split.counts_RCD[rank].sum(axis=0)
             of_layers_DX = np.stack([self.working_DX[block] for block in np.nonzero(held_D)[0]])
             # Where layers differ, what a layer frees before it is counted; the last one of a stage has freed nothing.
             working_X: FloatArray = np.where(self._per_layer_X, of_layers_DX.min(axis=0), of_layers_DX.max(axis=0))
-            free_X = self._free_X(rank, limit_bytes, working_X) - self.unsharded.held_X(held_D)
+            free_X = self._free_RX(np.array([rank]), limit_bytes, working_X)[0] - self.unsharded.held_X(held_D)
             least_X = np.minimum(least_X, free_X / np.maximum(need_X, 1.0))
         return least_X
 

@@ -16,7 +16,7 @@ from planner.space import broken_rules, divisors
 from planner.uneven import least_seconds
 
 MOST_ROUNDS = 4
-"""Times that neighbours of a better layout are looked at again."""
+"""Times that neighbours of a better layout are looked at again. A choice, as nothing is proved of them anyway."""
 
 
 def best_neighbour(pricer: Pricer, best: Candidate, scope: Scope) -> Candidate:

@@ -34,7 +34,7 @@ from profiles.planned import cost_model_on
 from solvers.errors import SolverError
 
 _MOST_DOUBLINGS = 3
-"""How often the nodes are doubled to find some that meet a deadline."""
+"""How often the nodes are doubled to find some that meet a deadline: a choice, up to eight times what was offered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -35,7 +35,7 @@ from planner.shard import Elements
 from profiles.hardware import Cluster
 
 MOST_RUNS = 12
-"""Runs of a point with several splits that are priced before others are looked at."""
+"""Runs of a point with several splits that are priced before others are looked at: a choice, the rest keep bounds."""
 
 MOST_SETTLED_RUNS = 400
 """Runs of a point whose splits are all looked at; no more can come of 100 parts."""

@@ -51,9 +51,10 @@ from profiles.ops import Collective, CollectiveKind
 from profiles.planned import cost_model_on
 
 MOST_LAYOUTS = 2
-"""Pipelines of a plan that are priced, best first."""
+"""Pipelines of a plan that are priced, best first. A choice: every schedule is made and simulated for each of them."""
 
 BREADTH_FIRST_CHUNKS = 2
+"""Stages of a rank: the fewest with which breadth-first differs from GPipe."""
 
 SPLIT = "gradients of weights apart from those of inputs"
 POST_VALIDATION = "an optimizer step not synchronised (post-validation)"

@@ -21,7 +21,7 @@ from planner.communication import (
 )
 from planner.costs import CostTable
 from planner.layout import Layout, Recompute, Stage
-from planner.memory import memory_ledger, peaks_of_ranks, placed_peak_bytes
+from planner.memory import RankKey, memory_ledger, peaks_of_ranks, placed_peak_bytes
 from planner.offload import gradient_copies, optimizer_seconds, parameter_copies, waited_for_link_seconds
 from planner.placement import PlacedModel, StageContents
 from planner.schedules.simulate import StageTimes
@@ -70,6 +70,7 @@ class PointPrices:
         self._stages: dict[tuple[StageContents, tuple[_Alike, ...]], StageSeconds] = {}
         self._of_point: dict[Stage, StageSeconds] = {}
         self._optimizers: dict[tuple[int, int], float] = {}
+        self._peaks: dict[RankKey, int] = {}
 
     def place(self, layout: Layout) -> PlacedModel:
         """Return the model under a split of the point."""
@@ -83,7 +84,7 @@ class PointPrices:
 
     def peak_bytes(self, layout: Layout) -> int:
         """Return the exact peak of a split."""
-        return placed_peak_bytes(self.place(layout))
+        return placed_peak_bytes(self.place(layout), self._peaks)
 
     def peaks_R(self, layout: Layout) -> tuple[int, ...]:
         """Return the exact peak of each pipeline rank of a split."""

@@ -33,6 +33,13 @@ EXPERT_AXES = ("etp", "ep", "edp", "pp")
 """Axes of the grid of the routed experts, over the same ranks."""
 
 
+WORTH_SAYING = 0.02
+"""Smallest gain, as a share of the step, that is worth a sentence.
+
+A choice, to keep reports short; the band around the ratio of two predictions is wider (`planner.certainty`).
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """One setting in which a layout differs from the reference layout.
@@ -373,7 +380,7 @@ def is_constrained(plan: Plan) -> bool:
 def compare(planned: PlannedLayout, reference: PlannedLayout, *, index: int | None, is_baseline: bool) -> Comparison:
     """Return `planned` beside `reference`: which settings differ, and which terms of the step time change."""
     own, other = layout_settings(planned.layout), layout_settings(reference.layout)
-    own_seconds, other_seconds = _seconds_by_term(planned.time), _seconds_by_term(reference.time)
+    own_seconds, other_seconds = seconds_by_term(planned.time), seconds_by_term(reference.time)
     changes = [
         TermChange(term=term, seconds=own_seconds.get(term, 0.0), reference_seconds=other_seconds.get(term, 0.0))
         for term in {**other_seconds, **own_seconds}
@@ -450,7 +457,7 @@ def time_terms(planned: PlannedLayout) -> tuple[TimeLine, ...]:
     return tuple(sorted(planned.time, key=lambda line: (-line.seconds, line.term)))
 
 
-def _seconds_by_term(lines: Iterable[TimeLine]) -> dict[str, float]:
+def seconds_by_term(lines: Iterable[TimeLine]) -> dict[str, float]:
     """Return the seconds of each term, lines of one term added up."""
     seconds: dict[str, float] = {}
     for line in lines:

@@ -18,7 +18,6 @@ from planner.choices import Degraded, KeptLayout, Spare
 from planner.contradictions import MOST_NODE_COUNTS
 from planner.described import given_layout
 from planner.errors import NotExpressibleError
-from planner.infeasible import GIB
 from planner.layout import Layout, Overlap
 from planner.losses import losses_of
 from planner.nodes import part_of, plan_nodes
@@ -26,6 +25,7 @@ from planner.plan import Plan, Status
 from planner.request import Bounds, Constraints, Objective
 from planner.space import zero_stage_alone
 from planner.targets import framework_of
+from planner.units import GIB
 from planner.validate import violations
 from planner.visit import Watch
 from solvers.errors import SolverError

@@ -7,7 +7,7 @@ once more under that framework, with the same constraints.
 
 from dataclasses import dataclass, replace
 
-from planner.errors import InputError, NotExpressibleError
+from planner.errors import NotExpressibleError
 from planner.launch import launch_files
 from planner.plan import Plan, PlannedLayout
 from planner.request import Target
@@ -24,8 +24,9 @@ class TargetDifference:
         target: The framework.
         title: Its name with the version that was checked.
         refusal: Why it cannot say the layout; None where it can.
-        nearest: The best layout that it can say; None where there is none.
-        why_none: Why there is none.
+        nearest: The best layout that it can say; None where none was found.
+        why_none: Why there is none, or why none was found.
+        is_open: The search found none and did not prove that there is none.
     """
 
     target: Target
@@ -33,6 +34,7 @@ class TargetDifference:
     refusal: str | None
     nearest: PlannedLayout | None
     why_none: str = ""
+    is_open: bool = False
 
     def cost_fraction(self, step_seconds: float) -> float | None:
         """Return how much longer a step of the nearest plan takes than `step_seconds`, as a share of it."""
@@ -50,18 +52,13 @@ def _difference(plan: Plan, index: int, target: Target, framework: Framework) ->
         launch_files(plan, index=index, target=target)
     except NotExpressibleError as error:
         refusal = error.message
-    nearest, why_none = _nearest(plan, target)
-    return TargetDifference(target=target, title=framework.title, refusal=refusal, nearest=nearest, why_none=why_none)
-
-
-def _nearest(plan: Plan, target: Target) -> tuple[PlannedLayout | None, str]:
-    """Return the best layout that a framework can say, or why there is none."""
+    said = TargetDifference(target=target, title=framework.title, refusal=refusal, nearest=None)
     try:
         found = search(plan.model, plan.cluster, replace(plan.request, target=target), top=1)
-    except (InputError, NotExpressibleError) as error:
-        return None, error.message
+    except NotExpressibleError as error:
+        return replace(said, why_none=error.message)
     except SolverError as error:
-        return None, str(error)
+        return replace(said, why_none=str(error), is_open=True)
     if found.infeasible is not None:
-        return None, found.infeasible.binding
-    return found.best, ""
+        return replace(said, why_none=found.infeasible.binding)
+    return replace(said, nearest=found.best)

@@ -26,6 +26,7 @@ Arrays name their axes: R ranks, D kinds of layers, V virtual stages, P passes (
 that gain and lose a layer.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,8 +40,11 @@ from planner.schedules.critical_path import critical_path
 from planner.schedules.simulate import FloatArray
 from planner.space import interleaved_counts
 
-MOST_SIMULATED = 100
-"""Splits of one point that are simulated at most."""
+MOST_SIMULATED = 2_048
+"""Virtual stages of one point that are simulated at most: 256 splits of 8 stages, or 64 of 32 in the same time."""
+
+PATIENCE = 256
+"""Virtual stages simulated in a row without gain after which a point that is slower than the best is given up."""
 
 LEAST_GAIN = 1e-6
 """By which share a move must shorten a step to be made."""
@@ -99,28 +103,48 @@ def least_seconds(
     return low + bound.tail_seconds
 
 
-def improved(pricer: Pricer, candidate: Candidate) -> Candidate:
-    """Return the best split of an interleaved point that moves of single layers lead to from the candidate's."""
+def improved(pricer: Pricer, candidate: Candidate, *, rival_seconds: float = math.inf) -> Candidate:
+    """Return the best split of an interleaved point that moves of single layers lead to from the candidate's.
+
+    Args:
+        pricer: Prices splits.
+        candidate: Where the moves begin.
+        rival_seconds: The best step so far. A point that is slower is given up after some moves in vain (`PATIENCE`);
+            one that is faster is followed to where no single move helps.
+    """
+    num_stages = len(candidate.layout.stages)
     prices, best = pricer.prices(candidate.layout), candidate
     paths = [_Path.of(prices, best.layout)]
     moves = _Moves(prices, best.layout, paths)
-    tried = {best.layout.stages}
-    for _ in range(MOST_SIMULATED):
-        ceiling = best.step_seconds * (1.0 - LEAST_GAIN)
-        split = moves.most_promising(tried, pipeline_ceiling=ceiling)
-        if split is None:
+    tried, in_vain = {best.layout.stages}, 0
+    for _ in range(MOST_SIMULATED // num_stages):
+        if in_vain * num_stages >= PATIENCE and best.step_seconds >= rival_seconds:
             break
+        ceiling = best.step_seconds * (1.0 - LEAST_GAIN)
+        move = moves.most_promising(tried, pipeline_ceiling=ceiling)
+        if move is None:
+            break
+        split = move.split
         tried.add(split.stages)
+        peak_bytes = _peak_if_it_fits(pricer, prices, split)
+        if peak_bytes is None:
+            moves.bar(move)
+            continue
         paths.append(_Path.of(prices, split))
         step_seconds = paths[-1].span_seconds + prices.tail_seconds(split)
-        peak_bytes = prices.peak_bytes(split) if step_seconds < ceiling else 0
-        fits = peak_bytes <= pricer.limit_bytes and pricer.hosts_hold(prices, split)
-        if step_seconds < ceiling and fits:
+        if step_seconds < ceiling:
             best = replace(best, layout=split, step_seconds=step_seconds, peak_memory_bytes=peak_bytes)
-            moves = _Moves(prices, split, paths)
+            moves, in_vain = _Moves(prices, split, paths), 0
         else:
             moves.add(paths[-1])
+            in_vain += 1
     return replace(best, lower_bound_seconds=min(best.lower_bound_seconds, best.step_seconds))
+
+
+def _peak_if_it_fits(pricer: Pricer, prices: PointPrices, split: Layout) -> int | None:
+    """Return the exact peak of a split that GPUs and hosts hold."""
+    peak_bytes = prices.peak_bytes(split)
+    return peak_bytes if peak_bytes <= pricer.limit_bytes and pricer.hosts_hold(prices, split) else None
 
 
 def fitted(pricer: Pricer, point: Layout) -> Layout | None:
@@ -182,6 +206,21 @@ class _Path:
         return cls(span_seconds=found.span_seconds, beside_seconds=found.span_seconds - passes, weight_PV=weight_PV)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Move:
+    """A layer goes from one virtual stage to another.
+
+    Args:
+        split: What comes of it.
+        target: The stage that gains.
+        origin: The stage that loses.
+    """
+
+    split: Layout
+    target: int
+    origin: int
+
+
 class _Moves:
     """The moves of single layers from one split, each with the bound that known paths give it.
 
@@ -205,7 +244,17 @@ class _Moves:
         towards_end, towards_begin = (change.bounds_JK(path, self._now_PV) for change in self._changes)
         self._least_JK = np.maximum(self._least_JK, np.minimum(towards_end, towards_begin))
 
-    def most_promising(self, tried: set[tuple[Stage, ...]], *, pipeline_ceiling: float) -> Layout | None:
+    def bar(self, move: "_Move") -> None:
+        """Leave out what is taken to fit no better than a move that does not: its target on a full rank, whoever gives.
+
+        Stages of the same rank may still give to it.
+        """
+        num_stages, pp = len(self._split.stages), self._split.pp
+        others_K = np.arange(num_stages) % pp != move.target % pp
+        if others_K[move.origin]:
+            self._least_JK[move.target, others_K] = np.inf
+
+    def most_promising(self, tried: set[tuple[Stage, ...]], *, pipeline_ceiling: float) -> "_Move | None":
         """Return the move with the least bound; None where none that was not tried has one below the ceiling."""
         num_stages = len(self._split.stages)
         for flat in np.argsort(self._least_JK, axis=None, kind="stable"):
@@ -217,7 +266,7 @@ class _Moves:
             counts[target] += 1
             stages = stages_from_counts(tuple(counts))
             if stages not in tried:
-                return replace(self._split, stages=stages)
+                return _Move(split=replace(self._split, stages=stages), target=target, origin=origin)
         return None
 
 

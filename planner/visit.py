@@ -30,7 +30,10 @@ Refused = Callable[[Layout], NotExpressibleError | None]
 """Returns why the target has no words for a layout, if it has none."""
 
 MAX_VISITED = 5_000
-"""Points looked at exactly before the search stops with what it has; a count, so that equal inputs give equal plans."""
+"""Points looked at exactly before the search stops with what it has; a count, so that equal inputs give equal plans.
+
+This and the next two are choices. Plans of the examples need at most 23; one that stops early says its gap.
+"""
 
 MOST_IMPROVED = 8
 """Interleaved points whose layers are moved: those with the best even split, and as many of which none fits."""
@@ -386,7 +389,7 @@ def _move_layers(  # noqa: PLR0913 - the points, what is known, and who may refu
         placed = pricer.price(even.layout(pricer, index), bound=even.known(index), ceiling_seconds=math.inf)
         if isinstance(placed, Rejected):
             continue
-        moved = improved(pricer, placed)
+        moved = improved(pricer, placed, rival_seconds=found[0].step_seconds)
         if refused(moved.layout) is None and pricer.hosts_hold(pricer.prices(moved.layout), moved.layout):
             _insert(found, moved)
 
@@ -432,7 +435,7 @@ def _place_unevenly(
         _insert(found, candidate)
     for least, candidate in placed[:MOST_IMPROVED]:
         if least < found[0].step_seconds:
-            moved = improved(pricer, candidate)
+            moved = improved(pricer, candidate, rival_seconds=found[0].step_seconds)
             if refused(moved.layout) is None and pricer.hosts_hold(pricer.prices(moved.layout), moved.layout):
                 _insert(found, moved)
     return _PlacedUnevenly(placed=len(placed), refusal=first_refusal)

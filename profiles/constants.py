@@ -324,6 +324,8 @@ products 7 and 16 %, attention 18 and 22 %, collectives inside a node 20 and 12 
 between nodes 20 and 46 %; of memory-bound kernels and of the host there are fits alone. What a collective waits for its
 stream (`COLLECTIVE_WAIT`) is left out: it moves by more than twice, and is short. Errors of single operations partly
 even out over a step, so these are wide.
+`tests/published/test_operation_bands.py` holds products, attention and collectives inside a node against the tables
+that are shipped; the two Slingshot networks are not among them.
 """
 
 ROUTING_KERNELS = _trained(

@@ -1,5 +1,9 @@
-"""Makes the grids of `profiles.grids` from a profile's table of matrix products."""
+"""Makes the grids of `profiles.grids` from a profile's table of matrix products.
 
+Those of the package are made by `pytest tests/unit/profiles/test_grids.py --update-golden`.
+"""
+
+import json
 import math
 from collections.abc import Mapping
 from itertools import product
@@ -16,6 +20,9 @@ PLANNED: Mapping[str, Implementation] = {
 }
 """Formats that training multiplies in, and whose kernels are nearest to its own: cuBLAS as PyTorch calls it, and scaled
 products whose operands are quantised elsewhere."""
+
+DIGITS = 4
+"""Digits of a residual that are kept: a hundredth of a per cent."""
 
 
 def gemm_grids(costs: KernelCosts, rows: tuple[TableRow, ...]) -> dict[str, GemmGrid]:
@@ -45,3 +52,18 @@ def gemm_grids(costs: KernelCosts, rows: tuple[TableRow, ...]) -> dict[str, Gemm
         origin = f"{chosen.text} on {costs.cluster.device.name}"
         grids[FORMATS[name].rate] = GemmGrid(sizes=(m, n, k), residuals=residuals, origin=origin)
     return grids
+
+
+def grids_text(grids: Mapping[str, GemmGrid]) -> str:
+    """Return the file of grids by datasheet rate; equal grids are equal text."""
+    content = {
+        rate: {
+            "origin": grid.origin,
+            "m": list(grid.sizes[0]),
+            "n": list(grid.sizes[1]),
+            "k": list(grid.sizes[2]),
+            "log_residuals": [round(residual, DIGITS) for residual in grid.residuals],
+        }
+        for rate, grid in sorted(grids.items())
+    }
+    return json.dumps(content, separators=(",", ":")).replace("]", "]\n") + "\n"

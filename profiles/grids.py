@@ -19,8 +19,6 @@ from profiles.errors import ProfileFileError
 from profiles.store import shipped_directory
 
 GRIDS = "gemm_grids.json"
-DIGITS = 4
-"""Digits of a residual that are kept: a hundredth of a per cent."""
 
 HALF_LIFE = 4.0
 """Octaves outside of the grid over which a residual falls to half, as in `profiles.residuals`."""
@@ -66,21 +64,6 @@ class GemmGrid:
         return math.exp(residual * 0.5 ** (outside / HALF_LIFE)), outside
 
 
-def grids_text(grids: Mapping[str, GemmGrid]) -> str:
-    """Return the file of grids by datasheet rate; equal grids are equal text."""
-    content = {
-        rate: {
-            "origin": grid.origin,
-            "m": list(grid.sizes[0]),
-            "n": list(grid.sizes[1]),
-            "k": list(grid.sizes[2]),
-            "log_residuals": [round(residual, DIGITS) for residual in grid.residuals],
-        }
-        for rate, grid in sorted(grids.items())
-    }
-    return json.dumps(content, separators=(",", ":")).replace("]", "]\n") + "\n"
-
-
 def read_grids(path: Path | Traversable) -> Mapping[str, GemmGrid]:
     """Return the grids of a file by datasheet rate.
 
@@ -99,7 +82,10 @@ def read_grids(path: Path | Traversable) -> Mapping[str, GemmGrid]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProfileFileError(
-            file=str(path), line=None, message=f"no grids can be read: {error}", remedy="Make the grids again."
+            file=str(path),
+            line=None,
+            message=f"no grids can be read: {error}",
+            remedy="They come with the package: install it again.",
         ) from None
 
 

@@ -57,6 +57,13 @@ HOST_MEMORY_FRACTION = Constant(
     ),
     origin=Origin.ASSUMED,
 )
+"""How much of the channels' rate passes reach: the mean of eight figures, none of them of a server.
+
+The two documents give STREAM's four kernels in parts of the rate of one DDR4-1600 channel: copy, scale, add and triad
+0.77, 0.74, 0.78, 0.78 and 0.78, 0.79, 0.73, 0.74; with LPDDR4 0.69, 0.71, 0.67, 0.67, of which `low` is. That the many
+channels of a server do as well is assumed.
+"""
+
 PAGEABLE_FRACTION = Constant(
     value=0.4,
     low=0.4,
@@ -68,6 +75,11 @@ PAGEABLE_FRACTION = Constant(
     ),
     origin=Origin.ASSUMED,
 )
+"""A guess below one half: the source says only that pinned copies are more than twice as fast, on one slow computer.
+
+Pageable memory is copied to a staging buffer first (CUDA Runtime API, API synchronization behavior), so that the
+fraction depends on the host's CPU. No figure of a GPU server is known.
+"""
 
 
 def host_memory_rate(cluster: Cluster) -> tuple[float, str]:

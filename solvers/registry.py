@@ -71,11 +71,6 @@ SOLVERS = MappingProxyType(
 )
 
 
-def default_solver(problem: Problem) -> str:
-    """Return the name of the solver that suits a problem."""
-    return "mathopt" if problem.shares_ranks else "dp"
-
-
 def solve(problem: Problem, *, solver: str = "dp", limits: Limits | None = None) -> Solution:
     """Return a solver's answer to a problem.
 

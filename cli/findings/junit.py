@@ -29,7 +29,7 @@ def render(judged: Judged) -> str:
 
 def _suite(judged: Judged, file: str) -> ET.Element:
     rules = all_rules()
-    missing = {one.rule_id: one.what for one in judged.undecided if one.file == file}
+    open_rules = {one.rule_id: one.reason for one in judged.undecided if one.file == file}
     found: dict[str, list[Finding]] = {}
     for finding in judged.findings:
         if finding.found.place.file == file:
@@ -42,8 +42,8 @@ def _suite(judged: Judged, file: str) -> ET.Element:
         )
         if rule_id in found:
             case.append(_failure(found[rule_id]))
-        elif rule_id in missing:
-            ET.SubElement(case, "skipped", message=_xml(f"The file does not say {missing[rule_id]}."))
+        elif rule_id in open_rules:
+            ET.SubElement(case, "skipped", message=_xml(f"Not decided: {open_rules[rule_id]}."))
     suite.set("tests", str(len(suite)))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     suite.set("errors", "0")

@@ -120,10 +120,14 @@ def _summary(judged: Judged) -> Iterator[Block]:
     yield Line(summary_line(judged), Style.BAD if is_bad else Style.GOOD)
     if judged.hidden:
         yield Line(f"{counted(len(judged.hidden), 'finding')} hidden by comments in the files.", Style.QUIET)
-    if judged.undecided:
-        whats = ", ".join(sorted({undecided.what for undecided in judged.undecided}))
-        rules = counted(len({undecided.rule_id for undecided in judged.undecided}), "rule")
+    not_said = [undecided for undecided in judged.undecided if undecided.is_value]
+    if not_said:
+        whats = ", ".join(sorted({undecided.what for undecided in not_said}))
+        rules = counted(len({undecided.rule_id for undecided in not_said}), "rule")
         yield Line(hanging(f"Not decided: {rules}, because the files do not say {whats}.", width=WIDTH), Style.QUIET)
+    for reason in sorted({undecided.reason for undecided in judged.undecided if not undecided.is_value}):
+        rules = ", ".join(sorted({undecided.rule_id for undecided in judged.undecided if undecided.reason == reason}))
+        yield Line(hanging(f"Not decided: {rules}. {reason[:1].upper()}{reason[1:]}.", width=WIDTH), Style.QUIET)
     if judged.unread:
         places = ", ".join(str(unread.place) for unread in judged.unread[:MAX_UNREAD])
         more = f" and {len(judged.unread) - MAX_UNREAD} more" if len(judged.unread) > MAX_UNREAD else ""

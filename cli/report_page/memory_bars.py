@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from xml.etree import ElementTree as ET
 
-from cli.render import GIB, gib, numbered, percent
+from cli.render import gib, numbered, percent
 from cli.report_page.axes import Scale, left_axis
 from cli.report_page.markup import Content, drawing, element, folded, grid_element, number, scrollable, sources_element
 from cli.report_page.style import term_style
 from planner.plan import MemoryLine, Phase
 from planner.report import heaviest_rank, memory_by_rank
+from planner.units import GIB
 
 RANKS_A_ROW = 16
 GAP, BETWEEN = 2.0, 15.0

@@ -28,7 +28,7 @@ BoolArray = NDArray[np.bool_]
 GroupOf = Callable[[Prediction], str]
 
 MOST_ROWS = 150
-"""Runs of one group that a fit looks at, evenly spread over its rows."""
+"""Runs of one group that a fit looks at, evenly spread over its rows. A choice: groups weigh the same, however many."""
 
 FULL_WEIGHT_ROWS = 12
 """Groups with fewer runs weigh less, in proportion."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from planner.errors import InputError, Location
 
 MAX_ROWS = 1_000_000
+"""Rows of a file: a choice; the largest shipped table has 15,000."""
 LONGEST_SHOWN = 60
+"""Characters of a cell that a message repeats, so that it stays on one line."""
 LARGEST = 1 << 40
 """Largest whole number that a cell may hold; far above any size, small enough that products stay exact."""
 

@@ -16,6 +16,7 @@ from planner.memory import memory_ledger, peak_memory_bytes
 from planner.placement import PlacedModel, place
 from planner.plan import MemoryLine
 from planner.specs import ModelSpec
+from planner.units import GIB
 from planner.workload import TrainWorkload
 from profiles.errors import CoverageError
 
@@ -27,7 +28,7 @@ NOT_IN_USE = frozenset({"fragmentation"})
 
 FUNCTIONAL_TEST = "ci-functional-test"
 
-GIB, GB = 1 << 30, 10**9
+GB = 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from planner.documents.nodes import Node, Scalar, check_depth, check_key, check_
 from planner.errors import InputError, Location
 
 _MAX_SHOWN = 60
+"""Characters of a text that a message repeats, so that it stays on one line."""
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}

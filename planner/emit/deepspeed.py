@@ -19,8 +19,16 @@ from planner.emit.deepspeed_limits import (
     require_workload,
 )
 from planner.emit.host_threads import thread_lines
-from planner.emit.node_order import HOSTFILE, PLACES, SLURM, batch_rendezvous, hostfile, launch_rendezvous
-from planner.emit.shell import array, comment, job_name
+from planner.emit.node_order import HOSTFILE, hostfile
+from planner.emit.shell import array, comment
+from planner.emit.torchrun import (
+    batch_directives,
+    launch_rendezvous,
+    master_lines,
+    slurm_rendezvous,
+    srun_lines,
+    torchrun_lines,
+)
 from planner.layout import Granularity, Layout
 from planner.plan import Plan
 from planner.specs import ModelSpec
@@ -166,44 +174,27 @@ def _json(data: object) -> str:
 
 
 def _launch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster, rows: Rows) -> str:
-    several = cluster.num_nodes > 1
-    run_note: tuple[str, ...] = (
-        f"Run this on each of the {cluster.num_nodes} nodes, with NODE_RANK 0 to {cluster.num_nodes - 1} and",
-        "MASTER_ADDR the name of node 0; or submit job.sbatch, which does the same under Slurm.",
-    )
-    rendezvous = [
-        ': "${NODE_RANK:?set it to the number of this node, from 0}"',
-        ': "${MASTER_ADDR:?set it to the host name of node 0}"',
-        "",
-    ]
-    node_rank, address = ("$NODE_RANK", "$MASTER_ADDR") if several else ("0", "${MASTER_ADDR:-127.0.0.1}")
-    if cluster.unequal is not None:
-        found = launch_rendezvous(layout, cluster, cluster.unequal)
-        run_note, rendezvous, node_rank, address = found.note, [*found.lines], found.node_rank, found.address
+    found = launch_rendezvous(layout, cluster)
+    run_note = found.note
     folder = '$(dirname "${BASH_SOURCE[0]}")'
-    prepared = [*(rendezvous if several else []), *array(ARGUMENTS, rows), ""]
+    prepared = [*found.lines, *array(ARGUMENTS, rows), ""]
     if HOSTFILE in file_names(cluster):
         run_note = (
             *run_note,
             "Or run it on one of them without NODE_RANK, in a folder that all of them share: deepspeed then starts all",
             f"over ssh (needs pdsh), by {HOSTFILE}, which holds them in the order of their places.",
         )
-        prepared = [*array(ARGUMENTS, rows), "", *_from_one_node(folder), *rendezvous]
+        prepared = [*array(ARGUMENTS, rows), "", *_from_one_node(folder), *found.lines]
     lines = [
         "#!/usr/bin/env bash",
         *_header(model, workload, layout, cluster),
-        *(comment(line) for line in (run_note if several else ("Run this on the node: bash launch.sh",))),
+        *(comment(line) for line in run_note),
         "",
         "set -euo pipefail",
         "",
         *thread_lines(layout, cluster.gpus_per_node),
         *prepared,
-        "exec torchrun \\",
-        f"    --nnodes {cluster.num_nodes} \\",
-        f"    --nproc-per-node {cluster.gpus_per_node} \\",
-        f'    --node-rank "{node_rank}" \\',
-        f'    --master-addr "{address}" \\',
-        '    --master-port "${MASTER_PORT:-29500}" \\',
+        *torchrun_lines(cluster, found),
         f'    "{folder}/{PROGRAM}" \\',
         *_program_words(folder),
     ]
@@ -212,18 +203,10 @@ def _launch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, cl
 
 def _batch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster, rows: Rows) -> str:
     folder = "$SLURM_SUBMIT_DIR"
-    found = SLURM if cluster.unequal is None else batch_rendezvous(layout, cluster.unequal)
-    inner = "" if cluster.unequal is None else PLACES
+    found = slurm_rendezvous(layout, cluster)
     lines = [
         "#!/usr/bin/env bash",
-        f"#SBATCH --job-name={job_name(model.name)}",
-        f"#SBATCH --nodes={cluster.num_nodes}",
-        "#SBATCH --ntasks-per-node=1",
-        f"#SBATCH --gpus-per-node={cluster.gpus_per_node}",
-        "#SBATCH --exclusive",
-        "#SBATCH --mem=0",
-        "#SBATCH --output=%x-%j.log",
-        *found.directives,
+        *batch_directives(model.name, cluster, found),
         *_header(model, workload, layout, cluster),
         comment("Submit from the folder that holds these files: sbatch job.sbatch, with --partition, --account and"),
         comment("--time as your site wants them."),
@@ -231,21 +214,12 @@ def _batch_script(model: ModelSpec, workload: TrainWorkload, layout: Layout, clu
         "",
         "set -euo pipefail",
         "",
-        *found.lines,
-        "export MASTER_ADDR",
-        'export MASTER_PORT="${MASTER_PORT:-29500}"',
+        *master_lines(found),
         "",
         *thread_lines(layout, cluster.gpus_per_node),
         *array(ARGUMENTS, rows),
         "",
-        comment("One torchrun a node; SLURM_NODEID is known only inside the task, hence the inner shell."),
-        f"srun --kill-on-bad-exit=1 --cpu-bind=none bash -c '{inner}exec torchrun \\",
-        f"    --nnodes {cluster.num_nodes} \\",
-        f"    --nproc-per-node {cluster.gpus_per_node} \\",
-        f'    --node-rank "{found.node_rank}" \\',
-        '    --master-addr "$MASTER_ADDR" \\',
-        '    --master-port "$MASTER_PORT" \\',
-        '    "$@"\' \\',
+        *srun_lines(cluster, found),
         f'    torchrun "{folder}/{PROGRAM}" \\',
         *_program_words(folder),
     ]

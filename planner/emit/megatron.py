@@ -17,8 +17,15 @@ from planner.emit.megatron_parts import Form, Parts, parts_of
 from planner.emit.megatron_position_limits import written_model
 from planner.emit.megatron_refusal import FIRST_BLACKWELL_CAPABILITY, capability_major, refuse
 from planner.emit.megatron_words import Group
-from planner.emit.node_order import PLACES, SLURM, batch_rendezvous, launch_rendezvous
-from planner.emit.shell import array, comment, job_name, quote
+from planner.emit.shell import array, comment, quote
+from planner.emit.torchrun import (
+    batch_directives,
+    launch_rendezvous,
+    master_lines,
+    slurm_rendezvous,
+    srun_lines,
+    torchrun_lines,
+)
 from planner.layout import Layout
 from planner.plan import Plan
 from planner.specs import ModelSpec
@@ -137,39 +144,21 @@ def environment(workload: TrainWorkload, layout: Layout, cluster: Cluster) -> Ma
 def _launch_script(
     model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster, groups: Sequence[Group]
 ) -> str:
-    several = cluster.num_nodes > 1
     program = _program(model, workload, folder='$(dirname "${BASH_SOURCE[0]}")')
-    run_note: tuple[str, ...] = (
-        f"Run this on each of the {cluster.num_nodes} nodes, with NODE_RANK 0 to {cluster.num_nodes - 1} and",
-        "MASTER_ADDR the name of node 0; or submit job.sbatch, which does the same under Slurm.",
-    )
-    rendezvous = [
-        ': "${NODE_RANK:?set it to the number of this node, from 0}"',
-        ': "${MASTER_ADDR:?set it to the host name of node 0}"',
-        "",
-    ]
-    node_rank, address = ("$NODE_RANK", "$MASTER_ADDR") if several else ("0", "${MASTER_ADDR:-127.0.0.1}")
-    if cluster.unequal is not None:
-        found = launch_rendezvous(layout, cluster, cluster.unequal)
-        run_note, rendezvous, node_rank, address = found.note, [*found.lines], found.node_rank, found.address
+    found = launch_rendezvous(layout, cluster)
     lines = [
         "#!/usr/bin/env bash",
         *_header(model, workload, layout, cluster),
-        *(comment(line) for line in (run_note if several else ("Run this on the node: bash launch.sh",))),
+        *(comment(line) for line in found.note),
         "",
         "set -euo pipefail",
         "",
         *_program_directory(model),
-        *(rendezvous if several else []),
+        *found.lines,
         *_exports(workload, layout, cluster),
         *_arguments(groups),
         "",
-        "exec torchrun \\",
-        f"    --nnodes {cluster.num_nodes} \\",
-        f"    --nproc-per-node {cluster.gpus_per_node} \\",
-        f'    --node-rank "{node_rank}" \\',
-        f'    --master-addr "{address}" \\',
-        '    --master-port "${MASTER_PORT:-29500}" \\',
+        *torchrun_lines(cluster, found),
         f'    "{program}" "${{{ARGUMENTS}[@]}}" "$@"',
     ]
     return "\n".join(lines) + "\n"
@@ -179,18 +168,10 @@ def _batch_script(
     model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster, groups: Sequence[Group]
 ) -> str:
     program = _program(model, workload, folder="$SLURM_SUBMIT_DIR")
-    found = SLURM if cluster.unequal is None else batch_rendezvous(layout, cluster.unequal)
-    inner = "" if cluster.unequal is None else PLACES
+    found = slurm_rendezvous(layout, cluster)
     lines = [
         "#!/usr/bin/env bash",
-        f"#SBATCH --job-name={job_name(model.name)}",
-        f"#SBATCH --nodes={cluster.num_nodes}",
-        "#SBATCH --ntasks-per-node=1",
-        f"#SBATCH --gpus-per-node={cluster.gpus_per_node}",
-        "#SBATCH --exclusive",
-        "#SBATCH --mem=0",
-        "#SBATCH --output=%x-%j.log",
-        *found.directives,
+        *batch_directives(model.name, cluster, found),
         *_header(model, workload, layout, cluster),
         comment("Submit: sbatch job.sbatch, with --partition, --account and --time as your site wants them."),
         *(comment(line) for line in found.note),
@@ -198,20 +179,11 @@ def _batch_script(
         "set -euo pipefail",
         "",
         *_program_directory(model),
-        *found.lines,
-        "export MASTER_ADDR",
-        'export MASTER_PORT="${MASTER_PORT:-29500}"',
+        *master_lines(found),
         *_exports(workload, layout, cluster),
         *_arguments(groups),
         "",
-        comment("One torchrun a node; SLURM_NODEID is known only inside the task, hence the inner shell."),
-        f"srun --kill-on-bad-exit=1 --cpu-bind=none bash -c '{inner}exec torchrun \\",
-        f"    --nnodes {cluster.num_nodes} \\",
-        f"    --nproc-per-node {cluster.gpus_per_node} \\",
-        f'    --node-rank "{found.node_rank}" \\',
-        '    --master-addr "$MASTER_ADDR" \\',
-        '    --master-port "$MASTER_PORT" \\',
-        '    "$@"\' \\',
+        *srun_lines(cluster, found),
         f'    torchrun "{program}" "${{{ARGUMENTS}[@]}}" "$@"',
     ]
     return "\n".join(lines) + "\n"

@@ -39,7 +39,7 @@ class Rendezvous:
     address: str
 
 
-def launch_rendezvous(layout: Layout, cluster: Cluster, nodes: UnequalNodes) -> Rendezvous:
+def unequal_rendezvous(layout: Layout, cluster: Cluster, nodes: UnequalNodes) -> Rendezvous:
     """Return how a script that runs on every node puts it at its place."""
     if nodes.names:
         hosts = [_hosts(nodes)]

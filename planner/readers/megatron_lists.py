@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from planner.errors import Location
-from planner.readers.arguments import read_arguments
+from planner.readers.argument_parser import read_arguments
 from planner.readers.flag_tables import FlagKind, FlagTable, Framework, flag_table
 from planner.readers.megatron_run import MegatronRun
 from planner.readers.shell import Word, read_script

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from planner.errors import Location
-from planner.readers.arguments import UNRESOLVED, Arguments, MistakeKind, NotSaidError, read_arguments
+from planner.readers.argument_parser import read_arguments
+from planner.readers.arguments import UNRESOLVED, Arguments, MistakeKind, NotSaidError
 from planner.readers.flag_tables import Framework, flag_table, version_key
 from planner.readers.launch_line import launch_lines
 from planner.readers.megatron_patterns import HybridPattern, PatternError, parse_hybrid

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError, Location
-from planner.readers.arguments import Arguments, NotSaidError, read_arguments
+from planner.readers.argument_parser import read_arguments
+from planner.readers.arguments import Arguments, NotSaidError
 from planner.readers.flag_tables import Framework, flag_table
 from planner.readers.named_files import MAX_YAML_BYTES, is_regular_file
 from planner.readers.served_model import ServedModel, served_model

@@ -4,20 +4,17 @@ These rules look at a run that was priced on a cluster (`planner.validation.pric
 asked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from planner.errors import Location
 from planner.plan import Phase, PlannedLayout
 from planner.readers.flag_tables import Framework
-from planner.report import RankMemory, layout_in_words, memory_by_rank, peak_terms
-from planner.rules.rule import Found, FoundAt, Rule, Severity, rule
+from planner.report import WORTH_SAYING, RankMemory, layout_in_words, memory_by_rank, peak_terms
+from planner.rules.rule import Found, FoundAt, NoPriceError, Rule, Severity, rule
+from planner.units import GIB
 
 TRAINING = (Framework.MEGATRON, Framework.DEEPSPEED)
-GIB = 1 << 30
-
-WORTH_SAYING = 0.02
-"""Smallest share of the step that is worth a sentence; below it the model's own rounding decides."""
 
 PHASE_WORDS = {
     Phase.INITIALISATION: "before the first step",
@@ -51,6 +48,7 @@ class PricedRun:
         memory_bytes: Memory of a GPU.
         best: The best layout that the planner finds for the same run, and its step's seconds; None where nobody asked.
         changes: Single changes that help, the best first.
+        open_parts: Each part of the layout of which it is not known whether another choice helps, and why.
     """
 
     place: Location
@@ -58,6 +56,7 @@ class PricedRun:
     memory_bytes: int
     best: PlannedLayout | None
     changes: tuple[Change, ...]
+    open_parts: Mapping[str, str]
 
     @property
     def ranks(self) -> tuple[RankMemory, ...]:
@@ -158,6 +157,8 @@ def one_change_helps(run: PricedRun) -> Iterator[Found]:
             message=f"Another choice of {change.part} alone saves {change.saved_fraction:.0%} of the step.",
             hint=f"With it: {change.layout}.",
         )
+    if run.open_parts:
+        raise NoPriceError("; ".join(f"another choice of {part}: {why}" for part, why in run.open_parts.items()))
 
 
 RULES: tuple[Rule[PricedRun], ...] = (out_of_memory, little_memory_left, slower_than_best, one_change_helps)

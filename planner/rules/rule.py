@@ -52,6 +52,18 @@ class FoundAt(StrEnum):
     UNNOTICED = "never: it runs, slower than it could"
 
 
+class NoPriceError(Exception):
+    """A rule cannot be decided, because a search that it needs found nothing and proved nothing.
+
+    Args:
+        why: What was searched, and why it ended.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fix:
     """One change of the text that would mend it.

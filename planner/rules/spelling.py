@@ -1,6 +1,6 @@
 """All frameworks: flags that their parser does not take, and values that it cannot read.
 
-The mistakes come from `planner.readers.arguments`; here each kind has its rule, so that it can be looked up and
+The mistakes come from `planner.readers.argument_parser`; here each kind has its rule, so that it can be looked up and
 suppressed by itself.
 """
 

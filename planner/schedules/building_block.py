@@ -19,6 +19,7 @@ from planner.schedules.passes import Pass, PassKind, PassOrder, PassTimes, peak_
 from planner.schedules.published import v_shaped
 
 MOST_STRIDE = 4
+"""A choice: there are four strides, so the blocks to look at grow with its fourth power."""
 PERIOD = 6
 """Passes of one micro-batch on one rank."""
 
@@ -26,7 +27,7 @@ MOST_RANKS = 16
 """More have no block: finding one takes longer than a schedule is worth."""
 
 MOST_SIMULATED = 60
-"""Blocks of which the span is simulated, those first that keep least."""
+"""Blocks of which the span is simulated, those first that keep least. A choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

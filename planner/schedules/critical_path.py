@@ -50,18 +50,18 @@ def _chain(timeline: Timeline) -> list[tuple[int, int]]:
     order = timeline.order
     num_positions = order.is_backward_RK.shape[1]
     seconds = operation_seconds(order, timeline.times)
-    end_N = timeline.end_seconds_RK.ravel()
-    gap_N, transfer_N = seconds.gap_before_RK.ravel(), seconds.transfer_in_RK.ravel()
-    source_N = sources_RK(order).ravel()
+    end_RK, source_RK = timeline.end_seconds_RK, sources_RK(order)
+    free_RK, ready_RK = seconds.gap_before_RK.copy(), seconds.transfer_in_RK
+    free_RK[:, 1:] += end_RK[:, :-1]
+    ready_RK = ready_RK + np.where(source_RK >= 0, end_RK.ravel()[source_RK], 0.0)
+    flat_RK = np.arange(source_RK.size).reshape(source_RK.shape)
+    flat_RK[:, 0] = 0  # no operation is before the first
+    waited_for = np.where(free_RK > ready_RK, flat_RK - 1, source_RK).ravel().tolist()
     flat = int(timeline.rank_end_seconds_R.argmax()) * num_positions + num_positions - 1
     chain: list[tuple[int, int]] = []
     while flat >= 0:
-        rank, position = divmod(flat, num_positions)
-        chain.append((rank, position))
-        before, source = flat - 1 if position else -1, int(source_N[flat])
-        free = (end_N[before] if before >= 0 else 0.0) + gap_N[flat]
-        ready = (end_N[source] if source >= 0 else 0.0) + transfer_N[flat]
-        flat = before if free > ready else source
+        chain.append(divmod(flat, num_positions))
+        flat = waited_for[flat]
     return chain
 
 
@@ -89,9 +89,12 @@ def _weights(found: Steady, schedule: Schedule) -> FloatArray | None:
     positions = 2 * found.group * order.vpp
     total = order.num_microbatches * order.vpp
     seen: dict[tuple[int, int], tuple[int, int]] = {}
+    warmup_R = [
+        num_warmup(schedule, pp=order.pp, vpp=order.vpp, num_microbatches=order.num_microbatches, rank=rank)
+        for rank in range(order.pp)
+    ]
     for index, (rank, position) in enumerate(chain):
-        warmup = num_warmup(schedule, pp=order.pp, vpp=order.vpp, num_microbatches=order.num_microbatches, rank=rank)
-        if not warmup <= position < 2 * total - warmup:
+        if not warmup_R[rank] <= position < 2 * total - warmup_R[rank]:
             continue
         key = (rank, position % positions)
         if key in seen:

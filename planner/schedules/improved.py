@@ -17,6 +17,7 @@ MOST_OPERATIONS = 160
 """Passes that a problem may have; of more the solver makes nothing within its limit."""
 
 LIMITS = SchedulingLimits(max_deterministic_seconds=0.5)
+"""What one problem may take of CP-SAT's own clock: a choice, as several layouts may each ask for it."""
 
 
 def improved(order: PassOrder, times: PassTimes, memory: Memory) -> tuple[PassOrder, float]:

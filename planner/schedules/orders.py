@@ -150,19 +150,6 @@ def peak_activation_bytes(order: OperationOrder, bytes_per_chunk_RC: IntArray) -
     return tuple(int(peak) for peak in _alive_RK(order, bytes_per_chunk_RC).max(axis=1))
 
 
-def peak_in_flight_RC(order: OperationOrder) -> IntArray:
-    """Return for each rank and chunk the most micro-batches that are alive at once.
-
-    The chunks of one rank do not peak at the same moment, so their sum is at least what `in_flight` says.
-    """
-    peaks_RC = np.empty((order.pp, order.vpp), dtype=np.int64)
-    for chunk in range(order.vpp):
-        only_C = np.zeros((order.pp, order.vpp), dtype=np.int64)
-        only_C[:, chunk] = 1
-        peaks_RC[:, chunk] = _alive_RK(order, only_C).max(axis=1)
-    return peaks_RC
-
-
 def _alive_RK(order: OperationOrder, weight_RC: IntArray) -> IntArray:
     """Return the summed weight of the pairs that are alive while each operation runs."""
     if weight_RC.shape != (order.pp, order.vpp):

@@ -113,22 +113,14 @@ class Timeline:
         return 1.0 - float(self.busy_seconds_R[self.critical_rank]) / self.span_seconds
 
     @property
-    def last_backward_start_seconds_RC(self) -> FloatArray:
-        """Return when the last micro-batch's backward pass starts on each chunk."""
-        return self._of_last_backward_RC(self.start_seconds_RK)
-
-    @property
     def last_backward_end_seconds_RC(self) -> FloatArray:
         """Return when the last micro-batch's backward pass ends on each chunk: its gradients are complete."""
-        return self._of_last_backward_RC(self.end_seconds_RK)
-
-    def _of_last_backward_RC(self, values_RK: FloatArray) -> FloatArray:
         order = self.order
         picked_RK = order.is_backward_RK & (order.microbatch_RK == order.num_microbatches - 1)
         rank_N, position_N = np.nonzero(picked_RK)
-        values_RC = np.empty((order.pp, order.vpp), dtype=np.float64)
-        values_RC[rank_N, order.chunk_RK[rank_N, position_N]] = values_RK[rank_N, position_N]
-        return values_RC
+        end_seconds_RC = np.empty((order.pp, order.vpp), dtype=np.float64)
+        end_seconds_RC[rank_N, order.chunk_RK[rank_N, position_N]] = self.end_seconds_RK[rank_N, position_N]
+        return end_seconds_RC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -152,17 +144,18 @@ class OperationSeconds:
 class _Program:
     """The operations of an order, each after those that it waits for.
 
-    `before_N` and `source_N` count operations from 1 in this sequence; 0 stands for nothing to wait for.
+    `before` and `source` count operations from 1 in this sequence; 0 stands for nothing to wait for. They are lists, as
+    they are walked one by one, again for every times of the same order.
 
     Args:
         flat_N: Rank times K plus position.
-        before_N: The operation before it on its rank.
-        source_N: The operation whose result it needs.
+        before: The operation before each one on its rank.
+        source: The operation whose result it needs.
     """
 
     flat_N: IntArray
-    before_N: IntArray
-    source_N: IntArray
+    before: list[int]
+    source: list[int]
 
 
 def simulate(order: OperationOrder, times: StageTimes) -> Timeline:
@@ -178,8 +171,8 @@ def simulate(order: OperationOrder, times: StageTimes) -> Timeline:
     ends = [0.0]
     append = ends.append
     for before, source, gap, transfer, duration in zip(
-        program.before_N.tolist(),
-        program.source_N.tolist(),
+        program.before,
+        program.source,
         seconds.gap_before_RK.ravel()[program.flat_N].tolist(),
         seconds.transfer_in_RK.ravel()[program.flat_N].tolist(),
         duration_RK.ravel()[program.flat_N].tolist(),
@@ -273,11 +266,12 @@ def _program(order: OperationOrder) -> _Program:
     before_N = np.where(flat_N % num_positions == 0, -1, flat_N - 1)
     return _Program(
         flat_N=flat_N,
-        before_N=place_N[before_N],
-        source_N=place_N[source_RK.ravel()[flat_N]],
+        before=place_N[before_N].tolist(),
+        source=place_N[source_RK.ravel()[flat_N]].tolist(),
     )
 
 
+@lru_cache(maxsize=128)
 def sources_RK(order: OperationOrder) -> IntArray:
     """Return the flat index of the operation whose result each operation needs; -1 for the first forward passes."""
     last = order.num_stages - 1
@@ -290,4 +284,5 @@ def sources_RK(order: OperationOrder) -> IntArray:
     forward_source_RK = np.where(stage_RK == 0, -1, before_RK)
     backward_source_RK = np.where(stage_RK == last, flat_of[0, last, order.microbatch_RK], after_RK)
     source_RK: IntArray = np.where(order.is_backward_RK, backward_source_RK, forward_source_RK)
+    source_RK.setflags(write=False)
     return source_RK

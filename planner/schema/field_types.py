@@ -15,6 +15,7 @@ from planner.schema.translate import complaint, shown, suggestion
 from planner.workload import MAX_LENGTH, DType, Precision
 
 MAX_TOKENS = 10**18
+"""Largest token budget: below 2**63, and far above any run; 10**14 would be a large one."""
 
 DIMENSIONS = ("tp", "cp", "pp", "vpp", "dp", "ep", "etp", "zero_stage", "micro_batch_size", "num_microbatches")
 """Dimensions of a layout that can be pinned or bounded by numbers."""

@@ -32,6 +32,7 @@ from planner.sizes import ShapeError
 from planner.specs import ModelSpec, Trait
 
 MAX_NAME = 200
+"""Longest name of a model, in characters: a choice; a table shows it in one or two lines."""
 
 
 def _activation(value: object) -> object:

@@ -1,53 +1,26 @@
 """The pydantic mirror of a plan file, key by key: what is in it is the contract with its readers."""
 
 import math
-from dataclasses import fields
-from itertools import pairwise
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, model_validator
 
-from planner.choices import (
-    Degraded,
-    Front,
-    FrontPoint,
-    KeptLayout,
-    Loss,
-    NodeChoice,
-    NodeCount,
-    NodeVerdict,
-    Robustness,
-    SlowCase,
-    Spare,
+from planner.plan import SCHEMA_VERSION, Infeasible, Plan, Relaxation, SearchSummary, Status
+from planner.request import Objective, PlanRequest, Target
+from planner.schema.choices_file import (
+    Count,
+    FrontFile,
+    NodeChoiceFile,
+    RobustFile,
+    SchedulesFile,
+    SpareFile,
 )
-from planner.layout import ContextKind, Granularity, Layout, Offload, Overlap, Recompute, Schedule, Stage
-from planner.plan import (
-    SCHEMA_VERSION,
-    Certainty,
-    HostMemory,
-    Infeasible,
-    MemoryLine,
-    OnNodes,
-    OtherSchedules,
-    Phase,
-    Plan,
-    PlannedLayout,
-    PricedSchedule,
-    Relaxation,
-    SearchSummary,
-    Status,
-    TimeLine,
-)
-from planner.request import MAX_DEGREE, Objective, PlanRequest, Target
 from planner.schema.field_types import DIMENSIONS
+from planner.schema.layout_file import CertaintyFile, PlannedLayoutFile
+from planner.schema.strict import Strict
 from planner.schema.translate import complaint, shown
 from planner.specs import ModelSpec
 from profiles.hardware import Cluster
-
-Terms = Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(min_length=1)]
-Phases = Annotated[dict[Phase, Terms], Field(min_length=1)]
-Count = Annotated[int, Field(ge=0)]
-Rank = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 
 
 def _known_version(value: object) -> object:
@@ -59,204 +32,7 @@ def _known_version(value: object) -> object:
     return value
 
 
-class _Mapping(BaseModel):
-    """What every mapping of a plan file has in common: no other keys, no silent conversions.
-
-    The frozen dataclasses of the inputs are validated as they are; pydantic hands this configuration down to them.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class LayersFile(_Mapping):
-    """A run of decoder layers that are recomputed alike."""
-
-    count: Annotated[int, Field(ge=1, le=MAX_DEGREE)]
-    granularity: Granularity
-    modules: tuple[str, ...]
-
-
-class RecomputeFile(_Mapping):
-    """What is recomputed; `layers` is there only where each layer has a choice of its own."""
-
-    granularity: Granularity
-    modules: tuple[str, ...]
-    num_layers: int | None
-    layers: tuple[LayersFile, ...] = ()
-
-    @model_validator(mode="after")
-    def _is_a_choice(self) -> "RecomputeFile":
-        self.to_recompute()
-        return self
-
-    @property
-    def named_layers(self) -> int:
-        """Return how many layers have a choice of their own."""
-        return sum(run.count for run in self.layers)
-
-    def to_recompute(self) -> Recompute:
-        """Return what is recomputed."""
-        runs = [(Recompute(granularity=run.granularity, modules=run.modules), run.count) for run in self.layers]
-        return Recompute(
-            granularity=self.granularity,
-            modules=self.modules,
-            num_layers=self.num_layers,
-            layers=tuple(choice for choice, count in runs for _ in range(count)),
-        )
-
-
-class LayoutFile(_Mapping):
-    """One layout; `cp_kind` and `edp` follow from the rest."""
-
-    tp: int
-    sequence_parallel: bool
-    pp: int
-    vpp: int
-    cp: int
-    ulysses: int
-    cp_kind: ContextKind | None
-    state_exchange: bool
-    ep: int
-    etp: int
-    edp: int
-    dp: int
-    zero_stage: int
-    state_replicas: int
-    secondary_shard: int
-    micro_batch_size: int
-    num_microbatches: int
-    schedule: Schedule
-    recompute: RecomputeFile
-    offload: Offload | None
-    overlap: Overlap
-    rank_order: str
-    node_order: tuple[int, ...] = ()
-    stages: tuple[Stage, ...]
-
-    @model_validator(mode="after")
-    def _is_a_layout(self) -> "LayoutFile":
-        layout = self.to_layout()
-        placed = sum(stage.num_layers for stage in self.stages)
-        if self.recompute.granularity is Granularity.PER_LAYER and self.recompute.named_layers != placed:
-            raise complaint(
-                f"`recompute` names {self.recompute.named_layers} layers, and the stages hold {placed}.",
-                "Plan again; a plan file is not edited by hand.",
-                field="recompute",
-            )
-        for name, factors in (("cp_kind", ("cp", "ulysses")), ("edp", ("tp", "cp", "dp", "ep", "etp"))):
-            stored, derived = getattr(self, name), getattr(layout, name)
-            if stored != derived:
-                given = ", ".join(f"{factor} {getattr(self, factor)}" for factor in factors)
-                raise complaint(
-                    f"`{name}` = {shown(stored)} does not follow from {given}, which give {shown(derived)}.",
-                    "Plan again; a plan file is not edited by hand.",
-                    field=name,
-                )
-        return self
-
-    def to_layout(self) -> Layout:
-        """Return the layout."""
-        said = {field.name: getattr(self, field.name) for field in fields(Layout)}
-        return Layout(**{**said, "recompute": self.recompute.to_recompute()})
-
-
-class BandFile(_Mapping):
-    """The ends of the band around a step time; they follow from it and from `certainty`."""
-
-    low_seconds: float
-    high_seconds: float
-
-
-class CertaintyFile(_Mapping):
-    """How far step times may be off; `could_swap` follows from the plans."""
-
-    half_width: Annotated[float, Field(ge=0)]
-    source: str
-    ratio_half_width: Annotated[float, Field(ge=0)]
-    ratio_source: str
-    could_swap: tuple[int, ...]
-
-    def to_certainty(self) -> Certainty:
-        """Return the certainty."""
-        return Certainty(**self.model_dump(exclude={"could_swap"}))
-
-
-class PlannedLayoutFile(_Mapping):
-    """One layout with its price; `memory` is rank -> phase -> term -> bytes, `time` is term -> seconds."""
-
-    layout: LayoutFile
-    step_seconds: float
-    reevaluated_step_seconds: float
-    lower_bound_seconds: float
-    tokens_per_second_per_gpu: float
-    mfu: float
-    peak_memory_bytes: int
-    memory_limit_bytes: int
-    memory: Annotated[dict[Rank, Phases], Field(min_length=1)]
-    host_memory: HostMemory | None = None
-    time: Annotated[dict[str, float], Field(min_length=1)]
-    sources: dict[str, str]
-    assumptions: tuple[str, ...]
-    band: BandFile | None
-    on_nodes: OnNodes | None = None
-
-    @model_validator(mode="after")
-    def _every_term_has_a_source(self) -> "PlannedLayoutFile":
-        self.to_planned_layout()
-        return self
-
-    def to_planned_layout(self) -> PlannedLayout:
-        """Return the layout with its price."""
-        limits = 0 if self.on_nodes is None else len(self.on_nodes.memory_limit_bytes_R)
-        if self.on_nodes is not None and limits != len(self.memory):
-            raise complaint(
-                f"`memory_limit_bytes_R` has {limits} numbers, `memory` {len(self.memory)} ranks.",
-                "Plan again; a plan file is not edited by hand.",
-                field="on_nodes",
-            )
-        memory = tuple(
-            MemoryLine(
-                rank=int(rank),
-                phase=phase,
-                term=term,
-                num_bytes=num_bytes,
-                source=self._memory_source(rank, phase, term),
-            )
-            for rank, phases in self.memory.items()
-            for phase, terms in phases.items()
-            for term, num_bytes in terms.items()
-        )
-        time = tuple(
-            TimeLine(term=term, seconds=seconds, source=self._source(f"time.{term}"))
-            for term, seconds in self.time.items()
-        )
-        return PlannedLayout(
-            layout=self.layout.to_layout(),
-            step_seconds=self.step_seconds,
-            reevaluated_step_seconds=self.reevaluated_step_seconds,
-            tokens_per_second_per_gpu=self.tokens_per_second_per_gpu,
-            mfu=self.mfu,
-            peak_memory_bytes=self.peak_memory_bytes,
-            memory_limit_bytes=self.memory_limit_bytes,
-            on_nodes=self.on_nodes,
-            memory=memory,
-            time=time,
-            assumptions=self.assumptions,
-            lower_bound_seconds=self.lower_bound_seconds,
-            host_memory=self.host_memory,
-        )
-
-    def _memory_source(self, rank: str, phase: Phase, term: str) -> str:
-        special = self.sources.get(f"memory.{rank}.{phase}.{term}")
-        return special if special is not None else self._source(f"memory.{term}")
-
-    def _source(self, key: str) -> str:
-        if key not in self.sources:
-            raise complaint(f"`{key}` has no source.", f"Add `{key}` to sources.", field="sources")
-        return self.sources[key]
-
-
-class SearchFile(_Mapping):
+class SearchFile(Strict):
     """What the search saw."""
 
     considered: Count
@@ -271,7 +47,7 @@ class SearchFile(_Mapping):
         return SearchSummary(**dict(self))
 
 
-class InfeasibleFile(_Mapping):
+class InfeasibleFile(Strict):
     """Why nothing fits."""
 
     binding: str
@@ -289,228 +65,7 @@ class InfeasibleFile(_Mapping):
         )
 
 
-class NodeCountFile(_Mapping):
-    """One number of nodes; days, cost and joules follow from its step."""
-
-    num_nodes: Annotated[int, Field(ge=1)]
-    verdict: NodeVerdict
-    step_seconds: float | None
-    bound_seconds: float | None
-    days_to_train: float | None
-    cost_to_train: float | None
-    joules_to_train: float | None
-
-    def to_count(self) -> NodeCount:
-        """Return the number."""
-        return NodeCount(**{field.name: getattr(self, field.name) for field in fields(NodeCount)})
-
-
-class NodeChoiceFile(_Mapping):
-    """How the number of nodes was chosen."""
-
-    num_offered: Annotated[int, Field(ge=1)]
-    proven: bool
-    counts: tuple[NodeCountFile, ...]
-
-    def to_choice(self) -> NodeChoice:
-        """Return the choice."""
-        counts = tuple(count.to_count() for count in self.counts)
-        return NodeChoice(num_offered=self.num_offered, counts=counts, proven=self.proven)
-
-
-class FrontPointFile(_Mapping):
-    """One point of memory and time; `gap` follows from its bound."""
-
-    layout: LayoutFile
-    step_seconds: Annotated[float, Field(gt=0)]
-    peak_memory_bytes: Count
-    limit_bytes: Count
-    bound_seconds: float
-    gap: float
-
-    def to_point(self) -> FrontPoint:
-        """Return the point."""
-        return FrontPoint(
-            layout=self.layout.to_layout(),
-            step_seconds=self.step_seconds,
-            peak_memory_bytes=self.peak_memory_bytes,
-            limit_bytes=self.limit_bytes,
-            bound_seconds=self.bound_seconds,
-        )
-
-
-class FrontFile(_Mapping):
-    """Memory against time."""
-
-    step_bytes: Annotated[int, Field(ge=1)]
-    open_below_bytes: Count | None
-    of_bytes: Annotated[int, Field(ge=1)] | None = None
-    points: Annotated[tuple[FrontPointFile, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _is_a_front(self) -> "FrontFile":
-        for first, second in pairwise(self.points):
-            if second.step_seconds <= first.step_seconds or second.peak_memory_bytes >= first.peak_memory_bytes:
-                raise complaint(
-                    "`points` are no front: each has to need less memory than the last, and to take longer.",
-                    "Plan again; a plan file is not edited by hand.",
-                    field="points",
-                )
-        return self
-
-    def to_front(self) -> Front:
-        """Return the front."""
-        return Front(
-            points=tuple(point.to_point() for point in self.points),
-            step_bytes=self.step_bytes,
-            open_below_bytes=self.open_below_bytes,
-            of_bytes=self.of_bytes,
-        )
-
-
-class DegradedFile(_Mapping):
-    """A run after nodes were lost."""
-
-    num_nodes: Annotated[int, Field(ge=1)]
-    layout: LayoutFile
-    step_seconds: Annotated[float, Field(gt=0)]
-    lost_fraction: float
-
-    def to_degraded(self) -> Degraded:
-        """Return the run."""
-        return Degraded(
-            num_nodes=self.num_nodes,
-            layout=self.layout.to_layout(),
-            step_seconds=self.step_seconds,
-            lost_fraction=self.lost_fraction,
-        )
-
-
-class KeptLayoutFile(_Mapping):
-    """One of the plan's layouts with fewer replicas."""
-
-    index: Count
-    degraded: DegradedFile | None
-    reason: str
-
-    def to_kept(self) -> KeptLayout:
-        """Return the layout."""
-        degraded = self.degraded.to_degraded() if self.degraded else None
-        return KeptLayout(index=self.index, degraded=degraded, reason=self.reason)
-
-
-class LossFile(_Mapping):
-    """Some nodes that are lost, where it matters which."""
-
-    nodes: Annotated[tuple[Count, ...], Field(min_length=1)]
-    num_alike: Annotated[int, Field(ge=1)]
-    left: tuple[Count, ...]
-    replanned: DegradedFile | None
-    reason: str
-    proven: bool
-
-    def to_loss(self) -> Loss:
-        """Return the loss."""
-        return Loss(
-            nodes=self.nodes,
-            num_alike=self.num_alike,
-            left=self.left,
-            replanned=self.replanned.to_degraded() if self.replanned else None,
-            reason=self.reason,
-            proven=self.proven,
-        )
-
-
-class SpareFile(_Mapping):
-    """What is left when nodes are lost; where nodes differ, of the worst loss."""
-
-    num_lost: Annotated[int, Field(ge=1)]
-    replanned: DegradedFile | None
-    reason: str
-    proven: bool
-    kept: tuple[KeptLayoutFile, ...]
-    losses: tuple[LossFile, ...] = ()
-
-    def to_spare(self) -> Spare:
-        """Return what is left."""
-        return Spare(
-            num_lost=self.num_lost,
-            replanned=self.replanned.to_degraded() if self.replanned else None,
-            reason=self.reason,
-            proven=self.proven,
-            kept=tuple(entry.to_kept() for entry in self.kept),
-            losses=tuple(loss.to_loss() for loss in self.losses),
-        )
-
-
-class SlowCaseFile(_Mapping):
-    """One class of operations slower than predicted; losses follow from the step times."""
-
-    slow: str
-    factor: Annotated[float, Field(ge=1)]
-    source: str
-    best_seconds: Annotated[float, Field(gt=0)]
-    bound_seconds: float
-    fastest_seconds: float
-    fastest_loss: float
-    step_seconds: Annotated[tuple[float, ...], Field(min_length=1)]
-    losses: tuple[float, ...]
-
-    def to_case(self) -> SlowCase:
-        """Return the case."""
-        return SlowCase(
-            slow=self.slow,
-            factor=self.factor,
-            source=self.source,
-            best_seconds=self.best_seconds,
-            bound_seconds=self.bound_seconds,
-            fastest_seconds=self.fastest_seconds,
-            seconds_P=self.step_seconds,
-        )
-
-
-class RobustFile(_Mapping):
-    """How the plans do where some operations are slower than predicted; the worst loss follows from the cases."""
-
-    fastest: LayoutFile
-    worst_loss: float
-    least_loss: float
-    uneven_least_loss: float | None
-    cases: Annotated[tuple[SlowCaseFile, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _the_bound_is_below_what_is_lost(self) -> "RobustFile":
-        worst = max(case.step_seconds[0] / case.best_seconds - 1.0 for case in self.cases)
-        if self.least_loss > worst:
-            raise complaint(
-                f"`least_loss` = {self.least_loss} is more than the first layout loses in its worst case, {worst}.",
-                "Plan again; a plan file is not edited by hand.",
-                field="least_loss",
-            )
-        return self
-
-    def to_robustness(self) -> Robustness:
-        """Return how they do."""
-        return Robustness(
-            fastest=self.fastest.to_layout(),
-            cases=tuple(case.to_case() for case in self.cases),
-            least_loss=self.least_loss,
-            uneven_least_loss=self.uneven_least_loss,
-        )
-
-
-class SchedulesFile(_Mapping):
-    """What other pipeline schedules would make of the plans."""
-
-    priced: tuple[PricedSchedule, ...]
-    left_out: dict[str, str]
-
-    def to_schedules(self) -> OtherSchedules:
-        """Return the schedules."""
-        return OtherSchedules(**dict(self))
-
-
-class InputsFile(_Mapping):
+class InputsFile(Strict):
     """What was planned, where, and for which run."""
 
     model: ModelSpec
@@ -529,7 +84,7 @@ class InputsFile(_Mapping):
         return self
 
 
-class PlanFile(_Mapping):
+class PlanFile(Strict):
     """A whole plan."""
 
     schema_version: Annotated[int, BeforeValidator(_known_version)]

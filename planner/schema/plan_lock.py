@@ -2,29 +2,26 @@
 
 import json
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from planner.documents import Document
 from planner.plan import Status
 from planner.plan_lock import SCHEMA_VERSION, PlanLock, RankBytes
+from planner.schema.strict import Strict
 from planner.schema.translate import validated
 
 Seconds = Field(gt=0, allow_inf_nan=False)
 Hash = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class InputFile(_Strict):
+class InputFile(Strict):
     """One input: what it is called, and the hash of its canonical JSON."""
 
     name: str
     sha256: str = Hash
 
 
-class RankFile(_Strict):
+class RankFile(Strict):
     """Memory of one pipeline rank."""
 
     rank: int = Field(ge=0)
@@ -32,7 +29,7 @@ class RankFile(_Strict):
     limit_bytes: int = Field(gt=0)
 
 
-class LockFile(_Strict):
+class LockFile(Strict):
     """A lock as it stands in its file."""
 
     schema_version: int = Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)

@@ -3,9 +3,10 @@
 import json
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from planner.documents import Document
+from planner.schema.strict import Strict
 from planner.schema.translate import validated
 from planner.serving_layout import (
     Draft,
@@ -23,11 +24,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Word = Annotated[str, Field(min_length=1, max_length=512)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class DraftFile(_Strict):
+class DraftFile(Strict):
     """Speculative decoding by a smaller model."""
 
     model: Word
@@ -35,7 +32,7 @@ class DraftFile(_Strict):
     tp: Positive = 1
 
 
-class ShapeFile(_Strict):
+class ShapeFile(Strict):
     """How one engine lies on its GPUs."""
 
     tp: Positive
@@ -46,7 +43,7 @@ class ShapeFile(_Strict):
     expert_parallel: bool = False
 
 
-class SettingsFile(_Strict):
+class SettingsFile(Strict):
     """What one engine is told, beside its shape."""
 
     max_num_seqs: Positive
@@ -64,7 +61,7 @@ class SettingsFile(_Strict):
     draft: DraftFile | None = None
 
 
-class PoolFile(_Strict):
+class PoolFile(Strict):
     """Equal engines with one role."""
 
     name: Name
@@ -76,7 +73,7 @@ class PoolFile(_Strict):
     gpus_per_node: Positive
 
 
-class ServingLayoutFile(_Strict):
+class ServingLayoutFile(Strict):
     """Everything that is started."""
 
     schema_version: Annotated[int, Field(ge=1, le=1)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from planner.emit.vllm import VERSION, config_name, emit_vllm, script_name
+from planner.emit.vllm import VERSION, config_name, emit_vllm
 from planner.errors import BrokenPromiseError
 from planner.readers.vllm_engine import settings_of, shape_of
 from planner.readers.vllm_run import read_vllm_config
@@ -25,8 +25,3 @@ def serving_files(layout: ServingLayout) -> Mapping[str, str]:
         if said != (layout.model, pool.shape, pool.settings):
             raise BrokenPromiseError(f"{name} says {said}, the plan {pool}")
     return files
-
-
-def serving_file_names(layout: ServingLayout) -> tuple[str, ...]:
-    """Return the names of the files that start a layout."""
-    return tuple(name(pool) for pool in layout.pools for name in (config_name, script_name))

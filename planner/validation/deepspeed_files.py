@@ -17,7 +17,7 @@ from planner.readers.shell import MAX_SCRIPT_BYTES
 
 SCRIPT_SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm"})
 MAX_NEIGHBOURS = 64
-"""Scripts beside a configuration that are looked at."""
+"""Scripts beside a configuration that are looked at: a choice, so that a folder of thousands holds nobody up."""
 
 MAX_CHARACTERS = 128 << 10
 """Longest JSON that is taken for a configuration; they have a few kilobytes."""

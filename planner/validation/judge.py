@@ -23,7 +23,7 @@ from planner.rules.registry import (
     spelling_rules,
     unread_rules,
 )
-from planner.rules.rule import Config, Finding, Fix, Rule, Severity
+from planner.rules.rule import Config, Finding, Fix, NoPriceError, Rule, Severity
 from planner.rules.suppression import RULES as SUPPRESSION_RULES
 from planner.rules.suppression import Comments
 from planner.rules.unread_files import UnreadFile
@@ -46,12 +46,19 @@ class Undecided:
     Args:
         file: The file.
         rule_id: The rule.
-        what: The value that is not said.
+        what: The value that is not said; or why there is no price.
+        is_value: It is a value.
     """
 
     file: str
     rule_id: str
     what: str
+    is_value: bool = True
+
+    @property
+    def reason(self) -> str:
+        """Return why the rule could not be decided, as a clause."""
+        return f"it does not say {self.what}" if self.is_value else self.what.rstrip(".")
 
 
 COMMAND = "<command>"
@@ -294,10 +301,17 @@ def _priced(
             if isinstance(error, InputError) and error.location is not None and error.location.file not in ours:
                 raise  # a spec or a plan that the user named, not the file that is judged
             first = str(error).partition("\n")[0]
-            undecided.extend(Undecided(file=file, rule_id=rule.id, what=first) for rule in rules(run.framework))
+            is_value = isinstance(error, NotSaidError)
+            undecided.extend(
+                Undecided(file=file, rule_id=rule.id, what=first, is_value=is_value) for rule in rules(run.framework)
+            )
             continue
         for rule in rules(run.framework):
-            findings.extend(_broken(rule, config))
+            try:
+                for finding in _broken(rule, config):
+                    findings.append(finding)  # noqa: PERF402 - what was found before the rule gave up is kept
+            except NoPriceError as error:
+                undecided.append(Undecided(file=file, rule_id=rule.id, what=error.why, is_value=False))
     return findings, undecided
 
 

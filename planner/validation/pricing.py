@@ -1,13 +1,13 @@
 """Runs that are priced before they are judged: memory, speed, and the lock that they are held against.
 
 The strict reader of `evaluate` reads the script anew, because a price needs every setting. What it cannot read, or what
-has no price, leaves these rules undecided.
+has no price, leaves these rules undecided; so does a search that advice needs and that ends with nothing.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from planner.advice import best_of_all, single_changes
+from planner.advice import SingleChanges, best_of_all, single_changes
 from planner.lock_changes import changes
 from planner.locked import lock_of
 from planner.plan import Plan
@@ -102,7 +102,7 @@ def priced_run(source: Launched, run: Run, machine: Machine) -> PricedRun:
     inputs = inputs_of(running, script=source.script, cluster=machine.cluster, spec=machine.spec)
     plan, _ = priced(running.layout, inputs.model, inputs.cluster, inputs.request)
     found = best_of_all(inputs) if machine.advice else None
-    helping = single_changes(plan.best, inputs) if machine.advice else ()
+    single = single_changes(plan.best, inputs) if machine.advice else SingleChanges(helping=(), open={})
     return PricedRun(
         place=run.start,
         planned=plan.best,
@@ -114,8 +114,9 @@ def priced_run(source: Launched, run: Run, machine: Machine) -> PricedRun:
                 layout=layout_in_words(advice.planned.layout),
                 saved_fraction=advice.saved_fraction,
             )
-            for advice in helping
+            for advice in single.helping
         ),
+        open_parts=single.open,
     )
 
 

@@ -37,7 +37,7 @@ SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".txt", ".args", ".js
 SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
 
 MAX_BYTES = 4 << 20
-"""Largest JSON that is read: a plan of ours has hundreds of kilobytes."""
+"""Largest JSON that is read: a choice; the plans of the examples have up to 0.3 MB."""
 
 MAX_RUNS = 500
 """Most runs that one file may start."""

@@ -8,7 +8,8 @@ from statistics import median
 
 from planner.accuracy.measurements import Kind, Row, read_measurements
 from planner.errors import InputError, Location
-from planner.verification.logs import GIB, RunLog, merged, read_log
+from planner.units import GIB
+from planner.verification.logs import RunLog, merged, read_log
 from planner.verification.rows import COLUMNS, ROWS_FILE
 
 WARM_UP_STEPS = 3

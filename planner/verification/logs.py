@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-MIB, GIB = 1 << 20, 1 << 30
+from planner.units import GIB, MIB
 
 MEGATRON_STEP = re.compile(
     r"iteration +(?P<step>\d+)/ *\d+ \|[^\n]*? elapsed time per iteration \(ms\): (?P<ms>\d+\.\d) \|"

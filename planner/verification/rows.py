@@ -17,10 +17,9 @@ from planner.layout import Granularity, Layout
 from planner.parameter_counts import parameter_counts
 from planner.plan import Plan
 from planner.specs import ModelSpec
+from planner.units import GIB
 from planner.workload import TrainMethod
 from profiles.hardware import Cluster
-
-GIB = 1 << 30
 
 ROWS_FILE = "runs.csv"
 

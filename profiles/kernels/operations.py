@@ -48,6 +48,7 @@ CACHE_BYTES: Mapping[str, float] = MappingProxyType({"bfloat16": 2, "float16": 2
 
 
 MOST_EXPERTS = 65536
+"""Far above any model's, and small enough to count each one's tokens."""
 
 
 def format_named(name: str) -> Format:

@@ -25,6 +25,7 @@ from profiles.schema.unequal import NodeBandwidth, NodeNames, SaidOfNodes, SlowL
 from profiles.schema.units import Bytes, BytesPerSecond
 
 MOST_GPUS: Final = 2**20
+"""The largest clusters have about 2**17 GPUs."""
 
 
 def _look_up_gpu(value: object) -> object:

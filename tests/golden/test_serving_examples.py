@@ -7,7 +7,7 @@ import pytest
 from planner.documents import load_document
 from planner.rules.rule import Severity
 from planner.schema.serving_layout import is_serving_layout, serving_layout_from_document
-from planner.serving.files import serving_file_names, serving_files
+from planner.serving.files import serving_files
 from planner.serving_layout import ServingLayout
 from planner.validation.judge import judge
 from planner.validation.sources import Asked
@@ -32,7 +32,6 @@ def test_an_example_gives_the_files_beside_it(case: str, pytestconfig: pytest.Co
     layout = layout_of(case)
     folder = EXAMPLES / case / "expected"
     actual = serving_files(layout)
-    assert tuple(actual) == serving_file_names(layout)
     if pytestconfig.getoption("--update-golden"):
         folder.mkdir(exist_ok=True)
         for name, text in actual.items():

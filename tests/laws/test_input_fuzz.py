@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from planner.documents import Data, parse_document, parse_override
+from planner.documents import Data, parse_document
 from planner.documents.document import format_path
 from planner.errors import InputError
-from planner.inputs import Inputs, load_inputs, read_inputs
+from planner.inputs import Inputs, load_inputs
 from planner.schema.plan import plan_from_document, plan_to_text
 from planner.schema.spec import read_request
 from planner.workload import AttentionKernel
@@ -180,13 +180,21 @@ def without(data: Data, path: tuple[str | int, ...]) -> Data:
     return copy
 
 
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that holds nothing which a spec could name but itself."""
+    return tmp_path_factory.mktemp("empty")
+
+
 def planned_or_refused(text: str, base: Path, *, file: str = "spec.json") -> Inputs | None:
     """Return the inputs, or None for a refusal that says something; anything else that is raised fails the test."""
+    path = base / file
+    path.write_bytes(text.encode())
     try:
-        inputs = read_inputs(parse_document(text, file=file), base=base)
+        inputs = load_inputs(path)
     except InputError as error:
         message = str(error)
-        assert message.startswith(file)
+        assert message.startswith(str(path))
         assert not FORBIDDEN.search(message)
         assert len(message) < 20_000
         return None
@@ -212,8 +220,10 @@ def test_a_spec_with_one_field_mutated_is_planned_or_refused(path: tuple[str | i
 
 @FUZZ
 @given(path=st.sampled_from(FIELDS), value=junk())
-def test_a_spec_with_junk_in_one_field_is_planned_or_refused(path: tuple[str | int, ...], value: Data) -> None:
-    planned_or_refused(json.dumps(changed(FULL_SPEC, path, value)), Path("/nonexistent"))
+def test_a_spec_with_junk_in_one_field_is_planned_or_refused(
+    path: tuple[str | int, ...], value: Data, empty: Path
+) -> None:
+    planned_or_refused(json.dumps(changed(FULL_SPEC, path, value)), empty)
 
 
 @pytest.mark.parametrize("documents", DOCUMENTS, ids=("lognormal", "uniform", "file"))
@@ -246,14 +256,14 @@ def test_a_file_of_lengths_with_foreign_bytes_is_planned_or_refused(
 
 @FUZZ
 @given(value=junk())
-def test_a_spec_of_junk_is_refused(value: Data) -> None:
-    assert planned_or_refused(json.dumps(value), Path("/nonexistent")) is None
+def test_a_spec_of_junk_is_refused(value: Data, empty: Path) -> None:
+    assert planned_or_refused(json.dumps(value), empty) is None
 
 
 @settings(FUZZ, max_examples=40)
 @given(data=spec_data())
-def test_every_legal_spec_is_taken(data: dict[str, Data]) -> None:
-    inputs = planned_or_refused(json.dumps(data), Path("/nonexistent"))
+def test_every_legal_spec_is_taken(data: dict[str, Data], empty: Path) -> None:
+    inputs = planned_or_refused(json.dumps(data), empty)
     assert inputs is not None
     workload = data["workload"]
     assert isinstance(workload, dict)
@@ -263,19 +273,21 @@ def test_every_legal_spec_is_taken(data: dict[str, Data]) -> None:
 
 @FUZZ
 @given(text=spec_texts(), start=st.integers(0, 400), length=st.integers(0, 8), insert=st.text(max_size=6))
-def test_a_spec_with_damaged_text_is_planned_or_refused(text: str, start: int, length: int, insert: str) -> None:
-    planned_or_refused(text[:start] + insert + text[start + length :], Path("/nonexistent"), file="spec.yaml")
+def test_a_spec_with_damaged_text_is_planned_or_refused(
+    text: str, start: int, length: int, insert: str, empty: Path
+) -> None:
+    planned_or_refused(text[:start] + insert + text[start + length :], empty, file="spec.yaml")
 
 
 @FUZZ
 @given(text=st.text(alphabet="ab:{}[],&*!|>'\"%@`#-?\n\t \\<~0.1_é\x00\x85\u2028", max_size=60))
-@example("a: &a [*a]")
-@example('"\\UFFFFFFFF"')
-@example("%YAML 9.9\n--- x")
-@example("%TAG ! tag:x,2000:\n--- !y z")
-@example("? - a\n: b")
-def test_text_that_looks_like_yaml_is_planned_or_refused(text: str) -> None:
-    planned_or_refused(text, Path("/nonexistent"), file="spec.yaml")
+@example(text="a: &a [*a]")
+@example(text='"\\UFFFFFFFF"')
+@example(text="%YAML 9.9\n--- x")
+@example(text="%TAG ! tag:x,2000:\n--- !y z")
+@example(text="? - a\n: b")
+def test_text_that_looks_like_yaml_is_planned_or_refused(text: str, empty: Path) -> None:
+    planned_or_refused(text, empty, file="spec.yaml")
 
 
 @FUZZ
@@ -293,12 +305,12 @@ def test_a_file_with_foreign_bytes_is_planned_or_refused(
 
 @FUZZ
 @given(name=st.text(max_size=12), path=st.sampled_from(FIELDS), value=st.text(max_size=12))
-def test_any_override_is_taken_or_refused(name: str, path: tuple[str | int, ...], value: str) -> None:
-    document = parse_document(json.dumps(FULL_SPEC), file="spec.json")
+def test_any_override_is_taken_or_refused(name: str, path: tuple[str | int, ...], value: str, empty: Path) -> None:
+    file = empty / "overridden.json"
+    file.write_text(json.dumps(FULL_SPEC))
     for text in (f"{name}={value}", f"{format_path(path)}={value}", f"{format_path(path)}.{name}={value}"):
         with suppress(InputError):
-            override = parse_override(text)
-            read_inputs(document.with_node(override.path, override.node), base=Path("/nonexistent"))
+            load_inputs(file, [text])
 
 
 PLANS = [

@@ -1,14 +1,13 @@
 """Whatever numbers a spec holds, planning ends in a plan, a proof that nothing fits, or a message."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.documents import parse_document
 from planner.errors import InputError, NotExpressibleError
-from planner.inputs import read_inputs
+from planner.inputs import load_inputs
 from planner.launch import launch_files
 from planner.plan import Status
 from planner.search import search
@@ -57,8 +56,10 @@ SPECS = st.fixed_dictionaries(
 
 
 @settings(max_examples=40, deadline=None)
-@given(SPECS)
-def test_any_numbers_end_in_a_plan_a_proof_or_a_message(spec: Mapping[str, object]) -> None:
+@given(spec=SPECS)
+def test_any_numbers_end_in_a_plan_a_proof_or_a_message(
+    spec: Mapping[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     more = f", {spec['workload']}" if spec["workload"] else ""
     text = (
         f"schema: 1\nmodel: {spec['model']}\n"
@@ -67,9 +68,11 @@ def test_any_numbers_end_in_a_plan_a_proof_or_a_message(spec: Mapping[str, objec
         f"precision: {spec['precision']}{more}}}\n"
         f"constraints: {spec['constraints']}\nmemory_headroom: {spec['headroom']}\n"
     )
+    file = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
+    file.write_text(text)
     message: str | None = None
     try:
-        inputs = read_inputs(parse_document(text, file="spec.yaml"), base=Path())
+        inputs = load_inputs(file)
         plan = search(inputs.model, inputs.cluster, inputs.request, top=2)
     except (InputError, NotExpressibleError, CoverageError) as error:
         message = str(error)

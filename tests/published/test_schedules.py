@@ -13,9 +13,10 @@ import pytest
 from planner.schedules.bidirectional import bidirectional_interleaved
 from planner.schedules.building_block import v_half, v_min
 from planner.schedules.limited import limited
-from planner.schedules.passes import PassOrder, PassTimes, check_complete, peak_bytes_R, run
+from planner.schedules.passes import PassOrder, PassTimes, peak_bytes_R, run
 from planner.schedules.published import breadth_first, dual_pipe, gpipe, one_f_one_b, zb_h1, zb_h2, zb_v
 from planner.schedules.split_bounds import Memory
+from tests.pass_orders import check_complete
 
 SIZES = [(2, 4), (4, 8), (4, 20), (6, 12), (8, 24), (8, 32), (16, 64)]
 BUILDERS = {

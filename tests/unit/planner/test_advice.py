@@ -9,11 +9,17 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from planner.advice import PARTS, WORTH_SAYING, best_of_all, single_changes
+from planner.advice import PARTS, SingleChanges, best_of_all, single_changes
 from planner.described import given_layout
 from planner.inputs import Inputs
 from planner.layout import Granularity, Recompute
+from planner.plan import Plan
+from planner.report import WORTH_SAYING
+from planner.request import PlanRequest
 from planner.search import search
+from planner.specs import ModelSpec
+from profiles.hardware import Cluster
+from solvers.errors import SolverError
 from tests.builders import tiny_dense_model, tiny_request, two_node_cluster
 
 RUNNER = CliRunner()
@@ -30,14 +36,14 @@ def inputs() -> Inputs:
 
 
 def test_the_best_layout_needs_no_advice(inputs: Inputs) -> None:
-    assert single_changes(best_of_all(inputs).best, inputs) == ()
+    assert single_changes(best_of_all(inputs).best, inputs) == SingleChanges(helping=(), open={})
 
 
 def test_each_change_differs_in_its_part_and_saves_what_it_says(inputs: Inputs) -> None:
     best = best_of_all(inputs).best.layout
     slow = replace(best, recompute=Recompute(granularity=Granularity.FULL))
     planned = given_layout(slow, inputs.model, inputs.cluster, inputs.request)
-    found = single_changes(planned, inputs)
+    found = single_changes(planned, inputs).helping
     assert found
     assert len({advice.planned.layout for advice in found}) == len(found)
     for advice in found:
@@ -53,8 +59,45 @@ def test_no_change_beats_the_whole_search(inputs: Inputs) -> None:
     slow = replace(best.layout, recompute=Recompute(granularity=Granularity.FULL))
     planned = given_layout(slow, inputs.model, inputs.cluster, inputs.request)
     assert all(
-        advice.planned.step_seconds >= best.step_seconds * (1 - 1e-9) for advice in single_changes(planned, inputs)
+        advice.planned.step_seconds >= best.step_seconds * (1 - 1e-9)
+        for advice in single_changes(planned, inputs).helping
     )
+
+
+@pytest.fixture
+def no_search_of_recompute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every search stop with nothing that leaves the recompute granularity free and pins tp."""
+
+    def stopped(model: ModelSpec, cluster: Cluster, request: PlanRequest, *, top: int) -> Plan:
+        if "tp" in request.constraints.degrees and request.constraints.recompute is None:
+            raise SolverError(solver="layout search", status="nothing proved", limit="3 layouts")
+        return search(model, cluster, request, top=top)
+
+    monkeypatch.setattr("planner.advice.search", stopped)
+
+
+STOPPED = "layout search stopped with status nothing proved under 3 layouts and found no solution"
+
+
+@pytest.mark.usefixtures("no_search_of_recompute")
+def test_a_part_that_the_search_left_open_is_said(inputs: Inputs) -> None:
+    slow = replace(best_of_all(inputs).best.layout, recompute=Recompute(granularity=Granularity.FULL))
+    found = single_changes(given_layout(slow, inputs.model, inputs.cluster, inputs.request), inputs)
+    assert found.open == {"recompute": STOPPED}
+    assert all(advice.part != "recompute" for advice in found.helping)
+
+
+@pytest.mark.usefixtures("no_search_of_recompute")
+def test_validate_says_which_advice_is_open(tmp_path: Path) -> None:
+    script = changed(tmp_path, "--bf16", FULL)
+    result = RUNNER.invoke(app, ["validate", str(script), "--cluster", "dgx-h100", "--advice", "--format", "json"])
+    judged = json.loads(result.stdout)
+    why = f"another choice of recompute: {STOPPED}"
+    assert judged["undecided"] == [{"file": str(script), "rule": "ADV002", "missing": why}]
+    assert any(found["rule"] == "ADV001" for found in judged["findings"])
+    text = RUNNER.invoke(app, ["validate", str(script), "--cluster", "dgx-h100", "--advice"]).stdout
+    said = f"Not decided: ADV002. A{why[1:]}."
+    assert said in " ".join(text.split())
 
 
 def findings(script: Path, *options: str) -> list[dict[str, object]]:

@@ -8,12 +8,15 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from cli.render import as_text
+from cli.render_targets import target_blocks, target_document
 from planner.errors import NotExpressibleError
 from planner.launch import launch_files
 from planner.plan import Plan
 from planner.request import Target
 from planner.search import search
 from planner.target_differences import TargetDifference, target_differences
+from solvers.errors import SolverError
 from tests.builders import tiny_dense_model, tiny_request, two_node_cluster
 
 RUNNER = CliRunner()
@@ -60,6 +63,22 @@ def test_a_refusal_is_the_emitters_and_the_nearest_plan_is_searched(
         with pytest.raises(NotExpressibleError) as caught:
             launch_files(plan, target=Target.DEEPSPEED)
         assert caught.value.message == other.refusal
+
+
+def test_a_framework_whose_search_found_nothing_is_open(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> Plan:
+        raise SolverError(solver="layout search", status="nothing proved", limit="3 layouts")
+
+    monkeypatch.setattr("planner.target_differences.search", stopped)
+    found = target_differences(plan)
+    why = "layout search stopped with status nothing proved under 3 layouts and found no solution"
+    assert [(entry.nearest, entry.is_open, entry.why_none) for entry in found] == [(None, True, why)] * len(found)
+    text = as_text(target_blocks(plan, found, index=0))
+    assert text.count(f"None found: {why}") == len(found)
+    assert "No plan" not in text
+    document = target_document(plan, found, index=0)["targets"]
+    assert isinstance(document, list)
+    assert all(entry["is_open"] for entry in document)
 
 
 def test_emit_compares_the_frameworks_of_an_example() -> None:

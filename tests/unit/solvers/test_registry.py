@@ -6,7 +6,7 @@ import pytest
 
 from solvers.errors import SolverError
 from solvers.problem import Limits
-from solvers.registry import SOLVERS, default_solver, solve
+from solvers.registry import SOLVERS, solve
 from solvers.solution import Status
 from tests.unit.solvers.chains import chain, random_problem
 
@@ -30,11 +30,6 @@ def test_a_solver_is_not_given_a_problem_that_it_declares_it_cannot_take() -> No
     assert str(caught.value) == (
         "solver 'dp' needs a rank of its own for every stage; use one of mathopt, pulp, exhaustive"
     )
-
-
-def test_the_default_suits_the_problem() -> None:
-    assert default_solver(TWO_A_RANK) == "mathopt"
-    assert default_solver(chain([[1.0]] * 4, num_stages=2)) == "dp"
 
 
 @pytest.mark.parametrize("name", SOLVERS)

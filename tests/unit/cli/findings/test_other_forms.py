@@ -34,7 +34,7 @@ def test_junit_has_a_suite_a_file_and_a_case_a_rule() -> None:
     assert "a.sh:1:1: error: It is wrong." in str(failure.text)
     assert "a.sh:2:1: error: It is wrong again." in str(failure.text)
     (skipped,) = second.findall("testcase/skipped")
-    assert skipped.get("message") == "The file does not say the number of GPUs."
+    assert skipped.get("message") == "Not decided: it does not say the number of GPUs."
     assert [failure.get("type") for failure in second.findall("testcase/failure")] == ["warning"]
 
 

@@ -5,9 +5,9 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.render import GIB
 from cli.report_page.layouts_plot import LETTER, LINE_HEIGHT, Point, band_elements, frontier, pareto_elements
 from planner.plan import Certainty
+from planner.units import GIB
 from tests.pages import read_elements
 
 POINTS = st.lists(

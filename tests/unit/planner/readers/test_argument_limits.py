@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from planner.errors import InputError
-from planner.readers.arguments import MAX_INTEGER, MAX_PROPOSALS, NotSaidError
+from planner.readers.argument_parser import MAX_INTEGER, MAX_PROPOSALS
+from planner.readers.arguments import NotSaidError
 from planner.readers.megatron_run import MegatronRun, read_megatron_runs
 from planner.readers.named_files import is_regular_file
 from planner.readers.vllm_run import MAX_LEVELS, read_vllm_runs

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from planner.schedules.improved import scheduling_problem
 from planner.schedules.limited import TUNED_ON, limited
-from planner.schedules.passes import PassTimes, check_complete, joined, peak_bytes_R, run
+from planner.schedules.passes import PassTimes, joined, peak_bytes_R, run
 from planner.schedules.published import one_f_one_b, zb_h1, zb_h2
 from planner.schedules.split_bounds import Memory, lower_bound_seconds
 from solvers.scheduling_registry import schedule
+from tests.pass_orders import check_complete
 
 
 def uniform_memory(pp: int, limit: int, *, activation: int = 2, kept: int = 1) -> Memory:

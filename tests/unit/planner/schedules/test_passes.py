@@ -13,12 +13,12 @@ from planner.schedules.passes import (
     PassKind,
     PassOrder,
     PassTimes,
-    check_complete,
     peak_bytes_R,
     run,
 )
 from planner.schedules.published import one_f_one_b
 from planner.schedules.simulate import StageTimes, simulate
+from tests.pass_orders import check_complete
 
 F, BW, B, W = PassKind.FORWARD, PassKind.BACKWARD, PassKind.INPUT_GRADIENT, PassKind.WEIGHT_GRADIENT
 

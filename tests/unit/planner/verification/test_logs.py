@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.verification.logs import GIB, MIB, OUT_OF_MEMORY, merged, read_log
+from planner.units import GIB, MIB
+from planner.verification.logs import OUT_OF_MEMORY, merged, read_log
 from tests.unit.planner.verification import printed
 
 
