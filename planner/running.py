@@ -1,7 +1,6 @@
 """A layout that runs already: read from its launch script, priced as a plan is."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from planner.errors import InputError, Location
 from planner.inputs import Inputs, load_inputs
 from planner.layout import Layout
 from planner.plan import Plan, SearchSummary, Status
-from planner.readers.deepspeed import CONFIG_FILE, layout_of_files
+from planner.readers.deepspeed import CONFIG_FILE, read_deepspeed
+from planner.readers.deepspeed import layout_of as deepspeed_layout_of
 from planner.readers.megatron import layout_of, read_megatron
 from planner.readers.megatron_model import model_of
 from planner.readers.megatron_workload import workload_of
@@ -45,27 +45,31 @@ class Running:
     workload: TrainWorkload | None
 
 
-def read_running(path: Path) -> Running:
+def read_running(path: Path, *, text: str | None = None, config: Path | None = None) -> Running:
     """Return what a launch script of Megatron-LM or DeepSpeed starts.
 
-    A script of DeepSpeed is read together with the `ds_config.json` beside it; neither says the model.
+    A script of DeepSpeed is read together with its configuration; neither says the model.
+
+    Args:
+        path: The script.
+        text: Its text, where that is at hand.
+        config: DeepSpeed's configuration; without it the `ds_config.json` beside the script.
 
     Raises:
         InputError: It cannot be read, or says no layout.
     """
-    text = _text(path)
+    text = _text(path) if text is None else text
     if _MEGATRON.search(text):
         job = read_megatron(text, file=str(path))
         return Running(target=Target.MEGATRON, layout=layout_of(job), model=model_of(job), workload=workload_of(job))
-    config = path.parent / CONFIG_FILE
+    config = path.parent / CONFIG_FILE if config is None else config
     if not config.is_file():
         raise InputError(
             f"This starts no training program of Megatron-LM, and there is no {CONFIG_FILE} of DeepSpeed beside it.",
             location=Location(file=str(path)),
             hint="Give a script with torchrun .../pretrain_gpt.py, or one with its DeepSpeed configuration beside it.",
         )
-    files: Mapping[str, str] = {path.name: text, CONFIG_FILE: _text(config)}
-    layout = layout_of_files(files, script=path.name)
+    layout = deepspeed_layout_of(read_deepspeed(text, file=str(path), config=_text(config), config_file=str(config)))
     return Running(target=Target.DEEPSPEED, layout=layout, model=None, workload=None)
 
 

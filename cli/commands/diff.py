@@ -49,10 +49,15 @@ def diff(
     from cli.lock_file import is_script, read_baseline, read_lock
     from cli.render_diff import diff_blocks, diff_document, diff_markdown
     from planner.lock_changes import changes
-    from planner.validation.pricing import lock_of_script
+    from planner.validation.pricing import Launched, lock_of_launched
+    from planner.validation.sources import text_of
 
     before = read_lock(old)
-    after = lock_of_script(new, read_baseline(old).plan) if is_script(new) else read_lock(new)
+    after = (
+        lock_of_launched(Launched(script=new, text=text_of(new)), read_baseline(old).plan)
+        if is_script(new)
+        else read_lock(new)
+    )
     found = changes(before, after)
     match format_:
         case DiffFormat.JSON:

@@ -118,8 +118,8 @@ def validate(words: Sequence[str]) -> None:
         raise InputError(f"{FORMAT_VARIABLE}={options.form} is no form.", hint=f"Known: {', '.join(FindingsFormat)}.")
     if not options.files and options.command is None:
         made.error("no file and no --command is given")
-    if options.command is not None and (options.cluster or options.spec or options.baseline):
-        made.error("--cluster, --spec and --baseline price files, and --command is none")
+    if options.command is not None and options.baseline:
+        made.error("--baseline holds files against a lock, and --command is none")
     from planner.validation.judge import judge
 
     judged = judge(

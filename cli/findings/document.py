@@ -13,6 +13,7 @@ def render(judged: Judged) -> str:
         "schema": 1,
         "files": list(judged.files),
         "skipped": list(judged.skipped),
+        "unread": [{**_place(unread.place), "message": unread.error.message} for unread in judged.unread],
         "checked": {file: list(rules) for file, rules in judged.checked.items()},
         "findings": [_finding(finding) for finding in judged.findings],
         "hidden": [_finding(finding) for finding in judged.hidden],

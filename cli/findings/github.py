@@ -29,6 +29,10 @@ def render(judged: Judged) -> str:
         lines += [_annotation(finding) for finding in found[:MAX_OF_EACH]]
         if len(found) > MAX_OF_EACH:
             left_out.append(counted(len(found) - MAX_OF_EACH, severity.value))
+    if judged.unread:
+        numbers = counted(len(judged.unread), "file")
+        places = ", ".join(plain(str(unread.place)) for unread in judged.unread[:MAX_OF_EACH])
+        lines.append(f"Not read, because they are damaged or too large: {numbers} ({places}).")
     if left_out:
         lines.append(f"Not annotated, because a step shows {MAX_OF_EACH} of each: {', '.join(left_out)}.")
     return "".join(f"{line}\n" for line in lines)
@@ -73,6 +77,9 @@ def _summary(judged: Judged) -> Iterator[str]:
     if len(judged.findings) > MAX_ROWS:
         yield ""
         yield f"{counted(len(judged.findings) - MAX_ROWS, 'finding')} more."
+    if judged.unread:
+        yield ""
+        yield f"Not read, because they are damaged or too large: {counted(len(judged.unread), 'file')}."
     if judged.undecided:
         yield ""
         yield f"Not decided: {counted(len({one.rule_id for one in judged.undecided}), 'rule')}."

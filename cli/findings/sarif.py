@@ -148,8 +148,9 @@ def _fix(fix: Fix, description: str) -> Json:
 
 
 def _notifications(judged: Judged, *, num_left_out: int) -> list[Json]:
-    """Return what was not decided, and what had no room."""
+    """Return what was not decided, what could not be read, and what had no room."""
     texts = [f"{one.rule_id} is not decided in {relative(one.file)}, because {one.reason}." for one in judged.undecided]
+    texts += [f"{relative(one.place.file)} is not read: {one.error.message}" for one in judged.unread]
     if num_left_out:
         texts.append(f"{num_left_out:,} findings of the least severity are left out: a run takes {MAX_RESULTS:,}.")
     return [{"level": "note", "message": {"text": _no_links(text)}} for text in texts]

@@ -21,6 +21,8 @@ ROOM = WIDTH - GUTTER
 BEFORE = 24
 """Characters of a long source line that are shown before the place that is marked."""
 CUT = "..."
+MAX_UNREAD = 10
+"""Files that could not be read that are named."""
 
 
 def render(judged: Judged) -> str:
@@ -126,6 +128,13 @@ def _summary(judged: Judged) -> Iterator[Block]:
     for reason in sorted({undecided.reason for undecided in judged.undecided if not undecided.is_value}):
         rules = ", ".join(sorted({undecided.rule_id for undecided in judged.undecided if undecided.reason == reason}))
         yield Line(hanging(f"Not decided: {rules}. {reason[:1].upper()}{reason[1:]}.", width=WIDTH), Style.QUIET)
+    if judged.unread:
+        places = ", ".join(str(unread.place) for unread in judged.unread[:MAX_UNREAD])
+        more = f" and {len(judged.unread) - MAX_UNREAD} more" if len(judged.unread) > MAX_UNREAD else ""
+        numbers = counted(len(judged.unread), "file")
+        told = f"Not read, because they are damaged or too large: {numbers} ({plain(places)}{more})."
+        yield Line(hanging(told, width=WIDTH), STYLES[Severity.WARNING])
     if judged.skipped:
         skipped = counted(len(judged.skipped), "file")
-        yield Line(f"Passed over: {skipped} that start nothing that is known.", Style.QUIET)
+        verb = "starts" if len(judged.skipped) == 1 else "start"
+        yield Line(f"Passed over: {skipped} that {verb} nothing that is known.", Style.QUIET)

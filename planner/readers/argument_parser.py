@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from planner.errors import Location
+from planner.errors import InputError, Location
 from planner.readers.arguments import UNRESOLVED, Arguments, Given, Mistake, MistakeKind
 from planner.readers.flag_tables import ABBREVIATES, TITLES, FlagKind, FlagSpec, FlagTable
 from planner.readers.flag_values import conversion_of
@@ -24,6 +24,9 @@ MAX_INTEGER = 2**63 - 1
 
 MAX_PROPOSALS = 100
 """Mistakes for which similar flags are looked for; a script with more of them is something else."""
+
+MAX_MISTAKES = 1000
+"""Mistakes of one command after which it is taken for no command of the framework."""
 
 SWITCHES = {FlagKind.TRUE: True, FlagKind.FALSE: False, FlagKind.CONST: True}
 
@@ -39,6 +42,9 @@ def read_arguments(
         file: Where the words stand, for messages.
         start: Where the command stands.
         positionals: Words without a flag that the program takes.
+
+    Raises:
+        InputError: So much is wrong that this is something else.
     """
     given: list[Given] = []
     mistakes: list[Mistake] = []
@@ -47,6 +53,12 @@ def read_arguments(
     while index < len(words):
         word = words[index]
         place = _place(word, file)
+        if len(mistakes) > MAX_MISTAKES:
+            raise InputError(
+                f"{TITLES[table.framework]} would not take more than {MAX_MISTAKES:,} words of this command.",
+                location=place,
+                hint="Check that it is a command of this framework.",
+            )
         match = _option(word.text, table)
         if match is None:
             index += 1
@@ -163,7 +175,7 @@ def _unknown(match: _NoFlag, place: Location, table: FlagTable, *, propose: bool
             nearest=match.candidates[:3],
         )
     wanted = match.spelled.replace("_", "-")
-    exact = tuple(name for name in table.by_name if name.replace("_", "-").lower() == wanted.lower())
+    exact = table.by_folded_name.get(wanted.lower(), ())
     similar = get_close_matches(wanted, list(table.by_name), n=3, cutoff=0.8) if propose else []
     return Mistake(
         kind=MistakeKind.UNKNOWN,

@@ -90,6 +90,15 @@ class FlagTable:
         return {name: flag for flag in self.flags for name in flag.names}
 
     @cached_property
+    def by_folded_name(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the spellings that differ only in case, and in dashes for underscores."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name in self.by_name:
+            folded = name.replace("_", "-").lower()
+            found[folded] = (*found.get(folded, ()), name)
+        return found
+
+    @cached_property
     def by_dest(self) -> Mapping[str, tuple[FlagSpec, ...]]:
         """Return the flags that write each value."""
         found: dict[str, tuple[FlagSpec, ...]] = {}

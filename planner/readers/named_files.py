@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+MAX_YAML_BYTES = 32 << 10
+"""Largest YAML that is read; a list of all of Megatron-LM's arguments has half of it."""
+
 
 def is_regular_file(path: Path) -> bool:
     """Return whether a plain file is here that could be opened: no device, no pipe, no name that no system takes."""

@@ -24,10 +24,16 @@ BRACED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:\[[@*]\]|:?-(.*))?", re.ASCII |
 PLAIN = re.compile(r"[^\s'\"$\\`()|&;<>]+")
 REDIRECTION = re.compile(r"(?:[0-9]*(?:>>|>\||>&|<&|<<<|[<>](?!\())|&>>?)[ \t]*")
 QUOTED = re.compile(r'[^"$\\]+')
-HERE_DOCUMENT = re.compile(r"<<-?\s*(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\1", re.ASCII)
+HERE_DOCUMENT = re.compile(r"<<-?\s*(?:\\|(['\"])?)([A-Za-z_][A-Za-z0-9_]*)(?(1)\1)", re.ASCII)
 
 MAX_EXPANDED = 1 << 20
 """Most characters that the references of a script may stand for, all together; `A=$A$A` doubles them in every line."""
+
+MAX_EXPANDED_WORDS = 1 << 16
+"""Most words that they may stand for, likewise; a word takes longer to read than a character."""
+
+MAX_SCRIPT_BYTES = 64 << 10
+"""Largest script that is read; launch scripts have a few kilobytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,17 +142,25 @@ class Script:
     comments: list[tuple[int, str]] = field(default_factory=list)
     variables: dict[str, tuple[Word, ...]] = field(default_factory=dict)
     _expanded: int = 0
+    _expanded_words: int = 0
 
-    def count_expanded(self, part: Word) -> None:
+    def count_expanded(self, part: Word, *, words: int) -> None:
         """Count what a reference stands for.
+
+        Args:
+            part: The text.
+            words: How many words it is split into.
 
         Raises:
             InputError: It is more than any launch script needs.
         """
         self._expanded += len(part.text) + 1
-        if self._expanded > MAX_EXPANDED:
+        self._expanded_words += words
+        characters_full, words_full = self._expanded > MAX_EXPANDED, self._expanded_words > MAX_EXPANDED_WORDS
+        if characters_full or words_full:
+            most = f"{MAX_EXPANDED:,} characters" if characters_full else f"{MAX_EXPANDED_WORDS:,} words"
             raise InputError(
-                f"The references of the script stand for more than {MAX_EXPANDED:,} characters.",
+                f"The references of the script stand for more than {most}.",
                 location=Location(file=self.file, line=part.line, column=part.column),
                 hint="Check for a variable that is put into itself.",
             )
@@ -253,14 +267,13 @@ def _expand(word: _RawWord, script: Script) -> list[Word]:
     current: Word | None = None
     for piece in word.pieces:
         for index, (part, splits) in enumerate(_parts(piece, script.variables)):
+            texts = _split(part) if splits else [(part.text, part.line, part.column)]
             if piece.name is not None:
-                script.count_expanded(part)
+                script.count_expanded(part, words=len(texts))
             if index and current is not None:
                 fields.append(current)
                 current = None
-            for number, (text, line, column) in enumerate(
-                _split(part) if splits else [(part.text, part.line, part.column)]
-            ):
+            for number, (text, line, column) in enumerate(texts):
                 if number and current is not None:
                     fields.append(current)
                     current = None

@@ -17,7 +17,7 @@ from planner.errors import InputError, Location
 from planner.readers.argument_parser import read_arguments
 from planner.readers.arguments import Arguments, NotSaidError
 from planner.readers.flag_tables import Framework, flag_table
-from planner.readers.named_files import is_regular_file
+from planner.readers.named_files import MAX_YAML_BYTES, is_regular_file
 from planner.readers.served_model import ServedModel, served_model
 from planner.readers.shell import Command, Word, read_script
 
@@ -271,6 +271,12 @@ def _with_config(words: Sequence[Word], *, file: str) -> Iterator[Word]:
             location = Location(file=file, line=given.line, column=given.column)
             if not is_regular_file(path):
                 raise InputError(f"{given.text} is no file.", location=location, hint="Check the path.")
+            if path.stat().st_size > MAX_YAML_BYTES:
+                raise InputError(
+                    f"{given.text} is larger than {MAX_YAML_BYTES >> 10} KiB.",
+                    location=location,
+                    hint="Check that it is a configuration.",
+                )
             from planner.documents import load_document  # noqa: PLC0415 - only files that are YAML need its reader
 
             yield from _config_words(load_document(path), file=str(path))

@@ -1,9 +1,56 @@
 """What a Megatron-LM run may be, with the words that messages use for it: what tables of demands are written in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from planner.readers.megatron_run import MegatronRun
+from planner.rules.rule import Fix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """The one flag that makes a condition hold.
+
+    Args:
+        flag: The flag.
+        dest: The value that it writes.
+        value: What stands behind it; nothing for a switch.
+    """
+
+    flag: str
+    dest: str
+    value: str = ""
+
+    def fix(self, run: MegatronRun, beside: tuple[str, ...]) -> Fix | None:
+        """Return the change of a text that sets it.
+
+        Args:
+            run: The run.
+            beside: Values of which the first that is given gets the flag in front of its own.
+        """
+        if self.value and run.arguments.is_given(self.dest):
+            return replaced_value(run, self.dest, self.value)
+        words = f"{self.flag} {self.value}".rstrip()
+        if (use := run.arguments.use(self.dest)) is not None:
+            return Fix(location=use.location, old=use.spelled, new=words) if not use.texts else None
+        uses = [use for use in map(run.arguments.use, beside) if use is not None]
+        if not uses or self.flag not in run.arguments.table.by_name:
+            return None
+        return Fix(location=uses[0].location, old=uses[0].spelled, new=f"{words} {uses[0].spelled}")
+
+
+def nearest_fix(run: MegatronRun, dest: str, wanted: int, legal: Sequence[int]) -> Fix | None:
+    """Return the change of a text that takes the nearest legal number; None where two are as near."""
+    nearest = [number for number in legal if abs(number - wanted) == min(abs(other - wanted) for other in legal)]
+    return replaced_value(run, dest, str(nearest[0])) if len(nearest) == 1 else None
+
+
+def replaced_value(run: MegatronRun, dest: str, value: str) -> Fix | None:
+    """Return the change of a text that gives a flag another value; None where it has not just one word behind it."""
+    use = run.arguments.use(dest)
+    if use is None or len(use.texts) != 1 or use.value_location == use.location:
+        return None
+    return Fix(location=use.value_location, old=use.texts[0], new=value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,12 +62,23 @@ class Condition:
         holds: Whether it holds.
         dests: The values that it looks at, the one to point at first.
         told: How messages name it in a run for which it holds; its text where that says enough.
+        setting: What makes it hold, where that is one flag.
     """
 
     text: str
     holds: Callable[[MegatronRun], bool]
     dests: tuple[str, ...]
     told: Callable[[MegatronRun], str] | None = None
+    setting: Setting | None = None
+
+    def fix(self, run: MegatronRun, beside: tuple[str, ...]) -> Fix | None:
+        """Return the change of a text that makes it hold, where that is one flag.
+
+        Args:
+            run: The run.
+            beside: Values of which the first that is given gets the flag in front of its own.
+        """
+        return None if self.setting is None else self.setting.fix(run, beside)
 
     def said_of(self, run: MegatronRun) -> str:
         """Return how messages name it in a run for which it holds."""
@@ -57,12 +115,14 @@ def dest_of(flag: str) -> str:
 def on(flag: str, dest: str = "") -> Condition:
     """Return that a switch is on, by its flag or because another value sets it."""
     name = dest or dest_of(flag)
-    return Condition(text=flag, holds=lambda run: run.value(name) is True, dests=(name,))
+    setting = Setting(flag=flag, dest=name)
+    return Condition(text=flag, holds=lambda run: run.value(name) is True, dests=(name,), setting=setting)
 
 
 def off(flag: str, dest: str) -> Condition:
     """Return that something is switched off, for which there is a flag of its own: `--no-...`."""
-    return Condition(text=flag, holds=lambda run: run.value(dest) is False, dests=(dest,))
+    setting = Setting(flag=flag, dest=dest)
+    return Condition(text=flag, holds=lambda run: run.value(dest) is False, dests=(dest,), setting=setting)
 
 
 def given(flag: str, dest: str = "") -> Condition:
@@ -86,6 +146,7 @@ def one_of(flag: str, *values: object, dest: str = "") -> Condition:
         holds=lambda run: run.value(name) in values,
         dests=(name,),
         told=lambda run: f"{flag} {run.value(name)}",
+        setting=Setting(flag=flag, dest=name, value=str(values[0])) if len(values) == 1 else None,
     )
 
 

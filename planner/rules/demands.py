@@ -24,6 +24,8 @@ class Demand:
         source: Where that was read.
         why: Why, or what to know about it.
         severity: How bad it is to break it.
+        mends: Giving what it needs is the sure way out: it changes neither the model nor what the run learns, and needs
+            nothing else in turn.
         since: The first version that it holds for; None for all before.
         until: The first version that it no longer holds for; None for none.
     """
@@ -38,6 +40,7 @@ class Demand:
     source: str
     why: str
     severity: Severity = Severity.ERROR
+    mends: bool = True
     since: str | None = None
     until: str | None = None
 
@@ -55,6 +58,7 @@ class Demand:
                     if is_range
                     else f"{cause} needs {need.text}.",
                     hint=f"Give {need.text}, or leave out {cause}.",
+                    fix=need.fix(run, beside=self.when.dests) if self.mends else None,
                 )
         for other in self.excludes:
             if other.holds(run):

@@ -31,6 +31,7 @@ DEMANDS = (
     Demand(
         id="MLM415",
         name="no-position-embedding",
+        mends=False,
         when=fact(
             "--no-position-embedding", lambda run: run.said("add_position_embedding") is False, "add_position_embedding"
         ),
@@ -53,6 +54,7 @@ DEMANDS = (
     Demand(
         id="MLM417",
         name="latent-attention-only",
+        mends=False,
         when=on("--mla-down-proj-fusion"),
         needs=(on("--multi-latent-attention"),),
         error="AssertionError: --mla-down-proj-fusion requires --multi-latent-attention",
@@ -83,6 +85,7 @@ DEMANDS = (
     Demand(
         id="MLM419",
         name="kind-of-rotation",
+        mends=False,
         when=one_of("--rope-type", "yarn"),
         needs=(on("--multi-latent-attention"),),
         error='AssertionError: Common attention only support rope_type="rope"',

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from planner.readers.flag_tables import Framework
 from planner.readers.megatron_run import MegatronRun
-from planner.rules.conditions import fact, given, on
+from planner.rules.conditions import fact, given, nearest_fix, on, replaced_value
 from planner.rules.demands import Demand, rules_of_demands
 from planner.rules.megatron_sources import ARGUMENTS, BATCHES, TRAINING
 from planner.rules.rule import Found, FoundAt, Rule, Severity, listed, nearest_divisors, nearest_multiples, rule
@@ -53,6 +53,7 @@ def batch_divisible(run: MegatronRun) -> Iterator[Found]:
             f"{run.micro_batch_size} "
             f"x dp {run.dp} = {one_round}.",
             hint=f"{listed(batches)} would do" + (f", or a micro-batch of {listed(sizes)}." if sizes else "."),
+            fix=nearest_fix(run, "global_batch_size", run.global_batch_size, batches),
         )
         return
     batch, micro = run.number("eval_global_batch_size"), run.number("eval_micro_batch_size")
@@ -80,7 +81,10 @@ def micro_batch(run: MegatronRun) -> Iterator[Found]:
     number = run.number_said("micro_batch_size")
     if number is not None and number < 1:
         yield Found(
-            place=run.place("micro_batch_size"), message=f"The micro-batch is {number}.", hint="Give at least 1."
+            place=run.place("micro_batch_size"),
+            message=f"The micro-batch is {number}.",
+            hint="Give at least 1.",
+            fix=replaced_value(run, "micro_batch_size", "1"),
         )
 
 

@@ -118,6 +118,7 @@ DEMANDS = (
     Demand(
         id="MLM326",
         name="delayed-weight-gradient",
+        mends=False,
         when=on("--delay-wgrad-compute"),
         needs=(on("--overlap-moe-expert-parallel-comm"), one_of("--transformer-impl", "transformer_engine")),
         excludes=(on("--overlap-dispatch-backward-with-experts-wgrad"),),
@@ -140,6 +141,7 @@ DEMANDS = (
     Demand(
         id="MLM328",
         name="early-release",
+        mends=False,
         when=on("--ep-overlap-early-attn-memory-release"),
         needs=(on("--overlap-moe-expert-parallel-comm"),),
         error="AssertionError: overlap_moe_expert_parallel_comm must be enabled when enabling "

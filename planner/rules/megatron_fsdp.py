@@ -90,6 +90,7 @@ DEMANDS = (
     Demand(
         id="MLM510",
         name="checkpoint-of-megatron-fsdp",
+        mends=False,
         when=one_of("--ckpt-format", "fsdp_dtensor"),
         needs=(MEGATRON_FSDP,),
         error="AssertionError: --ckpt-format fsdp_dtensor is only tested with Megatron FSDP.",
@@ -100,6 +101,7 @@ DEMANDS = (
     Demand(
         id="MLM511",
         name="checkpoint-of-torch-fsdp",
+        mends=False,
         when=one_of("--ckpt-format", "torch_dcp"),
         needs=(TORCH_FSDP,),
         excludes=(above("--tensor-model-parallel-size", 1), above("--pipeline-model-parallel-size", 1)),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from planner.readers.flag_tables import Framework
 from planner.readers.megatron_patterns import LAYER_LETTERS
 from planner.readers.megatron_run import MegatronRun
-from planner.rules.conditions import fact, given, on, one_of
+from planner.rules.conditions import fact, given, on, one_of, replaced_value
 from planner.rules.demands import Demand, rules_of_demands
 from planner.rules.megatron_sources import ARGUMENTS, CONFIG, HYBRID
 from planner.rules.rule import Found, FoundAt, Rule, Severity, listed, nearest_divisors, nearest_multiples, rule
@@ -125,6 +125,7 @@ def layers_of_the_pattern(run: MegatronRun) -> Iterator[Found]:
             place=run.place("num_layers"),
             message=f"--num-layers {number} counts for nothing: the pattern has {len(run.hybrid.letters)} layers.",
             hint=f"Write --num-layers {len(run.hybrid.letters)}, or remove it.",
+            fix=replaced_value(run, "num_layers", str(len(run.hybrid.letters))),
         )
 
 

@@ -67,6 +67,7 @@ DEMANDS = (
     Demand(
         id="MLM717",
         name="offset-of-the-linear-unit",
+        mends=False,
         when=FUSED_ACTIVATION
         & fact(
             "--glu-linear-offset other than 0",
@@ -93,6 +94,7 @@ DEMANDS = (
     Demand(
         id="MLM719",
         name="fused-residual-norm",
+        mends=False,
         when=on("--fused-residual-rmsnorm"),
         needs=(one_of("--normalization", "RMSNorm"),),
         error="ValueError: fused_residual_rmsnorm is only supported when normalization is RMSNorm.",
@@ -177,6 +179,7 @@ DEMANDS = (
     Demand(
         id="MLM724",
         name="layers-for-inference",
+        mends=False,
         when=FOR_INFERENCE,
         needs=(one_of("--normalization", "RMSNorm"),),
         excludes=(BIASES, on("--add-qkv-bias"), on("--apply-layernorm-1p", "layernorm_zero_centered_gamma")),
@@ -205,6 +208,7 @@ DEMANDS = (
     Demand(
         id="MLM726",
         name="fused-communication-for-inference",
+        mends=False,
         when=on("--inference-fuse-tp-communication") | on("--inference-disable-triton-nvls-kernels"),
         needs=(FOR_INFERENCE,),
         error="AssertionError: inference_fuse_tp_communication is only supported for inference_optimized transformer "
@@ -216,6 +220,7 @@ DEMANDS = (
     Demand(
         id="MLM727",
         name="block-graphs-in-fp8",
+        mends=False,
         when=one_of("--inference-cuda-graph-scope", "block") & FP8,
         needs=(FOR_INFERENCE, one_of("--fp8-recipe", "mxfp8")),
         error="AssertionError: fp8 with --inference-cuda-graph-scope=block is only supported with "

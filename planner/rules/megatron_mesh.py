@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from planner.readers.flag_tables import Framework
 from planner.readers.megatron_run import MegatronRun
+from planner.rules.conditions import on
 from planner.rules.megatron_sources import ARGUMENTS, CONFIG, GROUPS, LINEAR
 from planner.rules.rule import Fix, Found, FoundAt, Rule, Severity, listed, nearest_divisors, nearest_multiples, rule
 
@@ -288,6 +289,7 @@ def sequence_parallel_for_experts(run: MegatronRun) -> Iterator[Found]:
             place=run.place("tensor_model_parallel_size"),
             message=f"tp {run.tp} with {run.num_experts} experts and without --sequence-parallel.",
             hint="Add --sequence-parallel, or use tp 1.",
+            fix=on("--sequence-parallel").fix(run, beside=("tensor_model_parallel_size",)),
         )
 
 

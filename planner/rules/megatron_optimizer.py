@@ -83,6 +83,7 @@ DEMANDS = (
     Demand(
         id="MLM513",
         name="precision-aware-optimizer",
+        mends=False,
         when=on("--use-precision-aware-optimizer"),
         needs=(one_of("--optimizer", "adam"), SHARDED),
         error="AssertionError: --use-precision-aware-optimizer only supported with distributed optimizer",
@@ -172,6 +173,7 @@ DEMANDS = (
     Demand(
         id="MLM520",
         name="reused-gradient-buffer",
+        mends=False,
         when=on("--reuse-grad-buf-for-mxfp8-param-ag"),
         needs=(on("--fp8-param-gather"),),
         error="AssertionError: Reuse grad buffer only when keeping params in MXFP8.",

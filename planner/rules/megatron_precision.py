@@ -176,6 +176,7 @@ DEMANDS = (
     Demand(
         id="MLM713",
         name="fp16-loss",
+        mends=False,
         when=on("--fp16-lm-cross-entropy"),
         needs=(on("--fp16"),),
         error="AssertionError: lm cross entropy in fp16 only support in fp16 mode.",

@@ -172,6 +172,7 @@ DEMANDS = (
     Demand(
         id="MLM610",
         name="recompute-of-latent-projection",
+        mends=False,
         when=SELECTIVE & has("--recompute-modules", "mla_up_proj"),
         needs=(on("--multi-latent-attention"),),
         error="ValueError: mla_up_proj in recompute_modules is only supported with multi_latent_attention.",
@@ -182,6 +183,7 @@ DEMANDS = (
     Demand(
         id="MLM611",
         name="recompute-of-gated-norm",
+        mends=False,
         when=SELECTIVE & has("--recompute-modules", "gdn_norm_out"),
         needs=(one_of("--experimental-attention-variant", "gated_delta_net"),),
         error="ValueError: gdn_norm_out in recompute_modules is only supported with "

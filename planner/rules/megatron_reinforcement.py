@@ -66,6 +66,7 @@ DEMANDS = (
     Demand(
         id="MLM828",
         name="reinforcement-cache",
+        mends=False,
         when=RL & one_of("--rl-kv-cache-management-mode", "offload"),
         needs=(on("--rl-persist-cuda-graphs"),),
         excludes=(above("--inference-dynamic-batching-unified-memory-level", 0),),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from planner.readers.flag_tables import Framework
 from planner.readers.megatron_run import MegatronRun
-from planner.rules.conditions import above, given, on, one_of, said
+from planner.rules.conditions import above, given, on, one_of, replaced_value, said
 from planner.rules.demands import Demand, rules_of_demands
 from planner.rules.megatron_sources import ARGUMENTS, CHECKPOINT, TRAINING
 from planner.rules.rule import Found, FoundAt, Rule, listed, nearest_multiples, rule
@@ -132,7 +132,12 @@ def log_intervals(run: MegatronRun) -> Iterator[Found]:
 def no_log_interval(run: MegatronRun) -> Iterator[Found]:
     """`--log-interval` is above 0: every step is divided by it."""
     if run.number("log_interval") == 0 and run.said("log_memory_interval") is None:
-        yield Found(place=run.place("log_interval"), message="--log-interval is 0.", hint="Give at least 1.")
+        yield Found(
+            place=run.place("log_interval"),
+            message="--log-interval is 0.",
+            hint="Give at least 1.",
+            fix=replaced_value(run, "log_interval", "1"),
+        )
 
 
 DEMANDS = (

@@ -54,7 +54,9 @@ HELD_AGAINST_LOCK = "planner.rules.held_against_lock"
 
 OWN_FILES = "planner.rules.own_files"
 
-OTHER_MODULES = (SPELLING, SUPPRESSION, PRICED, HELD_AGAINST_LOCK, OWN_FILES)
+UNREAD_FILES = "planner.rules.unread_files"
+
+OTHER_MODULES = (SPELLING, SUPPRESSION, PRICED, HELD_AGAINST_LOCK, OWN_FILES, UNREAD_FILES)
 """Modules whose rules look at something else than a run."""
 
 
@@ -87,6 +89,12 @@ def lock_rules(framework: Framework) -> tuple[Rule[Any], ...]:
 def own_rules() -> tuple[Rule[Any], ...]:
     """Return the rules that look at specs and plans of our own."""
     return tuple(_rules(OWN_FILES))
+
+
+@cache
+def unread_rules() -> tuple[Rule[Any], ...]:
+    """Return the rules that look at files that cannot be read."""
+    return tuple(_rules(UNREAD_FILES))
 
 
 @cache

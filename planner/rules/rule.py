@@ -8,7 +8,8 @@ Ids are stable: a letter group and a number, never given to another rule.
 
 - S: spelling and kinds of flags, keys and values, all frameworks.
 - MLM, DSP, VLL: what one framework demands.
-- MEM: memory; ADV: advice on speed; SW: our own specs and plans; SUP: suppressions.
+- MEM: memory; ADV: advice on speed; LCK: what a lock says; SW: our own specs and plans; SUP: suppressions; FIL: files
+  that cannot be read.
 """
 
 from collections.abc import Callable, Iterator

@@ -13,6 +13,7 @@ from planner.errors import InputError
 from planner.readers.deepspeed_launch import DeepSpeedLaunch, read_deepspeed_launches
 from planner.readers.deepspeed_run import known_keys, looks_like_deepspeed, parse_deepspeed
 from planner.readers.named_files import is_regular_file
+from planner.readers.shell import MAX_SCRIPT_BYTES
 
 SCRIPT_SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm"})
 MAX_NEIGHBOURS = 64
@@ -21,9 +22,6 @@ MAX_NEIGHBOURS = 64
 MAX_CHARACTERS = 128 << 10
 """Longest JSON that is taken for a configuration; they have a few kilobytes."""
 
-MAX_SCRIPT_BYTES = 1 << 20
-"""How much of each is looked at for a launch line; launch scripts have a few kilobytes."""
-
 
 def deepspeed_document(text: str, *, file: str) -> Document | None:
     """Return the DeepSpeed configuration that a text is; None for anything else.
@@ -31,10 +29,15 @@ def deepspeed_document(text: str, *, file: str) -> Document | None:
     Raises:
         InputError: It names keys of DeepSpeed's, and is damaged.
     """
-    if len(text) > MAX_CHARACTERS or not any(f'"{key}"' in text for key in known_keys()):
+    if len(text) > MAX_CHARACTERS or not names_keys(text):
         return None
     document = parse_deepspeed(text, file=file)
     return document if looks_like_deepspeed(document.data) else None
+
+
+def names_keys(text: str) -> bool:
+    """Return whether a text names keys of DeepSpeed's."""
+    return any(f'"{key}"' in text for key in known_keys())
 
 
 def script_launches(text: str, *, file: str) -> tuple[DeepSpeedLaunch, ...]:
@@ -106,9 +109,10 @@ def _hosts(launch: DeepSpeedLaunch, script: Path) -> str:
 
 
 def _text(path: Path) -> str:
-    """Return the text of a file that was not asked about itself; nothing where it cannot be read."""
+    """Return the text of a file that was not asked about itself; nothing where it cannot be read or is too large."""
     try:
         with path.open("rb") as stream:
-            return stream.read(MAX_SCRIPT_BYTES).decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+            raw = stream.read(MAX_SCRIPT_BYTES + 1)
     except OSError:
         return ""
+    return raw.decode("utf-8-sig", errors="replace").replace("\r\n", "\n") if len(raw) <= MAX_SCRIPT_BYTES else ""

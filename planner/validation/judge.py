@@ -14,14 +14,24 @@ from typing import TYPE_CHECKING
 from planner.errors import InputError, Location, PlannerError
 from planner.readers.arguments import NotSaidError
 from planner.rules.own_files import OwnFile
-from planner.rules.registry import all_rules, lock_rules, own_rules, priced_rules, rules_of, spelling_rules
+from planner.rules.registry import (
+    all_rules,
+    lock_rules,
+    own_rules,
+    priced_rules,
+    rules_of,
+    spelling_rules,
+    unread_rules,
+)
 from planner.rules.rule import Config, Finding, Fix, NoPriceError, Rule, Severity
 from planner.rules.suppression import RULES as SUPPRESSION_RULES
 from planner.rules.suppression import Comments
+from planner.rules.unread_files import UnreadFile
 from planner.validation.deepspeed_files import configurations_of
 from planner.validation.own_files import read_own_file
 from planner.validation.sources import Asked, Run, Source, files_named, read_source, text_of, with_configurations
 from planner.validation.suppressions import suppressions, without_suppressed
+from planner.validation.unread import is_for_us, visible_text
 from profiles.errors import CoverageError
 from solvers.errors import SolverError
 
@@ -62,6 +72,7 @@ class Judged:
     Args:
         files: Those that start something that is known, in order.
         skipped: Files of folders that start nothing that is known.
+        unread: Files of folders that are damaged, too large or no text.
         findings: Broken rules, sorted by place.
         hidden: Broken rules that a comment hides.
         undecided: Rules that could not be decided.
@@ -71,6 +82,7 @@ class Judged:
 
     files: tuple[str, ...]
     skipped: tuple[str, ...]
+    unread: tuple[UnreadFile, ...]
     findings: tuple[Finding, ...]
     hidden: tuple[Finding, ...]
     undecided: tuple[Undecided, ...]
@@ -100,22 +112,32 @@ def judge(
     """
     parts: list[Judged] = []
     skipped: list[str] = []
-    if command is not None:
-        source = _known(read_source(command, file=COMMAND, asked=asked))
-        parts.append(judged_text(source.text, source.runs, file=source.file))
+    unread: list[UnreadFile] = []
     listed = tuple(files_named(names))
     also = _Also(machine=machine, baseline=baseline, files=tuple(path for path, _ in listed))
+    if command is not None:
+        source = _known(read_source(command, file=COMMAND, asked=asked))
+        parts.append(judged_text(source.text, source.runs, file=source.file, also=also))
     for path, named in with_configurations(listed):
-        found = _judged_file(path, asked, named=named and not asked.skip_unknown, also=also)
-        if found is None:
-            skipped.append(_name(path))
-        else:
-            parts.append(found)
+        try:
+            source = _known(read_source(text_of(path), file=_name(path), asked=asked, named=also.files), path)
+        except InputError as error:
+            if named and not asked.skip_unknown:
+                raise
+            if isinstance(error, NothingKnownError):
+                skipped.append(_name(path))
+                continue
+            unread.append(UnreadFile(file=_name(path), error=error, text=visible_text(path)))
+            if is_for_us(unread[-1].text, path, asked):
+                parts.append(_judged_unread(unread[-1]))
+            continue
+        parts.append(_judged_source(source, path, also=also))
     findings = (finding for part in parts for finding in part.findings)
     hidden = (finding for part in parts for finding in part.hidden)
     return Judged(
         files=tuple(file for part in parts for file in part.files),
         skipped=tuple(skipped),
+        unread=tuple(unread),
         findings=tuple(sorted(findings, key=_order)),
         hidden=tuple(sorted(hidden, key=_order)),
         undecided=tuple(undecided for part in parts for undecided in part.undecided),
@@ -142,17 +164,22 @@ class _Also:
     files: tuple[Path, ...] = ()
 
 
-def _judged_file(path: Path, asked: Asked, *, named: bool, also: _Also) -> Judged | None:
-    """Return what is wrong with one file; None for one of a folder that is nothing of ours."""
-    try:
-        source = _known(read_source(text_of(path), file=_name(path), asked=asked, named=also.files), path)
-    except InputError:
-        if named:
-            raise
-        return None
+def _judged_source(source: Source, path: Path, *, also: _Also) -> Judged:
+    """Return what is wrong with one file."""
     if source.own is not None:
         return _judged_own(read_own_file(path, source.own), source.text)
     return judged_text(source.text, source.runs, file=source.file, also=also)
+
+
+def _judged_unread(file: UnreadFile) -> Judged:
+    """Return what is said of a file that should be judged and cannot be read."""
+    findings = [finding for rule in unread_rules() for finding in _broken(rule, file)]
+    found = _without_hidden(file.text, file.file, findings, undecided=(), checked=[rule.id for rule in unread_rules()])
+    return replace(found, files=())
+
+
+class NothingKnownError(InputError):
+    """A file starts nothing that is known."""
 
 
 def _known(source: Source, path: Path | None = None) -> Source:
@@ -171,7 +198,7 @@ def _known(source: Source, path: Path | None = None) -> Source:
             hint="Name it beside the script: shardwright validate SCRIPT CONFIGURATION.",
         )
     if not source.runs and source.own is None:
-        raise InputError(
+        raise NothingKnownError(
             "This starts nothing that is known.",
             location=Location(file=source.file),
             hint="Known are commands and configurations of Megatron-LM, DeepSpeed and vLLM, our specs and plans.",
@@ -202,7 +229,7 @@ def judged_text(text: str, runs: Sequence[Run], *, file: str, also: "_Also | Non
             except NotSaidError as error:
                 undecided.append(Undecided(file=file, rule_id=rule.id, what=error.what))
         if also is not None and not any(finding.severity is Severity.ERROR for finding in findings):
-            priced, open_ = _priced(run, file, also, checked)
+            priced, open_ = _priced(run, text, also, file=file, checked=checked)
             findings.extend(priced)
             undecided.extend(open_)
     # Commands of one configuration find the same of what only the configuration says.
@@ -224,6 +251,7 @@ def _without_hidden(
     return Judged(
         files=(file,),
         skipped=(),
+        unread=(),
         findings=tuple(_with_true_fix(finding, lines, file=file) for finding in sorted(left, key=_order)),
         hidden=hidden,
         undecided=tuple(dict.fromkeys(undecided)),
@@ -248,7 +276,9 @@ def _stands_there(fix: Fix, lines: Sequence[str], *, file: str) -> bool:
     return lines[place.line - 1].startswith(fix.old, place.column - 1)
 
 
-def _priced(run: Run, file: str, also: _Also, checked: list[str]) -> tuple[list[Finding], list[Undecided]]:
+def _priced(
+    run: Run, text: str, also: _Also, *, file: str, checked: list[str]
+) -> tuple[list[Finding], list[Undecided]]:
     """Return the findings of rules that need a price, and those that could not be decided; note which they are."""
     findings: list[Finding] = []
     undecided: list[Undecided] = []
@@ -256,18 +286,24 @@ def _priced(run: Run, file: str, also: _Also, checked: list[str]) -> tuple[list[
         if asked is None or not rules(run.framework):
             continue
         checked.extend(rule.id for rule in rules(run.framework))
-        from planner.validation.pricing import Baseline, held_run, priced_run  # noqa: PLC0415 - a price loads numpy
+        from planner.validation.pricing import (  # noqa: PLC0415 - a price loads numpy
+            Baseline,
+            held_run,
+            launched,
+            priced_run,
+        )
 
+        ours = {file, run.start.file}
         try:
-            config = (
-                held_run(Path(file), run, asked) if isinstance(asked, Baseline) else priced_run(Path(file), run, asked)
-            )
-        except (PlannerError, CoverageError, SolverError) as error:
-            if isinstance(error, InputError) and error.location is not None and error.location.file != file:
+            source = launched(run, file=file, text=text)
+            config = held_run(source, run, asked) if isinstance(asked, Baseline) else priced_run(source, run, asked)
+        except (PlannerError, CoverageError, SolverError, NotSaidError) as error:
+            if isinstance(error, InputError) and error.location is not None and error.location.file not in ours:
                 raise  # a spec or a plan that the user named, not the file that is judged
             first = str(error).partition("\n")[0]
+            is_value = isinstance(error, NotSaidError)
             undecided.extend(
-                Undecided(file=file, rule_id=rule.id, what=first, is_value=False) for rule in rules(run.framework)
+                Undecided(file=file, rule_id=rule.id, what=first, is_value=is_value) for rule in rules(run.framework)
             )
             continue
         for rule in rules(run.framework):

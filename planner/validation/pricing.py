@@ -12,11 +12,13 @@ from planner.lock_changes import changes
 from planner.locked import lock_of
 from planner.plan import Plan
 from planner.plan_lock import PlanLock
+from planner.readers.arguments import NotSaidError
+from planner.readers.deepspeed_run import DeepSpeedRun
 from planner.report import layout_in_words
 from planner.rules.held_against_lock import HeldRun
 from planner.rules.priced import Change, PricedRun
-from planner.running import inputs_of, priced, read_running, request_of
-from planner.validation.sources import Run
+from planner.running import Running, inputs_of, priced, read_running, request_of
+from planner.validation.sources import Run, text_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +49,57 @@ class Baseline:
     plan: Plan
 
 
-def priced_run(script: Path, run: Run, machine: Machine) -> PricedRun:
-    """Return a script's run with its price.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """The text that starts a run.
+
+    Args:
+        script: What messages call it: a script, or a command line.
+        text: The text.
+        config: DeepSpeed's configuration, if it has one.
+    """
+
+    script: Path
+    text: str
+    config: Path | None = None
+
+    def read(self) -> Running:
+        """Return what is started.
+
+        Raises:
+            InputError: It is not said, or not what can be planned.
+        """
+        return read_running(self.script, text=self.text, config=self.config)
+
+
+def launched(run: Run, *, file: str, text: str) -> Launched:
+    """Return the text that starts a run: the file that holds it, or the script that names DeepSpeed's configuration.
 
     Raises:
-        InputError: The script does not say all of it, or not what can be planned.
+        NotSaidError: No script names the configuration, or none that says how the model is split.
+    """
+    if not isinstance(run, DeepSpeedRun):
+        return Launched(script=Path(file), text=text)
+    if run.launch is None:
+        raise NotSaidError("the command that starts the program (name its script beside the configuration)")
+    if not run.launch.ours:
+        raise NotSaidError("how the program splits the model (of DeepSpeed only what `plan` writes has a price)")
+    script = Path(run.launch.start.file)
+    return Launched(script=script, text=text_of(script), config=Path(file))
+
+
+def priced_run(source: Launched, run: Run, machine: Machine) -> PricedRun:
+    """Return a run with its price.
+
+    Raises:
+        InputError: The text does not say all of it, or not what can be planned.
+        NotSaidError: The model is not said.
         profiles.errors.CoverageError: Something has no cost.
     """
-    running = read_running(script)
-    inputs = inputs_of(running, script=script, cluster=machine.cluster, spec=machine.spec)
+    running = source.read()
+    if machine.spec is None and running.model is None:
+        raise NotSaidError("the model (give --spec with a spec of model, cluster and workload)")
+    inputs = inputs_of(running, script=source.script, cluster=machine.cluster, spec=machine.spec)
     plan, _ = priced(running.layout, inputs.model, inputs.cluster, inputs.request)
     found = best_of_all(inputs) if machine.advice else None
     single = single_changes(plan.best, inputs) if machine.advice else SingleChanges(helping=(), open={})
@@ -76,26 +120,26 @@ def priced_run(script: Path, run: Run, machine: Machine) -> PricedRun:
     )
 
 
-def lock_of_script(script: Path, plan: Plan) -> PlanLock:
-    """Return the lock of a launch script's layout, priced with the model, cluster and workload of a plan.
+def lock_of_launched(source: Launched, plan: Plan) -> PlanLock:
+    """Return the lock of a launched layout, priced with the model, cluster and workload of a plan.
 
     Raises:
         InputError: The script says no layout.
         profiles.errors.CoverageError: Something has no cost.
     """
-    running = read_running(script)
+    running = source.read()
     request = request_of(running, workload=plan.request.workload, memory_headroom=plan.request.memory_headroom)
     found, _ = priced(running.layout, plan.model, plan.cluster, request)
-    files = {script.name: script.read_text(encoding="utf-8")}
+    files = {source.script.name: source.text}
     # A script pins everything; what it is held against is the plan's own question.
     return lock_of(found, files=files, asked_of=plan)
 
 
-def held_run(script: Path, run: Run, baseline: Baseline) -> HeldRun:
-    """Return a script's run with what changed since its plan was locked.
+def held_run(source: Launched, run: Run, baseline: Baseline) -> HeldRun:
+    """Return a run with what changed since its plan was locked.
 
     Raises:
         InputError: The script says no layout.
         profiles.errors.CoverageError: Something has no cost.
     """
-    return HeldRun(place=run.start, changes=changes(baseline.lock, lock_of_script(script, baseline.plan)))
+    return HeldRun(place=run.start, changes=changes(baseline.lock, lock_of_launched(source, baseline.plan)))

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import has_magic
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypedDict
 
@@ -18,14 +19,17 @@ from planner.readers.deepspeed_run import read_deepspeed_runs
 from planner.readers.flag_tables import Framework, chosen_version
 from planner.readers.megatron_lists import read_megatron_list, read_megatron_mapping
 from planner.readers.megatron_run import read_megatron_runs
+from planner.readers.named_files import MAX_YAML_BYTES
+from planner.readers.shell import MAX_SCRIPT_BYTES
 from planner.rules.own_files import OwnKind
 from planner.validation.deepspeed_files import (
+    MAX_CHARACTERS,
     configurations_of,
     deepspeed_document,
     launches_of,
     script_launches,
 )
-from planner.validation.own_files import own_kind
+from planner.validation.own_files import PLAN_KEYS, own_kind
 
 SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".txt", ".args", ".json", ".yaml", ".yml"})
 """Files that are looked at in a directory."""
@@ -33,10 +37,10 @@ SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".txt", ".args", ".js
 SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
 
 MAX_BYTES = 4 << 20
-"""Largest mapping that is read: a choice; the plans of the examples have up to 0.3 MB."""
+"""Largest JSON that is read: a choice; the plans of the examples have up to 0.3 MB."""
 
-MAX_SCRIPT_BYTES = 64 << 10
-"""Largest script that is read; launch scripts have a few kilobytes."""
+MAX_RUNS = 500
+"""Most runs that one file may start."""
 
 MAPPING = re.compile(r"\.(json|ya?ml)$", re.IGNORECASE)
 """Names of files that are read as YAML or JSON."""
@@ -180,7 +184,8 @@ def text_of(path: Path) -> str:
         InputError: It cannot be read, is too large, or is no text.
     """
     location = Location(file=str(path))
-    most = MAX_BYTES if MAPPING.search(path.name) else MAX_SCRIPT_BYTES
+    is_json = path.name.lower().endswith(".json")
+    most = MAX_BYTES if is_json else MAX_YAML_BYTES if MAPPING.search(path.name) else MAX_SCRIPT_BYTES
     try:
         with path.open("rb") as stream:
             raw = stream.read(most + 1)
@@ -229,7 +234,11 @@ def read_source(text: str, *, file: str, asked: Asked, named: Sequence[Path] = (
             gpus_per_node=asked.gpus_per_node,
         )
     )
-    found, launches = tuple(runs), script_launches(text, file=file)
+    found, launches = tuple(islice(runs, MAX_RUNS + 1)), script_launches(text, file=file)
+    if len(found) > MAX_RUNS:
+        raise InputError(
+            f"The file starts more than {MAX_RUNS} runs.", location=found[-1].start, hint="Split it into several."
+        )
     if not found and not launches:
         found = read_megatron_list(
             text,
@@ -251,6 +260,8 @@ def _mapping(text: str, *, file: str, asked: Asked, named: Sequence[Path]) -> So
     if configuration is not None:
         version, launches = asked.version(Framework.DEEPSPEED), launches_of(Path(file), named)
         return Source(file=file, text=text, runs=read_deepspeed_runs(configuration, launches, version=version, **sizes))
+    if len(text) > MAX_CHARACTERS and not all(f'"{key}"' in text for key in PLAN_KEYS):
+        return Source(file=file, text=text, runs=())
     root = parse_document(text, file=file).root
     version = asked.version(Framework.VLLM)
     if isinstance(root.content, dict) and looks_like_config(tuple(root.content), version):

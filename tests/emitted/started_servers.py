@@ -16,7 +16,7 @@ def started(folder: Path, layout: ServingLayout, pool: Pool | None = None, /, **
     programs.mkdir(exist_ok=True)
     for name, body in {
         "vllm": 'printf "%s\\n" "$@" "devices=${CUDA_VISIBLE_DEVICES:-all}"',
-        "ray": 'case "$*" in list*) printf "node_id\\n%.0s" 1 2 3 4;; *--block*) echo joined;; esac',
+        "ray": 'case "$*" in list*) yes node_id | head -n 64;; *--block*) echo joined;; esac',
     }.items():
         (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (programs / name).chmod(0o755)

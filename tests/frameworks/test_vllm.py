@@ -91,6 +91,9 @@ def verdicts() -> dict[str, Verdict]:
     arguments = (DENSE, "--config", "serve.yaml")
     jobs |= {text: Job(arguments=arguments, config_text=text, model=models[DENSE]) for text in YAML}
     jobs["ray"] = Job(arguments=(DENSE, "--distributed-executor-backend", "ray"), model=models[DENSE])
+    ray = (DENSE, "-tp", "8", "-pp", "2", "--distributed-executor-backend", "ray")
+    jobs["ray at hand"] = Job(arguments=ray, model=models[DENSE], ray=True)
+    jobs["too many heads for ray"] = Job(arguments=(*ray, "-tp", "24"), model=models[DENSE], ray=True)
     jobs["parse alone"] = Job(arguments=(DENSE, "-tp", "3"), model=models[DENSE], last_level="parse")
     jobs["A100"] = Job(
         arguments=(DENSE, "-tp", "16", "-q", "fp8"),
@@ -125,6 +128,15 @@ def test_a_configuration_file_is_read(text: str, verdicts: dict[str, Verdict]) -
 
 def test_what_wants_a_package_that_is_not_here_is_not_judged(verdicts: dict[str, Verdict]) -> None:
     assert verdicts["ray"].failed_level == "not_judged"
+
+
+def test_ray_may_take_more_gpus_than_a_node_has(verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts["ray at hand"]
+    assert (verdict.failed_level, verdict.error) == ("", "")
+    assert (verdict.resolved["distributed_executor_backend"], verdict.resolved["world_size"]) == ("ray", 16)
+    wrong = verdicts["too many heads for ray"]
+    assert wrong.failed_level == "engine_config"
+    assert "Total number of attention heads (64) must be divisible by tensor parallel size (24)." in wrong.error
 
 
 def test_a_parse_alone_says_nothing_of_heads(verdicts: dict[str, Verdict]) -> None:

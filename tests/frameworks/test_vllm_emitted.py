@@ -1,8 +1,12 @@
-"""vLLM itself takes what is emitted for it: the words that bash starts on the first and the last node, and the YAML."""
+"""vLLM itself takes what is emitted for it: the words that bash starts on the first and the last node, and the YAML.
+
+What Ray does with them is not seen: vLLM takes its cluster into account only once the workers start.
+"""
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,7 @@ from planner.documents import load_document
 from planner.emit.vllm import config_name, emit_vllm
 from planner.errors import InputError
 from planner.schema.serving_layout import serving_layout_from_document
-from planner.serving_layout import EngineSettings, EngineShape, Pool, Role, ServingLayout, check_layout
+from planner.serving_layout import EngineSettings, EngineShape, Executor, Pool, Role, ServingLayout, check_layout
 from tests.corpora.vllm_bases import LAYOUT_FILE, PUBLISHED, ROOT
 from tests.emitted.started_servers import started
 from tests.frameworks.judge_vllm_corpus import models
@@ -19,6 +23,7 @@ from tests.frameworks.vllm_environment import Job, Verdict, ask_vllm
 
 SEED = 20261122
 DRAWN = 12
+DRAWN_FOR_RAY = 8
 DENSE, LATENT = "meta-llama/Llama-3.1-70B-Instruct", "deepseek-ai/DeepSeek-V3"
 EXAMPLES = tuple(sorted(path.parent.name for path in ROOT.glob(f"examples/*/{LAYOUT_FILE}")))
 
@@ -90,7 +95,10 @@ def _pool(draw: random.Random, role: Role, *, model: str) -> Pool:
 
 
 def nodes() -> dict[str, Node]:
-    """Return the first and the last node of an engine of every pool of the examples and of drawn layouts, by name."""
+    """Return the nodes of an engine that vLLM starts on, by name: of the pools of the examples and of drawn layouts.
+
+    Multiprocessing starts it on every node, of which the first and the last are judged; Ray on the first alone.
+    """
     files = {name: load_document(ROOT / "examples" / name / LAYOUT_FILE) for name in EXAMPLES}
     layouts = {name: serving_layout_from_document(file) for name, file in files.items()}
     layouts |= {f"drawn {index}": layout for index, layout in zip(range(DRAWN), drawn_layouts(), strict=False)}
@@ -99,7 +107,18 @@ def nodes() -> dict[str, Node]:
         for name, layout in layouts.items()
         for pool in layout.pools
         for rank in sorted({0, pool.nodes_per_replica - 1})
+    } | {
+        f"Ray {index}, {pool.name}": Node(layout=layout, pool=pool, rank=0)
+        for index, (layout, pool) in enumerate(islice(drawn_for_ray(), DRAWN_FOR_RAY))
     }
+
+
+def drawn_for_ray() -> Iterator[tuple[ServingLayout, Pool]]:
+    """Yield drawn layouts whose engines Ray starts over several nodes, each with its last such pool."""
+    for layout in drawn_layouts():
+        pools = [pool for pool in layout.pools if pool.nodes_per_replica > 1]
+        if pools:
+            yield replace(layout, executor=Executor.RAY), pools[-1]
 
 
 def job_of(folder: Path, node: Node) -> Job:
@@ -114,6 +133,7 @@ def job_of(folder: Path, node: Node) -> Job:
         config_text=emit_vllm(node.layout)[config_name(node.pool)],
         model=models()[PUBLISHED[node.layout.model]],
         gpus_per_node=node.pool.gpus_per_node,
+        ray=node.layout.executor is Executor.RAY,
     )
 
 
@@ -134,3 +154,6 @@ def test_vllm_takes_the_files_and_means_the_plan(name: str, verdicts: dict[str, 
     assert resolved["world_size"] == pool.shape.rank_gpus
     assert resolved["data_parallel_size"] == pool.shape.dp
     assert resolved["enable_expert_parallel"] == pool.shape.expert_parallel
+    if nodes()[name].layout.executor is Executor.RAY:
+        assert resolved["distributed_executor_backend"] == "ray"
+        assert resolved["data_parallel_backend"] == ("ray" if pool.shape.dp > 1 else "mp")

@@ -52,6 +52,7 @@ class Job:
         capability: CUDA compute capability.
         memory_bytes: Of one GPU.
         last_level: Where to stop: parse or heads.
+        ray: Ray can be imported, as far as vLLM asks.
     """
 
     arguments: tuple[str, ...]
@@ -62,6 +63,7 @@ class Job:
     capability: tuple[int, int] = (9, 0)
     memory_bytes: int = 80 << 30
     last_level: str = "heads"
+    ray: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,18 +3,18 @@
 
 Reads one JSON list of jobs on standard input, writes one JSON list of verdicts on standard output. A job is
 `{"arguments": [...], "config_text": YAML or null, "model": config.json as an object or null, "gpus_per_node": n,
-"gpu_name": text, "capability": [major, minor], "memory_bytes": n, "last_level": parse | heads}`. The arguments are
-those after `serve`; the file behind `--config` is the job's text, and the model is a folder with the job's
-config.json, whatever the command calls it. Each job runs in a fork, so that vLLM is imported once for a kind of GPU
-and its globals are fresh. The levels:
+"gpu_name": text, "capability": [major, minor], "memory_bytes": n, "last_level": parse | heads, "ray": whether Ray is
+there}`. The arguments are those after `serve`; the file behind `--config` is the job's text, and the model is a folder
+with the job's config.json, whatever the command calls it. Each job runs in a fork, so that vLLM is imported once for a
+kind of GPU and its globals are fresh. The levels:
 
 1. parse: the parser of `vllm serve`, `--config` included, and `validate_parsed_serve_args`;
 2. engine_config: `AsyncEngineArgs.create_engine_config`, as on a node with the job's GPUs;
 3. heads: what vLLM asks of the model's configuration only in its workers: key-value heads and layers of one rank.
 
 A job without a model is judged by its parse alone, as is one whose `last_level` says so. One that wants packages that
-are not here (Ray; for many models of images, torchvision) or more of a GPU than is stood in for gets the level
-`not_judged`, which is no refusal."""
+are not here (Ray, unless the job says that it is; for many models of images, torchvision) or more of a GPU than is
+stood in for gets the level `not_judged`, which is no refusal."""
 
 import contextlib
 import dataclasses
@@ -54,6 +54,7 @@ class Job:
     capability: tuple[int, int]
     memory_bytes: int
     last_level: str = "heads"
+    ray: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,6 +117,8 @@ def _judge(job: Job, folder: Path, verdict: Verdict) -> None:
     from vllm.usage.usage_lib import UsageContext
 
     vllm_platform.claim(_gpu(job))
+    if job.ray:
+        vllm_platform.claim_ray()
     with level("parse"):
         parser, _ = vllm_platform.serve_parser()
         args = parser.parse_args(["serve", *_with_file(job, folder)])
@@ -134,6 +137,7 @@ def _judge(job: Job, folder: Path, verdict: Verdict) -> None:
         "data_parallel_size_local": parallel.data_parallel_size_local,
         "enable_expert_parallel": parallel.enable_expert_parallel,
         "distributed_executor_backend": str(parallel.distributed_executor_backend),
+        "data_parallel_backend": parallel.data_parallel_backend,
         "max_num_batched_tokens": scheduler.max_num_batched_tokens,
         "max_num_seqs": scheduler.max_num_seqs,
         "max_model_len": model.max_model_len,

@@ -22,6 +22,16 @@ KERNELS = (
     "vllm.vllm_flash_attn._vllm_fa3_C",
 )
 
+RAY: dict[str, tuple[str, ...]] = {
+    "ray": ("ObjectRef",),
+    "ray.actor": ("ActorHandle",),
+    "ray.types": ("ObjectRef",),
+    "ray.util": (),
+    "ray.util.placement_group": ("PlacementGroup",),
+    "ray.util.scheduling_strategies": ("PlacementGroupSchedulingStrategy",),
+}
+"""What vLLM imports of Ray until its workers start."""
+
 LOWEST_CAPABILITY = {
     "cutlass_group_gemm_supported": 90,
     "cutlass_scaled_mm_supports_block_fp8": 90,
@@ -70,6 +80,18 @@ def claim_triton() -> None:
 
     backends["nvidia"].driver.is_active = staticmethod(lambda: True)
     vllm.platforms.vllm_version_matches_substr = lambda _: False  # this is no build for the CPU
+
+
+def claim_ray() -> None:
+    """Let vLLM find Ray: before it joins a cluster it imports Ray's modules and calls nothing of them."""
+    modules = {name: types.ModuleType(name) for name in RAY}
+    for name, words in RAY.items():
+        for word in words:
+            setattr(modules[name], word, type(word, (), {}))
+    sys.modules |= modules
+    from vllm.v1.executor import ray_utils
+
+    ray_utils.ray = modules["ray"]
 
 
 def claim(gpu: Gpu) -> None:

@@ -5,173 +5,29 @@ Files of every kind that is read are damaged in seeded ways; each is judged and 
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from random import Random
 from types import FrameType
 
 import pytest
 
-from cli.findings.forms import FindingsFormat, rendered
-from cli.findings.github import summary
+from benchmarks.damaged_files import CASES, SOURCES, damaged_files, form_of, judged_and_printed
+from cli.findings.forms import FindingsFormat
 from planner.errors import InputError
-from planner.validation.judge import Judged, judge
-from planner.validation.sources import MAX_SCRIPT_BYTES, Asked
+from planner.readers.named_files import MAX_YAML_BYTES
+from planner.readers.shell import MAX_SCRIPT_BYTES
+from planner.validation.judge import judge
+from planner.validation.sources import MAX_BYTES, MAX_RUNS, Asked
 from tests.unit.rules.megatron_cases import script
 
-CASES = 5000
 BATCHES = 20
-CPU_SECONDS = 10
-"""Processor time after which a file is taken to hang; each is meant to take less than one."""
-
-CONTINUED = (
-    '#!/bin/bash\n#SBATCH --nodes=4\n#SBATCH --gpus-per-node=8\nTP=${TP:-2}\nOPTIONS="--bf16 --lr 3e-4"\n'
-    "cat <<EOF > log\nnot $(a command\nEOF\nif [ -n \"$X\" ]; then\n  echo 'in it'\nfi\n"
-    "srun torchrun --nnodes $SLURM_NNODES --nproc_per_node=8 \\\n    pretrain_gpt.py $OPTIONS \\\n"
-    "    --tensor-model-parallel-size $TP --num-layers 16 --hidden-size=1024 --num-attention-heads 16 \\\n"
-    "    --seq-length 1024 --max-position-embeddings 1024 --micro-batch-size 1 --data-path 0.3 'a b' 0.7 \"c\" \\\n"
-    "    --train-iters 10 # shardwright: ignore[MLM101] a reason\n"
-)
-DEEPSPEED = (
-    '{\n  "train_batch_size": 64,\n  "train_micro_batch_size_per_gpu": 1,\n  "gradient_accumulation_steps": 4,\n'
-    '  "bf16": {"enabled": true},\n  "zero_optimization": {\n    "stage": 3,\n    "overlap_comm": true,\n'
-    '    "reduce_bucket_size": 5e8,\n    "offload_optimizer": {"device": "cpu", "pin_memory": true}\n  },\n'
-    '  "optimizer": {"type": "AdamW", "params": {"lr": 3e-4, "betas": [0.9, 0.95]}},\n  "gradient_clipping": 1.0\n}\n'
-)
-DEEPSPEED_LINE = "export A=1\ndeepspeed --num_nodes 2 --num_gpus 8 train.py --deepspeed ds.json --model x\n"
-VLLM_LINE = (
-    "#!/bin/sh\nvllm serve org/model --tensor-parallel-size 8 --pipeline-parallel-size=2 --max-model-len 8192 \\\n"
-    "  --gpu-memory-utilization 0.9 --kv-cache-dtype fp8 --enable-expert-parallel --quantization awq\n"
-)
-VLLM_YAML = "model: org/model\ntensor-parallel-size: 8\nmax-model-len: 8192\ngpu-memory-utilization: 0.9\nport: 8000\n"
-SPEC = (
-    "schema: 1\nmodel: llama-3.1-8b\ncluster: {preset: dgx-h100, nodes: 2}\nworkload:\n  kind: train\n"
-    "  seq_len: 8192\n  global_batch_size: 128\n  precision: bf16\nconstraints: {tp: 8, pp: [1, 2]}\n"
-)
-MEGATRON_YAML = "tensor_model_parallel_size: 2\nnum_layers: 32\nhidden_size: 4096\nbf16: true\nlr: 3.0e-4\n"
-
-SOURCES: Sequence[tuple[str, str]] = (
-    ("train.sh", script()),
-    ("experts.sh", script(num_experts="8", expert_model_parallel_size="4")),
-    ("job.sbatch", CONTINUED),
-    ("ds.json", DEEPSPEED),
-    ("ds.sh", DEEPSPEED_LINE),
-    ("serve.sh", VLLM_LINE),
-    ("serve.yaml", VLLM_YAML),
-    ("spec.yaml", SPEC),
-    ("args.yaml", MEGATRON_YAML),
-)
-
-HUGE = ("9" * 30, "9" * 5000, "-1", "0", "1e999", "1e-999", "NaN", "0x10", "1_0", "٣", "³", "1" + "0" * 17, ".", "--")
-QUOTES = ("'", '"', "`", "$(", "${", "$((", "\\", "<<EOF\n", "(", ")", "{", "}", "[", "]", "#", "$'", '$"', ";;", "|&")
-CHARACTERS = (
-    "\x00", "\x1b[31m", "\u202e", "\ufeff", "\u2028", "\x85", "\r", "\x0c", "é", "模型", "\U0001f600", "\ud800",
-)  # fmt: skip
-WORDS = (
-    "${TP:-}", "${TP:-$TP}", "$TP", "$@", "${A[@]}", "A+=(x)", "A=($A $A)", "A=$A$A", "TP=--bf16", "export", "unset A",
-    "--", "-", "--=", "--tensor-model-parallel-size", "--tensor-model-parallel-size=", "--num-layers=-1", "-5", "=",
-    "&a [*a, *a]", "*a", "<<: {}", "!!python/object:x", "? [", "- -", "key: : value", "---", "...", "%YAML 9", "\t",
-    "--config x.yaml", "--config=/dev/zero", "--config /dev/stdin", "--config .", "-O3", "--hf-overrides.a.b=1",
-    "--num-attention-heads 99999999999999999", "--num-attention-heads 1000000007", "--max-model-len 9e9k",
-    "--tensor-model-parallel-size 0", "--num-layers -7", "--lr nan", "--gpu-memory-utilization inf",
-    "VLLM_PP_LAYER_PARTITION=1,2", "export VLLM_PP_LAYER_PARTITION=9,\u0663",
-    "# shardwright: ignore[MLM101]", "# shardwright: ignore-file[,,] x", "// shardwright: ignore[S001", "null", "true",
-)  # fmt: skip
-MAX_REPEATS = 3000
+CPU_SECONDS = 1
+"""Processor time of this process after which a file is taken to hang, whatever else the machine does."""
 
 
 class HangError(Exception):
     """A file took far longer than it should."""
-
-
-def damaged(text: str, random: Random) -> bytes:
-    """Return a text with one to three things done to it."""
-    for _ in range(random.choice((1, 1, 1, 2, 3))):
-        text = random.choice(DAMAGES)(text, random)
-    raw = text.encode("utf-8", errors="surrogatepass")
-    return flipped(raw, random) if random.random() < 0.2 else raw
-
-
-def flipped(raw: bytes, random: Random) -> bytes:
-    """Return bytes of which a few have another value."""
-    changed = bytearray(raw)
-    for _ in range(random.randint(1, 8) if changed else 0):
-        changed[random.randrange(len(changed))] = random.randrange(256)
-    return bytes(changed)
-
-
-def place(text: str, random: Random) -> int:
-    return random.randint(0, len(text))
-
-
-def cut(text: str, random: Random) -> str:
-    return text[: place(text, random)]
-
-
-def without_a_piece(text: str, random: Random) -> str:
-    start = place(text, random)
-    return text[:start] + text[start + random.randint(1, 40) :]
-
-
-def twice_a_piece(text: str, random: Random) -> str:
-    start, at = place(text, random), place(text, random)
-    return text[:at] + text[start : start + random.randint(1, 200)] * random.randint(1, 20) + text[at:]
-
-
-def with_word(text: str, random: Random) -> str:
-    at = place(text, random)
-    before, behind = random.choice(" \n"), random.choice(" \n")
-    return f"{text[:at]}{before}{random.choice(WORDS)}{behind}{text[at:]}"
-
-
-def with_character(text: str, random: Random) -> str:
-    at = place(text, random)
-    return text[:at] + random.choice((*QUOTES, *CHARACTERS)) + text[at:]
-
-
-def with_other_number(text: str, random: Random) -> str:
-    digits = [index for index, character in enumerate(text) if character.isdigit()]
-    if not digits:
-        return text
-    at = random.choice(digits)
-    return text[:at] + random.choice(HUGE) + text[at + 1 :]
-
-
-def nested(text: str, random: Random) -> str:
-    at = place(text, random)
-    opening = random.choice((*QUOTES, "[", '{"a":', "- ", "a: ", "A=(", "$(", "if ", "((", '"$(', "--x "))
-    return text[:at] + opening * random.randint(50, MAX_REPEATS) + text[at:]
-
-
-def deep_value(text: str, random: Random) -> str:
-    """Put a value that is nested deeply behind a flag."""
-    at = place(text, random)
-    name = random.choice(("--compilation-config=", "--hf-overrides ", "--a.b=", "--hf-overrides.c ", "a: ", '"a": '))
-    number = random.randint(50, MAX_REPEATS)
-    value = random.choice(("[", '{"a":', "{a: ", "'[" * 2, ".a", "9", "- ")) * number
-    return f"{text[:at]} {name}{value}{' ' if random.random() < 0.5 else ''}{text[at:]}"
-
-
-def doubled_variable(text: str, random: Random) -> str:
-    name = random.choice(("ARGS", "TP", "A"))
-    line = random.choice(
-        (f"{name}=${name}${name}\n", f'{name}=("${{{name}[@]}}" "${{{name}[@]}}")\n', f"{name}+=${name}\n")
-    )
-    at = text.find("\n", place(text, random)) + 1
-    return f"{text[:at]}{name}=--bf16\n{line * random.randint(1, 60)}{text[at:]}"
-
-
-def lines_moved(text: str, random: Random) -> str:
-    lines = text.split("\n")
-    random.shuffle(lines)
-    return "\n".join(lines)
-
-
-DAMAGES = (
-    cut, without_a_piece, twice_a_piece, with_word, with_word, with_character, with_character, with_other_number,
-    with_other_number, nested, deep_value, doubled_variable, lines_moved,
-)  # fmt: skip
 
 
 @contextmanager
@@ -216,88 +72,152 @@ WRITES = Writes()
 """There is one, because hooks are never taken off."""
 
 
-def judged(path: Path, *, from_folder: bool) -> Judged | None:
-    """Return what is wrong with a file; None where it is refused with a message."""
-    try:
-        return judge([str(path.parent if from_folder else path)], Asked(versions={}, num_gpus=16))
-    except InputError:
-        return None
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Load what the first file of a kind loads: modules, tables of flags."""
+    for name, text in SOURCES:
+        path = tmp_path_factory.mktemp("undamaged") / name
+        path.write_text(text)
+        for form in FindingsFormat:
+            judged_and_printed(path, form=form)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_damaged_files_are_judged_or_refused(tmp_path: Path, batch: int) -> None:
-    forms = list(FindingsFormat)
+    cases = range(batch * CASES // BATCHES, (batch + 1) * CASES // BATCHES)
     refused = 0
-    for case in range(batch * CASES // BATCHES, (batch + 1) * CASES // BATCHES):
-        random = Random(case)
-        name, text = SOURCES[case % len(SOURCES)]
-        path = tmp_path / name
-        path.write_bytes(damaged(text, random))
+    for file in damaged_files(cases):
+        path = tmp_path / file.name
+        path.write_bytes(file.raw)
         WRITES.found.clear()
         WRITES.watching = True
         try:
             with no_hang():
-                found = judged(path, from_folder=case % 50 == 0)
-                if found is not None:
-                    printed = rendered(found, forms[case % len(forms)])
-                    printed.encode()
-                    summary(found).encode()
+                is_judged = judged_and_printed(path, form=form_of(file.case), from_folder=file.case % 50 == 0)
         except Exception as error:
-            error.add_note(f"case {case}: {path.read_bytes()[:2000]!r}")
+            error.add_note(f"case {file.case}: {file.raw[:2000]!r}")
             raise
         finally:
             WRITES.watching = False
-        assert WRITES.found == [], case
-        refused += found is None
+        assert WRITES.found == [], file.case
+        refused += not is_judged
         path.unlink()
-    assert 0 < refused < CASES // BATCHES
+    assert 0 < refused < len(cases)
 
 
 LAUNCH = "torchrun --nproc-per-node 8 pretrain_gpt.py "
-LARGE: Mapping[str, Callable[[int], str]] = {
-    "unknown flags": lambda size: LAUNCH + " ".join(f"--tensor-mod{number}" for number in range(size // 18)),
-    "unknown flags of vLLM": lambda size: "vllm serve m " + " ".join(f"--tensor-m{n}" for n in range(size // 18)),
-    "one long number": lambda size: f"{LAUNCH}--num-layers {'9' * (size - 100)}",
-    "one long text": lambda size: f'{LAUNCH}--data-path "{"a" * (size - 100)}"',
-    "escapes": lambda size: LAUNCH + "\\a" * (size // 3),
-    "references": lambda size: f"A=x\n{LAUNCH}{'$A ' * (size // 4)}",
-    "a word of references": lambda size: f"A=x\n{LAUNCH}{'$A' * (size // 3)}",
-    "commands": lambda size: f"{LAUNCH}\n" * (size // 50),
-    "words of an array": lambda size: "A+=(--bf16)\n" * (size // 13) + LAUNCH,
-    "pieces of a text": lambda size: "A+=a\n" * (size // 6) + LAUNCH,
-    "comments": lambda size: "# shardwright: ignore[MLM101] x\n" * (size // 34) + LAUNCH,
-    "open here-documents": lambda size: "cat " + "<<A " * (size // 5),
+VLLM = "vllm serve m "
+JSON_KEYS = '{"train_batch_size": 8, '
+LARGE: Mapping[str, tuple[str, Callable[[int], str]]] = {
+    "unknown flags": ("x.sh", lambda size: LAUNCH + " ".join(f"--tensor-mod{number}" for number in range(size // 18))),
+    "unknown flags of vLLM": ("x.sh", lambda size: VLLM + " ".join(f"--tensor-m{n}" for n in range(size // 18))),
+    "short unknown flags": ("x.sh", lambda size: LAUNCH + "--x " * (size // 4 - 20)),
+    "one long number": ("x.sh", lambda size: f"{LAUNCH}--num-layers {'9' * (size - 100)}"),
+    "one long text": ("x.sh", lambda size: f'{LAUNCH}--data-path "{"a" * (size - 100)}"'),
+    "escapes": ("x.sh", lambda size: LAUNCH + "\\a" * (size // 3)),
+    "references": ("x.sh", lambda size: f"A=x\n{LAUNCH}{'$A ' * (size // 4)}"),
+    "a word of references": ("x.sh", lambda size: f"A=x\n{LAUNCH}{'$A' * (size // 3)}"),
+    "commands": ("x.sh", lambda size: f"{LAUNCH}\n" * (size // 50)),
+    "words of an array": ("x.sh", lambda size: "A+=(--bf16)\n" * (size // 13) + LAUNCH),
+    "pieces of a text": ("x.sh", lambda size: "A+=a\n" * (size // 6) + LAUNCH),
+    "comments": ("x.sh", lambda size: "# shardwright: ignore[MLM101] x\n" * (size // 34) + LAUNCH),
+    "open here-documents": ("x.sh", lambda size: "cat " + "<<A " * (size // 5)),
+    "words of YAML": ("x.yaml", lambda size: f"a: {'x ' * (size // 2 - 10)}"),
+    "lines of YAML": ("x.yaml", lambda size: "a:\n" + "  x\n" * (size // 4 - 10)),
+    "open lists of YAML": ("x.yaml", lambda size: "[" * size),
+    "directives of YAML": ("x.yaml", lambda size: "%A b\n" * (size // 5)),
+    "keys of YAML": ("x.yaml", lambda size: "".join(f"num_layers{n}: 1\n" for n in range(size // 20))),
+    "keys of JSON": ("x.json", lambda size: JSON_KEYS + ",".join(f'"k{n}": 1' for n in range(size // 12)) + "}"),
+    "numbers of JSON": ("x.json", lambda size: f'{JSON_KEYS}"x": [{"1," * (size // 2 - 20)}1]}}'),
 }
-"""Scripts of nearly the largest size that is read, of one thing over and over."""
+"""Files of nearly the largest size that is read as a script or YAML, of one thing over and over."""
 
 
+@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("what", LARGE)
 def test_large_files_do_not_hang(tmp_path: Path, what: str) -> None:
-    text = LARGE[what](MAX_SCRIPT_BYTES)
-    assert MAX_SCRIPT_BYTES * 0.6 < len(text) <= MAX_SCRIPT_BYTES
-    path = tmp_path / "train.sh"
+    name, make = LARGE[what]
+    most = MAX_YAML_BYTES if name.endswith(".yaml") else MAX_SCRIPT_BYTES
+    text = make(most)
+    assert most * 0.6 < len(text) <= most
+    path = tmp_path / name
     path.write_text(text)
+    for form in (FindingsFormat.TEXT, FindingsFormat.SARIF):
+        with no_hang():
+            judged_and_printed(path, form=form)
+
+
+HUGE: Mapping[str, Callable[[int], str]] = {
+    "numbers": lambda size: f"[{'1,' * (size // 2 - 2)}1]",
+    "an open list": lambda size: f'{{"a": [{"1," * (size // 2 - 10)}',
+    "keys": lambda size: "{" + ",".join(f'"k{number}":1' for number in range(size // 14)) + "}",
+    "a text": lambda size: f'"{"a" * (size - 2)}"',
+}
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize("what", HUGE)
+def test_large_data_is_passed_over_at_once(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(HUGE[what](MAX_BYTES))
     with no_hang():
-        found = judged(path, from_folder=False)
-        if found is not None:
-            for form in FindingsFormat:
-                rendered(found, form)
+        assert not judged_and_printed(path, form=FindingsFormat.TEXT)
 
 
-def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "train.sh"
-    path.write_text(script() + "#" * MAX_SCRIPT_BYTES)
-    with pytest.raises(InputError, match="The file is larger than 64 KiB"):
+@pytest.mark.parametrize(("name", "most"), [("train.sh", 64), ("serve.yaml", 32), ("plan.json", 4096)])
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path, name: str, most: int) -> None:
+    path = tmp_path / name
+    path.write_text("#" * ((most << 10) + 1))
+    with pytest.raises(InputError, match=f"The file is larger than {most:,} KiB"):
         judge([str(path)], Asked(versions={}))
 
 
-@pytest.mark.parametrize("line", ["A=$A$A", 'A=("${A[@]}" "${A[@]}")', "A+=$A"])
+@pytest.mark.parametrize("line", ["A=$A$A", "A+=$A"])
 def test_variables_that_double_are_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "train.sh"
     path.write_text("A=--bf16\n" + f"{line}\n" * 60 + script())
     with no_hang(), pytest.raises(InputError, match="The references of the script stand for more than 1,048,576"):
         judge([str(path)], Asked(versions={}))
+
+
+def test_words_that_double_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train.sh"
+    path.write_text("A=(--bf16)\n" + 'A=("${A[@]}" "${A[@]}")\n' * 60 + script())
+    with no_hang(), pytest.raises(InputError, match="The references of the script stand for more than 65,536 words"):
+        judge([str(path)], Asked(versions={}))
+
+
+@pytest.mark.parametrize(("command", "title"), [(LAUNCH, "Megatron-LM"), (VLLM, "vLLM")], ids=["Megatron-LM", "vLLM"])
+def test_a_command_of_which_everything_is_wrong_is_refused(tmp_path: Path, command: str, title: str) -> None:
+    path = tmp_path / "train.sh"
+    path.write_text(command + "--x " * 1010)
+    with pytest.raises(InputError) as caught:
+        judge([str(path)], Asked(versions={}))
+    column = len(command) + 4 * 1001 + 1
+    assert str(caught.value) == (
+        f"{path}:1:{column}: {title} would not take more than 1,000 words of this command.\n"
+        "Check that it is a command of this framework."
+    )
+
+
+def test_a_file_of_too_many_runs_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train.sh"
+    path.write_text(f"{LAUNCH}\n" * (MAX_RUNS + 1))
+    with pytest.raises(InputError) as caught:
+        judge([str(path)], Asked(versions={}))
+    assert str(caught.value) == f"{path}:501:1: The file starts more than 500 runs.\nSplit it into several."
+
+
+def test_a_large_configuration_of_a_command_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "serve.yaml").write_text(f"model: m\n# {'x' * MAX_SCRIPT_BYTES}\n")
+    path = tmp_path / "serve.sh"
+    path.write_text("vllm serve --config serve.yaml\n")
+    with pytest.raises(InputError) as caught:
+        judge([str(path)], Asked(versions={}))
+    message = "serve.yaml is larger than 32 KiB.\nCheck that it is a configuration."
+    assert str(caught.value) == f"{path}:1:21: {message}"
 
 
 def test_the_watch_sees_writes(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def test_whatever_disagrees_is_said(row: Row) -> None:
         exhausted=Exhausted(best=None, step_seconds=1.0, num_layouts=2, num_fitting=1, seconds=1.0),
     )
     assert wrong.disagreements == (
-        "9228 points considered, 9229 counted",
-        "4384 + 0 legal points, 4383 counted",
+        "17396 points considered, 17397 counted",
+        "7956 + 0 legal points, 7955 counted",
         f"best step {row.solved.step_seconds} s, exhaustively 1.0 s",
     )
     assert lines_of(wrong)[-3:] == [f"  DISAGREES   {finding}" for finding in wrong.disagreements]

@@ -101,6 +101,12 @@ def test_usage_errors_are_in_our_words() -> None:
     assert validate("sound.sh", "--gpu", "8").stderr.startswith("error: Unrecognized arguments: --gpu")
 
 
+def test_a_command_line_is_not_held_against_a_lock() -> None:
+    result = validate("--command", script(), "--baseline", "plan.lock.json")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: --baseline holds files against a lock, and --command is none")
+
+
 def test_every_way_in_ends_alike() -> None:
     words = ("broken.sh", "--format", "json")
     direct = validate(*words)
@@ -119,7 +125,12 @@ def test_lists_of_files_that_others_make_may_hold_anything(folder: Path) -> None
     assert validate(*names).returncode == 2
     result = validate(*names, "--skip-unknown")
     assert result.returncode == 1
-    assert result.stdout.endswith("\n1 file: 1 error.\nPassed over: 3 files that start nothing that is known.\n")
+    assert result.stdout.endswith(
+        "\n1 file: 1 error.\n"
+        "Not read, because they are damaged or too large: 2 files (other.json:1:2,\n"
+        "  other.yaml:1:1).\n"
+        "Passed over: 1 file that starts nothing that is known.\n"
+    )
     assert validate("missing.sh", "--skip-unknown").returncode == 2
 
 

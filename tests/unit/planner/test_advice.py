@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -22,7 +23,10 @@ from solvers.errors import SolverError
 from tests.builders import tiny_dense_model, tiny_request, two_node_cluster
 
 RUNNER = CliRunner()
-SCRIPT = Path(__file__).parents[3] / "examples" / "llama-3.1-8b-1xdgx-h100" / "expected" / "launch.sh"
+EXAMPLES = Path(__file__).parents[3] / "examples"
+SCRIPT = EXAMPLES / "llama-3.1-8b-1xdgx-h100" / "expected" / "launch.sh"
+DEEPSPEED = EXAMPLES / "llama-3.1-8b-deepspeed-1xdgx-h100"
+JSON = ("--format", "json")
 FULL = "--bf16 --recompute-granularity full --recompute-method uniform --recompute-num-layers 1"
 
 
@@ -136,6 +140,57 @@ def test_validate_with_advice_says_what_the_best_would_save(tmp_path: Path) -> N
     assert rules[0] == "ADV001"
     assert set(rules) == {"ADV001", "ADV002"}
     assert findings(SCRIPT, "--cluster", "dgx-h100", "--advice") == []
+
+
+def test_a_command_line_is_priced_like_a_script() -> None:
+    command = SCRIPT.read_text().replace("--bf16", FULL)
+    result = RUNNER.invoke(app, ["validate", "--command", command, "--cluster", "dgx-h100", "--advice", *JSON])
+    found = json.loads(result.stdout)["findings"]
+    assert {finding["rule"] for finding in found} == {"ADV001", "ADV002"}
+    assert {finding["file"] for finding in found} == {"<command>"}
+
+
+def deepspeed_document(tmp_path: Path, *options: str, program: str = "train_deepspeed.py") -> dict[str, list[Any]]:
+    """Return what is said of a DeepSpeed configuration beside its script."""
+    for name in ("ds_config.json", "launch.sh", "model.json"):
+        text = (DEEPSPEED / "expected" / name).read_text()
+        (tmp_path / name).write_text(text.replace("train_deepspeed.py", program))
+    # Any name of a configuration will do that the script names.
+    (tmp_path / "ds_config.json").rename(tmp_path / "zero.json")
+    script = tmp_path / "launch.sh"
+    script.write_text(script.read_text().replace("/ds_config.json", "/zero.json"))
+    result = RUNNER.invoke(app, ["validate", str(tmp_path / "zero.json"), *options, *JSON])
+    assert result.exit_code in {0, 1}, result.stderr
+    found: dict[str, list[Any]] = json.loads(result.stdout)
+    return found
+
+
+def test_a_configuration_of_deepspeed_is_priced_with_a_spec(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text((DEEPSPEED / "spec.yaml").read_text() + "memory_headroom: 0.4\n")
+    document = deepspeed_document(tmp_path, "--spec", str(spec))
+    assert document["undecided"] == []
+    assert {finding["rule"] for finding in document["findings"]} == {"MEM002"}
+
+
+@pytest.mark.parametrize(
+    ("program", "option", "missing"),
+    [
+        ("train_deepspeed.py", "--cluster", "the model (give --spec with a spec of model, cluster and workload)"),
+        ("train.py", "--spec", "how the program splits the model (of DeepSpeed only what `plan` writes has a price)"),
+    ],
+)
+def test_what_has_no_price_says_what_is_missing(tmp_path: Path, program: str, option: str, missing: str) -> None:
+    where = "dgx-h100" if option == "--cluster" else str(DEEPSPEED / "spec.yaml")
+    undecided = deepspeed_document(tmp_path, option, where, program=program)["undecided"]
+    assert {(one["rule"], one["missing"]) for one in undecided} >= {("MEM001", missing), ("ADV001", missing)}
+
+
+def test_a_configuration_alone_has_no_price(tmp_path: Path) -> None:
+    (tmp_path / "ds.json").write_text((DEEPSPEED / "expected" / "ds_config.json").read_text())
+    result = RUNNER.invoke(app, ["validate", str(tmp_path / "ds.json"), "--cluster", "dgx-h100", *JSON])
+    missing = {one["missing"] for one in json.loads(result.stdout)["undecided"] if one["rule"] == "MEM001"}
+    assert missing == {"the command that starts the program (name its script beside the configuration)"}
 
 
 def test_advice_needs_to_know_the_gpus() -> None:

@@ -19,9 +19,10 @@ SOUND: Mapping[str, str] = {Framework.MEGATRON: megatron_cases.script(), **vllm_
 PRICED = {
     "tests/unit/planner/test_advice.py": ("MEM001", "MEM002", "ADV001", "ADV002"),
     "tests/unit/rules/test_own_files.py": ("SW001", "SW002", "SW101", "SW102"),
+    "tests/unit/planner/validation/test_unread.py": ("FIL001",),
     "tests/unit/rules/test_lock_rules.py": ("LCK001", "LCK002", "LCK003", "LCK004", "LCK005"),
 }
-"""Rules that look at a price or at files of our own, and the files whose tests break each."""
+"""Rules that look at a price, at files of our own or at unread ones, and the files whose tests break each."""
 
 
 def broken(text: str, *, file: str = "train.sh", rule_id: str | None = None) -> set[str]:

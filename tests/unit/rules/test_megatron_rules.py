@@ -108,18 +108,6 @@ def test_a_flag_to_come_is_named_with_its_version() -> None:
     assert said.hint.startswith("It comes with 0.19.2.")
 
 
-def test_a_switch_that_does_nothing_is_removed() -> None:
-    text = script(tensor_model_parallel_size="1")
-    fix = only(text).found.fix
-    assert fix is not None
-    lines = text.splitlines(keepends=True)
-    row = (fix.location.line or 1) - 1
-    column = (fix.location.column or 1) - 1
-    assert lines[row][column:].startswith(fix.old)
-    lines[row] = lines[row][:column] + fix.new + lines[row][column + len(fix.old) :]
-    assert judged("".join(lines)).findings == ()
-
-
 def test_what_only_a_run_could_tell_is_not_decided() -> None:
     found = judged(script(tensor_model_parallel_size="$TP"))
     assert found.findings == ()

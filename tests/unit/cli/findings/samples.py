@@ -58,6 +58,7 @@ def made(*findings: Finding, texts: Mapping[str, str] | None = None, undecided: 
     return Judged(
         files=files,
         skipped=(),
+        unread=(),
         findings=tuple(sorted(findings, key=lambda one: one.order)),
         hidden=(),
         undecided=tuple(undecided),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.errors import InputError
-from planner.readers.shell import MAX_EXPANDED, Script, read_script
+from planner.readers.shell import MAX_EXPANDED, MAX_EXPANDED_WORDS, Script, read_script
 
 RECORD = 'record() { printf "%s\\0" "$@"; }\n'
 
@@ -33,6 +33,7 @@ SNIPPETS = [
     "record a >&1; record b 2>&1 | cat",
     "record a 2> /dev/null b",
     "cat <<EOF > /dev/null\nrecord not this 'one\nEOF\nrecord this",
+    "cat <<\\EOF > /dev/null\nrecord not this (one\nEOF\nrecord this",
     "A=1 record b",
     "export A=5; record $A",
     "if true; then record inside; fi > /dev/null; record outside",
@@ -128,3 +129,13 @@ def test_what_references_stand_for_is_limited() -> None:
         "Check for a variable that is put into itself."
     )
     assert read_script("A=0123456789\n" + "A=$A$A\n" * 12, file="job.sh").variables["A"][0].text == "0123456789" * 2**12
+
+
+def test_the_words_that_references_stand_for_are_limited() -> None:
+    doubling = "A=(0)\n" + 'A=("${A[@]}" "${A[@]}")\n' * 40
+    with pytest.raises(InputError) as caught:
+        read_script(doubling, file="job.sh")
+    assert str(caught.value) == (
+        f"job.sh:1:4: The references of the script stand for more than {MAX_EXPANDED_WORDS:,} words.\n"
+        "Check for a variable that is put into itself."
+    )

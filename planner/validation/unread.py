@@ -1,0 +1,39 @@
+"""Whether a file that cannot be read would have been judged: does what can be seen of it name a framework?"""
+
+import re
+from pathlib import Path
+
+from planner.readers.flag_tables import Framework
+from planner.readers.shell import MAX_SCRIPT_BYTES
+from planner.validation.deepspeed_files import names_keys
+from planner.validation.own_files import own_kind
+from planner.validation.sources import MAPPING, Asked
+
+LAUNCH = re.compile(
+    r"^[^#\n]*(?:\bpretrain_\w+\.py\b|\bvllm serve\b|\bvllm\.entrypoints\b|--deepspeed\b)", re.MULTILINE
+)
+"""A line of a script, outside a comment, that starts a framework's program."""
+
+KEY = re.compile(r"^([A-Za-z_][\w-]*):", re.MULTILINE)
+"""A key at the top of a YAML file."""
+
+
+def visible_text(path: Path) -> str:
+    """Return the beginning of a file, with marks for bytes that are no text; nothing where it may not be opened."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_SCRIPT_BYTES).decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+    except (OSError, ValueError):
+        return ""
+
+
+def is_for_us(text: str, path: Path, asked: Asked) -> bool:
+    """Return whether a damaged text starts a framework's program, or holds options of one or a spec of ours."""
+    if not MAPPING.search(path.name):
+        return LAUNCH.search(text) is not None
+    if path.name.lower().endswith(".json"):
+        return names_keys(text)
+    from planner.readers.vllm_run import looks_like_config  # noqa: PLC0415 - most files are not damaged
+
+    keys = KEY.findall(text)
+    return own_kind(dict.fromkeys(keys)) is not None or looks_like_config(keys, asked.version(Framework.VLLM))
