@@ -98,7 +98,9 @@ class ExchangeTimes:
             level = next(level for level in reversed(self.cluster.levels) if level.kind is LinkKind.NETWORK)
             return level.latency_seconds + num_bytes / level.bytes_per_second
         link = device.peer_bytes_per_second
-        rate = device.host_bytes_per_second * HOST_LINK_FRACTION.value if link is None else link * BUS_FRACTION_TWO.value
+        rate = (
+            device.host_bytes_per_second * HOST_LINK_FRACTION.value if link is None else link * BUS_FRACTION_TWO.value
+        )
         seconds_P: FloatArray = START.value + num_bytes / rate
         return seconds_P
 

@@ -199,7 +199,9 @@ def _activation_bytes(rank: RankModel, shape: EngineShape, settings: EngineSetti
     for layer in rank.layers:
         if layer.experts is not None:
             inner = layer.experts.inter * (3 if layer.experts.gated else 2) + layer.experts.hidden
-            in_layer = max(in_layer, inner * layer.experts.topk * shape.dp * layer.experts.on_rank / layer.experts.experts)
+            in_layer = max(
+                in_layer, inner * layer.experts.topk * shape.dp * layer.experts.on_rank / layer.experts.experts
+            )
     logits = min(settings.max_num_seqs, tokens) * rank.head.columns * LOGIT_BYTES
     return math.ceil(tokens * PLAIN_BYTES * (STREAM_COPIES * rank.hidden_size + in_layer) + logits)
 

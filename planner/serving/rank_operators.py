@@ -219,9 +219,7 @@ def rank_model(model: ModelSpec, graph: ModelGraph, shape: EngineShape, formats:
     counts: dict[Block, int] = {}
     for run in model.runs:
         counts[run.block] = counts.get(run.block, 0) + run.count
-    layers = tuple(
-        _layer(block, graph.blocks[block], count, model, shape, formats) for block, count in counts.items()
-    )
+    layers = tuple(_layer(block, graph.blocks[block], count, model, shape, formats) for block, count in counts.items())
     rows = padded_vocab_size(model.vocab_size, shape.tp, divisor=VOCAB_DIVISOR) // shape.tp
     tables = 1 if model.tie_word_embeddings else 2
     return RankModel(
@@ -236,9 +234,7 @@ def rank_model(model: ModelSpec, graph: ModelGraph, shape: EngineShape, formats:
 def _layer(  # noqa: PLR0913, PLR0917 - the facts of a layer
     block: Block, layer: LayerGraph, count: int, model: ModelSpec, shape: EngineShape, formats: ServedFormats
 ) -> RankLayer:
-    products = tuple(
-        product for operator in layer.operators for product in _products(operator, block, shape, formats)
-    )
+    products = tuple(product for operator in layer.operators for product in _products(operator, block, shape, formats))
     stream, kernels = _element_wise(layer.operators, shape)
     casts = sum(1 for product in products if product.format.activation_bytes < PLAIN_BYTES)
     weights = sum(
@@ -273,9 +269,7 @@ def _format(operator: Operator, formats: ServedFormats) -> Format:
     return formats.attention
 
 
-def _products(
-    operator: Operator, block: Block, shape: EngineShape, formats: ServedFormats
-) -> Iterable[Product]:
+def _products(operator: Operator, block: Block, shape: EngineShape, formats: ServedFormats) -> Iterable[Product]:
     work = operator.work
     if not isinstance(work, Linear):
         return
@@ -380,11 +374,7 @@ def _recurrence(block: Block, shape: EngineShape) -> Recurrence | None:
             scores = 2 if mixer.rule is not LinearRule.LIGHTNING else 1
             return Recurrence(
                 state_bytes=STATE_BYTES * state + PLAIN_BYTES * width * max(0, mixer.conv_kernel - 1),
-                flops_per_token=scores
-                * 2.0
-                * mixer.chunk_size
-                * heads
-                * (mixer.key_head_dim + mixer.value_head_dim)
+                flops_per_token=scores * 2.0 * mixer.chunk_size * heads * (mixer.key_head_dim + mixer.value_head_dim)
                 + 4.0 * state,
                 bytes_per_token=PLAIN_BYTES * (2.0 * width + 2 * heads * mixer.value_head_dim),
             )

@@ -37,7 +37,35 @@ from profiles.kernels.rates import burst_rates, copied_bytes_per_second, peak_fl
 FloatArray = NDArray[np.float64]
 
 TOKENS_T = (
-    *(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024),
+    *(
+        1,
+        2,
+        3,
+        4,
+        6,
+        8,
+        12,
+        16,
+        24,
+        32,
+        48,
+        64,
+        80,
+        96,
+        128,
+        160,
+        192,
+        224,
+        256,
+        320,
+        384,
+        448,
+        512,
+        640,
+        768,
+        896,
+        1024,
+    ),
     *(1280, 1536, 1792, 2048, 2560, 3072, 4096, 5120, 6144, 8192, 10240, 12288, 16384, 24576, 32768, 65536),
 )
 """Tokens of a step that are priced: steps of tiles and waves lie between 64 and some thousands."""

@@ -73,9 +73,7 @@ def closed_loop(
     )
 
 
-def poisson(
-    *, count: int, per_second: float, prompt: int, output: int, spread: float = 1.0, seed: int = 0
-) -> Requests:
+def poisson(*, count: int, per_second: float, prompt: int, output: int, spread: float = 1.0, seed: int = 0) -> Requests:
     """Return requests that come independently of one another.
 
     Args:

@@ -1,0 +1,126 @@
+"""What a row of a serving file describes: model, GPUs, engine, layout, formats, lengths, load; and what was assumed."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import lru_cache
+
+from planner.accuracy.machines import cluster_named
+from planner.accuracy.measurements import Row
+from planner.bundled import find_bundled, load_bundled
+from planner.errors import InputError
+from planner.serving.engines import Engine, engine_named
+from planner.serving.formats import ServedFormats, formats_of
+from planner.serving.prices import ServingPrices
+from planner.serving_layout import EngineShape
+from planner.specs import ModelSpec
+
+
+class Mode(StrEnum):
+    """How a row was measured."""
+
+    STEADY = "agg"
+    """A number of requests is under way at any time."""
+    STATIC = "static batch"
+    """One batch from its beginning to its end."""
+    OFFLINE = "agg offline max-throughput"
+    """All requests at once; throughput alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedRun:
+    """One measured run, as far as its row says.
+
+    Args:
+        row: The row.
+        mode: How it was measured.
+        prices: Of its model on its GPUs.
+        engine: Its engine.
+        shape: One engine's place on the GPUs.
+        formats: What the model is held in.
+        prompt: Tokens of a prompt, at most.
+        output: Tokens of an answer, at most.
+        concurrency: Requests under way on all data-parallel ranks; None where the row does not say.
+        assumed: What filled empty cells.
+    """
+
+    row: Row
+    mode: Mode
+    prices: ServingPrices
+    engine: Engine
+    shape: EngineShape
+    formats: ServedFormats
+    prompt: int
+    output: int
+    concurrency: int | None
+    assumed: tuple[str, ...]
+
+    @property
+    def model(self) -> ModelSpec:
+        """Return its model."""
+        return self.prices.model
+
+    @property
+    def has_experts(self) -> bool:
+        """Return whether the model has routed experts."""
+        return self.model.has_experts
+
+
+class ServedRuns:
+    """Reads rows; prices of a model on a GPU are shared by all of them."""
+
+    def __init__(self) -> None:
+        self._prices: dict[tuple[str, int], ServingPrices] = {}
+
+    def of(self, row: Row) -> ServedRun:
+        """Return what a row describes.
+
+        Raises:
+            ValueError: It names what is not known, or says too little.
+        """
+        modes: Mapping[str, Mode] = {mode.value: mode for mode in Mode}
+        if row.text("mode") not in modes:
+            raise ValueError(f"mode = {row.quoted('mode')} says neither layout nor lengths that can be priced")
+        mode = modes[row.text("mode")]
+        name = row.text("model")
+        bundled = find_bundled(name)
+        if bundled is None:
+            raise ValueError(f"model {row.quoted('model')} is not bundled")
+        assumed: list[str] = []
+        try:
+            engine = engine_named(row.text("engine"))
+            tp, pp = row.count("tp") or 1, row.count("pp") or 1
+            dp, ep = row.count("dp") or 1, row.count("ep") or 1
+            cluster, note = cluster_named(row.text("hardware"), tp * pp * dp)
+            if note is not None:
+                assumed.append(note)
+            key = (bundled.name, id(cluster))
+            if key not in self._prices:
+                self._prices[key] = ServingPrices(_loaded(bundled.name), cluster)
+            prices = self._prices[key]
+            if not row.text("quant"):
+                assumed.append("quantisation: none, 16 bit")
+            formats = formats_of(row.text("quant"), prices.model)
+        except InputError as error:
+            raise ValueError(error.message) from None
+        formats = formats.with_cache("fp8" if formats.quantised else "bfloat16")
+        if formats.quantised:
+            assumed.append("cache: fp8, as weights are quantised")
+        return ServedRun(
+            row=row,
+            mode=mode,
+            prices=prices,
+            engine=engine,
+            shape=EngineShape(tp=tp, pp=pp, dp=dp, expert_parallel=ep > 1),
+            formats=formats,
+            prompt=row.needed("isl"),
+            output=row.needed("osl"),
+            concurrency=row.count("concurrency_or_batch"),
+            assumed=tuple(assumed),
+        )
+
+
+@lru_cache(maxsize=256)
+def _loaded(name: str) -> ModelSpec:
+    return load_bundled(name)
