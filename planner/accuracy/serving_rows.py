@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
@@ -15,6 +15,15 @@ from planner.serving.formats import ServedFormats, formats_of
 from planner.serving.prices import ServingPrices
 from planner.serving_layout import EngineShape
 from planner.specs import ModelSpec
+
+
+SCENARIOS = frozenset({(1024, 1024), (1024, 8192), (8192, 1024)})
+"""Prompts and answers of InferenceX, a public benchmark: lengths are drawn evenly from 0.8 of these to these."""
+
+SCENARIO_SPREAD = 0.8
+
+_OWN_SWEEP = re.compile(r"source_file=\w+/\w+/")
+"""A source's own sweep of one system and engine, in a file named after both: lengths are fixed."""
 
 
 class Mode(StrEnum):
@@ -41,6 +50,7 @@ class ServedRun:
         formats: What the model is held in.
         prompt: Tokens of a prompt, at most.
         output: Tokens of an answer, at most.
+        spread: Shortest over longest length.
         concurrency: Requests under way on all data-parallel ranks; None where the row does not say.
         assumed: What filled empty cells.
     """
@@ -53,6 +63,7 @@ class ServedRun:
     formats: ServedFormats
     prompt: int
     output: int
+    spread: float
     concurrency: int | None
     assumed: tuple[str, ...]
 
@@ -107,6 +118,11 @@ class ServedRuns:
         formats = formats.with_cache("fp8" if formats.quantised else "bfloat16")
         if formats.quantised:
             assumed.append("cache: fp8, as weights are quantised")
+        prompt, output = row.needed("isl"), row.needed("osl")
+        spread = 1.0
+        if mode is Mode.STEADY and (prompt, output) in SCENARIOS and not _OWN_SWEEP.search(row.text("source")):
+            spread = SCENARIO_SPREAD
+            assumed.append(f"lengths: even between {spread:g} of those in the row and those, as InferenceX draws them")
         return ServedRun(
             row=row,
             mode=mode,
@@ -114,8 +130,9 @@ class ServedRuns:
             engine=engine,
             shape=EngineShape(tp=tp, pp=pp, dp=dp, expert_parallel=ep > 1),
             formats=formats,
-            prompt=row.needed("isl"),
-            output=row.needed("osl"),
+            prompt=prompt,
+            output=output,
+            spread=spread,
             concurrency=row.count("concurrency_or_batch"),
             assumed=tuple(assumed),
         )
