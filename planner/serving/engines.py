@@ -1,13 +1,18 @@
 """The engines that serve: how each schedules, and the few constants of each that no kernel table holds.
 
-Constants with origin SERVED were fitted to published serving runs (`planner.accuracy.serving_fit`); none is of one
-model. What a step costs beside its kernels is the host's part: a time for each step, for each running sequence, and for
-each element-wise kernel of a layer, which in a captured graph is a start and an end of a small kernel.
+The constants stand in `planner/data/serving/constants.json`, fitted together to published serving runs
+(`planner.accuracy.serving_fit`, `shardwright accuracy --refit`); none is of one model. What a step costs beside its
+kernels is a time for each step, for each running sequence, and for each element-wise kernel of a layer, which in a
+captured graph is a start and an end of a small kernel. What kernel tables hold is not fitted: an engine's own
+all-reduce starts in the time that its timings on H100 show.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
+from importlib import resources
 from types import MappingProxyType
 
 from planner.errors import InputError
@@ -35,13 +40,14 @@ class Engine:
         default_num_seqs: Running sequences unless told.
         default_memory_fraction: Part of the GPU's memory that it takes unless told.
         block_size: Tokens of a block of the cache.
+        exchange_start_seconds: Shortest all-reduce of two GPUs in a graph.
         step_seconds: Host time of a step.
         sequence_seconds: Host time of a step for each running sequence.
         kernel_seconds: Each element-wise kernel of a layer.
         experts_seconds: Sorting and starting routed experts, for each layer that has them, beside the kernels.
         compute_factor: Products and experts, over what kernels take in a burst.
         first_token_seconds: What the first token takes beside its steps: the server's door, tokenizer and back.
-        source: Where the constants come from.
+        first_token_experts_seconds: The same, beside it, of a model with routed experts.
     """
 
     name: str
@@ -51,73 +57,102 @@ class Engine:
     default_num_seqs: int
     default_memory_fraction: float
     block_size: int
+    exchange_start_seconds: float
     step_seconds: float
     sequence_seconds: float
     kernel_seconds: float
     experts_seconds: float
     compute_factor: float
     first_token_seconds: float
-    source: str
+    first_token_experts_seconds: float
 
 
-_FIRST = "first values by hand, not fitted"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelFactors:
+    """What kernels inside a running engine reach of what the kernel models say.
 
-ENGINES: Mapping[str, Engine] = MappingProxyType(
+    The models are fitted on H100 and A100 (`profiles.kernels`); other chips scale with their datasheets.
+
+    Args:
+        blackwell_fp8: Rate of fp8 products on Blackwell.
+        blackwell_fp4: Rate of fp4 products on Blackwell.
+        blackwell_memory: Memory bandwidth of products on Blackwell.
+        experts_memory: Memory bandwidth of routed experts.
+    """
+
+    blackwell_fp8: float
+    blackwell_fp4: float
+    blackwell_memory: float
+    experts_memory: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Everything that is fitted to serving runs.
+
+    Args:
+        engines: Engines by name.
+        kernels: What kernels reach inside them.
+        source: What the constants were fitted to.
+    """
+
+    engines: Mapping[str, Engine]
+    kernels: KernelFactors
+    source: str = field(compare=False)
+
+
+_POLICIES: Mapping[str, Mapping[str, float | int | Scheduling]] = MappingProxyType(
     {
-        engine.name: engine
-        for engine in (
-            Engine(
-                name="vllm",
-                scheduling=Scheduling.MIXED,
-                reserved_fraction=0.0,
-                default_batched_tokens=8192,
-                default_num_seqs=1024,
-                default_memory_fraction=0.92,
-                block_size=16,
-                step_seconds=1.0e-3,
-                sequence_seconds=20e-6,
-                kernel_seconds=2.5e-6,
-                experts_seconds=10e-6,
-                compute_factor=1.0,
-                first_token_seconds=0.03,
-                source=_FIRST,
-            ),
-            Engine(
-                name="trtllm",
-                scheduling=Scheduling.MIXED,
-                reserved_fraction=1.0,
-                default_batched_tokens=8192,
-                default_num_seqs=2048,
-                default_memory_fraction=0.9,
-                block_size=32,
-                step_seconds=0.9e-3,
-                sequence_seconds=14e-6,
-                kernel_seconds=2.5e-6,
-                experts_seconds=5e-6,
-                compute_factor=1.0,
-                first_token_seconds=0.03,
-                source=_FIRST,
-            ),
-            Engine(
-                name="sglang",
-                scheduling=Scheduling.PREFILL_FIRST,
-                reserved_fraction=0.4,
-                default_batched_tokens=8192,
-                default_num_seqs=1024,
-                default_memory_fraction=0.88,
-                block_size=1,
-                step_seconds=0.9e-3,
-                sequence_seconds=20e-6,
-                kernel_seconds=2.0e-6,
-                experts_seconds=10e-6,
-                compute_factor=1.0,
-                first_token_seconds=0.06,
-                source=_FIRST,
-            ),
-        )
+        # vLLM's defaults for a server on GPUs of 70 GiB and more (`vllm/engine/arg_utils.py`).
+        "vllm": {
+            "scheduling": Scheduling.MIXED,
+            "reserved_fraction": 0.0,
+            "default_batched_tokens": 8192,
+            "default_num_seqs": 1024,
+            "default_memory_fraction": 0.92,
+            "block_size": 16,
+            "exchange_start_seconds": 4.3e-6,
+        },
+        # TensorRT-LLM's `GUARANTEED_NO_EVICT` policy, and `trtllm-serve`'s defaults.
+        "trtllm": {
+            "scheduling": Scheduling.MIXED,
+            "reserved_fraction": 1.0,
+            "default_batched_tokens": 8192,
+            "default_num_seqs": 2048,
+            "default_memory_fraction": 0.9,
+            "block_size": 32,
+            "exchange_start_seconds": 2.7e-6,
+        },
+        # SGLang's `chunked_prefill_size` and `mem_fraction_static` on large GPUs; it reserves a part of each answer
+        # that falls as answers run (`new_token_ratio`).
+        "sglang": {
+            "scheduling": Scheduling.PREFILL_FIRST,
+            "reserved_fraction": 0.4,
+            "default_batched_tokens": 8192,
+            "default_num_seqs": 1024,
+            "default_memory_fraction": 0.88,
+            "block_size": 1,
+            "exchange_start_seconds": 4.4e-6,
+        },
     }
 )
-"""Engines by name."""
+
+
+@cache
+def calibration() -> Calibration:
+    """Return the constants that come with the package."""
+    file = resources.files("planner") / "data" / "serving" / "constants.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    engines = {name: Engine(name=name, **policy, **content["engines"][name]) for name, policy in _POLICIES.items()}
+    return Calibration(
+        engines=MappingProxyType(engines), kernels=KernelFactors(**content["kernels"]), source=content["source"]
+    )
+
+
+def engine_names() -> tuple[str, ...]:
+    """Return the names of the engines."""
+    return tuple(_POLICIES)
+
 
 _ALIASES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "tensorrt_llm": "trtllm"}
 
@@ -130,6 +165,6 @@ def engine_named(name: str) -> Engine:
     """
     word = name.strip().lower()
     word = _ALIASES.get(word, word)
-    if word not in ENGINES:
-        raise InputError(f"engine {name[:40]!r} is not known.", hint=f"Use one of {', '.join(ENGINES)}.")
-    return ENGINES[word]
+    if word not in _POLICIES:
+        raise InputError(f"engine {name[:40]!r} is not known.", hint=f"Use one of {', '.join(_POLICIES)}.")
+    return calibration().engines[word]

@@ -2,8 +2,8 @@
 
 Inside a peer domain small tensors are summed in one kernel: every rank reads all the others' parts (one shot), or each
 sums a part and the others read it (two shots), whichever is faster; large ones go through NCCL at its bus bandwidth.
-Constants are read off published timings of vLLM's, SGLang's and TensorRT-LLM's kernels in graphs on H100, 256 B to
-1 GB, and scale with the datasheet's link. Where a group leaves the domain, NCCL's price counts (`profiles.collectives`).
+Constants are read off published timings of vLLM's, SGLang's and TensorRT-LLM's kernels in graphs on H100,
+256 B to 1 GB, and scale with the datasheet's link. Where a group leaves the domain, NCCL's price counts (`profiles.collectives`).
 """
 
 from functools import lru_cache
@@ -29,7 +29,6 @@ def _read_off(value: float, high: float, what: str) -> Constant:
     )
 
 
-START = _read_off(4.3e-6, 1e-4, "shortest sum of two GPUs")
 START_PER_RANK = _read_off(0.07e-6, 1e-5, "what each further GPU adds to it")
 ONE_SHOT_FRACTION = _read_off(0.58, 1.0, "part of the link that one-shot kernels reach")
 TWO_SHOT_START = _read_off(5.0e-6, 1e-4, "what a second shot adds")
@@ -50,10 +49,12 @@ class ExchangeTimes:
 
     Args:
         cluster: Where it runs; groups are of neighbouring GPUs.
+        start_seconds: Shortest all-reduce of two GPUs: the engine's own.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, start_seconds: float) -> None:
         self.cluster = cluster
+        self._start = start_seconds
         self._network = CollectivePrices(cluster, sustained=False)
 
     def all_reduce_seconds_P(self, bytes_P: ArrayLike, size: int) -> FloatArray:
@@ -68,7 +69,7 @@ class ExchangeTimes:
         if link is None:
             slot = self.cluster.device.host_bytes_per_second * HOST_LINK_FRACTION.value
             return HOST_LINK_START.value * (1 + np.log2(size)) + traffic_P / slot
-        start = START.value + START_PER_RANK.value * (size - 2)
+        start = self._start + START_PER_RANK.value * (size - 2)
         one_shot_P = (size - 1) * num_bytes / (link * ONE_SHOT_FRACTION.value)
         two_shots_P = TWO_SHOT_START.value + traffic_P / (link * self.bus_fraction(size)) + _ramp_P(num_bytes)
         seconds_P: FloatArray = start + np.minimum(one_shot_P, two_shots_P)
@@ -86,7 +87,7 @@ class ExchangeTimes:
         if link is None:
             slot = self.cluster.device.host_bytes_per_second * HOST_LINK_FRACTION.value
             return HOST_LINK_START.value * (1 + np.log2(size)) + traffic_P / slot
-        start = START.value + START_PER_RANK.value * (size - 2)
+        start = self._start + START_PER_RANK.value * (size - 2)
         seconds_P: FloatArray = start + traffic_P / (link * self.bus_fraction(size)) + _ramp_P(num_bytes) / 2
         return seconds_P
 
@@ -101,7 +102,7 @@ class ExchangeTimes:
         rate = (
             device.host_bytes_per_second * HOST_LINK_FRACTION.value if link is None else link * BUS_FRACTION_TWO.value
         )
-        seconds_P: FloatArray = START.value + num_bytes / rate
+        seconds_P: FloatArray = self._start + num_bytes / rate
         return seconds_P
 
     @staticmethod

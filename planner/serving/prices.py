@@ -1,7 +1,7 @@
 """One model on one cluster: everything that layouts share is computed once and kept here."""
 
 from planner.serving.attention_times import DecodeTimes, PromptTimes
-from planner.serving.engines import Engine
+from planner.serving.engines import Engine, KernelFactors, calibration
 from planner.serving.formats import ServedFormats
 from planner.serving.rank_operators import AttentionCore, RankModel, rank_model, serving_graph
 from planner.serving.step_costs import StepCosts, StepTables, step_tables
@@ -16,14 +16,16 @@ class ServingPrices:
     Args:
         model: The model.
         cluster: The GPUs; engines stand on neighbouring ones.
+        factors: What kernels reach inside an engine; those of the package where None.
     """
 
-    def __init__(self, model: ModelSpec, cluster: Cluster) -> None:
+    def __init__(self, model: ModelSpec, cluster: Cluster, factors: KernelFactors | None = None) -> None:
+        self._factors = calibration().kernels if factors is None else factors
         self.model = model
         self.cluster = cluster
         self._graph = serving_graph(model)
         self._ranks: dict[tuple[EngineShape, ServedFormats], RankModel] = {}
-        self._tables: dict[tuple[EngineShape, ServedFormats], StepTables] = {}
+        self._tables: dict[tuple[EngineShape, ServedFormats, float], StepTables] = {}
         self._answers: dict[tuple[AttentionCore, float], DecodeTimes] = {}
         self._prompts: dict[AttentionCore, PromptTimes] = {}
 
@@ -41,14 +43,17 @@ class ServingPrices:
             CoverageError: The GPU lacks a rate that the model's formats need.
         """
         rank, key = self.rank(shape, formats), (shape, formats)
-        if key not in self._tables:
-            self._tables[key] = step_tables(rank, shape, self.cluster)
+        start = engine.exchange_start_seconds
+        if (*key, start) not in self._tables:
+            self._tables[*key, start] = step_tables(
+                rank, shape, self.cluster, factors=self._factors, start_seconds=start
+            )
         attention = [
             (layer.count, self._answers_of(layer.attention, formats.cache_bytes), self._prompts_of(layer.attention))
             for layer in rank.layers
             if layer.attention is not None
         ]
-        return StepCosts(rank=rank, shape=shape, engine=engine, tables=self._tables[key], attention=attention)
+        return StepCosts(rank=rank, shape=shape, engine=engine, tables=self._tables[*key, start], attention=attention)
 
     def _answers_of(self, core: AttentionCore, cache_bytes: float) -> DecodeTimes:
         key = (core, cache_bytes)

@@ -192,8 +192,8 @@ class _Run:
                 self._clock = max(self._clock, self._arrivals[self._next])
             else:
                 break
-        assert not self._waiting and not self._chunked, "with nothing running everything that fits is taken in"
-        late = self._costs.engine.first_token_seconds
+        assert not self._waiting, "with nothing running everything that fits is taken in"
+        late = self._costs.first_token_seconds
         return Simulation(
             arrival_N=np.asarray(self._arrivals),
             first_token_N=np.asarray(self._first) + late,

@@ -97,7 +97,7 @@ def at_concurrency(costs: StepCosts, seats: Seats, load: Load, concurrency: floa
     tpot, prefill = at_batch(costs, seats, load, batch)
     waiting = concurrency - batch
     life = prefill + (load.output - 1) * tpot
-    ttft = prefill_seconds(costs, seats, load) + costs.engine.first_token_seconds + waiting * life / batch
+    ttft = prefill_seconds(costs, seats, load) + costs.first_token_seconds + waiting * life / batch
     return Steady(
         batch=batch,
         tpot_seconds=tpot,
@@ -138,7 +138,7 @@ def at_rate(costs: StepCosts, seats: Seats, load: Load, requests_per_second: flo
         ttft_seconds=costs.seconds(decodes=high, context=load.prompt) / 2
         + wait
         + prefill_seconds(costs, seats, load)
-        + costs.engine.first_token_seconds,
+        + costs.first_token_seconds,
         requests_per_second=requests_per_second,
         saturated=False,
     )

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.serving.attention_times import DecodeTimes, PromptTimes
-from planner.serving.engines import Engine
+from planner.serving.engines import Engine, KernelFactors
 from planner.serving.exchange import ExchangeTimes
 from planner.serving.rank_operators import PLAIN_BYTES, Product, RankLayer, RankModel, RoutedExperts
 from planner.serving_layout import EngineShape
@@ -126,9 +126,10 @@ def runnable(kind: Format, device: Device) -> Format:
 class _Kernels:
     """Prices products and experts on one GPU, vectorised over tokens."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, factors: KernelFactors) -> None:
         self._device = device
-        self._surfaces: dict[str, GemmSurface] = {}
+        self._factors = factors
+        self._surfaces: dict[tuple[str, bool], GemmSurface] = {}
 
     def product_T(self, product: Product, tokens_T: FloatArray) -> FloatArray:
         """Return the seconds of one linear layer."""
@@ -146,7 +147,7 @@ class _Kernels:
         active_T = experts.on_rank * (1 - (1 - share) ** tokens_T)
         rows_T = tokens_T * experts.topk * experts.on_rank / experts.experts
         each_T = rows_T / active_T
-        surface = self._surface(kind.rate)
+        surface = self._surface(kind.rate, of_experts=True)
         first = experts.inter * (2 if experts.gated else 1)
         seconds_T = np.full_like(tokens_T, EXPERTS_START.value)
         for columns, depth in ((first, experts.hidden), (experts.hidden, experts.inter)):
@@ -157,11 +158,23 @@ class _Kernels:
         copied_T = PLAIN_BYTES * (rows_T * (3 * experts.hidden + 3 * experts.inter) + tokens_T * experts.hidden)
         return seconds_T + copied_T / copied_bytes_per_second(self._device)
 
-    def _surface(self, rate: str) -> GemmSurface:
-        found = self._surfaces.get(rate)
-        if found is None:
-            found = self._surfaces[rate] = GemmSurface(burst_rates(self._device, rate))
-        return found
+    def _surface(self, rate: str, *, of_experts: bool = False) -> GemmSurface:
+        key = (rate, of_experts)
+        if key not in self._surfaces:
+            rates, factors = burst_rates(self._device, rate), self._factors
+            memory = factors.experts_memory if of_experts else 1.0
+            computing = 1.0
+            if self._device.architecture == "blackwell":
+                memory *= factors.blackwell_memory
+                computing = {"fp8": factors.blackwell_fp8, "fp4": factors.blackwell_fp4}.get(rate, 1.0)
+            self._surfaces[key] = GemmSurface(
+                replace(
+                    rates,
+                    flops_per_second=rates.flops_per_second * computing,
+                    bytes_per_second=rates.bytes_per_second * memory,
+                )
+            )
+        return self._surfaces[key]
 
 
 def _scan_T(layer: RankLayer, device: Device, tokens_T: FloatArray) -> FloatArray:
@@ -173,14 +186,23 @@ def _scan_T(layer: RankLayer, device: Device, tokens_T: FloatArray) -> FloatArra
     return flops + tokens_T * scan.bytes_per_token / copied_bytes_per_second(device)
 
 
-def step_tables(model: RankModel, shape: EngineShape, cluster: Cluster) -> StepTables:
+def step_tables(
+    model: RankModel, shape: EngineShape, cluster: Cluster, *, factors: KernelFactors, start_seconds: float
+) -> StepTables:
     """Return what a layout's kernels take for every number of tokens of a data-parallel rank.
+
+    Args:
+        model: What a rank holds and runs.
+        shape: How the engine lies on its GPUs.
+        cluster: Where it runs.
+        factors: What kernels reach inside an engine.
+        start_seconds: The engine's shortest all-reduce.
 
     Raises:
         CoverageError: The GPU lacks a rate that the model's formats need.
     """
     device = cluster.device
-    kernels, exchange = _Kernels(device), ExchangeTimes(cluster)
+    kernels, exchange = _Kernels(device, factors), ExchangeTimes(cluster, start_seconds)
     tokens_T = np.maximum(_GRID_T / shape.pp, 1.0)
     products_T, experts_T, exchange_T, scans_T = (np.zeros_like(tokens_T) for _ in range(4))
     stream_bytes = state_bytes = 0.0
@@ -297,6 +319,12 @@ class StepCosts:
         if chunks:
             total += self.prompts_seconds(chunks)
         return total
+
+    @property
+    def first_token_seconds(self) -> float:
+        """Return what the first token takes beside its steps."""
+        with_experts = self.engine.first_token_experts_seconds if self.rank.has_experts else 0.0
+        return self.engine.first_token_seconds + with_experts
 
     def answers_seconds(self, decodes: float, context: float) -> float:
         """Return the time of all layers' attention and recurrences of running answers."""
