@@ -10,7 +10,7 @@ from planner.accuracy.machines import cluster_named
 from planner.accuracy.measurements import Row
 from planner.bundled import find_bundled, load_bundled
 from planner.errors import InputError
-from planner.serving.engines import Engine, engine_named
+from planner.serving.engines import Calibration, Engine, Scheduling, engine_named
 from planner.serving.formats import ServedFormats, formats_of
 from planner.serving.prices import ServingPrices
 from planner.serving_layout import EngineShape
@@ -21,6 +21,9 @@ SCENARIOS = frozenset({(1024, 1024), (1024, 8192), (8192, 1024)})
 """Prompts and answers of InferenceX, a public benchmark: lengths are drawn evenly from 0.8 of these to these."""
 
 SCENARIO_SPREAD = 0.8
+
+FIXED_SPREAD = 0.98
+"""Requests of one length drift apart in engines that mix prompts and answers, as a benchmark's clients do."""
 
 _OWN_SWEEP = re.compile(r"source_file=\w+/\w+/")
 """A source's own sweep of one system and engine, in a file named after both: lengths are fixed."""
@@ -79,9 +82,14 @@ class ServedRun:
 
 
 class ServedRuns:
-    """Reads rows; prices of a model on a GPU are shared by all of them."""
+    """Reads rows; prices of a model on a GPU are shared by all of them.
 
-    def __init__(self) -> None:
+    Args:
+        constants: Engines and what kernels reach in them.
+    """
+
+    def __init__(self, constants: Calibration) -> None:
+        self._constants = constants
         self._prices: dict[tuple[str, int], ServingPrices] = {}
 
     def of(self, row: Row) -> ServedRun:
@@ -100,7 +108,7 @@ class ServedRuns:
             raise ValueError(f"model {row.quoted('model')} is not bundled")
         assumed: list[str] = []
         try:
-            engine = engine_named(row.text("engine"))
+            engine = self._constants.engines[engine_named(row.text("engine")).name]
             tp, pp = row.count("tp") or 1, row.count("pp") or 1
             dp, ep = row.count("dp") or 1, row.count("ep") or 1
             cluster, note = cluster_named(row.text("hardware"), tp * pp * dp)
@@ -108,7 +116,7 @@ class ServedRuns:
                 assumed.append(note)
             key = (bundled.name, id(cluster))
             if key not in self._prices:
-                self._prices[key] = ServingPrices(_loaded(bundled.name), cluster)
+                self._prices[key] = ServingPrices(_loaded(bundled.name), cluster, self._constants.kernels)
             prices = self._prices[key]
             if not row.text("quant"):
                 assumed.append("quantisation: none, 16 bit")
@@ -119,10 +127,8 @@ class ServedRuns:
         if formats.quantised:
             assumed.append("cache: fp8, as weights are quantised")
         prompt, output = row.needed("isl"), row.needed("osl")
-        spread = 1.0
-        if mode is Mode.STEADY and (prompt, output) in SCENARIOS and not _OWN_SWEEP.search(row.text("source")):
-            spread = SCENARIO_SPREAD
-            assumed.append(f"lengths: even between {spread:g} of those in the row and those, as InferenceX draws them")
+        spread, note = _spread(row, mode, prompt, output, engine)
+        assumed.append(note)
         return ServedRun(
             row=row,
             mode=mode,
@@ -136,6 +142,17 @@ class ServedRuns:
             concurrency=row.count("concurrency_or_batch"),
             assumed=tuple(assumed),
         )
+
+
+def _spread(row: Row, mode: Mode, prompt: int, output: int, engine: Engine) -> tuple[float, str]:
+    """Return the shortest over the longest length, and what was assumed of it."""
+    if mode is not Mode.STEADY:
+        return 1.0, "lengths: all alike"
+    if (prompt, output) in SCENARIOS and not _OWN_SWEEP.search(row.text("source")):
+        return SCENARIO_SPREAD, f"lengths: even between {SCENARIO_SPREAD:g} of those in the row and those (InferenceX)"
+    if engine.scheduling is Scheduling.PREFILL_FIRST and prompt % 1024 == 0:
+        return 1.0, "lengths: all alike"
+    return FIXED_SPREAD, f"lengths: even between {FIXED_SPREAD:g} of those in the row and those"
 
 
 @lru_cache(maxsize=256)
