@@ -28,7 +28,7 @@ from planner.serving.engines import Calibration, KernelFactors
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-MOST_ROWS = 15
+MOST_ROWS = 10
 FULL_WEIGHT_ROWS = 8
 TOKEN_SCALE = 0.05
 FIRST_TOKEN_SCALE = 0.15
@@ -55,6 +55,7 @@ KERNEL_PRIORS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
         "blackwell_fp4": (0.85, 0.3, 1.2),
         "blackwell_memory": (0.95, 0.6, 1.15),
         "experts_memory": (1.0, 0.6, 1.15),
+        "hidden_start": (0.4, 0.1, 0.95),
     }
 )
 """The same of what kernels reach."""

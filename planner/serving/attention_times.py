@@ -68,9 +68,11 @@ class DecodeTimes:
         core: The attention.
         cache_bytes: Bytes of one cached number.
         device: The GPU.
+        hidden_start: Part of a kernel's start that is hidden behind the kernel before it.
     """
 
-    def __init__(self, core: AttentionCore, cache_bytes: float, device: Device) -> None:
+    def __init__(self, core: AttentionCore, cache_bytes: float, device: Device, *, hidden_start: float) -> None:
+        self._hidden = hidden_start * ATTENTION_START.value
         self._seconds_BK = _grid(core, cache_bytes, device)
         self._seen = core.seen_tokens
         self._index_seconds = core.index_bytes / copied_bytes_per_second(device)
@@ -85,7 +87,7 @@ class DecodeTimes:
         above, below = self._seconds_BK[row], self._seconds_BK[row + 1]
         first = above[column] + right * (above[column + 1] - above[column])
         second = below[column] + right * (below[column + 1] - below[column])
-        return first + down * (second - first) + batch * context * self._index_seconds
+        return first + down * (second - first) - self._hidden + batch * context * self._index_seconds
 
 
 class PromptTimes:
@@ -94,9 +96,11 @@ class PromptTimes:
     Args:
         core: The attention.
         device: The GPU.
+        hidden_start: Part of a kernel's start that is hidden behind the kernel before it.
     """
 
-    def __init__(self, core: AttentionCore, device: Device) -> None:
+    def __init__(self, core: AttentionCore, device: Device, *, hidden_start: float) -> None:
+        self._start = (1 - hidden_start) * ATTENTION_START.value
         self._core = core
         units = device.num_compute_units
         widths = core.qk_head_dim + core.v_head_dim
@@ -130,4 +134,4 @@ class PromptTimes:
         if not moved:
             return 0.0
         begun = max(1.0, blocks / self._units) * self._block
-        return ATTENTION_START.value + begun + max(longest, work / self._units) * self._tile + moved * self._token
+        return self._start + begun + max(longest, work / self._units) * self._tile + moved * self._token

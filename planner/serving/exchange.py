@@ -31,7 +31,6 @@ def _read_off(value: float, high: float, what: str) -> Constant:
 
 START_PER_RANK = _read_off(0.07e-6, 1e-5, "what each further GPU adds to it")
 ONE_SHOT_FRACTION = _read_off(0.58, 1.0, "part of the link that one-shot kernels reach")
-TWO_SHOT_START = _read_off(5.0e-6, 1e-4, "what a second shot adds")
 BUS_FRACTION_TWO = _read_off(0.72, 1.1, "bus bandwidth over the link of 2 GPUs, endless")
 BUS_FRACTION_EIGHT = _read_off(1.0, 1.1, "bus bandwidth over the link of 8 GPUs, endless")
 RAMP = _read_off(50e-6, 1e-3, "what large tensors take longer than their bandwidth says")
@@ -50,9 +49,11 @@ class ExchangeTimes:
     Args:
         cluster: Where it runs; groups are of neighbouring GPUs.
         start_seconds: Shortest all-reduce of two GPUs: the engine's own.
+        second_shot_seconds: What a second shot adds.
     """
 
-    def __init__(self, cluster: Cluster, start_seconds: float) -> None:
+    def __init__(self, cluster: Cluster, start_seconds: float, second_shot_seconds: float) -> None:
+        self._second_shot = second_shot_seconds
         self.cluster = cluster
         self._start = start_seconds
         self._network = CollectivePrices(cluster, sustained=False)
@@ -71,7 +72,7 @@ class ExchangeTimes:
             return HOST_LINK_START.value * (1 + np.log2(size)) + traffic_P / slot
         start = self._start + START_PER_RANK.value * (size - 2)
         one_shot_P = (size - 1) * num_bytes / (link * ONE_SHOT_FRACTION.value)
-        two_shots_P = TWO_SHOT_START.value + traffic_P / (link * self.bus_fraction(size)) + _ramp_P(num_bytes)
+        two_shots_P = self._second_shot + traffic_P / (link * self.bus_fraction(size)) + _ramp_P(num_bytes)
         seconds_P: FloatArray = start + np.minimum(one_shot_P, two_shots_P)
         return seconds_P
 

@@ -31,6 +31,7 @@ class ServedFormats:
         attention: Of the projections of attention and of recurrences.
         feed_forward: Of dense feed-forwards and shared experts.
         experts: Of routed experts.
+        grouped: Name of the kernels that multiply routed experts (`planner.serving.grouped`).
         head: Of the LM head and the embedding.
         cache: Of keys and values, "bfloat16" or "fp8".
     """
@@ -39,6 +40,7 @@ class ServedFormats:
     attention: Format
     feed_forward: Format
     experts: Format
+    grouped: str
     head: Format
     cache: str
 
@@ -98,6 +100,10 @@ _WEIGHTS = {
 }
 
 
+PER_TENSOR = frozenset({"MixtralForCausalLM", "Llama4ForConditionalGeneration", "Llama4ForCausalLM"})
+"""Mixtures whose published fp8 checkpoints scale whole tensors or channels; those of the others scale blocks."""
+
+
 def quantisations() -> tuple[str, ...]:
     """Return the words that name a quantisation."""
     return tuple(word for word in _WORDS if word)
@@ -120,10 +126,12 @@ def formats_of(quantisation: str, model: ModelSpec, *, cache: str = "bfloat16") 
             f"quantisation {quantisation[:40]!r} is not known.", hint=f"Use one of {', '.join(quantisations())}."
         )
     name = _WORDS[word]
+    if name == "fp8" and model.has_experts and model.architecture not in PER_TENSOR:
+        name = "fp8_block"
     chosen = _WEIGHTS[name]
     latent = any(isinstance(block.mixer, LatentAttention) for block in model.distinct_blocks)
     attention = PLAIN if name == "mxfp4" or (name == "nvfp4" and latent) else chosen
     feed_forward = PLAIN if name == "mxfp4" and model.has_experts else chosen
     return ServedFormats(
-        name=name, attention=attention, feed_forward=feed_forward, experts=chosen, head=PLAIN, cache=cache
+        name=name, attention=attention, feed_forward=feed_forward, experts=chosen, grouped=name, head=PLAIN, cache=cache
     )

@@ -25,7 +25,7 @@ class ServingPrices:
         self.cluster = cluster
         self._graph = serving_graph(model)
         self._ranks: dict[tuple[EngineShape, ServedFormats], RankModel] = {}
-        self._tables: dict[tuple[EngineShape, ServedFormats, float], StepTables] = {}
+        self._tables: dict[tuple[EngineShape, ServedFormats, float, float], StepTables] = {}
         self._answers: dict[tuple[AttentionCore, float], DecodeTimes] = {}
         self._prompts: dict[AttentionCore, PromptTimes] = {}
 
@@ -43,25 +43,27 @@ class ServingPrices:
             CoverageError: The GPU lacks a rate that the model's formats need.
         """
         rank, key = self.rank(shape, formats), (shape, formats)
-        start = engine.exchange_start_seconds
-        if (*key, start) not in self._tables:
-            self._tables[*key, start] = step_tables(
-                rank, shape, self.cluster, factors=self._factors, start_seconds=start
+        starts = (engine.exchange_start_seconds, engine.second_shot_seconds)
+        if (*key, *starts) not in self._tables:
+            self._tables[*key, *starts] = step_tables(
+                rank, shape, self.cluster, factors=self._factors, starts=starts
             )
         attention = [
             (layer.count, self._answers_of(layer.attention, formats.cache_bytes), self._prompts_of(layer.attention))
             for layer in rank.layers
             if layer.attention is not None
         ]
-        return StepCosts(rank=rank, shape=shape, engine=engine, tables=self._tables[*key, start], attention=attention)
+        return StepCosts(rank=rank, shape=shape, engine=engine, tables=self._tables[*key, *starts], attention=attention)
 
     def _answers_of(self, core: AttentionCore, cache_bytes: float) -> DecodeTimes:
         key = (core, cache_bytes)
         if key not in self._answers:
-            self._answers[key] = DecodeTimes(core, cache_bytes, self.cluster.device)
+            self._answers[key] = DecodeTimes(
+                core, cache_bytes, self.cluster.device, hidden_start=self._factors.hidden_start
+            )
         return self._answers[key]
 
     def _prompts_of(self, core: AttentionCore) -> PromptTimes:
         if core not in self._prompts:
-            self._prompts[core] = PromptTimes(core, self.cluster.device)
+            self._prompts[core] = PromptTimes(core, self.cluster.device, hidden_start=self._factors.hidden_start)
         return self._prompts[core]

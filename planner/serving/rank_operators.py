@@ -16,8 +16,8 @@ attention and its cache off the block, because an engine runs them otherwise:
 - The LM head and the loss of training: the head multiplies only the tokens that a step samples from.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from planner.blocks import (
     Block,
@@ -124,6 +124,7 @@ class RoutedExperts:
         on_rank: Experts of this rank.
         topk: Experts of one token.
         format: Of their weights.
+        grouped: Name of the kernels that multiply them.
     """
 
     hidden: int
@@ -133,6 +134,7 @@ class RoutedExperts:
     on_rank: int
     topk: int
     format: Format
+    grouped: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +271,19 @@ def _format(operator: Operator, formats: ServedFormats) -> Format:
     return formats.attention
 
 
+_DOWN_PROJECTIONS = ("query down projection", "key-value down projection")
+"""Both read the layer's input, and engines run them as one product."""
+
+
+def _joined(named: Sequence[tuple[str, Product]]) -> tuple[Product, ...]:
+    """Return products, those that engines run as one as one."""
+    down = [product for name, product in named if name in _DOWN_PROJECTIONS]
+    rest = [product for name, product in named if name not in _DOWN_PROJECTIONS]
+    if not down:
+        return tuple(rest)
+    return (replace(down[0], columns=sum(product.columns for product in down)), *rest)
+
+
 def _products(operator: Operator, block: Block, shape: EngineShape, formats: ServedFormats) -> Iterable[Product]:
     work = operator.work
     if not isinstance(work, Linear):
@@ -396,4 +411,5 @@ def _experts(block: Block, model: ModelSpec, shape: EngineShape, formats: Served
         on_rank=-(-spec.num_experts // ranks) if whole else spec.num_experts,
         topk=spec.experts_per_token,
         format=formats.experts,
+        grouped=formats.grouped,
     )

@@ -9,7 +9,11 @@ Everything but attention depends on the number of tokens alone, and is computed 
 (axis T); between its points time is linear. So a step is priced in microseconds, and whole surfaces with NumPy.
 
 Experts: with uniform routing a step of M tokens reaches E (1 - (1 - k / E)^M) of E experts; each of these reads its
-weights once and multiplies its share of the rows.
+weights once and multiplies its share of the rows. Where experts are dealt to ranks the busiest one counts: by the
+deviations of random routing, and of rows at most by the skew that training assumes too.
+
+Kernels' timings hold their own start and end; in a captured graph a part of it is hidden behind the kernel before
+(`KernelFactors.hidden_start`).
 
 Data-parallel ranks run in step: a step has as many tokens on each, and experts see those of all. Pipeline stages each
 hold a micro-batch of the step; its time is one micro-batch's way through all stages.
@@ -25,12 +29,13 @@ from numpy.typing import NDArray
 from planner.serving.attention_times import DecodeTimes, PromptTimes
 from planner.serving.engines import Engine, KernelFactors
 from planner.serving.exchange import ExchangeTimes
+from planner.serving.grouped import GROUPED, Grouped
 from planner.serving.rank_operators import PLAIN_BYTES, Product, RankLayer, RankModel, RoutedExperts
 from planner.serving_layout import EngineShape
-from profiles.constants import SCAN_FRACTION
+from planner.workload import DEFAULT_ROUTING_SKEW
+from profiles.constants import FP8_START, SCAN_FRACTION
 from profiles.gemm_surface import GemmSurface
 from profiles.hardware import Cluster, Device
-from profiles.kernel_constants import EXPERTS_START
 from profiles.kernels.operations import Format
 from profiles.kernels.rates import burst_rates, copied_bytes_per_second, peak_flops_per_second
 
@@ -69,6 +74,9 @@ TOKENS_T = (
     *(1280, 1536, 1792, 2048, 2560, 3072, 4096, 5120, 6144, 8192, 10240, 12288, 16384, 24576, 32768, 65536),
 )
 """Tokens of a step that are priced: steps of tiles and waves lie between 64 and some thousands."""
+
+FULL_TILE_ROWS = 128
+"""Rows of an expert from which its tiles are full; kernels for fewer rows have smaller tiles, and read weights."""
 
 _GRID_T = np.array(TOKENS_T, dtype=np.float64)
 
@@ -129,7 +137,7 @@ class _Kernels:
     def __init__(self, device: Device, factors: KernelFactors) -> None:
         self._device = device
         self._factors = factors
-        self._surfaces: dict[tuple[str, bool], GemmSurface] = {}
+        self._surfaces: dict[tuple[str, Grouped | None, bool], GemmSurface] = {}
 
     def product_T(self, product: Product, tokens_T: FloatArray) -> FloatArray:
         """Return the seconds of one linear layer."""
@@ -141,37 +149,54 @@ class _Kernels:
         return self._surface(kind.rate).seconds_P(tokens_T, product.columns, product.depth, bytes_P=num_bytes_T)
 
     def experts_T(self, experts: RoutedExperts, tokens_T: FloatArray) -> FloatArray:
-        """Return the seconds of one layer's experts on the rank."""
-        kind = runnable(experts.format, self._device)
+        """Return the seconds of one layer's experts on the busiest rank."""
+        kind, grouped = runnable(experts.format, self._device), GROUPED[experts.grouped]
         share = experts.topk / experts.experts
-        active_T = experts.on_rank * (1 - (1 - share) ** tokens_T)
+        reached_T = 1 - (1 - share) ** tokens_T
+        active_T = experts.on_rank * reached_T
         rows_T = tokens_T * experts.topk * experts.on_rank / experts.experts
+        ranks = experts.experts / experts.on_rank
+        if ranks > 1:
+            # The busiest of some ranks lies so many deviations above their mean.
+            deviations = np.sqrt(2 * np.log(ranks))
+            active_T = np.minimum(experts.on_rank, active_T + deviations * np.sqrt(active_T * (1 - reached_T)))
+            rows_T = np.minimum(rows_T + deviations * np.sqrt(rows_T), rows_T * DEFAULT_ROUTING_SKEW)
+        active_T = np.minimum(active_T, rows_T)
         each_T = rows_T / active_T
-        surface = self._surface(kind.rate, of_experts=True)
+        small, large = self._surface(kind.rate, grouped, full_tiles=False), self._surface(kind.rate, grouped)
+        filled_T = np.minimum(each_T / FULL_TILE_ROWS, 1.0)
         first = experts.inter * (2 if experts.gated else 1)
-        seconds_T = np.full_like(tokens_T, EXPERTS_START.value)
+        seconds_T = np.full_like(tokens_T, grouped.start.value * (1 - self._factors.hidden_start))
+        starts = 2 * large.rates.start_seconds
         for columns, depth in ((first, experts.hidden), (experts.hidden, experts.inter)):
             num_bytes_T = active_T * columns * depth * kind.weight_bytes + rows_T * (
                 depth * kind.activation_bytes + PLAIN_BYTES * columns
             )
-            seconds_T += surface.seconds_P(each_T, columns, depth, bytes_P=num_bytes_T, batch_P=active_T)
+            for surface, weight_T in ((small, 1 - filled_T), (large, filled_T)):
+                seconds_T += weight_T * surface.seconds_P(
+                    each_T, columns, depth, bytes_P=num_bytes_T, batch_P=active_T
+                )
         copied_T = PLAIN_BYTES * (rows_T * (3 * experts.hidden + 3 * experts.inter) + tokens_T * experts.hidden)
-        return seconds_T + copied_T / copied_bytes_per_second(self._device)
+        return seconds_T - starts + copied_T / copied_bytes_per_second(self._device)
 
-    def _surface(self, rate: str, *, of_experts: bool = False) -> GemmSurface:
-        key = (rate, of_experts)
+    def _surface(self, rate: str, grouped: Grouped | None = None, *, full_tiles: bool = True) -> GemmSurface:
+        key = (rate, grouped, full_tiles)
         if key not in self._surfaces:
             rates, factors = burst_rates(self._device, rate), self._factors
-            memory = factors.experts_memory if of_experts else 1.0
-            computing = 1.0
+            computing = memory = 1.0
+            if grouped is not None:
+                computing = grouped.compute.value if full_tiles else 1.0
+                memory = grouped.memory.value * factors.experts_memory
             if self._device.architecture == "blackwell":
                 memory *= factors.blackwell_memory
-                computing = {"fp8": factors.blackwell_fp8, "fp4": factors.blackwell_fp4}.get(rate, 1.0)
+                computing *= {"fp8": factors.blackwell_fp8, "fp4": factors.blackwell_fp4}.get(rate, 1.0)
+            start = max(rates.start_seconds, FP8_START.value) if rate == "fp4" else rates.start_seconds
             self._surfaces[key] = GemmSurface(
                 replace(
                     rates,
                     flops_per_second=rates.flops_per_second * computing,
                     bytes_per_second=rates.bytes_per_second * memory,
+                    start_seconds=start * (1 - factors.hidden_start),
                 )
             )
         return self._surfaces[key]
@@ -187,7 +212,7 @@ def _scan_T(layer: RankLayer, device: Device, tokens_T: FloatArray) -> FloatArra
 
 
 def step_tables(
-    model: RankModel, shape: EngineShape, cluster: Cluster, *, factors: KernelFactors, start_seconds: float
+    model: RankModel, shape: EngineShape, cluster: Cluster, *, factors: KernelFactors, starts: tuple[float, float]
 ) -> StepTables:
     """Return what a layout's kernels take for every number of tokens of a data-parallel rank.
 
@@ -196,13 +221,13 @@ def step_tables(
         shape: How the engine lies on its GPUs.
         cluster: Where it runs.
         factors: What kernels reach inside an engine.
-        start_seconds: The engine's shortest all-reduce.
+        starts: The engine's shortest all-reduce, and what a second shot adds to it.
 
     Raises:
         CoverageError: The GPU lacks a rate that the model's formats need.
     """
     device = cluster.device
-    kernels, exchange = _Kernels(device, factors), ExchangeTimes(cluster, start_seconds)
+    kernels, exchange = _Kernels(device, factors), ExchangeTimes(cluster, *starts)
     tokens_T = np.maximum(_GRID_T / shape.pp, 1.0)
     products_T, experts_T, exchange_T, scans_T = (np.zeros_like(tokens_T) for _ in range(4))
     stream_bytes = state_bytes = 0.0
