@@ -14,7 +14,7 @@ from planner.accuracy.serving_rows import Mode, ServedRun, ServedRuns
 from planner.serving.engines import Calibration, calibration
 from planner.serving.ledger import KvLedger, default_settings, kv_ledger
 from planner.serving.simulate import Seats, seats_of, simulate
-from planner.serving.steady import Load, at_concurrency, most_running
+from planner.serving.steady import Load, at_concurrency, most_running, prefill_seconds
 from planner.serving.traffic import closed_loop
 from planner.serving_layout import EngineSettings
 from profiles.errors import ProfileError
@@ -159,6 +159,23 @@ def _steady(run: ServedRun, seats: Seats) -> ServingPrediction:
         output_tokens_per_second_per_gpu=found.output_tokens_per_second * ranks,
         fits=True,
     )
+
+
+def closed_form(run: ServedRun) -> tuple[float, float, float]:
+    """Return a steady row's time between tokens, of a prompt's prefill, and what every first token takes beside it.
+
+    Raises:
+        ValueError: The row has no concurrency.
+    """
+    if run.concurrency is None:
+        raise ValueError("concurrency_or_batch is empty")
+    ledger, settings = memory_of(run)
+    seats = seats_of(ledger, settings, typical_tokens=run.prompt + run.output // 2)
+    costs = run.prices.costs(run.shape, run.formats, run.engine)
+    share = (1 + run.spread) / 2
+    load = Load(prompt=run.prompt * share, output=run.output * share)
+    found = at_concurrency(costs, seats, load, max(1.0, run.concurrency / run.shape.dp))
+    return found.tpot_seconds, prefill_seconds(costs, seats, load, decodes=found.batch / 2), costs.first_token_seconds
 
 
 def _static(run: ServedRun, seats: Seats) -> ServingPrediction:

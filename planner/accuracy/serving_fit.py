@@ -2,11 +2,15 @@
 
 Residuals are logarithms of predicted over measured times between tokens and, with less weight, to the first token, of
 at most `MOST_ROWS` rows of each cell (model, engine, hardware, format), every cell weighing the same; large ones count
-less (soft l1). Each constant is drawn, weakly, to its value by hand (`PRIORS`), so that one that no row says anything
-about stays there. Derivatives are differences of whole simulations; constants of different engines are moved together,
-since a row has one engine.
+less (soft l1). Each constant is drawn, weakly, to its value by hand, so that one that no row says anything about stays
+there.
 
-A group is left out by fitting the others anew, with the derivatives at the joint fit, and predicting it exactly.
+Rows are simulated once a step. Between two simulations their times move as the closed form of `planner.serving.steady`
+says: time between tokens in proportion to it, time to the first token in proportion to a prompt's prefill, beside what
+every first token takes. Derivatives are differences of that; constants of different engines are moved together, since a
+row has one engine.
+
+A group is left out by fitting the others anew, from the same simulation, and predicting it exactly.
 """
 
 import math
@@ -20,21 +24,24 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from planner.accuracy.measurements import Row
-from planner.accuracy.serving import ServingPrediction, ServingPredictor
+from planner.accuracy.serving import ServingPrediction, ServingPredictor, closed_form
 from planner.accuracy.serving_exclusions import Sorting
 from planner.accuracy.serving_rows import Mode
 from planner.serving.engines import Calibration, KernelFactors
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+Predicted = Callable[[FloatArray], FloatArray]
+"""From constants' logarithms to the times of all sampled rows."""
 
-MOST_ROWS = 10
+MOST_ROWS = 12
 FULL_WEIGHT_ROWS = 8
 TOKEN_SCALE = 0.05
 FIRST_TOKEN_SCALE = 0.15
 FIRST_TOKEN_WEIGHT = 0.5
 PRIOR_WEIGHT = 0.3
 LOG_STEP = 0.05
+LINEAR_STEPS = 2
 
 ENGINE_PRIORS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {
@@ -56,6 +63,7 @@ KERNEL_PRIORS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
         "blackwell_memory": (0.95, 0.6, 1.15),
         "experts_memory": (1.0, 0.6, 1.15),
         "hidden_start": (0.4, 0.1, 0.95),
+        "fp4_start_seconds": (2e-6, 2e-7, 2e-5),
     }
 )
 """The same of what kernels reach."""
@@ -117,19 +125,19 @@ class ServingFit:
         """Return the rows that the fit looks at."""
         return len(self._rows)
 
-    def fitted(self, *, steps: int = 5) -> Calibration:
-        """Return the constants that fit all cells best, after so many linear steps."""
+    def fitted(self, *, steps: int = 3) -> Calibration:
+        """Return the constants that fit all cells best, after so many simulations."""
         point = self._point(self._start)
         keep = np.ones(len(self._rows), dtype=np.bool_)
         best, best_loss = point, math.inf
         for step in range(steps + 1):
-            errors = self._errors(point)
-            loss = self._loss(errors, point, keep)
-            self._progress(f"step {step}: loss {loss:.4f}")
+            simulated = self._simulated(point)
+            loss = self._loss(np.log(simulated) - self._measured, point, keep)
+            self._progress(f"simulation {step}: loss {loss:.4f}")
             if loss < best_loss:
                 best, best_loss = point, loss
             if step < steps:
-                point = self._moved(point, errors, self._slopes(point, errors), keep)
+                point = self._moved(self._scaled(point, simulated), point, keep)
         return self._constants(best)
 
     def leave_out(self, group_of: Callable[[ServingPrediction], str]) -> tuple[LeftOut, ...]:
@@ -139,14 +147,13 @@ class ServingFit:
             group_of: The group of a row.
         """
         point = self._point(self._start)
-        errors = self._errors(point)
-        slopes = self._slopes(point, errors)
+        predicted = self._scaled(point, self._simulated(point))
         groups = sorted({group_of(entry) for entry in self._counted})
         found = []
         for group in groups:
             self._progress(f"without {group}")
             keep = np.array([group_of(entry) != group for entry in self._sampled])
-            constants = self._constants(self._moved(point, errors, slopes, keep))
+            constants = self._constants(self._moved(predicted, point, keep))
             predictor = ServingPredictor(constants)
             rows = [entry.row for entry in self._counted if group_of(entry) == group]
             found.append(
@@ -168,44 +175,67 @@ class ServingFit:
         kernels = KernelFactors(**{field.name: values[f"kernels.{field.name}"] for field in fields(KernelFactors)})
         return Calibration(engines=engines, kernels=kernels, source=self._start.source)
 
-    def _errors(self, point: FloatArray) -> FloatArray:
-        """Return the log errors of the sampled rows: between tokens, to the first token."""
+    def _simulated(self, point: FloatArray) -> FloatArray:
+        """Return the sampled rows' times by whole simulations: between tokens, to the first token."""
         predictor = ServingPredictor(self._constants(point))
         found = [predictor.predict(row) for row in self._rows]
-        return np.log([[entry.tpot_seconds or math.nan, entry.ttft_seconds or math.nan] for entry in found]) - self._measured
+        return np.array([[entry.tpot_seconds or math.nan, entry.ttft_seconds or math.nan] for entry in found])
 
-    def _slopes(self, point: FloatArray, errors: FloatArray) -> FloatArray:
+    def _closed(self, point: FloatArray) -> FloatArray:
+        """Return the sampled rows' times in closed form: between tokens, of a prefill, of every first token."""
+        predictor = ServingPredictor(self._constants(point))
+        return np.array([closed_form(predictor.runs.of(row)) for row in self._rows])
+
+    def _scaled(self, point: FloatArray, simulated: FloatArray) -> Predicted:
+        """Return what predicts the sampled rows' times near a point at which they were simulated."""
+        closed = self._closed(point)
+
+        def predicted(other: FloatArray) -> FloatArray:
+            moved = self._closed(other)
+            tokens = simulated[:, 0] * moved[:, 0] / closed[:, 0]
+            first = (simulated[:, 1] - closed[:, 2]) * moved[:, 1] / closed[:, 1] + moved[:, 2]
+            return np.stack([tokens, first], axis=1)
+
+        return predicted
+
+    def _slopes(self, predicted: Predicted, point: FloatArray, errors: FloatArray) -> FloatArray:
         """Return the derivatives of all errors by all constants' logarithms: rows, kinds of error, constants."""
         slopes = np.zeros((*errors.shape, len(point)))
-        engines = list(self._start.engines)
-        each = len(ENGINE_PRIORS)
-        for index, name in enumerate(ENGINE_PRIORS):
-            self._progress(f"derivative by {name}")
-            moved = point.copy()
+        engines, each = list(self._start.engines), len(ENGINE_PRIORS)
+        for index in range(each):
             places = [index + each * number for number in range(len(engines))]
-            moved[places] += LOG_STEP
-            change = (self._errors(moved) - errors) / LOG_STEP
+            change = self._change(predicted, point, errors, places)
             for number, engine in enumerate(engines):
                 mine = np.array([found == engine for found in self._engine_of])
                 slopes[mine, :, places[number]] = change[mine]
-        for index, name in enumerate(KERNEL_PRIORS):
-            self._progress(f"derivative by {name}")
-            place = each * len(engines) + index
-            moved = point.copy()
-            moved[place] += LOG_STEP
-            slopes[:, :, place] = (self._errors(moved) - errors) / LOG_STEP
+        for place in range(each * len(engines), len(point)):
+            slopes[:, :, place] = self._change(predicted, point, errors, [place])
         return slopes
 
-    def _moved(self, point: FloatArray, errors: FloatArray, slopes: FloatArray, keep: BoolArray) -> FloatArray:
-        """Return the best point of the problem that is linear around `point`."""
+    def _change(
+        self, predicted: Predicted, point: FloatArray, errors: FloatArray, places: Sequence[int]
+    ) -> FloatArray:
+        """Return the derivatives of all errors by constants that are moved together."""
+        moved = point.copy()
+        moved[places] += LOG_STEP
+        change: FloatArray = (np.log(predicted(moved)) - self._measured - errors) / LOG_STEP
+        return change
 
-        def residuals(moved: FloatArray) -> FloatArray:
-            return self._residuals(errors + slopes @ (moved - point), moved, keep)
-
+    def _moved(self, predicted: Predicted, point: FloatArray, keep: BoolArray) -> FloatArray:
+        """Return the best point by some rows, after `LINEAR_STEPS` linear problems around `point`."""
         margin = 1e-6
-        start = np.clip(point, self._low + margin, self._high - margin)
-        found: FloatArray = least_squares(residuals, start, bounds=(self._low, self._high), x_scale=0.1).x
-        return found
+        for _ in range(LINEAR_STEPS):
+            around = np.clip(point, self._low + margin, self._high - margin)
+            errors = np.log(predicted(around)) - self._measured
+            slopes = self._slopes(predicted, around, errors)
+
+            def residuals(
+                moved: FloatArray, errors: FloatArray = errors, slopes: FloatArray = slopes, at: FloatArray = around
+            ) -> FloatArray:
+                return self._residuals(errors + slopes @ (moved - at), moved, keep)
+
+            point = least_squares(residuals, around, bounds=(self._low, self._high), x_scale=0.1).x
+        return point
 
     def _residuals(self, errors: FloatArray, point: FloatArray, keep: BoolArray) -> FloatArray:
         scaled = errors[keep] / np.array([TOKEN_SCALE, FIRST_TOKEN_SCALE])

@@ -81,6 +81,7 @@ class KernelFactors:
         blackwell_memory: Memory bandwidth of products on Blackwell.
         experts_memory: Memory bandwidth of routed experts.
         hidden_start: Part of a kernel's start that is hidden behind the kernel before it.
+        fp4_start_seconds: What an fp4 product starts later than an fp8 one: its operand's scales are laid out first.
     """
 
     blackwell_fp8: float
@@ -88,6 +89,7 @@ class KernelFactors:
     blackwell_memory: float
     experts_memory: float
     hidden_start: float
+    fp4_start_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

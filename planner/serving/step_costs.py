@@ -190,7 +190,9 @@ class _Kernels:
             if self._device.architecture == "blackwell":
                 memory *= factors.blackwell_memory
                 computing *= {"fp8": factors.blackwell_fp8, "fp4": factors.blackwell_fp4}.get(rate, 1.0)
-            start = max(rates.start_seconds, FP8_START.value) if rate == "fp4" else rates.start_seconds
+            start = rates.start_seconds
+            if rate == "fp4":
+                start = max(start, FP8_START.value) + factors.fp4_start_seconds
             self._surfaces[key] = GemmSurface(
                 replace(
                     rates,
