@@ -45,10 +45,11 @@ LINEAR_STEPS = 2
 
 ENGINE_PRIORS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {
-        "step_seconds": (8e-4, 2e-4, 4e-3),
+        "step_seconds": (9e-4, 5e-4, 2e-3),
         "sequence_seconds": (15e-6, 1e-6, 1e-4),
         "kernel_seconds": (1.8e-6, 3e-7, 8e-6),
         "experts_seconds": (8e-6, 1e-6, 8e-5),
+        "latent_seconds": (1e-5, 5e-7, 8e-5),
         "compute_factor": (1.05, 0.8, 1.6),
         "first_token_seconds": (4e-2, 2e-3, 0.3),
         "first_token_experts_seconds": (8e-2, 2e-3, 0.6),
@@ -63,6 +64,7 @@ KERNEL_PRIORS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
         "blackwell_memory": (0.95, 0.6, 1.15),
         "experts_memory": (1.0, 0.6, 1.15),
         "hidden_start": (0.4, 0.1, 0.95),
+        "fp4_experts_share": (0.6, 0.1, 1.0),
         "fp4_start_seconds": (2e-6, 2e-7, 2e-5),
     }
 )

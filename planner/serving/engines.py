@@ -41,11 +41,12 @@ class Engine:
         default_memory_fraction: Part of the GPU's memory that it takes unless told.
         block_size: Tokens of a block of the cache.
         exchange_start_seconds: Shortest all-reduce of two GPUs in a graph.
-        second_shot_seconds: What it takes longer where parts are summed first and gathered then.
+        second_shot_seconds: What one of eight GPUs takes longer where parts are summed first and gathered then.
         step_seconds: Host time of a step.
         sequence_seconds: Host time of a step for each running sequence.
         kernel_seconds: Each element-wise kernel of a layer.
         experts_seconds: Sorting and starting routed experts, for each layer that has them, beside the kernels.
+        latent_seconds: The further small kernels of latent attention or a recurrence, for each layer that has it.
         compute_factor: Products and experts, over what kernels take in a burst.
         first_token_seconds: What the first token takes beside its steps: the server's door, tokenizer and back.
         first_token_experts_seconds: The same, beside it, of a model with routed experts.
@@ -64,6 +65,7 @@ class Engine:
     sequence_seconds: float
     kernel_seconds: float
     experts_seconds: float
+    latent_seconds: float
     compute_factor: float
     first_token_seconds: float
     first_token_experts_seconds: float
@@ -81,6 +83,7 @@ class KernelFactors:
         blackwell_memory: Memory bandwidth of products on Blackwell.
         experts_memory: Memory bandwidth of routed experts.
         hidden_start: Part of a kernel's start that is hidden behind the kernel before it.
+        fp4_experts_share: Part of `Engine.experts_seconds` that fp4 experts take: their kernels route and quantise too.
         fp4_start_seconds: What an fp4 product starts later than an fp8 one: its operand's scales are laid out first.
     """
 
@@ -89,6 +92,7 @@ class KernelFactors:
     blackwell_memory: float
     experts_memory: float
     hidden_start: float
+    fp4_experts_share: float
     fp4_start_seconds: float
 
 

@@ -49,7 +49,7 @@ class ExchangeTimes:
     Args:
         cluster: Where it runs; groups are of neighbouring GPUs.
         start_seconds: Shortest all-reduce of two GPUs: the engine's own.
-        second_shot_seconds: What a second shot adds.
+        second_shot_seconds: What a second shot adds between eight GPUs; barriers grow with their number.
     """
 
     def __init__(self, cluster: Cluster, start_seconds: float, second_shot_seconds: float) -> None:
@@ -72,7 +72,7 @@ class ExchangeTimes:
             return HOST_LINK_START.value * (1 + np.log2(size)) + traffic_P / slot
         start = self._start + START_PER_RANK.value * (size - 2)
         one_shot_P = (size - 1) * num_bytes / (link * ONE_SHOT_FRACTION.value)
-        two_shots_P = self._second_shot + traffic_P / (link * self.bus_fraction(size)) + _ramp_P(num_bytes)
+        two_shots_P = self._second_shot * size / 8 + traffic_P / (link * self.bus_fraction(size)) + _ramp_P(num_bytes)
         seconds_P: FloatArray = start + np.minimum(one_shot_P, two_shots_P)
         return seconds_P
 

@@ -107,7 +107,8 @@ class StepTables:
         scans_T: Recurrences of prompts.
         head_T: LM head, by sampled tokens.
         num_kernels: Element-wise kernels of a step.
-        expert_layers: Layers with routed experts.
+        expert_layers: Layers with routed experts, those with fp4 weights as the part of one that their kernels take.
+        latent_layers: Layers with latent attention or a recurrence.
         state_seconds: Reading and writing the states of one sequence in decode.
         notes: Where the prices come from.
     """
@@ -119,7 +120,8 @@ class StepTables:
     scans_T: FloatArray
     head_T: FloatArray
     num_kernels: int
-    expert_layers: int
+    expert_layers: float
+    latent_layers: int
     state_seconds: float
     notes: tuple[str, ...]
 
@@ -233,13 +235,17 @@ def step_tables(
     tokens_T = np.maximum(_GRID_T / shape.pp, 1.0)
     products_T, experts_T, exchange_T, scans_T = (np.zeros_like(tokens_T) for _ in range(4))
     stream_bytes = state_bytes = 0.0
-    num_kernels = expert_layers = 0
+    num_kernels = latent_layers = 0
+    expert_layers = 0.0
     for layer in model.layers:
         seconds_T = sum((kernels.product_T(product, tokens_T) for product in layer.products), np.zeros_like(tokens_T))
         products_T += layer.count * seconds_T
         if layer.experts is not None:
             experts_T += layer.count * kernels.experts_T(layer.experts, tokens_T * shape.dp)
-            expert_layers += layer.count
+            is_fp4 = runnable(layer.experts.format, device).rate == "fp4"
+            expert_layers += layer.count * (factors.fp4_experts_share if is_fp4 else 1.0)
+        if layer.is_latent or layer.recurrence is not None:
+            latent_layers += layer.count
         exchange_T += layer.count * _exchange_T(layer, shape, exchange, tokens_T, model.hidden_size)
         scans_T += layer.count * _scan_T(layer, device, tokens_T)
         stream_bytes += layer.count * layer.stream_bytes_per_token
@@ -263,6 +269,7 @@ def step_tables(
         head_T=head_T + 3 * logits_T / copied,
         num_kernels=num_kernels,
         expert_layers=expert_layers,
+        latent_layers=latent_layers,
         state_seconds=state_bytes / copied,
         notes=(f"kernels: surfaces of {device.architecture}'s constants and the datasheet of {device.name}",),
     )
@@ -313,7 +320,9 @@ class StepCosts:
             Term.EXCHANGE: tables.exchange_T,
         }
         self._fixed = engine.step_seconds + (
-            tables.num_kernels * engine.kernel_seconds + tables.expert_layers * engine.experts_seconds
+            tables.num_kernels * engine.kernel_seconds
+            + tables.expert_layers * engine.experts_seconds
+            + tables.latent_layers * engine.latent_seconds
         )
         self._tokens_T: list[float] = sum(self._terms_T.values(), np.zeros_like(_GRID_T)).tolist()
         self._scans_T: list[float] = tables.scans_T.tolist()
