@@ -39,18 +39,18 @@ FULL_WEIGHT_ROWS = 8
 TOKEN_SCALE = 0.05
 FIRST_TOKEN_SCALE = 0.15
 FIRST_TOKEN_WEIGHT = 0.5
-PRIOR_WEIGHT = 0.3
+PRIOR_WEIGHT = 1.0
 LOG_STEP = 0.05
 LINEAR_STEPS = 2
 
 ENGINE_PRIORS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {
         "step_seconds": (9e-4, 5e-4, 2e-3),
-        "sequence_seconds": (15e-6, 1e-6, 1e-4),
-        "kernel_seconds": (1.8e-6, 3e-7, 8e-6),
-        "experts_seconds": (8e-6, 1e-6, 8e-5),
+        "sequence_seconds": (18e-6, 1e-6, 1e-4),
+        "kernel_seconds": (2.4e-6, 3e-7, 8e-6),
+        "experts_seconds": (2e-5, 1e-6, 8e-5),
         "latent_seconds": (1e-5, 5e-7, 8e-5),
-        "compute_factor": (1.05, 0.8, 1.6),
+        "compute_factor": (1.08, 0.85, 1.4),
         "first_token_seconds": (4e-2, 2e-3, 0.3),
         "first_token_experts_seconds": (8e-2, 2e-3, 0.6),
     }
@@ -62,10 +62,10 @@ KERNEL_PRIORS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
         "blackwell_fp8": (0.85, 0.4, 1.2),
         "blackwell_fp4": (0.85, 0.3, 1.2),
         "blackwell_memory": (0.95, 0.6, 1.15),
-        "experts_memory": (1.0, 0.6, 1.15),
-        "hidden_start": (0.4, 0.1, 0.95),
-        "fp4_experts_share": (0.6, 0.1, 1.0),
-        "fp4_start_seconds": (2e-6, 2e-7, 2e-5),
+        "experts_memory": (1.05, 0.6, 1.15),
+        "hidden_start": (0.7, 0.1, 0.95),
+        "fp4_experts_share": (0.4, 0.1, 1.0),
+        "fp4_start_seconds": (8e-6, 2e-7, 2e-5),
     }
 )
 """The same of what kernels reach."""

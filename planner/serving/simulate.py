@@ -224,7 +224,7 @@ class _Run:
         chunks: list[tuple[float, float]] = []
         finished: list[int] = []
         budget = self._budget - (len(self._running) if self._mixed else 0)
-        while budget > 0 and (self._chunked or self._admit()):
+        while budget > 0 and (self._chunked or self._admit(len(finished))):
             request = self._chunked[0]
             if self._role is Role.DECODE and not self._answered[request]:
                 finished.append(self._chunked.popleft())  # its cache came from elsewhere
@@ -241,10 +241,14 @@ class _Run:
                 finished.append(self._chunked.popleft())
         return chunks, finished
 
-    def _admit(self) -> bool:
-        """Take in the first waiting request for which a seat and room are free; refuse what can never fit."""
+    def _admit(self, starting: int) -> bool:
+        """Take in the first waiting request for which a seat and room are free; refuse what can never fit.
+
+        Args:
+            starting: Requests that run from the next step on.
+        """
         seats = self._seats
-        while self._waiting and len(self._running) + len(self._chunked) < seats.sequences:
+        while self._waiting and len(self._running) + starting + len(self._chunked) < seats.sequences:
             request = self._waiting[0]
             whole = (self._prompts[request] + self._outputs[request]) * seats.token_bytes + seats.sequence_bytes
             if whole > seats.pool_bytes:
