@@ -25,9 +25,7 @@ from planner.serving.engines import Calibration
 SCHEMA_VERSION = 1
 
 
-def serving_document(
-    found: Sequence[ServingPrediction], sorting: Sorting, constants: Calibration
-) -> dict[str, object]:
+def serving_document(found: Sequence[ServingPrediction], sorting: Sorting, constants: Calibration) -> dict[str, object]:
     """Return predictions of serving runs as JSON."""
     sets = sets_of(found, sorting)
     return {
@@ -44,9 +42,7 @@ def serving_document(
             **_coverage(found),
             "refused": [entry.row.id for entry in refused_rows(found)],
             **{name: _errors(entries) for name, entries in _named(sets)},
-            "engines": {
-                engine: _errors(entries) for (engine,), entries in grouped(sets.clean, ("engine",)).items()
-            },
+            "engines": {engine: _errors(entries) for (engine,), entries in grouped(sets.clean, ("engine",)).items()},
             "ranking": asdict(ranking_of(sets.clean)),
         },
     }
@@ -78,10 +74,12 @@ def constants_of(constants: Calibration) -> dict[str, object]:
 
 def excluded_document(sorting: Sorting) -> list[dict[str, object]]:
     """Return what was left out of the scores as JSON."""
-    return [
+    named: list[dict[str, object]] = [
         {"name": rule.name, "kind": rule.kind.value, "reason": rule.reason, "rows": sorting.taken[rule.name]}
         for rule in exclusions()
-    ] + [{"name": "duplicates", "kind": "faulty", "reason": "they repeat another row", "rows": sorting.duplicates}]
+    ]
+    repeated = {"kind": "faulty", "reason": "they repeat another row", "rows": sorting.duplicates}
+    return [*named, {"name": "duplicates", **repeated}]
 
 
 def _named(sets: Sets) -> tuple[tuple[str, tuple[ServingPrediction, ...]], ...]:
@@ -239,9 +237,7 @@ def serving_without_blocks(without: Sequence[LeftOut], sorting: Sorting) -> tupl
             count(len(entries)),
             *error_cells(metric_errors(entries, Metric.TPOT)),
             *error_cells(
-                metric_errors(
-                    [entry for entry in entries if entry.row.id not in sorting.no_first_token], Metric.TTFT
-                )
+                metric_errors([entry for entry in entries if entry.row.id not in sorting.no_first_token], Metric.TTFT)
             )[:1],
         )
         for name, entries in kinds

@@ -65,15 +65,15 @@ LeftOutOption = Annotated[
     ),
 ]
 RefitOption = Annotated[
-    bool, typer.Option("--refit", help="Fit the constants of training to the runs, and list both; minutes.")
+    bool, typer.Option("--refit", help="Fit the constants of runs of this kind to them, and list both; minutes.")
 ]
 RefitWithoutOption = Annotated[
     str | None,
     typer.Option(
         "--refit-without",
         metavar="COLUMN",
-        help="Fit the constants of training anew without each value of a column, such as source_group, or without each"
-        f" {GENERATION} of GPUs, and predict its runs by them; a minute.",
+        help="Fit the constants anew without each value of a column, such as source_group, hardware or model, or of"
+        f" training runs without each {GENERATION} of GPUs, and predict its runs by them; minutes.",
         show_default=False,
     ),
 ]
@@ -100,8 +100,8 @@ def accuracy(
     """Predict every measured row of CSV files, and say how good the predictions are.
 
     The kind of a file is recognised by its columns: training runs, serving runs, matrix products, attention, latent
-    attention, experts, collectives. A row that cannot be priced is counted, with the reason. Kernels are priced by measured
-    tables where there are some: a row that such a table holds is no test of it, rows left out are.
+    attention, experts, collectives. A row that cannot be priced is counted, with the reason. Kernels are priced by
+    measured tables where there are some: a row that such a table holds is no test of it, rows left out are.
     """
     from cli.render_accuracy import constants_blocks
     from planner.accuracy.measurements import Kind
@@ -251,7 +251,7 @@ def _serving(rows: Sequence["Row"], columns: Sequence[str], refits: Refits, form
     )
     from planner.accuracy.serving import ServingPredictor, predict_all
     from planner.accuracy.serving_exclusions import sort_rows
-    from planner.accuracy.serving_fit import ServingFit
+    from planner.accuracy.serving_fit import ServingFit, group_of
     from planner.serving.engines import calibration
 
     without = refits.without
@@ -274,7 +274,7 @@ def _serving(rows: Sequence["Row"], columns: Sequence[str], refits: Refits, form
                 document["refit"] = constants_of(fitted)
                 blocks += serving_refit_blocks(calibration(), fitted)
             if without is not None:
-                left_out = fit.leave_out(lambda entry: entry.row.text(without))
+                left_out = fit.leave_out(lambda entry: group_of(entry, without))
                 document["refit_without"] = serving_without_document(left_out, sorting)
                 blocks += serving_without_blocks(left_out, sorting)
     print_json(document) if format_ is Format.JSON else print_blocks(blocks)

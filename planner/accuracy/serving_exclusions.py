@@ -112,11 +112,13 @@ def sort_rows(rows: Sequence[Row]) -> Sorting:
     """Return which rows count for what."""
     kinds = {row.id: {rule.kind for rule in exclusions() if rule.takes(row)} for row in rows}
     taken = {rule.name: sum(rule.takes(row) for row in rows) for rule in exclusions()}
-    repeated = _repeated(rows)
-    clean = {row.id for row in rows if not kinds[row.id] & {Kind.FAULTY, Kind.SPECULATIVE}} - repeated
+    counted = [row for row in rows if not kinds[row.id] & {Kind.FAULTY, Kind.SPECULATIVE}]
+    guessed = [row for row in rows if Kind.SPECULATIVE in kinds[row.id]]
+    repeated = _repeated(counted) | _repeated(guessed)
+    clean = {row.id for row in counted} - repeated
     return Sorting(
         clean=frozenset(clean),
-        speculative=frozenset({row.id for row in rows if Kind.SPECULATIVE in kinds[row.id]} - repeated),
+        speculative=frozenset({row.id for row in guessed} - repeated),
         no_first_token=frozenset(found for found in clean if Kind.FIRST_TOKEN in kinds[found]),
         taken=taken,
         duplicates=len(repeated),

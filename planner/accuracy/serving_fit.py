@@ -48,9 +48,9 @@ ENGINE_PRIORS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
         "step_seconds": (9e-4, 5e-4, 2e-3),
         "sequence_seconds": (18e-6, 1e-6, 1e-4),
         "kernel_seconds": (2.4e-6, 3e-7, 8e-6),
-        "experts_seconds": (2e-5, 1e-6, 8e-5),
+        "experts_seconds": (2e-5, 1e-6, 5e-5),
         "latent_seconds": (1e-5, 5e-7, 8e-5),
-        "compute_factor": (1.08, 0.85, 1.4),
+        "compute_factor": (1.08, 0.85, 1.3),
         "first_token_seconds": (4e-2, 2e-3, 0.3),
         "first_token_experts_seconds": (8e-2, 2e-3, 0.6),
     }
@@ -116,7 +116,10 @@ class ServingFit:
         priors = [ENGINE_PRIORS[name] for _ in start.engines for name in ENGINE_PRIORS] + list(KERNEL_PRIORS.values())
         self._prior, self._low, self._high = np.log(np.array(priors)).T
         self._measured = np.log(
-            [[entry.measured_tpot_seconds or math.nan, entry.measured_ttft_seconds or math.nan] for entry in self._sampled]
+            [
+                [entry.measured_tpot_seconds or math.nan, entry.measured_ttft_seconds or math.nan]
+                for entry in self._sampled
+            ]
         )
         first = np.array([entry.row.id not in sorting.no_first_token for entry in self._sampled])
         weights = _weights(self._sampled)
@@ -214,9 +217,7 @@ class ServingFit:
             slopes[:, :, place] = self._change(predicted, point, errors, [place])
         return slopes
 
-    def _change(
-        self, predicted: Predicted, point: FloatArray, errors: FloatArray, places: Sequence[int]
-    ) -> FloatArray:
+    def _change(self, predicted: Predicted, point: FloatArray, errors: FloatArray, places: Sequence[int]) -> FloatArray:
         """Return the derivatives of all errors by constants that are moved together."""
         moved = point.copy()
         moved[places] += LOG_STEP
@@ -257,6 +258,14 @@ def _counts(entry: ServingPrediction, sorting: Sorting) -> bool:
         and bool(entry.tpot_seconds)
         and bool(entry.measured_tpot_seconds)
     )
+
+
+def group_of(entry: ServingPrediction, column: str) -> str:
+    """Return what is left out together with a row: of models all with one architecture, whatever they are called."""
+    if column == "model" and entry.run is not None:
+        model = entry.run.model
+        return f"{model.architecture}, {model.num_layers} layers"
+    return entry.row.text(column)
 
 
 def cell_of(row: Row) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from planner.serving.prices import ServingPrices
 from planner.serving_layout import EngineShape
 from planner.specs import ModelSpec
 
-
 SCENARIOS = frozenset({(1024, 1024), (1024, 8192), (8192, 1024)})
 """Prompts and answers of InferenceX, a public benchmark: lengths are drawn evenly from 0.8 of these to these."""
 
@@ -119,7 +118,7 @@ class ServedRuns:
                 self._prices[key] = ServingPrices(_loaded(bundled.name), cluster, self._constants.kernels)
             prices = self._prices[key]
             if not row.text("quant"):
-                assumed.append("quantisation: none, 16 bit")
+                assumed.append("quantisation: as the weights are published")
             formats = formats_of(row.text("quant"), prices.model)
         except InputError as error:
             raise ValueError(error.message) from None

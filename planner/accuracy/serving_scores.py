@@ -15,6 +15,7 @@ from planner.accuracy.scores import Errors, errors_of
 from planner.accuracy.serving import ServingPrediction
 from planner.accuracy.serving_exclusions import Sorting
 from planner.accuracy.serving_rows import Mode
+from planner.serving_layout import EngineShape
 
 NOISE = 1.05
 """Repeats of a configuration lie within 5 % in time between tokens, nine of ten of them."""
@@ -133,9 +134,9 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layout:
-    """One layout of a group, with what is compared."""
+    """One layout of a group, with what is compared; releases of an engine are no choice."""
 
-    gpus: int
+    shape: EngineShape
     tpot: tuple[float, float]
     throughput: tuple[float, float]
 
@@ -147,10 +148,10 @@ def ranking_of(entries: Sequence[ServingPrediction]) -> Ranking:
         layout = _layout(entry)
         if layout is not None:
             groups[tuple(entry.row.text(column) for column in CHOICE_COLUMNS)].append(layout)
-    several = [layouts for layouts in groups.values() if len(layouts) > 1]
-    pairs = [pair for layouts in several for pair in combinations(layouts, 2)]
-    unequal = [pair for pair in pairs if pair[0].gpus != pair[1].gpus]
-    equal = [pair for pair in pairs if pair[0].gpus == pair[1].gpus]
+    several = [layouts for layouts in groups.values() if len({layout.shape for layout in layouts}) > 1]
+    pairs = [pair for layouts in several for pair in combinations(layouts, 2) if pair[0].shape != pair[1].shape]
+    unequal = [pair for pair in pairs if pair[0].shape.num_gpus != pair[1].shape.num_gpus]
+    equal = [pair for pair in pairs if pair[0].shape.num_gpus == pair[1].shape.num_gpus]
     regrets = [
         max(layout.throughput[1] for layout in layouts)
         / max(layouts, key=lambda layout: layout.throughput[0]).throughput[1]
@@ -179,7 +180,7 @@ def _layout(entry: ServingPrediction) -> _Layout | None:
         return run.concurrency * (run.prompt + run.output) / (first + each * (run.output - 1)) / gpus
 
     return _Layout(
-        gpus=gpus,
+        shape=run.shape,
         tpot=(entry.tpot_seconds, tpot),
         throughput=(throughput(entry.ttft_seconds or 0.0, entry.tpot_seconds), throughput(ttft, tpot)),
     )
@@ -196,8 +197,8 @@ def _order(pairs: Sequence[tuple[_Layout, _Layout]], value: Callable[[_Layout], 
         less = measured < other_measured
         right += (predicted < other_predicted) == less
         # More GPUs: less time per token, and fewer tokens per second and GPU.
-        by_gpus += (one.gpus > other.gpus) == less
-        unequal = one.gpus != other.gpus
+        by_gpus += (one.shape.num_gpus > other.shape.num_gpus) == less
+        unequal = one.shape.num_gpus != other.shape.num_gpus
     return Order(
         pairs=counted,
         right=right / counted if counted else None,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from types import MappingProxyType
 
@@ -111,44 +111,51 @@ class Calibration:
     source: str = field(compare=False)
 
 
-_POLICIES: Mapping[str, Mapping[str, float | int | Scheduling]] = MappingProxyType(
+_POLICIES: Mapping[str, partial[Engine]] = MappingProxyType(
     {
         # vLLM's defaults for a server on GPUs of 70 GiB and more (`vllm/engine/arg_utils.py`).
-        "vllm": {
-            "scheduling": Scheduling.MIXED,
-            "reserved_fraction": 0.0,
-            "default_batched_tokens": 8192,
-            "default_num_seqs": 1024,
-            "default_memory_fraction": 0.92,
-            "block_size": 16,
-            "exchange_start_seconds": 4.3e-6,
-            "second_shot_seconds": 5e-6,
-        },
+        "vllm": partial(
+            Engine,
+            name="vllm",
+            scheduling=Scheduling.MIXED,
+            reserved_fraction=0.0,
+            default_batched_tokens=8192,
+            default_num_seqs=1024,
+            default_memory_fraction=0.92,
+            block_size=16,
+            exchange_start_seconds=4.3e-6,
+            second_shot_seconds=5e-6,
+        ),
         # TensorRT-LLM's `GUARANTEED_NO_EVICT` policy, and `trtllm-serve`'s defaults.
-        "trtllm": {
-            "scheduling": Scheduling.MIXED,
-            "reserved_fraction": 1.0,
-            "default_batched_tokens": 8192,
-            "default_num_seqs": 2048,
-            "default_memory_fraction": 0.9,
-            "block_size": 32,
-            "exchange_start_seconds": 2.7e-6,
-            "second_shot_seconds": 13e-6,
-        },
+        "trtllm": partial(
+            Engine,
+            name="trtllm",
+            scheduling=Scheduling.MIXED,
+            reserved_fraction=1.0,
+            default_batched_tokens=8192,
+            default_num_seqs=2048,
+            default_memory_fraction=0.9,
+            block_size=32,
+            exchange_start_seconds=2.7e-6,
+            second_shot_seconds=13e-6,
+        ),
         # SGLang's `chunked_prefill_size` and `mem_fraction_static` on large GPUs; it reserves a part of each answer
-        # that falls as answers run (`new_token_ratio`).
-        "sglang": {
-            "scheduling": Scheduling.PREFILL_FIRST,
-            "reserved_fraction": 0.4,
-            "default_batched_tokens": 8192,
-            "default_num_seqs": 1024,
-            "default_memory_fraction": 0.88,
-            "block_size": 1,
-            "exchange_start_seconds": 4.4e-6,
-            "second_shot_seconds": 5e-6,
-        },
+        # that falls as answers run (`new_token_ratio`): 0.4 is assumed.
+        "sglang": partial(
+            Engine,
+            name="sglang",
+            scheduling=Scheduling.PREFILL_FIRST,
+            reserved_fraction=0.4,
+            default_batched_tokens=8192,
+            default_num_seqs=1024,
+            default_memory_fraction=0.88,
+            block_size=1,
+            exchange_start_seconds=4.4e-6,
+            second_shot_seconds=5e-6,
+        ),
     }
 )
+"""What each engine is by itself; the constants beside it are fitted."""
 
 
 @cache
@@ -156,7 +163,7 @@ def calibration() -> Calibration:
     """Return the constants that come with the package."""
     file = resources.files("planner") / "data" / "serving" / "constants.json"
     content = json.loads(file.read_text(encoding="utf-8"))
-    engines = {name: Engine(name=name, **policy, **content["engines"][name]) for name, policy in _POLICIES.items()}
+    engines = {name: policy(**content["engines"][name]) for name, policy in _POLICIES.items()}
     return Calibration(
         engines=MappingProxyType(engines), kernels=KernelFactors(**content["kernels"]), source=content["source"]
     )

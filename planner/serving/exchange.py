@@ -2,8 +2,8 @@
 
 Inside a peer domain small tensors are summed in one kernel: every rank reads all the others' parts (one shot), or each
 sums a part and the others read it (two shots), whichever is faster; large ones go through NCCL at its bus bandwidth.
-Constants are read off published timings of vLLM's, SGLang's and TensorRT-LLM's kernels in graphs on H100,
-256 B to 1 GB, and scale with the datasheet's link. Where a group leaves the domain, NCCL's price counts (`profiles.collectives`).
+Constants are read off published timings of vLLM's, SGLang's and TensorRT-LLM's kernels in graphs on H100, 256 B to
+1 GB, and scale with the datasheet's link. Where a group leaves the domain NCCL's price counts (`profiles.collectives`).
 """
 
 from functools import lru_cache
@@ -69,7 +69,8 @@ class ExchangeTimes:
         link = self.cluster.device.peer_bytes_per_second
         if link is None:
             slot = self.cluster.device.host_bytes_per_second * HOST_LINK_FRACTION.value
-            return HOST_LINK_START.value * (1 + np.log2(size)) + traffic_P / slot
+            over_slots_P: FloatArray = HOST_LINK_START.value * (1 + np.log2(size)) + traffic_P / slot
+            return over_slots_P
         start = self._start + START_PER_RANK.value * (size - 2)
         one_shot_P = (size - 1) * num_bytes / (link * ONE_SHOT_FRACTION.value)
         two_shots_P = self._second_shot * size / 8 + traffic_P / (link * self.bus_fraction(size)) + _ramp_P(num_bytes)
@@ -87,7 +88,8 @@ class ExchangeTimes:
         link = self.cluster.device.peer_bytes_per_second
         if link is None:
             slot = self.cluster.device.host_bytes_per_second * HOST_LINK_FRACTION.value
-            return HOST_LINK_START.value * (1 + np.log2(size)) + traffic_P / slot
+            over_slots_P: FloatArray = HOST_LINK_START.value * (1 + np.log2(size)) + traffic_P / slot
+            return over_slots_P
         start = self._start + START_PER_RANK.value * (size - 2)
         seconds_P: FloatArray = start + traffic_P / (link * self.bus_fraction(size)) + _ramp_P(num_bytes) / 2
         return seconds_P
@@ -98,7 +100,8 @@ class ExchangeTimes:
         device = self.cluster.device
         if crosses_nodes:
             level = next(level for level in reversed(self.cluster.levels) if level.kind is LinkKind.NETWORK)
-            return level.latency_seconds + num_bytes / level.bytes_per_second
+            over_network_P: FloatArray = level.latency_seconds + num_bytes / level.bytes_per_second
+            return over_network_P
         link = device.peer_bytes_per_second
         rate = (
             device.host_bytes_per_second * HOST_LINK_FRACTION.value if link is None else link * BUS_FRACTION_TWO.value

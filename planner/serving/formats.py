@@ -60,7 +60,6 @@ class ServedFormats:
 
 
 _WORDS = {
-    "": "bf16",
     "none": "bf16",
     "auto": "bf16",
     "bf16": "bf16",
@@ -104,16 +103,31 @@ PER_TENSOR = frozenset({"MixtralForCausalLM", "Llama4ForConditionalGeneration", 
 """Mixtures whose published fp8 checkpoints scale whole tensors or channels; those of the others scale blocks."""
 
 
+_PUBLISHED = {"deepseek-v3": "fp8", "deepseek-r1": "fp8", "kimi-k2": "fp8", "minimax-m2": "fp8", "gpt-oss": "mxfp4"}
+"""What weights are published in that are not published in 16 bit, by the beginning of a model's name."""
+
+
+def _name(word: str, model: ModelSpec) -> str:
+    """Return the quantisation that a word means for a model."""
+    published = next((name for start, name in _PUBLISHED.items() if model.name.startswith(start)), "bf16")
+    name = published if not word else _WORDS[word]
+    if published == "mxfp4" and name != "bf16":
+        return "mxfp4"
+    if name == "fp8" and model.has_experts and model.architecture not in PER_TENSOR:
+        return "fp8_block"
+    return name
+
+
 def quantisations() -> tuple[str, ...]:
     """Return the words that name a quantisation."""
-    return tuple(word for word in _WORDS if word)
+    return tuple(_WORDS)
 
 
 def formats_of(quantisation: str, model: ModelSpec, *, cache: str = "bfloat16") -> ServedFormats:
     """Return what a model is held in under a quantisation.
 
     Args:
-        quantisation: An engine's or a model card's word; empty for none.
+        quantisation: An engine's or a model card's word; empty for what its weights are published in.
         model: The model: which parts stay in 16 bit depends on it.
         cache: Format of keys and values.
 
@@ -121,13 +135,11 @@ def formats_of(quantisation: str, model: ModelSpec, *, cache: str = "bfloat16") 
         InputError: There is no such word.
     """
     word = quantisation.strip().lower().replace("-", "_")
-    if word not in _WORDS:
+    if word and word not in _WORDS:
         raise InputError(
             f"quantisation {quantisation[:40]!r} is not known.", hint=f"Use one of {', '.join(quantisations())}."
         )
-    name = _WORDS[word]
-    if name == "fp8" and model.has_experts and model.architecture not in PER_TENSOR:
-        name = "fp8_block"
+    name = _name(word, model)
     chosen = _WEIGHTS[name]
     latent = any(isinstance(block.mixer, LatentAttention) for block in model.distinct_blocks)
     attention = PLAIN if name == "mxfp4" or (name == "nvfp4" and latent) else chosen

@@ -31,9 +31,7 @@ class Grouped:
 _TIMINGS = "published timings of fused experts on H100, balanced, {rows} rows of two engines"
 
 
-def _grouped(  # noqa: PLR0913 - one row of a table
-    compute: float, memory: float, start: float, source: str, *, origin: Origin = Origin.MEASURED
-) -> Grouped:
+def _grouped(compute: float, memory: float, start: float, source: str, *, origin: Origin = Origin.MEASURED) -> Grouped:
     def constant(value: float, high: float) -> Constant:
         return Constant(value=value, low=0.0, high=high, source=source, origin=origin)
 
@@ -46,7 +44,9 @@ GROUPED: Mapping[str, Grouped] = MappingProxyType(
         "fp8": _grouped(0.55, 1.0, 16e-6, "published timings of TensorRT-LLM's fused experts on H100, 1,020 rows"),
         "fp8_block": _grouped(0.45, 1.0, 16e-6, _TIMINGS.format(rows="1,380")),
         "int8": _grouped(0.55, 1.0, 16e-6, "assumption: as fp8", origin=Origin.ASSUMED),
-        "int8_wo": _grouped(0.65, 0.8, 20e-6, "assumption: as bf16, weights unpacked on the way", origin=Origin.ASSUMED),
+        "int8_wo": _grouped(
+            0.65, 0.8, 20e-6, "assumption: as bf16, weights unpacked on the way", origin=Origin.ASSUMED
+        ),
         "int4": _grouped(0.8, 0.6, 50e-6, "assumption: as mxfp4", origin=Origin.ASSUMED),
         "nvfp4": _grouped(0.5, 1.0, 16e-6, "assumption: as fp8 by blocks", origin=Origin.ASSUMED),
         "mxfp4": _grouped(0.8, 0.6, 50e-6, "published timings of vLLM's fused experts on H100, balanced, 225 rows"),

@@ -45,9 +45,7 @@ class ServingPrices:
         rank, key = self.rank(shape, formats), (shape, formats)
         starts = (engine.exchange_start_seconds, engine.second_shot_seconds)
         if (*key, *starts) not in self._tables:
-            self._tables[*key, *starts] = step_tables(
-                rank, shape, self.cluster, factors=self._factors, starts=starts
-            )
+            self._tables[*key, *starts] = step_tables(rank, shape, self.cluster, factors=self._factors, starts=starts)
         attention = [
             (layer.count, self._answers_of(layer.attention, formats.cache_bytes), self._prompts_of(layer.attention))
             for layer in rank.layers

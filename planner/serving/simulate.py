@@ -100,15 +100,17 @@ class Simulation:
     @property
     def ttft_N(self) -> FloatArray:
         """Return the seconds to each first token."""
-        return self.first_token_N - self.arrival_N
+        seconds_N: FloatArray = self.first_token_N - self.arrival_N
+        return seconds_N
 
     @property
     def tpot_N(self) -> FloatArray:
         """Return the seconds for each token behind the first; NaN for answers of one."""
         behind_N = (self.outputs_N - 1).astype(np.float64)
-        return np.divide(
+        seconds_N: FloatArray = np.divide(
             self.end_N - self.first_token_N, behind_N, out=np.full(len(behind_N), np.nan), where=behind_N > 0
         )
+        return seconds_N
 
     @property
     def seconds(self) -> float:

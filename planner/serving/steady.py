@@ -5,8 +5,8 @@ With B running answers of mean context c, each answer's life takes B prompts' wo
     tpot(B) = decode(B, c) + B prefill(prompt) / (output - 1),
 
 where a mixed step pays the tokens of a chunk beside its answers, and prefill is what a chunk adds to such a step. With
-arrivals at a rate r, Little's law gives B = r (output - 1) tpot(B), which rises in B and is solved by bisection; with no
-solution below the seats or the cache the engine is saturated. The first token waits for prompts in front of it: at a
+arrivals at a rate r, Little's law gives B = r (output - 1) tpot(B), which rises in B and is solved by bisection; with
+no solution below the seats or the cache the engine is saturated. The first token waits for prompts in front of it: at a
 load u of the engine's prefill capacity the mean wait is that of a queue with one server and fixed service (Pollaczek
 and Khinchine), u / (2 (1 - u)) of a prompt's time.
 """

@@ -175,9 +175,7 @@ class _Kernels:
                 depth * kind.activation_bytes + PLAIN_BYTES * columns
             )
             for surface, weight_T in ((small, 1 - filled_T), (large, filled_T)):
-                seconds_T += weight_T * surface.seconds_P(
-                    each_T, columns, depth, bytes_P=num_bytes_T, batch_P=active_T
-                )
+                seconds_T += weight_T * surface.seconds_P(each_T, columns, depth, bytes_P=num_bytes_T, batch_P=active_T)
         copied_T = PLAIN_BYTES * (rows_T * (3 * experts.hidden + 3 * experts.inter) + tokens_T * experts.hidden)
         return seconds_T - starts + copied_T / copied_bytes_per_second(self._device)
 

@@ -50,7 +50,7 @@ class Requests:
         return len(self.arrivals_N)
 
 
-def closed_loop(
+def closed_loop(  # noqa: PLR0913 - the facts of a benchmark
     *, count: int, concurrency: int, prompt: int, output: int, spread: float = 1.0, seed: int = 0
 ) -> Requests:
     """Return requests of a benchmark that keeps `concurrency` under way.
@@ -73,7 +73,9 @@ def closed_loop(
     )
 
 
-def poisson(*, count: int, per_second: float, prompt: int, output: int, spread: float = 1.0, seed: int = 0) -> Requests:
+def poisson(  # noqa: PLR0913 - the facts of a load
+    *, count: int, per_second: float, prompt: int, output: int, spread: float = 1.0, seed: int = 0
+) -> Requests:
     """Return requests that come independently of one another.
 
     Args:

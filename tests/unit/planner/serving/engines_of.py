@@ -50,7 +50,7 @@ def prices_of(model: str, preset: str) -> ServingPrices:
     return ServingPrices(load_bundled(model), load_preset(preset).to_cluster())
 
 
-def served(  # noqa: PLR0913 - the facts of an engine
+def served(
     model: str = "llama-3.1-8b",
     *,
     preset: str = "dgx-h100",

@@ -151,7 +151,9 @@ def test_what_people_run_fits(model: str, preset: str, quantisation: str, tp: in
 
 
 def test_pipeline_stages_divide_weights_and_cache() -> None:
-    whole, half = (served("llama-3.1-70b", quantisation="fp8", shape=EngineShape(tp=4, pp=pp)).ledger() for pp in (1, 2))
+    whole, half = (
+        served("llama-3.1-70b", quantisation="fp8", shape=EngineShape(tp=4, pp=pp)).ledger() for pp in (1, 2)
+    )
     assert half.token_bytes == whole.token_bytes / 2
     assert half.lines[0].num_bytes < 0.55 * whole.lines[0].num_bytes
 
@@ -159,7 +161,5 @@ def test_pipeline_stages_divide_weights_and_cache() -> None:
 def test_the_share_of_the_memory_decides_the_pool() -> None:
     engine = served()
     memory = engine.prices.cluster.device.memory_bytes
-    pools = [
-        engine.ledger(replace(engine.settings(), gpu_memory_utilization=share)).pool_bytes for share in (0.5, 0.9)
-    ]
+    pools = [engine.ledger(replace(engine.settings(), gpu_memory_utilization=share)).pool_bytes for share in (0.5, 0.9)]
     assert pools[1] - pools[0] == pytest.approx(0.4 * memory, abs=2)

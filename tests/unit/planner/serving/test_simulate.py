@@ -101,7 +101,9 @@ def test_the_same_requests_give_the_same_times() -> None:
 def test_steps_taken_together_are_the_steps_one_by_one() -> None:
     # A second request that comes late only cuts the run of steps of the first in two.
     serving = served()
-    alone = simulate(_requests(arrivals=[0.0], prompts=[500], outputs=[400]), costs=serving.costs, seats=serving.seats())
+    alone = simulate(
+        _requests(arrivals=[0.0], prompts=[500], outputs=[400]), costs=serving.costs, seats=serving.seats()
+    )
     end = float(alone.end_N[0])
     both = simulate(
         _requests(arrivals=[0.0, end + 1.0], prompts=[500, 500], outputs=[400, 400]),
@@ -151,7 +153,8 @@ def test_times_grow_with_the_rate() -> None:
     load = Load(prompt=1000, output=300)
     found = [at_rate(serving.costs, serving.seats(), load, rate) for rate in (0.5, 1.0, 2.0, 4.0, 8.0)]
     assert all(
-        one.tpot_seconds < other.tpot_seconds and one.ttft_seconds < other.ttft_seconds for one, other in pairwise(found)
+        one.tpot_seconds < other.tpot_seconds and one.ttft_seconds < other.ttft_seconds
+        for one, other in pairwise(found)
     )
 
 

@@ -1,6 +1,7 @@
 """Steps of engines: laws, sums, and figures by hand."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_more_answers_take_longer_and_less_each(model: str, quantisation: str, t
     batches = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
     seconds = [costs.seconds(decodes=batch, context=1000) for batch in batches]
     # A product of more rows may find a better tile: a hundredth is allowed.
-    assert all(later >= 0.99 * earlier for earlier, later in zip(seconds, seconds[1:], strict=False))
+    assert all(later >= 0.99 * earlier for earlier, later in pairwise(seconds))
     each = [second / batch for second, batch in zip(seconds, batches, strict=True)]
     assert each == sorted(each, reverse=True)
 
@@ -58,9 +59,7 @@ def test_terms_sum_to_the_step(model: str, quantisation: str, tp: int) -> None:
 
 
 def test_more_ranks_take_less_of_a_large_step() -> None:
-    seconds = [
-        _engine("llama-3.1-70b", "fp8", tp).costs.seconds(chunks=[(8192, 0)], finished=1) for tp in (1, 2, 4, 8)
-    ]
+    seconds = [_engine("llama-3.1-70b", "fp8", tp).costs.seconds(chunks=[(8192, 0)], finished=1) for tp in (1, 2, 4, 8)]
     assert seconds == sorted(seconds, reverse=True)
     assert seconds[0] < 8 * seconds[-1], "collectives and streams are not divided"
 
@@ -125,9 +124,7 @@ def test_a_faster_engine_constant_is_a_faster_step() -> None:
 
 
 def test_pipeline_stages_pass_micro_batches() -> None:
-    whole, staged = (
-        served("llama-3.1-70b", quantisation="fp8", shape=EngineShape(tp=4, pp=pp)).costs for pp in (1, 2)
-    )
+    whole, staged = (served("llama-3.1-70b", quantisation="fp8", shape=EngineShape(tp=4, pp=pp)).costs for pp in (1, 2))
     # Few tokens read all weights however they are cut; many are cut in two that pass one after the other.
     assert staged.seconds(decodes=2, context=100) == pytest.approx(whole.seconds(decodes=2, context=100), rel=0.1)
     assert staged.seconds(chunks=[(8192, 0)]) < 0.62 * whole.seconds(chunks=[(8192, 0)])
@@ -151,3 +148,9 @@ def test_nvfp4_leaves_latent_attention_alone_and_mxfp4_all_but_experts() -> None
     assert dense.attention.weight_bytes == dense.feed_forward.weight_bytes == 0.5625
     micro = formats_of("mxfp4", prices_of("gpt-oss-120b", "dgx-h100").model)
     assert (micro.attention.weight_bytes, micro.experts.weight_bytes) == (2, 0.53125)
+
+
+def test_no_word_is_what_the_weights_are_published_in() -> None:
+    assert formats_of("", prices_of("llama-3.1-8b", "dgx-h100").model).name == "bf16"
+    assert formats_of("", prices_of("deepseek-v3", "dgx-h200").model).name == "fp8_block"
+    assert formats_of("fp4", prices_of("gpt-oss-120b", "dgx-h100").model).name == "mxfp4"
