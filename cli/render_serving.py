@@ -6,7 +6,7 @@ from dataclasses import asdict
 from cli.render import Block, Facts, Line, Style, Table, columns, count, section
 from cli.render_accuracy import error_cells, or_none, reasons
 from planner.accuracy.measurements import Kind
-from planner.accuracy.scores import grouped
+from planner.accuracy.scores import Errors, grouped
 from planner.accuracy.serving import ServingPrediction
 from planner.accuracy.serving_exclusions import Sorting, exclusions
 from planner.accuracy.serving_fit import ENGINE_PRIORS, KERNEL_PRIORS, LeftOut
@@ -146,7 +146,6 @@ def serving_blocks(found: Sequence[ServingPrediction], sorting: Sorting, by: Seq
     refused = refused_rows(found)
     predicted, stated = sum(entry.error is None for entry in found), sum(entry.run is not None for entry in found)
     facts = [
-        *(_fact(name, entries) for name, entries in _named(sets) if entries),
         ("ran, predicted not to fit", f"{len(refused)} of {count(len(found))}"),
         ("predicted", f"{count(predicted)} of {count(len(found))}; {count(stated)} state a layout and lengths"),
         *_ranking_facts(ranking_of(sets.clean)),
@@ -160,38 +159,43 @@ def serving_blocks(found: Sequence[ServingPrediction], sorting: Sorting, by: Seq
     return (
         Line("Predicted over measured, less one; steady rows that count", Style.HEADING),
         Table(columns=columns(*names), rows=tuple(rows)),
+        *section("Median errors; tokens and answers: those a second and GPU", _summary_table(sets)),
+        Line(""),
         Facts(pairs=tuple(facts)),
         *(section("Left out", *left) if left else ()),
         *reasons([entry.error for entry in found]),
     )
 
 
-def _fact(name: str, entries: Sequence[ServingPrediction]) -> tuple[str, str]:
-    parts = []
-    for metric in Metric:
-        errors = metric_errors(entries, metric)
-        alike = metric_errors(entries, metric, sources_alike=True)
-        if errors is not None and alike is not None:
-            parts.append(
-                f"{metric} {100 * errors.median_absolute:.1f} % (mean {100 * errors.mean_absolute:.1f} %, sources alike"
-                f" {100 * alike.median_absolute:.1f} %) of {count(errors.count)}"
-            )
-    return name, "; ".join(parts) or "nothing to compare"
+def _summary_table(sets: Sets) -> Table:
+    """Return the errors of every set: median, mean in brackets; of the time per token with sources alike, too."""
+    rows = []
+    for name, entries in _named(sets):
+        alike = metric_errors(entries, Metric.TPOT, sources_alike=True)
+        cells = [_cell(metric_errors(entries, metric)) for metric in Metric]
+        if any(cells):
+            rows.append((name, count(len(entries)), cells[0], _cell(alike), *cells[1:]))
+    names = columns("%, mean in brackets", ">rows", ">tpot", ">sources alike", ">ttft", ">tokens", ">answers")
+    return Table(columns=names, rows=tuple(rows))
+
+
+def _cell(errors: Errors | None) -> str:
+    return "" if errors is None else f"{100 * errors.median_absolute:.1f} ({100 * errors.mean_absolute:.0f})"
 
 
 def _ranking_facts(ranking: Ranking) -> list[tuple[str, str]]:
     facts = [
         (name, _order_in_words(order))
         for name, order in (
-            ("order, other GPU counts, time per token", ranking.unequal_tpot),
-            ("order, other GPU counts, tokens/s/GPU", ranking.unequal_throughput),
-            ("order, equal GPU counts, time per token", ranking.equal_tpot),
-            ("order, equal GPU counts, tokens/s/GPU", ranking.equal_throughput),
+            ("tpot order, other GPU counts", ranking.unequal_tpot),
+            ("tokens order, other GPU counts", ranking.unequal_throughput),
+            ("tpot order, equal GPU counts", ranking.equal_tpot),
+            ("tokens order, equal GPU counts", ranking.equal_throughput),
         )
         if order.pairs
     ]
     if ranking.regret is not None:
-        facts.append(("regret", f"{100 * ranking.regret:.2f} % of tokens/s/GPU, {ranking.groups} groups"))
+        facts.append(("regret", f"{100 * ranking.regret:.2f} % of tokens, {ranking.groups} groups"))
     return facts
 
 

@@ -126,7 +126,7 @@ def accuracy(
         _training(rows, _columns(rows, by, ("source_group",)), refits, format_)
     elif kind is Kind.SERVING:
         refits = Refits(everything=refit, without=refit_without)
-        _serving(rows, _columns(rows, by, ("engine", "hardware", "model", "quant")), refits, format_)
+        _serving(rows, _columns(rows, by, ("engine", "hardware", "quant")), refits, format_)
     else:
         columns = _columns(rows, by, ("system", *FORMAT_COLUMNS))
         try:

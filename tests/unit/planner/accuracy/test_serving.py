@@ -10,33 +10,11 @@ from planner.accuracy.serving_exclusions import exclusions, sort_rows
 from planner.accuracy.serving_fit import ENGINE_PRIORS, KERNEL_PRIORS, ServingFit, group_of
 from planner.accuracy.serving_scores import Metric, metric_errors, ranking_of, sets_of
 from planner.serving.engines import calibration
-
-CELLS = {
-    "id": "T-1",
-    "source": "made up",
-    "model": "meta-llama/Llama-3.1-8B",
-    "quant": "fp8",
-    "hardware": "h100_sxm",
-    "num_gpus": "1.0",
-    "tp": "1.0",
-    "pp": "1.0",
-    "dp": "1.0",
-    "ep": "1.0",
-    "engine": "vllm",
-    "engine_version": "0.12.0",
-    "isl": "1024.0",
-    "osl": "128.0",
-    "concurrency_or_batch": "8.0",
-    "total_tokens_per_s_per_gpu": "",
-    "output_tokens_per_s_per_gpu": "",
-    "ttft_ms": "80",
-    "tpot_ms": "8",
-    "mode": "agg",
-}
+from tests.unit.planner.accuracy.rows import SERVING_CELLS
 
 
 def _row(**changes: str) -> Row:
-    return Row(id=changes.get("id", CELLS["id"]), line=2, cells={**CELLS, **changes})
+    return Row(id=changes.get("id", SERVING_CELLS["id"]), line=2, cells={**SERVING_CELLS, **changes})
 
 
 def _predicted(**changes: str) -> ServingPrediction:
