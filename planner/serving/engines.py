@@ -39,6 +39,7 @@ class Engine:
         default_batched_tokens: Tokens of a step unless told.
         default_num_seqs: Running sequences unless told.
         default_memory_fraction: Part of the GPU's memory that it takes unless told.
+        fraction_of_free: That part is one of what weights and a step leave, and is all cache; else one of the whole.
         block_size: Tokens of a block of the cache.
         exchange_start_seconds: Shortest all-reduce of two GPUs in a graph.
         second_shot_seconds: What one of eight GPUs takes longer where parts are summed first and gathered then.
@@ -58,6 +59,7 @@ class Engine:
     default_batched_tokens: int
     default_num_seqs: int
     default_memory_fraction: float
+    fraction_of_free: bool
     block_size: int
     exchange_start_seconds: float
     second_shot_seconds: float
@@ -122,11 +124,12 @@ _POLICIES: Mapping[str, partial[Engine]] = MappingProxyType(
             default_batched_tokens=8192,
             default_num_seqs=1024,
             default_memory_fraction=0.92,
+            fraction_of_free=False,
             block_size=16,
             exchange_start_seconds=4.3e-6,
             second_shot_seconds=5e-6,
         ),
-        # TensorRT-LLM's `GUARANTEED_NO_EVICT` policy, and `trtllm-serve`'s defaults.
+        # TensorRT-LLM's `GUARANTEED_NO_EVICT` policy, and `trtllm-serve`'s defaults (`free_gpu_memory_fraction`).
         "trtllm": partial(
             Engine,
             name="trtllm",
@@ -135,6 +138,7 @@ _POLICIES: Mapping[str, partial[Engine]] = MappingProxyType(
             default_batched_tokens=8192,
             default_num_seqs=2048,
             default_memory_fraction=0.9,
+            fraction_of_free=True,
             block_size=32,
             exchange_start_seconds=2.7e-6,
             second_shot_seconds=13e-6,
@@ -149,6 +153,7 @@ _POLICIES: Mapping[str, partial[Engine]] = MappingProxyType(
             default_batched_tokens=8192,
             default_num_seqs=1024,
             default_memory_fraction=0.88,
+            fraction_of_free=False,
             block_size=1,
             exchange_start_seconds=4.4e-6,
             second_shot_seconds=5e-6,

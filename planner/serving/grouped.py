@@ -53,3 +53,22 @@ GROUPED: Mapping[str, Grouped] = MappingProxyType(
     }
 )
 """Kinds by the name of the quantisation."""
+
+_UNPACKED_BY = {
+    ("mxfp4", "trtllm"): _grouped(
+        0.3, 1.0, 40e-6, "published timings of TensorRT-LLM's fused experts on H100, balanced, 135 rows"
+    ),
+}
+"""Kinds that an engine has kernels of its own for, by the names of both, on GPUs without a rate for fp4."""
+
+
+def grouped_kernels(name: str, *, engine: str, has_fp4: bool) -> Grouped:
+    """Return what an engine's grouped products reach.
+
+    Args:
+        name: The quantisation.
+        engine: The engine.
+        has_fp4: The GPU multiplies fp4.
+    """
+    own = None if has_fp4 else _UNPACKED_BY.get((name, engine))
+    return GROUPED[name] if own is None else own

@@ -1,8 +1,9 @@
 """What lies in the memory of one GPU of an engine, and how many tokens its cache holds.
 
 Engines take a part of the GPU's memory, hold the weights in it, measure what a full step needs, and give the rest to
-the cache of keys and values. The cache is counted in blocks; a model with recurrent states pads the attention's blocks
-until one is as large as a state, because both come from one pool (vLLM's hybrid cache manager).
+the cache of keys and values; or they give the cache a part of what weights and a step leave (TensorRT-LLM). The cache
+is counted in blocks; a model with recurrent states pads the attention's blocks until one is as large as a state,
+because both come from one pool (vLLM's hybrid cache manager).
 
 - Key and value heads fewer than tp are held in copies: tp over heads times as much.
 - Latent attention's cache is whole on every tensor-parallel rank; data-parallel attention, or a context-parallel degree
@@ -144,9 +145,10 @@ def kv_ledger(  # noqa: PLR0913 - the facts of an engine
     )
     index = sum(layer.count * layer.attention.index_bytes for layer in rank.layers if layer.attention is not None)
     states = sum(layer.count * layer.recurrence.state_bytes for layer in rank.layers if layer.recurrence is not None)
+    lines = _lines(rank, shape, settings, share)
     return KvLedger(
-        capacity_bytes=_capacity(settings, cluster),
-        lines=_lines(rank, shape, settings, share),
+        capacity_bytes=_capacity(settings, engine, cluster, sum(line.num_bytes for line in lines)),
+        lines=lines,
         token_bytes=(tokens + index) * share / shape.dcp,
         window_layers=windows,
         state_bytes=round(states * share),
@@ -163,10 +165,14 @@ def _kept(count: int, elements: int, formats: ServedFormats) -> float:
     return count * elements * formats.cache_bytes
 
 
-def _capacity(settings: EngineSettings, cluster: Cluster) -> int:
+def _capacity(settings: EngineSettings, engine: Engine, cluster: Cluster, held_bytes: int) -> int:
     """Return the memory that an engine may take; where the cache's bytes are told, all of it."""
-    memory = cluster.device.memory_bytes
-    return memory if settings.gpu_memory_utilization is None else int(memory * settings.gpu_memory_utilization)
+    memory, fraction = cluster.device.memory_bytes, settings.gpu_memory_utilization
+    if fraction is None:
+        return memory
+    if engine.fraction_of_free:
+        return min(memory, held_bytes + int(fraction * (memory - held_bytes))) if memory > held_bytes else memory
+    return int(memory * fraction)
 
 
 def _lines(rank: RankModel, shape: EngineShape, settings: EngineSettings, share: float) -> tuple[Line, ...]:

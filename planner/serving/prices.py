@@ -25,7 +25,7 @@ class ServingPrices:
         self.cluster = cluster
         self._graph = serving_graph(model)
         self._ranks: dict[tuple[EngineShape, ServedFormats], RankModel] = {}
-        self._tables: dict[tuple[EngineShape, ServedFormats, float, float], StepTables] = {}
+        self._tables: dict[tuple[EngineShape, ServedFormats, str, float, float], StepTables] = {}
         self._answers: dict[tuple[AttentionCore, float], DecodeTimes] = {}
         self._prompts: dict[AttentionCore, PromptTimes] = {}
 
@@ -43,15 +43,19 @@ class ServingPrices:
             CoverageError: The GPU lacks a rate that the model's formats need.
         """
         rank, key = self.rank(shape, formats), (shape, formats)
-        starts = (engine.exchange_start_seconds, engine.second_shot_seconds)
-        if (*key, *starts) not in self._tables:
-            self._tables[*key, *starts] = step_tables(rank, shape, self.cluster, factors=self._factors, starts=starts)
+        of_engine = (engine.name, engine.exchange_start_seconds, engine.second_shot_seconds)
+        if (*key, *of_engine) not in self._tables:
+            self._tables[*key, *of_engine] = step_tables(
+                rank, shape, self.cluster, factors=self._factors, engine=engine
+            )
         attention = [
             (layer.count, self._answers_of(layer.attention, formats.cache_bytes), self._prompts_of(layer.attention))
             for layer in rank.layers
             if layer.attention is not None
         ]
-        return StepCosts(rank=rank, shape=shape, engine=engine, tables=self._tables[*key, *starts], attention=attention)
+        return StepCosts(
+            rank=rank, shape=shape, engine=engine, tables=self._tables[*key, *of_engine], attention=attention
+        )
 
     def _answers_of(self, core: AttentionCore, cache_bytes: float) -> DecodeTimes:
         key = (core, cache_bytes)

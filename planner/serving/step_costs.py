@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from planner.serving.attention_times import DecodeTimes, PromptTimes
 from planner.serving.engines import Engine, KernelFactors
 from planner.serving.exchange import ExchangeTimes
-from planner.serving.grouped import GROUPED, Grouped
+from planner.serving.grouped import Grouped, grouped_kernels
 from planner.serving.rank_operators import PLAIN_BYTES, Product, RankLayer, RankModel, RoutedExperts
 from planner.serving_layout import EngineShape
 from planner.workload import DEFAULT_ROUTING_SKEW
@@ -136,8 +136,9 @@ def runnable(kind: Format, device: Device) -> Format:
 class _Kernels:
     """Prices products and experts on one GPU, vectorised over tokens."""
 
-    def __init__(self, device: Device, factors: KernelFactors) -> None:
+    def __init__(self, device: Device, factors: KernelFactors, engine: str) -> None:
         self._device = device
+        self._engine = engine
         self._factors = factors
         self._surfaces: dict[tuple[str, Grouped | None, bool], GemmSurface] = {}
 
@@ -152,7 +153,9 @@ class _Kernels:
 
     def experts_T(self, experts: RoutedExperts, tokens_T: FloatArray) -> FloatArray:
         """Return the seconds of one layer's experts on the busiest rank."""
-        kind, grouped = runnable(experts.format, self._device), GROUPED[experts.grouped]
+        kind = runnable(experts.format, self._device)
+        has_fp4 = "fp4" in self._device.dense_flops_per_second
+        grouped = grouped_kernels(experts.grouped, engine=self._engine, has_fp4=has_fp4)
         share = experts.topk / experts.experts
         reached_T = 1 - (1 - share) ** tokens_T
         active_T = experts.on_rank * reached_T
@@ -214,7 +217,7 @@ def _scan_T(layer: RankLayer, device: Device, tokens_T: FloatArray) -> FloatArra
 
 
 def step_tables(
-    model: RankModel, shape: EngineShape, cluster: Cluster, *, factors: KernelFactors, starts: tuple[float, float]
+    model: RankModel, shape: EngineShape, cluster: Cluster, *, factors: KernelFactors, engine: Engine
 ) -> StepTables:
     """Return what a layout's kernels take for every number of tokens of a data-parallel rank.
 
@@ -223,13 +226,14 @@ def step_tables(
         shape: How the engine lies on its GPUs.
         cluster: Where it runs.
         factors: What kernels reach inside an engine.
-        starts: The engine's shortest all-reduce, and what a second shot adds to it.
+        engine: Whose kernels run.
 
     Raises:
         CoverageError: The GPU lacks a rate that the model's formats need.
     """
     device = cluster.device
-    kernels, exchange = _Kernels(device, factors), ExchangeTimes(cluster, *starts)
+    kernels = _Kernels(device, factors, engine.name)
+    exchange = ExchangeTimes(cluster, engine.exchange_start_seconds, engine.second_shot_seconds)
     tokens_T = np.maximum(_GRID_T / shape.pp, 1.0)
     products_T, experts_T, exchange_T, scans_T = (np.zeros_like(tokens_T) for _ in range(4))
     stream_bytes = state_bytes = 0.0

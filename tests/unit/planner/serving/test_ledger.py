@@ -163,3 +163,10 @@ def test_the_share_of_the_memory_decides_the_pool() -> None:
     memory = engine.prices.cluster.device.memory_bytes
     pools = [engine.ledger(replace(engine.settings(), gpu_memory_utilization=share)).pool_bytes for share in (0.5, 0.9)]
     assert pools[1] - pools[0] == pytest.approx(0.4 * memory, abs=2)
+
+
+def test_trtllm_gives_the_cache_nine_tenths_of_what_is_left() -> None:
+    engine = served(engine="trtllm")
+    ledger = engine.ledger()
+    left = engine.prices.cluster.device.memory_bytes - ledger.held_bytes
+    assert ledger.pool_bytes == pytest.approx(0.9 * left, abs=2)
