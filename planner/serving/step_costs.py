@@ -133,7 +133,7 @@ def runnable(kind: Format, device: Device) -> Format:
     return replace(kind, rate="bf16", activation_bytes=PLAIN_BYTES)
 
 
-class _Kernels:
+class LayerKernels:
     """Prices products and experts on one GPU, vectorised over tokens."""
 
     def __init__(self, device: Device, factors: KernelFactors, engine: str) -> None:
@@ -232,7 +232,7 @@ def step_tables(
         CoverageError: The GPU lacks a rate that the model's formats need.
     """
     device = cluster.device
-    kernels = _Kernels(device, factors, engine.name)
+    kernels = LayerKernels(device, factors, engine.name)
     exchange = ExchangeTimes(cluster, engine.exchange_start_seconds, engine.second_shot_seconds)
     tokens_T = np.maximum(_GRID_T / shape.pp, 1.0)
     products_T, experts_T, exchange_T, scans_T = (np.zeros_like(tokens_T) for _ in range(4))
