@@ -65,15 +65,15 @@ LeftOutOption = Annotated[
     ),
 ]
 RefitOption = Annotated[
-    bool, typer.Option("--refit", help="Fit the constants of training to the runs, and list both; minutes.")
+    bool, typer.Option("--refit", help="Fit the constants of runs of this kind to them, and list both; minutes.")
 ]
 RefitWithoutOption = Annotated[
     str | None,
     typer.Option(
         "--refit-without",
         metavar="COLUMN",
-        help="Fit the constants of training anew without each value of a column, such as source_group, or without each"
-        f" {GENERATION} of GPUs, and predict its runs by them; a minute.",
+        help="Fit the constants anew without each value of a column, such as source_group, hardware or model, or of"
+        f" training runs without each {GENERATION} of GPUs, and predict its runs by them; minutes.",
         show_default=False,
     ),
 ]
@@ -99,9 +99,9 @@ def accuracy(
 ) -> None:
     """Predict every measured row of CSV files, and say how good the predictions are.
 
-    The kind of a file is recognised by its columns: training runs, matrix products, attention, latent attention,
-    experts, collectives. A row that cannot be priced is counted, with the reason. Kernels are priced by measured
-    tables where there are some: a row that such a table holds is no test of it, rows left out are.
+    The kind of a file is recognised by its columns: training runs, serving runs, matrix products, attention, latent
+    attention, experts, collectives. A row that cannot be priced is counted, with the reason. Kernels are priced by
+    measured tables where there are some: a row that such a table holds is no test of it, rows left out are.
     """
     from cli.render_accuracy import constants_blocks
     from planner.accuracy.measurements import Kind
@@ -114,15 +114,19 @@ def accuracy(
     kind, rows = _read(files)
     of_kernels = profile is not None or left_out is not None or surface_only
     of_training = refit or refit_without is not None
-    if of_kernels if kind is Kind.TRAINING else of_training:
+    of_runs = kind in {Kind.TRAINING, Kind.SERVING}
+    if of_kernels if of_runs else of_training:
         raise InputError(
-            "--profile, --left-out and --surface-only are for kernels, --refit and --refit-without for training runs.",
+            "--profile, --left-out and --surface-only are for kernels, --refit and --refit-without for runs.",
             location=Location(file=str(files[0])),
             hint="Leave the option out.",
         )
     if kind is Kind.TRAINING:
         refits = Refits(everything=refit, without=refit_without)
         _training(rows, _columns(rows, by, ("source_group",)), refits, format_)
+    elif kind is Kind.SERVING:
+        refits = Refits(everything=refit, without=refit_without)
+        _serving(rows, _columns(rows, by, ("engine", "hardware", "quant")), refits, format_)
     else:
         columns = _columns(rows, by, ("system", *FORMAT_COLUMNS))
         try:
@@ -232,6 +236,47 @@ def _training(rows: Sequence["Row"], columns: Sequence[str], refits: Refits, for
                 left_out = fit.leave_out(lambda entry: _group(entry, without))
                 document["refit_without"] = without_document(left_out)
                 blocks += without_blocks(left_out)
+    print_json(document) if format_ is Format.JSON else print_blocks(blocks)
+
+
+def _serving(rows: Sequence["Row"], columns: Sequence[str], refits: Refits, format_: Format) -> None:
+    """Print predictions of serving runs."""
+    from cli.render_serving import (
+        constants_of,
+        serving_blocks,
+        serving_document,
+        serving_refit_blocks,
+        serving_without_blocks,
+        serving_without_document,
+    )
+    from planner.accuracy.serving import ServingPredictor, predict_all
+    from planner.accuracy.serving_exclusions import sort_rows
+    from planner.accuracy.serving_fit import ServingFit, group_of
+    from planner.serving.engines import calibration
+
+    without = refits.without
+    if without is not None and without not in rows[0].cells:
+        raise InputError(f"--refit-without {without}: the file has no such column.", hint="Name a column of the file.")
+    if without is not None and len({row.text(without) for row in rows}) < 2:
+        raise InputError(
+            f"--refit-without {without}: every row says the same there, so nothing is left to fit.",
+            hint="Give files with several, or name another column.",
+        )
+    with progress_line() as progress:
+        found = predict_all(ServingPredictor(), rows, progress=progress)
+        sorting = sort_rows(rows)
+        document = serving_document(found, sorting, calibration())
+        blocks = serving_blocks(found, sorting, columns)
+        if refits.everything or without is not None:
+            fit = ServingFit(calibration(), found, sorting, progress=progress)
+            if refits.everything:
+                fitted = fit.fitted()
+                document["refit"] = constants_of(fitted)
+                blocks += serving_refit_blocks(calibration(), fitted)
+            if without is not None:
+                left_out = fit.leave_out(lambda entry: group_of(entry, without))
+                document["refit_without"] = serving_without_document(left_out, sorting)
+                blocks += serving_without_blocks(left_out, sorting)
     print_json(document) if format_ is Format.JSON else print_blocks(blocks)
 
 

@@ -28,10 +28,12 @@ class Kind(StrEnum):
     MOE = "moe"
     MOE_EXCHANGE = "moe-alltoall"
     COLLECTIVES = "collectives"
+    SERVING = "serving"
 
 
 COLUMNS: Mapping[Kind, frozenset[str]] = {
     Kind.TRAINING: frozenset({"model", "hardware", "num_gpus", "seq_len", "tp", "pp", "micro_batch", "global_batch"}),
+    Kind.SERVING: frozenset({"model", "hardware", "engine", "tp", "isl", "osl", "ttft_ms", "tpot_ms", "mode"}),
     Kind.GEMM: frozenset({"system", "dtype", "m", "n", "k", "latency_us"}),
     Kind.MLA: frozenset({"system", "mla_dtype", "num_heads", "batch_size", "latency_us"}),
     Kind.MOE_EXCHANGE: frozenset({"system", "comm_backend", "phase", "ep_size", "num_tokens", "latency_us"}),

@@ -1,1 +1,9 @@
-"""Serving: what an engine's replicas are, and what is planned for them."""
+"""Serving: what an engine's replicas are, what their steps cost, and what becomes of requests.
+
+- `formats`, `engines`, `grouped`: number formats by engines' words; engines' policies and constants; expert kernels.
+- `rank_operators`: a model's operator graph -> what one rank of an engine holds and runs.
+- `exchange`, `attention_times`, `step_costs`, `prices`: that -> seconds of a step.
+- `ledger`: the memory of a GPU -> tokens of cache, and whether it fits.
+- `traffic`, `steady`, `simulate`: requests -> times, in closed form and step by step.
+- `files`: a serving layout -> the files that start it.
+"""

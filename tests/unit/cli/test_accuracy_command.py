@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from profiles.constants import Origin
 from profiles.store import write_profile
-from tests.unit.planner.accuracy.rows import RUN
+from tests.unit.planner.accuracy.rows import RUN, SERVING_CELLS
 from tests.unit.profiles.profile_files import METADATA, TABLES
 
 RUNNER = CliRunner()
@@ -242,3 +242,64 @@ def test_a_file_counts_once_and_an_absurd_error_stays_short(tmp_path: Path) -> N
     assert once.exit_code == 0
     assert "over 10,000 %" in once.stdout
     assert max(map(len, once.stdout.splitlines())) < 150
+
+
+def _serving_file(tmp_path: Path) -> Path:
+    path = tmp_path / "serving.csv"
+    rows = [
+        SERVING_CELLS,
+        {**SERVING_CELLS, "id": "T-2", "tp": "2", "num_gpus": "2", "tpot_ms": "5"},
+        {**SERVING_CELLS, "id": "T-3", "model": "nobody's"},
+        {**SERVING_CELLS, "id": "S00890", "tpot_ms": "1"},
+    ]
+    path.write_text("\n".join(",".join(cells) for cells in (SERVING_CELLS, *(row.values() for row in rows))) + "\n")
+    return path
+
+
+def test_serving_runs_are_scored_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+    path = _serving_file(tmp_path)
+    document = json.loads(RUNNER.invoke(app, ["accuracy", str(path), "--format", "json"]).stdout)
+    assert document["kind"] == "serving"
+    assert [row["id"] for row in document["rows"]] == ["T-1", "T-2", "T-3", "S00890"]
+    first, second, third, _ = document["rows"]
+    assert first["predicted_fits"] is True
+    assert first["predicted_tpot_ms"] > second["predicted_tpot_ms"] > 0
+    assert first["predicted_ttft_ms"] > 0
+    assert first["predicted_total_tokens_per_second_per_gpu"] > first["predicted_output_tokens_per_second_per_gpu"]
+    assert third["error"] == 'model "nobody\'s" is not bundled'
+    assert document["summary"]["clean"]["tpot"]["rows_alike"]["count"] == 2
+    assert document["summary"]["ranking"]["unequal_tpot"] == {"pairs": 1, "right": 1.0, "by_gpus": 1.0}
+    assert (document["summary"]["coverage"], document["summary"]["coverage_of_stated"]) == (0.75, 1.0)
+    excluded = {entry["name"]: entry["rows"] for entry in document["excluded"]}
+    assert excluded["impossible as labelled"] == 1
+    assert "published" in document["constants"]["source"]
+
+    text = RUNNER.invoke(app, ["accuracy", str(path)])
+    assert text.exit_code == 0
+    assert "faster than the GPU's peak" in text.stdout
+    assert "Not predicted: 1 of 4 rows" in text.stdout
+    assert "100.0 % of 1 pairs; by counting GPUs 100.0 %" in text.stdout
+
+
+def test_serving_runs_can_be_refitted_and_left_out(tmp_path: Path) -> None:
+    path = _serving_file(tmp_path)
+    found = RUNNER.invoke(app, ["accuracy", str(path), "--refit", "--refit-without", "tp", "--format", "json"])
+    document = json.loads(found.stdout)
+    assert document["refit"]["engines"]["vllm"]["compute_factor"] > 0
+    assert [group["group"] for group in document["refit_without"]["groups"]] == ["1.0", "2"]
+    text = RUNNER.invoke(app, ["accuracy", str(path), "--refit", "--refit-without", "tp"])
+    assert "vllm compute_factor" in text.stdout
+    assert "By constants fitted without them" in text.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("nowhere", "--refit-without nowhere: the file has no such column."),
+        ("engine", "--refit-without engine: every row says the same there, so nothing is left to fit."),
+    ],
+)
+def test_a_serving_column_that_leaves_nothing_is_refused(tmp_path: Path, option: str, message: str) -> None:
+    result = RUNNER.invoke(app, ["accuracy", str(_serving_file(tmp_path)), "--refit-without", option])
+    assert result.exit_code == 2
+    assert message in result.stderr

@@ -1,0 +1,144 @@
+"""The steady state of one engine in closed form: what ranks layouts before any is simulated.
+
+With B running answers of mean context c, each answer's life takes B prompts' worth of prefill between its tokens, so
+
+    tpot(B) = decode(B, c) + B prefill(prompt) / (output - 1),
+
+where a mixed step pays the tokens of a chunk beside its answers, and prefill is what a chunk adds to such a step. With
+arrivals at a rate r, Little's law gives B = r (output - 1) tpot(B), which rises in B and is solved by bisection; with
+no solution below the seats or the cache the engine is saturated. The first token waits for prompts in front of it: at a
+load u of the engine's prefill capacity the mean wait is that of a queue with one server and fixed service (Pollaczek
+and Khinchine), u / (2 (1 - u)) of a prompt's time.
+"""
+
+from dataclasses import dataclass
+
+from planner.serving.engines import Scheduling
+from planner.serving.simulate import Seats
+from planner.serving.step_costs import StepCosts
+
+BISECTIONS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Traffic of one data-parallel rank, in the mean.
+
+    Args:
+        prompt: Tokens of a prompt that are computed.
+        cached: Tokens of a prompt that the cache holds already.
+        output: Tokens of an answer.
+    """
+
+    prompt: float
+    output: float
+    cached: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steady:
+    """The steady state of a data-parallel rank.
+
+    Args:
+        batch: Running answers.
+        tpot_seconds: Between two tokens of an answer.
+        ttft_seconds: To the first token.
+        requests_per_second: That come and end.
+        saturated: More come than end.
+    """
+
+    batch: float
+    tpot_seconds: float
+    ttft_seconds: float
+    requests_per_second: float
+    saturated: bool
+
+
+def most_running(seats: Seats, load: Load) -> float:
+    """Return how many answers run at once at most: by the seats, and by what the cache holds in the mean."""
+    tokens = load.prompt + load.cached + load.output / 2
+    return min(float(seats.sequences), seats.pool_bytes / (tokens * seats.token_bytes + seats.sequence_bytes))
+
+
+def prefill_seconds(costs: StepCosts, seats: Seats, load: Load, *, decodes: float = 0.0) -> float:
+    """Return what one prompt adds to the steps that it is a part of, beside `decodes` running answers."""
+    context = load.prompt + load.cached + load.output / 2
+    budget = float(seats.tokens) * costs.shape.pp
+    mixed = costs.engine.scheduling is Scheduling.MIXED and decodes > 0
+    room = max(1.0, budget - decodes) if mixed else budget
+    chunks: list[tuple[float, float]] = []
+    past, left = load.cached, load.prompt
+    while left > 0:
+        tokens = min(left, room)
+        chunks.append((tokens, past))
+        past, left = past + tokens, left - tokens
+    alone = costs.seconds(decodes=decodes, context=context) if mixed else 0.0
+    # Prompts that fill a part of a step share it with others.
+    total = 0.0
+    for chunk in chunks:
+        step = costs.seconds(chunks=[chunk], decodes=decodes if mixed else 0, context=context, finished=1)
+        total += step - alone
+    return total
+
+
+def at_batch(costs: StepCosts, seats: Seats, load: Load, batch: float) -> tuple[float, float]:
+    """Return the seconds between two tokens with so many running answers, and those of one prompt's prefill."""
+    context = load.prompt + load.cached + load.output / 2
+    decode = costs.seconds(decodes=batch, context=context)
+    if load.output <= 1:
+        return decode, prefill_seconds(costs, seats, load)
+    prefill = prefill_seconds(costs, seats, load, decodes=batch)
+    return decode + batch * prefill / (load.output - 1), prefill
+
+
+def at_concurrency(costs: StepCosts, seats: Seats, load: Load, concurrency: float) -> Steady:
+    """Return the steady state with so many requests under way; what finds no seat waits."""
+    batch = min(concurrency, max(most_running(seats, load), 1e-9))
+    tpot, prefill = at_batch(costs, seats, load, batch)
+    waiting = concurrency - batch
+    life = prefill + (load.output - 1) * tpot
+    ttft = prefill_seconds(costs, seats, load) + costs.first_token_seconds + waiting * life / batch
+    return Steady(
+        batch=batch,
+        tpot_seconds=tpot,
+        ttft_seconds=ttft,
+        requests_per_second=batch / life,
+        saturated=waiting > 0,
+    )
+
+
+def at_rate(costs: StepCosts, seats: Seats, load: Load, requests_per_second: float) -> Steady:
+    """Return the steady state with requests that come at a rate."""
+    most = max(most_running(seats, load), 1e-9)
+
+    def running(batch: float) -> float:
+        tpot, prefill = at_batch(costs, seats, load, batch)
+        return requests_per_second * (prefill + (load.output - 1) * tpot)
+
+    if running(most) > most:
+        full = at_concurrency(costs, seats, load, most)
+        return Steady(
+            batch=most,
+            tpot_seconds=full.tpot_seconds,
+            ttft_seconds=float("inf"),
+            requests_per_second=full.requests_per_second,
+            saturated=True,
+        )
+    low, high = 0.0, most
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if running(middle) > middle else (low, middle)
+    tpot, prefill = at_batch(costs, seats, load, high)
+    load_of_prefill = min(requests_per_second * prefill, 0.999)
+    alone = prefill_seconds(costs, seats, load, decodes=high)
+    wait = alone * load_of_prefill / (2 * (1 - load_of_prefill))
+    return Steady(
+        batch=high,
+        tpot_seconds=tpot,
+        ttft_seconds=costs.seconds(decodes=high, context=load.prompt) / 2
+        + wait
+        + prefill_seconds(costs, seats, load)
+        + costs.first_token_seconds,
+        requests_per_second=requests_per_second,
+        saturated=False,
+    )
