@@ -1,0 +1,399 @@
+"""What can be measured: a point is a suite and the values of that suite's columns.
+
+Words choose a kernel (format, phase, kind); sizes are whole numbers. Points of equal words form a group: between them
+the planner interpolates, never across. The order of points is that of their keys' making and never of a set, so that
+the same request gives the same order everywhere.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+LARGEST = 1 << 45
+"""Largest whole number of a point."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one suite.
+
+    Args:
+        words: Columns of words, each with the words that it knows.
+        sizes: Columns of whole numbers, from 0.
+        needs: Columns whose value is at least 1.
+    """
+
+    words: Mapping[str, tuple[str, ...]]
+    sizes: tuple[str, ...]
+    needs: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return all columns, words first."""
+        return (*self.words, *self.sizes)
+
+
+FORMATS = ("bf16", "fp16", "fp8", "int8", "fp32")
+PARTS = ("forward", "grad_input", "grad_weight")
+PHASES = ("forward", "backward")
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
+ELEMENTWISE = ("rmsnorm", "layernorm", "rotary", "swiglu", "gelu", "cross_entropy", "permute", "adam", "copy")
+
+_PRODUCT = Columns(
+    words={"dtype": FORMATS, "part": PARTS}, sizes=("batch", "m", "n", "k"), needs=("batch", "m", "n", "k")
+)
+
+COLUMNS: Mapping[str, Columns] = MappingProxyType(
+    {
+        # C[m, n] = A[m, k] B[k, n]; of experts `batch` at once, each with weights of its own.
+        "gemm": _PRODUCT,
+        "experts": _PRODUCT,
+        # window 0 is none; decode has query_len 1 and sees all kv_len keys.
+        "attention": Columns(
+            words={"dtype": FORMATS, "phase": ("forward", "backward", "decode"), "mask": ("causal", "full")},
+            sizes=("batch", "query_len", "kv_len", "window", "heads", "kv_heads", "qk_dim", "v_dim"),
+            needs=("batch", "query_len", "kv_len", "heads", "kv_heads", "qk_dim", "v_dim"),
+        ),
+        # Rows of features; of adam and copy all elements in one row.
+        "elementwise": Columns(
+            words={"dtype": FORMATS, "operation": ELEMENTWISE, "phase": PHASES},
+            sizes=("rows", "features"),
+            needs=("rows", "features"),
+        ),
+        # bytes as in `profiles.ops.Collective.buffer_bytes`; concurrent: all groups of the shape at once.
+        "collectives": Columns(
+            words={"kind": COLLECTIVES, "mode": ("eager", "graph"), "beside": ("alone", "concurrent")},
+            sizes=("size", "stride", "bytes"),
+            needs=("size", "stride", "bytes"),
+        ),
+        # concurrent: every GPU of the node copies at once.
+        "copies": Columns(
+            words={
+                "direction": ("to_device", "to_host", "to_drive", "from_drive"),
+                "memory": ("pinned", "pageable"),
+                "beside": ("alone", "concurrent"),
+            },
+            sizes=("bytes",),
+            needs=("bytes",),
+        ),
+        # A product of m = n = k while a collective of all ranks, or a copy, of so many bytes runs beside it.
+        "overlap": Columns(
+            words={"dtype": FORMATS, "beside": ("all_reduce", "send_recv", "to_device", "to_host")},
+            sizes=("product", "bytes"),
+            needs=("product", "bytes"),
+        ),
+        # Bytes, not seconds. context: of one process; communicator: of one more group of so many ranks; allocator:
+        # what it keeps beyond what was asked for, for so many tensors.
+        "memory": Columns(words={"term": ("context", "communicator", "allocator")}, sizes=("count",), needs=("count",)),
+        # launch: the host's time for one of so many launches; queue: from a launch to its kernel's end; graph: one
+        # kernel of a graph of so many.
+        "launch": Columns(words={"term": ("launch", "queue", "graph")}, sizes=("kernels",), needs=("kernels",)),
+        # A whole transformer layer, a check of the sum of its parts.
+        "layer": Columns(
+            words={"dtype": FORMATS, "phase": PHASES},
+            sizes=("batch", "tokens", "hidden", "heads", "kv_heads", "head_dim", "intermediate"),
+            needs=("batch", "tokens", "hidden", "heads", "kv_heads", "head_dim", "intermediate"),
+        ),
+    }
+)
+"""Every suite."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One thing to be measured.
+
+    Args:
+        suite: Which suite.
+        words: Its words, in the order of the suite's columns.
+        sizes: Its whole numbers, likewise.
+    """
+
+    suite: str
+    words: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        """Return the point in one line; equal points have equal keys."""
+        columns = COLUMNS[self.suite]
+        cells = zip(columns.names, (*self.words, *self.sizes), strict=True)
+        return " ".join((self.suite, *(f"{name}={value}" for name, value in cells)))
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """Return what it shares with the points that are interpolated with it."""
+        return (self.suite, *self.words)
+
+    def size(self, name: str) -> int:
+        """Return one of its sizes."""
+        return self.sizes[COLUMNS[self.suite].sizes.index(name)]
+
+    def word(self, name: str) -> str:
+        """Return one of its words."""
+        return self.words[tuple(COLUMNS[self.suite].words).index(name)]
+
+    def as_json(self) -> dict[str, object]:
+        """Return the point as a mapping of its columns."""
+        return {"suite": self.suite, **dict(zip(COLUMNS[self.suite].names, (*self.words, *self.sizes), strict=True))}
+
+
+def point(suite: str, **values: str | int) -> Point:
+    """Return the point with these values.
+
+    Raises:
+        ValueError: There is no such suite, a column is missing or unknown, or a value cannot be.
+    """
+    if suite not in COLUMNS:
+        raise ValueError(f"suite {suite[:40]!r} is not one of {', '.join(COLUMNS)}")
+    columns = COLUMNS[suite]
+    if set(values) != set(columns.names):
+        raise ValueError(f"the columns of {suite} are {', '.join(columns.names)}, not {', '.join(sorted(values))}")
+    for name, known in columns.words.items():
+        if values[name] not in known:
+            raise ValueError(f"{name} {str(values[name])[:40]!r} is not one of {', '.join(known)}")
+    for name in columns.sizes:
+        value = values[name]
+        least = 1 if name in columns.needs else 0
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= LARGEST:
+            raise ValueError(f"{name} = {str(value)[:40]!r} is no whole number from {least} to {LARGEST}")
+    return Point(
+        suite=suite,
+        words=tuple(str(values[name]) for name in columns.words),
+        sizes=tuple(int(values[name]) for name in columns.sizes),
+    )
+
+
+def point_from_json(data: object) -> Point:
+    """Return the point that `Point.as_json` has written.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("suite"), str):
+        raise ValueError("a point is a mapping with a suite")
+    values = {str(name): value for name, value in data.items() if name != "suite"}
+    return point(data["suite"], **values)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A point with how much depends on it.
+
+    Args:
+        point: The point.
+        weight: Seconds of a step, or any other measure, that ride on its accuracy; points of no model have 1.
+    """
+
+    point: Point
+    weight: float = 1.0
+
+
+def request_text(wanted: Sequence[Wanted]) -> str:
+    """Return a request: one point a line, with its weight."""
+    lines = (json.dumps({**entry.point.as_json(), "weight": round(entry.weight, 6)}) for entry in wanted)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def read_request(text: str) -> tuple[Wanted, ...]:
+    """Return the points of a request, each once, in its order.
+
+    Raises:
+        ValueError: A line is no point; the message says which.
+    """
+    found: dict[Point, Wanted] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            data = json.loads(line)
+            weight = float(data.pop("weight", 1.0)) if isinstance(data, dict) else math.nan
+            entry = Wanted(point=point_from_json(data), weight=weight)
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"weight = {weight} is no number from 0")
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"line {number}: {error}") from None
+        found.setdefault(entry.point, entry)
+    return tuple(found.values())
+
+
+def _powers(first: int, last: int, factor: int = 2) -> Iterator[int]:
+    value = first
+    while value <= last:
+        yield value
+        value *= factor
+
+
+def group_shapes(world_size: int, per_node: int) -> tuple[tuple[int, int], ...]:
+    """Return (size, stride) of every regular group that a layout of so many ranks can have, smallest first.
+
+    Sizes and strides divide the ranks; a group of consecutive ranks has stride 1 (tensor parallelism), one of a member
+    in each of several such groups their size (data or pipeline parallelism).
+    """
+    divisors = [size for size in range(1, world_size + 1) if world_size % size == 0]
+    found = [
+        (size, stride)
+        for size in divisors
+        for stride in divisors
+        if size > 1 and size * stride <= world_size and (stride < per_node or stride % per_node == 0)
+    ]
+    return tuple(sorted(found))
+
+
+def default_points(suites: Iterable[str], *, dtypes: Sequence[str], world_size: int, per_node: int) -> tuple[Point, ...]:
+    """Return the logarithmic grid that is measured where no model says what it needs.
+
+    Args:
+        suites: Which suites.
+        dtypes: Formats of products; attention and the rest are measured in the first 16-bit or 32-bit one.
+        world_size: Ranks of the job; collectives need two.
+        per_node: Ranks of one node.
+    """
+    wide = next((dtype for dtype in dtypes if dtype in ("bf16", "fp16", "fp32")), "bf16")
+    makers = {
+        "gemm": lambda: _gemm_grid(dtypes),
+        "experts": lambda: _experts_grid(wide),
+        "attention": lambda: _attention_grid(wide),
+        "elementwise": lambda: _elementwise_grid(wide),
+        "collectives": lambda: _collectives_grid(world_size, per_node),
+        "copies": lambda: _copies_grid(per_node),
+        "overlap": lambda: _overlap_grid(wide, world_size),
+        "memory": lambda: _memory_grid(world_size),
+        "launch": lambda: iter(
+            point("launch", term=term, kernels=kernels) for term in ("launch", "queue", "graph") for kernels in (1, 100)
+        ),
+        "layer": lambda: _layer_grid(wide),
+    }
+    return tuple(dict.fromkeys(entry for suite in suites for entry in makers[suite]()))
+
+
+def _gemm_grid(dtypes: Sequence[str]) -> Iterator[Point]:
+    for dtype in dtypes:
+        parts = PARTS if dtype != "int8" else ("forward",)
+        for m in _powers(128, 32768, 4):
+            for n in _powers(1024, 65536, 4):
+                for k in _powers(1024, 16384, 4):
+                    for part in parts:
+                        yield point("gemm", dtype=dtype, part=part, batch=1, m=m, n=n, k=k)
+
+
+def _experts_grid(dtype: str) -> Iterator[Point]:
+    for batch in (4, 16, 64):
+        for m in (64, 512, 4096):
+            for n, k in ((2048, 4096), (4096, 14336), (7168, 2048)):
+                for part in PARTS:
+                    yield point("experts", dtype=dtype, part=part, batch=batch, m=m, n=n, k=k)
+
+
+def _attention_grid(dtype: str) -> Iterator[Point]:
+    widths = {"MHA": (32, 32, 128, 128), "GQA": (32, 8, 128, 128), "few": (8, 1, 128, 128), "MLA": (16, 16, 192, 128)}
+    for heads, kv_heads, qk_dim, v_dim in widths.values():
+        shape = {"heads": heads, "kv_heads": kv_heads, "qk_dim": qk_dim, "v_dim": v_dim}
+        for tokens in _powers(1024, 32768, 2):
+            for phase in PHASES:
+                for window in (0, 4096) if tokens > 4096 and qk_dim == v_dim else (0,):
+                    yield point(
+                        "attention",
+                        dtype=dtype,
+                        phase=phase,
+                        mask="causal",
+                        batch=1,
+                        query_len=tokens,
+                        kv_len=tokens,
+                        window=window,
+                        **shape,
+                    )
+        for batch in (1, 16, 128):
+            for tokens in (1024, 8192):
+                yield point(
+                    "attention",
+                    dtype=dtype,
+                    phase="decode",
+                    mask="full",
+                    batch=batch,
+                    query_len=1,
+                    kv_len=tokens,
+                    window=0,
+                    **shape,
+                )
+
+
+def _elementwise_grid(dtype: str) -> Iterator[Point]:
+    for operation in ELEMENTWISE:
+        one_row = operation in ("adam", "copy")
+        for phase in ("forward",) if one_row else PHASES:
+            for rows, features in (
+                [(1, elements) for elements in _powers(1 << 16, 1 << 28, 8)]
+                if one_row
+                else [(rows, 32768 if operation == "cross_entropy" else 4096) for rows in _powers(256, 16384, 4)]
+            ):
+                yield point(
+                    "elementwise", dtype=dtype, operation=operation, phase=phase, rows=rows, features=features
+                )
+
+
+def _collectives_grid(world_size: int, per_node: int) -> Iterator[Point]:
+    for size, stride in group_shapes(world_size, per_node):
+        for kind in COLLECTIVES:
+            if kind == "send_recv" and size > 2:
+                continue
+            besides = ("alone", "concurrent") if size < world_size else ("alone",)
+            for beside in besides:
+                for num_bytes in _powers(1 << 10, 1 << 30, 4):
+                    modes = ("eager", "graph") if beside == "alone" and num_bytes <= 1 << 20 else ("eager",)
+                    for mode in modes:
+                        yield point(
+                            "collectives",
+                            kind=kind,
+                            mode=mode,
+                            beside=beside,
+                            size=size,
+                            stride=stride,
+                            bytes=num_bytes,
+                        )
+
+
+def _copies_grid(per_node: int) -> Iterator[Point]:
+    besides = ("alone", "concurrent") if per_node > 1 else ("alone",)
+    for direction in ("to_device", "to_host"):
+        for memory in ("pinned", "pageable"):
+            for beside in besides:
+                for num_bytes in _powers(1 << 16, 1 << 28, 16):
+                    yield point("copies", direction=direction, memory=memory, beside=beside, bytes=num_bytes)
+    for direction in ("to_drive", "from_drive"):
+        yield point("copies", direction=direction, memory="pageable", beside="alone", bytes=1 << 28)
+
+
+def _overlap_grid(dtype: str, world_size: int) -> Iterator[Point]:
+    besides = ["to_device", "to_host", *(["all_reduce"] if world_size > 1 else [])]
+    if world_size > 1 and world_size % 2 == 0:
+        besides.append("send_recv")
+    for beside in besides:
+        for num_bytes in (1 << 24, 1 << 27):
+            yield point("overlap", dtype=dtype, beside=beside, product=4096, bytes=num_bytes)
+
+
+def _memory_grid(world_size: int) -> Iterator[Point]:
+    yield point("memory", term="context", count=1)
+    if world_size > 1:
+        yield point("memory", term="communicator", count=world_size)
+    yield point("memory", term="allocator", count=256)
+
+
+def _layer_grid(dtype: str) -> Iterator[Point]:
+    for hidden, heads, kv_heads, intermediate in ((4096, 32, 8, 14336), (8192, 64, 8, 28672)):
+        for phase in PHASES:
+            yield point(
+                "layer",
+                dtype=dtype,
+                phase=phase,
+                batch=1,
+                tokens=4096,
+                hidden=hidden,
+                heads=heads,
+                kv_heads=kv_heads,
+                head_dim=hidden // heads,
+                intermediate=intermediate,
+            )
