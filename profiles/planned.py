@@ -1,4 +1,7 @@
-"""The cost model of training: analytic, with measured residuals of matrix products where there are some."""
+"""The cost model of training: analytic, with measured residuals of matrix products where there are some.
+
+Where the cluster itself was measured, its profile comes first (`profiles.profiled`).
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,11 +25,22 @@ def cost_model_on(cluster: Cluster, software: Software = CURRENT_SOFTWARE) -> Co
 
 
 def with_residuals(analytic: AnalyticCostModel) -> CostModel:
-    """Return a cost model with the measured residuals of its GPU, or of one with the same chip; else itself."""
+    """Return a cost model with the measured residuals of its GPU, or of one with the same chip; else itself.
+
+    Raises:
+        ProfileFileError: The cluster's profile cannot be read, or has changed.
+    """
     device = analytic.cluster.device
     name = shipped_device_like(device)
     grids = {} if name is None else shipped_grids(name)
-    return MeasuredCostModel(analytic, grids, is_own=name == device.name) if grids else analytic
+    shipped = MeasuredCostModel(analytic, grids, is_own=name == device.name) if grids else analytic
+    if analytic.cluster.profile is None:
+        return shipped
+    # SciPy, which interpolates between measured rows, is loaded only where there are some.
+    from profiles.profiled import with_profile  # noqa: PLC0415
+    from profiles.recorded import recording_of  # noqa: PLC0415
+
+    return with_profile(analytic, shipped, recording_of(analytic.cluster.profile))
 
 
 class MeasuredCostModel:

@@ -1,0 +1,381 @@
+"""The cost model of a cluster that was measured: its own figures first, interpolated between, analytic elsewhere.
+
+    seconds(op) = analytic(op) * exp(residual(op)),  residual = log(measured / analytic in a burst)
+
+with residuals interpolated between the measured shapes of a family (`profiles.residuals`), so that a shape that was
+measured has its measured time, times what hours of training add to a burst (1 where nothing is known to). Operations
+of a family without rows are analytic. Rows that do not pass the gates (`profiles.gates`) are left out.
+
+A profile belongs to one GPU. One with the same chip takes its residuals, marked as assumed; on any other GPU nothing
+of it is used, for between generations residuals carry over worse than none. Collectives are those of nodes with as many
+GPUs; that their network is the same is taken for granted.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from statistics import median
+
+from profiles.analytic import AnalyticCostModel
+from profiles.catalogue import device_names, load_device
+from profiles.chips import is_same_chip
+from profiles.collectives import CollectivePrices
+from profiles.errors import CoverageError
+from profiles.estimate import CostModel, Estimate, Source
+from profiles.gates import Excluded, Row, judged
+from profiles.hardware import Cluster, Device
+from profiles.measure.budget import work_of
+from profiles.measure.journal import Entry
+from profiles.measure.points import Point
+from profiles.measured_operations import FAMILIES, Family, Operation, operation_of, place_of
+from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, HostCopy, MemoryBound
+from profiles.recorded import Recording
+from profiles.residuals import Query, ResidualTable
+from profiles.software import TensorParallelOverlap
+from profiles.tables import Implementation, Shape, TableRow
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """The rows of a profile, sorted by whether planning may use them.
+
+    Args:
+        kept: Points that it may.
+        excluded: Those that it may not.
+        roofline: What they were held against; empty where no datasheet is known.
+    """
+
+    kept: tuple[Entry, ...]
+    excluded: tuple[Excluded, ...]
+    roofline: str
+
+
+def measured_device(recording: Recording) -> Device | None:
+    """Return the GPU of a profile, where the catalogue holds it."""
+    return load_device(recording.device) if recording.device in device_names() else None
+
+
+def judge(recording: Recording, cluster: Cluster | None = None) -> Judged:
+    """Return which points of a profile planning may use.
+
+    Args:
+        recording: The profile.
+        cluster: Where they were measured, for the roofline and the analytic price of neighbours; None for what the
+            catalogue knows of the GPU alone.
+    """
+    analytic = None if cluster is None else AnalyticCostModel(cluster, sustained=False)
+    device = cluster.device if cluster is not None else measured_device(recording)
+    entries = {entry.line: entry for entry in recording.measured if _seconds(entry) is not None}
+    rows = [_row(entry, device, analytic) for entry in entries.values()]
+    kept, excluded = judged(rows)
+    return Judged(
+        kept=tuple(entries[row.line] for row in kept),
+        excluded=excluded,
+        roofline="" if device is None else device.name,
+    )
+
+
+def _seconds(entry: Entry) -> float | None:
+    found = entry.result.get("seconds")
+    return float(found) if isinstance(found, int | float) and found > 0 else None
+
+
+def _row(entry: Entry, device: Device | None, analytic: AnalyticCostModel | None) -> Row:
+    point, seconds = entry.point, _seconds(entry)
+    assert seconds is not None, "only points with a time are judged"
+    operation = operation_of(point)
+    expected = None if analytic is None or operation is None else _price(analytic, operation)
+    return Row(
+        name=point.key,
+        group=point.group,
+        backend=_without_backend(point),
+        places=tuple(math.log2(max(size, 1)) for size in point.sizes),
+        sizes=_growing(point),
+        seconds=seconds,
+        least_seconds=0.0 if device is None or operation is None else least_seconds(operation, device),
+        expected_seconds=work_of(point) if expected is None else expected,
+        is_priced=expected is not None,
+        line=entry.line,
+    )
+
+
+def _price(model: CostModel, operation: Operation) -> float | None:
+    """Return the price of an operation; None where it has none."""
+    try:
+        found = model.collective(operation) if isinstance(operation, Collective) else model.compute(operation)
+    except CoverageError:
+        return None
+    return found.seconds or None
+
+
+def _without_backend(point: Point) -> tuple[object, ...]:
+    """Return what is measured, however it is run."""
+    if point.suite != "collectives":
+        return (point.key,)
+    return (point.suite, point.word("kind"), point.word("beside"), *point.sizes)
+
+
+def _growing(point: Point) -> tuple[int, ...]:
+    """Return the sizes with which work grows: a window that is none is the largest, and heads share keys."""
+    if point.suite == "attention":
+        sizes = list(point.sizes)
+        if not point.size("window"):
+            sizes[3] = point.size("kv_len")
+        return tuple(sizes)
+    if point.suite == "collectives":
+        size, stride, num_bytes = point.sizes
+        # Groups of unlike shapes are not held against each other: which has more work, the network decides.
+        return (size, -size, stride, -stride, num_bytes)
+    return point.sizes
+
+
+def least_seconds(operation: Operation, device: Device) -> float:
+    """Return what an operation takes at the datasheet's rates: no kernel is faster.
+
+    Traffic counts where it does not fit into a cache: ten times the largest that any GPU of the catalogue has. A
+    collective sends what a rank does not hold itself, once, over a link between GPUs; switches may add up on the way.
+    """
+    match operation:
+        case Gemm() | Attention():
+            rate = device.dense_flops_per_second.get(operation.dtype)
+            computing = 0.0 if rate is None else operation.flops / rate
+            return max(computing, _moving_seconds(operation.num_bytes, device))
+        case MemoryBound():
+            return _moving_seconds(operation.num_bytes, device)
+        case HostCopy():
+            return operation.num_bytes / device.host_bytes_per_second
+        case Collective():
+            link = device.peer_bytes_per_second or device.host_bytes_per_second
+            moved = operation.buffer_bytes
+            if operation.kind is not CollectiveKind.SEND_RECV:
+                moved = moved * (operation.size - 1) // operation.size
+            return moved / link
+    return 0.0
+
+
+CACHED_BYTES = 1 << 30
+
+
+def _moving_seconds(num_bytes: float, device: Device) -> float:
+    return 0.0 if num_bytes < CACHED_BYTES else num_bytes / device.memory_bytes_per_second
+
+
+class ProfiledCostModel:
+    """Prices operations by a profile; see the module's docstring.
+
+    Args:
+        analytic: Prices everything as hours of training run it.
+        fallback: Prices what was not measured.
+        recording: The profile.
+    """
+
+    def __init__(self, analytic: AnalyticCostModel, fallback: CostModel, recording: Recording) -> None:
+        self.analytic = analytic
+        self.fallback = fallback
+        self.cluster = analytic.cluster
+        self.recording = recording
+        self._burst = AnalyticCostModel(analytic.cluster, analytic.software, sustained=False)
+        self._links = CollectivePrices(analytic.cluster, analytic.software, sustained=False)
+        self.is_own = recording.device == self.cluster.device.name
+        self.compute = lru_cache(maxsize=None)(self._compute)
+        self.collective = lru_cache(maxsize=None)(self._collective)
+
+    @cached_property
+    def _measured_cluster(self) -> Cluster:
+        """Return the nodes that the profile was measured on, or as many of them as this cluster has."""
+        per_node = self.cluster.gpus_per_node
+        nodes = -(-int(str(self.recording.newest.get("world_size", 1))) // per_node)
+        if self.cluster.unequal is not None:
+            return self.cluster
+        return self.cluster.with_nodes(max(1, min(nodes, self.cluster.num_nodes)))
+
+    @cached_property
+    def judged(self) -> Judged:
+        """Return which points are used."""
+        return judge(self.recording, self._measured_cluster)
+
+    @cached_property
+    def _tables(self) -> Mapping[Family, ResidualTable]:
+        """Return the measured rows by family."""
+        implementation = Implementation(framework=self._name)
+        burst = AnalyticCostModel(self._measured_cluster, self.analytic.software, sustained=False)
+        seconds: dict[tuple[Family, Shape], list[float]] = {}
+        prices: dict[tuple[Family, Shape], float] = {}
+        for entry in self.judged.kept:
+            place, operation = self._measured_place(entry), operation_of(entry.point)
+            price = None if operation is None else _price(burst, operation)
+            if place is None or price is None:
+                continue
+            found = _seconds(entry)
+            assert found is not None, "only points with a time are kept"
+            seconds.setdefault(place, []).append(found)
+            prices[place] = price
+        tables = {}
+        for family, spec in FAMILIES.items():
+            rows = [
+                TableRow(
+                    shape=shape,
+                    # Several kernels of one shape (forward and input gradient): their geometric mean.
+                    latency_us=1e6 * math.exp(sum(map(math.log, of_shape)) / len(of_shape)),
+                    samples=None,
+                    implementation=implementation,
+                )
+                for (of_family, shape), of_shape in seconds.items()
+                if of_family is family
+            ]
+            if rows:
+                tables[family] = ResidualTable(
+                    spec,
+                    rows,
+                    lambda shape, family=family: prices[family, shape],  # type: ignore[misc]
+                    name=str(self.recording.directory),
+                    residuals_only=not self.is_own,
+                )
+        return tables
+
+    @property
+    def _name(self) -> str:
+        software = self.recording.newest.get("software")
+        torch = software.get("torch", "") if isinstance(software, Mapping) else ""
+        return f"torch {torch} on {self.recording.device}"
+
+    def _measured_place(self, entry: Entry) -> tuple[Family, Shape] | None:
+        """Return where a point lies; None for one that says nothing of training.
+
+        Of collectives that were measured alone and beside others of their shape, the latter count; graphs and captured
+        launches are not what training does.
+        """
+        point, operation = entry.point, operation_of(entry.point)
+        if operation is None or (point.suite == "attention" and point.word("phase") == "decode"):
+            return None
+        if point.suite == "collectives" and (point.word("mode") != "eager" or self._has_concurrent(point)):
+            return None
+        if point.suite == "copies" and point.word("beside") == "alone" and self.cluster.gpus_per_node > 1:
+            return None
+        crosses = isinstance(operation, Collective) and self._links.leaves_node(operation)
+        return place_of(operation, crosses=crosses)
+
+    @cached_property
+    def _concurrent(self) -> frozenset[tuple[object, ...]]:
+        return frozenset(
+            (entry.point.word("kind"), *entry.point.sizes)
+            for entry in self.judged.kept
+            if entry.point.suite == "collectives" and entry.point.word("beside") == "concurrent"
+        )
+
+    def _has_concurrent(self, point: Point) -> bool:
+        return point.word("beside") == "alone" and (point.word("kind"), *point.sizes) in self._concurrent
+
+    def _compute(self, operation: ComputeOp) -> Estimate:
+        """Return the time of one operation on one GPU.
+
+        Raises:
+            CoverageError: It was not measured, and the GPU has no rate for the format.
+        """
+        fallback = self.fallback.compute(operation)
+        place = place_of(operation)
+        if place is None:
+            return fallback
+        calls = operation.calls if isinstance(operation, Attention) else 1
+        found = self._priced(place, self.analytic.compute(operation), self._burst.compute(operation), calls=calls)
+        return found or fallback
+
+    def _collective(self, operation: Collective) -> Estimate:
+        """Return the time of one collective, all its ranks taking part."""
+        fallback = self.fallback.collective(operation)
+        crosses = self._links.leaves_node(operation)
+        place = place_of(operation, crosses=crosses)
+        same_nodes = self.recording.newest.get("gpus_per_node") == self.cluster.gpus_per_node
+        if place is None or operation.copies != 1 or not same_nodes or (crosses and self.cluster.unequal is not None):
+            return fallback
+        found = self._priced(place, self.analytic.collective(operation), self._burst.collective(operation))
+        return found or fallback
+
+    def _priced(
+        self, place: tuple[Family, Shape], analytic: Estimate, burst: Estimate, *, calls: int = 1
+    ) -> Estimate | None:
+        """Return the price by the table of a family; None without rows of such a kernel."""
+        family, shape = place
+        table = self._tables.get(family)
+        if table is None or burst.seconds <= 0:
+            return None
+        query = Query(shape=shape, implementation=Implementation(), analytic_seconds=burst.seconds / calls)
+        (found,) = table.estimates((query,))
+        if found is None:
+            return None
+        kept = analytic.seconds / burst.seconds
+        note = found.note if abs(kept - 1) < 1e-9 else f"{found.note}; x {kept:.3g} over hours of training"
+        source = found.source if self.is_own else Source.ASSUMED
+        return replace(found, seconds=found.seconds * calls * kept, source=source, note=note)
+
+    def _entries(self, suite: str, **words: str) -> list[Entry]:
+        return [
+            entry
+            for entry in self.recording.measured
+            if entry.point.suite == suite and all(entry.point.word(name) == word for name, word in words.items())
+        ]
+
+    @cached_property
+    def launch_seconds(self) -> float:
+        """Return the host's time for one launch: the median of what was measured, else the fallback's."""
+        found = [seconds for entry in self._entries("launch", term="launch") if (seconds := _seconds(entry))]
+        return median(found) if found and self.is_own else self.fallback.launch_seconds
+
+    @property
+    def tensor_parallel_overlap(self) -> TensorParallelOverlap:
+        """Return what tensor-parallel collectives run beside."""
+        return self.fallback.tensor_parallel_overlap
+
+    @cached_property
+    def overlap_slowdown(self) -> float:
+        """Return the seconds that a kernel loses for each second that a collective runs beside it."""
+        return self._slowdown("all_reduce", self.fallback.overlap_slowdown)
+
+    @cached_property
+    def transfer_slowdown(self) -> float:
+        """Return the seconds that a kernel loses for each second that a pipeline send or receive runs beside it."""
+        return self._slowdown("send_recv", self.fallback.transfer_slowdown)
+
+    def _slowdown(self, beside: str, fallback: float) -> float:
+        found = [lost_fraction(entry) for entry in self._entries("overlap", beside=beside)]
+        return median(found) if found and self.is_own else fallback
+
+
+def lost_fraction(entry: Entry) -> float:
+    """Return what a product lost for each second that something ran beside it."""
+    alone, beside, other = (_figure(entry, name) for name in ("alone", "beside", "other_beside"))
+    return max(0.0, beside - alone) / min(other, beside)
+
+
+def _figure(entry: Entry, name: str) -> float:
+    return float(str(entry.result[name]))
+
+
+def with_profile(analytic: AnalyticCostModel, fallback: CostModel, recording: Recording) -> CostModel:
+    """Return a cost model that uses a profile where the GPU has its chip, else the fallback."""
+    device = analytic.cluster.device
+    measured = measured_device(recording)
+    if recording.device == device.name or (measured is not None and is_same_chip(measured, device)):
+        return ProfiledCostModel(analytic, fallback, recording)
+    return fallback
+
+
+def remarks(recording: Recording, cluster: Cluster) -> tuple[str, ...]:
+    """Return what to beware of when a profile prices a cluster: what is foreign, stale, or left out."""
+    found = []
+    for device, _ in cluster.device_counts:
+        measured = measured_device(recording)
+        if recording.device == device.name:
+            continue
+        if measured is not None and is_same_chip(measured, device):
+            told = "its residuals are carried over, as an assumption"
+        else:
+            told = "nothing of it is used there"
+        found.append(f"foreign: the profile is of {recording.device}, the cluster has {device.name}: {told}")
+    per_node = recording.newest.get("gpus_per_node")
+    if any(entry.point.suite == "collectives" for entry in recording.measured) and per_node != cluster.gpus_per_node:
+        found.append(
+            f"foreign: its collectives ran on nodes of {per_node}, the cluster's have {cluster.gpus_per_node} GPUs:"
+            " they are not used"
+        )
+    return (*found, *recording.stale)
