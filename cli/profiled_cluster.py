@@ -22,7 +22,7 @@ def measured_cluster(cluster: Cluster, directory: Path, *, strict: bool) -> Clus
         profiles.errors.ProfileFileError: It cannot be read.
     """
     from profiles.profiled import judge, remarks
-    from profiles.recorded import recording_of, read_recording
+    from profiles.recorded import read_recording, recording_of
 
     recording = read_recording(directory)
     measured = replace(cluster, profile=recording.reference)

@@ -306,10 +306,8 @@ class _Evaluator:
             host = launches_seconds((*layer.backward, *again), self.cost_model)
             host += restart_seconds(layer.num_regions(recompute), self.cost_model)
             backward = self._launched(host, kernels, terms)
-            _add(of_sources, {Source.ANALYTIC: terms[Term.LAUNCHES.value] if Term.LAUNCHES.value in terms else 0.0})
-            found = _LayerPrice(
-                terms=terms, of_sources=of_sources, forward_seconds=forward, backward_seconds=backward
-            )
+            _add(of_sources, {Source.ANALYTIC: terms.get(Term.LAUNCHES.value, 0.0)})
+            found = _LayerPrice(terms=terms, of_sources=of_sources, forward_seconds=forward, backward_seconds=backward)
             self._layers[key] = found
         return found
 

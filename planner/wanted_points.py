@@ -7,6 +7,7 @@ error of its price spoils as much of the answer.
 
 from collections import defaultdict
 
+from planner.errors import InputError
 from planner.request import PlanRequest
 from planner.search import search
 from planner.specs import ModelSpec
@@ -74,6 +75,11 @@ def wanted_points(model: ModelSpec, cluster: Cluster, request: PlanRequest) -> t
         planner.errors.NotExpressibleError: The target has no way to say the model or the workload.
         solvers.errors.SolverError: The search stopped with nothing.
     """
+    if cluster.unequal is not None:
+        raise InputError(
+            "Points are measured for nodes that are alike, and those of this cluster differ.",
+            hint="Measure each kind of node with a spec of its own.",
+        )
     seconds: defaultdict[ComputeOp | Collective, float] = defaultdict(float)
 
     def noted(on: Cluster, software: Software) -> CostModel:

@@ -138,7 +138,7 @@ class Excluded:
 
 
 ROOFLINE_TOLERANCE = 0.97
-"""A row is faster than the datasheet allows below this part of the least time: rates of a boosted clock are within 3 %."""
+"""A row below this part of the least time is faster than the datasheet allows: a boosted clock adds less than 3 %."""
 
 LEAST_PLATEAU = 4
 """Rows that make a plateau at least."""
@@ -245,9 +245,12 @@ def _backends(rows: Sequence[Row]) -> list[Excluded]:
 
 
 def _strays(rows: Sequence[Row]) -> list[Excluded]:
-    """Return rows far from what their neighbours say, the farthest first and each judged without the ones before."""
+    """Return rows far from what their neighbours say, the farthest first and each judged without the ones before.
+
+    Only rows with a price are held so: over a measure of work alone short kernels look slow.
+    """
     found = []
-    for group in _by_group(rows):
+    for group in _by_group([row for row in rows if row.is_priced]):
         kept = list(group)
         while len(kept) > 2:
             apart = _from_neighbours(kept)
@@ -279,7 +282,7 @@ def _from_neighbours(rows: Sequence[Row]) -> list[float]:
 
 
 def _not_monotone(rows: Sequence[Row]) -> list[Excluded]:
-    """Return rows that take less time than rows of less work; of such a pair the one that its neighbours speak against."""
+    """Return rows that take less time than rows of less work: of two the one that its neighbours speak against."""
     found = []
     for group in _by_group(rows):
         if len(group) < 2:

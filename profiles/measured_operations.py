@@ -77,9 +77,7 @@ FAMILIES: Mapping[Family, FamilySpec] = MappingProxyType(
     {
         Family.PRODUCTS: FamilySpec(coordinates=_product_coordinates, words_apart=_alike),
         Family.ATTENTION: FamilySpec(coordinates=_attention_coordinates, words_apart=_alike),
-        Family.MEMORY_BOUND: FamilySpec(
-            coordinates=lambda shape: _octaves(shape.sizes, (1,)), words_apart=_any_kernel
-        ),
+        Family.MEMORY_BOUND: FamilySpec(coordinates=lambda shape: _octaves(shape.sizes, (1,)), words_apart=_any_kernel),
         Family.COLLECTIVES: FamilySpec(
             coordinates=lambda shape: _octaves(shape.sizes, (1, 0.5, 1)), words_apart=_alike
         ),
@@ -127,8 +125,8 @@ def place_of(operation: Operation, *, crosses: bool = False) -> tuple[Family, Sh
             kernel = kernel_named(operation.name, is_norm=operation.is_norm)
             return Family.MEMORY_BOUND, Shape(words=(kernel,), sizes=(operation.num_bytes,))
         case HostCopy() if operation.num_bytes:
-            words = ("pinned" if operation.pinned else "pageable",)
-            return Family.COPIES, Shape(words=words, sizes=(operation.num_bytes,))
+            memory = "pinned" if operation.pinned else "pageable"
+            return Family.COPIES, Shape(words=(memory,), sizes=(operation.num_bytes,))
         case Collective() if operation.size > 1 and operation.buffer_bytes:
             words = (operation.kind.value, "between nodes" if crosses else "inside a node")
             # All pairs inside a node are alike, and all across nodes.

@@ -32,8 +32,10 @@ from profiles.measured_operations import FAMILIES, Family, Operation, operation_
 from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, HostCopy, MemoryBound
 from profiles.recorded import Recording
 from profiles.residuals import Query, ResidualTable
+from profiles.schema import ClusterEntry
 from profiles.software import TensorParallelOverlap
 from profiles.tables import Implementation, Shape, TableRow
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
@@ -60,11 +62,13 @@ def judge(recording: Recording, cluster: Cluster | None = None) -> Judged:
 
     Args:
         recording: The profile.
-        cluster: Where they were measured, for the roofline and the analytic price of neighbours; None for what the
-            catalogue knows of the GPU alone.
+        cluster: Where they were measured, for the roofline and the analytic price of neighbours; None for one node of
+            the GPU, where the catalogue holds it.
     """
+    own = cluster is not None and recording.device == cluster.device.name
+    cluster = cluster if own else _one_node(recording)
     analytic = None if cluster is None else AnalyticCostModel(cluster, sustained=False)
-    device = cluster.device if cluster is not None else measured_device(recording)
+    device = None if cluster is None else cluster.device
     entries = {entry.line: entry for entry in recording.measured if _seconds(entry) is not None}
     rows = [_row(entry, device, analytic) for entry in entries.values()]
     kept, excluded = judged(rows)
@@ -73,6 +77,19 @@ def judge(recording: Recording, cluster: Cluster | None = None) -> Judged:
         excluded=excluded,
         roofline="" if device is None else device.name,
     )
+
+
+def _one_node(recording: Recording) -> Cluster | None:
+    """Return a node of the GPU that was measured; None where the catalogue does not hold it."""
+    if measured_device(recording) is None:
+        return None
+    per_node = recording.newest.get("gpus_per_node", 1)
+    node = {"gpu": recording.device, "gpus_per_node": per_node, "nodes": 1, "host_ram": UNREAD_RAM}
+    return ClusterEntry.model_validate(node).to_cluster()
+
+
+UNREAD_RAM = "1TB"
+"""Host memory of a node whose kernels alone are priced."""
 
 
 def _seconds(entry: Entry) -> float | None:
@@ -99,8 +116,10 @@ def _row(entry: Entry, device: Device | None, analytic: AnalyticCostModel | None
     )
 
 
-def _price(model: CostModel, operation: Operation) -> float | None:
-    """Return the price of an operation; None where it has none."""
+def _price(model: AnalyticCostModel, operation: Operation) -> float | None:
+    """Return the price of an operation; None where it has none, as a collective of more ranks than there are."""
+    if isinstance(operation, Collective) and (operation.size - 1) * operation.stride >= model.cluster.world_size:
+        return None
     try:
         found = model.collective(operation) if isinstance(operation, Collective) else model.compute(operation)
     except CoverageError:
@@ -315,11 +334,10 @@ class ProfiledCostModel:
             if entry.point.suite == suite and all(entry.point.word(name) == word for name, word in words.items())
         ]
 
-    @cached_property
+    @property
     def launch_seconds(self) -> float:
-        """Return the host's time for one launch: the median of what was measured, else the fallback's."""
-        found = [seconds for entry in self._entries("launch", term="launch") if (seconds := _seconds(entry))]
-        return median(found) if found and self.is_own else self.fallback.launch_seconds
+        """Return the host's time for one launch; a bare loop of one kernel says nothing of a framework's own code."""
+        return self.fallback.launch_seconds
 
     @property
     def tensor_parallel_overlap(self) -> TensorParallelOverlap:

@@ -52,14 +52,14 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         wanted = None if asked.request is None else read_request(asked.request.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        print(f"{asked.request}: {error}", file=sys.stderr)  # noqa: T201 - a command line of its own
+        print(f"{asked.request}: {error}", file=sys.stderr)
         return BAD_INPUT
     # What is wrong with the words is said before torch takes its seconds to load.
-    import torch  # noqa: PLC0415
+    import torch
 
-    from profiles.measure.job import TorchJob  # noqa: PLC0415
-    from profiles.measure.ranks import started  # noqa: PLC0415
-    from profiles.measure.timing import Effort  # noqa: PLC0415
+    from profiles.measure.job import TorchJob
+    from profiles.measure.ranks import started
+    from profiles.measure.timing import Effort
 
     kind = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
     ranks = started(kind)
@@ -81,16 +81,16 @@ def main(words: Sequence[str] | None = None) -> int:
         problem = ranks.shared(problem)
         if problem:
             if ranks.leads:
-                print(problem, file=sys.stderr)  # noqa: T201
+                print(problem, file=sys.stderr)
             return BAD_INPUT
         with nullcontext() if journal is None else journal:
             session.run(journal)
-        return 0
     except JournalError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)
         return BAD_INPUT
     finally:
         ranks.close()
+    return 0
 
 
 def _opened(asked: argparse.Namespace) -> tuple[Journal | None, str]:
@@ -106,7 +106,7 @@ def _opened(asked: argparse.Namespace) -> tuple[Journal | None, str]:
 def _in_lines(progress: Progress) -> None:
     left = "" if progress.left_seconds is None else f", {progress.left_seconds:.0f} s left"
     text = f"{progress.done}/{progress.total}{left}: {progress.key or 'done'}"
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print(text, file=sys.stderr, flush=True)
 
 
 def _in_json(progress: Progress) -> None:
@@ -117,7 +117,7 @@ def _in_json(progress: Progress) -> None:
         "left_seconds": progress.left_seconds,
         "point": progress.key,
     }
-    print(json.dumps(data), flush=True)  # noqa: T201
+    print(json.dumps(data), flush=True)
 
 
 def _not_at_all(_progress: Progress) -> None:

@@ -91,11 +91,15 @@ def joined(found: list[Result | str]) -> Result | str:
     working = [result for result in found if not isinstance(result, str) and not result.get("idle")]
     if not working:
         return "no rank measures it"
-    slowest = dict(max(working, key=lambda result: _number(result.get("seconds", result.get("bytes", 0)))))
+    slowest: dict[str, object] = {**sorted(working, key=_figure_of)[-1]}
     slowest.pop("idle", None)
     if len(working) > 1 and "seconds" in slowest:
         slowest |= {"ranks": len(working), "fastest": min(_number(result["seconds"]) for result in working)}
     return slowest
+
+
+def _figure_of(result: Result) -> float:
+    return _number(result.get("seconds", result.get("bytes", 0)))
 
 
 def _number(value: object) -> float:

@@ -116,7 +116,7 @@ def _take(content: Content, number: int, data: object) -> None:
         TypeError: A part of it is of another kind.
     """
     if not isinstance(data, dict):
-        raise ValueError("it is not a mapping")
+        raise TypeError("it is not a mapping")
     kind, run = data["type"], int(data["run"])
     if kind == "run":
         if run in content.runs:
@@ -132,7 +132,7 @@ def _take(content: Content, number: int, data: object) -> None:
         raise ValueError(f"type {str(kind)[:40]!r} is not one of run, point, failed, conditions")
     result = data["result"] if kind == "point" else {}
     if not isinstance(result, dict):
-        raise ValueError("result is not a mapping")
+        raise TypeError("result is not a mapping")
     reason = str(data["reason"]) if kind == "failed" else ""
     entry = Entry(line=number, run=run, point=point_from_json(data["point"]), result=result, reason=reason)
     content.entries.append(entry)

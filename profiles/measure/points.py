@@ -7,7 +7,7 @@ the same request gives the same order everywhere.
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -170,10 +170,11 @@ def point_from_json(data: object) -> Point:
     """Return the point that `Point.as_json` has written.
 
     Raises:
-        ValueError: It is none.
+        TypeError: It is no mapping with a suite.
+        ValueError: It is no point.
     """
     if not isinstance(data, dict) or not isinstance(data.get("suite"), str):
-        raise ValueError("a point is a mapping with a suite")
+        raise TypeError("a point is a mapping with a suite")
     values = {str(name): value for name, value in data.items() if name != "suite"}
     return point(data["suite"], **values)
 
@@ -208,15 +209,25 @@ def read_request(text: str) -> tuple[Wanted, ...]:
         if not line.strip():
             continue
         try:
-            data = json.loads(line)
-            weight = float(data.pop("weight", 1.0)) if isinstance(data, dict) else math.nan
-            entry = Wanted(point=point_from_json(data), weight=weight)
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"weight = {weight} is no number from 0")
+            entry = _wanted(json.loads(line))
         except (ValueError, TypeError) as error:
             raise ValueError(f"line {number}: {error}") from None
         found.setdefault(entry.point, entry)
     return tuple(found.values())
+
+
+def _wanted(data: object) -> Wanted:
+    """Return one line of a request.
+
+    Raises:
+        TypeError: It is no mapping, or its weight no number.
+        ValueError: It is no point, or weighs less than nothing.
+    """
+    values = dict(data) if isinstance(data, dict) else data
+    weight = float(values.pop("weight", 1.0)) if isinstance(values, dict) else 1.0
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"weight = {weight} is no number from 0")
+    return Wanted(point=point_from_json(values), weight=weight)
 
 
 def _powers(first: int, last: int, factor: int = 2) -> Iterator[int]:
@@ -242,7 +253,9 @@ def group_shapes(world_size: int, per_node: int) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(found))
 
 
-def default_points(suites: Iterable[str], *, dtypes: Sequence[str], world_size: int, per_node: int) -> tuple[Point, ...]:
+def default_points(
+    suites: Iterable[str], *, dtypes: Sequence[str], world_size: int, per_node: int
+) -> tuple[Point, ...]:
     """Return the logarithmic grid that is measured where no model says what it needs.
 
     Args:
@@ -252,7 +265,7 @@ def default_points(suites: Iterable[str], *, dtypes: Sequence[str], world_size: 
         per_node: Ranks of one node.
     """
     wide = next((dtype for dtype in dtypes if dtype in ("bf16", "fp16", "fp32")), "bf16")
-    makers = {
+    makers: Mapping[str, Callable[[], Iterator[Point]]] = {
         "gemm": lambda: _gemm_grid(dtypes),
         "experts": lambda: _experts_grid(wide),
         "attention": lambda: _attention_grid(wide),
@@ -261,9 +274,7 @@ def default_points(suites: Iterable[str], *, dtypes: Sequence[str], world_size: 
         "copies": lambda: _copies_grid(per_node),
         "overlap": lambda: _overlap_grid(wide, world_size),
         "memory": lambda: _memory_grid(world_size),
-        "launch": lambda: iter(
-            point("launch", term=term, kernels=kernels) for term in ("launch", "queue", "graph") for kernels in (1, 100)
-        ),
+        "launch": _launch_grid,
         "layer": lambda: _layer_grid(wide),
     }
     return tuple(dict.fromkeys(entry for suite in suites for entry in makers[suite]()))
@@ -329,9 +340,7 @@ def _elementwise_grid(dtype: str) -> Iterator[Point]:
                 if one_row
                 else [(rows, 32768 if operation == "cross_entropy" else 4096) for rows in _powers(256, 16384, 4)]
             ):
-                yield point(
-                    "elementwise", dtype=dtype, operation=operation, phase=phase, rows=rows, features=features
-                )
+                yield point("elementwise", dtype=dtype, operation=operation, phase=phase, rows=rows, features=features)
 
 
 def _collectives_grid(world_size: int, per_node: int) -> Iterator[Point]:
@@ -380,6 +389,12 @@ def _memory_grid(world_size: int) -> Iterator[Point]:
     if world_size > 1:
         yield point("memory", term="communicator", count=world_size)
     yield point("memory", term="allocator", count=256)
+
+
+def _launch_grid() -> Iterator[Point]:
+    for term in ("launch", "queue", "graph"):
+        for kernels in (1, 100):
+            yield point("launch", term=term, kernels=kernels)
 
 
 def _layer_grid(dtype: str) -> Iterator[Point]:

@@ -111,9 +111,7 @@ def provenance(ranks: Ranks, *, called: str) -> dict[str, object]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "cache_bytes": ranks.machine.cache_bytes,
-        "variables": {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith(("NCCL_", "GLOO_"))
-        },
+        "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(("NCCL_", "GLOO_"))},
     }
     software = {"torch": str(torch.__version__)}
     if ranks.machine.is_cuda:

@@ -10,7 +10,7 @@
   is timed call by call between events, behind a write to a buffer twice the size of the L2 cache, which also lets the
   host run ahead (`triton.testing.do_bench`).
 - On a CPU calls are timed with the host's clock, several at once where one is too short for it.
-- Before anything is timed it runs until it has run `WARM_UP` times: kernels are chosen and loaded then, and clocks rise.
+- Before anything is timed it runs `WARM_UP` times: kernels are chosen and loaded then, and clocks rise.
 
 The card's settings are left as they are; `profiles.measure.provenance` records what the clocks were.
 """
@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -312,7 +313,7 @@ class Bench:
             graph.replay()
             mark.record()
         self.machine.synchronize()
-        return [1e-3 * begin.elapsed_time(end) for begin, end in zip(marks, marks[1:], strict=False)]
+        return [1e-3 * begin.elapsed_time(end) for begin, end in pairwise(marks)]
 
 
 def as_result(timing: Timing, *, kernel: str, more: Mapping[str, object] | None = None) -> dict[str, object]:

@@ -63,9 +63,7 @@ def _operand_bytes(point: Point) -> int:
     return 2 * once if point.word("phase") == "backward" else once
 
 
-def _operands(
-    point: Point, device: torch.device, dtype: torch.dtype, *, packed: bool, needs_gradient: bool
-) -> Tensors:
+def _operands(point: Point, device: torch.device, dtype: torch.dtype, *, packed: bool, needs_gradient: bool) -> Tensors:
     """Return queries, keys and values: `[batch, heads, tokens, width]`, or packed `[batch * tokens, heads, width]`."""
     batch, query, keys, _, heads, kv_heads, qk, v = point.sizes
 

@@ -23,6 +23,10 @@ SAMPLE_SECONDS = 2e-3
 """Calls of so much time make one sample."""
 
 MOST_CALLS = 200
+# Their names since torch 2.13, and before.
+_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 ROUNDS = 10
 """Samples taken, each behind a meeting of all ranks."""
 
@@ -65,28 +69,24 @@ def collective(
     def random(count: int) -> torch.Tensor:
         return torch.randn(count, dtype=torch.float32, device=context.device).to(ELEMENT)
 
-    match kind:
-        case "all_reduce":
-            buffer = random(elements)
-            # The mean stays in range however often it is taken; gloo has sums alone, of zeros then.
-            if context.is_cuda:
-                return lambda: dist.all_reduce(buffer, op=dist.ReduceOp.AVG, group=group)
-            buffer.zero_()
-            return lambda: dist.all_reduce(buffer, group=group)
-        case "all_gather":
-            own, whole = random(part), random(part * size)
-            return lambda: dist.all_gather_into_tensor(whole, own, group=group)
-        case "reduce_scatter":
-            own, whole = random(part), random(part * size)
-            return lambda: dist.reduce_scatter_tensor(own, whole, group=group)
-        case "all_to_all":
-            sent, received = random(part * size), random(part * size)
-            return lambda: dist.all_to_all_single(received, sent, group=group)
-    first, second = members
-    buffer = random(elements)
-    if context.ranks.rank == first:
-        return lambda: dist.send(buffer, dst=second, group=group)
-    return lambda: dist.recv(buffer, src=first, group=group)
+    if kind == "send_recv":
+        first, second = members
+        moved = random(elements)
+        if context.ranks.rank == first:
+            return lambda: dist.send(moved, dst=second, group=group)
+        return lambda: dist.recv(moved, src=first, group=group)
+    if kind == "all_reduce":
+        # The mean stays in range however often it is taken; gloo has sums alone, of zeros then.
+        buffer = random(elements) if context.is_cuda else torch.zeros(elements, dtype=ELEMENT)
+        summed = dist.ReduceOp.AVG if context.is_cuda else dist.ReduceOp.SUM
+        return lambda: dist.all_reduce(buffer, op=summed, group=group)
+    own, whole, other = random(part), random(part * size), random(part * size)
+    calls: Mapping[str, Callable[[], object]] = {
+        "all_gather": lambda: _GATHER(whole, own, group=group),
+        "reduce_scatter": lambda: _SCATTER(own, whole, group=group),
+        "all_to_all": lambda: dist.all_to_all_single(other, whole, group=group),
+    }
+    return calls[kind]
 
 
 def _timed(call: Callable[[], object], context: Context, *, graph: bool, works: bool) -> Timing:
@@ -132,9 +132,7 @@ def _captured(call: Callable[[], object], inner: int) -> "torch.cuda.CUDAGraph":
     return graph
 
 
-def _sample(
-    call: Callable[[], object], context: Context, inner: int, repeated: "torch.cuda.CUDAGraph | None"
-) -> float:
+def _sample(call: Callable[[], object], context: Context, inner: int, repeated: "torch.cuda.CUDAGraph | None") -> float:
     """Return the time of so many calls."""
     if not context.is_cuda:
         begun = time.perf_counter()
@@ -150,4 +148,4 @@ def _sample(
             call()
     end.record()
     torch.cuda.synchronize()
-    return 1e-3 * begin.elapsed_time(end)
+    return 1e-3 * float(begin.elapsed_time(end))

@@ -60,14 +60,15 @@ def _drive(point: Point, context: Context) -> Mapping[str, object]:
     chunk = os.urandom(min(CHUNK_BYTES, num_bytes))
     writes = point.word("direction") == "to_drive"
     try:
-        samples = [_written(path, chunk, num_bytes)]
-        for _ in range(DRIVE_SAMPLES):
-            samples.append(_written(path, chunk, num_bytes) if writes else _read(path, len(chunk)))
+        _written(path, chunk, num_bytes)
+        samples = [
+            _written(path, chunk, num_bytes) if writes else _read(path, len(chunk)) for _ in range(DRIVE_SAMPLES)
+        ]
     except OSError as error:
         raise NotMeasurableError(f"{context.scratch} cannot be written: {error.strerror}") from None
     finally:
         path.unlink(missing_ok=True)
-    return as_result(summarised(samples[1:], "clock"), kernel="file")
+    return as_result(summarised(samples, "clock"), kernel="file")
 
 
 def _written(path: os.PathLike[str], chunk: bytes, num_bytes: int) -> float:

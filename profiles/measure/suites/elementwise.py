@@ -1,13 +1,13 @@
 """Memory-bound operations: norms, rotary embedding, activations, loss, permutation, optimizer, and a plain copy.
 
 Each runs as the fused kernel that training uses: PyTorch's own where it has one (norms, fused AdamW), else what
-`torch.compile` makes of it on a GPU, where Triton is at hand. On a CPU, and without Triton, it is a chain of operations.
-The kernel is named in the result.
+`torch.compile` makes of it on a GPU, where Triton is at hand. On a CPU, and without Triton, it is a chain of
+operations. The kernel is named in the result.
 """
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch.nn import functional
@@ -22,7 +22,7 @@ ROTARY_WIDTH = 128
 """Width of a head, whose halves are rotated against one another."""
 
 EXPERTS_OF_A_TOKEN = 2
-"""Rows that a permutation makes of each row."""
+"""Rows that a permutation makes of each row: each is read once and written twice."""
 
 
 def _rotary(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
@@ -41,7 +41,23 @@ def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits.float(), labels)
 
 
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return functional.rms_norm(x, weight.shape, weight)
+
+
+def _layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return functional.layer_norm(x, weight.shape, weight, bias)
+
+
+def _permute(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    return x.index_select(0, order)
+
+
+_NATIVE: Mapping[str, tuple[Function, int]] = {"rmsnorm": (_rms_norm, 1), "layernorm": (_layer_norm, 2)}
+"""Kernels of PyTorch's own, with how many vectors of features they take beside their input."""
+
 _COMPILED: Mapping[str, Function] = {
+    "permute": _permute,
     "rotary": _rotary,
     "swiglu": _swiglu,
     "gelu": functional.gelu,
@@ -64,7 +80,7 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
     operation = point.word("operation")
     if operation in ("adam", "copy") and point.word("phase") == "backward":
         raise NotMeasurableError(f"{operation} has no backward pass")
-    compiled = operation in _COMPILED and context.is_cuda and _compiles()
+    compiled = operation in _COMPILED and operation != "permute" and context.is_cuda and _compiles()
     make = _maker(point, context.device, dtype, compiled=compiled)
     timing = context.bench.time(make, operand_bytes(point, dtype.itemsize), graph=operation != "adam")
     native = operation in ("rmsnorm", "layernorm", "adam", "copy", "permute")
@@ -78,51 +94,52 @@ def operand_bytes(point: Point, width: int) -> int:
     return int(elements * width * copies * (1 if point.word("phase") == "forward" else 2))
 
 
+Operands = tuple[torch.Tensor, ...]
+
+
 def _maker(point: Point, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> Callable[[], Call]:
-    rows, features = point.sizes
-    operation, backward = point.word("operation"), point.word("phase") == "backward"
+    operation, elements = point.word("operation"), point.size("rows") * point.size("features")
 
-    def random(*sizes: int) -> torch.Tensor:
-        return torch.randn(*sizes, dtype=dtype, device=device)
-
-    def of(function: Function, *operands: torch.Tensor) -> Call:
-        if not backward:
+    def make() -> Call:
+        if operation == "adam":
+            return _adam(elements, device)
+        if operation == "copy":
+            source = torch.randn(elements, dtype=dtype, device=device)
+            into = torch.empty_like(source)
+            return lambda: into.copy_(source)
+        function, operands = _applied(point, device, dtype, compiled=compiled)
+        if point.word("phase") == "forward":
             return lambda: function(*operands)
         leaves = [operand.requires_grad_() for operand in operands if operand.is_floating_point()]
         out = function(*operands)
         gradient = torch.randn_like(out)
         return lambda: torch.autograd.grad(out, leaves, gradient, retain_graph=True)
 
-    def make() -> Call:
-        if operation == "adam":
-            return _adam(rows * features, device)
-        if operation == "copy":
-            source, into = random(rows * features), random(rows * features)
-            return lambda: into.copy_(source)
-        if operation == "permute":
-            order = torch.randperm(rows * EXPERTS_OF_A_TOKEN, device=device) % rows
-            return of(lambda x: x.index_select(0, order), random(rows, features))
-        if operation == "rmsnorm":
-            return of(lambda x, weight: functional.rms_norm(x, (features,), weight), random(rows, features), random(features))
-        if operation == "layernorm":
-            return of(
-                lambda x, weight, bias: functional.layer_norm(x, (features,), weight, bias),
-                random(rows, features),
-                random(features),
-                random(features),
-            )
-        function = _COMPILED[operation]
-        if compiled:
-            function = torch.compile(function, dynamic=True)
-        if operation == "rotary":
-            angles = random(rows, ROTARY_WIDTH)
-            return of(lambda x: function(x, angles, angles), random(rows, max(features, ROTARY_WIDTH)))
-        if operation == "cross_entropy":
-            labels = torch.randint(0, features, (rows,), device=device)
-            return of(function, random(rows, features), labels)
-        return of(function, random(rows, features))
-
     return make
+
+
+def _applied(point: Point, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> tuple[Function, Operands]:
+    """Return an operation and operands for it."""
+    rows, features = point.sizes
+    operation = point.word("operation")
+
+    def random(*sizes: int) -> torch.Tensor:
+        return torch.randn(*sizes, dtype=dtype, device=device)
+
+    if operation in _NATIVE:
+        function, scales = _NATIVE[operation]
+        return function, (random(rows, features), *(random(features) for _ in range(scales)))
+    function = torch.compile(_COMPILED[operation], dynamic=True) if compiled else _COMPILED[operation]
+    match operation:
+        case "permute":
+            order = torch.randperm(EXPERTS_OF_A_TOKEN * rows, device=device) % rows
+            return function, (random(rows, features), order)
+        case "rotary":
+            angles = random(rows, ROTARY_WIDTH)
+            return partial(function, cosine=angles, sine=angles), (random(rows, max(features, ROTARY_WIDTH)),)
+        case "cross_entropy":
+            return function, (random(rows, features), torch.randint(0, features, (rows,), device=device))
+    return function, (random(rows, features),)
 
 
 def _adam(elements: int, device: torch.device) -> Call:
@@ -130,4 +147,5 @@ def _adam(elements: int, device: torch.device) -> Call:
     parameter = torch.nn.Parameter(torch.randn(elements, dtype=torch.float32, device=device))
     parameter.grad = torch.randn_like(parameter)
     optimizer = torch.optim.AdamW([parameter], lr=1e-6, fused=True)
-    return optimizer.step
+    step: Call = optimizer.step
+    return step

@@ -15,7 +15,7 @@ from profiles.measure.suites.context import Context, wide_dtype
 from profiles.measure.timing import Call, as_result
 
 
-class Layer(torch.nn.Module):  # type: ignore[misc] - torch is not type-checked here
+class Layer(torch.nn.Module):  # type: ignore[misc]  # torch is not type-checked here
     """A decoder layer.
 
     Args:
