@@ -18,7 +18,8 @@ from cli.output import wants_progress
 from planner.documents import parse_document
 from planner.errors import InputError
 from planner.inputs import Inputs, read_inputs
-from profiles.measure.points import Point, Wanted, default_points
+from profiles.measure.grid import ON_CPU, default_points
+from profiles.measure.points import Point, Wanted
 
 _Update = Callable[[int, int, str, str], None]
 
@@ -33,9 +34,10 @@ WHOLE_WEIGHT = 5.0
 WHOLE = ("overlap", "memory", "launch", "layer")
 
 SPEC_OF_MODEL = """\
+schema: 1
 model: {model}
 cluster: {{preset: {cluster}, nodes: {nodes}}}
-workload: {{kind: train, seq_len: {seq_len}, global_batch_size: 128}}
+workload: {{kind: train, seq_len: {seq_len}, global_batch_size: 128, precision: bf16}}
 """
 
 
@@ -80,6 +82,7 @@ def request(
     grid: bool,
     world_size: int,
     per_node: int,
+    on_cpu: bool,
 ) -> tuple[Wanted, ...]:
     """Return what is to be measured: what the runs need and what the grid adds, in that order.
 
@@ -90,6 +93,7 @@ def request(
         grid: The grid is added; else only what stands for a whole.
         world_size: Ranks of the job that measures.
         per_node: Ranks of one of its nodes.
+        on_cpu: They have no GPUs.
     """
     from planner.wanted_points import wanted_points
 
@@ -100,7 +104,8 @@ def request(
             if entry.point.suite in suites and fits:
                 weights[entry.point] = weights.get(entry.point, 0.0) + entry.weight
     grid_weight = GRID_WEIGHT if weights else 1.0
-    for point in default_points(suites, dtypes=dtypes, world_size=world_size, per_node=per_node):
+    shrink = ON_CPU if on_cpu else 1
+    for point in default_points(suites, dtypes=dtypes, world_size=world_size, per_node=per_node, shrink=shrink):
         if grid or point.suite in WHOLE:
             weights.setdefault(point, WHOLE_WEIGHT if point.suite in WHOLE else grid_weight)
     return tuple(Wanted(point=point, weight=weight) for point, weight in weights.items())

@@ -194,6 +194,7 @@ def run(
         grid=not no_grid,
         processes=processes,
         nodes=nodes,
+        on_cpu=device is DeviceKind.CPU,
     )
     words = ["--seconds", f"{seconds:g}", *_option("--budget", budget), *_option("--called", called)]
     words += _option("--device", None if device is None else device.value)
@@ -243,6 +244,7 @@ def _wanted(
     grid: bool,
     processes: int,
     nodes: int,
+    on_cpu: bool,
 ) -> "tuple[Wanted, ...]":
     """Return what is to be measured."""
     from cli.measuring import inputs_of_model, request
@@ -257,6 +259,7 @@ def _wanted(
         grid=grid,
         world_size=nodes * processes,
         per_node=processes,
+        on_cpu=on_cpu,
     )
     if not wanted:
         raise InputError("There is nothing to measure.", hint="Name a spec or a model, or leave out --no-grid.")

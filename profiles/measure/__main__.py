@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from profiles.measure.grid import ON_CPU, default_points
 from profiles.measure.journal import Journal, JournalError
-from profiles.measure.points import COLUMNS, Wanted, default_points, read_request
+from profiles.measure.points import COLUMNS, Wanted, read_request
 from profiles.measure.session import Progress, Session
 
 BAD_INPUT = 2
@@ -67,7 +68,11 @@ def main(words: Sequence[str] | None = None) -> int:
         if wanted is None:
             formats = asked.dtype or (["bf16", "fp8"] if kind == "cuda" else ["bf16", "fp32"])
             grid = default_points(
-                asked.suite or list(COLUMNS), dtypes=formats, world_size=ranks.world_size, per_node=ranks.per_node
+                asked.suite or list(COLUMNS),
+                dtypes=formats,
+                world_size=ranks.world_size,
+                per_node=ranks.per_node,
+                shrink=ON_CPU if kind == "cpu" else 1,
             )
             wanted = tuple(Wanted(point=point) for point in grid)
         elif asked.suite:

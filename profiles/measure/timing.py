@@ -28,6 +28,9 @@ import torch
 Call = Callable[[], object]
 
 WARM_UP = 3
+LEAST_LONG = 3
+"""Samples of what takes long, at least."""
+
 MOST_SETS = 64
 """Sets of operands at most, whatever the cache."""
 
@@ -54,13 +57,18 @@ class Effort:
 
     Args:
         seconds: Time that samples may take.
-        least: Samples at least, whatever they take.
+        least: Samples at least; of what takes longer than all of the time `LEAST_LONG`.
         most: Samples at most.
     """
 
     seconds: float = 0.25
     least: int = 5
     most: int = 200
+
+    def samples(self, expected: float) -> int:
+        """Return how many samples of so many seconds each are taken."""
+        least = self.least if expected < self.seconds else LEAST_LONG
+        return max(least, min(self.most, int(self.seconds / max(expected, 1e-9))))
 
 
 @dataclass(frozen=True)
@@ -266,13 +274,11 @@ class Bench:
 
     def _samples(self, sample: Callable[[], float], expected: float) -> list[float]:
         """Return as many samples as the effort allows."""
-        count = max(self.effort.least, min(self.effort.most, int(self.effort.seconds / max(expected, 1e-9))))
-        return [sample() for _ in range(count)]
+        return [sample() for _ in range(self.effort.samples(expected))]
 
     def _events(self, calls: Sequence[Call]) -> list[float]:
         """Return samples of single calls between events, behind a write over the cache."""
-        single = self._warmed(calls)
-        count = max(self.effort.least, min(self.effort.most, int(self.effort.seconds / single)))
+        count = self.effort.samples(self._warmed(calls))
         begins = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
         ends = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
         for index, (begin, end) in enumerate(zip(begins, ends, strict=True)):
@@ -305,8 +311,7 @@ class Bench:
         begun = time.perf_counter()
         graph.replay()
         self.machine.synchronize()
-        single = time.perf_counter() - begun
-        count = max(self.effort.least, min(self.effort.most, int(self.effort.seconds / max(single, 1e-9))))
+        count = self.effort.samples(time.perf_counter() - begun)
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
         marks[0].record()
         for mark in marks[1:]:

@@ -30,6 +30,9 @@ _SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_t
 ROUNDS = 10
 """Samples taken, each behind a meeting of all ranks."""
 
+LEAST_ROUNDS = 3
+"""Samples where one takes longer than all of a point may."""
+
 
 def measure(point: Point, context: Context) -> Mapping[str, object]:
     """Return what one collective takes on this rank; all ranks call it together.
@@ -97,7 +100,7 @@ def _timed(call: Callable[[], object], context: Context, *, graph: bool, works: 
     inner = max(1, min(MOST_CALLS, math.ceil(SAMPLE_SECONDS / max(single, 1e-7))))
     repeated = _captured(call, inner) if graph and works else None
     samples = []
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if inner * single < context.bench.effort.seconds else LEAST_ROUNDS):
         ranks.barrier()
         begun = time.perf_counter()
         if works:

@@ -19,6 +19,9 @@ from profiles.measure.suites.context import Context, wide_dtype
 from profiles.measure.timing import NotMeasurableError
 
 ROUNDS = 7
+LEAST_ROUNDS = 3
+"""Rounds where one takes longer than all samples of a point may."""
+
 SIDE_SECONDS = 5e-3
 """Each side lasts at least so long."""
 
@@ -40,9 +43,10 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
     def product() -> object:
         return torch.mm(left, right)
 
-    counts = context.ranks.shared(_counts(product, other, context))
+    counts, lasting = context.ranks.shared(_counts(product, other, context))
+    rounds = ROUNDS if lasting < context.bench.effort.seconds else LEAST_ROUNDS
     found: dict[str, list[float]] = {"alone": [], "other_alone": [], "beside": [], "other_beside": []}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         alone, _ = _both(product, counts[0], other, 0, context)
         _, other_alone = _both(product, 0, other, counts[1], context)
         beside, other_beside = _both(product, counts[0], other, counts[1], context)
@@ -52,7 +56,7 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
     return {
         **medians,
         "seconds": medians["beside"],
-        "samples": ROUNDS,
+        "samples": rounds,
         "products": counts[0],
         "others": counts[1],
         "mode": "events" if context.is_cuda else "clock",
@@ -91,14 +95,14 @@ def _in_threads(
     return lambda: dist.irecv(buffer, src=members[0], group=group)
 
 
-def _counts(product: Side, other: Side, context: Context) -> tuple[int, int]:
-    """Return how often each side runs, so that they last about equally long."""
-    for _ in range(2):
-        _both(product, 1, other, 1, context)
+def _counts(product: Side, other: Side, context: Context) -> tuple[tuple[int, int], float]:
+    """Return how often each side runs, so that they last about equally long, and how long that is."""
+    _both(product, 1, other, 1, context)
     product_seconds, _ = _both(product, 1, other, 0, context)
     _, other_seconds = _both(product, 0, other, 1, context)
     lasting = max(SIDE_SECONDS, product_seconds, other_seconds)
-    return math.ceil(lasting / max(product_seconds, 1e-7)), math.ceil(lasting / max(other_seconds, 1e-7))
+    counts = (math.ceil(lasting / max(product_seconds, 1e-7)), math.ceil(lasting / max(other_seconds, 1e-7)))
+    return counts, lasting
 
 
 def _both(product: Side, products: int, other: Side, others: int, context: Context) -> tuple[float, float]:
