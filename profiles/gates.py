@@ -107,6 +107,7 @@ class Row:
         least_seconds: No faster by the datasheet; 0 where nothing is known.
         expected_seconds: By the analytic model, or a measure of its work; residuals are over this.
         is_priced: The expectation is the analytic model's.
+        work: A measure of its work.
         line: Where it stands.
     """
 
@@ -119,6 +120,7 @@ class Row:
     least_seconds: float
     expected_seconds: float
     is_priced: bool
+    work: float
     line: int
 
 
@@ -147,7 +149,7 @@ PLATEAU_WIDTH = 1.1
 """Rows within this factor of the fastest are equally fast."""
 
 PLATEAU_WORK = 4.0
-"""Their expected times span at least this factor: less may be chance."""
+"""Their work spans at least this factor: less may be chance."""
 
 NOT_MONOTONE = 1.5
 """More work that takes less time by this factor is no effect of tiles and waves: those make a third at most."""
@@ -219,8 +221,8 @@ def _plateaus(rows: Sequence[Row]) -> list[Excluded]:
         ]
         if len(hidden) < LEAST_PLATEAU:
             continue
-        expected = [row.expected_seconds for row in hidden]
-        if max(expected) < PLATEAU_WORK * min(expected):
+        work = [row.work for row in hidden]
+        if max(work) < PLATEAU_WORK * min(work):
             continue
         reason = f"{len(hidden)} rows of unlike work all take about {_us(floor)}: the host's launch hides them"
         found += [Excluded(row=row, fault="flat plateau", reason=reason) for row in hidden]

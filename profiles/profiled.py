@@ -112,6 +112,7 @@ def _row(entry: Entry, device: Device | None, analytic: AnalyticCostModel | None
         least_seconds=0.0 if device is None or operation is None else least_seconds(operation, device),
         expected_seconds=work_of(point) if expected is None else expected,
         is_priced=expected is not None,
+        work=work_of(point),
         line=entry.line,
     )
 

@@ -56,9 +56,8 @@ def test_points_of_another_run_need_a_word(directory: Path) -> None:
 
 
 def test_there_is_one_writer_at_a_time(directory: Path) -> None:
-    with Journal(directory, resume=True):
-        with pytest.raises(JournalError, match="another run is writing here"):
-            Journal(directory, resume=True)
+    with Journal(directory, resume=True), pytest.raises(JournalError, match="another run is writing here"):
+        Journal(directory, resume=True)
     Journal(directory, resume=True).close()
 
 
