@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from cli.named_model import read_named_model
 from cli.output import wants_progress
-from planner.documents import parse_document
 from planner.errors import InputError
-from planner.inputs import Inputs, read_inputs
+from planner.inputs import Inputs, load_inputs
+from profiles.catalogue import load_preset
 from profiles.measure.grid import ON_CPU, default_points
 from profiles.measure.points import Point, Wanted
 
 _Update = Callable[[int, int, str, str], None]
-
-REQUEST = "request.jsonl"
 
 GRID_WEIGHT = 0.2
 """What a point of the grid weighs beside those of named models, which average to 1."""
@@ -68,10 +68,17 @@ def inputs_of_model(model: str, *, cluster: str, nodes: int, seq_len: int) -> In
     """Return the inputs of a spec that names a model and nothing else of its own.
 
     Raises:
-        InputError: There is no such model or cluster.
+        InputError: There is no such model.
+        profiles.errors.CatalogueError: There is no such cluster.
     """
-    text = SPEC_OF_MODEL.format(model=json.dumps(model), cluster=json.dumps(cluster), nodes=nodes, seq_len=seq_len)
-    return read_inputs(parse_document(text, file=f"--model {model}"), base=Path())
+    read_named_model(model, where="--model")
+    load_preset(cluster)
+    reference = str(Path(model).absolute()) if Path(model).exists() else model
+    values = {"model": json.dumps(reference), "cluster": json.dumps(cluster), "nodes": nodes, "seq_len": seq_len}
+    with TemporaryDirectory() as folder:
+        spec = Path(folder) / "spec.yaml"
+        spec.write_text(SPEC_OF_MODEL.format(**values), encoding="utf-8")
+        return load_inputs(spec)
 
 
 def request(

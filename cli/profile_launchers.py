@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
-from cli.measuring import REQUEST
+REQUEST = "request.jsonl"
+"""File of the points that are to be measured."""
 
 SCRIPT = {"torchrun": "profile.sh", "slurm": "profile.sbatch"}
 

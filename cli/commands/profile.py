@@ -11,7 +11,7 @@ import typer
 from cli.exits import ExitCode
 from cli.options import ForceOption, FormatOption, directory
 from cli.output import Format, check_writable, note, print_blocks, print_json, print_text, write_file, write_files
-from cli.profile_launchers import SCRIPT, Launcher, collector_files, launcher_text
+from cli.profile_launchers import REQUEST, SCRIPT, Launcher, collector_files, launcher_text
 from planner.errors import InputError, Location
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def run(
 
     Every point is on disk as soon as it is measured; what was stopped goes on with --resume.
     """
-    from cli.measuring import REQUEST, Launch, collect, require_torch
+    from cli.measuring import Launch, collect, require_torch
     from profiles.measure.points import request_text
 
     if nodes > 1 and emit is None:

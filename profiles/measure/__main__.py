@@ -13,6 +13,8 @@ from profiles.measure.points import COLUMNS, Wanted, read_request
 from profiles.measure.session import Progress, Session
 
 BAD_INPUT = 2
+LOST = 3
+"""Exit code where a kernel's error ended every later one; the next start goes on behind it."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -89,7 +91,10 @@ def main(words: Sequence[str] | None = None) -> int:
                 print(problem, file=sys.stderr)
             return BAD_INPUT
         with nullcontext() if journal is None else journal:
-            session.run(journal)
+            summary = session.run(journal)
+        if summary.lost:
+            print("the device takes no more work; start again with --resume", file=sys.stderr)
+            return LOST
     except JournalError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT

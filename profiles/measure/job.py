@@ -43,6 +43,7 @@ class TorchJob:
         self._context = Context(bench=Bench(ranks.machine, effort), ranks=ranks, scratch=scratch)
         self._called = called
         self._suites: dict[str, Callable[[Point, Context], Result]] = {}
+        self._lost = False
 
     @property
     def leads(self) -> bool:
@@ -65,6 +66,10 @@ class TorchJob:
         """Return what all ranks found together, or why the point cannot be measured."""
         return joined(self._ranks.gathered(self._alone(point)))
 
+    def is_lost(self) -> bool:
+        """Return whether some rank's GPU takes no more work; all ranks ask together."""
+        return any(self._ranks.gathered(self._lost))
+
     def _alone(self, point: Point) -> Result | str:
         """Return what this rank finds.
 
@@ -79,7 +84,7 @@ class TorchJob:
         except NotMeasurableError as error:
             return str(error)
         except (RuntimeError, NotImplementedError) as error:
-            self._context.bench.machine.release()
+            self._lost = not self._context.bench.machine.is_well()
             return f"{type(error).__name__}: {error}"[:LONGEST_REASON]
 
 

@@ -36,6 +36,10 @@ class Job(Protocol):
         """Return what all ranks found together, or why the point cannot be measured."""
         ...
 
+    def is_lost(self) -> bool:
+        """Return whether nothing more can be measured in these processes; all of them ask together."""
+        ...
+
     def provenance(self) -> Mapping[str, object]:
         """Return what the run says of itself."""
         ...
@@ -72,11 +76,13 @@ class Summary:
         measured: Points that it measured.
         failed: Points that it could not.
         left: Points of the request that are not done.
+        lost: The processes could measure nothing more.
     """
 
     measured: int
     failed: int
     left: int
+    lost: bool = False
 
 
 class Session:
@@ -112,8 +118,7 @@ class Session:
             profiles.measure.journal.JournalError: The journal is another device's.
         """
         if journal is None:
-            self._follow()
-            return Summary(measured=0, failed=0, left=0)
+            return Summary(measured=0, failed=0, left=0, lost=self._follow())
         chooser = Chooser(self._wanted)
         open_points = {entry.point for entry in self._wanted}
         for entry in journal.content.entries:
@@ -155,6 +160,8 @@ class Session:
                 measured += 1
             chooser.close(point)
             open_points.discard(point)
+            if self._job.is_lost():
+                return Summary(measured=measured, failed=failed, left=len(open_points), lost=True)
             if self._clock() - asked > CONDITIONS_SECONDS:
                 asked = self._clock()
                 journal.conditions(self._job.conditions())
@@ -170,10 +177,13 @@ class Session:
             return at_this_pace
         return max(0.0, min(at_this_pace, self._budget_seconds - elapsed))
 
-    def _follow(self) -> None:
-        """Measure what the first rank chooses."""
+    def _follow(self) -> bool:
+        """Measure what the first rank chooses; return whether that ended because nothing more can be measured."""
         while (index := self._job.choice(None)) is not None:
             self._job.measure(self._wanted[index].point)
+            if self._job.is_lost():
+                return True
+        return False
 
 
 def _learn(chooser: Chooser, point: Point, result: Result) -> None:

@@ -31,7 +31,7 @@ WARM_UP = 3
 LEAST_LONG = 3
 """Samples of what takes long, at least."""
 
-MOST_SETS = 64
+MOST_SETS = 256
 """Sets of operands at most, whatever the cache."""
 
 GRAPH_SECONDS = 4e-3
@@ -151,6 +151,18 @@ class Machine:
         if self.is_cuda:
             torch.cuda.synchronize(self.device)
 
+    def is_well(self) -> bool:
+        """Return whether it takes work after an error; what is not used is given back.
+
+        Some errors of a kernel end every later one of the process too.
+        """
+        try:
+            self.synchronize()
+            self.release()
+        except RuntimeError:
+            return False
+        return True
+
     def release(self) -> None:
         """Give back what is not used."""
         if self.is_cuda:
@@ -168,7 +180,7 @@ class Machine:
 
 def _cuda_cache_bytes(device: torch.device) -> int:
     properties = torch.cuda.get_device_properties(device)
-    return int(properties.L2_cache_size) or 64 << 20
+    return int(getattr(properties, "L2_cache_size", 0)) or 64 << 20
 
 
 def _cpu_cache_bytes() -> int:

@@ -49,7 +49,7 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
 
         try:
             make()()
-        except (RuntimeError, NotImplementedError, ValueError):
+        except (RuntimeError, NotImplementedError, ValueError, TypeError):  # as this torch's kernels refuse a shape
             context.bench.machine.release()
             continue
         return as_result(context.bench.time(make, _operand_bytes(point)), kernel=name)

@@ -9,6 +9,7 @@ all_gather and reduce_scatter, what one rank sends in all for all_to_all, what i
 import math
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -95,10 +96,9 @@ def collective(
 def _timed(call: Callable[[], object], context: Context, *, graph: bool, works: bool) -> Timing:
     """Return the time of one of many calls back to back; a rank that only waits takes part in the meetings."""
     ranks = context.ranks
-    single = _estimate(call, context) if works else 0.0
-    single = max(ranks.gathered(single))
+    single = max(_agreed(context, lambda: _estimate(call, context) if works else 0.0))
     inner = max(1, min(MOST_CALLS, math.ceil(SAMPLE_SECONDS / max(single, 1e-7))))
-    repeated = _captured(call, inner) if graph and works else None
+    repeated = _agreed(context, lambda: _captured(call, inner) if graph and works else None, local=True)[0]
     samples = []
     for _ in range(ROUNDS if inner * single < context.bench.effort.seconds else LEAST_ROUNDS):
         ranks.barrier()
@@ -109,6 +109,29 @@ def _timed(call: Callable[[], object], context: Context, *, graph: bool, works: 
             samples.append(max(time.perf_counter() - begun, 1e-9))
     mode = "graph" if graph else "events" if context.is_cuda else "clock"
     return summarised(samples, mode)
+
+
+T = TypeVar("T")
+
+
+def _agreed(context: Context, work: Callable[[], T], *, local: bool = False) -> list[T]:
+    """Return what every rank finds, or this rank's own finding alone.
+
+    Where one cannot do its work none goes on, for the others would wait for it.
+
+    Raises:
+        NotMeasurableError: One could not.
+    """
+    found: list[T] = []
+    reason = ""
+    try:
+        found.append(work())
+    except RuntimeError as error:  # torch's for what a library refuses
+        reason = str(error).splitlines()[0]
+    reasons = [text for text in context.ranks.gathered(reason) if text]
+    if reasons:
+        raise NotMeasurableError(reasons[0])
+    return found if local else context.ranks.gathered(found[0])
 
 
 def _estimate(call: Callable[[], object], context: Context) -> float:

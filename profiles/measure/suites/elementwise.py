@@ -66,6 +66,12 @@ _COMPILED: Mapping[str, Function] = {
 
 
 @cache
+def _compiled(operation: str) -> Function:
+    made: Function = torch.compile(_COMPILED[operation], dynamic=True)
+    return made
+
+
+@cache
 def _compiles() -> bool:
     return importlib.util.find_spec("triton") is not None
 
@@ -82,7 +88,7 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
         raise NotMeasurableError(f"{operation} has no backward pass")
     compiled = operation in _COMPILED and operation != "permute" and context.is_cuda and _compiles()
     make = _maker(point, context.device, dtype, compiled=compiled)
-    timing = context.bench.time(make, operand_bytes(point, dtype.itemsize), graph=operation != "adam")
+    timing = context.bench.time(make, operand_bytes(point, dtype.itemsize))
     native = operation in ("rmsnorm", "layernorm", "adam", "copy", "permute")
     return as_result(timing, kernel="native" if native else "compiled" if compiled else "eager")
 
@@ -129,7 +135,7 @@ def _applied(point: Point, device: torch.device, dtype: torch.dtype, *, compiled
     if operation in _NATIVE:
         function, scales = _NATIVE[operation]
         return function, (random(rows, features), *(random(features) for _ in range(scales)))
-    function = torch.compile(_COMPILED[operation], dynamic=True) if compiled else _COMPILED[operation]
+    function = _compiled(operation) if compiled else _COMPILED[operation]
     match operation:
         case "permute":
             order = torch.randperm(EXPERTS_OF_A_TOKEN * rows, device=device) % rows
@@ -146,6 +152,7 @@ def _adam(elements: int, device: torch.device) -> Call:
     """Return a step of fused AdamW over fp32 parameters, gradients and moments."""
     parameter = torch.nn.Parameter(torch.randn(elements, dtype=torch.float32, device=device))
     parameter.grad = torch.randn_like(parameter)
-    optimizer = torch.optim.AdamW([parameter], lr=1e-6, fused=True)
+    # Its count of steps lies on the GPU, or no graph could hold it.
+    optimizer = torch.optim.AdamW([parameter], lr=1e-6, fused=True, capturable=device.type == "cuda")
     step: Call = optimizer.step
     return step

@@ -34,6 +34,9 @@ class SlowJob:
         kernels = point.size("kernels")
         return "it is a tenth" if kernels % 10 == 0 else {"seconds": 1e-6 * kernels}
 
+    def is_lost(self) -> bool:
+        return False
+
     def provenance(self) -> Mapping[str, object]:
         return {"device": "none", "called": ""}
 

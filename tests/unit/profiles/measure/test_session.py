@@ -74,3 +74,23 @@ def test_the_time_left_is_that_of_the_points_left_at_the_pace_so_far(tmp_path: P
         pace = progress.elapsed_seconds / progress.done
         assert progress.left_seconds == (progress.total - progress.done) * pace
     assert told[-1].left_seconds == 0.0
+
+
+class LostJob(SlowJob):
+    """Its fifth point takes the device down."""
+
+    def __init__(self) -> None:
+        self.measured = 0
+
+    def is_lost(self) -> bool:
+        self.measured += 1
+        return self.measured == 5
+
+
+def test_a_lost_device_ends_a_run_and_the_next_one_goes_on_behind_it(tmp_path: Path) -> None:
+    with Journal(tmp_path, resume=False) as journal:
+        first = Session(request(9), LostJob()).run(journal)
+    assert (first.measured + first.failed, first.left, first.lost) == (5, 4, True)
+    with Journal(tmp_path, resume=True) as journal:
+        second = Session(request(9), SlowJob()).run(journal)
+    assert (second.measured + second.failed, second.left, second.lost) == (4, 0, False)
