@@ -167,7 +167,7 @@ def require_torch(python: str) -> None:
         own = "This environment" if python == sys.executable else python
         raise InputError(
             f"{own} has no torch, which measuring needs.",
-            hint="Install shardwright[profile], name an interpreter with --python, or write a launcher with --emit.",
+            hint="Install the extra `profile`, name an interpreter with --python, or write a launcher with --emit.",
         )
 
 
