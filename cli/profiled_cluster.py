@@ -21,7 +21,8 @@ def measured_cluster(cluster: Cluster, directory: Path, *, strict: bool) -> Clus
         InputError: It is not, and that is asked for.
         profiles.errors.ProfileFileError: It cannot be read.
     """
-    from profiles.profiled import judge, remarks
+    from profiles.judging import judge
+    from profiles.profiled import remarks
     from profiles.recorded import read_recording, recording_of
 
     recording = read_recording(directory)

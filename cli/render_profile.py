@@ -8,8 +8,9 @@ from statistics import median
 from cli.render import Block, Facts, Item, Line, Style, Table, columns, count, counted, percent, section
 from profiles.achieved import achieved
 from profiles.hardware import Device
+from profiles.judging import Judged
 from profiles.measure.journal import Entry
-from profiles.profiled import Judged, lost_fraction
+from profiles.profiled import lost_fraction
 from profiles.recorded import Recording
 
 MOST_LISTED = 20

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from profiles.hardware import Device
+from profiles.judging import least_seconds
 from profiles.measure.journal import Entry
 from profiles.measured_operations import operation_of
 from profiles.ops import Attention, Collective, CollectiveKind, Gemm, HostCopy, MemoryBound
-from profiles.profiled import least_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,12 +20,21 @@ from profiles.unequal import UnequalCostModel
 def cost_model_on(cluster: Cluster, software: Software = CURRENT_SOFTWARE) -> CostModel:
     """Return what prices training on a cluster; where its nodes differ, at best."""
     if cluster.unequal is not None:
-        return UnequalCostModel(cluster, software, with_tables=with_residuals)
+        return UnequalCostModel(cluster, software, with_tables=_inside_nodes)
     return with_residuals(AnalyticCostModel(cluster, software))
 
 
-def with_residuals(analytic: AnalyticCostModel) -> CostModel:
+def _inside_nodes(analytic: AnalyticCostModel) -> CostModel:
+    """Return `with_residuals` for nodes whose links to others are not those that a profile ran on."""
+    return with_residuals(analytic, between_nodes=False)
+
+
+def with_residuals(analytic: AnalyticCostModel, *, between_nodes: bool = True) -> CostModel:
     """Return a cost model with the measured residuals of its GPU, or of one with the same chip; else itself.
+
+    Args:
+        analytic: Prices everything.
+        between_nodes: What the cluster's profile says of collectives between nodes holds for its links.
 
     Raises:
         ProfileFileError: The cluster's profile cannot be read, or has changed.
@@ -40,7 +49,7 @@ def with_residuals(analytic: AnalyticCostModel) -> CostModel:
     from profiles.profiled import with_profile  # noqa: PLC0415
     from profiles.recorded import recording_of  # noqa: PLC0415
 
-    return with_profile(analytic, shipped, recording_of(analytic.cluster.profile))
+    return with_profile(analytic, shipped, recording_of(analytic.cluster.profile), between_nodes=between_nodes)
 
 
 class MeasuredCostModel:

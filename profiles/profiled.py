@@ -13,171 +13,24 @@ GPUs; that their network is the same is taken for granted.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from statistics import median
 
 from profiles.analytic import AnalyticCostModel
-from profiles.catalogue import device_names, load_device
 from profiles.chips import is_same_chip
 from profiles.collectives import CollectivePrices
-from profiles.errors import CoverageError
 from profiles.estimate import CostModel, Estimate, Source
-from profiles.gates import Excluded, Row, judged
-from profiles.hardware import Cluster, Device
-from profiles.measure.budget import work_of
+from profiles.hardware import Cluster
+from profiles.judging import Judged, judge, measured_device, price_of, seconds_of
 from profiles.measure.journal import Entry
 from profiles.measure.points import Point
-from profiles.measured_operations import FAMILIES, Family, Operation, operation_of, place_of
-from profiles.ops import Attention, Collective, CollectiveKind, ComputeOp, Gemm, HostCopy, MemoryBound
+from profiles.measured_operations import FAMILIES, Family, operation_of, place_of
+from profiles.ops import Attention, Collective, ComputeOp
 from profiles.recorded import Recording
 from profiles.residuals import Query, ResidualTable
-from profiles.schema import ClusterEntry
 from profiles.software import TensorParallelOverlap
 from profiles.tables import Implementation, Shape, TableRow
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """The rows of a profile, sorted by whether planning may use them.
-
-    Args:
-        kept: Points that it may.
-        excluded: Those that it may not.
-        roofline: What they were held against; empty where no datasheet is known.
-    """
-
-    kept: tuple[Entry, ...]
-    excluded: tuple[Excluded, ...]
-    roofline: str
-
-
-def measured_device(recording: Recording) -> Device | None:
-    """Return the GPU of a profile, where the catalogue holds it."""
-    return load_device(recording.device) if recording.device in device_names() else None
-
-
-def judge(recording: Recording, cluster: Cluster | None = None) -> Judged:
-    """Return which points of a profile planning may use.
-
-    Args:
-        recording: The profile.
-        cluster: Where they were measured, for the roofline and the analytic price of neighbours; None for one node of
-            the GPU, where the catalogue holds it.
-    """
-    own = cluster is not None and recording.device == cluster.device.name
-    cluster = cluster if own else _one_node(recording)
-    analytic = None if cluster is None else AnalyticCostModel(cluster, sustained=False)
-    device = None if cluster is None else cluster.device
-    entries = {entry.line: entry for entry in recording.measured if _seconds(entry) is not None}
-    rows = [_row(entry, device, analytic) for entry in entries.values()]
-    kept, excluded = judged(rows)
-    return Judged(
-        kept=tuple(entries[row.line] for row in kept),
-        excluded=excluded,
-        roofline="" if device is None else device.name,
-    )
-
-
-def _one_node(recording: Recording) -> Cluster | None:
-    """Return a node of the GPU that was measured; None where the catalogue does not hold it."""
-    if measured_device(recording) is None:
-        return None
-    per_node = recording.newest.get("gpus_per_node", 1)
-    node = {"gpu": recording.device, "gpus_per_node": per_node, "nodes": 1, "host_ram": UNREAD_RAM}
-    return ClusterEntry.model_validate(node).to_cluster()
-
-
-UNREAD_RAM = "1TB"
-"""Host memory of a node whose kernels alone are priced."""
-
-
-def _seconds(entry: Entry) -> float | None:
-    found = entry.result.get("seconds")
-    return float(found) if isinstance(found, int | float) and found > 0 else None
-
-
-def _row(entry: Entry, device: Device | None, analytic: AnalyticCostModel | None) -> Row:
-    point, seconds = entry.point, _seconds(entry)
-    assert seconds is not None, "only points with a time are judged"
-    operation = operation_of(point)
-    expected = None if analytic is None or operation is None else _price(analytic, operation)
-    return Row(
-        name=point.key,
-        group=point.group,
-        backend=_without_backend(point),
-        places=tuple(math.log2(max(size, 1)) for size in point.sizes),
-        sizes=_growing(point),
-        seconds=seconds,
-        least_seconds=0.0 if device is None or operation is None else least_seconds(operation, device),
-        expected_seconds=work_of(point) if expected is None else expected,
-        is_priced=expected is not None,
-        work=work_of(point),
-        line=entry.line,
-    )
-
-
-def _price(model: AnalyticCostModel, operation: Operation) -> float | None:
-    """Return the price of an operation; None where it has none, as a collective of more ranks than there are."""
-    if isinstance(operation, Collective) and (operation.size - 1) * operation.stride >= model.cluster.world_size:
-        return None
-    try:
-        found = model.collective(operation) if isinstance(operation, Collective) else model.compute(operation)
-    except CoverageError:
-        return None
-    return found.seconds or None
-
-
-def _without_backend(point: Point) -> tuple[object, ...]:
-    """Return what is measured, however it is run."""
-    if point.suite != "collectives":
-        return (point.key,)
-    return (point.suite, point.word("kind"), point.word("beside"), *point.sizes)
-
-
-def _growing(point: Point) -> tuple[int, ...]:
-    """Return the sizes with which work grows: a window that is none is the largest, and heads share keys."""
-    if point.suite == "attention":
-        sizes = list(point.sizes)
-        if not point.size("window"):
-            sizes[3] = point.size("kv_len")
-        return tuple(sizes)
-    if point.suite == "collectives":
-        size, stride, num_bytes = point.sizes
-        # Groups of unlike shapes are not held against each other: which has more work, the network decides.
-        return (size, -size, stride, -stride, num_bytes)
-    return point.sizes
-
-
-def least_seconds(operation: Operation, device: Device) -> float:
-    """Return what an operation takes at the datasheet's rates: no kernel is faster.
-
-    Traffic counts where it does not fit into a cache: ten times the largest that any GPU of the catalogue has. A
-    collective sends what a rank does not hold itself, once, over a link between GPUs; switches may add up on the way.
-    """
-    match operation:
-        case Gemm() | Attention():
-            rate = device.dense_flops_per_second.get(operation.dtype)
-            computing = 0.0 if rate is None else operation.flops / rate
-            return max(computing, _moving_seconds(operation.num_bytes, device))
-        case MemoryBound():
-            return _moving_seconds(operation.num_bytes, device)
-        case HostCopy():
-            return operation.num_bytes / device.host_bytes_per_second
-        case Collective():
-            link = device.peer_bytes_per_second or device.host_bytes_per_second
-            moved = operation.buffer_bytes
-            if operation.kind is not CollectiveKind.SEND_RECV:
-                moved = moved * (operation.size - 1) // operation.size
-            return moved / link
-    return 0.0
-
-
-CACHED_BYTES = 1 << 30
-
-
-def _moving_seconds(num_bytes: float, device: Device) -> float:
-    return 0.0 if num_bytes < CACHED_BYTES else num_bytes / device.memory_bytes_per_second
 
 
 class ProfiledCostModel:
@@ -187,13 +40,17 @@ class ProfiledCostModel:
         analytic: Prices everything as hours of training run it.
         fallback: Prices what was not measured.
         recording: The profile.
+        between_nodes: Its collectives between nodes ran on this network.
     """
 
-    def __init__(self, analytic: AnalyticCostModel, fallback: CostModel, recording: Recording) -> None:
+    def __init__(
+        self, analytic: AnalyticCostModel, fallback: CostModel, recording: Recording, *, between_nodes: bool = True
+    ) -> None:
         self.analytic = analytic
         self.fallback = fallback
         self.cluster = analytic.cluster
         self.recording = recording
+        self._between_nodes = between_nodes
         self._burst = AnalyticCostModel(analytic.cluster, analytic.software, sustained=False)
         self._links = CollectivePrices(analytic.cluster, analytic.software, sustained=False)
         self.is_own = recording.device == self.cluster.device.name
@@ -205,8 +62,6 @@ class ProfiledCostModel:
         """Return the nodes that the profile was measured on, or as many of them as this cluster has."""
         per_node = self.cluster.gpus_per_node
         nodes = -(-int(str(self.recording.newest.get("world_size", 1))) // per_node)
-        if self.cluster.unequal is not None:
-            return self.cluster
         return self.cluster.with_nodes(max(1, min(nodes, self.cluster.num_nodes)))
 
     @cached_property
@@ -223,10 +78,10 @@ class ProfiledCostModel:
         prices: dict[tuple[Family, Shape], float] = {}
         for entry in self.judged.kept:
             place, operation = self._measured_place(entry), operation_of(entry.point)
-            price = None if operation is None else _price(burst, operation)
+            price = None if operation is None else price_of(burst, operation)
             if place is None or price is None:
                 continue
-            found = _seconds(entry)
+            found = seconds_of(entry)
             assert found is not None, "only points with a time are kept"
             seconds.setdefault(place, []).append(found)
             prices[place] = price
@@ -306,7 +161,7 @@ class ProfiledCostModel:
         crosses = self._links.leaves_node(operation)
         place = place_of(operation, crosses=crosses)
         same_nodes = self.recording.newest.get("gpus_per_node") == self.cluster.gpus_per_node
-        if place is None or operation.copies != 1 or not same_nodes or (crosses and self.cluster.unequal is not None):
+        if place is None or operation.copies != 1 or not same_nodes or (crosses and not self._between_nodes):
             return fallback
         found = self._priced(place, self.analytic.collective(operation), self._burst.collective(operation))
         return found or fallback
@@ -370,12 +225,14 @@ def _figure(entry: Entry, name: str) -> float:
     return float(str(entry.result[name]))
 
 
-def with_profile(analytic: AnalyticCostModel, fallback: CostModel, recording: Recording) -> CostModel:
+def with_profile(
+    analytic: AnalyticCostModel, fallback: CostModel, recording: Recording, *, between_nodes: bool
+) -> CostModel:
     """Return a cost model that uses a profile where the GPU has its chip, else the fallback."""
     device = analytic.cluster.device
     measured = measured_device(recording)
     if recording.device == device.name or (measured is not None and is_same_chip(measured, device)):
-        return ProfiledCostModel(analytic, fallback, recording)
+        return ProfiledCostModel(analytic, fallback, recording, between_nodes=between_nodes)
     return fallback
 
 

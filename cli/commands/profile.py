@@ -15,8 +15,8 @@ from cli.profile_launchers import REQUEST, SCRIPT, Launcher, collector_files, la
 from planner.errors import InputError, Location
 
 if TYPE_CHECKING:
+    from profiles.judging import Judged
     from profiles.measure.points import Wanted
-    from profiles.profiled import Judged
     from profiles.recorded import Recording
 
 SUMMARY = "Measure what planning needs on the GPUs at hand, and look after what was measured."
@@ -268,7 +268,7 @@ def _wanted(
 
 def _read(path: Path, spec: Path | None = None) -> "tuple[Recording, Judged]":
     from planner.inputs import load_inputs
-    from profiles.profiled import judge
+    from profiles.judging import judge
     from profiles.recorded import read_recording
 
     recording = read_recording(path)
@@ -285,7 +285,7 @@ def show(
 ) -> None:
     """Show where a profile comes from, what it holds and what the GPU achieves."""
     from cli.render_profile import profile_blocks, profile_document
-    from profiles.profiled import measured_device
+    from profiles.judging import measured_device
 
     recording, judged = _read(path)
     device = measured_device(recording)
@@ -304,7 +304,8 @@ def check(path: ProfileArgument, *, spec: SpecOption = None, format_: FormatOpti
     """Name every point that planning leaves out, and what is stale or of other hardware; 1 where there is any."""
     from cli.render_profile import check_blocks, profile_document
     from planner.inputs import load_inputs
-    from profiles.profiled import measured_device, remarks
+    from profiles.judging import measured_device
+    from profiles.profiled import remarks
 
     recording, judged = _read(path, spec)
     found = recording.stale if spec is None else remarks(recording, load_inputs(spec).cluster)

@@ -13,8 +13,8 @@ from cli.report_page.markup import as_html, block_elements, drawing, element, fo
 from cli.report_page.style import STYLE, TERM_COLOURS
 from profiles.achieved import Achieved, achieved
 from profiles.hardware import Device
+from profiles.judging import Judged
 from profiles.measure.journal import Entry
-from profiles.profiled import Judged
 from profiles.recorded import Recording
 
 WIDTH = 760.0

@@ -22,6 +22,8 @@ from profiles.ops import Collective, CollectiveKind, Gemm, HostPass, MemoryBound
 from profiles.planned import cost_model_on
 from profiles.profiled import ProfiledCostModel
 from profiles.recorded import read_recording, recording_of
+from profiles.schema import MixedClusterEntry
+from profiles.unequal import UnequalCostModel
 from tests.written_profiles import points_for, run_line, seconds_of, write_profile
 
 SPEC = """\
@@ -186,6 +188,30 @@ def test_measured_overlap_and_collectives_replace_the_analytic_ones(tmp_path: Pa
     burst = seconds_of(reduction, cluster)
     bare = cost_model_on(cluster).collective(operation).seconds
     assert found.seconds == pytest.approx(1e-3 * bare / burst, rel=1e-9)
+
+
+def test_where_nodes_differ_only_what_stays_inside_a_node_is_measured(tmp_path: Path) -> None:
+    pair = load_preset("dgx-h100").model_copy(update={"nodes": 2}).to_cluster()
+    groups = [{"preset": "dgx-h100", "nodes": 1}, {"preset": "dgx-a100", "nodes": 1}]
+    mixed = MixedClusterEntry.model_validate({"groups": groups}).to_cluster()
+
+    def gather(size: int) -> Collective:
+        return Collective(kind=CollectiveKind.ALL_GATHER, buffer_bytes=1 << 24, size=size, stride=1)
+
+    points = [
+        point("collectives", kind="all_gather", mode="eager", beside="concurrent", size=size, stride=1, bytes=1 << 24)
+        for size in (8, 16)
+    ]
+    write_profile(tmp_path, points, pair, factor=lambda _: 1.5)
+    equal, unequal = cost_model_on(measured(pair, tmp_path)), cost_model_on(measured(mixed, tmp_path))
+    assert [equal.collective(gather(size)).source for size in (8, 16)] == [Source.MEASURED, Source.MEASURED]
+    assert isinstance(unequal, UnequalCostModel)
+    of_hopper = unequal.of_kind(0, unequal.nodes.best_bytes_per_second)
+    bare = cost_model_on(mixed)
+    assert isinstance(bare, UnequalCostModel)
+    without = bare.of_kind(0, bare.nodes.best_bytes_per_second)
+    assert of_hopper.collective(gather(8)).source is Source.MEASURED
+    assert of_hopper.collective(gather(16)) == without.collective(gather(16))
 
 
 def test_a_plan_that_was_priced_with_a_profile_is_evaluated_with_it_or_not_at_all(

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from profiles.catalogue import load_preset
+from profiles.judging import judge
 from profiles.measure.grid import default_points
 from profiles.measure.journal import FILE, Journal
 from profiles.measure.points import Point, point
-from profiles.profiled import judge, remarks
+from profiles.profiled import remarks
 from profiles.recorded import read_recording
 from tests.written_profiles import noise, result_of, run_line, seconds_of, write_profile
 
