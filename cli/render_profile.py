@@ -10,6 +10,7 @@ from profiles.achieved import achieved
 from profiles.hardware import Device
 from profiles.judging import Judged
 from profiles.measure.journal import Entry
+from profiles.measured_operations import Family
 from profiles.profiled import lost_fraction
 from profiles.recorded import Recording
 
@@ -198,6 +199,33 @@ def check_blocks(recording: Recording, judged: Judged, remarks: Sequence[str]) -
         *remark_blocks(remarks),
         *excluded_blocks(judged),
     )
+
+
+def left_out_blocks(errors: Mapping[Family, Sequence[float]]) -> tuple[Block, ...]:
+    """Return how far interpolation is off, by family; nothing where it was not asked for, or cannot be told."""
+    if not errors:
+        return ()
+    table = Table(
+        columns=columns("family", ">points left out", ">median error", ">90th percentile"),
+        rows=tuple(
+            (family.value, count(len(missed)), percent(median(missed)), percent(_high(missed)))
+            for family, missed in errors.items()
+        ),
+    )
+    return section("Predicted from the others", table)
+
+
+def _high(missed: Sequence[float]) -> float:
+    """Return the 90th percentile, the next larger of two."""
+    return sorted(missed)[min(len(missed) - 1, int(0.9 * len(missed)))]
+
+
+def left_out_document(errors: Mapping[Family, Sequence[float]]) -> dict[str, object]:
+    """Return the same as a part of a document."""
+    return {
+        family.value: {"points": len(missed), "median": median(missed), "p90": _high(missed)}
+        for family, missed in errors.items()
+    }
 
 
 def profile_document(

@@ -49,8 +49,7 @@ def judge(recording: Recording, cluster: Cluster | None = None) -> Judged:
         cluster: Where they were measured, for the roofline and the analytic price of neighbours; None for one node of
             the GPU, where the catalogue holds it.
     """
-    own = cluster is not None and recording.device == cluster.device.name
-    cluster = cluster if own else _one_node(recording)
+    cluster = judged_on(recording, cluster)
     analytic = None if cluster is None else AnalyticCostModel(cluster, sustained=False)
     device = None if cluster is None else cluster.device
     entries = {entry.line: entry for entry in recording.measured if seconds_of(entry) is not None}
@@ -61,6 +60,12 @@ def judge(recording: Recording, cluster: Cluster | None = None) -> Judged:
         excluded=excluded,
         roofline="" if device is None else device.name,
     )
+
+
+def judged_on(recording: Recording, cluster: Cluster | None) -> Cluster | None:
+    """Return the cluster that a profile is held against: the given one if its GPU was measured, else one node."""
+    own = cluster is not None and recording.device == cluster.device.name
+    return cluster if own else _one_node(recording)
 
 
 def _one_node(recording: Recording) -> Cluster | None:

@@ -22,7 +22,7 @@ from profiles.chips import is_same_chip
 from profiles.collectives import CollectivePrices
 from profiles.estimate import CostModel, Estimate, Source
 from profiles.hardware import Cluster
-from profiles.judging import Judged, judge, measured_device, price_of, seconds_of
+from profiles.judging import Judged, judge, judged_on, measured_device, price_of, seconds_of
 from profiles.measure.journal import Entry
 from profiles.measure.points import Point
 from profiles.measured_operations import FAMILIES, Family, operation_of, place_of
@@ -31,6 +31,9 @@ from profiles.recorded import Recording
 from profiles.residuals import Query, ResidualTable
 from profiles.software import TensorParallelOverlap
 from profiles.tables import Implementation, Shape, TableRow
+
+MOST_LEFT_OUT = 200
+"""Shapes of a family that are left out one by one; chosen, so that it takes seconds."""
 
 
 class ProfiledCostModel:
@@ -70,43 +73,73 @@ class ProfiledCostModel:
         return judge(self.recording, self._measured_cluster)
 
     @cached_property
-    def _tables(self) -> Mapping[Family, ResidualTable]:
-        """Return the measured rows by family."""
-        implementation = Implementation(framework=self._name)
+    def _measured(self) -> tuple[Mapping[Family, Mapping[Shape, float]], Mapping[tuple[Family, Shape], float]]:
+        """Return the seconds of every measured shape by family, and its analytic price in a burst."""
         burst = AnalyticCostModel(self._measured_cluster, self.analytic.software, sustained=False)
-        seconds: dict[tuple[Family, Shape], list[float]] = {}
+        found: dict[tuple[Family, Shape], list[float]] = {}
         prices: dict[tuple[Family, Shape], float] = {}
         for entry in self.judged.kept:
             place, operation = self._measured_place(entry), operation_of(entry.point)
             price = None if operation is None else price_of(burst, operation)
             if place is None or price is None:
                 continue
-            found = seconds_of(entry)
-            assert found is not None, "only points with a time are kept"
-            seconds.setdefault(place, []).append(found)
+            taken = seconds_of(entry)
+            assert taken is not None, "only points with a time are kept"
+            found.setdefault(place, []).append(taken)
             prices[place] = price
-        tables = {}
-        for family, spec in FAMILIES.items():
-            rows = [
-                TableRow(
-                    shape=shape,
-                    # Several kernels of one shape (forward and input gradient): their geometric mean.
-                    latency_us=1e6 * math.exp(sum(map(math.log, of_shape)) / len(of_shape)),
-                    samples=None,
-                    implementation=implementation,
+        seconds: dict[Family, dict[Shape, float]] = {}
+        for (family, shape), of_shape in found.items():
+            # Several kernels of one shape (forward and input gradient): their geometric mean.
+            mean = math.exp(sum(map(math.log, of_shape)) / len(of_shape))
+            seconds.setdefault(family, {})[shape] = mean
+        return seconds, prices
+
+    def _table(self, family: Family, seconds: Mapping[Shape, float]) -> ResidualTable:
+        """Return the table of some of a family's shapes."""
+        _, prices = self._measured
+        implementation = Implementation(framework=self._name)
+        rows = [
+            TableRow(shape=shape, latency_us=1e6 * taken, samples=None, implementation=implementation)
+            for shape, taken in seconds.items()
+        ]
+        return ResidualTable(
+            FAMILIES[family],
+            rows,
+            lambda shape: prices[family, shape],
+            name=str(self.recording.directory),
+            residuals_only=not self.is_own,
+        )
+
+    @cached_property
+    def _tables(self) -> Mapping[Family, ResidualTable]:
+        """Return the measured rows by family."""
+        seconds, _ = self._measured
+        return {family: self._table(family, of_family) for family, of_family in seconds.items()}
+
+    def left_out_errors(self) -> Mapping[Family, tuple[float, ...]]:
+        """Return by how much each measured shape is missed where it alone is left out, as a factor less one.
+
+        Of many shapes as many as `MOST_LEFT_OUT`, evenly spread in the order of the store. A shape whose words were
+        measured nowhere else says nothing of interpolation.
+        """
+        seconds, prices = self._measured
+        errors: dict[Family, tuple[float, ...]] = {}
+        for family, of_family in seconds.items():
+            shapes = list(of_family)
+            missed = []
+            for left_out in shapes[:: -(-len(shapes) // MOST_LEFT_OUT)]:
+                others = {shape: taken for shape, taken in of_family.items() if shape != left_out}
+                if not any(shape.words == left_out.words for shape in others):
+                    continue
+                query = Query(
+                    shape=left_out, implementation=Implementation(), analytic_seconds=prices[family, left_out]
                 )
-                for (of_family, shape), of_shape in seconds.items()
-                if of_family is family
-            ]
-            if rows:
-                tables[family] = ResidualTable(
-                    spec,
-                    rows,
-                    lambda shape, family=family: prices[family, shape],  # type: ignore[misc]
-                    name=str(self.recording.directory),
-                    residuals_only=not self.is_own,
-                )
-        return tables
+                (found,) = self._table(family, others).estimates((query,))
+                assert found is not None, "rows with these words are left"
+                missed.append(math.exp(abs(math.log(found.seconds / of_family[left_out]))) - 1.0)
+            if missed:
+                errors[family] = tuple(missed)
+        return errors
 
     @property
     def _name(self) -> str:
@@ -234,6 +267,20 @@ def with_profile(
     if recording.device == device.name or (measured is not None and is_same_chip(measured, device)):
         return ProfiledCostModel(analytic, fallback, recording, between_nodes=between_nodes)
     return fallback
+
+
+def left_out_errors(recording: Recording, cluster: Cluster | None = None) -> Mapping[Family, tuple[float, ...]]:
+    """Return how well a profile's own interpolation predicts its points; nothing where they have no analytic price.
+
+    Args:
+        recording: The profile.
+        cluster: Where it was measured; None for one node of the GPU, where the catalogue holds it.
+    """
+    measured = judged_on(recording, cluster)
+    if measured is None:
+        return {}
+    analytic = AnalyticCostModel(measured)
+    return ProfiledCostModel(analytic, analytic, recording).left_out_errors()
 
 
 def remarks(recording: Recording, cluster: Cluster) -> tuple[str, ...]:

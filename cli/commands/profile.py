@@ -27,7 +27,11 @@ RUN_EXAMPLES = (
     "shardwright profile run spec.yaml --emit slurm --nodes 4 --processes 8 --out measured",
 )
 SHOW_EXAMPLES = ("shardwright profile show measured", "shardwright profile show measured --plot efficiency.html")
-CHECK_EXAMPLES = ("shardwright profile check measured", "shardwright profile check measured --spec spec.yaml")
+CHECK_EXAMPLES = (
+    "shardwright profile check measured",
+    "shardwright profile check measured --left-out",
+    "shardwright profile check measured --spec spec.yaml",
+)
 MERGE_EXAMPLES = ("shardwright profile merge monday tuesday --out measured",)
 EXPORT_EXAMPLES = ("shardwright profile export measured --out points.csv",)
 
@@ -140,6 +144,10 @@ PlotOption = Annotated[
 SpecOption = Annotated[
     Path | None,
     typer.Option("--spec", metavar="SPEC", help="Also hold it against the cluster of this spec.", show_default=False),
+]
+LeftOutOption = Annotated[
+    bool,
+    typer.Option("--left-out", help="Also predict each point from the others: how far interpolation is off."),
 ]
 ExportOption = Annotated[
     Path | None,
@@ -300,19 +308,28 @@ def show(
         print_blocks(blocks)
 
 
-def check(path: ProfileArgument, *, spec: SpecOption = None, format_: FormatOption = Format.TEXT) -> None:
+def check(
+    path: ProfileArgument,
+    *,
+    spec: SpecOption = None,
+    left_out: LeftOutOption = False,
+    format_: FormatOption = Format.TEXT,
+) -> None:
     """Name every point that planning leaves out, and what is stale or of other hardware; 1 where there is any."""
-    from cli.render_profile import check_blocks, profile_document
+    from cli.render_profile import check_blocks, left_out_blocks, left_out_document, profile_document
     from planner.inputs import load_inputs
     from profiles.judging import measured_device
-    from profiles.profiled import remarks
+    from profiles.profiled import left_out_errors, remarks
 
     recording, judged = _read(path, spec)
-    found = recording.stale if spec is None else remarks(recording, load_inputs(spec).cluster)
+    cluster = None if spec is None else load_inputs(spec).cluster
+    found = recording.stale if cluster is None else remarks(recording, cluster)
+    errors = left_out_errors(recording, cluster) if left_out else {}
     if format_ is Format.JSON:
-        print_json(profile_document(recording, judged, measured_device(recording), found))
+        document = profile_document(recording, judged, measured_device(recording), found)
+        print_json({**document, **({"left_out": left_out_document(errors)} if left_out else {})})
     else:
-        print_blocks(check_blocks(recording, judged, found))
+        print_blocks((*check_blocks(recording, judged, found), *left_out_blocks(errors)))
     if judged.excluded or found:
         raise typer.Exit(ExitCode.FINDINGS)
 

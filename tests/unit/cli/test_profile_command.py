@@ -83,6 +83,21 @@ def test_check_ends_with_findings_and_names_them(profile: Path, tmp_path: Path) 
     assert RUNNER.invoke(app, ["profile", "check", str(sound)]).exit_code == 0
 
 
+def test_points_left_out_one_by_one_are_predicted_within_their_noise(tmp_path: Path) -> None:
+    sound = write_profile(tmp_path / "sound", GRID, CLUSTER)
+    result = RUNNER.invoke(app, ["profile", "check", str(sound), "--left-out", "--format", "json"])
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads(result.stdout)["left_out"].values()
+    assert 0 < found["points"] <= len(GRID)
+    # Each figure is off by 3 % at most, and the residual is otherwise nil.
+    assert 0.005 < found["median"] < 0.03
+    assert found["median"] < found["p90"] < 0.065
+    bent = write_profile(tmp_path / "bent", GRID, CLUSTER, factor=lambda entry: 1.5 if entry.size("n") == 4096 else 1.0)
+    text = RUNNER.invoke(app, ["profile", "check", str(bent), "--left-out"]).stdout
+    (line,) = (line for line in text.splitlines() if line.startswith("  matrix products"))
+    assert float(line.split()[3]) > 100 * found["median"]
+
+
 def test_merged_profiles_hold_both_and_the_later_counts(profile: Path, tmp_path: Path) -> None:
     again = write_profile(tmp_path / "again", [ODD], CLUSTER)
     out = tmp_path / "both"
