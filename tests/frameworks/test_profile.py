@@ -15,14 +15,14 @@ import pytest
 from cli.profile_launchers import collector_files
 from profiles.measure.grid import ON_CPU, default_points
 from profiles.measure.journal import FILE, read_journal
-from profiles.measure.points import COLUMNS, Point, Wanted, point, request_text
+from profiles.measure.points import COLUMNS, PHASES, Point, Wanted, point, request_text
 from profiles.recorded import read_recording
 
 pytestmark = pytest.mark.frameworks
 pytest.importorskip("torch", reason="the collector measures with torch (extra: dev)")
 
 ROOT = Path(__file__).parents[2]
-SECONDS_PER_RUN = 300
+SECONDS_PER_RUN = 600
 """Far above what a run takes; only a hang reaches it."""
 
 KILLS = 20
@@ -100,7 +100,10 @@ ONLY_ON_A_GPU = {
 
 
 def test_two_processes_measure_every_suite(tmp_path: Path) -> None:
-    points = [entry for suite in COLUMNS for entry in small(suite, ranks=2)]
+    points = [entry for suite in COLUMNS if suite != "layer" for entry in small(suite, ranks=2)]
+    # A layer of the grid takes a busy CPU ten seconds.
+    sizes = {"batch": 1, "tokens": 16, "hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "intermediate": 64}
+    points += [point("layer", dtype="fp32", phase=phase, **sizes) for phase in PHASES]
     asked = request(tmp_path / "request.jsonl", points)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "profiles.measure"]
     words = ["--request", str(asked), "--out", str(tmp_path / "out"), "--device", "cpu", "--seconds", "0.01"]
