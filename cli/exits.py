@@ -13,11 +13,11 @@ from enum import IntEnum
 from typing import ParamSpec
 
 from planner.errors import CombinedInputError, PlannerError
-from profiles.errors import CatalogueError, CoverageError
+from profiles.errors import CatalogueError, CoverageError, ProfileFileError
 from solvers.errors import SolverError
 
 Parameters = ParamSpec("Parameters")
-OwnError = PlannerError | CatalogueError | CoverageError | SolverError
+OwnError = PlannerError | CatalogueError | CoverageError | ProfileFileError | SolverError
 
 
 class ExitCode(IntEnum):
@@ -52,7 +52,7 @@ EXIT_CODES_HELP = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for 
 def exit_code(error: OwnError) -> ExitCode:
     """Return the code that an error of ours ends with."""
     match error:
-        case PlannerError() | CatalogueError():
+        case PlannerError() | CatalogueError() | ProfileFileError():
             return ExitCode.BAD_INPUT
         case CoverageError():
             return ExitCode.MISSING_COST
@@ -67,7 +67,7 @@ def guarded(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
     def run_command(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except (PlannerError, CatalogueError, CoverageError, SolverError) as error:
+        except (PlannerError, CatalogueError, CoverageError, ProfileFileError, SolverError) as error:
             for single in error.errors if isinstance(error, CombinedInputError) else (error,):
                 print(f"error: {single}", file=sys.stderr)
             sys.exit(exit_code(error))

@@ -17,6 +17,7 @@ from cli.commands import (
     mem,
     models,
     plan,
+    profile,
     report,
     rule,
     schema,
@@ -98,6 +99,14 @@ app.command("models", cls=PlainCommand, epilog=examples(models.EXAMPLES))(guarde
 app.command("clusters", cls=PlainCommand, epilog=examples(clusters.EXAMPLES))(guarded(clusters.clusters))
 app.command("collect", cls=PlainCommand, epilog=examples(collect.EXAMPLES))(guarded(collect.collect))
 app.command("accuracy", cls=PlainCommand, epilog=examples(accuracy.EXAMPLES))(guarded(accuracy.accuracy))
+
+profiles = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=profile.SUMMARY)
+profiles.command("run", cls=PlainCommand, epilog=examples(profile.RUN_EXAMPLES))(guarded(profile.run))
+profiles.command("show", cls=PlainCommand, epilog=examples(profile.SHOW_EXAMPLES))(guarded(profile.show))
+profiles.command("check", cls=PlainCommand, epilog=examples(profile.CHECK_EXAMPLES))(guarded(profile.check))
+profiles.command("merge", cls=PlainCommand, epilog=examples(profile.MERGE_EXAMPLES))(guarded(profile.merge))
+profiles.command("export", cls=PlainCommand, epilog=examples(profile.EXPORT_EXAMPLES))(guarded(profile.export))
+app.add_typer(profiles, name="profile")
 
 
 if __name__ == "__main__":

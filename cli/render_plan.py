@@ -204,6 +204,7 @@ def layout_facts(plan: Plan, planned: PlannedLayout, *, searched: bool = True) -
         *_band(plan, planned),
         ("throughput", f"{planned.tokens_per_second_per_gpu:,.1f} tokens/s/GPU, MFU {percent(planned.mfu)}"),
         *_useful_tokens(plan),
+        *_sources(planned),
         ("peak memory", f"{peak_in_words(planned)}, of {gib(planned.memory_limit_bytes)} usable"),
     ]
     hosted = planned.host_memory
@@ -225,6 +226,14 @@ def _on_nodes(plan: Plan, planned: PlannedLayout) -> list[tuple[str, str]]:
     listed = on_nodes.listed_step_seconds
     change = signed_percent(planned.reevaluated_step_seconds / listed - 1.0)
     return [("node order", words), ("against listed", f"{change}: {milliseconds(listed)} with the nodes as listed")]
+
+
+def _sources(planned: PlannedLayout) -> list[tuple[str, str]]:
+    """Return how much of the step's time is measured; nothing where the cluster was not."""
+    if planned.source_fractions is None:
+        return []
+    parts = [f"{percent(fraction)} {source}" for source, fraction in planned.source_fractions.items() if fraction]
+    return [("its sources", f"{', '.join(parts)}, of the busiest rank's own time")]
 
 
 def _band(plan: Plan, planned: PlannedLayout) -> list[tuple[str, str]]:

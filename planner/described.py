@@ -103,11 +103,27 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
         memory_limit_bytes=tightest.limit_bytes,
         memory=evaluation.memory,
         time=evaluation.time,
-        assumptions=(*evaluation.assumptions, *_host_assumptions(hosted)),
+        assumptions=(*evaluation.assumptions, *_host_assumptions(hosted), *_profile_remarks(cluster)),
         host_memory=hosted,
         lower_bound_seconds=seconds if bound_seconds is None else bound_seconds,
         on_nodes=on_nodes,
+        source_fractions=(
+            None
+            if cluster.profile is None
+            else {source.value: fraction for source, fraction in evaluation.source_fractions.items()}
+        ),
     )
+
+
+def _profile_remarks(cluster: Cluster) -> tuple[str, ...]:
+    """Return what to beware of in the measurements that price the cluster."""
+    if cluster.profile is None:
+        return ()
+    # SciPy, which interpolates between measured rows, is loaded only where there are some.
+    from profiles.profiled import remarks  # noqa: PLC0415
+    from profiles.recorded import recording_of  # noqa: PLC0415
+
+    return tuple(f"profile: {text}" for text in remarks(recording_of(cluster.profile), cluster))
 
 
 def _host_assumptions(hosted: HostMemory | None) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ forward and the last backward pass of each virtual stage by what nothing hides.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,6 +52,9 @@ from profiles.estimate import CostModel, Source
 from profiles.hardware import Cluster
 from profiles.ops import Collective, HostCopy
 from profiles.unequal import UnequalCostModel
+
+SourceSeconds = defaultdict[Source, float]
+"""Seconds by where their figure comes from."""
 
 RECOMPUTATION = "recomputation"
 DATA_PARALLEL = "data-parallel collectives"
@@ -94,6 +97,8 @@ class Evaluation:
         timeline: The simulated pipeline.
         tail_communication_seconds: What all ranks exchange behind the last of them.
         tail_optimizer_seconds: The optimizer step behind that, what it waits for the host included.
+        source_fractions: What part of the busiest rank's own time comes from where; the bubble, which follows from it,
+            is left out.
     """
 
     step_seconds: float
@@ -104,22 +109,26 @@ class Evaluation:
     timeline: Timeline
     tail_communication_seconds: float
     tail_optimizer_seconds: float
+    source_fractions: Mapping[Source, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _LayerPrice:
-    """One layer: seconds of one micro-batch by term."""
+    """One layer: seconds of one micro-batch by term, and by where they come from."""
 
     terms: defaultdict[str, float]
+    of_sources: SourceSeconds
     forward_seconds: float
     backward_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePrice:
-    """One virtual stage: seconds of one micro-batch by term, and its once-a-step extras."""
+    """One virtual stage: seconds of one micro-batch by term and by where they come from, and its once-a-step extras."""
 
     terms: defaultdict[str, float]
+    of_sources: SourceSeconds
+    of_extra_source: Source
     forward_seconds: float
     backward_seconds: float
     first_forward_extra_seconds: float
@@ -222,9 +231,17 @@ class _Evaluator:
         other.cost_model, other.notes = cost_model, self.notes
         return other
 
-    def steps(self, steps: tuple[Step, ...], terms: defaultdict[str, float], *, term: str | None = None) -> float:
-        """Add the price of `steps` to `terms` (all of it to `term`, if named) and return it."""
+    def steps(
+        self,
+        steps: tuple[Step, ...],
+        terms: defaultdict[str, float],
+        of_sources: SourceSeconds,
+        *,
+        term: str | None = None,
+    ) -> float:
+        """Add the price of `steps` to `terms` (all of it to `term`, if named) and to its sources, and return it."""
         price = price_steps(steps, self.cost_model)
+        _add(of_sources, price.of_sources)
         for kind, seconds in price.seconds.items():
             terms[term or kind.value] += seconds
         for kind, source, note in price.notes:
@@ -240,6 +257,11 @@ class _Evaluator:
 
     def note(self, term: str, source: Source, note: str) -> None:
         self.notes.setdefault(term, set()).add((source, note))
+
+    def worst_source(self, term: str) -> Source:
+        """Return the worst source of a term's figures so far: what is hidden of them nobody can tell apart."""
+        order = list(Source)
+        return max((source for source, _ in self.notes.get(term, ())), key=order.index, default=Source.ANALYTIC)
 
     def stage(self, stage: Stage) -> StagePrice:
         """Return the price of one virtual stage; one that holds the same is looked up."""
@@ -262,13 +284,15 @@ class _Evaluator:
         if stage.has_head:
             layers.append((placed.rank_model.head, nothing))
         forward = backward = 0.0
+        of_sources: SourceSeconds = defaultdict(float)
         for layer, own in layers:
             price = self._layer(layer, own)
             forward += price.forward_seconds
             backward += price.backward_seconds
+            _add(of_sources, price.of_sources)
             for term, seconds in price.terms.items():
                 terms[term] += seconds
-        whole = self._with_data_parallel(stage, terms, forward, backward)
+        whole = self._with_data_parallel(stage, terms, of_sources, forward, backward)
         return self._with_copies(whole, held) if placed.layout.offloaded_layers else whole
 
     def _with_copies(self, price: StagePrice, held: tuple[tuple[RankLayer, Recompute], ...]) -> StagePrice:
@@ -287,6 +311,7 @@ class _Evaluator:
         forward = max(0.0, forward_seconds(layers, offloaded=offloaded) - sum(layer.forward for layer in layers))
         backward = max(0.0, backward_seconds(layers, offloaded=offloaded) - sum(layer.backward for layer in layers))
         price.terms[ACTIVATIONS] += forward + backward
+        _add(price.of_sources, {self.worst_source(ACTIVATIONS): forward + backward})
         return replace(
             price,
             forward_seconds=price.forward_seconds + forward,
@@ -299,14 +324,17 @@ class _Evaluator:
         found = self._layers.get(key)
         if found is None:
             terms: defaultdict[str, float] = defaultdict(float)
+            of_sources: SourceSeconds = defaultdict(float)
             again = layer.recomputed_steps(recompute)
-            kernels = self.steps(layer.forward, terms)
+            kernels = self.steps(layer.forward, terms, of_sources)
             forward = self._launched(launches_seconds(layer.forward, self.cost_model), kernels, terms)
-            kernels = self.steps(layer.backward, terms) + self.steps(again, terms, term=RECOMPUTATION)
+            kernels = self.steps(layer.backward, terms, of_sources)
+            kernels += self.steps(again, terms, of_sources, term=RECOMPUTATION)
             host = launches_seconds((*layer.backward, *again), self.cost_model)
             host += restart_seconds(layer.num_regions(recompute), self.cost_model)
             backward = self._launched(host, kernels, terms)
-            found = _LayerPrice(terms=terms, forward_seconds=forward, backward_seconds=backward)
+            _add(of_sources, {Source.ANALYTIC: terms.get(Term.LAUNCHES.value, 0.0)})
+            found = _LayerPrice(terms=terms, of_sources=of_sources, forward_seconds=forward, backward_seconds=backward)
             self._layers[key] = found
         return found
 
@@ -319,7 +347,12 @@ class _Evaluator:
         return kernel_seconds + waited
 
     def _with_data_parallel(
-        self, stage: Stage, terms: defaultdict[str, float], forward: float, backward: float
+        self,
+        stage: Stage,
+        terms: defaultdict[str, float],
+        of_sources: SourceSeconds,
+        forward: float,
+        backward: float,
     ) -> StagePrice:
         """Add the exposed data-parallel collectives of one virtual stage."""
         placed = self.placed
@@ -357,6 +390,7 @@ class _Evaluator:
         if layout.zero_stage >= 2:
             last_extra = 0.0
             terms[DATA_PARALLEL] += reduced
+            of_sources[self.worst_source(DATA_PARALLEL)] += reduced
             backward += reduced
         if layout.zero_stage == 3:
             first_extra = 0.0
@@ -366,10 +400,13 @@ class _Evaluator:
                 waited_seconds=reduced + gather_backward,
             )
             terms[DATA_PARALLEL] += gather_forward + gather_backward + link
+            of_sources[self.worst_source(DATA_PARALLEL)] += gather_forward + gather_backward + link
             forward += gather_forward
             backward += gather_backward + link
         return StagePrice(
             terms=terms,
+            of_sources=of_sources,
+            of_extra_source=self.worst_source(DATA_PARALLEL),
             forward_seconds=forward,
             backward_seconds=backward,
             first_forward_extra_seconds=first_extra,
@@ -532,10 +569,17 @@ def evaluate(placed: PlacedModel, cost_model: CostModel, *, memory: tuple[Memory
 
     busiest = timeline.busiest_rank
     terms: defaultdict[str, float] = defaultdict(float)
+    of_sources: SourceSeconds = defaultdict(float)
     for stage in simulated.stages[busiest :: layout.pp]:
         for term, seconds in stage.terms.items():
             terms[term] += seconds * layout.num_microbatches
         terms[DATA_PARALLEL] += stage.first_forward_extra_seconds + stage.last_backward_extra_seconds
+        for source, seconds in stage.of_sources.items():
+            of_sources[source] += seconds * layout.num_microbatches
+        of_sources[stage.of_extra_source] += stage.first_forward_extra_seconds + stage.last_backward_extra_seconds
+    of_sources[evaluator.worst_source(DATA_PARALLEL)] += simulated.tail_communication_seconds
+    of_sources[evaluator.worst_source(OPTIMIZER)] += simulated.tail_optimizer_seconds
+    of_sources[evaluator.worst_source(HOST)] += simulated.tail_host_seconds
     terms[DATA_PARALLEL] += simulated.tail_communication_seconds
     terms[OPTIMIZER] += simulated.tail_optimizer_seconds
     terms[HOST] += simulated.tail_host_seconds
@@ -557,7 +601,14 @@ def evaluate(placed: PlacedModel, cost_model: CostModel, *, memory: tuple[Memory
         timeline=timeline,
         tail_communication_seconds=simulated.tail_communication_seconds,
         tail_optimizer_seconds=simulated.tail_optimizer_seconds + simulated.tail_host_seconds,
+        source_fractions={source: of_sources[source] / sum(of_sources.values()) for source in Source},
     )
+
+
+def _add(of_sources: SourceSeconds, more: Mapping[Source, float]) -> None:
+    """Add seconds by where they come from."""
+    for source, seconds in more.items():
+        of_sources[source] += seconds
 
 
 def _source_text(notes: set[tuple[Source, str]]) -> str:

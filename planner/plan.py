@@ -136,6 +136,8 @@ class PlannedLayout:
             own time.
         on_nodes: How it stands on nodes that differ; None where they do not.
         host_memory: What lies in host memory; None where nothing is put there.
+        source_fractions: What part of the busiest rank's own time is measured, interpolated and so on, best source
+            first; None where the cluster was not measured.
     """
 
     layout: Layout
@@ -151,6 +153,7 @@ class PlannedLayout:
     lower_bound_seconds: float
     host_memory: HostMemory | None = None
     on_nodes: OnNodes | None = None
+    source_fractions: Mapping[str, float] | None = None
 
     @property
     def rank_limits(self) -> "int | tuple[int, ...]":

@@ -17,10 +17,12 @@ class Price:
     Args:
         seconds: Seconds of each term that occurs.
         notes: Where the figures come from: term, source, note.
+        of_sources: Seconds by where they come from; they add up to the same.
     """
 
     seconds: Mapping[Term, float]
     notes: frozenset[tuple[Term, Source, str]]
+    of_sources: Mapping[Source, float]
 
     @property
     def total_seconds(self) -> float:
@@ -39,10 +41,12 @@ def price_steps(steps: Iterable[Step], cost_model: CostModel) -> Price:
     """
     seconds: dict[Term, float] = {}
     notes: set[tuple[Term, Source, str]] = set()
+    of_sources: dict[Source, float] = {}
     for term, part, estimate in _parts(steps, cost_model):
         seconds[term] = seconds.get(term, 0.0) + part
+        of_sources[estimate.source] = of_sources.get(estimate.source, 0.0) + part
         notes.add((term, estimate.source, estimate.note))
-    return Price(seconds=seconds, notes=frozenset(notes))
+    return Price(seconds=seconds, notes=frozenset(notes), of_sources=of_sources)
 
 
 def launches_seconds(steps: Iterable[Step], cost_model: CostModel) -> float:

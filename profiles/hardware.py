@@ -163,6 +163,19 @@ class UnequalNodes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileReference:
+    """Which measurements a cluster is priced with (`profiles.recorded`).
+
+    Args:
+        directory: Where they lie, as the user named it.
+        sha256: Of the journal.
+    """
+
+    directory: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """Nodes with equally many GPUs; equal ones, or `unequal` says how they differ.
 
@@ -181,6 +194,7 @@ class Cluster:
         price_per_gpu_hour: In the user's currency; None leaves cost out.
         watts_per_gpu: Power of one GPU with its share of the node; None if unknown.
         unequal: How its nodes differ; None where they do not.
+        profile: What was measured on it; None for what the package knows.
     """
 
     name: str
@@ -194,6 +208,7 @@ class Cluster:
     price_per_gpu_hour: float | None
     watts_per_gpu: float | None
     unequal: UnequalNodes | None = None
+    profile: ProfileReference | None = None
 
     def __post_init__(self) -> None:
         """Check that the levels nest and span the cluster."""

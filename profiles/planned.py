@@ -1,4 +1,7 @@
-"""The cost model of training: analytic, with measured residuals of matrix products where there are some."""
+"""The cost model of training: analytic, with measured residuals of matrix products where there are some.
+
+Where the cluster itself was measured, its profile comes first (`profiles.profiled`).
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,16 +20,36 @@ from profiles.unequal import UnequalCostModel
 def cost_model_on(cluster: Cluster, software: Software = CURRENT_SOFTWARE) -> CostModel:
     """Return what prices training on a cluster; where its nodes differ, at best."""
     if cluster.unequal is not None:
-        return UnequalCostModel(cluster, software, with_tables=with_residuals)
+        return UnequalCostModel(cluster, software, with_tables=_inside_nodes)
     return with_residuals(AnalyticCostModel(cluster, software))
 
 
-def with_residuals(analytic: AnalyticCostModel) -> CostModel:
-    """Return a cost model with the measured residuals of its GPU, or of one with the same chip; else itself."""
+def _inside_nodes(analytic: AnalyticCostModel) -> CostModel:
+    """Return `with_residuals` for nodes whose links to others are not those that a profile ran on."""
+    return with_residuals(analytic, between_nodes=False)
+
+
+def with_residuals(analytic: AnalyticCostModel, *, between_nodes: bool = True) -> CostModel:
+    """Return a cost model with the measured residuals of its GPU, or of one with the same chip; else itself.
+
+    Args:
+        analytic: Prices everything.
+        between_nodes: What the cluster's profile says of collectives between nodes holds for its links.
+
+    Raises:
+        ProfileFileError: The cluster's profile cannot be read, or has changed.
+    """
     device = analytic.cluster.device
     name = shipped_device_like(device)
     grids = {} if name is None else shipped_grids(name)
-    return MeasuredCostModel(analytic, grids, is_own=name == device.name) if grids else analytic
+    shipped = MeasuredCostModel(analytic, grids, is_own=name == device.name) if grids else analytic
+    if analytic.cluster.profile is None:
+        return shipped
+    # SciPy, which interpolates between measured rows, is loaded only where there are some.
+    from profiles.profiled import with_profile  # noqa: PLC0415
+    from profiles.recorded import recording_of  # noqa: PLC0415
+
+    return with_profile(analytic, shipped, recording_of(analytic.cluster.profile), between_nodes=between_nodes)
 
 
 class MeasuredCostModel:

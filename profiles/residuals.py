@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from scipy.interpolate import RBFInterpolator
 from scipy.spatial import KDTree
 
 from profiles.estimate import Estimate, Source
-from profiles.tables import Implementation, Shape, TableRow, TableSpec
+from profiles.tables import Implementation, Shape, TableRow
 
 FloatArray = NDArray[np.float64]
 
@@ -32,6 +33,20 @@ HALF_LIFE = 4.0
 
 ROUNDING = 1e-9
 """Octaves below which a shape lies on the edge."""
+
+
+class Places(Protocol):
+    """How the shapes of a table lie; `profiles.tables.TableSpec` is one."""
+
+    @property
+    def coordinates(self) -> Callable[[Shape], tuple[float, ...]]:
+        """Return where a shape lies, in octaves, weighted by how fast residuals change along each."""
+        ...
+
+    @property
+    def words_apart(self) -> Callable[[tuple[str, ...], tuple[str, ...]], float | None]:
+        """Return how unlike two rows' words are whose residuals stand in for one another; None where they do not."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +68,7 @@ class ResidualTable:
     """The rows of one kind of table on one GPU.
 
     Args:
-        spec: The kind.
+        spec: How its shapes lie.
         rows: Measured rows.
         analytic_seconds: Price of one shape.
         name: Where the rows come from, for notes.
@@ -62,7 +77,7 @@ class ResidualTable:
 
     def __init__(
         self,
-        spec: TableSpec,
+        spec: Places,
         rows: Iterable[TableRow],
         analytic_seconds: Callable[[Shape], float],
         *,
@@ -164,21 +179,31 @@ def nearest_implementation(
     return max(measured, key=likeness)
 
 
+def _one_a_place(places_PA: FloatArray, residual_P: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return every place once, with the mean of its residuals: two at one place have no interpolation."""
+    distinct_PA, place_P = np.unique(places_PA, axis=0, return_inverse=True)
+    if len(distinct_PA) == len(places_PA):
+        return places_PA, residual_P
+    place_P = place_P.reshape(-1)
+    return distinct_PA, np.bincount(place_P, weights=residual_P) / np.bincount(place_P)
+
+
 class _Pool:
     """Rows of one implementation with the same words, between which residuals are interpolated.
 
     Args:
-        spec: The kind of table.
+        spec: How their shapes lie.
         measured: Seconds by shape.
         analytic_seconds: Price of one shape.
     """
 
     def __init__(
-        self, spec: TableSpec, measured: Mapping[Shape, float], analytic_seconds: Callable[[Shape], float]
+        self, spec: Places, measured: Mapping[Shape, float], analytic_seconds: Callable[[Shape], float]
     ) -> None:
         self._spec = spec
         places_PA = np.array([spec.coordinates(shape) for shape in measured])
         residual_P = np.array([math.log(seconds / analytic_seconds(shape)) for shape, seconds in measured.items()])
+        places_PA, residual_P = _one_a_place(places_PA, residual_P)
         self._low_A, self._high_A = places_PA.min(axis=0), places_PA.max(axis=0)
         self._tree = KDTree(places_PA)
         self._interpolate = RBFInterpolator(

@@ -1,6 +1,7 @@
 """`shardwright plan`: from a spec file to the best layout, its runners-up and its launch files."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.exits import ExitCode
-from cli.options import ForceOption, FormatOption, OutOption
+from cli.options import ForceOption, FormatOption, OutOption, directory
 from cli.output import (
     Format,
     Stopwatch,
@@ -22,7 +23,7 @@ from cli.output import (
     write_files,
 )
 from cli.plan_file import PLAN_FILE, launch_target
-from planner.errors import NotExpressibleError
+from planner.errors import InputError, NotExpressibleError
 from planner.plan import Plan
 from planner.request import Objective, Target
 
@@ -36,6 +37,7 @@ EXAMPLES = (
     "shardwright plan spec.yaml --why-not tp=8,pp=2",
     "shardwright plan spec.yaml --objective fewest-nodes --set deadline_days=30",
     "shardwright plan spec.yaml --schedules",
+    "shardwright plan spec.yaml --profile measured",
 )
 
 SpecArgument = Annotated[
@@ -112,6 +114,25 @@ SchedulesOption = Annotated[
         " bidirectional, within memory): what the target costs. Takes some seconds.",
     ),
 ]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        parser=directory,
+        metavar="DIR",
+        help="Price with what `shardwright profile run` has measured on this cluster; what it lacks is interpolated or"
+        " analytic, and the plan says how much.",
+        show_default=False,
+    ),
+]
+StrictDataOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict-data",
+        help="Refuse a profile that is stale or of other hardware, or rows that its gates leave out, instead of naming"
+        " them.",
+    ),
+]
 TimingsOption = Annotated[bool, typer.Option("--timings", help="Say on standard error where the time went.")]
 QuietOption = Annotated[
     bool,
@@ -133,6 +154,8 @@ def plan(
     pareto: ParetoOption = None,
     spare: SpareOption = None,
     schedules: SchedulesOption = False,
+    profile: ProfileOption = None,
+    strict_data: StrictDataOption = False,
     out: OutOption = None,
     force: ForceOption = False,
     format_: FormatOption = Format.TEXT,
@@ -160,6 +183,12 @@ def plan(
     named = {"objective": objective, "target": target}
     options = {name: value.value for name, value in named.items() if value is not None}
     inputs = load_inputs(spec, set_ or (), options=options)
+    if profile is not None:
+        from cli.profiled_cluster import measured_cluster
+
+        inputs = replace(inputs, cluster=measured_cluster(inputs.cluster, profile, strict=strict_data))
+    elif strict_data:
+        raise InputError("--strict-data is about the data of --profile, which is missing.", hint="Give --profile DIR.")
     questions = {question: settings_of(question) for question in why_not or ()}
     if out is not None:
         names = launch_file_names(inputs.request.workload, inputs.cluster, target=launch_target(inputs.request.target))

@@ -1,5 +1,6 @@
 """The pydantic mirror of one layout of a plan file: its settings, its price, and how far that may be off."""
 
+import math
 from dataclasses import fields
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from planner.plan import Certainty, HostMemory, MemoryLine, OnNodes, Phase, Plan
 from planner.request import MAX_DEGREE
 from planner.schema.strict import Strict
 from planner.schema.translate import complaint, shown
+from profiles.estimate import Source
 
 Terms = Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Phases = Annotated[dict[Phase, Terms], Field(min_length=1)]
@@ -148,6 +150,17 @@ class PlannedLayoutFile(Strict):
     assumptions: tuple[str, ...]
     band: BandFile | None
     on_nodes: OnNodes | None = None
+    source_fractions: dict[Source, Annotated[float, Field(ge=0, le=1)]] | None = None
+
+    @model_validator(mode="after")
+    def _sources_add_up(self) -> "PlannedLayoutFile":
+        if self.source_fractions is not None and not math.isclose(sum(self.source_fractions.values()), 1, rel_tol=1e-9):
+            raise complaint(
+                f"`source_fractions` add up to {sum(self.source_fractions.values())}, not 1.",
+                "Plan again; a plan file is not edited by hand.",
+                field="source_fractions",
+            )
+        return self
 
     @model_validator(mode="after")
     def _every_term_has_a_source(self) -> "PlannedLayoutFile":
@@ -193,6 +206,11 @@ class PlannedLayoutFile(Strict):
             assumptions=self.assumptions,
             lower_bound_seconds=self.lower_bound_seconds,
             host_memory=self.host_memory,
+            source_fractions=(
+                None
+                if self.source_fractions is None
+                else {source.value: fraction for source, fraction in self.source_fractions.items()}
+            ),
         )
 
     def _memory_source(self, rank: str, phase: Phase, term: str) -> str:

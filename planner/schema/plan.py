@@ -274,11 +274,11 @@ def _degraded(degraded: Degraded) -> dict[str, Data]:
 
 
 def _cluster(cluster: Cluster) -> Data:
-    """Return the cluster; how nodes differ is said only where they do."""
+    """Return the cluster; how nodes differ and what was measured are said only where they do and it was."""
     return {
         field.name: _json(getattr(cluster, field.name))
         for field in fields(cluster)
-        if field.name != "unequal" or cluster.unequal is not None
+        if field.name not in ("unequal", "profile") or getattr(cluster, field.name) is not None
     }
 
 
@@ -322,6 +322,7 @@ def _planned_layout(planned: PlannedLayout, certainty: Certainty | None) -> dict
         "assumptions": list(planned.assumptions),
         "band": band,
         **({"on_nodes": _json(planned.on_nodes)} if planned.on_nodes else {}),
+        **({} if planned.source_fractions is None else {"source_fractions": _json(planned.source_fractions)}),
     }
 
 

@@ -1,0 +1,1 @@
+"""What is measured, one module a suite; only code here and in `timing`, `provenance` and `ranks` imports torch."""
