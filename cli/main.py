@@ -18,6 +18,7 @@ from cli.commands import (
     models,
     plan,
     profile,
+    profile_import,
     report,
     rule,
     schema,
@@ -106,6 +107,7 @@ profiles.command("show", cls=PlainCommand, epilog=examples(profile.SHOW_EXAMPLES
 profiles.command("check", cls=PlainCommand, epilog=examples(profile.CHECK_EXAMPLES))(guarded(profile.check))
 profiles.command("merge", cls=PlainCommand, epilog=examples(profile.MERGE_EXAMPLES))(guarded(profile.merge))
 profiles.command("export", cls=PlainCommand, epilog=examples(profile.EXPORT_EXAMPLES))(guarded(profile.export))
+profiles.command("import", cls=PlainCommand, epilog=examples(profile_import.EXAMPLES))(guarded(profile_import.import_))
 app.add_typer(profiles, name="profile")
 
 
