@@ -7,6 +7,7 @@ import typer
 
 from cli.commands import (
     accuracy,
+    cluster_import,
     clusters,
     collect,
     diff,
@@ -109,6 +110,12 @@ profiles.command("merge", cls=PlainCommand, epilog=examples(profile.MERGE_EXAMPL
 profiles.command("export", cls=PlainCommand, epilog=examples(profile.EXPORT_EXAMPLES))(guarded(profile.export))
 profiles.command("import", cls=PlainCommand, epilog=examples(profile_import.EXAMPLES))(guarded(profile_import.import_))
 app.add_typer(profiles, name="profile")
+
+clusters_made = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=cluster_import.SUMMARY)
+clusters_made.command("import", cls=PlainCommand, epilog=examples(cluster_import.EXAMPLES))(
+    guarded(cluster_import.import_)
+)
+app.add_typer(clusters_made, name="cluster")
 
 
 if __name__ == "__main__":

@@ -61,12 +61,12 @@ def import_(
 
     A row that contradicts itself is an error, a test whose values came out wrong is listed as failed.
     """
-    from profiles.imports.imported import journal_text
+    from profiles.imports.imported import ImportedRun, journal_text
     from profiles.imports.nccl_tests import Said, is_nccl_tests, read_nccl_tests
     from profiles.measure.journal import FILE
 
     said = Said(collective="" if collective is None else collective.value, gpus_per_node=gpus_per_node, called=called)
-    runs = []
+    runs: list[ImportedRun] = []
     for path in files:
         text = read_text(path)
         if not is_nccl_tests(text):
