@@ -7,6 +7,7 @@ import typer
 
 from cli.commands import (
     accuracy,
+    calibrate,
     cluster_import,
     clusters,
     collect,
@@ -101,6 +102,7 @@ app.command("models", cls=PlainCommand, epilog=examples(models.EXAMPLES))(guarde
 app.command("clusters", cls=PlainCommand, epilog=examples(clusters.EXAMPLES))(guarded(clusters.clusters))
 app.command("collect", cls=PlainCommand, epilog=examples(collect.EXAMPLES))(guarded(collect.collect))
 app.command("accuracy", cls=PlainCommand, epilog=examples(accuracy.EXAMPLES))(guarded(accuracy.accuracy))
+app.command("calibrate", cls=PlainCommand, epilog=examples(calibrate.EXAMPLES))(guarded(calibrate.calibrate))
 
 profiles = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=profile.SUMMARY)
 profiles.command("run", cls=PlainCommand, epilog=examples(profile.RUN_EXAMPLES))(guarded(profile.run))

@@ -55,6 +55,14 @@ def _priced_alone(
     return placed, graph, cost_model_on(cluster, capabilities.software)
 
 
+def placed_alone(
+    layout: Layout, model: ModelSpec, cluster: Cluster, request: PlanRequest
+) -> tuple[PlacedModel, CostModel]:
+    """Return one layout of a model placed, and what prices it."""
+    placed, _, cost_model = _priced_alone(layout, model, cluster, request)
+    return placed, cost_model
+
+
 def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
     placed: PlacedModel,
     *,
@@ -103,7 +111,7 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
         memory_limit_bytes=tightest.limit_bytes,
         memory=evaluation.memory,
         time=evaluation.time,
-        assumptions=(*evaluation.assumptions, *_host_assumptions(hosted), *_profile_remarks(cluster)),
+        assumptions=(*evaluation.assumptions, *_host_assumptions(hosted), *_remarks(cluster)),
         host_memory=hosted,
         lower_bound_seconds=seconds if bound_seconds is None else bound_seconds,
         on_nodes=on_nodes,
@@ -113,6 +121,18 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
             else {source.value: fraction for source, fraction in evaluation.source_fractions.items()}
         ),
     )
+
+
+def _remarks(cluster: Cluster) -> tuple[str, ...]:
+    """Return what stands behind prices beside operations: a profile's faults, a calibration."""
+    calibration = cluster.calibration
+    if calibration is None:
+        return _profile_remarks(cluster)
+    by_factor: dict[str, list[str]] = {}
+    for name, factor in calibration.factors:
+        by_factor.setdefault(f"{factor:.4g}", []).append(name)
+    told = "; ".join(f"{', '.join(names)} x {factor}" for factor, names in by_factor.items())
+    return (*_profile_remarks(cluster), f"calibrated by {calibration.source}: {told}")
 
 
 def _profile_remarks(cluster: Cluster) -> tuple[str, ...]:

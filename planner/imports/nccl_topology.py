@@ -151,7 +151,7 @@ def _parsed(text: str, file: str) -> _Dump:
     parser.StartElementHandler = lambda name, attributes: dump.open(name, attributes, parser.CurrentLineNumber)
     parser.EndElementHandler = close
     try:
-        parser.Parse(text.encode("utf-8", "replace"), 1)
+        parser.Parse(text.encode("utf-8", "replace"), bool(text))
     except expat.ExpatError as error:
         raise InputError(
             f"This is no XML: {expat.ErrorString(error.code)}.",
