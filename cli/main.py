@@ -21,6 +21,7 @@ from cli.commands import (
     plan,
     profile,
     profile_import,
+    reconcile,
     report,
     rule,
     schema,
@@ -103,6 +104,7 @@ app.command("clusters", cls=PlainCommand, epilog=examples(clusters.EXAMPLES))(gu
 app.command("collect", cls=PlainCommand, epilog=examples(collect.EXAMPLES))(guarded(collect.collect))
 app.command("accuracy", cls=PlainCommand, epilog=examples(accuracy.EXAMPLES))(guarded(accuracy.accuracy))
 app.command("calibrate", cls=PlainCommand, epilog=examples(calibrate.EXAMPLES))(guarded(calibrate.calibrate))
+app.command("reconcile", cls=PlainCommand, epilog=examples(reconcile.EXAMPLES))(guarded(reconcile.reconcile))
 
 profiles = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=profile.SUMMARY)
 profiles.command("run", cls=PlainCommand, epilog=examples(profile.RUN_EXAMPLES))(guarded(profile.run))
