@@ -8,11 +8,12 @@ import typer
 
 from cli.commands.profile import OutDirectory, show
 from cli.options import ForceOption, FormatOption
-from cli.output import Format, write_files
+from cli.output import Format, note, write_files
 from planner.errors import InputError, Location
 
 EXAMPLES = (
     "shardwright profile import all_reduce.log all_gather.log --out measured",
+    "shardwright profile import tables/h100 --gpus-per-node 8 --out measured",
     "shardwright profile import old.log --collective all_gather --called h100-sxm-80gb --out measured",
 )
 
@@ -29,7 +30,11 @@ class Collective(StrEnum):
 
 FilesArgument = Annotated[
     list[Path],
-    typer.Argument(metavar="FILE...", help="Logs of nccl-tests or rccl-tests.", show_default=False),
+    typer.Argument(
+        metavar="FILE...",
+        help="Logs of nccl-tests or rccl-tests; folders of operator tables as aiconfigurator lays them out.",
+        show_default=False,
+    ),
 ]
 CollectiveOption = Annotated[
     Collective | None,
@@ -63,11 +68,18 @@ def import_(
     """
     from profiles.imports.imported import ImportedRun, journal_text
     from profiles.imports.nccl_tests import Said, is_nccl_tests, read_nccl_tests
+    from profiles.imports.operator_tables import read_tables
     from profiles.measure.journal import FILE
 
     said = Said(collective="" if collective is None else collective.value, gpus_per_node=gpus_per_node, called=called)
     runs: list[ImportedRun] = []
     for path in files:
+        if path.is_dir():
+            tables = read_tables(path, said=said)
+            runs += tables.runs
+            for reason, count in sorted(tables.left_out.items()):
+                note(f"{path}: left out {count} x {reason}")
+            continue
         text = read_text(path)
         if not is_nccl_tests(text):
             raise InputError(
