@@ -17,6 +17,7 @@ from planner.specs import ModelSpec
 from profiles.estimate import CostModel
 from profiles.hardware import Cluster
 from profiles.planned import cost_model_on
+from profiles.slowed import OperationClass
 
 
 def evaluation_of(plan: Plan, layout: Layout) -> Evaluation:
@@ -131,7 +132,10 @@ def _remarks(cluster: Cluster) -> tuple[str, ...]:
     by_factor: dict[str, list[str]] = {}
     for name, factor in calibration.factors:
         by_factor.setdefault(f"{factor:.4g}", []).append(name)
-    told = "; ".join(f"{', '.join(names)} x {factor}" for factor, names in by_factor.items())
+    told = "; ".join(
+        f"{'all classes' if len(names) == len(OperationClass) else ', '.join(names)} x {factor}"
+        for factor, names in by_factor.items()
+    )
     return (*_profile_remarks(cluster), f"calibrated by {calibration.source}: {told}")
 
 

@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
-from cli.options import ForceOption, FormatOption, IndexOption, PlanArgument
+from cli.commands.evaluate import ClusterOption, SpecOption
+from cli.options import ForceOption, FormatOption, IndexOption
 from cli.output import Format, note, print_blocks, print_json, write_file
+from cli.ran_plan import RanArgument, ran_plan
 from planner.errors import InputError
 
 EXAMPLES = (
     "shardwright calibrate run run.log --out calibration.json",
     "shardwright calibrate run run.log trace.json.gz --index 1 --out calibration.json",
+    "shardwright calibrate launch.sh run.log --cluster dgx-h100 --out calibration.json",
     "shardwright plan spec.yaml --calibration calibration.json",
 )
 
@@ -33,11 +36,13 @@ RankOption = Annotated[
 
 
 def calibrate(
-    plan: PlanArgument,
+    plan: RanArgument,
     runs: RunsArgument,
     *,
     out: OutFile = None,
     index: IndexOption = 0,
+    cluster: ClusterOption = None,
+    spec: SpecOption = None,
     rank: RankOption = None,
     force: ForceOption = False,
     format_: FormatOption = Format.TEXT,
@@ -46,14 +51,11 @@ def calibrate(
 
     A log shows the step time: one factor for all classes. A trace shows the kernels of a rank: a factor for each.
     """
-    from cli.plan_file import read_plan
     from cli.render_calibration import calibration_account, calibration_blocks
     from planner.calibration.fit import fitted
     from planner.schema.calibration import calibration_text
 
-    read = read_plan(plan)
-    if index >= len(read.plans):
-        raise InputError(f"The plan has no layout {index}.", hint=f"It has {len(read.plans)}, counted from 0.")
+    read = ran_plan(plan, index, cluster=cluster, spec=spec)
     fit = fitted(read, index, runs, rank=rank, sources=[_named(path) for path in runs])
     account = calibration_account(fit)
     if out is not None:

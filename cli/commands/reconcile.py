@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
-from cli.options import FormatOption, IndexOption, PlanArgument
+from cli.commands.evaluate import ClusterOption, SpecOption
+from cli.options import FormatOption, IndexOption
 from cli.output import Format, print_blocks, print_json
+from cli.ran_plan import RanArgument, ran_plan
 from planner.errors import InputError
 
 EXAMPLES = (
@@ -49,10 +51,12 @@ PhaseOption = Annotated[
 
 
 def reconcile(
-    plan: PlanArgument,
+    plan: RanArgument,
     snapshot: SnapshotArgument,
     *,
     index: IndexOption = 0,
+    cluster: ClusterOption = None,
+    spec: SpecOption = None,
     rank: RankOption = None,
     phase: PhaseOption = None,
     format_: FormatOption = Format.TEXT,
@@ -62,15 +66,12 @@ def reconcile(
     Blocks are told apart by the stack frames that torch.cuda.memory._record_memory_history keeps, else by their size;
     what neither tells is named. The snapshot is read without running anything that is in it.
     """
-    from cli.plan_file import read_plan
     from cli.render_reconcile import reconciled_blocks, reconciled_document
     from planner.plan import Phase
     from planner.reconcile.snapshots import read_snapshot
     from planner.reconcile.terms import reconciled
 
-    read = read_plan(plan)
-    if index >= len(read.plans):
-        raise InputError(f"The plan has no layout {index}.", hint=f"It has {len(read.plans)}, counted from 0.")
+    read = ran_plan(plan, index, cluster=cluster, spec=spec)
     layout = read.plans[index].layout
     if rank is None and layout.pp > 1:
         raise InputError(

@@ -178,6 +178,7 @@ def test_a_plan_is_made_with_a_calibration_and_says_so(folder: Path, plan: Plan)
     )
     assert again.exit_code == 0, again.stderr
     assert "calibrated by run.log (sha256 " in again.stdout
+    assert "on h100-sxm-80gb: all classes x 1.1\n" in again.stdout
     calibrated = read_plan(folder / "calibrated")
     assert calibrated.cluster.calibration is not None
     assert calibrated.plans[0].layout == plan.plans[0].layout
@@ -190,6 +191,17 @@ def test_a_plan_is_made_with_a_calibration_and_says_so(folder: Path, plan: Plan)
     assert "calibrated by run.log" in evaluated.stdout
     once_more = fitted(calibrated, 0, [folder / "run.log"], rank=None, sources=["run"])
     assert once_more.predicted_step_seconds == pytest.approx(before, rel=1e-9)
+
+
+def test_a_launch_script_is_held_against_its_own_price(folder: Path, plan: Plan) -> None:
+    (folder / "own.log").write_text(megatron_log(plan.plans[0].reevaluated_step_seconds * 1250))
+    words = [str(folder / "own.log"), "--spec", str(folder / "spec.yaml"), "--format", "json"]
+    result = RUNNER.invoke(app, ["calibrate", str(folder / "run" / "launch.sh"), *words])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["factors"]["attention"] == pytest.approx(1.25, rel=1e-3)
+    both = RUNNER.invoke(app, ["calibrate", str(folder / "run"), *words])
+    assert both.exit_code == 2
+    assert "A plan says its cluster and its spec itself." in both.stderr
 
 
 @pytest.mark.parametrize(

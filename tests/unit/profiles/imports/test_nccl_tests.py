@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from profiles.errors import ProfileFileError
 from profiles.imports.nccl_tests import Said, is_nccl_tests, read_nccl_tests
-from profiles.profiled import judge
+from profiles.judging import judge
 from profiles.recorded import read_recording
 from tests.unit.profiles.imports.nccl_logs import efa_log, microseconds, nvidia_log, old_log, rccl_log, row
 
