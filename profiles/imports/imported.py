@@ -1,7 +1,7 @@
 """What an importer hands on: runs with their points, and the journal that holds them.
 
-A run of an import has the provenance that its file states; what the file does not say is marked so. `imported` names the
-file and its SHA-256, so that every figure can be traced to a line.
+A run of an import has the provenance that its file states; what the file does not say is marked so. `imported` names
+the file and its SHA-256, so that every figure can be traced to a line.
 """
 
 import hashlib
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from profiles.errors import ProfileFileError
 from profiles.measure.journal import COLLECTOR
 from profiles.measure.points import Point
-
 
 NOT_SAID = "not said"
 
