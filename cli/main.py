@@ -7,6 +7,8 @@ import typer
 
 from cli.commands import (
     accuracy,
+    calibrate,
+    cluster_import,
     clusters,
     collect,
     diff,
@@ -18,6 +20,8 @@ from cli.commands import (
     models,
     plan,
     profile,
+    profile_import,
+    reconcile,
     report,
     rule,
     schema,
@@ -99,6 +103,8 @@ app.command("models", cls=PlainCommand, epilog=examples(models.EXAMPLES))(guarde
 app.command("clusters", cls=PlainCommand, epilog=examples(clusters.EXAMPLES))(guarded(clusters.clusters))
 app.command("collect", cls=PlainCommand, epilog=examples(collect.EXAMPLES))(guarded(collect.collect))
 app.command("accuracy", cls=PlainCommand, epilog=examples(accuracy.EXAMPLES))(guarded(accuracy.accuracy))
+app.command("calibrate", cls=PlainCommand, epilog=examples(calibrate.EXAMPLES))(guarded(calibrate.calibrate))
+app.command("reconcile", cls=PlainCommand, epilog=examples(reconcile.EXAMPLES))(guarded(reconcile.reconcile))
 
 profiles = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=profile.SUMMARY)
 profiles.command("run", cls=PlainCommand, epilog=examples(profile.RUN_EXAMPLES))(guarded(profile.run))
@@ -106,7 +112,14 @@ profiles.command("show", cls=PlainCommand, epilog=examples(profile.SHOW_EXAMPLES
 profiles.command("check", cls=PlainCommand, epilog=examples(profile.CHECK_EXAMPLES))(guarded(profile.check))
 profiles.command("merge", cls=PlainCommand, epilog=examples(profile.MERGE_EXAMPLES))(guarded(profile.merge))
 profiles.command("export", cls=PlainCommand, epilog=examples(profile.EXPORT_EXAMPLES))(guarded(profile.export))
+profiles.command("import", cls=PlainCommand, epilog=examples(profile_import.EXAMPLES))(guarded(profile_import.import_))
 app.add_typer(profiles, name="profile")
+
+clusters_made = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=cluster_import.SUMMARY)
+clusters_made.command("import", cls=PlainCommand, epilog=examples(cluster_import.EXAMPLES))(
+    guarded(cluster_import.import_)
+)
+app.add_typer(clusters_made, name="cluster")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,16 @@ PlanArgument = Annotated[
     ),
 ]
 
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        metavar="FILE",
+        help="Multiply predictions by what `shardwright calibrate` found in a real run; the plan says so.",
+        show_default=False,
+    ),
+]
+
 IndexOption = Annotated[
     int, typer.Option("--index", min=0, help="Which layout of the plan: 0 is the best, 1 the first runner-up.")
 ]

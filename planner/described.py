@@ -17,6 +17,7 @@ from planner.specs import ModelSpec
 from profiles.estimate import CostModel
 from profiles.hardware import Cluster
 from profiles.planned import cost_model_on
+from profiles.slowed import OperationClass
 
 
 def evaluation_of(plan: Plan, layout: Layout) -> Evaluation:
@@ -53,6 +54,14 @@ def _priced_alone(
     graph = build_graph(model, request.workload, eager=capabilities.eager)
     placed = place(model, graph, layout, request.workload, capabilities)
     return placed, graph, cost_model_on(cluster, capabilities.software)
+
+
+def placed_alone(
+    layout: Layout, model: ModelSpec, cluster: Cluster, request: PlanRequest
+) -> tuple[PlacedModel, CostModel]:
+    """Return one layout of a model placed, and what prices it."""
+    placed, _, cost_model = _priced_alone(layout, model, cluster, request)
+    return placed, cost_model
 
 
 def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
@@ -103,7 +112,7 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
         memory_limit_bytes=tightest.limit_bytes,
         memory=evaluation.memory,
         time=evaluation.time,
-        assumptions=(*evaluation.assumptions, *_host_assumptions(hosted), *_profile_remarks(cluster)),
+        assumptions=(*evaluation.assumptions, *_host_assumptions(hosted), *_remarks(cluster)),
         host_memory=hosted,
         lower_bound_seconds=seconds if bound_seconds is None else bound_seconds,
         on_nodes=on_nodes,
@@ -113,6 +122,21 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
             else {source.value: fraction for source, fraction in evaluation.source_fractions.items()}
         ),
     )
+
+
+def _remarks(cluster: Cluster) -> tuple[str, ...]:
+    """Return what stands behind prices beside operations: a profile's faults, a calibration."""
+    calibration = cluster.calibration
+    if calibration is None:
+        return _profile_remarks(cluster)
+    by_factor: dict[str, list[str]] = {}
+    for name, factor in calibration.factors:
+        by_factor.setdefault(f"{factor:.4g}", []).append(name)
+    told = "; ".join(
+        f"{'all classes' if len(names) == len(OperationClass) else ', '.join(names)} x {factor}"
+        for factor, names in by_factor.items()
+    )
+    return (*_profile_remarks(cluster), f"calibrated by {calibration.source}: {told}")
 
 
 def _profile_remarks(cluster: Cluster) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from profiles.constants import OPERATIONS_BAND
+
 
 class LinkKind(StrEnum):
     """What a level of the network is made of."""
@@ -176,6 +178,32 @@ class ProfileReference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """By how much a real run differed from its prediction, class by class.
+
+    Args:
+        factors: Names of `profiles.slowed.OperationClass`, each with measured over predicted time.
+        source: The runs that it comes from.
+    """
+
+    factors: tuple[tuple[str, float], ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        """Check that each class has one factor above 0."""
+        names = [name for name, _ in self.factors]
+        unknown = sorted(set(names) - set(OPERATIONS_BAND))
+        if unknown:
+            raise ValueError(f"{unknown[0]} is no class of operations: they are {', '.join(OPERATIONS_BAND)}")
+        if not names or len(set(names)) != len(names) or not all(0 < factor < MOST_OFF for _, factor in self.factors):
+            raise ValueError(f"each class needs one factor above 0 and below {MOST_OFF:g}")
+
+
+MOST_OFF = 100.0
+"""A prediction that is off by more is of something else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """Nodes with equally many GPUs; equal ones, or `unequal` says how they differ.
 
@@ -195,6 +223,7 @@ class Cluster:
         watts_per_gpu: Power of one GPU with its share of the node; None if unknown.
         unequal: How its nodes differ; None where they do not.
         profile: What was measured on it; None for what the package knows.
+        calibration: What predictions are multiplied by; None for nothing.
     """
 
     name: str
@@ -209,6 +238,7 @@ class Cluster:
     watts_per_gpu: float | None
     unequal: UnequalNodes | None = None
     profile: ProfileReference | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         """Check that the levels nest and span the cluster."""

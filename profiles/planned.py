@@ -12,6 +12,7 @@ from profiles.estimate import CostModel, Estimate, Source
 from profiles.grids import GemmGrid, shipped_grids
 from profiles.hardware import Cluster
 from profiles.ops import Collective, ComputeOp, Gemm
+from profiles.slowed import calibrated
 from profiles.software import CURRENT_SOFTWARE, Software, TensorParallelOverlap
 from profiles.store import shipped_device_like
 from profiles.unequal import UnequalCostModel
@@ -30,11 +31,21 @@ def _inside_nodes(analytic: AnalyticCostModel) -> CostModel:
 
 
 def with_residuals(analytic: AnalyticCostModel, *, between_nodes: bool = True) -> CostModel:
-    """Return a cost model with the measured residuals of its GPU, or of one with the same chip; else itself.
+    """Return a cost model with the measured residuals of its GPU, or of one with the same chip, and the calibration.
 
     Args:
         analytic: Prices everything.
         between_nodes: What the cluster's profile says of collectives between nodes holds for its links.
+
+    Raises:
+        ProfileFileError: The cluster's profile cannot be read, or has changed.
+    """
+    measured = _measured(analytic, between_nodes=between_nodes)
+    return calibrated(measured, cluster=analytic.cluster, software=analytic.software)
+
+
+def _measured(analytic: AnalyticCostModel, *, between_nodes: bool) -> CostModel:
+    """Return a cost model with the measured residuals of its GPU, or of one with the same chip; else itself.
 
     Raises:
         ProfileFileError: The cluster's profile cannot be read, or has changed.

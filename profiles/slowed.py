@@ -1,9 +1,10 @@
-"""What operations take where one class of them is slower than predicted.
+"""What operations take where classes of them are slower than predicted, by a band or by a calibration.
 
 Every operation belongs to one class. What a kernel hides of a collective, a slower kernel hides more of, so a step gets
 longer by less than its class does.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
 
@@ -44,45 +45,54 @@ def classes_on(cluster: Cluster) -> tuple[OperationClass, ...]:
     return tuple(kind for kind in OperationClass if kind not in absent)
 
 
-class SlowedCostModel:
-    """A cost model of which one class of operations takes longer by its band.
+class ScaledCostModel:
+    """A cost model of which some classes of operations take a multiple of what is predicted.
 
     Args:
         predicted: Prices operations as predicted, on equal nodes.
         cluster: Where they run.
         software: What runs them.
-        slow: The class.
+        factors: By class, how many times as long it takes; 1 where it is missing.
+        notes: By class, what is said of its prices.
     """
 
-    def __init__(self, predicted: CostModel, *, cluster: Cluster, software: Software, slow: OperationClass) -> None:
+    def __init__(
+        self,
+        predicted: CostModel,
+        *,
+        cluster: Cluster,
+        software: Software,
+        factors: Mapping[OperationClass, float],
+        notes: Mapping[OperationClass, str],
+    ) -> None:
         self.predicted = predicted
-        self.slow = slow
-        self.factor = 1.0 + slow.band.value
+        self.factors = factors
+        self._notes = notes
         self._links = CollectivePrices(cluster, software)
         self.compute = lru_cache(maxsize=None)(self._compute)
         self.collective = lru_cache(maxsize=None)(self._collective)
 
     def _compute(self, operation: ComputeOp) -> Estimate:
         """Return the time of one operation on one GPU."""
-        return self._slowed(self.predicted.compute(operation), _class_of(operation))
+        return self._scaled(self.predicted.compute(operation), class_of(operation))
 
     def _collective(self, operation: Collective) -> Estimate:
         """Return the time of one collective, all its ranks taking part."""
         leaves = self._links.leaves_node(operation)
-        return self._slowed(
+        return self._scaled(
             self.predicted.collective(operation), OperationClass.BETWEEN if leaves else OperationClass.INSIDE
         )
 
-    def _slowed(self, estimate: Estimate, kind: OperationClass) -> Estimate:
-        if kind is not self.slow:
+    def _scaled(self, estimate: Estimate, kind: OperationClass) -> Estimate:
+        if kind not in self.factors:
             return estimate
-        note = f"{estimate.note}; {kind} slower by {100 * self.slow.band.value:g} %"
-        return Estimate(seconds=estimate.seconds * self.factor, source=estimate.source, note=note)
+        note = f"{estimate.note}; {self._notes[kind]}"
+        return Estimate(seconds=estimate.seconds * self.factors[kind], source=estimate.source, note=note)
 
     @property
     def launch_seconds(self) -> float:
         """Return the host's time for one launch."""
-        return self.predicted.launch_seconds * (self.factor if self.slow is OperationClass.HOST else 1.0)
+        return self.predicted.launch_seconds * self.factors.get(OperationClass.HOST, 1.0)
 
     @property
     def tensor_parallel_overlap(self) -> TensorParallelOverlap:
@@ -100,7 +110,43 @@ class SlowedCostModel:
         return self.predicted.transfer_slowdown
 
 
-def _class_of(operation: ComputeOp) -> OperationClass:
+class SlowedCostModel(ScaledCostModel):
+    """A cost model of which one class of operations takes longer by its band.
+
+    Args:
+        predicted: Prices operations as predicted, on equal nodes.
+        cluster: Where they run.
+        software: What runs them.
+        slow: The class.
+    """
+
+    def __init__(self, predicted: CostModel, *, cluster: Cluster, software: Software, slow: OperationClass) -> None:
+        super().__init__(
+            predicted,
+            cluster=cluster,
+            software=software,
+            factors={slow: 1.0 + slow.band.value},
+            notes={slow: f"{slow} slower by {100 * slow.band.value:g} %"},
+        )
+
+
+def calibrated(predicted: CostModel, *, cluster: Cluster, software: Software) -> CostModel:
+    """Return a cost model with the factors of a cluster's calibration; itself without one."""
+    calibration = cluster.calibration
+    if calibration is None:
+        return predicted
+    factors = {OperationClass(name): factor for name, factor in calibration.factors}
+    return ScaledCostModel(
+        predicted,
+        cluster=cluster,
+        software=software,
+        factors=factors,
+        notes={kind: f"calibrated, x {factor:.4g}" for kind, factor in factors.items()},
+    )
+
+
+def class_of(operation: ComputeOp) -> OperationClass:
+    """Return the class of what runs on one GPU."""
     match operation:
         case Gemm():
             return OperationClass.PRODUCTS

@@ -1,12 +1,13 @@
 """`shardwright evaluate`: the price of a layout that runs today."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.exits import ExitCode
-from cli.options import FormatOption
+from cli.options import CalibrationOption, FormatOption
 from cli.output import Format, print_blocks, print_json, wants_progress, watching
 
 if TYPE_CHECKING:
@@ -53,18 +54,22 @@ def evaluate(
     cluster: ClusterOption = None,
     spec: SpecOption = None,
     best: BestOption = False,
+    calibration: CalibrationOption = None,
     format_: FormatOption = Format.TEXT,
 ) -> None:
     """Price a layout that runs today: step time by term, memory by rank, what is wrong with it.
 
     Ends with 1 where it breaks a rule, such as memory that is not there.
     """
+    from cli.priced_cluster import priced_cluster
     from cli.render_evaluate import evaluation_blocks, evaluation_document
     from planner.running import inputs_of, priced, read_running
     from planner.search import search
 
     running = read_running(script)
     inputs = inputs_of(running, script=script, cluster=cluster, spec=spec)
+    cluster_priced = priced_cluster(inputs.cluster, profile=None, strict_data=False, calibration=calibration)
+    inputs = replace(inputs, cluster=cluster_priced)
     plan, broken = priced(running.layout, inputs.model, inputs.cluster, inputs.request)
     found = None
     if best:

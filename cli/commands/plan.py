@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.exits import ExitCode
-from cli.options import ForceOption, FormatOption, OutOption, directory
+from cli.options import CalibrationOption, ForceOption, FormatOption, OutOption, directory
 from cli.output import (
     Format,
     Stopwatch,
@@ -23,7 +23,7 @@ from cli.output import (
     write_files,
 )
 from cli.plan_file import PLAN_FILE, launch_target
-from planner.errors import InputError, NotExpressibleError
+from planner.errors import NotExpressibleError
 from planner.plan import Plan
 from planner.request import Objective, Target
 
@@ -156,6 +156,7 @@ def plan(
     schedules: SchedulesOption = False,
     profile: ProfileOption = None,
     strict_data: StrictDataOption = False,
+    calibration: CalibrationOption = None,
     out: OutOption = None,
     force: ForceOption = False,
     format_: FormatOption = Format.TEXT,
@@ -169,6 +170,7 @@ def plan(
     When nothing fits, or nothing meets the deadline, says what is missing and which changes would do, writes nothing
     and exits with 3.
     """
+    from cli.priced_cluster import priced_cluster
     from cli.render_plan import file_blocks
     from cli.why_not import answer, settings_of
     from planner.decide import decide
@@ -183,12 +185,8 @@ def plan(
     named = {"objective": objective, "target": target}
     options = {name: value.value for name, value in named.items() if value is not None}
     inputs = load_inputs(spec, set_ or (), options=options)
-    if profile is not None:
-        from cli.profiled_cluster import measured_cluster
-
-        inputs = replace(inputs, cluster=measured_cluster(inputs.cluster, profile, strict=strict_data))
-    elif strict_data:
-        raise InputError("--strict-data is about the data of --profile, which is missing.", hint="Give --profile DIR.")
+    cluster = priced_cluster(inputs.cluster, profile=profile, strict_data=strict_data, calibration=calibration)
+    inputs = replace(inputs, cluster=cluster)
     questions = {question: settings_of(question) for question in why_not or ()}
     if out is not None:
         names = launch_file_names(inputs.request.workload, inputs.cluster, target=launch_target(inputs.request.target))

@@ -278,7 +278,7 @@ def _cluster(cluster: Cluster) -> Data:
     return {
         field.name: _json(getattr(cluster, field.name))
         for field in fields(cluster)
-        if field.name not in ("unequal", "profile") or getattr(cluster, field.name) is not None
+        if field.name not in ("unequal", "profile", "calibration") or getattr(cluster, field.name) is not None
     }
 
 

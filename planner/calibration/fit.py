@@ -1,0 +1,219 @@
+"""Fits one factor a class of operations from what a run shows beside its prediction.
+
+A log shows the step time alone. All classes get one common factor, measured over predicted: a step time is proportional
+to all prices together, so that the calibrated prediction of this very run is what was measured. Which class is off, a
+log does not say.
+
+A trace shows the kernels of one rank, so each class that runs there gets a factor of its own: its kernels' time over
+what the prediction says they take alone. What a trace does not show is said, and keeps its prediction: the host's
+launches, transfers between stages, and collectives that do not say what they move. Collectives inside and between
+nodes share one factor. A log beside a trace then tells how far the calibrated step is off still.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from planner.calibration.predicted import class_seconds
+from planner.calibration.traces import TraceReading, read_trace
+from planner.described import given_layout, placed_alone
+from planner.errors import InputError, Location
+from planner.layout import Layout
+from planner.plan import Plan
+from planner.verification.collect import LEAST_STEPS, WARM_UP_STEPS
+from planner.verification.logs import read_log
+from profiles.hardware import MOST_OFF, Calibration
+from profiles.slowed import OperationClass, classes_on
+
+COLLECTIVES = (OperationClass.INSIDE, OperationClass.BETWEEN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Factor:
+    """One class of operations.
+
+    Args:
+        kind: The class.
+        predicted_seconds: Of one step.
+        measured_seconds: Likewise; None where the run does not show it.
+        factor: What its prices are multiplied by.
+    """
+
+    kind: OperationClass
+    predicted_seconds: float | None
+    measured_seconds: float | None
+    factor: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A calibration with what it comes from.
+
+    Args:
+        calibration: The factors.
+        factors: Every class of the cluster, also those that the run does not show.
+        is_common: All classes share one factor, because only the step time is known.
+        predicted_step_seconds: Before.
+        calibrated_step_seconds: After.
+        measured_step_seconds: By a log; None without one.
+        device: The GPU.
+        remarks: What the run does not show, one sentence each.
+        unknown: Kernels that were taken to be memory-bound, the longest first.
+    """
+
+    calibration: Calibration
+    factors: tuple[Factor, ...]
+    is_common: bool
+    predicted_step_seconds: float
+    calibrated_step_seconds: float
+    measured_step_seconds: float | None
+    device: str
+    remarks: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+def fitted(plan: Plan, index: int, runs: Sequence[Path], *, rank: int | None, sources: Sequence[str]) -> Fit:
+    """Return the calibration of a plan's layout by a run of it.
+
+    Args:
+        plan: The plan.
+        index: Which of its layouts ran.
+        runs: A log, a trace, or both.
+        rank: The rank that was traced, where the trace does not say it.
+        sources: What names the files, for the calibration's source.
+
+    Raises:
+        InputError: A file is neither, or it does not fit the plan.
+    """
+    base = replace(plan, cluster=replace(plan.cluster, calibration=None))
+    layout = plan.plans[index].layout
+    step_seconds, trace = None, None
+    for path in runs:
+        steps = _log_seconds(path)
+        if steps is not None and step_seconds is None:
+            step_seconds = steps
+        elif steps is None and trace is None:
+            trace = read_trace(path)
+        else:
+            raise InputError(
+                "This is a second log or a second trace.",
+                location=Location(file=str(path)),
+                hint="Give one log and one trace of one run at most.",
+            )
+    predicted = _step_seconds(base, layout)
+    remarks: list[str] = []
+    if trace is not None:
+        factors, remarks = _of_trace(base, layout, trace, rank)
+        kept = tuple((entry.kind.value, entry.factor) for entry in factors if entry.factor is not None)
+    else:
+        assert step_seconds is not None, "at least one file is given"
+        common = step_seconds / predicted
+        _check_factor(common, "the step", runs[0])
+        factors = tuple(
+            Factor(kind=kind, predicted_seconds=None, measured_seconds=None, factor=common) for kind in OperationClass
+        )
+        kept = tuple((kind.value, common) for kind in OperationClass)
+        remarks = ["a log shows the step time alone: one factor for all classes, which of them is off it does not say"]
+    calibration = Calibration(factors=kept, source=f"{', '.join(sources)} on {plan.cluster.device.name}")
+    after = _step_seconds(replace(base, cluster=replace(base.cluster, calibration=calibration)), layout)
+    return Fit(
+        calibration=calibration,
+        factors=factors,
+        is_common=trace is None,
+        predicted_step_seconds=predicted,
+        calibrated_step_seconds=after,
+        measured_step_seconds=step_seconds,
+        device=plan.cluster.device.name,
+        remarks=tuple(remarks),
+        unknown=() if trace is None else trace.unknown,
+    )
+
+
+def _step_seconds(plan: Plan, layout: Layout) -> float:
+    return given_layout(layout, plan.model, plan.cluster, plan.request).step_seconds
+
+
+def _log_seconds(path: Path) -> float | None:
+    """Return the median step of a log; None for a file without steps.
+
+    Raises:
+        InputError: It cannot be read, or holds too few steps.
+    """
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(_LARGEST_LOG)
+    except OSError as error:
+        raise InputError(
+            f"The file cannot be read: {error.strerror}.", location=Location(file=str(path)), hint="Check the path."
+        ) from None
+    steps = read_log(raw.decode("utf-8", "replace")).step_seconds
+    if not steps:
+        return None
+    counted = [seconds for number, seconds in steps.items() if number > WARM_UP_STEPS]
+    if len(counted) < LEAST_STEPS:
+        raise InputError(
+            f"The log holds {len(counted)} steps behind the first {WARM_UP_STEPS}, which warm up.",
+            location=Location(file=str(path)),
+            hint=f"Run {WARM_UP_STEPS + LEAST_STEPS} steps at least.",
+        )
+    return median(counted)
+
+
+_LARGEST_LOG = 256 << 20
+
+
+def _check_factor(factor: float, what: str, path: Path | str) -> None:
+    if not 1 / MOST_OFF < factor < MOST_OFF:
+        raise InputError(
+            f"By this {what} takes {factor:.3g} times what the plan says: it is a run of something else.",
+            location=Location(file=str(path)),
+            hint="Give a run of the layout that --index names.",
+        )
+
+
+def _of_trace(
+    plan: Plan, layout: Layout, trace: TraceReading, rank: int | None
+) -> tuple[tuple[Factor, ...], list[str]]:
+    """Return the factor of each class that a trace shows, and what it does not show."""
+    rank = trace.rank if rank is None else rank
+    if rank is None and layout.pp > 1:
+        raise InputError(
+            "The trace does not say which rank it is of, and stages of a pipeline differ.",
+            location=Location(file=trace.file),
+            hint="Say it with --rank.",
+        )
+    if rank is not None and not 0 <= rank < layout.world_size:
+        raise InputError(
+            f"The trace is of rank {rank}, and the layout has {layout.world_size}.",
+            location=Location(file=trace.file),
+            hint="Give a trace of the layout that --index names.",
+        )
+    pipeline_rank = (rank or 0) // layout.stage_distance % layout.pp
+    placed, cost_model = placed_alone(layout, plan.model, plan.cluster, plan.request)
+    predicted = class_seconds(placed, cost_model, pipeline_rank=pipeline_rank)
+    kinds = classes_on(plan.cluster)
+    factors = tuple(_factor(kind, predicted, trace.kernel_seconds, trace.file) for kind in kinds)
+    hidden = [entry.kind.value for entry in factors if entry.factor is None]
+    remarks = [f"the trace does not show {', '.join(hidden)}: predicted as before"] if hidden else []
+    if predicted.get(OperationClass.INSIDE) and not trace.has_messages:
+        remarks.append(
+            "its collectives do not say what they move (torch 2.4 and later do): waiting cannot be told apart"
+        )
+    if trace.has_messages and len(set(kinds) & set(COLLECTIVES)) > 1:
+        remarks.append("collectives inside and between nodes share one factor")
+    return factors, remarks
+
+
+def _factor(
+    kind: OperationClass,
+    predicted: Mapping[OperationClass, float],
+    measured: Mapping[OperationClass, float],
+    file: str,
+) -> Factor:
+    shown = OperationClass.INSIDE if kind in COLLECTIVES else kind
+    before, found = predicted.get(shown, 0.0), measured.get(shown, 0.0)
+    if kind is OperationClass.HOST or not before or not found:
+        return Factor(kind=kind, predicted_seconds=before or None, measured_seconds=found or None, factor=None)
+    _check_factor(found / before, kind.value, file)
+    return Factor(kind=kind, predicted_seconds=before, measured_seconds=found, factor=found / before)

@@ -1,0 +1,1 @@
+"""A real run's memory beside the ledger that planned it."""

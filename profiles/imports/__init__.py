@@ -1,0 +1,1 @@
+"""Measurements that other programs wrote, as runs of a profile."""
