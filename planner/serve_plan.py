@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from planner.serve_request import ServeObjective, ServeRequest
-from planner.serving_layout import Pool, Role, ServingLayout
+from planner.serving_layout import Pool, ServingLayout
 from planner.specs import ModelSpec
 from profiles.hardware import Cluster
 
@@ -337,8 +337,3 @@ class ServePlan:
         if any(price is None for _, price in found):
             return None
         return sum(count * (price or 0.0) for count, price in found)
-
-
-def role_words(role: Role) -> str:
-    """Return what a pool does, in one word."""
-    return {Role.BOTH: "prefill and decode", Role.PREFILL: "prefill", Role.DECODE: "decode"}[role]

@@ -108,6 +108,7 @@ def settings_of(ground: Ground, *, budget: int, seqs: int) -> EngineSettings:
         kv_cache_dtype="fp8" if formats.cache == "fp8" else "auto",
         chunked_prefill=True,
         prefix_caching=request.workload.prefix is not None,
+        quantization="fp8" if formats.name == "fp8" else None,
     )
 
 

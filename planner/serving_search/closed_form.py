@@ -72,9 +72,9 @@ def allowed_of(candidate: Candidate) -> Allowed:
     return Allowed(**given)
 
 
-def in_a_loop(candidate: Candidate) -> bool:
-    """Return whether requests come when others end."""
-    return candidate.ground.request.workload.arrivals in {Arrivals.CLOSED, Arrivals.OFFLINE}
+def in_a_loop(candidate: Candidate, role: Role = Role.BOTH) -> bool:
+    """Return whether requests come when others end; to the pools of a split plan they come by the clock."""
+    return role is Role.BOTH and candidate.ground.request.workload.arrivals in {Arrivals.CLOSED, Arrivals.OFFLINE}
 
 
 def state_at(candidate: Candidate, batch: float) -> Steady:
@@ -83,12 +83,12 @@ def state_at(candidate: Candidate, batch: float) -> Steady:
     return steady(candidate.costs, candidate.most_seats, candidate.ground.mean.load, batch)
 
 
-def seats_for(candidate: Candidate, batch: float) -> int:
+def seats_for(candidate: Candidate, batch: float, role: Role = Role.BOTH) -> int:
     """Return the planned batch of an engine whose running answers are so many in the mean.
 
     With arrivals by the clock their number varies like a Poisson variable: three of its deviations find a seat.
     """
-    closed = in_a_loop(candidate)
+    closed = in_a_loop(candidate, role)
     seqs = math.ceil(batch) if closed else math.ceil(batch + 3 * math.sqrt(batch))
     return max(1, min(seqs, candidate.most_seqs))
 
@@ -148,7 +148,7 @@ def best_of_prefill(candidate: Candidate, *, after_seconds: float) -> Point | No
         candidate=candidate,
         role=Role.PREFILL,
         batch=batch,
-        seqs=seats_for(candidate, batch),
+        seqs=seats_for(candidate, batch, Role.PREFILL),
         requests_per_second=rate * candidate.shape.dp,
         tpot_seconds=0.0,
         ttft_seconds=alone + wait + candidate.costs.engine.first_token_seconds,
@@ -176,7 +176,7 @@ def best_of_decode(candidate: Candidate) -> Point | None:
         candidate=candidate,
         role=Role.DECODE,
         batch=mean,
-        seqs=seats_for(candidate, mean),
+        seqs=seats_for(candidate, mean, Role.DECODE),
         requests_per_second=mean / (behind * seconds) * candidate.shape.dp,
         tpot_seconds=seconds,
         ttft_seconds=seconds,

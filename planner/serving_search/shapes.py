@@ -25,7 +25,7 @@ from planner.specs import ModelSpec
 from profiles.hardware import Cluster
 
 SCALE_BLOCK = 128
-"""Columns and rows that share a scale in block-quantised fp8; vLLM refuses parts of one (fp8.py, validate_fp8_block)."""
+"""Columns and rows that share a scale in block-quantised fp8; vLLM refuses parts of one (`validate_fp8_block_shape`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ def _divisors(number: int) -> list[int]:
     return [value for value in range(1, number + 1) if number % value == 0]
 
 
-def _refusal(  # noqa: PLR0911 - one reason each
+def _refusal(  # noqa: C901, PLR0911 - one reason each
     shape: EngineShape, model: ModelSpec, cluster: Cluster, formats: ServedFormats, constraints: ServeConstraints
 ) -> str | None:
     """Return why an engine cannot have a shape; None where it can."""
@@ -136,7 +136,7 @@ def nested_sizes(node: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _heads_refusal(shape: EngineShape, model: ModelSpec) -> str | None:
+def _heads_refusal(shape: EngineShape, model: ModelSpec) -> str | None:  # noqa: C901 - one kind of heads each
     for block in model.distinct_blocks:
         match block.mixer:
             case SelfAttention(num_attention_heads=heads, num_key_value_heads=groups):

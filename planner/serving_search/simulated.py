@@ -19,7 +19,6 @@ from planner.serve_plan import Served, Spread
 from planner.serve_request import Targets
 from planner.serving.simulate import Simulation, simulate
 from planner.serving_layout import Role
-from planner.serving_search.candidates import Candidate
 from planner.serving_search.closed_form import Point, in_a_loop
 from planner.serving_search.traffic import requests_at_rate, requests_in_loop
 
@@ -55,7 +54,7 @@ def times_of(point: Point) -> Times:
     candidate, dp = point.candidate, point.candidate.shape.dp
     count = int(min(MOST, max(FEWEST, WAVES * math.ceil(point.batch))))
     request = candidate.ground.request
-    if in_a_loop(candidate):
+    if in_a_loop(candidate, point.role):
         concurrency = max(1, round(point.batch))
         count = max(count, 4 * concurrency)
         requests = requests_in_loop(request, count=count, concurrency=concurrency)
@@ -72,7 +71,7 @@ def _counted(run: Simulation, point: Point, *, dp: int) -> Times:
     inside_N = done_N & (np.arange(count) >= edge) & (np.arange(count) < count - edge)
     e2e_N = (run.end_N - run.arrival_N)[inside_N]
     rate = point.requests_per_second
-    if in_a_loop(point.candidate) and len(e2e_N):
+    if in_a_loop(point.candidate, point.role) and len(e2e_N):
         rate = round(point.batch) * dp / float(e2e_N.mean())  # Little's law
     return Times(
         arrival_N=run.arrival_N[inside_N],
@@ -149,7 +148,7 @@ def targets_of(point: Point, *, after_seconds: float = 0.0) -> Targets:
 def served_at(point: Point, *, after_seconds: float = 0.0) -> Served:
     """Return what becomes of requests at a point's load."""
     targets = targets_of(point, after_seconds=after_seconds)
-    return served_of(times_of(point), targets, in_loop=in_a_loop(point.candidate))
+    return served_of(times_of(point), targets, in_loop=in_a_loop(point.candidate, point.role))
 
 
 def bearing(point: Point, *, after_seconds: float = 0.0) -> tuple[Point, int]:
@@ -167,7 +166,7 @@ def bearing(point: Point, *, after_seconds: float = 0.0) -> tuple[Point, int]:
     def good(tried: Point) -> Point | None:
         nonlocal runs
         runs += 1
-        served = served_of(times_of(tried), targets, in_loop=in_a_loop(tried.candidate))
+        served = served_of(times_of(tried), targets, in_loop=in_a_loop(tried.candidate, tried.role))
         if not keeps(served, targets):
             return None
         return replace(
@@ -177,7 +176,7 @@ def bearing(point: Point, *, after_seconds: float = 0.0) -> tuple[Point, int]:
             tpot_seconds=served.tpot.mean,
         )
 
-    if in_a_loop(point.candidate):
+    if in_a_loop(point.candidate, point.role):
         low, high = 0, min(point.candidate.most_seqs, math.ceil(point.batch * HEADROOM))
         best: Point | None = None
         tried_batch = round(point.batch)

@@ -55,7 +55,7 @@ def mean_of(workload: ServeWorkload) -> Mean:
 def requests_at_rate(request: ServeRequest, *, count: int, per_second: float) -> Requests:
     """Return requests that come by the clock at a rate.
 
-    A trace's arrivals are kept and run faster or slower; each rank sees its share of them, spread evenly over the trace.
+    A trace's arrivals are kept and run faster or slower; each rank sees some of them, spread evenly over the trace.
 
     Args:
         request: The traffic.
