@@ -204,14 +204,14 @@ def _spent(plan: ServePlan) -> tuple[Block, ...]:
     for entry in plan.pools:
         terms += [name for name in entry.step_seconds if name not in terms]
     rows = [(name, *(_milliseconds(entry, name) for entry in plan.pools)) for name in terms]
-    rows.append(("step", *(milliseconds(sum(entry.step_seconds.values())) for entry in plan.pools)))
+    rows.append(("all", *(milliseconds(sum(entry.step_seconds.values())) for entry in plan.pools)))
     heads = [f">{entry.pool.name}" for entry in plan.pools]
     kinds = ", ".join(
         f"{entry.pool.name}: {'a prompt' if entry.pool.role is Role.PREFILL else 'running answers'}"
         for entry in plan.pools
     )
-    table = Table(columns=columns("time of a step", *heads), rows=tuple(rows))
-    return (*section("Where a step's time goes", table), Line(f"  {kinds}.", Style.QUIET))
+    table = Table(columns=columns("time of", *heads), rows=tuple(rows))
+    return (*section("Where the time of a token goes, or of a prompt", table), Line(f"  {kinds}.", Style.QUIET))
 
 
 def _milliseconds(entry: PlannedPool, name: str) -> str:
@@ -303,12 +303,13 @@ def _infeasible(found: ServeInfeasible) -> tuple[Block, ...]:
             (
                 move.target,
                 _value(move.target, move.given),
-                "no value of it alone" if move.needed is None else _value(move.target, move.needed),
+                "-" if move.needed is None else _value(move.target, move.needed),
+                _value(move.target, move.together),
             )
             for move in found.moves
         )
-        table = Table(columns=columns("target", ">asked for", ">would do", whole=["would do"]), rows=rows)
-        blocks += section("Each target by itself, the others as they are", table)
+        table = Table(columns=columns("target", ">asked for", ">alone would do", ">nearest plan"), rows=rows)
+        blocks += section("How far each target must move", table)
     return tuple(blocks)
 
 

@@ -243,18 +243,20 @@ class ServeSearchSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """How far one target must move, all others as they are.
+    """How far one target must move.
 
     Args:
         target: Which one: "ttft", "tpot", "e2e", "requests_per_second", "memory", "num_gpus".
         given: Its value.
-        needed: The least change that does; None where this one alone does not help.
-        unit: Of both.
+        needed: The least change that does, all others as they are; None where this one alone does not help.
+        together: Its value in the nearest plan, where every target that is missed moves.
+        unit: Of all.
     """
 
     target: str
     given: float
     needed: float | None
+    together: float
     unit: str
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from planner.serve_plan import Deployment, MemoryItem, PlannedPool, Served
 from planner.serve_request import ServeRequest
+from planner.serving.steady import prefill_seconds
 from planner.serving_layout import NIXL, Pool, Role, ServingLayout
 from planner.serving_search.closed_form import Point, in_a_loop, seats_for
 from planner.serving_search.options import Option
@@ -14,6 +15,7 @@ from planner.serving_search.simulated import Times, at_rate_of, keeps, served_of
 from planner.serving_search.transfer import transfer_of
 
 NAMES = {Role.BOTH: "server", Role.PREFILL: "prefill", Role.DECODE: "decode"}
+PROMPTS_BETWEEN = "prompts of other requests"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -184,11 +186,19 @@ def _planned(option: Option, count: int, point: Point, *, name: str, batch: floa
 
 
 def _step(point: Point, *, batch: float) -> Mapping[str, float]:
-    """Return a step by terms: of the running answers, or of a full prefill."""
+    """Return a step by terms: of a prefill engine one with a prompt, else that of the running answers.
+
+    An engine that does everything also computes prompts in between; their part of the time of a token is a term.
+    """
     costs, mean = point.candidate.costs, point.candidate.ground.mean
+    running = max(batch, 1.0)
     if point.role is Role.PREFILL:
         tokens = min(float(point.candidate.budget), mean.prompt - mean.cached)
         terms = costs.breakdown(chunks=[(tokens, mean.cached)], decodes=0, context=0.0, finished=1)
     else:
-        terms = costs.breakdown(decodes=max(batch, 1.0), context=mean.prompt + mean.output / 2)
-    return {name: seconds for name, seconds in terms.items() if seconds > 0}
+        terms = costs.breakdown(decodes=running, context=mean.prompt + mean.output / 2)
+    found = {name: seconds for name, seconds in terms.items() if seconds > 0}
+    if point.role is Role.BOTH and mean.output > 1:
+        prompt = prefill_seconds(costs, point.candidate.most_seats, mean.load, decodes=running)
+        found[PROMPTS_BETWEEN] = running * prompt / (mean.output - 1)
+    return found

@@ -89,7 +89,15 @@ def _memory(grounds: tuple[Ground, ...], request: ServeRequest) -> ServeInfeasib
     lacking, words, limit, gpu = best
     return ServeInfeasible(
         binding=f"memory: the weights, a step and a sequence of {request.workload.max_model_len:,} tokens do not fit",
-        moves=(Move(target="memory", given=float(limit), needed=float(limit + lacking), unit="bytes a GPU"),),
+        moves=(
+            Move(
+                target="memory",
+                given=float(limit),
+                needed=float(limit + lacking),
+                together=float(limit + lacking),
+                unit="bytes a GPU",
+            ),
+        ),
         nearest=f"{words} on {gpu}",
         nearest_values={"memory": float(lacking)},
     )
@@ -110,7 +118,15 @@ def _targets(candidates: list[Candidate], request: ServeRequest) -> ServeInfeasi
     for name, seconds in given.items():
         others = {other: limit for other, limit in given.items() if other != name}
         able = [light.values[name] for light in lights if _misses(light, others) <= 1.0]
-        moves.append(Move(target=name, given=seconds, needed=max(seconds, min(able)) if able else None, unit="s"))
+        moves.append(
+            Move(
+                target=name,
+                given=seconds,
+                needed=max(seconds, min(able)) if able else None,
+                together=max(seconds, nearest.values[name]),
+                unit="s",
+            )
+        )
     least = {name: min(light.values[name] for light in lights) for name in given}
     broken = [name for name, seconds in given.items() if least[name] > seconds]
     if broken:
@@ -179,7 +195,7 @@ def _inventory(  # noqa: PLR0913 - as `explain`
 ) -> ServeInfeasible:
     """Return how many GPUs, or which other targets, would bear the load."""
     gpus = sum(cluster.world_size for cluster in clusters)
-    moves = [Move(target="requests_per_second", given=demand, needed=borne, unit="requests/s")]
+    moves = [Move(target="requests_per_second", given=demand, needed=borne, together=borne, unit="requests/s")]
     options = option_table(request, candidates, one_node=one_node).options
     more = fleet_problem(
         replace(request, objective=ServeObjective.FEWEST_GPUS),
@@ -189,13 +205,14 @@ def _inventory(  # noqa: PLR0913 - as `explain`
     )
     more = replace(more, capacity_R=tuple(capacity * MORE_GPUS for capacity in more.capacity_R))
     fewest = compose(more).objective
-    moves.append(Move(target="num_gpus", given=float(gpus), needed=fewest, unit="GPUs"))
+    moves.append(Move(target="num_gpus", given=float(gpus), needed=fewest, together=float(gpus), unit="GPUs"))
     for name, seconds in request.workload.targets.given.items():
         moves.append(
             Move(
                 target=name,
                 given=seconds,
                 needed=_loosened(candidates, clusters, request, name, demand=demand, one_node=one_node),
+                together=seconds,
                 unit="s",
             )
         )

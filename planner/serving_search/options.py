@@ -1,8 +1,8 @@
-"""The engines that a composition chooses from: of each kind of GPU, role and size the one that bears most.
+"""The engines that a composition chooses from: of each kind of GPU, role and size the few that bear most.
 
-An engine that bears less on as many of the same GPUs never helps, so that one of each is enough. All are ranked in
-closed form. With a fixed number of requests under way an engine is also an option with a half, a third and so on of
-them: how many it gets decides how fast it is.
+An engine that bears less on as many of the same GPUs never helps. All are ranked in closed form, and as the simulation
+may say less of the first than the closed form, the next shapes stay in the list. With a fixed number of requests under
+way an engine is also an option with a half, a third and so on of them: how many it gets decides how fast it is.
 """
 
 import math
@@ -19,6 +19,9 @@ from planner.serving_search.transfer import longest_transfer_seconds, split_refu
 
 TIED = 0.005
 """Part of the best rate within which token budgets count as equal; of equals the engine's own default is taken."""
+
+SHAPES_OF_A_SIZE = 3
+"""Shapes of one kind of GPU, role and size that a composition chooses from."""
 
 MOST_SHARES = 64
 """Parts into which a fixed number of requests under way is cut at most."""
@@ -127,11 +130,16 @@ def _one_of_each_ground(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def _best_of_each(points: Iterable[Point]) -> list[Point]:
-    """Return for each kind of GPU and size the point with the highest rate; of equal budgets the usual one."""
-    groups: dict[tuple[int, int], list[Point]] = {}
+    """Return for each kind of GPU and size the shapes with the highest rates; of equal budgets the usual one."""
+    groups: dict[tuple[int, int], dict[str, list[Point]]] = {}
     for point in points:
-        groups.setdefault((point.candidate.ground.index, point.candidate.num_gpus), []).append(point)
-    return [_best(group) for _, group in sorted(groups.items())]
+        shapes = groups.setdefault((point.candidate.ground.index, point.candidate.num_gpus), {})
+        shapes.setdefault(point.candidate.words, []).append(point)
+    found: list[Point] = []
+    for _, shapes in sorted(groups.items()):
+        best = sorted((_best(of_shape) for of_shape in shapes.values()), key=_order)
+        found += best[:SHAPES_OF_A_SIZE]
+    return found
 
 
 def _best(points: list[Point]) -> Point:

@@ -25,7 +25,7 @@ from planner.specs import ModelSpec
 from profiles.hardware import Cluster
 
 SCALE_BLOCK = 128
-"""Columns and rows that share a scale in block-quantised fp8; vLLM refuses parts of one (`validate_fp8_block_shape`)."""
+"""Columns and rows that share a scale in block-quantised fp8; vLLM refuses parts of one (validate_fp8_block_shape)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
