@@ -1,9 +1,10 @@
-"""The files that start a serving plan: each pool's, and the command that measures it at its load."""
+"""The files that start a serving plan: each pool's, what starts on which node, and what measures it at its load."""
 
 import math
 from collections.abc import Mapping
 
 from planner.emit.vllm_bench import BENCH_FILE, Door, bench_script
+from planner.emit.vllm_start import START_FILE, Standing, start_script
 from planner.serve_plan import Deployment, ServePlan
 from planner.serving.files import serving_files
 from planner.serving_layout import Role
@@ -22,6 +23,12 @@ def serve_files(plan: ServePlan) -> Mapping[str, str]:
         files |= serving_files(deployment.layout)
         doors += _doors(deployment)
     if doors:
+        standings = [
+            Standing(pool=entry.pool, cluster=entry.cluster, is_split=deployment.layout.is_split)
+            for deployment in plan.deployments
+            for entry in deployment.pools
+        ]
+        files[START_FILE] = start_script(standings, {cluster.name: cluster.num_nodes for cluster in plan.clusters})
         model = plan.deployments[0].layout.model
         files[BENCH_FILE] = bench_script(model, plan.request.workload, doors)
     return files
