@@ -22,7 +22,7 @@ from planner.serving_layout import Role
 from planner.serving_search.shapes import shape_words
 from planner.serving_search.traffic import mean_of
 
-LONGEST_WAY = 44
+LONGEST_WAY = 36
 """Characters of the words of a composition that a table shows."""
 
 
@@ -237,18 +237,19 @@ def _memory(plan: ServePlan) -> tuple[Block, ...]:
 
 
 def _ways(plan: ServePlan) -> tuple[Block, ...]:
+    priced = all(entry.price_per_hour is not None for entry in plan.compositions)
     rows = tuple(
         (
             entry.name,
             _shortened(entry.words),
             str(entry.num_gpus),
+            *((f"{entry.price_per_hour:,.2f}",) if priced else ()),
             f"{entry.requests_per_second:,.2f}",
         )
         for entry in plan.compositions
     )
-    return section(
-        "Ways to compose", Table(columns=columns("way", "engines", ">GPUs", ">req/s", whole=["engines"]), rows=rows)
-    )
+    heads = ("way", "engines", ">GPUs", *((">an hour",) if priced else ()), ">bears req/s")
+    return section("Ways to compose", Table(columns=columns(*heads, whole=["engines"]), rows=rows))
 
 
 def _shortened(words: str) -> str:

@@ -11,7 +11,7 @@ from planner.serving.steady import prefill_seconds
 from planner.serving_layout import NIXL, Pool, Role, ServingLayout
 from planner.serving_search.closed_form import Point, in_a_loop, seats_for
 from planner.serving_search.options import Option
-from planner.serving_search.simulated import Times, at_rate_of, keeps, served_of, times_of
+from planner.serving_search.simulated import Times, at_rate_of, keeps, served_of, targets_of, times_of
 from planner.serving_search.transfer import transfer_of
 
 NAMES = {Role.BOTH: "server", Role.PREFILL: "prefill", Role.DECODE: "decode"}
@@ -73,7 +73,7 @@ def _aggregated(request: ServeRequest, group: list[tuple[Option, int]], *, part:
 def _run(points: list[Point]) -> tuple[list[Point], list[Times]]:
     """Return engines at their loads with the seats that these need, and the times of their requests.
 
-    An engine that bears more than its load is told no larger batch than that of the load.
+    An engine that bears more than its load is told no larger batch than that of the load, if it keeps its targets then.
     """
     seated: list[Point] = []
     found: list[Times] = []
@@ -83,8 +83,12 @@ def _run(points: list[Point]) -> tuple[list[Point], list[Times]]:
         if in_a_loop(point.candidate, point.role) or point.role is Role.PREFILL or seqs >= point.seqs:
             seated.append(point)
         else:
-            seated.append(replace(point, seqs=seqs))
-            times = times_of(seated[-1])
+            fewer = replace(point, seqs=seqs)
+            tried = times_of(fewer)
+            targets = targets_of(fewer)
+            good = keeps(served_of(tried, targets, in_loop=False), targets)
+            seated.append(fewer if good else point)
+            times = tried if good else times
         found.append(times)
     return seated, found
 

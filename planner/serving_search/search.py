@@ -9,11 +9,12 @@ that are known of them, does better.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from planner.serve_plan import (
     Composition,
+    Deployment,
     RankedEngine,
     ServePlan,
     ServeSearchSummary,
@@ -40,8 +41,12 @@ ENGINE = "vllm"
 RUNNERS_UP = 5
 
 HALVES_STEP = 0.97
-"""What engines of a split plan bear less at each turn, where their requests together miss a target that each keeps."""
+"""What engines of a split plan bear less at each turn, where their requests together miss a target that each keeps; at
+the last turn they are left out."""
 MOST_TURNS = 24
+
+ROUNDING = 1e-9
+"""Part of a load that sums of rates may miss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,36 +94,41 @@ def plan_serving(
     field = field_of(model, clusters, request)
     table = option_table(request, field.candidates, one_node=field.one_node)
     simulations = Simulations(table.options)
-    demand = demand_of(request)
-    least = request.objective is not ServeObjective.GOODPUT
-    everything = range(len(table.options))
-    best = settled(request, clusters, simulations, everything, demand=demand if least else None, solver=solver)
-    deployments = deployments_of(request, simulations.options, best.counts, load=demand, one_node=field.one_node)
-    for _ in range(MOST_TURNS):
+    task = Task(
+        request=request,
+        clusters=clusters,
+        simulations=simulations,
+        demand=demand_of(request) if request.objective is not ServeObjective.GOODPUT else None,
+        solver=solver,
+    )
+    load = demand_of(request)
+    best = task.settled(range(len(table.options)))
+    deployments: tuple[Deployment, ...] = ()
+    for turn in range(MOST_TURNS + 1):
+        if not task.bears(best, load):
+            break
+        deployments = deployments_of(request, simulations.options, best.counts, load=load, one_node=field.one_node)
         if keep_targets(request, tuple(one for one in deployments if one.layout.is_split)):
             break
-        simulations.scale_halves(HALVES_STEP)
-        best = settled(request, clusters, simulations, everything, demand=demand if least else None, solver=solver)
-        deployments = deployments_of(request, simulations.options, best.counts, load=demand, one_node=field.one_node)
-    borne = _borne(simulations.options, best.counts)
-    feasible = (
-        best.fleet.status is not Status.INFEASIBLE and borne > 0 and (demand is None or borne >= demand * (1 - 1e-9))
-    )
-    most = borne
-    if not feasible and least:
-        most = _borne(
-            simulations.options, settled(request, clusters, simulations, everything, demand=None, solver=solver).counts
+        deployments = ()
+        simulations.scale_halves(HALVES_STEP if turn < MOST_TURNS - 1 else 0.0)
+        best = task.settled(range(len(table.options)))
+    infeasible = None
+    if not deployments:
+        most = task.most() if load is not None else task.borne(best)
+        infeasible = explain(
+            field.grounds, field.candidates, clusters, borne=most, demand=load, one_node=field.one_node
         )
-    compositions = _compositions(request, clusters, simulations, best, demand=demand if least else None, solver=solver)
+    status = ServeStatus.OPTIMAL if best.fleet.status is Status.OPTIMAL else ServeStatus.FEASIBLE
     return ServePlan(
         model=model,
         clusters=clusters,
         request=request,
-        status=_status(best) if feasible else ServeStatus.INFEASIBLE,
-        value=best.fleet.objective if feasible else None,
-        bound=best.fleet.bound if feasible else None,
-        deployments=deployments if feasible else (),
-        compositions=compositions if feasible else (),
+        status=status if deployments else ServeStatus.INFEASIBLE,
+        value=best.fleet.objective if deployments else None,
+        bound=best.fleet.bound if deployments else None,
+        deployments=deployments,
+        compositions=_compositions(task, best) if deployments else (),
         engines=_ranked(table, simulations, top=top),
         pareto=pareto_front(field.candidates, simulations.options.values()),
         search=ServeSearchSummary(
@@ -130,9 +140,7 @@ def plan_serving(
             options=len(table.options),
             solver=solver,
         ),
-        infeasible=None
-        if feasible
-        else explain(field.grounds, field.candidates, clusters, borne=most, demand=demand, one_node=field.one_node),
+        infeasible=infeasible,
         assumptions=_assumptions(request, field),
     )
 
@@ -181,81 +189,97 @@ def demand_of(request: ServeRequest) -> float | None:
     return workload.requests_per_second
 
 
-def settled(  # noqa: PLR0913 - what is composed, of what, how
-    request: ServeRequest,
-    clusters: tuple[Cluster, ...],
-    simulations: Simulations,
-    indices: Sequence[int],
-    *,
-    demand: float | None,
-    solver: str,
-) -> Composed:
-    """Return the best composition of some options, of which every engine was simulated."""
-    while True:
-        options = {index: simulations.options[index] for index in indices if simulations.options[index].rate > 0}
-        found = composed(request, clusters, options, demand=demand, solver=solver)
-        if not simulations.require(found.counts):
-            return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What is composed, and how.
+
+    Args:
+        request: What is asked.
+        clusters: The GPUs.
+        simulations: The options.
+        demand: Requests a second to bear at least cost; None for as many as there can be.
+        solver: What composes engines.
+    """
+
+    request: ServeRequest
+    clusters: tuple[Cluster, ...]
+    simulations: Simulations
+    demand: float | None
+    solver: str
+
+    def settled(self, indices: Iterable[int]) -> Composed:
+        """Return the best composition of some options, of which every engine was simulated."""
+        chosen = tuple(indices)
+        while True:
+            found = self._composed(chosen, demand=self.demand)
+            if not self.simulations.require(found.counts):
+                return found
+
+    def most(self) -> float:
+        """Return the requests a second that all options bear at most."""
+        chosen = tuple(self.simulations.options)
+        while True:
+            found = self._composed(chosen, demand=None)
+            if not self.simulations.require(found.counts):
+                return self.borne(found)
+
+    def _composed(self, indices: tuple[int, ...], *, demand: float | None) -> Composed:
+        known = self.simulations.options
+        options = {index: known[index] for index in indices if known[index].rate > 0}
+        return composed(self.request, self.clusters, options, demand=demand, solver=self.solver)
+
+    def borne(self, found: Composed) -> float:
+        """Return the requests a second that a composition bears."""
+        sums = dict.fromkeys(Role, 0.0)
+        for index, count in found.counts.items():
+            option = self.simulations.options[index]
+            sums[option.point.role] += option.rate * count
+        return sums[Role.BOTH] + min(sums[Role.PREFILL], sums[Role.DECODE])
+
+    def bears(self, found: Composed, load: float | None) -> bool:
+        """Return whether a composition bears a load, or anything where there is none."""
+        borne = self.borne(found)
+        return borne > 0 if load is None else borne >= load * (1 - ROUNDING)
 
 
-def _borne(options: Mapping[int, Option], counts: Mapping[int, int]) -> float:
-    sums = dict.fromkeys(Role, 0.0)
-    for index, count in counts.items():
-        sums[options[index].point.role] += options[index].rate * count
-    return sums[Role.BOTH] + min(sums[Role.PREFILL], sums[Role.DECODE])
-
-
-def _status(best: Composed) -> ServeStatus:
-    return ServeStatus.OPTIMAL if best.fleet.status is Status.OPTIMAL else ServeStatus.FEASIBLE
-
-
-def _compositions(  # noqa: PLR0913 - as `settled`
-    request: ServeRequest,
-    clusters: tuple[Cluster, ...],
-    simulations: Simulations,
-    best: Composed,
-    *,
-    demand: float | None,
-    solver: str,
-) -> tuple[Composition, ...]:
+def _compositions(task: Task, best: Composed) -> tuple[Composition, ...]:
     """Return the best of each way to compose."""
-    options = simulations.options
+    options = task.simulations.options
     whole = [index for index, option in options.items() if option.point.role is Role.BOTH]
     halves = [index for index, option in options.items() if option.point.role is not Role.BOTH]
     found: list[Composition] = []
-    alone = [settled(request, clusters, simulations, [index], demand=demand, solver=solver) for index in whole]
-    alone = [one for one in alone if one.counts and one.fleet.objective]
+    alone = [one for one in (task.settled([index]) for index in whole) if one.fleet.objective]
     if alone:
-        sign = 1.0 if demand is not None else -1.0
+        sign = -1.0 if task.demand is None else 1.0
         first = min(alone, key=lambda one: sign * (one.fleet.objective or 0.0))
-        found.append(_composition("one shape", first, simulations))
+        found.append(_composition("one shape", first, task))
     for name, indices in (("aggregated", whole), ("prefill/decode split", halves)):
-        one = settled(request, clusters, simulations, indices, demand=demand, solver=solver)
+        one = task.settled(indices)
         if one.counts:
-            found.append(_composition(name, one, simulations))
-    found.append(_composition("the plan", best, simulations))
+            found.append(_composition(name, one, task))
+    found.append(_composition("the plan", best, task))
     return tuple(found)
 
 
-def _composition(name: str, found: Composed, simulations: Simulations) -> Composition:
-    options = simulations.options
-    names = {Role.BOTH: "", Role.PREFILL: "prefill ", Role.DECODE: "decode "}
-    words = " + ".join(
-        f"{count} x {names[options[index].point.role]}{options[index].point.candidate.words}"
-        for index, count in sorted(found.counts.items())
-    )
-    priced = all(
-        options[index].point.candidate.ground.prices.cluster.price_per_gpu_hour is not None for index in found.counts
-    )
+def _composition(name: str, found: Composed, task: Task) -> Composition:
+    options = task.simulations.options
+    chosen = [(options[index], count) for index, count in sorted(found.counts.items())]
+    prices = [option.point.candidate.ground.prices.cluster.price_per_gpu_hour for option, _ in chosen]
+    price = None if None in prices else sum(price_of(option) * count for option, count in chosen)
     return Composition(
         name=name,
-        words=words,
-        requests_per_second=_borne(options, found.counts),
-        num_gpus=sum(options[index].point.candidate.num_gpus * count for index, count in found.counts.items()),
-        price_per_hour=sum(price_of(options[index]) * count for index, count in found.counts.items())
-        if priced
-        else None,
+        words=" + ".join(_words(option, count, several=len(task.clusters) > 1) for option, count in chosen),
+        requests_per_second=task.borne(found),
+        num_gpus=sum(option.point.candidate.num_gpus * count for option, count in chosen),
+        price_per_hour=price,
     )
+
+
+def _words(option: Option, count: int, *, several: bool) -> str:
+    candidate = option.point.candidate
+    role = {Role.BOTH: "", Role.PREFILL: "prefill ", Role.DECODE: "decode "}[option.point.role]
+    where = f" {candidate.ground.prices.cluster.name}" if several else ""
+    return f"{count} x {role}{candidate.words}{where}"
 
 
 def _ranked(table: OptionTable, simulations: Simulations, *, top: int) -> tuple[RankedEngine, ...]:
