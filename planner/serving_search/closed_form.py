@@ -133,7 +133,7 @@ def best_of_prefill(candidate: Candidate, *, after_seconds: float) -> Point | No
     """
     allowed = allowed_of(candidate)
     load = candidate.ground.mean.load
-    room = min(allowed.ttft, allowed.e2e) - after_seconds - candidate.costs.engine.first_token_seconds
+    room = min(allowed.ttft, allowed.e2e) - after_seconds - candidate.costs.first_token_seconds
     alone = prefill_seconds(candidate.costs, candidate.most_seats, load)
     if room < alone:
         return None
@@ -151,7 +151,7 @@ def best_of_prefill(candidate: Candidate, *, after_seconds: float) -> Point | No
         seqs=seats_for(candidate, batch, Role.PREFILL),
         requests_per_second=rate * candidate.shape.dp,
         tpot_seconds=0.0,
-        ttft_seconds=alone + wait + candidate.costs.engine.first_token_seconds,
+        ttft_seconds=alone + wait + candidate.costs.first_token_seconds,
     )
 
 

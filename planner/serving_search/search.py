@@ -21,7 +21,7 @@ from planner.serve_plan import (
     ServeStatus,
 )
 from planner.serve_request import Arrivals, ServeObjective, ServeRequest
-from planner.serving.engines import engine_named
+from planner.serving.engines import calibration, engine_named
 from planner.serving.formats import formats_of
 from planner.serving.prices import ServingPrices
 from planner.serving_layout import Role
@@ -318,8 +318,7 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
     """Return what the figures rest on."""
     workload = request.workload
     texts = [
-        "times of steps: planner.serving.step_costs, kernel by kernel; constants of the engine: "
-        + (field.grounds[0].engine.source if field.grounds else ""),
+        f"times of steps: kernel by kernel; constants of the engine: {calibration().source}",
         "requests are dealt to engines at random, each keeping the distribution of lengths",
     ]
     if workload.prefix is not None:
