@@ -124,16 +124,15 @@ def both_at(candidate: Candidate, batch: float) -> Point:
     )
 
 
-def best_of_prefill(candidate: Candidate, *, after_seconds: float) -> Point | None:
+def best_of_prefill(candidate: Candidate, *, first_seconds: float) -> Point | None:
     """Return the most prompts that an engine bears; None where even one alone is late.
 
     Args:
         candidate: The engine.
-        after_seconds: What comes behind its part of the time to the first token: the transfer and a step of decode.
+        first_seconds: Its part of the time to the first token; infinite without a target.
     """
-    allowed = allowed_of(candidate)
     load = candidate.ground.mean.load
-    room = min(allowed.ttft, allowed.e2e) - after_seconds - candidate.costs.first_token_seconds
+    room = first_seconds - candidate.costs.first_token_seconds
     alone = prefill_seconds(candidate.costs, candidate.most_seats, load)
     if room < alone:
         return None

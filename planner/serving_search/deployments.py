@@ -55,7 +55,7 @@ def _borne(group: list[tuple[Option, int]]) -> float:
 
 
 def _aggregated(request: ServeRequest, group: list[tuple[Option, int]], *, part: float) -> Deployment:
-    points, times = _run([_at(option.point, option.rate * part) for option, _ in group])
+    points, times = _run([(option, _at(option.point, option.rate * part)) for option, _ in group])
     targets = request.workload.targets
     served = tuple(
         served_of(entry, targets, in_loop=in_a_loop(point.candidate, Role.BOTH))
@@ -70,14 +70,14 @@ def _aggregated(request: ServeRequest, group: list[tuple[Option, int]], *, part:
     return Deployment(layout=layout, pools=pools, requests_per_second=rate, served=served)
 
 
-def _run(points: list[Point]) -> tuple[list[Point], list[Times]]:
+def _run(loaded: list[tuple[Option, Point]]) -> tuple[list[Point], list[Times]]:
     """Return engines at their loads with the seats that these need, and the times of their requests.
 
     An engine that bears more than its load is told no larger batch than that of the load, if it keeps its targets then.
     """
     seated: list[Point] = []
     found: list[Times] = []
-    for point in points:
+    for option, point in loaded:
         times = times_of(point)
         seqs = seats_for(point.candidate, max(times.mean_batch, 1.0), point.role)
         if in_a_loop(point.candidate, point.role) or point.role is Role.PREFILL or seqs >= point.seqs:
@@ -85,7 +85,7 @@ def _run(points: list[Point]) -> tuple[list[Point], list[Times]]:
         else:
             fewer = replace(point, seqs=seqs)
             tried = times_of(fewer)
-            targets = targets_of(fewer)
+            targets = targets_of(fewer, first_seconds=option.first_seconds)
             good = keeps(served_of(tried, targets, in_loop=False), targets)
             seated.append(fewer if good else point)
             times = tried if good else times
@@ -107,7 +107,9 @@ def _split(
     one_node: bool,
 ) -> Deployment:
     groups, borne = [*first, *second], {Role.PREFILL: _borne(first), Role.DECODE: _borne(second)}
-    points, times = _run([_at(option.point, option.rate * load / borne[option.point.role]) for option, _ in groups])
+    points, times = _run(
+        [(option, _at(option.point, option.rate * load / borne[option.point.role])) for option, _ in groups]
+    )
     pools = tuple(
         _planned(option, count, point, name=name, batch=entry.mean_batch)
         for (option, count), point, name, entry in zip(

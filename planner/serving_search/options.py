@@ -20,6 +20,9 @@ from planner.serving_search.transfer import longest_transfer_seconds, split_refu
 TIED = 0.005
 """Part of the best rate within which token budgets count as equal; of equals the engine's own default is taken."""
 
+WAITED_STEPS = 2
+"""Steps of decode in the time to the first token: the one that runs when a cache arrives, and the token's own."""
+
 SHAPES_OF_A_SIZE = 3
 """Shapes of one kind of GPU, role and size that a composition chooses from."""
 
@@ -33,13 +36,13 @@ class Option:
 
     Args:
         point: The engine at the most that it bears.
-        after_seconds: Of a prefill engine: what comes behind its part of the time to the first token.
+        first_seconds: Its part of the time to the first token, where another engine has the rest; else infinite.
         share: Requests under way that it takes, where their number is fixed.
         simulated: The rate is the simulation's.
     """
 
     point: Point
-    after_seconds: float = 0.0
+    first_seconds: float = math.inf
     share: float = 0.0
     simulated: bool = False
 
@@ -117,11 +120,17 @@ def _halves(candidates: list[Candidate], pruned: Counter[str], *, one_node: bool
     transfer = max(
         longest_transfer_seconds(candidate.ground, able, one_node=one_node) for candidate in _one_of_each_ground(able)
     )
-    after = transfer + max(point.ttft_seconds for point in decodes)
-    prefills = [point for candidate in able if (point := best_of_prefill(candidate, after_seconds=after)) is not None]
+    # A request passes the door of either engine.
+    door = max(point.candidate.costs.first_token_seconds for point in decodes)
+    begin = door + WAITED_STEPS * max(point.ttft_seconds for point in decodes)
+    targets = able[0].ground.request.workload.targets
+    first = min(targets.ttft_seconds or math.inf, targets.e2e_seconds or math.inf) - transfer - begin
+    prefills = [point for candidate in able if (point := best_of_prefill(candidate, first_seconds=first)) is not None]
     pruned["prefill: one prompt alone is late"] += len(able) - len(prefills)
-    options = [Option(point=point, after_seconds=after) for point in _best_of_each(prefills)]
-    options += [Option(point=point) for point in _best_of_each(decodes)]
+    options = [Option(point=point, first_seconds=first) for point in _best_of_each(prefills)]
+    options += [
+        Option(point=point, first_seconds=math.inf if math.isinf(first) else begin) for point in _best_of_each(decodes)
+    ]
     return options, 2 * len(able)
 
 
@@ -190,7 +199,7 @@ class Simulations:
                 point = at_share(option)
                 self.runs += 1
             else:
-                point, runs = bearing(option.point, after_seconds=option.after_seconds)
+                point, runs = bearing(option.point, first_seconds=option.first_seconds)
                 self.runs += runs
             self.options[index] = replace(option, point=point, simulated=True)
         return bool(new)

@@ -13,7 +13,7 @@ from planner.serve_request import Splits
 from planner.serving_layout import Role
 from planner.serving_search.candidates import Candidate
 from planner.serving_search.closed_form import state_at
-from planner.serving_search.options import Option
+from planner.serving_search.options import WAITED_STEPS, Option
 from planner.serving_search.transfer import split_refusal
 
 MOST_POINTS = 12
@@ -97,7 +97,7 @@ def _behind(candidate: Candidate, prefill: Option) -> Iterator[ParetoPoint]:
         yield ParetoPoint(
             tokens_per_second_per_user=1 / step,
             tokens_per_second_per_gpu=per_gpu * ground.mean.output,
-            ttft_seconds=prefill.point.ttft_seconds + prefill.after_seconds,
+            ttft_seconds=prefill.point.ttft_seconds + WAITED_STEPS * step,
             gpu=ground.prices.cluster.device.name,
             words=f"{candidate.words} behind prefill {prefill.point.candidate.words}",
             batch=batch,

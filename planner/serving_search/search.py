@@ -215,6 +215,19 @@ class Task:
             if not self.simulations.require(found.counts):
                 return found
 
+    def alone(self, indices: Iterable[int]) -> Composed | None:
+        """Return the best composition of engines of one option; None where none serves."""
+        chosen = tuple(indices)
+        sign = -1.0 if self.demand is None else 1.0
+        while True:
+            tried = [self._composed((index,), demand=self.demand) for index in chosen]
+            able = [one for one in tried if one.counts]
+            if not able:
+                return None
+            best = min(able, key=lambda one: sign * (one.fleet.objective or 0.0))
+            if not self.simulations.require(best.counts):
+                return best
+
     def most(self) -> float:
         """Return the requests a second that all options bear at most."""
         chosen = tuple(self.simulations.options)
@@ -248,11 +261,9 @@ def _compositions(task: Task, best: Composed) -> tuple[Composition, ...]:
     whole = [index for index, option in options.items() if option.point.role is Role.BOTH]
     halves = [index for index, option in options.items() if option.point.role is not Role.BOTH]
     found: list[Composition] = []
-    alone = [one for one in (task.settled([index]) for index in whole) if one.fleet.objective]
-    if alone:
-        sign = -1.0 if task.demand is None else 1.0
-        first = min(alone, key=lambda one: sign * (one.fleet.objective or 0.0))
-        found.append(_composition("one shape", first, task))
+    alone = task.alone(whole)
+    if alone is not None:
+        found.append(_composition("one shape", alone, task))
     for name, indices in (("aggregated", whole), ("prefill/decode split", halves)):
         one = task.settled(indices)
         if one.counts:

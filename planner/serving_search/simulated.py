@@ -2,14 +2,15 @@
 
 One data-parallel rank is simulated with its share of the requests; the ranks of an engine and the engines of a pool
 differ only in which requests they are dealt. Requests of the start are not counted, nor those of the end: as many as
-run at once. What an engine bears is searched between nothing and a little above its closed form, with the same draws at
-every load, so that the answer is as reproducible as a formula.
+run at once. What an engine bears is searched from its closed form, up and down, with the same draws at every load, so
+that the answer is as reproducible as a formula.
 
 A load saturates an engine if the wait for the first token grows with the time of arrival by more than `GROWTH` seconds
 a second: a queue that gets r and serves c grows by r / c - 1.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,15 +25,19 @@ from planner.serving_search.traffic import requests_at_rate, requests_in_loop
 
 FloatArray = NDArray[np.float64]
 
-WAVES = 10
+WAVES = 6
 """Requests of a simulation, in batches."""
 FEWEST, MOST = 400, 20_000
 """Requests of a simulation, at least and at most."""
 GROWTH = 0.05
-STEPS = 7
-"""Halvings of the range of loads."""
-HEADROOM = 1.25
-"""Loads are tried up to so many times the closed form's."""
+STEP = 1.1
+"""First step off the closed form's load, up or twice down."""
+PRECISION = 0.02
+"""Part of the load that an engine bears within which it is known."""
+TRIES = 12
+"""Loads that are tried at most: an engine that bears less than a thousandth of the closed form's load is left out."""
+MOST_OVER = 2.0
+"""Times the closed form's load up to which loads are tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,34 +138,38 @@ def keeps(served: Served, targets: Targets) -> bool:
     return targets.attainment is None or served.attainment >= targets.attainment
 
 
-def targets_of(point: Point, *, after_seconds: float = 0.0) -> Targets:
-    """Return the targets as a point's role sees them: decode has none for the first token, prefill no other."""
+def targets_of(point: Point, *, first_seconds: float = math.inf) -> Targets:
+    """Return the targets as a point's role sees them: prefill has none for later tokens, and each a part of the first.
+
+    Args:
+        point: The engine.
+        first_seconds: Its part of the time to the first token.
+    """
     targets = point.candidate.ground.request.workload.targets
+    if point.role is Role.BOTH:
+        return targets
+    part = None if math.isinf(first_seconds) else first_seconds
     if point.role is Role.PREFILL:
-        first = [seconds for seconds in (targets.ttft_seconds, targets.e2e_seconds) if seconds is not None]
-        room = max(min(first) - after_seconds, 1e-9) if first else None
-        return replace(targets, ttft_seconds=room, tpot_seconds=None, e2e_seconds=None, attainment=None)
-    if point.role is Role.DECODE:
-        return replace(targets, ttft_seconds=None)
-    return targets
+        return replace(targets, ttft_seconds=part, tpot_seconds=None, e2e_seconds=None, attainment=None)
+    return replace(targets, ttft_seconds=part)
 
 
-def served_at(point: Point, *, after_seconds: float = 0.0) -> Served:
+def served_at(point: Point) -> Served:
     """Return what becomes of requests at a point's load."""
-    targets = targets_of(point, after_seconds=after_seconds)
+    targets = targets_of(point)
     return served_of(times_of(point), targets, in_loop=in_a_loop(point.candidate, point.role))
 
 
-def bearing(point: Point, *, after_seconds: float = 0.0) -> tuple[Point, int]:
+def bearing(point: Point, *, first_seconds: float = math.inf) -> tuple[Point, int]:
     """Return an engine at the most that it bears by simulation, and how many simulations that took.
 
     Where it bears nothing at all its rate is 0.
 
     Args:
         point: The engine at the most that it bears in closed form.
-        after_seconds: What comes behind a prefill engine's part of the time to the first token.
+        first_seconds: Its part of the time to the first token, where another engine has the rest.
     """
-    targets = targets_of(point, after_seconds=after_seconds)
+    targets = targets_of(point, first_seconds=first_seconds)
     runs = 0
 
     def good(tried: Point) -> Point | None:
@@ -177,27 +186,47 @@ def bearing(point: Point, *, after_seconds: float = 0.0) -> tuple[Point, int]:
         )
 
     if in_a_loop(point.candidate, point.role):
-        low, high = 0, min(point.candidate.most_seqs, math.ceil(point.batch * HEADROOM))
-        best: Point | None = None
-        tried_batch = round(point.batch)
-        while high > low:
-            found = good(in_loop_with(point, tried_batch))
-            if found is None:
-                high = tried_batch - 1
-            else:
-                low, best = tried_batch, found
-            tried_batch = (low + high + 1) // 2
-        return best or replace(point, requests_per_second=0.0), runs
-    low_rate, high_rate = 0.0, point.requests_per_second * HEADROOM
-    best, tried_rate = None, point.requests_per_second
-    for _ in range(STEPS):
-        found = good(at_rate_of(point, tried_rate))
+        return _in_loop(point, good) or replace(point, requests_per_second=0.0), runs
+    low, high = 0.0, math.inf
+    best: Point | None = None
+    factor = 1.0
+    for _ in range(TRIES):
+        found = good(at_rate_of(point, point.requests_per_second * factor))
         if found is None:
-            high_rate = tried_rate
+            high = factor
         else:
-            low_rate, best = tried_rate, found
-        tried_rate = (low_rate + high_rate) / 2
+            low, best = factor, found
+        if high - low <= PRECISION * low or low >= MOST_OVER:
+            break
+        factor = _next(low, high)
     return best or replace(point, requests_per_second=0.0), runs
+
+
+def _in_loop(point: Point, good: Callable[[Point], Point | None]) -> Point | None:
+    """Return an engine with the most requests under way with which it is good, from the closed form up and down."""
+    least, most = 0, min(point.candidate.most_seqs, math.ceil(point.batch * MOST_OVER))
+    best: Point | None = None
+    tried = min(round(point.batch), most)
+    while most > least and tried > 0:
+        found = good(in_loop_with(point, tried))
+        if found is None:
+            most = tried - 1
+        else:
+            least, best = tried, found
+        if best is not None and most - least <= PRECISION * least:
+            break
+        first = best is not None and most == min(point.candidate.most_seqs, math.ceil(point.batch * MOST_OVER))
+        tried = min(most, math.ceil(least * STEP)) if first else (least + most + 1) // 2
+    return best
+
+
+def _next(low: float, high: float) -> float:
+    """Return the load to try between one that is borne and one that is not: at first steps off the closed form."""
+    if math.isinf(high):
+        return low * STEP
+    if not low:
+        return high / (STEP**2 if high == 1.0 else 2)
+    return (low + high) / 2
 
 
 def in_loop_with(point: Point, batch: int) -> Point:

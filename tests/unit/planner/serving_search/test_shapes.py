@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def nodes(count: int, preset: str = "dgx-h200") -> Cluster:
     return ClusterEntry.model_validate({"preset": preset, "nodes": count}).to_cluster()
 
 
-def space(model: str, cluster: Cluster, quantisation: str = "bf16", **pinned: object) -> ShapeSpace:
+def space(model: str, cluster: Cluster, quantisation: str = "bf16", **pinned: Any) -> ShapeSpace:
     spec = load_bundled(model)
     constraints = replace(ServeConstraints(), **pinned)
     return engine_shapes(spec, cluster, formats_of(quantisation, spec), constraints)
@@ -73,16 +74,14 @@ def test_shapes_of_a_dense_model_on_a_node() -> None:
         ),
     ],
 )
-def test_a_shape_that_breaks_a_rule_is_left_out(
-    shape: EngineShape, model: str, quantisation: str, reason: str
-) -> None:
+def test_a_shape_that_breaks_a_rule_is_left_out(shape: EngineShape, model: str, quantisation: str, reason: str) -> None:
     found = space(model, nodes(2), quantisation)
     assert shape not in found.shapes
     assert found.pruned[reason] > 0
 
 
 def test_context_parallel_decode_is_planned_on_request() -> None:
-    pinned = {"degrees": {"dcp": Bounds(allowed=(4,)), "tp": Bounds(allowed=(8,))}}
+    pinned: dict[str, Any] = {"degrees": {"dcp": Bounds(allowed=(4,)), "tp": Bounds(allowed=(8,))}}
     found = space("deepseek-v3", nodes(1), "fp8_block", **pinned)
     assert {(shape.tp, shape.dcp) for shape in found.shapes} == {(8, 4)}
     # Eight key/value heads on eight ranks have no copies to share out.
@@ -106,7 +105,11 @@ def test_experts_are_dealt_evenly_over_three_nodes_or_not_at_all() -> None:
 
 
 def shapes_to_judge() -> Iterator[tuple[str, EngineShape]]:
-    for model, quantisation in (("llama-3.1-70b", "bf16"), ("qwen3-30b-a3b", "fp8_block"), ("deepseek-v3", "fp8_block")):
+    for model, quantisation in (
+        ("llama-3.1-70b", "bf16"),
+        ("qwen3-30b-a3b", "fp8_block"),
+        ("deepseek-v3", "fp8_block"),
+    ):
         for shape in space(model, nodes(2), quantisation).shapes:
             yield model, shape
 
