@@ -246,8 +246,10 @@ def test_a_model_that_does_not_fit_says_what_a_gpu_lacks() -> None:
 
 TWO_KINDS = (
     "cluster: {preset: dgx-h100, nodes: 1, price_per_gpu_hour: 2.0}",
-    "clusters: [{preset: dgx-h100, nodes: 1, price_per_gpu_hour: 4.0, watts_per_gpu: 1000},"
-    " {preset: dgx-a100, nodes: 1, price_per_gpu_hour: 1.0, watts_per_gpu: 500}]",
+    (
+        "clusters: [{preset: dgx-h100, nodes: 1, price_per_gpu_hour: 4.0, watts_per_gpu: 1000},"
+        " {preset: dgx-a100, nodes: 1, price_per_gpu_hour: 1.0, watts_per_gpu: 500}]"
+    ),
 )
 
 

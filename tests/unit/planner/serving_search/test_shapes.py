@@ -1,4 +1,4 @@
-"""Shapes of engines: each rule leaves out what breaks it and nothing else, and vLLM's rules find no fault with the rest."""
+"""Shapes of engines: each rule leaves out what breaks it, and vLLM's rules find no fault with the rest."""
 
 from collections.abc import Iterator
 from dataclasses import replace
