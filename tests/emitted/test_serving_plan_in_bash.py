@@ -18,14 +18,18 @@ AGGREGATED = ("workload:", "constraints: {split: never, tp: 2}\nworkload:")
 PLANS = ((SPLIT, TWO_NODES), (AGGREGATED, CLOSED))
 
 
-def run(folder: Path, plan: ServePlan, script: str, **environment: str) -> list[str]:
+ON_A_LINE = 'echo "$* gpus=${CUDA_VISIBLE_DEVICES:-all}"'
+A_WORD_A_LINE = 'printf "%s\\n" "$@"'
+
+
+def run(folder: Path, plan: ServePlan, script: str, program: str = ON_A_LINE, **environment: str) -> list[str]:
     """Return the lines that stand-ins for the programs print."""
     for name, text in serve_files(plan).items():
         (folder / name).write_text(text, encoding="utf-8")
     programs = folder / "bin"
     programs.mkdir(exist_ok=True)
     stand_in = programs / "vllm"
-    stand_in.write_text('#!/usr/bin/env bash\necho "$* gpus=${CUDA_VISIBLE_DEVICES:-all}"\n')
+    stand_in.write_text(f"#!/usr/bin/env bash\n{program}\n")
     stand_in.chmod(0o755)
     result = subprocess.run(
         ["bash", script],
