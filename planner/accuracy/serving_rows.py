@@ -16,7 +16,6 @@ from planner.serving.prices import ServingPrices
 from planner.serving_layout import EngineShape
 from planner.specs import ModelSpec
 
-
 SCENARIOS = frozenset({(1024, 1024), (1024, 8192), (8192, 1024)})
 """Prompts and answers of InferenceX, a public benchmark: lengths are drawn evenly from 0.8 of these to these."""
 

@@ -5,7 +5,7 @@
 set -euo pipefail
 
 case "${POOL:-split}" in
-    split) LOAD=(--max-concurrency 719 --num-prompts 7190) ;;
+    split) LOAD=(--max-concurrency 739 --num-prompts 7390) ;;
     *) echo "no such pool: $POOL" >&2; exit 2 ;;
 esac
 

@@ -61,8 +61,10 @@ def test_everything_that_can_be_said_is_read() -> None:
         ),
         (
             ("input: 1000", "input: {min: 20, max: 10}"),
-            "spec.yaml:6:16: workload.input.min: No length lies between min and max.\n"
-            "Give a min that is not above max.",
+            (
+                "spec.yaml:6:16: workload.input.min: No length lies between min and max.\n"
+                "Give a min that is not above max."
+            ),
         ),
         (
             ("input: 1000", "input: {mean: 20, max: 100}"),
@@ -70,48 +72,66 @@ def test_everything_that_can_be_said_is_read() -> None:
         ),
         (
             ("input: 1000", "concurrency: 3\n  input: 1000"),
-            "spec.yaml:6:16: workload.concurrency: `concurrency` and `arrivals` = poisson do not go together.\n"
-            "It is the load of arrivals: closed-loop.",
+            (
+                "spec.yaml:6:16: workload.concurrency: `concurrency` and `arrivals` = poisson do not go together.\n"
+                "It is the load of arrivals: closed-loop."
+            ),
         ),
         (
             ("{ttft_ms: 500, tpot_ms: 25}", "{percentile: 100}"),
-            "spec.yaml:8:21: workload.slo.percentile: This is no percentile.\n"
-            "Give a number from 1 to 99.9, such as 90, or mean.",
+            (
+                "spec.yaml:8:21: workload.slo.percentile: This is no percentile.\n"
+                "Give a number from 1 to 99.9, such as 90, or mean."
+            ),
         ),
         (
             ("{ttft_ms: 500, tpot_ms: 25}", "{attainment: 0.5}"),
-            "spec.yaml:8:21: workload.slo.attainment: `attainment` is given, but no target.\n"
-            "Add ttft_ms, tpot_ms or e2e_ms.",
+            (
+                "spec.yaml:8:21: workload.slo.attainment: `attainment` is given, but no target.\n"
+                "Add ttft_ms, tpot_ms or e2e_ms."
+            ),
         ),
         (
             ("workload:", "objective: cost\nworkload:"),
-            "spec.yaml:4:12: objective: `objective` = cost needs a load to bear.\n"
-            "Add requests_per_second to the workload.",
+            (
+                "spec.yaml:4:12: objective: `objective` = cost needs a load to bear.\n"
+                "Add requests_per_second to the workload."
+            ),
         ),
         (
             ("cluster: {preset: dgx-h100, nodes: 1, price_per_gpu_hour: 2.0}\n", ""),
-            "spec.yaml:1:1: There is no cluster.\n"
-            "Give cluster: {preset: dgx-h100, nodes: 1}, or clusters: with one entry for each kind of GPU.",
+            (
+                "spec.yaml:1:1: There is no cluster.\n"
+                "Give cluster: {preset: dgx-h100, nodes: 1}, or clusters: with one entry for each kind of GPU."
+            ),
         ),
         (
             ("input: 1000", "input: 200000"),
-            "spec.yaml:5:3: workload: Sequences of 200,200 tokens are longer than llama-3.1-8b takes, 131,072.\n"
-            "Shorten input and output, or max_model_len.",
+            (
+                "spec.yaml:5:3: workload: Sequences of 200,200 tokens are longer than llama-3.1-8b takes, 131,072.\n"
+                "Shorten input and output, or max_model_len."
+            ),
         ),
         (
             ("output: 200", "output: 200\n  max_model_len: 800"),
-            "spec.yaml:8:18: workload.max_model_len: `max_model_len` = 800 is less than the longest prompt and answer,"
-            " 1200 tokens.\nGive at least 1200, or leave it out.",
+            (
+                "spec.yaml:8:18: workload.max_model_len: `max_model_len` = 800 is less than the longest prompt and answer,"
+                " 1200 tokens.\nGive at least 1200, or leave it out."
+            ),
         ),
         (
             ("output: 200", "output: 200\n  prefix: {tokens: 1000}"),
-            "spec.yaml:8:20: workload.prefix.tokens: The shared beginning has 1000 tokens, the shortest prompt 1000.\n"
-            "Give less than the shortest prompt: at least its last token is computed.",
+            (
+                "spec.yaml:8:20: workload.prefix.tokens: The shared beginning has 1000 tokens, the shortest prompt 1000.\n"
+                "Give less than the shortest prompt: at least its last token is computed."
+            ),
         ),
         (
             ("price_per_gpu_hour: 2.0}", "}\nconstraints: {max_price_per_hour: 5.0}"),
-            "spec.yaml:3:10: cluster: dgx-h100 has no price, which the plan needs.\n"
-            "Add price_per_gpu_hour to the cluster.",
+            (
+                "spec.yaml:3:10: cluster: dgx-h100 has no price, which the plan needs.\n"
+                "Add price_per_gpu_hour to the cluster."
+            ),
         ),
     ],
 )
