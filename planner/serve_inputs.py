@@ -49,6 +49,18 @@ def load_serve_inputs(
 
 def read_serve_inputs(document: Document, *, base: Path) -> ServeInputs:
     """Return what a serving spec asks for; paths in it are relative to `base`."""
+    inputs, found = checked_serve_inputs(document, base=base)
+    if found:
+        raise all_of(found)
+    return inputs
+
+
+def checked_serve_inputs(document: Document, *, base: Path) -> tuple[ServeInputs, tuple[InputError, ...]]:
+    """Return what a serving spec asks for, and what in it contradicts itself.
+
+    Raises:
+        InputError: Anything but a contradiction is wrong with the spec or a file that it names.
+    """
     assert kind_of(document) == SERVE, "the caller has looked"
     fields = document.data if isinstance(document.data, dict) else {}
     errors: list[InputError] = []
@@ -69,10 +81,8 @@ def read_serve_inputs(document: Document, *, base: Path) -> ServeInputs:
         errors += _single(error)
     if errors or model is None or request is None:
         raise all_of(errors)
-    found = [*_contradictions(model, clusters, request, document)]
-    if found:
-        raise all_of(found)
-    return ServeInputs(model=model, clusters=clusters, request=request)
+    inputs = ServeInputs(model=model, clusters=clusters, request=request)
+    return inputs, tuple(_contradictions(model, clusters, request, document))
 
 
 def _single(error: InputError) -> Sequence[InputError]:

@@ -132,3 +132,26 @@ def test_init_writes_a_serving_spec_that_its_schema_takes(tmp_path: Path) -> Non
     Draft7Validator(json_schema(Kind.SPEC, Draft.DRAFT_07)).validate(data)
     assert isinstance(data, dict)
     assert data["model"] == "qwen3-30b-a3b"
+
+
+def test_validate_judges_serving_specs_and_plans(spec: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["plan", str(spec), "--out", str(out), "--set", "constraints={split: never, tp: 1}"]
+    assert RUNNER.invoke(app, arguments).exit_code == 0
+    fine = RUNNER.invoke(app, ["validate", "--gpus-per-node", "8", str(spec), str(out)])
+    assert fine.exit_code == 0, fine.stdout
+    spec.write_text(SMALL.replace("output: 200", "output: 200000"))
+    contradicting = RUNNER.invoke(app, ["validate", str(spec)])
+    assert contradicting.exit_code == 1
+    assert "SW002 spec-that-contradicts-itself" in contradicting.stdout
+    spec.write_text(SMALL.replace("output: 200", "outputs: 200"))
+    assert "SW001 spec-that-cannot-be-read" in RUNNER.invoke(app, ["validate", str(spec)]).stdout
+    file = out / "plan.json"
+    document = json.loads(file.read_text())
+    document["deployments"][0]["pools"][0]["pool"]["replicas"] = 99
+    file.write_text(json.dumps(document))
+    impossible = RUNNER.invoke(app, ["validate", str(file)])
+    assert "SW102 plan-with-a-layout-that-cannot-be" in impossible.stdout
+    document["deployments"][0]["pools"][0]["pool"]["replicas"] = "many"
+    file.write_text(json.dumps(document))
+    assert "SW101 plan-that-cannot-be-read" in RUNNER.invoke(app, ["validate", str(file)]).stdout

@@ -115,14 +115,15 @@ def test_everything_that_can_be_said_is_read() -> None:
         (
             ("output: 200", "output: 200\n  max_model_len: 800"),
             (
-                "spec.yaml:8:18: workload.max_model_len: `max_model_len` = 800 is less than the longest prompt and answer,"
-                " 1200 tokens.\nGive at least 1200, or leave it out."
+                "spec.yaml:8:18: workload.max_model_len: `max_model_len` = 800 is less than the longest prompt and"
+                " answer, 1200 tokens.\nGive at least 1200, or leave it out."
             ),
         ),
         (
             ("output: 200", "output: 200\n  prefix: {tokens: 1000}"),
             (
-                "spec.yaml:8:20: workload.prefix.tokens: The shared beginning has 1000 tokens, the shortest prompt 1000.\n"
+                "spec.yaml:8:20: workload.prefix.tokens: The shared beginning has 1000 tokens, the shortest prompt"
+                " 1000.\n"
                 "Give less than the shortest prompt: at least its last token is computed."
             ),
         ),
