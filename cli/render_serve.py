@@ -319,7 +319,10 @@ def _value(name: str, value: float) -> str:
         return gib(value)
     if name == "num_gpus":
         return f"{value:,.0f} GPUs"
-    return f"{value:,.2f}/s" if name == "requests_per_second" else milliseconds(value)
+    if name in {"ttft", "tpot", "e2e"}:
+        return milliseconds(value)
+    unit = {"requests_per_second": "/s", "max_watts": " W", "max_price_per_hour": " an hour"}.get(name, "")
+    return f"{value:,.2f}{unit}" if unit else f"{value:,.0f}"
 
 
 def _search(plan: ServePlan) -> tuple[Block, ...]:

@@ -1,20 +1,20 @@
 """Why no plan keeps the targets: the binding constraint, the nearest plan, and how far each target must move.
 
-Three things can be in the way, looked at in this order: memory, where no engine holds the model and one sequence; a
-target, where no engine keeps it even with one request at a time; and the GPUs, the price or the power, where engines
-keep the targets and there are too few of them.
+In the way can be, looked at in this order: memory, where no engine holds the model and one sequence; the requests under
+way, the price or the power, where engines keep the targets and none is within these; a target, where no engine keeps it
+even with one request at a time; and the GPUs, where engines keep the targets and there are too few of them.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from planner.serve_plan import Move, ServeInfeasible
-from planner.serve_request import ServeObjective, ServeRequest
+from planner.serve_request import ServeObjective, ServeRequest, Splits
 from planner.serving_layout import EngineShape
 from planner.serving_search.candidates import TOKEN_BUDGETS, Candidate, Ground, ledger_of, settings_of
 from planner.serving_search.closed_form import Point, both_at, in_a_loop
-from planner.serving_search.compose import fleet_problem
-from planner.serving_search.options import option_table
+from planner.serving_search.compose import fleet_problem, price_of, watts_of
+from planner.serving_search.options import Option, option_table
 from planner.serving_search.shapes import engine_shapes, shape_words
 from planner.serving_search.simulated import served_at
 from profiles.hardware import Cluster
@@ -49,6 +49,7 @@ def explain(  # noqa: PLR0913 - what was looked at, and what came of it
     borne: float,
     demand: float | None,
     one_node: bool,
+    able: tuple[Option, ...],
 ) -> ServeInfeasible:
     """Return why there is no plan.
 
@@ -59,12 +60,14 @@ def explain(  # noqa: PLR0913 - what was looked at, and what came of it
         borne: Requests a second that the best composition bears.
         demand: Those that are asked for; None for as many as there can be.
         one_node: All GPUs stand in one node.
+        able: Engines that keep the targets, as far as they were looked at.
     """
     request = grounds[0].request
     if not candidates:
         return _memory(grounds, request)
     if borne <= 0:
-        return _targets(candidates, request)
+        under_way = _under_way(candidates, clusters, request, one_node=one_node)
+        return under_way or _limits(able, request) or _targets(candidates, request)
     assert demand is not None, "what bears something bears as much as it can"
     return _inventory(candidates, clusters, request, borne=borne, demand=demand, one_node=one_node)
 
@@ -107,6 +110,62 @@ def _shortfall(ground: Ground, shape: EngineShape) -> tuple[int, int]:
     """Return the bytes that a GPU lacks, and those that an engine may take of it."""
     ledger = ledger_of(ground, shape, settings_of(ground, budget=TOKEN_BUDGETS[0], seqs=1))
     return ledger.shortfall_bytes, ledger.capacity_bytes
+
+
+def _under_way(
+    candidates: list[Candidate], clusters: tuple[Cluster, ...], request: ServeRequest, *, one_node: bool
+) -> ServeInfeasible | None:
+    """Return that fewer requests may be under way; None where their number is free, or fewer do not help."""
+    given = request.workload.concurrency
+    if given is None:
+        return None
+    free = replace(request, workload=replace(request.workload, concurrency=None))
+    moved = [replace(candidate, ground=replace(candidate.ground, request=free)) for candidate in candidates]
+    whole = replace(free, constraints=replace(free.constraints, split=Splits.NEVER))
+    options = list(option_table(whole, moved, one_node=one_node).options)
+    if not options:
+        return None
+    found = compose(fleet_problem(free, clusters, options, demand=None))
+    most = sum(count * option.point.concurrency for count, option in zip(found.count_O, options, strict=True))
+    return ServeInfeasible(
+        binding=f"requests under way: the GPUs keep the targets with {most:,} at once, {given:,} are asked for",
+        moves=(
+            Move(
+                target="concurrency",
+                given=float(given),
+                needed=float(most),
+                together=float(most),
+                unit="requests",
+            ),
+        ),
+        nearest="the same targets with fewer requests under way",
+        nearest_values={"concurrency": float(most)},
+    )
+
+
+def _limits(able: tuple[Option, ...], request: ServeRequest) -> ServeInfeasible | None:
+    """Return that price or power are below those of any engine; None where they are not."""
+    constraints = request.constraints
+    bounds = {
+        "max_price_per_hour": (constraints.max_price_per_hour, price_of, "an hour"),
+        "max_watts": (constraints.max_watts, watts_of, "W"),
+    }
+    moves = []
+    for name, (given, figure, unit) in bounds.items():
+        if given is not None and able:
+            least = min(figure(option) for option in able)
+            moves.append(
+                Move(target=name, given=given, needed=max(least, given), together=max(least, given), unit=unit)
+            )
+    if not moves:
+        return None
+    return ServeInfeasible(
+        binding=" and ".join(f"{move.target}: {move.given:,.2f} {move.unit}" for move in moves)
+        + " pay for no engine that keeps the targets",
+        moves=tuple(moves),
+        nearest="one engine within the targets",
+        nearest_values={move.target: move.together for move in moves},
+    )
 
 
 def _targets(candidates: list[Candidate], request: ServeRequest) -> ServeInfeasible:

@@ -117,7 +117,13 @@ def plan_serving(
     if not deployments:
         most = task.most() if load is not None else task.borne(best)
         infeasible = explain(
-            field.grounds, field.candidates, clusters, borne=most, demand=load, one_node=field.one_node
+            field.grounds,
+            field.candidates,
+            clusters,
+            borne=most,
+            demand=load,
+            one_node=field.one_node,
+            able=tuple(option for option in simulations.options.values() if option.rate > 0),
         )
     status = ServeStatus.OPTIMAL if best.fleet.status is Status.OPTIMAL else ServeStatus.FEASIBLE
     return ServePlan(

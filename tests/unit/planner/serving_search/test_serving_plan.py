@@ -284,3 +284,27 @@ def test_no_gpu_is_idle_that_a_smaller_engine_can_use() -> None:
         six, ("llama-3.1-8b", "qwen3-32b"), ("workload:", "constraints: {split: never, tp: [1, 2, 4]}\nworkload:")
     )
     assert plan.num_gpus == 6
+
+
+def test_more_requests_under_way_than_the_gpus_keep_up_with() -> None:
+    plan = served(("input: 1000", "arrivals: closed-loop\n  concurrency: 20000\n  input: 1000"))
+    assert plan.infeasible is not None
+    assert plan.infeasible.binding.startswith("requests under way: the GPUs keep the targets with ")
+    (move,) = plan.infeasible.moves
+    most = round(move.needed or 0)
+    assert 100 < most < 20000
+    # Somewhat fewer, as the closed form says more of some engines than the simulation.
+    fewer = served(("input: 1000", f"arrivals: closed-loop\n  concurrency: {most * 8 // 10}\n  input: 1000"))
+    assert fewer.status is ServeStatus.OPTIMAL
+
+
+@pytest.mark.parametrize(
+    ("bound", "least"), [("max_price_per_hour: 1.5", 2.0), ("max_watts: 300.0", 1275.0)], ids=["price", "power"]
+)
+def test_a_bound_below_any_engine_says_what_one_takes(bound: str, least: float) -> None:
+    plan = served(("workload:", f"constraints: {{{bound}}}\nworkload:"))
+    assert plan.infeasible is not None
+    assert plan.infeasible.binding.endswith("pay for no engine that keeps the targets")
+    (move,) = plan.infeasible.moves
+    # One GPU holds the model: its price, or its share of the 10.2 kW of its node.
+    assert move.needed == least
