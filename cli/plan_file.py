@@ -9,6 +9,7 @@ from planner.plan import Plan, PlannedLayout
 from planner.request import Target
 
 if TYPE_CHECKING:
+    from planner.serve_plan import ServePlan
     from planner.serving_layout import ServingLayout
 
 PLAN_FILE = "plan.json"
@@ -26,6 +27,12 @@ def read_plan(path: Path) -> Plan:
 
     file = path / PLAN_FILE if path.is_dir() else path
     document = load_document(file)
+    if isinstance(document.data, dict) and document.data.get("kind") == "serve":
+        raise InputError(
+            "This is a serving plan; the command reads training plans.",
+            location=Location(file=str(path)),
+            hint="`shardwright emit` and `shardwright explain` read it.",
+        )
     if isinstance(document.data, dict) and "plans" not in document.data:
         if "workload" in document.data:
             raise InputError(
@@ -41,6 +48,19 @@ def read_plan(path: Path) -> Plan:
     if broken:
         raise CombinedInputError(broken)
     return plan
+
+
+def read_serve_plan(path: Path) -> "ServePlan | None":
+    """Return the serving plan in a file, or in the `plan.json` of a directory; None where it holds something else.
+
+    Raises:
+        InputError: When there is no such file, or it holds a damaged serving plan.
+    """
+    from planner.documents import load_document
+    from planner.schema.serve_plan_file import is_serve_plan, serve_plan_from_document
+
+    document = load_document(path / PLAN_FILE if path.is_dir() else path)
+    return serve_plan_from_document(document) if is_serve_plan(document) else None
 
 
 def read_serving_layout(path: Path) -> "ServingLayout | None":

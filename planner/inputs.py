@@ -25,6 +25,9 @@ from profiles.schema import ClusterEntry, MixedClusterEntry
 
 T = TypeVar("T")
 
+SERVE = "serve"
+"""Kind of a workload that `planner.serve_inputs` reads."""
+
 GROUPS = "groups"
 """Key of a cluster that has nodes of several kinds."""
 
@@ -60,6 +63,26 @@ def load_inputs(path: Path, overrides: Sequence[str] = (), *, options: Mapping[s
     return _without_contradictions(_load(path, [parse_override(text) for text in overrides], options or {}))
 
 
+def spec_document(path: Path, overrides: Sequence[str] = (), options: Mapping[str, str] | None = None) -> Document:
+    """Return the spec in `path` with everything that it names in files, and with its overrides; nothing is checked.
+
+    Args:
+        path: The spec.
+        overrides: As of `load_inputs`.
+        options: As of `load_inputs`.
+
+    Raises:
+        InputError: A file cannot be read, or an override reaches nowhere.
+    """
+    return _document(path, [parse_override(text) for text in overrides], options or {})
+
+
+def kind_of(document: Document) -> object:
+    """Return what a spec says its workload is; None where it says nothing."""
+    node = document.node(("workload", "kind"))
+    return node.data() if node is not None else None
+
+
 def load_alternative(
     path: Path, overrides: Sequence[str], settings: Sequence[str], *, options: Mapping[str, str] | None = None
 ) -> tuple[Inputs, tuple[InputError, ...]]:
@@ -81,6 +104,10 @@ def load_alternative(
 def _load(
     path: Path, overrides: Sequence[Override], options: Mapping[str, str]
 ) -> tuple[Inputs, tuple[InputError, ...]]:
+    return _read(_document(path, overrides, options), base=path.parent)
+
+
+def _document(path: Path, overrides: Sequence[Override], options: Mapping[str, str]) -> Document:
     base = path.parent
     document = load_document(path)
     if isinstance(document.data, dict) and {"plans", "search"} <= document.data.keys():
@@ -98,7 +125,7 @@ def _load(
         document = document.with_node(override.path, override.node)
     for part in _PARTS_IN_FILES:
         document = _with_file(document, part, base)
-    return _read(document, base=base)
+    return document
 
 
 def _without_contradictions(read: tuple[Inputs, tuple[InputError, ...]]) -> Inputs:

@@ -9,7 +9,7 @@ import typer
 
 from cli.options import ForceOption, FormatOption, IndexOption, OutOption, PlanArgument
 from cli.output import Format, note, print_blocks, print_json, print_text, write_files
-from cli.plan_file import launch_target, pick, read_plan, read_serving_layout
+from cli.plan_file import launch_target, pick, read_plan, read_serve_plan, read_serving_layout
 from cli.render import Table, columns, count
 from planner.errors import InputError, Location
 from planner.request import Target
@@ -88,14 +88,26 @@ def _files(plan: Path, *, target: EmitTarget | None, index: int) -> tuple[Target
     Raises:
         InputError: The target is for the other kind of plan.
     """
-    serving = read_serving_layout(plan)
     wants_serving = target is EmitTarget.VLLM
+    planned = read_serve_plan(plan)
+    if planned is not None and (target is None or wants_serving):
+        from planner.serve_launch import serve_files
+
+        if index:
+            raise InputError(
+                f"--index {index}: a serving plan holds one answer.",
+                location=Location(file=str(plan)),
+                hint="Leave it out.",
+            )
+        return Target.VLLM, serve_files(planned)
+    serving = None if planned is not None else read_serving_layout(plan)
     if serving is not None and (target is None or wants_serving):
         from planner.serving.files import serving_files
 
         return Target.VLLM, serving_files(serving)
-    if (serving is not None) != wants_serving:
-        kind = "serving" if serving is not None else "training"
+    serves = planned is not None or serving is not None
+    if serves != wants_serving:
+        kind = "serving" if serves else "training"
         raise InputError(
             f"This is a {kind} plan, and no files of it can be written for {target}.",
             location=Location(file=str(plan)),
@@ -114,7 +126,7 @@ def _compare(path: Path, *, index: int, format_: Format) -> None:
     from cli.render_targets import target_blocks, target_document
     from planner.target_differences import target_differences
 
-    if read_serving_layout(path) is not None:
+    if read_serve_plan(path) is not None or read_serving_layout(path) is not None:
         raise InputError("Only vLLM serves.", location=Location(file=str(path)), hint="Write its files: --target vllm")
     plan = read_plan(path)
     pick(plan, index, path=path)

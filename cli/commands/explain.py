@@ -1,8 +1,13 @@
 """`shardwright explain`: why this layout, and not another."""
 
+from typing import TYPE_CHECKING
+
 from cli.options import FormatOption, IndexOption, PlanArgument
-from cli.output import Format, print_blocks, print_json
-from cli.plan_file import pick, read_plan
+from cli.output import Format, print_blocks, print_json, print_text
+from cli.plan_file import pick, read_plan, read_serve_plan
+
+if TYPE_CHECKING:
+    from planner.serve_plan import ServePlan
 
 EXAMPLES = ("shardwright explain run/plan.json", "shardwright explain run --index 1 --format json")
 
@@ -15,6 +20,10 @@ def explain(plan: PlanArgument, index: IndexOption = 0, format_: FormatOption = 
     """
     from cli.render_explain import explanation_blocks, explanation_document
 
+    serving = read_serve_plan(plan)
+    if serving is not None:
+        _explain_serving(serving, format_=format_)
+        return
     found = read_plan(plan)
     if found.infeasible is None:
         pick(found, index, path=plan)
@@ -22,3 +31,14 @@ def explain(plan: PlanArgument, index: IndexOption = 0, format_: FormatOption = 
         print_json(explanation_document(found, index=index))
     else:
         print_blocks(explanation_blocks(found, index=index))
+
+
+def _explain_serving(plan: "ServePlan", *, format_: Format) -> None:
+    """Print a serving plan with every reason for pruning, or the plan file itself, which holds them."""
+    from cli.render_serve import serve_blocks
+    from planner.schema.serve_plan_file import serve_plan_to_text
+
+    if format_ is Format.JSON:
+        print_text(serve_plan_to_text(plan))
+    else:
+        print_blocks(serve_blocks(plan, verbose=True))

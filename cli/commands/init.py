@@ -13,7 +13,11 @@ from cli.named_model import read_named_model
 from cli.output import note, write_file
 from planner.errors import InputError
 
-EXAMPLES = ("shardwright init", "shardwright init llama.yaml --model llama-3.1-70b --cluster dgx-h100 --nodes 8")
+EXAMPLES = (
+    "shardwright init",
+    "shardwright init llama.yaml --model llama-3.1-70b --cluster dgx-h100 --nodes 8",
+    "shardwright init --serve",
+)
 
 TEMPLATE = """\
 # What to plan. Run it with `shardwright plan {file}`.
@@ -53,6 +57,50 @@ workload:
 # target: megatron
 """
 
+SERVE_TEMPLATE = """\
+# What to serve. Plan it with `shardwright plan {file}`.
+# Editors check it by a schema that `shardwright schema --out .` writes beside it:
+# yaml-language-server: $schema={schema}
+schema: 1
+
+# A bundled model (`shardwright models` lists them), the path of a Hugging Face config.json or of its directory,
+# or the model's own fields.
+model: {model}
+
+# Equal nodes of a preset (`shardwright clusters` lists them); with several kinds of GPU, clusters: and a list.
+cluster: {{preset: {cluster}, nodes: {nodes}}}
+
+workload:
+  kind: serve
+  # Tokens: a number, {{min: 500, max: 4000}} evenly, or lognormal {{mean: 1800, sigma: 0.8, max: 16000}}.
+  input: {input_len}
+  output: {output_len}
+  # Recorded requests instead of input and output: CSV or JSON Lines with arrival, input_tokens, output_tokens.
+  # trace: requests.csv
+  # poisson (burstiness 1; lower comes in bursts), closed-loop (concurrency), offline (num_requests) or trace
+  arrivals: poisson
+  # The load; left out, as much as the GPUs bear.
+  # requests_per_second: 10
+  # TTFT: from the arrival at the engine to the first token. TPOT: (E2E - TTFT) / (output tokens - 1).
+  # percentile: each target is kept by so many percent of the requests; attainment: all of them at once by such a part.
+  slo: {{ttft_ms: 1000, tpot_ms: 50, percentile: 90}}
+  # A beginning that prompts share, and the part of the requests that find it in the cache.
+  # prefix: {{tokens: 512, hit_fraction: 0.8}}
+  # bf16, fp8, fp8_block, int8, int4, nvfp4 or mxfp4, as the files of the model are; nothing lossy is chosen for you.
+  # quantization: bf16
+  # kv_cache_dtype: bfloat16
+
+# Pin or bound what the search may choose: tp, pp, dp, expert_parallel, max_num_seqs, max_num_batched_tokens,
+# split (allowed, never, only), mixed, max_price_per_hour, max_watts.
+# constraints: {{tp: [4, 8], split: never}}
+
+# goodput, or for a load that is given: fewest-gpus, cost
+# objective: goodput
+"""
+
+USUAL_INPUT, USUAL_OUTPUT = 2048, 256
+"""Tokens of a prompt and of an answer, where the model takes so many."""
+
 USUAL_SEQ_LEN = 8192
 """Tokens of one sequence, where the model takes so many."""
 
@@ -64,6 +112,7 @@ ClusterOption = Annotated[str, typer.Option("--cluster", help="Cluster preset.")
 NodesOption = Annotated[
     int | None, typer.Option("--nodes", min=1, help="Number of nodes; else the preset's smallest.", show_default=False)
 ]
+ServeOption = Annotated[bool, typer.Option("--serve", help="A spec of servers instead of a training run.")]
 ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Overwrite the file if it is there.")]
 
 
@@ -73,6 +122,7 @@ def init(
     model: ModelOption = "llama-3.1-8b",
     cluster: ClusterOption = "dgx-h100",
     nodes: NodesOption = None,
+    serve: ServeOption = False,
     force: ForceOption = False,
 ) -> None:
     """Write a commented spec to start from."""
@@ -83,11 +133,14 @@ def init(
     reference = model_reference(model, spec=file)
     longest = read_named_model(model, where=f"--model {model}").max_position_embeddings
     preset = load_preset(cluster).to_cluster()
-    text = TEMPLATE.format(
+    template = SERVE_TEMPLATE if serve else TEMPLATE
+    text = template.format(
         file=file,
         schema=schema_name("spec"),
         model=yaml_scalar(reference),
         seq_len=min(USUAL_SEQ_LEN, longest),
+        input_len=min(USUAL_INPUT, longest // 2),
+        output_len=min(USUAL_OUTPUT, longest // 2),
         cluster=preset.name,
         nodes=preset.num_nodes if nodes is None else nodes,
     )

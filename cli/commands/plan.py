@@ -23,9 +23,10 @@ from cli.output import (
     write_files,
 )
 from cli.plan_file import PLAN_FILE, launch_target
+from cli.serving import Printed, plan_server, refuse
 from planner.errors import NotExpressibleError
 from planner.plan import Plan
-from planner.request import Objective, Target
+from planner.request import Target
 
 if TYPE_CHECKING:
     from cli.render_plan import Saved
@@ -54,10 +55,6 @@ SetOption = Annotated[
     ),
 ]
 TopOption = Annotated[int, typer.Option("--top", min=1, help="How many layouts to keep, the best included.")]
-ObjectiveOption = Annotated[
-    Objective | None,
-    typer.Option("--objective", help="What to optimise; replaces the spec's own.", show_default=False),
-]
 
 
 class PlanTarget(StrEnum):
@@ -65,9 +62,32 @@ class PlanTarget(StrEnum):
 
     MEGATRON = "megatron"
     DEEPSPEED = "deepspeed"
+    VLLM = "vllm"
     ANY = "any"
 
 
+class PlanObjective(StrEnum):
+    """What training plans optimise, and what serving plans do; a spec says which of the two it is."""
+
+    STEP_TIME = "step-time"
+    TOKENS_PER_GPU = "tokens-per-gpu"
+    DAYS = "days"
+    COST = "cost"
+    ENERGY = "energy"
+    FEWEST_NODES = "fewest-nodes"
+    ROBUST = "robust"
+    GOODPUT = "goodput"
+    FEWEST_GPUS = "fewest-gpus"
+
+
+ObjectiveOption = Annotated[
+    PlanObjective | None,
+    typer.Option(
+        "--objective",
+        help="What to optimise; replaces the spec's own. goodput, fewest-gpus and cost are of serving plans.",
+        show_default=False,
+    ),
+]
 TargetOption = Annotated[
     PlanTarget | None,
     typer.Option(
@@ -164,7 +184,7 @@ def plan(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Find the best layout and what launches it.
+    """Find the best layout and what launches it: of a training run, or of servers (workload: {kind: serve}).
 
     Prints the plan with its runners-up; with --out also writes it, and the files that start the run.
     When nothing fits, or nothing meets the deadline, says what is missing and which changes would do, writes nothing
@@ -174,7 +194,7 @@ def plan(
     from cli.render_plan import file_blocks
     from cli.why_not import answer, settings_of
     from planner.decide import decide
-    from planner.inputs import load_inputs
+    from planner.inputs import SERVE, kind_of, load_inputs, spec_document
     from planner.launch import launch_file_names
     from planner.other_schedules import with_other_schedules
     from planner.plan_lock import LOCK_FILE
@@ -184,6 +204,15 @@ def plan(
     stopwatch = Stopwatch()
     named = {"objective": objective, "target": target}
     options = {name: value.value for name, value in named.items() if value is not None}
+    if kind_of(spec_document(spec, set_ or (), options)) == SERVE:
+        refuse({"--why-not": why_not, "--pareto": pareto, "--spare": spare, "--schedules": schedules or None}, spec)
+        plan_server(
+            spec,
+            set_ or (),
+            options,
+            Printed(top=top, out=out, force=force, format_=format_, timings=timings, quiet=quiet, verbose=verbose),
+        )
+        return
     inputs = load_inputs(spec, set_ or (), options=options)
     cluster = priced_cluster(inputs.cluster, profile=profile, strict_data=strict_data, calibration=calibration)
     inputs = replace(inputs, cluster=cluster)

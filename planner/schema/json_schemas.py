@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from planner.schema.inline_model import InlineModel
 from planner.schema.kinds import Draft, Kind
 from planner.schema.plan_file import PlanFile
+from planner.schema.serve_plan_file import ServePlanFile
+from planner.schema.serve_spec import ServeSpecFile, ServeWorkloadFile
 from planner.schema.spec import SCHEMA, SpecFile, WorkloadFile
 from profiles.schema import ClusterEntry, MixedClusterEntry
 
@@ -98,27 +100,46 @@ def _whole_or_preset(schema: Schema) -> Schema:
     return {**rest, "anyOf": [named, {"required": required}]}
 
 
+def _where(condition: Schema, then: Schema, otherwise: Schema) -> Schema:
+    """Return the schema of a mapping that is of one kind or another; complaints stay where the mistake is."""
+    return {"type": "object", "if": condition, "then": then, "else": otherwise}
+
+
+SERVES: Schema = {"required": ["kind"], "properties": {"kind": {"const": "serve"}}}
+
+
 def _workload(definitions: dict[str, Json]) -> Schema:
-    return _versioned(_of(WorkloadFile, definitions))
+    serving = _versioned(_of(ServeWorkloadFile, definitions))
+    return _where(SERVES, serving, _versioned(_of(WorkloadFile, definitions)))
 
 
 def _spec(definitions: dict[str, Json]) -> Schema:
-    schema = _of(SpecFile, definitions)
+    definitions["Model"] = _model(definitions)
+    definitions["Cluster"] = _cluster(definitions)
+    training = _spec_of(SpecFile, definitions, parts={"workload": "WorkloadFile", "constraints": "ConstraintsFile"})
+    parts = {"workload": "ServeWorkloadFile", "constraints": "ServeConstraintsFile"}
+    serving = _spec_of(ServeSpecFile, definitions, parts=parts)
+    condition: Schema = {"required": ["workload"], "properties": {"workload": {"type": "object", **SERVES}}}
+    return _where(condition, serving, training)
+
+
+def _spec_of(model: type[BaseModel], definitions: dict[str, Json], *, parts: Mapping[str, str]) -> Schema:
+    """Return the schema of a spec; each part may be the path of its file, a model and a cluster also a bundled name."""
+    schema = _of(model, definitions)
     properties = schema["properties"]
     assert isinstance(properties, dict)
     properties["schema"] = VERSION
-    definitions["Model"] = _model(definitions)
-    definitions["Cluster"] = _cluster(definitions)
-    # Each part may be the path of its file, a model and a cluster also a name that is bundled.
     properties["model"] = {"anyOf": [PATH, {"$ref": "#/$defs/Model"}]}
     properties["cluster"] = {"anyOf": [PATH, {"$ref": "#/$defs/Cluster"}]}
-    for part, model in (("workload", "WorkloadFile"), ("constraints", "ConstraintsFile")):
-        properties[part] = {"anyOf": [PATH, {"$ref": f"#/$defs/{model}"}]}
+    if "clusters" in properties:
+        properties["clusters"] = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/Cluster"}}
+    for part, name in parts.items():
+        properties[part] = {"anyOf": [PATH, {"$ref": f"#/$defs/{name}"}]}
     return schema
 
 
 def _plan(definitions: dict[str, Json]) -> Schema:
-    return _of(PlanFile, definitions)
+    return _where(SERVES, _of(ServePlanFile, definitions), _of(PlanFile, definitions))
 
 
 MAKERS: Mapping[Kind, Callable[[dict[str, Json]], Schema]] = {

@@ -149,7 +149,7 @@ def plan_to_json(plan: Plan) -> dict[str, Data]:
         "objective": plan.objective.value,
         "bound": plan.bound,
         "gap": plan.gap,
-        "search": _json(plan.search),
+        "search": as_json(plan.search),
         "plans": [_planned_layout(planned, plan.certainty) for planned in plan.plans],
         "baseline": _planned_layout(plan.baseline, plan.certainty) if plan.baseline else None,
         "infeasible": _infeasible(plan.infeasible, plan.certainty) if plan.infeasible else None,
@@ -160,16 +160,16 @@ def plan_to_json(plan: Plan) -> dict[str, Data]:
         **({} if plan.node_choice is None else {"node_choice": _node_choice(plan, plan.node_choice)}),
         **({} if plan.front is None else {"pareto": _front(plan.front)}),
         **({} if plan.spare is None else {"spare": _spare(plan.spare)}),
-        **({} if plan.schedules is None else {"schedules": _json(plan.schedules)}),
+        **({} if plan.schedules is None else {"schedules": as_json(plan.schedules)}),
         **({} if plan.robustness is None else {"robust": _robustness(plan.robustness)}),
-        "inputs": {"model": _json(plan.model), "cluster": _cluster(plan.cluster), "request": _request(plan.request)},
+        "inputs": {"model": as_json(plan.model), "cluster": _cluster(plan.cluster), "request": _request(plan.request)},
     }
 
 
 def _request(request: PlanRequest) -> dict[str, Data]:
     """Return what was asked for; a deadline and numbers of nodes only where they were given."""
     asked = {field.name: getattr(request, field.name) for field in fields(request)}
-    return {name: _json(value) for name, value in asked.items() if value is not None or name not in _ASKED_BESIDE}
+    return {name: as_json(value) for name, value in asked.items() if value is not None or name not in _ASKED_BESIDE}
 
 
 def _node_choice(plan: Plan, choice: NodeChoice) -> dict[str, Data]:
@@ -276,7 +276,7 @@ def _degraded(degraded: Degraded) -> dict[str, Data]:
 def _cluster(cluster: Cluster) -> Data:
     """Return the cluster; how nodes differ and what was measured are said only where they do and it was."""
     return {
-        field.name: _json(getattr(cluster, field.name))
+        field.name: as_json(getattr(cluster, field.name))
         for field in fields(cluster)
         if field.name not in ("unequal", "profile", "calibration") or getattr(cluster, field.name) is not None
     }
@@ -297,7 +297,7 @@ def _infeasible(infeasible: Infeasible, certainty: Certainty | None) -> dict[str
         "binding": infeasible.binding,
         "shortfall_bytes": infeasible.shortfall_bytes,
         "nearest": _planned_layout(infeasible.nearest, certainty) if infeasible.nearest else None,
-        "relaxations": [_json(relaxation) for relaxation in infeasible.relaxations],
+        "relaxations": [as_json(relaxation) for relaxation in infeasible.relaxations],
     }
 
 
@@ -316,13 +316,13 @@ def _planned_layout(planned: PlannedLayout, certainty: Certainty | None) -> dict
         "peak_memory_bytes": planned.peak_memory_bytes,
         "memory_limit_bytes": planned.memory_limit_bytes,
         "memory": memory,
-        **({} if planned.host_memory is None else {"host_memory": _json(planned.host_memory)}),
+        **({} if planned.host_memory is None else {"host_memory": as_json(planned.host_memory)}),
         "time": {line.term: line.seconds for line in planned.time},
         "sources": {**memory_sources, **{f"time.{line.term}": line.source for line in planned.time}},
         "assumptions": list(planned.assumptions),
         "band": band,
-        **({"on_nodes": _json(planned.on_nodes)} if planned.on_nodes else {}),
-        **({} if planned.source_fractions is None else {"source_fractions": _json(planned.source_fractions)}),
+        **({"on_nodes": as_json(planned.on_nodes)} if planned.on_nodes else {}),
+        **({} if planned.source_fractions is None else {"source_fractions": as_json(planned.source_fractions)}),
     }
 
 
@@ -347,12 +347,12 @@ def _layout(layout: Layout) -> dict[str, Data]:
         "num_microbatches": layout.num_microbatches,
         "schedule": layout.schedule.value,
         "recompute": _recompute(layout.recompute),
-        "offload": _json(layout.offload),
+        "offload": as_json(layout.offload),
         **({"offloaded_layers": layout.offloaded_layers} if layout.offloaded_layers else {}),
-        "overlap": _json(layout.overlap),
+        "overlap": as_json(layout.overlap),
         "rank_order": layout.rank_order,
         **({"node_order": list(layout.node_order)} if layout.node_order else {}),
-        "stages": _json(layout.stages),
+        "stages": as_json(layout.stages),
     }
 
 
@@ -388,18 +388,18 @@ def _memory(lines: Sequence[MemoryLine]) -> tuple[dict[str, Data], dict[str, Dat
     return {rank: dict(phases) for rank, phases in ledger.items()}, sources
 
 
-def _json(value: object) -> Data:
+def as_json(value: object) -> Data:
     """Return frozen dataclasses, enums, tuples and mappings as plain data; mappings sorted by key."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): _json(value[key]) for key in sorted(value)}
+        return {str(key): as_json(value[key]) for key in sorted(value)}
     if isinstance(value, tuple):
-        return [_json(item) for item in value]
+        return [as_json(item) for item in value]
     assert is_dataclass(value), f"{type(value).__name__} has no JSON form"
-    return {field.name: _json(getattr(value, field.name)) for field in fields(value)}
+    return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
 
 
 def _check_kinds(document: Document) -> None:

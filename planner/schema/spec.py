@@ -61,11 +61,12 @@ SCHEMA = 1
 
 def _kind(value: object) -> object:
     if value == "serve":
-        raise complaint("`kind` = serve: serving is not planned yet.", "Give kind: train.")
+        raise complaint("`kind` = serve is no training run.", "Give kind: train.")
     return value
 
 
-def _schema(value: object) -> object:
+def known_schema(value: object) -> object:
+    """Return the version of a spec's schema; complain of one that is not known."""
     if isinstance(value, bool) or value != SCHEMA:
         raise complaint("This version of the schema is not known.", f"Give schema: {SCHEMA}.")
     return value
@@ -188,7 +189,9 @@ class SpecFile(_Mapping):
     """A whole spec; `model` and `cluster` are read by their own schemas."""
 
     schema_version: Annotated[
-        int, BeforeValidator(_schema), Field(alias="schema", description=f"Add schema: {SCHEMA} as the first line.")
+        int,
+        BeforeValidator(known_schema),
+        Field(alias="schema", description=f"Add schema: {SCHEMA} as the first line."),
     ]
     model: Annotated[
         object, Field(description="Give a bundled name, the path of a Hugging Face config.json, or the model inline.")

@@ -128,14 +128,19 @@ def at_rate(costs: StepCosts, seats: Seats, load: Load, requests_per_second: flo
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if running(middle) > middle else (low, middle)
-    tpot, prefill = at_batch(costs, seats, load, high)
+    return by_the_clock(costs, seats, load, high)
+
+
+def by_the_clock(costs: StepCosts, seats: Seats, load: Load, batch: float) -> Steady:
+    """Return the steady state with requests that come at the rate that keeps so many answers running."""
+    tpot, prefill = at_batch(costs, seats, load, batch)
+    requests_per_second = batch / (prefill + (load.output - 1) * tpot)
     load_of_prefill = min(requests_per_second * prefill, 0.999)
-    alone = prefill_seconds(costs, seats, load, decodes=high)
-    wait = alone * load_of_prefill / (2 * (1 - load_of_prefill))
+    wait = prefill * load_of_prefill / (2 * (1 - load_of_prefill))
     return Steady(
-        batch=high,
+        batch=batch,
         tpot_seconds=tpot,
-        ttft_seconds=costs.seconds(decodes=high, context=load.prompt) / 2
+        ttft_seconds=costs.seconds(decodes=batch, context=load.prompt) / 2
         + wait
         + prefill_seconds(costs, seats, load)
         + costs.first_token_seconds,

@@ -14,6 +14,7 @@ import pytest
 from planner.documents import load_document
 from planner.emit.vllm import config_name, emit_vllm
 from planner.errors import InputError
+from planner.schema.serve_plan_file import serve_plan_from_document
 from planner.schema.serving_layout import serving_layout_from_document
 from planner.serving_layout import EngineSettings, EngineShape, Executor, Pool, Role, ServingLayout, check_layout
 from tests.corpora.vllm_bases import LAYOUT_FILE, PUBLISHED, ROOT
@@ -94,6 +95,14 @@ def _pool(draw: random.Random, role: Role, *, model: str) -> Pool:
     )
 
 
+def planned_layouts() -> Iterator[tuple[str, ServingLayout]]:
+    """Yield the layouts of the planned examples, by name."""
+    for path in sorted(ROOT.glob("examples/*/serve.yaml")):
+        plan = serve_plan_from_document(load_document(path.parent / "expected" / "plan.json"))
+        for index, deployment in enumerate(plan.deployments):
+            yield f"{path.parent.name} {index}", deployment.layout
+
+
 def nodes() -> dict[str, Node]:
     """Return the nodes of an engine that vLLM starts on, by name: of the pools of the examples and of drawn layouts.
 
@@ -101,6 +110,7 @@ def nodes() -> dict[str, Node]:
     """
     files = {name: load_document(ROOT / "examples" / name / LAYOUT_FILE) for name in EXAMPLES}
     layouts = {name: serving_layout_from_document(file) for name, file in files.items()}
+    layouts |= dict(planned_layouts())
     layouts |= {f"drawn {index}": layout for index, layout in zip(range(DRAWN), drawn_layouts(), strict=False)}
     return {
         f"{name}, {pool.name}, node {rank}": Node(layout=layout, pool=pool, rank=rank)

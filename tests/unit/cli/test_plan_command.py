@@ -319,9 +319,12 @@ def test_what_an_option_asks_for_is_blamed_on_the_option(spec: Path, finds: Find
 
 def test_only_targets_that_can_be_planned_are_offered(spec: Path, finds: Finds) -> None:
     asked = finds(sample_plan())
-    result = RUNNER.invoke(app, ["plan", str(spec), "--target", "vllm"])
+    result = RUNNER.invoke(app, ["plan", str(spec), "--target", "tensorrt"])
     assert (result.exit_code, asked) == (2, [])
-    assert "Invalid value for '--target': 'vllm' is not one of 'megatron', 'deepspeed', 'any'." in result.stderr
+    assert "'tensorrt' is not one of 'megatron', 'deepspeed', 'vllm', 'any'." in result.stderr
+    serving = RUNNER.invoke(app, ["plan", str(spec), "--target", "vllm"])
+    assert (serving.exit_code, asked) == (2, [])
+    assert "`target` = vllm cannot run this workload: vLLM serves models and trains none." in serving.stderr
 
 
 @pytest.mark.parametrize(

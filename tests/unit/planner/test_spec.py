@@ -215,7 +215,7 @@ def test_a_wrong_field_of_the_workload_is_named_with_its_place(field: str, messa
         (
             "train",
             "serve",
-            "spec.yaml:4:18: workload.kind: `kind` = serve: serving is not planned yet.\nGive kind: train.",
+            "spec.yaml:4:18: workload.kind: `kind` = serve is no training run.\nGive kind: train.",
         ),
         (
             "train",

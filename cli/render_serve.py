@@ -1,0 +1,337 @@
+"""A serving plan on one screen: what is started, what becomes of requests, the other ways, why there is none."""
+
+from cli.render import (
+    Blank,
+    Block,
+    Facts,
+    Item,
+    Line,
+    Style,
+    Table,
+    columns,
+    count,
+    counted,
+    gib,
+    milliseconds,
+    percent,
+    section,
+)
+from planner.serve_plan import Deployment, PlannedPool, Served, ServeInfeasible, ServePlan, ServeStatus
+from planner.serve_request import Arrivals, Lengths, ServeObjective, ServeWorkload
+from planner.serving_layout import Role
+from planner.serving_search.shapes import shape_words
+from planner.serving_search.traffic import mean_of
+
+LONGEST_WAY = 36
+"""Characters of the words of a composition that a table shows."""
+
+
+def serve_blocks(plan: ServePlan, *, verbose: bool = False) -> tuple[Block, ...]:
+    """Return what `plan` prints of a serving plan."""
+    blocks: list[Block] = [*_header(plan), *_verdict(plan)]
+    if plan.infeasible is not None:
+        blocks += _infeasible(plan.infeasible)
+    if plan.deployments:
+        blocks += _engines(plan)
+        blocks += _served(plan)
+        blocks += _spent(plan)
+        blocks += _memory(plan)
+        blocks += _ways(plan)
+    blocks += _ranked(plan)
+    blocks += _pareto(plan)
+    blocks += section("Assumptions", *(Item(text) for text in plan.assumptions))
+    if verbose:
+        blocks += _search(plan)
+    return tuple(blocks)
+
+
+def _header(plan: ServePlan) -> list[Block]:
+    workload = plan.request.workload
+    gpus = " + ".join(f"{cluster.name}: {cluster.nodes_in_words}" for cluster in plan.clusters)
+    pairs = [
+        ("model", f"{plan.model.name}, {workload.quantization}, cache {workload.kv_cache_dtype}"),
+        ("GPUs", gpus),
+        ("requests", _traffic(workload)),
+        ("targets", _targets(workload)),
+        ("objective", plan.objective.value),
+    ]
+    return [Facts(pairs=tuple(pairs))]
+
+
+def _traffic(workload: ServeWorkload) -> str:
+    if workload.trace is not None:
+        lengths = f"{len(workload.trace.prompts_N):,} of {workload.trace.file}"
+    else:
+        lengths = f"{_lengths(workload.prompts)} in, {_lengths(workload.outputs)} out"
+    load = {
+        Arrivals.POISSON: "by the clock"
+        + ("" if workload.burstiness == 1.0 else f" (burstiness {workload.burstiness:g})"),
+        Arrivals.CLOSED: "closed loop",
+        Arrivals.OFFLINE: "all at once",
+        Arrivals.TRACE: "as recorded",
+    }[workload.arrivals]
+    if workload.requests_per_second is not None:
+        load = f"{workload.requests_per_second:g}/s {load}"
+    if workload.concurrency is not None:
+        load = f"{load} of {workload.concurrency:,}"
+    return f"{lengths}, {load}"
+
+
+def _lengths(lengths: Lengths | None) -> str:
+    assert lengths is not None
+    if lengths.shortest == lengths.longest:
+        return count(lengths.longest)
+    middle = "" if lengths.mean is None else f", mean {lengths.mean:,.0f}"
+    return f"{lengths.shortest:,} to {lengths.longest:,}{middle}"
+
+
+def _targets(workload: ServeWorkload) -> str:
+    targets = workload.targets
+    if not targets.given:
+        return "none"
+    statistic = "mean" if targets.percentile is None else f"p{targets.percentile:g}"
+    parts = [f"{name.upper()} {statistic} <= {milliseconds(seconds)}" for name, seconds in targets.given.items()]
+    if targets.attainment is not None:
+        parts.append(f"all of {percent(targets.attainment)} of requests")
+    return ", ".join(parts)
+
+
+def _verdict(plan: ServePlan) -> list[Block]:
+    if plan.status is ServeStatus.INFEASIBLE:
+        return [Blank(), Line("No plan keeps the targets.", Style.BAD)]
+    assert plan.value is not None
+    assert plan.bound is not None
+    value = {
+        ServeObjective.GOODPUT: f"{plan.value:,.2f} requests/s within the targets",
+        ServeObjective.FEWEST_GPUS: f"{plan.value:,.0f} GPUs",
+        ServeObjective.COST: f"{plan.value:,.2f} an hour",
+    }[plan.objective]
+    proof = (
+        "no composition of these engines does better"
+        if plan.status is ServeStatus.OPTIMAL
+        else (f"none can be better than {plan.bound:,.2f}")
+    )
+    return [Blank(), Line(f"{value}; {proof}.", Style.GOOD)]
+
+
+def _engines(plan: ServePlan) -> tuple[Block, ...]:
+    rows = tuple(
+        (
+            entry.pool.name,
+            str(entry.pool.replicas),
+            shape_words(entry.pool.shape),
+            str(entry.pool.num_gpus),
+            entry.pool.gpu,
+            str(entry.pool.settings.max_num_seqs),
+            str(entry.pool.settings.max_num_batched_tokens),
+            f"{entry.requests_per_second:,.2f}",
+            f"{entry.capacity_requests_per_second:,.2f}",
+        )
+        for entry in plan.pools
+    )
+    head = columns(
+        "pool",
+        ">engines",
+        "each",
+        ">GPUs",
+        "GPU",
+        ">seqs",
+        ">tokens",
+        ">req/s",
+        ">bears",
+        whole=["each"],
+        spare=["GPU"],
+    )
+    idle = sum(cluster.world_size for cluster in plan.clusters) - plan.num_gpus
+    price = "" if plan.price_per_hour is None else f", {plan.price_per_hour:,.2f} an hour"
+    note = f"{counted(plan.num_gpus, 'GPU')} used, {idle} left{price}. seqs: --max-num-seqs, the planned batch."
+    return (*section("Engines", Table(columns=head, rows=rows)), Line(f"  {note}", Style.QUIET))
+
+
+def _served(plan: ServePlan) -> tuple[Block, ...]:
+    rows = []
+    for deployment in plan.deployments:
+        names = _names(deployment)
+        for name, served in zip(names, deployment.served, strict=True):
+            for metric, spread in (("TTFT", served.ttft), ("TPOT", served.tpot), ("E2E", served.e2e)):
+                values = (spread.mean, spread.p50, spread.p90, spread.p99)
+                rows.append((name, metric, *(milliseconds(value) for value in values)))
+    table = Table(columns=columns("requests of", "metric", ">mean", ">p50", ">p90", ">p99"), rows=tuple(rows))
+    blocks: list[Block] = [*section("Requests, by simulation", table)]
+    for deployment in plan.deployments:
+        for name, served in zip(_names(deployment), deployment.served, strict=True):
+            blocks.append(Line(f"  {name}: {_verdict_of(served)}"))
+        if deployment.transfer is not None:
+            sent = deployment.transfer
+            blocks.append(
+                Line(f"  A prompt's cache, {gib(sent.num_bytes)}, takes {milliseconds(sent.seconds)} over {sent.over}.")
+            )
+    output = mean_of(plan.request.workload).output
+    total = plan.requests_per_second * output
+    gpus = sum(cluster.world_size for cluster in plan.clusters)
+    blocks.append(
+        Line(
+            f"  {total:,.0f} output tokens/s, {total / gpus:,.1f} of each of the {gpus} GPUs there are; "
+            f"{_per_user(plan):,.1f} of a user."
+        )
+    )
+    return tuple(blocks)
+
+
+def _per_user(plan: ServePlan) -> float:
+    served = plan.deployments[0].served[0]
+    return 1 / served.tpot.mean if served.tpot.mean else 0.0
+
+
+def _names(deployment: Deployment) -> list[str]:
+    if not deployment.layout.is_split:
+        return [entry.pool.name for entry in deployment.pools]
+    first = [entry.pool.name for entry in deployment.pools if entry.pool.role is Role.PREFILL]
+    second = [entry.pool.name for entry in deployment.pools if entry.pool.role is Role.DECODE]
+    return [f"{one} > {other}" for one in first for other in second]
+
+
+def _verdict_of(served: Served) -> str:
+    parts = [f"{percent(served.attainment)} keep all targets"]
+    parts.append("saturated: waiting grows" if served.saturated else "not saturated")
+    if served.preempted:
+        parts.append(f"{percent(served.preempted)} put back for want of cache")
+    return f"{', '.join(parts)} (of {served.num_requests:,} requests, {served.mean_batch:,.1f} at once in a rank)"
+
+
+def _spent(plan: ServePlan) -> tuple[Block, ...]:
+    terms: list[str] = []
+    for entry in plan.pools:
+        terms += [name for name in entry.step_seconds if name not in terms]
+    rows = [(name, *(_milliseconds(entry, name) for entry in plan.pools)) for name in terms]
+    rows.append(("all", *(milliseconds(sum(entry.step_seconds.values())) for entry in plan.pools)))
+    heads = [f">{entry.pool.name}" for entry in plan.pools]
+    kinds = ", ".join(
+        f"{entry.pool.name}: {'a prompt' if entry.pool.role is Role.PREFILL else 'running answers'}"
+        for entry in plan.pools
+    )
+    table = Table(columns=columns("time of", *heads), rows=tuple(rows))
+    return (*section("Where the time of a token goes, or of a prompt", table), Line(f"  {kinds}.", Style.QUIET))
+
+
+def _milliseconds(entry: PlannedPool, name: str) -> str:
+    return milliseconds(entry.step_seconds[name]) if name in entry.step_seconds else "-"
+
+
+def _memory(plan: ServePlan) -> tuple[Block, ...]:
+    names: list[str] = []
+    for entry in plan.pools:
+        names += [item.name for item in entry.memory if item.name not in names]
+    rows = [
+        (
+            name,
+            *(gib(sum(item.num_bytes for item in entry.memory if item.name == name)) for entry in plan.pools),
+        )
+        for name in names
+    ]
+    rows.append(("cache", *(gib(entry.cache_bytes) for entry in plan.pools)))
+    rows.append(("taken of the GPU", *(gib(entry.memory_limit_bytes) for entry in plan.pools)))
+    rows.append(("tokens in the cache", *(count(entry.cache_tokens) for entry in plan.pools)))
+    heads = [f">{entry.pool.name}" for entry in plan.pools]
+    return section("Memory of a GPU", Table(columns=columns("what", *heads), rows=tuple(rows)))
+
+
+def _ways(plan: ServePlan) -> tuple[Block, ...]:
+    priced = all(entry.price_per_hour is not None for entry in plan.compositions)
+    rows = tuple(
+        (
+            entry.name,
+            _shortened(entry.words),
+            str(entry.num_gpus),
+            *((f"{entry.price_per_hour:,.2f}",) if priced else ()),
+            f"{entry.requests_per_second:,.2f}",
+        )
+        for entry in plan.compositions
+    )
+    heads = ("way", "engines", ">GPUs", *((">an hour",) if priced else ()), ">bears req/s")
+    return section("Ways to compose", Table(columns=columns(*heads, whole=["engines"]), rows=rows))
+
+
+def _shortened(words: str) -> str:
+    return words if len(words) <= LONGEST_WAY else f"{words[: LONGEST_WAY - 3]}..."
+
+
+def _ranked(plan: ServePlan) -> tuple[Block, ...]:
+    if not plan.engines:
+        return ()
+    rows = tuple(
+        (
+            entry.words,
+            entry.gpu,
+            str(entry.max_num_seqs),
+            f"{entry.requests_per_second:,.2f}",
+            f"{entry.tokens_per_second_per_gpu:,.0f}",
+            milliseconds(entry.ttft_seconds),
+            milliseconds(entry.tpot_seconds),
+            "simulated" if entry.simulated else "closed form",
+        )
+        for entry in plan.engines
+    )
+    head = columns(
+        "engine", "GPU", ">seqs", ">req/s", ">tok/s/GPU", ">TTFT", ">TPOT", "by", whole=["by"], spare=["GPU", "seqs"]
+    )
+    return section("Engines that do everything, each at its most", Table(columns=head, rows=rows))
+
+
+def _pareto(plan: ServePlan) -> tuple[Block, ...]:
+    if not plan.pareto:
+        return ()
+    rows = tuple(
+        (
+            f"{point.tokens_per_second_per_user:,.1f}",
+            f"{point.tokens_per_second_per_gpu:,.1f}",
+            str(point.batch),
+            point.words,
+        )
+        for point in plan.pareto
+    )
+    head = columns(">tok/s/user", ">tok/s/GPU", ">batch", "engines", whole=["engines"])
+    return section("Speed against throughput, in closed form", Table(columns=head, rows=rows))
+
+
+def _infeasible(found: ServeInfeasible) -> tuple[Block, ...]:
+    blocks: list[Block] = [Line(f"Binding: {found.binding}.")]
+    if found.nearest:
+        values = ", ".join(f"{name} {_value(name, value)}" for name, value in found.nearest_values.items())
+        blocks.append(Line(f"Nearest: {found.nearest}: {values}."))
+    if found.moves:
+        rows = tuple(
+            (
+                move.target,
+                _value(move.target, move.given),
+                "-" if move.needed is None else _value(move.target, move.needed),
+                _value(move.target, move.together),
+            )
+            for move in found.moves
+        )
+        table = Table(columns=columns("target", ">asked for", ">alone would do", ">nearest plan"), rows=rows)
+        blocks += section("How far each target must move", table)
+    return tuple(blocks)
+
+
+def _value(name: str, value: float) -> str:
+    if name == "memory":
+        return gib(value)
+    if name == "num_gpus":
+        return f"{value:,.0f} GPUs"
+    if name in {"ttft", "tpot", "e2e"}:
+        return milliseconds(value)
+    unit = {"requests_per_second": "/s", "max_watts": " W", "max_price_per_hour": " an hour"}.get(name, "")
+    return f"{value:,.2f}{unit}" if unit else f"{value:,.0f}"
+
+
+def _search(plan: ServePlan) -> tuple[Block, ...]:
+    found = plan.search
+    pairs = (
+        ("shapes", f"{found.considered:,} considered, {found.legal:,} legal and fitting"),
+        ("priced", f"{found.priced:,} engines with a budget and a role, in closed form"),
+        ("simulated", f"{found.simulated:,} of {found.options:,} options of the composition ({found.solver})"),
+    )
+    pruned = tuple((reason, count(number)) for reason, number in found.pruned.items())
+    table = Table(columns=columns("left out because", ">how many"), rows=pruned)
+    return section("Search", Facts(pairs=pairs), table)

@@ -1,0 +1,210 @@
+"""The file form of a serving plan, both ways: `plan.json` with `"kind": "serve"`.
+
+Metrics are those of `planner.serve_request`. A file holds its inputs in full, so it is enough to emit the plan.
+
+    serve_plan_from_document(parse_document(serve_plan_to_text(plan), file="plan.json")) == plan
+"""
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from planner.documents import Data, Document
+from planner.schema.plan import as_json
+from planner.schema.translate import complaint, shown, validated
+from planner.serve_plan import (
+    SERVE_KIND,
+    SERVE_SCHEMA_VERSION,
+    Composition,
+    Deployment,
+    ParetoPoint,
+    PlannedPool,
+    RankedEngine,
+    Served,
+    ServeInfeasible,
+    ServePlan,
+    ServeSearchSummary,
+    ServeStatus,
+    Transfer,
+)
+from planner.serve_request import ServeRequest
+from planner.serving_layout import Executor, ServingLayout, check_layout
+from planner.specs import ModelSpec
+from profiles.hardware import Cluster
+
+METRICS = {
+    "ttft": "Seconds from a request's arrival at the engine to its first token there; of a split plan with the transfer"
+    " of the cache and the first step behind it.",
+    "tpot": "(E2E - TTFT) / (output tokens - 1) of one request, in seconds.",
+    "e2e": "Seconds from a request's arrival to its last token.",
+}
+"""What the metrics of a file mean; its schema says it too."""
+
+
+def _known_version(value: object) -> object:
+    if isinstance(value, bool) or value != SERVE_SCHEMA_VERSION:
+        raise complaint(
+            f"`schema_version` = {shown(value)} is not known.",
+            f"This version reads serving plans of schema_version {SERVE_SCHEMA_VERSION}; plan again.",
+        )
+    return value
+
+
+class _Mapping(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DeploymentFile(_Mapping):
+    """Pools that serve requests together."""
+
+    model: str
+    executor: Executor
+    connector: str | None
+    requests_per_second: float
+    served: tuple[Served, ...]
+    transfer: Transfer | None
+    pools: Annotated[tuple[PlannedPool, ...], Field(min_length=1)]
+
+    def to_deployment(self) -> Deployment:
+        """Return the deployment."""
+        layout = ServingLayout(
+            model=self.model,
+            pools=tuple(entry.pool for entry in self.pools),
+            executor=self.executor,
+            connector=self.connector,
+        )
+        return Deployment(
+            layout=layout,
+            pools=self.pools,
+            requests_per_second=self.requests_per_second,
+            served=self.served,
+            transfer=self.transfer,
+        )
+
+
+class ServeInputsFile(_Mapping):
+    """What the plan was made from."""
+
+    model: ModelSpec
+    clusters: tuple[Cluster, ...]
+    request: ServeRequest
+
+
+class ServePlanFile(_Mapping):
+    """A whole serving plan."""
+
+    schema_version: Annotated[int, BeforeValidator(_known_version)]
+    kind: Literal["serve"]
+    target: Literal["vllm"]
+    metrics: dict[str, str] = Field(description=" ".join(f"{name}: {text}" for name, text in METRICS.items()))
+    status: ServeStatus
+    objective: str
+    value: float | None
+    bound: float | None
+    num_gpus: int
+    requests_per_second: float
+    price_per_hour: float | None
+    deployments: tuple[DeploymentFile, ...]
+    compositions: tuple[Composition, ...]
+    engines: tuple[RankedEngine, ...]
+    pareto: tuple[ParetoPoint, ...]
+    search: ServeSearchSummary
+    infeasible: ServeInfeasible | None
+    assumptions: tuple[str, ...]
+    inputs: ServeInputsFile
+
+    @model_validator(mode="after")
+    def _status_agrees(self) -> "ServePlanFile":
+        infeasible = self.status is ServeStatus.INFEASIBLE
+        if infeasible != (not self.deployments) or infeasible != (self.infeasible is not None):
+            raise complaint(
+                f"`status` = {self.status}, but the file holds {len(self.deployments)} deployments.",
+                "An infeasible result holds none and says why, every other at least one.",
+                field="status",
+            )
+        return self
+
+    def to_plan(self) -> ServePlan:
+        """Return the plan."""
+        return ServePlan(
+            model=self.inputs.model,
+            clusters=self.inputs.clusters,
+            request=self.inputs.request,
+            status=self.status,
+            value=self.value,
+            bound=self.bound,
+            deployments=tuple(deployment.to_deployment() for deployment in self.deployments),
+            compositions=self.compositions,
+            engines=self.engines,
+            pareto=self.pareto,
+            search=self.search,
+            infeasible=self.infeasible,
+            assumptions=self.assumptions,
+        )
+
+
+def serve_plan_to_text(plan: ServePlan) -> str:
+    """Return the bytes of a plan file, equal for equal plans."""
+    return json.dumps(serve_plan_to_json(plan), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def serve_plan_to_json(plan: ServePlan) -> dict[str, Data]:
+    """Return the plan as plain data, in the order that files keep."""
+    return {
+        "schema_version": SERVE_SCHEMA_VERSION,
+        "kind": SERVE_KIND,
+        "target": "vllm",
+        "metrics": dict(METRICS),
+        "status": plan.status.value,
+        "objective": plan.objective.value,
+        "value": plan.value,
+        "bound": plan.bound,
+        "num_gpus": plan.num_gpus,
+        "requests_per_second": plan.requests_per_second,
+        "price_per_hour": plan.price_per_hour,
+        "deployments": [_deployment(deployment) for deployment in plan.deployments],
+        "compositions": [as_json(entry) for entry in plan.compositions],
+        "engines": [as_json(entry) for entry in plan.engines],
+        "pareto": [as_json(entry) for entry in plan.pareto],
+        "search": as_json(plan.search),
+        "infeasible": None if plan.infeasible is None else as_json(plan.infeasible),
+        "assumptions": list(plan.assumptions),
+        "inputs": {
+            "model": as_json(plan.model),
+            "clusters": [as_json(cluster) for cluster in plan.clusters],
+            "request": as_json(plan.request),
+        },
+    }
+
+
+def _deployment(deployment: Deployment) -> dict[str, Data]:
+    layout = deployment.layout
+    return {
+        "model": layout.model,
+        "executor": layout.executor.value,
+        "connector": layout.connector,
+        "requests_per_second": deployment.requests_per_second,
+        "served": [as_json(entry) for entry in deployment.served],
+        "transfer": None if deployment.transfer is None else as_json(deployment.transfer),
+        "pools": [as_json(entry) for entry in deployment.pools],
+    }
+
+
+def is_serve_plan(document: Document) -> bool:
+    """Return whether a document is a serving plan, sound or not."""
+    return isinstance(document.data, dict) and document.data.get("kind") == SERVE_KIND
+
+
+def serve_plan_from_document(document: Document) -> ServePlan:
+    """Return the serving plan that a file holds.
+
+    Raises:
+        InputError: It is damaged, or its pools cannot work together.
+    """
+    text = json.dumps(document.data)
+    file = validated(lambda: ServePlanFile.model_validate_json(text), model=ServePlanFile, document=document)
+    plan = file.to_plan()
+    for deployment in plan.deployments:
+        check_layout(deployment.layout)
+    return plan

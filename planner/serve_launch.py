@@ -1,0 +1,56 @@
+"""The files that start a serving plan: each pool's, what starts on which node, and what measures it at its load."""
+
+import math
+from collections.abc import Mapping
+
+from planner.emit.vllm_bench import BENCH_FILE, Door, bench_script
+from planner.emit.vllm_start import START_FILE, Standing, start_script
+from planner.serve_plan import Deployment, ServePlan
+from planner.serving.files import serving_files
+from planner.serving_layout import Role
+
+
+def serve_files(plan: ServePlan) -> Mapping[str, str]:
+    """Return the text of every file that starts a plan, by name.
+
+    Raises:
+        InputError: Its pools cannot work together.
+        BrokenPromiseError: A file says another engine than the plan.
+    """
+    files: dict[str, str] = {}
+    doors: list[Door] = []
+    for deployment in plan.deployments:
+        files |= serving_files(deployment.layout)
+        doors += _doors(deployment)
+    if doors:
+        standings = [
+            Standing(pool=entry.pool, cluster=entry.cluster, is_split=deployment.layout.is_split)
+            for deployment in plan.deployments
+            for entry in deployment.pools
+        ]
+        files[START_FILE] = start_script(standings, {cluster.name: cluster.num_nodes for cluster in plan.clusters})
+        model = plan.deployments[0].layout.model
+        files[BENCH_FILE] = bench_script(model, plan.request.workload, doors)
+    return files
+
+
+def _doors(deployment: Deployment) -> list[Door]:
+    """Return the addresses of a deployment: every engine's own, or the router in front of a split."""
+    if deployment.layout.is_split:
+        served = deployment.served[0]
+        under_way = math.ceil(deployment.requests_per_second * served.e2e.mean)
+        return [
+            Door(
+                name="split", count=1, requests_per_second=deployment.requests_per_second, concurrency=max(1, under_way)
+            )
+        ]
+    return [
+        Door(
+            name=entry.pool.name,
+            count=entry.pool.replicas,
+            requests_per_second=entry.requests_per_second,
+            concurrency=max(1, round(entry.batch * entry.pool.shape.dp)),
+        )
+        for entry in deployment.pools
+        if entry.pool.role is Role.BOTH
+    ]

@@ -1,0 +1,1 @@
+"""From a model, GPUs and traffic to a serving plan."""

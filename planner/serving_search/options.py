@@ -1,0 +1,230 @@
+"""The engines that a composition chooses from: of each kind of GPU, role and size the few that bear most.
+
+An engine that bears less on as many of the same GPUs never helps. All are ranked in closed form, and as the simulation
+may say less of the first than the closed form, the next shapes stay in the list. With a fixed number of requests under
+way an engine is also an option with a half, a third and so on of them: how many it gets decides how fast it is.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from planner.serve_request import ServeRequest, Splits
+from planner.serving_layout import Role
+from planner.serving_search.candidates import Candidate
+from planner.serving_search.closed_form import Point, best_of_both, best_of_decode, best_of_prefill, both_at
+from planner.serving_search.simulated import bearing, keeps, served_at, targets_of
+from planner.serving_search.transfer import longest_transfer_seconds, split_refusal
+
+TIED = 0.005
+"""Part of the best rate within which token budgets count as equal; of equals the engine's own default is taken."""
+
+WAITED_STEPS = 2
+"""Steps of decode in the time to the first token: the one that runs when a cache arrives, and the token's own."""
+
+SHAPES_OF_A_SIZE = 3
+"""Shapes of one kind of GPU, role and size that a composition chooses from."""
+
+MOST_SHARES = 64
+"""Parts into which a fixed number of requests under way is cut at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """An engine that a composition may have.
+
+    Args:
+        point: The engine at the most that it bears.
+        first_seconds: Its part of the time to the first token, where another engine has the rest; else infinite.
+        share: Requests under way that it takes, where their number is fixed.
+        simulated: The rate is the simulation's.
+    """
+
+    point: Point
+    first_seconds: float = math.inf
+    share: float = 0.0
+    simulated: bool = False
+
+    @property
+    def rate(self) -> float:
+        """Return the requests a second that it bears."""
+        return self.point.requests_per_second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptionTable:
+    """Every option, and the points that they were chosen from.
+
+    Args:
+        options: What a composition chooses from.
+        both: Engines that do everything, at their most, the best for a GPU first.
+        priced: Engines and roles that were priced.
+        pruned: Those that were left out, by reason.
+    """
+
+    options: tuple[Option, ...]
+    both: tuple[Point, ...]
+    priced: int
+    pruned: Counter[str]
+
+
+def option_table(request: ServeRequest, candidates: list[Candidate], *, one_node: bool) -> OptionTable:
+    """Return what a composition chooses from.
+
+    Args:
+        request: What is asked.
+        candidates: Engines that fit.
+        one_node: All pools stand on one node.
+    """
+    pruned: Counter[str] = Counter()
+    options: list[Option] = []
+    priced = 0
+    both: list[Point] = []
+    if request.constraints.split is not Splits.ONLY or not candidates:
+        found = [best_of_both(candidate) for candidate in candidates]
+        priced += len(found)
+        pruned["no batch keeps the targets"] += sum(point is None for point in found)
+        both = sorted((point for point in found if point is not None), key=_order)
+        if request.workload.concurrency is not None:
+            options += _shares(request.workload.concurrency, both)
+        else:
+            options += [Option(point=point) for point in _best_of_each(both)]
+    if request.constraints.split is not Splits.NEVER and request.workload.concurrency is None:
+        halves, count = _halves(candidates, pruned, one_node=one_node)
+        options += halves
+        priced += count
+    kept = tuple(option for option in options if option.rate > 0)
+    return OptionTable(options=kept, both=tuple(both), priced=priced, pruned=+pruned)
+
+
+def _order(point: Point) -> tuple[float, tuple[int, int, str, int]]:
+    return -point.per_gpu, point.candidate.order
+
+
+def _halves(candidates: list[Candidate], pruned: Counter[str], *, one_node: bool) -> tuple[list[Option], int]:
+    """Return prefill and decode engines, and how many were priced."""
+    able: list[Candidate] = []
+    for candidate in candidates:
+        refusal = split_refusal(candidate)
+        if refusal is None:
+            able.append(candidate)
+        else:
+            pruned[refusal] += 1
+    if not able:
+        return [], 0
+    decodes = [point for candidate in able if (point := best_of_decode(candidate)) is not None]
+    pruned["decode: no batch keeps the targets"] += len(able) - len(decodes)
+    if not decodes:
+        return [], len(able)
+    transfer = max(
+        longest_transfer_seconds(candidate.ground, able, one_node=one_node) for candidate in _one_of_each_ground(able)
+    )
+    # A request passes the door of either engine.
+    door = max(point.candidate.costs.first_token_seconds for point in decodes)
+    begin = door + WAITED_STEPS * max(point.ttft_seconds for point in decodes)
+    targets = able[0].ground.request.workload.targets
+    first = min(targets.ttft_seconds or math.inf, targets.e2e_seconds or math.inf) - transfer - begin
+    prefills = [point for candidate in able if (point := best_of_prefill(candidate, first_seconds=first)) is not None]
+    pruned["prefill: one prompt alone is late"] += len(able) - len(prefills)
+    options = [Option(point=point, first_seconds=first) for point in _best_of_each(prefills)]
+    options += [
+        Option(point=point, first_seconds=math.inf if math.isinf(first) else begin) for point in _best_of_each(decodes)
+    ]
+    return options, 2 * len(able)
+
+
+def _one_of_each_ground(candidates: Iterable[Candidate]) -> list[Candidate]:
+    return list({candidate.ground.index: candidate for candidate in candidates}.values())
+
+
+def _best_of_each(points: Iterable[Point]) -> list[Point]:
+    """Return for each kind of GPU and size the shapes with the highest rates; of equal budgets the usual one."""
+    groups: dict[tuple[int, int], dict[str, list[Point]]] = {}
+    for point in points:
+        shapes = groups.setdefault((point.candidate.ground.index, point.candidate.num_gpus), {})
+        shapes.setdefault(point.candidate.words, []).append(point)
+    found: list[Point] = []
+    for _, shapes in sorted(groups.items()):
+        best = sorted((_best(of_shape) for of_shape in shapes.values()), key=_order)
+        found += best[:SHAPES_OF_A_SIZE]
+    return found
+
+
+def _best(points: list[Point]) -> Point:
+    most = max(point.requests_per_second for point in points)
+    tied = [point for point in points if point.requests_per_second >= most * (1 - TIED)]
+    usual = tied[0].candidate.ground.engine.default_batched_tokens
+    return min(
+        tied,
+        key=lambda point: (abs(math.log2(point.candidate.budget / usual)), -point.requests_per_second, _order(point)),
+    )
+
+
+def _shares(concurrency: int, both: list[Point]) -> list[Option]:
+    """Return engines that each take one of so many equal shares of the requests under way."""
+    found: list[Option] = []
+    groups: dict[tuple[int, int, int], list[Point]] = {}
+    for point in both:
+        cluster = point.candidate.ground.prices.cluster
+        most = min(cluster.world_size // point.candidate.num_gpus, MOST_SHARES, concurrency)
+        for parts in range(1, most + 1):
+            batch = math.ceil(concurrency / parts / point.candidate.shape.dp)
+            if batch <= point.batch:
+                shared = both_at(point.candidate, float(batch))
+                key = (point.candidate.ground.index, point.candidate.num_gpus, parts)
+                groups.setdefault(key, []).append(shared)
+    for (_, _, parts), points in sorted(groups.items(), key=lambda item: item[0]):
+        found.append(Option(point=_best(points), share=concurrency / parts))
+    return found
+
+
+class Simulations:
+    """Simulates options, each once.
+
+    Args:
+        options: By their place among the options.
+    """
+
+    def __init__(self, options: tuple[Option, ...]) -> None:
+        self.options: dict[int, Option] = dict(enumerate(options))
+        self.runs = 0
+
+    def require(self, indices: Iterable[int]) -> bool:
+        """Simulate those of these options that were not; return whether there was one."""
+        new = [index for index in indices if not self.options[index].simulated]
+        for index in new:
+            option = self.options[index]
+            if option.share:
+                point = at_share(option)
+                self.runs += 1
+            else:
+                point, runs = bearing(option.point, first_seconds=option.first_seconds)
+                self.runs += runs
+            self.options[index] = replace(option, point=point, simulated=True)
+        return bool(new)
+
+    def scale_halves(self, factor: float) -> None:
+        """Let every engine of a split plan bear less."""
+        for index, option in self.options.items():
+            if option.point.role is not Role.BOTH:
+                point = replace(option.point, requests_per_second=option.rate * factor)
+                self.options[index] = replace(option, point=point)
+
+    @property
+    def rates(self) -> Mapping[int, float]:
+        """Return what each option bears."""
+        return {index: option.rate for index, option in self.options.items()}
+
+
+def at_share(option: Option) -> Point:
+    """Return an engine with its share of the requests under way, by simulation; it bears nothing if they are late."""
+    served = served_at(option.point)
+    if not keeps(served, targets_of(option.point)):
+        return replace(option.point, requests_per_second=0.0)
+    return replace(
+        option.point,
+        requests_per_second=served.requests_per_second,
+        ttft_seconds=served.ttft.mean,
+        tpot_seconds=served.tpot.mean,
+    )

@@ -1,0 +1,351 @@
+"""From a model, GPUs and traffic to a serving plan: the main path.
+
+    shapes -> engines that fit -> what each bears in closed form -> composition -> simulation of the engines in it,
+    and again, until every engine of the composition was simulated -> the plan
+
+The closed form ranks every engine, the composition is exact over the best of each kind of GPU, role and size, and the
+figures of what is started are the simulation's. `bound` is the composition's: no fleet of these options, at the rates
+that are known of them, does better.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from planner.serve_plan import (
+    Composition,
+    Deployment,
+    RankedEngine,
+    ServePlan,
+    ServeSearchSummary,
+    ServeStatus,
+)
+from planner.serve_request import Arrivals, ServeObjective, ServeRequest
+from planner.serving.engines import calibration, engine_named
+from planner.serving.formats import formats_of
+from planner.serving.prices import ServingPrices
+from planner.serving_layout import Role
+from planner.serving_search.candidates import Candidate, Ground, candidates_of
+from planner.serving_search.compose import DEFAULT_SOLVER, Composed, composed, price_of
+from planner.serving_search.deployments import deployments_of, keep_targets
+from planner.serving_search.infeasible import explain
+from planner.serving_search.options import Option, OptionTable, Simulations, option_table
+from planner.serving_search.pareto import pareto_front
+from planner.serving_search.shapes import engine_shapes
+from planner.serving_search.traffic import mean_of
+from planner.specs import ModelSpec
+from profiles.hardware import Cluster
+from solvers.solution import Status
+
+ENGINE = "vllm"
+RUNNERS_UP = 5
+
+HALVES_STEP = 0.97
+"""What engines of a split plan bear less at each turn, where their requests together miss a target that each keeps; at
+the last turn they are left out."""
+MOST_TURNS = 24
+
+ROUNDING = 1e-9
+"""Part of a load that sums of rates may miss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """Everything that is looked at.
+
+    Args:
+        grounds: Of each kind of GPU.
+        candidates: Engines that fit.
+        considered: Shapes before any rule.
+        legal: Shapes that break none and fit.
+        pruned: Shapes that were left out, by reason.
+        one_node: All GPUs stand in one node.
+    """
+
+    grounds: tuple[Ground, ...]
+    candidates: list[Candidate]
+    considered: int
+    legal: int
+    pruned: Counter[str]
+    one_node: bool
+
+
+def plan_serving(
+    model: ModelSpec,
+    clusters: tuple[Cluster, ...],
+    request: ServeRequest,
+    *,
+    top: int = RUNNERS_UP,
+    solver: str = DEFAULT_SOLVER,
+) -> ServePlan:
+    """Return the best serving plan, or why there is none.
+
+    Args:
+        model: The model.
+        clusters: The GPUs, one entry for each kind.
+        request: What is asked.
+        top: Engines that do everything to list.
+        solver: What composes engines.
+
+    Raises:
+        profiles.errors.CoverageError: An operation has no cost on a GPU.
+        solvers.errors.SolverError: The composition stopped with nothing.
+    """
+    field = field_of(model, clusters, request)
+    table = option_table(request, field.candidates, one_node=field.one_node)
+    simulations = Simulations(table.options)
+    task = Task(
+        request=request,
+        clusters=clusters,
+        simulations=simulations,
+        demand=demand_of(request) if request.objective is not ServeObjective.GOODPUT else None,
+        solver=solver,
+    )
+    load = demand_of(request)
+    best = task.settled(range(len(table.options)))
+    deployments: tuple[Deployment, ...] = ()
+    for turn in range(MOST_TURNS + 1):
+        if not task.bears(best, load):
+            break
+        deployments = deployments_of(request, simulations.options, best.counts, load=load, one_node=field.one_node)
+        if keep_targets(request, tuple(one for one in deployments if one.layout.is_split)):
+            break
+        deployments = ()
+        simulations.scale_halves(HALVES_STEP if turn < MOST_TURNS - 1 else 0.0)
+        best = task.settled(range(len(table.options)))
+    infeasible = None
+    if not deployments:
+        most = task.most() if load is not None else task.borne(best)
+        infeasible = explain(
+            field.grounds,
+            field.candidates,
+            clusters,
+            borne=most,
+            demand=load,
+            one_node=field.one_node,
+            able=tuple(option for option in simulations.options.values() if option.rate > 0),
+        )
+    status = ServeStatus.OPTIMAL if best.fleet.status is Status.OPTIMAL else ServeStatus.FEASIBLE
+    return ServePlan(
+        model=model,
+        clusters=clusters,
+        request=request,
+        status=status if deployments else ServeStatus.INFEASIBLE,
+        value=best.fleet.objective if deployments else None,
+        bound=best.fleet.bound if deployments else None,
+        deployments=deployments,
+        compositions=_compositions(task, best) if deployments else (),
+        engines=_ranked(table, simulations, top=top),
+        pareto=pareto_front(field.candidates, simulations.options.values()),
+        search=ServeSearchSummary(
+            considered=field.considered,
+            legal=field.legal,
+            pruned=dict(sorted((field.pruned + table.pruned).items())),
+            priced=table.priced,
+            simulated=sum(option.simulated for option in simulations.options.values()),
+            options=len(table.options),
+            solver=solver,
+        ),
+        infeasible=infeasible,
+        assumptions=_assumptions(request, field),
+    )
+
+
+def field_of(model: ModelSpec, clusters: tuple[Cluster, ...], request: ServeRequest) -> Field:
+    """Return every engine that fits, on every kind of GPU."""
+    engine, mean = engine_named(ENGINE), mean_of(request.workload)
+    workload = request.workload
+    formats = formats_of(workload.quantization, model, cache=workload.kv_cache_dtype)
+    grounds: list[Ground] = []
+    candidates: list[Candidate] = []
+    pruned: Counter[str] = Counter()
+    considered = legal = 0
+    for index, cluster in enumerate(clusters):
+        space = engine_shapes(model, cluster, formats, request.constraints)
+        considered += space.considered
+        pruned += space.pruned
+        ground = Ground(
+            index=index,
+            prices=ServingPrices(model, cluster),
+            formats=formats,
+            engine=engine,
+            request=request,
+            mean=mean,
+        )
+        grounds.append(ground)
+        found = candidates_of(ground, space.shapes, pruned)
+        legal += len({candidate.shape for candidate in found})
+        candidates += found
+    return Field(
+        grounds=tuple(grounds),
+        candidates=candidates,
+        considered=considered,
+        legal=legal,
+        pruned=pruned,
+        one_node=len(clusters) == 1 and clusters[0].num_nodes == 1,
+    )
+
+
+def demand_of(request: ServeRequest) -> float | None:
+    """Return the requests a second that must be served; None for as many as there can be."""
+    workload = request.workload
+    if workload.arrivals is Arrivals.TRACE:
+        assert workload.trace is not None
+        return workload.trace.requests_per_second
+    return workload.requests_per_second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What is composed, and how.
+
+    Args:
+        request: What is asked.
+        clusters: The GPUs.
+        simulations: The options.
+        demand: Requests a second to bear at least cost; None for as many as there can be.
+        solver: What composes engines.
+    """
+
+    request: ServeRequest
+    clusters: tuple[Cluster, ...]
+    simulations: Simulations
+    demand: float | None
+    solver: str
+
+    def settled(self, indices: Iterable[int]) -> Composed:
+        """Return the best composition of some options, of which every engine was simulated."""
+        chosen = tuple(indices)
+        while True:
+            found = self._composed(chosen, demand=self.demand)
+            if not self.simulations.require(found.counts):
+                return found
+
+    def alone(self, indices: Iterable[int]) -> Composed | None:
+        """Return the best composition of engines of one option; None where none serves."""
+        chosen = tuple(indices)
+        sign = -1.0 if self.demand is None else 1.0
+        while True:
+            tried = [self._composed((index,), demand=self.demand) for index in chosen]
+            able = [one for one in tried if one.counts]
+            if not able:
+                return None
+            best = min(able, key=lambda one: sign * (one.fleet.objective or 0.0))
+            if not self.simulations.require(best.counts):
+                return best
+
+    def most(self) -> float:
+        """Return the requests a second that all options bear at most."""
+        chosen = tuple(self.simulations.options)
+        while True:
+            found = self._composed(chosen, demand=None)
+            if not self.simulations.require(found.counts):
+                return self.borne(found)
+
+    def _composed(self, indices: tuple[int, ...], *, demand: float | None) -> Composed:
+        known = self.simulations.options
+        options = {index: known[index] for index in indices if known[index].rate > 0}
+        return composed(self.request, self.clusters, options, demand=demand, solver=self.solver)
+
+    def borne(self, found: Composed) -> float:
+        """Return the requests a second that a composition bears."""
+        sums = dict.fromkeys(Role, 0.0)
+        for index, count in found.counts.items():
+            option = self.simulations.options[index]
+            sums[option.point.role] += option.rate * count
+        return sums[Role.BOTH] + min(sums[Role.PREFILL], sums[Role.DECODE])
+
+    def bears(self, found: Composed, load: float | None) -> bool:
+        """Return whether a composition bears a load, or anything where there is none."""
+        borne = self.borne(found)
+        return borne > 0 if load is None else borne >= load * (1 - ROUNDING)
+
+
+def _compositions(task: Task, best: Composed) -> tuple[Composition, ...]:
+    """Return the best of each way to compose."""
+    options = task.simulations.options
+    whole = [index for index, option in options.items() if option.point.role is Role.BOTH]
+    halves = [index for index, option in options.items() if option.point.role is not Role.BOTH]
+    found: list[Composition] = []
+    alone = task.alone(whole)
+    if alone is not None:
+        found.append(_composition("one shape", alone, task))
+    for name, indices in (("aggregated", whole), ("prefill/decode split", halves)):
+        one = task.settled(indices)
+        if one.counts:
+            found.append(_composition(name, one, task))
+    found.append(_composition("the plan", best, task))
+    return tuple(found)
+
+
+def _composition(name: str, found: Composed, task: Task) -> Composition:
+    options = task.simulations.options
+    chosen = [(options[index], count) for index, count in sorted(found.counts.items())]
+    prices = [option.point.candidate.ground.prices.cluster.price_per_gpu_hour for option, _ in chosen]
+    price = None if None in prices else sum(price_of(option) * count for option, count in chosen)
+    return Composition(
+        name=name,
+        words=" + ".join(_words(option, count, several=len(task.clusters) > 1) for option, count in chosen),
+        requests_per_second=task.borne(found),
+        num_gpus=sum(option.point.candidate.num_gpus * count for option, count in chosen),
+        price_per_hour=price,
+    )
+
+
+def _words(option: Option, count: int, *, several: bool) -> str:
+    candidate = option.point.candidate
+    role = {Role.BOTH: "", Role.PREFILL: "prefill ", Role.DECODE: "decode "}[option.point.role]
+    where = f" {candidate.ground.prices.cluster.name}" if several else ""
+    return f"{count} x {role}{candidate.words}{where}"
+
+
+def _ranked(table: OptionTable, simulations: Simulations, *, top: int) -> tuple[RankedEngine, ...]:
+    """Return the best engines that do everything, one of each shape, by the simulation where there is one."""
+    simulated = {
+        (option.point.candidate.ground.index, option.point.candidate.shape): option.point
+        for option in simulations.options.values()
+        if option.simulated and option.point.role is Role.BOTH and not option.share
+    }
+    found: dict[tuple[int, str], RankedEngine] = {}
+    for closed in table.both:
+        candidate = closed.candidate
+        key = (candidate.ground.index, candidate.words)
+        if key in found:
+            continue
+        point = simulated.get((candidate.ground.index, candidate.shape), closed)
+        found[key] = RankedEngine(
+            gpu=candidate.ground.prices.cluster.device.name,
+            words=candidate.words,
+            num_gpus=candidate.num_gpus,
+            max_num_seqs=point.seqs,
+            max_num_batched_tokens=point.candidate.budget,
+            requests_per_second=point.requests_per_second,
+            tokens_per_second_per_gpu=point.per_gpu * candidate.ground.mean.output,
+            tpot_seconds=point.tpot_seconds,
+            ttft_seconds=point.ttft_seconds,
+            simulated=(candidate.ground.index, candidate.shape) in simulated,
+        )
+        if len(found) == top * 2:
+            break
+    ordered = sorted(found.values(), key=lambda engine: (-engine.tokens_per_second_per_gpu, engine.gpu, engine.words))
+    return tuple(ordered[:top])
+
+
+def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
+    """Return what the figures rest on."""
+    workload = request.workload
+    texts = [
+        f"times of steps: kernel by kernel; constants of the engine: {calibration().source}",
+        "requests are dealt to engines at random, each keeping the distribution of lengths",
+    ]
+    if workload.prefix is not None:
+        texts.append(
+            f"{workload.prefix.hit_fraction:.0%} of the prompts find their first {workload.prefix.tokens} tokens cached"
+        )
+    if field.grounds and field.grounds[0].prices.model.has_experts:
+        texts.append("routing is uniform: every expert gets as many tokens")
+    if workload.arrivals is Arrivals.CLOSED:
+        texts.append("pools of a split plan get their requests by the clock, independently")
+    if workload.targets.given and workload.targets.percentile is None:
+        texts.append("targets speak of means")
+    return tuple(texts)

@@ -1,0 +1,35 @@
+"""The serving benchmark: every case has its spec and another planner's figure, and prints both."""
+
+import json
+
+import pytest
+
+from benchmarks.serving import OTHERS, SPECS, main, names, plan_case, table
+
+FAST = "llama-3.1-70b-infeasible"
+
+
+def test_every_case_has_a_spec_and_every_spec_a_case() -> None:
+    assert sorted(path.stem for path in SPECS.glob("*.yaml")) == sorted(names())
+    assert all(other.source and other.plan for other in OTHERS.values())
+
+
+def test_a_case_that_is_infeasible_has_a_nearest_plan() -> None:
+    row = plan_case(FAST)
+    assert (row.status, row.tokens_per_second_per_gpu) == ("infeasible", None)
+    assert row.plan.startswith("nearest: tp8 on h100-sxm-80gb")
+
+
+def test_both_sides_are_printed() -> None:
+    lines = table([plan_case("llama-3.1-70b-8xa100")]).splitlines()
+    assert lines[0] == "llama-3.1-70b-8xa100"
+    assert any(line.split()[:3] == ["other", "96", "tok/s/GPU"] for line in lines)
+    assert any(line.startswith("  here ") and "tok/s/GPU" in line for line in lines)
+    assert lines[-1].startswith("  aiconfigurator 0.12")
+
+
+def test_json_is_one_document(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.serving.in_a_fresh_process", plan_case)
+    assert main(["--only", FAST, "--format", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["name"] == FAST

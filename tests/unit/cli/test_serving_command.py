@@ -1,0 +1,157 @@
+"""`shardwright plan` of a serving spec, and what emit and explain make of its plan."""
+
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft7Validator, Draft202012Validator
+from typer.testing import CliRunner
+
+from cli.main import app
+from planner.documents import load_document
+from planner.schema.json_schemas import json_schema
+from planner.schema.kinds import Draft, Kind
+from tests.served import SMALL
+
+RUNNER = CliRunner()
+IMPOSSIBLE = SMALL.replace("ttft_ms: 500", "ttft_ms: 5")
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "serve.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+def test_a_plan_is_printed_written_and_read_again(spec: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = RUNNER.invoke(app, ["plan", str(spec), "--out", str(out), "--timings", "-v"])
+    assert result.exit_code == 0, result.stderr
+    for heading in (
+        "Engines",
+        "Requests, by simulation",
+        "Where the time of a token goes, or of a prompt",
+        "Memory of a GPU",
+        "Ways to compose",
+        "Engines that do everything, each at its most",
+        "Speed against throughput, in closed form",
+        "Assumptions",
+        "Search",
+    ):
+        assert heading in result.stdout.splitlines()
+    assert "search" in result.stderr
+    written = {path.name: path.read_text() for path in out.iterdir()}
+    assert {"plan.json", "start.sh", "bench.sh"} <= written.keys()
+    emitted = RUNNER.invoke(app, ["emit", str(out), "--format", "json"])
+    assert emitted.exit_code == 0
+    document = json.loads(emitted.stdout)
+    assert document["target"] == "vllm"
+    assert document["files"] == {name: text for name, text in written.items() if name != "plan.json"}
+    explained = RUNNER.invoke(app, ["explain", str(out)])
+    assert explained.exit_code == 0
+    assert explained.stdout.splitlines()[:4] == result.stdout.splitlines()[:4]
+    again = RUNNER.invoke(app, ["explain", str(out), "--format", "json"])
+    assert json.loads(again.stdout) == json.loads(written["plan.json"])
+    # The schemas take the spec and the plan, in both drafts.
+    for kind, data in ((Kind.SPEC, load_document(spec).data), (Kind.PLAN, json.loads(written["plan.json"]))):
+        Draft7Validator(json_schema(kind, Draft.DRAFT_07)).validate(data)
+        Draft202012Validator(json_schema(kind, Draft.DRAFT_2020_12)).validate(data)
+
+
+def test_json_is_one_document(spec: Path) -> None:
+    result = RUNNER.invoke(app, ["plan", str(spec), "--format", "json", "--set", "constraints={split: never, tp: 1}"])
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert document["kind"] == "serve"
+    assert document["metrics"]["tpot"] == "(E2E - TTFT) / (output tokens - 1) of one request, in seconds."
+    assert document["deployments"][0]["pools"][0]["pool"]["shape"]["tp"] == 1
+
+
+def test_nothing_is_written_where_no_plan_keeps_the_targets(spec: Path, tmp_path: Path) -> None:
+    spec.write_text(IMPOSSIBLE)
+    result = RUNNER.invoke(app, ["plan", str(spec), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 3
+    assert "No plan keeps the targets." in result.stdout
+    assert "Binding: ttft: no engine comes below " in result.stdout
+    assert "How far each target must move" in result.stdout
+    assert not (tmp_path / "run").exists()
+    assert "nothing was written, because no plan keeps the targets." in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--why-not", "tp=8"], "--why-not asks of training plans, and this spec is of servers."),
+        (["--schedules"], "--schedules asks of training plans, and this spec is of servers."),
+        (["--objective", "step-time"], '`objective` = "step-time" is not a known value.'),
+        (["--target", "megatron"], '`target` = "megatron" is not a known value.'),
+    ],
+)
+def test_what_only_training_plans_have_is_refused(arguments: list[str], message: str, spec: Path) -> None:
+    result = RUNNER.invoke(app, ["plan", str(spec), *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_serving_plan_is_written_for_vllm_alone(spec: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["plan", str(spec), "--out", str(out), "--set", "constraints={split: never, tp: 1}"]
+    assert RUNNER.invoke(app, arguments).exit_code == 0
+    for words, message in (
+        (["--target", "megatron"], "This is a serving plan, and no files of it can be written for megatron."),
+        (["--target", "all"], "Only vLLM serves."),
+        (["--index", "1"], "--index 1: a serving plan holds one answer."),
+    ):
+        result = RUNNER.invoke(app, ["emit", str(out), *words])
+        assert result.exit_code == 2
+        assert message in result.stderr
+    result = RUNNER.invoke(app, ["trace", str(out)])
+    assert result.exit_code == 2
+    assert "This is a serving plan; the command reads training plans." in result.stderr
+
+
+def test_a_damaged_serving_plan_is_named(spec: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["plan", str(spec), "--out", str(out), "--set", "constraints={split: never, tp: 1}"]
+    assert RUNNER.invoke(app, arguments).exit_code == 0
+    file = out / "plan.json"
+    document = json.loads(file.read_text())
+    document["status"] = "infeasible"
+    file.write_text(json.dumps(document))
+    result = RUNNER.invoke(app, ["emit", str(out)])
+    assert result.exit_code == 2
+    assert "`status` = infeasible, but the file holds 1 deployments." in result.stderr
+
+
+def test_init_writes_a_serving_spec_that_its_schema_takes(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    result = RUNNER.invoke(app, ["init", str(path), "--serve", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h200"])
+    assert result.exit_code == 0
+    data = load_document(path).data
+    Draft7Validator(json_schema(Kind.SPEC, Draft.DRAFT_07)).validate(data)
+    assert isinstance(data, dict)
+    assert data["model"] == "qwen3-30b-a3b"
+
+
+def test_validate_judges_serving_specs_and_plans(spec: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["plan", str(spec), "--out", str(out), "--set", "constraints={split: never, tp: 1}"]
+    assert RUNNER.invoke(app, arguments).exit_code == 0
+    fine = RUNNER.invoke(app, ["validate", "--gpus-per-node", "8", str(spec), str(out)])
+    assert fine.exit_code == 0, fine.stdout
+    spec.write_text(SMALL.replace("output: 200", "output: 200000"))
+    contradicting = RUNNER.invoke(app, ["validate", str(spec)])
+    assert contradicting.exit_code == 1
+    assert "SW002 spec-that-contradicts-itself" in contradicting.stdout
+    spec.write_text(SMALL.replace("output: 200", "outputs: 200"))
+    assert "SW001 spec-that-cannot-be-read" in RUNNER.invoke(app, ["validate", str(spec)]).stdout
+    file = out / "plan.json"
+    document = json.loads(file.read_text())
+    document["deployments"][0]["pools"][0]["pool"]["replicas"] = 99
+    file.write_text(json.dumps(document))
+    impossible = RUNNER.invoke(app, ["validate", str(file)])
+    assert "SW102 plan-with-a-layout-that-cannot-be" in impossible.stdout
+    document["deployments"][0]["pools"][0]["pool"]["replicas"] = "many"
+    file.write_text(json.dumps(document))
+    assert "SW101 plan-that-cannot-be-read" in RUNNER.invoke(app, ["validate", str(file)]).stdout

@@ -1,0 +1,310 @@
+"""Serving plans: laws, agreement with exhaustive composition, files that say the plan, reasons where there is none."""
+
+import math
+
+import pytest
+
+from planner.documents import parse_document
+from planner.emit.vllm import VERSION, config_name
+from planner.emit.vllm_bench import BENCH_FILE
+from planner.emit.vllm_start import START_FILE
+from planner.readers.vllm_engine import settings_of, shape_of
+from planner.readers.vllm_run import read_vllm_config
+from planner.schema.serve_plan_file import serve_plan_from_document, serve_plan_to_text
+from planner.serve_launch import serve_files
+from planner.serve_plan import ServePlan, ServeStatus
+from planner.serve_request import ServeObjective
+from planner.serving_layout import Role
+from planner.serving_search.search import plan_serving
+from tests.served import serve_inputs, served
+
+LOADED = ("input: 1000", "requests_per_second: 20\n  input: 1000")
+FEWEST = ("workload:", "objective: fewest-gpus\nworkload:")
+CHEAPEST = ("workload:", "objective: cost\nworkload:")
+CLOSED = ("input: 1000", "arrivals: closed-loop\n  input: 1000")
+AGGREGATED = ("workload:", "constraints: {split: never}\nworkload:")
+SPLIT = ("workload:", "constraints: {split: only}\nworkload:")
+TWO_NODES = ("nodes: 1", "nodes: 2")
+
+PLANS = ((), (LOADED, FEWEST), (CLOSED, AGGREGATED), (SPLIT,), (LOADED, SPLIT))
+
+
+def borne(plan: ServePlan) -> float:
+    """Return the requests a second that a plan bears within its targets."""
+    return next(way.requests_per_second for way in plan.compositions if way.name == "the plan")
+
+
+@pytest.mark.parametrize("changes", PLANS)
+def test_requests_keep_their_targets(changes: tuple[tuple[str, str], ...]) -> None:
+    plan = served(*changes)
+    targets = plan.request.workload.targets
+    assert plan.status is ServeStatus.OPTIMAL
+    for deployment in plan.deployments:
+        for entry in deployment.served:
+            assert entry.ttft.stated <= (targets.ttft_seconds or math.inf)
+            assert entry.tpot.stated <= (targets.tpot_seconds or math.inf)
+            assert not entry.saturated
+            assert entry.refused == 0
+
+
+@pytest.mark.parametrize("changes", PLANS)
+def test_engines_fit_the_gpus_and_their_memory(changes: tuple[tuple[str, str], ...]) -> None:
+    plan = served(*changes)
+    assert 0 < plan.num_gpus <= sum(cluster.world_size for cluster in plan.clusters)
+    for entry in plan.pools:
+        held = sum(item.num_bytes for item in entry.memory)
+        assert held + entry.cache_bytes == entry.memory_limit_bytes
+        assert entry.cache_bytes > 0
+        assert entry.requests_per_second <= entry.capacity_requests_per_second * (1 + 1e-9)
+        assert entry.batch <= entry.pool.settings.max_num_seqs + 1e-9
+
+
+@pytest.mark.parametrize("changes", PLANS)
+def test_files_say_the_plan(changes: tuple[tuple[str, str], ...]) -> None:
+    plan = served(*changes)
+    files = serve_files(plan)
+    for entry in plan.pools:
+        name = config_name(entry.pool)
+        run = read_vllm_config(files[name], file=name, version=VERSION, num_gpus=None, gpus_per_node=8)
+        assert shape_of(run) == entry.pool.shape
+        assert settings_of(run) == entry.pool.settings
+        assert f"max-num-seqs: {entry.pool.settings.max_num_seqs}" in files[name].splitlines()
+    assert {START_FILE, BENCH_FILE} <= files.keys()
+
+
+@pytest.mark.parametrize("changes", PLANS)
+def test_a_plan_comes_back_from_its_file(changes: tuple[tuple[str, str], ...]) -> None:
+    plan = served(*changes)
+    assert serve_plan_from_document(parse_document(serve_plan_to_text(plan), file="plan.json")) == plan
+
+
+def test_the_same_spec_gives_the_same_bytes() -> None:
+    inputs = serve_inputs()
+    again = plan_serving(inputs.model, inputs.clusters, inputs.request)
+    assert serve_plan_to_text(again) == serve_plan_to_text(served())
+
+
+@pytest.mark.parametrize("changes", [(AGGREGATED,), (LOADED, FEWEST, AGGREGATED), (LOADED, CHEAPEST, SPLIT)])
+def test_both_programmes_compose_alike(changes: tuple[tuple[str, str], ...]) -> None:
+    assert served(*changes, solver="pulp").value == pytest.approx(served(*changes).value)
+
+
+SMALL_NODE = ("{preset: dgx-h100, nodes: 1, price_per_gpu_hour: 2.0}", "{preset: polaris, nodes: 1}")
+
+
+@pytest.mark.parametrize("changes", [(), (AGGREGATED,), (SPLIT,)])
+def test_a_composition_is_the_best_of_all(changes: tuple[tuple[str, str], ...]) -> None:
+    pinned = ("workload:", "workload:") if changes else ("workload:", "constraints: {pp: 1}\nworkload:")
+    best = served(SMALL_NODE, *changes, pinned, solver="exhaustive")
+    assert served(SMALL_NODE, *changes, pinned).value == pytest.approx(best.value)
+
+
+def test_more_nodes_bear_more() -> None:
+    assert borne(served(TWO_NODES)) >= borne(served())
+
+
+def test_looser_targets_bear_more() -> None:
+    assert borne(served(AGGREGATED, ("tpot_ms: 25", "tpot_ms: 40"))) > borne(served(AGGREGATED))
+    assert borne(served(AGGREGATED, ("ttft_ms: 500", "ttft_ms: 2000"))) >= borne(served(AGGREGATED))
+
+
+def test_every_way_to_compose_bears_no_more_than_the_plan() -> None:
+    plan = served()
+    names = [way.name for way in plan.compositions]
+    assert names == ["one shape", "aggregated", "prefill/decode split", "the plan"]
+    rates = [way.requests_per_second for way in plan.compositions]
+    assert max(rates) == pytest.approx(rates[-1])
+    assert plan.value == pytest.approx(rates[-1])
+
+
+def test_a_load_is_borne_by_the_fewest_gpus() -> None:
+    plan = served(LOADED, FEWEST, AGGREGATED)
+    per_gpu = served(AGGREGATED)
+    assert plan.requests_per_second == pytest.approx(20.0)
+    assert plan.value == plan.num_gpus
+    # One GPU fewer of the same kind bears less than the load.
+    best = max(engine.requests_per_second / engine.num_gpus for engine in per_gpu.engines if engine.simulated)
+    assert (plan.num_gpus - 1) * best < 20.0
+
+
+def test_a_split_plan_has_both_roles_and_a_transfer() -> None:
+    plan = served(SPLIT)
+    (deployment,) = plan.deployments
+    assert {entry.pool.role for entry in deployment.pools} == {Role.PREFILL, Role.DECODE}
+    assert deployment.transfer is not None
+    # 32 layers, 8 heads of 128 for keys and as many for values, 2 bytes each, 1,000 tokens in blocks of 16.
+    assert deployment.transfer.num_bytes == 32 * 2 * 8 * 128 * 2 * 1008
+    first = deployment.served[0]
+    assert first.ttft.mean > deployment.transfer.seconds
+
+
+def test_the_network_carries_caches_between_nodes() -> None:
+    inside = served(SPLIT).deployments[0].transfer
+    between = served(SPLIT, TWO_NODES).deployments[0].transfer
+    assert inside is not None
+    assert between is not None
+    assert (inside.over, between.over) == ("links inside the node", "the network between nodes")
+    assert between.seconds > inside.seconds
+
+
+def test_a_fixed_number_under_way_is_shared_out() -> None:
+    plan = served(("input: 1000", "arrivals: closed-loop\n  concurrency: 48\n  input: 1000"))
+    under_way = sum(entry.batch * entry.pool.shape.dp * entry.pool.replicas for entry in plan.pools)
+    assert 0 < under_way <= 48
+    assert all(entry.pool.role is Role.BOTH for entry in plan.pools)
+
+
+def test_an_offline_batch_has_no_targets_and_more_throughput() -> None:
+    offline = served(("input: 1000", "arrivals: offline\n  input: 1000"), ("  slo: {ttft_ms: 500, tpot_ms: 25}\n", ""))
+    assert borne(offline) > borne(served())
+
+
+def test_a_long_prompt_alone_is_planned() -> None:
+    plan = served(
+        ("input: 1000", "arrivals: closed-loop\n  concurrency: 1\n  input: 100000"),
+        ("{ttft_ms: 500, tpot_ms: 25}", "{ttft_ms: 60000}"),
+    )
+    (entry,) = plan.pools
+    assert (entry.pool.replicas, entry.pool.settings.max_num_seqs) == (1, 1)
+    # One request at a time is fastest on all GPUs together.
+    assert entry.pool.shape.num_gpus == 8
+
+
+def test_shared_beginnings_help() -> None:
+    shared = served(("output: 200", "output: 200\n  prefix: {tokens: 600, hit_fraction: 1.0}"))
+    assert borne(shared) > borne(served())
+    assert all(entry.pool.settings.prefix_caching for entry in shared.pools)
+    assert not any(entry.pool.settings.prefix_caching for entry in served().pools)
+
+
+def test_bursts_bear_less_than_independent_arrivals() -> None:
+    bursts = served(AGGREGATED, ("output: 200", "output: 200\n  burstiness: 0.1"))
+    assert borne(bursts) < borne(served(AGGREGATED))
+
+
+def test_what_users_pin_is_kept() -> None:
+    plan = served(("workload:", "constraints: {tp: 2, max_num_seqs: {max: 16}, split: never}\nworkload:"))
+    assert {entry.pool.shape.tp for entry in plan.pools} == {2}
+    assert max(entry.pool.settings.max_num_seqs for entry in plan.pools) <= 16
+
+
+def test_the_front_rises_as_users_wait_longer() -> None:
+    front = served().pareto
+    users = [point.tokens_per_second_per_user for point in front]
+    gpus = [point.tokens_per_second_per_gpu for point in front]
+    assert len(front) >= 5
+    assert users == sorted(users, reverse=True)
+    assert gpus == sorted(gpus)
+    assert any(point.split for point in front)
+    assert not any(point.split for point in served(AGGREGATED).pareto)
+
+
+def test_targets_that_no_engine_keeps_say_how_far_they_are() -> None:
+    plan = served(("{ttft_ms: 500, tpot_ms: 25}", "{ttft_ms: 5, tpot_ms: 25}"))
+    assert plan.status is ServeStatus.INFEASIBLE
+    assert plan.infeasible is not None
+    assert plan.infeasible.binding.startswith("ttft: no engine comes below ")
+    moves = {move.target: move for move in plan.infeasible.moves}
+    assert moves["ttft"].needed is not None
+    assert moves["ttft"].needed > 0.005
+    assert moves["tpot"].needed is None
+    # What is said to do does.
+    kept = served(("{ttft_ms: 500, tpot_ms: 25}", f"{{ttft_ms: {moves['ttft'].needed * 1.05e3:.3f}, tpot_ms: 25}}"))
+    assert kept.status is ServeStatus.OPTIMAL
+
+
+def test_targets_that_each_need_the_other_move_together() -> None:
+    plan = served(("{ttft_ms: 500, tpot_ms: 25}", "{ttft_ms: 5, tpot_ms: 0.5}"))
+    assert plan.infeasible is not None
+    assert [move.needed for move in plan.infeasible.moves] == [None, None]
+    for move in plan.infeasible.moves:
+        assert move.together == pytest.approx(plan.infeasible.nearest_values[move.target])
+        assert move.together > move.given
+
+
+def test_a_load_that_is_too_high_says_what_is_missing() -> None:
+    plan = served(("input: 1000", "requests_per_second: 1000\n  input: 1000"))
+    assert plan.infeasible is not None
+    assert plan.infeasible.binding.startswith("GPUs: 8 bear ")
+    moves = {move.target: move for move in plan.infeasible.moves}
+    most, gpus = moves["requests_per_second"].needed, moves["num_gpus"].needed
+    assert most == pytest.approx(borne(served()))
+    assert gpus is not None
+    assert gpus == pytest.approx(8 * 1000 / (most or 1), rel=0.15)
+
+
+def test_a_model_that_does_not_fit_says_what_a_gpu_lacks() -> None:
+    plan = served(("llama-3.1-8b", "llama-3.1-405b"))
+    assert plan.infeasible is not None
+    assert plan.infeasible.binding == "memory: the weights, a step and a sequence of 1,200 tokens do not fit"
+    (move,) = plan.infeasible.moves
+    assert move.target == "memory"
+    assert move.needed is not None
+    # 405 billion weights of 2 bytes over 8 GPUs are 94 GiB each.
+    assert move.needed > 94 * 2**30
+
+
+TWO_KINDS = (
+    "cluster: {preset: dgx-h100, nodes: 1, price_per_gpu_hour: 2.0}",
+    (
+        "clusters: [{preset: dgx-h100, nodes: 1, price_per_gpu_hour: 4.0, watts_per_gpu: 1000},"
+        " {preset: dgx-a100, nodes: 1, price_per_gpu_hour: 1.0, watts_per_gpu: 500}]"
+    ),
+)
+
+
+def test_the_cheaper_kind_of_gpu_serves_where_it_is_fast_enough() -> None:
+    plan = served(TWO_KINDS, LOADED, CHEAPEST, ("tpot_ms: 25", "tpot_ms: 60"))
+    assert plan.objective is ServeObjective.COST
+    assert {entry.pool.gpu for entry in plan.pools} == {"a100-sxm-80gb"}
+    assert plan.price_per_hour == pytest.approx(plan.value)
+
+
+@pytest.mark.parametrize(
+    ("bound", "used"),
+    [("max_price_per_hour: 9.0", "price"), ("max_watts: 2500.0", "watts")],
+)
+def test_price_and_power_are_kept(bound: str, used: str) -> None:
+    plan = served(TWO_KINDS, ("workload:", f"constraints: {{{bound}}}\nworkload:"))
+    gpus = dict.fromkeys(("h100-sxm-80gb", "a100-sxm-80gb"), 0)
+    for entry in plan.pools:
+        gpus[entry.pool.gpu] += entry.pool.num_gpus
+    each = {"price": (4.0, 1.0, 9.0), "watts": (1000.0, 500.0, 2500.0)}[used]
+    spent = gpus["h100-sxm-80gb"] * each[0] + gpus["a100-sxm-80gb"] * each[1]
+    assert 0 < spent <= each[2]
+
+
+def test_no_gpu_is_idle_that_a_smaller_engine_can_use() -> None:
+    # Nodes of six: an engine over two and one over one divide them, and one over four would leave two.
+    six = (
+        "{preset: dgx-h100, nodes: 1, price_per_gpu_hour: 2.0}",
+        "{gpu: h100-sxm-80gb, gpus_per_node: 6, nodes: 1, nvlink_domain: 6, host_ram: 1TiB}",
+    )
+    plan = served(
+        six, ("llama-3.1-8b", "qwen3-32b"), ("workload:", "constraints: {split: never, tp: [1, 2, 4]}\nworkload:")
+    )
+    assert plan.num_gpus == 6
+
+
+def test_more_requests_under_way_than_the_gpus_keep_up_with() -> None:
+    plan = served(("input: 1000", "arrivals: closed-loop\n  concurrency: 20000\n  input: 1000"))
+    assert plan.infeasible is not None
+    assert plan.infeasible.binding.startswith("requests under way: the GPUs keep the targets with ")
+    (move,) = plan.infeasible.moves
+    most = round(move.needed or 0)
+    assert 100 < most < 20000
+    # Somewhat fewer, as the closed form says more of some engines than the simulation.
+    fewer = served(("input: 1000", f"arrivals: closed-loop\n  concurrency: {most * 8 // 10}\n  input: 1000"))
+    assert fewer.status is ServeStatus.OPTIMAL
+
+
+@pytest.mark.parametrize(
+    ("bound", "least"), [("max_price_per_hour: 1.5", 2.0), ("max_watts: 300.0", 1275.0)], ids=["price", "power"]
+)
+def test_a_bound_below_any_engine_says_what_one_takes(bound: str, least: float) -> None:
+    plan = served(("workload:", f"constraints: {{{bound}}}\nworkload:"))
+    assert plan.infeasible is not None
+    assert plan.infeasible.binding.endswith("pay for no engine that keeps the targets")
+    (move,) = plan.infeasible.moves
+    # One GPU holds the model: its price, or its share of the 10.2 kW of its node.
+    assert move.needed == least
