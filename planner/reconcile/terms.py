@@ -126,7 +126,7 @@ def reconciled(snapshot: Snapshot, memory: Sequence[MemoryLine], *, rank: int, p
         phase=phase,
         at_peak=snapshot.at_peak,
         terms=tuple(terms),
-        most_wrong=_most_wrong(terms),
+        most_wrong=_most_wrong(terms[:-1]),
         largest_unassigned=_largest(unassigned),
     )
 

@@ -1,7 +1,7 @@
 """What an importer hands on: runs with their points, and the journal that holds them.
 
-A run of an import has the provenance that its file states; what the file does not say stays empty. `imported` names the
-file and its SHA-256, so that every figure can be traced to a line.
+A run of an import has the provenance that its file states; what the file does not say is marked so. `imported` names
+the file and its SHA-256, so that every figure can be traced to a line.
 """
 
 import hashlib
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from profiles.errors import ProfileFileError
 from profiles.measure.journal import COLLECTOR
 from profiles.measure.points import Point
+
+NOT_SAID = "not said"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,8 @@ class ImportedRun:
         world_size: Ranks.
         gpus_per_node: Ranks of one node.
         software: Versions by name.
-        more: What else it says of the run.
+        backend: What ran collectives.
+        host: Where it ran.
         points: Its rows.
     """
 
@@ -54,7 +57,8 @@ class ImportedRun:
     world_size: int
     gpus_per_node: int
     software: Mapping[str, str]
-    more: Mapping[str, object]
+    backend: str
+    host: str
     points: tuple[ImportedPoint, ...]
 
 
@@ -102,8 +106,10 @@ def journal_text(runs: Sequence[ImportedRun], *, called: str) -> str:
                 "world_size": run.world_size,
                 "gpus_per_node": run.gpus_per_node,
                 "software": dict(run.software),
+                "backend": run.backend or NOT_SAID,
+                "host": run.host or NOT_SAID,
+                "date": NOT_SAID,
                 "imported": {"file": run.file, "line": run.line, "sha256": run.sha256, "format": run.format},
-                **run.more,
             }
         )
         for entry in run.points:

@@ -212,7 +212,8 @@ def _run(test: _Test, *, sha256: str, software: Mapping[str, str], said: Said) -
         world_size=world_size,
         gpus_per_node=per_node,
         software=software,
-        more={"host": test.ranks[0].host},
+        backend="rccl" if "rccl" in "".join(software) else "nccl",
+        host=test.ranks[0].host,
         points=tuple(_points(test, name, group, per_node)),
     )
 

@@ -135,7 +135,8 @@ def _take(found: Tables, table: _Table, said: Said) -> None:
                 world_size=ranks,
                 gpus_per_node=said.gpus_per_node or 1,
                 software={framework or "unnamed": version},
-                more={},
+                backend="",
+                host="",
                 points=tuple(points),
             )
         )

@@ -76,7 +76,7 @@ def test_every_live_byte_stands_in_one_term(tmp_path: Path) -> None:
 
 def test_the_term_that_is_most_wrong_is_named(tmp_path: Path) -> None:
     blocks = [(term, num_bytes * (2 if term == "activations" else 1)) for term, num_bytes in WITH_FRAMES]
-    blocks.append(("gradients", LEDGER["gradients"]))
+    blocks += [("gradients", LEDGER["gradients"]), ("?", 5000 * MIB)]
     assert beside(read_snapshot(written(tmp_path, snapshot(blocks, free=50 * MIB)))).most_wrong == "activations"
 
 

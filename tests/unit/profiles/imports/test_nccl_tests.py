@@ -63,7 +63,7 @@ def test_logs_of_other_vendors_and_versions() -> None:
     assert efa.software == {"nccl": "2.18.5+cuda12.2"}
     (rccl,) = read_nccl_tests(rccl_log(), file="log", said=Said(collective="all_reduce"))
     assert (rccl.device, len(rccl.points)) == ("AMD Instinct MI300X", 2)
-    assert rccl.software == {"rccl-tests": "develop:83d38d9"}
+    assert (rccl.software, rccl.backend) == ({"rccl-tests": "develop:83d38d9"}, "rccl")
     for name in ("all_gather", "all_reduce"):
         (old,) = read_nccl_tests(old_log(name), file="log", said=Said(collective=name))
         assert (old.world_size, [entry.point.word("kind") for entry in old.points]) == (4, [name, name])
@@ -163,6 +163,7 @@ def test_the_command_makes_a_profile_that_prices_collectives(tmp_path: Path) -> 
     assert json.loads(result.stdout)["device"] == "h100-sxm-80gb"
     recording = read_recording(out)
     assert recording.newest["world_size"] == 16
+    assert (recording.newest["backend"], recording.newest["date"]) == ("nccl", "not said")
     assert len(recording.measured) == 2 * len(sizes)
     assert not judge(recording).excluded
     again = RUNNER.invoke(app, ["profile", "import", *files, "--out", str(out)])
