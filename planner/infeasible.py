@@ -50,6 +50,8 @@ MAX_HOST_BYTES = 8192 * GIB
 HOST_STEP_BYTES = 64 * GIB
 """Memory of nodes is offered in steps of this: a choice, the size of a common memory module."""
 
+_RESOLUTION = GIB // 16
+"""How finely the least memory of a layout is sought; of two as near, the one that keeps off the hosts is named."""
 _ANY_MEMORY = 1 << 60
 """More than any GPU has, and small enough for sums of bytes in 64-bit integers."""
 _MAX_CHECKED = 24
@@ -205,7 +207,8 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
             nearest=None,
             relaxations=tuple(_relaxations(question)),
         )
-    layout = min(near, key=lambda layout: pricer.prices(layout).peak_bytes(layout))
+    peaks = {layout: pricer.prices(layout).peak_bytes(layout) for layout in near}
+    layout = min(near, key=lambda layout: (peaks[layout] // _RESOLUTION, layout.uses_hosts))
     seconds = pricer.prices(layout).step_seconds(layout)
     nearest = planned(layout, step_seconds=seconds, bound_seconds=seconds)
     return Infeasible(
@@ -274,7 +277,7 @@ def _nearest(question: _Question, space: Space, *, asks_hosts: bool = True) -> L
     while found is None:
         low, high = high, high * 2
         found = fitting(high)
-    while high - low > GIB // 16:
+    while high - low > _RESOLUTION:
         middle = (low + high) // 2
         attempt = fitting(middle)
         if attempt is None:

@@ -92,6 +92,7 @@ def _with_hosted(  # noqa: PLR0913 - what is searched, where, and what is known 
             pruned=added(pruned, seen.pruned),
             offloaded_considered=space.considered,
             offloaded_legal=len(space.points) + space.unfit,
+            states_considered=space.considered > 0,
             parameters_considered=parameters,
         ),
     )

@@ -67,7 +67,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
         simulated=seen.simulated,
         dimensions=dimensions(
             ground.scope.graph,
-            with_offload=seen.offloaded_considered > 0,
+            with_offload=seen.states_considered,
             with_parameters=seen.parameters_considered,
             with_activations=seen.activations_considered,
         ),

@@ -54,8 +54,8 @@ class Visit:
     the first layout that fits and that it has no words for. `uneven_bound_seconds` holds for all splits of interleaved
     points, None where none of them can beat the best candidate. `thumb` is the rule-of-thumb layout of a search without
     constraints, where it fits. `offloaded_considered` and `offloaded_legal` count points with something on the hosts,
-    before and after all rules; `parameters_considered` tells that weights were among it, `activations_considered` that
-    activations were.
+    before and after all rules; `states_considered`, `parameters_considered` and `activations_considered` tell what was
+    among it.
     """
 
     candidates: tuple[Candidate, ...]
@@ -68,6 +68,7 @@ class Visit:
     thumb: Layout | None = None
     offloaded_considered: int = 0
     offloaded_legal: int = 0
+    states_considered: bool = False
     parameters_considered: bool = False
     activations_considered: bool = False
 
@@ -488,6 +489,7 @@ def merged(before: Visit, seen: Visit) -> Visit:
         thumb=before.thumb,
         offloaded_considered=before.offloaded_considered + seen.offloaded_considered,
         offloaded_legal=before.offloaded_legal + seen.offloaded_legal,
+        states_considered=before.states_considered or seen.states_considered,
         parameters_considered=before.parameters_considered or seen.parameters_considered,
         activations_considered=before.activations_considered or seen.activations_considered,
     )

@@ -1,6 +1,5 @@
 """`shardwright evaluate`: the price of a layout that runs today."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,15 +60,13 @@ def evaluate(
 
     Ends with 1 where it breaks a rule, such as memory that is not there.
     """
-    from cli.priced_cluster import priced_cluster
+    from cli.priced_inputs import priced_by
     from cli.render_evaluate import evaluation_blocks, evaluation_document
     from planner.running import inputs_of, priced, read_running
     from planner.search import search
 
     running = read_running(script)
-    inputs = inputs_of(running, script=script, cluster=cluster, spec=spec)
-    cluster_priced = priced_cluster(inputs.cluster, profile=None, strict_data=False, calibration=calibration)
-    inputs = replace(inputs, cluster=cluster_priced)
+    inputs = priced_by(inputs_of(running, script=script, cluster=cluster, spec=spec), calibration=calibration)
     plan, broken = priced(running.layout, inputs.model, inputs.cluster, inputs.request)
     found = None
     if best:

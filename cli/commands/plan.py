@@ -1,7 +1,6 @@
 """`shardwright plan`: from a spec file to the best layout, its runners-up and its launch files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -190,7 +189,7 @@ def plan(
     When nothing fits, or nothing meets the deadline, says what is missing and which changes would do, writes nothing
     and exits with 3.
     """
-    from cli.priced_cluster import priced_cluster
+    from cli.priced_inputs import priced_by
     from cli.render_plan import file_blocks
     from cli.why_not import answer, settings_of
     from planner.decide import decide
@@ -205,7 +204,9 @@ def plan(
     named = {"objective": objective, "target": target}
     options = {name: value.value for name, value in named.items() if value is not None}
     if kind_of(spec_document(spec, set_ or (), options)) == SERVE:
-        refuse({"--why-not": why_not, "--pareto": pareto, "--spare": spare, "--schedules": schedules or None}, spec)
+        of_training = {"--why-not": why_not, "--pareto": pareto, "--spare": spare, "--schedules": schedules or None}
+        measured = {"--profile": profile, "--strict-data": strict_data or None, "--calibration": calibration}
+        refuse({**of_training, **measured}, spec)
         plan_server(
             spec,
             set_ or (),
@@ -214,8 +215,7 @@ def plan(
         )
         return
     inputs = load_inputs(spec, set_ or (), options=options)
-    cluster = priced_cluster(inputs.cluster, profile=profile, strict_data=strict_data, calibration=calibration)
-    inputs = replace(inputs, cluster=cluster)
+    inputs = priced_by(inputs, profile=profile, strict_data=strict_data, calibration=calibration)
     questions = {question: settings_of(question) for question in why_not or ()}
     if out is not None:
         names = launch_file_names(inputs.request.workload, inputs.cluster, target=launch_target(inputs.request.target))

@@ -170,6 +170,7 @@ def drawn_points(scope: Scope, generator: np.random.Generator) -> Points:
         parts = (0, 0, 0, 50, 100) if target.offload_zero_stages else (0,)
         row["optimizer_offload"] = row["least_offload"] = int(generator.choice(parts))
         row["parameter_offload"] = int(row["optimizer_offload"] > 0 and generator.integers(2))
+        row["offloaded_layers"] = int(generator.choice((0, 0, 0, 1, layers - 1)))
         rows.append(row)
     names = [entry.name for entry in fields(Points)]
     return Points(**{name: np.array([row[name.removesuffix("_X")] for row in rows], dtype=np.int64) for name in names})

@@ -501,7 +501,7 @@ def test_what_follows_from_a_layout_is_in_its_file() -> None:
             '"tpp": {\n            "allowed"',
             (
                 ': inputs.request: `constraints` bounds "tpp", which is no dimension of a layout.\n'
-                "Known: tp, cp, pp, vpp, dp, ep, etp, zero_stage, micro_batch_size, num_microbatches."
+                "Known: tp, cp, pp, vpp, dp, ep, etp, zero_stage, micro_batch_size, num_microbatches, offloaded_layers."
             ),
         ),
     ],
