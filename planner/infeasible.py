@@ -51,7 +51,7 @@ HOST_STEP_BYTES = 64 * GIB
 """Memory of nodes is offered in steps of this: a choice, the size of a common memory module."""
 
 _RESOLUTION = GIB // 16
-"""How finely the least memory of a layout is sought; of two as near, the one that keeps off the hosts is named."""
+"""How finely the least memory of a layout is sought: a choice."""
 _ANY_MEMORY = 1 << 60
 """More than any GPU has, and small enough for sums of bytes in 64-bit integers."""
 _MAX_CHECKED = 24
@@ -207,8 +207,7 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
             nearest=None,
             relaxations=tuple(_relaxations(question)),
         )
-    peaks = {layout: pricer.prices(layout).peak_bytes(layout) for layout in near}
-    layout = min(near, key=lambda layout: (peaks[layout] // _RESOLUTION, layout.uses_hosts))
+    layout = min(near, key=lambda layout: pricer.prices(layout).peak_bytes(layout))
     seconds = pricer.prices(layout).step_seconds(layout)
     nearest = planned(layout, step_seconds=seconds, bound_seconds=seconds)
     return Infeasible(

@@ -81,7 +81,8 @@ def test_405b_on_8_gpus_does_not_fit_and_says_by_how_much(plan_of_405b: Plan) ->
     of_parameter = 6 + 12 * (1.0 - found.nearest.layout.offloaded_fraction)
     assert found.nearest.peak_memory_bytes > 405_853_388_800 * of_parameter / 8
     assert found.binding == (
-        f"GPU memory: the layout that needs least, tp 8, pp 1, dp 1 with full recompute, needs "
+        "GPU memory: the layout that needs least, tp 8, pp 1, dp 1 with none recompute and activations of the first 125"
+        " layers on the host, needs "
         f"{found.nearest.peak_memory_bytes / GIB:.2f} GiB a GPU; {limit / GIB:.2f} GiB may be used; tp 8, pp 1, dp 1"
         " would fit with 100 % of optimizer states and the weights on the host, where a node would need 12,413.54 GiB"
         " of its 2,048.00 GiB"
