@@ -139,8 +139,8 @@ def _engines(plan: ServePlan) -> tuple[Block, ...]:
         ">tokens",
         ">req/s",
         ">bears",
-        whole=["each"],
-        spare=["GPU"],
+        whole=["each", "GPU"],
+        spare=["tokens", "seqs", "GPU"],
     )
     idle = sum(cluster.world_size for cluster in plan.clusters) - plan.num_gpus
     price = "" if plan.price_per_hour is None else f", {plan.price_per_hour:,.2f} an hour"
@@ -156,7 +156,10 @@ def _served(plan: ServePlan) -> tuple[Block, ...]:
             for metric, spread in (("TTFT", served.ttft), ("TPOT", served.tpot), ("E2E", served.e2e)):
                 values = (spread.mean, spread.p50, spread.p90, spread.p99)
                 rows.append((name, metric, *(milliseconds(value) for value in values)))
-    table = Table(columns=columns("requests of", "metric", ">mean", ">p50", ">p90", ">p99"), rows=tuple(rows))
+    table = Table(
+        columns=columns("requests of", "metric", ">mean", ">p50", ">p90", ">p99", whole=["metric"], spare=["p50"]),
+        rows=tuple(rows),
+    )
     blocks: list[Block] = [*section("Requests, by simulation", table)]
     for deployment in plan.deployments:
         for name, served in zip(_names(deployment), deployment.served, strict=True):
@@ -273,7 +276,7 @@ def _ranked(plan: ServePlan) -> tuple[Block, ...]:
         for entry in plan.engines
     )
     head = columns(
-        "engine", "GPU", ">seqs", ">req/s", ">tok/s/GPU", ">TTFT", ">TPOT", "by", whole=["by"], spare=["GPU", "seqs"]
+        "engine", "GPU", ">seqs", ">req/s", ">tok/s/GPU", ">TTFT", ">TPOT", "by", whole=["by"], spare=["seqs", "GPU"]
     )
     return section("Engines that do everything, each at its most", Table(columns=head, rows=rows))
 
