@@ -204,9 +204,16 @@ def plan(
     named = {"objective": objective, "target": target}
     options = {name: value.value for name, value in named.items() if value is not None}
     if kind_of(spec_document(spec, set_ or (), options)) == SERVE:
-        of_training = {"--why-not": why_not, "--pareto": pareto, "--spare": spare, "--schedules": schedules or None}
-        measured = {"--profile": profile, "--strict-data": strict_data or None, "--calibration": calibration}
-        refuse({**of_training, **measured}, spec)
+        of_training = {
+            "--why-not": why_not,
+            "--pareto": pareto,
+            "--spare": spare,
+            "--schedules": schedules or None,
+            "--profile": profile,
+            "--strict-data": strict_data or None,
+            "--calibration": calibration,
+        }
+        refuse(of_training, spec)
         plan_server(
             spec,
             set_ or (),
@@ -214,8 +221,8 @@ def plan(
             Printed(top=top, out=out, force=force, format_=format_, timings=timings, quiet=quiet, verbose=verbose),
         )
         return
-    inputs = load_inputs(spec, set_ or (), options=options)
-    inputs = priced_by(inputs, profile=profile, strict_data=strict_data, calibration=calibration)
+    read = load_inputs(spec, set_ or (), options=options)
+    inputs = priced_by(read, profile=profile, strict_data=strict_data, calibration=calibration)
     questions = {question: settings_of(question) for question in why_not or ()}
     if out is not None:
         names = launch_file_names(inputs.request.workload, inputs.cluster, target=launch_target(inputs.request.target))
@@ -252,10 +259,15 @@ def plan(
     if timings:
         note("\n".join(stopwatch.lines()))
     if not found.plans:
-        if out is not None and not quiet:
-            what = "meets the deadline" if found.infeasible and found.infeasible.misses_deadline else "fits"
-            note(f"{out}: nothing was written, because no layout {what}.")
-        raise typer.Exit(ExitCode.INFEASIBLE)
+        raise no_layout(found, out=out, quiet=quiet)
+
+
+def no_layout(found: Plan, *, out: Path | None, quiet: bool) -> typer.Exit:
+    """Return the end of a command that found no layout, after saying that nothing was written."""
+    if out is not None and not quiet:
+        what = "meets the deadline" if found.infeasible and found.infeasible.misses_deadline else "fits"
+        note(f"{out}: nothing was written, because no layout {what}.")
+    return typer.Exit(ExitCode.INFEASIBLE)
 
 
 def show(found: Plan, document: str, answers: "Sequence[Answer]", *, format_: Format, verbose: bool) -> None:
