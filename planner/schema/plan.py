@@ -162,7 +162,11 @@ def plan_to_json(plan: Plan) -> dict[str, Data]:
         **({} if plan.spare is None else {"spare": _spare(plan.spare)}),
         **({} if plan.schedules is None else {"schedules": as_json(plan.schedules)}),
         **({} if plan.robustness is None else {"robust": _robustness(plan.robustness)}),
-        "inputs": {"model": as_json(plan.model), "cluster": _cluster(plan.cluster), "request": _request(plan.request)},
+        "inputs": {
+            "model": as_json(plan.model),
+            "cluster": cluster_to_json(plan.cluster),
+            "request": _request(plan.request),
+        },
     }
 
 
@@ -273,7 +277,7 @@ def _degraded(degraded: Degraded) -> dict[str, Data]:
     }
 
 
-def _cluster(cluster: Cluster) -> Data:
+def cluster_to_json(cluster: Cluster) -> Data:
     """Return the cluster; how nodes differ and what was measured are said only where they do and it was."""
     return {
         field.name: as_json(getattr(cluster, field.name))

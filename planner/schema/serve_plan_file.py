@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from planner.documents import Data, Document
-from planner.schema.plan import as_json
+from planner.schema.plan import as_json, cluster_to_json
 from planner.schema.translate import complaint, shown, validated
 from planner.serve_plan import (
     SERVE_KIND,
@@ -172,7 +172,7 @@ def serve_plan_to_json(plan: ServePlan) -> dict[str, Data]:
         "assumptions": list(plan.assumptions),
         "inputs": {
             "model": as_json(plan.model),
-            "clusters": [as_json(cluster) for cluster in plan.clusters],
+            "clusters": [cluster_to_json(cluster) for cluster in plan.clusters],
             "request": as_json(plan.request),
         },
     }
