@@ -21,8 +21,9 @@ import numpy as np
 
 from benchmarks.two_level_greedy import two_level_greedy
 from planner.experts.assumed import assumed_histogram
-from planner.experts.decide import best_placement, scored
+from planner.experts.decide import balanced
 from planner.experts.histogram import Ints, RoutingHistogram
+from planner.experts.placement import scored
 from planner.experts.request import ExpertRequest
 from planner.experts.traffic import RouterShape
 
@@ -113,22 +114,22 @@ def measure(shape: Shape, distribution: str, *, keep_groups: bool, layers: int |
         keep_groups=keep_groups,
     )
     began = time.process_time()
-    placed = best_placement(histogram, request, shape.slots // shape.gpus)
+    placed = balanced(histogram, request, shape.slots // shape.gpus)
     seconds = time.process_time() - began
     greedy = greedy_placement(histogram, request, shape.slots)
     beside = scored(histogram, request, greedy)
-    assert placed.scores.mean_sends is not None
-    assert beside.scores.mean_sends is not None
+    assert placed.mean_sends is not None
+    assert beside.mean_sends is not None
     return Row(
         shape=shape.name,
         slots=shape.slots,
         distribution=distribution,
         keep_groups=keep_groups,
-        load=placed.scores.mean_imbalance,
+        load=placed.mean_imbalance,
         bound=placed.mean_bound,
-        greedy_load=beside.scores.mean_imbalance,
-        sends=placed.scores.mean_sends,
-        greedy_sends=beside.scores.mean_sends,
+        greedy_load=beside.mean_imbalance,
+        sends=placed.mean_sends,
+        greedy_sends=beside.mean_sends,
         twice=_gpus_with_twice(placed.expert_LGS),
         greedy_twice=_gpus_with_twice(greedy) / (len(greedy) * shape.gpus),
         cpu_seconds=seconds,

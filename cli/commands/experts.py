@@ -1,17 +1,17 @@
 """`shardwright experts`: which expert stands on which GPU, in how many copies."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.options import FormatOption
-from cli.output import Format, print_blocks, print_json
+from cli.options import ForceOption, FormatOption, OutOption
+from cli.output import Format, note, print_blocks, print_json, write_files
 
 if TYPE_CHECKING:
-    from planner.experts.histogram import RoutingHistogram
+    from planner.experts.histogram import Ints, RoutingHistogram
     from planner.experts.of_model import RoutedExperts
-    from planner.experts.request import SlotMemory
+    from planner.experts.request import ExpertRequest, SlotMemory
     from planner.experts.traffic import RouterShape
 
 EXAMPLES = (
@@ -67,6 +67,35 @@ SizeOption = Annotated[
     str | None,
     typer.Option("--expert-size", help="Weights of one expert of one layer: 42MiB.", show_default=False),
 ]
+TrafficOption = Annotated[
+    float | None,
+    typer.Option(
+        "--traffic-weight",
+        min=0.0,
+        max=1e6,
+        help="What traffic between nodes weighs against the load over the mean; shows the front of both.",
+        show_default=False,
+    ),
+]
+FollowOption = Annotated[
+    bool,
+    typer.Option("--follow", help="Place by which experts follow one another from layer to layer, not by loads."),
+]
+PresentOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--present",
+        help="Where the experts stand now: JSON with physical_to_logical_map, as SGLang has it.",
+        show_default=False,
+    ),
+]
+MovedOption = Annotated[
+    str | None,
+    typer.Option("--most-moved", help="Weights that may be moved from there: 20GiB.", show_default=False),
+]
+TargetOption = Annotated[
+    Literal["sglang", "vllm", "megatron"], typer.Option("--target", help="Whose files --out writes.")
+]
 FreeOption = Annotated[
     str | None, typer.Option("--free", help="Memory of a GPU left for copies: 8GiB.", show_default=False)
 ]
@@ -88,12 +117,20 @@ def experts(
     redundant: RedundantOption = None,
     expert_size: SizeOption = None,
     free: FreeOption = None,
+    traffic_weight: TrafficOption = None,
+    follow: FollowOption = False,
+    present: PresentOption = None,
+    most_moved: MovedOption = None,
+    target: TargetOption = "sglang",
+    out: OutOption = None,
+    force: ForceOption = False,
     format_: FormatOption = Format.TEXT,
 ) -> None:
     """Place the experts of a mixture-of-experts model, with copies of the busy ones, so that no GPU is overloaded."""
     from cli.named_model import read_named_model
     from cli.render_experts import experts_blocks, experts_document
     from planner.experts.decide import plan_experts
+    from planner.experts.emit import Target, emit_placement, placed_in_model
     from planner.experts.of_model import routed_experts
     from planner.experts.request import ExpertRequest
 
@@ -106,8 +143,18 @@ def experts(
         memory=_memory(known, expert_size=expert_size, free=free),
         router=_router(known, per_token=experts_per_token, groups=groups, groups_per_token=groups_per_token),
         keep_groups=keep_groups,
+        traffic_weight=traffic_weight,
+        follow=follow,
+        most_moved_bytes=None if most_moved is None else _size(most_moved, "--most-moved"),
     )
-    plan = plan_experts(counted, request)
+    now = None if present is None else _present(present, known, counted, request)
+    plan = plan_experts(counted, request, now)
+    if out is not None:
+        whole = plan.best.expert_LGS
+        if known is not None:
+            whole = placed_in_model(whole, known.layers, known.num_layers_of_model)
+        for path in write_files(out, emit_placement(Target(target), whole), force=force):
+            note(f"{path} written")
     if format_ is Format.JSON:
         print_json(experts_document(plan))
     else:
@@ -128,13 +175,30 @@ def _histogram(
         if known is not None and found.num_experts != known.num_experts:
             raise InputError(f"{name} counts {found.num_experts} experts; the model has {known.num_experts}.")
         return found
-    layers = layers if layers is not None or known is None else known.num_layers
+    layers = layers if layers is not None or known is None else len(known.layers)
     num_experts = num_experts if num_experts is not None or known is None else known.num_experts
     if layers is None or num_experts is None:
         raise InputError(
             f"{name}: of how many layers and experts is not known.", hint="Give --model, or --layers and --experts."
         )
     return assumed_histogram(name, num_layers=layers, num_experts=num_experts, seed=seed)
+
+
+def _present(
+    path: Path, known: "RoutedExperts | None", histogram: "RoutingHistogram", request: "ExpertRequest"
+) -> "Ints":
+    from planner.errors import InputError
+    from planner.experts.histogram_files import read_json
+    from planner.experts.moving import present_map
+
+    found = read_json(path)
+    values = found.get("physical_to_logical_map") if isinstance(found, dict) else None
+    if values is None:
+        raise InputError(f"{path}: There is no physical_to_logical_map here.")
+    if known is not None and isinstance(values, list) and len(values) == known.num_layers_of_model:
+        # Layers without experts have rows too, where they were not counted.
+        values = values if histogram.num_layers == len(values) else [values[layer] for layer in known.layers]
+    return present_map(values, histogram, request, file=str(path))
 
 
 def _memory(known: "RoutedExperts | None", *, expert_size: str | None, free: str | None) -> "SlotMemory | None":

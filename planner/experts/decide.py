@@ -1,81 +1,23 @@
 """The main path of expert placement: a histogram and a question to slots, experts on them, and what that gains.
 
-How many slots a GPU has: the fewest with which the loads are within `CLOSE` of the best that all the free memory buys.
+How many slots a GPU has: those of the present placement; else the fewest with which loads are within `CLOSE` of the
+best that all the free memory buys. Then, in turn, where they are asked for: what traffic weighs, and what moves cost.
 """
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from planner.errors import BrokenPromiseError
-from planner.experts.histogram import Floats, Ints, RoutingHistogram
+from planner.errors import BrokenPromiseError, InputError
+from planner.experts.following import followed
+from planner.experts.front import FrontPoint, candidates, front, weighed
+from planner.experts.histogram import Ints, RoutingHistogram
+from planner.experts.moving import Move, chosen_move, moves
+from planner.experts.placement import Placement, in_order, problem_of, scored
 from planner.experts.request import ExpertRequest, check_request, slot_choices
-from planner.experts.traffic import sends_per_token_L
-from solvers.replicas.bounds import least_load_L
 from solvers.replicas.check import broken_constraints
-from solvers.replicas.greedy import place
-from solvers.replicas.problem import ReplicaProblem, imbalance_L
+from solvers.replicas.solve import solve
 
 CLOSE = 0.01
-"""Share by which loads may be above those that all the free memory buys."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """What a placement amounts to, over the layers in which tokens were counted.
-
-    Args:
-        imbalance_L: Load of the heaviest GPU over the mean of each layer.
-        sends_L: How often a token is sent to another node in each layer; None where that is not known.
-    """
-
-    imbalance_L: Floats
-    sends_L: Floats | None
-
-    @property
-    def mean_imbalance(self) -> float:
-        """Return the mean over layers."""
-        return float(self.imbalance_L.mean())
-
-    @property
-    def worst_imbalance(self) -> float:
-        """Return the worst layer's."""
-        return float(self.imbalance_L.max())
-
-    @property
-    def mean_sends(self) -> float | None:
-        """Return the mean over layers; None where it is not known."""
-        return None if self.sends_L is None else float(self.sends_L.mean())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Experts on the slots of all GPUs.
-
-    Args:
-        expert_LGS: Expert on each slot, of all layers of the histogram.
-        scores: What it amounts to.
-        bound_L: What `scores.imbalance_L` is at least, whatever the placement.
-    """
-
-    expert_LGS: Ints
-    scores: Scores
-    bound_L: Floats
-
-    @property
-    def slots_per_gpu(self) -> int:
-        """Return the slots of a GPU."""
-        return int(self.expert_LGS.shape[2])
-
-    @property
-    def redundant(self) -> int:
-        """Return the copies beside the experts of a layer."""
-        return int(self.expert_LGS.shape[1] * self.expert_LGS.shape[2] - self.expert_LGS.max() - 1)
-
-    @property
-    def mean_bound(self) -> float:
-        """Return the mean over layers of what the imbalance is at least."""
-        return float(self.bound_L.mean())
+"""Share by which loads may be above the best that could be had with more slots, or more moves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +27,13 @@ class ExpertPlan:
     Args:
         request: What was asked.
         histogram: What it was asked of.
-        before: Experts in their order, as few on a GPU as there can be.
+        before: The present placement; without one, experts in their order, as few on a GPU as there can be.
         choices: The best placement for each number of slots looked at, the fewest first.
-        chosen: Which of them.
+        chosen: Which number of slots.
+        front: The front of load and traffic; empty where it was not asked for.
+        moves: Ways to go on from the present placement; empty without one.
+        chosen_move: Which of them.
+        best: The placement.
     """
 
     request: ExpertRequest
@@ -95,82 +41,85 @@ class ExpertPlan:
     before: Placement
     choices: tuple[Placement, ...]
     chosen: int
+    front: tuple[FrontPoint, ...]
+    moves: tuple[Move, ...]
+    chosen_move: int
+    best: Placement
 
-    @property
-    def best(self) -> Placement:
-        """Return the placement that was chosen."""
-        return self.choices[self.chosen]
-
-    def slot_bytes(self, slots: int) -> int | None:
-        """Return what slots of one GPU take over all layers; None where it is not known."""
+    def copies_bytes(self, copies: int) -> int | None:
+        """Return what copies of one expert of one layer take; None where that is not known."""
         memory = self.request.memory
-        return None if memory is None else slots * memory.expert_bytes * len(self.histogram.counted_layers)
+        return None if memory is None else copies * memory.expert_bytes
+
+    def redundant_bytes_per_gpu(self, placement: Placement) -> int | None:
+        """Return what the redundant experts of all layers take on a GPU; None where that is not known."""
+        taken = self.copies_bytes(placement.redundant * len(self.histogram.counted_layers))
+        return None if taken is None else taken // self.request.num_gpus
 
 
-def plan_experts(histogram: RoutingHistogram, request: ExpertRequest) -> ExpertPlan:
+def plan_experts(histogram: RoutingHistogram, request: ExpertRequest, present_LGS: Ints | None = None) -> ExpertPlan:
     """Return which expert stands on which GPU, in how many copies.
 
+    Args:
+        histogram: How often each expert is chosen.
+        request: What is asked.
+        present_LGS: Where the experts stand now; None where they stand nowhere.
+
     Raises:
-        InputError: The question contradicts itself or the histogram.
+        InputError: The question contradicts itself, the histogram or the present placement.
     """
-    check_request(request, histogram)
-    slots = slot_choices(request, histogram)
-    choices = tuple(best_placement(histogram, request, count) for count in slots)
-    least = min(choice.scores.mean_imbalance for choice in choices)
-    chosen = next(index for index, choice in enumerate(choices) if choice.scores.mean_imbalance <= least * (1 + CLOSE))
-    fewest = -(-histogram.num_experts // request.num_gpus)
+    check_request(request, histogram, present_slots=None if present_LGS is None else present_LGS.shape[2])
+    slots = slot_choices(request, histogram) if present_LGS is None else (int(present_LGS.shape[2]),)
+    choices = tuple(balanced(histogram, request, count) for count in slots)
+    least = min(choice.mean_imbalance for choice in choices)
+    chosen = next(index for index, choice in enumerate(choices) if choice.mean_imbalance <= least * (1 + CLOSE))
+    best = choices[chosen]
+    points: tuple[FrontPoint, ...] = ()
+    if request.traffic_weight is not None:
+        if best.traffic_L is None:
+            raise InputError(
+                "What is sent between nodes is not known.",
+                hint="Give --experts-per-token or --model, or a histogram with coactivation.",
+            )
+        found = (best,) if request.keep_groups else candidates(histogram, request, best.slots_per_gpu)
+        points = front(histogram, request, found)
+        best = weighed(histogram, request, found, request.traffic_weight)
+    if request.follow:
+        placed = followed(histogram, request)[histogram.counted_layers]
+        mean = histogram.tokens_LE[histogram.counted_layers].sum(axis=1) / request.num_gpus
+        best = scored(histogram, request, placed, best.bound_L * mean)
+    ways: tuple[Move, ...] = ()
+    way = 0
+    if present_LGS is None:
+        fewest = -(-histogram.num_experts // request.num_gpus)
+        before = scored(histogram, request, in_order(histogram, request, fewest)[histogram.counted_layers])
+    else:
+        ways = moves(histogram, request, present_LGS, best)
+        way = chosen_move(ways, close=CLOSE, most_copies=request.most_moved_copies)
+        before, best = ways[0].placement, ways[way].placement
+    _check(histogram, request, best, kept_twice=bool(ways) and way == 0)
     return ExpertPlan(
         request=request,
         histogram=histogram,
-        before=scored(histogram, request, in_order(histogram, request, fewest)),
+        before=before,
         choices=choices,
         chosen=chosen,
+        front=points,
+        moves=ways,
+        chosen_move=way,
+        best=best,
     )
 
 
-def best_placement(histogram: RoutingHistogram, request: ExpertRequest, slots_per_gpu: int) -> Placement:
-    """Return the best placement that was found with so many slots a GPU."""
-    problem = problem_of(histogram, request, slots_per_gpu)
-    expert_LGS = in_order(histogram, request, slots_per_gpu)
-    expert_LGS[histogram.counted_layers] = place(problem)
-    broken = broken_constraints(problem, expert_LGS[histogram.counted_layers])
-    if broken:
-        raise BrokenPromiseError(f"a placement breaks: {', '.join(broken)}")
-    return scored(histogram, request, expert_LGS, problem)
+def balanced(histogram: RoutingHistogram, request: ExpertRequest, slots_per_gpu: int) -> Placement:
+    """Return the placement with the lightest heaviest GPU that was found with so many slots a GPU."""
+    placed = solve(problem_of(histogram, request, slots_per_gpu))
+    return scored(histogram, request, placed.item_LBS, placed.least_load_L)
 
 
-def problem_of(histogram: RoutingHistogram, request: ExpertRequest, slots_per_gpu: int) -> ReplicaProblem:
-    """Return the placement of experts as a problem of items and bins: layers in which tokens were counted are cases."""
-    experts_per_group = histogram.num_experts // request.num_groups
-    families = tuple(expert // experts_per_group for expert in range(histogram.num_experts))
-    return ReplicaProblem(
-        weight_LI=histogram.tokens_LE[histogram.counted_layers],
-        num_bins=request.num_gpus,
-        slots_per_bin=slots_per_gpu,
-        num_rooms=request.num_nodes,
-        family_I=families if request.keep_groups else (),
-    )
-
-
-def scored(
-    histogram: RoutingHistogram, request: ExpertRequest, expert_LGS: Ints, problem: ReplicaProblem | None = None
-) -> Placement:
-    """Return a placement with what it amounts to; without a problem the mean load is the bound."""
-    layers = histogram.counted_layers
-    tokens, placed = histogram.tokens_LE[layers], expert_LGS[layers]
-    bound = np.ones(layers.size)
-    if problem is not None:
-        bound = least_load_L(problem) / (tokens.sum(axis=1) / request.num_gpus)
-    sends = None
-    if request.router is not None:
-        sends = sends_per_token_L(tokens, placed, num_nodes=request.num_nodes, router=request.router)
-    return Placement(
-        expert_LGS=expert_LGS, scores=Scores(imbalance_L=imbalance_L(tokens, placed), sends_L=sends), bound_L=bound
-    )
-
-
-def in_order(histogram: RoutingHistogram, request: ExpertRequest, slots_per_gpu: int) -> Ints:
-    """Return the experts in their order, from the first again where there are more slots."""
-    slots = np.arange(request.num_gpus * slots_per_gpu) % histogram.num_experts
-    shape = (histogram.num_layers, request.num_gpus, slots_per_gpu)
-    return np.broadcast_to(slots.reshape(shape[1:]), shape).copy()
+def _check(histogram: RoutingHistogram, request: ExpertRequest, best: Placement, *, kept_twice: bool) -> None:
+    """Raise where a placement of ours breaks what was asked; one that is kept as it was may hold an expert twice."""
+    problem = problem_of(histogram, request, best.slots_per_gpu)
+    broken = set(broken_constraints(problem, best.expert_LGS[histogram.counted_layers]))
+    if broken - ({"twice on a bin"} if kept_twice else set()):
+        raise BrokenPromiseError(f"a placement breaks: {', '.join(sorted(broken))}")

@@ -75,15 +75,28 @@ def _bytes(path: Path) -> bytes:
         raise _wrong(path, f"The file cannot be read: {error.strerror or error}.") from error
 
 
-def _json_arrays(path: Path, raw: bytes) -> Mapping[str, Numbers]:
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    return _json(path, _bytes(path))
+
+
+def _json(path: Path, raw: bytes) -> Any:
     try:
-        found: Any = json.loads(raw)
+        return json.loads(raw)
     except json.JSONDecodeError as error:
         raise InputError(
             f"This is no JSON: {error.msg}.", location=Location(file=str(path), line=error.lineno, column=error.colno)
         ) from error
     except (ValueError, RecursionError) as error:
         raise _wrong(path, f"This is no JSON that can be read: {error}.") from error
+
+
+def _json_arrays(path: Path, raw: bytes) -> Mapping[str, Numbers]:
+    found = _json(path, raw)
     if isinstance(found, list):
         return {COUNTS: _array(path, found, "")}
     if not isinstance(found, dict) or COUNTS not in found:

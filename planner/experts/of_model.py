@@ -15,13 +15,15 @@ class RoutedExperts:
     """The routed experts of a model.
 
     Args:
-        num_layers: Layers that have them.
+        layers: Which layers have them.
+        num_layers_of_model: Layers of the model.
         num_experts: Experts of such a layer.
         router: How a token chooses.
         expert_bytes: Weights of one expert of one layer in bf16.
     """
 
-    num_layers: int
+    layers: tuple[int, ...]
+    num_layers_of_model: int
     num_experts: int
     router: RouterShape
     expert_bytes: int
@@ -33,7 +35,12 @@ def routed_experts(model: ModelSpec) -> RoutedExperts:
     Raises:
         InputError: It has none, or layers differ in them.
     """
-    found = [block.feed_forward for block in model.blocks if isinstance(block.feed_forward, MixtureOfExperts)]
+    at = {
+        layer: block.feed_forward
+        for layer, block in enumerate(model.blocks)
+        if isinstance(block.feed_forward, MixtureOfExperts)
+    }
+    found = list(at.values())
     if not found:
         raise InputError(f"{model.name} has no routed experts.", hint="`shardwright models` says which models have.")
     experts = found[0]
@@ -42,7 +49,8 @@ def routed_experts(model: ModelSpec) -> RoutedExperts:
     width = experts.latent_size or model.hidden_size
     matrices = 3 if experts.expert.gated else 2
     return RoutedExperts(
-        num_layers=len(found),
+        layers=tuple(at),
+        num_layers_of_model=len(model.blocks),
         num_experts=experts.num_experts,
         router=RouterShape(
             experts_per_token=experts.experts_per_token,

@@ -35,7 +35,10 @@ class ExpertRequest:
         memory: What a slot takes; None where it is not known.
         router: How a token chooses; None where it is not known, and then nothing is said of traffic.
         keep_groups: The copies of all experts of a group stand in one node.
-        traffic_weight: What it costs to split all pairs of a token's experts between nodes, in units of the mean load.
+        traffic_weight: What a token's traffic between nodes weighs against the load over the mean; None looks at loads
+            alone.
+        follow: Experts that follow one another stand together, whatever they carry.
+        most_moved_bytes: Weights that may be moved from the present placement; None for any.
     """
 
     num_gpus: int
@@ -44,7 +47,9 @@ class ExpertRequest:
     memory: SlotMemory | None = None
     router: RouterShape | None = None
     keep_groups: bool = False
-    traffic_weight: float = 0.0
+    traffic_weight: float | None = None
+    follow: bool = False
+    most_moved_bytes: int | None = None
 
     @property
     def num_nodes(self) -> int:
@@ -56,9 +61,17 @@ class ExpertRequest:
         """Return the groups of experts; 1 where none are known."""
         return self.router.num_groups if self.router else 1
 
+    @property
+    def most_moved_copies(self) -> int | None:
+        """Return the copies of one expert of one layer that may be moved; None for any number."""
+        if self.most_moved_bytes is None:
+            return None
+        assert self.memory is not None, "a request has been checked"
+        return self.most_moved_bytes // self.memory.expert_bytes
 
-def check_request(request: ExpertRequest, histogram: RoutingHistogram) -> None:
-    """Raise where a question contradicts itself or its histogram.
+
+def check_request(request: ExpertRequest, histogram: RoutingHistogram, *, present_slots: int | None = None) -> None:
+    """Raise where a question contradicts itself, its histogram or the slots of the present placement.
 
     Raises:
         InputError: It does.
@@ -73,6 +86,24 @@ def check_request(request: ExpertRequest, histogram: RoutingHistogram) -> None:
         _check_router(request.router, experts)
     if request.keep_groups:
         _check_groups(request)
+    if request.most_moved_bytes is not None and (request.memory is None or present_slots is None):
+        raise InputError(
+            "What may be moved is said without what an expert takes, or from where.",
+            hint="Give --present, and --expert-size or --model.",
+        )
+    if request.follow and (request.keep_groups or request.traffic_weight is not None or present_slots is not None):
+        raise InputError(
+            "Experts that follow one another are placed by that alone.",
+            hint="Leave --keep-groups, --traffic-weight and --present out, or --follow.",
+        )
+    if present_slots is not None:
+        redundant = present_slots * gpus - experts
+        if request.redundant not in {None, redundant}:
+            raise InputError(
+                f"The present placement has {redundant} redundant experts, not {request.redundant}.",
+                hint="Leave --redundant out, or place without --present.",
+            )
+        return
     if request.redundant is None and (request.memory is None or request.memory.free_bytes is None):
         raise InputError(
             "How many redundant experts fit is not known.",

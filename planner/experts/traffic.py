@@ -78,3 +78,31 @@ def _chosen_groups(load_LG: Floats, groups_per_token: int) -> Floats:
             break
         chosen = after
     return chosen
+
+
+def split_pairs_L(coactivation_LEE: Floats, expert_LGS: Ints, *, num_nodes: int) -> Floats:
+    """Return the share of the pairs of a token's experts that stand in two nodes, copies taken evenly."""
+    num_experts = coactivation_LEE.shape[1]
+    share = node_share_LEN(expert_LGS, num_experts=num_experts, num_nodes=num_nodes)
+    together = np.einsum("len,len->l", coactivation_LEE @ share, share)
+    total = coactivation_LEE.sum(axis=(1, 2))
+    split: Floats = 1 - np.divide(together, total, out=np.ones_like(total), where=total > 0)
+    return split
+
+
+def pairs_within_groups_LEE(tokens_LE: Floats, router: RouterShape) -> Floats:
+    """Return how often a token takes two experts of one group, expected as the module's docstring says.
+
+    Pairs of two groups are left out: what is sent is least where groups stay together.
+    """
+    num_layers, num_experts = tokens_LE.shape
+    load_LG = tokens_LE.reshape(num_layers, router.num_groups, -1).sum(axis=2)
+    chosen_LG = _chosen_groups(load_LG, router.groups_per_token)
+    taken_LG = router.experts_per_token * load_LG / np.maximum(load_LG.sum(axis=1, keepdims=True) * chosen_LG, 1e-300)
+    group_E = np.arange(num_experts) // (num_experts // router.num_groups)
+    within_LE = tokens_LE / np.maximum(load_LG, 1e-300)[:, group_E]
+    often_LE = (chosen_LG * taken_LG * np.maximum(taken_LG - 1, 0.0))[:, group_E]
+    pairs: Floats = (often_LE * within_LE)[:, :, None] * within_LE[:, None, :]
+    pairs[:, group_E[:, None] != group_E[None, :]] = 0.0
+    pairs[:, np.arange(num_experts), np.arange(num_experts)] = 0.0
+    return pairs
