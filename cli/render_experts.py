@@ -152,6 +152,9 @@ def assumptions(plan: ExpertPlan) -> tuple[str, ...]:
     found = ["copies of an expert are taken evenly, and every layer counts the same"]
     if plan.histogram.assumed:
         found.append(f"the histogram is no recording; {plan.histogram.source}")
+    memory = plan.request.memory
+    if memory is not None and memory.assumed:
+        found.append(f"an expert of one layer takes {memory.expert_bytes:,} bytes: {memory.assumed}")
     if plan.best.split_L is not None:
         found.append("split pairs: pairs of a token's experts that stand in two nodes, of all pairs counted")
     elif plan.best.sends_L is not None:

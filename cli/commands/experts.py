@@ -205,15 +205,18 @@ def _memory(known: "RoutedExperts | None", *, expert_size: str | None, free: str
     from planner.errors import InputError
     from planner.experts.request import SlotMemory
 
+    assumed = ""
     if expert_size is not None:
         expert_bytes = _size(expert_size, "--expert-size")
     elif known is not None:
         expert_bytes = known.expert_bytes
+        assumed = "its matrices in bf16; --expert-size says otherwise"
     elif free is not None:
         raise InputError("What an expert takes is not known.", hint="Give --expert-size, or --model for bf16.")
     else:
         return None
-    return SlotMemory(expert_bytes=expert_bytes, free_bytes=None if free is None else _size(free, "--free"))
+    free_bytes = None if free is None else _size(free, "--free")
+    return SlotMemory(expert_bytes=expert_bytes, free_bytes=free_bytes, assumed=assumed)
 
 
 def _size(text: str, option: str) -> int:

@@ -18,10 +18,12 @@ class SlotMemory:
         expert_bytes: Weights of one routed expert of one layer.
         free_bytes: Memory of a GPU that is left for copies, beside the experts that it holds without any; None where
             that is not known.
+        assumed: How the bytes of an expert were come by, where they were not said; empty where they were.
     """
 
     expert_bytes: int
     free_bytes: int | None
+    assumed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

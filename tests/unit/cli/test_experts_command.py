@@ -70,6 +70,38 @@ def test_a_model_says_what_is_known_of_its_experts() -> None:
     assert found["chosen"]["mean_sends_per_token"] > 2
 
 
+def test_files_are_written_and_are_where_the_next_placement_starts(tmp_path: Path) -> None:
+    out = tmp_path / "placed"
+    words = [*DRAWN, "--redundant", "8", "--out", str(out)]
+    result = RUNNER.invoke(app, words)
+    assert result.exit_code == 0
+    assert {path.name for path in out.iterdir()} == {"expert-location.json", "sglang-arguments.txt"}
+    start = json.loads((out / "expert-location.json").read_text())["physical_to_logical_map"]
+    later = [*DRAWN, "--seed", "1", "--present", str(out / "expert-location.json"), "--expert-size", "1MiB"]
+    found = document(*later, "--most-moved", "10MiB")
+    (chosen,) = (move for move in found["moves"] if move["chosen"])
+    assert 0 < chosen["moved_bytes"] <= 10 * 2**20
+    changed = sum(
+        len(set(now[gpu * 5 : gpu * 5 + 5]) - set(then[gpu * 5 : gpu * 5 + 5]))
+        for now, then in zip(found["chosen"]["physical_to_logical_map"], start, strict=True)
+        for gpu in range(8)
+    )
+    assert changed * 2**20 == chosen["moved_bytes"]
+    table = RUNNER.invoke(app, later).stdout.splitlines()
+    begin = table.index("What moves gain")
+    assert table[begin + 1].split() == ["way", "copies", "moved", "mean", "load", "worst", "layer"]
+    assert RUNNER.invoke(app, words).exit_code == 2, "files are not overwritten"
+
+
+def test_rows_of_a_model_without_experts_are_added_and_left_out_again(tmp_path: Path) -> None:
+    words = ["experts", "lognormal:0.5", "--model", "deepseek-v3", "--gpus", "16", "--redundant", "0"]
+    assert RUNNER.invoke(app, [*words, "--out", str(tmp_path)]).exit_code == 0
+    path = tmp_path / "expert-location.json"
+    assert len(json.loads(path.read_text())["physical_to_logical_map"]) == 61
+    found = document(*words, "--present", str(path))
+    assert [move["name"] for move in found["moves"] if move["chosen"]] == ["keep"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -90,6 +122,10 @@ def test_a_model_says_what_is_known_of_its_experts() -> None:
         ([*DRAWN[1:], "--keep-groups", "--redundant", "0"], "error: There are no groups to keep."),
         (["zipf:1.0", "--model", "llama-3.1-8b", "--gpus", "8"], "error: llama-3.1-8b has no routed experts."),
         (["missing.json", "--gpus", "8"], "error: missing.json: The file cannot be read: No such file or directory."),
+        ([*DRAWN[1:], "--present", "missing.json"], "error: missing.json: The file cannot be read: No such file"),
+        ([*DRAWN[1:], "--redundant", "0", "--most-moved", "1GiB"], "error: What may be moved is said without what"),
+        ([*DRAWN[1:], "--redundant", "0", "--traffic-weight", "1"], "error: What is sent between nodes is not known."),
+        ([*DRAWN[1:], "--redundant", "0", "--follow"], "error: Which experts follow one another is not known."),
         (["missing.json", "--layers", "2", "--gpus", "8"], "error: missing.json says its layers and experts"),
     ],
 )
