@@ -2,12 +2,13 @@
 
     python -m benchmarks.experts
     python -m benchmarks.experts --only 58x256-32 --format json
+    python -m benchmarks.experts --only 58x256-32 --front zipf:1.0
 
 Each case is a shape (layers x experts, GPUs, slots), a distribution, and whether the experts of a group stay within a
 node. Loads are those of the heaviest GPU over the mean, on the mean over layers; sends are those of
 `planner.experts.traffic` for a router like DeepSeek-V3's (8 experts of 4 of 8 groups), whichever the placement. The
 exit code is 1 where a placement is worse than the greedy's, holds an expert twice on a GPU, or takes more than
-`MOST_SECONDS` of processor time for all layers of a case.
+`MOST_SECONDS` of processor time for all layers of a case. `--front` shows the front of load and traffic of a shape.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import numpy as np
 from benchmarks.two_level_greedy import two_level_greedy
 from planner.experts.assumed import assumed_histogram
 from planner.experts.decide import balanced
+from planner.experts.front import candidates, front
 from planner.experts.histogram import Ints, RoutingHistogram
 from planner.experts.placement import scored
 from planner.experts.request import ExpertRequest
@@ -173,12 +175,34 @@ def line_of(row: Row) -> str:
     )
 
 
+def front_lines(shape: Shape, distribution: str, layers: int | None = None) -> tuple[str, ...]:
+    """Return the front of load and traffic of a shape, and the processor time of it."""
+    histogram = assumed_histogram(distribution, num_layers=layers or shape.layers, num_experts=shape.experts, seed=SEED)
+    request = ExpertRequest(num_gpus=shape.gpus, gpus_per_node=8, redundant=shape.slots - shape.experts, router=ROUTER)
+    began = time.process_time()
+    points = front(histogram, request, candidates(histogram, request, shape.slots // shape.gpus))
+    seconds = time.process_time() - began
+    return (
+        f"{'weight':>6} {'load':>6} {'sends':>6}",
+        *(
+            f"{point.weight:>6g} {point.placement.mean_imbalance:>6.3f} {point.placement.mean_sends or 0.0:>6.3f}"
+            for point in points
+        ),
+        f"{shape.name} {distribution}, {seconds:.1f} s of processor time",
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the cases and print them; return 1 where one is not what it should be."""
     parser = argparse.ArgumentParser(description="Place experts beside the two-level greedy.")
     parser.add_argument("--only", help="one shape, 58x256-32", choices=[shape.name for shape in SHAPES])
     parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--front", help="of one shape, the front of load and traffic", choices=DISTRIBUTIONS)
     asked = parser.parse_args(arguments)
+    if asked.front:
+        shape = next((shape for shape in SHAPES if shape.name == asked.only), SHAPES[0])
+        print("\n".join(front_lines(shape, asked.front)))
+        return 0
     rows = []
     if asked.format == "text":
         print(HEADER)

@@ -49,7 +49,7 @@ def _chosen(plan: ExpertPlan) -> Facts:
     taken = plan.redundant_bytes_per_gpu(best)
     pairs = [("slots", slots if taken is None else f"{slots}, {gib(taken)} a GPU")]
     if request.redundant is None and not plan.moves:
-        why = f"the fewest within {CLOSE:.0%} of the best of {len(plan.choices)} numbers looked at"
+        why = f"the fewest within {CLOSE * 100:.0f} % of the best of {len(plan.choices)} numbers looked at"
         pairs.append(("chosen as", why if len(plan.choices) > 1 else "no slot more fits"))
     if plan.front:
         weight = request.traffic_weight
@@ -57,9 +57,9 @@ def _chosen(plan: ExpertPlan) -> Facts:
     if plan.moves:
         move = plan.moves[plan.chosen_move]
         within = "that may be moved" if request.most_moved_bytes is not None else "of all ways looked at"
-        pairs.append(("moves", f"{move.name}: the fewest copies within {CLOSE:.0%} of the best {within}"))
+        pairs.append(("moves", f"{move.name}: the fewest copies within {CLOSE * 100:.0f} % of the best {within}"))
     gap = 1 - best.mean_bound / best.mean_imbalance
-    pairs.append(("bound", f"{ratio(best.mean_bound)} at least, whatever the placement: {gap:.1%} below this one"))
+    pairs.append(("bound", f"{ratio(best.mean_bound)} at least, whatever the placement: {percent(gap)} below this one"))
     return Facts(pairs=tuple(pairs))
 
 
@@ -151,7 +151,7 @@ def assumptions(plan: ExpertPlan) -> tuple[str, ...]:
     """Return what the figures rest on."""
     found = ["copies of an expert are taken evenly, and every layer counts the same"]
     if plan.histogram.assumed:
-        found.append(f"the histogram is no recording; {plan.histogram.source}")
+        found.append("the histogram is drawn, not recorded")
     memory = plan.request.memory
     if memory is not None and memory.assumed:
         found.append(f"an expert of one layer takes {memory.expert_bytes:,} bytes: {memory.assumed}")

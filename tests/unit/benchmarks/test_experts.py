@@ -37,5 +37,9 @@ def test_the_table_can_be_read_by_programs(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr("benchmarks.experts.SHAPES", (small,))
     assert main(["--format", "json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 2 * len(DISTRIBUTIONS)
+    assert main(["--front", "zipf:1.0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["weight", "load", "sends"]
+    assert lines[-1].startswith("2x16-8 zipf:1.0, ")
     assert main([]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * len(DISTRIBUTIONS)
