@@ -29,7 +29,7 @@ HistogramArgument = Annotated[
         show_default=False,
     ),
 ]
-GpusOption = Annotated[int, typer.Option("--gpus", min=1, help="GPUs that the experts are spread over.")]
+GpusOption = Annotated[int, typer.Option("--gpus", min=1, max=4096, help="GPUs that the experts are spread over.")]
 NodeOption = Annotated[
     int | None, typer.Option("--gpus-per-node", min=1, help="GPUs of a node.", show_default="8, or all of fewer")
 ]
