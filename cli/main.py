@@ -14,6 +14,7 @@ from cli.commands import (
     diff,
     emit,
     evaluate,
+    experts,
     explain,
     init,
     mem,
@@ -101,6 +102,7 @@ app.command("init", cls=PlainCommand, epilog=examples(init.EXAMPLES))(guarded(in
 app.command("schema", cls=PlainCommand, epilog=examples(schema.EXAMPLES))(guarded(schema.schema))
 app.command("models", cls=PlainCommand, epilog=examples(models.EXAMPLES))(guarded(models.models))
 app.command("clusters", cls=PlainCommand, epilog=examples(clusters.EXAMPLES))(guarded(clusters.clusters))
+app.command("experts", cls=PlainCommand, epilog=examples(experts.EXAMPLES))(guarded(experts.experts))
 app.command("collect", cls=PlainCommand, epilog=examples(collect.EXAMPLES))(guarded(collect.collect))
 app.command("accuracy", cls=PlainCommand, epilog=examples(accuracy.EXAMPLES))(guarded(accuracy.accuracy))
 app.command("calibrate", cls=PlainCommand, epilog=examples(calibrate.EXAMPLES))(guarded(calibrate.calibrate))

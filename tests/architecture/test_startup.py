@@ -14,7 +14,20 @@ SCRIPT = """\
 torchrun --nproc-per-node 8 pretrain_gpt.py --num-layers 32 --num-attention-heads 31 --tensor-model-parallel-size 2 \\
     --sequnce-parallel  # shardwright: ignore[MLM999] a rule that is not there
 """
-COMMANDS = ("plan", "emit", "explain", "mem", "init", "models", "clusters", "collect", "report", "rule", "schema")
+COMMANDS = (
+    "plan",
+    "emit",
+    "experts",
+    "explain",
+    "mem",
+    "init",
+    "models",
+    "clusters",
+    "collect",
+    "report",
+    "rule",
+    "schema",
+)
 
 
 def loaded_by(statement: str) -> set[str]:

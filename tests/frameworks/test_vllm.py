@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from planner.experts.emit import VLLM_FILE, Target, emit_placement
 from tests.frameworks.vllm_environment import Job, Verdict, ask_vllm
 
 PUBLISHED = Path(__file__).parents[1] / "unit" / "planner" / "published_configs.jsonl"
@@ -95,6 +97,10 @@ def verdicts() -> dict[str, Verdict]:
     jobs["ray at hand"] = Job(arguments=ray, model=models[DENSE], ray=True)
     jobs["too many heads for ray"] = Job(arguments=(*ray, "-tp", "24"), model=models[DENSE], ray=True)
     jobs["parse alone"] = Job(arguments=(DENSE, "-tp", "3"), model=models[DENSE], last_level="parse")
+    placed = emit_placement(Target.VLLM, np.arange(136).reshape(1, 8, 17) % 128)[VLLM_FILE]
+    jobs["placed experts"] = Job(
+        arguments=(SPARSE, "-tp", "8", "--config", "serve.yaml"), config_text=placed, model=models[SPARSE]
+    )
     jobs["A100"] = Job(
         arguments=(DENSE, "-tp", "16", "-q", "fp8"),
         model=models[DENSE],
@@ -147,3 +153,9 @@ def test_jobs_for_another_gpu_are_judged_on_it(verdicts: dict[str, Verdict]) -> 
     """Smaller GPUs run fewer sequences at once by default."""
     assert verdicts["A100"].failed_level == ""
     assert verdicts["A100"].resolved["max_num_seqs"] < verdicts["tensor parallel"].resolved["max_num_seqs"]
+
+
+def test_placed_experts_are_balanced_with_as_many_copies(verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts["placed experts"]
+    assert (verdict.failed_level, verdict.error) == ("", "")
+    assert (verdict.resolved["enable_expert_parallel"], verdict.resolved["redundant_experts"]) == (True, 8)

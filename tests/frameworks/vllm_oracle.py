@@ -136,6 +136,7 @@ def _judge(job: Job, folder: Path, verdict: Verdict) -> None:
         "data_parallel_size": parallel.data_parallel_size,
         "data_parallel_size_local": parallel.data_parallel_size_local,
         "enable_expert_parallel": parallel.enable_expert_parallel,
+        "redundant_experts": parallel.eplb_config.num_redundant_experts if parallel.enable_eplb else None,
         "distributed_executor_backend": str(parallel.distributed_executor_backend),
         "data_parallel_backend": parallel.data_parallel_backend,
         "max_num_batched_tokens": scheduler.max_num_batched_tokens,

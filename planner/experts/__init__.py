@@ -1,0 +1,1 @@
+"""Expert placement: from counts of how often each expert is chosen to which expert stands on which GPU."""

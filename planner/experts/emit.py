@@ -1,0 +1,114 @@
+"""A placement in the words of serving engines and of Megatron-LM: file names to text.
+
+SGLang (python/sglang/srt/eplb/expert_location.py, compute_initial_expert_location_metadata and init_by_mapping) reads
+the expert on every slot of every layer of the model from `--init-expert-location FILE.json`, an object with
+`physical_to_logical_map` and nothing else; slots of one rank are neighbours, and `--ep-num-redundant-experts` says how
+many there are beside the experts. Layers without experts have rows too.
+
+vLLM 0.32.0 (vllm/config/parallel.py, EPLBConfig) takes no placement: its balancer places the copies itself, by loads of
+the last `window_size` steps, every `step_interval` steps. What it is told is how many copies there are.
+
+Megatron-LM 0.19.2 has no copies: rank r of the expert-parallel group has experts r E / EP to (r + 1) E / EP - 1. A
+placement without copies is an order of experts, in which a checkpoint's experts and its router's rows are written.
+"""
+
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+
+import numpy as np
+
+from planner.errors import InputError, NotExpressibleError
+from planner.experts.histogram import Ints
+
+MAP = "physical_to_logical_map"
+SGLANG_FILE = "expert-location.json"
+VLLM_FILE = "vllm.yaml"
+MEGATRON_FILE = "expert-order.json"
+WINDOW_STEPS, INTERVAL_STEPS = 1000, 3000
+"""vLLM's own defaults of `window_size` and `step_interval`."""
+
+
+class Target(StrEnum):
+    """Who reads the placement."""
+
+    SGLANG = "sglang"
+    VLLM = "vllm"
+    MEGATRON = "megatron"
+
+
+def emit_placement(target: Target, expert_LGS: Ints) -> Mapping[str, str]:
+    """Return the files of a placement.
+
+    Args:
+        target: Who reads it.
+        expert_LGS: Expert on each slot of each GPU, of all layers that the target counts.
+
+    Raises:
+        NotExpressibleError: The target has no words for it.
+    """
+    num_layers, num_gpus, slots = expert_LGS.shape
+    num_experts = int(expert_LGS.max()) + 1
+    redundant = num_gpus * slots - num_experts
+    match target:
+        case Target.SGLANG:
+            return {
+                SGLANG_FILE: _rows(MAP, expert_LGS.reshape(num_layers, -1)),
+                "sglang-arguments.txt": f"--ep-size {num_gpus} --ep-num-redundant-experts {redundant} "
+                f"--init-expert-location {SGLANG_FILE}\n",
+            }
+        case Target.VLLM:
+            return {VLLM_FILE: _vllm(redundant)}
+        case Target.MEGATRON:
+            if redundant:
+                raise NotExpressibleError(
+                    "There are no copies of experts.", target="megatron", hint="Place with --redundant 0."
+                )
+            return {
+                MEGATRON_FILE: _rows("order", expert_LGS.reshape(num_layers, -1)),
+                "megatron-arguments.txt": f"--num-experts {num_experts} --expert-model-parallel-size {num_gpus}\n",
+            }
+
+
+def _rows(name: str, expert_LP: Ints) -> str:
+    """Return an object with one row a line."""
+    rows = ",\n".join(f"  {json.dumps(row)}" for row in expert_LP.tolist())
+    return f'{{"{name}": [\n{rows}\n]}}\n'
+
+
+def _vllm(redundant: int) -> str:
+    config = {
+        "num_redundant_experts": redundant,
+        "window_size": WINDOW_STEPS,
+        "step_interval": INTERVAL_STEPS,
+    }
+    return (
+        "# For vllm serve --config, beside the sizes of the engine. vLLM places the copies itself, by the loads that\n"
+        "# it sees; window_size and step_interval are its own defaults.\n"
+        f"enable-expert-parallel: true\nenable-eplb: true\neplb-config: {json.dumps(config)}\n"
+    )
+
+
+def placed_in_model(expert_LGS: Ints, sparse_layers: tuple[int, ...], num_layers: int) -> Ints:
+    """Return a placement with a row for each layer of the model, of which some have no experts.
+
+    Args:
+        expert_LGS: Expert on each slot of the layers that have experts, or of all layers.
+        sparse_layers: Which layers of the model have experts.
+        num_layers: Layers of the model.
+
+    Raises:
+        InputError: The placement has neither number of layers.
+    """
+    if expert_LGS.shape[0] == num_layers:
+        return expert_LGS
+    if expert_LGS.shape[0] != len(sparse_layers):
+        raise InputError(
+            f"{expert_LGS.shape[0]} layers were counted; the model has {num_layers}, {len(sparse_layers)} of them with "
+            "experts."
+        )
+    num_experts = int(expert_LGS.max()) + 1
+    in_order = (np.arange(expert_LGS[0].size) % num_experts).reshape(expert_LGS.shape[1:])
+    whole: Ints = np.broadcast_to(in_order, (num_layers, *in_order.shape)).copy()
+    whole[list(sparse_layers)] = expert_LGS
+    return whole

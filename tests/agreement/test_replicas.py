@@ -1,0 +1,93 @@
+"""Exhaustive search and CP-SAT agree on small placements, swaps are never better, and steps hold every constraint."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from solvers.replicas.apart import objective_L, swap_together
+from solvers.replicas.check import agrees, broken_constraints, objectives
+from solvers.replicas.cpsat import improve
+from solvers.replicas.exhaustive import best_placement
+from solvers.replicas.greedy import place
+from solvers.replicas.moves import matched, moved_L, steps
+from solvers.replicas.problem import ReplicaProblem, load_LB
+from solvers.solution import OPTIMALITY_TOLERANCE
+
+SHAPES = (
+    # Items, bins, slots, rooms, families.
+    (6, 3, 3, 1, 0),
+    (6, 2, 4, 1, 0),
+    (8, 4, 2, 1, 0),
+    (8, 4, 3, 2, 4),
+    (7, 3, 3, 1, 0),
+    (16, 4, 4, 1, 0),
+)
+
+
+def drawn(shape: tuple[int, int, int, int, int], seed: int) -> ReplicaProblem:
+    items, bins, slots, rooms, families = shape
+    weights = np.random.default_rng(seed).integers(1, 60, (1, items)).astype(float)
+    return ReplicaProblem(
+        weight_LI=weights,
+        num_bins=bins,
+        slots_per_bin=slots,
+        num_rooms=rooms,
+        family_I=tuple(item // (items // families) for item in range(items)) if families else (),
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_cpsat_is_as_good_as_looking_at_every_placement(shape: tuple[int, int, int, int, int], seed: int) -> None:
+    problem = drawn(shape, seed)
+    least, best = best_placement(problem)
+    assert broken_constraints(problem, best) == ()
+    start = place(problem)
+    improved = improve(problem, 0, start[0])
+    found = improved.item_BS[None]
+    assert broken_constraints(problem, found) == ()
+    assert objectives(problem, found)[0] == pytest.approx(least, rel=OPTIMALITY_TOLERANCE)
+    assert objectives(problem, start)[0] >= least * (1 - 1e-9)
+    mean = problem.weight_LI.sum() / problem.num_bins
+    assert improved.bound / mean <= least * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_swaps_that_weigh_pairs_are_never_better_than_the_best_and_never_worse_than_their_start(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    affinity = generator.random((1, 6, 6))
+    affinity = np.triu(affinity[0], 1)[None]
+    affinity += affinity.transpose(0, 2, 1)
+    problem = replace(drawn((6, 4, 2, 2, 0), seed), affinity_LII=affinity / affinity.sum() * 2, apart_weight=0.5)
+    least, _ = best_placement(problem)
+    start = place(problem)
+    found = swap_together(problem, start)
+    assert broken_constraints(problem, found) == ()
+    (after,), (before,) = objectives(problem, found), objectives(problem, start)
+    assert agrees(after, float(objective_L(problem, found)[0]))
+    assert least * (1 - 1e-9) <= after <= before * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("families", [0, 4])
+def test_each_step_makes_the_heaviest_bin_lighter_and_moves_two_copies_at_most(families: int) -> None:
+    problem = drawn((16, 4, 5, 2, families), 3)
+    later = replace(problem, weight_LI=np.roll(problem.weight_LI, 5, axis=1))
+    before = place(problem)
+    last, heaviest = before, load_LB(later.weight_LI, before).max()
+    placements = list(steps(later, before, most=6))
+    assert placements
+    for placed in placements:
+        assert broken_constraints(later, placed) == ()
+        assert moved_L(placed, last)[0] <= 2
+        assert load_LB(later.weight_LI, placed).max() < heaviest
+        last, heaviest = placed, load_LB(later.weight_LI, placed).max()
+
+
+def test_bins_with_other_names_move_nothing() -> None:
+    problem = drawn((16, 4, 5, 2, 0), 1)
+    placed = place(problem)
+    renamed = placed[:, [3, 2, 1, 0]]
+    assert moved_L(renamed, placed)[0] > 0
+    assert moved_L(matched(renamed, placed, num_rooms=2), placed)[0] == 0
+    assert moved_L(matched(renamed, placed, num_rooms=1), placed)[0] == 0
