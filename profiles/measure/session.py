@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from profiles.measure.budget import Chooser
-from profiles.measure.journal import Journal, done_points
+from profiles.measure.journal import Journal, JournalError, done_points
 from profiles.measure.points import Point, Wanted
 
 Result = Mapping[str, object]
@@ -128,7 +128,11 @@ class Session:
             chooser.close(point)
             open_points.discard(point)
         earlier = len(self._wanted) - len(open_points)
-        journal.begin(provenance)
+        try:
+            journal.begin(provenance)
+        except JournalError:
+            self._job.choice(None)  # the other ranks wait for the first choice
+            raise
         begun = asked = self._clock()
         measured = failed = 0
         while True:

@@ -10,7 +10,8 @@
   is timed call by call between events, behind a write to a buffer twice the size of the L2 cache, which also lets the
   host run ahead (`triton.testing.do_bench`).
 - On a CPU calls are timed with the host's clock, several at once where one is too short for it.
-- Before anything is timed it runs `WARM_UP` times: kernels are chosen and loaded then, and clocks rise.
+- Before anything is timed it runs `WARM_UP` times, and once on every set of operands: kernels are chosen and loaded
+  then, an optimizer makes its states, and clocks rise.
 
 The card's settings are left as they are; `profiles.measure.provenance` records what the clocks were.
 """
@@ -276,7 +277,7 @@ class Bench:
 
     def _warmed(self, calls: Sequence[Call]) -> float:
         """Return about what a call takes, after it has run often enough."""
-        for index in range(WARM_UP):
+        for index in range(max(WARM_UP, len(calls))):
             calls[index % len(calls)]()
         self.machine.synchronize()
         begun = time.perf_counter()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 
 import torch
+import torch._functorch.config
 from torch.nn import functional
 
 from profiles.measure.points import Point
@@ -67,6 +68,8 @@ _COMPILED: Mapping[str, Function] = {
 
 @cache
 def _compiled(operation: str) -> Function:
+    # One forward pass is measured backward many times, so a backward pass may not write over what it was left.
+    torch._functorch.config.donated_buffer = False
     made: Function = torch.compile(_COMPILED[operation], dynamic=True)
     return made
 

@@ -35,7 +35,7 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
     """Return the bytes of one term; all ranks call it together.
 
     Raises:
-        NotMeasurableError: There is no such term here.
+        NotMeasurableError: There is no such term here, or something else gave memory back meanwhile.
     """
     match point.word("term"):
         case "context":
@@ -44,6 +44,8 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
             num_bytes = _communicator(point.size("count"), context)
         case _:
             num_bytes = _allocator(point.size("count"), context)
+    if num_bytes < 0:
+        raise NotMeasurableError(f"memory was given back meanwhile: {num_bytes} bytes are no figure")
     return {"bytes": num_bytes, "samples": 1, "mode": "driver" if context.is_cuda else "resident", "kernel": ""}
 
 

@@ -4,9 +4,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from profiles.measure.journal import FILE, Journal, read_journal
+import pytest
+
+from profiles.measure.journal import FILE, Journal, JournalError, read_journal
 from profiles.measure.session import Progress, Session
 from tests.unit.profiles.measure.slow_job import SlowJob, request
 
@@ -94,3 +97,26 @@ def test_a_lost_device_ends_a_run_and_the_next_one_goes_on_behind_it(tmp_path: P
     with Journal(tmp_path, resume=True) as journal:
         second = Session(request(9), SlowJob()).run(journal)
     assert (second.measured + second.failed, second.left, second.lost) == (4, 0, False)
+
+
+class OtherDeviceJob(SlowJob):
+    """Runs on another device, and keeps what the other ranks are told."""
+
+    def __init__(self) -> None:
+        self.told: list[int | None] = []
+
+    def choice(self, index: int | None) -> int | None:
+        self.told.append(index)
+        return index
+
+    def provenance(self) -> Mapping[str, object]:
+        return {**super().provenance(), "device": "another"}
+
+
+def test_where_the_journal_is_of_another_device_the_other_ranks_are_told_that_it_is_over(tmp_path: Path) -> None:
+    with Journal(tmp_path, resume=False) as journal:
+        Session(request(2), SlowJob()).run(journal)
+    job = OtherDeviceJob()
+    with Journal(tmp_path, resume=True) as journal, pytest.raises(JournalError, match="this is a profile of"):
+        Session(request(3), job).run(journal)
+    assert job.told == [None]
