@@ -19,6 +19,9 @@ from profiles.measure.journal import COLLECTOR, FILE, Content, Entry, JournalErr
 LARGEST_FIGURE = 1e15
 """No time in seconds and no number of bytes is above this."""
 
+MOST = {"world_size": 1 << 20, "gpus_per_node": 1024}
+"""What a run says of its job, and no job has more of; of a node's GPUs as in a cluster file."""
+
 ANOTHER_RUN = ("software", "gpus_per_node", "kind")
 """What makes figures of two runs unlike, beside the device."""
 
@@ -106,6 +109,16 @@ def read_recording(directory: Path) -> Recording:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except JournalError as error:
         raise ProfileFileError(file=str(path), line=error.line, message=error.message, remedy=error.remedy) from None
+    for number, run in content.runs.items():
+        for name, most in MOST.items():
+            value = run.get(name, 1)
+            if type(value) is not int or not 1 <= value <= most:
+                raise ProfileFileError(
+                    file=str(path),
+                    line=None,
+                    message=f"run {number} has {name} {str(value)[:40]}, no whole number from 1 to {most}",
+                    remedy="Correct the line of the run, or measure again into another directory.",
+                )
     for entry in content.entries:
         missing = _missing_figure(entry)
         if missing:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -203,3 +204,12 @@ def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
     again = run(words)
     assert again.returncode == 2
     assert f"{tmp_path / 'out' / FILE}: 1 points are here already" in again.stderr
+
+
+def test_every_set_of_operands_runs_before_any_is_timed() -> None:
+    from profiles.measure.timing import Bench, Effort, Machine  # noqa: PLC0415 - it imports torch
+
+    ran: list[int] = []
+    calls = [partial(ran.append, index) for index in range(9)]
+    Bench(Machine("cpu"), Effort(seconds=0.01))._warmed(calls)
+    assert ran == [*range(9), 0]

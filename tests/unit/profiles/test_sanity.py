@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from profiles.catalogue import load_preset
+from profiles.errors import ProfileFileError
 from profiles.judging import judge
 from profiles.measure.grid import default_points
 from profiles.measure.journal import FILE, Journal
@@ -175,4 +176,13 @@ def test_a_result_without_its_figure_is_named(tmp_path: Path) -> None:
     lines[2] = lines[2].replace('"seconds": ', '"seconds": -')
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(Exception, match=r"points.jsonl:3: result.seconds is no number above 0\n"):
+        read_recording(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value", "most"), [("gpus_per_node", 0, 1024), ("world_size", "many", 1048576)])
+def test_a_run_of_a_job_that_cannot_be_is_named(tmp_path: Path, name: str, value: object, most: int) -> None:
+    with Journal(tmp_path, resume=False) as journal:
+        journal.begin(run_line(CLUSTER, **{name: value}))
+        journal.measured(GRID[0], result_of(1e-3))
+    with pytest.raises(ProfileFileError, match=f"run 1 has {name} {value}, no whole number from 1 to {most}\n"):
         read_recording(tmp_path)
