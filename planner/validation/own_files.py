@@ -24,6 +24,11 @@ def own_kind(content: object) -> OwnKind | None:
     return OwnKind.SPEC if "workload" in content and len(content.keys() & SPEC_KEYS) > 1 else None
 
 
+def names_plan_keys(text: str) -> bool:
+    """Return whether a text names the keys of a plan."""
+    return any(all(f'"{key}"' in text for key in keys) for keys in PLAN_KEYS)
+
+
 def read_own_file(path: Path, kind: OwnKind) -> OwnFile:
     """Return what is wrong with a spec or a plan."""
     return _read_spec(path) if kind is OwnKind.SPEC else _read_plan(path)

@@ -29,7 +29,7 @@ from planner.validation.deepspeed_files import (
     launches_of,
     script_launches,
 )
-from planner.validation.own_files import PLAN_KEYS, own_kind
+from planner.validation.own_files import names_plan_keys, own_kind
 
 SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".txt", ".args", ".json", ".yaml", ".yml"})
 """Files that are looked at in a directory."""
@@ -260,7 +260,7 @@ def _mapping(text: str, *, file: str, asked: Asked, named: Sequence[Path]) -> So
     if configuration is not None:
         version, launches = asked.version(Framework.DEEPSPEED), launches_of(Path(file), named)
         return Source(file=file, text=text, runs=read_deepspeed_runs(configuration, launches, version=version, **sizes))
-    if len(text) > MAX_CHARACTERS and not all(f'"{key}"' in text for key in PLAN_KEYS):
+    if len(text) > MAX_CHARACTERS and not names_plan_keys(text):
         return Source(file=file, text=text, runs=())
     root = parse_document(text, file=file).root
     version = asked.version(Framework.VLLM)

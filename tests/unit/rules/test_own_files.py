@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 from planner.rules.rule import Finding
+from planner.validation.deepspeed_files import MAX_CHARACTERS
 from planner.validation.judge import judge
 from planner.validation.sources import Asked
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "llama-3.1-8b-1xdgx-h100"
+EXAMPLES = Path(__file__).parents[3] / "examples"
+EXAMPLE = EXAMPLES / "llama-3.1-8b-1xdgx-h100"
 SPEC = """schema: 1
 model: llama-3.1-8b
 cluster: {preset: dgx-h100, nodes: 1}
@@ -25,6 +27,19 @@ def findings(path: Path, text: str) -> tuple[Finding, ...]:
 def test_a_sound_spec_and_its_plan_break_nothing() -> None:
     result = judge([str(EXAMPLE / "spec.yaml"), str(EXAMPLE / "expected" / "plan.json")], NOBODY)
     assert (result.findings, len(result.files)) == ((), 2)
+
+
+def test_a_plan_longer_than_any_configuration_is_judged(tmp_path: Path) -> None:
+    text = (EXAMPLES / "llama-3.1-405b-128xdgx-h100" / "expected" / "plan.json").read_text(encoding="utf-8")
+    assert len(text) > MAX_CHARACTERS
+    assert [one.rule_id for one in findings(tmp_path / "plan.json", text.replace('"optimal"', '"best"'))] == ["SW101"]
+
+
+def test_a_serving_plan_longer_than_any_configuration_is_judged(tmp_path: Path) -> None:
+    text = (EXAMPLES / "llama-3.1-70b-serving-1xdgx-h100" / "expected" / "plan.json").read_text(encoding="utf-8")
+    document = json.loads(text)
+    document["colour"] = "x" * MAX_CHARACTERS
+    assert {one.rule_id for one in findings(tmp_path / "plan.json", json.dumps(document))} == {"SW101"}
 
 
 def test_every_field_of_a_spec_is_reported_where_it_stands(tmp_path: Path) -> None:
