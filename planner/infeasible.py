@@ -189,7 +189,7 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
         # Rules are charged in order, so the last one ruled out what every other rule would have left.
         reason, count = list(space.pruned.items())[-1]
         return Infeasible(
-            binding=f"no layout of {space.considered} is legal; the last {count} of them: {reason}",
+            binding=f"no layout of {space.considered:,} is legal; the last {count:,} of them: {reason}",
             shortfall_bytes=0,
             nearest=None,
             relaxations=tuple(_relaxations(question)),

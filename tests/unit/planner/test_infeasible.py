@@ -199,7 +199,7 @@ def test_without_a_legal_layout_the_rule_that_binds_is_named_and_memory_is_not_b
     assert found.nearest is None
     assert found.shortfall_bytes == 0
     considered = plan.search.considered
-    assert found.binding == f"no layout of {considered} is legal; the last {considered} of them: constraints: tp"
+    assert found.binding == f"no layout of {considered:,} is legal; the last {considered:,} of them: constraints: tp"
     assert Relaxation(change="no constraint on tp", path="constraints.tp", value="null") in found.relaxations
 
 
@@ -220,7 +220,7 @@ def test_the_rule_that_is_named_is_the_one_that_left_nothing() -> None:
     # Beside them only context parallelism of so short sequences is ruled out.
     (short,) = (count for rule, count in plan.search.pruned.items() if rule.startswith("cp leaves fewer than"))
     assert first + short + last == plan.search.considered
-    assert found.binding.endswith(f"the last {last} of them: constraints: micro_batch_size")
+    assert found.binding.endswith(f"the last {last:,} of them: constraints: micro_batch_size")
     assert [change.path for change in found.relaxations] == ["constraints.dp", "constraints.micro_batch_size"]
 
 
