@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from planner.readers.flag_tables import Framework
 from planner.readers.megatron_run import MegatronRun
-from planner.rules.conditions import above, fact, given, has, on, one_of, replaced_value
+from planner.rules.conditions import above, fact, given, has, on, one_of
 from planner.rules.demands import Demand, rules_of_demands
 from planner.rules.megatron_conditions import FP4, FP8, OP_FUSER
 from planner.rules.megatron_sources import ARGUMENTS, CONFIG, EXPERTS, ROUTER
@@ -79,7 +79,6 @@ def more_choices_than_experts(run: MegatronRun) -> Iterator[Found]:
             place=run.place("moe_router_topk", "num_experts"),
             message=f"A token chooses {chosen} of {within} experts.",
             hint=f"Give --moe-router-topk 1 to {within}.",
-            fix=replaced_value(run, "moe_router_topk", str(within if chosen > within else 1)),
         )
 
 
