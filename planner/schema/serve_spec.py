@@ -227,12 +227,6 @@ class ServeWorkloadFile(_Mapping):
         """
         prompts = None if self.input is None else self.input.to_lengths()
         outputs = None if self.output is None else self.output.to_lengths()
-        if trace is not None:
-            longest = max(prompt + output for prompt, output in zip(trace.prompts_N, trace.outputs_N, strict=True))
-        else:
-            assert prompts is not None
-            assert outputs is not None
-            longest = prompts.longest + outputs.longest
         return ServeWorkload(
             prompts=prompts,
             outputs=outputs,
@@ -246,8 +240,17 @@ class ServeWorkloadFile(_Mapping):
             targets=self.slo.to_targets(),
             quantization=self.quantization,
             kv_cache_dtype=self.kv_cache_dtype,
-            max_model_len=self.max_model_len or longest,
+            max_model_len=self.max_model_len or _longest(prompts, outputs, trace),
         )
+
+
+def _longest(prompts: Lengths | None, outputs: Lengths | None, trace: Trace | None) -> int:
+    """Return the tokens of the longest prompt and its answer."""
+    if trace is not None:
+        return max(prompt + output for prompt, output in zip(trace.prompts_N, trace.outputs_N, strict=True))
+    assert prompts is not None
+    assert outputs is not None
+    return prompts.longest + outputs.longest
 
 
 class ServeConstraintsFile(_Mapping):
@@ -354,8 +357,8 @@ def read_serve_request(document: Document, *, base: Path, model_name: str) -> Se
 
 def _check_lengths(workload: ServeWorkload, document: Document) -> None:
     """Raise for sequences that engines would refuse, and beginnings longer than the prompts that share them."""
-    longest = workload.longest_prompt + workload.longest_output
-    if workload.trace is None and workload.max_model_len < longest:
+    longest = _longest(workload.prompts, workload.outputs, workload.trace)
+    if workload.max_model_len < longest:
         raise InputError(
             f"`max_model_len` = {workload.max_model_len} is less than the longest prompt and answer, {longest} tokens.",
             location=document.locate(("workload", "max_model_len")),

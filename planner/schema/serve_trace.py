@@ -73,12 +73,17 @@ def read_trace(reference: str, *, base: Path, location: Location) -> Trace:
 
 def _csv_rows(text: str, file: str) -> Iterator[tuple[int, Mapping[str, object]]]:
     reader = csv.DictReader(text.splitlines())
-    names = [name.strip() for name in reader.fieldnames or ()]
-    if not set(names) & set(INPUT_NAMES):
-        raise InputError("The first line names no column of prompts.", location=Location(file=file, line=1), hint=_HINT)
-    reader.fieldnames = names
-    for row in reader:
-        yield reader.line_num, {name: value for name, value in row.items() if name is not None}
+    try:
+        names = [name.strip() for name in reader.fieldnames or ()]
+        if not set(names) & set(INPUT_NAMES):
+            place = Location(file=file, line=1)
+            raise InputError("The first line names no column of prompts.", location=place, hint=_HINT)
+        reader.fieldnames = names
+        for row in reader:
+            yield reader.line_num, {name: value for name, value in row.items() if name is not None}
+    except csv.Error as error:
+        place = Location(file=file, line=reader.reader.line_num)
+        raise InputError(f"This is not CSV: {error}.", location=place, hint=_HINT) from None
 
 
 def _json_rows(text: str, file: str) -> Iterator[tuple[int, Mapping[str, object]]]:
@@ -108,7 +113,7 @@ def _request(row: Mapping[str, object], place: Location) -> tuple[float | None, 
 
 
 def _first(row: Mapping[str, object], names: tuple[str, ...]) -> object:
-    return next((row[name] for name in names if row.get(name) not in {None, ""}), None)
+    return next((row[name] for name in names if row.get(name) not in (None, "")), None)
 
 
 def _length(value: object, name: str, place: Location) -> int:

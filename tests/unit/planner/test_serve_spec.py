@@ -190,6 +190,11 @@ def test_a_trace_is_sorted_and_counted_from_its_first_request(text: str, tmp_pat
         ("arrival,input_tokens,output_tokens\n1,5,5\n,5,5\n", "Some requests have an arrival, others none."),
         ("arrival,input_tokens,output_tokens\n1,5,5\n1,5,5\n", "All requests arrive at once."),
         ('{"input_tokens": 5, "output_tokens": 5}\n[]\n', "This line is no JSON object."),
+        ('{"input_tokens": [1], "output_tokens": 5}\n', "`input_tokens` = [1] is no number of tokens."),
+        (
+            f'input_tokens,output_tokens\n"{"9" * 200_000}",5\n',
+            "This is not CSV: field larger than field limit (131072).",
+        ),
     ],
 )
 def test_a_damaged_trace_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -205,6 +210,8 @@ def test_a_trace_is_the_workload(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(text)
     request = load_serve_inputs(tmp_path / "spec.yaml").request
     assert request.workload.max_model_len == 330
+    with pytest.raises(InputError, match="= 329 is less than the longest prompt and answer, 330 tokens"):
+        load_serve_inputs(tmp_path / "spec.yaml", ["workload.max_model_len=329"])
     requests = requests_at_rate(request, count=3, per_second=3.0)
     assert requests.prompts_N.tolist() == [200, 100, 300]
     # Three times as fast as it was recorded.
