@@ -79,6 +79,15 @@ class Candidate:
         """Return what bounds its steps, for so many sequences at once."""
         return _seats(self.ground, self.shape, self.settings(seqs))
 
+    def told(self, seqs: int) -> int:
+        """Return the least allowed batch with a seat for so many sequences, `most_seqs` at most."""
+        bounds = self.ground.request.constraints.degrees.get("max_num_seqs")
+        if bounds is None:
+            return seqs
+        if bounds.allowed is not None:
+            return min(value for value in bounds.allowed if value >= seqs and bounds.admits(value))
+        return max(seqs, bounds.minimum or 1)
+
     @property
     def words(self) -> str:
         """Return its shape in few words."""
@@ -169,7 +178,9 @@ def _most_seqs(ground: Ground, shape: EngineShape, budget: int) -> int:
     bounds = constraints.degrees.get("max_num_seqs")
     most = ground.engine.default_num_seqs
     if bounds is not None:
-        most = max(value for value in range(1, most + 1) if bounds.admits(value))
+        named = (*(bounds.allowed or ()), bounds.minimum or 1)
+        least = min(value for value in named if bounds.admits(value))
+        most = max((value for value in range(1, most + 1) if bounds.admits(value)), default=least)
     while most:
         ledger = ledger_of(ground, shape, settings_of(ground, budget=budget, seqs=most))
         if not ledger.fits:

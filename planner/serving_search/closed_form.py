@@ -90,7 +90,7 @@ def seats_for(candidate: Candidate, batch: float, role: Role = Role.BOTH) -> int
     """
     closed = in_a_loop(candidate, role)
     seqs = math.ceil(batch) if closed else math.ceil(batch + 3 * math.sqrt(batch))
-    return max(1, min(seqs, candidate.most_seqs))
+    return candidate.told(max(1, min(seqs, candidate.most_seqs)))
 
 
 def best_of_both(candidate: Candidate) -> Point | None:

@@ -231,7 +231,7 @@ def _next(low: float, high: float) -> float:
 
 def in_loop_with(point: Point, batch: int) -> Point:
     """Return an engine with so many requests under way on each data-parallel rank, and no more seats than that."""
-    seqs = min(max(1, batch), point.candidate.most_seqs)
+    seqs = point.candidate.told(min(max(1, batch), point.candidate.most_seqs))
     return replace(point, batch=float(batch), seqs=seqs, concurrency=batch * point.candidate.shape.dp)
 
 

@@ -188,6 +188,22 @@ def test_what_users_pin_is_kept() -> None:
     assert max(entry.pool.settings.max_num_seqs for entry in plan.pools) <= 16
 
 
+@pytest.mark.parametrize(
+    ("constraint", "least"), [("600", 600), ("[512, 900]", 512), ("{min: 700}", 700), ("2000", 2000)]
+)
+@pytest.mark.parametrize("arrivals", ["poisson", "closed-loop"])
+def test_a_batch_is_never_below_its_bound(constraint: str, least: int, arrivals: str) -> None:
+    plan = served(
+        ("workload:", f"constraints: {{tp: 2, max_num_seqs: {constraint}, split: never}}\nworkload:"),
+        ("output: 200", f"output: 200\n  arrivals: {arrivals}"),
+    )
+    found = {entry.pool.settings.max_num_seqs for entry in plan.pools}
+    assert found
+    assert min(found) >= least
+    if not constraint.startswith("{"):
+        assert found <= {least, 900}
+
+
 def test_the_front_rises_as_users_wait_longer() -> None:
     front = served().pareto
     users = [point.tokens_per_second_per_user for point in front]
