@@ -331,6 +331,14 @@ def _ranked(table: OptionTable, simulations: Simulations, *, top: int) -> tuple[
     return tuple(ordered[:top])
 
 
+def _checkpoint(request: ServeRequest, ground: Ground) -> list[str]:
+    """Return what is taken of the weights that engines load, where these are not quantised as they are loaded."""
+    name = ground.formats.name
+    if name in {"fp8", formats_of("", ground.prices.model).name}:
+        return []
+    return [f"the files of {request.served_model} hold {name} weights; else give served_model: engines load them as is"]
+
+
 def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
     """Return what the figures rest on."""
     workload = request.workload
@@ -342,6 +350,8 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
         texts.append(
             f"{workload.prefix.hit_fraction:.0%} of the prompts find their first {workload.prefix.tokens} tokens cached"
         )
+    if field.grounds:
+        texts += _checkpoint(request, field.grounds[0])
     if field.grounds and field.grounds[0].prices.model.has_experts:
         texts.append("routing is uniform: every expert gets as many tokens")
     if workload.arrivals is Arrivals.CLOSED:

@@ -188,6 +188,13 @@ def test_what_users_pin_is_kept() -> None:
     assert max(entry.pool.settings.max_num_seqs for entry in plan.pools) <= 16
 
 
+@pytest.mark.parametrize(("word", "is_taken"), [("bf16", False), ("fp8", False), ("int4", True)])
+def test_weights_that_engines_do_not_quantise_are_taken_to_be_published_so(word: str, *, is_taken: bool) -> None:
+    plan = served(AGGREGATED, ("output: 200", f"output: 200\n  quantization: {word}"))
+    said = "the files of meta-llama/Llama-3.1-8B hold int4 weights; else give served_model: engines load them as is"
+    assert (said in plan.assumptions) == is_taken
+
+
 @pytest.mark.parametrize(
     ("constraint", "least"), [("600", 600), ("[512, 900]", 512), ("{min: 700}", 700), ("2000", 2000)]
 )
