@@ -125,7 +125,9 @@ def start_script(standings: Sequence[Standing], num_nodes: dict[str, int]) -> st
     lines += [
         '    *) echo "no such node: ${CLUSTER:-} ${NODE_INDEX:-}" >&2; exit 2 ;;',
         "esac",
-        "wait",
+        "status=0",
+        'for engine in $(jobs -p); do wait "$engine" || status=$?; done',
+        'exit "$status"',
     ]
     return "\n".join(lines) + "\n"
 

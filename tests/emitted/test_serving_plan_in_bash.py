@@ -83,3 +83,18 @@ def test_a_closed_loop_is_measured_with_its_requests_under_way(tmp_path: Path) -
     words = line.split()
     assert int(words[words.index("--max-concurrency") + 1]) == entry.pool.settings.max_num_seqs
     assert words[words.index("--random-range-ratio") + 1 :][:2] == ['{"input":', "0.5,"]
+
+
+def test_an_engine_that_ends_badly_is_told(tmp_path: Path) -> None:
+    run(tmp_path, served(AGGREGATED), "start.sh")
+    stand_in = tmp_path / "bin" / "vllm"
+    stand_in.write_text("#!/usr/bin/env bash\nexit 3\n")
+    stand_in.chmod(0o755)
+    started = subprocess.run(
+        ["bash", "start.sh"],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
+        capture_output=True,
+        check=False,
+    )
+    assert started.returncode == 3

@@ -22,4 +22,6 @@ case "${CLUSTER:-dgx-h200} ${NODE_INDEX:-0}" in
         ;;
     *) echo "no such node: ${CLUSTER:-} ${NODE_INDEX:-}" >&2; exit 2 ;;
 esac
-wait
+status=0
+for engine in $(jobs -p); do wait "$engine" || status=$?; done
+exit "$status"
