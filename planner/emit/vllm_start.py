@@ -112,6 +112,7 @@ def start_script(standings: Sequence[Standing], num_nodes: dict[str, int]) -> st
         'cd "$(dirname "${BASH_SOURCE[0]}")"',
         "",
         'read -r -a addresses <<< "${ADDRESSES:-127.0.0.1}"',
+        "trap 'kill $(jobs -p) 2> /dev/null || true' INT TERM",
         f'case "${{CLUSTER:-{first}}} ${{NODE_INDEX:-0}}" in',
     ]
     for cluster in clusters:

@@ -111,7 +111,7 @@ def settings_of(ground: Ground, *, budget: int, seqs: int) -> EngineSettings:
     formats = ground.formats
     return EngineSettings(
         max_num_seqs=seqs,
-        max_num_batched_tokens=max(budget, seqs),
+        max_num_batched_tokens=budget,
         max_model_len=request.workload.max_model_len,
         gpu_memory_utilization=ground.engine.default_memory_fraction if share is None else share,
         kv_cache_dtype="fp8" if formats.cache == "fp8" else "auto",
@@ -170,17 +170,20 @@ def _budgets(ground: Ground) -> tuple[int, ...]:
 
 
 def _most_seqs(ground: Ground, shape: EngineShape, budget: int) -> int:
-    """Return how many sequences run at once at most; 0 where the longest does not fit.
+    """Return how many sequences run at once at most; 0 where the longest does not fit, or no batch that is allowed.
 
-    Room for logits grows with the sequences, so that the number is found from above.
+    Room for logits grows with the sequences, so that the number is found from above. vLLM takes no budget of tokens
+    below the number of sequences (`vllm/config/scheduler.py: verify_max_model_len`).
     """
     constraints = ground.request.constraints
     bounds = constraints.degrees.get("max_num_seqs")
-    most = ground.engine.default_num_seqs
+    most = min(ground.engine.default_num_seqs, budget)
     if bounds is not None:
         named = (*(bounds.allowed or ()), bounds.minimum or 1)
         least = min(value for value in named if bounds.admits(value))
         most = max((value for value in range(1, most + 1) if bounds.admits(value)), default=least)
+        if most > budget:
+            return 0
     while most:
         ledger = ledger_of(ground, shape, settings_of(ground, budget=budget, seqs=most))
         if not ledger.fits:

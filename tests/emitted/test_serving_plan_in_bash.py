@@ -1,5 +1,6 @@
 """What bash starts of a serving plan: every engine once, on GPUs of its own, and a benchmark at the planned load."""
 
+import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -98,3 +99,24 @@ def test_an_engine_that_ends_badly_is_told(tmp_path: Path) -> None:
         check=False,
     )
     assert started.returncode == 3
+
+
+def test_who_ends_the_script_ends_its_engines(tmp_path: Path) -> None:
+    plan = served(AGGREGATED)
+    run(tmp_path, plan, "start.sh")
+    stand_in = tmp_path / "bin" / "vllm"
+    stand_in.write_text("#!/usr/bin/env bash\necho started\nexec sleep 600\n")
+    stand_in.chmod(0o755)
+    with subprocess.Popen(
+        ["bash", "start.sh"],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as script:
+        assert script.stdout is not None
+        for _ in range(sum(entry.pool.replicas for entry in plan.pools)):
+            assert script.stdout.readline() == "started\n"
+        script.terminate()
+        assert script.stdout.read() == ""  # every engine holds it open until it ends
+    assert script.returncode == 128 + signal.SIGTERM

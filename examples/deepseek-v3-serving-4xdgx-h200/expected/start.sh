@@ -7,6 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 read -r -a addresses <<< "${ADDRESSES:-127.0.0.1}"
+trap 'kill $(jobs -p) 2> /dev/null || true' INT TERM
 case "${CLUSTER:-dgx-h200} ${NODE_INDEX:-0}" in
     'dgx-h200 0')
         PORT=8000 HEAD_ADDR="${addresses[0]}" NODE_RANK=0 NODE_ADDR="${addresses[0]}" VLLM_NIXL_SIDE_CHANNEL_PORT=5600 bash decode.sh &

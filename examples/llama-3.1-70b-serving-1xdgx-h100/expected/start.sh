@@ -7,6 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 read -r -a addresses <<< "${ADDRESSES:-127.0.0.1}"
+trap 'kill $(jobs -p) 2> /dev/null || true' INT TERM
 case "${CLUSTER:-dgx-h100} ${NODE_INDEX:-0}" in
     'dgx-h100 0')
         PORT=8000 SLOT=0 bash server.sh &

@@ -331,3 +331,11 @@ def test_a_bound_below_any_engine_says_what_one_takes(bound: str, least: float) 
     (move,) = plan.infeasible.moves
     # One GPU holds the model: its price, or its share of the 10.2 kW of its node.
     assert move.needed == least
+
+
+@pytest.mark.parametrize("tokens", [64, 256])
+def test_a_pinned_budget_of_tokens_is_what_engines_are_told(tokens: int) -> None:
+    plan = served(("workload:", f"constraints: {{max_num_batched_tokens: {tokens}, split: never}}\nworkload:"))
+    for entry in plan.pools:
+        assert entry.pool.settings.max_num_batched_tokens == tokens
+        assert entry.pool.settings.max_num_seqs <= tokens
