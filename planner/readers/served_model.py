@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from planner.readers.arguments import NotSaidError
 from planner.readers.named_files import is_regular_file
 
 if TYPE_CHECKING:
@@ -43,12 +44,43 @@ def served_model(name: str, *, base: Path) -> ServedModel | None:
     Raises:
         InputError: It is a folder whose config.json cannot be read.
     """
+    model = served_spec(name, base=base)
+    return None if model is None else _facts(model)
+
+
+def served_spec(name: str, *, base: Path) -> "ModelSpec | None":
+    """Return a model by its bundled name, its repository or its folder; None where it is not known.
+
+    Raises:
+        InputError: It is a folder whose config.json cannot be read.
+    """
     from planner.bundled import find_bundled  # noqa: PLC0415 - most files are judged without a model
 
     bundled = find_bundled(name)
     if bundled is not None:
-        return _facts(bundled.decoder.spec())
-    return _facts(_read(base / name)) if is_regular_file(base / name / CONFIG_FILE) else None
+        return bundled.decoder.spec()
+    return _read(base / name) if is_regular_file(base / name / CONFIG_FILE) else None
+
+
+def served_quantisation(name: str, *, base: Path) -> str:
+    """Return the quantisation of a model's files; empty for what a bundled model is published in.
+
+    Raises:
+        InputError: It is a folder whose config.json cannot be read.
+        NotSaidError: Only the files themselves say the bits of a weight.
+    """
+    from planner.bundled import find_bundled  # noqa: PLC0415 - likewise
+    from planner.documents import load_document  # noqa: PLC0415 - likewise
+
+    if find_bundled(name) is not None:
+        return "fp8" if name.casefold().endswith("-fp8") else ""
+    config = load_document(base / name / CONFIG_FILE).data
+    section = config.get("quantization_config") if isinstance(config, dict) else None
+    if not isinstance(section, dict):
+        return "none"
+    if section.get("bits", 4) != 4:
+        raise NotSaidError(f"the bytes of a weight of {section['bits']} bits")
+    return str(section.get("quant_method"))
 
 
 def _read(folder: Path) -> "ModelSpec":

@@ -50,13 +50,14 @@ MODULES: Mapping[Framework, tuple[str, ...]] = {
 """Modules whose `RULES` look at a run of each framework."""
 
 PRICED = "planner.rules.priced"
+SERVED_MEMORY = "planner.rules.served_memory"
 HELD_AGAINST_LOCK = "planner.rules.held_against_lock"
 
 OWN_FILES = "planner.rules.own_files"
 
 UNREAD_FILES = "planner.rules.unread_files"
 
-OTHER_MODULES = (SPELLING, SUPPRESSION, PRICED, HELD_AGAINST_LOCK, OWN_FILES, UNREAD_FILES)
+OTHER_MODULES = (SPELLING, SUPPRESSION, PRICED, SERVED_MEMORY, HELD_AGAINST_LOCK, OWN_FILES, UNREAD_FILES)
 """Modules whose rules look at something else than a run."""
 
 
@@ -76,7 +77,8 @@ def spelling_rules(framework: Framework) -> tuple[Rule[Any], ...]:
 @cache
 def priced_rules(framework: Framework) -> tuple[Rule[Any], ...]:
     """Return the rules that look at a priced run of a framework."""
-    return tuple(rule for rule in _rules(PRICED) if framework in rule.frameworks)
+    name = SERVED_MEMORY if framework is Framework.VLLM else PRICED
+    return tuple(rule for rule in _rules(name) if framework in rule.frameworks)
 
 
 @cache

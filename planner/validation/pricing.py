@@ -14,10 +14,13 @@ from planner.plan import Plan
 from planner.plan_lock import PlanLock
 from planner.readers.arguments import NotSaidError
 from planner.readers.deepspeed_run import DeepSpeedRun
+from planner.readers.vllm_run import VllmRun
 from planner.report import layout_in_words
 from planner.rules.held_against_lock import HeldRun
 from planner.rules.priced import Change, PricedRun
+from planner.rules.served_memory import ServedRun
 from planner.running import Running, inputs_of, priced, read_running, request_of
+from planner.validation.serving import served_run
 from planner.validation.sources import Run, text_of
 
 
@@ -88,14 +91,16 @@ def launched(run: Run, *, file: str, text: str) -> Launched:
     return Launched(script=script, text=text_of(script), config=Path(file))
 
 
-def priced_run(source: Launched, run: Run, machine: Machine) -> PricedRun:
-    """Return a run with its price.
+def priced_run(source: Launched, run: Run, machine: Machine) -> PricedRun | ServedRun:
+    """Return a run with its price; of a server the memory.
 
     Raises:
         InputError: The text does not say all of it, or not what can be planned.
         NotSaidError: The model is not said.
         profiles.errors.CoverageError: Something has no cost.
     """
+    if isinstance(run, VllmRun):
+        return served_run(run, preset=machine.cluster)
     running = source.read()
     if machine.spec is None and running.model is None:
         raise NotSaidError("the model (give --spec with a spec of model, cluster and workload)")

@@ -1,0 +1,154 @@
+"""vLLM: whether an engine's weights, a step and its longest request fit into memory.
+
+These rules look at a server whose memory was counted on a cluster (`planner.validation.serving`); without a cluster
+they are not asked.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING
+
+from planner.errors import Location
+from planner.readers.flag_tables import Framework
+from planner.rules.rule import Found, FoundAt, Rule, rule
+from planner.units import GIB
+
+if TYPE_CHECKING:
+    from planner.serving.ledger import KvLedger
+
+MOST_SHARE = 0.95
+"""The largest `--gpu-memory-utilization` that is proposed; the driver and the display need the rest."""
+
+SOURCE = "vllm/v1/core/kv_cache_utils.py: _check_enough_kv_cache_memory; the planner's serving ledger"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedRun:
+    """A server with the memory of its fullest GPU.
+
+    Args:
+        start: Where it is started.
+        length_place: Where its longest request is said, or else its share of the memory.
+        ledger: The memory.
+        memory_bytes: Memory of a GPU.
+        share: Part of it that the engine takes; None where the cache's bytes are given.
+        cache_bytes: Bytes of cache on a GPU that are given.
+        max_model_len: The longest request; None where the engine chooses the longest that fits.
+        fitting_tp: The next larger tensor-parallel degree within a node with which all fits.
+    """
+
+    start: Location
+    length_place: Location
+    ledger: "KvLedger"
+    memory_bytes: int
+    share: float | None
+    cache_bytes: int | None
+    max_model_len: int | None
+    fitting_tp: int | None
+
+    @property
+    def room_bytes(self) -> int:
+        """Return what the engine may take beside the cache and for it."""
+        return self.ledger.capacity_bytes - (self.cache_bytes or 0)
+
+    @property
+    def holds_the_rest(self) -> bool:
+        """Return whether all but the cache fits, with some room for a cache where that is measured."""
+        held, room = self.ledger.held_bytes, self.room_bytes
+        return held < room if self.cache_bytes is None else held <= room
+
+    @property
+    def pool_bytes(self) -> int:
+        """Return the bytes of the cache."""
+        return self.ledger.pool_bytes if self.cache_bytes is None else self.cache_bytes
+
+    @property
+    def needed_bytes(self) -> int:
+        """Return the cache of the longest request; of one block where the engine chooses its length."""
+        return ceil(self.ledger.sequence_bytes(self.max_model_len or 1))
+
+    @property
+    def longest(self) -> int:
+        """Return the longest request that the cache holds; 0 for none."""
+        fits, too_long = 0, (self.max_model_len or 1) + 1
+        while too_long - fits > 1:
+            middle = (fits + too_long) // 2
+            if self.ledger.sequence_bytes(middle) <= self.pool_bytes:
+                fits = middle
+            else:
+                too_long = middle
+        return fits
+
+    @property
+    def fitting_share(self) -> float | None:
+        """Return the least share of the memory, in hundredths, with which all fits; None if none should be asked."""
+        if self.share is None:
+            return None
+        hundredths = ceil(100 * (self.ledger.held_bytes + self.needed_bytes) / self.memory_bytes)
+        return hundredths / 100 if hundredths <= 100 * MOST_SHARE else None
+
+
+def _ways_out(run: ServedRun) -> Iterator[str]:
+    """Yield what makes it fit, beside a shorter request."""
+    if run.fitting_share is not None:
+        yield f"--gpu-memory-utilization {run.fitting_share:g}"
+    if run.fitting_tp is not None:
+        yield f"--tensor-parallel-size {run.fitting_tp}"
+
+
+@rule(
+    id="MEM101",
+    name="no-memory-for-cache",
+    framework=Framework.VLLM,
+    prevents="ValueError: No available memory for the cache blocks. (or torch.OutOfMemoryError as weights are loaded)",
+    found_at=FoundAt.BUILD,
+    source=SOURCE,
+)
+def no_memory_for_cache(run: ServedRun) -> Iterator[Found]:
+    """Weights, a full step and captured graphs leave some of the engine's memory to its cache.
+
+    The engine takes `--gpu-memory-utilization` of a GPU, loads its weights, measures a step of
+    `--max-num-batched-tokens` tokens and its graphs, and gives what is left to the cache of keys and values. Where
+    nothing is left it does not start. `--kv-cache-memory-bytes` has to fit beside the same.
+    """
+    if run.holds_the_rest:
+        return
+    largest = sorted(run.ledger.lines, key=lambda line: -line.num_bytes)[:3]
+    words = ", ".join(f"{line.name} {line.num_bytes / GIB:.1f} GiB" for line in largest)
+    ways = " or ".join(_ways_out(run)) or "more tensor or pipeline parallelism, or weights of fewer bytes"
+    yield Found(
+        place=run.start,
+        message=f"A GPU needs {run.ledger.held_bytes / GIB:.1f} GiB beside the cache, and the engine has "
+        f"{run.room_bytes / GIB:.1f} GiB for it.",
+        hint=f"Largest: {words}. It fits with {ways}.",
+    )
+
+
+@rule(
+    id="MEM102",
+    name="request-exceeds-cache",
+    framework=Framework.VLLM,
+    prevents="ValueError: To serve at least one request with the model's max seq len (...), (... GiB KV cache is "
+    "needed, which is larger than the available KV cache memory",
+    found_at=FoundAt.BUILD,
+    source=SOURCE,
+)
+def request_exceeds_cache(run: ServedRun) -> Iterator[Found]:
+    """The cache of keys and values holds at least one request of `--max-model-len` tokens.
+
+    The length is the model's own where it is not given. With `auto` the engine takes the longest that fits.
+    """
+    if not run.holds_the_rest or run.max_model_len is None or run.needed_bytes <= run.pool_bytes:
+        return
+    shorter = (f"--max-model-len {run.longest}",) if run.longest else ()
+    ways = " or ".join((*shorter, *_ways_out(run))) or "more tensor or pipeline parallelism"
+    yield Found(
+        place=run.length_place,
+        message=f"A request of {run.max_model_len:,} tokens needs {run.needed_bytes / GIB:.1f} GiB of cache on a GPU, "
+        f"which has {run.pool_bytes / GIB:.1f} GiB.",
+        hint=f"It fits with {ways}.",
+    )
+
+
+RULES: tuple[Rule[ServedRun], ...] = (no_memory_for_cache, request_exceeds_cache)
