@@ -36,8 +36,9 @@ from planner.evaluate import LayerPrices, priced_step
 from planner.graph import Module
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Recompute, stages_from_counts
-from planner.memory import distinct_peaks, memory_limit_bytes
+from planner.memory import memory_limit_bytes
 from planner.placement import PlacedModel, RankModel, shard_model
+from planner.rank_peaks import RankPeaks
 from planner.shard import Elements
 from planner.sharding import Sharding, sharding_of
 from planner.state_bytes import split_bytes, state_bytes
@@ -101,7 +102,7 @@ class Judge:
         if self._states_alone_are_too_large(layout):
             return Judged(verdict=Verdict.TOO_LARGE)
         placed, layers = self._placed(layout)
-        if any(peak > self._limit_bytes for peak in distinct_peaks(placed)):
+        if any(peak > self._limit_bytes for peak in RankPeaks().of_all(placed)):
             return Judged(verdict=Verdict.TOO_LARGE)
         if not can_say(layout, run):
             return Judged(verdict=Verdict.ILLEGAL)

@@ -10,9 +10,7 @@ published as formulas.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 
@@ -20,9 +18,9 @@ from planner.activation_offload import held_bytes
 from planner.communication import num_moments, shard_ranks
 from planner.graph import LossReduction, Saved, Work
 from planner.habits import PLANNED, Fsdp, Habits, LossHabit
-from planner.layout import Layout, Offload, Schedule, Stage
+from planner.layout import Layout, Stage
 from planner.offload import PREFETCH_BUCKET_ELEMENTS, SUB_GROUP_ELEMENTS
-from planner.placement import PlacedModel, RankModel, StageContents
+from planner.placement import PlacedModel, RankModel
 from planner.plan import MemoryLine, Phase
 from planner.schedules.orders import operation_order, peak_activation_bytes
 from planner.shard import Elements
@@ -90,7 +88,7 @@ def chunk_activation_bytes(placed: PlacedModel, stage: Stage) -> int:
     return total
 
 
-def _working_set_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
+def working_set_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
     """Return the most that one layer's backward needs beside what is kept: recomputed tensors and gradients.
 
     Where only the first layers of a stage are recomputed, the others have freed at least as much by then. Where each
@@ -142,15 +140,6 @@ def _is_plain(saved: Saved) -> bool:
     return saved.name.endswith(PLAIN_SOFTMAX_NAME)
 
 
-@lru_cache(maxsize=256)
-def _activation_peaks(
-    schedule: Schedule, pp: int, vpp: int, num_microbatches: int, bytes_per_stage: tuple[int, ...]
-) -> tuple[int, ...]:
-    order = operation_order(schedule, pp=pp, vpp=vpp, num_microbatches=num_microbatches)
-    bytes_RC = np.array(bytes_per_stage, dtype=np.int64).reshape(vpp, pp).T
-    return peak_activation_bytes(order, bytes_RC)
-
-
 def memory_ledger(
     placed: PlacedModel, habits: Habits = PLANNED, *, activation_bytes_R: tuple[int, ...] | None = None
 ) -> tuple[MemoryLine, ...]:
@@ -163,7 +152,7 @@ def memory_ledger(
             own schedule.
     """
     layout = placed.layout
-    peaks = activation_bytes_R or _peaks_of_stages(placed)
+    peaks = activation_bytes_R or activation_peaks(placed)
     return tuple(
         MemoryLine(
             rank=layout.first_global_rank(pipeline_rank),
@@ -173,44 +162,9 @@ def memory_ledger(
             source=term.source,
         )
         for pipeline_rank in range(layout.pp)
-        for phase, terms in _phases(placed, pipeline_rank, peaks[pipeline_rank], habits)
+        for phase, terms in rank_phases(placed, pipeline_rank, peaks[pipeline_rank], habits)
         for term in terms
     )
-
-
-RankKey = tuple[Offload | None, int, int, bool, bool, tuple[StageContents, ...]]
-"""What the peak of a pipeline rank depends on, within one point."""
-
-
-def placed_peak_bytes(placed: PlacedModel, known: dict[RankKey, int]) -> int:
-    """Return `peak_memory_bytes` of the ledger; `known` holds peaks of ranks under other splits of the same point."""
-    return max(distinct_peaks(placed, known))
-
-
-def distinct_peaks(placed: PlacedModel, known: dict[RankKey, int] | None = None) -> Iterator[int]:
-    """Yield the largest phase of each distinct pipeline rank, one after the other, lowest rank first.
-
-    Ranks of equal stages with equal activations differ only where the first and the last one do.
-
-    Args:
-        placed: A split of a point.
-        known: Peaks of ranks under other splits of that point; what is new is added.
-    """
-    layout = placed.layout
-    known = {} if known is None else known
-    seen: set[RankKey] = set()
-    for pipeline_rank, activation_bytes in enumerate(_peaks_of_stages(placed)):
-        contents = tuple(placed.rank_model.contents(stage) for stage in layout.chunks(pipeline_rank))
-        working = _working_set_bytes(placed, pipeline_rank) if layout.recompute.is_per_layer else 0
-        ends = pipeline_rank == 0, pipeline_rank == layout.pp - 1
-        key = (layout.offload, activation_bytes, working, *ends, contents)
-        if key in seen:
-            continue
-        seen.add(key)
-        if key not in known:
-            phases = _phases(placed, pipeline_rank, activation_bytes, PLANNED)
-            known[key] = max(sum(term.num_bytes for term in terms) for _, terms in phases)
-        yield known[key]
 
 
 def room_bytes(placed: PlacedModel, pipeline_rank: int, *, limit_bytes: int) -> int:
@@ -221,13 +175,13 @@ def room_bytes(placed: PlacedModel, pipeline_rank: int, *, limit_bytes: int) -> 
         pipeline_rank: The rank; what it needs at other times must fit by itself.
         limit_bytes: What each GPU may use.
     """
-    phases = dict(_phases(placed, pipeline_rank, 0, PLANNED))
+    phases = dict(rank_phases(placed, pipeline_rank, 0, PLANNED))
     terms = phases[Phase.FORWARD_BACKWARD]
     lost = next(term.num_bytes for term in terms if term.name == FRAGMENTATION)
     total = sum(term.num_bytes for term in terms) - lost
     dynamic = sum(term.num_bytes for term in _dynamic_terms(placed, pipeline_rank, 0, PLANNED)) - lost
     has_head = any(stage.has_head for stage in placed.layout.chunks(pipeline_rank))
-    beside = max(_working_set_bytes(placed, pipeline_rank), _loss_bytes(placed, PLANNED) if has_head else 0)
+    beside = max(working_set_bytes(placed, pipeline_rank), _loss_bytes(placed, PLANNED) if has_head else 0)
 
     def needed(more: int) -> int:
         return total + more + round((dynamic + more) * FRAGMENTATION_FRACTION)
@@ -240,21 +194,19 @@ def room_bytes(placed: PlacedModel, pipeline_rank: int, *, limit_bytes: int) -> 
     return more + beside
 
 
-def _peaks_of_stages(placed: PlacedModel) -> tuple[int, ...]:
-    """Return what the saved tensors of each pipeline rank take at most."""
+def activation_peaks(placed: PlacedModel, *, rank: int | None = None) -> tuple[int, ...]:
+    """Return what the saved tensors of each pipeline rank, or of the only one that is asked for, take at most."""
     layout = placed.layout
-    return _activation_peaks(
-        layout.schedule,
-        layout.pp,
-        layout.vpp,
-        layout.num_microbatches,
-        tuple(chunk_activation_bytes(placed, stage) for stage in layout.stages),
-    )
+    order = operation_order(layout.schedule, pp=layout.pp, vpp=layout.vpp, num_microbatches=layout.num_microbatches)
+    bytes_RC = np.zeros((layout.pp, layout.vpp), dtype=np.int64)
+    for asked in range(layout.pp) if rank is None else (rank,):
+        bytes_RC[asked] = [chunk_activation_bytes(placed, stage) for stage in layout.chunks(asked)]
+    return peak_activation_bytes(order, bytes_RC, rank=rank)
 
 
-def _phases(
-    placed: PlacedModel, pipeline_rank: int, activation_bytes: int, habits: Habits
-) -> "tuple[tuple[Phase, list[_Term]], ...]":
+def rank_phases(
+    placed: PlacedModel, pipeline_rank: int, activation_bytes: int, habits: Habits = PLANNED
+) -> "tuple[tuple[Phase, list[Term]], ...]":
     """Return what one pipeline rank holds in each phase."""
     always = _permanent_terms(placed, pipeline_rank, habits)
     moments = _moment_terms(placed, pipeline_rank, habits)
@@ -267,7 +219,9 @@ def _phases(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Term:
+class Term:
+    """One line of the memory of a rank in one phase."""
+
     name: str
     num_bytes: int
     source: str
@@ -287,7 +241,7 @@ def _kept_note(layout: Layout) -> str:
     return "" if layout.offload is None else f"; {1.0 - layout.offloaded_fraction:.4g} of them, the rest on the host"
 
 
-def _construction_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
+def _construction_terms(placed: PlacedModel, pipeline_rank: int) -> list[Term]:
     """Return what is there only while the optimizer is made: of a split one, fp32 copies of all weights that stay.
 
     `DistributedOptimizer` is handed a `HybridDeviceOptimizer` of the whole weights, and makes one of its own share
@@ -303,14 +257,14 @@ def _construction_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
         shares = (-(-trainable.dense // dense), -(-trainable.expert // expert))
         tensor = -(-placed.largest_tensor(pipeline_rank) // min(dense, expert))
         return [
-            _Term(
+            Term(
                 name="master weights on their way",
                 num_bytes=DType.FP32.num_bytes * min(sum(shares), SUB_GROUP_ELEMENTS + tensor),
                 source="fp32 copies of a sub-group's share, and of a tensor's that overshoots it",
             )
         ]
     return [
-        _Term(
+        Term(
             name="unsplit master weights",
             num_bytes=kept_bytes(trainable.total * DType.FP32.num_bytes, layout),
             source=f"fp32 copies of a first optimizer over whole weights{_kept_note(layout)}",
@@ -332,7 +286,7 @@ def _repeated_communicator_bytes(layout: Layout) -> int:
     return repeated * (PAIR_COMMUNICATOR_BYTES if size == 2 else GROUP_COMMUNICATOR_BYTES if size > 2 else 0)
 
 
-def _permanent_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[_Term]:
+def _permanent_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[Term]:
     """Return what a rank holds from initialisation on."""
     layout, workload = placed.layout, placed.workload
     per_element = state_bytes(workload)
@@ -342,55 +296,55 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) ->
     trainable = placed.elements(pipeline_rank, trainable=True)
     states, gradients, weights = (shard_ranks(layout, zero_stage=stage) for stage in (1, 2, 3))
     terms = [
-        _Term(
+        Term(
             name="weights",
             num_bytes=0 if layout.parameters_on_host else split_bytes(everything, per_element.weight, weights),
             source="on the host"
             if layout.parameters_on_host
             else f"{workload.precision.parameter_dtype} parameters of this rank{_split_note(everything, weights)}",
         ),
-        _Term(
+        Term(
             name="gradients",
             num_bytes=0 if gradients_on_host(layout) else split_bytes(trainable, per_element.gradient, gradients),
             source="on the host"
             if gradients_on_host(layout)
             else f"{workload.gradient_dtype} gradients{_split_note(trainable, gradients)}",
         ),
-        _Term(
+        Term(
             name="master weights",
             num_bytes=kept_bytes(split_bytes(trainable, per_element.master, states), layout),
             source=f"{per_element.master} bytes an element{_split_note(trainable, states)}{_kept_note(layout)}",
         ),
-        _Term(name="context and libraries", num_bytes=CONTEXT_BYTES, source=CONTEXT_SOURCE),
-        _Term(name="workspaces", num_bytes=WORKSPACE_BYTES, source=WORKSPACE_SOURCE),
+        Term(name="context and libraries", num_bytes=CONTEXT_BYTES, source=CONTEXT_SOURCE),
+        Term(name="workspaces", num_bytes=WORKSPACE_BYTES, source=WORKSPACE_SOURCE),
     ]
     half = half_gradient_bytes(layout, workload, placed.capabilities)
     if half:
         source = "gradients of a whole backward pass, before they are added to the accumulated ones"
-        terms.append(_Term(name="16-bit gradients", num_bytes=trainable.total * half, source=source))
+        terms.append(Term(name="16-bit gradients", num_bytes=trainable.total * half, source=source))
     if layout.secondary_shard > 1:
         ranks = (layout.secondary_shard, min(layout.secondary_shard, weights[1]))
         secondary = split_bytes(everything, per_element.weight, ranks)
         source = f"second copy of the weights{_split_note(everything, ranks)}"
-        terms.append(_Term(name="secondary weights", num_bytes=secondary, source=source))
+        terms.append(Term(name="secondary weights", num_bytes=secondary, source=source))
     if placed.model.vision is not None and pipeline_rank == 0:
         tower = placed.model.vision.num_parameters * per_element.weight
-        terms.append(_Term(name="vision tower", num_bytes=tower, source=VISION_SOURCE))
+        terms.append(Term(name="vision tower", num_bytes=tower, source=VISION_SOURCE))
     communicators = communicator_bytes(layout, placed.model)
     if _is_fsdp(layout, habits):
         communicators -= _repeated_communicator_bytes(layout)
     if communicators:
-        terms.append(_Term(name="communicators", num_bytes=communicators, source=COMMUNICATOR_SOURCE))
+        terms.append(Term(name="communicators", num_bytes=communicators, source=COMMUNICATOR_SOURCE))
     return terms
 
 
-def _moment_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[_Term]:
+def _moment_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[Term]:
     """Return what is made at the first step and stays: moments, fp8 copies, gathered parameters."""
     layout, workload = placed.layout, placed.workload
     states = shard_ranks(layout, zero_stage=1)
     trainable = placed.elements(pipeline_rank, trainable=True)
     terms = [
-        _Term(
+        Term(
             name="optimizer moments",
             num_bytes=kept_bytes(split_bytes(trainable, state_bytes(workload).moments, states), layout),
             source=f"{num_moments(workload)} in {workload.moment_dtype}{_split_note(trainable, states)}"
@@ -405,10 +359,10 @@ def _moment_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> li
         if pipeline_rank == layout.pp - 1:
             operands += placed.rank_model.head.gemm_operands  # of multi-token prediction
         copies = math.ceil(operands * fp8_copy_bytes(workload.precision))
-        terms.append(_Term(name="fp8 weight copies", num_bytes=copies, source=FP8_COPY_SOURCE))
+        terms.append(Term(name="fp8 weight copies", num_bytes=copies, source=FP8_COPY_SOURCE))
     if layout.zero_stage == 3:
         terms.append(
-            _Term(
+            Term(
                 name="gathered parameters",
                 num_bytes=_gathered_elements(placed, pipeline_rank, habits) * state_bytes(workload).weight,
                 source="embedding and head whole, and the layers that are gathered ahead",
@@ -416,7 +370,7 @@ def _moment_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> li
         )
     if layout.parameters_on_host:
         terms.append(
-            _Term(
+            Term(
                 name="fetched weights",
                 num_bytes=_fetched_bytes(placed, pipeline_rank),
                 source="this rank's share of a bucket that is gathered, fetched from the host",
@@ -451,7 +405,7 @@ def _gathered_elements(placed: PlacedModel, pipeline_rank: int, habits: Habits) 
     return ends + two + apart
 
 
-def _queued_gradient_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Term]:
+def _queued_gradient_terms(placed: PlacedModel, pipeline_rank: int) -> list[Term]:
     """Return what sharded gradients take before they are reduced."""
     if placed.layout.zero_stage < 2:
         return []
@@ -461,7 +415,7 @@ def _queued_gradient_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Ter
     queued = min(trainable, max(placed.capabilities.queued_gradients, 2 * largest))
     per_element = state_bytes(workload)
     terms = [
-        _Term(
+        Term(
             name="gradients to reduce",
             num_bytes=queued * per_element.gradient + largest * per_element.weight,
             source="whole buckets that wait to be reduced, and one layer's gradients before they are added",
@@ -471,7 +425,7 @@ def _queued_gradient_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Ter
         dense, expert = shard_ranks(placed.layout, zero_stage=2)
         share = -(-placed.largest_tensor(pipeline_rank) // min(dense, expert))
         terms.append(
-            _Term(
+            Term(
                 name="gradients on their way",
                 num_bytes=2 * share * (per_element.gradient + DType.FP32.num_bytes),
                 source="a tensor's share fetched from the host and cast to fp32, and the next one's",
@@ -480,16 +434,16 @@ def _queued_gradient_terms(placed: PlacedModel, pipeline_rank: int) -> list[_Ter
     return terms
 
 
-def _update_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[_Term]:
+def _update_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[Term]:
     """Return what only the optimizer step needs: gradients copied to fp32, temporaries of an update in one call."""
     workload = placed.workload
     states = shard_ranks(placed.layout, zero_stage=1)
     trainable = placed.elements(pipeline_rank, trainable=True)
-    terms: list[_Term] = []
+    terms: list[Term] = []
     copied = workload.gradient_dtype is not DType.FP32 and not uses_precision_aware_optimizer(workload)
     if copied and not _is_fsdp(placed.layout, habits):
         terms.append(
-            _Term(
+            Term(
                 name="fp32 gradients",
                 num_bytes=kept_bytes(split_bytes(trainable, DType.FP32.num_bytes, states), placed.layout),
                 source=f"copy of {workload.gradient_dtype} gradients for the update{_split_note(trainable, states)}"
@@ -498,7 +452,7 @@ def _update_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> li
         )
     if habits.foreach_update and num_moments(workload) == ADAM_MOMENTS:
         terms.append(
-            _Term(
+            Term(
                 name="update temporaries",
                 num_bytes=split_bytes(trainable, workload.moment_dtype.num_bytes, states),
                 source=f"{FOREACH_SOURCE}{_split_note(trainable, states)}",
@@ -507,11 +461,11 @@ def _update_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> li
     return terms
 
 
-def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: int, habits: Habits) -> list[_Term]:
+def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: int, habits: Habits) -> list[Term]:
     """Return what lives between a forward pass and its backward pass at the worst moment."""
     layout = placed.layout
     terms = [
-        _Term(
+        Term(
             name="activations",
             num_bytes=activation_bytes,
             source="saved tensors of the micro-batches in flight"
@@ -520,14 +474,14 @@ def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: in
         )
     ]
     fsdp = _is_fsdp(layout, habits)
-    working = _working_set_bytes(placed, pipeline_rank)
+    working = working_set_bytes(placed, pipeline_rank)
     if fsdp:
         working += _reduced_layer_bytes(placed, pipeline_rank)
     has_head = any(stage.has_head for stage in layout.chunks(pipeline_rank))
     head = _loss_bytes(placed, habits) if has_head else 0
     if head > working or (head and habits.fixed_segments):
         terms.append(
-            _Term(
+            Term(
                 name="logits and loss",
                 num_bytes=head,
                 source=habits.loss.source
@@ -537,7 +491,7 @@ def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: in
         )
     if working >= head or habits.fixed_segments:
         terms.append(
-            _Term(
+            Term(
                 name="backward temporaries",
                 num_bytes=working,
                 source="recomputed tensors and gradients of the largest layer",
@@ -548,17 +502,17 @@ def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: in
     if layout.pp > 1:
         buffers = 2 * placed.rank_model.stream_bytes * (2 if layout.overlap.p2p else 1)
         terms.append(
-            _Term(name="pipeline buffers", num_bytes=buffers, source="received activations and their gradients")
+            Term(name="pipeline buffers", num_bytes=buffers, source="received activations and their gradients")
         )
         in_flight = min(layout.num_microbatches, layout.pp - pipeline_rank)
         if habits.keeps_stage_outputs and not has_head:
             outputs = in_flight * placed.rank_model.stream_bytes
-            terms.append(_Term(name="stage outputs", num_bytes=outputs, source="kept until their gradients have come"))
+            terms.append(Term(name="stage outputs", num_bytes=outputs, source="kept until their gradients have come"))
     fraction, source = FRAGMENTATION_FRACTION, FRAGMENTATION_SOURCE
     if habits.fixed_segments:
         fraction, source = FIXED_SEGMENTS_FRACTION, FIXED_SEGMENTS_SOURCE
     lost = round(sum(term.num_bytes for term in terms) * fraction)
-    terms.append(_Term(name=FRAGMENTATION, num_bytes=lost, source=source))
+    terms.append(Term(name=FRAGMENTATION, num_bytes=lost, source=source))
     return terms
 
 

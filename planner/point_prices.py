@@ -23,9 +23,9 @@ from planner.communication import (
 from planner.copy_waits import backward_wait_seconds, forward_wait_seconds
 from planner.costs import CostTable
 from planner.layout import Layout, Recompute, Stage
-from planner.memory import RankKey, memory_ledger, peaks_of_ranks, placed_peak_bytes
 from planner.offload import gradient_copies, optimizer_seconds, parameter_copies, waited_for_link_seconds
 from planner.placement import PlacedModel, StageContents
+from planner.rank_peaks import RankPeaks
 from planner.schedules.simulate import StageTimes
 from planner.schedules.span import span_seconds
 from planner.shard import Elements
@@ -72,7 +72,7 @@ class PointPrices:
         self._stages: dict[tuple[StageContents, tuple[_Alike, ...]], StageSeconds] = {}
         self._of_point: dict[Stage, StageSeconds] = {}
         self._optimizers: dict[tuple[int, int], float] = {}
-        self._peaks: dict[RankKey, int] = {}
+        self._peaks = RankPeaks()
 
     def place(self, layout: Layout) -> PlacedModel:
         """Return the model under a split of the point."""
@@ -86,11 +86,15 @@ class PointPrices:
 
     def peak_bytes(self, layout: Layout) -> int:
         """Return the exact peak of a split."""
-        return placed_peak_bytes(self.place(layout), self._peaks)
+        return max(self._peaks.of_all(self.place(layout)))
 
     def peaks_R(self, layout: Layout) -> tuple[int, ...]:
         """Return the exact peak of each pipeline rank of a split."""
-        return peaks_of_ranks(memory_ledger(self.place(layout)))
+        return tuple(self._peaks.of_all(self.place(layout)))
+
+    def rank_peak_bytes(self, layout: Layout, pipeline_rank: int) -> int:
+        """Return the exact peak of one pipeline rank of a split."""
+        return self._peaks.of_rank(self.place(layout), pipeline_rank)
 
     def step_seconds(self, layout: Layout) -> float:
         """Return the simulated time of one step of a split."""

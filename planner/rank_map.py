@@ -159,6 +159,10 @@ class _OrderedPrices(PointPrices):
             peak + missing for peak, missing in zip(super().peaks_R(layout), self.missing_bytes_R, strict=True)
         )
 
+    def rank_peak_bytes(self, layout: Layout, pipeline_rank: int) -> int:
+        """Return the peak of one pipeline rank of a split, likewise."""
+        return super().rank_peak_bytes(layout, pipeline_rank) + self.missing_bytes_R[pipeline_rank]
+
     def stage_on(self, stage: Stage, pipeline_rank: int, recompute: Recompute | None = None) -> StageSeconds:
         """Return the times of one virtual stage on a pipeline rank, under the point's recompute choice or another."""
         return self.ranks[pipeline_rank].stage(stage, recompute)

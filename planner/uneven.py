@@ -126,7 +126,7 @@ def improved(pricer: Pricer, candidate: Candidate, *, rival_seconds: float = mat
             break
         split = move.split
         tried.add(split.stages)
-        peak_bytes = _peak_if_it_fits(pricer, prices, split)
+        peak_bytes = _peak_if_it_fits(pricer, prices, split, gaining_rank=move.target % split.pp)
         if peak_bytes is None:
             moves.bar(move)
             continue
@@ -141,8 +141,10 @@ def improved(pricer: Pricer, candidate: Candidate, *, rival_seconds: float = mat
     return replace(best, lower_bound_seconds=min(best.lower_bound_seconds, best.step_seconds))
 
 
-def _peak_if_it_fits(pricer: Pricer, prices: PointPrices, split: Layout) -> int | None:
-    """Return the exact peak of a split that GPUs and hosts hold."""
+def _peak_if_it_fits(pricer: Pricer, prices: PointPrices, split: Layout, *, gaining_rank: int) -> int | None:
+    """Return the exact peak of a split that GPUs and hosts hold; the rank that gains a layer is looked at first."""
+    if prices.rank_peak_bytes(split, gaining_rank) > pricer.limit_bytes:
+        return None
     peak_bytes = prices.peak_bytes(split)
     return peak_bytes if peak_bytes <= pricer.limit_bytes and pricer.hosts_hold(prices, split) else None
 

@@ -11,7 +11,7 @@ Virtual stage k of the model runs on rank k mod pp as its chunk k // pp. Arrays 
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class OperationOrder:
     """What every rank runs, one operation after the other.
 
@@ -33,6 +33,7 @@ class OperationOrder:
         is_backward_RK: The operation is a backward pass.
         chunk_RK: Chunk it belongs to.
         microbatch_RK: Micro-batch it belongs to.
+        slot_RK: Each operation has a higher one than those that it waits for.
     """
 
     pp: int
@@ -41,6 +42,7 @@ class OperationOrder:
     is_backward_RK: BoolArray
     chunk_RK: IntArray
     microbatch_RK: IntArray
+    slot_RK: IntArray
 
     @property
     def num_stages(self) -> int:
@@ -52,6 +54,14 @@ class OperationOrder:
         """Return the virtual stage of each operation, in model order."""
         rank_R = np.arange(self.pp, dtype=np.int64)
         return self.chunk_RK * self.pp + rank_R[:, np.newaxis]
+
+    @cached_property
+    def change_RK(self) -> IntArray:
+        """Return the chunk that each operation keeps or frees a micro-batch of: those that free count behind all."""
+        rank_R = np.arange(self.pp, dtype=np.int64)
+        of_chunk_RK = self.chunk_RK + self.vpp * rank_R[:, np.newaxis]
+        change_RK: IntArray = of_chunk_RK + self.pp * self.vpp * self.is_backward_RK
+        return change_RK
 
 
 def check_schedule(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int) -> None:
@@ -100,6 +110,11 @@ def operation_order(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: 
     Forwards go by groups of pp micro-batches, each group through the chunks from the first to the last; backwards do
     the same from the last chunk to the first.
 
+    Slots are those of a run in lock-step, two for a forward and a backward pass. With w the warm-up of the first rank
+    in a long step, which gets s (1, interleaved 2) shorter with each rank, forward n of rank r has slot 2n + s r and
+    backward n slot 2n + 2w + 1 - s r: one behind the forward before it on its rank, and behind its source, which lies
+    s slots before it on a neighbouring rank, or with the next chunk at least 2 pp - s (pp - 1).
+
     Raises:
         ValueError: Megatron-LM does not run the schedule at these degrees.
 
@@ -125,7 +140,10 @@ def operation_order(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: 
     index_RK = np.where(is_backward_RK, num_backwards_RK, num_forwards_RK) - 1
     chunk_RK = np.where(is_backward_RK, vpp - 1 - forward_chunk[index_RK], forward_chunk[index_RK])
     microbatch_RK = forward_microbatch[index_RK]
-    for array in (is_backward_RK, chunk_RK, microbatch_RK):
+    lead, slope = (2 * (pp - 1) + (vpp - 1) * pp, 2) if schedule is Schedule.INTERLEAVED else (pp - 1, 1)
+    late_R = slope * np.arange(pp, dtype=np.int64)[:, np.newaxis]
+    slot_RK = 2 * index_RK + np.where(is_backward_RK, 2 * lead + 1 - late_R, late_R)
+    for array in (is_backward_RK, chunk_RK, microbatch_RK, slot_RK):
         array.setflags(write=False)
     return OperationOrder(
         pp=pp,
@@ -134,29 +152,28 @@ def operation_order(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: 
         is_backward_RK=is_backward_RK,
         chunk_RK=chunk_RK,
         microbatch_RK=microbatch_RK,
+        slot_RK=slot_RK,
     )
 
 
-def peak_activation_bytes(order: OperationOrder, bytes_per_chunk_RC: IntArray) -> tuple[int, ...]:
+def peak_activation_bytes(
+    order: OperationOrder, bytes_per_chunk_RC: IntArray, *, rank: int | None = None
+) -> tuple[int, ...]:
     """Return for each rank the most bytes that its saved activations take at once.
 
-    A forward pass adds the bytes of its chunk, and they stay until the backward pass of the same pair has ended.
+    A forward pass adds the bytes of its chunk, and they stay until the backward pass of the same pair has ended: the
+    most is held behind some pass, before another frees.
 
     Args:
         order: What the ranks run.
         bytes_per_chunk_RC: Activations of one micro-batch, `(pp, vpp)`.
+        rank: The only rank that is asked for; None for all.
 
     """
-    return tuple(int(peak) for peak in _alive_RK(order, bytes_per_chunk_RC).max(axis=1))
-
-
-def _alive_RK(order: OperationOrder, weight_RC: IntArray) -> IntArray:
-    """Return the summed weight of the pairs that are alive while each operation runs."""
-    if weight_RC.shape != (order.pp, order.vpp):
-        raise ValueError(f"weights have shape {weight_RC.shape}, not (pp, vpp) = {(order.pp, order.vpp)}")
-    weight_RK = np.take_along_axis(weight_RC.astype(np.int64), order.chunk_RK, axis=1)
-    added_RK = np.where(order.is_backward_RK, 0, weight_RK)
-    freed_RK = np.where(order.is_backward_RK, weight_RK, 0)
-    freed_before_RK = np.cumsum(freed_RK, axis=1) - freed_RK
-    alive_RK: IntArray = np.cumsum(added_RK, axis=1) - freed_before_RK
-    return alive_RK
+    if bytes_per_chunk_RC.shape != (order.pp, order.vpp):
+        raise ValueError(f"weights have shape {bytes_per_chunk_RC.shape}, not (pp, vpp) = {(order.pp, order.vpp)}")
+    asked = slice(None) if rank is None else slice(rank, rank + 1)
+    # All chunks of all ranks in one row, first as they are added, then as they are freed.
+    signed = np.concatenate((bytes_per_chunk_RC.ravel(), -bytes_per_chunk_RC.ravel()), dtype=np.int64)
+    held_RK = np.cumsum(signed[order.change_RK[asked]], axis=1)
+    return tuple(held_RK.max(axis=1).tolist())

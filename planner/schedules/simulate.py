@@ -243,32 +243,14 @@ def operation_seconds(order: OperationOrder, times: StageTimes) -> OperationSeco
 def _program(order: OperationOrder) -> _Program:
     """Return the operations in an order in which each one comes after those that it waits for."""
     num_positions = order.is_backward_RK.shape[1]
-    source_RK = sources_RK(order)
-    sources = source_RK.tolist()
-    sequence: list[int] = []
-    # Place of each operation in the sequence, from 1; 0 until it has one. The last entry answers for "no source".
-    place = [0] * source_RK.size + [-1]
-    position_R = [0] * order.pp
-    while len(sequence) < source_RK.size:
-        length_before = len(sequence)
-        for rank in range(order.pp):
-            position, rank_sources = position_R[rank], sources[rank]
-            while position < num_positions and place[rank_sources[position]]:
-                flat = rank * num_positions + position
-                sequence.append(flat)
-                place[flat] = len(sequence)
-                position += 1
-            position_R[rank] = position
-        assert len(sequence) > length_before, "the ranks of a pipeline order wait for one another"
-
-    flat_N = np.array(sequence, dtype=np.int64)
-    place_N = np.array([*place[:-1], 0], dtype=np.int64)
-    before_N = np.where(flat_N % num_positions == 0, -1, flat_N - 1)
-    return _Program(
-        flat_N=flat_N,
-        before=place_N[before_N].tolist(),
-        source=place_N[source_RK.ravel()[flat_N]].tolist(),
-    )
+    flat_N = np.argsort(order.slot_RK, axis=None, kind="stable")
+    # Place of each operation in the sequence, from 1; the last entry answers for nothing to wait for.
+    place_N = np.zeros(len(flat_N) + 1, dtype=np.int64)
+    place_N[flat_N] = np.arange(1, len(flat_N) + 1)
+    before_N = place_N[np.where(flat_N % num_positions == 0, -1, flat_N - 1)]
+    source_N = place_N[sources_RK(order).ravel()[flat_N]]
+    assert (np.maximum(before_N, source_N) < place_N[flat_N]).all(), "an operation waits for one in a later slot"
+    return _Program(flat_N=flat_N, before=before_N.tolist(), source=source_N.tolist())
 
 
 @lru_cache(maxsize=128)
