@@ -5,13 +5,15 @@
     python -m benchmarks.search --profile deepseek-v3-2048xh100
 
 Solving is the call of `planner.search.search` alone, in a fresh process of each instance's own, so with empty caches;
-starting Python, imports, reading the spec and the shipped tables come before. Peak memory is that of the whole process
+starting Python, imports, reading the spec and the shipped tables come before. Garbage is collected as seldom as by the
+command line. Peak memory is that of the whole process
 up to then. Afterwards the points are counted by `benchmarks.points`, and where there are few layouts every one of them
 is priced (`benchmarks.brute_force`): both must say what the search says, or the exit code is 1. Times gate nothing.
 """
 
 import argparse
 import cProfile
+import gc
 import json
 import pstats
 import resource
@@ -27,6 +29,7 @@ from textwrap import wrap
 from benchmarks.brute_force import Exhausted, brute_force, count_layouts
 from benchmarks.instances import WANTED_PEAK_RSS_BYTES, Instance, Wanted, instances
 from benchmarks.points import NotStated, Run, count_considered, count_legal, is_proved
+from cli.start import GARBAGE_THRESHOLD
 from planner.capabilities import CAPABILITIES
 from planner.plan import Plan
 from planner.search import search
@@ -140,6 +143,7 @@ def _planned(run: Run) -> Plan:
 
 def measure(instance: Instance) -> Row:
     """Return one instance's row; meant for a process of its own."""
+    gc.set_threshold(GARBAGE_THRESHOLD)
     run = _prepared(instance)
     began, cpu_began = time.perf_counter(), time.process_time()
     plan = _planned(run)

@@ -82,6 +82,11 @@ class Rooms:
     seconds_RX: FloatArray
     layers_RDX: FloatArray
 
+    def at(self, index: int) -> "Rooms":
+        """Return the rooms of one point."""
+        chosen = slice(index, index + 1)
+        return Rooms(seconds_RX=self.seconds_RX[:, chosen], layers_RDX=self.layers_RDX[:, :, chosen])
+
 
 def _most_seconds_RX(
     rooms_RX: FloatArray, seconds_DX: FloatArray, quotients_DX: FloatArray, counts_D: IntArray
@@ -309,9 +314,7 @@ class CostTable:
         shapes, shape_X = self.shapes_of(points)
         work_X = self._work_X(points, shapes, shape_X)
         pipeline_X = self._any_split_X(points, work_X)
-        layers_SDR = np.stack([shape.layer_seconds_DR for shape in shapes])
-        layers_DX = layers_SDR[shape_X, :, points.recompute_X].T
-        known_X, filled_X = self._busiest_rank_X(points, layers_DX, limit_bytes=limit_bytes)
+        known_X, filled_X = self._busiest_rank_X(points, self._layer_seconds_DX(points), limit_bytes=limit_bytes)
         micro_X, interleaved_X = points.num_microbatches_X, points.vpp_X > 1
         # A known rank works for every micro-batch, and so does an interleaved one; a plain pipeline with a stage of t
         # takes W + (m - p) t where there are more micro-batches than stages (inequality (1) of
@@ -347,21 +350,28 @@ class CostTable:
         for pp in np.unique(points.pp_X[points.pp_X > 1]).tolist():
             with_pp = np.nonzero(points.pp_X == pp)[0]
             seconds_DX = layers_DX[:, with_pp]
-            rooms = self.layer_rooms(points.where(with_pp), seconds_DX, limit_bytes=limit_bytes)
+            rooms = self.layer_rooms(points.where(with_pp), limit_bytes=limit_bytes)
             filled_X = _fullest_X(rooms.seconds_RX, counts_D @ seconds_DX)
             fewest_DX = _fewest_on_fullest(rooms.layers_RDX, counts_D)
             any_split_X[with_pp] = np.maximum(filled_X, (fewest_DX * seconds_DX).max(axis=0))
         return known_X, any_split_X
 
-    def layer_rooms(self, points: Points, seconds_DX: FloatArray, *, limit_bytes: int) -> Rooms:
+    def _layer_seconds_DX(self, points: Points) -> FloatArray:
+        """Return the time of a layer of each kind, forward and backward, for one micro-batch."""
+        shapes, shape_X = self.shapes_of(points)
+        layers_SDR = np.stack([shape.layer_seconds_DR for shape in shapes])
+        seconds_DX: FloatArray = layers_SDR[shape_X, :, points.recompute_X].T
+        return seconds_DX
+
+    def layer_rooms(self, points: Points, *, limit_bytes: int) -> Rooms:
         """Return what the layers of each pipeline rank can be at most, by memory alone, whatever the split.
 
         Args:
             points: Points of one pp.
-            seconds_DX: Time of a layer of each kind.
             limit_bytes: What each GPU may use.
         """
         need, pp = self._need(points), int(points.pp_X[0])
+        seconds_DX = self._layer_seconds_DX(points)
         counts_D = np.array(need.counts_D, dtype=np.int64)
         blocks = tuple(_rank_blocks(pp, len(points)))
         rooms_RX = np.concatenate([need.room_RX(rank_R, limit_bytes) for rank_R in blocks])

@@ -5,16 +5,19 @@ here holds of every split that fits, even or not.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 
 from planner.candidates import PointBound, Pricer, layout_at
-from planner.costs import Bounds, FloatArray
+from planner.costs import Bounds, FloatArray, Rooms
 from planner.layout import Layout
 from planner.points import Points
 from planner.uneven import least_seconds
+
+BLOCK = 32
+"""Points whose rooms are worked out together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,6 +31,7 @@ class Interleaved:
 
     points: Points
     bounds: Bounds
+    _rooms: dict[int, Rooms] = field(default_factory=dict)
 
     @property
     def any_split_seconds_X(self) -> FloatArray:
@@ -53,9 +57,19 @@ class Interleaved:
             self.layout(pricer, index),
             bound=self.known(index),
             ceiling_seconds=ceiling_seconds,
-            alone=self.points.where(np.array([index])),
+            rooms=self._rooms_at(pricer, index),
         )
         return max(float(self.any_split_seconds_X[index]), of_rooms)
+
+    def _rooms_at(self, pricer: Pricer, index: int) -> Rooms:
+        """Return what the ranks of a point can hold by memory, worked out for those that are likely to be next too."""
+        if index not in self._rooms:
+            same = np.flatnonzero(self.points.pp_X == self.points.pp_X[index])
+            by_bound = same[np.argsort(self.any_split_seconds_X[same], kind="stable")].tolist()
+            block = [index, *(other for other in by_bound if other != index and other not in self._rooms)][:BLOCK]
+            rooms = pricer.table.layer_rooms(self.points.where(np.array(block)), limit_bytes=pricer.limit_bytes)
+            self._rooms.update({of: rooms.at(position) for position, of in enumerate(block)})
+        return self._rooms[index]
 
     def open_below(
         self,

@@ -151,12 +151,13 @@ class PointPrices:
     @cached_property
     def beside_seconds_V(self) -> tuple[float, ...]:
         """Return what the passes of each virtual stage lose to the transfers beside them."""
+        slowdown_R = [self._transfer_slowdown(rank) for rank in range(self.point.pp)]
         return tuple(
             overlapped_transfer_seconds(
                 self.transfer_seconds_E,
                 stage=stage,
                 layout=self.point,
-                slowdown=self._transfer_slowdown(stage % self.point.pp),
+                slowdown=slowdown_R[stage % self.point.pp],
             )
             for stage in range(self.point.pp * self.point.vpp)
         )

@@ -32,9 +32,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner.candidates import Candidate, PointBound, Pricer
+from planner.costs import Rooms
 from planner.layout import Layout, Stage, stages_from_counts
 from planner.point_prices import PointPrices
-from planner.points import BoolArray, Points
+from planner.points import BoolArray
 from planner.schedules.bounds import ROUNDING
 from planner.schedules.critical_path import critical_path
 from planner.schedules.simulate import FloatArray
@@ -54,7 +55,7 @@ _HALVINGS = 50
 
 
 def least_seconds(
-    pricer: Pricer, point: Layout, *, bound: PointBound, ceiling_seconds: float, alone: Points | None = None
+    pricer: Pricer, point: Layout, *, bound: PointBound, ceiling_seconds: float, rooms: Rooms | None = None
 ) -> float:
     """Return a step time that no split of an interleaved point undercuts that fits; `ceiling_seconds` at most.
 
@@ -65,7 +66,7 @@ def least_seconds(
         point: The point.
         bound: What the space knows of it.
         ceiling_seconds: A longer step is of no interest.
-        alone: The point as points of the space; None leaves memory aside.
+        rooms: What its ranks can hold by memory; None leaves that aside.
     """
     prices = pricer.least_prices(point)
     costs, micro = prices.costs, point.num_microbatches
@@ -84,8 +85,7 @@ def least_seconds(
     ahead_R[1:] += 2 * np.cumsum(prices.transfer_seconds_E[: point.pp - 1])
     work = float(counts_D @ seconds_D)
     most_R, most_RD = np.full(point.pp, np.inf), np.full((point.pp, 1), np.inf)
-    if alone is not None:
-        rooms = pricer.table.layer_rooms(alone, seconds_D[:, np.newaxis], limit_bytes=pricer.limit_bytes)
+    if rooms is not None:
         most_R, most_RD = rooms.seconds_RX[:, 0] * (1.0 + ROUNDING), rooms.layers_RDX[:, :, 0]
 
     def has_room(pipeline_seconds: float) -> bool:

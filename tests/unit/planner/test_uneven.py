@@ -121,7 +121,8 @@ def test_no_memory_bound_on_all_splits_rules_out_one_that_just_fits(
     assert bounds.any_split_seconds_X[0] + bounds.tail_seconds_X[0] <= seconds * (1 + 1e-9), counts_of(split)
     bound = PointBound(pipeline_seconds=0.0, tail_seconds=prices.tail_seconds(split))
     pricer = Pricer(space.table, limit_bytes=limit)
-    least = least_seconds(pricer, split, bound=bound, ceiling_seconds=2 * seconds, alone=alone)
+    rooms = space.table.layer_rooms(alone, limit_bytes=limit)
+    least = least_seconds(pricer, split, bound=bound, ceiling_seconds=2 * seconds, rooms=rooms)
     assert least <= seconds * (1 + 1e-9), counts_of(split)
 
 
