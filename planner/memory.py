@@ -91,7 +91,7 @@ def chunk_activation_bytes(placed: PlacedModel, stage: Stage) -> int:
 def working_set_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
     """Return the most that one layer's backward needs beside what is kept: recomputed tensors and gradients.
 
-    Where only the first layers of a stage are recomputed, the others have freed at least as much by then. Where each
+    Where only the first layers of a stage are recomputed, the others have freed all that they kept by then. Where each
     layer has a choice of its own, what the layers behind it have freed is what they kept.
     """
     recompute = placed.layout.recompute
@@ -99,16 +99,22 @@ def working_set_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
     for stage in placed.layout.chunks(pipeline_rank):
         if recompute.is_per_layer:
             freed = 0
-            layers = enumerate(placed.rank_model.stage_layers(stage), start=stage.first_layer)
-            for index, layer in reversed(tuple(layers)):
+            numbered = enumerate(placed.rank_model.stage_layers(stage), start=stage.first_layer)
+            for index, layer in reversed(tuple(numbered)):
                 kept = layer.saved_bytes(recompute.of_layer(index))
                 again = max(layer.all_saved_bytes - kept - freed, 0)
                 largest = max(largest, again + layer.transient_bytes)
                 freed += kept
             continue
-        freed_before = recompute.num_layers is not None and stage.num_layers > recompute.num_layers
+        if recompute.num_layers is not None:
+            in_order = placed.rank_model.stage_layers(stage)
+            freed = sum(layer.all_saved_bytes for layer in in_order[recompute.num_layers :])
+            for index, layer in enumerate(in_order):
+                again = layer.all_saved_bytes - layer.saved_bytes(recompute) if index < recompute.num_layers else 0
+                largest = max(largest, max(again - freed, 0) + layer.transient_bytes)
+            continue
         for layer, _ in placed.rank_model.stage_counts(stage):
-            again = 0 if freed_before else layer.all_saved_bytes - layer.saved_bytes(recompute)
+            again = layer.all_saved_bytes - layer.saved_bytes(recompute)
             largest = max(largest, again + layer.transient_bytes)
     return largest
 

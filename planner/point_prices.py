@@ -189,8 +189,13 @@ class PointPrices:
         """Return how many layers of one virtual stage are of which kind and recomputed in which way."""
         costs = self.costs
         if not recompute.is_per_layer:
-            choice = costs.choice_of(recompute)
-            return tuple((kind, choice, count) for kind, count in enumerate(contents.counts_D) if count)
+            choice, counts_D = costs.choice_of(recompute), contents.counts_D
+            kept = tuple((kind, choice, count) for kind, count in enumerate(counts_D) if count)
+            if recompute.num_layers is None:
+                return kept
+            first_D = costs.rank_model.chain.counts(stage.first_layer, min(recompute.num_layers, stage.num_layers))
+            again = tuple((kind, costs.whole_choice, count) for kind, count in enumerate(first_D) if count)
+            return again + tuple((kind, of, count - first_D[kind]) for kind, of, count in kept if count > first_D[kind])
         held = slice(stage.first_layer, stage.first_layer + stage.num_layers)
         counted: Counter[tuple[int, int]] = Counter()
         for (kind, own), run in groupby(zip(costs.rank_model.chain.kinds[held], recompute.layers[held], strict=True)):
@@ -202,7 +207,6 @@ class PointPrices:
         choice = costs.choice_of(point.recompute)
         forward = sum(n * block.forward_seconds for n, block in zip(contents.counts_D, costs.blocks_D, strict=True))
         backward = sum(n * costs.blocks_D[kind].backward_seconds_R[of] for kind, of, n in alike)
-        backward += min(point.recompute.num_layers or 0, stage.num_layers) * costs.whole_layer_seconds
         if stage.has_embedding:
             forward += costs.embedding.forward_seconds
             backward += costs.embedding.backward_seconds_R[choice]

@@ -138,11 +138,13 @@ class ShapeCosts:
     @cached_property
     def whole_layer_seconds(self) -> float:
         """Return what recomputing one layer whole adds to its backward pass, the least of all distinct blocks."""
-        whole, nothing = (
-            next(index for index, choice in enumerate(self.recomputes) if choice.granularity is granularity)
-            for granularity in (Granularity.FULL, Granularity.NONE)
-        )
-        return float(min(row[1 + whole] - row[1 + nothing] for row in self._seconds_D))
+        nothing = self.recomputes.index(Recompute(granularity=Granularity.NONE))
+        return float(min(row[1 + self.whole_choice] - row[1 + nothing] for row in self._seconds_D))
+
+    @cached_property
+    def whole_choice(self) -> int:
+        """Return the recompute choice of layers that are recomputed whole."""
+        return self.recomputes.index(Recompute(granularity=Granularity.FULL))
 
     @cached_property
     def _counts_D(self) -> tuple[FloatArray, ...]:

@@ -238,11 +238,11 @@ def recompute_choices(graph: ModelGraph, workload: TrainWorkload, capabilities: 
 def partial_recompute_layers(model: ModelSpec, *, num_stages: int) -> tuple[int, ...]:
     """Return how many layers of each virtual stage may be recomputed while the others keep everything.
 
-    At most as many as the smallest even stage holds, and fewer than all.
-    Only for models whose layers are all alike.
+    At most as many as the smallest even stage holds, and fewer than all. Where layers differ, only without a pipeline:
+    what the first layers of a stage keep then depends on where it begins, which no problem of the solvers says.
     """
     most = model.num_layers // num_stages
-    if len(model.distinct_blocks) > 1:
+    if len(model.distinct_blocks) > 1 and num_stages > 1:
         return ()
     return tuple(count for count in range(1, most + 1) if count * num_stages < model.num_layers)
 
