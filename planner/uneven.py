@@ -8,7 +8,7 @@ virtual stage to any other, as long as the simulated step gets shorter and fits.
     bound(n)   max over j of path_j(n)
 
 Of all moves the one with the least bound is simulated, which gives another path; once no bound is below the best step,
-no single move helps. A move between stages far apart shifts the layers between them, so that layers stay in order.
+no single move helps. Then two at once may, and pairs are simulated in the order of their bound (`planner.layer_moves`).
 
 `least_seconds` bounds all splits of a point, even or not: with T_r the work of rank r, t_j that of virtual stage j and
 m micro-batches, inequality (2) of `planner.schedules.bounds.any_split_bound_seconds` for the first chunks says
@@ -22,27 +22,33 @@ Where the even split does not fit, `fitted` moves layers from ranks that hold to
 of which fewest micro-batches are in flight. That none is found proves nothing: that no split fits is proved by
 `planner.memory_bound`.
 
-Arrays name their axes: R ranks, D kinds of layers, V virtual stages, P passes (forward, backward), J and K the stages
-that gain and lose a layer.
+Arrays name their axes: R ranks, D kinds of layers.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from enum import Enum, auto
 
 import numpy as np
 
 from planner.candidates import Candidate, PointBound, Pricer
 from planner.costs import Rooms
-from planner.layout import Layout, Stage, stages_from_counts
-from planner.point_prices import PointPrices
-from planner.points import BoolArray
+from planner.layer_moves import Counts, Moves, Path, StageChanges
+from planner.layout import Layout, stages_from_counts
 from planner.schedules.bounds import ROUNDING
-from planner.schedules.critical_path import critical_path
-from planner.schedules.simulate import FloatArray
 from planner.space import interleaved_counts
 
-MOST_SIMULATED = 2_048
-"""Virtual stages of one point that are simulated at most: 256 splits of 8 stages, or 64 of 32 in the same time."""
+MOST_OPERATIONS = 100_000
+"""Operations of one point that are simulated in vain at most: 32 splits of 8 ranks with four chunks each."""
+
+OPERATIONS = 12
+"""Of each virtual stage and rank that a simulation takes, about (`planner.schedules.span`)."""
+
+LEAST_SIMULATIONS = 16
+"""Splits that may be simulated in vain, however long that takes."""
+
+MISFITS_PER_SIMULATION = 8
+"""Splits that may turn out not to fit for each that may be simulated; to look at one rank's memory is as much less."""
 
 PATIENCE = 256
 """Virtual stages simulated in a row without gain after which a point that is slower than the best is given up."""
@@ -104,49 +110,121 @@ def least_seconds(
 
 
 def improved(pricer: Pricer, candidate: Candidate, *, rival_seconds: float = math.inf) -> Candidate:
-    """Return the best split of an interleaved point that moves of single layers lead to from the candidate's.
+    """Return the best split of an interleaved point that moves of one layer, or of two at once, lead to.
+
+    They are followed first until some in a row bring nothing (`PATIENCE`), then to where none does, or to the limit.
 
     Args:
         pricer: Prices splits.
         candidate: Where the moves begin.
-        rival_seconds: The best step so far. A point that is slower is given up after some moves in vain (`PATIENCE`);
-            one that is faster is followed to where no single move helps.
+        rival_seconds: The best step so far. A point that is slower after the first moves is given up.
     """
-    num_stages = len(candidate.layout.stages)
-    prices, best = pricer.prices(candidate.layout), candidate
-    paths = [_Path.of(prices, best.layout)]
-    moves = _Moves(prices, best.layout, paths)
-    tried, in_vain = {best.layout.stages}, 0
-    for _ in range(MOST_SIMULATED // num_stages):
-        if in_vain * num_stages >= PATIENCE and best.step_seconds >= rival_seconds:
+    walk = _Walk(pricer, candidate)
+    for most_in_vain in (PATIENCE // len(candidate.layout.stages), None):
+        walk.move_one(most_in_vain=most_in_vain)
+        while walk.best.step_seconds <= rival_seconds and walk.move_two(most_in_vain=most_in_vain):
+            walk.move_one(most_in_vain=most_in_vain)
+        if walk.best.step_seconds > rival_seconds:
             break
-        ceiling = best.step_seconds * (1.0 - LEAST_GAIN)
-        move = moves.most_promising(tried, pipeline_ceiling=ceiling)
-        if move is None:
-            break
-        split = move.split
-        tried.add(split.stages)
-        peak_bytes = _peak_if_it_fits(pricer, prices, split, gaining_rank=move.target % split.pp)
+    return replace(walk.best, lower_bound_seconds=min(walk.best.lower_bound_seconds, walk.best.step_seconds))
+
+
+class _Walk:
+    """From split to split of one point, each better than the one before.
+
+    Args:
+        pricer: Prices splits.
+        candidate: Where the walk begins.
+    """
+
+    def __init__(self, pricer: Pricer, candidate: Candidate) -> None:
+        self.best = candidate
+        self._pricer = pricer
+        self._prices = pricer.prices(candidate.layout)
+        self._paths = [Path.of(self._prices, candidate.layout)]
+        self._changes = StageChanges(self._prices)
+        self._moves = Moves(self._prices, candidate.layout, self._paths, self._changes)
+        self._tried = {tuple(stage.num_layers for stage in candidate.layout.stages)}
+        operations = OPERATIONS * candidate.layout.pp * len(candidate.layout.stages)
+        self._simulations = max(MOST_OPERATIONS // operations, LEAST_SIMULATIONS)
+        self._misfits = MISFITS_PER_SIMULATION * self._simulations
+
+    @property
+    def _may_go_on(self) -> bool:
+        return self._simulations > 0 and self._misfits > 0
+
+    @property
+    def _ceiling_seconds(self) -> float:
+        """Return what a step must undercut to be the best."""
+        return self.best.step_seconds * (1.0 - LEAST_GAIN)
+
+    def move_one(self, *, most_in_vain: int | None) -> None:
+        """Move single layers for as long as that helps, or so many in a row do not."""
+        in_vain = 0
+        while self._may_go_on and (most_in_vain is None or in_vain < most_in_vain):
+            move = self._moves.most_promising(self._tried, pipeline_ceiling=self._ceiling_seconds)
+            if move is None:
+                break
+            outcome = self._try(move.counts, gaining=(move.target,))
+            if outcome is _Outcome.TOO_LARGE:
+                self._moves.bar(move)
+            in_vain = 0 if outcome is _Outcome.BETTER else in_vain + (outcome is _Outcome.NO_BETTER)
+
+    def move_two(self, *, most_in_vain: int | None) -> bool:
+        """Move two layers at once where that helps, and return whether it did before so many pairs did not."""
+        in_vain = 0
+        pairs = self._moves.pairs(self._tried, pipeline_ceiling=self._ceiling_seconds, is_full=self._is_full)
+        for pair in pairs:
+            if not self._may_go_on or in_vain == most_in_vain:
+                break
+            outcome = self._try(pair.counts, gaining=pair.targets)
+            if outcome is _Outcome.BETTER:
+                return True
+            in_vain += outcome is _Outcome.NO_BETTER
+        return False
+
+    def _try(self, counts: Counts, *, gaining: tuple[int, ...]) -> "_Outcome":
+        """Price a split, those ranks first that gain a layer; what is better is where the walk goes on."""
+        self._tried.add(counts)
+        split = replace(self.best.layout, stages=stages_from_counts(counts))
+        peak_bytes = self._peak_if_it_fits(split, gaining)
         if peak_bytes is None:
-            moves.bar(move)
-            continue
-        paths.append(_Path.of(prices, split))
-        step_seconds = paths[-1].span_seconds + prices.tail_seconds(split)
-        if step_seconds < ceiling:
-            best = replace(best, layout=split, step_seconds=step_seconds, peak_memory_bytes=peak_bytes)
-            moves, in_vain = _Moves(prices, split, paths), 0
-        else:
-            moves.add(paths[-1])
-            in_vain += 1
-    return replace(best, lower_bound_seconds=min(best.lower_bound_seconds, best.step_seconds))
+            self._misfits -= 1
+            return _Outcome.TOO_LARGE
+        self._paths.append(Path.of(self._prices, split))
+        step_seconds = self._paths[-1].span_seconds + self._prices.tail_seconds(split)
+        if step_seconds >= self._ceiling_seconds:
+            self._simulations -= 1
+            self._moves.add(self._paths[-1])
+            return _Outcome.NO_BETTER
+        self.best = replace(self.best, layout=split, step_seconds=step_seconds, peak_memory_bytes=peak_bytes)
+        self._moves = Moves(self._prices, split, self._paths, self._changes)
+        return _Outcome.BETTER
+
+    def _is_full(self, target: int) -> bool:
+        """Return whether a stage cannot gain a layer from another rank, whichever that is taken to be."""
+        counts, pp = [stage.num_layers for stage in self.best.layout.stages], self.best.layout.pp
+        origin = max((stage for stage in range(len(counts)) if (stage - target) % pp), key=counts.__getitem__)
+        counts[origin] -= 1
+        counts[target] += 1
+        split = replace(self.best.layout, stages=stages_from_counts(tuple(counts)))
+        return self._prices.rank_peak_bytes(split, target % pp) > self._pricer.limit_bytes
+
+    def _peak_if_it_fits(self, split: Layout, gaining: tuple[int, ...]) -> int | None:
+        """Return the exact peak of a split that GPUs and hosts hold."""
+        prices, limit = self._prices, self._pricer.limit_bytes
+        if any(prices.rank_peak_bytes(split, stage % split.pp) > limit for stage in gaining):
+            return None
+        peak_bytes = prices.peak_bytes(split)
+        return peak_bytes if peak_bytes <= limit and self._pricer.hosts_hold(prices, split) else None
 
 
-def _peak_if_it_fits(pricer: Pricer, prices: PointPrices, split: Layout, *, gaining_rank: int) -> int | None:
-    """Return the exact peak of a split that GPUs and hosts hold; the rank that gains a layer is looked at first."""
-    if prices.rank_peak_bytes(split, gaining_rank) > pricer.limit_bytes:
-        return None
-    peak_bytes = prices.peak_bytes(split)
-    return peak_bytes if peak_bytes <= pricer.limit_bytes and pricer.hosts_hold(prices, split) else None
+class _Outcome(Enum):
+    """What came of a split that was tried."""
+
+    BETTER = auto()
+    NO_BETTER = auto()
+    TOO_LARGE = auto()
 
 
 def fitted(pricer: Pricer, point: Layout) -> Layout | None:
@@ -180,161 +258,3 @@ def fitted(pricer: Pricer, point: Layout) -> Layout | None:
         else:
             return None
     return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Path:
-    """The longest chain of passes of one split.
-
-    Args:
-        span_seconds: The pipeline of that split.
-        beside_seconds: What is on the chain beside passes.
-        weight_PV: How often the forward and the backward pass of each virtual stage are on it.
-    """
-
-    span_seconds: float
-    beside_seconds: float
-    weight_PV: FloatArray
-
-    @classmethod
-    def of(cls, prices: PointPrices, split: Layout) -> "_Path":
-        """Return the longest chain of a split."""
-        times = prices.times(split)
-        found = critical_path(
-            split.schedule, pp=split.pp, vpp=split.vpp, num_microbatches=split.num_microbatches, times=times
-        )
-        weight_PV = np.stack([found.forward_V, found.backward_V])
-        passes = float((weight_PV * [times.forward_seconds_V, times.backward_seconds_V]).sum())
-        return cls(span_seconds=found.span_seconds, beside_seconds=found.span_seconds - passes, weight_PV=weight_PV)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Move:
-    """A layer goes from one virtual stage to another.
-
-    Args:
-        split: What comes of it.
-        target: The stage that gains.
-        origin: The stage that loses.
-    """
-
-    split: Layout
-    target: int
-    origin: int
-
-
-class _Moves:
-    """The moves of single layers from one split, each with the bound that known paths give it.
-
-    Args:
-        prices: Prices splits of the point.
-        split: Where the layers are now.
-        paths: Longest chains of this split and of others.
-    """
-
-    def __init__(self, prices: PointPrices, split: Layout, paths: list[_Path]) -> None:
-        self._split = split
-        times = prices.times(split)
-        self._now_PV = np.array([times.forward_seconds_V, times.backward_seconds_V])
-        self._changes = tuple(_Changes.of(prices, split, towards_end=towards_end) for towards_end in (True, False))
-        self._least_JK = np.full((len(split.stages),) * 2, -np.inf)
-        for path in paths:
-            self.add(path)
-
-    def add(self, path: _Path) -> None:
-        """Raise the bounds to what one more path says."""
-        towards_end, towards_begin = (change.bounds_JK(path, self._now_PV) for change in self._changes)
-        self._least_JK = np.maximum(self._least_JK, np.minimum(towards_end, towards_begin))
-
-    def bar(self, move: "_Move") -> None:
-        """Leave out what is taken to fit no better than a move that does not: its target on a full rank, whoever gives.
-
-        Stages of the same rank may still give to it.
-        """
-        num_stages, pp = len(self._split.stages), self._split.pp
-        others_K = np.arange(num_stages) % pp != move.target % pp
-        if others_K[move.origin]:
-            self._least_JK[move.target, others_K] = np.inf
-
-    def most_promising(self, tried: set[tuple[Stage, ...]], *, pipeline_ceiling: float) -> "_Move | None":
-        """Return the move with the least bound; None where none that was not tried has one below the ceiling."""
-        num_stages = len(self._split.stages)
-        for flat in np.argsort(self._least_JK, axis=None, kind="stable"):
-            target, origin = divmod(int(flat), num_stages)
-            if self._least_JK[target, origin] >= pipeline_ceiling:
-                return None
-            counts = [stage.num_layers for stage in self._split.stages]
-            counts[origin] -= 1
-            counts[target] += 1
-            stages = stages_from_counts(tuple(counts))
-            if stages not in tried:
-                return _Move(split=replace(self._split, stages=stages), target=target, origin=origin)
-        return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Changes:
-    """What the passes of each virtual stage take more where layers move one way along the chain.
-
-    Towards the end a stage that loses a layer loses its last one, those between shift by one to the front of the
-    chain, and the one that gains a layer gains one in front; towards the beginning the other way round.
-    """
-
-    towards_end: bool
-    lost_PV: FloatArray
-    between_PV: FloatArray
-    gained_PV: FloatArray
-    barred_JK: BoolArray
-
-    @classmethod
-    def of(cls, prices: PointPrices, split: Layout, *, towards_end: bool) -> "_Changes":
-        """Return the changes of one direction."""
-        if towards_end:
-            lost, between, gained = (0, -1), (-1, -1), (-1, 0)
-        else:
-            lost, between, gained = (1, 0), (1, 1), (0, 1)
-
-        def more_PV(begin: int, end: int) -> FloatArray:
-            """Return what passes take more, by stage, if each one's boundaries move so; infinite where it cannot."""
-            stages = range(len(split.stages))
-            return np.array([_more_seconds(prices, split, stage, begin, end) for stage in stages]).T
-
-        lost_PV, gained_PV, between_PV = more_PV(*lost), more_PV(*gained), more_PV(*between)
-        between_PV[:, [0, -1]] = 0.0  # never between two stages
-        to_behind_JK = np.tri(len(split.stages), k=-1, dtype=np.bool_)
-        barred_JK = ~(to_behind_JK if towards_end else to_behind_JK.T)
-        barred_JK |= np.isinf(lost_PV[0]) | np.isinf(gained_PV[0])[:, np.newaxis]
-        return cls(
-            towards_end=towards_end,
-            lost_PV=np.where(np.isinf(lost_PV), 0.0, lost_PV),
-            between_PV=between_PV,
-            gained_PV=np.where(np.isinf(gained_PV), 0.0, gained_PV),
-            barred_JK=barred_JK,
-        )
-
-    def bounds_JK(self, path: "_Path", now_PV: FloatArray) -> FloatArray:
-        """Return what a path takes after each move from stage k to stage j; infinite where there is none."""
-        lost_V, between_V, gained_V = (
-            (path.weight_PV * more_PV).sum(axis=0) for more_PV in (self.lost_PV, self.between_PV, self.gained_PV)
-        )
-        passed_V = np.cumsum(between_V)
-        if self.towards_end:
-            shifted_JK = (passed_V - between_V)[:, np.newaxis] - passed_V
-        else:
-            shifted_JK = (passed_V - between_V) - passed_V[:, np.newaxis]
-        value = path.beside_seconds + float((path.weight_PV * now_PV).sum())
-        moved_JK = value + gained_V[:, np.newaxis] + lost_V + shifted_JK
-        return np.where(self.barred_JK, np.inf, moved_JK)
-
-
-def _more_seconds(prices: PointPrices, split: Layout, index: int, begin: int, end: int) -> tuple[float, float]:
-    """Return what both passes of a stage take more if its first layer and the one behind its last move so far."""
-    fewest = max(split.recompute.num_layers or 0, 1)
-    stage, rank = split.stages[index], index % split.pp
-    first_layer, num_layers = stage.first_layer + begin, stage.num_layers + end - begin
-    last_layer = prices.table.model.num_layers
-    if num_layers < fewest or first_layer < 0 or first_layer + num_layers > last_layer:
-        return np.inf, np.inf
-    now = prices.stage_on(stage, rank)
-    then = prices.stage_on(replace(stage, first_layer=first_layer, num_layers=num_layers), rank)
-    return then.forward - now.forward, then.backward - now.backward

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner.layout import Schedule
-from planner.schedules.orders import num_warmup, operation_order
-from planner.schedules.simulate import FloatArray, StageTimes, Timeline, operation_seconds, simulate, sources_RK
+from planner.schedules.orders import OperationOrder, num_warmup, operation_order
+from planner.schedules.simulate import FloatArray, StageTimes, Timeline, simulate, sources_RK
 from planner.schedules.span import Steady, steady
 
 
@@ -41,16 +41,15 @@ def critical_path(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: in
     if weight is None:
         whole = simulate(operation_order(schedule, pp=pp, vpp=vpp, num_microbatches=num_microbatches), times)
         found = replace(found, timeline=whole, more_periods=0)
-        weight = _passed(whole, _chain(whole))
+        weight = _passed(whole.order, _chain(whole))
     return CriticalPath(span_seconds=found.span_seconds, forward_V=weight[0], backward_V=weight[1])
 
 
-def _chain(timeline: Timeline) -> list[tuple[int, int]]:
-    """Return the (rank, position) of every operation of the chain, from the last to the first."""
-    order = timeline.order
-    num_positions = order.is_backward_RK.shape[1]
-    seconds = operation_seconds(order, timeline.times)
-    end_RK, source_RK = timeline.end_seconds_RK, sources_RK(order)
+def _chain(timeline: Timeline) -> list[int]:
+    """Return every operation of the chain, from the last to the first, as rank times K plus position."""
+    num_positions = timeline.order.is_backward_RK.shape[1]
+    seconds = timeline.seconds
+    end_RK, source_RK = timeline.end_seconds_RK, sources_RK(timeline.order)
     free_RK, ready_RK = seconds.gap_before_RK.copy(), seconds.transfer_in_RK
     free_RK[:, 1:] += end_RK[:, :-1]
     ready_RK = ready_RK + np.where(source_RK >= 0, end_RK.ravel()[source_RK], 0.0)
@@ -58,21 +57,18 @@ def _chain(timeline: Timeline) -> list[tuple[int, int]]:
     flat_RK[:, 0] = 0  # no operation is before the first
     waited_for = np.where(free_RK > ready_RK, flat_RK - 1, source_RK).ravel().tolist()
     flat = int(timeline.rank_end_seconds_R.argmax()) * num_positions + num_positions - 1
-    chain: list[tuple[int, int]] = []
+    chain: list[int] = []
     while flat >= 0:
-        chain.append(divmod(flat, num_positions))
+        chain.append(flat)
         flat = waited_for[flat]
     return chain
 
 
-def _passed(timeline: Timeline, chain: list[tuple[int, int]]) -> FloatArray:
+def _passed(order: OperationOrder, chain: list[int]) -> FloatArray:
     """Return how often forward and backward of each virtual stage are on a chain, `(2, V)`."""
-    order = timeline.order
-    rank_N, position_N = np.array(chain, dtype=np.int64).reshape(-1, 2).T
-    weight = np.zeros((2, order.num_stages))
-    at_N = (order.is_backward_RK[rank_N, position_N].astype(np.int64), order.stage_RK[rank_N, position_N])
-    np.add.at(weight, at_N, 1.0)
-    return weight
+    pass_RK = order.stage_RK + order.num_stages * order.is_backward_RK
+    counted = np.bincount(pass_RK.ravel()[chain], minlength=2 * order.num_stages)
+    return counted.reshape(2, order.num_stages).astype(np.float64)
 
 
 def _weights(found: Steady, schedule: Schedule) -> FloatArray | None:
@@ -80,9 +76,8 @@ def _weights(found: Steady, schedule: Schedule) -> FloatArray | None:
 
     None where the periods that were simulated do not say what comes again.
     """
-    timeline = found.timeline
-    order, chain = timeline.order, _chain(timeline)
-    weight = _passed(timeline, chain)
+    order, chain = found.timeline.order, _chain(found.timeline)
+    weight = _passed(order, chain)
     if not found.more_periods:
         return weight
     # Somewhere in the steady phase the chain passes the same operation of two periods: what lies between comes again.
@@ -93,14 +88,14 @@ def _weights(found: Steady, schedule: Schedule) -> FloatArray | None:
         num_warmup(schedule, pp=order.pp, vpp=order.vpp, num_microbatches=order.num_microbatches, rank=rank)
         for rank in range(order.pp)
     ]
-    for index, (rank, position) in enumerate(chain):
+    for index, flat in enumerate(chain):
+        rank, position = divmod(flat, 2 * total)
         if not warmup_R[rank] <= position < 2 * total - warmup_R[rank]:
             continue
         key = (rank, position % positions)
         if key in seen:
             first, later = seen[key]
             periods = (later - position) / positions
-            repeated: FloatArray = weight + _passed(timeline, chain[first:index]) * (found.more_periods / periods)
-            return repeated
+            return weight + _passed(order, chain[first:index]) * (found.more_periods / periods)
         seen[key] = (index, position)
     return None

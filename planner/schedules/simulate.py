@@ -73,6 +73,7 @@ class Timeline:
     Args:
         order: What the ranks ran.
         times: What passes and transfers took.
+        seconds: The same of every operation.
         start_seconds_RK: Start of each operation; the first one of the step starts at 0.
         end_seconds_RK: End of each operation.
         rank_end_seconds_R: End of each rank's last operation and of the extra after it.
@@ -81,6 +82,7 @@ class Timeline:
 
     order: OperationOrder
     times: StageTimes
+    seconds: "OperationSeconds"
     start_seconds_RK: FloatArray
     end_seconds_RK: FloatArray
     rank_end_seconds_R: FloatArray
@@ -167,27 +169,28 @@ def simulate(order: OperationOrder, times: StageTimes) -> Timeline:
     """
     seconds = operation_seconds(order, times)
     program = _program(order)
-    duration_RK = seconds.duration_RK
+    flat_N, duration_RK = program.flat_N, seconds.duration_RK
+    behind_RK, after_source_RK = seconds.gap_before_RK + duration_RK, seconds.transfer_in_RK + duration_RK
     ends = [0.0]
     append = ends.append
-    for before, source, gap, transfer, duration in zip(
+    for before, source, behind, after_source in zip(
         program.before,
         program.source,
-        seconds.gap_before_RK.ravel()[program.flat_N].tolist(),
-        seconds.transfer_in_RK.ravel()[program.flat_N].tolist(),
-        duration_RK.ravel()[program.flat_N].tolist(),
+        behind_RK.ravel()[flat_N].tolist(),
+        after_source_RK.ravel()[flat_N].tolist(),
         strict=True,
     ):
-        free = ends[before] + gap
-        ready = ends[source] + transfer
-        append((free if free > ready else ready) + duration)
+        free = ends[before] + behind
+        ready = ends[source] + after_source
+        append(free if free > ready else ready)
 
     end_seconds_RK = np.empty_like(duration_RK)
-    end_seconds_RK.ravel()[program.flat_N] = ends[1:]
+    end_seconds_RK.ravel()[flat_N] = ends[1:]
     work_V = np.array(times.forward_seconds_V) + np.array(times.backward_seconds_V)
     return Timeline(
         order=order,
         times=times,
+        seconds=seconds,
         start_seconds_RK=end_seconds_RK - duration_RK,
         end_seconds_RK=end_seconds_RK,
         rank_end_seconds_R=end_seconds_RK[:, -1] + seconds.extra_after_RK[:, -1],

@@ -95,6 +95,21 @@ def test_after_moving_layers_no_single_move_helps(drawn: tuple[PricedSpace, Layo
         assert gained <= max(tails, 0.0) + LEAST_GAIN * best.step_seconds, counts_of(split)
 
 
+@settings(max_examples=15, deadline=None)
+@given(drawn=interleaved())
+def test_where_layers_are_alike_no_two_moves_together_help(drawn: tuple[PricedSpace, Layout]) -> None:
+    space, even = drawn
+    assume(len(space.graph.blocks) == 1 and len(even.stages) <= 6)
+    best = improved(space.pricer, space.pricer.candidate(even, lower_bound_seconds=0.0))
+    prices = space.pricer.prices(even)
+    twice = {split.stages: split for once in single_moves(best.layout) for split in single_moves(once)}
+    for split in twice.values():
+        # Likewise; and moves of which the first leaves a stage without layers are not paired.
+        gained = best.step_seconds - prices.step_seconds(split)
+        tails = prices.tail_seconds(best.layout) - prices.tail_seconds(split)
+        assert gained <= max(tails, 0.0) + LEAST_GAIN * best.step_seconds, counts_of(split)
+
+
 @settings(max_examples=40, deadline=None)
 @given(drawn=interleaved(), data=st.data())
 def test_no_split_undercuts_the_bound_on_all_splits(drawn: tuple[PricedSpace, Layout], data: st.DataObject) -> None:
