@@ -51,6 +51,7 @@ class PartTable:
         self._of_layers = tuple(least if choice.is_per_layer else choice for choice in recomputes)
         self._seconds: dict[RankLayer, FloatArray] = {}
         self._bytes: dict[RankLayer, FloatArray] = {}
+        self._layer_seconds: dict[tuple[RankLayer, bool], FloatArray] = {}
 
     def seconds(self, layer: RankLayer, *, recomputed: bool) -> FloatArray:
         """Return the seconds of a layer's forward pass, and of its backward pass under each choice.
@@ -61,6 +62,12 @@ class PartTable:
             layer: The layer.
             recomputed: Backward runs again what each choice says; else nothing.
         """
+        found = self._layer_seconds.get((layer, recomputed))
+        if found is None:
+            found = self._layer_seconds[layer, recomputed] = self._summed(layer, recomputed=recomputed)
+        return found
+
+    def _summed(self, layer: RankLayer, *, recomputed: bool) -> FloatArray:
         first, *rest = (self._seconds_of_part(part) for part in layer.parts)
         rows = sum(rest, first)
         passes = rows[1:].copy()

@@ -323,11 +323,13 @@ class Sharder:
     """Cuts layers, and shares between shardings what they have in common.
 
     Most operators do not feel every degree: a dense layer is cut alike whatever ep is. Shardings are reduced to what an
-    operator feels, and the operators of a layer that feel the same form a part; equal parts are one object.
+    operator feels, and the operators of a layer that feel the same form a part; equal parts are one object, and so are
+    layers of equal parts.
     """
 
     def __init__(self) -> None:
         self._parts: dict[tuple[int, Feels, Sharding], RankLayer] = {}
+        self._layers: dict[tuple[int, int, tuple[RankLayer, ...]], RankLayer] = {}
         self._groups: dict[int, tuple[LayerGraph, Mapping[Feels, tuple[Operator, ...]]]] = {}
 
     def layer(self, layer: LayerGraph, sharding: Sharding) -> RankLayer:
@@ -335,12 +337,16 @@ class Sharder:
         felt = _felt(sharding)
         parts = tuple(self._part(layer, kind, felt[kind]) for kind in self._groups_of(layer))
         kept = layer.layer_input
-        return RankLayer(
-            name=layer.name,
-            operators=tuple(operator for part in parts for operator in part.operators),
-            layer_input_bytes=0 if kept is None else rank_saved(kept, sharding).num_bytes,
-            parts=parts,
-        )
+        input_bytes = 0 if kept is None else rank_saved(kept, sharding).num_bytes
+        found = self._layers.get((id(layer), input_bytes, parts))
+        if found is None:
+            found = self._layers[id(layer), input_bytes, parts] = RankLayer(
+                name=layer.name,
+                operators=tuple(operator for part in parts for operator in part.operators),
+                layer_input_bytes=input_bytes,
+                parts=parts,
+            )
+        return found
 
     def _groups_of(self, layer: LayerGraph) -> Mapping[Feels, tuple[Operator, ...]]:
         # Layers are known by identity, far cheaper than equality; they are kept, so that the identity stays theirs.
