@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from planner.errors import InputError, Location, PlannerError
 from planner.readers.arguments import NotSaidError
-from planner.rules.own_files import OwnFile
+from planner.rules.own_files import OwnFile, refused_serving_layout
 from planner.rules.registry import (
     all_rules,
     lock_rules,
@@ -207,9 +207,10 @@ def _known(source: Source, path: Path | None = None) -> Source:
 
 
 def _judged_own(own: OwnFile, text: str) -> Judged:
-    """Return what is wrong with a spec or a plan of ours."""
+    """Return what is wrong with a file of ours."""
     findings = [finding for rule in own_rules() for finding in _broken(rule, own)]
-    return _without_hidden(text, own.file, findings, undecided=(), checked=[rule.id for rule in own_rules()])
+    undecided = [Undecided(file=own.file, rule_id=refused_serving_layout.id, what=what) for what in own.not_said]
+    return _without_hidden(text, own.file, findings, undecided=undecided, checked=[rule.id for rule in own_rules()])
 
 
 def judged_text(text: str, runs: Sequence[Run], *, file: str, also: "_Also | None" = None) -> Judged:
