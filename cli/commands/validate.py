@@ -182,8 +182,11 @@ def _machine(cluster: str | None, spec: Path | None, *, advice: bool) -> "Machin
                 "--advice does not say on which GPUs.", hint="Give --cluster dgx-h100, or --spec with a spec."
             )
         return None
+    from planner.running import preset_named
     from planner.validation.pricing import Machine
 
+    if cluster is not None:
+        preset_named(cluster)
     return Machine(cluster=cluster, spec=spec, advice=advice)
 
 

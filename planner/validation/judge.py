@@ -299,7 +299,8 @@ def _priced(
             source = launched(run, file=file, text=text)
             config = held_run(source, run, asked) if isinstance(asked, Baseline) else priced_run(source, run, asked)
         except (PlannerError, CoverageError, SolverError, NotSaidError) as error:
-            if isinstance(error, InputError) and error.location is not None and error.location.file not in ours:
+            elsewhere = isinstance(error, InputError) and error.location is not None and error.location.file not in ours
+            if elsewhere and (isinstance(asked, Baseline) or asked.spec is not None):
                 raise  # a spec or a plan that the user named, not the file that is judged
             first = str(error).partition("\n")[0]
             is_value = isinstance(error, NotSaidError)

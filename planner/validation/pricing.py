@@ -102,8 +102,8 @@ def priced_run(source: Launched, run: Run, machine: Machine) -> PricedRun | Serv
     if isinstance(run, VllmRun):
         return served_run(run, preset=machine.cluster)
     running = source.read()
-    if machine.spec is None and running.model is None:
-        raise NotSaidError("the model (give --spec with a spec of model, cluster and workload)")
+    if machine.spec is None and not running.names_model:
+        raise NotSaidError("the model (name its facts by --model-facts, or give --spec with a spec)")
     inputs = inputs_of(running, script=source.script, cluster=machine.cluster, spec=machine.spec)
     plan, _ = priced(running.layout, inputs.model, inputs.cluster, inputs.request)
     found = best_of_all(inputs) if machine.advice else None
