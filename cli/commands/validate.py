@@ -57,7 +57,7 @@ def parser(environment: Mapping[str, str]) -> PlainParser:
         environment: Where defaults of options come from.
     """
     made = PlainParser("validate", summary=SUMMARY, usage="[OPTIONS] [FILES ...] [--command TEXT]", examples=EXAMPLES)
-    add = made.add_argument
+    add = made.take
     add("files", nargs="*", metavar="FILES", help="files, folders and patterns")
     add("--command", metavar="TEXT", help="a command line to judge, given as text")
     add(
