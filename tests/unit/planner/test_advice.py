@@ -214,6 +214,27 @@ def test_facts_that_are_not_there_or_damaged_leave_the_price_open(tmp_path: Path
     assert missing.startswith(f"{tmp_path / 'model.json'}:2:18: hidden_size: `hidden_size` = ")
 
 
+HOSTED = "--use-distributed-optimizer --optimizer-cpu-offload --optimizer-offload-fraction 1.0"
+
+
+@pytest.mark.parametrize(("host_ram", "rules"), [("96GiB", ["MEM003"]), ("256GiB", [])])
+def test_states_that_the_hosts_cannot_hold_break_one_rule(tmp_path: Path, host_ram: str, rules: list[str]) -> None:
+    script, spec = tmp_path / "launch.sh", tmp_path / "spec.yaml"
+    text = SCRIPT.read_text().replace("--use-distributed-optimizer", f"{HOSTED} --use-precision-aware-optimizer")
+    script.write_text(text)
+    spec.write_text(
+        (SCRIPT.parents[1] / "spec.yaml").read_text().replace("nodes: 1", f"nodes: 1, host_ram: {host_ram}")
+    )
+    result = RUNNER.invoke(app, ["validate", str(script), "--spec", str(spec), *JSON])
+    found = json.loads(result.stdout)
+    assert found["undecided"] == []
+    assert [finding["rule"] for finding in found["findings"]] == rules
+    # Eight processes of 8 GiB; 8.03 billion parameters with a master weight, two moments and a gradient, each in fp32.
+    assert [finding["message"] for finding in found["findings"]] == [
+        "A node needs 223 GiB of host memory, and has 96 GiB." for _ in rules
+    ]
+
+
 def test_a_preset_that_is_none_is_refused() -> None:
     """A slip of the option would leave every rule of memory undecided, and end with 0."""
     result = RUNNER.invoke(app, ["validate", str(SCRIPT), "--cluster", "dgx-h1000"])
