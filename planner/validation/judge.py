@@ -117,7 +117,7 @@ def judge(
     also = _Also(machine=machine, baseline=baseline, files=tuple(path for path, _ in listed))
     if command is not None:
         source = _known(read_source(command, file=COMMAND, asked=asked))
-        parts.append(judged_text(source.text, source.runs, file=source.file, also=also))
+        parts.append(judged_text(source.text, also.seen(source.runs), file=source.file, also=also))
     for path, named in with_configurations(listed):
         try:
             source = _known(read_source(text_of(path), file=_name(path), asked=asked, named=also.files), path)
@@ -163,12 +163,20 @@ class _Also:
     baseline: "Baseline | None" = None
     files: tuple[Path, ...] = ()
 
+    def seen(self, runs: Sequence[Run]) -> Sequence[Run]:
+        """Return runs with what a cluster preset says of the links that they run over."""
+        if self.machine is None or self.machine.cluster is None:
+            return runs
+        from planner.validation.pricing import on_links  # noqa: PLC0415 - a cluster loads numpy
+
+        return on_links(runs, self.machine.cluster)
+
 
 def _judged_source(source: Source, path: Path, *, also: _Also) -> Judged:
     """Return what is wrong with one file."""
     if source.own is not None:
         return _judged_own(read_own_file(path, source.own), source.text)
-    return judged_text(source.text, source.runs, file=source.file, also=also)
+    return judged_text(source.text, also.seen(source.runs), file=source.file, also=also)
 
 
 def _judged_unread(file: UnreadFile) -> Judged:
