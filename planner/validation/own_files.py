@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.errors import CombinedInputError, InputError
-from planner.plan_lock import LOCK_FILE
 from planner.readers.arguments import NotSaidError
 from planner.readers.flag_tables import Framework
 from planner.readers.named_files import is_regular_file
@@ -50,6 +49,8 @@ def own_kind(content: object) -> OwnKind | None:
 
 def is_damaged_plan(text: str, path: Path) -> bool:
     """Return whether a text that cannot be read is what is left of a plan: by its keys, its beginning or its place."""
+    from planner.plan_lock import LOCK_FILE  # noqa: PLC0415 - most files are not damaged
+
     beside_its_lock = path.name == PLAN_NAME and is_regular_file(path.with_name(LOCK_FILE))
     return beside_its_lock or names_plan_keys(text) or PLAN_START.match(text) is not None
 

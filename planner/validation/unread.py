@@ -18,8 +18,9 @@ LAUNCH = re.compile(
 KEY = re.compile(r"^([A-Za-z_][\w-]*):", re.MULTILINE)
 """A key at the top of a YAML file."""
 
-JSON_PARTS = re.compile(r'"((?:[^"\\\n]|\\.)*)"(\s*:)?|[{}\[\]]')
-"""Strings of a JSON text, those that are keys with their colon, and its brackets."""
+JSON_PARTS = re.compile(r'"((?:[^"\\\n]|\\.)*)"?(\s*:)?|[{}\[\]]')
+"""Strings of a JSON text, keys with their colon, and its brackets. A string that is not closed ends with its line, so
+that no text is looked through twice."""
 
 
 def visible_text(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,14 @@ def test_a_damaged_file_of_somebody_else_is_counted(tmp_path: Path, name: str) -
     result = judged(tmp_path, name, FOREIGN[name].encode())
     assert (result.findings, result.skipped) == ((), ())
     assert [unread.file for unread in result.unread] == [str(tmp_path / "a" / name)]
+
+
+def test_quotes_without_an_end_are_looked_through_once(tmp_path: Path) -> None:
+    """Else every quote would be the start of another look at all of the rest."""
+    started = time.process_time()
+    result = judged(tmp_path, "a.json", b'{"a": "' + b'\\"' * 32_000)
+    assert (result.findings, len(result.unread)) == ((), 1)
+    assert time.process_time() - started < 1
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
