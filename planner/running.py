@@ -17,6 +17,7 @@ from planner.readers.deepspeed import workload_of as deepspeed_workload_of
 from planner.readers.megatron import layout_of, read_megatron
 from planner.readers.megatron_model import model_of
 from planner.readers.megatron_workload import workload_of
+from planner.readers.named_files import is_regular_file
 from planner.request import DEFAULT_MEMORY_HEADROOM, Constraints, Objective, PlanRequest, Target
 from planner.schema.model_facts import model_from_facts
 from planner.specs import ModelSpec
@@ -123,8 +124,14 @@ def _described(running: Running, script: Path) -> tuple[ModelSpec, TrainWorkload
             location=Location(file=str(script)),
             hint="Give --spec with a spec of model, cluster and workload.",
         )
-    facts = load_document(script.parent / name)
-    return model_from_facts(facts, name=Path(name).stem), deepspeed_workload_of(job)
+    facts = script.parent / name
+    if not is_regular_file(facts):
+        raise InputError(
+            f"The model's facts, `{name}`, do not lie beside the script.",
+            location=Location(file=str(script)),
+            hint="Copy them there, or give --spec with a spec of model, cluster and workload.",
+        )
+    return model_from_facts(load_document(facts), name=facts.stem), deepspeed_workload_of(job)
 
 
 def _text(path: Path) -> str:
