@@ -29,6 +29,7 @@ from cli.commands import (
     trace,
     validate,
 )
+from cli.completion import as_typer_command, framework_versions, presets
 from cli.exits import EXIT_CODES_HELP, guarded
 from cli.start import run
 from cli.usage import PlainCommand
@@ -81,18 +82,20 @@ app.command("explain", cls=PlainCommand, epilog=examples(explain.EXAMPLES))(guar
 app.command("evaluate", cls=PlainCommand, epilog=examples(evaluate.EXAMPLES))(guarded(evaluate.evaluate))
 
 
-@app.command(
+app.command(
     "validate",
     help=validate.SUMMARY,
     add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)(
+    guarded(
+        as_typer_command(
+            validate.parser({}),
+            validate.validate,
+            {"--cluster": presets, "--against": framework_versions},
+        )
+    )
 )
-@guarded
-def validate_files(context: typer.Context) -> None:
-    """Hand the words to the command, which has a parser of its own."""
-    validate.validate(context.args)
-
-
 app.command("rule", cls=PlainCommand, epilog=examples(rule.EXAMPLES))(guarded(rule.rule))
 app.command("diff", cls=PlainCommand, epilog=examples(diff.EXAMPLES))(guarded(diff.diff))
 app.command("mem", cls=PlainCommand, epilog=examples(mem.EXAMPLES))(guarded(mem.mem))

@@ -5,13 +5,19 @@ Typer, which the other commands use, loads for longer than such a command takes.
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from planner.errors import InputError
 
 
 class PlainParser(argparse.ArgumentParser):
-    """A parser that raises `InputError`, takes no abbreviations and shows examples below its help."""
+    """A parser that raises `InputError`, takes no abbreviations and shows examples below its help.
+
+    Attributes:
+        taken: Its options and arguments, help left out, in the order in which they were added.
+    """
+
+    taken: list[argparse.Action]
 
     def __init__(self, command: str, *, summary: str, usage: str, examples: Sequence[str]) -> None:
         super().__init__(
@@ -22,6 +28,11 @@ class PlainParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self.taken = []
+
+    def take(self, *names: str, **keywords: Any) -> None:
+        """Add an option or an argument, as `add_argument` does."""
+        self.taken.append(self.add_argument(*names, **keywords))
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong with the command line."""

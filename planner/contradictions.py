@@ -40,6 +40,7 @@ def contradictions(
     yield from _objective(cluster, request, document)
     yield from _pinned_sizes(cluster, request, document)
     yield from _offload(cluster, request, document)
+    yield from _offloaded_layers(model, request, document)
     yield from _experts(model, request, document)
     yield from _context(request, document)
     yield from _target(request, document)
@@ -213,6 +214,17 @@ def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iter
             "`parameter_offload` asks for weights on the hosts, and `optimizer_offload` forbids all states there.",
             location=document.locate(("constraints", "parameter_offload")),
             hint="Add 1 to `optimizer_offload`, or leave it out.",
+        )
+
+
+def _offloaded_layers(model: ModelSpec, request: PlanRequest, document: Document) -> Iterator[InputError]:
+    """Yield that all layers, or more, are to keep their activations on the host: Transformer Engine takes fewer."""
+    if not any(request.constraints.admits(OFFLOADED_LAYERS, count) for count in range(model.num_layers)):
+        yield InputError(
+            f"`{OFFLOADED_LAYERS}` allows none of 0 to {model.num_layers - 1}: of {model.num_layers} layers at least"
+            " the last keeps its activations on the GPU.",
+            location=document.locate(("constraints", OFFLOADED_LAYERS)),
+            hint=f"Allow {model.num_layers - 1} or fewer.",
         )
 
 

@@ -6,16 +6,20 @@ from pathlib import Path
 
 from planner.certainty import certainty_of
 from planner.described import given_layout
+from planner.documents import load_document
 from planner.errors import InputError, Location
 from planner.inputs import Inputs, load_inputs
 from planner.layout import Layout
 from planner.plan import Plan, SearchSummary, Status
-from planner.readers.deepspeed import CONFIG_FILE, read_deepspeed
+from planner.readers.deepspeed import CONFIG_FILE, DeepSpeedJob, read_deepspeed
 from planner.readers.deepspeed import layout_of as deepspeed_layout_of
+from planner.readers.deepspeed import workload_of as deepspeed_workload_of
 from planner.readers.megatron import layout_of, read_megatron
 from planner.readers.megatron_model import model_of
 from planner.readers.megatron_workload import workload_of
+from planner.readers.named_files import is_regular_file
 from planner.request import DEFAULT_MEMORY_HEADROOM, Constraints, Objective, PlanRequest, Target
+from planner.schema.model_facts import model_from_facts
 from planner.specs import ModelSpec
 from planner.validate import Violation, violations
 from planner.workload import TrainWorkload
@@ -27,6 +31,9 @@ from profiles.schema import ClusterEntry
 _MEGATRON = re.compile(r"\b(?:pretrain_\w+|lora_gpt)\.py\b")
 """Names of Megatron-LM's training programs."""
 
+FACTS_FLAG, OTHER_MODEL_FLAG = "--model-facts", "--model"
+"""Flags by which the training program beside a DeepSpeed configuration is told its model; the second wins."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
@@ -35,20 +42,28 @@ class Running:
     Args:
         target: The framework.
         layout: The layout.
-        model: The model; None where the script does not say it.
+        model: The model of Megatron-LM; None for DeepSpeed.
         workload: The training run; None likewise.
+        deepspeed: DeepSpeed's configuration and launch line, which may name a file of the model's facts.
     """
 
     target: Target
     layout: Layout
-    model: ModelSpec | None
-    workload: TrainWorkload | None
+    model: ModelSpec | None = None
+    workload: TrainWorkload | None = None
+    deepspeed: DeepSpeedJob | None = None
+
+    @property
+    def names_model(self) -> bool:
+        """Return whether what is started says which model it trains."""
+        return self.deepspeed is None or _facts_named(self.deepspeed) is not None
 
 
 def read_running(path: Path, *, text: str | None = None, config: Path | None = None) -> Running:
     """Return what a launch script of Megatron-LM or DeepSpeed starts.
 
-    A script of DeepSpeed is read together with its configuration; neither says the model.
+    A script of DeepSpeed is read together with its configuration. Which model it trains is looked up only where it is
+    asked for (`inputs_of`).
 
     Args:
         path: The script.
@@ -69,8 +84,54 @@ def read_running(path: Path, *, text: str | None = None, config: Path | None = N
             location=Location(file=str(path)),
             hint="Give a script with torchrun .../pretrain_gpt.py, or one with its DeepSpeed configuration beside it.",
         )
-    layout = deepspeed_layout_of(read_deepspeed(text, file=str(path), config=_text(config), config_file=str(config)))
-    return Running(target=Target.DEEPSPEED, layout=layout, model=None, workload=None)
+    started = read_deepspeed(text, file=str(path), config=_text(config), config_file=str(config))
+    return Running(target=Target.DEEPSPEED, layout=deepspeed_layout_of(started), deepspeed=started)
+
+
+def _facts_named(job: DeepSpeedJob) -> str | None:
+    """Return the name of the file of facts that the program builds its model from; None where it takes another."""
+    argument = job.launch.flag(FACTS_FLAG)
+    if argument is None or job.launch.has(OTHER_MODEL_FLAG) or not argument.values:
+        return None
+    return argument.values[-1].rsplit("/", 1)[-1]
+
+
+def preset_named(cluster: str) -> ClusterEntry:
+    """Return the preset that the option --cluster names.
+
+    Raises:
+        InputError: There is none of this name.
+    """
+    try:
+        return load_preset(cluster)
+    except CatalogueError as error:
+        raise InputError(f"--cluster {cluster}: {error}", hint="`shardwright clusters` lists them.") from None
+
+
+def _described(running: Running, script: Path) -> tuple[ModelSpec, TrainWorkload]:
+    """Return the model and the training run that a script describes.
+
+    Raises:
+        InputError: It names no model, or the file of its facts is damaged or not there.
+    """
+    job = running.deepspeed
+    if running.model is not None and running.workload is not None:
+        return running.model, running.workload
+    name = None if job is None else _facts_named(job)
+    if job is None or name is None:
+        raise InputError(
+            f"The script names no {FACTS_FLAG}, so it does not say which model it trains.",
+            location=Location(file=str(script)),
+            hint="Give --spec with a spec of model, cluster and workload.",
+        )
+    facts = script.parent / name
+    if not is_regular_file(facts):
+        raise InputError(
+            f"The model's facts, `{name}`, do not lie beside the script.",
+            location=Location(file=str(script)),
+            hint="Copy them there, or give --spec with a spec of model, cluster and workload.",
+        )
+    return model_from_facts(load_document(facts), name=facts.stem), deepspeed_workload_of(job)
 
 
 def _text(path: Path) -> str:
@@ -149,16 +210,8 @@ def inputs_of(running: Running, *, script: Path, cluster: str | None, spec: Path
         inputs = load_inputs(spec)
         request = request_of(running, workload=inputs.request.workload, memory_headroom=inputs.request.memory_headroom)
         return replace(inputs, request=request)
-    if running.model is None or running.workload is None:
-        raise InputError(
-            "A DeepSpeed script does not say which model it trains.",
-            location=Location(file=str(script)),
-            hint="Give --spec with a spec of model, cluster and workload.",
-        )
-    try:
-        node = load_preset(cluster or "")
-    except CatalogueError as error:
-        raise InputError(f"--cluster {cluster}: {error}", hint="`shardwright clusters` lists them.") from None
+    model, workload = _described(running, script)
+    node = preset_named(cluster or "")
     nodes, rest = divmod(running.layout.world_size, node.gpus_per_node)
     if rest:
         raise InputError(
@@ -167,4 +220,4 @@ def inputs_of(running: Running, *, script: Path, cluster: str | None, spec: Path
             hint="Name the cluster that it runs on, or describe it in a spec.",
         )
     whole = ClusterEntry.model_validate({"preset": cluster, "nodes": nodes}).to_cluster()
-    return Inputs(model=running.model, cluster=whole, request=request_of(running, workload=running.workload))
+    return Inputs(model=model, cluster=whole, request=request_of(running, workload=workload))

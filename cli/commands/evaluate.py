@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.completion import completing, presets
 from cli.exits import ExitCode
 from cli.options import CalibrationOption, FormatOption
 from cli.output import Format, print_blocks, print_json, wants_progress, watching
@@ -32,6 +33,7 @@ ClusterOption = Annotated[
         "--cluster",
         help="Preset of the nodes that it runs on (`shardwright clusters`); the script says how many.",
         show_default=False,
+        autocompletion=completing(presets),
     ),
 ]
 SpecOption = Annotated[

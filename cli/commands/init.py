@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.commands.schema import schema_name
+from cli.completion import completing, presets
 from cli.named_model import read_named_model
 from cli.output import note, write_file
 from planner.errors import InputError
@@ -108,7 +109,7 @@ PLAIN_SCALAR = re.compile(r"[A-Za-z][A-Za-z0-9._/-]*")
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the spec.")]
 ModelOption = Annotated[str, typer.Option("--model", help="Bundled model, or path of a config.json or its directory.")]
-ClusterOption = Annotated[str, typer.Option("--cluster", help="Cluster preset.")]
+ClusterOption = Annotated[str, typer.Option("--cluster", help="Cluster preset.", autocompletion=completing(presets))]
 NodesOption = Annotated[
     int | None, typer.Option("--nodes", min=1, help="Number of nodes; else the preset's smallest.", show_default=False)
 ]

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from cli.completion import completing, rule_ids
 from cli.options import FormatOption
 from cli.output import Format, print_blocks, print_json
 from planner.errors import InputError
@@ -11,7 +12,13 @@ from planner.errors import InputError
 EXAMPLES = ("shardwright rule", "shardwright rule MLM101")
 
 IdArgument = Annotated[
-    str | None, typer.Argument(metavar="[ID]", help="The rule; without it all are listed.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="[ID]",
+        help="The rule; without it all are listed.",
+        show_default=False,
+        autocompletion=completing(rule_ids),
+    ),
 ]
 
 

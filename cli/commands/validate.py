@@ -57,7 +57,7 @@ def parser(environment: Mapping[str, str]) -> PlainParser:
         environment: Where defaults of options come from.
     """
     made = PlainParser("validate", summary=SUMMARY, usage="[OPTIONS] [FILES ...] [--command TEXT]", examples=EXAMPLES)
-    add = made.add_argument
+    add = made.take
     add("files", nargs="*", metavar="FILES", help="files, folders and patterns")
     add("--command", metavar="TEXT", help="a command line to judge, given as text")
     add(
@@ -182,8 +182,11 @@ def _machine(cluster: str | None, spec: Path | None, *, advice: bool) -> "Machin
                 "--advice does not say on which GPUs.", hint="Give --cluster dgx-h100, or --spec with a spec."
             )
         return None
+    from planner.running import preset_named
     from planner.validation.pricing import Machine
 
+    if cluster is not None:
+        preset_named(cluster)
     return Machine(cluster=cluster, spec=spec, advice=advice)
 
 

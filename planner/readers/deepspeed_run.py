@@ -36,6 +36,7 @@ class DeepSpeedRun:
         launch: The command that starts the program; None where none is known.
         num_gpus: Processes; None where they are not said.
         gpus_per_node: Processes of one node; None likewise.
+        domain_gpus: GPUs that fast links join, where the cluster is known; else those of a node are taken to be.
     """
 
     document: Document
@@ -43,6 +44,7 @@ class DeepSpeedRun:
     launch: DeepSpeedLaunch | None
     num_gpus: int | None
     node_gpus: int | None
+    domain_gpus: int | None = None
 
     @property
     def framework(self) -> Framework:

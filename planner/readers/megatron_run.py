@@ -33,12 +33,14 @@ class MegatronRun:
         num_nodes: Nodes that the launcher is told of; None where it is left open.
         gpus_per_node: Processes of one node; None likewise.
         environment: Variables that the script exports; None where a file cannot say any.
+        domain_gpus: GPUs that fast links join, where the cluster is known; else those of a node are taken to be.
     """
 
     arguments: Arguments
     num_nodes: int | None
     gpus_per_node: int | None
     environment: Mapping[str, str] | None
+    domain_gpus: int | None = None
 
     def check_whole(self) -> None:
         """Raise `NotSaidError` where a word that only a run could tell may hold flags that seem to be missing."""

@@ -45,6 +45,7 @@ class VllmRun:
         gpus_on_node: GPUs of a node, if that is known.
         is_serve: It is started by `vllm serve`, not by its module or from a file by itself.
         is_whole: It is a command, not a configuration file to which a command may add.
+        domain_gpus: GPUs that fast links join, where the cluster is known; else those of a node are taken to be.
     """
 
     arguments: Arguments
@@ -52,6 +53,7 @@ class VllmRun:
     gpus_on_node: int | None
     is_serve: bool
     is_whole: bool
+    domain_gpus: int | None = None
 
     @property
     def framework(self) -> Framework:

@@ -4,7 +4,18 @@ from collections.abc import Iterator
 
 from planner.readers.deepspeed_run import DeepSpeedRun
 from planner.readers.flag_tables import Framework
-from planner.rules.rule import Fix, Found, FoundAt, Rule, Severity, listed, nearest_divisors, nearest_multiples, rule
+from planner.rules.rule import (
+    Fix,
+    Found,
+    FoundAt,
+    Rule,
+    Severity,
+    fast_links,
+    listed,
+    nearest_divisors,
+    nearest_multiples,
+    rule,
+)
 
 GROUPS = "deepspeed/utils/groups.py"
 TENSOR = "tensor_parallel"
@@ -193,11 +204,11 @@ def autotp_in_a_node(run: DeepSpeedRun) -> Iterator[Found]:
     and every layer then waits for the network between nodes.
     """
     whole = run.num_gpus is None or run.num_gpus % run.tp == 0
-    if run.tp > 1 and whole and run.gpus_per_node % run.tp:
+    if run.tp > 1 and whole and (near := fast_links(run.domain_gpus, run.gpus_per_node))[0] % run.tp:
         yield Found(
             place=run.value_place(TENSOR, "autotp_size"),
-            message=f"Groups of autotp_size {run.tp} cross nodes of {run.gpus_per_node} GPUs.",
-            hint=f"autotp_size {listed(nearest_divisors(run.gpus_per_node, run.tp))} stays inside a node.",
+            message=f"Groups of autotp_size {run.tp} cross {near[1]}.",
+            hint=f"autotp_size {listed(nearest_divisors(near[0], run.tp))} stays inside.",
         )
 
 

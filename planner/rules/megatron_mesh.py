@@ -6,7 +6,18 @@ from planner.readers.flag_tables import Framework
 from planner.readers.megatron_run import MegatronRun
 from planner.rules.conditions import on
 from planner.rules.megatron_sources import ARGUMENTS, CONFIG, GROUPS, LINEAR
-from planner.rules.rule import Fix, Found, FoundAt, Rule, Severity, listed, nearest_divisors, nearest_multiples, rule
+from planner.rules.rule import (
+    Fix,
+    Found,
+    FoundAt,
+    Rule,
+    Severity,
+    fast_links,
+    listed,
+    nearest_divisors,
+    nearest_multiples,
+    rule,
+)
 
 POSITIVE = (
     "tensor_model_parallel_size",
@@ -326,15 +337,17 @@ def sequence_parallel_without_tp(run: MegatronRun) -> Iterator[Found]:
 def tp_beyond_the_node(run: MegatronRun) -> Iterator[Found]:
     """A tensor-parallel group stays within the GPUs of a node.
 
-    Each layer sums activations over it several times. Where fast links reach over several nodes, hide this finding.
+    Each layer sums activations over it several times. Where `--cluster` names the cluster, its fast links count: they
+    may join several nodes, or a part of one.
     """
-    if run.gpus_per_node is None or run.num_nodes is None or run.num_nodes == 1:
+    if run.gpus_per_node is None or run.num_nodes is None or (run.num_nodes == 1 and run.domain_gpus is None):
         return
-    if run.gpus_per_node % run.tp:
-        within = nearest_divisors(run.gpus_per_node, min(run.tp, run.gpus_per_node))
+    near, words = fast_links(run.domain_gpus, run.gpus_per_node)
+    if near % run.tp:
+        within = nearest_divisors(near, min(run.tp, near))
         yield Found(
             place=run.place("tensor_model_parallel_size"),
-            message=f"Groups of tp {run.tp} do not stay within nodes of {run.gpus_per_node} GPUs.",
+            message=f"Groups of tp {run.tp} do not stay within {words}.",
             hint=f"tp {listed(within)} would stay within.",
         )
 

@@ -16,6 +16,7 @@ class OwnKind(StrEnum):
 
     SPEC = "spec"
     PLAN = "plan"
+    SERVING_LAYOUT = "serving layout"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,8 @@ class OwnFile:
         damage: Fields that are missing, unknown, of a wrong kind or out of bounds, and files that are not there.
         contradictions: Of a spec: what each field says is fine, and together they cannot be.
         broken: Of a plan: rules that its layouts break.
+        refused: Of a serving layout: what its engine would refuse of a pool.
+        not_said: Of a serving layout: values that its engine's rules need, and that only a run could tell.
     """
 
     kind: OwnKind
@@ -35,6 +38,8 @@ class OwnFile:
     damage: tuple[InputError, ...] = ()
     contradictions: tuple[InputError, ...] = ()
     broken: tuple[InputError, ...] = ()
+    refused: tuple[InputError, ...] = ()
+    not_said: tuple[str, ...] = ()
 
 
 def _found(errors: Sequence[InputError], file: str) -> Iterator[Found]:
@@ -100,4 +105,41 @@ def impossible_plan(own: OwnFile) -> Iterator[Found]:
     yield from _found(own.broken, own.file)
 
 
-RULES: tuple[Rule[OwnFile], ...] = (damaged_spec, contradicting_spec, damaged_plan, impossible_plan)
+@rule(
+    id="SW201",
+    name="serving-layout-that-cannot-be-read",
+    framework=(),
+    prevents="`shardwright emit` ends with 2",
+    found_at=FoundAt.PARSE,
+    source="planner/schema/serving_layout.py, planner/serving_layout.py",
+)
+def damaged_serving_layout(own: OwnFile) -> Iterator[Found]:
+    """A serving layout has pools that can work together, each with engines that its nodes hold.
+
+    Unknown and missing fields and values outside their bounds are refused where they stand.
+    """
+    if own.kind is OwnKind.SERVING_LAYOUT:
+        yield from _found(own.damage, own.file)
+
+
+@rule(
+    id="SW202",
+    name="serving-layout-that-its-engine-refuses",
+    framework=(),
+    prevents="an engine that ends as it starts, with the error that the rule in the message explains",
+    found_at=FoundAt.START,
+    source="planner/serving/files.py; the rules of vLLM on the files that `shardwright emit` would write",
+)
+def refused_serving_layout(own: OwnFile) -> Iterator[Found]:
+    """What would be written for each pool breaks no rule of its engine."""
+    yield from _found(own.refused, own.file)
+
+
+RULES: tuple[Rule[OwnFile], ...] = (
+    damaged_spec,
+    contradicting_spec,
+    damaged_plan,
+    impossible_plan,
+    damaged_serving_layout,
+    refused_serving_layout,
+)

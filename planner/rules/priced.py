@@ -118,6 +118,32 @@ def little_memory_left(run: PricedRun) -> Iterator[Found]:
 
 
 @rule(
+    id="MEM003",
+    name="host-out-of-memory",
+    framework=TRAINING,
+    prevents="Killed: the kernel ends a process (signal 9) when a node has no memory left",
+    found_at=FoundAt.STEP,
+    source="planner/host_memory.py: the ledger of the node that keeps most",
+)
+def host_out_of_memory(run: PricedRun) -> Iterator[Found]:
+    """What a run keeps in host memory fits into each node, beside its processes and the system.
+
+    Optimizer states, weights and activations that are sent to the host are counted for all ranks of a node, as the
+    framework pins and rounds them.
+    """
+    host = run.planned.host_memory
+    if host is not None and host.num_bytes > host.limit_bytes:
+        largest = sorted(host.lines, key=lambda line: -line.num_bytes)[:3]
+        yield Found(
+            place=run.place,
+            message=f"A node needs {host.num_bytes / GIB:,.0f} GiB of host memory, and has "
+            f"{host.limit_bytes / GIB:,.0f} GiB.",
+            hint=f"Largest: {', '.join(f'{line.term} {line.num_bytes / GIB:,.0f} GiB' for line in largest)}. "
+            "Offload less, or spread the run over more nodes.",
+        )
+
+
+@rule(
     id="ADV001",
     name="slower-than-best",
     framework=TRAINING,
@@ -161,4 +187,10 @@ def one_change_helps(run: PricedRun) -> Iterator[Found]:
         raise NoPriceError("; ".join(f"another choice of {part}: {why}" for part, why in run.open_parts.items()))
 
 
-RULES: tuple[Rule[PricedRun], ...] = (out_of_memory, little_memory_left, slower_than_best, one_change_helps)
+RULES: tuple[Rule[PricedRun], ...] = (
+    out_of_memory,
+    little_memory_left,
+    host_out_of_memory,
+    slower_than_best,
+    one_change_helps,
+)

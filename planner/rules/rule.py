@@ -220,3 +220,10 @@ def listed(numbers: tuple[int, ...]) -> str:
     """Return numbers as "4, 8 or 2"."""
     texts = [str(number) for number in numbers]
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"
+
+
+def fast_links(domain_gpus: int | None, gpus_per_node: int) -> tuple[int, str]:
+    """Return how many GPUs fast links join, and in words what they are: a cluster's domain, or a node."""
+    if domain_gpus is None:
+        return gpus_per_node, f"nodes of {gpus_per_node} GPUs"
+    return domain_gpus, f"the {domain_gpus} GPUs that fast links join"

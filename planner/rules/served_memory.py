@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_SHARE = 0.95
 """The largest `--gpu-memory-utilization` that is proposed; the driver and the display need the rest."""
 
-SOURCE = "vllm/v1/core/kv_cache_utils.py: _check_enough_kv_cache_memory; the planner's serving ledger"
+SOURCE = "vllm/v1/core/kv_cache_utils.py: get_kv_cache_configs; the planner's serving ledger and pool of blocks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +65,8 @@ class ServedRun:
 
     @property
     def needed_bytes(self) -> int:
-        """Return the cache of the longest request; of one block where the engine chooses its length."""
-        return ceil(self.ledger.sequence_bytes(self.max_model_len or 1))
+        """Return the cache that the longest request asks for; one of one token where the engine chooses its length."""
+        return self.ledger.start_bytes(self.max_model_len or 1)
 
     @property
     def longest(self) -> int:
@@ -74,7 +74,7 @@ class ServedRun:
         fits, too_long = 0, (self.max_model_len or 1) + 1
         while too_long - fits > 1:
             middle = (fits + too_long) // 2
-            if self.ledger.sequence_bytes(middle) <= self.pool_bytes:
+            if self.ledger.start_bytes(middle) <= self.pool_bytes:
                 fits = middle
             else:
                 too_long = middle
@@ -111,6 +111,9 @@ def no_memory_for_cache(run: ServedRun) -> Iterator[Found]:
     The engine takes `--gpu-memory-utilization` of a GPU, loads its weights, measures a step of
     `--max-num-batched-tokens` tokens and its graphs, and gives what is left to the cache of keys and values. Where
     nothing is left it does not start. `--kv-cache-memory-bytes` has to fit beside the same.
+
+    Weights are counted as vLLM allocates them. What a step needs at its peak and what graphs take, vLLM measures on the
+    GPU; here it is assumed: four tensors as wide as the model and the widest layer at once, and 1 GiB of graphs.
     """
     if run.holds_the_rest:
         return
@@ -137,7 +140,8 @@ def no_memory_for_cache(run: ServedRun) -> Iterator[Found]:
 def request_exceeds_cache(run: ServedRun) -> Iterator[Found]:
     """The cache of keys and values holds at least one request of `--max-model-len` tokens.
 
-    The length is the model's own where it is not given. With `auto` the engine takes the longest that fits.
+    The length is the model's own where it is not given. With `auto` the engine takes the longest that fits. Blocks are
+    dealt as vLLM 0.32.0 deals them, windows with the steps in flight, and one block is never given out.
     """
     if not run.holds_the_rest or run.max_model_len is None or run.needed_bytes <= run.pool_bytes:
         return

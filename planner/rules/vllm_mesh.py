@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from planner.readers.arguments import NotSaidError
 from planner.readers.flag_tables import Framework
 from planner.readers.vllm_run import VllmRun
-from planner.rules.rule import Found, FoundAt, Rule, Severity, listed, nearest_divisors, nearest_multiples, rule
+from planner.rules.rule import (
+    Found,
+    FoundAt,
+    Rule,
+    Severity,
+    fast_links,
+    listed,
+    nearest_divisors,
+    nearest_multiples,
+    rule,
+)
 
 PARALLEL = "vllm/config/parallel.py: ParallelConfig"
 ENGINE = "vllm/engine/arg_utils.py: EngineArgs.create_engine_config"
@@ -120,11 +130,12 @@ def fits_the_node(run: VllmRun) -> Iterator[Found]:
 )
 def tensor_parallel_in_a_node(run: VllmRun) -> Iterator[Found]:
     """Tp stays within a node, where links are fast; pipeline or data parallelism spans nodes."""
-    if run.tp > run.gpus_per_node:
+    near, words = fast_links(run.domain_gpus, run.gpus_per_node)
+    if run.tp > near:
         yield Found(
             place=run.place("tensor_parallel_size"),
-            message=f"tp {run.tp} spans nodes of {run.gpus_per_node} GPUs.",
-            hint=f"Use tp {run.gpus_per_node} with --pipeline-parallel-size {-(-run.tp // run.gpus_per_node)}.",
+            message=f"tp {run.tp} spans {words}.",
+            hint=f"Use tp {near} with --pipeline-parallel-size {-(-run.tp // near)}.",
         )
 
 

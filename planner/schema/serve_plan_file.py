@@ -192,8 +192,11 @@ def _deployment(deployment: Deployment) -> dict[str, Data]:
 
 
 def is_serve_plan(document: Document) -> bool:
-    """Return whether a document is a serving plan, sound or not."""
-    return isinstance(document.data, dict) and document.data.get("kind") == SERVE_KIND
+    """Return whether a document is a serving plan, sound or not: by its kind, or by deployments in place of plans."""
+    data = document.data
+    if not isinstance(data, dict):
+        return False
+    return data.get("kind") == SERVE_KIND or ("deployments" in data and "plans" not in data)
 
 
 def serve_plan_from_document(document: Document) -> ServePlan:

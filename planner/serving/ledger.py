@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 
 from planner.memory import CONTEXT_BYTES, CONTEXT_SOURCE
+from planner.serving.block_pool import BlockPool, block_pool
 from planner.serving.engines import Engine
 from planner.serving.formats import ServedFormats
 from planner.serving.rank_operators import PLAIN_BYTES, RankLayer, RankModel
@@ -26,6 +27,9 @@ from profiles.hardware import Cluster
 
 GRAPH_BYTES = 1 << 30
 GRAPH_SOURCE = "assumption: captured graphs of decode; vLLM logs between 0.2 and 2 GiB"
+
+VLLM = "vllm"
+"""The engine whose check before it starts is known (`planner.serving.block_pool`)."""
 
 STREAM_COPIES = 4
 """Tensors as wide as the stream that a layer holds at once: the stream, its norm, a part's input and output."""
@@ -61,6 +65,7 @@ class KvLedger:
         state_bytes: Recurrent states of one sequence.
         block_tokens: Tokens of a block.
         needed_tokens: Tokens of the longest sequence, which must fit.
+        pool: How vLLM deals blocks; None for other engines, which are held to `sequence_bytes`.
     """
 
     capacity_bytes: int
@@ -70,6 +75,7 @@ class KvLedger:
     state_bytes: int
     block_tokens: int
     needed_tokens: int
+    pool: BlockPool | None
 
     @property
     def held_bytes(self) -> int:
@@ -95,10 +101,14 @@ class KvLedger:
         """Return how many tokens fit, in sequences of so many tokens."""
         return int(max(0.0, self.pool_bytes) / self.sequence_bytes(tokens) * tokens)
 
+    def start_bytes(self, tokens: int) -> int:
+        """Return the cache without which an engine for sequences of so many tokens does not start."""
+        return math.ceil(self.sequence_bytes(tokens)) if self.pool is None else self.pool.start_bytes(tokens)
+
     @property
     def shortfall_bytes(self) -> int:
         """Return how much memory a GPU lacks for the longest sequence; 0 where it fits."""
-        return max(0, math.ceil(self.sequence_bytes(self.needed_tokens)) - self.pool_bytes)
+        return max(0, self.start_bytes(self.needed_tokens) - self.pool_bytes)
 
     @property
     def fits(self) -> bool:
@@ -124,6 +134,7 @@ def kv_ledger(  # noqa: PLR0913 - the facts of an engine
     engine: Engine,
     settings: EngineSettings,
     cluster: Cluster,
+    scheduled_ahead: bool = True,
 ) -> KvLedger:
     """Return the memory of the fullest GPU of an engine.
 
@@ -134,6 +145,7 @@ def kv_ledger(  # noqa: PLR0913 - the facts of an engine
         engine: Which engine it is.
         settings: What it is told.
         cluster: Where it runs.
+        scheduled_ahead: A step is scheduled while the one before it runs.
     """
     share = math.ceil(rank.num_layers / shape.pp) / rank.num_layers
     block = settings.block_size or engine.block_size
@@ -146,14 +158,24 @@ def kv_ledger(  # noqa: PLR0913 - the facts of an engine
     index = sum(layer.count * layer.attention.index_bytes for layer in rank.layers if layer.attention is not None)
     states = sum(layer.count * layer.recurrence.state_bytes for layer in rank.layers if layer.recurrence is not None)
     lines = _lines(rank, shape, settings, share)
+    block_tokens = _block_tokens(rank, formats, block)
+    pool = block_pool(
+        rank=rank,
+        shape=shape,
+        formats=formats,
+        settings=settings,
+        block_tokens=block_tokens,
+        scheduled_ahead=scheduled_ahead,
+    )
     return KvLedger(
         capacity_bytes=_capacity(settings, engine, cluster, sum(line.num_bytes for line in lines)),
         lines=lines,
         token_bytes=(tokens + index) * share / shape.dcp,
         window_layers=windows,
         state_bytes=round(states * share),
-        block_tokens=_block_tokens(rank, formats, block),
+        block_tokens=block_tokens,
         needed_tokens=settings.max_model_len,
+        pool=pool if engine.name == VLLM else None,
     )
 
 

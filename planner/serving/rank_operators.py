@@ -103,11 +103,14 @@ class Recurrence:
 
     Args:
         state_bytes: State of one sequence, its convolution's last inputs included.
+        cached_states: States of a sequence that vLLM keeps where it caches prefixes: the current one, the last at the
+            end of a block and, of Mamba-2, one within a prompt (`MambaSpec.max_memory_usage_bytes` in mode "align").
         flops_per_token: Products inside chunks for one prompt token.
         bytes_per_token: Inputs and outputs of one token.
     """
 
     state_bytes: int
+    cached_states: int
     flops_per_token: float
     bytes_per_token: float
 
@@ -254,7 +257,7 @@ def _layer(  # noqa: PLR0913, PLR0917 - the facts of a layer
         stream_bytes_per_token=stream + 3.0 * casts * model.hidden_size,
         num_kernels=kernels + casts,
         reductions=sums,
-        weight_bytes=weights,
+        weight_bytes=weights + _copied_bytes(layer, block, shape, formats),
         is_latent=isinstance(block.mixer, LatentAttention),
     )
 
@@ -314,6 +317,17 @@ def _weight_bytes(weight: Weight, operator: Operator, shape: EngineShape, format
         elements /= shape.tp
     width = _format(operator, formats).weight_bytes if weight.gemm_operand else PLAIN_BYTES
     return elements * width
+
+
+def _copied_bytes(layer: LayerGraph, block: Block, shape: EngineShape, formats: ServedFormats) -> float:
+    """Return what copies of key and value heads weigh beside an even part of the layer that makes them."""
+    total = 0.0
+    for operator in layer.operators:
+        work = operator.work
+        if isinstance(work, Linear) and work.whole_heads is not None and work.whole_heads < shape.tp:
+            more = _columns(work, block, shape.tp) * shape.tp / work.out_features - 1
+            total += more * sum(_weight_bytes(weight, operator, shape, formats) for weight in operator.weights)
+    return total
 
 
 def _element_wise(operators: Iterable[Operator], shape: EngineShape) -> tuple[float, int]:
@@ -377,6 +391,7 @@ def _recurrence(block: Block, shape: EngineShape) -> Recurrence | None:
             state = heads * mixer.head_dim * mixer.state_size
             return Recurrence(
                 state_bytes=STATE_BYTES * state + PLAIN_BYTES * convolved,
+                cached_states=3,
                 flops_per_token=2.0 * mixer.chunk_size * (groups * mixer.state_size + heads * mixer.head_dim)
                 + 4.0 * state,
                 bytes_per_token=PLAIN_BYTES * (3.0 * mixer.inner_size / tp + 2 * groups * mixer.state_size),
@@ -389,6 +404,7 @@ def _recurrence(block: Block, shape: EngineShape) -> Recurrence | None:
             scores = 2 if mixer.rule is not LinearRule.LIGHTNING else 1
             return Recurrence(
                 state_bytes=STATE_BYTES * state + PLAIN_BYTES * width * max(0, mixer.conv_kernel - 1),
+                cached_states=2,
                 flops_per_token=scores * 2.0 * mixer.chunk_size * heads * (mixer.key_head_dim + mixer.value_head_dim)
                 + 4.0 * state,
                 bytes_per_token=PLAIN_BYTES * (2.0 * width + 2 * heads * mixer.value_head_dim),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from planner.errors import InputError, Location, PlannerError
 from planner.readers.arguments import NotSaidError
-from planner.rules.own_files import OwnFile
+from planner.rules.own_files import OwnFile, refused_serving_layout
 from planner.rules.registry import (
     all_rules,
     lock_rules,
@@ -117,7 +117,7 @@ def judge(
     also = _Also(machine=machine, baseline=baseline, files=tuple(path for path, _ in listed))
     if command is not None:
         source = _known(read_source(command, file=COMMAND, asked=asked))
-        parts.append(judged_text(source.text, source.runs, file=source.file, also=also))
+        parts.append(judged_text(source.text, also.seen(source.runs), file=source.file, also=also))
     for path, named in with_configurations(listed):
         try:
             source = _known(read_source(text_of(path), file=_name(path), asked=asked, named=also.files), path)
@@ -163,12 +163,20 @@ class _Also:
     baseline: "Baseline | None" = None
     files: tuple[Path, ...] = ()
 
+    def seen(self, runs: Sequence[Run]) -> Sequence[Run]:
+        """Return runs with what a cluster preset says of the links that they run over."""
+        if self.machine is None or self.machine.cluster is None:
+            return runs
+        from planner.validation.pricing import on_links  # noqa: PLC0415 - a cluster loads numpy
+
+        return on_links(runs, self.machine.cluster)
+
 
 def _judged_source(source: Source, path: Path, *, also: _Also) -> Judged:
     """Return what is wrong with one file."""
     if source.own is not None:
         return _judged_own(read_own_file(path, source.own), source.text)
-    return judged_text(source.text, source.runs, file=source.file, also=also)
+    return judged_text(source.text, also.seen(source.runs), file=source.file, also=also)
 
 
 def _judged_unread(file: UnreadFile) -> Judged:
@@ -207,9 +215,10 @@ def _known(source: Source, path: Path | None = None) -> Source:
 
 
 def _judged_own(own: OwnFile, text: str) -> Judged:
-    """Return what is wrong with a spec or a plan of ours."""
+    """Return what is wrong with a file of ours."""
     findings = [finding for rule in own_rules() for finding in _broken(rule, own)]
-    return _without_hidden(text, own.file, findings, undecided=(), checked=[rule.id for rule in own_rules()])
+    undecided = [Undecided(file=own.file, rule_id=refused_serving_layout.id, what=what) for what in own.not_said]
+    return _without_hidden(text, own.file, findings, undecided=undecided, checked=[rule.id for rule in own_rules()])
 
 
 def judged_text(text: str, runs: Sequence[Run], *, file: str, also: "_Also | None" = None) -> Judged:
@@ -298,7 +307,8 @@ def _priced(
             source = launched(run, file=file, text=text)
             config = held_run(source, run, asked) if isinstance(asked, Baseline) else priced_run(source, run, asked)
         except (PlannerError, CoverageError, SolverError, NotSaidError) as error:
-            if isinstance(error, InputError) and error.location is not None and error.location.file not in ours:
+            elsewhere = isinstance(error, InputError) and error.location is not None and error.location.file not in ours
+            if elsewhere and (isinstance(asked, Baseline) or asked.spec is not None):
                 raise  # a spec or a plan that the user named, not the file that is judged
             first = str(error).partition("\n")[0]
             is_value = isinstance(error, NotSaidError)

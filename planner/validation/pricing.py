@@ -4,8 +4,10 @@ The strict reader of `evaluate` reads the script anew, because a price needs eve
 has no price, leaves these rules undecided; so does a search that advice needs and that ends with nothing.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 from planner.advice import SingleChanges, best_of_all, single_changes
 from planner.lock_changes import changes
@@ -19,7 +21,7 @@ from planner.report import layout_in_words
 from planner.rules.held_against_lock import HeldRun
 from planner.rules.priced import Change, PricedRun
 from planner.rules.served_memory import ServedRun
-from planner.running import Running, inputs_of, priced, read_running, request_of
+from planner.running import Running, inputs_of, preset_named, priced, read_running, request_of
 from planner.validation.serving import served_run
 from planner.validation.sources import Run, text_of
 
@@ -75,6 +77,12 @@ class Launched:
         return read_running(self.script, text=self.text, config=self.config)
 
 
+def on_links(runs: Sequence[Run], preset: str) -> tuple[Run, ...]:
+    """Return runs with the GPUs that a preset's fast links join."""
+    domain_gpus = preset_named(preset).to_cluster().fast_domain_size
+    return tuple(replace(cast("Any", run), domain_gpus=domain_gpus) for run in runs)
+
+
 def launched(run: Run, *, file: str, text: str) -> Launched:
     """Return the text that starts a run: the file that holds it, or the script that names DeepSpeed's configuration.
 
@@ -102,8 +110,8 @@ def priced_run(source: Launched, run: Run, machine: Machine) -> PricedRun | Serv
     if isinstance(run, VllmRun):
         return served_run(run, preset=machine.cluster)
     running = source.read()
-    if machine.spec is None and running.model is None:
-        raise NotSaidError("the model (give --spec with a spec of model, cluster and workload)")
+    if machine.spec is None and not running.names_model:
+        raise NotSaidError("the model (name its facts by --model-facts, or give --spec with a spec)")
     inputs = inputs_of(running, script=source.script, cluster=machine.cluster, spec=machine.spec)
     plan, _ = priced(running.layout, inputs.model, inputs.cluster, inputs.request)
     found = best_of_all(inputs) if machine.advice else None

@@ -7,12 +7,12 @@ the rules undecided; so does a model that is neither bundled nor a folder with a
 from dataclasses import replace
 from pathlib import Path
 
-from planner.errors import InputError
 from planner.readers.arguments import NotSaidError
 from planner.readers.served_model import served_quantisation, served_spec
 from planner.readers.vllm_engine import shape_of
 from planner.readers.vllm_run import VllmRun
 from planner.rules.served_memory import ServedRun
+from planner.running import preset_named
 from planner.serving.engines import engine_named
 from planner.serving.formats import ServedFormats, formats_of
 from planner.serving.ledger import KvLedger, kv_ledger
@@ -20,8 +20,6 @@ from planner.serving.prices import ServingPrices
 from planner.serving_layout import EngineSettings, EngineShape
 from planner.specs import ModelSpec
 from planner.units import GIB
-from profiles.catalogue import load_preset
-from profiles.errors import CatalogueError
 from profiles.hardware import Cluster
 
 GRAPHS = "graphs"
@@ -35,6 +33,10 @@ NOT_COUNTED = (
     "num_gpu_blocks_override",
     "hf_overrides",
     "performance_mode",
+    "mamba_cache_mode",
+    "mamba_block_size",
+    "disable_hybrid_kv_cache_manager",
+    "kv_cache_dtype_skip_layers",
 )
 """Flags that change the memory of an engine in ways that the ledger does not count."""
 
@@ -52,7 +54,7 @@ def served_run(run: VllmRun, *, preset: str | None) -> ServedRun:
     run.require_whole()
     if preset is None:
         raise NotSaidError("the GPUs (give --cluster with a preset; --spec prices training runs)")
-    cluster, arguments = _cluster(preset), run.arguments
+    cluster, arguments = preset_named(preset).to_cluster(), run.arguments
     for dest in NOT_COUNTED:
         if arguments.is_given(dest) and arguments.value(dest):
             raise NotSaidError(f"the memory that --{dest.replace('_', '-')} takes or frees")
@@ -94,13 +96,6 @@ def _base(run: VllmRun) -> Path:
     return Path(run.arguments.file).parent
 
 
-def _cluster(preset: str) -> Cluster:
-    try:
-        return load_preset(preset).to_cluster()
-    except CatalogueError as error:
-        raise InputError(f"--cluster {preset}: {error}", hint="`shardwright clusters` lists them.") from None
-
-
 def _formats(run: VllmRun, model: ModelSpec) -> ServedFormats:
     """Return what the model is held in."""
     kind, cache = (run.arguments.text(dest) or "auto" for dest in ("dtype", "kv_cache_dtype"))
@@ -119,7 +114,7 @@ def _settings(run: VllmRun, cluster: Cluster, *, max_model_len: int) -> EngineSe
     seqs, tokens = (arguments.optional_integer(dest) for dest in ("max_num_seqs", "max_num_batched_tokens"))
     default_seqs, default_tokens = _default_sizes(cluster)
     seqs = seqs or default_seqs
-    if arguments.is_given("enable_chunked_prefill") and arguments.value("enable_chunked_prefill") is False:
+    if _is_off(run, "enable_chunked_prefill"):
         default_tokens = max(default_tokens, max_model_len)
     cache_bytes = arguments.optional_integer("kv_cache_memory_bytes")
     return EngineSettings(
@@ -129,7 +124,13 @@ def _settings(run: VllmRun, cluster: Cluster, *, max_model_len: int) -> EngineSe
         gpu_memory_utilization=arguments.number("gpu_memory_utilization") if cache_bytes is None else None,
         kv_cache_memory_bytes=cache_bytes,
         block_size=arguments.optional_integer("block_size"),
+        prefix_caching=not _is_off(run, "enable_prefix_caching"),
     )
+
+
+def _is_off(run: VllmRun, dest: str) -> bool:
+    """Return whether a switch that is on unless told is switched off."""
+    return run.arguments.is_given(dest) and run.arguments.value(dest) is False
 
 
 def _default_sizes(cluster: Cluster) -> tuple[int, int]:
@@ -152,6 +153,7 @@ def _ledger(
         engine=engine_named("vllm"),
         settings=settings,
         cluster=prices.cluster,
+        scheduled_ahead=not _is_off(run, "async_scheduling"),
     )
     if run.arguments.is_on("enforce_eager"):
         found = replace(found, lines=tuple(line for line in found.lines if line.name != GRAPHS))

@@ -81,11 +81,40 @@ class Verdict:
     resolved: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cache:
+    """What vLLM makes of a model's cache and weights, on the GPU that holds most.
+
+    Args:
+        weight_bytes: Bytes of the weights.
+        block_tokens: Tokens of a block.
+        blocks: For each size of the cache: its blocks; 0 where vLLM refuses to start.
+        errors: For each size: vLLM's words; empty where it starts.
+    """
+
+    weight_bytes: int
+    block_tokens: int
+    blocks: list[int]
+    errors: list[str]
+
+
 def ask_vllm(jobs: Sequence[Job]) -> tuple[Verdict, ...]:
     """Return vLLM's verdict on each job."""
+    answers = _said("tests.frameworks.vllm_oracle", [asdict(job) for job in jobs])
+    return tuple(Verdict(**answer) for answer in answers)
+
+
+def ask_for_caches(jobs: Sequence[tuple[Job, Sequence[int]]]) -> tuple[Cache, ...]:
+    """Return what vLLM makes of each job's cache, for each of some bytes that a GPU may have left for it."""
+    answers = _said("tests.frameworks.vllm_cache", [(asdict(job), list(sizes)) for job, sizes in jobs])
+    return tuple(Cache(**answer) for answer in answers)
+
+
+def _said(module: str, jobs: Sequence[object]) -> list[dict[str, Any]]:
+    """Return what a module of ours that runs in vLLM's environment answers."""
     result = subprocess.run(
-        [str(vllm_python()), "-m", "tests.frameworks.vllm_oracle"],
-        input=json.dumps([asdict(job) for job in jobs]),
+        [str(vllm_python()), "-m", module],
+        input=json.dumps(jobs),
         capture_output=True,
         text=True,
         check=False,
@@ -94,4 +123,5 @@ def ask_vllm(jobs: Sequence[Job]) -> tuple[Verdict, ...]:
         timeout=SECONDS_TO_START + SECONDS_PER_JOB * len(jobs),
     )
     assert result.returncode == 0, result.stderr[-8000:]
-    return tuple(Verdict(**answer) for answer in json.loads(result.stdout))
+    answers: list[dict[str, Any]] = json.loads(result.stdout)
+    return answers

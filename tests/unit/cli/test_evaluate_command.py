@@ -44,14 +44,23 @@ def test_an_emitted_script_costs_what_its_plan_says(example: str, cluster: str, 
     assert found["violations"] == []
 
 
-def test_a_deepspeed_script_takes_its_model_from_a_spec() -> None:
+def test_a_deepspeed_script_takes_its_model_from_its_facts_or_a_spec(tmp_path: Path) -> None:
     example = EXAMPLES / "llama-3.1-8b-deepspeed-1xdgx-h100"
+    script = example / "expected" / "launch.sh"
     best = json.loads((example / "expected" / "plan.json").read_text())["plans"][0]
-    found = evaluated(example / "expected" / "launch.sh", "--spec", example / "spec.yaml")
-    assert found["step_seconds"] == best["reevaluated_step_seconds"]
-    alone = RUNNER.invoke(app, ["evaluate", str(example / "expected" / "launch.sh"), "--cluster", "dgx-h100"])
+    for option, where in (("--spec", example / "spec.yaml"), ("--cluster", "dgx-h100")):
+        assert evaluated(script, option, where)["step_seconds"] == best["reevaluated_step_seconds"]
+    (tmp_path / "launch.sh").write_text(script.read_text().replace("--model-facts", "--model"))
+    (tmp_path / "ds_config.json").write_text((script.parent / "ds_config.json").read_text())
+    alone = RUNNER.invoke(app, ["evaluate", str(tmp_path / "launch.sh"), "--cluster", "dgx-h100"])
     assert alone.exit_code == 2
-    assert "A DeepSpeed script does not say which model it trains." in alone.stderr
+    assert "The script names no --model-facts, so it does not say which model it trains." in alone.stderr
+    (tmp_path / "launch.sh").write_text(script.read_text())
+    facts = (script.parent / "model.json").read_text()
+    (tmp_path / "model.json").write_text(facts.replace('"hidden_size": 4096', '"hidden_size": "wide"', 1))
+    damaged = RUNNER.invoke(app, ["evaluate", str(tmp_path / "launch.sh"), "--cluster", "dgx-h100"])
+    assert damaged.exit_code == 2
+    assert "model.json:2:" in damaged.stderr
 
 
 def test_what_does_not_fit_is_found_and_the_best_layout_stands_beside_it(tmp_path: Path) -> None:

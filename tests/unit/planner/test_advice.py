@@ -150,11 +150,14 @@ def test_a_command_line_is_priced_like_a_script() -> None:
     assert {finding["file"] for finding in found} == {"<command>"}
 
 
-def deepspeed_document(tmp_path: Path, *options: str, program: str = "train_deepspeed.py") -> dict[str, list[Any]]:
-    """Return what is said of a DeepSpeed configuration beside its script."""
+NO_MODEL = "the model (name its facts by --model-facts, or give --spec with a spec)"
+
+
+def deepspeed_document(tmp_path: Path, *options: str, change: tuple[str, str] = ("", "")) -> dict[str, list[Any]]:
+    """Return what is said of a DeepSpeed configuration beside its script, which a change may stand in."""
     for name in ("ds_config.json", "launch.sh", "model.json"):
         text = (DEEPSPEED / "expected" / name).read_text()
-        (tmp_path / name).write_text(text.replace("train_deepspeed.py", program))
+        (tmp_path / name).write_text(text.replace(*change) if change[0] else text)
     # Any name of a configuration will do that the script names.
     (tmp_path / "ds_config.json").rename(tmp_path / "zero.json")
     script = tmp_path / "launch.sh"
@@ -173,17 +176,70 @@ def test_a_configuration_of_deepspeed_is_priced_with_a_spec(tmp_path: Path) -> N
     assert {finding["rule"] for finding in document["findings"]} == {"MEM002"}
 
 
+def test_a_configuration_of_deepspeed_is_priced_by_the_facts_of_its_model(tmp_path: Path) -> None:
+    document = deepspeed_document(tmp_path, "--cluster", "dgx-a100-40", "--advice")
+    assert document["undecided"] == []
+    (finding,) = document["findings"]
+    assert finding["rule"] == "MEM001"
+
+
 @pytest.mark.parametrize(
-    ("program", "option", "missing"),
+    ("old", "new", "option", "missing"),
     [
-        ("train_deepspeed.py", "--cluster", "the model (give --spec with a spec of model, cluster and workload)"),
-        ("train.py", "--spec", "how the program splits the model (of DeepSpeed only what `plan` writes has a price)"),
+        ("--model-facts", "--model", "--cluster", NO_MODEL),
+        ("--steps 100", "--model meta-llama/Llama-3.1-8B --steps 100", "--cluster", NO_MODEL),
+        (
+            "train_deepspeed.py",
+            "train.py",
+            "--spec",
+            "how the program splits the model (of DeepSpeed only what `plan` writes has a price)",
+        ),
     ],
 )
-def test_what_has_no_price_says_what_is_missing(tmp_path: Path, program: str, option: str, missing: str) -> None:
+def test_what_has_no_price_says_what_is_missing(tmp_path: Path, old: str, new: str, option: str, missing: str) -> None:
     where = "dgx-h100" if option == "--cluster" else str(DEEPSPEED / "spec.yaml")
-    undecided = deepspeed_document(tmp_path, option, where, program=program)["undecided"]
+    undecided = deepspeed_document(tmp_path, option, where, change=(old, new))["undecided"]
     assert {(one["rule"], one["missing"]) for one in undecided} >= {("MEM001", missing), ("ADV001", missing)}
+
+
+def test_facts_that_are_not_there_or_damaged_leave_the_price_open(tmp_path: Path) -> None:
+    options = ("--cluster", "dgx-h100")
+    undecided = deepspeed_document(tmp_path, *options, change=("/model.json", "/other.json"))["undecided"]
+    (missing,) = {one["missing"] for one in undecided}
+    assert missing == f"{tmp_path / 'launch.sh'}: The model's facts, `other.json`, do not lie beside the script."
+    undecided = deepspeed_document(tmp_path, *options, change=('"hidden_size": 4096', '"hidden_size": "wide"'))[
+        "undecided"
+    ]
+    (missing,) = {one["missing"] for one in undecided}
+    assert missing.startswith(f"{tmp_path / 'model.json'}:2:18: hidden_size: `hidden_size` = ")
+
+
+HOSTED = "--use-distributed-optimizer --optimizer-cpu-offload --optimizer-offload-fraction 1.0"
+
+
+@pytest.mark.parametrize(("host_ram", "rules"), [("96GiB", ["MEM003"]), ("256GiB", [])])
+def test_states_that_the_hosts_cannot_hold_break_one_rule(tmp_path: Path, host_ram: str, rules: list[str]) -> None:
+    script, spec = tmp_path / "launch.sh", tmp_path / "spec.yaml"
+    text = SCRIPT.read_text().replace("--use-distributed-optimizer", f"{HOSTED} --use-precision-aware-optimizer")
+    script.write_text(text)
+    spec.write_text(
+        (SCRIPT.parents[1] / "spec.yaml").read_text().replace("nodes: 1", f"nodes: 1, host_ram: {host_ram}")
+    )
+    result = RUNNER.invoke(app, ["validate", str(script), "--spec", str(spec), *JSON])
+    found = json.loads(result.stdout)
+    assert found["undecided"] == []
+    assert [finding["rule"] for finding in found["findings"]] == rules
+    # Eight processes of 8 GiB; 8.03 billion parameters with a master weight, two moments and a gradient, each in fp32.
+    assert [finding["message"] for finding in found["findings"]] == [
+        "A node needs 223 GiB of host memory, and has 96 GiB." for _ in rules
+    ]
+
+
+def test_a_preset_that_is_none_is_refused() -> None:
+    """A slip of the option would leave every rule of memory undecided, and end with 0."""
+    result = RUNNER.invoke(app, ["validate", str(SCRIPT), "--cluster", "dgx-h1000"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --cluster dgx-h1000: cluster preset 'dgx-h1000' is not in the catalogue.")
 
 
 def test_a_configuration_alone_has_no_price(tmp_path: Path) -> None:

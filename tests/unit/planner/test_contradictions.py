@@ -50,6 +50,15 @@ SIZES = "Change a constraint; the cluster and the batch are never changed for yo
         ),
         (
             DENSE,
+            "{offloaded_layers: [4, 6]}",
+            Target.MEGATRON,
+            (
+                "33: constraints.offloaded_layers: `offloaded_layers` allows none of 0 to 3: of 4 layers at least the"
+                " last keeps its activations on the GPU.\nAllow 3 or fewer."
+            ),
+        ),
+        (
+            DENSE,
             "{ep: 2}",
             Target.MEGATRON,
             "19: constraints.ep: `ep` lays out routed experts, and tiny has none.\nRemove it.",
@@ -165,6 +174,7 @@ def test_what_no_layout_can_be_is_said_with_its_place(
         (DENSE, "{ep: {max: 8}}", Target.MEGATRON),
         (EXPERTS, "{ep: [3, 8]}", Target.MEGATRON),
         (EXPERTS, "{ep: 4, etp: 2, pp: 1}", Target.MEGATRON),
+        (DENSE, "{offloaded_layers: {min: 3}}", Target.MEGATRON),
         (DENSE, "{cp_kind: ring, cp: 8}", Target.MEGATRON),
         (DENSE, "{cp_kind: ring, cp: [1, 256]}", Target.MEGATRON),
         (DENSE, "{tp: 2, pp: 1, micro_batch_size: 16}", Target.MEGATRON),

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from planner.rules.rule import Finding
 from planner.validation.deepspeed_files import MAX_CHARACTERS
 from planner.validation.judge import judge
@@ -75,3 +77,43 @@ def test_a_plan_whose_layout_cannot_be(tmp_path: Path) -> None:
     assert {finding.rule_id for finding in found} == {"SW102"}
     assert found[0].found.message.startswith("This layout cannot be: ")
     assert found[0].found.place.path == "plans[1]"
+
+
+def test_a_spec_without_its_workload(tmp_path: Path) -> None:
+    (found,) = findings(tmp_path / "spec.yaml", "\n".join(SPEC.splitlines()[:3]))
+    assert (found.rule_id, found.found.message) == ("SW001", "`workload` is missing.")
+
+
+def test_a_serving_plan_without_its_kind_is_judged_as_one(tmp_path: Path) -> None:
+    text = (EXAMPLES / "llama-3.1-70b-serving-1xdgx-h100" / "expected" / "plan.json").read_text(encoding="utf-8")
+    (found,) = findings(tmp_path / "plan.json", text.replace('  "kind": "serve",\n', ""))
+    assert (found.rule_id, found.found.message, found.found.hint) == ("SW101", "`kind` is missing.", "Add it.")
+    found_all = findings(tmp_path / "plan.json", text.replace('"kind": "serve"', '"kind": "train"', 1))
+    assert [(one.rule_id, one.found.place.path) for one in found_all] == [("SW101", "kind")]
+
+
+LAYOUTS = ("llama-3.1-70b-vllm-split", "deepseek-v3-vllm-4xdgx-h200")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_sound_serving_layout_breaks_nothing(name: str) -> None:
+    result = judge([str(EXAMPLES / name / "serving.yaml")], NOBODY)
+    assert (result.findings, len(result.files)) == ((), 1)
+
+
+def test_a_damaged_serving_layout(tmp_path: Path) -> None:
+    text = (EXAMPLES / LAYOUTS[0] / "serving.yaml").read_text(encoding="utf-8")
+    (found,) = findings(tmp_path / "serving.yaml", text.replace("shape: {tp: 4}", "shape: {tp: 4, pq: 2}"))
+    assert (found.rule_id, found.found.place.path) == ("SW201", "pools[0].shape.pq")
+    (found,) = findings(tmp_path / "serving.yaml", text.replace("connector: NixlConnector\n", ""))
+    assert (found.rule_id, found.found.message) == ("SW201", "The layout has no connector.")
+
+
+def test_a_serving_layout_that_vllm_refuses(tmp_path: Path) -> None:
+    text = (EXAMPLES / LAYOUTS[0] / "serving.yaml").read_text(encoding="utf-8")
+    short = text.replace(
+        "max_num_seqs: 192, max_num_batched_tokens: 2048", "max_num_seqs: 192, max_num_batched_tokens: 64"
+    )
+    (found,) = findings(tmp_path / "serving.yaml", short)
+    assert (found.rule_id, found.found.place.path, found.found.place.line) == ("SW202", "pools[1]", 14)
+    assert found.found.message == "Pool decode: VLL810 A budget of 64 tokens a step for 192 sequences."
