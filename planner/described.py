@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from planner.capabilities import CAPABILITIES
+from planner.capabilities import capabilities_of
 from planner.evaluate import Evaluation, evaluate, model_flops_utilisation, simulated_step_seconds
 from planner.graph import ModelGraph
 from planner.host_memory import ASSUMED_HOST_SOURCES, host_memory
@@ -50,7 +50,7 @@ def _priced_alone(
     layout: Layout, model: ModelSpec, cluster: Cluster, request: PlanRequest
 ) -> tuple[PlacedModel, ModelGraph, CostModel]:
     """Return what the evaluator prices of one layout, and with what."""
-    capabilities = CAPABILITIES[request.target]
+    capabilities = capabilities_of(cluster, request.target)
     graph = build_graph(model, request.workload, eager=capabilities.eager)
     placed = place(model, graph, layout, request.workload, capabilities)
     return placed, graph, cost_model_on(cluster, capabilities.software)
