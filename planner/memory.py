@@ -54,6 +54,18 @@ FIXED_SEGMENTS_SOURCE = (
 )
 FOREACH_SOURCE = "square roots of the second moments, of all parameters at once (torch.optim's foreach update)"
 FRAGMENTATION = "fragmentation"
+WORKING_TERMS = frozenset(
+    {
+        "activations",
+        "backward temporaries",
+        "gradients on their way",
+        "gradients to reduce",
+        "logits and loss",
+        "pipeline buffers",
+        "stage outputs",
+    }
+)
+"""Terms that come and go within a step: the allocator loses a part of these."""
 ADAM_MOMENTS = 2
 ZERO_WEIGHTS = 3  # the zero_stage that splits weights
 VISION_SOURCE = "16-bit parameters of the vision tower, taken as frozen, beside the embedding; its work is not priced"

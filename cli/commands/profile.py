@@ -315,9 +315,14 @@ def check(
     left_out: LeftOutOption = False,
     format_: FormatOption = Format.TEXT,
 ) -> None:
-    """Name every point that planning leaves out, and what is stale or of other hardware; 1 where there is any."""
+    """Name every point that planning leaves out, and what is stale or of other hardware; 1 where there is any.
+
+    Whole layers that were measured are held against the sum of their parts; a gap is a finding too.
+    """
+    from cli.render_layers import layer_blocks, layer_document
     from cli.render_profile import check_blocks, left_out_blocks, left_out_document, profile_document
     from planner.inputs import load_inputs
+    from planner.whole_layers import whole_layers
     from profiles.judging import measured_device
     from profiles.profiled import left_out_errors, remarks
 
@@ -325,12 +330,14 @@ def check(
     cluster = None if spec is None else load_inputs(spec).cluster
     found = recording.stale if cluster is None else remarks(recording, cluster)
     errors = left_out_errors(recording, cluster) if left_out else {}
+    layers = whole_layers(recording, cluster)
     if format_ is Format.JSON:
         document = profile_document(recording, judged, measured_device(recording), found)
-        print_json({**document, **({"left_out": left_out_document(errors)} if left_out else {})})
+        beside = {"layers": layer_document(layers), **({"left_out": left_out_document(errors)} if left_out else {})}
+        print_json({**document, **beside})
     else:
-        print_blocks((*check_blocks(recording, judged, found), *left_out_blocks(errors)))
-    if judged.excluded or found:
+        print_blocks((*check_blocks(recording, judged, found), *layer_blocks(layers), *left_out_blocks(errors)))
+    if judged.excluded or found or any(layer.gaps for layer in layers):
         raise typer.Exit(ExitCode.FINDINGS)
 
 

@@ -122,6 +122,7 @@ def provenance(ranks: Ranks, *, called: str) -> dict[str, object]:
             "num_compute_units": int(properties.multi_processor_count),
             "compute_capability": f"{properties.major}.{properties.minor}",
         }
+        found["sockets"] = list(ranks.sockets)
         software |= {
             "driver": _driver(),
             "cuda": str(torch.version.cuda or torch.version.hip or ""),

@@ -42,6 +42,8 @@ class Ranks:
         if world_size > 1:
             dist.init_process_group(self.backend, rank=rank, world_size=world_size, timeout=TIMEOUT)
             self._control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        # On which socket of its node each rank's GPU hangs; None where that is not known.
+        self.sockets: tuple[int | None, ...] = tuple(self.gathered(machine.socket))
 
     @property
     def leads(self) -> bool:

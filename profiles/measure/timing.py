@@ -26,6 +26,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from profiles.measure.sockets import socket_of
+
 Call = Callable[[], object]
 
 WARM_UP = 3
@@ -168,6 +170,18 @@ class Machine:
         """Give back what is not used."""
         if self.is_cuda:
             torch.cuda.empty_cache()
+
+    @property
+    def socket(self) -> int | None:
+        """Return on which of the node's sockets the GPU hangs; None where that is not known."""
+        if not self.is_cuda:
+            return None
+        properties = torch.cuda.get_device_properties(self.device)
+        try:
+            domain, bus, number = properties.pci_domain_id, properties.pci_bus_id, properties.pci_device_id
+        except AttributeError:  # a torch that does not tell them yet
+            return None
+        return socket_of(f"{domain:04x}:{bus:02x}:{number:02x}.0")
 
     @property
     def free_bytes(self) -> int:
