@@ -96,7 +96,7 @@ class Ranks:
         return own
 
     def close(self) -> None:
-        """End the job's communication."""
+        """End the job's communication; all ranks meet once more."""
         if self.world_size > 1:
             self.barrier()
             dist.destroy_process_group()

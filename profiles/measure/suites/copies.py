@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 import torch
 
+from profiles.measure.gpus import copying_ranks
 from profiles.measure.points import Point
-from profiles.measure.sockets import copying_ranks
 from profiles.measure.suites.context import Context
 from profiles.measure.timing import Call, NotMeasurableError, as_result, summarised
 

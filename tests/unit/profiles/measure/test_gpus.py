@@ -1,10 +1,10 @@
-"""Sockets as the kernel's files say them, and who copies with whom."""
+"""Sockets as the kernel's files say them, who copies with whom, and which GPU is asked for its clocks."""
 
 from pathlib import Path
 
 import pytest
 
-from profiles.measure.sockets import copying_ranks, socket_of
+from profiles.measure.gpus import copying_ranks, named_gpu, socket_of
 
 ADDRESS = "0000:1b:00.0"
 
@@ -50,3 +50,23 @@ def test_who_copies_at_once() -> None:
 def test_a_socket_that_is_no_case_of_its_own_is_named(sockets: list[int | None], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         copying_ranks(sockets, per_node=2, beside="socket")
+
+
+OWN = "GPU-8d5a2f1c-0000-1111-2222-333344445555"
+
+
+@pytest.mark.parametrize(
+    ("index", "address", "visible", "named"),
+    [
+        (1, ADDRESS, "7,6", ADDRESS),  # numbers may be in another order than nvidia-smi's
+        (1, None, None, "1"),
+        (1, None, "3, 5", "5"),
+        (0, None, f"{OWN},GPU-other", OWN),
+        (0, None, f"MIG-{OWN}/3/0", OWN),
+        (0, None, "MIG-0a1b2c3d-4444-5555-6666-777788889999", None),
+        (2, None, "3,5", None),
+        (0, None, "", None),
+    ],
+)
+def test_a_gpu_is_asked_by_what_names_it(index: int, address: str | None, visible: str | None, named: str) -> None:
+    assert named_gpu(index, address=address, visible=visible) == named

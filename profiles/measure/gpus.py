@@ -1,4 +1,4 @@
-"""Which socket of its node a GPU hangs on, as the kernel's files say it, and which ranks share one.
+"""Which GPU a process has, as `nvidia-smi` names it, on which socket it hangs, and which ranks share that.
 
 A device's `numa_node` names a NUMA node, whose first CPU names the socket (`physical_package_id`): a socket may have
 several NUMA nodes (Linux, Documentation/ABI/testing/sysfs-bus-pci and sysfs-devices-system-cpu).
@@ -56,3 +56,25 @@ def copying_ranks(sockets: Sequence[int | None], *, per_node: int, beside: str) 
     if len(set(first)) == 1:
         raise ValueError("all GPUs of the node hang on one socket: copies of all of them are its copies")
     return tuple(rank for rank, socket in enumerate(first) if socket == first[0])
+
+
+def named_gpu(index: int, *, address: str | None, visible: str | None) -> str | None:
+    """Return a GPU as nvidia-smi takes it; None where that cannot be told.
+
+    Args:
+        index: Its number among those that this process sees.
+        address: Where it hangs, by torch: that names it whatever is visible, in whatever order, and in parts (MIG).
+        visible: `CUDA_VISIBLE_DEVICES`; None where it is not set.
+    """
+    if address is not None:
+        return address
+    if visible is None:
+        return str(index)
+    listed = [part.strip() for part in visible.split(",")]
+    if index >= len(listed):
+        return None
+    chosen = listed[index]
+    # A part of a GPU says of which by its old name, MIG-GPU-<UUID>/<instance>/<compute instance>, by its new one not.
+    if chosen.startswith("MIG-GPU-"):
+        return chosen.removeprefix("MIG-").partition("/")[0]
+    return chosen if chosen.isdigit() or chosen.startswith("GPU-") else None
