@@ -72,7 +72,7 @@ def _one_node(recording: Recording) -> Cluster | None:
     """Return a node of the GPU that was measured; None where the catalogue does not hold it."""
     if measured_device(recording) is None:
         return None
-    per_node = recording.newest.get("gpus_per_node", 1)
+    per_node = recording.gpus_per_node
     node = {"gpu": recording.device, "gpus_per_node": per_node, "nodes": 1, "host_ram": UNREAD_RAM}
     return ClusterEntry.model_validate(node).to_cluster()
 

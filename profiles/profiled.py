@@ -64,7 +64,7 @@ class ProfiledCostModel:
     def _measured_cluster(self) -> Cluster:
         """Return the nodes that the profile was measured on, or as many of them as this cluster has."""
         per_node = self.cluster.gpus_per_node
-        nodes = -(-int(str(self.recording.newest.get("world_size", 1))) // per_node)
+        nodes = -(-self.recording.most_ranks // per_node)
         return self.cluster.with_nodes(max(1, min(nodes, self.cluster.num_nodes)))
 
     @cached_property
@@ -198,7 +198,7 @@ class ProfiledCostModel:
         fallback = self.fallback.collective(operation)
         crosses = self._links.leaves_node(operation)
         place = place_of(operation, crosses=crosses)
-        same_nodes = self.recording.newest.get("gpus_per_node") == self.cluster.gpus_per_node
+        same_nodes = self.recording.gpus_per_node == self.cluster.gpus_per_node
         if place is None or operation.copies != 1 or not same_nodes or (crosses and not self._between_nodes):
             return fallback
         found = self._priced(place, self.analytic.collective(operation), self._burst.collective(operation))
@@ -331,7 +331,7 @@ def remarks(recording: Recording, cluster: Cluster) -> tuple[str, ...]:
         else:
             told = "nothing of it is used there"
         found.append(f"foreign: the profile is of {recording.device}, the cluster has {device.name}: {told}")
-    per_node = recording.newest.get("gpus_per_node")
+    per_node = recording.gpus_per_node
     if any(entry.point.suite == "collectives" for entry in recording.measured) and per_node != cluster.gpus_per_node:
         found.append(
             f"foreign: its collectives ran on nodes of {per_node}, the cluster's have {cluster.gpus_per_node} GPUs:"

@@ -94,7 +94,7 @@ class HostBoundBench(Bench):
         return Graph()
 
     def _replayed_seconds(self, graph: object) -> float:
-        return 5e-6 * graph.calls  # type: ignore[attr-defined]
+        return 5e-6 * int(graph.calls)  # type: ignore[attr-defined]
 
 
 def test_a_graph_is_as_long_as_its_kernels_not_as_their_launches() -> None:
