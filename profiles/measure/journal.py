@@ -31,7 +31,7 @@ from types import TracebackType
 from profiles.measure.points import Point, point_from_json
 
 FILE = "points.jsonl"
-COLLECTOR = 1
+COLLECTOR = 2
 """Version of what is measured and how; raised whenever a figure would come out differently."""
 
 

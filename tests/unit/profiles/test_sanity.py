@@ -146,6 +146,22 @@ def test_a_way_of_running_that_takes_far_longer_than_another_is_named(tmp_path: 
     assert reduction("graph", 1 << 12).key in excluded.reason
 
 
+def test_launches_and_overlap_are_not_held_against_one_another(tmp_path: Path) -> None:
+    """One of many launches takes less than a single one, and a larger message may slow a product less."""
+    launches = [(point("launch", term="launch", kernels=kernels), 1e-5 / kernels) for kernels in (1, 10, 100)]
+    sides = {"alone": 1e-3, "other_alone": 1e-3, "other_beside": 1e-3}
+    with Journal(tmp_path, resume=False) as journal:
+        journal.begin(run_line(CLUSTER))
+        for entry, seconds in launches:
+            journal.measured(entry, result_of(seconds))
+        for num_bytes, seconds in ((1 << 24, 9e-3), (1 << 27, 1e-3)):
+            entry = point("overlap", dtype="bf16", beside="all_reduce", product=4096, bytes=num_bytes)
+            journal.measured(entry, {**sides, "beside": seconds, "seconds": seconds})
+    judged = judge(read_recording(tmp_path), CLUSTER)
+    assert judged.excluded == ()
+    assert len(judged.kept) == 5
+
+
 def test_the_last_of_two_runs_counts(tmp_path: Path) -> None:
     write_profile(tmp_path, GRID[:20], CLUSTER)
     write_profile(tmp_path, GRID[:20], CLUSTER, factor=lambda _: 1.2, software={"torch": "2.14.0"})
