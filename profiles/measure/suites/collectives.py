@@ -58,7 +58,7 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
         raise NotMeasurableError("only a GPU has graphs")
     group, members = ranks.group(size, stride)
     works = point.word("beside") == "concurrent" or members[0] == 0
-    call = collective(point.word("kind"), num_bytes, context, group, members)
+    call = agreed(context, lambda: collective(point.word("kind"), num_bytes, context, group, members), local=True)[0]
     timing = _timed(call, context, graph=point.word("mode") == "graph", works=works)
     return as_result(timing, kernel=ranks.backend, more={"idle": not works})
 
@@ -103,9 +103,9 @@ def collective(
 def _timed(call: Callable[[], object], context: Context, *, graph: bool, works: bool) -> Timing:
     """Return the time of one of many calls back to back; a rank that only waits takes part in the meetings."""
     ranks = context.ranks
-    single = max(_agreed(context, lambda: _estimate(call, context) if works else 0.0))
+    single = max(agreed(context, lambda: _estimate(call, context) if works else 0.0))
     inner = max(1, min(MOST_CALLS, math.ceil(SAMPLE_SECONDS / max(single, 1e-7))))
-    repeated = _agreed(context, lambda: _captured(call, inner) if graph and works else None, local=True)[0]
+    repeated = agreed(context, lambda: _captured(call, inner) if graph and works else None, local=True)[0]
     samples = []
     for _ in range(ROUNDS if inner * single < context.bench.effort.seconds else LEAST_ROUNDS):
         ranks.barrier()
@@ -121,10 +121,10 @@ def _timed(call: Callable[[], object], context: Context, *, graph: bool, works: 
 T = TypeVar("T")
 
 
-def _agreed(context: Context, work: Callable[[], T], *, local: bool = False) -> list[T]:
+def agreed(context: Context, work: Callable[[], T], *, local: bool = False) -> list[T]:
     """Return what every rank finds, or this rank's own finding alone.
 
-    Where one cannot do its work none goes on, for the others would wait for it.
+    Where one cannot do its work, memory for one, none goes on: the others would wait for it.
 
     Raises:
         NotMeasurableError: One could not.

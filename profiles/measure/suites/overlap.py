@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from profiles.measure.points import Point
-from profiles.measure.suites.collectives import collective
+from profiles.measure.suites.collectives import agreed, collective
 from profiles.measure.suites.context import Context, wide_dtype
 from profiles.measure.timing import NotMeasurableError
 
@@ -42,9 +42,12 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
     """
     size, num_bytes = point.sizes
     dtype = wide_dtype(point)
-    left = torch.randn(size, size, dtype=dtype, device=context.device)
-    right = torch.randn(size, size, dtype=dtype, device=context.device)
-    other = _other(point.word("beside"), num_bytes, context)
+
+    def made() -> tuple[torch.Tensor, torch.Tensor, Side]:
+        left, right = (torch.randn(size, size, dtype=dtype, device=context.device) for _ in range(2))
+        return left, right, _other(point.word("beside"), num_bytes, context)
+
+    left, right, other = agreed(context, made, local=True)[0]
 
     def product() -> object:
         return torch.mm(left, right)

@@ -1,6 +1,6 @@
 """Gates over a profile: rows with planted faults are named, each with its fault, and no other row is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,11 +177,13 @@ def test_the_last_of_two_runs_counts(tmp_path: Path) -> None:
 IMPORTED = {"file": "all_reduce.log", "line": 1, "sha256": "0" * 64, "format": "nccl-tests"}
 
 
-def merged(tmp_path: Path, *, imported_last: bool, **changed: object) -> Recording:
+def merged(tmp_path: Path, *, imported_last: bool, software: Mapping[str, str] = {"nccl": "2.27.3"}) -> Recording:
     """Return a profile of this project's runs and of another program's, as `merge` joins them."""
     products = read_recording(write_profile(tmp_path / "own", GRID[:20], CLUSTER, gpus_per_node=1, world_size=1))
-    stated = {"imported": IMPORTED, "software": {"nccl": "2.27.3"}, "date": "not said", **changed}
-    logs = read_recording(write_profile(tmp_path / "logs", [reduction("eager", 1 << 26)], CLUSTER, **stated))
+    sums = [reduction("eager", 1 << 26)]
+    logs = read_recording(
+        write_profile(tmp_path / "logs", sums, CLUSTER, imported=IMPORTED, software=software, date="not said")
+    )
     joined = tmp_path / "joined"
     joined.mkdir()
     parts = [products, logs] if imported_last else [logs, products]
