@@ -203,6 +203,7 @@ def run(
         processes=processes,
         nodes=nodes,
         on_cpu=device is DeviceKind.CPU,
+        known=out if resume else None,
     )
     words = ["--seconds", f"{seconds:g}", *_option("--budget", budget), *_option("--called", called)]
     words += _option("--device", None if device is None else device.value)
@@ -253,15 +254,16 @@ def _wanted(
     processes: int,
     nodes: int,
     on_cpu: bool,
+    known: Path | None,
 ) -> "tuple[Wanted, ...]":
-    """Return what is to be measured."""
-    from cli.measuring import inputs_of_model, request
+    """Return what is to be measured; of a directory that is gone on with, also what plans with it ask the price of."""
+    from cli.measuring import inputs_of_model, priced_again, request
     from planner.inputs import load_inputs
 
     runs = [load_inputs(spec) for spec in specs]
     runs += [inputs_of_model(name, cluster=cluster, nodes=nodes, seq_len=seq_len) for name in models]
     wanted = request(
-        runs,
+        [*runs, *(() if known is None else priced_again(runs, known))],
         suites=suites,
         dtypes=dtypes,
         grid=grid,
