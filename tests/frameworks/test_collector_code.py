@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the collector measures with torch (extra: dev)")
 
 from profiles.measure import job as jobs  # noqa: E402 - behind the check for torch
-from profiles.measure import timing  # noqa: E402
+from profiles.measure import provenance, timing  # noqa: E402
 from profiles.measure.points import Point, Wanted, point, request_text  # noqa: E402
 from profiles.measure.ranks import Ranks  # noqa: E402
 from profiles.measure.suites import attention, collectives, gemm, layer  # noqa: E402
@@ -172,3 +172,38 @@ def test_under_torchrun_a_full_disk_ends_all_ranks(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert f"{tmp_path}/out/points.jsonl: nothing more can be written: File too large" in done.stderr
     assert (tmp_path / "out" / "points.jsonl").stat().st_size <= 24 << 10
+
+
+NVIDIA_SMI = """\
+#!/bin/bash
+echo "$*" >> {calls}
+case "$*" in
+  *driver_version*) printf '570.1\\n570.1\\n' ;;
+  *{refused}*) echo "Field is not a valid field to query." >&2; exit 2 ;;
+  *) echo "1980, 2619, 1980, 41, 300.5, 700.00, 0x0000000000000000" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("refused", "questions"),
+    [("clocks_throttle", 1), ("clocks_event", 2), ("clocks.sm", 2)],
+    ids=["new", "old", "none"],
+)
+def test_clocks_are_asked_of_new_and_old_drivers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, questions: int
+) -> None:
+    program, calls = tmp_path / "nvidia-smi", tmp_path / "calls"
+    program.write_text(NVIDIA_SMI.format(calls=calls, refused=refused))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    found = provenance.conditions("0000:1b:00.0")
+    asked = calls.read_text().splitlines()
+    assert len(asked) == questions
+    assert all(line.endswith("--id=0000:1b:00.0") for line in asked)
+    if refused == "clocks.sm":
+        assert list(found) == ["at"]
+    else:
+        assert (found["sm_clock_mhz"], found["temperature_celsius"], found["power_watts"]) == (1980.0, 41.0, 300.5)
+        assert found["slowed_by"] == "0x0000000000000000"
+    assert provenance._driver() == "570.1"
