@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,8 +20,11 @@ from cli.output import wants_progress
 from planner.errors import InputError
 from planner.inputs import Inputs, load_inputs
 from profiles.catalogue import load_preset
+from profiles.errors import ProfileFileError
 from profiles.measure.grid import ON_CPU, default_points
+from profiles.measure.journal import FILE
 from profiles.measure.points import Point, Wanted
+from profiles.recorded import read_recording
 
 _Update = Callable[[int, int, str, str], None]
 
@@ -79,6 +82,21 @@ def inputs_of_model(model: str, *, cluster: str, nodes: int, seq_len: int) -> In
         spec = Path(folder) / "spec.yaml"
         spec.write_text(SPEC_OF_MODEL.format(**values), encoding="utf-8")
         return load_inputs(spec)
+
+
+def priced_again(runs: Sequence[Inputs], directory: Path) -> tuple[Inputs, ...]:
+    """Return the runs that a profile in work prices, with its prices; none where nothing is measured yet.
+
+    Other prices lead a search to other layouts, whose shapes the published ones have not asked for.
+    """
+    if not (directory / FILE).is_file():
+        return ()
+    try:
+        recording = read_recording(directory)
+    except ProfileFileError:
+        return ()  # nothing is measured yet; what else is wrong the collector says
+    own = [run for run in runs if run.cluster.device.name == recording.device]
+    return tuple(replace(run, cluster=replace(run.cluster, profile=recording.reference)) for run in own)
 
 
 def request(

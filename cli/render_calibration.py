@@ -1,7 +1,21 @@
 """What a run says of its prediction, class by class."""
 
-from cli.render import Block, Facts, Item, Line, Style, Table, columns, milliseconds, section, signed_percent
+from cli.render import (
+    Block,
+    Facts,
+    Item,
+    Line,
+    Style,
+    Table,
+    columns,
+    gib,
+    milliseconds,
+    percent,
+    section,
+    signed_percent,
+)
 from planner.calibration.fit import Fit
+from planner.calibration.held import MemoryFit
 
 
 def calibration_account(fit: Fit) -> dict[str, object]:
@@ -22,6 +36,18 @@ def calibration_account(fit: Fit) -> dict[str, object]:
         ],
         "remarks": list(fit.remarks),
         "taken_as_memory_bound": list(fit.unknown),
+        "memory": None if fit.memory is None else _memory_account(fit.memory),
+    }
+
+
+def _memory_account(memory: MemoryFit) -> dict[str, object]:
+    return {
+        "rank": memory.rank,
+        "predicted_bytes": memory.predicted_bytes,
+        "calibrated_bytes": memory.calibrated_bytes,
+        "found_bytes": memory.found_bytes,
+        "lost_fraction": memory.calibration.lost_fraction,
+        "fixed_bytes": memory.calibration.fixed_bytes,
     }
 
 
@@ -45,16 +71,37 @@ def calibration_blocks(fit: Fit) -> tuple[Block, ...]:
             for entry in fit.factors
         )
     )
-    common = Line(f"All classes of operations  x {fit.calibration.factors[0][1]:.3f}")
-    table = Table(columns=columns("kernels of one step", ">predicted", ">measured", ">factor"), rows=rows)
     notes = [Item(remark) for remark in fit.remarks]
     if fit.unknown:
         notes.append(Item(f"the longest kernels taken as memory-bound: {', '.join(fit.unknown)}"))
     return (
         Line(f"Calibration by {fit.calibration.source}", Style.HEADING),
-        common if fit.is_common else table,
-        *section("The step", Facts(pairs=tuple(steps))),
+        *_factors(fit, rows),
+        *(section("The step", Facts(pairs=tuple(steps))) if fit.factors else ()),
+        *(() if fit.memory is None else section("The memory", _memory_facts(fit.memory))),
         *section("What it does not say", *notes),
+    )
+
+
+def _factors(fit: Fit, rows: tuple[tuple[str, ...], ...]) -> tuple[Block, ...]:
+    if fit.is_common:
+        return (Line(f"All classes of operations  x {fit.calibration.factors[0][1]:.3f}"),)
+    if not fit.factors:
+        return ()
+    return (Table(columns=columns("kernels of one step", ">predicted", ">measured", ">factor"), rows=rows),)
+
+
+def _memory_facts(memory: MemoryFit) -> Facts:
+    lost, fixed = memory.calibration.lost_fraction, memory.calibration.fixed_bytes
+    found = memory.found_bytes
+    return Facts(
+        pairs=(
+            ("found", f"{gib(found)} held by the allocator on rank {memory.rank}"),
+            ("ledger", f"{gib(memory.predicted_bytes)} ({signed_percent(memory.predicted_bytes / found - 1)})"),
+            ("calibrated", f"{gib(memory.calibrated_bytes)} ({signed_percent(memory.calibrated_bytes / found - 1)})"),
+            ("lost", f"{percent(lost)} beside activations and temporaries"),
+            ("fixed", f"{gib(fixed)} beside what is there all the time"),
+        )
     )
 
 

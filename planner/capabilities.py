@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from planner.layout import ContextKind
+from planner.overheads import PUBLISHED, Overheads, overheads_on
 from planner.request import Target
 from profiles.hardware import Cluster
 from profiles.software import CURRENT_SOFTWARE, AttentionKernels, Software, TensorParallelOverlap
@@ -66,6 +67,7 @@ class Capabilities:
         prefetched_weights: Elements gathered ahead with zero_stage 3.
         software: What runs the kernels.
         eager: Layers are plain PyTorch modules, which keep more and pass over memory more often than fused kernels.
+        overheads: What a GPU holds beside tensors.
     """
 
     title: str
@@ -114,6 +116,7 @@ class Capabilities:
     prefetched_weights: int
     software: Software
     eager: bool
+    overheads: Overheads = PUBLISHED
 
 
 MEGATRON = Capabilities(
@@ -313,12 +316,21 @@ CAPABILITIES: Mapping[Target, Capabilities] = {
 }
 
 
+def capabilities_of(cluster: Cluster, target: Target) -> Capabilities:
+    """Return what a target can run, its GPUs holding beside tensors what a cluster's measurements say.
+
+    Raises:
+        profiles.errors.ProfileFileError: The cluster's profile cannot be read, or has changed.
+    """
+    return replace(CAPABILITIES[target], overheads=overheads_on(cluster))
+
+
 def capabilities_on(cluster: Cluster, target: Target) -> Capabilities:
     """Return what of a target is searched on a cluster.
 
     On nodes that differ layers are placed with one recompute choice for all, and nothing goes to the hosts.
     """
-    capabilities = CAPABILITIES[target]
+    capabilities = capabilities_of(cluster, target)
     if cluster.unequal is None:
         return capabilities
     return replace(

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from planner.capabilities import CAPABILITIES
+from planner.capabilities import capabilities_of
 from planner.evaluate import Evaluation, evaluate, model_flops_utilisation, simulated_step_seconds
 from planner.graph import ModelGraph
 from planner.host_memory import ASSUMED_HOST_SOURCES, host_memory
@@ -14,10 +14,12 @@ from planner.plan import HostMemory, OnNodes, Plan, PlannedLayout
 from planner.report import heaviest_rank, memory_by_rank
 from planner.request import PlanRequest
 from planner.specs import ModelSpec
+from planner.units import GIB
 from profiles.estimate import CostModel
 from profiles.hardware import Cluster
 from profiles.planned import cost_model_on
 from profiles.slowed import OperationClass
+from profiles.software import Software
 
 
 def evaluation_of(plan: Plan, layout: Layout) -> Evaluation:
@@ -50,7 +52,7 @@ def _priced_alone(
     layout: Layout, model: ModelSpec, cluster: Cluster, request: PlanRequest
 ) -> tuple[PlacedModel, ModelGraph, CostModel]:
     """Return what the evaluator prices of one layout, and with what."""
-    capabilities = CAPABILITIES[request.target]
+    capabilities = capabilities_of(cluster, request.target)
     graph = build_graph(model, request.workload, eager=capabilities.eager)
     placed = place(model, graph, layout, request.workload, capabilities)
     return placed, graph, cost_model_on(cluster, capabilities.software)
@@ -112,7 +114,11 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
         memory_limit_bytes=tightest.limit_bytes,
         memory=evaluation.memory,
         time=evaluation.time,
-        assumptions=(*evaluation.assumptions, *_host_assumptions(hosted), *_remarks(cluster)),
+        assumptions=(
+            *evaluation.assumptions,
+            *_host_assumptions(hosted),
+            *_remarks(cluster, placed.capabilities.software),
+        ),
         host_memory=hosted,
         lower_bound_seconds=seconds if bound_seconds is None else bound_seconds,
         on_nodes=on_nodes,
@@ -124,30 +130,38 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
     )
 
 
-def _remarks(cluster: Cluster) -> tuple[str, ...]:
+def _remarks(cluster: Cluster, software: Software) -> tuple[str, ...]:
     """Return what stands behind prices beside operations: a profile's faults, a calibration."""
     calibration = cluster.calibration
     if calibration is None:
-        return _profile_remarks(cluster)
+        return _profile_remarks(cluster, software)
     by_factor: dict[str, list[str]] = {}
     for name, factor in calibration.factors:
         by_factor.setdefault(f"{factor:.4g}", []).append(name)
-    told = "; ".join(
+    told = [
         f"{'all classes' if len(names) == len(OperationClass) else ', '.join(names)} x {factor}"
         for factor, names in by_factor.items()
-    )
-    return (*_profile_remarks(cluster), f"calibrated by {calibration.source}: {told}")
+    ]
+    if calibration.memory is not None:
+        lost, fixed = calibration.memory.lost_fraction, calibration.memory.fixed_bytes
+        told.append(
+            f"{100 * lost:.3g} % lost beside activations and temporaries, {fixed / GIB:.2f} GiB beside what stays"
+        )
+    return (*_profile_remarks(cluster, software), f"calibrated by {calibration.source}: {'; '.join(told)}")
 
 
-def _profile_remarks(cluster: Cluster) -> tuple[str, ...]:
+def _profile_remarks(cluster: Cluster, software: Software) -> tuple[str, ...]:
     """Return what to beware of in the measurements that price the cluster."""
     if cluster.profile is None:
         return ()
     # SciPy, which interpolates between measured rows, is loaded only where there are some.
     from profiles.profiled import remarks  # noqa: PLC0415
     from profiles.recorded import recording_of  # noqa: PLC0415
+    from profiles.unused import unused  # noqa: PLC0415
 
-    return tuple(f"profile: {text}" for text in remarks(recording_of(cluster.profile), cluster))
+    recording = recording_of(cluster.profile)
+    left = unused(recording, cluster, launch_seconds=software.launch_seconds.value)
+    return tuple(f"profile: {text}" for text in (*remarks(recording, cluster), *left))
 
 
 def _host_assumptions(hosted: HostMemory | None) -> tuple[str, ...]:

@@ -625,7 +625,8 @@ def _assumptions(evaluator: _Evaluator, memory: tuple[MemoryLine, ...]) -> tuple
     }
     if evaluator.placed.workload.precision.is_fp8:
         found.add(FP8_ASSUMPTION)
-    found |= {f"memory, {line.term}: {line.source}" for line in memory if line.source in ASSUMED_SOURCES}
+    assumed = ASSUMED_SOURCES | evaluator.placed.capabilities.overheads.assumed
+    found |= {f"memory, {line.term}: {line.source}" for line in memory if line.source in assumed}
     if isinstance(evaluator.cost_model, UnequalCostModel):
         found.add(UNEQUAL_NODES)
     found |= set(_layout_assumptions(evaluator.placed))
@@ -646,7 +647,7 @@ def _layout_assumptions(placed: PlacedModel) -> Iterator[str]:
         yield SPLIT_INDEXER
     if layout.cp > 1 and workload.documents is not None:
         yield PACKED_CONTEXT
-    if placed.capabilities is DEEPSPEED:
+    if placed.capabilities.title == DEEPSPEED.title:
         yield DEEPSPEED_KERNELS
 
 

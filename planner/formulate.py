@@ -26,7 +26,7 @@ from planner.layout import (
     Schedule,
     stages_from_counts,
 )
-from planner.memory import CONTEXT_BYTES, FRAGMENTATION_FRACTION, WORKSPACE_BYTES, head_peak_bytes
+from planner.memory import WORKSPACE_BYTES, head_peak_bytes
 from planner.offload import PREFETCH_BUCKET_ELEMENTS
 from planner.placement import RankModel
 from planner.shape_costs import ShapeCosts
@@ -189,12 +189,12 @@ class _Demand:
 
     def padded(self, num_bytes: int) -> int:
         """Return dynamic bytes with their fragmentation."""
-        exact = num_bytes * (1.0 + FRAGMENTATION_FRACTION)
+        exact = num_bytes * (1.0 + self.capabilities.overheads.lost_fraction)
         return math.floor(exact) if self.generous else math.ceil(exact)
 
     def freed(self, num_bytes: int) -> int:
         """Return dynamic bytes that are not kept after all, with their fragmentation."""
-        exact = num_bytes * (1.0 + FRAGMENTATION_FRACTION)
+        exact = num_bytes * (1.0 + self.capabilities.overheads.lost_fraction)
         return math.ceil(exact) if self.generous else math.floor(exact)
 
     def share(self, num_bytes: int, group: int) -> int:
@@ -269,7 +269,9 @@ class _Demand:
             (0 if partial else layer.all_saved_bytes - layer.saved_bytes(again)) + layer.transient_bytes
             for layer in layers
         )
-        always = CONTEXT_BYTES + WORKSPACE_BYTES + communicator_bytes(layout, self.model)
+        overheads = self.capabilities.overheads
+        always = overheads.context_bytes + overheads.fixed_bytes + WORKSPACE_BYTES
+        always += communicator_bytes(layout, self.model, overheads)
         if layout.pp > 1:
             always += self.padded(2 * rank_model.stream_bytes)
         if not self.generous:

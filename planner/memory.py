@@ -20,16 +20,13 @@ from planner.graph import LossReduction, Saved, Work
 from planner.habits import PLANNED, Fsdp, Habits, LossHabit
 from planner.layout import Layout, Stage
 from planner.offload import PREFETCH_BUCKET_ELEMENTS, SUB_GROUP_ELEMENTS
+from planner.overheads import Overheads
 from planner.placement import PlacedModel, RankModel
 from planner.plan import MemoryLine, Phase
 from planner.schedules.orders import operation_order, peak_activation_bytes
 from planner.shard import Elements
 from planner.state_bytes import (
-    COMMUNICATOR_SOURCE,
     FP8_COPY_SOURCE,
-    GROUP_COMMUNICATOR_BYTES,
-    MIB,
-    PAIR_COMMUNICATOR_BYTES,
     communicator_bytes,
     fp8_copy_bytes,
     gradients_on_host,
@@ -39,21 +36,14 @@ from planner.state_bytes import (
     state_bytes,
     uses_precision_aware_optimizer,
 )
+from planner.units import MIB
 from planner.workload import DType
 
 SOFTMAX_NAME = "softmax of logits"
 PLAIN_SOFTMAX_NAME = "log-softmax of logits"  # of plain modules, which count what is beside it themselves
-CONTEXT_BYTES = 604 * MIB
-CONTEXT_SOURCE = "CUDA context and loaded kernels; no published figure"
 WORKSPACE_BYTES = 3 * 32 * MIB
 WORKSPACE_SOURCE = (
     "cuBLAS workspaces of 32 MiB: of the forward thread, of the backward thread, Transformer Engine's own"
-)
-# SimuMax prints reserved beside allocated memory of nine Megatron-LM runs on B200. The difference over the ledger's
-# activations and temporaries is 12 to 47 %, and 21 % of the nine together.
-FRAGMENTATION_FRACTION = 0.12
-FRAGMENTATION_SOURCE = (
-    "12 % of activations and temporaries lost to the caching allocator, the least of nine published Megatron-LM runs"
 )
 FIXED_SEGMENTS_FRACTION = 0.21
 FIXED_SEGMENTS_SOURCE = (
@@ -62,13 +52,25 @@ FIXED_SEGMENTS_SOURCE = (
 )
 FOREACH_SOURCE = "square roots of the second moments, of all parameters at once (torch.optim's foreach update)"
 FRAGMENTATION = "fragmentation"
+WORKING_TERMS = frozenset(
+    {
+        "activations",
+        "backward temporaries",
+        "gradients on their way",
+        "gradients to reduce",
+        "logits and loss",
+        "pipeline buffers",
+        "stage outputs",
+    }
+)
+"""Terms that come and go within a step: the allocator loses a part of these."""
 ADAM_MOMENTS = 2
 ZERO_WEIGHTS = 3  # the zero_stage that splits weights
 VISION_SOURCE = "16-bit parameters of the vision tower, taken as frozen, beside the embedding; its work is not priced"
-ASSUMED_SOURCES = frozenset(
-    {CONTEXT_SOURCE, FRAGMENTATION_SOURCE, FIXED_SEGMENTS_SOURCE, COMMUNICATOR_SOURCE, VISION_SOURCE}
-)
-"""Sources of figures that nobody measured for this hardware."""
+ASSUMED_SOURCES = frozenset({FIXED_SEGMENTS_SOURCE, VISION_SOURCE})
+"""Sources of figures that nobody measured for this hardware, beside those of `planner.overheads`."""
+PERMANENT_DIFFERENCE = "difference of a real run"
+"""Term of what a calibration's run held beside the permanent terms."""
 
 
 def chunk_activation_bytes(placed: PlacedModel, stage: Stage) -> int:
@@ -188,11 +190,12 @@ def room_bytes(placed: PlacedModel, pipeline_rank: int, *, limit_bytes: int) -> 
     dynamic = sum(term.num_bytes for term in _dynamic_terms(placed, pipeline_rank, 0, PLANNED)) - lost
     has_head = any(stage.has_head for stage in placed.layout.chunks(pipeline_rank))
     beside = max(working_set_bytes(placed, pipeline_rank), _loss_bytes(placed, PLANNED) if has_head else 0)
+    fraction = placed.capabilities.overheads.lost_fraction
 
     def needed(more: int) -> int:
-        return total + more + round((dynamic + more) * FRAGMENTATION_FRACTION)
+        return total + more + round((dynamic + more) * fraction)
 
-    more = math.floor((limit_bytes - total - dynamic * FRAGMENTATION_FRACTION) / (1.0 + FRAGMENTATION_FRACTION))
+    more = math.floor((limit_bytes - total - dynamic * fraction) / (1.0 + fraction))
     while needed(more) > limit_bytes:
         more -= 1
     while needed(more + 1) <= limit_bytes:
@@ -282,19 +285,19 @@ def _is_fsdp(layout: Layout, habits: Habits) -> bool:
     return habits.fsdp is not Fsdp.NONE and layout.zero_stage == 3
 
 
-def _repeated_communicator_bytes(layout: Layout) -> int:
+def _repeated_communicator_bytes(layout: Layout, overheads: Overheads) -> int:
     """Return the memory of communicators over all ranks beside the first, which PyTorch's FSDP does not open.
 
     A mesh of one dimension is the default group; gradient norms are summed there too.
     """
     size = layout.world_size
     repeated = (layout.dp * layout.cp == size) + 1
-    return repeated * (PAIR_COMMUNICATOR_BYTES if size == 2 else GROUP_COMMUNICATOR_BYTES if size > 2 else 0)
+    return repeated * overheads.communicator_bytes(size)
 
 
 def _permanent_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[Term]:
     """Return what a rank holds from initialisation on."""
-    layout, workload = placed.layout, placed.workload
+    layout, workload, overheads = placed.layout, placed.workload, placed.capabilities.overheads
     per_element = state_bytes(workload)
     if _is_fsdp(layout, habits):
         per_element = replace(per_element, weight=0, gradient=per_element.master)
@@ -321,7 +324,7 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) ->
             num_bytes=kept_bytes(split_bytes(trainable, per_element.master, states), layout),
             source=f"{per_element.master} bytes an element{_split_note(trainable, states)}{_kept_note(layout)}",
         ),
-        Term(name="context and libraries", num_bytes=CONTEXT_BYTES, source=CONTEXT_SOURCE),
+        Term(name="context and libraries", num_bytes=overheads.context_bytes, source=overheads.context_source),
         Term(name="workspaces", num_bytes=WORKSPACE_BYTES, source=WORKSPACE_SOURCE),
     ]
     half = half_gradient_bytes(layout, workload, placed.capabilities)
@@ -336,11 +339,14 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) ->
     if placed.model.vision is not None and pipeline_rank == 0:
         tower = placed.model.vision.num_parameters * per_element.weight
         terms.append(Term(name="vision tower", num_bytes=tower, source=VISION_SOURCE))
-    communicators = communicator_bytes(layout, placed.model)
+    communicators = communicator_bytes(layout, placed.model, overheads)
     if _is_fsdp(layout, habits):
-        communicators -= _repeated_communicator_bytes(layout)
+        communicators -= _repeated_communicator_bytes(layout, overheads)
     if communicators:
-        terms.append(Term(name="communicators", num_bytes=communicators, source=COMMUNICATOR_SOURCE))
+        terms.append(Term(name="communicators", num_bytes=communicators, source=overheads.communicator_source))
+    if overheads.fixed_bytes:
+        source = overheads.fixed_source
+        terms.append(Term(name=PERMANENT_DIFFERENCE, num_bytes=overheads.fixed_bytes, source=source))
     return terms
 
 
@@ -514,7 +520,7 @@ def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: in
         if habits.keeps_stage_outputs and not has_head:
             outputs = in_flight * placed.rank_model.stream_bytes
             terms.append(Term(name="stage outputs", num_bytes=outputs, source="kept until their gradients have come"))
-    fraction, source = FRAGMENTATION_FRACTION, FRAGMENTATION_SOURCE
+    fraction, source = placed.capabilities.overheads.lost_fraction, placed.capabilities.overheads.lost_source
     if habits.fixed_segments:
         fraction, source = FIXED_SEGMENTS_FRACTION, FIXED_SEGMENTS_SOURCE
     lost = round(sum(term.num_bytes for term in terms) * fraction)

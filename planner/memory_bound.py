@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from planner.capabilities import Capabilities
 from planner.communication import Grid
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.memory import CONTEXT_BYTES, FRAGMENTATION_FRACTION, WORKSPACE_BYTES, ZERO_WEIGHTS, head_peak_bytes
+from planner.memory import WORKSPACE_BYTES, ZERO_WEIGHTS, head_peak_bytes
 from planner.offload import SHARDED_WEIGHTS
+from planner.overheads import Overheads
 from planner.placement import RankModel
 from planner.points import BoolArray, IntArray, Points
 from planner.shard import Elements
@@ -165,7 +166,8 @@ class MemoryNeed:
         self.points = points
         self.num_layers = model.num_layers
         self._shapes, self._shape_X = shapes
-        lost = 1.0 + FRAGMENTATION_FRACTION
+        overheads = capabilities.overheads
+        lost = 1.0 + overheads.lost_fraction
         per_element = state_bytes(workload)
         dense_X = points.dp_X * points.cp_X / points.state_replicas_X
         expert_X = points.edp_X / points.state_replicas_X
@@ -214,7 +216,9 @@ class MemoryNeed:
         self.head_peak_X = head_peak_X * lost
         buffers_X = np.where(points.vpp_X > 1, 4.0, 2.0)  # `skeleton` overlaps transfers where it interleaves
         self.pipeline_X = np.where(points.pp_X > 1, buffers_X * stream_X * lost, 0.0)
-        self.always_X = CONTEXT_BYTES + WORKSPACE_BYTES + _communicator_bytes_X(points, model)
+        self.always_X = _communicator_bytes_X(points, model, overheads) + (
+            overheads.context_bytes + overheads.fixed_bytes + WORKSPACE_BYTES
+        )
         self._mean_static_X, self._mean_saved_X, self.quotients_DX = self._reference()
 
     def where(self, mask_X: BoolArray) -> "MemoryNeed":
@@ -393,7 +397,7 @@ class MemoryNeed:
         return least_X
 
 
-def _communicator_bytes_X(points: Points, model: ModelSpec) -> IntArray:
+def _communicator_bytes_X(points: Points, model: ModelSpec, overheads: Overheads) -> IntArray:
     """Return the bytes of communicators of each point."""
     grid = Grid(
         tp=points.tp_X,
@@ -408,7 +412,7 @@ def _communicator_bytes_X(points: Points, model: ModelSpec) -> IntArray:
         secondary_shard=points.secondary_shard_X,
         interleaved=(points.vpp_X > 1).astype(np.int64),  # `skeleton` overlaps transfers where it interleaves
     )
-    return communicators_bytes(grid, model)
+    return communicators_bytes(grid, model, overheads)
 
 
 def mesh_at(points: Points, index: int) -> Layout:

@@ -24,13 +24,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from planner.capabilities import CAPABILITIES
+from planner.capabilities import capabilities_of
 from planner.communication import ends_distance, shard_ranks
 from planner.errors import InputError
 from planner.evaluate import tail_seconds
 from planner.layers import build_graph
 from planner.layout import Schedule, Stage
-from planner.memory import FRAGMENTATION_FRACTION, memory_ledger, peak_memory_bytes
+from planner.memory import memory_ledger, peak_memory_bytes
 from planner.offload import optimizer_seconds
 from planner.offloaded_schedules import Offloaded, node_bytes, offloaded, room_on_host_bytes
 from planner.placement import PlacedModel, place
@@ -139,7 +139,7 @@ def scheduled(plan: Plan, index: int, name: str) -> "Scheduled":
 
 def _pricers(plan: Plan, indices: Sequence[int]) -> "Iterator[_Pricer]":
     """Yield what prices each of these layouts."""
-    capabilities = CAPABILITIES[plan.request.target]
+    capabilities = capabilities_of(plan.cluster, plan.request.target)
     graph = build_graph(plan.model, plan.request.workload, eager=capabilities.eager)
     cost_model = cost_model_on(plan.cluster, capabilities.software)
     for index in indices:
@@ -317,7 +317,8 @@ class _Pricer:
         empty = [
             rank.phase_bytes[Phase.FORWARD_BACKWARD] for rank in memory_by_rank(lines, limit_bytes=self._limit_bytes)
         ]
-        return [int((self._limit_bytes - held_bytes) / (1.0 + FRAGMENTATION_FRACTION)) for held_bytes in empty]
+        lost = held.capabilities.overheads.lost_fraction
+        return [int((self._limit_bytes - held_bytes) / (1.0 + lost)) for held_bytes in empty]
 
     def _held(self, cut: Cut, order: PassOrder) -> PlacedModel:
         """Return the model as each rank holds it under an order: what the ledger and the optimizer step are made from.

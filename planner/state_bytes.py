@@ -7,15 +7,10 @@ from planner.capabilities import Capabilities
 from planner.communication import Count, Grid, communicator_sizes, grid_of, num_moments
 from planner.layout import Layout
 from planner.offload import SHARDED_WEIGHTS
+from planner.overheads import Overheads
 from planner.shard import Elements
 from planner.specs import ModelSpec
 from planner.workload import DType, Optimizer, Precision, TrainWorkload
-
-MIB = 1 << 20
-PAIR_COMMUNICATOR_BYTES = 544 * MIB
-GROUP_COMMUNICATOR_BYTES = 688 * MIB
-COMMUNICATOR_SOURCE = "544 MiB for a pair, 688 MiB for a larger group (measured on A100, NVIDIA/nccl issue 964)"
-
 
 FP8_COPY_SOURCE = "Transformer Engine keeps a row-wise and a column-wise fp8 copy of each weight, with their scales"
 FP8_COPY_BYTES = {
@@ -94,19 +89,19 @@ def uses_precision_aware_optimizer(workload: TrainWorkload) -> bool:
     return workload.master_dtype is not DType.FP32 or workload.moment_dtype is not DType.FP32
 
 
-def communicator_bytes(layout: Layout, model: ModelSpec) -> int:
+def communicator_bytes(layout: Layout, model: ModelSpec, overheads: Overheads) -> int:
     """Return the memory of every communicator that one rank opens."""
-    return communicators_bytes(grid_of(layout), model)
+    return communicators_bytes(grid_of(layout), model, overheads)
 
 
-def communicators_bytes(grid: Grid[Count], model: ModelSpec) -> Count:
+def communicators_bytes(grid: Grid[Count], model: ModelSpec, overheads: Overheads) -> Count:
     """Return the memory of every communicator that one rank opens, of one layout or of many."""
     sizes = communicator_sizes(grid, tied_embedding=model.copies_embedding, has_experts=model.has_experts)
     pairs, groups = sizes[0] * 0, sizes[0] * 0
     for size in sizes:
         pairs = pairs + 1 * (size == 2)
         groups = groups + 1 * (size > 2)
-    total: Count = pairs * PAIR_COMMUNICATOR_BYTES + groups * GROUP_COMMUNICATOR_BYTES
+    total: Count = pairs * overheads.pair_communicator_bytes + groups * overheads.group_communicator_bytes
     return total
 
 

@@ -178,24 +178,53 @@ class ProfileReference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryCalibration:
+    """What a real run held beside the ledger of its plan.
+
+    Args:
+        lost_fraction: Beside activations and temporaries, as a part of them.
+        fixed_bytes: Beside weights, states and what else is there all the time.
+    """
+
+    lost_fraction: float
+    fixed_bytes: int
+
+    def __post_init__(self) -> None:
+        """Check that both are figures: no run holds less than the ledger's own bytes."""
+        if not 0 <= self.lost_fraction < MOST_LOST:
+            raise ValueError(f"lost_fraction is from 0 and below {MOST_LOST:g}")
+        if not 0 <= self.fixed_bytes < MOST_FIXED_BYTES:
+            raise ValueError(f"fixed_bytes is from 0 and below {MOST_FIXED_BYTES}")
+
+
+MOST_LOST = 4.0
+"""A run that holds five times what the ledger says is of something else."""
+
+MOST_FIXED_BYTES = 1 << 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """By how much a real run differed from its prediction, class by class.
 
     Args:
         factors: Names of `profiles.slowed.OperationClass`, each with measured over predicted time.
         source: The runs that it comes from.
+        memory: What the run held beside the ledger; None where no snapshot shows it.
     """
 
     factors: tuple[tuple[str, float], ...]
     source: str
+    memory: MemoryCalibration | None = None
 
     def __post_init__(self) -> None:
-        """Check that each class has one factor above 0."""
+        """Check that each class has one factor above 0, and that there is something to calibrate by."""
         names = [name for name, _ in self.factors]
         unknown = sorted(set(names) - set(OPERATIONS_BAND))
         if unknown:
             raise ValueError(f"{unknown[0]} is no class of operations: they are {', '.join(OPERATIONS_BAND)}")
-        if not names or len(set(names)) != len(names) or not all(0 < factor < MOST_OFF for _, factor in self.factors):
+        told = names or self.memory is not None
+        if not told or len(set(names)) != len(names) or not all(0 < factor < MOST_OFF for _, factor in self.factors):
             raise ValueError(f"each class needs one factor above 0 and below {MOST_OFF:g}")
 
 

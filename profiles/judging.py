@@ -72,10 +72,14 @@ def _one_node(recording: Recording) -> Cluster | None:
     """Return a node of the GPU that was measured; None where the catalogue does not hold it."""
     if measured_device(recording) is None:
         return None
-    per_node = recording.newest.get("gpus_per_node", 1)
+    per_node = recording.gpus_per_node
     node = {"gpu": recording.device, "gpus_per_node": per_node, "nodes": 1, "host_ram": UNREAD_RAM}
     return ClusterEntry.model_validate(node).to_cluster()
 
+
+ALONE = ("launch", "overlap")
+"""Suites whose points are no more and no less work of one another: seconds of one launch of several, of a side that
+something else slows down. They are held against nothing but themselves, measured again."""
 
 UNREAD_RAM = "1TB"
 """Host memory of a node whose kernels alone are priced."""
@@ -94,7 +98,7 @@ def _row(entry: Entry, device: Device | None, analytic: AnalyticCostModel | None
     expected = None if analytic is None or operation is None else price_of(analytic, operation)
     return Row(
         name=point.key,
-        group=point.group,
+        group=(point.key,) if point.suite in ALONE else point.group,
         backend=_without_backend(point),
         places=tuple(math.log2(max(size, 1)) for size in point.sizes),
         sizes=_growing(point),

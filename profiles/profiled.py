@@ -12,7 +12,7 @@ GPUs; that their network is the same is taken for granted.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from statistics import median
@@ -21,7 +21,7 @@ from profiles.analytic import AnalyticCostModel
 from profiles.chips import is_same_chip
 from profiles.collectives import CollectivePrices
 from profiles.estimate import CostModel, Estimate, Source
-from profiles.hardware import Cluster
+from profiles.hardware import Cluster, Device
 from profiles.judging import Judged, judge, judged_on, measured_device, price_of, seconds_of
 from profiles.measure.journal import Entry
 from profiles.measure.points import Point
@@ -64,7 +64,7 @@ class ProfiledCostModel:
     def _measured_cluster(self) -> Cluster:
         """Return the nodes that the profile was measured on, or as many of them as this cluster has."""
         per_node = self.cluster.gpus_per_node
-        nodes = -(-int(str(self.recording.newest.get("world_size", 1))) // per_node)
+        nodes = -(-self.recording.most_ranks // per_node)
         return self.cluster.with_nodes(max(1, min(nodes, self.cluster.num_nodes)))
 
     @cached_property
@@ -158,10 +158,15 @@ class ProfiledCostModel:
             return None
         if point.suite == "collectives" and (point.word("mode") != "eager" or self._has_concurrent(point)):
             return None
-        if point.suite == "copies" and point.word("beside") == "alone" and self.cluster.gpus_per_node > 1:
+        if point.suite == "copies" and point.word("beside") != self._used_copies:
             return None
         crosses = isinstance(operation, Collective) and self._links.leaves_node(operation)
         return place_of(operation, crosses=crosses)
+
+    @cached_property
+    def _used_copies(self) -> str | None:
+        copies = [entry for entry in self.judged.kept if entry.point.suite == "copies"]
+        return used_copies(copies, self.cluster.gpus_per_node)
 
     @cached_property
     def _concurrent(self) -> frozenset[tuple[object, ...]]:
@@ -193,7 +198,7 @@ class ProfiledCostModel:
         fallback = self.fallback.collective(operation)
         crosses = self._links.leaves_node(operation)
         place = place_of(operation, crosses=crosses)
-        same_nodes = self.recording.newest.get("gpus_per_node") == self.cluster.gpus_per_node
+        same_nodes = self.recording.gpus_per_node == self.cluster.gpus_per_node
         if place is None or operation.copies != 1 or not same_nodes or (crosses and not self._between_nodes):
             return fallback
         found = self._priced(place, self.analytic.collective(operation), self._burst.collective(operation))
@@ -223,10 +228,11 @@ class ProfiledCostModel:
             if entry.point.suite == suite and all(entry.point.word(name) == word for name, word in words.items())
         ]
 
-    @property
+    @cached_property
     def launch_seconds(self) -> float:
-        """Return the host's time for one launch; a bare loop of one kernel says nothing of a framework's own code."""
-        return self.fallback.launch_seconds
+        """Return the host's time for one launch: a framework's, which a bare loop of one kernel bounds from below."""
+        bare = measured_launch_seconds(self.recording) if self.is_own else None
+        return max(self.fallback.launch_seconds, bare or 0.0)
 
     @property
     def tensor_parallel_overlap(self) -> TensorParallelOverlap:
@@ -248,6 +254,32 @@ class ProfiledCostModel:
         return median(found) if found and self.is_own else fallback
 
 
+def measured_launch_seconds(recording: Recording) -> float | None:
+    """Return the host's time for one of many launches on a GPU; None where none was measured.
+
+    On a CPU an operation's launch and the operation are one, so those say nothing of launches.
+    """
+    found = [
+        (entry.point.size("kernels"), _figure(entry, "seconds"))
+        for entry in recording.measured
+        if entry.point.suite == "launch"
+        and entry.point.word("term") == "launch"
+        and recording.content.runs[entry.run].get("kind") == "cuda"
+    ]
+    return max(found, key=lambda of_count: of_count[0])[1] if found else None
+
+
+def used_copies(copies: Sequence[Entry], gpus_per_node: int) -> str | None:
+    """Return which of the measured copies between GPU and host price a plan; None where none do.
+
+    A node's GPUs copy at once. Where that was not measured, the GPUs of one socket at once stand in: each socket has
+    its own memory and its own slots. A copy alone is that of a node with one GPU.
+    """
+    measured = {entry.point.word("beside") for entry in copies}
+    kinds = ("concurrent", "socket") if gpus_per_node > 1 else ("concurrent", "socket", "alone")
+    return next((kind for kind in kinds if kind in measured), None)
+
+
 def lost_fraction(entry: Entry) -> float:
     """Return what a product lost for each second that something ran beside it."""
     alone, beside, other = (_figure(entry, name) for name in ("alone", "beside", "other_beside"))
@@ -262,11 +294,15 @@ def with_profile(
     analytic: AnalyticCostModel, fallback: CostModel, recording: Recording, *, between_nodes: bool
 ) -> CostModel:
     """Return a cost model that uses a profile where the GPU has its chip, else the fallback."""
-    device = analytic.cluster.device
-    measured = measured_device(recording)
-    if recording.device == device.name or (measured is not None and is_same_chip(measured, device)):
+    if has_residuals(recording, analytic.cluster.device):
         return ProfiledCostModel(analytic, fallback, recording, between_nodes=between_nodes)
     return fallback
+
+
+def has_residuals(recording: Recording, device: Device) -> bool:
+    """Return whether a profile prices operations of a GPU: it is that GPU's, or of one with the same chip."""
+    measured = measured_device(recording)
+    return recording.device == device.name or (measured is not None and is_same_chip(measured, device))
 
 
 def left_out_errors(recording: Recording, cluster: Cluster | None = None) -> Mapping[Family, tuple[float, ...]]:
@@ -295,7 +331,7 @@ def remarks(recording: Recording, cluster: Cluster) -> tuple[str, ...]:
         else:
             told = "nothing of it is used there"
         found.append(f"foreign: the profile is of {recording.device}, the cluster has {device.name}: {told}")
-    per_node = recording.newest.get("gpus_per_node")
+    per_node = recording.gpus_per_node
     if any(entry.point.suite == "collectives" for entry in recording.measured) and per_node != cluster.gpus_per_node:
         found.append(
             f"foreign: its collectives ran on nodes of {per_node}, the cluster's have {cluster.gpus_per_node} GPUs:"

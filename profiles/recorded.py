@@ -22,8 +22,8 @@ LARGEST_FIGURE = 1e15
 MOST = {"world_size": 1 << 20, "gpus_per_node": 1024}
 """What a run says of its job, and no job has more of; of a node's GPUs as in a cluster file."""
 
-ANOTHER_RUN = ("software", "gpus_per_node", "kind")
-"""What makes figures of two runs unlike, beside the device."""
+BETWEEN_GPUS = ("collectives", "copies", "overlap")
+"""Suites whose figures depend on how many GPUs a node has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +47,30 @@ class Recording:
 
     @property
     def newest(self) -> Mapping[str, object]:
-        """Return the provenance of the last run."""
-        return self.content.runs[max(self.content.runs)]
+        """Return the provenance of the last run of the collector; of imports alone, which say less, the last one's."""
+        return self.content.runs[self._newest_number]
+
+    @property
+    def _newest_number(self) -> int:
+        runs = self.content.runs
+        return max((number for number, run in runs.items() if not _is_imported(run)), default=max(runs))
+
+    @property
+    def _between_gpus(self) -> tuple[int, ...]:
+        """Return the runs that measured something between GPUs, in their order."""
+        return tuple(sorted({entry.run for entry in self.measured if entry.point.suite in BETWEEN_GPUS}))
+
+    @property
+    def gpus_per_node(self) -> int:
+        """Return the GPUs of the nodes that were measured, by the newest run to which they matter."""
+        run = self.content.runs[self._between_gpus[-1]] if self._between_gpus else self.newest
+        return int(str(run.get("gpus_per_node", 1)))
+
+    @property
+    def most_ranks(self) -> int:
+        """Return the ranks of the largest job that measured something between GPUs, or of the newest run."""
+        runs = [self.content.runs[number] for number in self._between_gpus] or [self.newest]
+        return max(int(str(run.get("world_size", 1))) for run in runs)
 
     @property
     def device(self) -> str:
@@ -68,26 +90,45 @@ class Recording:
 
     @property
     def stale(self) -> tuple[str, ...]:
-        """Return what in it is older than the rest, or than this version."""
+        """Return what in it is older than the rest, or than this version.
+
+        Runs of the collector state everything, so any difference to the newest counts. What others have measured is
+        held to what its file says of the same things: another program's version is no older version of torch. The
+        number of a node's GPUs counts between runs that measured something between GPUs.
+        """
         found = []
-        newest = max(self.content.runs)
+        newest, between = self._newest_number, self._between_gpus
         for number, run in sorted(self.content.runs.items()):
             if run.get("collector") != COLLECTOR:
                 found.append(
                     f"stale: run {number} was measured by version {run.get('collector')} of the collector, this one is"
                     f" {COLLECTOR}"
                 )
-            unlike = [name for name in ANOTHER_RUN if run.get(name) != self.newest.get(name)]
-            if number != newest and unlike:
-                told = "; ".join(f"{name} {_shown(run.get(name))}" for name in unlike)
-                found.append(f"stale: run {number} differs from the newest: {told}")
+            if number == newest:
+                continue
+            unlike = _unlike_software(run, self.newest)
+            if run.get("kind") != self.newest.get("kind"):
+                unlike.append(f"kind {run.get('kind')}")
+            if number in between and run.get("gpus_per_node") != self.content.runs[between[-1]].get("gpus_per_node"):
+                unlike.append(f"gpus_per_node {run.get('gpus_per_node')}")
+            if unlike:
+                found.append(f"stale: run {number} differs from the newest: {'; '.join(unlike)}")
         return tuple(found)
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {version}" for name, version in value.items())
-    return str(value)
+def _is_imported(run: Mapping[str, object]) -> bool:
+    return "imported" in run
+
+
+def _unlike_software(run: Mapping[str, object], newest: Mapping[str, object]) -> list[str]:
+    """Return the software of a run where it differs from the newest's."""
+    own, other = run.get("software"), newest.get("software")
+    if not isinstance(own, Mapping) or not isinstance(other, Mapping):
+        return [] if own == other else [f"software {own}"]
+    if _is_imported(run) or _is_imported(newest):
+        named = [name for name in own if name in other and own[name] != other[name]]
+        return [f"software {', '.join(f'{name} {own[name]}' for name in named)}"] if named else []
+    return [] if own == other else [f"software {', '.join(f'{name} {version}' for name, version in own.items())}"]
 
 
 def read_recording(directory: Path) -> Recording:

@@ -131,9 +131,9 @@ class SlowedCostModel(ScaledCostModel):
 
 
 def calibrated(predicted: CostModel, *, cluster: Cluster, software: Software) -> CostModel:
-    """Return a cost model with the factors of a cluster's calibration; itself without one."""
+    """Return a cost model with the factors of a cluster's calibration; itself without any."""
     calibration = cluster.calibration
-    if calibration is None:
+    if calibration is None or not calibration.factors:
         return predicted
     factors = {OperationClass(name): factor for name, factor in calibration.factors}
     return ScaledCostModel(

@@ -1,16 +1,13 @@
 """Profiles on disk: a directory with `profile.json` and one CSV file for each kind of table.
 
 A table's columns are the words and sizes of its kind, `latency_us`, `samples` (which may be missing), and `origin`, a
-name in `profile.json`. Files are written whole, one after the other with the metadata last, in one order, so that equal
-profiles are equal bytes.
+name in `profile.json`.
 """
 
 import csv
 import io
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -22,9 +19,9 @@ from profiles.catalogue import load_device
 from profiles.chips import is_same_chip
 from profiles.errors import ProfileFileError
 from profiles.hardware import Device
-from profiles.profile import Origin, Profile, ProfileMetadata
+from profiles.profile import Origin, Profile
 from profiles.schema.profile import SCHEMA_VERSION, ProfileEntry
-from profiles.tables import LARGEST, SPECS, Implementation, Shape, TableKind, TableRow, TableSpec
+from profiles.tables import LARGEST, SPECS, Shape, TableKind, TableRow, TableSpec
 
 METADATA = "profile.json"
 SAMPLES = "samples"
@@ -169,61 +166,6 @@ def _microseconds(text: str) -> float:
     if not 0 < value < LARGEST_US:
         raise ValueError(f"latency_us = {text[:40]!r} is no time in microseconds above 0")
     return value
-
-
-def write_profile(
-    directory: Path, metadata: ProfileMetadata, tables: Mapping[TableKind, Iterable[TableRow]]
-) -> tuple[Path, ...]:
-    """Write a profile and return its files, the metadata last.
-
-    Every file is written beside its place and moved there, so that none is ever half written.
-
-    Raises:
-        ValueError: A row's implementation is none of the origins.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    names = {origin.implementation: name for name, origin in sorted(metadata.origins.items(), reverse=True)}
-    texts = {f"{kind.value}.csv": _table_text(SPECS[kind], tables[kind], names) for kind in TableKind if kind in tables}
-    texts[METADATA] = _metadata_text(metadata)
-    written = []
-    for name, text in texts.items():
-        path = directory / name
-        beside = directory / f".{name}.{os.getpid()}"
-        beside.write_text(text, encoding="utf-8", newline="")
-        beside.replace(path)
-        written.append(path)
-    return tuple(written)
-
-
-def _metadata_text(metadata: ProfileMetadata) -> str:
-    content = {"schema_version": SCHEMA_VERSION, **asdict(metadata)}
-    if metadata.gpus_per_node is None:
-        del content["gpus_per_node"]
-    content["origins"] = {
-        name: {key: value for key, value in asdict(metadata.origins[name]).items() if value}
-        for name in sorted(metadata.origins)
-    }
-    content["software"] = dict(sorted(metadata.software.items()))
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def _table_text(spec: TableSpec, rows: Iterable[TableRow], names: Mapping[Implementation, str]) -> str:
-    kept = list(rows)
-    with_samples = any(row.samples is not None for row in kept)
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    head = _columns(spec)
-    writer.writerow((*head[:-1], SAMPLES, head[-1]) if with_samples else head)
-    lines = []
-    for row in kept:
-        if row.implementation not in names:
-            raise ValueError(f"{row.implementation.text} is none of the profile's origins")
-        samples = ("" if row.samples is None else row.samples,) if with_samples else ()
-        lines.append((row.shape.words, row.shape.sizes, names[row.implementation], row.latency_us, samples))
-    for words, sizes, name, latency_us, samples in sorted(lines, key=lambda line: (*line[:4], str(line[4]))):
-        number = repr(latency_us).removesuffix(".0")
-        writer.writerow((*words, *sizes, number, *samples, name))
-    return stream.getvalue()
 
 
 def shipped_directory() -> Traversable:

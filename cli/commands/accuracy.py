@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from planner.accuracy.measurements import Kind, Row
     from planner.accuracy.tables import Tables
     from planner.accuracy.training import Prediction
+    from profiles.profile import Profile
 
 EXAMPLES = (
     "shardwright accuracy runs.csv --by source_group,hardware",
@@ -50,7 +51,8 @@ ProfileOption = Annotated[
     typer.Option(
         "--profile",
         metavar="DIR",
-        help="Profile whose tables price kernels instead of the shipped ones.",
+        help="Profile that prices kernels instead of the shipped tables: what `profile run` wrote, or tables of one's"
+        " own.",
         show_default=False,
     ),
 ]
@@ -107,7 +109,6 @@ def accuracy(
     from planner.accuracy.measurements import Kind
     from planner.accuracy.tables import Basis, Tables
     from profiles.errors import ProfileFileError
-    from profiles.store import read_profile
 
     if sum((profile is not None, left_out is not None, surface_only)) > 1:
         raise InputError("--profile, --left-out and --surface-only exclude one another.", hint="Give one of them.")
@@ -133,7 +134,7 @@ def accuracy(
             if left_out is not None:
                 tables = _left_out(left_out, kind)
             else:
-                found_profile = None if profile is None else read_profile(profile)
+                found_profile = None if profile is None else _profile_in(profile)
                 tables = Tables(basis=Basis.SURFACE if surface_only else Basis.TABLES, profile=found_profile)
             _kernels(kind, rows, columns, tables, format_)
         except ProfileFileError as error:
@@ -142,6 +143,16 @@ def accuracy(
             ) from None
     if constants and format_ is Format.TEXT:
         print_blocks(constants_blocks())
+
+
+def _profile_in(directory: Path) -> "Profile":
+    """Return the profile in a directory: the store of `profile run`, or tables beside a `profile.json`."""
+    from profiles.measure.journal import FILE
+    from profiles.recorded import read_recording
+    from profiles.recorded_tables import profile_of
+    from profiles.store import read_profile
+
+    return profile_of(read_recording(directory)) if (directory / FILE).is_file() else read_profile(directory)
 
 
 def _read(files: Sequence[Path]) -> tuple["Kind", list["Row"]]:

@@ -14,6 +14,7 @@ from planner.errors import InputError
 EXAMPLES = (
     "shardwright calibrate run run.log --out calibration.json",
     "shardwright calibrate run run.log trace.json.gz --index 1 --out calibration.json",
+    "shardwright calibrate run snapshot.pickle --rank 0 --out calibration.json",
     "shardwright calibrate launch.sh run.log --cluster dgx-h100 --out calibration.json",
     "shardwright plan spec.yaml --calibration calibration.json",
 )
@@ -22,7 +23,8 @@ RunsArgument = Annotated[
     list[Path],
     typer.Argument(
         metavar="RUN...",
-        help="A log of Megatron-LM or of the shipped DeepSpeed program, a torch profiler's chrome trace, or both.",
+        help="A log of Megatron-LM or of the shipped DeepSpeed program, a torch profiler's chrome trace, a memory"
+        " snapshot of torch: one of each at most.",
         show_default=False,
     ),
 ]
@@ -31,7 +33,7 @@ OutFile = Annotated[
 ]
 RankOption = Annotated[
     int | None,
-    typer.Option("--rank", min=0, help="Rank that was traced, where the trace does not say it.", show_default=False),
+    typer.Option("--rank", min=0, help="Rank that was recorded, where the trace does not say it.", show_default=False),
 ]
 
 
@@ -49,7 +51,8 @@ def calibrate(
 ) -> None:
     """Hold a real run of a plan against its prediction, and keep by how much each class of operations is off.
 
-    A log shows the step time: one factor for all classes. A trace shows the kernels of a rank: a factor for each.
+    A log shows the step time: one factor for all classes. A trace shows the kernels of a rank: a factor for each. A
+    memory snapshot shows what a rank held: what the allocator loses, and what is held beside the ledger.
     """
     from cli.render_calibration import calibration_account, calibration_blocks
     from planner.calibration.fit import fitted

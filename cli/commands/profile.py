@@ -203,6 +203,7 @@ def run(
         processes=processes,
         nodes=nodes,
         on_cpu=device is DeviceKind.CPU,
+        known=out if resume else None,
     )
     words = ["--seconds", f"{seconds:g}", *_option("--budget", budget), *_option("--called", called)]
     words += _option("--device", None if device is None else device.value)
@@ -253,15 +254,16 @@ def _wanted(
     processes: int,
     nodes: int,
     on_cpu: bool,
+    known: Path | None,
 ) -> "tuple[Wanted, ...]":
-    """Return what is to be measured."""
-    from cli.measuring import inputs_of_model, request
+    """Return what is to be measured; of a directory that is gone on with, also what plans with it ask the price of."""
+    from cli.measuring import inputs_of_model, priced_again, request
     from planner.inputs import load_inputs
 
     runs = [load_inputs(spec) for spec in specs]
     runs += [inputs_of_model(name, cluster=cluster, nodes=nodes, seq_len=seq_len) for name in models]
     wanted = request(
-        runs,
+        [*runs, *(() if known is None else priced_again(runs, known))],
         suites=suites,
         dtypes=dtypes,
         grid=grid,
@@ -315,9 +317,14 @@ def check(
     left_out: LeftOutOption = False,
     format_: FormatOption = Format.TEXT,
 ) -> None:
-    """Name every point that planning leaves out, and what is stale or of other hardware; 1 where there is any."""
+    """Name every point that planning leaves out, and what is stale or of other hardware; 1 where there is any.
+
+    Whole layers that were measured are held against the sum of their parts; a gap is a finding too.
+    """
+    from cli.render_layers import layer_blocks, layer_document
     from cli.render_profile import check_blocks, left_out_blocks, left_out_document, profile_document
     from planner.inputs import load_inputs
+    from planner.whole_layers import whole_layers
     from profiles.judging import measured_device
     from profiles.profiled import left_out_errors, remarks
 
@@ -325,12 +332,14 @@ def check(
     cluster = None if spec is None else load_inputs(spec).cluster
     found = recording.stale if cluster is None else remarks(recording, cluster)
     errors = left_out_errors(recording, cluster) if left_out else {}
+    layers = whole_layers(recording, cluster)
     if format_ is Format.JSON:
         document = profile_document(recording, judged, measured_device(recording), found)
-        print_json({**document, **({"left_out": left_out_document(errors)} if left_out else {})})
+        beside = {"layers": layer_document(layers), **({"left_out": left_out_document(errors)} if left_out else {})}
+        print_json({**document, **beside})
     else:
-        print_blocks((*check_blocks(recording, judged, found), *left_out_blocks(errors)))
-    if judged.excluded or found:
+        print_blocks((*check_blocks(recording, judged, found), *layer_blocks(layers), *left_out_blocks(errors)))
+    if judged.excluded or found or any(layer.gaps for layer in layers):
         raise typer.Exit(ExitCode.FINDINGS)
 
 

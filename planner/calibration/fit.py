@@ -4,6 +4,8 @@ A log shows the step time alone. All classes get one common factor, measured ove
 to all prices together, so that the calibrated prediction of this very run is what was measured. Which class is off, a
 log does not say.
 
+A memory snapshot shows what one rank held at its peak (`planner.calibration.held`), and no times.
+
 A trace shows the kernels of one rank, so each class that runs there gets a factor of its own: its kernels' time over
 what the prediction says they take alone. What a trace does not show is said, and keeps its prediction: the host's
 launches, transfers between stages, and collectives that do not say what they move. Collectives inside and between
@@ -15,12 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from planner.calibration.held import MemoryFit, memory_fit
 from planner.calibration.predicted import class_seconds
 from planner.calibration.traces import TraceReading, read_trace
 from planner.described import given_layout, placed_alone
 from planner.errors import InputError, Location
 from planner.layout import Layout
 from planner.plan import Plan
+from planner.reconcile.snapshots import Snapshot, read_snapshot
 from planner.verification.collect import LEAST_STEPS, WARM_UP_STEPS
 from planner.verification.logs import read_log
 from profiles.hardware import MOST_OFF, Calibration
@@ -60,6 +64,7 @@ class Fit:
         device: The GPU.
         remarks: What the run does not show, one sentence each.
         unknown: Kernels that were taken to be memory-bound, the longest first.
+        memory: By a snapshot; None without one.
     """
 
     calibration: Calibration
@@ -71,6 +76,21 @@ class Fit:
     device: str
     remarks: tuple[str, ...]
     unknown: tuple[str, ...]
+    memory: MemoryFit | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shown:
+    """What files show: at least one of them, and at most one of each kind."""
+
+    step_seconds: float | None = None
+    trace: TraceReading | None = None
+    snapshot: Snapshot | None = None
+
+    @property
+    def has_times(self) -> bool:
+        """Return whether something took time."""
+        return self.step_seconds is not None or self.trace is not None
 
 
 def fitted(plan: Plan, index: int, runs: Sequence[Path], *, rank: int | None, sources: Sequence[str]) -> Fit:
@@ -79,55 +99,109 @@ def fitted(plan: Plan, index: int, runs: Sequence[Path], *, rank: int | None, so
     Args:
         plan: The plan.
         index: Which of its layouts ran.
-        runs: A log, a trace, or both.
-        rank: The rank that was traced, where the trace does not say it.
+        runs: A log, a trace, a memory snapshot: at most one of each.
+        rank: The rank that was recorded, where the trace does not say it.
         sources: What names the files, for the calibration's source.
 
     Raises:
-        InputError: A file is neither, or it does not fit the plan.
+        InputError: A file is none of these, or it does not fit the plan.
     """
     base = replace(plan, cluster=replace(plan.cluster, calibration=None))
     layout = plan.plans[index].layout
-    step_seconds, trace = None, None
-    for path in runs:
-        steps = _log_seconds(path)
-        if steps is not None and step_seconds is None:
-            step_seconds = steps
-        elif steps is None and trace is None:
-            trace = read_trace(path)
-        else:
-            raise InputError(
-                "This is a second log or a second trace.",
-                location=Location(file=str(path)),
-                hint="Give one log and one trace of one run at most.",
-            )
-    predicted = _step_seconds(base, layout)
+    shown = _shown(runs)
+    before = given_layout(layout, base.model, base.cluster, base.request)
+    predicted, trace = before.step_seconds, shown.trace
+    factors: tuple[Factor, ...] = ()
     remarks: list[str] = []
     if trace is not None:
         factors, remarks = _of_trace(base, layout, trace, rank)
-        kept = tuple((entry.kind.value, entry.factor) for entry in factors if entry.factor is not None)
-    else:
-        assert step_seconds is not None, "at least one file is given"
-        common = step_seconds / predicted
+    elif shown.step_seconds is not None:
+        common = shown.step_seconds / predicted
         _check_factor(common, "the step", runs[0])
         factors = tuple(
             Factor(kind=kind, predicted_seconds=None, measured_seconds=None, factor=common) for kind in OperationClass
         )
-        kept = tuple((kind.value, common) for kind in OperationClass)
         remarks = ["a log shows the step time alone: one factor for all classes, which of them is off it does not say"]
-    calibration = Calibration(factors=kept, source=f"{', '.join(sources)} on {plan.cluster.device.name}")
+    memory = None
+    if shown.snapshot is not None:
+        recorded = trace.rank if rank is None and trace is not None else rank
+        first = layout.first_global_rank(_pipeline_rank(layout, recorded, what="snapshot", file=shown.snapshot.file))
+        memory = memory_fit(shown.snapshot, before.memory, rank=first)
+        remarks += [*memory.remarks, *([] if shown.has_times else ["a snapshot shows no times"])]
+    calibration = Calibration(
+        factors=tuple((entry.kind.value, entry.factor) for entry in factors if entry.factor is not None),
+        source=f"{', '.join(sources)} on {plan.cluster.device.name}",
+        memory=None if memory is None else memory.calibration,
+    )
     after = _step_seconds(replace(base, cluster=replace(base.cluster, calibration=calibration)), layout)
     return Fit(
         calibration=calibration,
         factors=factors,
-        is_common=trace is None,
+        is_common=trace is None and shown.step_seconds is not None,
         predicted_step_seconds=predicted,
         calibrated_step_seconds=after,
-        measured_step_seconds=step_seconds,
+        measured_step_seconds=shown.step_seconds,
         device=plan.cluster.device.name,
         remarks=tuple(remarks),
         unknown=() if trace is None else trace.unknown,
+        memory=memory,
     )
+
+
+def _shown(runs: Sequence[Path]) -> _Shown:
+    """Return what files show.
+
+    Raises:
+        InputError: One cannot be read, or two are of one kind.
+    """
+    shown = _Shown()
+    for path in runs:
+        if _is_pickle(path):
+            found = replace(shown, snapshot=read_snapshot(path)) if shown.snapshot is None else None
+        else:
+            steps = _log_seconds(path)
+            if steps is not None:
+                found = replace(shown, step_seconds=steps) if shown.step_seconds is None else None
+            else:
+                found = replace(shown, trace=read_trace(path)) if shown.trace is None else None
+        if found is None:
+            raise InputError(
+                "This is a second log, a second trace or a second snapshot.",
+                location=Location(file=str(path)),
+                hint="Give one log, one trace and one memory snapshot of one run at most.",
+            )
+        shown = found
+    return shown
+
+
+def _is_pickle(path: Path) -> bool:
+    """Return whether a file begins as pickles of protocol 2 and later do."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(1) == b"\x80"
+    except OSError:
+        return False  # what reads it next says why
+
+
+def _pipeline_rank(layout: Layout, rank: int | None, *, what: str, file: str) -> int:
+    """Return the pipeline stage of the rank that was recorded.
+
+    Raises:
+        InputError: It is not said, or there is none.
+    """
+    if rank is None and layout.pp > 1:
+        raise InputError(
+            f"The {what} does not say which rank it is of, and stages of a pipeline differ.",
+            location=Location(file=file),
+            hint="Say it with --rank.",
+        )
+    if rank is not None and not 0 <= rank < layout.world_size:
+        raise InputError(
+            f"The {what} is of rank {rank}, and the layout has {layout.world_size}.",
+            location=Location(file=file),
+            hint=f"Give a {what} of the layout that --index names.",
+        )
+    return (rank or 0) // layout.stage_distance % layout.pp
 
 
 def _step_seconds(plan: Plan, layout: Layout) -> float:
@@ -176,20 +250,8 @@ def _of_trace(
     plan: Plan, layout: Layout, trace: TraceReading, rank: int | None
 ) -> tuple[tuple[Factor, ...], list[str]]:
     """Return the factor of each class that a trace shows, and what it does not show."""
-    rank = trace.rank if rank is None else rank
-    if rank is None and layout.pp > 1:
-        raise InputError(
-            "The trace does not say which rank it is of, and stages of a pipeline differ.",
-            location=Location(file=trace.file),
-            hint="Say it with --rank.",
-        )
-    if rank is not None and not 0 <= rank < layout.world_size:
-        raise InputError(
-            f"The trace is of rank {rank}, and the layout has {layout.world_size}.",
-            location=Location(file=trace.file),
-            hint="Give a trace of the layout that --index names.",
-        )
-    pipeline_rank = (rank or 0) // layout.stage_distance % layout.pp
+    recorded = trace.rank if rank is None else rank
+    pipeline_rank = _pipeline_rank(layout, recorded, what="trace", file=trace.file)
     placed, cost_model = placed_alone(layout, plan.model, plan.cluster, plan.request)
     predicted = class_seconds(placed, cost_model, pipeline_rank=pipeline_rank)
     kinds = classes_on(plan.cluster)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -10,9 +11,23 @@ from pydantic import BaseModel, ConfigDict
 from planner.documents import load_document
 from planner.errors import InputError
 from planner.schema.translate import validated
-from profiles.hardware import Calibration, Cluster
+from profiles.hardware import Calibration, Cluster, MemoryCalibration
 
 KIND = "calibration"
+
+
+class MemoryFile(BaseModel):
+    """What a run held beside the ledger.
+
+    Args:
+        lost_fraction: Beside activations and temporaries, as a part of them.
+        fixed_bytes: Beside what is there all the time.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    lost_fraction: float
+    fixed_bytes: int
 
 
 class CalibrationFile(BaseModel):
@@ -22,7 +37,8 @@ class CalibrationFile(BaseModel):
         schema_version: Version of this form.
         kind: That it is one.
         device: The GPU that the run was on.
-        factors: By class of operations, measured over predicted time.
+        factors: By class of operations, measured over predicted time; none where the run shows no times.
+        memory: What the run held; None where it does not show that.
         source: The run.
         account: How the factors were found, for people; not read.
     """
@@ -33,6 +49,7 @@ class CalibrationFile(BaseModel):
     kind: Literal["calibration"]
     device: str
     factors: dict[str, float]
+    memory: MemoryFile | None = None
     source: str
     account: dict[str, object]
 
@@ -53,10 +70,12 @@ def read_calibration(path: Path, cluster: Cluster) -> Calibration:
             hint="Give a calibration by a run on this GPU.",
         )
     try:
-        return Calibration(factors=tuple(sorted(entry.factors.items())), source=entry.source)
+        memory = None if entry.memory is None else MemoryCalibration(**entry.memory.model_dump())
+        return Calibration(factors=tuple(sorted(entry.factors.items())), source=entry.source, memory=memory)
     except ValueError as error:
+        place = "memory" if "lost_fraction" in str(error) or "fixed_bytes" in str(error) else "factors"
         raise InputError(
-            f"{error}.", location=document.locate(("factors",)), hint="Calibrate again; the file is not edited by hand."
+            f"{error}.", location=document.locate((place,)), hint="Calibrate again; the file is not edited by hand."
         ) from None
 
 
@@ -67,6 +86,7 @@ def calibration_text(calibration: Calibration, *, device: str, account: Mapping[
         "kind": KIND,
         "device": device,
         "factors": dict(calibration.factors),
+        **({} if calibration.memory is None else {"memory": asdict(calibration.memory)}),
         "source": calibration.source,
         "account": dict(account),
     }

@@ -16,13 +16,12 @@ The heaviest rank of a pipeline holds the most layers and the larger of embeddin
 import math
 from dataclasses import dataclass
 
-from planner.memory import CONTEXT_BYTES, CONTEXT_SOURCE
+from planner.overheads import PUBLISHED
 from planner.serving.block_pool import BlockPool, block_pool
 from planner.serving.engines import Engine
 from planner.serving.formats import ServedFormats
 from planner.serving.rank_operators import PLAIN_BYTES, RankLayer, RankModel
 from planner.serving_layout import EngineSettings, EngineShape
-from planner.state_bytes import COMMUNICATOR_SOURCE, GROUP_COMMUNICATOR_BYTES, PAIR_COMMUNICATOR_BYTES
 from profiles.hardware import Cluster
 
 GRAPH_BYTES = 1 << 30
@@ -201,9 +200,8 @@ def _lines(rank: RankModel, shape: EngineShape, settings: EngineSettings, share:
     layers = sum(layer.count * layer.weight_bytes for layer in rank.layers)
     ends = rank.end_bytes if shape.pp == 1 else float(rank.head.columns * rank.head.depth * PLAIN_BYTES)
     communicators = sum(
-        PAIR_COMMUNICATOR_BYTES if size == 2 else GROUP_COMMUNICATOR_BYTES
+        PUBLISHED.communicator_bytes(size)
         for size in (shape.tp, shape.pp, shape.tp * shape.dp if rank.has_experts else 1)
-        if size > 1
     )
     return (
         Line(name="weights", num_bytes=math.ceil(layers * share + ends), source="counted on the operator graph"),
@@ -213,8 +211,8 @@ def _lines(rank: RankModel, shape: EngineShape, settings: EngineSettings, share:
             source=f"a step of {settings.max_num_batched_tokens:,} tokens; assumed: {STREAM_COPIES} streams and the"
             " widest layer at once",
         ),
-        Line(name="context and libraries", num_bytes=CONTEXT_BYTES, source=CONTEXT_SOURCE),
-        Line(name="communicators", num_bytes=communicators, source=COMMUNICATOR_SOURCE),
+        Line(name="context and libraries", num_bytes=PUBLISHED.context_bytes, source=PUBLISHED.context_source),
+        Line(name="communicators", num_bytes=communicators, source=PUBLISHED.communicator_source),
         Line(name="graphs", num_bytes=GRAPH_BYTES, source=GRAPH_SOURCE),
     )
 

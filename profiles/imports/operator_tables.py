@@ -7,9 +7,13 @@
     custom_allreduce_perf      allreduce_dtype, num_gpus, message_size, latency
     nccl_perf                  op_name, nccl_dtype, num_gpus, message_size, latency
 
-Latency is in milliseconds, message_size in elements, not in bytes. Of nccl_perf only all_reduce is taken: of the others
-it is not said whether message_size is one rank's part or the whole. Other tables measure no single operation of a plan
-(whole expert layers), or are in microseconds (exchanges between experts), and are left out.
+Latency is in milliseconds, message_size in elements, not in bytes. Of all_reduce it is the buffer. Of the other
+collectives of nccl_perf it is not said whether it is the whole or one rank's part, so the table's own times say it: of
+as large a message on as many ranks p, gathering, scattering or exchanging the whole takes half as long as reducing it
+everywhere, up to as long where a switch adds; of p times as much it takes p / 2 times as long or more. Where the
+largest messages on four ranks and more do not say it, or not all the same, these rows are left out. Other tables
+measure no single operation of a plan (whole expert layers), or are in microseconds (exchanges between experts), and are
+left out.
 
 Version folders are often copies of one another, and files hold the same row twice: a file with the content of an
 earlier one is left out, and so is a row with the point and the time of an earlier one. What is left out is counted by
@@ -20,7 +24,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -36,6 +40,25 @@ WIDTHS = MappingProxyType({"bfloat16": 2, "float16": 2, "half": 2, "bf16": 2})
 LARGEST_MS = 1e7
 
 Row = Mapping[str, str]
+
+COLLECTIVES = MappingProxyType(
+    {
+        "all_gather": "all_gather",
+        "reduce_scatter": "reduce_scatter",
+        "alltoall": "all_to_all",
+        "all_to_all": "all_to_all",
+    }
+)
+"""Collectives beside all_reduce, by the names that tables have for them."""
+
+LEAST_TELLING_BYTES = 16 << 20
+"""Of smaller messages times are latencies, which tell nothing of sizes."""
+
+LEAST_TELLING_RANKS = 4
+"""On two ranks a part and the whole differ by too little."""
+
+UNCLEAR = 1.15
+"""A ratio of times within this factor of the middle says nothing."""
 
 
 class _LeftOut(Exception):  # noqa: N818 - an answer, not an error
@@ -78,7 +101,7 @@ def read_tables(folder: Path, *, said: Said) -> Tables:
         raise _refused(folder, None, "there are no tables of operators in it", "Give a folder with gemm_perf and such.")
     for path in paths:
         stem = path.name.removesuffix(path.suffix)
-        if stem not in _READERS:
+        if stem not in (*_READERS, NCCL):
             found.left_out[f"{stem}: no single operation of a plan"] += 1
             continue
         rows = tuple(_rows(path))
@@ -103,10 +126,11 @@ def _take(found: Tables, table: _Table, said: Said) -> None:
     runs: dict[tuple[str, str, str], list[ImportedPoint]] = {}
     seen: set[tuple[Point, float]] = set()
     path, stem, ranks = table.path, table.stem, 1
+    read = _nccl(table.rows) if stem == NCCL else _READERS[stem]
     for line, row in table.rows:
         try:
             seconds = _latency(row) * 1e-3
-            measured = _READERS[stem](row, said)
+            measured = read(row, said)
         except _LeftOut as reason:
             found.left_out[f"{stem}: {reason}"] += 1
             continue
@@ -252,10 +276,47 @@ def _all_reduce(row: Row, said: Said, *, dtype: str) -> Point:
     )
 
 
-def _nccl(row: Row, said: Said) -> Point:
-    if row["op_name"] != "all_reduce":
-        raise _LeftOut(f"op_name {row['op_name']}, of which message_size is not said to be a part or the whole")
-    return _all_reduce(row, said, dtype="nccl_dtype")
+def _nccl(rows: Sequence[tuple[int, Row]]) -> Callable[[Row, Said], Point]:
+    """Return what reads the rows of one table of collectives."""
+    told: dict[str, bool | None] = {}
+
+    def read(row: Row, said: Said) -> Point:
+        name = row["op_name"]
+        if name == "all_reduce":
+            return _all_reduce(row, said, dtype="nccl_dtype")
+        if name not in COLLECTIVES:
+            raise _LeftOut(f"op_name {name}")
+        if name not in told:
+            told[name] = _is_whole(name, rows)
+        if told[name] is None:
+            raise _LeftOut(f"op_name {name}: its times do not say whether message_size is a part or the whole")
+        # Everything beside the collective's name and its bytes is as of an all_reduce.
+        alike = _all_reduce(row, said, dtype="nccl_dtype").as_json()
+        size, num_bytes = int(str(alike["size"])), int(str(alike["bytes"]))
+        whole = num_bytes if told[name] else size * num_bytes
+        values = {key: value for key, value in alike.items() if key != "suite"}
+        return point("collectives", **{**values, "kind": COLLECTIVES[name], "bytes": whole})  # type: ignore[arg-type]
+
+    return read
+
+
+def _is_whole(name: str, rows: Sequence[tuple[int, Row]]) -> bool | None:
+    """Return whether a collective's message_size is the whole; None where the table's times do not say it."""
+    seconds: dict[str, dict[tuple[str, int, int], float]] = {"all_reduce": {}, name: {}}
+    for _, row in rows:
+        if row["op_name"] in seconds and row["nccl_dtype"] in WIDTHS:
+            place = (row["nccl_dtype"], _whole(row, "num_gpus"), _whole(row, "message_size"))
+            seconds[row["op_name"]][place] = _latency(row)
+    largest: dict[tuple[str, int], int] = {}
+    for dtype, ranks, size in seconds["all_reduce"].keys() & seconds[name].keys():
+        if ranks >= LEAST_TELLING_RANKS and size * WIDTHS[dtype] >= LEAST_TELLING_BYTES:
+            largest[dtype, ranks] = max(size, largest.get((dtype, ranks), 0))
+    told = set()
+    for (dtype, ranks), size in largest.items():
+        ratio = seconds[name][dtype, ranks, size] / seconds["all_reduce"][dtype, ranks, size]
+        beside_middle = ratio / math.sqrt(ranks / 2)
+        told.add(beside_middle < 1 if not 1 / UNCLEAR < beside_middle < UNCLEAR else None)
+    return told.pop() if len(told) == 1 else None
 
 
 _READERS: Mapping[str, Callable[[Row, Said], Point]] = MappingProxyType(
@@ -264,7 +325,8 @@ _READERS: Mapping[str, Callable[[Row, Said], Point]] = MappingProxyType(
         "context_attention_perf": lambda row, _: _attention(row, phase="forward"),
         "generation_attention_perf": lambda row, _: _attention(row, phase="decode"),
         "custom_allreduce_perf": lambda row, said: _all_reduce(row, said, dtype="allreduce_dtype"),
-        "nccl_perf": _nccl,
     }
 )
-"""Tables that are read, by the stem of their files."""
+"""Tables that are read row by row, by the stem of their files."""
+
+NCCL = "nccl_perf"

@@ -6,11 +6,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from profiles.measure.grid import ON_CPU, default_points
 from profiles.measure.journal import Journal, JournalError
 from profiles.measure.points import COLUMNS, Wanted, read_request
 from profiles.measure.session import Progress, Session
+
+if TYPE_CHECKING:
+    from profiles.measure.ranks import Ranks
 
 BAD_INPUT = 2
 LOST = 3
@@ -60,12 +64,22 @@ def main(words: Sequence[str] | None = None) -> int:
     # What is wrong with the words is said before torch takes its seconds to load.
     import torch
 
-    from profiles.measure.job import TorchJob
     from profiles.measure.ranks import started
-    from profiles.measure.timing import Effort
 
     kind = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
     ranks = started(kind)
+    # An error that nobody foresaw ends this process at once: a last meeting would wait for ranks that are elsewhere.
+    code = _measured(asked, wanted, ranks)
+    ranks.close()
+    return code
+
+
+def _measured(asked: argparse.Namespace, wanted: "tuple[Wanted, ...] | None", ranks: "Ranks") -> int:
+    """Measure on all ranks, and return the exit code."""
+    from profiles.measure.job import TorchJob
+    from profiles.measure.timing import Effort
+
+    kind = "cuda" if ranks.machine.is_cuda else "cpu"
     try:
         if wanted is None:
             formats = asked.dtype or (["bf16", "fp8"] if kind == "cuda" else ["bf16", "fp32"])
@@ -98,8 +112,6 @@ def main(words: Sequence[str] | None = None) -> int:
     except JournalError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
-    finally:
-        ranks.close()
     return 0
 
 

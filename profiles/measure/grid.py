@@ -52,7 +52,7 @@ def default_points(
         "collectives": lambda: _collectives_grid(world_size, per_node, shrink),
         "copies": lambda: _copies_grid(per_node),
         "overlap": lambda: _overlap_grid(wide, world_size, shrink),
-        "memory": lambda: _memory_grid(world_size),
+        "memory": lambda: _memory_grid(world_size, per_node),
         "launch": _launch_grid,
         "layer": lambda: _layer_grid(wide, shrink),
     }
@@ -145,7 +145,7 @@ def _collectives_grid(world_size: int, per_node: int, shrink: int) -> Iterator[P
 
 
 def _copies_grid(per_node: int) -> Iterator[Point]:
-    besides = ("alone", "concurrent") if per_node > 1 else ("alone",)
+    besides = ("alone", "socket", "concurrent") if per_node > 1 else ("alone",)
     for direction in ("to_device", "to_host"):
         for memory in ("pinned", "pageable"):
             for beside in besides:
@@ -165,10 +165,11 @@ def _overlap_grid(dtype: str, world_size: int, shrink: int) -> Iterator[Point]:
             yield point("overlap", dtype=dtype, beside=beside, **sizes)
 
 
-def _memory_grid(world_size: int) -> Iterator[Point]:
+def _memory_grid(world_size: int, per_node: int) -> Iterator[Point]:
     yield point("memory", term="context", count=1)
-    if world_size > 1:
-        yield point("memory", term="communicator", count=world_size)
+    for count in dict.fromkeys((2, per_node, world_size)):
+        if count > 1 and world_size % count == 0:
+            yield point("memory", term="communicator", count=count)
     yield point("memory", term="allocator", count=256)
 
 

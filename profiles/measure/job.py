@@ -9,7 +9,7 @@ from profiles.measure.provenance import conditions_of, provenance
 from profiles.measure.ranks import Ranks
 from profiles.measure.session import Result
 from profiles.measure.suites.context import Context
-from profiles.measure.timing import Bench, Effort, NotMeasurableError
+from profiles.measure.timing import Bench, Effort, LostError, NotMeasurableError
 
 MODULES = {
     "gemm": "gemm",
@@ -82,6 +82,9 @@ class TorchJob:
         try:
             return self._suites[point.suite](point, self._context)
         except NotMeasurableError as error:
+            return str(error)
+        except LostError as error:
+            self._lost = True
             return str(error)
         except (RuntimeError, NotImplementedError) as error:
             self._lost = not self._context.bench.machine.is_well()

@@ -8,6 +8,8 @@ Every line is an object with `type`:
 - `failed`: a point that cannot be measured there: `run`, `point`, `reason`; it is not tried again.
 - `conditions`: clocks, temperature and power at one moment: `run`, and what the driver says.
 
+A result with `refused` names kernels that were tried first, each with the reason why it does not take the point.
+
 `result` of a point holds `seconds` (the median), `p10`, `p90`, `best`, `samples`, `dropped` (outliers), `mode` (how it
 was timed), `kernel` (what ran), and where several ranks measured it `ranks` and `fastest` (the median of the fastest
 rank; `seconds` is the slowest's). Suite `memory` has `bytes` in place of seconds. Suite `overlap` has `alone`, `beside`
@@ -29,12 +31,12 @@ from types import TracebackType
 from profiles.measure.points import Point, point_from_json
 
 FILE = "points.jsonl"
-COLLECTOR = 1
+COLLECTOR = 2
 """Version of what is measured and how; raised whenever a figure would come out differently."""
 
 
 class JournalError(Exception):
-    """A journal that cannot be read or written.
+    """A journal that cannot be read or written, a full disk for one.
 
     Args:
         path: The file.
@@ -229,9 +231,17 @@ class Journal:
     def _write(self, data: Mapping[str, object]) -> None:
         line = json.dumps(data, ensure_ascii=True, allow_nan=False) + "\n"
         raw = line.encode("ascii")
-        while raw:
-            raw = raw[os.write(self._descriptor, raw) :]
-        os.fsync(self._descriptor)
+        try:
+            while raw:
+                raw = raw[os.write(self._descriptor, raw) :]
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise JournalError(
+                self.path,
+                None,
+                f"nothing more can be written: {error.strerror}",
+                "Make room, and go on with --resume: what stands there is kept.",
+            ) from None
 
     def close(self) -> None:
         """Close the file, which frees its lock."""

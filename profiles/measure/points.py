@@ -68,12 +68,12 @@ COLUMNS: Mapping[str, Columns] = MappingProxyType(
             sizes=("size", "stride", "bytes"),
             needs=("size", "stride", "bytes"),
         ),
-        # concurrent: every GPU of the node copies at once.
+        # socket: every GPU of the first socket copies at once; concurrent: every GPU of the node.
         "copies": Columns(
             words={
                 "direction": ("to_device", "to_host", "to_drive", "from_drive"),
                 "memory": ("pinned", "pageable"),
-                "beside": ("alone", "concurrent"),
+                "beside": ("alone", "socket", "concurrent"),
             },
             sizes=("bytes",),
             needs=("bytes",),

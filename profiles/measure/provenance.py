@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from profiles.measure.gpus import named_gpu
 from profiles.measure.ranks import Ranks
 
 _QUERIED = {
@@ -23,30 +24,42 @@ _QUERIED = {
     "temperature_celsius": "temperature.gpu",
     "power_watts": "power.draw",
     "power_limit_watts": "power.limit",
-    "slowed_by": "clocks_throttle_reasons.active",
+    "slowed_by": "clocks_event_reasons.active",
 }
 """What is asked of nvidia-smi, by the names that the journal uses (`nvidia-smi --help-query-gpu`)."""
+
+_OLDER = {"clocks_event_reasons.active": "clocks_throttle_reasons.active"}
+"""Names of older drivers, which refuse a whole question for one that they do not know."""
 
 SECONDS_TO_ANSWER = 20
 
 
-def conditions(index: int) -> dict[str, object]:
-    """Return clocks, temperature and power of a GPU now, and the moment; only the moment without nvidia-smi."""
+def conditions(which: str) -> dict[str, object]:
+    """Return clocks, temperature and power of a GPU now, and the moment; only the moment without nvidia-smi.
+
+    Args:
+        which: The GPU as nvidia-smi takes it: its PCI address, its UUID, or its number there.
+    """
     found: dict[str, object] = {"at": _now()}
+    for names in (tuple(_QUERIED.values()), tuple(_OLDER.get(name, name) for name in _QUERIED.values())):
+        (line, *_) = _asked(",".join(names), f"--id={which}") or [""]
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) == len(_QUERIED):
+            return found | {name: _number(cell) for name, cell in zip(_QUERIED, cells, strict=True)}
+    return found
+
+
+def _asked(names: str, *more: str) -> list[str]:
+    """Return what nvidia-smi answers, a line a GPU; nothing where it is missing or does not answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return found
-    command = [program, f"--query-gpu={','.join(_QUERIED.values())}", "--format=csv,noheader,nounits", f"-i={index}"]
+        return []
+    command = [program, f"--query-gpu={names}", "--format=csv,noheader,nounits", *more]
     try:
         told = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=True)
     except (OSError, subprocess.SubprocessError):
-        return found
-    cells = [cell.strip() for cell in told.stdout.strip().split(",")]
-    if len(cells) != len(_QUERIED):
-        return found
-    for name, cell in zip(_QUERIED, cells, strict=True):
-        found[name] = _number(cell)
-    return found
+        return []
+    return told.stdout.strip().splitlines()
 
 
 def _number(cell: str) -> object:
@@ -57,15 +70,7 @@ def _number(cell: str) -> object:
 
 
 def _driver() -> str:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
-    command = [program, "--query-gpu=driver_version", "--format=csv,noheader", "-i=0"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return told.stdout.strip()
+    return next(iter(_asked("driver_version")), "").strip()
 
 
 def _now() -> str:
@@ -79,17 +84,14 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _visible_index(ranks: Ranks) -> int:
-    """Return the number that nvidia-smi gives this process's GPU."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    numbers = [int(part) for part in listed.split(",") if part.strip().isdigit()]
-    index = ranks.machine.device.index or 0
-    return numbers[index] if index < len(numbers) else index
-
-
 def conditions_of(ranks: Ranks) -> dict[str, object]:
     """Return clocks, temperature and power of this process's GPU now."""
-    return conditions(_visible_index(ranks)) if ranks.machine.is_cuda else {"at": _now()}
+    machine = ranks.machine
+    if not machine.is_cuda:
+        return {"at": _now()}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    which = named_gpu(machine.device.index or 0, address=machine.address, visible=visible)
+    return {"at": _now()} if which is None else conditions(which)
 
 
 def provenance(ranks: Ranks, *, called: str) -> dict[str, object]:
@@ -122,6 +124,7 @@ def provenance(ranks: Ranks, *, called: str) -> dict[str, object]:
             "num_compute_units": int(properties.multi_processor_count),
             "compute_capability": f"{properties.major}.{properties.minor}",
         }
+        found["sockets"] = list(ranks.sockets)
         software |= {
             "driver": _driver(),
             "cuda": str(torch.version.cuda or torch.version.hip or ""),

@@ -42,6 +42,8 @@ class Ranks:
         if world_size > 1:
             dist.init_process_group(self.backend, rank=rank, world_size=world_size, timeout=TIMEOUT)
             self._control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        # On which socket of its node each rank's GPU hangs; None where that is not known.
+        self.sockets: tuple[int | None, ...] = tuple(self.gathered(machine.socket))
 
     @property
     def leads(self) -> bool:
@@ -94,7 +96,7 @@ class Ranks:
         return own
 
     def close(self) -> None:
-        """End the job's communication."""
+        """End the job's communication; all ranks meet once more."""
         if self.world_size > 1:
             self.barrier()
             dist.destroy_process_group()

@@ -110,15 +110,26 @@ class Session:
         self._budget_seconds = budget_seconds
         self._told = told
         self._clock = clock
+        self._is_followed = True
 
     def run(self, journal: Journal | None) -> Summary:
         """Measure until everything is done or the time is up; the first rank gives the journal.
 
         Raises:
-            profiles.measure.journal.JournalError: The journal is another device's.
+            profiles.measure.journal.JournalError: The journal is another device's, or cannot be written. All ranks
+                have been told to end.
         """
         if journal is None:
             return Summary(measured=0, failed=0, left=0, lost=self._follow())
+        try:
+            return self._lead(journal)
+        except JournalError:
+            if self._is_followed:
+                self._job.choice(None)  # the other ranks wait for the next choice
+            raise
+
+    def _lead(self, journal: Journal) -> Summary:
+        """Choose, measure and write."""
         chooser = Chooser(self._wanted)
         open_points = {entry.point for entry in self._wanted}
         for entry in journal.content.entries:
@@ -128,33 +139,21 @@ class Session:
             chooser.close(point)
             open_points.discard(point)
         earlier = len(self._wanted) - len(open_points)
-        try:
-            journal.begin(provenance)
-        except JournalError:
-            self._job.choice(None)  # the other ranks wait for the first choice
-            raise
+        journal.begin(provenance)
         begun = asked = self._clock()
         measured = failed = 0
         while True:
             elapsed = self._clock() - begun
             over = self._budget_seconds is not None and elapsed >= self._budget_seconds
             index = None if over else chooser.next()
-            done = measured + failed
-            left = self._left_seconds(elapsed, done, len(open_points))
-            key = "" if index is None else self._wanted[index].point.key
-            self._told(
-                Progress(
-                    done=earlier + done,
-                    total=len(self._wanted),
-                    elapsed_seconds=elapsed,
-                    left_seconds=0.0 if index is None else left,
-                    key=key,
-                )
-            )
+            self._tell(index, earlier, measured + failed, elapsed, left=len(open_points))
             if self._job.choice(index) is None or index is None:
+                self._is_followed = False
                 break
             point = self._wanted[index].point
             found = self._job.measure(point)
+            lost = self._job.is_lost()
+            self._is_followed = not lost
             if isinstance(found, str):
                 journal.failed(point, found)
                 failed += 1
@@ -164,13 +163,25 @@ class Session:
                 measured += 1
             chooser.close(point)
             open_points.discard(point)
-            if self._job.is_lost():
+            if lost:
                 return Summary(measured=measured, failed=failed, left=len(open_points), lost=True)
             if self._clock() - asked > CONDITIONS_SECONDS:
                 asked = self._clock()
                 journal.conditions(self._job.conditions())
         journal.conditions(self._job.conditions())
         return Summary(measured=measured, failed=failed, left=len(open_points))
+
+    def _tell(self, index: int | None, earlier: int, done: int, elapsed: float, *, left: int) -> None:
+        """Say where the run stands."""
+        self._told(
+            Progress(
+                done=earlier + done,
+                total=len(self._wanted),
+                elapsed_seconds=elapsed,
+                left_seconds=0.0 if index is None else self._left_seconds(elapsed, done, left),
+                key="" if index is None else self._wanted[index].point.key,
+            )
+        )
 
     def _left_seconds(self, elapsed: float, done: int, left: int) -> float | None:
         """Return until when the run goes on: all points at the pace so far, or the budget if that ends earlier."""

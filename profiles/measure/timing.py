@@ -6,9 +6,11 @@
 - Operands are random and there are as many sets of them as twice the last cache holds, used in turn: a kernel finds
   nothing of its last call in the cache, as in training, and no bit pattern makes it cheap.
 - On a GPU the calls are captured in a CUDA graph, some milliseconds of them, and replays are timed between two events,
-  so that the host's launches cost nothing (the method of `triton.testing.do_bench_cudagraph`). What cannot be captured
-  is timed call by call between events, behind a write to a buffer twice the size of the L2 cache, which also lets the
-  host run ahead (`triton.testing.do_bench`).
+  so that the host's launches cost nothing (the method of `triton.testing.do_bench_cudagraph`). How many calls that are
+  is learned from a first graph: one call alone takes as long as its launch where that is longer. A capture that fails
+  leaves allocator and generators in the middle of it, so it ends the process (`LostError`). What is never captured is
+  timed call by call between events, behind a write to a buffer twice the size of the L2 cache, which also lets the host
+  run ahead (`triton.testing.do_bench`).
 - On a CPU calls are timed with the host's clock, several at once where one is too short for it.
 - Before anything is timed it runs `WARM_UP` times, and once on every set of operands: kernels are chosen and loaded
   then, an optimizer makes its states, and clocks rise.
@@ -25,6 +27,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+from profiles.measure.gpus import socket_of
 
 Call = Callable[[], object]
 
@@ -170,6 +174,24 @@ class Machine:
             torch.cuda.empty_cache()
 
     @property
+    def address(self) -> str | None:
+        """Return where the GPU hangs, as "0000:1b:00.0"; None for a CPU, and where torch does not say it."""
+        if not self.is_cuda:
+            return None
+        properties = torch.cuda.get_device_properties(self.device)
+        try:
+            domain, bus, number = properties.pci_domain_id, properties.pci_bus_id, properties.pci_device_id
+        except AttributeError:  # a torch that does not tell them yet
+            return None
+        return f"{domain:04x}:{bus:02x}:{number:02x}.0"
+
+    @property
+    def socket(self) -> int | None:
+        """Return on which of the node's sockets the GPU hangs; None where that is not known."""
+        address = self.address
+        return None if address is None else socket_of(address)
+
+    @property
     def free_bytes(self) -> int:
         """Return the memory that can still be had."""
         if self.is_cuda:
@@ -203,6 +225,39 @@ def _free_host_bytes() -> int:
 
 class NotMeasurableError(Exception):
     """A point that this machine cannot measure: the message says why."""
+
+
+class LostError(Exception):
+    """What leaves a process unfit to measure anything else: the message says why."""
+
+
+def captured(calls: Callable[[], object], stream: torch.cuda.Stream | None = None) -> torch.cuda.CUDAGraph:
+    """Return a graph of what some calls start.
+
+    Other threads may go on with what a capture forbids, as those that watch over NCCL do.
+
+    Args:
+        calls: Makes the calls.
+        stream: Where they are captured; None for one of torch's own.
+
+    Raises:
+        LostError: They cannot be captured.
+    """
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            calls()
+    except RuntimeError as error:  # torch's error for everything that a stream cannot capture
+        raise LostError(f"it cannot be captured in a graph: {first_line(error)}") from None
+    return graph
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, cut to one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:LONGEST_LINE]
+
+
+LONGEST_LINE = 160
 
 
 class Bench:
@@ -246,16 +301,16 @@ class Bench:
 
         Raises:
             NotMeasurableError: There is not memory enough.
+            LostError: They cannot be captured.
         """
         if self._stream is None:
             return summarised(self.clocked(self.sets(make, num_bytes)), "clock")
         self.machine.synchronize()
         with torch.cuda.stream(self._stream):
             calls = self.sets(make, num_bytes)
-            captured = self._captured(calls, self._stream) if graph else None
-            if captured is None:
+            if not graph:
                 return summarised(self._events(calls), "events")
-            replay, inner = captured
+            replay, inner = self._graph_of(calls, self._stream)
             return summarised([seconds / inner for seconds in self._replays(replay)], "graph")
 
     def clocked(self, calls: Sequence[Call]) -> list[float]:
@@ -302,29 +357,45 @@ class Bench:
         self.machine.synchronize()
         return [1e-3 * begin.elapsed_time(end) for begin, end in zip(begins, ends, strict=True)]
 
-    def _captured(self, calls: Sequence[Call], stream: torch.cuda.Stream) -> "tuple[torch.cuda.CUDAGraph, int] | None":
-        """Return a graph of some milliseconds of calls and how many they are; None where they cannot be captured."""
-        single = self._warmed(calls)
+    def _graph_of(self, calls: Sequence[Call], stream: torch.cuda.Stream) -> "tuple[torch.cuda.CUDAGraph, int]":
+        """Return a graph of some milliseconds of calls, and how many they are."""
+        inner = self._calls_for(self._warmed(calls), len(calls))
+        graph = self._captured(calls, inner, stream)
+        # A call alone takes its launch at least, so the first graph may be too short; replayed, it says by how much.
+        replayed = self._replayed_seconds(graph)
+        more = self._calls_for(replayed / inner, len(calls))
+        if replayed > GRAPH_SECONDS / 2 or more <= inner:
+            return graph, inner
+        graph.reset()
+        return self._captured(calls, more, stream), more
+
+    @staticmethod
+    def _calls_for(single: float, num_sets: int) -> int:
+        """Return how many calls of so many seconds make a graph: equally many of each set of operands."""
         inner = max(1, min(MOST_CALLS, math.ceil(GRAPH_SECONDS / single)))
-        inner = math.ceil(inner / len(calls)) * len(calls)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=stream):
-                for index in range(inner):
-                    calls[index % len(calls)]()
-        except RuntimeError:  # torch's error for everything that a stream cannot capture
-            self.machine.synchronize()
-            return None
-        return graph, inner
+        return math.ceil(inner / num_sets) * num_sets
+
+    @staticmethod
+    def _captured(calls: Sequence[Call], inner: int, stream: torch.cuda.Stream) -> "torch.cuda.CUDAGraph":
+        def run() -> None:
+            for index in range(inner):
+                calls[index % len(calls)]()
+
+        return captured(run, stream)
+
+    def _replayed_seconds(self, graph: "torch.cuda.CUDAGraph") -> float:
+        """Return what a replay takes on the device, the first one left out, which is loaded there."""
+        graph.replay()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        self.machine.synchronize()
+        return max(1e-3 * float(begin.elapsed_time(end)), 1e-9)
 
     def _replays(self, graph: "torch.cuda.CUDAGraph") -> list[float]:
         """Return samples of whole replays, all queued before the first is waited for."""
-        graph.replay()
-        self.machine.synchronize()
-        begun = time.perf_counter()
-        graph.replay()
-        self.machine.synchronize()
-        count = self.effort.samples(time.perf_counter() - begun)
+        count = self.effort.samples(self._replayed_seconds(graph))
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
         marks[0].record()
         for mark in marks[1:]:

@@ -15,12 +15,12 @@ from planner.graph import graph_parameters, layer_flops
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Recompute, even_counts, stages_from_counts
 from planner.memory import memory_ledger
+from planner.overheads import GROUP_COMMUNICATOR_BYTES, PAIR_COMMUNICATOR_BYTES
 from planner.placement import PlacedModel, place
 from planner.plan import Phase
 from planner.shard import Elements
 from planner.sharding import padded_vocab_size
 from planner.specs import ModelSpec, MultiTokenPrediction
-from planner.state_bytes import GROUP_COMMUNICATOR_BYTES, PAIR_COMMUNICATOR_BYTES
 from planner.workload import Precision
 from profiles.ops import CollectiveKind
 from tests.kinds import SEQ_LEN, even_workload, every_model, handmade_models

@@ -7,7 +7,7 @@ Backward is the gradient of queries, keys and values, the forward pass left out.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from profiles.measure.points import Point
 from profiles.measure.suites.context import Context, wide_dtype
-from profiles.measure.timing import Call, NotMeasurableError, as_result
+from profiles.measure.timing import Call, NotMeasurableError, as_result, first_line
 
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Apply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -28,6 +28,10 @@ BACKENDS = {
 }
 
 
+MOST_REASONS = 2
+"""Reasons of one kernel that are kept."""
+
+
 def measure(point: Point, context: Context) -> Mapping[str, object]:
     """Return what one attention takes.
 
@@ -37,6 +41,7 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
     dtype = wide_dtype(point)
     packed = point.size("window") > 0 and context.is_cuda
     backward = point.word("phase") == "backward"
+    refused: dict[str, str] = {}
     for name, apply in _kernels(point, context, packed=packed):
 
         def make(apply: Apply = apply) -> Call:
@@ -47,13 +52,27 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
             gradient = torch.randn_like(out)
             return lambda: torch.autograd.grad(out, tensors, gradient, retain_graph=True)
 
-        try:
-            make()()
-        except (RuntimeError, NotImplementedError, ValueError, TypeError):  # as this torch's kernels refuse a shape
-            context.bench.machine.release()
-            continue
-        return as_result(context.bench.time(make, _operand_bytes(point)), kernel=name)
-    raise NotMeasurableError("no attention kernel takes this shape here")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                make()()
+            except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:  # as kernels refuse a shape
+                refused[name] = _reason(error, [str(warning.message) for warning in said])
+                context.bench.machine.release()
+                continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            timing = context.bench.time(make, _operand_bytes(point))
+        return as_result(timing, kernel=name, more={"refused": refused} if refused else None)
+    told = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    raise NotMeasurableError(f"no attention kernel takes this shape here: {told}")
+
+
+def _reason(error: Exception, warned: Sequence[str]) -> str:
+    """Return why a kernel refuses a shape: torch warns of the reasons and then only says that there is no kernel."""
+    reasons = [text.partition(" (Triggered")[0].strip() for text in warned]
+    told = [text for text in reasons if text and not text.rstrip(".").endswith("because:")]
+    return "; ".join([*told[-MOST_REASONS:], first_line(error)] if told else [first_line(error)])
 
 
 def _operand_bytes(point: Point) -> int:
@@ -89,8 +108,7 @@ def _kernels(point: Point, context: Context, *, packed: bool) -> Iterator[tuple[
         def apply(
             queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, backend: SDPBackend = backend
         ) -> torch.Tensor:
-            with warnings.catch_warnings(), sdpa_kernel([backend]):
-                warnings.simplefilter("ignore")  # why a kernel refuses a shape: the next one is tried
+            with sdpa_kernel([backend]):
                 out: torch.Tensor = scaled_dot_product_attention(
                     queries, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=grouped
                 )

@@ -1,5 +1,8 @@
 """Collectives of every group shape, as nccl-tests times them: many back to back, the time of one, the slowest rank.
 
+Ranks leave a meeting up to a hundred microseconds apart, so each sample begins behind one collective that is not timed:
+on the device it ends everywhere at once.
+
 Group shapes are (size, stride): members stand `stride` ranks apart. Alone, only the group of rank 0 works while the
 others wait; concurrent, all groups of the shape work at once, as they do in training. In graph mode the calls are
 captured in a CUDA graph. Buffers are those of `profiles.ops.Collective.buffer_bytes`: the full tensor for all_reduce,
@@ -16,7 +19,7 @@ import torch.distributed as dist
 
 from profiles.measure.points import Point
 from profiles.measure.suites.context import Context
-from profiles.measure.timing import NotMeasurableError, Timing, as_result, summarised
+from profiles.measure.timing import LostError, NotMeasurableError, Timing, as_result, captured, first_line, summarised
 
 ELEMENT = torch.bfloat16
 
@@ -30,6 +33,10 @@ _SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_t
 
 ROUNDS = 10
 """Samples taken, each behind a meeting of all ranks."""
+
+WARM_UP = 3
+ESTIMATED_FROM = 5
+"""Calls whose mean says how many make a sample: a single one is mostly the wait for the last rank."""
 
 LEAST_ROUNDS = 3
 """Samples where one takes longer than all of a point may."""
@@ -51,7 +58,7 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
         raise NotMeasurableError("only a GPU has graphs")
     group, members = ranks.group(size, stride)
     works = point.word("beside") == "concurrent" or members[0] == 0
-    call = collective(point.word("kind"), num_bytes, context, group, members)
+    call = agreed(context, lambda: collective(point.word("kind"), num_bytes, context, group, members), local=True)[0]
     timing = _timed(call, context, graph=point.word("mode") == "graph", works=works)
     return as_result(timing, kernel=ranks.backend, more={"idle": not works})
 
@@ -96,9 +103,9 @@ def collective(
 def _timed(call: Callable[[], object], context: Context, *, graph: bool, works: bool) -> Timing:
     """Return the time of one of many calls back to back; a rank that only waits takes part in the meetings."""
     ranks = context.ranks
-    single = max(_agreed(context, lambda: _estimate(call, context) if works else 0.0))
+    single = max(agreed(context, lambda: _estimate(call, context) if works else 0.0))
     inner = max(1, min(MOST_CALLS, math.ceil(SAMPLE_SECONDS / max(single, 1e-7))))
-    repeated = _agreed(context, lambda: _captured(call, inner) if graph and works else None, local=True)[0]
+    repeated = agreed(context, lambda: _captured(call, inner) if graph and works else None, local=True)[0]
     samples = []
     for _ in range(ROUNDS if inner * single < context.bench.effort.seconds else LEAST_ROUNDS):
         ranks.barrier()
@@ -114,34 +121,40 @@ def _timed(call: Callable[[], object], context: Context, *, graph: bool, works: 
 T = TypeVar("T")
 
 
-def _agreed(context: Context, work: Callable[[], T], *, local: bool = False) -> list[T]:
+def agreed(context: Context, work: Callable[[], T], *, local: bool = False) -> list[T]:
     """Return what every rank finds, or this rank's own finding alone.
 
-    Where one cannot do its work none goes on, for the others would wait for it.
+    Where one cannot do its work, memory for one, none goes on: the others would wait for it.
 
     Raises:
         NotMeasurableError: One could not.
+        LostError: One's process is lost by it.
     """
     found: list[T] = []
-    reason = ""
+    reason, lost = "", False
     try:
         found.append(work())
+    except LostError as error:
+        reason, lost = str(error), True
     except RuntimeError as error:  # torch's for what a library refuses
-        reason = str(error).splitlines()[0]
-    reasons = [text for text in context.ranks.gathered(reason) if text]
+        reason = first_line(error)
+    reasons = [(text, ends) for text, ends in context.ranks.gathered((reason, lost)) if text]
+    if any(ends for _, ends in reasons):
+        raise LostError(next(text for text, ends in reasons if ends))
     if reasons:
-        raise NotMeasurableError(reasons[0])
+        raise NotMeasurableError(reasons[0][0])
     return found if local else context.ranks.gathered(found[0])
 
 
 def _estimate(call: Callable[[], object], context: Context) -> float:
-    for _ in range(3):
+    for _ in range(WARM_UP):
         call()
     context.bench.machine.synchronize()
     begun = time.perf_counter()
-    call()
+    for _ in range(ESTIMATED_FROM):
+        call()
     context.bench.machine.synchronize()
-    return time.perf_counter() - begun
+    return (time.perf_counter() - begun) / ESTIMATED_FROM
 
 
 def _captured(call: Callable[[], object], inner: int) -> "torch.cuda.CUDAGraph":
@@ -151,15 +164,17 @@ def _captured(call: Callable[[], object], inner: int) -> "torch.cuda.CUDAGraph":
     with torch.cuda.stream(stream):
         call()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+
+    def run() -> None:
         for _ in range(inner):
             call()
-    return graph
+
+    return captured(run)
 
 
 def _sample(call: Callable[[], object], context: Context, inner: int, repeated: "torch.cuda.CUDAGraph | None") -> float:
-    """Return the time of so many calls."""
+    """Return the time of so many calls, behind one that all ranks leave together."""
+    call()
     if not context.is_cuda:
         begun = time.perf_counter()
         for _ in range(inner):

@@ -1,6 +1,8 @@
 """Copies between a GPU and its host, and between the host and a drive.
 
 Concurrent: every GPU of the node copies at the same time, as they do when states are offloaded; the slowest counts.
+Socket: those GPUs do that hang on the socket of the first one, whose memory and slots they share. Host memory is where
+the system puts it for a process that is bound to no socket, as training's are unless their launcher binds them.
 What goes to a drive is synchronised with it before the clock stops; what comes from it is first put out of the page
 cache. A CPU has no link to itself: there only drives are measured.
 """
@@ -11,6 +13,7 @@ from collections.abc import Mapping
 
 import torch
 
+from profiles.measure.gpus import copying_ranks
 from profiles.measure.points import Point
 from profiles.measure.suites.context import Context
 from profiles.measure.timing import Call, NotMeasurableError, as_result, summarised
@@ -32,7 +35,11 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
         return _drive(point, context)
     if not context.is_cuda:
         raise NotMeasurableError("a CPU has no link to itself")
-    works = point.word("beside") == "concurrent" or context.ranks.leads
+    try:
+        copying = copying_ranks(context.ranks.sockets, per_node=context.ranks.per_node, beside=point.word("beside"))
+    except ValueError as error:
+        raise NotMeasurableError(str(error)) from None
+    works = context.ranks.rank in copying
     (num_bytes,) = point.sizes
     context.ranks.barrier()
     if not works:

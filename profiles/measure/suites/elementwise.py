@@ -33,7 +33,8 @@ def _rotary(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.
     return (heads * cosine[:, None, :] + turned * sine[:, None, :]).view_as(x)
 
 
-def _swiglu(x: torch.Tensor) -> torch.Tensor:
+def swiglu(x: torch.Tensor) -> torch.Tensor:
+    """Return the gated activation of a layer's gate and up projections, side by side."""
     gate, up = x.chunk(2, dim=-1)
     return functional.silu(gate) * up
 
@@ -60,22 +61,28 @@ _NATIVE: Mapping[str, tuple[Function, int]] = {"rmsnorm": (_rms_norm, 1), "layer
 _COMPILED: Mapping[str, Function] = {
     "permute": _permute,
     "rotary": _rotary,
-    "swiglu": _swiglu,
+    "swiglu": swiglu,
     "gelu": functional.gelu,
     "cross_entropy": _loss,
 }
 
 
 @cache
-def _compiled(operation: str) -> Function:
+def compiled(function: Function) -> Function:
+    """Return a function as one kernel of `torch.compile`."""
     # One forward pass is measured backward many times, so a backward pass may not write over what it was left.
     torch._functorch.config.donated_buffer = False
-    made: Function = torch.compile(_COMPILED[operation], dynamic=True)
+    made: Function = torch.compile(function, dynamic=True)
     return made
 
 
+def compiles(context: Context) -> bool:
+    """Return whether chains of operations are made one kernel here."""
+    return context.is_cuda and _has_triton()
+
+
 @cache
-def _compiles() -> bool:
+def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
@@ -89,11 +96,11 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
     operation = point.word("operation")
     if operation in ("adam", "copy") and point.word("phase") == "backward":
         raise NotMeasurableError(f"{operation} has no backward pass")
-    compiled = operation in _COMPILED and operation != "permute" and context.is_cuda and _compiles()
-    make = _maker(point, context.device, dtype, compiled=compiled)
+    is_compiled = operation in _COMPILED and operation != "permute" and compiles(context)
+    make = _maker(point, context.device, dtype, is_compiled=is_compiled)
     timing = context.bench.time(make, operand_bytes(point, dtype.itemsize))
     native = operation in ("rmsnorm", "layernorm", "adam", "copy", "permute")
-    return as_result(timing, kernel="native" if native else "compiled" if compiled else "eager")
+    return as_result(timing, kernel="native" if native else "compiled" if is_compiled else "eager")
 
 
 def operand_bytes(point: Point, width: int) -> int:
@@ -106,7 +113,7 @@ def operand_bytes(point: Point, width: int) -> int:
 Operands = tuple[torch.Tensor, ...]
 
 
-def _maker(point: Point, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> Callable[[], Call]:
+def _maker(point: Point, device: torch.device, dtype: torch.dtype, *, is_compiled: bool) -> Callable[[], Call]:
     operation, elements = point.word("operation"), point.size("rows") * point.size("features")
 
     def make() -> Call:
@@ -116,7 +123,7 @@ def _maker(point: Point, device: torch.device, dtype: torch.dtype, *, compiled: 
             source = torch.randn(elements, dtype=dtype, device=device)
             into = torch.empty_like(source)
             return lambda: into.copy_(source)
-        function, operands = _applied(point, device, dtype, compiled=compiled)
+        function, operands = _applied(point, device, dtype, is_compiled=is_compiled)
         if point.word("phase") == "forward":
             return lambda: function(*operands)
         leaves = [operand.requires_grad_() for operand in operands if operand.is_floating_point()]
@@ -127,7 +134,7 @@ def _maker(point: Point, device: torch.device, dtype: torch.dtype, *, compiled: 
     return make
 
 
-def _applied(point: Point, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> tuple[Function, Operands]:
+def _applied(point: Point, device: torch.device, dtype: torch.dtype, *, is_compiled: bool) -> tuple[Function, Operands]:
     """Return an operation and operands for it."""
     rows, features = point.sizes
     operation = point.word("operation")
@@ -138,7 +145,7 @@ def _applied(point: Point, device: torch.device, dtype: torch.dtype, *, compiled
     if operation in _NATIVE:
         function, scales = _NATIVE[operation]
         return function, (random(rows, features), *(random(features) for _ in range(scales)))
-    function = _compiled(operation) if compiled else _COMPILED[operation]
+    function = compiled(_COMPILED[operation]) if is_compiled else _COMPILED[operation]
     match operation:
         case "permute":
             order = torch.randperm(EXPERTS_OF_A_TOKEN * rows, device=device) % rows

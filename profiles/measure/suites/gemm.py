@@ -18,7 +18,7 @@ import torch
 
 from profiles.measure.points import Point
 from profiles.measure.suites.context import DTYPES, Context
-from profiles.measure.timing import Call, NotMeasurableError, as_result
+from profiles.measure.timing import Call, NotMeasurableError, as_result, first_line
 
 Maker = Callable[[], Call]
 
@@ -30,16 +30,17 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
         NotMeasurableError: The format has no such product, or memory is short.
     """
     dtype = point.word("dtype")
+    refused: dict[str, str] = {}
     if dtype == "fp8":
         make, kernel = _scaled(point, context)
     elif dtype == "int8":
         make, kernel = _integer(point, context)
     elif point.size("batch") > 1:
-        make, kernel = _grouped(point, context)
+        make, kernel = _grouped(point, context, refused)
     else:
-        make, kernel = _plain(point, context)
+        make, kernel = _plain(point, context, refused)
     timing = context.bench.time(make, _operand_bytes(point))
-    return as_result(timing, kernel=kernel)
+    return as_result(timing, kernel=kernel, more={"refused": refused} if refused else None)
 
 
 def _operand_bytes(point: Point) -> int:
@@ -49,7 +50,7 @@ def _operand_bytes(point: Point) -> int:
     return batch * ((m * k + k * n) * width + m * n * result)
 
 
-def _plain(point: Point, context: Context) -> tuple[Maker, str]:
+def _plain(point: Point, context: Context, refused: dict[str, str]) -> tuple[Maker, str]:
     _, m, n, k = point.sizes
     dtype, device = DTYPES[point.word("dtype")], context.device
     part = point.word("part")
@@ -74,7 +75,7 @@ def _plain(point: Point, context: Context) -> tuple[Maker, str]:
             return lambda: torch.ops.aten.addmm.dtype_out(into, gradient, inputs, torch.float32, out=into)
         return lambda: into.add_(torch.mm(gradient, inputs))
 
-    fused = part == "grad_weight" and context.is_cuda and _adds_in_fp32(dtype, device)
+    fused = part == "grad_weight" and context.is_cuda and _adds_in_fp32(dtype, device, refused)
     if part == "forward":
         return forward, "linear"
     if part == "grad_input":
@@ -82,17 +83,23 @@ def _plain(point: Point, context: Context) -> tuple[Maker, str]:
     return grad_weight, "addmm" if fused or dtype is torch.float32 else "mm + add"
 
 
-def _adds_in_fp32(dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether a product of 16-bit operands is added to an fp32 buffer by its own kernel."""
+def _adds_in_fp32(dtype: torch.dtype, device: torch.device, refused: dict[str, str]) -> bool:
+    """Return whether a product of 16-bit operands is added to an fp32 buffer by its own kernel; if not, note why."""
+    if dtype is torch.float32:
+        return False
     if not hasattr(torch.ops.aten.addmm, "dtype_out"):
+        refused["addmm"] = "this torch has none with an fp32 sum of narrower operands"
         return False
     operand = torch.ones(16, 16, dtype=dtype, device=device)
     into = torch.zeros(16, 16, dtype=torch.float32, device=device)
     try:
         torch.ops.aten.addmm.dtype_out(into, operand, operand, torch.float32, out=into)
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError) as error:
+        refused["addmm"] = first_line(error)
         return False
-    return bool((into == 16).all())
+    if not bool((into == 16).all()):
+        refused["addmm"] = "its sum is wrong here"
+    return not refused
 
 
 def _scaled(point: Point, context: Context) -> tuple[Maker, str]:
@@ -149,10 +156,10 @@ def _require(make: Maker) -> None:
     try:
         make()()
     except (RuntimeError, NotImplementedError) as error:
-        raise NotMeasurableError(f"this machine has no such kernel: {str(error).splitlines()[0]}") from None
+        raise NotMeasurableError(f"this machine has no such kernel: {first_line(error)}") from None
 
 
-def _grouped(point: Point, context: Context) -> tuple[Maker, str]:
+def _grouped(point: Point, context: Context, refused: dict[str, str]) -> tuple[Maker, str]:
     batch, m, n, k = point.sizes
     dtype, device, part = DTYPES[point.word("dtype")], context.device, point.word("part")
     offsets = torch.arange(m, (batch + 1) * m, m, dtype=torch.int32, device=device)
@@ -187,7 +194,8 @@ def _grouped(point: Point, context: Context) -> tuple[Maker, str]:
     if context.is_cuda and dtype is torch.bfloat16 and hasattr(torch, "_grouped_mm"):
         try:
             _require(grouped)
-        except NotMeasurableError:
+        except NotMeasurableError as error:
+            refused["_grouped_mm"] = str(error)
             return batched, f"bmm{added}"
         return grouped, f"_grouped_mm{added}"
     return batched, f"bmm{added}"

@@ -12,7 +12,7 @@ import torch
 
 from profiles.measure.points import Point
 from profiles.measure.suites.context import Context
-from profiles.measure.timing import NotMeasurableError, Timing, as_result, summarised
+from profiles.measure.timing import NotMeasurableError, Timing, as_result, captured, summarised
 
 ROUNDS = 30
 
@@ -55,10 +55,12 @@ def _graph(tiny: torch.Tensor, kernels: int, context: Context) -> Timing:
     # A kernel is loaded at its first launch, which a capture must not meet.
     tiny.add_(1.0)
     context.bench.machine.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+
+    def run() -> None:
         for _ in range(kernels):
             tiny.add_(1.0)
+
+    graph = captured(run)
     samples = []
     for _ in range(ROUNDS):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

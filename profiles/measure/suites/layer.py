@@ -1,9 +1,10 @@
 """A whole decoder layer, forward or backward: a check of the sum of its parts.
 
-Two RMS norms, grouped-query attention with rotary embedding left out, SwiGLU, residual sums: PyTorch modules without
-compilation. Backward has all gradients, the forward pass left out. `peak_bytes` is the most memory that the allocator
-has handed out during a forward and a backward pass, the layer's weights and their gradients included,
-workspaces of cuBLAS and what earlier points have left not.
+Two RMS norms, grouped-query attention with rotary embedding, SwiGLU, residual sums, out of the kernels that the other
+suites measure: PyTorch's own norms, products and attention, rotary embedding and activation compiled on a GPU with
+Triton. Backward has all gradients, the forward pass left out. `peak_bytes` is the most memory that the allocator has
+handed out during a forward and a backward pass, the layer's weights and their gradients included, workspaces of cuBLAS
+and what earlier points have left not.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,31 @@ from torch.nn import functional
 
 from profiles.measure.points import Point
 from profiles.measure.suites.context import Context, wide_dtype
+from profiles.measure.suites.elementwise import compiled, compiles, swiglu
 from profiles.measure.timing import Call, as_result
+
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _rotated(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    one, other = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat((-other, one), dim=-1) * sine
+
+
+def split_heads(
+    qkv: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, num_heads: int, num_kv_heads: int
+) -> Heads:
+    """Return queries, keys and values out of one projection, as tensors of their own, the first two rotated.
+
+    Args:
+        qkv: `[batch, tokens, all heads, width]`.
+        cosine: `[tokens, 1, width]`.
+        sine: Likewise.
+        num_heads: Heads of the queries.
+        num_kv_heads: Heads of the keys, and of the values.
+    """
+    queries, keys, values = qkv.split((num_heads, num_kv_heads, num_kv_heads), dim=2)
+    return _rotated(queries, cosine, sine), _rotated(keys, cosine, sine), values.contiguous()
 
 
 class Layer(torch.nn.Module):  # type: ignore[misc]  # torch is not type-checked here
@@ -21,9 +46,10 @@ class Layer(torch.nn.Module):  # type: ignore[misc]  # torch is not type-checked
 
     Args:
         point: Its sizes.
+        fuses: Rotary embedding and activation are compiled.
     """
 
-    def __init__(self, point: Point) -> None:
+    def __init__(self, point: Point, *, fuses: bool) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.width = (point.size(name) for name in ("heads", "kv_heads", "head_dim"))
         hidden, intermediate = point.size("hidden"), point.size("intermediate")
@@ -33,18 +59,21 @@ class Layer(torch.nn.Module):  # type: ignore[misc]  # torch is not type-checked
         self.out = torch.nn.Linear(queries, hidden, bias=False)
         self.up = torch.nn.Linear(hidden, 2 * intermediate, bias=False)
         self.down = torch.nn.Linear(intermediate, hidden, bias=False)
+        self.register_buffer("angles", torch.randn(point.size("tokens"), 1, self.width))
+        self.activation = compiled(swiglu) if fuses else swiglu
+        self.split = compiled(split_heads) if fuses else split_heads
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the layer's output, `[batch, tokens, hidden]`."""
         batch, tokens, _ = x.shape
-        heads = self.qkv(self.norms[0](x)).view(batch, tokens, -1, self.width).transpose(1, 2)
-        queries, keys, values = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+        qkv = self.qkv(self.norms[0](x)).view(batch, tokens, -1, self.width)
+        split = self.split(qkv, self.angles, self.angles, self.heads, self.kv_heads)
+        queries, keys, values = (part.transpose(1, 2) for part in split)
         mixed = functional.scaled_dot_product_attention(
             queries, keys, values, is_causal=True, enable_gqa=self.heads != self.kv_heads
         )
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, tokens, -1))
-        gate, up = self.up(self.norms[1](x)).chunk(2, dim=-1)
-        out: torch.Tensor = x + self.down(functional.silu(gate) * up)
+        out: torch.Tensor = x + self.down(self.activation(self.up(self.norms[1](x))))
         return out
 
 
@@ -56,7 +85,8 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
     """
     dtype = wide_dtype(point)
     batch, tokens, hidden = (point.size(name) for name in ("batch", "tokens", "hidden"))
-    layer = Layer(point).to(device=context.device, dtype=dtype)
+    fuses = compiles(context)
+    layer = Layer(point, fuses=fuses).to(device=context.device, dtype=dtype)
     parameters = list(layer.parameters())
     shape = (batch, tokens, hidden)
 
@@ -71,7 +101,7 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
     # Its weights alone overflow any cache, so one set of inputs is enough.
     num_bytes = sum(parameter.numel() for parameter in parameters) * dtype.itemsize
     timing = context.bench.time(make, max(num_bytes, 2 * context.bench.machine.cache_bytes))
-    return as_result(timing, kernel="eager", more=_peak(layer, shape, dtype, context))
+    return as_result(timing, kernel="compiled" if fuses else "eager", more=_peak(layer, shape, dtype, context))
 
 
 def _peak(layer: Layer, shape: tuple[int, ...], dtype: torch.dtype, context: Context) -> Mapping[str, object]:
@@ -86,7 +116,8 @@ def _peak(layer: Layer, shape: tuple[int, ...], dtype: torch.dtype, context: Con
     # The first makes the workspaces of cuBLAS. These, and what other points have left, are not the layer's.
     run()
     context.bench.machine.release()
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in layer.parameters())
+    held = (*layer.parameters(), *layer.buffers())
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in held)
     others = int(torch.cuda.memory_allocated(context.device)) - weights
     torch.cuda.reset_peak_memory_stats(context.device)
     run()

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from profiles.measure.points import Point
-from profiles.measure.suites.collectives import collective
+from profiles.measure.suites.collectives import agreed, collective
 from profiles.measure.suites.context import Context, wide_dtype
 from profiles.measure.timing import NotMeasurableError
 
@@ -24,6 +24,12 @@ LEAST_ROUNDS = 3
 
 SIDE_SECONDS = 5e-3
 """Each side lasts at least so long."""
+
+LEAST_AHEAD, MOST_AHEAD = 1e-3, 0.1
+"""Seconds that the device waits for the host to start everything."""
+
+FASTEST_CLOCK = 2.5e9
+"""Cycles a second that no GPU exceeds: waiting is counted in cycles."""
 
 Side = Callable[[], object]
 
@@ -36,20 +42,24 @@ def measure(point: Point, context: Context) -> Mapping[str, object]:
     """
     size, num_bytes = point.sizes
     dtype = wide_dtype(point)
-    left = torch.randn(size, size, dtype=dtype, device=context.device)
-    right = torch.randn(size, size, dtype=dtype, device=context.device)
-    other = _other(point.word("beside"), num_bytes, context)
+
+    def made() -> tuple[torch.Tensor, torch.Tensor, Side]:
+        left, right = (torch.randn(size, size, dtype=dtype, device=context.device) for _ in range(2))
+        return left, right, _other(point.word("beside"), num_bytes, context)
+
+    left, right, other = agreed(context, made, local=True)[0]
 
     def product() -> object:
         return torch.mm(left, right)
 
     counts, lasting = context.ranks.shared(_counts(product, other, context))
+    ahead = _head_start(product, other, counts, context)
     rounds = ROUNDS if lasting < context.bench.effort.seconds else LEAST_ROUNDS
     found: dict[str, list[float]] = {"alone": [], "other_alone": [], "beside": [], "other_beside": []}
     for _ in range(rounds):
-        alone, _ = _both(product, counts[0], other, 0, context)
-        _, other_alone = _both(product, 0, other, counts[1], context)
-        beside, other_beside = _both(product, counts[0], other, counts[1], context)
+        alone, _ = _both(product, counts[0], other, 0, context, ahead=ahead)
+        _, other_alone = _both(product, 0, other, counts[1], context, ahead=ahead)
+        beside, other_beside = _both(product, counts[0], other, counts[1], context, ahead=ahead)
         for name, seconds in zip(found, (alone, other_alone, beside, other_beside), strict=True):
             found[name].append(seconds)
     medians = {name: float(np.median(samples)) for name, samples in found.items()}
@@ -105,17 +115,48 @@ def _counts(product: Side, other: Side, context: Context) -> tuple[tuple[int, in
     return counts, lasting
 
 
-def _both(product: Side, products: int, other: Side, others: int, context: Context) -> tuple[float, float]:
-    """Return the seconds of both sides, run at once; a side that runs not at all has 0."""
+def _head_start(product: Side, other: Side, counts: tuple[int, int], context: Context) -> float:
+    """Return how long the device waits for the host to start both sides, so that neither is ahead of the other."""
+    if not context.is_cuda:
+        return LEAST_AHEAD
+    context.bench.machine.synchronize()
+    begun = time.perf_counter()
+    for _ in range(counts[1]):
+        other()
+    for _ in range(counts[0]):
+        product()
+    started = time.perf_counter() - begun
+    context.bench.machine.synchronize()
+    return max(context.ranks.gathered(min(MOST_AHEAD, max(LEAST_AHEAD, 2 * started))))
+
+
+def _both(  # noqa: PLR0913 - two sides, how often, and where
+    product: Side, products: int, other: Side, others: int, context: Context, *, ahead: float = LEAST_AHEAD
+) -> tuple[float, float]:
+    """Return the seconds of both sides, run at once; a side that runs not at all has 0.
+
+    Args:
+        product: One side.
+        products: How often it runs.
+        other: The other side.
+        others: How often that runs.
+        context: Where.
+        ahead: Seconds that the device waits before both begin.
+    """
     context.ranks.barrier()
     if not context.is_cuda:
         return _both_on_cpu(product, products, other, others)
     main, beside = torch.cuda.current_stream(), torch.cuda.Stream()
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
     torch.cuda.synchronize()
+    # Ranks leave the meeting one after the other; behind what runs beside the products they are together again.
+    with torch.cuda.stream(beside):
+        if others:
+            other()
+    main.wait_stream(beside)
     # Both sides wait for the same moment, so that neither is ahead by the host's launches.
     gate = torch.cuda.Event()
-    torch.cuda._sleep(2_000_000)
+    torch.cuda._sleep(int(ahead * FASTEST_CLOCK))
     gate.record(main)
     beside.wait_event(gate)
     with torch.cuda.stream(beside):

@@ -7,10 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from profiles.catalogue import load_preset
 from profiles.constants import Origin
-from profiles.store import write_profile
+from profiles.measure.journal import Journal
+from profiles.measure.points import point
 from tests.unit.planner.accuracy.rows import RUN, SERVING_CELLS
-from tests.unit.profiles.profile_files import METADATA, TABLES
+from tests.unit.profiles.profile_files import METADATA, TABLES, write_profile
+from tests.written_profiles import result_of, run_line
 
 RUNNER = CliRunner()
 GEMM = "system,dtype,m,n,k,latency_us\nh100_sxm,bfloat16,4096,4096,4096,210\nh100_sxm,int3_wo,1,2,3,4\n"
@@ -119,6 +122,34 @@ def test_a_profile_of_ones_own_replaces_the_shipped_one(tmp_path: Path) -> None:
     missing = RUNNER.invoke(app, ["accuracy", str(path), "--profile", str(tmp_path / "nowhere")])
     assert missing.exit_code == 2
     assert "there is no such file" in missing.stderr
+
+
+def test_what_profile_run_has_written_prices_kernels_too(tmp_path: Path) -> None:
+    sizes = {"m": 4096, "n": 4096, "k": 4096}
+    kept = point("gemm", dtype="bf16", part="forward", batch=1, **sizes)
+    seen = {"batch": 2, "heads": 32, "kv_heads": 8, "qk_dim": 128, "v_dim": 128, "window": 0}
+    others = {
+        point("gemm", dtype="bf16", part="grad_weight", batch=1, **sizes): 300e-6,
+        point("attention", dtype="bf16", phase="forward", mask="causal", query_len=4096, kv_len=4096, **seen): 700e-6,
+        point("attention", dtype="bf16", phase="decode", mask="full", query_len=1, kv_len=4096, **seen): 30e-6,
+    }
+    with Journal(tmp_path / "mine", resume=False) as journal:
+        journal.begin(run_line(load_preset("dgx-h100").to_cluster()))
+        for entry, seconds in {kept: 250e-6, **others}.items():
+            journal.measured(entry, result_of(seconds))
+    (tmp_path / "gemm.csv").write_text(
+        "system,dtype,m,n,k,latency_us,framework\nh100_sxm,bfloat16,4096,4096,4096,200,ours\n"
+    )
+    attention = "system,attn_dtype,kv_cache_dtype,batch_size,num_heads,num_kv_heads,head_dim,latency_us,framework"
+    cells = "h100_sxm,bfloat16,bfloat16,2,32,8,128,100,ours"
+    (tmp_path / "prefill.csv").write_text(f"{attention},isl\n{cells},4096\n")
+    (tmp_path / "decode.csv").write_text(f"{attention},kv_len\n{cells},4096\n")
+    for name, microseconds in (("gemm", 250.0), ("prefill", 700.0), ("decode", 30.0)):
+        words = ["accuracy", str(tmp_path / f"{name}.csv"), "--profile", str(tmp_path / "mine"), "--format", "json"]
+        result = RUNNER.invoke(app, words)
+        assert result.exit_code == 0, result.stderr
+        (row,) = json.loads(result.stdout)["rows"]
+        assert (row["predicted_us"], row["source"]) == (pytest.approx(microseconds), "measured")
 
 
 @pytest.mark.parametrize(

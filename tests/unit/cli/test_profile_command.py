@@ -118,6 +118,26 @@ def test_profiles_of_two_devices_cannot_be_merged(profile: Path, tmp_path: Path)
     )
 
 
+def test_resuming_asks_also_for_what_the_measured_prices_lead_to(spec: Path, tmp_path: Path) -> None:
+    def asked(*more: str) -> list[Point]:
+        words = ["profile", "run", str(spec), "--emit", "torchrun", "--processes", "2", "--no-grid", "--force"]
+        suites = [word for name in ("gemm", "collectives") for word in ("--suite", name)]
+        result = RUNNER.invoke(app, [*words, *suites, "--out", str(tmp_path / "out"), *more])
+        assert result.exit_code == 0, result.stderr
+        return [entry.point for entry in read_request((tmp_path / "out" / "request.jsonl").read_text())]
+
+    first = asked()
+    assert asked("--resume") == first, "nothing is measured yet"
+    inputs = load_inputs(spec)
+    slow = {"gemm": 1.0, "collectives": 3000.0}
+    measured = [entry for entry in points_for(inputs) if entry.suite in slow]
+    write_profile(tmp_path / "out", measured, inputs.cluster, factor=lambda entry: slow[entry.suite])
+    again = asked("--resume")
+    assert again[: len(first)] == first
+    assert len(again) > len(first), "slower collectives lead to layouts of other shapes"
+    assert asked() == first, "without the word the directory says nothing"
+
+
 def test_export_writes_a_line_a_point(profile: Path) -> None:
     result = RUNNER.invoke(app, ["profile", "export", str(profile)])
     lines = result.stdout.splitlines()

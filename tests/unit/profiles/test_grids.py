@@ -10,7 +10,6 @@ from profiles.analytic import AnalyticCostModel
 from profiles.catalogue import load_device, load_preset
 from profiles.errors import ProfileFileError
 from profiles.estimate import Source
-from profiles.grid_maker import DIGITS, gemm_grids, grids_text
 from profiles.grids import GRIDS, GemmGrid, read_grids, shipped_grids
 from profiles.hardware import Cluster
 from profiles.measured import KernelCosts, measured_by
@@ -18,6 +17,7 @@ from profiles.ops import Collective, CollectiveKind, Gemm, MemoryBound
 from profiles.planned import MeasuredCostModel, cost_model_on, with_residuals
 from profiles.store import shipped_devices, shipped_directory, shipped_profile
 from profiles.tables import Implementation, Shape, TableKind
+from tests.unit.profiles.grid_maker import DIGITS, gemm_grids, grids_text
 
 PRESETS = {"h100-sxm-80gb": "dgx-h100", "a100-sxm-80gb": "dgx-a100"}
 GRID = GemmGrid(

@@ -1,6 +1,6 @@
 """Gates over a profile: rows with planted faults are named, each with its fault, and no other row is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from profiles.measure.grid import default_points
 from profiles.measure.journal import FILE, Journal
 from profiles.measure.points import Point, point
 from profiles.profiled import remarks
-from profiles.recorded import read_recording
-from tests.written_profiles import noise, result_of, run_line, seconds_of, write_profile
+from profiles.recorded import Recording, merged_text, read_recording
+from tests.written_profiles import SOFTWARE, noise, result_of, run_line, seconds_of, write_profile
 
 CLUSTER = load_preset("dgx-h100").to_cluster()
 GRID = [
@@ -31,6 +31,13 @@ SHORT = [
     for n in (128, 1024)
     for k in (512, 1024, 2048)
 ]
+
+
+def reduction(mode: str, num_bytes: int) -> Point:
+    shape = {"size": 8, "stride": 1, "bytes": num_bytes}
+    return point("collectives", kind="all_reduce", mode=mode, beside="alone", **shape)
+
+
 LONG = [
     point("gemm", dtype="fp16", part="forward", batch=1, m=8192, n=n, k=k) for n in (4096, 16384) for k in (4096, 16384)
 ]
@@ -131,16 +138,28 @@ def test_more_work_in_less_time_is_named_where_no_price_says_more(tmp_path: Path
 
 
 def test_a_way_of_running_that_takes_far_longer_than_another_is_named(tmp_path: Path) -> None:
-    def reduction(mode: str, num_bytes: int) -> Point:
-        shape = {"size": 8, "stride": 1, "bytes": num_bytes}
-        return point("collectives", kind="all_reduce", mode=mode, beside="alone", **shape)
-
     points = [reduction(mode, 1 << power) for mode in ("graph", "eager") for power in range(10, 20)]
     slow = reduction("eager", 1 << 12)
     write_profile(tmp_path, points, CLUSTER, factor=lambda entry: 4.0 if entry == slow else 1.0)
     (excluded,) = judge(read_recording(tmp_path), CLUSTER).excluded
     assert (excluded.row.name, excluded.fault) == (slow.key, "far from another backend")
     assert reduction("graph", 1 << 12).key in excluded.reason
+
+
+def test_launches_and_overlap_are_not_held_against_one_another(tmp_path: Path) -> None:
+    """One of many launches takes less than a single one, and a larger message may slow a product less."""
+    launches = [(point("launch", term="launch", kernels=kernels), 1e-5 / kernels) for kernels in (1, 10, 100)]
+    sides = {"alone": 1e-3, "other_alone": 1e-3, "other_beside": 1e-3}
+    with Journal(tmp_path, resume=False) as journal:
+        journal.begin(run_line(CLUSTER))
+        for entry, seconds in launches:
+            journal.measured(entry, result_of(seconds))
+        for num_bytes, seconds in ((1 << 24, 9e-3), (1 << 27, 1e-3)):
+            entry = point("overlap", dtype="bf16", beside="all_reduce", product=4096, bytes=num_bytes)
+            journal.measured(entry, {**sides, "beside": seconds, "seconds": seconds})
+    judged = judge(read_recording(tmp_path), CLUSTER)
+    assert judged.excluded == ()
+    assert len(judged.kept) == 5
 
 
 def test_the_last_of_two_runs_counts(tmp_path: Path) -> None:
@@ -153,6 +172,46 @@ def test_the_last_of_two_runs_counts(tmp_path: Path) -> None:
     assert recording.stale == (
         "stale: run 1 differs from the newest: software torch 2.13.0, driver 570.1, cuda 12.8, nccl 2.27.3",
     )
+
+
+IMPORTED = {"file": "all_reduce.log", "line": 1, "sha256": "0" * 64, "format": "nccl-tests"}
+
+
+def merged(tmp_path: Path, *, imported_last: bool, software: Mapping[str, str] = {"nccl": "2.27.3"}) -> Recording:
+    """Return a profile of this project's runs and of another program's, as `merge` joins them."""
+    products = read_recording(write_profile(tmp_path / "own", GRID[:20], CLUSTER, gpus_per_node=1, world_size=1))
+    sums = [reduction("eager", 1 << 26)]
+    logs = read_recording(
+        write_profile(tmp_path / "logs", sums, CLUSTER, imported=IMPORTED, software=software, date="not said")
+    )
+    joined = tmp_path / "joined"
+    joined.mkdir()
+    parts = [products, logs] if imported_last else [logs, products]
+    (joined / FILE).write_text(merged_text(parts))
+    return read_recording(joined)
+
+
+@pytest.mark.parametrize("imported_last", [True, False])
+def test_what_others_measured_is_not_stale_for_what_its_file_does_not_say(tmp_path: Path, imported_last: bool) -> None:
+    recording = merged(tmp_path, imported_last=imported_last)
+    assert recording.stale == ()
+    assert remarks(recording, CLUSTER) == (), "the collectives' own run says how many GPUs a node has"
+    assert recording.newest["software"] == SOFTWARE, "the collector's run speaks for the profile"
+    assert (recording.gpus_per_node, recording.most_ranks) == (8, 8)
+
+
+@pytest.mark.parametrize("imported_last", [True, False])
+def test_what_a_file_says_of_the_same_things_is_held_against_the_newest(tmp_path: Path, imported_last: bool) -> None:
+    number = 2 if imported_last else 1
+    other = merged(tmp_path / "other", imported_last=imported_last, software={"nccl": "2.19.0", "vllm": "0.11"})
+    assert other.stale == (f"stale: run {number} differs from the newest: software nccl 2.19.0",)
+
+
+def test_nodes_count_between_runs_that_measured_between_gpus(tmp_path: Path) -> None:
+    write_profile(tmp_path, [reduction("eager", 1 << 26)], CLUSTER, gpus_per_node=4)
+    write_profile(tmp_path, [reduction("eager", 1 << 24)], CLUSTER)
+    write_profile(tmp_path, GRID[:3], CLUSTER, gpus_per_node=1)
+    assert read_recording(tmp_path).stale == ("stale: run 1 differs from the newest: gpus_per_node 4",)
 
 
 def test_foreign_profiles_are_named(tmp_path: Path) -> None:

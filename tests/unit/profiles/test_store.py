@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from profiles.errors import ProfileFileError
-from profiles.store import read_profile, shipped_devices, shipped_profile, write_profile
+from profiles.store import read_profile, shipped_devices, shipped_profile
 from profiles.tables import SPECS, TableKind
-from tests.unit.profiles.profile_files import METADATA, TABLES, gemm_row
+from tests.unit.profiles.profile_files import METADATA, TABLES, gemm_row, write_profile
 
 
 def test_a_profile_that_was_written_is_read_back(tmp_path: Path) -> None:

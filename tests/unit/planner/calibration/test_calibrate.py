@@ -1,7 +1,9 @@
 import gzip
 import json
+import pickle
 import random
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,16 @@ from cli.plan_file import read_plan
 from planner.calibration.fit import Fit, fitted
 from planner.calibration.predicted import class_seconds
 from planner.calibration.traces import read_trace
-from planner.described import placed_alone
+from planner.described import given_layout, placed_alone
 from planner.errors import InputError
-from planner.plan import Plan
-from profiles.hardware import Calibration
+from planner.memory import FRAGMENTATION, WORKING_TERMS
+from planner.plan import Phase, Plan
+from planner.reconcile.terms import OUTSIDE
+from planner.schema.calibration import read_calibration
+from profiles.hardware import Calibration, MemoryCalibration
 from profiles.slowed import OperationClass
 from tests.unit.planner.calibration.runs import megatron_log, trace
+from tests.unit.planner.reconcile.snapshots import snapshot, traced
 
 RUNNER = CliRunner()
 SPEC = """schema: 1
@@ -147,7 +153,7 @@ def test_a_log_too_short_or_of_something_else(plan: Plan, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="it is a run of something else"):
         fit_of(plan, path)
     path.write_text(megatron_log(1000.0))
-    with pytest.raises(InputError, match="a second log or a second trace"):
+    with pytest.raises(InputError, match="a second log, a second trace or a second snapshot"):
         fit_of(plan, path, path)
 
 
@@ -234,3 +240,148 @@ def test_a_calibration_that_does_not_fit_is_refused(folder: Path, change: dict[s
 def test_a_calibration_names_known_classes() -> None:
     with pytest.raises(ValueError, match="each class needs one factor"):
         Calibration(factors=(), source="x")
+
+
+LOST = 0.2
+MIB = 1 << 20
+
+
+def held(plan: Plan, rank: int) -> dict[str, int]:
+    """Return one rank's ledger in forward and backward pass."""
+    phase = Phase.FORWARD_BACKWARD
+    return {line.term: line.num_bytes for line in plan.plans[0].memory if line.rank == rank and line.phase is phase}
+
+
+def a_snapshot(
+    plan: Plan,
+    tmp_path: Path,
+    *,
+    rank: int = 0,
+    more: dict[str, int] | None = None,
+    lost: float = LOST,
+    history: bool = True,
+) -> Path:
+    """Write the snapshot of a run that held what the ledger says of a rank, more of some terms, and lost a part.
+
+    What no frame tells of it is told by its size.
+    """
+    terms = {term: num_bytes for term, num_bytes in held(plan, rank).items() if term not in (*OUTSIDE, FRAGMENTATION)}
+    working = sum(num_bytes for term, num_bytes in terms.items() if term in WORKING_TERMS)
+    blocks = [(term, num_bytes + (more or {}).get(term, 0)) for term, num_bytes in terms.items()]
+    entries = [traced("alloc", 1, 8), traced("free_completed", 1, 8)] if history else []
+    path = tmp_path / "snapshot.pickle"
+    path.write_bytes(pickle.dumps(snapshot(blocks, free=round(lost * working), history=entries)))
+    return path
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_snapshot_of_what_the_ledger_says_gives_back_what_was_lost(plan: Plan, tmp_path: Path, stage: int) -> None:
+    rank = plan.plans[0].layout.first_global_rank(stage)
+    fit = fit_of(plan, a_snapshot(plan, tmp_path, rank=rank), rank=rank)
+    assert fit.memory is not None
+    assert fit.memory.calibration.lost_fraction == pytest.approx(LOST, abs=1e-6)
+    assert fit.memory.calibration.fixed_bytes == 0
+    assert fit.memory.calibrated_bytes == pytest.approx(fit.memory.found_bytes, abs=16)
+    assert fit.memory.predicted_bytes < fit.memory.found_bytes
+    assert (fit.calibration.factors, fit.factors, fit.is_common) == ((), (), False)
+    assert fit.calibrated_step_seconds == fit.predicted_step_seconds
+    assert fit.remarks[-1] == "a snapshot shows no times"
+
+
+def test_what_stays_and_is_more_than_planned_is_told_apart_from_what_is_lost(plan: Plan, tmp_path: Path) -> None:
+    fit = fit_of(plan, a_snapshot(plan, tmp_path, more={"master weights": 70 * MIB}), rank=0)
+    assert fit.memory is not None
+    assert fit.memory.calibration.fixed_bytes == 70 * MIB
+    assert fit.memory.calibration.lost_fraction == pytest.approx(LOST, abs=1e-6)
+    again = fit_of(plan, a_snapshot(plan, tmp_path, more={"activations": 70 * MIB}), rank=0)
+    assert again.memory is not None
+    assert again.memory.calibration.fixed_bytes == 0
+    assert again.memory.found_bytes == fit.memory.found_bytes
+    assert again.memory.calibrated_bytes == pytest.approx(again.memory.found_bytes, abs=16)
+
+
+def test_a_run_that_holds_less_lowers_no_plan_below_its_own_bytes(plan: Plan, tmp_path: Path) -> None:
+    fit = fit_of(plan, a_snapshot(plan, tmp_path, more={"master weights": -70 * MIB}, lost=0.0), rank=0)
+    assert fit.memory is not None
+    assert fit.memory.calibration == MemoryCalibration(lost_fraction=0.0, fixed_bytes=0)
+    assert "it held less than the ledger counts: no plan goes below the ledger's own bytes" in fit.remarks
+
+
+def test_a_snapshot_and_a_log_of_one_run_make_one_calibration(folder: Path, plan: Plan, tmp_path: Path) -> None:
+    before = plan.plans[0].reevaluated_step_seconds
+    (tmp_path / "run.log").write_text(megatron_log(before * 1300))
+    path = a_snapshot(plan, tmp_path, more={"master weights": 70 * MIB})
+    out = tmp_path / "calibration.json"
+    words = ["calibrate", str(folder / "run"), str(tmp_path / "run.log"), str(path), "--rank", "0", "--out", str(out)]
+    result = RUNNER.invoke(app, words)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert "All classes of operations  x 1.300" in lines
+    assert "  lost        20.0 % beside activations and temporaries" in lines
+    assert "  fixed       0.07 GiB beside what is there all the time" in lines
+    content = json.loads(out.read_text())
+    assert list(content) == ["schema_version", "kind", "device", "factors", "memory", "source", "account"]
+    assert content["memory"]["fixed_bytes"] == 70 * MIB
+    words = ["plan", str(folder / "spec.yaml"), "--calibration", str(out), "--quiet", "--format", "json"]
+    planned = RUNNER.invoke(app, words)
+    assert planned.exit_code == 0, planned.stderr
+    (first, *_) = json.loads(planned.stdout)["plans"]
+    assert first["memory"]["0"]["initialisation"]["difference of a real run"] == 70 * MIB
+    told = [text for text in first["assumptions"] if text.startswith("calibrated by run.log")]
+    assert told[0].endswith(
+        "all classes x 1.3; 20 % lost beside activations and temporaries, 0.07 GiB beside what stays"
+    )
+
+
+def test_a_snapshot_alone_plans_with_memory_alone(folder: Path, plan: Plan, tmp_path: Path) -> None:
+    out = tmp_path / "calibration.json"
+    words = ["calibrate", str(folder / "run"), str(a_snapshot(plan, tmp_path)), "--rank", "0", "--out", str(out)]
+    result = RUNNER.invoke(app, [*words, "--format", "json"])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["factors"] == {}
+    again = RUNNER.invoke(app, [*words[:-2], "--format", "text"])
+    assert "The step" not in again.stdout
+    cluster = replace(plan.cluster, calibration=read_calibration(out, plan.cluster))
+    after = given_layout(plan.plans[0].layout, plan.model, cluster, plan.request)
+    assert after.step_seconds == plan.plans[0].reevaluated_step_seconds
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("no history", "The snapshot has no history, so it does not show the peak."),
+        ("no rank", "The snapshot does not say which rank it is of, and stages of a pipeline differ."),
+        ("no such rank", "The snapshot is of rank 99, and the layout has 8."),
+        ("twice", "This is a second log, a second trace or a second snapshot."),
+        ("another run", "By this a rank holds 25.1 times what the plan says: it is a run of something else."),
+    ],
+)
+def test_a_snapshot_that_says_nothing_of_the_plan_is_refused(
+    plan: Plan, tmp_path: Path, case: str, message: str
+) -> None:
+    path = a_snapshot(plan, tmp_path, history=case != "no history", lost=60.0 if case == "another run" else LOST)
+    paths = [path, path] if case == "twice" else [path]
+    rank = {"no rank": None, "no such rank": 99}.get(case, 0)
+    with pytest.raises(InputError) as caught:
+        fit_of(plan, *paths, rank=rank)
+    assert str(caught.value.message) == message
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [
+        ({"lost_fraction": -0.1, "fixed_bytes": 0}, "lost_fraction is from 0 and below 4."),
+        ({"lost_fraction": 0.1, "fixed_bytes": -1}, "fixed_bytes is from 0 and below 1099511627776."),
+    ],
+)
+def test_figures_that_no_run_shows_are_refused_with_their_place(
+    plan: Plan, tmp_path: Path, memory: dict[str, float], message: str
+) -> None:
+    content = {"schema_version": 1, "kind": "calibration", "device": plan.cluster.device.name, "factors": {}}
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps({**content, "memory": memory, "source": "run", "account": {}}))
+    with pytest.raises(InputError) as caught:
+        read_calibration(path, plan.cluster)
+    assert str(caught.value.message) == message
+    assert caught.value.location is not None
+    assert caught.value.location.path == "memory"

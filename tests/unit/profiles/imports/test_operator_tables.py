@@ -83,6 +83,57 @@ def test_messages_are_elements_and_stay_inside_a_node(tmp_path: Path) -> None:
     ]
 
 
+SIZE = 1 << 24  # elements, 32 MiB in 16 bit
+
+
+def of_collectives(*rows: tuple[str, int, int, float]) -> str:
+    """Return a table of collectives: name, GPUs, elements, milliseconds."""
+    lines = [f"{LEAD},{name},nccl,half,{ranks},{size},{latency}" for name, ranks, size, latency in rows]
+    return "\n".join([f"{HEAD},nccl_dtype,num_gpus,message_size,latency", *lines, ""])
+
+
+SUMS = (("all_reduce", 8, SIZE, 0.30), ("all_reduce", 4, SIZE, 0.28), ("all_reduce", 8, 512, 0.02))
+
+
+@pytest.mark.parametrize("name", ["all_gather", "reduce_scatter", "alltoall"])
+@pytest.mark.parametrize(
+    ("on_eight", "on_four", "factor"),
+    [
+        (0.16, 0.15, 1),  # half of the sum: the whole
+        (0.29, 0.24, 1),  # nearly all of it, where a switch adds
+        (1.20, 0.58, 8),  # eight and four parts
+    ],
+)
+def test_times_say_whether_a_message_is_the_whole_or_a_part(
+    tmp_path: Path, name: str, on_eight: float, on_four: float, factor: int
+) -> None:
+    # A latency on two ranks, or of a short message, says nothing and is read as the others are.
+    others = ((name, 8, SIZE, on_eight), (name, 4, SIZE, on_four), (name, 8, 512, 0.02), (name, 2, 512, 0.01))
+    found = points(folder_of(tmp_path, nccl=of_collectives(*SUMS, *others)))
+    kind = {"alltoall": "all_to_all"}.get(name, name)
+    read = [(row[4], row[6]) for row in found if row[1] == kind]
+    parts = {8: 8, 4: 4, 2: 2} if factor == 8 else {8: 1, 4: 1, 2: 1}
+    assert read == [(8, 2 * SIZE * parts[8]), (4, 2 * SIZE * parts[4]), (8, 1024 * parts[8]), (2, 1024 * parts[2])]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        (("all_gather", 8, 512, 0.02),),  # latencies alone
+        (("all_gather", 8, SIZE, 0.60),),  # between the whole and a part
+        (("all_gather", 8, SIZE, 0.16), ("all_gather", 4, SIZE, 0.58)),  # one this, the other that
+        (("all_gather", 2, SIZE, 0.16),),  # two ranks
+    ],
+)
+def test_times_that_do_not_say_it_leave_the_rows_out(
+    tmp_path: Path, others: tuple[tuple[str, int, int, float], ...]
+) -> None:
+    found = read_tables(folder_of(tmp_path, nccl=of_collectives(*SUMS, *others)), said=EIGHT)
+    assert {entry.point.word("kind") for run in found.runs for entry in run.points} == {"all_reduce"}
+    reason = "nccl_perf: op_name all_gather: its times do not say whether message_size is a part or the whole"
+    assert found.left_out == {reason: len(others)}
+
+
 def test_copied_folders_and_tables_of_whole_layers_are_left_out(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, gemm=GEMM, moe=MOE)
     (folder / "vllm" / "0.12").mkdir()

@@ -1,3 +1,4 @@
+import errno
 import os
 import random
 import signal
@@ -120,3 +121,52 @@ def test_where_the_journal_is_of_another_device_the_other_ranks_are_told_that_it
     with Journal(tmp_path, resume=True) as journal, pytest.raises(JournalError, match="this is a profile of"):
         Session(request(3), job).run(journal)
     assert job.told == [None]
+
+
+class ToldJob(SlowJob):
+    """Keeps what the other ranks are told, and what they are asked."""
+
+    def __init__(self, *, lost_at: int = 0) -> None:
+        self.calls: list[str] = []
+        self._lost_at = lost_at
+
+    def choice(self, index: int | None) -> int | None:
+        self.calls.append("end" if index is None else "go on")
+        return index
+
+    def is_lost(self) -> bool:
+        self.calls.append("lost?")
+        return self.calls.count("lost?") == self._lost_at
+
+
+@pytest.mark.parametrize(
+    ("lost_at", "calls"),
+    [(0, [*["go on", "lost?"] * 3, "end"]), (3, ["go on", "lost?"] * 3)],
+    ids=["in the middle", "as the device is lost"],
+)
+def test_a_full_disk_ends_all_ranks_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_at: int, calls: list[str]
+) -> None:
+    written, write = [], os.write
+
+    def full(descriptor: int, raw: bytes) -> int:
+        written.append(raw)
+        if len(written) > 3:  # the run and two points fit
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, raw)
+
+    job = ToldJob(lost_at=lost_at)
+    with Journal(tmp_path, resume=False) as journal:
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(JournalError) as caught:
+            Session(request(9), job).run(journal)
+        monkeypatch.setattr(os, "write", write)
+    assert job.calls == calls
+    assert str(caught.value) == (
+        f"{tmp_path / FILE}: nothing more can be written: No space left on device\n"
+        "Make room, and go on with --resume: what stands there is kept."
+    )
+    with Journal(tmp_path, resume=True) as journal:
+        assert len(journal.content.entries) == 2
+        second = Session(request(9), SlowJob()).run(journal)
+    assert (second.measured + second.failed, second.left) == (7, 0)
