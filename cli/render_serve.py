@@ -199,7 +199,10 @@ def _verdict_of(served: Served) -> str:
     parts.append("saturated: waiting grows" if served.saturated else "not saturated")
     if served.preempted:
         parts.append(f"{percent(served.preempted)} put back for want of cache")
-    return f"{', '.join(parts)} (of {served.num_requests:,} requests, {served.mean_batch:,.1f} at once in a rank)"
+    if served.is_few:
+        parts.append("too few requests for percentiles")
+    of = counted(served.num_requests, "request")
+    return f"{', '.join(parts)} (of {of}, {served.mean_batch:,.1f} at once in a rank)"
 
 
 def _spent(plan: ServePlan) -> tuple[Block, ...]:

@@ -15,6 +15,9 @@ from profiles.hardware import Cluster
 SERVE_KIND = "serve"
 SERVE_SCHEMA_VERSION = 1
 
+FEW_REQUESTS = 100
+"""Below this the 99th percentile of requests is their largest value, and the 90th rests on fewer than ten."""
+
 
 class ServeStatus(StrEnum):
     """What is known of a plan."""
@@ -71,6 +74,11 @@ class Served:
     refused: int
     mean_batch: float
     num_requests: int
+
+    @property
+    def is_few(self) -> bool:
+        """Return whether so few requests were counted that their percentiles say little."""
+        return self.num_requests < FEW_REQUESTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

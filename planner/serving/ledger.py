@@ -22,16 +22,31 @@ from planner.serving.formats import ServedFormats
 from planner.serving.rank_operators import PLAIN_BYTES, RankLayer, RankModel
 from planner.serving_layout import EngineSettings, EngineShape
 from planner.state_bytes import COMMUNICATOR_SOURCE, GROUP_COMMUNICATOR_BYTES, PAIR_COMMUNICATOR_BYTES
+from profiles.constants import Constant, Origin
 from profiles.hardware import Cluster
 
-GRAPH_BYTES = 1 << 30
-GRAPH_SOURCE = "assumption: captured graphs of decode; vLLM logs between 0.2 and 2 GiB"
-
-STREAM_COPIES = 4
-"""Tensors as wide as the stream that a layer holds at once: the stream, its norm, a part's input and output."""
-
-LOGIT_BYTES = 2 * 4
-"""Logits of a sampled token in fp32, and one copy for sampling."""
+GRAPHS = Constant(
+    value=1 << 30,
+    low=0,
+    high=8 << 30,
+    origin=Origin.ASSUMED,
+    source="assumption: captured graphs of decode; vLLM's log names between 0.2 and 2 GiB, by model and batch",
+)
+STREAM_COPIES = Constant(
+    value=4,
+    low=1,
+    high=16,
+    origin=Origin.ASSUMED,
+    source="assumption: a layer holds four tensors as wide as the stream at once: the stream, its norm, a part's input"
+    " and output; no engine says how many its allocator keeps",
+)
+LOGIT_BYTES = Constant(
+    value=2 * 4,
+    low=4,
+    high=32,
+    origin=Origin.COUNTED,
+    source="logits of a sampled token in fp32, and one copy for sampling (vllm/v1/sample/sampler.py)",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,12 +203,12 @@ def _lines(rank: RankModel, shape: EngineShape, settings: EngineSettings, share:
         Line(
             name="activations",
             num_bytes=_activation_bytes(rank, shape, settings),
-            source=f"a step of {settings.max_num_batched_tokens:,} tokens; assumed: {STREAM_COPIES} streams and the"
-            " widest layer at once",
+            source=f"a step of {settings.max_num_batched_tokens:,} tokens; assumed: {STREAM_COPIES.value:g} streams and"
+            " the widest layer at once",
         ),
         Line(name="context and libraries", num_bytes=CONTEXT_BYTES, source=CONTEXT_SOURCE),
         Line(name="communicators", num_bytes=communicators, source=COMMUNICATOR_SOURCE),
-        Line(name="graphs", num_bytes=GRAPH_BYTES, source=GRAPH_SOURCE),
+        Line(name="graphs", num_bytes=round(GRAPHS.value), source=GRAPHS.source),
     )
 
 
@@ -208,8 +223,8 @@ def _activation_bytes(rank: RankModel, shape: EngineShape, settings: EngineSetti
             in_layer = max(
                 in_layer, inner * layer.experts.topk * shape.dp * layer.experts.on_rank / layer.experts.experts
             )
-    logits = min(settings.max_num_seqs, tokens) * rank.head.columns * LOGIT_BYTES
-    return math.ceil(tokens * PLAIN_BYTES * (STREAM_COPIES * rank.hidden_size + in_layer) + logits)
+    logits = min(settings.max_num_seqs, tokens) * rank.head.columns * LOGIT_BYTES.value
+    return math.ceil(tokens * PLAIN_BYTES * (STREAM_COPIES.value * rank.hidden_size + in_layer) + logits)
 
 
 def _block_tokens(rank: RankModel, formats: ServedFormats, block: int) -> int:

@@ -25,7 +25,7 @@ class ServingPrices:
         self.cluster = cluster
         self._graph = serving_graph(model)
         self._ranks: dict[tuple[EngineShape, ServedFormats], RankModel] = {}
-        self._tables: dict[tuple[EngineShape, ServedFormats, str, float, float], StepTables] = {}
+        self._tables: dict[tuple[EngineShape, ServedFormats, str], StepTables] = {}
         self._answers: dict[tuple[AttentionCore, float], DecodeTimes] = {}
         self._prompts: dict[AttentionCore, PromptTimes] = {}
 
@@ -43,9 +43,8 @@ class ServingPrices:
             CoverageError: The GPU lacks a rate that the model's formats need.
         """
         rank, key = self.rank(shape, formats), (shape, formats)
-        of_engine = (engine.name, engine.exchange_start_seconds, engine.second_shot_seconds)
-        if (*key, *of_engine) not in self._tables:
-            self._tables[*key, *of_engine] = step_tables(
+        if (*key, engine.name) not in self._tables:
+            self._tables[*key, engine.name] = step_tables(
                 rank, shape, self.cluster, factors=self._factors, engine=engine
             )
         attention = [
@@ -54,7 +53,7 @@ class ServingPrices:
             if layer.attention is not None
         ]
         return StepCosts(
-            rank=rank, shape=shape, engine=engine, tables=self._tables[*key, *of_engine], attention=attention
+            rank=rank, shape=shape, engine=engine, tables=self._tables[*key, engine.name], attention=attention
         )
 
     def _answers_of(self, core: AttentionCore, cache_bytes: float) -> DecodeTimes:

@@ -233,7 +233,7 @@ def step_tables(
     """
     device = cluster.device
     kernels = LayerKernels(device, factors, engine.name)
-    exchange = ExchangeTimes(cluster, engine.exchange_start_seconds, engine.second_shot_seconds)
+    exchange = ExchangeTimes(cluster, engine.sums)
     tokens_T = np.maximum(_GRID_T / shape.pp, 1.0)
     products_T, experts_T, exchange_T, scans_T = (np.zeros_like(tokens_T) for _ in range(4))
     stream_bytes = state_bytes = 0.0

@@ -160,6 +160,11 @@ def candidates_of(ground: Ground, shapes: Iterable[EngineShape], pruned: Counter
     return found
 
 
+def _holds(ground: Ground, shape: EngineShape, budget: int, seqs: int) -> bool:
+    """Return whether an engine with so many seats has room for the longest sequence."""
+    return ledger_of(ground, shape, settings_of(ground, budget=budget, seqs=seqs)).fits
+
+
 def _budgets(ground: Ground) -> tuple[int, ...]:
     """Return the budgets that are tried; those that the user names come in."""
     bounds = ground.request.constraints.degrees.get("max_num_batched_tokens")
@@ -179,11 +184,18 @@ def _most_seqs(ground: Ground, shape: EngineShape, budget: int) -> int:
     bounds = constraints.degrees.get("max_num_seqs")
     most = min(ground.engine.default_num_seqs, budget)
     if bounds is not None:
-        named = (*(bounds.allowed or ()), bounds.minimum or 1)
-        least = min(value for value in named if bounds.admits(value))
+        ends = (*(bounds.allowed or ()), bounds.minimum or 1)
+        least = min(value for value in ends if bounds.admits(value))
         most = max((value for value in range(1, most + 1) if bounds.admits(value)), default=least)
         if most > budget:
             return 0
+        # The engine is told an allowed number of seats, more than it fills: room for their logits is there too.
+        named = (least, *(value for value in bounds.allowed or () if value <= most))
+        seated = [value for value in named if _holds(ground, shape, budget, value)]
+        if least not in seated:
+            return 0
+        if bounds.allowed is not None:
+            most = max(seated)
     while most:
         ledger = ledger_of(ground, shape, settings_of(ground, budget=budget, seqs=most))
         if not ledger.fits:

@@ -63,5 +63,5 @@ def _send_seconds(ground: Ground, num_bytes: float, *, one_node: bool) -> float:
     cluster = ground.prices.cluster
     has_network = any(level.kind is LinkKind.NETWORK for level in cluster.levels)
     crosses = not one_node and has_network
-    times = ExchangeTimes(cluster, ground.engine.exchange_start_seconds, ground.engine.second_shot_seconds)
+    times = ExchangeTimes(cluster, ground.engine.sums)
     return float(times.send_seconds_P(num_bytes, crosses_nodes=crosses))

@@ -101,6 +101,29 @@ def test_an_engine_that_ends_badly_is_told(tmp_path: Path) -> None:
     assert started.returncode == 3
 
 
+def test_an_engine_that_ends_badly_is_told_at_once(tmp_path: Path) -> None:
+    plan = served(AGGREGATED)
+    run(tmp_path, plan, "start.sh")
+    stand_in = tmp_path / "bin" / "vllm"
+    # The last engine dies while those before it run on, until they are told to end.
+    last = 8000 + sum(entry.pool.replicas for entry in plan.pools) - 1
+    stand_in.write_text(f'#!/usr/bin/env bash\n[[ "$*" == *"{last}"* ]] && exit 3\nexec sleep 600\n')
+    stand_in.chmod(0o755)
+    with subprocess.Popen(
+        ["bash", "start.sh"],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as script:
+        assert script.stderr is not None
+        assert script.stderr.readline() == f"server on port {last} ended with status 3\n"
+        assert script.poll() is None
+        script.terminate()
+        assert script.stderr.read().count("ended with status 143") == last - 8000
+    assert script.returncode == 128 + signal.SIGTERM
+
+
 def test_who_ends_the_script_ends_its_engines(tmp_path: Path) -> None:
     plan = served(AGGREGATED)
     run(tmp_path, plan, "start.sh")

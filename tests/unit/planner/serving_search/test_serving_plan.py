@@ -211,6 +211,17 @@ def test_a_batch_is_never_below_its_bound(constraint: str, least: int, arrivals:
         assert found <= {least, 900}
 
 
+def test_a_pinned_batch_without_room_for_its_logits_is_no_shape_that_fits() -> None:
+    # 16,384 seats: 128,256 logits of 8 bytes each, 15.7 GiB; a GPU holds that beside 15 GiB of weights, or not beside
+    # a reserve that leaves 20 GiB.
+    pinned = ("workload:", "constraints: {tp: 1, pp: 1, max_num_seqs: 16384, split: never}\nworkload:")
+    narrow = ("schema: 1", "schema: 1\ngpu_memory_utilization: 0.35")
+    assert served(pinned).deployments
+    plan = served(pinned, narrow)
+    assert plan.infeasible is not None
+    assert plan.search.legal == 0
+
+
 def test_the_front_rises_as_users_wait_longer() -> None:
     front = served().pareto
     users = [point.tokens_per_second_per_user for point in front]
