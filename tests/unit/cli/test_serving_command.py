@@ -48,6 +48,9 @@ def test_a_plan_is_printed_written_and_read_again(spec: Path, tmp_path: Path) ->
     document = json.loads(emitted.stdout)
     assert document["target"] == "vllm"
     assert document["files"] == {name: text for name, text in written.items() if name != "plan.json"}
+    reported = RUNNER.invoke(app, ["report", str(out)])
+    assert reported.exit_code == 0
+    assert reported.stdout.startswith("<!DOCTYPE html>")
     explained = RUNNER.invoke(app, ["explain", str(out)])
     assert explained.exit_code == 0
     assert explained.stdout.splitlines()[:4] == result.stdout.splitlines()[:4]
