@@ -20,8 +20,8 @@ from cli.render import (
 )
 from planner.serve_plan import Deployment, PlannedPool, Served, ServeInfeasible, ServePlan, ServeStatus
 from planner.serve_request import Arrivals, Lengths, ServeObjective, ServeWorkload
-from planner.serving_layout import Role
-from planner.serving_search.shapes import shape_words
+from planner.serving_layout import Pool, Role
+from planner.serving_search.shapes import engine_words
 from planner.serving_search.traffic import mean_of
 
 FRONT = "Speed against throughput, in closed form"
@@ -138,7 +138,7 @@ def _engines(plan: ServePlan) -> tuple[Block, ...]:
         (
             entry.pool.name,
             str(entry.pool.replicas),
-            shape_words(entry.pool.shape),
+            _engine_words(entry.pool),
             str(entry.pool.num_gpus),
             entry.pool.gpu,
             str(entry.pool.settings.max_num_seqs),
@@ -165,6 +165,13 @@ def _engines(plan: ServePlan) -> tuple[Block, ...]:
     price = "" if plan.price_per_hour is None else f", {plan.price_per_hour:,.2f} an hour"
     note = f"{counted(plan.num_gpus, 'GPU')} used, {idle} left{price}. seqs: --max-num-seqs, the planned batch."
     return (Table(columns=head, rows=rows), Line(f"  {note}", Style.QUIET))
+
+
+def _engine_words(pool: Pool) -> str:
+    draft = pool.settings.draft
+    return engine_words(
+        pool.shape, guesses=0 if draft is None else draft.num_tokens, redundant=pool.settings.redundant_experts
+    )
 
 
 def _served(plan: ServePlan) -> tuple[Block, ...]:

@@ -104,7 +104,8 @@ class PlannedPool:
         memory_limit_bytes: What the engine may take.
         cache_bytes: What is left for the cache.
         cache_tokens: Tokens of the workload's sequences that it holds.
-        step_seconds: A step at the planned load by what it is spent on: of running answers, or of a full prefill.
+        step_seconds: What a token of running answers takes at the planned load, or a full prefill, by what it is spent
+            on.
         notes: Where prices come from.
     """
 

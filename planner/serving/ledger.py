@@ -8,13 +8,14 @@ because both come from one pool (vLLM's hybrid cache manager).
 - Key and value heads fewer than tp are held in copies: tp over heads times as much.
 - Latent attention's cache is whole on every tensor-parallel rank; data-parallel attention, or a context-parallel degree
   of decode, divides it.
+- With decode context parallelism a block is spread over the ranks that share it, and is so many times as long.
 - Layers with a window keep the window's tokens, the others all.
 
 The heaviest rank of a pipeline holds the most layers and the larger of embedding and LM head.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.memory import CONTEXT_BYTES, CONTEXT_SOURCE
 from planner.serving.engines import Engine
@@ -49,6 +50,10 @@ LOGIT_BYTES = Constant(
 )
 
 
+WEIGHTS = "weights"
+"""Name of the line of the model's weights."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """One line of the ledger.
@@ -76,6 +81,7 @@ class KvLedger:
         state_bytes: Recurrent states of one sequence.
         block_tokens: Tokens of a block.
         needed_tokens: Tokens of the longest sequence, which must fit.
+        ahead_tokens: Slots that each sequence has for tokens that are guessed.
     """
 
     capacity_bytes: int
@@ -85,6 +91,7 @@ class KvLedger:
     state_bytes: int
     block_tokens: int
     needed_tokens: int
+    ahead_tokens: int = 0
 
     @property
     def held_bytes(self) -> int:
@@ -98,7 +105,7 @@ class KvLedger:
 
     def sequence_bytes(self, tokens: float) -> float:
         """Return the cache of one sequence of so many tokens, in whole blocks."""
-        whole = math.ceil(tokens / self.block_tokens) * self.block_tokens
+        whole = math.ceil((tokens + self.ahead_tokens) / self.block_tokens) * self.block_tokens
         windows = sum(num_bytes * min(whole, window + self.block_tokens) for num_bytes, window in self.window_layers)
         return whole * self.token_bytes + windows + self.state_bytes
 
@@ -167,8 +174,30 @@ def kv_ledger(  # noqa: PLR0913 - the facts of an engine
         token_bytes=(tokens + index) * share / shape.dcp,
         window_layers=windows,
         state_bytes=round(states * share),
-        block_tokens=_block_tokens(rank, formats, block),
+        block_tokens=_block_tokens(rank, formats, block) * shape.dcp,
         needed_tokens=settings.max_model_len,
+    )
+
+
+def with_draft(ledger: KvLedger, draft: KvLedger, *, guesses: int) -> KvLedger:
+    """Return the memory of an engine that a draft guesses for.
+
+    The draft's weights and cache lie beside the model's; its steps use the room that the model's leave. A sequence has
+    slots for the tokens that are guessed (`vllm/v1/core/sched/scheduler.py: num_lookahead_tokens`).
+
+    Args:
+        ledger: Memory of the engine alone.
+        draft: Memory of the draft alone, on the same GPUs.
+        guesses: Tokens that are guessed.
+    """
+    weights = next(line.num_bytes for line in draft.lines if line.name == WEIGHTS)
+    return replace(
+        ledger,
+        lines=(*ledger.lines, Line(name="draft", num_bytes=weights, source="weights, counted on its operator graph")),
+        token_bytes=ledger.token_bytes + draft.token_bytes,
+        window_layers=(*ledger.window_layers, *draft.window_layers),
+        state_bytes=ledger.state_bytes + draft.state_bytes,
+        ahead_tokens=guesses,
     )
 
 
@@ -199,7 +228,7 @@ def _lines(rank: RankModel, shape: EngineShape, settings: EngineSettings, share:
         if size > 1
     )
     return (
-        Line(name="weights", num_bytes=math.ceil(layers * share + ends), source="counted on the operator graph"),
+        Line(name=WEIGHTS, num_bytes=math.ceil(layers * share + ends), source="counted on the operator graph"),
         Line(
             name="activations",
             num_bytes=_activation_bytes(rank, shape, settings),
@@ -221,9 +250,16 @@ def _activation_bytes(rank: RankModel, shape: EngineShape, settings: EngineSetti
         if layer.experts is not None:
             inner = layer.experts.inter * (3 if layer.experts.gated else 2) + layer.experts.hidden
             in_layer = max(
-                in_layer, inner * layer.experts.topk * shape.dp * layer.experts.on_rank / layer.experts.experts
+                in_layer,
+                inner
+                * layer.experts.topk
+                * shape.dp
+                * layer.experts.on_rank
+                / layer.experts.copies
+                * layer.experts.skew,
             )
-    logits = min(settings.max_num_seqs, tokens) * rank.head.columns * LOGIT_BYTES.value
+    sampled = settings.max_num_seqs * (1 if settings.draft is None else 1 + settings.draft.num_tokens)
+    logits = min(sampled, tokens) * rank.head.columns * LOGIT_BYTES.value
     return math.ceil(tokens * PLAIN_BYTES * (STREAM_COPIES.value * rank.hidden_size + in_layer) + logits)
 
 

@@ -4,10 +4,11 @@ With B running answers of mean context c, each answer's life takes B prompts' wo
 
     tpot(B) = decode(B, c) + B prefill(prompt) / (output - 1),
 
-where a mixed step pays the tokens of a chunk beside its answers, and prefill is what a chunk adds to such a step. With
-arrivals by the clock, Little's law gives the rate r = B / ((output - 1) tpot(B)) that keeps so many running. The first
-token waits for prompts in front of it: at a load u of the engine's prefill capacity the mean wait is that of a queue
-with one server and fixed service (Pollaczek and Khinchine), u / (2 (1 - u)) of a prompt's time.
+where decode is a step over the tokens that it gives an answer, a mixed step pays the tokens of a chunk beside its
+answers, and prefill is what a chunk adds to such a step. With arrivals by the clock, Little's law gives the rate
+r = B / ((output - 1) tpot(B)) that keeps so many running. The first token waits for prompts in front of it: at a load u
+of the engine's prefill capacity the mean wait is that of a queue with one server and fixed service (Pollaczek and
+Khinchine), u / (2 (1 - u)) of a prompt's time.
 """
 
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ def prefill_seconds(costs: StepCosts, seats: Seats, load: Load, *, decodes: floa
     context = load.prompt + load.cached + load.output / 2
     budget = float(seats.tokens) * costs.shape.pp
     mixed = costs.engine.scheduling is Scheduling.MIXED and decodes > 0
-    room = max(1.0, budget - decodes) if mixed else budget
+    room = max(1.0, budget - decodes * costs.answering.queries) if mixed else budget
     chunks: list[tuple[float, float]] = []
     past, left = load.cached, load.prompt
     while left > 0:
@@ -81,7 +82,7 @@ def prefill_seconds(costs: StepCosts, seats: Seats, load: Load, *, decodes: floa
 def at_batch(costs: StepCosts, seats: Seats, load: Load, batch: float) -> tuple[float, float]:
     """Return the seconds between two tokens with so many running answers, and those of one prompt's prefill."""
     context = load.prompt + load.cached + load.output / 2
-    decode = costs.seconds(decodes=batch, context=context)
+    decode = costs.seconds(decodes=batch, context=context) / costs.answering.gain
     if load.output <= 1:
         return decode, prefill_seconds(costs, seats, load)
     prefill = prefill_seconds(costs, seats, load, decodes=batch)

@@ -24,8 +24,8 @@ from planner.serve_request import Arrivals, ServeObjective, ServeRequest
 from planner.serving.engines import calibration, engine_named
 from planner.serving.formats import formats_of
 from planner.serving.prices import ServingPrices
-from planner.serving_layout import Role
-from planner.serving_search.candidates import Candidate, Ground, candidates_of
+from planner.serving_layout import EngineShape, Role
+from planner.serving_search.candidates import Candidate, DraftGround, Ground, candidates_of
 from planner.serving_search.compose import DEFAULT_SOLVER, Composed, composed, price_of
 from planner.serving_search.deployments import deployments_of, keep_targets
 from planner.serving_search.infeasible import explain
@@ -171,6 +171,7 @@ def field_of(model: ModelSpec, clusters: tuple[Cluster, ...], request: ServeRequ
             engine=engine,
             request=request,
             mean=mean,
+            draft=_draft_ground(request, cluster),
         )
         grounds.append(ground)
         found = candidates_of(ground, space.shapes, pruned)
@@ -184,6 +185,15 @@ def field_of(model: ModelSpec, clusters: tuple[Cluster, ...], request: ServeRequ
         pruned=pruned,
         one_node=len(clusters) == 1 and clusters[0].num_nodes == 1,
     )
+
+
+def _draft_ground(request: ServeRequest, cluster: Cluster) -> DraftGround | None:
+    speculation = request.speculation
+    if speculation is None:
+        return None
+    # vLLM loads a draft as its files hold it (`DraftModelProposer._create_draft_vllm_config`).
+    formats = formats_of("", speculation.model, cache=request.workload.kv_cache_dtype)
+    return DraftGround(prices=ServingPrices(speculation.model, cluster), formats=formats, speculation=speculation)
 
 
 def demand_of(request: ServeRequest) -> float | None:
@@ -306,16 +316,16 @@ def _ranked(table: OptionTable, simulations: Simulations, *, top: int) -> tuple[
         for option in simulations.options.values()
         if option.simulated and option.point.role is Role.BOTH and not option.share
     }
-    found: dict[tuple[int, str], RankedEngine] = {}
+    found: dict[tuple[int, EngineShape], RankedEngine] = {}
     for closed in table.both:
         candidate = closed.candidate
-        key = (candidate.ground.index, candidate.words)
+        key = (candidate.ground.index, candidate.shape)
         if key in found:
             continue
-        point = simulated.get((candidate.ground.index, candidate.shape), closed)
+        point = simulated.get(key, closed)
         found[key] = RankedEngine(
             gpu=candidate.ground.prices.cluster.device.name,
-            words=candidate.words,
+            words=point.candidate.words,
             num_gpus=candidate.num_gpus,
             max_num_seqs=point.seqs,
             max_num_batched_tokens=point.candidate.budget,
@@ -323,7 +333,7 @@ def _ranked(table: OptionTable, simulations: Simulations, *, top: int) -> tuple[
             tokens_per_second_per_gpu=point.per_gpu * candidate.ground.mean.output,
             tpot_seconds=point.tpot_seconds,
             ttft_seconds=point.ttft_seconds,
-            simulated=(candidate.ground.index, candidate.shape) in simulated,
+            simulated=key in simulated,
         )
         if len(found) == top * 2:
             break
@@ -353,7 +363,17 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
     if field.grounds:
         texts += _checkpoint(request, field.grounds[0])
     if field.grounds and field.grounds[0].prices.model.has_experts:
-        texts.append("routing is uniform: every expert gets as many tokens")
+        if workload.expert_load is None:
+            texts.append("routing is uniform: every expert gets as many tokens")
+        else:
+            texts.append(
+                "loads of experts are those of expert_load, in every layer and always; moving experts takes no time"
+            )
+    if request.speculation is not None:
+        texts.append(
+            f"guesses of {request.speculation.model.name} are taken with probability "
+            f"{request.speculation.acceptance:g} each, at every load; a pass of it occupies the host as a step does"
+        )
     if workload.arrivals is Arrivals.CLOSED:
         texts.append("pools of a split plan get their requests by the clock, independently")
     if workload.targets.given and workload.targets.percentile is None:

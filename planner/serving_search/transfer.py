@@ -23,6 +23,8 @@ def split_refusal(candidate: Candidate) -> str | None:
         return "split: recurrent states are not passed on"
     if shape.pp > 1:
         return "split: no pipeline stages"
+    if candidate.build.guesses:
+        return "split: the cache of a draft is not passed on"
     if shape.dcp > 1:
         return "split: no decode context parallelism"
     if shape.tp not in nested_sizes(candidate.ground.prices.cluster.gpus_per_node):

@@ -12,7 +12,7 @@ import pytest
 from planner.serving.engines import Engine, KernelFactors, calibration
 from planner.serving.exchange import ExchangeTimes
 from planner.serving.rank_operators import RoutedExperts
-from planner.serving.step_costs import LayerKernels
+from planner.serving.step_tables import LayerKernels
 from profiles.catalogue import load_device, load_preset
 from profiles.kernels.operations import FORMATS
 from profiles.store import shipped_directory
@@ -86,10 +86,12 @@ def test_experts_take_what_published_timings_say() -> None:
             inter=int(row["inter_size"]) // int(row["moe_tp_size"]),
             gated=True,
             experts=int(row["num_experts"]),
+            copies=int(row["num_experts"]),
             on_rank=int(row["num_experts"]),
             topk=int(row["topk"]),
             format=FORMATS[row["moe_dtype"]],
             grouped=name,
+            skew=1.0,
         )
         tokens = int(row["num_tokens"])
         predicted = float(kernels.experts_T(experts, np.array([float(tokens)]))[0])
