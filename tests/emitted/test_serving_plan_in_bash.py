@@ -66,6 +66,34 @@ def test_every_engine_starts_once_on_gpus_of_its_own(changes: tuple[tuple[str, s
     assert started == {entry.pool.name: entry.pool.replicas for entry in plan.pools}
 
 
+def test_the_router_knows_every_engine_where_it_starts(tmp_path: Path) -> None:
+    plan = served(SPLIT, TWO_NODES)
+    nodes = ("10.0.0.1", "10.0.0.2")
+    listening: dict[str, set[str]] = {"prefill": set(), "decode": set()}
+    for index, node in enumerate(nodes):
+        for line in run(tmp_path, plan, "start.sh", NODE_INDEX=str(index), ADDRESSES=" ".join(nodes)):
+            words = line.split()
+            role = words[words.index("--config") + 1].removesuffix(".yaml").partition("-")[0]
+            listening[role].add(f"http://{node}:{words[words.index('--port') + 1]}")
+    router = tmp_path / "bin" / "vllm-router"
+    router.write_text(f"#!/usr/bin/env bash\n{A_WORD_A_LINE}\n")
+    router.chmod(0o755)
+    words = run(tmp_path, plan, "router.sh", ADDRESSES=" ".join(nodes))
+    for role, urls in listening.items():
+        told = [words[place + 1] for place, word in enumerate(words) if word == f"--{role}"]
+        assert len(told) == len(set(told))
+        assert set(told) == urls
+        pools = [entry for entry in plan.pools if entry.pool.role.value == role]
+        policy = words[words.index(f"--{role}-policy") + 1]
+        assert policy == ("round_robin" if len(pools) == 1 else "power_of_two")
+    assert words[words.index("--port") + 1] == "9000"
+    assert "--vllm-pd-disaggregation" in words
+
+
+def test_engines_that_do_everything_need_no_router() -> None:
+    assert "router.sh" not in serve_files(served(AGGREGATED))
+
+
 def test_the_benchmark_has_the_planned_load(tmp_path: Path) -> None:
     plan = served(SPLIT, TWO_NODES)
     (line,) = run(tmp_path, plan, "bench.sh", HOST="router")
@@ -73,6 +101,7 @@ def test_the_benchmark_has_the_planned_load(tmp_path: Path) -> None:
     rate = float(words[words.index("--request-rate") + 1])
     assert rate == pytest.approx(plan.requests_per_second, rel=1e-3)
     assert words[words.index("--host") + 1] == "router"
+    assert words[words.index("--port") + 1] == "9000"
     assert words[words.index("--random-input-len") + 1] == "1000"
     assert words[words.index("--goodput") + 1 :][:2] == ["ttft:500", "tpot:25"]
 
