@@ -18,7 +18,7 @@ from cli.render import (
     percent,
     section,
 )
-from planner.serve_plan import Deployment, PlannedPool, Served, ServeInfeasible, ServePlan, ServeStatus
+from planner.serve_plan import PlannedPool, Served, ServeInfeasible, ServePlan, ServeStatus
 from planner.serve_request import Arrivals, Lengths, ServeObjective, ServeWorkload
 from planner.serving_layout import Pool, Role
 from planner.serving_search.shapes import engine_words
@@ -177,8 +177,7 @@ def _engine_words(pool: Pool) -> str:
 def _served(plan: ServePlan) -> tuple[Block, ...]:
     rows = []
     for deployment in plan.deployments:
-        names = _names(deployment)
-        for name, served in zip(names, deployment.served, strict=True):
+        for name, served in zip(deployment.ways, deployment.served, strict=True):
             for metric, spread in (("TTFT", served.ttft), ("TPOT", served.tpot), ("E2E", served.e2e)):
                 values = (spread.mean, spread.p50, spread.p90, spread.p99)
                 rows.append((name, metric, *(milliseconds(value) for value in values)))
@@ -188,7 +187,7 @@ def _served(plan: ServePlan) -> tuple[Block, ...]:
     )
     blocks: list[Block] = [table]
     for deployment in plan.deployments:
-        for name, served in zip(_names(deployment), deployment.served, strict=True):
+        for name, served in zip(deployment.ways, deployment.served, strict=True):
             blocks.append(Line(f"  {name}: {_verdict_of(served)}"))
         if deployment.transfer is not None:
             sent = deployment.transfer
@@ -212,14 +211,6 @@ def speeds(plan: ServePlan) -> tuple[float, float]:
     served = plan.deployments[0].served[0]
     per_user = 1 / served.tpot.mean if served.tpot.mean else 0.0
     return total / sum(cluster.world_size for cluster in plan.clusters), per_user
-
-
-def _names(deployment: Deployment) -> list[str]:
-    if not deployment.layout.is_split:
-        return [entry.pool.name for entry in deployment.pools]
-    first = [entry.pool.name for entry in deployment.pools if entry.pool.role is Role.PREFILL]
-    second = [entry.pool.name for entry in deployment.pools if entry.pool.role is Role.DECODE]
-    return [f"{one} > {other}" for one in first for other in second]
 
 
 def _verdict_of(served: Served) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from planner.serve_request import ServeObjective, ServeRequest
-from planner.serving_layout import Pool, ServingLayout
+from planner.serving_layout import Pool, Role, ServingLayout
 from planner.specs import ModelSpec
 from profiles.hardware import Cluster
 
@@ -154,6 +154,15 @@ class Deployment:
     requests_per_second: float
     served: tuple[Served, ...]
     transfer: Transfer | None = None
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Return the names of the ways that requests go, in the order of `served`: a pool, or "prefill > decode"."""
+        if not self.layout.is_split:
+            return tuple(entry.pool.name for entry in self.pools)
+        first = [entry.pool.name for entry in self.pools if entry.pool.role is Role.PREFILL]
+        second = [entry.pool.name for entry in self.pools if entry.pool.role is Role.DECODE]
+        return tuple(f"{one} > {other}" for one in first for other in second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -182,7 +182,11 @@ def settings_of(ground: Ground, build: Build, *, seqs: int) -> EngineSettings:
 
 def ledger_of(ground: Ground, build: Build, *, seqs: int) -> KvLedger:
     """Return the memory of an engine, that of its draft included."""
-    settings = settings_of(ground, build, seqs=seqs)
+    return ledger_told(ground, build, settings_of(ground, build, seqs=seqs))
+
+
+def ledger_told(ground: Ground, build: Build, settings: EngineSettings) -> KvLedger:
+    """Return the memory of an engine that is told so, that of its draft included."""
     alone = _ledger(ground, ground.prices, ground.formats, build, settings)
     if ground.draft is None or not build.guesses:
         return alone
@@ -218,10 +222,8 @@ def candidates_of(ground: Ground, shapes: Iterable[EngineShape], pruned: Counter
             seqs = _most_seqs(ground, build)
             if seqs:
                 fits = True
-                seats = _seats(ground, build, seqs=seqs)
-                found.append(
-                    Candidate(ground=ground, build=build, costs=_costs(ground, build), most_seqs=seqs, most_seats=seats)
-                )
+                costs, seats = costs_of(ground, build), _seats(ground, build, seqs=seqs)
+                found.append(Candidate(ground=ground, build=build, costs=costs, most_seqs=seqs, most_seats=seats))
         if not fits:
             pruned[DOES_NOT_FIT] += 1
     return found
@@ -270,7 +272,7 @@ def _balances(ground: Ground, shape: EngineShape) -> tuple[Balance, ...]:
     return tuple(one for one in found if one.redundant is not None and named.admits(one.redundant))
 
 
-def _costs(ground: Ground, build: Build) -> StepCosts:
+def costs_of(ground: Ground, build: Build) -> StepCosts:
     """Return what steps of an engine take, passes of its draft included."""
     answering = ONE_BY_ONE
     if ground.draft is not None and build.guesses:

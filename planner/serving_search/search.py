@@ -153,26 +153,15 @@ def plan_serving(
 
 def field_of(model: ModelSpec, clusters: tuple[Cluster, ...], request: ServeRequest) -> Field:
     """Return every engine that fits, on every kind of GPU."""
-    engine, mean = engine_named(ENGINE), mean_of(request.workload)
-    workload = request.workload
-    formats = formats_of(workload.quantization, model, cache=workload.kv_cache_dtype)
     grounds: list[Ground] = []
     candidates: list[Candidate] = []
     pruned: Counter[str] = Counter()
     considered = legal = 0
     for index, cluster in enumerate(clusters):
-        space = engine_shapes(model, cluster, formats, request.constraints)
+        ground = ground_of(model, cluster, request, index=index)
+        space = engine_shapes(model, cluster, ground.formats, request.constraints)
         considered += space.considered
         pruned += space.pruned
-        ground = Ground(
-            index=index,
-            prices=ServingPrices(model, cluster),
-            formats=formats,
-            engine=engine,
-            request=request,
-            mean=mean,
-            draft=_draft_ground(request, cluster),
-        )
         grounds.append(ground)
         found = candidates_of(ground, space.shapes, pruned)
         legal += len({candidate.shape for candidate in found})
@@ -184,6 +173,20 @@ def field_of(model: ModelSpec, clusters: tuple[Cluster, ...], request: ServeRequ
         legal=legal,
         pruned=pruned,
         one_node=len(clusters) == 1 and clusters[0].num_nodes == 1,
+    )
+
+
+def ground_of(model: ModelSpec, cluster: Cluster, request: ServeRequest, *, index: int) -> Ground:
+    """Return what all engines of a model on one kind of GPU share."""
+    workload = request.workload
+    return Ground(
+        index=index,
+        prices=ServingPrices(model, cluster),
+        formats=formats_of(workload.quantization, model, cache=workload.kv_cache_dtype),
+        engine=engine_named(ENGINE),
+        request=request,
+        mean=mean_of(workload),
+        draft=_draft_ground(request, cluster),
     )
 
 
