@@ -319,7 +319,7 @@ def _in_the_way(found: ServeInfeasible) -> tuple[Block, ...]:
     blocks: list[Block] = [Line(f"Binding: {found.binding}.")]
     if found.nearest:
         values = ", ".join(f"{name} {_value(name, value)}" for name, value in found.nearest_values.items())
-        blocks.append(Line(f"Nearest: {found.nearest}: {values}."))
+        blocks.append(Line(f"Nearest: {found.nearest}{f': {values}' if values else ''}."))
     return tuple(blocks)
 
 

@@ -375,7 +375,8 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
     if request.speculation is not None:
         texts.append(
             f"guesses of {request.speculation.model.name} are taken with probability "
-            f"{request.speculation.acceptance:g} each, at every load; a pass of it occupies the host as a step does"
+            f"{request.speculation.acceptance:g} each, at every load; it stands on the engine's GPUs with the engine's "
+            "tensor parallelism, and a pass of it occupies the host as a step does"
         )
     if workload.arrivals is Arrivals.CLOSED:
         texts.append("pools of a split plan get their requests by the clock, independently")

@@ -256,6 +256,29 @@ def test_targets_that_each_need_the_other_move_together() -> None:
         assert move.together > move.given
 
 
+@pytest.mark.parametrize(
+    ("change", "binding"),
+    [
+        (("constraints: {split: only}", "constraints: {split: only, pp: 2}"), "no pipeline stages"),
+        (("model: llama-3.1-8b", "model: nemotron-h-56b"), "recurrent states are not passed on"),
+    ],
+)
+def test_a_split_that_cannot_be_is_what_is_in_the_way(change: tuple[str, str], binding: str) -> None:
+    plan = served(SPLIT, change, ("ttft_ms: 500, tpot_ms: 25", "ttft_ms: 5000, tpot_ms: 100"))
+    assert plan.infeasible is not None
+    assert plan.infeasible.binding == f"split: no engine can be a part of one: {binding}"
+    assert plan.infeasible.nearest == "engines that do everything, with constraints.split: allowed"
+
+
+def test_targets_that_only_a_split_misses_are_told_from_those_that_all_miss() -> None:
+    between = served(SPLIT, ("ttft_ms: 500", "ttft_ms: 95"))
+    assert between.infeasible is not None
+    assert between.infeasible.binding.startswith("split: a prompt, the transfer of its cache")
+    never = served(SPLIT, ("ttft_ms: 500", "ttft_ms: 5"))
+    assert never.infeasible is not None
+    assert never.infeasible.binding.startswith("ttft: no engine comes below")
+
+
 def test_a_load_that_is_too_high_says_what_is_missing() -> None:
     plan = served(("input: 1000", "requests_per_second: 1000\n  input: 1000"))
     assert plan.infeasible is not None
