@@ -13,6 +13,7 @@ from cli.render import (
     columns,
     count,
     counted,
+    duration,
     gib,
     milliseconds,
     percent,
@@ -25,6 +26,8 @@ from planner.serving_search.shapes import engine_words
 from planner.serving_search.traffic import mean_of
 
 FRONT = "Speed against throughput, in closed form"
+
+SECONDS_PER_DAY = 86400
 
 LONGEST_WAY = 36
 """Characters of the words of a composition that a table shows."""
@@ -202,6 +205,12 @@ def _served(plan: ServePlan) -> tuple[Block, ...]:
             f"{per_user:,.1f} of a user."
         )
     )
+    asked = plan.request.workload.num_requests
+    if asked is not None:
+        days = asked / plan.requests_per_second / SECONDS_PER_DAY
+        blocks.append(
+            Line(f"  {count(asked)} requests take {duration(days)} at that rate, without the last ones' end.")
+        )
     return tuple(blocks)
 
 

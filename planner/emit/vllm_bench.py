@@ -61,6 +61,8 @@ def bench_script(model: str, workload: ServeWorkload, doors: Sequence[Door]) -> 
 
 def _load(workload: ServeWorkload, door: Door) -> list[str]:
     count = max(200, NUM_WAVES * door.concurrency)
+    if workload.num_requests is not None:
+        count = min(count, workload.num_requests)
     if workload.arrivals in {Arrivals.CLOSED, Arrivals.OFFLINE}:
         return ["--max-concurrency", str(door.concurrency), "--num-prompts", str(count)]
     words = ["--request-rate", f"{door.requests_per_second:.4g}", "--num-prompts", str(count)]

@@ -9,8 +9,9 @@ that are known of them, does better.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from planner.serve_plan import (
     Composition,
@@ -102,7 +103,7 @@ def plan_serving(
         solver=solver,
     )
     load = demand_of(request)
-    best = task.settled(range(len(table.options)))
+    best = task.best()
     deployments: tuple[Deployment, ...] = ()
     for turn in range(MOST_TURNS + 1):
         if not task.bears(best, load):
@@ -112,7 +113,7 @@ def plan_serving(
             break
         deployments = ()
         simulations.scale_halves(HALVES_STEP if turn < MOST_TURNS - 1 else 0.0)
-        best = task.settled(range(len(table.options)))
+        best = task.best()
     infeasible = None
     if not deployments:
         most = task.most() if load is not None else task.borne(best)
@@ -226,6 +227,28 @@ class Task:
     demand: float | None
     solver: str
 
+    def best(self) -> Composed:
+        """Return the best composition that the user allows: of any options, or of engines of one shape in each role.
+
+        Engines that do everything and split ones are settled by themselves first, so that the rates of the best of
+        each are the simulation's when they are compared.
+        """
+        options = self.simulations.options
+        roles = {role: [index for index, one in options.items() if one.point.role is role] for role in Role}
+        if self.request.constraints.mixed:
+            self.settled(roles[Role.BOTH])
+            self.settled([*roles[Role.PREFILL], *roles[Role.DECODE]])
+            return self.settled(options)
+        whole = self.alone(roles[Role.BOTH])
+        halves = self.best_of([*product(roles[Role.PREFILL], roles[Role.DECODE])])
+        able = [one for one in (whole, halves) if one is not None and self.bears(one, self.demand)]
+        return max(able, key=self.advantage) if able else whole or halves or self.settled(())
+
+    def advantage(self, found: Composed) -> float:
+        """Return the value of a composition, larger where it is better."""
+        value = found.fleet.objective or 0.0
+        return value if self.demand is None else -value
+
     def settled(self, indices: Iterable[int]) -> Composed:
         """Return the best composition of some options, of which every engine was simulated."""
         chosen = tuple(indices)
@@ -236,16 +259,24 @@ class Task:
 
     def alone(self, indices: Iterable[int]) -> Composed | None:
         """Return the best composition of engines of one option; None where none serves."""
-        chosen = tuple(indices)
-        sign = -1.0 if self.demand is None else 1.0
+        return self.best_of([(index,) for index in indices])
+
+    def best_of(self, groups: Sequence[tuple[int, ...]]) -> Composed | None:
+        """Return the best composition of engines of one group of options; None where none serves."""
+        tried: dict[tuple[int, ...], Composed] = {}
         while True:
-            tried = [self._composed((index,), demand=self.demand) for index in chosen]
-            able = [one for one in tried if one.counts]
+            for group in groups:
+                if group not in tried:
+                    tried[group] = self._composed(group, demand=self.demand)
+            able = [one for one in tried.values() if one.counts]
             if not able:
                 return None
-            best = min(able, key=lambda one: sign * (one.fleet.objective or 0.0))
+            best = max(able, key=self.advantage)
+            new = {index for index in best.counts if not self.simulations.options[index].simulated}
             if not self.simulations.require(best.counts):
                 return best
+            # What was simulated bears something else now.
+            tried = {group: one for group, one in tried.items() if not new & set(group)}
 
     def most(self) -> float:
         """Return the requests a second that all options bear at most."""

@@ -182,6 +182,22 @@ def test_bursts_bear_less_than_independent_arrivals() -> None:
     assert borne(bursts) < borne(served(AGGREGATED))
 
 
+@pytest.mark.parametrize("split", ["allowed", "never", "only"])
+@pytest.mark.parametrize("more", [(), (LOADED, FEWEST)])
+def test_replicas_that_may_not_differ_are_of_one_shape_in_each_role(
+    split: str, more: tuple[tuple[str, str], ...]
+) -> None:
+    changes = (("workload:", f"constraints: {{split: {split}, mixed: false}}\nworkload:"), *more)
+    plan = served(*changes, ("nodes: 1", "nodes: 3"))
+    roles = [entry.pool.role for entry in plan.pools]
+    assert len(roles) == len(set(roles))
+    assert (Role.BOTH in roles) == (len(roles) == 1)
+    free = served((changes[0][0], changes[0][1].replace("false", "true")), *more, ("nodes: 1", "nodes: 3"))
+    assert plan.value is not None
+    assert free.value is not None
+    assert (plan.value <= free.value * (1 + 1e-9)) if not more else (plan.value >= free.value)
+
+
 def test_what_users_pin_is_kept() -> None:
     plan = served(("workload:", "constraints: {tp: 2, max_num_seqs: {max: 16}, split: never}\nworkload:"))
     assert {entry.pool.shape.tp for entry in plan.pools} == {2}
