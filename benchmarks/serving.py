@@ -6,6 +6,11 @@
 Planning is the call of `planner.serving_search.search.plan_serving` alone, in a fresh process of each case's own; what
 starting Python and reading the spec take comes before. The other planner's figures are its own predictions, printed by
 it for the same model, GPUs, lengths and targets; none of either side is a measurement. Times gate nothing.
+
+The difference is taken apart. Its plan is priced here, at its batch where it prints one, else at the largest that keeps
+the targets here: what that differs by is prices. Between its shape and the best equal engines lies the choice of a
+shape and a batch, and between these and the plan what mixed shapes and a split into prefill and decode bring. The three
+factors multiply to the whole.
 """
 
 import argparse
@@ -14,15 +19,21 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
-from planner.serve_inputs import load_serve_inputs
-from planner.serving_search.search import plan_serving
+from planner.serve_inputs import ServeInputs, load_serve_inputs
+from planner.serving_layout import EngineShape
+from planner.serving_search.closed_form import best_of_both, both_at
+from planner.serving_search.search import field_of, plan_serving
+from planner.serving_search.simulated import keeps, served_at
 from planner.serving_search.traffic import mean_of
 
 SPECS = Path(__file__).resolve().parent / "serving_specs"
 WANTED_SECONDS = 3.0
+USUAL_BUDGET = 8192
+"""Tokens of a step that the other planner's engines are priced with: vLLM's default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +45,20 @@ class Other:
         plan: The plan in its words.
         seconds: Wall time that it took, on two shared processor cores.
         source: Which planner, and how it was run.
+        shape: How one of its engines lies on its GPUs; None without a plan.
+        batch: Running answers of a data-parallel rank, where it prints them.
+        tpot_ms: Time between tokens that it predicts, where it prints it.
+        note: What else its figure rests on.
     """
 
     tokens_per_second_per_gpu: float | None
     plan: str
     seconds: float
     source: str
+    shape: EngineShape | None = None
+    batch: int | None = None
+    tpot_ms: float | None = None
+    note: str = ""
 
 
 SOURCE = (
@@ -47,22 +66,83 @@ SOURCE = (
     " replicas, its own database of kernels"
 )
 OTHERS = {
-    "llama-3.1-70b-8xh100": Other(tokens_per_second_per_gpu=257, plan="2 x tp4, batch 40", seconds=8.3, source=SOURCE),
-    "llama-3.1-8b-8xh100": Other(tokens_per_second_per_gpu=5061, plan="8 x tp1, batch 96", seconds=12.8, source=SOURCE),
-    "llama-3.1-70b-8xa100": Other(tokens_per_second_per_gpu=96, plan="1 x tp8, batch 48", seconds=5.7, source=SOURCE),
-    "qwen3-30b-a3b-8xh200": Other(tokens_per_second_per_gpu=3350, plan="dp4, etp4", seconds=52.5, source=SOURCE),
-    "qwen3-235b-a22b-fp8-16xh200": Other(tokens_per_second_per_gpu=317, plan="dp8 ep8", seconds=44.2, source=SOURCE),
+    "llama-3.1-70b-8xh100": Other(
+        tokens_per_second_per_gpu=257,
+        plan="2 x tp4, batch 40",
+        seconds=8.3,
+        source=SOURCE,
+        shape=EngineShape(tp=4),
+        batch=40,
+        tpot_ms=37.6,
+    ),
+    "llama-3.1-8b-8xh100": Other(
+        tokens_per_second_per_gpu=5061,
+        plan="8 x tp1, batch 96",
+        seconds=12.8,
+        source=SOURCE,
+        shape=EngineShape(tp=1),
+        batch=96,
+        tpot_ms=18.6,
+    ),
+    "llama-3.1-70b-8xa100": Other(
+        tokens_per_second_per_gpu=96,
+        plan="1 x tp8, batch 48",
+        seconds=5.7,
+        source=SOURCE,
+        shape=EngineShape(tp=8),
+        batch=48,
+    ),
+    "qwen3-30b-a3b-8xh200": Other(
+        tokens_per_second_per_gpu=3350,
+        plan="dp4, etp4",
+        seconds=52.5,
+        source=SOURCE,
+        shape=EngineShape(tp=1, dp=4),
+    ),
+    "qwen3-235b-a22b-fp8-16xh200": Other(
+        tokens_per_second_per_gpu=317,
+        plan="dp8 ep8",
+        seconds=44.2,
+        source=SOURCE,
+        shape=EngineShape(tp=1, dp=8, expert_parallel=True),
+        note="its tables have fp8 4.2 times slower than bf16 on vLLM",
+    ),
     "deepseek-v3-32xh200": Other(
         tokens_per_second_per_gpu=400,
         plan="dp16 ep16",
         seconds=217.0,
         source=f"{SOURCE}, but backend sglang; by its own figures 24 GPUs split into prefill and decode beside 8"
         " aggregated ones give 474",
+        shape=EngineShape(tp=1, dp=16, expert_parallel=True),
+        note="its figure is of SGLang, with SGLang's kernels and steps; plans here are of vLLM",
     ),
     "llama-3.1-70b-infeasible": Other(
         tokens_per_second_per_gpu=None, plan="none, without a reason", seconds=13.0, source=SOURCE
     ),
 }
+
+WORTH_A_LINE = 0.005
+
+TERMS = ("prices", "shape and batch", "mixed shapes and split")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priced:
+    """The other planner's engines, priced here.
+
+    Args:
+        batch: Running answers of a data-parallel rank.
+        tokens_per_second_per_gpu: Output tokens.
+        ttft_ms: Mean time to the first token.
+        tpot_ms: Mean time between tokens.
+        keeps: Both keep their targets.
+    """
+
+    batch: int
+    tokens_per_second_per_gpu: float
+    ttft_ms: float
+    tpot_ms: float
+    keeps: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +158,7 @@ class Row:
         one_shape: The same of the best plan with equal engines that do everything.
         plan: The plan in words, or what is in the way.
         other: What the other planner says.
+        priced: Its plan, priced here; None without one, or where its engine does not fit here.
     """
 
     name: str
@@ -88,6 +169,21 @@ class Row:
     one_shape: float | None
     plan: str
     other: Other
+    priced: Priced | None = None
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """Return what the figure here is over the other planner's, taken apart; empty where one has no plan."""
+        figures = (
+            self.other.tokens_per_second_per_gpu,
+            None if self.priced is None else self.priced.tokens_per_second_per_gpu,
+            self.one_shape,
+            self.tokens_per_second_per_gpu,
+        )
+        known = [figure for figure in figures if figure is not None]
+        if len(known) < len(figures):
+            return {}
+        return {name: after / before for name, (before, after) in zip(TERMS, pairwise(known), strict=True)}
 
 
 def names() -> tuple[str, ...]:
@@ -114,6 +210,29 @@ def plan_case(name: str) -> Row:
         one_shape=rates.get("one shape"),
         plan=words if plan.infeasible is None else f"nearest: {plan.infeasible.nearest}",
         other=OTHERS[name],
+        priced=priced_here(inputs, OTHERS[name]),
+    )
+
+
+def priced_here(inputs: ServeInputs, other: Other) -> Priced | None:
+    """Return the other planner's engines, simulated here at their batch."""
+    if other.shape is None:
+        return None
+    field = field_of(inputs.model, inputs.clusters, inputs.request)
+    able = [one for one in field.candidates if one.shape == other.shape and one.budget == USUAL_BUDGET]
+    if not able:
+        return None
+    (candidate,) = able
+    point = best_of_both(candidate) if other.batch is None else both_at(candidate, float(other.batch))
+    if point is None:
+        return None
+    served = served_at(point)
+    return Priced(
+        batch=round(point.batch),
+        tokens_per_second_per_gpu=served.requests_per_second * candidate.ground.mean.output / candidate.num_gpus,
+        ttft_ms=served.ttft.mean * 1e3,
+        tpot_ms=served.tpot.mean * 1e3,
+        keeps=keeps(served, inputs.request.workload.targets),
     )
 
 
@@ -136,11 +255,35 @@ def table(rows: Sequence[Row]) -> str:
             f"         {row.seconds:.2f} s{late}, {row.cpu_seconds:.2f} s of a core, {row.status}",
             f"  other  {_figure(other.tokens_per_second_per_gpu)} tok/s/GPU  {other.plan}",
             f"         {other.seconds:g} s",
+            *_difference(row),
         ]
     lines.append("Sources of the other planner's figures:")
     for source in dict.fromkeys(row.other.source for row in rows):
         lines.append(f"  {source}")
     return "\n".join(lines) + "\n"
+
+
+def _difference(row: Row) -> list[str]:
+    """Return what makes the difference, line by line."""
+    other, priced = row.other, row.priced
+    if other.tokens_per_second_per_gpu is None:
+        return ["  why    both find no plan; here the nearest one is named, and how far each target must move"]
+    if priced is None:
+        return ["  why    its engine does not fit here"]
+    whole = (row.tokens_per_second_per_gpu or 0.0) / other.tokens_per_second_per_gpu - 1
+    said = "" if other.tpot_ms is None else f" (it says {other.tpot_ms:g})"
+    kept = "keeps the targets" if priced.keeps else "misses a target"
+    why = {
+        "prices": f"its engines at batch {priced.batch} priced here: {priced.tokens_per_second_per_gpu:,.0f} tok/s/GPU,"
+        f" TTFT {priced.ttft_ms:,.0f} ms, TPOT {priced.tpot_ms:.1f} ms{said}, {kept}",
+        "shape and batch": "the best equal engines here, at the largest batch that keeps the targets by simulation",
+        "mixed shapes and split": "engines of several shapes, or of their own for prompts and answers",
+    }
+    lines = [f"  why    {whole:+.0%}:"]
+    for name, factor in row.factors.items():
+        if abs(factor - 1) >= WORTH_A_LINE:
+            lines.append(f"         {factor - 1:+4.0%} {name}: {why[name]}")
+    return [*lines, *([f"         {other.note}"] if other.note else [])]
 
 
 def _figure(value: float | None) -> str:

@@ -1,6 +1,6 @@
 """What changed between two plans, as tables, as Markdown for a pull request, and as JSON."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cli.render import (
@@ -17,7 +17,7 @@ from cli.render import (
     signed_milliseconds,
     signed_percent,
 )
-from planner.lock_changes import Level, LockChanges
+from planner.lock_changes import Level, LockChanges, Remark
 from planner.plan_lock import PlanLock
 
 STYLES = {
@@ -31,31 +31,60 @@ MOST_TERMS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
+class Rows:
     """A table of a difference: what, before, after, change."""
 
     title: str
     rows: tuple[tuple[str, str, str, str], ...]
 
 
-def diff_blocks(found: LockChanges) -> tuple[Block, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A difference as it is shown.
+
+    Args:
+        title: Of the whole.
+        remarks: What it means.
+        tables: What changed; the first is there whatever changed.
+        files: Files that changed.
+        unchanged: Nothing of it did.
+    """
+
+    title: str
+    remarks: tuple[Remark, ...]
+    tables: tuple[Rows, ...]
+    files: tuple[str, ...]
+    unchanged: bool
+
+
+def shown(found: LockChanges) -> Shown:
+    """Return a difference of training plans as it is shown."""
+    return Shown(
+        title="Layout plan",
+        remarks=found.remarks,
+        tables=tuple(_tables(found)),
+        files=found.files,
+        unchanged=not found.remarks and not found.settings and not found.inputs,
+    )
+
+
+def diff_blocks(found: Shown) -> tuple[Block, ...]:
     """Return what `diff` prints."""
     blocks: list[Block] = [Line(remark.text, STYLES[remark.level]) for remark in found.remarks]
-    if not found.remarks and not found.settings and not found.inputs:
+    if found.unchanged:
         return (Line("Nothing changed.", Style.GOOD),)
-    for table in _tables(found):
-        shown = Table(columns=columns("", ">before", ">after", ">change"), rows=table.rows)
-        blocks += section(table.title, shown)
+    for table in found.tables:
+        blocks += section(table.title, Table(columns=columns("", ">before", ">after", ">change"), rows=table.rows))
     if found.files:
         blocks += section("Files", *(Item(name) for name in found.files))
     return tuple(blocks)
 
 
-def diff_markdown(found: LockChanges) -> str:
+def diff_markdown(found: Shown) -> str:
     """Return the same as Markdown."""
-    lines = ["### Layout plan", ""]
+    lines = [f"### {found.title}", ""]
     lines += [f"- {MARKS[remark.level]}: {_escaped(remark.text)}" for remark in found.remarks] or ["- no remark"]
-    for table in _tables(found):
+    for table in found.tables:
         lines += ["", f"#### {table.title}", "", "| | before | after | change |", "|---|---:|---:|---:|"]
         lines += [f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in table.rows]
     if found.files:
@@ -63,22 +92,37 @@ def diff_markdown(found: LockChanges) -> str:
     return "\n".join(lines) + "\n"
 
 
+def remarks_document(remarks: Iterable[Remark]) -> list[dict[str, str]]:
+    """Return remarks as JSON."""
+    return [{"level": remark.level.value, "about": remark.about.value, "text": remark.text} for remark in remarks]
+
+
+def term_rows(terms: Mapping[str, tuple[float, float]]) -> Rows:
+    """Return the largest changes of terms of a time."""
+    rows = [
+        (term, milliseconds(old), milliseconds(new), signed_milliseconds(new - old))
+        for term, (old, new) in [*terms.items()][:MOST_TERMS]
+    ]
+    left = len(terms) - len(rows)
+    return Rows(title=f"Time by term{f', the largest {MOST_TERMS}' if left else ''}", rows=tuple(rows))
+
+
+def pair_rows(title: str, pairs: Mapping[str, tuple[str, str]]) -> Rows:
+    """Return what stood there and what stands there now."""
+    return Rows(title=title, rows=tuple((name, old, new, "") for name, (old, new) in pairs.items()))
+
+
 def _escaped(text: str) -> str:
     return "".join(f"\\{character}" if character in "\\`*_[]<>|#" else character for character in text)
 
 
-def _tables(found: LockChanges) -> Iterator[_Rows]:
-    yield _Rows(title="Prediction", rows=tuple(_figures(found.old, found.new, found)))
+def _tables(found: LockChanges) -> Iterator[Rows]:
+    yield Rows(title="Prediction", rows=tuple(_figures(found.old, found.new, found)))
     for title, pairs in (("Inputs that changed", found.inputs), ("Layout", found.settings)):
         if pairs:
-            yield _Rows(title=title, rows=tuple((name, old, new, "") for name, (old, new) in pairs.items()))
+            yield pair_rows(title, pairs)
     if found.terms:
-        rows = [
-            (term, milliseconds(old), milliseconds(new), signed_milliseconds(new - old))
-            for term, (old, new) in [*found.terms.items()][:MOST_TERMS]
-        ]
-        left = len(found.terms) - len(rows)
-        yield _Rows(title=f"Time by term{f', the largest {MOST_TERMS}' if left else ''}", rows=tuple(rows))
+        yield term_rows(found.terms)
 
 
 def _figures(old: PlanLock, new: PlanLock, found: LockChanges) -> Iterator[tuple[str, str, str, str]]:
@@ -100,9 +144,7 @@ def diff_document(found: LockChanges) -> dict[str, object]:
     """Return the same as JSON; seconds and bytes, never rounded."""
     return {
         "schema": 1,
-        "remarks": [
-            {"level": remark.level.value, "about": remark.about.value, "text": remark.text} for remark in found.remarks
-        ],
+        "remarks": remarks_document(found.remarks),
         "step_seconds": [found.old.step_seconds, found.new.step_seconds],
         "tokens_per_second_per_gpu": [found.old.tokens_per_second_per_gpu, found.new.tokens_per_second_per_gpu],
         "peak_memory_bytes": [found.old.tightest.peak_bytes, found.new.tightest.peak_bytes],

@@ -1,5 +1,7 @@
 """A serving plan on one screen: what is started, what becomes of requests, the other ways, why there is none."""
 
+from collections.abc import Iterator
+
 from cli.render import (
     Blank,
     Block,
@@ -11,16 +13,21 @@ from cli.render import (
     columns,
     count,
     counted,
+    duration,
     gib,
     milliseconds,
     percent,
     section,
 )
-from planner.serve_plan import Deployment, PlannedPool, Served, ServeInfeasible, ServePlan, ServeStatus
+from planner.serve_plan import PlannedPool, Served, ServeInfeasible, ServePlan, ServeStatus
 from planner.serve_request import Arrivals, Lengths, ServeObjective, ServeWorkload
-from planner.serving_layout import Role
-from planner.serving_search.shapes import shape_words
+from planner.serving_layout import Pool, Role
+from planner.serving_search.shapes import engine_words
 from planner.serving_search.traffic import mean_of
+
+FRONT = "Speed against throughput, in closed form"
+
+SECONDS_PER_DAY = 86400
 
 LONGEST_WAY = 36
 """Characters of the words of a composition that a table shows."""
@@ -28,24 +35,38 @@ LONGEST_WAY = 36
 
 def serve_blocks(plan: ServePlan, *, verbose: bool = False) -> tuple[Block, ...]:
     """Return what `plan` prints of a serving plan."""
-    blocks: list[Block] = [*_header(plan), *_verdict(plan)]
-    if plan.infeasible is not None:
-        blocks += _infeasible(plan.infeasible)
-    if plan.deployments:
-        blocks += _engines(plan)
-        blocks += _served(plan)
-        blocks += _spent(plan)
-        blocks += _memory(plan)
-        blocks += _ways(plan)
-    blocks += _ranked(plan)
-    blocks += _pareto(plan)
-    blocks += section("Assumptions", *(Item(text) for text in plan.assumptions))
-    if verbose:
-        blocks += _search(plan)
+    blocks: list[Block] = [*header(plan), *verdict(plan)]
+    for title, inside in serve_sections(plan, verbose=verbose):
+        blocks += section(title, *inside)
     return tuple(blocks)
 
 
-def _header(plan: ServePlan) -> list[Block]:
+def serve_sections(plan: ServePlan, *, verbose: bool) -> Iterator[tuple[str, tuple[Block, ...]]]:
+    """Yield the sections behind the verdict, each with its title, in reading order.
+
+    Args:
+        plan: The plan.
+        verbose: Also what was looked at, and why shapes were left out.
+    """
+    if plan.infeasible is not None and plan.infeasible.moves:
+        yield "How far each target must move", _moves(plan.infeasible)
+    if plan.deployments:
+        yield "Engines", _engines(plan)
+        yield "Requests, by simulation", _served(plan)
+        yield "Where the time of a token goes, or of a prompt", _spent(plan)
+        yield "Memory of a GPU", _memory(plan)
+        yield "Ways to compose", _ways(plan)
+    if plan.engines:
+        yield "Engines that do everything, each at its most", _ranked(plan)
+    if plan.pareto:
+        yield FRONT, _pareto(plan)
+    yield "Assumptions", tuple(Item(text) for text in plan.assumptions)
+    if verbose:
+        yield "Search", _search(plan)
+
+
+def header(plan: ServePlan) -> tuple[Block, ...]:
+    """Return what was asked."""
     workload = plan.request.workload
     gpus = " + ".join(f"{cluster.name}: {cluster.nodes_in_words}" for cluster in plan.clusters)
     pairs = [
@@ -55,7 +76,7 @@ def _header(plan: ServePlan) -> list[Block]:
         ("targets", _targets(workload)),
         ("objective", plan.objective.value),
     ]
-    return [Facts(pairs=tuple(pairs))]
+    return (Facts(pairs=tuple(pairs)),)
 
 
 def _traffic(workload: ServeWorkload) -> str:
@@ -96,9 +117,10 @@ def _targets(workload: ServeWorkload) -> str:
     return ", ".join(parts)
 
 
-def _verdict(plan: ServePlan) -> list[Block]:
-    if plan.status is ServeStatus.INFEASIBLE:
-        return [Blank(), Line("No plan keeps the targets.", Style.BAD)]
+def verdict(plan: ServePlan) -> tuple[Block, ...]:
+    """Return the objective's value with its proof, or what is in the way."""
+    if plan.infeasible is not None:
+        return (Blank(), Line("No plan keeps the targets.", Style.BAD), *_in_the_way(plan.infeasible))
     assert plan.value is not None
     assert plan.bound is not None
     value = {
@@ -111,7 +133,7 @@ def _verdict(plan: ServePlan) -> list[Block]:
         if plan.status is ServeStatus.OPTIMAL
         else (f"none can be better than {plan.bound:,.2f}")
     )
-    return [Blank(), Line(f"{value}; {proof}.", Style.GOOD)]
+    return (Blank(), Line(f"{value}; {proof}.", Style.GOOD))
 
 
 def _engines(plan: ServePlan) -> tuple[Block, ...]:
@@ -119,7 +141,7 @@ def _engines(plan: ServePlan) -> tuple[Block, ...]:
         (
             entry.pool.name,
             str(entry.pool.replicas),
-            shape_words(entry.pool.shape),
+            _engine_words(entry.pool),
             str(entry.pool.num_gpus),
             entry.pool.gpu,
             str(entry.pool.settings.max_num_seqs),
@@ -145,14 +167,20 @@ def _engines(plan: ServePlan) -> tuple[Block, ...]:
     idle = sum(cluster.world_size for cluster in plan.clusters) - plan.num_gpus
     price = "" if plan.price_per_hour is None else f", {plan.price_per_hour:,.2f} an hour"
     note = f"{counted(plan.num_gpus, 'GPU')} used, {idle} left{price}. seqs: --max-num-seqs, the planned batch."
-    return (*section("Engines", Table(columns=head, rows=rows)), Line(f"  {note}", Style.QUIET))
+    return (Table(columns=head, rows=rows), Line(f"  {note}", Style.QUIET))
+
+
+def _engine_words(pool: Pool) -> str:
+    draft = pool.settings.draft
+    return engine_words(
+        pool.shape, guesses=0 if draft is None else draft.num_tokens, redundant=pool.settings.redundant_experts
+    )
 
 
 def _served(plan: ServePlan) -> tuple[Block, ...]:
     rows = []
     for deployment in plan.deployments:
-        names = _names(deployment)
-        for name, served in zip(names, deployment.served, strict=True):
+        for name, served in zip(deployment.ways, deployment.served, strict=True):
             for metric, spread in (("TTFT", served.ttft), ("TPOT", served.tpot), ("E2E", served.e2e)):
                 values = (spread.mean, spread.p50, spread.p90, spread.p99)
                 rows.append((name, metric, *(milliseconds(value) for value in values)))
@@ -160,38 +188,38 @@ def _served(plan: ServePlan) -> tuple[Block, ...]:
         columns=columns("requests of", "metric", ">mean", ">p50", ">p90", ">p99", whole=["metric"], spare=["p50"]),
         rows=tuple(rows),
     )
-    blocks: list[Block] = [*section("Requests, by simulation", table)]
+    blocks: list[Block] = [table]
     for deployment in plan.deployments:
-        for name, served in zip(_names(deployment), deployment.served, strict=True):
+        for name, served in zip(deployment.ways, deployment.served, strict=True):
             blocks.append(Line(f"  {name}: {_verdict_of(served)}"))
         if deployment.transfer is not None:
             sent = deployment.transfer
             blocks.append(
                 Line(f"  A prompt's cache, {gib(sent.num_bytes)}, takes {milliseconds(sent.seconds)} over {sent.over}.")
             )
-    output = mean_of(plan.request.workload).output
-    total = plan.requests_per_second * output
+    per_gpu, per_user = speeds(plan)
     gpus = sum(cluster.world_size for cluster in plan.clusters)
     blocks.append(
         Line(
-            f"  {total:,.0f} output tokens/s, {total / gpus:,.1f} of each of the {gpus} GPUs there are; "
-            f"{_per_user(plan):,.1f} of a user."
+            f"  {per_gpu * gpus:,.0f} output tokens/s, {per_gpu:,.1f} of each of the {gpus} GPUs there are; "
+            f"{per_user:,.1f} of a user."
         )
     )
+    asked = plan.request.workload.num_requests
+    if asked is not None:
+        days = asked / plan.requests_per_second / SECONDS_PER_DAY
+        blocks.append(
+            Line(f"  {count(asked)} requests take {duration(days)} at that rate, without the last ones' end.")
+        )
     return tuple(blocks)
 
 
-def _per_user(plan: ServePlan) -> float:
+def speeds(plan: ServePlan) -> tuple[float, float]:
+    """Return the output tokens a second of a GPU of all that there are, and those of a user of the first pool."""
+    total = plan.requests_per_second * mean_of(plan.request.workload).output
     served = plan.deployments[0].served[0]
-    return 1 / served.tpot.mean if served.tpot.mean else 0.0
-
-
-def _names(deployment: Deployment) -> list[str]:
-    if not deployment.layout.is_split:
-        return [entry.pool.name for entry in deployment.pools]
-    first = [entry.pool.name for entry in deployment.pools if entry.pool.role is Role.PREFILL]
-    second = [entry.pool.name for entry in deployment.pools if entry.pool.role is Role.DECODE]
-    return [f"{one} > {other}" for one in first for other in second]
+    per_user = 1 / served.tpot.mean if served.tpot.mean else 0.0
+    return total / sum(cluster.world_size for cluster in plan.clusters), per_user
 
 
 def _verdict_of(served: Served) -> str:
@@ -199,7 +227,10 @@ def _verdict_of(served: Served) -> str:
     parts.append("saturated: waiting grows" if served.saturated else "not saturated")
     if served.preempted:
         parts.append(f"{percent(served.preempted)} put back for want of cache")
-    return f"{', '.join(parts)} (of {served.num_requests:,} requests, {served.mean_batch:,.1f} at once in a rank)"
+    if served.is_few:
+        parts.append("too few requests for percentiles")
+    of = counted(served.num_requests, "request")
+    return f"{', '.join(parts)} (of {of}, {served.mean_batch:,.1f} at once in a rank)"
 
 
 def _spent(plan: ServePlan) -> tuple[Block, ...]:
@@ -214,7 +245,7 @@ def _spent(plan: ServePlan) -> tuple[Block, ...]:
         for entry in plan.pools
     )
     table = Table(columns=columns("time of", *heads), rows=tuple(rows))
-    return (*section("Where the time of a token goes, or of a prompt", table), Line(f"  {kinds}.", Style.QUIET))
+    return (table, Line(f"  {kinds}.", Style.QUIET))
 
 
 def _milliseconds(entry: PlannedPool, name: str) -> str:
@@ -236,7 +267,7 @@ def _memory(plan: ServePlan) -> tuple[Block, ...]:
     rows.append(("taken of the GPU", *(gib(entry.memory_limit_bytes) for entry in plan.pools)))
     rows.append(("tokens in the cache", *(count(entry.cache_tokens) for entry in plan.pools)))
     heads = [f">{entry.pool.name}" for entry in plan.pools]
-    return section("Memory of a GPU", Table(columns=columns("what", *heads), rows=tuple(rows)))
+    return (Table(columns=columns("what", *heads), rows=tuple(rows)),)
 
 
 def _ways(plan: ServePlan) -> tuple[Block, ...]:
@@ -252,7 +283,7 @@ def _ways(plan: ServePlan) -> tuple[Block, ...]:
         for entry in plan.compositions
     )
     heads = ("way", "engines", ">GPUs", *((">an hour",) if priced else ()), ">bears req/s")
-    return section("Ways to compose", Table(columns=columns(*heads, whole=["engines"]), rows=rows))
+    return (Table(columns=columns(*heads, whole=["engines"]), rows=rows),)
 
 
 def _shortened(words: str) -> str:
@@ -260,8 +291,6 @@ def _shortened(words: str) -> str:
 
 
 def _ranked(plan: ServePlan) -> tuple[Block, ...]:
-    if not plan.engines:
-        return ()
     rows = tuple(
         (
             entry.words,
@@ -278,12 +307,10 @@ def _ranked(plan: ServePlan) -> tuple[Block, ...]:
     head = columns(
         "engine", "GPU", ">seqs", ">req/s", ">tok/s/GPU", ">TTFT", ">TPOT", "by", whole=["by"], spare=["seqs", "GPU"]
     )
-    return section("Engines that do everything, each at its most", Table(columns=head, rows=rows))
+    return (Table(columns=head, rows=rows),)
 
 
 def _pareto(plan: ServePlan) -> tuple[Block, ...]:
-    if not plan.pareto:
-        return ()
     rows = tuple(
         (
             f"{point.tokens_per_second_per_user:,.1f}",
@@ -294,27 +321,28 @@ def _pareto(plan: ServePlan) -> tuple[Block, ...]:
         for point in plan.pareto
     )
     head = columns(">tok/s/user", ">tok/s/GPU", ">batch", "engines", whole=["engines"])
-    return section("Speed against throughput, in closed form", Table(columns=head, rows=rows))
+    return (Table(columns=head, rows=rows),)
 
 
-def _infeasible(found: ServeInfeasible) -> tuple[Block, ...]:
+def _in_the_way(found: ServeInfeasible) -> tuple[Block, ...]:
     blocks: list[Block] = [Line(f"Binding: {found.binding}.")]
     if found.nearest:
         values = ", ".join(f"{name} {_value(name, value)}" for name, value in found.nearest_values.items())
-        blocks.append(Line(f"Nearest: {found.nearest}: {values}."))
-    if found.moves:
-        rows = tuple(
-            (
-                move.target,
-                _value(move.target, move.given),
-                "-" if move.needed is None else _value(move.target, move.needed),
-                _value(move.target, move.together),
-            )
-            for move in found.moves
-        )
-        table = Table(columns=columns("target", ">asked for", ">alone would do", ">nearest plan"), rows=rows)
-        blocks += section("How far each target must move", table)
+        blocks.append(Line(f"Nearest: {found.nearest}{f': {values}' if values else ''}."))
     return tuple(blocks)
+
+
+def _moves(found: ServeInfeasible) -> tuple[Block, ...]:
+    rows = tuple(
+        (
+            move.target,
+            _value(move.target, move.given),
+            "-" if move.needed is None else _value(move.target, move.needed),
+            _value(move.target, move.together),
+        )
+        for move in found.moves
+    )
+    return (Table(columns=columns("target", ">asked for", ">alone would do", ">nearest plan"), rows=rows),)
 
 
 def _value(name: str, value: float) -> str:
@@ -337,4 +365,4 @@ def _search(plan: ServePlan) -> tuple[Block, ...]:
     )
     pruned = tuple((reason, count(number)) for reason, number in found.pruned.items())
     table = Table(columns=columns("left out because", ">how many"), rows=pruned)
-    return section("Search", Facts(pairs=pairs), table)
+    return (Facts(pairs=pairs), table)

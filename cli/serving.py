@@ -49,7 +49,10 @@ def refuse(given: Mapping[str, object], spec: Path) -> None:
 def plan_server(spec: Path, overrides: Sequence[str], options: Mapping[str, str], printed: Printed) -> None:
     """Plan a serving spec, print the plan, write it and its files; exit with 3 where nothing keeps the targets."""
     from cli.render_serve import serve_blocks
+    from planner.locked import serve_lock_of
+    from planner.plan_lock import LOCK_FILE
     from planner.schema.serve_plan_file import serve_plan_to_text
+    from planner.schema.serve_plan_lock import serve_lock_to_text
     from planner.serve_inputs import load_serve_inputs
     from planner.serve_launch import serve_files
     from planner.serving_search.search import plan_serving
@@ -60,7 +63,11 @@ def plan_server(spec: Path, overrides: Sequence[str], options: Mapping[str, str]
     plan = plan_serving(inputs.model, inputs.clusters, inputs.request, top=printed.top)
     stopwatch.lap("search")
     document = serve_plan_to_text(plan)
-    files = {PLAN_FILE: document, **serve_files(plan)}
+    launched = serve_files(plan)
+    files = {PLAN_FILE: document, **launched}
+    if plan.deployments:
+        lock = serve_lock_to_text(serve_lock_of(plan, files=launched))
+        files = {PLAN_FILE: document, LOCK_FILE: lock, **launched}
     if printed.out is not None and plan.deployments:
         check_writable(printed.out, files, force=printed.force)
     if printed.format_ is Format.TEXT:

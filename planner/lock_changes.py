@@ -30,6 +30,7 @@ class About(StrEnum):
     SLOWER = "slower"
     SLOWER_WITHIN_BAND = "slower-within-band"
     FASTER = "faster"
+    DEARER = "dearer"
     OTHER_WORKLOAD = "other-workload"
     NO_ROOM = "no-room"
     LITTLE_ROOM = "little-room"
@@ -40,6 +41,7 @@ class About(StrEnum):
 LEVELS = {
     About.NO_ROOM: Level.BAD,
     About.SLOWER: Level.BAD,
+    About.DEARER: Level.BAD,
     About.SLOWER_WITHIN_BAND: Level.WORTH_A_LOOK,
     About.LITTLE_ROOM: Level.WORTH_A_LOOK,
     About.PROVEN_LESS: Level.WORTH_A_LOOK,

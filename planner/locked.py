@@ -1,8 +1,9 @@
-"""Makes the lock of a plan: `planner.plan_lock` says what it holds."""
+"""Makes the lock of a plan: `planner.plan_lock` and `planner.serve_lock` say what they hold."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 from planner.documents import Data
@@ -10,6 +11,10 @@ from planner.plan import Plan, PlannedLayout
 from planner.plan_lock import PlanLock, RankBytes
 from planner.report import layout_in_words, layout_settings, memory_by_rank, seconds_by_term
 from planner.schema.plan import plan_to_json
+from planner.schema.serve_plan_file import serve_plan_to_json
+from planner.serve_lock import LockedPool, ServeLock
+from planner.serve_plan import PlannedPool, ServePlan
+from planner.serving_search.traffic import mean_of
 
 
 def lock_of(plan: Plan, *, files: Mapping[str, str], asked_of: Plan | None = None) -> PlanLock:
@@ -40,6 +45,75 @@ def lock_of(plan: Plan, *, files: Mapping[str, str], asked_of: Plan | None = Non
         ranks=_ranks(best),
         files={name: text_hash(text) for name, text in sorted(files.items())},
     )
+
+
+def serve_lock_of(plan: ServePlan, *, files: Mapping[str, str]) -> ServeLock:
+    """Return the lock of a serving plan.
+
+    Args:
+        plan: A plan with at least one deployment.
+        files: Text of each file that is written, by name.
+    """
+    assert plan.value is not None, "a plan that starts something has a value"
+    gpus = sum(cluster.world_size for cluster in plan.clusters)
+    tokens = plan.requests_per_second * mean_of(plan.request.workload).output
+    return ServeLock(
+        planner=planner_version(),
+        objective=plan.objective.value,
+        status=plan.status.value,
+        inputs=_serve_inputs(plan),
+        value=plan.value,
+        bound=plan.bound,
+        num_gpus=plan.num_gpus,
+        requests_per_second=plan.requests_per_second,
+        tokens_per_second_per_gpu=tokens / gpus,
+        price_per_hour=plan.price_per_hour,
+        times={
+            f"{way} {metric}": spread.stated
+            for deployment in plan.deployments
+            for way, served in zip(deployment.ways, deployment.served, strict=True)
+            for metric, spread in (("ttft", served.ttft), ("tpot", served.tpot), ("e2e", served.e2e))
+        },
+        pools=tuple(_locked_pool(entry) for entry in plan.pools),
+        files={name: text_hash(text) for name, text in sorted(files.items())},
+    )
+
+
+def _locked_pool(entry: PlannedPool) -> LockedPool:
+    pool = entry.pool
+    told = {**asdict(pool.shape), **asdict(pool.settings)}
+    draft = told.pop("draft") or {}
+    told |= {f"draft {name}": value for name, value in draft.items()}
+    return LockedPool(
+        name=pool.name,
+        words=f"{pool.replicas} x {pool.shape.num_gpus} {pool.gpu}",
+        settings={"replicas": str(pool.replicas), "gpu": pool.gpu, **{name: str(told[name]) for name in told}},
+        requests_per_second=entry.requests_per_second,
+        capacity_requests_per_second=entry.capacity_requests_per_second,
+        seconds_by_term=dict(entry.step_seconds),
+        held_bytes=sum(item.num_bytes for item in entry.memory),
+        cache_bytes=entry.cache_bytes,
+    )
+
+
+def _serve_inputs(plan: ServePlan) -> Mapping[str, tuple[str, str]]:
+    document = serve_plan_to_json(plan)["inputs"]
+    if not isinstance(document, dict):
+        raise TypeError("a plan file holds its inputs")
+    request = document["request"]
+    if not isinstance(request, dict):
+        raise TypeError("a plan file holds its request")
+    wanted = {name: value for name, value in request.items() if name != "workload"}
+    clusters = ", ".join(f"{cluster.name}, {cluster.world_size} GPUs" for cluster in plan.clusters)
+    workload = plan.request.workload
+    traffic = f"{workload.arrivals}, {workload.quantization}, cache {workload.kv_cache_dtype}"
+    pinned = sorted(plan.request.constraints.degrees)
+    return {
+        "model": (plan.model.name, _data_hash(document["model"])),
+        "clusters": (clusters, _data_hash(document["clusters"])),
+        "workload": (traffic, _data_hash(request["workload"])),
+        "wanted": (f"{plan.objective}, pinned: {', '.join(pinned) or 'nothing'}", _data_hash(wanted)),
+    }
 
 
 def planner_version() -> str:

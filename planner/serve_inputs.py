@@ -1,16 +1,18 @@
 """A serving spec and its overrides -> model, GPUs and request, checked against one another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from planner.bundled import find_bundled
+from planner.blocks import LinearAttention, MixtureOfExperts, StateSpace
 from planner.documents import Document
 from planner.errors import CombinedInputError, InputError
 from planner.inputs import SERVE, kind_of, read_cluster, resolve_model, spec_document
-from planner.schema.serve_spec import read_serve_request
+from planner.schema.model import read_model
+from planner.schema.serve_spec import read_serve_request, served_name
 from planner.schema.translate import all_of
 from planner.serve_request import ServeObjective, ServeRequest
+from planner.serving.expert_load import expert_counts
 from planner.serving.formats import formats_of
 from planner.specs import ModelSpec
 from profiles.hardware import Cluster
@@ -75,14 +77,28 @@ def checked_serve_inputs(document: Document, *, base: Path) -> tuple[ServeInputs
         clusters = _clusters(document, fields)
     except InputError as error:
         errors += _single(error)
+    draft: ModelSpec | None = None
     try:
-        request = read_serve_request(document, base=base, model_name=_served_name(fields, model))
+        draft = _draft(document, fields, base)
+    except InputError as error:
+        errors += _single(error)
+    try:
+        name = served_name(fields.get("model"), model)
+        request = read_serve_request(document, base=base, model_name=name, draft=draft)
     except InputError as error:
         errors += _single(error)
     if errors or model is None or request is None:
         raise all_of(errors)
     inputs = ServeInputs(model=model, clusters=clusters, request=request)
     return inputs, tuple(_contradictions(model, clusters, request, document))
+
+
+def _draft(document: Document, fields: Mapping[str, object], base: Path) -> ModelSpec | None:
+    """Return the model that guesses ahead; None where the spec names none."""
+    speculative = fields.get("speculative")
+    if not isinstance(speculative, dict) or "draft" not in speculative:
+        return None
+    return read_model(speculative["draft"], document=document, path=("speculative", "draft"), base=base)
 
 
 def _single(error: InputError) -> Sequence[InputError]:
@@ -94,15 +110,6 @@ def _clusters(document: Document, fields: Mapping[str, object]) -> tuple[Cluster
     if isinstance(listed, list):
         return tuple(read_cluster(document, ("clusters", index)) for index in range(len(listed)))
     return (read_cluster(document, ("cluster",)),) if "cluster" in fields else ()
-
-
-def _served_name(fields: Mapping[str, object], model: ModelSpec | None) -> str:
-    """Return what engines are told to load: a bundled model's repository, else the model as the spec names it."""
-    named = fields.get("model")
-    bundled = find_bundled(named) if isinstance(named, str) else None
-    if bundled is not None:
-        return next((alias for alias in bundled.aliases if "/" in alias), bundled.name)
-    return named if isinstance(named, str) else model.name if model is not None else "model"
 
 
 def _contradictions(
@@ -127,6 +134,8 @@ def _contradictions(
         errors.append(
             InputError(error.message, location=document.locate(("workload", "quantization")), hint=error.hint)
         )
+    errors += _draft_contradictions(model, request, document)
+    errors += _load_contradictions(model, request, document)
     names = [cluster.name for cluster in clusters]
     for index, cluster in enumerate(clusters):
         place = document.locate(("clusters", index) if len(clusters) > 1 else ("cluster",))
@@ -150,3 +159,60 @@ def _contradictions(
                 )
             )
     return errors
+
+
+def _draft_contradictions(model: ModelSpec, request: ServeRequest, document: Document) -> Iterator[InputError]:
+    """Yield why a draft cannot guess for a model, as vLLM 0.32.0 checks it or as nothing here prices it."""
+    if request.speculation is None:
+        if request.constraints.degrees.get("num_speculative_tokens") is not None:
+            yield InputError(
+                "`num_speculative_tokens` is constrained, and there is no draft.",
+                location=document.locate(("constraints", "num_speculative_tokens")),
+                hint="Add speculative: {draft: ..., acceptance: ...}.",
+            )
+        return
+    draft, place = request.speculation.model, document.locate(("speculative", "draft"))
+    if draft.vocab_size != model.vocab_size:
+        yield InputError(
+            f"{draft.name} has {draft.vocab_size:,} tokens in its vocabulary, {model.name} {model.vocab_size:,}.",
+            location=place,
+            hint="vLLM takes a draft of the same vocabulary only.",
+        )
+    if draft.max_position_embeddings < request.workload.max_model_len:
+        yield InputError(
+            f"{draft.name} takes {draft.max_position_embeddings:,} tokens, and sequences have up to "
+            f"{request.workload.max_model_len:,}.",
+            location=place,
+            hint="Behind the draft's end nothing is guessed: give one that takes whole sequences, or a shorter"
+            " max_model_len.",
+        )
+    kinds = [kind for block in draft.distinct_blocks for kind in (block.mixer, block.feed_forward)]
+    if any(isinstance(kind, MixtureOfExperts | StateSpace | LinearAttention) for kind in kinds):
+        yield InputError(
+            f"{draft.name} has routed experts or recurrent layers.",
+            location=place,
+            hint="Only dense drafts with attention are priced.",
+        )
+
+
+def _load_contradictions(model: ModelSpec, request: ServeRequest, document: Document) -> Iterator[InputError]:
+    """Yield why a load of experts is none of the model's."""
+    load, place = request.workload.expert_load, document.locate(("workload", "expert_load"))
+    counts = expert_counts(model)
+    if load is None:
+        if request.constraints.degrees.get("redundant_experts") is not None:
+            yield InputError(
+                "`redundant_experts` is constrained, and nothing says how often experts are asked for.",
+                location=document.locate(("constraints", "redundant_experts")),
+                hint="Add expert_load to the workload, as {zipf: 0.8}.",
+            )
+        return
+    if len(counts) != 1:
+        problem = "has layers with different numbers of experts" if counts else "has no routed experts"
+        yield InputError(f"{model.name} {problem}.", location=place, hint="Leave expert_load out.")
+    elif load.zipf is None and len(load.loads_E) not in counts:
+        yield InputError(
+            f"{len(load.loads_E)} loads are given, and {model.name} has {counts[0]} experts in a layer.",
+            location=place,
+            hint="Give one for each expert, or zipf: 0.8.",
+        )

@@ -1,9 +1,10 @@
-"""The files that start a serving plan: each pool's, what starts on which node, and what measures it at its load."""
+"""The files that start a serving plan: each pool's, what starts on which node, the router, what measures it."""
 
 import math
 from collections.abc import Mapping
 
 from planner.emit.vllm_bench import BENCH_FILE, Door, bench_script
+from planner.emit.vllm_router import ROUTER_FILE, ROUTER_PORT, router_script
 from planner.emit.vllm_start import START_FILE, Standing, start_script
 from planner.serve_plan import Deployment, ServePlan
 from planner.serving.files import serving_files
@@ -28,7 +29,10 @@ def serve_files(plan: ServePlan) -> Mapping[str, str]:
             for deployment in plan.deployments
             for entry in deployment.pools
         ]
-        files[START_FILE] = start_script(standings, {cluster.name: cluster.num_nodes for cluster in plan.clusters})
+        num_nodes = {cluster.name: cluster.num_nodes for cluster in plan.clusters}
+        files[START_FILE] = start_script(standings, num_nodes)
+        if any(standing.is_split for standing in standings):
+            files[ROUTER_FILE] = router_script(standings, num_nodes)
         model = plan.deployments[0].layout.model
         files[BENCH_FILE] = bench_script(model, plan.request.workload, doors)
     return files
@@ -41,7 +45,11 @@ def _doors(deployment: Deployment) -> list[Door]:
         under_way = math.ceil(deployment.requests_per_second * served.e2e.mean)
         return [
             Door(
-                name="split", count=1, requests_per_second=deployment.requests_per_second, concurrency=max(1, under_way)
+                name="split",
+                count=1,
+                requests_per_second=deployment.requests_per_second,
+                concurrency=max(1, under_way),
+                port=ROUTER_PORT,
             )
         ]
     return [

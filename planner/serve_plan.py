@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from planner.serve_request import ServeObjective, ServeRequest
-from planner.serving_layout import Pool, ServingLayout
+from planner.serving_layout import Pool, Role, ServingLayout
 from planner.specs import ModelSpec
 from profiles.hardware import Cluster
 
 SERVE_KIND = "serve"
 SERVE_SCHEMA_VERSION = 1
+
+FEW_REQUESTS = 100
+"""Below this the 99th percentile of requests is their largest value, and the 90th rests on fewer than ten."""
 
 
 class ServeStatus(StrEnum):
@@ -72,6 +75,11 @@ class Served:
     mean_batch: float
     num_requests: int
 
+    @property
+    def is_few(self) -> bool:
+        """Return whether so few requests were counted that their percentiles say little."""
+        return self.num_requests < FEW_REQUESTS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryItem:
@@ -96,7 +104,8 @@ class PlannedPool:
         memory_limit_bytes: What the engine may take.
         cache_bytes: What is left for the cache.
         cache_tokens: Tokens of the workload's sequences that it holds.
-        step_seconds: A step at the planned load by what it is spent on: of running answers, or of a full prefill.
+        step_seconds: What a token of running answers takes at the planned load, or a full prefill, by what it is spent
+            on.
         notes: Where prices come from.
     """
 
@@ -145,6 +154,15 @@ class Deployment:
     requests_per_second: float
     served: tuple[Served, ...]
     transfer: Transfer | None = None
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Return the names of the ways that requests go, in the order of `served`: a pool, or "prefill > decode"."""
+        if not self.layout.is_split:
+            return tuple(entry.pool.name for entry in self.pools)
+        first = [entry.pool.name for entry in self.pools if entry.pool.role is Role.PREFILL]
+        second = [entry.pool.name for entry in self.pools if entry.pool.role is Role.DECODE]
+        return tuple(f"{one} > {other}" for one in first for other in second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

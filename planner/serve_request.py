@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.request import Bounds
+from planner.specs import ModelSpec
 
 DEFAULT_PERCENTILE = 90.0
 """Share of requests, in percent, of which a target speaks unless told otherwise: DistServe's (arXiv 2401.09670)."""
@@ -150,6 +151,34 @@ class Targets:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertLoad:
+    """How often the routed experts of a layer are asked for, all layers alike.
+
+    Args:
+        loads_E: Tokens of each expert by number, in any unit; empty with a law.
+        zipf: Exponent of a Zipf law, of experts in an order that nobody says: the i-th has 1 / i^zipf; None without.
+    """
+
+    loads_E: tuple[float, ...] = ()
+    zipf: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speculation:
+    """A draft that may guess tokens ahead.
+
+    Args:
+        model: The draft.
+        served_model: The draft as the engine finds it: a repository or a path.
+        acceptance: Probability that a guess is taken where those before it were, over the traffic.
+    """
+
+    model: ModelSpec
+    served_model: str
+    acceptance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeWorkload:
     """The traffic and how the model is held.
 
@@ -167,6 +196,7 @@ class ServeWorkload:
         quantization: What weights are held in, in an engine's word.
         kv_cache_dtype: What keys and values are held in: "bfloat16" or "fp8".
         max_model_len: Longest sequence that the engines must take.
+        expert_load: How often experts are asked for; None takes all alike.
     """
 
     prompts: Lengths | None
@@ -182,22 +212,7 @@ class ServeWorkload:
     quantization: str
     kv_cache_dtype: str
     max_model_len: int
-
-    @property
-    def longest_prompt(self) -> int:
-        """Return the tokens of the longest prompt."""
-        if self.trace is not None:
-            return max(self.trace.prompts_N)
-        assert self.prompts is not None
-        return self.prompts.longest
-
-    @property
-    def longest_output(self) -> int:
-        """Return the tokens of the longest answer."""
-        if self.trace is not None:
-            return max(self.trace.outputs_N)
-        assert self.outputs is not None
-        return self.outputs.longest
+    expert_load: ExpertLoad | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +220,8 @@ class ServeConstraints:
     """What the user pins or bounds.
 
     Args:
-        degrees: Bounds by dimension: tp, pp, dp, dcp, max_num_seqs, max_num_batched_tokens.
+        degrees: Bounds by dimension: tp, pp, dp, dcp, max_num_seqs, max_num_batched_tokens, num_speculative_tokens,
+            redundant_experts.
         expert_parallel: Pinned; None leaves it to the search.
         split: Whether prompts and answers may have engines of their own.
         mixed: Replicas of different shapes may serve beside one another.
@@ -237,6 +253,7 @@ class ServeRequest:
         served_model: The model as the engine finds it: a repository or a path.
         gpu_memory_utilization: Share of a GPU's memory that engines take; None takes the engine's own default.
         seed: Of the simulated arrivals and lengths.
+        speculation: A draft that may guess ahead; None without.
     """
 
     workload: ServeWorkload
@@ -245,3 +262,4 @@ class ServeRequest:
     served_model: str
     gpu_memory_utilization: float | None = None
     seed: int = 0
+    speculation: Speculation | None = None

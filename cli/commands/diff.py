@@ -2,12 +2,17 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.exits import ExitCode
 from cli.output import print_blocks, print_json, print_text
+from planner.errors import InputError, Location
+
+if TYPE_CHECKING:
+    from planner.plan_lock import PlanLock
+    from planner.serve_lock import ServeLock
 
 EXAMPLES = (
     "shardwright diff before after",
@@ -45,26 +50,73 @@ FailOption = Annotated[bool, typer.Option("--fail", help="End with 1 where somet
 def diff(
     old: OldArgument, new: NewArgument, *, format_: DiffFormatOption = DiffFormat.TEXT, fail: FailOption = False
 ) -> None:
-    """Say what changed between two plans: inputs, layout, time by term, memory, and what that risks."""
-    from cli.lock_file import is_script, read_baseline, read_lock
-    from cli.render_diff import diff_blocks, diff_document, diff_markdown
+    """Say what changed between two plans: inputs, layout, time by term, memory, and what that risks.
+
+    Of two serving plans: engines, requests, times of requests.
+    """
+    from cli.lock_file import read_lock
+    from cli.render_diff import diff_blocks, diff_document, diff_markdown, shown
     from planner.lock_changes import changes
-    from planner.validation.pricing import Launched, lock_of_launched
-    from planner.validation.sources import text_of
+    from planner.plan_lock import PlanLock
 
     before = read_lock(old)
-    after = (
-        lock_of_launched(Launched(script=new, text=text_of(new)), read_baseline(old).plan)
-        if is_script(new)
-        else read_lock(new)
-    )
-    found = changes(before, after)
+    if isinstance(before, PlanLock):
+        found = changes(before, _after(old, new))
+        show, document, is_bad = shown(found), diff_document(found), found.is_bad
+    else:
+        from cli.render_serve_diff import serve_diff_document, serve_shown
+        from planner.serve_lock_changes import serve_changes
+
+        served = serve_changes(before, _served_after(new))
+        show, document, is_bad = serve_shown(served), serve_diff_document(served), served.is_bad
     match format_:
         case DiffFormat.JSON:
-            print_json(diff_document(found))
+            print_json(document)
         case DiffFormat.MARKDOWN:
-            print_text(diff_markdown(found))
+            print_text(diff_markdown(show))
         case DiffFormat.TEXT:
-            print_blocks(diff_blocks(found))
-    if fail and found.is_bad:
+            print_blocks(diff_blocks(show))
+    if fail and is_bad:
         raise typer.Exit(ExitCode.FINDINGS)
+
+
+def _after(old: Path, new: Path) -> "PlanLock":
+    """Return what a training plan is compared with."""
+    from cli.lock_file import is_script, read_baseline, read_lock
+    from planner.plan_lock import PlanLock
+    from planner.validation.pricing import Baseline, Launched, lock_of_launched
+    from planner.validation.sources import text_of
+
+    if is_script(new):
+        baseline = read_baseline(old)
+        assert isinstance(baseline, Baseline), "the lock is one of training"
+        return lock_of_launched(Launched(script=new, text=text_of(new)), baseline.plan)
+    found = read_lock(new)
+    if not isinstance(found, PlanLock):
+        raise _other_kind(new, kind="serving", other="training")
+    return found
+
+
+def _served_after(new: Path) -> "ServeLock":
+    """Return what a serving plan is compared with."""
+    from cli.lock_file import is_script, read_lock
+    from planner.plan_lock import PlanLock
+
+    if is_script(new):
+        raise InputError(
+            "A serving plan is compared with another one, not with a file of an engine.",
+            location=Location(file=str(new)),
+            hint="`shardwright validate SCRIPT --baseline LOCK` says what changed in an engine, of its pool's script.",
+        )
+    found = read_lock(new)
+    if isinstance(found, PlanLock):
+        raise _other_kind(new, kind="training", other="serving")
+    return found
+
+
+def _other_kind(path: Path, *, kind: str, other: str) -> InputError:
+    return InputError(
+        f"This is a {kind} plan, and the other one a {other} plan.",
+        location=Location(file=str(path)),
+        hint="Compare plans of one kind.",
+    )

@@ -90,9 +90,14 @@ workload:
   # bf16, fp8, fp8_block, int8, int4, nvfp4 or mxfp4, as the files of the model are; nothing lossy is chosen for you.
   # quantization: bf16
   # kv_cache_dtype: bfloat16
+  # Of a mixture whose experts are not asked for alike: a Zipf law, or loads: with the tokens of each expert.
+  # expert_load: {{zipf: 0.8}}
 
-# Pin or bound what the search may choose: tp, pp, dp, expert_parallel, max_num_seqs, max_num_batched_tokens,
-# split (allowed, never, only), mixed, max_price_per_hour, max_watts.
+# A smaller model of the same vocabulary that may guess tokens ahead, and the part of its guesses that is taken.
+# speculative: {{draft: llama-3.2-1b, acceptance: 0.7}}
+
+# Pin or bound what the search may choose: tp, pp, dp, dcp, expert_parallel, max_num_seqs, max_num_batched_tokens,
+# num_speculative_tokens, redundant_experts, split (allowed, never, only), mixed, max_price_per_hour, max_watts.
 # constraints: {{tp: [4, 8], split: never}}
 
 # goodput, or for a load that is given: fewest-gpus, cost

@@ -18,6 +18,7 @@ from cli.plain_parser import PlainParser, at_least_one
 from planner.errors import InputError, Location
 
 if TYPE_CHECKING:
+    from planner.validation.held_servers import ServeBaseline
     from planner.validation.judge import Judged
     from planner.validation.pricing import Baseline, Machine
     from planner.validation.sources import Asked
@@ -190,7 +191,7 @@ def _machine(cluster: str | None, spec: Path | None, *, advice: bool) -> "Machin
     return Machine(cluster=cluster, spec=spec, advice=advice)
 
 
-def _baseline(path: Path | None) -> "Baseline | None":
+def _baseline(path: Path | None) -> "Baseline | ServeBaseline | None":
     if path is None:
         return None
     from cli.lock_file import read_baseline

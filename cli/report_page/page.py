@@ -17,19 +17,17 @@ from cli.render_plan import (
     verdict,
 )
 from cli.render_schedules import schedule_sections
+from cli.report_page.frame import framed, tiles_element
 from cli.report_page.layouts_plot import Point, band_elements, pareto_elements
-from cli.report_page.markup import as_html, block_elements, element, folded, headed
+from cli.report_page.markup import block_elements, element, folded, headed
 from cli.report_page.memory_bars import memory_elements
 from cli.report_page.pipeline_picture import pipeline_elements
 from cli.report_page.rank_map import rank_map_elements
-from cli.report_page.style import STYLE
 from cli.report_page.time_bars import time_elements
 from planner.evaluate import Evaluation
 from planner.plan import Plan
 from planner.report import Comparison, compare_all
 
-# A browser that honours it loads nothing, whatever the page says.
-NOTHING_LOADED = "default-src 'none'; style-src 'unsafe-inline'"
 SAME_TIME = 1e-9
 """Relative difference of two step times that are the same computation on two processors."""
 
@@ -42,40 +40,13 @@ def report_page(plan: Plan, evaluation: Evaluation | None) -> str:
         evaluation: Its best layout evaluated again, for the timeline; None of a plan that holds no layout.
     """
     title = f"{plan.model.name} on {plan.cluster.name}"
-    sections = list(_sections(plan, evaluation))
-    links = [
-        part for section in sections for part in (element("a", _heading(section), href=f"#{section.get('id')}"), " ")
-    ]
-    lead = list(block_elements((*header(plan)[1:], *verdict(plan))))
-    document = element(
-        "html",
-        element(
-            "head",
-            element("meta", charset="utf-8"),
-            element("meta", http_equiv="Content-Security-Policy", content=NOTHING_LOADED),
-            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            element("title", title),
-            element("style", STYLE),
-        ),
-        element(
-            "body",
-            element("h1", title),
-            *block_elements(header(plan)[:1], heading="p"),
-            *lead,
-            *_certificate(plan),
-            *_tiles(plan),
-            element("nav", *links, aria_label="Sections"),
-            element("main", *sections),
-        ),
-        lang="en",
+    lead = (
+        *block_elements(header(plan)[:1], heading="p"),
+        *block_elements((*header(plan)[1:], *verdict(plan))),
+        *_certificate(plan),
+        *_tiles(plan),
     )
-    return as_html(document)
-
-
-def _heading(section: ET.Element) -> str:
-    found = section.find("h2")
-    assert found is not None, "every section has a heading"
-    return found.text or ""
+    return framed(title, lead=lead, sections=_sections(plan, evaluation))
 
 
 def _certificate(plan: Plan) -> Iterator[ET.Element]:
@@ -115,14 +86,7 @@ def _tiles(plan: Plan) -> Iterator[ET.Element]:
     if plan.days_to_train is not None:
         hours = plan.days_to_train * 24 * plan.cluster.world_size
         tiles.append(("whole run", duration(plan.days_to_train), f"{hours:,.0f} GPU hours"))
-    yield element(
-        "div",
-        *(
-            element("div", element("span", name), element("b", value), element("span", remark), class_="tile")
-            for name, value, remark in tiles
-        ),
-        class_="tiles",
-    )
+    yield tiles_element(tiles)
 
 
 def _sections(plan: Plan, evaluation: Evaluation | None) -> Iterator[ET.Element]:

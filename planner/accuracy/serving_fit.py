@@ -125,11 +125,6 @@ class ServingFit:
         weights = _weights(self._sampled)
         self._weights = np.stack([weights, weights * first * FIRST_TOKEN_WEIGHT], axis=1)
 
-    @property
-    def num_rows(self) -> int:
-        """Return the rows that the fit looks at."""
-        return len(self._rows)
-
     def fitted(self, *, steps: int = 3) -> Calibration:
         """Return the constants that fit all cells best, after so many simulations."""
         point = self._point(self._start)

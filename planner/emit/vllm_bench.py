@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.emit.shell import comment, quote
+from planner.emit.vllm import PORT
 from planner.serve_request import Arrivals, Lengths, ServeWorkload
 
 BENCH_FILE = "bench.sh"
@@ -25,12 +26,14 @@ class Door:
         count: How many such addresses there are.
         requests_per_second: That each gets.
         concurrency: Requests under way at each.
+        port: Where it listens, unless told otherwise.
     """
 
     name: str
     count: int
     requests_per_second: float
     concurrency: int
+    port: int = PORT
 
 
 def bench_script(model: str, workload: ServeWorkload, doors: Sequence[Door]) -> str:
@@ -38,19 +41,19 @@ def bench_script(model: str, workload: ServeWorkload, doors: Sequence[Door]) -> 
     lines = [
         "#!/usr/bin/env bash",
         comment(f"Measures {model} at the load that was planned, one address at a time. Written by shardwright."),
-        comment("Usage: POOL=name HOST=address PORT=8000 bash bench.sh"),
+        comment("Usage: POOL=name HOST=address bash bench.sh; PORT where it is another"),
     ]
     lines += [comment(note) for note in _notes(workload)]
     first = quote(doors[0].name, what="the name of a pool")
     lines += ["", "set -euo pipefail", "", f'case "${{POOL:-{first}}}" in']
     for door in doors:
         words = _load(workload, door)
-        lines.append(f"    {quote(door.name, what='the name of a pool')}) LOAD=({' '.join(words)}) ;;")
+        lines.append(f"    {quote(door.name, what='the name of a pool')}) LOAD=({' '.join(words)}) DOOR={door.port} ;;")
     lines += ['    *) echo "no such pool: $POOL" >&2; exit 2 ;;', "esac", ""]
     words = [*_lengths(workload), *_targets(workload)]
     lines.append("exec vllm bench serve \\")
     lines.append(f"    --model {quote(model, what='the model')} \\")
-    lines.append('    --host "${HOST:-127.0.0.1}" --port "${PORT:-8000}" \\')
+    lines.append('    --host "${HOST:-127.0.0.1}" --port "${PORT:-$DOOR}" \\')
     lines += [f"    {word} \\" for word in words]
     lines.append('    "${LOAD[@]}" "$@"')
     return "\n".join(lines) + "\n"
@@ -58,6 +61,8 @@ def bench_script(model: str, workload: ServeWorkload, doors: Sequence[Door]) -> 
 
 def _load(workload: ServeWorkload, door: Door) -> list[str]:
     count = max(200, NUM_WAVES * door.concurrency)
+    if workload.num_requests is not None:
+        count = min(count, workload.num_requests)
     if workload.arrivals in {Arrivals.CLOSED, Arrivals.OFFLINE}:
         return ["--max-concurrency", str(door.concurrency), "--num-prompts", str(count)]
     words = ["--request-rate", f"{door.requests_per_second:.4g}", "--num-prompts", str(count)]

@@ -18,6 +18,26 @@ SIDE_CHANNEL_STEP = 100
 """Ports between two engines on a node: each rank of an engine takes one."""
 
 
+WATCH = (
+    "status=0",
+    "while (( ${#engines[@]} )); do",
+    '    for engine in "${!engines[@]}"; do',
+    '        kill -0 "$engine" 2> /dev/null && continue',
+    "        ended=0",
+    '        wait "$engine" || ended=$?',
+    "        if (( ended )); then",
+    '            echo "${engines[$engine]} ended with status $ended" >&2',
+    '            status="$ended"',
+    "        fi",
+    '        unset "engines[$engine]"',
+    "    done",
+    "    if (( ${#engines[@]} )); then wait -n || true; fi",
+    "done",
+    'exit "$status"',
+)
+"""Waits for every engine, and tells of one that ends badly at once, whichever it is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """A pool and where it stands.
@@ -113,22 +133,26 @@ def start_script(standings: Sequence[Standing], num_nodes: dict[str, int]) -> st
         "",
         'read -r -a addresses <<< "${ADDRESSES:-127.0.0.1}"',
         "trap 'kill $(jobs -p) 2> /dev/null || true' INT TERM",
+        "engines=()",
         f'case "${{CLUSTER:-{first}}} ${{NODE_INDEX:-0}}" in',
     ]
     for cluster in clusters:
         for node in range(num_nodes[cluster]):
             here = [start for start in starts if start.standing.cluster == cluster and start.node == node]
             lines.append(f"    {quote(f'{cluster} {node}', what='the name of a cluster')})")
-            lines += [f"        {_line(start, index)}" for index, start in enumerate(here)]
+            for index, start in enumerate(here):
+                name = f"{start.standing.pool.name} on port {PORT + index}"
+                lines += [
+                    f"        {_line(start, index)}",
+                    f"        engines[$!]={quote(name, what='the name of a pool')}",
+                ]
             if not here:
                 lines.append("        echo 'nothing starts on this node'")
             lines.append("        ;;")
     lines += [
         '    *) echo "no such node: ${CLUSTER:-} ${NODE_INDEX:-}" >&2; exit 2 ;;',
         "esac",
-        "status=0",
-        'for engine in $(jobs -p); do wait "$engine" || status=$?; done',
-        'exit "$status"',
+        *WATCH,
     ]
     return "\n".join(lines) + "\n"
 

@@ -52,12 +52,22 @@ MODULES: Mapping[Framework, tuple[str, ...]] = {
 PRICED = "planner.rules.priced"
 SERVED_MEMORY = "planner.rules.served_memory"
 HELD_AGAINST_LOCK = "planner.rules.held_against_lock"
+SERVED_AGAINST_LOCK = "planner.rules.served_against_lock"
 
 OWN_FILES = "planner.rules.own_files"
 
 UNREAD_FILES = "planner.rules.unread_files"
 
-OTHER_MODULES = (SPELLING, SUPPRESSION, PRICED, SERVED_MEMORY, HELD_AGAINST_LOCK, OWN_FILES, UNREAD_FILES)
+OTHER_MODULES = (
+    SPELLING,
+    SUPPRESSION,
+    PRICED,
+    SERVED_MEMORY,
+    HELD_AGAINST_LOCK,
+    SERVED_AGAINST_LOCK,
+    OWN_FILES,
+    UNREAD_FILES,
+)
 """Modules whose rules look at something else than a run."""
 
 
@@ -84,7 +94,8 @@ def priced_rules(framework: Framework) -> tuple[Rule[Any], ...]:
 @cache
 def lock_rules(framework: Framework) -> tuple[Rule[Any], ...]:
     """Return the rules that hold a run of a framework against a lock."""
-    return tuple(rule for rule in _rules(HELD_AGAINST_LOCK) if framework in rule.frameworks)
+    name = SERVED_AGAINST_LOCK if framework is Framework.VLLM else HELD_AGAINST_LOCK
+    return tuple(rule for rule in _rules(name) if framework in rule.frameworks)
 
 
 @cache

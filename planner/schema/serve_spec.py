@@ -12,6 +12,8 @@ workload:
   arrivals: poisson               # or closed-loop, offline, trace
   requests_per_second: 10         # left out, as much as the GPUs bear
   slo: {ttft_ms: 1000, tpot_ms: 40, percentile: 90}
+  # expert_load: {zipf: 0.8}      # of a mixture whose experts are not asked for alike
+# speculative: {draft: llama-3.2-1b, acceptance: 0.7}
 objective: goodput                # or fewest-gpus, cost
 ```
 
@@ -23,6 +25,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
+from planner.bundled import find_bundled
 from planner.documents import Document
 from planner.errors import InputError
 from planner.request import Bounds
@@ -34,22 +37,34 @@ from planner.serve_request import (
     DEFAULT_PERCENTILE,
     MAX_REQUESTS,
     Arrivals,
+    ExpertLoad,
     Lengths,
     ServeConstraints,
     ServeObjective,
     ServeRequest,
     ServeWorkload,
     SharedPrefix,
+    Speculation,
     Splits,
     Targets,
     Trace,
 )
+from planner.specs import ModelSpec
 
 Positive = Annotated[float, Field(strict=True, gt=0, le=1e9)]
 Fraction = Annotated[float, Field(strict=True, gt=0, le=1)]
 Milliseconds = Annotated[float, Field(strict=True, gt=0, le=1e9)]
 
-DIMENSIONS = ("tp", "pp", "dp", "dcp", "max_num_seqs", "max_num_batched_tokens")
+DIMENSIONS = (
+    "tp",
+    "pp",
+    "dp",
+    "dcp",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "num_speculative_tokens",
+    "redundant_experts",
+)
 """Dimensions of an engine that can be pinned or bounded by numbers."""
 
 
@@ -158,6 +173,45 @@ class TargetsFile(_Mapping):
         )
 
 
+class ExpertLoadFile(_Mapping):
+    """How often routed experts are asked for: a number for each, or a Zipf law over experts in an unknown order."""
+
+    loads: Annotated[
+        list[Annotated[float, Field(strict=True, ge=0, le=1e18)]] | None, Field(min_length=2, max_length=4096)
+    ] = None
+    zipf: Annotated[float | None, Field(strict=True, ge=0, le=4)] = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "ExpertLoadFile":
+        if (self.loads is None) == (self.zipf is None):
+            raise complaint("An expert load has either `loads` or `zipf`.", "Give one of the two, as zipf: 0.8.")
+        if self.loads is not None and not sum(self.loads):
+            raise complaint("No expert has a load.", "Give the tokens of each expert.", field="loads")
+        return self
+
+    def to_load(self) -> ExpertLoad:
+        """Return the load."""
+        return ExpertLoad(loads_E=tuple(self.loads or ()), zipf=self.zipf)
+
+
+class SpeculativeFile(_Mapping):
+    """A smaller model that may guess tokens ahead; how many is decided."""
+
+    draft: Annotated[
+        object, Field(description="Give a bundled name, the path of a Hugging Face config.json, or the model inline.")
+    ]
+    acceptance: Annotated[
+        float,
+        Field(
+            strict=True,
+            gt=0,
+            lt=1,
+            description="Give the measured part of guesses that the model takes where it took those before them.",
+        ),
+    ]
+    served_draft: Text | None = None
+
+
 class ServeWorkloadFile(_Mapping):
     """Traffic, targets and number formats."""
 
@@ -175,6 +229,7 @@ class ServeWorkloadFile(_Mapping):
     quantization: Text = "bf16"
     kv_cache_dtype: Literal["bfloat16", "fp8"] = "bfloat16"
     max_model_len: Length | None = None
+    expert_load: ExpertLoadFile | None = None
 
     @model_validator(mode="after")
     def _is_one_traffic(self) -> "ServeWorkloadFile":
@@ -241,6 +296,7 @@ class ServeWorkloadFile(_Mapping):
             quantization=self.quantization,
             kv_cache_dtype=self.kv_cache_dtype,
             max_model_len=self.max_model_len or _longest(prompts, outputs, trace),
+            expert_load=None if self.expert_load is None else self.expert_load.to_load(),
         )
 
 
@@ -263,6 +319,8 @@ class ServeConstraintsFile(_Mapping):
     expert_parallel: StrictBool | None = None
     max_num_seqs: Degree | None = None
     max_num_batched_tokens: Degree | None = None
+    num_speculative_tokens: Degree | None = None
+    redundant_experts: Degree | None = None
     split: Splits = Splits.ALLOWED
     mixed: StrictBool = True
     max_price_per_hour: Positive | None = None
@@ -293,6 +351,7 @@ class ServeSpecFile(_Mapping):
     cluster: Annotated[object, Field(description="Give a cluster, such as {preset: dgx-h100, nodes: 1}.")] = None
     clusters: Annotated[list[object], Field(min_length=1, max_length=16)] | None = None
     workload: ServeWorkloadFile
+    speculative: SpeculativeFile | None = None
     constraints: ServeConstraintsFile = ServeConstraintsFile()
     target: Literal["vllm"] = "vllm"
     objective: ServeObjective = ServeObjective.GOODPUT
@@ -320,13 +379,14 @@ class ServeSpecFile(_Mapping):
         return self
 
 
-def read_serve_request(document: Document, *, base: Path, model_name: str) -> ServeRequest:
-    """Return what a serving spec asks for; its model and clusters are only checked to be there.
+def read_serve_request(document: Document, *, base: Path, model_name: str, draft: ModelSpec | None) -> ServeRequest:
+    """Return what a serving spec asks for; its models and clusters are only checked to be there.
 
     Args:
         document: The spec.
         base: Directory that paths in it are relative to.
         model_name: What engines are told to load where the spec does not say `served_model`.
+        draft: The draft that the spec names; None without.
 
     Raises:
         InputError: Anything is wrong with it.
@@ -352,7 +412,23 @@ def read_serve_request(document: Document, *, base: Path, model_name: str) -> Se
         served_model=spec.served_model or model_name,
         gpu_memory_utilization=spec.gpu_memory_utilization,
         seed=spec.seed,
+        speculation=_speculation(spec.speculative, draft),
     )
+
+
+def _speculation(file: SpeculativeFile | None, draft: ModelSpec | None) -> Speculation | None:
+    if file is None or draft is None:
+        return None
+    served = file.served_draft or served_name(file.draft, draft)
+    return Speculation(model=draft, served_model=served, acceptance=file.acceptance)
+
+
+def served_name(named: object, model: ModelSpec | None) -> str:
+    """Return what engines are told to load: a bundled model's repository, else the model as the spec names it."""
+    bundled = find_bundled(named) if isinstance(named, str) else None
+    if bundled is not None:
+        return next((alias for alias in bundled.aliases if "/" in alias), bundled.name)
+    return named if isinstance(named, str) else model.name if model is not None else "model"
 
 
 def _check_lengths(workload: ServeWorkload, document: Document) -> None:

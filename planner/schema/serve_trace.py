@@ -75,9 +75,10 @@ def _csv_rows(text: str, file: str) -> Iterator[tuple[int, Mapping[str, object]]
     reader = csv.DictReader(text.splitlines())
     try:
         names = [name.strip() for name in reader.fieldnames or ()]
-        if not set(names) & set(INPUT_NAMES):
-            place = Location(file=file, line=1)
-            raise InputError("The first line names no column of prompts.", location=place, hint=_HINT)
+        for what, known in (("prompts", INPUT_NAMES), ("answers", OUTPUT_NAMES)):
+            if not set(names) & set(known):
+                place = Location(file=file, line=1)
+                raise InputError(f"The first line names no column of {what}.", location=place, hint=_HINT)
         reader.fieldnames = names
         for row in reader:
             yield reader.line_num, {name: value for name, value in row.items() if name is not None}
@@ -117,6 +118,8 @@ def _first(row: Mapping[str, object], names: tuple[str, ...]) -> object:
 
 
 def _length(value: object, name: str, place: Location) -> int:
+    if value is None:
+        raise InputError(f"`{name}` is missing.", location=place, hint=_HINT)
     number = _number(value)
     if number is None or not number.is_integer() or not 1 <= number <= MAX_LENGTH:
         raise InputError(f"`{name}` = {shown(value)} is no number of tokens.", location=place, hint=_HINT)

@@ -16,6 +16,7 @@ from importlib import resources
 from types import MappingProxyType
 
 from planner.errors import InputError
+from planner.serving.exchange import OWN_SUMS, OwnSums
 
 
 class Scheduling(StrEnum):
@@ -41,8 +42,7 @@ class Engine:
         default_memory_fraction: Part of the GPU's memory that it takes unless told.
         fraction_of_free: That part is one of what weights and a step leave, and is all cache; else one of the whole.
         block_size: Tokens of a block of the cache.
-        exchange_start_seconds: Shortest all-reduce of two GPUs in a graph.
-        second_shot_seconds: What one of eight GPUs takes longer where parts are summed first and gathered then.
+        sums: What its own all-reduce kernels take beside their traffic.
         step_seconds: Host time of a step.
         sequence_seconds: Host time of a step for each running sequence.
         kernel_seconds: Each element-wise kernel of a layer.
@@ -61,8 +61,7 @@ class Engine:
     default_memory_fraction: float
     fraction_of_free: bool
     block_size: int
-    exchange_start_seconds: float
-    second_shot_seconds: float
+    sums: OwnSums
     step_seconds: float
     sequence_seconds: float
     kernel_seconds: float
@@ -119,6 +118,7 @@ _POLICIES: Mapping[str, partial[Engine]] = MappingProxyType(
         "vllm": partial(
             Engine,
             name="vllm",
+            sums=OWN_SUMS["vllm"],
             scheduling=Scheduling.MIXED,
             reserved_fraction=0.0,
             default_batched_tokens=8192,
@@ -126,13 +126,12 @@ _POLICIES: Mapping[str, partial[Engine]] = MappingProxyType(
             default_memory_fraction=0.92,
             fraction_of_free=False,
             block_size=16,
-            exchange_start_seconds=4.3e-6,
-            second_shot_seconds=5e-6,
         ),
         # TensorRT-LLM's `GUARANTEED_NO_EVICT` policy, and `trtllm-serve`'s defaults (`free_gpu_memory_fraction`).
         "trtllm": partial(
             Engine,
             name="trtllm",
+            sums=OWN_SUMS["trtllm"],
             scheduling=Scheduling.MIXED,
             reserved_fraction=1.0,
             default_batched_tokens=8192,
@@ -140,14 +139,13 @@ _POLICIES: Mapping[str, partial[Engine]] = MappingProxyType(
             default_memory_fraction=0.9,
             fraction_of_free=True,
             block_size=32,
-            exchange_start_seconds=2.7e-6,
-            second_shot_seconds=13e-6,
         ),
         # SGLang's `chunked_prefill_size` and `mem_fraction_static` on large GPUs; it reserves a part of each answer
         # that falls as answers run (`new_token_ratio`): 0.4 is assumed.
         "sglang": partial(
             Engine,
             name="sglang",
+            sums=OWN_SUMS["sglang"],
             scheduling=Scheduling.PREFILL_FIRST,
             reserved_fraction=0.4,
             default_batched_tokens=8192,
@@ -155,8 +153,6 @@ _POLICIES: Mapping[str, partial[Engine]] = MappingProxyType(
             default_memory_fraction=0.88,
             fraction_of_free=False,
             block_size=1,
-            exchange_start_seconds=4.4e-6,
-            second_shot_seconds=5e-6,
         ),
     }
 )
@@ -172,11 +168,6 @@ def calibration() -> Calibration:
     return Calibration(
         engines=MappingProxyType(engines), kernels=KernelFactors(**content["kernels"]), source=content["source"]
     )
-
-
-def engine_names() -> tuple[str, ...]:
-    """Return the names of the engines."""
-    return tuple(_POLICIES)
 
 
 _ALIASES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "tensorrt_llm": "trtllm"}

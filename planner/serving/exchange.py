@@ -6,7 +6,10 @@ Constants are read off published timings of vLLM's, SGLang's and TensorRT-LLM's 
 1 GB, and scale with the datasheet's link. Where a group leaves the domain NCCL's price counts (`profiles.collectives`).
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,6 +38,37 @@ BUS_FRACTION_TWO = _read_off(0.72, 1.1, "bus bandwidth over the link of 2 GPUs, 
 BUS_FRACTION_EIGHT = _read_off(1.0, 1.1, "bus bandwidth over the link of 8 GPUs, endless")
 RAMP = _read_off(50e-6, 1e-3, "what large tensors take longer than their bandwidth says")
 RAMP_BYTES = _read_off(12e6, 1e9, "size at which half of that is paid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSums:
+    """What an engine's own all-reduce kernels take beside their traffic.
+
+    Args:
+        start: Shortest all-reduce of two GPUs in a graph.
+        second_shot: What one of eight GPUs takes longer where parts are summed first and gathered then.
+    """
+
+    start: Constant
+    second_shot: Constant
+
+
+def _own(engine: str, start: float, second_shot: float) -> OwnSums:
+    return OwnSums(
+        start=_read_off(start, 1e-4, f"shortest sum of {engine} over 2 GPUs"),
+        second_shot=_read_off(second_shot, 1e-4, f"two shots of {engine} over one, 8 GPUs"),
+    )
+
+
+OWN_SUMS: Mapping[str, OwnSums] = MappingProxyType(
+    {
+        "vllm": _own("vLLM", 4.3e-6, 5e-6),
+        "trtllm": _own("TensorRT-LLM", 2.7e-6, 13e-6),
+        "sglang": _own("SGLang", 4.4e-6, 5e-6),
+    }
+)
+"""By engine."""
+
 HOST_LINK_START = Constant(
     value=12e-6, low=0.0, high=1e-3, origin=Origin.ASSUMED, source="assumption: NCCL over PCIe slots of one node"
 )
@@ -48,14 +82,13 @@ class ExchangeTimes:
 
     Args:
         cluster: Where it runs; groups are of neighbouring GPUs.
-        start_seconds: Shortest all-reduce of two GPUs: the engine's own.
-        second_shot_seconds: What a second shot adds between eight GPUs; barriers grow with their number.
+        sums: What the engine's own all-reduce kernels take; barriers of a second shot grow with the number of GPUs.
     """
 
-    def __init__(self, cluster: Cluster, start_seconds: float, second_shot_seconds: float) -> None:
-        self._second_shot = second_shot_seconds
+    def __init__(self, cluster: Cluster, sums: OwnSums) -> None:
         self.cluster = cluster
-        self._start = start_seconds
+        self._start = sums.start.value
+        self._second_shot = sums.second_shot.value
         self._network = CollectivePrices(cluster, sustained=False)
 
     def all_reduce_seconds_P(self, bytes_P: ArrayLike, size: int) -> FloatArray:

@@ -8,13 +8,14 @@ because both come from one pool (vLLM's hybrid cache manager).
 - Key and value heads fewer than tp are held in copies: tp over heads times as much.
 - Latent attention's cache is whole on every tensor-parallel rank; data-parallel attention, or a context-parallel degree
   of decode, divides it.
+- With decode context parallelism a block is spread over the ranks that share it, and is so many times as long.
 - Layers with a window keep the window's tokens, the others all.
 
 The heaviest rank of a pipeline holds the most layers and the larger of embedding and LM head.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.overheads import PUBLISHED
 from planner.serving.block_pool import BlockPool, block_pool
@@ -22,19 +23,38 @@ from planner.serving.engines import Engine
 from planner.serving.formats import ServedFormats
 from planner.serving.rank_operators import PLAIN_BYTES, RankLayer, RankModel
 from planner.serving_layout import EngineSettings, EngineShape
+from profiles.constants import Constant, Origin
 from profiles.hardware import Cluster
 
-GRAPH_BYTES = 1 << 30
-GRAPH_SOURCE = "assumption: captured graphs of decode; vLLM logs between 0.2 and 2 GiB"
+GRAPHS = Constant(
+    value=1 << 30,
+    low=0,
+    high=8 << 30,
+    origin=Origin.ASSUMED,
+    source="assumption: captured graphs of decode; vLLM's log names between 0.2 and 2 GiB, by model and batch",
+)
+STREAM_COPIES = Constant(
+    value=4,
+    low=1,
+    high=16,
+    origin=Origin.ASSUMED,
+    source="assumption: a layer holds four tensors as wide as the stream at once: the stream, its norm, a part's input"
+    " and output; no engine says how many its allocator keeps",
+)
+LOGIT_BYTES = Constant(
+    value=2 * 4,
+    low=4,
+    high=32,
+    origin=Origin.COUNTED,
+    source="logits of a sampled token in fp32, and one copy for sampling (vllm/v1/sample/sampler.py)",
+)
 
 VLLM = "vllm"
 """The engine whose check before it starts is known (`planner.serving.block_pool`)."""
 
-STREAM_COPIES = 4
-"""Tensors as wide as the stream that a layer holds at once: the stream, its norm, a part's input and output."""
 
-LOGIT_BYTES = 2 * 4
-"""Logits of a sampled token in fp32, and one copy for sampling."""
+WEIGHTS = "weights"
+"""Name of the line of the model's weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +85,7 @@ class KvLedger:
         block_tokens: Tokens of a block.
         needed_tokens: Tokens of the longest sequence, which must fit.
         pool: How vLLM deals blocks; None for other engines, which are held to `sequence_bytes`.
+        ahead_tokens: Slots that each sequence has for tokens that are guessed.
     """
 
     capacity_bytes: int
@@ -75,6 +96,7 @@ class KvLedger:
     block_tokens: int
     needed_tokens: int
     pool: BlockPool | None
+    ahead_tokens: int = 0
 
     @property
     def held_bytes(self) -> int:
@@ -88,7 +110,7 @@ class KvLedger:
 
     def sequence_bytes(self, tokens: float) -> float:
         """Return the cache of one sequence of so many tokens, in whole blocks."""
-        whole = math.ceil(tokens / self.block_tokens) * self.block_tokens
+        whole = math.ceil((tokens + self.ahead_tokens) / self.block_tokens) * self.block_tokens
         windows = sum(num_bytes * min(whole, window + self.block_tokens) for num_bytes, window in self.window_layers)
         return whole * self.token_bytes + windows + self.state_bytes
 
@@ -172,9 +194,33 @@ def kv_ledger(  # noqa: PLR0913 - the facts of an engine
         token_bytes=(tokens + index) * share / shape.dcp,
         window_layers=windows,
         state_bytes=round(states * share),
-        block_tokens=block_tokens,
+        block_tokens=block_tokens * shape.dcp,
         needed_tokens=settings.max_model_len,
         pool=pool if engine.name == VLLM else None,
+    )
+
+
+def with_draft(ledger: KvLedger, draft: KvLedger, *, guesses: int) -> KvLedger:
+    """Return the memory of an engine that a draft guesses for.
+
+    The draft's weights and cache lie beside the model's; its steps use the room that the model's leave. A sequence has
+    slots for the tokens that are guessed (`vllm/v1/core/sched/scheduler.py: num_lookahead_tokens`). How a draft's layers
+    are grouped with the model's is not known here: the pool is held to the bytes of both.
+
+    Args:
+        ledger: Memory of the engine alone.
+        draft: Memory of the draft alone, on the same GPUs.
+        guesses: Tokens that are guessed.
+    """
+    weights = next(line.num_bytes for line in draft.lines if line.name == WEIGHTS)
+    return replace(
+        ledger,
+        lines=(*ledger.lines, Line(name="draft", num_bytes=weights, source="weights, counted on its operator graph")),
+        token_bytes=ledger.token_bytes + draft.token_bytes,
+        window_layers=(*ledger.window_layers, *draft.window_layers),
+        state_bytes=ledger.state_bytes + draft.state_bytes,
+        ahead_tokens=guesses,
+        pool=None,
     )
 
 
@@ -204,16 +250,16 @@ def _lines(rank: RankModel, shape: EngineShape, settings: EngineSettings, share:
         for size in (shape.tp, shape.pp, shape.tp * shape.dp if rank.has_experts else 1)
     )
     return (
-        Line(name="weights", num_bytes=math.ceil(layers * share + ends), source="counted on the operator graph"),
+        Line(name=WEIGHTS, num_bytes=math.ceil(layers * share + ends), source="counted on the operator graph"),
         Line(
             name="activations",
             num_bytes=_activation_bytes(rank, shape, settings),
-            source=f"a step of {settings.max_num_batched_tokens:,} tokens; assumed: {STREAM_COPIES} streams and the"
-            " widest layer at once",
+            source=f"a step of {settings.max_num_batched_tokens:,} tokens; assumed: {STREAM_COPIES.value:g} streams and"
+            " the widest layer at once",
         ),
         Line(name="context and libraries", num_bytes=PUBLISHED.context_bytes, source=PUBLISHED.context_source),
         Line(name="communicators", num_bytes=communicators, source=PUBLISHED.communicator_source),
-        Line(name="graphs", num_bytes=GRAPH_BYTES, source=GRAPH_SOURCE),
+        Line(name="graphs", num_bytes=round(GRAPHS.value), source=GRAPHS.source),
     )
 
 
@@ -226,10 +272,17 @@ def _activation_bytes(rank: RankModel, shape: EngineShape, settings: EngineSetti
         if layer.experts is not None:
             inner = layer.experts.inter * (3 if layer.experts.gated else 2) + layer.experts.hidden
             in_layer = max(
-                in_layer, inner * layer.experts.topk * shape.dp * layer.experts.on_rank / layer.experts.experts
+                in_layer,
+                inner
+                * layer.experts.topk
+                * shape.dp
+                * layer.experts.on_rank
+                / layer.experts.copies
+                * layer.experts.skew,
             )
-    logits = min(settings.max_num_seqs, tokens) * rank.head.columns * LOGIT_BYTES
-    return math.ceil(tokens * PLAIN_BYTES * (STREAM_COPIES * rank.hidden_size + in_layer) + logits)
+    sampled = settings.max_num_seqs * (1 if settings.draft is None else 1 + settings.draft.num_tokens)
+    logits = min(sampled, tokens) * rank.head.columns * LOGIT_BYTES.value
+    return math.ceil(tokens * PLAIN_BYTES * (STREAM_COPIES.value * rank.hidden_size + in_layer) + logits)
 
 
 def _block_tokens(rank: RankModel, formats: ServedFormats, block: int) -> int:

@@ -1,13 +1,26 @@
 """One model on one cluster: everything that layouts share is computed once and kept here."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from planner.serving.attention_times import DecodeTimes, PromptTimes
+from planner.serving.context_parallel import context_exchange
 from planner.serving.engines import Engine, KernelFactors, calibration
+from planner.serving.exchange import ExchangeTimes
 from planner.serving.formats import ServedFormats
-from planner.serving.rank_operators import AttentionCore, RankModel, rank_model, serving_graph
-from planner.serving.step_costs import StepCosts, StepTables, step_tables
+from planner.serving.rank_operators import EVEN, AttentionCore, Balance, RankModel, rank_model, serving_graph
+from planner.serving.step_costs import ONE_BY_ONE, Answering, DraftPasses, StepCosts
+from planner.serving.step_tables import StepTables, step_tables
 from planner.serving_layout import EngineShape
 from planner.specs import ModelSpec
 from profiles.hardware import Cluster
+
+Key = tuple[EngineShape, ServedFormats, Balance]
+
+
+def _key(shape: EngineShape, formats: ServedFormats, balance: Balance) -> Key:
+    """Return what weights and kernels depend on: not on which ranks keep which part of a context."""
+    return replace(shape, dcp=1), formats, balance
 
 
 class ServingPrices:
@@ -24,38 +37,73 @@ class ServingPrices:
         self.model = model
         self.cluster = cluster
         self._graph = serving_graph(model)
-        self._ranks: dict[tuple[EngineShape, ServedFormats], RankModel] = {}
-        self._tables: dict[tuple[EngineShape, ServedFormats, str, float, float], StepTables] = {}
+        self._ranks: dict[Key, RankModel] = {}
+        self._tables: dict[tuple[Key, str], StepTables] = {}
         self._answers: dict[tuple[AttentionCore, float], DecodeTimes] = {}
         self._prompts: dict[AttentionCore, PromptTimes] = {}
 
-    def rank(self, shape: EngineShape, formats: ServedFormats) -> RankModel:
+    def rank(self, shape: EngineShape, formats: ServedFormats, balance: Balance = EVEN) -> RankModel:
         """Return what one rank of an engine holds and runs."""
-        key = (shape, formats)
+        key = _key(shape, formats, balance)
         if key not in self._ranks:
-            self._ranks[key] = rank_model(self.model, self._graph, shape, formats)
+            self._ranks[key] = rank_model(self.model, self._graph, shape, formats, balance)
         return self._ranks[key]
 
-    def costs(self, shape: EngineShape, formats: ServedFormats, engine: Engine) -> StepCosts:
+    def costs(
+        self,
+        shape: EngineShape,
+        formats: ServedFormats,
+        engine: Engine,
+        *,
+        balance: Balance = EVEN,
+        answering: Answering = ONE_BY_ONE,
+    ) -> StepCosts:
         """Return what prices steps of an engine.
 
         Raises:
             CoverageError: The GPU lacks a rate that the model's formats need.
         """
-        rank, key = self.rank(shape, formats), (shape, formats)
-        of_engine = (engine.name, engine.exchange_start_seconds, engine.second_shot_seconds)
-        if (*key, *of_engine) not in self._tables:
-            self._tables[*key, *of_engine] = step_tables(
+        rank, key = self.rank(shape, formats, balance), _key(shape, formats, balance)
+        if (key, engine.name) not in self._tables:
+            self._tables[key, engine.name] = step_tables(
                 rank, shape, self.cluster, factors=self._factors, engine=engine
             )
-        attention = [
-            (layer.count, self._answers_of(layer.attention, formats.cache_bytes), self._prompts_of(layer.attention))
-            for layer in rank.layers
-            if layer.attention is not None
-        ]
         return StepCosts(
-            rank=rank, shape=shape, engine=engine, tables=self._tables[*key, *of_engine], attention=attention
+            rank=rank,
+            shape=shape,
+            engine=engine,
+            tables=self._tables[key, engine.name],
+            attention=self._attention(rank, shape, formats, queries=answering.queries),
+            context=context_exchange(
+                rank, shape, ExchangeTimes(self.cluster, engine.sums), cache_bytes=formats.cache_bytes
+            ),
+            answering=answering,
         )
+
+    def passes(self, shape: EngineShape, formats: ServedFormats, engine: Engine, *, guesses: int) -> DraftPasses:
+        """Return what prices the passes of this model as the draft of another one's engine of this shape."""
+        first = Answering(queries=guesses + 1)
+        return DraftPasses(
+            first=self.costs(shape, formats, engine, answering=first),
+            further=self.costs(shape, formats, engine),
+            guesses=guesses,
+        )
+
+    def _attention(
+        self, rank: RankModel, shape: EngineShape, formats: ServedFormats, *, queries: int
+    ) -> Sequence[tuple[int, DecodeTimes, PromptTimes]]:
+        """Return the layers of each kind of attention, with what times it.
+
+        Queries of one sequence share its cache as heads do; and a rank that keeps a part of each sequence attends to
+        it with the heads of all ranks that keep the others.
+        """
+        found = []
+        for layer in rank.layers:
+            core = layer.attention
+            if core is not None:
+                wide = replace(core, num_heads=core.num_heads * queries * shape.dcp)
+                found.append((layer.count, self._answers_of(wide, formats.cache_bytes), self._prompts_of(core)))
+        return found
 
     def _answers_of(self, core: AttentionCore, cache_bytes: float) -> DecodeTimes:
         key = (core, cache_bytes)

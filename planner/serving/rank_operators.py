@@ -124,20 +124,41 @@ class RoutedExperts:
         inter: Width of this rank's part of an expert.
         gated: Gate and up projection; else up alone.
         experts: Experts in all.
-        on_rank: Experts of this rank.
+        copies: The same with their further copies.
+        on_rank: Experts and copies of this rank.
         topk: Experts of one token.
         format: Of their weights.
         grouped: Name of the kernels that multiply them.
+        skew: Tokens of the busiest rank over the mean.
     """
 
     hidden: int
     inter: int
     gated: bool
     experts: int
+    copies: int
     on_rank: int
     topk: int
     format: Format
     grouped: str
+    skew: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """How tokens fall on ranks that whole experts are dealt to.
+
+    Args:
+        redundant: Copies of experts beside the experts; None without a balancer.
+        skew: Tokens of the busiest rank over the mean.
+    """
+
+    redundant: int | None = None
+    skew: float = 1.0
+
+
+EVEN = Balance()
+"""Every expert is asked for as often, and no balancer runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +233,9 @@ def serving_graph(model: ModelSpec) -> ModelGraph:
     return build_graph(model, _GRAPH_WORKLOAD)
 
 
-def rank_model(model: ModelSpec, graph: ModelGraph, shape: EngineShape, formats: ServedFormats) -> RankModel:
+def rank_model(
+    model: ModelSpec, graph: ModelGraph, shape: EngineShape, formats: ServedFormats, balance: Balance = EVEN
+) -> RankModel:
     """Return what one rank of an engine holds and runs of a model.
 
     Args:
@@ -220,11 +243,14 @@ def rank_model(model: ModelSpec, graph: ModelGraph, shape: EngineShape, formats:
         graph: What `serving_graph` returns of it.
         shape: How the engine lies on its GPUs.
         formats: What the model is held in.
+        balance: How tokens fall on the ranks that whole experts are dealt to.
     """
     counts: dict[Block, int] = {}
     for run in model.runs:
         counts[run.block] = counts.get(run.block, 0) + run.count
-    layers = tuple(_layer(block, graph.blocks[block], count, model, shape, formats) for block, count in counts.items())
+    layers = tuple(
+        _layer(block, graph.blocks[block], count, model, shape, formats, balance) for block, count in counts.items()
+    )
     rows = padded_vocab_size(model.vocab_size, shape.tp, divisor=VOCAB_DIVISOR) // shape.tp
     tables = 1 if model.tie_word_embeddings else 2
     return RankModel(
@@ -237,13 +263,24 @@ def rank_model(model: ModelSpec, graph: ModelGraph, shape: EngineShape, formats:
 
 
 def _layer(  # noqa: PLR0913, PLR0917 - the facts of a layer
-    block: Block, layer: LayerGraph, count: int, model: ModelSpec, shape: EngineShape, formats: ServedFormats
+    block: Block,
+    layer: LayerGraph,
+    count: int,
+    model: ModelSpec,
+    shape: EngineShape,
+    formats: ServedFormats,
+    balance: Balance,
 ) -> RankLayer:
     products = tuple(product for operator in layer.operators for product in _products(operator, block, shape, formats))
     stream, kernels = _element_wise(layer.operators, shape)
     casts = sum(1 for product in products if product.format.activation_bytes < PLAIN_BYTES)
+    experts = _experts(block, model, shape, formats, balance)
+    part = block.feed_forward
+    more = experts.copies / part.num_experts if experts is not None and isinstance(part, MixtureOfExperts) else 1.0
     weights = sum(
-        _weight_bytes(weight, operator, shape, formats) for operator in layer.operators for weight in operator.weights
+        _weight_bytes(weight, operator, shape, formats) * (more if weight.mesh is Mesh.EXPERT else 1.0)
+        for operator in layer.operators
+        for weight in operator.weights
     )
     sums = sum(1 for part in (block.mixer, block.feed_forward) if part is not None)
     if block.parallel and sums > 1:
@@ -253,7 +290,7 @@ def _layer(  # noqa: PLR0913, PLR0917 - the facts of a layer
         products=products,
         attention=_attention(block, shape),
         recurrence=_recurrence(block, shape),
-        experts=_experts(block, model, shape, formats),
+        experts=experts,
         stream_bytes_per_token=stream + 3.0 * casts * model.hidden_size,
         num_kernels=kernels + casts,
         reductions=sums,
@@ -413,19 +450,24 @@ def _recurrence(block: Block, shape: EngineShape) -> Recurrence | None:
             return None
 
 
-def _experts(block: Block, model: ModelSpec, shape: EngineShape, formats: ServedFormats) -> RoutedExperts | None:
+def _experts(
+    block: Block, model: ModelSpec, shape: EngineShape, formats: ServedFormats, balance: Balance
+) -> RoutedExperts | None:
     spec = block.feed_forward
     if not isinstance(spec, MixtureOfExperts):
         return None
     ranks = shape.tp * shape.pcp * shape.dp
     whole = shape.expert_parallel
+    copies = spec.num_experts + ((balance.redundant or 0) if whole else 0)
     return RoutedExperts(
         hidden=model.hidden_size if spec.latent_size is None else spec.latent_size,
         inter=spec.expert.intermediate_size if whole else -(-spec.expert.intermediate_size // ranks),
         gated=spec.expert.gated,
         experts=spec.num_experts,
-        on_rank=-(-spec.num_experts // ranks) if whole else spec.num_experts,
+        copies=copies,
+        on_rank=-(-copies // ranks) if whole else copies,
         topk=spec.experts_per_token,
         format=formats.experts,
         grouped=formats.grouped,
+        skew=balance.skew if whole else 1.0,
     )

@@ -32,6 +32,10 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
+ROUNDING = 1e-9
+"""Tokens by which sums of fractions of tokens may miss a whole one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seats:
     """What bounds a step of a data-parallel rank.
@@ -143,7 +147,8 @@ def simulate(requests: Requests, *, costs: StepCosts, seats: Seats, role: Role =
 class _Run:
     """The state of one simulation.
 
-    Ends of answers are counted in ticks: steps in which running answers get a token.
+    Ends of answers are counted in ticks: tokens that every running answer gets. A step is a tick, or as many as guesses
+    make it in the mean; what its last step gives an answer too much is thrown away.
     """
 
     def __init__(self, requests: Requests, costs: StepCosts, seats: Seats, role: Role) -> None:
@@ -151,6 +156,7 @@ class _Run:
         self._mixed = costs.engine.scheduling is Scheduling.MIXED
         self._reserved = costs.engine.reserved_fraction
         self._budget = seats.tokens * costs.shape.pp
+        self._queries, self._gain = costs.answering.queries, costs.answering.gain
         self._prompts: list[int] = requests.prompts_N.tolist()
         self._outputs: list[int] = [1] * requests.count if role is Role.PREFILL else requests.outputs_N.tolist()
         self._cached: list[int] = requests.cached_N.tolist()
@@ -165,13 +171,13 @@ class _Run:
         self._next = 0  # first request that has not come
         self._waiting: deque[int] = deque()
         self._chunked: deque[int] = deque()  # taken in, not yet computed whole
-        self._running: dict[int, int] = {}  # request -> tick at which its last token is out, in order of start
-        self._ends: list[tuple[int, int]] = []
-        self._tick = 0
-        self._context = 0  # tokens of all running sequences
+        self._running: dict[int, float] = {}  # request -> tick at which its last token is out, in order of start
+        self._ends: list[tuple[float, int]] = []
+        self._tick: float = 0
+        self._context: float = 0  # tokens of all running sequences
         self._held = 0.0  # bytes of cache
         self._growth = seats.token_bytes * (1.0 - self._reserved)  # that a token of an answer adds
-        self._preempted = self._steps = self._batches = 0
+        self._preempted = self._steps = self._batches = self._answering = 0
         self._busy = 0.0
         for _ in range(requests.concurrency or requests.count):
             self._let_come()
@@ -205,7 +211,7 @@ class _Run:
             preempted=self._preempted,
             steps=self._steps,
             busy_seconds=self._busy,
-            mean_batch=self._batches / max(self._tick, 1),
+            mean_batch=self._batches / max(self._answering, 1),
         )
 
     def _let_come(self) -> None:
@@ -225,7 +231,7 @@ class _Run:
         """Return the chunks of the next step, and the requests whose prompts are whole behind it."""
         chunks: list[tuple[float, float]] = []
         finished: list[int] = []
-        budget = self._budget - (len(self._running) if self._mixed else 0)
+        budget = self._budget - (len(self._running) * self._queries if self._mixed else 0)
         while budget > 0 and (self._chunked or self._admit(len(finished))):
             request = self._chunked[0]
             if self._role is Role.DECODE and not self._answered[request]:
@@ -283,10 +289,10 @@ class _Run:
 
     def _answer(self) -> None:
         """Run steps of running answers alone until something happens."""
-        steps = self._room(self._ends[0][0] - self._tick)
+        steps = self._room(max(1, math.ceil((self._ends[0][0] - self._tick) / self._gain - ROUNDING)))
         decodes = len(self._running)
         context = self._context / decodes
-        seconds = self._costs.seconds(decodes=decodes, context=context + (steps - 1) / 2)
+        seconds = self._costs.seconds(decodes=decodes, context=context + self._gain * (steps - 1) / 2)
         if self._next < self._limit and steps > 1:
             wait = self._arrivals[self._next] - self._clock
             if wait < steps * seconds:
@@ -294,7 +300,7 @@ class _Run:
                 first = self._costs.seconds(decodes=decodes, context=context)
                 mean = first + (seconds - first) * wait / (steps * seconds)
                 steps = min(steps, max(1, math.ceil(wait / mean)))
-                seconds = self._costs.seconds(decodes=decodes, context=context + (steps - 1) / 2)
+                seconds = self._costs.seconds(decodes=decodes, context=context + self._gain * (steps - 1) / 2)
         self._pass(steps * seconds, steps, decodes)
 
     def _room(self, steps: int) -> int:
@@ -303,33 +309,37 @@ class _Run:
         if growth <= 0 or not self._running:
             return steps
         while True:
-            possible = int((self._seats.pool_bytes - self._held) / (growth * len(self._running)))
+            possible = int((self._seats.pool_bytes - self._held) / (growth * self._gain * len(self._running)))
             if possible >= 1 or len(self._running) == 1:
                 return max(1, min(possible, steps))
             request, end = self._running.popitem()
             answered = self._outputs[request] - (end - self._tick)
             self._held -= self._size(request) + (answered - self._answered[request]) * growth
             self._context -= self._prompts[request] + answered
-            self._answered[request] = answered
+            self._answered[request] = int(answered)
             self._waiting.appendleft(request)
             self._preempted += 1
 
     def _pass(self, seconds: float, steps: int, decodes: int) -> None:
-        """Let time pass in which `decodes` running answers get `steps` tokens each, and end those that are whole."""
+        """Let time pass in which `decodes` running answers go `steps` steps on, and end those that are whole."""
         self._clock += seconds
         self._busy += seconds
         self._steps += steps
         if not decodes:
             return
-        self._tick += steps
+        tokens = steps * self._gain
+        self._tick += tokens
+        self._answering += steps
         self._batches += decodes * steps
-        self._context += decodes * steps
-        self._held += decodes * steps * self._growth
-        while self._ends and self._ends[0][0] <= self._tick:
+        self._context += decodes * tokens
+        self._held += decodes * tokens * self._growth
+        while self._ends and self._ends[0][0] <= self._tick + ROUNDING:
             end, request = heapq.heappop(self._ends)
             if self._running.get(request) == end:
                 del self._running[request]
-                self._context -= self._prompts[request] + self._outputs[request]
+                over = self._tick - end
+                self._context -= self._prompts[request] + self._outputs[request] + over
+                self._held -= over * self._growth
                 self._finish(request)
 
     def _start(self, request: int) -> None:

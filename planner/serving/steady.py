@@ -4,11 +4,11 @@ With B running answers of mean context c, each answer's life takes B prompts' wo
 
     tpot(B) = decode(B, c) + B prefill(prompt) / (output - 1),
 
-where a mixed step pays the tokens of a chunk beside its answers, and prefill is what a chunk adds to such a step. With
-arrivals at a rate r, Little's law gives B = r (output - 1) tpot(B), which rises in B and is solved by bisection; with
-no solution below the seats or the cache the engine is saturated. The first token waits for prompts in front of it: at a
-load u of the engine's prefill capacity the mean wait is that of a queue with one server and fixed service (Pollaczek
-and Khinchine), u / (2 (1 - u)) of a prompt's time.
+where decode is a step over the tokens that it gives an answer, a mixed step pays the tokens of a chunk beside its
+answers, and prefill is what a chunk adds to such a step. With arrivals by the clock, Little's law gives the rate
+r = B / ((output - 1) tpot(B)) that keeps so many running. The first token waits for prompts in front of it: at a load u
+of the engine's prefill capacity the mean wait is that of a queue with one server and fixed service (Pollaczek and
+Khinchine), u / (2 (1 - u)) of a prompt's time.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from planner.serving.engines import Scheduling
 from planner.serving.simulate import Seats
 from planner.serving.step_costs import StepCosts
-
-BISECTIONS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +63,7 @@ def prefill_seconds(costs: StepCosts, seats: Seats, load: Load, *, decodes: floa
     context = load.prompt + load.cached + load.output / 2
     budget = float(seats.tokens) * costs.shape.pp
     mixed = costs.engine.scheduling is Scheduling.MIXED and decodes > 0
-    room = max(1.0, budget - decodes) if mixed else budget
+    room = max(1.0, budget - decodes * costs.answering.queries) if mixed else budget
     chunks: list[tuple[float, float]] = []
     past, left = load.cached, load.prompt
     while left > 0:
@@ -84,7 +82,7 @@ def prefill_seconds(costs: StepCosts, seats: Seats, load: Load, *, decodes: floa
 def at_batch(costs: StepCosts, seats: Seats, load: Load, batch: float) -> tuple[float, float]:
     """Return the seconds between two tokens with so many running answers, and those of one prompt's prefill."""
     context = load.prompt + load.cached + load.output / 2
-    decode = costs.seconds(decodes=batch, context=context)
+    decode = costs.seconds(decodes=batch, context=context) / costs.answering.gain
     if load.output <= 1:
         return decode, prefill_seconds(costs, seats, load)
     prefill = prefill_seconds(costs, seats, load, decodes=batch)
@@ -105,30 +103,6 @@ def at_concurrency(costs: StepCosts, seats: Seats, load: Load, concurrency: floa
         requests_per_second=batch / life,
         saturated=waiting > 0,
     )
-
-
-def at_rate(costs: StepCosts, seats: Seats, load: Load, requests_per_second: float) -> Steady:
-    """Return the steady state with requests that come at a rate."""
-    most = max(most_running(seats, load), 1e-9)
-
-    def running(batch: float) -> float:
-        tpot, prefill = at_batch(costs, seats, load, batch)
-        return requests_per_second * (prefill + (load.output - 1) * tpot)
-
-    if running(most) > most:
-        full = at_concurrency(costs, seats, load, most)
-        return Steady(
-            batch=most,
-            tpot_seconds=full.tpot_seconds,
-            ttft_seconds=float("inf"),
-            requests_per_second=full.requests_per_second,
-            saturated=True,
-        )
-    low, high = 0.0, most
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if running(middle) > middle else (low, middle)
-    return by_the_clock(costs, seats, load, high)
 
 
 def by_the_clock(costs: StepCosts, seats: Seats, load: Load, batch: float) -> Steady:

@@ -1,22 +1,28 @@
 """Engines that could serve: a shape on a kind of GPU with a token budget, its memory, its prices.
 
+Where the spec names a draft, engines with some numbers of guesses stand beside those without; where it says how often
+experts are asked for, engines with the balancer and some numbers of copies beside those that deal experts in order.
+
 A candidate knows how many sequences its cache bears, and its steady state in closed form at any batch; that is what all
 of them are ranked by. Nothing that changes results is chosen: formats are the user's.
 """
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
-from planner.serve_request import ServeRequest
+from planner.serve_request import ServeRequest, Speculation
 from planner.serving.engines import Engine
+from planner.serving.expert_load import balances, expert_counts
 from planner.serving.formats import ServedFormats
-from planner.serving.ledger import KvLedger, kv_ledger
+from planner.serving.ledger import KvLedger, kv_ledger, with_draft
 from planner.serving.prices import ServingPrices
+from planner.serving.rank_operators import EVEN, Balance
 from planner.serving.simulate import Seats, seats_of
-from planner.serving.step_costs import StepCosts
-from planner.serving_layout import EngineSettings, EngineShape
-from planner.serving_search.shapes import shape_words
+from planner.serving.speculation import GUESSES, tokens_per_step
+from planner.serving.step_costs import ONE_BY_ONE, Answering, StepCosts
+from planner.serving_layout import Draft, EngineSettings, EngineShape
+from planner.serving_search.shapes import draft_refusal, engine_words
 from planner.serving_search.traffic import Mean
 
 TOKEN_BUDGETS = (2048, 4096, 8192, 16384)
@@ -24,6 +30,21 @@ TOKEN_BUDGETS = (2048, 4096, 8192, 16384)
 beside it much."""
 
 DOES_NOT_FIT = "weights, a step and the longest sequence do not fit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftGround:
+    """What drafts on one kind of GPU share.
+
+    Args:
+        prices: Prices of the draft there.
+        formats: What the draft is held in.
+        speculation: What it may do.
+    """
+
+    prices: ServingPrices
+    formats: ServedFormats
+    speculation: Speculation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +58,7 @@ class Ground:
         engine: Whose steps are priced.
         request: What is asked.
         mean: The traffic in the mean.
+        draft: What may guess ahead; None without.
     """
 
     index: int
@@ -45,6 +67,29 @@ class Ground:
     engine: Engine
     request: ServeRequest
     mean: Mean
+    draft: DraftGround | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """What is chosen of an engine before its batch.
+
+    Args:
+        shape: How it lies on its GPUs.
+        budget: Tokens of a step of a data-parallel rank.
+        guesses: Tokens that a draft guesses ahead; 0 without.
+        balance: How tokens fall on ranks, and whether a balancer runs.
+    """
+
+    shape: EngineShape
+    budget: int
+    guesses: int = 0
+    balance: Balance = EVEN
+
+    @property
+    def words(self) -> str:
+        """Return it in few words, without the budget."""
+        return engine_words(self.shape, guesses=self.guesses, redundant=self.balance.redundant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,31 +98,29 @@ class Candidate:
 
     Args:
         ground: Where it stands.
-        shape: How it lies on its GPUs.
-        budget: Tokens of a step of a data-parallel rank.
+        build: What is chosen of it.
         costs: What its steps take.
         most_seqs: Sequences that its cache bears at once, in the mean of their lives, on a data-parallel rank.
         most_seats: What bounds its steps with so many.
     """
 
     ground: Ground
-    shape: EngineShape
-    budget: int
+    build: Build
     costs: StepCosts
     most_seqs: int
     most_seats: Seats
 
     def settings(self, seqs: int) -> EngineSettings:
         """Return what the engine is told, for so many sequences at once."""
-        return settings_of(self.ground, budget=self.budget, seqs=seqs)
+        return settings_of(self.ground, self.build, seqs=seqs)
 
     def ledger(self, seqs: int) -> KvLedger:
         """Return its memory, for so many sequences at once."""
-        return ledger_of(self.ground, self.shape, self.settings(seqs))
+        return ledger_of(self.ground, self.build, seqs=seqs)
 
     def seats(self, seqs: int) -> Seats:
         """Return what bounds its steps, for so many sequences at once."""
-        return _seats(self.ground, self.shape, self.settings(seqs))
+        return _seats(self.ground, self.build, seqs=seqs)
 
     def told(self, seqs: int) -> int:
         """Return the least allowed batch with a seat for so many sequences, `most_seqs` at most."""
@@ -89,9 +132,19 @@ class Candidate:
         return max(seqs, bounds.minimum or 1)
 
     @property
+    def shape(self) -> EngineShape:
+        """Return how it lies on its GPUs."""
+        return self.build.shape
+
+    @property
+    def budget(self) -> int:
+        """Return the tokens of a step of a data-parallel rank."""
+        return self.build.budget
+
+    @property
     def words(self) -> str:
-        """Return its shape in few words."""
-        return shape_words(self.shape)
+        """Return it in few words, without the budget."""
+        return self.build.words
 
     @property
     def num_gpus(self) -> int:
@@ -104,60 +157,137 @@ class Candidate:
         return (self.ground.index, self.num_gpus, self.words, self.budget)
 
 
-def settings_of(ground: Ground, *, budget: int, seqs: int) -> EngineSettings:
+def settings_of(ground: Ground, build: Build, *, seqs: int) -> EngineSettings:
     """Return what an engine is told."""
     request = ground.request
     share = request.gpu_memory_utilization
     formats = ground.formats
+    draft = None
+    if build.guesses:
+        assert request.speculation is not None, "nothing guesses without a draft"
+        draft = Draft(model=request.speculation.served_model, num_tokens=build.guesses, tp=build.shape.tp)
     return EngineSettings(
         max_num_seqs=seqs,
-        max_num_batched_tokens=budget,
+        max_num_batched_tokens=build.budget,
         max_model_len=request.workload.max_model_len,
         gpu_memory_utilization=ground.engine.default_memory_fraction if share is None else share,
         kv_cache_dtype="fp8" if formats.cache == "fp8" else "auto",
         chunked_prefill=True,
         prefix_caching=request.workload.prefix is not None,
         quantization="fp8" if formats.name == "fp8" else None,
+        redundant_experts=build.balance.redundant,
+        draft=draft,
     )
 
 
-def ledger_of(ground: Ground, shape: EngineShape, settings: EngineSettings) -> KvLedger:
-    """Return the memory of an engine."""
+def ledger_of(ground: Ground, build: Build, *, seqs: int) -> KvLedger:
+    """Return the memory of an engine, that of its draft included."""
+    return ledger_told(ground, build, settings_of(ground, build, seqs=seqs))
+
+
+def ledger_told(ground: Ground, build: Build, settings: EngineSettings) -> KvLedger:
+    """Return the memory of an engine that is told so, that of its draft included."""
+    alone = _ledger(ground, ground.prices, ground.formats, build, settings)
+    if ground.draft is None or not build.guesses:
+        return alone
+    plain = replace(build, balance=EVEN)
+    draft = _ledger(ground, ground.draft.prices, ground.draft.formats, plain, settings)
+    return with_draft(alone, draft, guesses=build.guesses)
+
+
+def _ledger(
+    ground: Ground, prices: ServingPrices, formats: ServedFormats, build: Build, settings: EngineSettings
+) -> KvLedger:
     return kv_ledger(
-        rank=ground.prices.rank(shape, ground.formats),
-        shape=shape,
-        formats=ground.formats,
+        rank=prices.rank(build.shape, formats, build.balance),
+        shape=build.shape,
+        formats=formats,
         engine=ground.engine,
         settings=settings,
-        cluster=ground.prices.cluster,
+        cluster=prices.cluster,
     )
 
 
-def _seats(ground: Ground, shape: EngineShape, settings: EngineSettings) -> Seats:
-    ledger = ledger_of(ground, shape, settings)
-    return seats_of(ledger, settings, typical_tokens=ground.mean.typical_tokens)
+def _seats(ground: Ground, build: Build, *, seqs: int) -> Seats:
+    settings = settings_of(ground, build, seqs=seqs)
+    return seats_of(ledger_of(ground, build, seqs=seqs), settings, typical_tokens=ground.mean.typical_tokens)
 
 
 def candidates_of(ground: Ground, shapes: Iterable[EngineShape], pruned: Counter[str]) -> list[Candidate]:
     """Return the engines of these shapes that fit, and count the others."""
     found: list[Candidate] = []
-    constraints = ground.request.constraints
     for shape in shapes:
         fits = False
-        for budget in _budgets(ground):
-            if not constraints.admits("max_num_batched_tokens", budget):
-                continue
-            seqs = _most_seqs(ground, shape, budget)
+        for build in _builds(ground, shape, pruned):
+            seqs = _most_seqs(ground, build)
             if seqs:
                 fits = True
-                costs = ground.prices.costs(shape, ground.formats, ground.engine)
-                seats = _seats(ground, shape, settings_of(ground, budget=budget, seqs=seqs))
-                found.append(
-                    Candidate(ground=ground, shape=shape, budget=budget, costs=costs, most_seqs=seqs, most_seats=seats)
-                )
+                costs, seats = costs_of(ground, build), _seats(ground, build, seqs=seqs)
+                found.append(Candidate(ground=ground, build=build, costs=costs, most_seqs=seqs, most_seats=seats))
         if not fits:
             pruned[DOES_NOT_FIT] += 1
     return found
+
+
+def _builds(ground: Ground, shape: EngineShape, pruned: Counter[str]) -> Iterator[Build]:
+    """Yield what may be chosen of engines of a shape."""
+    constraints = ground.request.constraints
+    guesses = list(_guesses(ground, shape, pruned))
+    for balance in _balances(ground, shape):
+        for budget in _budgets(ground):
+            if constraints.admits("max_num_batched_tokens", budget):
+                for number in guesses:
+                    yield Build(shape=shape, budget=budget, guesses=number, balance=balance)
+
+
+def _guesses(ground: Ground, shape: EngineShape, pruned: Counter[str]) -> Iterator[int]:
+    """Yield the numbers of guesses that are tried for engines of a shape, 0 for none."""
+    constraints = ground.request.constraints
+    if "num_speculative_tokens" not in constraints.degrees:
+        yield 0
+    if ground.draft is None:
+        return
+    refusal = draft_refusal(shape, ground.draft.prices.model)
+    if refusal is not None:
+        pruned[refusal] += 1
+        return
+    named = constraints.degrees.get("num_speculative_tokens")
+    for number in sorted({*GUESSES, *((named.allowed or ()) if named is not None else ())}):
+        if constraints.admits("num_speculative_tokens", number):
+            yield number
+
+
+def _balances(ground: Ground, shape: EngineShape) -> tuple[Balance, ...]:
+    """Return the ways to deal experts to the ranks of engines of a shape."""
+    load, constraints = ground.request.workload.expert_load, ground.request.constraints
+    ranks = shape.tp * shape.pcp * shape.dp
+    if load is None or not shape.expert_parallel:
+        return () if "redundant_experts" in constraints.degrees else (EVEN,)
+    (experts,) = expert_counts(ground.prices.model)
+    named = constraints.degrees.get("redundant_experts")
+    extra = (named.allowed or ()) if named is not None else ()
+    found = balances(load, experts=experts, ranks=ranks, extra=extra)
+    if named is None:
+        return found
+    return tuple(one for one in found if one.redundant is not None and named.admits(one.redundant))
+
+
+def costs_of(ground: Ground, build: Build) -> StepCosts:
+    """Return what steps of an engine take, passes of its draft included."""
+    answering = ONE_BY_ONE
+    if ground.draft is not None and build.guesses:
+        answering = Answering(
+            queries=build.guesses + 1,
+            sampled=build.guesses + 1,
+            gain=tokens_per_step(build.guesses, ground.draft.speculation.acceptance),
+            passes=ground.draft.prices.passes(build.shape, ground.draft.formats, ground.engine, guesses=build.guesses),
+        )
+    return ground.prices.costs(build.shape, ground.formats, ground.engine, balance=build.balance, answering=answering)
+
+
+def _holds(ground: Ground, build: Build, *, seqs: int) -> bool:
+    """Return whether an engine with so many seats has room for the longest sequence."""
+    return ledger_of(ground, build, seqs=seqs).fits
 
 
 def _budgets(ground: Ground) -> tuple[int, ...]:
@@ -169,23 +299,31 @@ def _budgets(ground: Ground) -> tuple[int, ...]:
     return tuple(sorted({*TOKEN_BUDGETS, *named}))
 
 
-def _most_seqs(ground: Ground, shape: EngineShape, budget: int) -> int:
+def _most_seqs(ground: Ground, build: Build) -> int:
     """Return how many sequences run at once at most; 0 where the longest does not fit, or no batch that is allowed.
 
     Room for logits grows with the sequences, so that the number is found from above. vLLM takes no budget of tokens
-    below the number of sequences (`vllm/config/scheduler.py: verify_max_model_len`).
+    below the number of sequences (`vllm/config/scheduler.py: verify_max_model_len`); of one whose answers are guessed
+    ahead all guesses have a place in it.
     """
     constraints = ground.request.constraints
     bounds = constraints.degrees.get("max_num_seqs")
-    most = min(ground.engine.default_num_seqs, budget)
+    most = min(ground.engine.default_num_seqs, build.budget // (build.guesses + 1))
     if bounds is not None:
-        named = (*(bounds.allowed or ()), bounds.minimum or 1)
-        least = min(value for value in named if bounds.admits(value))
+        ends = (*(bounds.allowed or ()), bounds.minimum or 1)
+        least = min(value for value in ends if bounds.admits(value))
         most = max((value for value in range(1, most + 1) if bounds.admits(value)), default=least)
-        if most > budget:
+        if most * (build.guesses + 1) > build.budget:
             return 0
+        # The engine is told an allowed number of seats, more than it fills: room for their logits is there too.
+        named = (least, *(value for value in bounds.allowed or () if value <= most))
+        seated = [value for value in named if _holds(ground, build, seqs=value)]
+        if least not in seated:
+            return 0
+        if bounds.allowed is not None:
+            most = max(seated)
     while most:
-        ledger = ledger_of(ground, shape, settings_of(ground, budget=budget, seqs=most))
+        ledger = ledger_of(ground, build, seqs=most)
         if not ledger.fits:
             most //= 2
             continue

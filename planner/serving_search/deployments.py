@@ -192,7 +192,7 @@ def _planned(option: Option, count: int, point: Point, *, name: str, batch: floa
 
 
 def _step(point: Point, *, batch: float) -> Mapping[str, float]:
-    """Return a step by terms: of a prefill engine one with a prompt, else that of the running answers.
+    """Return a step by terms: of a prefill engine one with a prompt, else that of the running answers, over its tokens.
 
     An engine that does everything also computes prompts in between; their part of the time of a token is a term.
     """
@@ -203,7 +203,8 @@ def _step(point: Point, *, batch: float) -> Mapping[str, float]:
         terms = costs.breakdown(chunks=[(tokens, mean.cached)], decodes=0, context=0.0, finished=1)
     else:
         terms = costs.breakdown(decodes=running, context=mean.prompt + mean.output / 2)
-    found = {name: seconds for name, seconds in terms.items() if seconds > 0}
+    gain = 1.0 if point.role is Role.PREFILL else costs.answering.gain
+    found = {name: seconds / gain for name, seconds in terms.items() if seconds > 0}
     if point.role is Role.BOTH and mean.output > 1:
         prompt = prefill_seconds(costs, point.candidate.most_seats, mean.load, decodes=running)
         found[PROMPTS_BETWEEN] = running * prompt / (mean.output - 1)

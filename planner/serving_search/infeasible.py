@@ -1,22 +1,25 @@
 """Why no plan keeps the targets: the binding constraint, the nearest plan, and how far each target must move.
 
-In the way can be, looked at in this order: memory, where no engine holds the model and one sequence; the requests under
-way, the price or the power, where engines keep the targets and none is within these; a target, where no engine keeps it
-even with one request at a time; and the GPUs, where engines keep the targets and there are too few of them.
+In the way can be, looked at in this order: memory, where no engine holds the model and one sequence; a split, where it
+is asked for and engines cannot be parts of one, or are late only in one; the requests under way, the price or the
+power, where engines keep the targets and none is within these; a target, where no engine keeps it even with one request
+at a time; and the GPUs, where engines keep the targets and there are too few of them.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from planner.serve_plan import Move, ServeInfeasible
 from planner.serve_request import ServeObjective, ServeRequest, Splits
 from planner.serving_layout import EngineShape
-from planner.serving_search.candidates import TOKEN_BUDGETS, Candidate, Ground, ledger_of, settings_of
+from planner.serving_search.candidates import TOKEN_BUDGETS, Build, Candidate, Ground, ledger_of
 from planner.serving_search.closed_form import Point, both_at, in_a_loop
 from planner.serving_search.compose import fleet_problem, price_of, watts_of
 from planner.serving_search.options import Option, option_table
 from planner.serving_search.shapes import engine_shapes, shape_words
 from planner.serving_search.simulated import served_at
+from planner.serving_search.transfer import split_refusal
 from profiles.hardware import Cluster
 from solvers.fleet_registry import compose
 
@@ -65,6 +68,10 @@ def explain(  # noqa: PLR0913 - what was looked at, and what came of it
     request = grounds[0].request
     if not candidates:
         return _memory(grounds, request)
+    if borne <= 0 and request.constraints.split is Splits.ONLY:
+        in_the_way = _split(candidates, request)
+        if in_the_way is not None:
+            return in_the_way
     if borne <= 0:
         under_way = _under_way(candidates, clusters, request, one_node=one_node)
         return under_way or _limits(able, request) or _targets(candidates, request)
@@ -108,8 +115,27 @@ def _memory(grounds: tuple[Ground, ...], request: ServeRequest) -> ServeInfeasib
 
 def _shortfall(ground: Ground, shape: EngineShape) -> tuple[int, int]:
     """Return the bytes that a GPU lacks, and those that an engine may take of it."""
-    ledger = ledger_of(ground, shape, settings_of(ground, budget=TOKEN_BUDGETS[0], seqs=1))
+    ledger = ledger_of(ground, Build(shape=shape, budget=TOKEN_BUDGETS[0]), seqs=1)
     return ledger.shortfall_bytes, ledger.capacity_bytes
+
+
+def _split(candidates: list[Candidate], request: ServeRequest) -> ServeInfeasible | None:
+    """Return that a split is what is in the way; None where engines that do everything are late too."""
+    refusals = Counter(reason for one in candidates if (reason := split_refusal(one)) is not None)
+    if refusals.total() == len(candidates):
+        reasons = ", ".join(reason.removeprefix("split: ") for reason, _ in refusals.most_common())
+        binding = f"split: no engine can be a part of one: {reasons}"
+    else:
+        given = request.workload.targets.given
+        if min(_misses(light, given) for light in _lights(candidates, given)) > 1.0:
+            return None
+        binding = "split: a prompt, the transfer of its cache and the first step behind it are late together"
+    return ServeInfeasible(
+        binding=binding,
+        moves=(),
+        nearest="engines that do everything, with constraints.split: allowed",
+        nearest_values={},
+    )
 
 
 def _under_way(

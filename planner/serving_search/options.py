@@ -14,11 +14,13 @@ from planner.serve_request import ServeRequest, Splits
 from planner.serving_layout import Role
 from planner.serving_search.candidates import Candidate
 from planner.serving_search.closed_form import Point, best_of_both, best_of_decode, best_of_prefill, both_at
+from planner.serving_search.shapes import shape_words
 from planner.serving_search.simulated import bearing, keeps, served_at, targets_of
 from planner.serving_search.transfer import longest_transfer_seconds, split_refusal
 
 TIED = 0.005
-"""Part of the best rate within which token budgets count as equal; of equals the engine's own default is taken."""
+"""Part of the best rate within which builds of a shape count as equal; of equals the one with the fewest guesses and
+copies is taken, and the engine's own budget."""
 
 WAITED_STEPS = 2
 """Steps of decode in the time to the first token: the one that runs when a cache arrives, and the token's own."""
@@ -139,11 +141,11 @@ def _one_of_each_ground(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def _best_of_each(points: Iterable[Point]) -> list[Point]:
-    """Return for each kind of GPU and size the shapes with the highest rates; of equal budgets the usual one."""
+    """Return for each kind of GPU and size the shapes with the highest rates; of equal builds the plainest."""
     groups: dict[tuple[int, int], dict[str, list[Point]]] = {}
     for point in points:
         shapes = groups.setdefault((point.candidate.ground.index, point.candidate.num_gpus), {})
-        shapes.setdefault(point.candidate.words, []).append(point)
+        shapes.setdefault(shape_words(point.candidate.shape), []).append(point)
     found: list[Point] = []
     for _, shapes in sorted(groups.items()):
         best = sorted((_best(of_shape) for of_shape in shapes.values()), key=_order)
@@ -157,7 +159,13 @@ def _best(points: list[Point]) -> Point:
     usual = tied[0].candidate.ground.engine.default_batched_tokens
     return min(
         tied,
-        key=lambda point: (abs(math.log2(point.candidate.budget / usual)), -point.requests_per_second, _order(point)),
+        key=lambda point: (
+            point.candidate.build.guesses,
+            -1 if point.candidate.build.balance.redundant is None else point.candidate.build.balance.redundant,
+            abs(math.log2(point.candidate.budget / usual)),
+            -point.requests_per_second,
+            _order(point),
+        ),
     )
 
 

@@ -9,8 +9,9 @@ that are known of them, does better.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from planner.serve_plan import (
     Composition,
@@ -24,8 +25,8 @@ from planner.serve_request import Arrivals, ServeObjective, ServeRequest
 from planner.serving.engines import calibration, engine_named
 from planner.serving.formats import formats_of
 from planner.serving.prices import ServingPrices
-from planner.serving_layout import Role
-from planner.serving_search.candidates import Candidate, Ground, candidates_of
+from planner.serving_layout import EngineShape, Role
+from planner.serving_search.candidates import Candidate, DraftGround, Ground, candidates_of
 from planner.serving_search.compose import DEFAULT_SOLVER, Composed, composed, price_of
 from planner.serving_search.deployments import deployments_of, keep_targets
 from planner.serving_search.infeasible import explain
@@ -102,7 +103,7 @@ def plan_serving(
         solver=solver,
     )
     load = demand_of(request)
-    best = task.settled(range(len(table.options)))
+    best = task.best()
     deployments: tuple[Deployment, ...] = ()
     for turn in range(MOST_TURNS + 1):
         if not task.bears(best, load):
@@ -112,7 +113,7 @@ def plan_serving(
             break
         deployments = ()
         simulations.scale_halves(HALVES_STEP if turn < MOST_TURNS - 1 else 0.0)
-        best = task.settled(range(len(table.options)))
+        best = task.best()
     infeasible = None
     if not deployments:
         most = task.most() if load is not None else task.borne(best)
@@ -153,25 +154,15 @@ def plan_serving(
 
 def field_of(model: ModelSpec, clusters: tuple[Cluster, ...], request: ServeRequest) -> Field:
     """Return every engine that fits, on every kind of GPU."""
-    engine, mean = engine_named(ENGINE), mean_of(request.workload)
-    workload = request.workload
-    formats = formats_of(workload.quantization, model, cache=workload.kv_cache_dtype)
     grounds: list[Ground] = []
     candidates: list[Candidate] = []
     pruned: Counter[str] = Counter()
     considered = legal = 0
     for index, cluster in enumerate(clusters):
-        space = engine_shapes(model, cluster, formats, request.constraints)
+        ground = ground_of(model, cluster, request, index=index)
+        space = engine_shapes(model, cluster, ground.formats, request.constraints)
         considered += space.considered
         pruned += space.pruned
-        ground = Ground(
-            index=index,
-            prices=ServingPrices(model, cluster),
-            formats=formats,
-            engine=engine,
-            request=request,
-            mean=mean,
-        )
         grounds.append(ground)
         found = candidates_of(ground, space.shapes, pruned)
         legal += len({candidate.shape for candidate in found})
@@ -184,6 +175,29 @@ def field_of(model: ModelSpec, clusters: tuple[Cluster, ...], request: ServeRequ
         pruned=pruned,
         one_node=len(clusters) == 1 and clusters[0].num_nodes == 1,
     )
+
+
+def ground_of(model: ModelSpec, cluster: Cluster, request: ServeRequest, *, index: int) -> Ground:
+    """Return what all engines of a model on one kind of GPU share."""
+    workload = request.workload
+    return Ground(
+        index=index,
+        prices=ServingPrices(model, cluster),
+        formats=formats_of(workload.quantization, model, cache=workload.kv_cache_dtype),
+        engine=engine_named(ENGINE),
+        request=request,
+        mean=mean_of(workload),
+        draft=_draft_ground(request, cluster),
+    )
+
+
+def _draft_ground(request: ServeRequest, cluster: Cluster) -> DraftGround | None:
+    speculation = request.speculation
+    if speculation is None:
+        return None
+    # vLLM loads a draft as its files hold it (`DraftModelProposer._create_draft_vllm_config`).
+    formats = formats_of("", speculation.model, cache=request.workload.kv_cache_dtype)
+    return DraftGround(prices=ServingPrices(speculation.model, cluster), formats=formats, speculation=speculation)
 
 
 def demand_of(request: ServeRequest) -> float | None:
@@ -213,6 +227,28 @@ class Task:
     demand: float | None
     solver: str
 
+    def best(self) -> Composed:
+        """Return the best composition that the user allows: of any options, or of engines of one shape in each role.
+
+        Engines that do everything and split ones are settled by themselves first, so that the rates of the best of
+        each are the simulation's when they are compared.
+        """
+        options = self.simulations.options
+        roles = {role: [index for index, one in options.items() if one.point.role is role] for role in Role}
+        if self.request.constraints.mixed:
+            self.settled(roles[Role.BOTH])
+            self.settled([*roles[Role.PREFILL], *roles[Role.DECODE]])
+            return self.settled(options)
+        whole = self.alone(roles[Role.BOTH])
+        halves = self.best_of([*product(roles[Role.PREFILL], roles[Role.DECODE])])
+        able = [one for one in (whole, halves) if one is not None and self.bears(one, self.demand)]
+        return max(able, key=self.advantage) if able else whole or halves or self.settled(())
+
+    def advantage(self, found: Composed) -> float:
+        """Return the value of a composition, larger where it is better."""
+        value = found.fleet.objective or 0.0
+        return value if self.demand is None else -value
+
     def settled(self, indices: Iterable[int]) -> Composed:
         """Return the best composition of some options, of which every engine was simulated."""
         chosen = tuple(indices)
@@ -223,16 +259,24 @@ class Task:
 
     def alone(self, indices: Iterable[int]) -> Composed | None:
         """Return the best composition of engines of one option; None where none serves."""
-        chosen = tuple(indices)
-        sign = -1.0 if self.demand is None else 1.0
+        return self.best_of([(index,) for index in indices])
+
+    def best_of(self, groups: Sequence[tuple[int, ...]]) -> Composed | None:
+        """Return the best composition of engines of one group of options; None where none serves."""
+        tried: dict[tuple[int, ...], Composed] = {}
         while True:
-            tried = [self._composed((index,), demand=self.demand) for index in chosen]
-            able = [one for one in tried if one.counts]
+            for group in groups:
+                if group not in tried:
+                    tried[group] = self._composed(group, demand=self.demand)
+            able = [one for one in tried.values() if one.counts]
             if not able:
                 return None
-            best = min(able, key=lambda one: sign * (one.fleet.objective or 0.0))
+            best = max(able, key=self.advantage)
+            new = {index for index in best.counts if not self.simulations.options[index].simulated}
             if not self.simulations.require(best.counts):
                 return best
+            # What was simulated bears something else now.
+            tried = {group: one for group, one in tried.items() if not new & set(group)}
 
     def most(self) -> float:
         """Return the requests a second that all options bear at most."""
@@ -306,16 +350,16 @@ def _ranked(table: OptionTable, simulations: Simulations, *, top: int) -> tuple[
         for option in simulations.options.values()
         if option.simulated and option.point.role is Role.BOTH and not option.share
     }
-    found: dict[tuple[int, str], RankedEngine] = {}
+    found: dict[tuple[int, EngineShape], RankedEngine] = {}
     for closed in table.both:
         candidate = closed.candidate
-        key = (candidate.ground.index, candidate.words)
+        key = (candidate.ground.index, candidate.shape)
         if key in found:
             continue
-        point = simulated.get((candidate.ground.index, candidate.shape), closed)
+        point = simulated.get(key, closed)
         found[key] = RankedEngine(
             gpu=candidate.ground.prices.cluster.device.name,
-            words=candidate.words,
+            words=point.candidate.words,
             num_gpus=candidate.num_gpus,
             max_num_seqs=point.seqs,
             max_num_batched_tokens=point.candidate.budget,
@@ -323,7 +367,7 @@ def _ranked(table: OptionTable, simulations: Simulations, *, top: int) -> tuple[
             tokens_per_second_per_gpu=point.per_gpu * candidate.ground.mean.output,
             tpot_seconds=point.tpot_seconds,
             ttft_seconds=point.ttft_seconds,
-            simulated=(candidate.ground.index, candidate.shape) in simulated,
+            simulated=key in simulated,
         )
         if len(found) == top * 2:
             break
@@ -353,7 +397,18 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
     if field.grounds:
         texts += _checkpoint(request, field.grounds[0])
     if field.grounds and field.grounds[0].prices.model.has_experts:
-        texts.append("routing is uniform: every expert gets as many tokens")
+        if workload.expert_load is None:
+            texts.append("routing is uniform: every expert gets as many tokens")
+        else:
+            texts.append(
+                "loads of experts are those of expert_load, in every layer and always; moving experts takes no time"
+            )
+    if request.speculation is not None:
+        texts.append(
+            f"guesses of {request.speculation.model.name} are taken with probability "
+            f"{request.speculation.acceptance:g} each, at every load; it stands on the engine's GPUs with the engine's "
+            "tensor parallelism, and a pass of it occupies the host as a step does"
+        )
     if workload.arrivals is Arrivals.CLOSED:
         texts.append("pools of a split plan get their requests by the clock, independently")
     if workload.targets.given and workload.targets.percentile is None:

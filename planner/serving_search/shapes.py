@@ -19,7 +19,7 @@ from planner.blocks import (
     StateSpace,
 )
 from planner.serve_request import ServeConstraints
-from planner.serving.formats import ServedFormats
+from planner.serving.formats import ServedFormats, formats_of
 from planner.serving_layout import EngineShape
 from planner.specs import ModelSpec
 from profiles.hardware import Cluster
@@ -82,6 +82,33 @@ def shape_words(shape: EngineShape) -> str:
     return " ".join(parts)
 
 
+def engine_words(shape: EngineShape, *, guesses: int, redundant: int | None) -> str:
+    """Return an engine in few words: "tp8 spec4", "tp1 dp8 ep8 eplb+8"."""
+    parts = [shape_words(shape)]
+    if redundant is not None:
+        parts.append(f"eplb+{redundant}")
+    if guesses:
+        parts.append(f"spec{guesses}")
+    return " ".join(parts)
+
+
+def draft_refusal(shape: EngineShape, draft: ModelSpec) -> str | None:
+    """Return why a draft cannot guess for an engine of a shape; None where it can.
+
+    It has the engine's tensor-parallel degree, as vLLM asks; beside pipeline stages it would stand on the last alone,
+    which is not planned.
+    """
+    if shape.pp > 1:
+        return "draft: no pipeline stages"
+    alone = EngineShape(tp=shape.tp)
+    plain = formats_of("", draft)
+    if _heads_refusal(alone, draft) or _width_refusal(alone, draft, plain):
+        return "draft: tp does not divide its heads or columns"
+    if shape.dcp > 1 and _context_refusal(shape, draft):
+        return "draft: its key/value heads have no copies to share out"
+    return None
+
+
 def _considered(model: ModelSpec, cluster: Cluster) -> Iterator[EngineShape]:
     node = cluster.gpus_per_node
     sizes = [*_divisors(node), *(node * nodes for nodes in range(2, cluster.num_nodes + 1))]
@@ -100,7 +127,7 @@ def _divisors(number: int) -> list[int]:
     return [value for value in range(1, number + 1) if number % value == 0]
 
 
-def _refusal(  # noqa: C901, PLR0911 - one reason each
+def _refusal(  # noqa: PLR0911 - one reason each
     shape: EngineShape, model: ModelSpec, cluster: Cluster, formats: ServedFormats, constraints: ServeConstraints
 ) -> str | None:
     """Return why an engine cannot have a shape; None where it can."""
@@ -109,8 +136,6 @@ def _refusal(  # noqa: C901, PLR0911 - one reason each
             return f"`{name}` is constrained"
     if model.has_experts and constraints.expert_parallel not in {None, shape.expert_parallel}:
         return "`expert_parallel` is constrained"
-    if shape.dcp > 1 and "dcp" not in constraints.degrees:
-        return "decode context parallelism is planned on request only: its exchanges are not priced"
     node = cluster.gpus_per_node
     if shape.num_gpus < node and shape.num_gpus not in nested_sizes(node):
         return "its GPUs do not nest in a node beside other sizes"
@@ -180,16 +205,24 @@ def _width_refusal(shape: EngineShape, model: ModelSpec, formats: ServedFormats)
 
 
 def _context_refusal(shape: EngineShape, model: ModelSpec) -> str | None:
-    """Return why the cache cannot be shared out in decode: only copies of the same heads can."""
+    """Return why the cache cannot be shared out in decode: only copies of the same heads can.
+
+    vLLM 0.32.0 takes no windows there (`vllm/v1/core/single_type_kv_cache_manager.py`); what an indexer's keys take is
+    not priced.
+    """
     if shape.dcp == 1:
         return None
     for block in model.distinct_blocks:
         match block.mixer:
+            case SelfAttention(window=window, chunk=chunk) if window is not None or chunk is not None:
+                return "decode context parallelism of windows"
             case SelfAttention(num_attention_heads=heads, num_key_value_heads=groups):
                 if shape.dcp > shape.tp // groups or (heads // groups) % shape.dcp:
                     return "decode context parallelism above the copies of a key/value head"
-            case LatentAttention():
+            case LatentAttention(indexer=None):
                 pass
+            case LatentAttention():
+                return "decode context parallelism of indexed attention"
             case _:
                 return "decode context parallelism of recurrences"
     return None

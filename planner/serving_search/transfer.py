@@ -23,6 +23,8 @@ def split_refusal(candidate: Candidate) -> str | None:
         return "split: recurrent states are not passed on"
     if shape.pp > 1:
         return "split: no pipeline stages"
+    if candidate.build.guesses:
+        return "split: the cache of a draft is not passed on"
     if shape.dcp > 1:
         return "split: no decode context parallelism"
     if shape.tp not in nested_sizes(candidate.ground.prices.cluster.gpus_per_node):
@@ -63,5 +65,5 @@ def _send_seconds(ground: Ground, num_bytes: float, *, one_node: bool) -> float:
     cluster = ground.prices.cluster
     has_network = any(level.kind is LinkKind.NETWORK for level in cluster.levels)
     crosses = not one_node and has_network
-    times = ExchangeTimes(cluster, ground.engine.exchange_start_seconds, ground.engine.second_shot_seconds)
+    times = ExchangeTimes(cluster, ground.engine.sums)
     return float(times.send_seconds_P(num_bytes, crosses_nodes=crosses))

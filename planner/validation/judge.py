@@ -36,6 +36,7 @@ from profiles.errors import CoverageError
 from solvers.errors import SolverError
 
 if TYPE_CHECKING:
+    from planner.validation.held_servers import ServeBaseline
     from planner.validation.pricing import Baseline, Machine
 
 
@@ -96,7 +97,7 @@ def judge(
     *,
     command: str | None = None,
     machine: "Machine | None" = None,
-    baseline: "Baseline | None" = None,
+    baseline: "Baseline | ServeBaseline | None" = None,
 ) -> Judged:
     """Return what is wrong with files, folders and patterns, and with a command line that is given as text.
 
@@ -160,7 +161,7 @@ class _Also:
     """What a run is held against beside the rules of its framework."""
 
     machine: "Machine | None" = None
-    baseline: "Baseline | None" = None
+    baseline: "Baseline | ServeBaseline | None" = None
     files: tuple[Path, ...] = ()
 
     def seen(self, runs: Sequence[Run]) -> Sequence[Run]:
@@ -296,8 +297,8 @@ def _priced(
             continue
         checked.extend(rule.id for rule in rules(run.framework))
         from planner.validation.pricing import (  # noqa: PLC0415 - a price loads numpy
-            Baseline,
-            held_run,
+            Machine,
+            held_against,
             launched,
             priced_run,
         )
@@ -305,7 +306,7 @@ def _priced(
         ours = {file, run.start.file}
         try:
             source = launched(run, file=file, text=text)
-            config = held_run(source, run, asked) if isinstance(asked, Baseline) else priced_run(source, run, asked)
+            config = priced_run(source, run, asked) if isinstance(asked, Machine) else held_against(source, run, asked)
         except (PlannerError, CoverageError, SolverError, NotSaidError) as error:
             elsewhere = isinstance(error, InputError) and error.location is not None and error.location.file not in ours
             if elsewhere and (isinstance(asked, Baseline) or asked.spec is not None):

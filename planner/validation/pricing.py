@@ -20,8 +20,10 @@ from planner.readers.vllm_run import VllmRun
 from planner.report import layout_in_words
 from planner.rules.held_against_lock import HeldRun
 from planner.rules.priced import Change, PricedRun
+from planner.rules.served_against_lock import HeldServer
 from planner.rules.served_memory import ServedRun
 from planner.running import Running, inputs_of, preset_named, priced, read_running, request_of
+from planner.validation.held_servers import ServeBaseline, held_server
 from planner.validation.serving import served_run
 from planner.validation.sources import Run, text_of
 
@@ -146,6 +148,23 @@ def lock_of_launched(source: Launched, plan: Plan) -> PlanLock:
     files = {source.script.name: source.text}
     # A script pins everything; what it is held against is the plan's own question.
     return lock_of(found, files=files, asked_of=plan)
+
+
+def held_against(source: Launched, run: Run, baseline: Baseline | ServeBaseline) -> HeldRun | HeldServer:
+    """Return a run, of training or of a server, with what changed since its plan was locked.
+
+    Raises:
+        NotSaidError: The plan is of the other kind, or the run does not say all of it.
+        InputError: The script says no layout.
+        profiles.errors.CoverageError: Something has no cost.
+    """
+    if isinstance(baseline, ServeBaseline):
+        if not isinstance(run, VllmRun):
+            raise NotSaidError("what a training run has to do with a serving plan (give the lock of its own plan)")
+        return held_server(run, baseline)
+    if isinstance(run, VllmRun):
+        raise NotSaidError("what a server has to do with a training plan (give the lock of its own plan)")
+    return held_run(source, run, baseline)
 
 
 def held_run(source: Launched, run: Run, baseline: Baseline) -> HeldRun:

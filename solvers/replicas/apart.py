@@ -39,15 +39,6 @@ def apart_L(problem: ReplicaProblem, item_LBS: Ints) -> Floats:
     return apart
 
 
-def objective_L(problem: ReplicaProblem, item_LBS: Ints) -> Floats:
-    """Return the objective of each case."""
-    load = load_LB(problem.weight_LI, item_LBS)
-    mean = np.where(load.sum(axis=1) > 0, load.mean(axis=1), 1.0)
-    balance = np.where(load.sum(axis=1) > 0, load.max(axis=1) / mean, 1.0)
-    objective: Floats = balance + problem.apart_weight * apart_L(problem, item_LBS)
-    return objective
-
-
 def swap_together(problem: ReplicaProblem, item_LBS: Ints) -> Ints:
     """Return placements that no swap of two slots makes better, or those of the last turn."""
     state = _State(problem, item_LBS)

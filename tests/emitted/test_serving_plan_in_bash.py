@@ -66,6 +66,34 @@ def test_every_engine_starts_once_on_gpus_of_its_own(changes: tuple[tuple[str, s
     assert started == {entry.pool.name: entry.pool.replicas for entry in plan.pools}
 
 
+def test_the_router_knows_every_engine_where_it_starts(tmp_path: Path) -> None:
+    plan = served(SPLIT, TWO_NODES)
+    nodes = ("10.0.0.1", "10.0.0.2")
+    listening: dict[str, set[str]] = {"prefill": set(), "decode": set()}
+    for index, node in enumerate(nodes):
+        for line in run(tmp_path, plan, "start.sh", NODE_INDEX=str(index), ADDRESSES=" ".join(nodes)):
+            words = line.split()
+            role = words[words.index("--config") + 1].removesuffix(".yaml").partition("-")[0]
+            listening[role].add(f"http://{node}:{words[words.index('--port') + 1]}")
+    router = tmp_path / "bin" / "vllm-router"
+    router.write_text(f"#!/usr/bin/env bash\n{A_WORD_A_LINE}\n")
+    router.chmod(0o755)
+    words = run(tmp_path, plan, "router.sh", ADDRESSES=" ".join(nodes))
+    for role, urls in listening.items():
+        told = [words[place + 1] for place, word in enumerate(words) if word == f"--{role}"]
+        assert len(told) == len(set(told))
+        assert set(told) == urls
+        pools = [entry for entry in plan.pools if entry.pool.role.value == role]
+        policy = words[words.index(f"--{role}-policy") + 1]
+        assert policy == ("round_robin" if len(pools) == 1 else "power_of_two")
+    assert words[words.index("--port") + 1] == "9000"
+    assert "--vllm-pd-disaggregation" in words
+
+
+def test_engines_that_do_everything_need_no_router() -> None:
+    assert "router.sh" not in serve_files(served(AGGREGATED))
+
+
 def test_the_benchmark_has_the_planned_load(tmp_path: Path) -> None:
     plan = served(SPLIT, TWO_NODES)
     (line,) = run(tmp_path, plan, "bench.sh", HOST="router")
@@ -73,6 +101,7 @@ def test_the_benchmark_has_the_planned_load(tmp_path: Path) -> None:
     rate = float(words[words.index("--request-rate") + 1])
     assert rate == pytest.approx(plan.requests_per_second, rel=1e-3)
     assert words[words.index("--host") + 1] == "router"
+    assert words[words.index("--port") + 1] == "9000"
     assert words[words.index("--random-input-len") + 1] == "1000"
     assert words[words.index("--goodput") + 1 :][:2] == ["ttft:500", "tpot:25"]
 
@@ -99,6 +128,29 @@ def test_an_engine_that_ends_badly_is_told(tmp_path: Path) -> None:
         check=False,
     )
     assert started.returncode == 3
+
+
+def test_an_engine_that_ends_badly_is_told_at_once(tmp_path: Path) -> None:
+    plan = served(AGGREGATED)
+    run(tmp_path, plan, "start.sh")
+    stand_in = tmp_path / "bin" / "vllm"
+    # The last engine dies while those before it run on, until they are told to end.
+    last = 8000 + sum(entry.pool.replicas for entry in plan.pools) - 1
+    stand_in.write_text(f'#!/usr/bin/env bash\n[[ "$*" == *"{last}"* ]] && exit 3\nexec sleep 600\n')
+    stand_in.chmod(0o755)
+    with subprocess.Popen(
+        ["bash", "start.sh"],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as script:
+        assert script.stderr is not None
+        assert script.stderr.readline() == f"server on port {last} ended with status 3\n"
+        assert script.poll() is None
+        script.terminate()
+        assert script.stderr.read().count("ended with status 143") == last - 8000
+    assert script.returncode == 128 + signal.SIGTERM
 
 
 def test_who_ends_the_script_ends_its_engines(tmp_path: Path) -> None:

@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from planner.bundled import find_bundled
 from planner.documents import load_document
 from planner.emit.vllm import config_name, emit_vllm
 from planner.errors import InputError
 from planner.schema.serve_plan_file import serve_plan_from_document
 from planner.schema.serving_layout import serving_layout_from_document
 from planner.serving_layout import EngineSettings, EngineShape, Executor, Pool, Role, ServingLayout, check_layout
-from tests.corpora.vllm_bases import LAYOUT_FILE, PUBLISHED, ROOT
+from tests.corpora.vllm_bases import LAYOUT_FILE, ROOT
 from tests.emitted.started_servers import started
 from tests.frameworks.judge_vllm_corpus import models
 from tests.frameworks.vllm_environment import Job, Verdict, ask_vllm
+from tests.served import served
 
 SEED = 20261122
 DRAWN = 12
@@ -95,12 +97,35 @@ def _pool(draw: random.Random, role: Role, *, model: str) -> Pool:
     )
 
 
+CHOSEN = {
+    "a draft": (
+        ("model: llama-3.1-8b", "model: qwen3-32b\nspeculative: {draft: qwen3-0.6b, acceptance: 0.8}"),
+        ("workload:", "constraints: {num_speculative_tokens: 4, tp: 4, split: never}\nworkload:"),
+    ),
+    "a shared context": (
+        ("model: llama-3.1-8b", "model: deepseek-v3"),
+        ("dgx-h100", "dgx-h200"),
+        ("workload:", "constraints: {dcp: 8, tp: 8, split: never}\nworkload:"),
+        ("slo: {ttft_ms: 500, tpot_ms: 25}", "slo: {ttft_ms: 5000, tpot_ms: 100}\n  quantization: fp8"),
+    ),
+    "copies of experts": (
+        ("model: llama-3.1-8b", "model: qwen3-30b-a3b"),
+        ("workload:", "constraints: {redundant_experts: [4, 8, 16], split: never}\nworkload:"),
+        ("slo:", "expert_load: {zipf: 1.0}\n  slo:"),
+    ),
+}
+"""Specs whose plans tell engines more than shapes and sizes."""
+
+
 def planned_layouts() -> Iterator[tuple[str, ServingLayout]]:
     """Yield the layouts of the planned examples, by name."""
     for path in sorted(ROOT.glob("examples/*/serve.yaml")):
         plan = serve_plan_from_document(load_document(path.parent / "expected" / "plan.json"))
         for index, deployment in enumerate(plan.deployments):
             yield f"{path.parent.name} {index}", deployment.layout
+    for name, changes in CHOSEN.items():
+        (deployment,) = served(*changes).deployments
+        yield name, deployment.layout
 
 
 def nodes() -> dict[str, Node]:
@@ -131,17 +156,26 @@ def drawn_for_ray() -> Iterator[tuple[ServingLayout, Pool]]:
             yield replace(layout, executor=Executor.RAY), pools[-1]
 
 
+def bundled(served_model: str) -> str:
+    """Return the name of the bundled model that engines load by a name."""
+    found = find_bundled(served_model)
+    assert found is not None, served_model
+    return found.name
+
+
 def job_of(folder: Path, node: Node) -> Job:
     """Return what vLLM is asked of a node."""
     words = started(
         folder, node.layout, node.pool, HEAD_ADDR="10.0.0.1", NODE_ADDR="10.0.0.1", NODE_RANK=str(node.rank)
     )
+    draft = node.pool.settings.draft
     assert words[0] == "serve"
     assert words[-1].startswith("devices=")
     return Job(
         arguments=tuple(words[1:-1]),
         config_text=emit_vllm(node.layout)[config_name(node.pool)],
-        model=models()[PUBLISHED[node.layout.model]],
+        model=models()[bundled(node.layout.model)],
+        draft=None if draft is None else models()[bundled(draft.model)],
         gpus_per_node=node.pool.gpus_per_node,
         ray=node.layout.executor is Executor.RAY,
     )
@@ -164,6 +198,14 @@ def test_vllm_takes_the_files_and_means_the_plan(name: str, verdicts: dict[str, 
     assert resolved["world_size"] == pool.shape.rank_gpus
     assert resolved["data_parallel_size"] == pool.shape.dp
     assert resolved["enable_expert_parallel"] == pool.shape.expert_parallel
+    assert resolved["decode_context_parallel_size"] == pool.shape.dcp
+    assert resolved["redundant_experts"] == pool.settings.redundant_experts
+    draft = pool.settings.draft
+    if draft is not None:
+        assert resolved["draft_method"] == "draft_model"
+        assert resolved["num_speculative_tokens"] == draft.num_tokens
+        # What the draft's worker asks beside (`DraftModelProposer._raise_if_draft_tp_mismatch`).
+        assert resolved["draft_tensor_parallel_size"] == draft.tp == pool.shape.tp
     if nodes()[name].layout.executor is Executor.RAY:
         assert resolved["distributed_executor_backend"] == "ray"
         assert resolved["data_parallel_backend"] == ("ray" if pool.shape.dp > 1 else "mp")

@@ -53,6 +53,7 @@ class Job:
         memory_bytes: Of one GPU.
         last_level: Where to stop: parse or heads.
         ray: Ray can be imported, as far as vLLM asks.
+        draft: The config.json of the model that guesses ahead; None without.
     """
 
     arguments: tuple[str, ...]
@@ -64,6 +65,7 @@ class Job:
     memory_bytes: int = 80 << 30
     last_level: str = "heads"
     ray: bool = False
+    draft: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,7 @@ class Job:
     memory_bytes: int
     last_level: str = "heads"
     ray: bool = False
+    draft: dict[str, Any] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,6 +129,10 @@ def _judge(job: Job, folder: Path, verdict: Verdict) -> None:
         return
     (folder / "config.json").write_text(json.dumps(job.model), encoding="utf-8")
     args.model = args.model_tag = str(folder)
+    if job.draft is not None:
+        (folder / "draft").mkdir()
+        (folder / "draft" / "config.json").write_text(json.dumps(job.draft), encoding="utf-8")
+        args.speculative_config["model"] = str(folder / "draft")
     with level("engine_config"):
         config = AsyncEngineArgs.from_cli_args(args).create_engine_config(UsageContext.OPENAI_API_SERVER)
     parallel, scheduler, model = config.parallel_config, config.scheduler_config, config.model_config
@@ -143,7 +148,15 @@ def _judge(job: Job, folder: Path, verdict: Verdict) -> None:
         "max_num_seqs": scheduler.max_num_seqs,
         "max_model_len": model.max_model_len,
         "kv_cache_dtype": str(config.cache_config.cache_dtype),
+        "decode_context_parallel_size": parallel.decode_context_parallel_size,
     }
+    speculative = config.speculative_config
+    if speculative is not None:
+        verdict.resolved |= {
+            "draft_method": speculative.method,
+            "num_speculative_tokens": speculative.num_speculative_tokens,
+            "draft_tensor_parallel_size": speculative.draft_parallel_config.tensor_parallel_size,
+        }
     with level("heads"):
         _check_heads(model, parallel, verdict)
 

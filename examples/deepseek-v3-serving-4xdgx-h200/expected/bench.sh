@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Measures deepseek-ai/DeepSeek-V3 at the load that was planned, one address at a time. Written by shardwright.
-# Usage: POOL=name HOST=address PORT=8000 bash bench.sh
+# Usage: POOL=name HOST=address bash bench.sh; PORT where it is another
 
 set -euo pipefail
 
 case "${POOL:-split}" in
-    split) LOAD=(--max-concurrency 739 --num-prompts 7390) ;;
+    split) LOAD=(--max-concurrency 739 --num-prompts 7390) DOOR=9000 ;;
     *) echo "no such pool: $POOL" >&2; exit 2 ;;
 esac
 
 exec vllm bench serve \
     --model deepseek-ai/DeepSeek-V3 \
-    --host "${HOST:-127.0.0.1}" --port "${PORT:-8000}" \
+    --host "${HOST:-127.0.0.1}" --port "${PORT:-$DOOR}" \
     --dataset-name random --ignore-eos \
     --random-input-len 4000 --random-output-len 1000 \
     --percentile-metrics ttft,tpot,itl,e2el \

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # Measures meta-llama/Llama-3.1-70B-Instruct at the load that was planned, one address at a time. Written by shardwright.
-# Usage: POOL=name HOST=address PORT=8000 bash bench.sh
+# Usage: POOL=name HOST=address bash bench.sh; PORT where it is another
 # The input has its mean length; the tool draws no lognormal lengths.
 
 set -euo pipefail
 
 case "${POOL:-server}" in
-    server) LOAD=(--request-rate 6.238 --num-prompts 500) ;;
+    server) LOAD=(--request-rate 6.238 --num-prompts 500) DOOR=8000 ;;
     *) echo "no such pool: $POOL" >&2; exit 2 ;;
 esac
 
 exec vllm bench serve \
     --model meta-llama/Llama-3.1-70B-Instruct \
-    --host "${HOST:-127.0.0.1}" --port "${PORT:-8000}" \
+    --host "${HOST:-127.0.0.1}" --port "${PORT:-$DOOR}" \
     --dataset-name random --ignore-eos \
     --random-input-len 1200 --random-output-len 275 \
     --random-range-ratio '{"input": 0, "output": 0.8182}' \

@@ -8,13 +8,28 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 read -r -a addresses <<< "${ADDRESSES:-127.0.0.1}"
 trap 'kill $(jobs -p) 2> /dev/null || true' INT TERM
+engines=()
 case "${CLUSTER:-dgx-h100} ${NODE_INDEX:-0}" in
     'dgx-h100 0')
         PORT=8000 SLOT=0 bash server.sh &
+        engines[$!]='server on port 8000'
         PORT=8001 SLOT=1 bash server.sh &
+        engines[$!]='server on port 8001'
         ;;
     *) echo "no such node: ${CLUSTER:-} ${NODE_INDEX:-}" >&2; exit 2 ;;
 esac
 status=0
-for engine in $(jobs -p); do wait "$engine" || status=$?; done
+while (( ${#engines[@]} )); do
+    for engine in "${!engines[@]}"; do
+        kill -0 "$engine" 2> /dev/null && continue
+        ended=0
+        wait "$engine" || ended=$?
+        if (( ended )); then
+            echo "${engines[$engine]} ended with status $ended" >&2
+            status="$ended"
+        fi
+        unset "engines[$engine]"
+    done
+    if (( ${#engines[@]} )); then wait -n || true; fi
+done
 exit "$status"

@@ -1,6 +1,8 @@
 """The serving benchmark: every case has its spec and another planner's figure, and prints both."""
 
 import json
+from dataclasses import replace
+from math import prod
 
 import pytest
 
@@ -26,6 +28,25 @@ def test_both_sides_are_printed() -> None:
     assert any(line.split()[:3] == ["other", "96", "tok/s/GPU"] for line in lines)
     assert any(line.startswith("  here ") and "tok/s/GPU" in line for line in lines)
     assert lines[-1].startswith("  aiconfigurator 0.12")
+
+
+def test_the_difference_is_taken_apart() -> None:
+    row = plan_case("llama-3.1-70b-8xa100")
+    assert row.tokens_per_second_per_gpu is not None
+    assert row.other.tokens_per_second_per_gpu is not None
+    whole = row.tokens_per_second_per_gpu / row.other.tokens_per_second_per_gpu
+    assert prod(row.factors.values()) == pytest.approx(whole)
+    lines = table([row]).splitlines()
+    assert f"  why    {whole - 1:+.0%}:" in lines
+    assert any("its engines at batch 48 priced here: " in line for line in lines)
+    without = replace(row, tokens_per_second_per_gpu=None, one_shape=None, priced=None)
+    assert without.factors == {}
+    assert "  why    its engine does not fit here" in table([without]).splitlines()
+
+
+def test_every_engine_that_the_other_planner_names_can_be_priced() -> None:
+    for name, other in OTHERS.items():
+        assert (other.shape is None) == (other.tokens_per_second_per_gpu is None), name
 
 
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,11 @@ def test_a_plan_is_printed_written_and_read_again(spec: Path, tmp_path: Path) ->
     assert emitted.exit_code == 0
     document = json.loads(emitted.stdout)
     assert document["target"] == "vllm"
-    assert document["files"] == {name: text for name, text in written.items() if name != "plan.json"}
+    ours = {"plan.json", "plan.lock.json"}
+    assert document["files"] == {name: text for name, text in written.items() if name not in ours}
+    reported = RUNNER.invoke(app, ["report", str(out)])
+    assert reported.exit_code == 0
+    assert reported.stdout.startswith("<!DOCTYPE html>")
     explained = RUNNER.invoke(app, ["explain", str(out)])
     assert explained.exit_code == 0
     assert explained.stdout.splitlines()[:4] == result.stdout.splitlines()[:4]
@@ -66,6 +70,20 @@ def test_json_is_one_document(spec: Path) -> None:
     assert document["kind"] == "serve"
     assert document["metrics"]["tpot"] == "(E2E - TTFT) / (output tokens - 1) of one request, in seconds."
     assert document["deployments"][0]["pools"][0]["pool"]["shape"]["tp"] == 1
+
+
+def test_an_offline_batch_says_how_long_it_takes(spec: Path, tmp_path: Path) -> None:
+    text = SMALL.replace("  slo: {ttft_ms: 500, tpot_ms: 25}", "  arrivals: offline\n  num_requests: 100")
+    spec.write_text(text)
+    words = ["plan", str(spec), "--set", "constraints={split: never, tp: 8}", "--out", str(tmp_path / "run")]
+    result = RUNNER.invoke(app, words)
+    assert result.exit_code == 0, result.stderr
+    document = json.loads((tmp_path / "run" / "plan.json").read_text())
+    minutes = 100 / document["requests_per_second"] / 60
+    assert f"  100 requests take {minutes:.2g} minutes at that rate, without the last ones' end." in (
+        result.stdout.splitlines()
+    )
+    assert "--num-prompts 100)" in (tmp_path / "run" / "bench.sh").read_text()
 
 
 def test_nothing_is_written_where_no_plan_keeps_the_targets(spec: Path, tmp_path: Path) -> None:

@@ -184,6 +184,9 @@ def test_a_trace_is_sorted_and_counted_from_its_first_request(text: str, tmp_pat
     [
         ("", "The first line names no column of prompts."),
         ("input_tokens,output_tokens\n", "The trace has no request."),
+        ("arrival,input_tokens\n0,1\n", "The first line names no column of answers."),
+        ("input_tokens,output_tokens\n5\n", "`output_tokens` is missing."),
+        ('{"input_tokens": 5}', "`output_tokens` is missing."),
         ("input_tokens,output_tokens\n5,x\n", '`output_tokens` = "x" is no number of tokens.'),
         ("input_tokens,output_tokens\n0,5\n", '`input_tokens` = "0" is no number of tokens.'),
         ("arrival,input_tokens,output_tokens\n-1,5,5\n", '"-1" is no time of arrival.'),

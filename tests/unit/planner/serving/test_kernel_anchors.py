@@ -12,7 +12,7 @@ import pytest
 from planner.serving.engines import Engine, KernelFactors, calibration
 from planner.serving.exchange import ExchangeTimes
 from planner.serving.rank_operators import RoutedExperts
-from planner.serving.step_costs import LayerKernels
+from planner.serving.step_tables import LayerKernels
 from profiles.catalogue import load_device, load_preset
 from profiles.kernels.operations import FORMATS
 from profiles.store import shipped_directory
@@ -50,7 +50,7 @@ def test_sums_in_graphs_take_what_the_engines_timings_say(size: int) -> None:
         num_bytes = int(row["bytes"])
         if int(row["num_gpus"]) != size or num_bytes > 256e6:
             continue
-        exchange = ExchangeTimes(cluster, engine.exchange_start_seconds, engine.second_shot_seconds)
+        exchange = ExchangeTimes(cluster, engine.sums)
         predicted = float(exchange.all_reduce_seconds_P(num_bytes, size))
         errors.append(abs(predicted * 1e6 / float(row["latency_us"]) - 1))
     assert len(errors) > 100
@@ -59,14 +59,14 @@ def test_sums_in_graphs_take_what_the_engines_timings_say(size: int) -> None:
 
 def test_a_larger_sum_never_takes_less() -> None:
     engine = calibration().engines["vllm"]
-    exchange = ExchangeTimes(load_preset("dgx-h100").to_cluster(), engine.exchange_start_seconds, 5e-6)
+    exchange = ExchangeTimes(load_preset("dgx-h100").to_cluster(), engine.sums)
     sizes = np.geomspace(256, 1e9, 200)
     for ranks in (2, 4, 8):
         assert (np.diff(exchange.all_reduce_seconds_P(sizes, ranks)) >= 0).all()
 
 
 def test_a_group_of_one_sends_nothing() -> None:
-    exchange = ExchangeTimes(load_preset("dgx-h100").to_cluster(), 4e-6, 5e-6)
+    exchange = ExchangeTimes(load_preset("dgx-h100").to_cluster(), calibration().engines["vllm"].sums)
     assert float(exchange.all_reduce_seconds_P(1e6, 1)) == float(exchange.gather_seconds_P(1e6, 1)) == 0.0
 
 
@@ -86,10 +86,12 @@ def test_experts_take_what_published_timings_say() -> None:
             inter=int(row["inter_size"]) // int(row["moe_tp_size"]),
             gated=True,
             experts=int(row["num_experts"]),
+            copies=int(row["num_experts"]),
             on_rank=int(row["num_experts"]),
             topk=int(row["topk"]),
             format=FORMATS[row["moe_dtype"]],
             grouped=name,
+            skew=1.0,
         )
         tokens = int(row["num_tokens"])
         predicted = float(kernels.experts_T(experts, np.array([float(tokens)]))[0])

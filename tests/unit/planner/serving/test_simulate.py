@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from planner.serving.simulate import Simulation, simulate
-from planner.serving.steady import Load, at_concurrency, at_rate, most_running
+from planner.serving.steady import Load, at_concurrency, most_running
 from planner.serving.traffic import Requests, closed_loop, poisson
 from planner.serving_layout import EngineShape, Role
+from tests.oracle.steady_rate import at_rate
 from tests.unit.planner.serving.engines_of import served
 
 ENGINES = ("vllm", "trtllm", "sglang")

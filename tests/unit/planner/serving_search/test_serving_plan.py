@@ -182,6 +182,22 @@ def test_bursts_bear_less_than_independent_arrivals() -> None:
     assert borne(bursts) < borne(served(AGGREGATED))
 
 
+@pytest.mark.parametrize("split", ["allowed", "never", "only"])
+@pytest.mark.parametrize("more", [(), (LOADED, FEWEST)])
+def test_replicas_that_may_not_differ_are_of_one_shape_in_each_role(
+    split: str, more: tuple[tuple[str, str], ...]
+) -> None:
+    changes = (("workload:", f"constraints: {{split: {split}, mixed: false}}\nworkload:"), *more)
+    plan = served(*changes, ("nodes: 1", "nodes: 3"))
+    roles = [entry.pool.role for entry in plan.pools]
+    assert len(roles) == len(set(roles))
+    assert (Role.BOTH in roles) == (len(roles) == 1)
+    free = served((changes[0][0], changes[0][1].replace("false", "true")), *more, ("nodes: 1", "nodes: 3"))
+    assert plan.value is not None
+    assert free.value is not None
+    assert (plan.value <= free.value * (1 + 1e-9)) if not more else (plan.value >= free.value)
+
+
 def test_what_users_pin_is_kept() -> None:
     plan = served(("workload:", "constraints: {tp: 2, max_num_seqs: {max: 16}, split: never}\nworkload:"))
     assert {entry.pool.shape.tp for entry in plan.pools} == {2}
@@ -209,6 +225,17 @@ def test_a_batch_is_never_below_its_bound(constraint: str, least: int, arrivals:
     assert min(found) >= least
     if not constraint.startswith("{"):
         assert found <= {least, 900}
+
+
+def test_a_pinned_batch_without_room_for_its_logits_is_no_shape_that_fits() -> None:
+    # 16,384 seats: 128,256 logits of 8 bytes each, 15.7 GiB; a GPU holds that beside 15 GiB of weights, or not beside
+    # a reserve that leaves 20 GiB.
+    pinned = ("workload:", "constraints: {tp: 1, pp: 1, max_num_seqs: 16384, split: never}\nworkload:")
+    narrow = ("schema: 1", "schema: 1\ngpu_memory_utilization: 0.35")
+    assert served(pinned).deployments
+    plan = served(pinned, narrow)
+    assert plan.infeasible is not None
+    assert plan.search.legal == 0
 
 
 def test_the_front_rises_as_users_wait_longer() -> None:
@@ -243,6 +270,29 @@ def test_targets_that_each_need_the_other_move_together() -> None:
     for move in plan.infeasible.moves:
         assert move.together == pytest.approx(plan.infeasible.nearest_values[move.target])
         assert move.together > move.given
+
+
+@pytest.mark.parametrize(
+    ("change", "binding"),
+    [
+        (("constraints: {split: only}", "constraints: {split: only, pp: 2}"), "no pipeline stages"),
+        (("model: llama-3.1-8b", "model: nemotron-h-56b"), "recurrent states are not passed on"),
+    ],
+)
+def test_a_split_that_cannot_be_is_what_is_in_the_way(change: tuple[str, str], binding: str) -> None:
+    plan = served(SPLIT, change, ("ttft_ms: 500, tpot_ms: 25", "ttft_ms: 5000, tpot_ms: 100"))
+    assert plan.infeasible is not None
+    assert plan.infeasible.binding == f"split: no engine can be a part of one: {binding}"
+    assert plan.infeasible.nearest == "engines that do everything, with constraints.split: allowed"
+
+
+def test_targets_that_only_a_split_misses_are_told_from_those_that_all_miss() -> None:
+    between = served(SPLIT, ("ttft_ms: 500", "ttft_ms: 95"))
+    assert between.infeasible is not None
+    assert between.infeasible.binding.startswith("split: a prompt, the transfer of its cache")
+    never = served(SPLIT, ("ttft_ms: 500", "ttft_ms: 5"))
+    assert never.infeasible is not None
+    assert never.infeasible.binding.startswith("ttft: no engine comes below")
 
 
 def test_a_load_that_is_too_high_says_what_is_missing() -> None:

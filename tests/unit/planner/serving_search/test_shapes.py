@@ -66,11 +66,12 @@ def test_shapes_of_a_dense_model_on_a_node() -> None:
         (EngineShape(tp=1, dp=2), "llama-3.1-70b", "bf16", "data parallelism of a dense model: replicas do the same"),
         (EngineShape(tp=1, expert_parallel=True), "qwen3-30b-a3b", "bf16", "expert parallelism on one rank"),
         (EngineShape(tp=1, dp=16), "qwen3-30b-a3b", "fp8_block", "a rank's columns are not whole blocks of 128"),
+        (EngineShape(tp=8, dcp=2), "gpt-oss-20b", "bf16", "decode context parallelism of windows"),
         (
             EngineShape(tp=8, dcp=8),
-            "deepseek-v3",
+            "deepseek-v3.2",
             "fp8_block",
-            "decode context parallelism is planned on request only: its exchanges are not priced",
+            "decode context parallelism of indexed attention",
         ),
     ],
 )
@@ -80,7 +81,13 @@ def test_a_shape_that_breaks_a_rule_is_left_out(shape: EngineShape, model: str, 
     assert found.pruned[reason] > 0
 
 
-def test_context_parallel_decode_is_planned_on_request() -> None:
+def test_contexts_are_shared_among_copies_of_a_head() -> None:
+    found = {(shape.tp, shape.dcp) for shape in space("qwen3-30b-a3b", nodes(1)).shapes if shape.dcp > 1}
+    # Four key/value heads on eight ranks are two copies of each.
+    assert found == {(8, 2)}
+
+
+def test_a_pinned_degree_of_shared_contexts_is_kept() -> None:
     pinned: dict[str, Any] = {"degrees": {"dcp": Bounds(allowed=(4,)), "tp": Bounds(allowed=(8,))}}
     found = space("deepseek-v3", nodes(1), "fp8_block", **pinned)
     assert {(shape.tp, shape.dcp) for shape in found.shapes} == {(8, 4)}

@@ -1,0 +1,65 @@
+"""A vLLM engine held against a locked serving plan: which pool it is of, and what it is told otherwise."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from planner.readers.arguments import NotSaidError
+from planner.readers.vllm_engine import settings_of, shape_of
+from planner.readers.vllm_run import VllmRun
+from planner.rules.served_against_lock import HeldServer
+from planner.serve_lock import ServeLock
+from planner.serve_plan import PlannedPool, ServePlan
+from planner.serving_layout import EngineSettings, EngineShape
+from planner.serving_search.held import held_engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeBaseline:
+    """A locked serving plan.
+
+    Args:
+        lock: Its lock.
+        plan: The plan itself.
+    """
+
+    lock: ServeLock
+    plan: ServePlan
+
+
+def held_server(run: VllmRun, baseline: ServeBaseline) -> HeldServer:
+    """Return an engine with what changed since its plan was locked.
+
+    Raises:
+        NotSaidError: Nothing says which pool it is of, or the command leaves a size open.
+        profiles.errors.CoverageError: Something has no cost.
+    """
+    run.require_whole()
+    plan, entry = baseline.plan, _pool(run, baseline.plan)
+    shape, settings = shape_of(run), settings_of(run)
+    changed = _changed(entry, shape, settings)
+    targets = plan.request.workload.targets.given
+    return HeldServer(
+        place=run.start,
+        pool=entry.pool.name,
+        settings=changed,
+        engine=held_engine(plan, entry, shape, settings) if changed else None,
+        targets=", ".join(f"{name} {seconds * 1e3:g} ms" for name, seconds in targets.items()) or "none",
+    )
+
+
+def _pool(run: VllmRun, plan: ServePlan) -> PlannedPool:
+    """Return the pool of the plan that an engine is of: the one that its file is called after, or the only one."""
+    name = Path(run.arguments.file).stem
+    found = [entry for entry in plan.pools if entry.pool.name == name]
+    if not found and len(plan.pools) == 1:
+        return plan.pools[0]
+    if not found:
+        names = ", ".join(entry.pool.name for entry in plan.pools)
+        raise NotSaidError(f"which pool of the plan it is (name the file after one of {names})")
+    return found[0]
+
+
+def _changed(entry: PlannedPool, shape: EngineShape, settings: EngineSettings) -> dict[str, tuple[str, str]]:
+    locked = {**asdict(entry.pool.shape), **asdict(entry.pool.settings)}
+    told = {**asdict(shape), **asdict(settings)}
+    return {name: (str(locked[name]), str(told[name])) for name in locked if locked[name] != told[name]}
