@@ -204,8 +204,8 @@ def with_draft(ledger: KvLedger, draft: KvLedger, *, guesses: int) -> KvLedger:
     """Return the memory of an engine that a draft guesses for.
 
     The draft's weights and cache lie beside the model's; its steps use the room that the model's leave. A sequence has
-    slots for the tokens that are guessed (`vllm/v1/core/sched/scheduler.py: num_lookahead_tokens`). How a draft's layers
-    are grouped with the model's is not known here: the pool is held to the bytes of both.
+    slots for the tokens that are guessed (`vllm/v1/core/sched/scheduler.py: num_lookahead_tokens`). How the draft's
+    layers are grouped with the model's is not known here: the pool is held to the bytes of both.
 
     Args:
         ledger: Memory of the engine alone.

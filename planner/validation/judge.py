@@ -309,7 +309,7 @@ def _priced(
             config = priced_run(source, run, asked) if isinstance(asked, Machine) else held_against(source, run, asked)
         except (PlannerError, CoverageError, SolverError, NotSaidError) as error:
             elsewhere = isinstance(error, InputError) and error.location is not None and error.location.file not in ours
-            if elsewhere and (isinstance(asked, Baseline) or asked.spec is not None):
+            if elsewhere and (not isinstance(asked, Machine) or asked.spec is not None):
                 raise  # a spec or a plan that the user named, not the file that is judged
             first = str(error).partition("\n")[0]
             is_value = isinstance(error, NotSaidError)
