@@ -1,0 +1,179 @@
+"""The main path of offloaded inference: a model, a node and lengths to what lies where, for each target.
+
+Beside the plan of each target it says what one GiB more of each place would gain with batches of the same size, and how
+fast streaming can be at all (`streaming_bound`).
+"""
+
+from dataclasses import replace
+
+from planner.errors import InputError
+from planner.experts.histogram import RoutingHistogram
+from planner.inference_offload.blocks import Block, Searched, best_block
+from planner.inference_offload.evaluate import simulated_seconds
+from planner.inference_offload.machine import Machine, machine_of
+from planner.inference_offload.plan import Busy, Gain, Held, ModelFacts, OffloadPlan, Placed, Streaming, TargetPlan
+from planner.inference_offload.prices import PHASES, BlockPrices
+from planner.inference_offload.request import WORDS, OffloadRequest, Place, Target
+from planner.inference_offload.work import ModelWork
+from planner.specs import ModelSpec
+from planner.units import GIB
+from profiles.hardware import Cluster
+
+LARGE_BATCH = 8192
+"""Tokens of a pass in which the GPU is as good as it gets."""
+
+LEAST_SHARE = 5e-5
+"""Smaller shares are solvers' tolerances, and not shown."""
+
+
+BLOCK_ASSUMPTION = (
+    "links, drive, GPU and CPUs work at once and each without a pause: a block takes as long as its busiest part, and"
+    " no runtime is faster than that"
+)
+LENGTHS_ASSUMPTION = "every prompt and every answer is as long as the longest"
+
+
+def plan_offload(
+    model: ModelSpec,
+    cluster: Cluster,
+    request: OffloadRequest,
+    *,
+    histogram: RoutingHistogram | None = None,
+    solver: str = "mathopt",
+) -> OffloadPlan:
+    """Return what lies where while a node answers a batch of prompts, for every target.
+
+    Args:
+        model: The model.
+        cluster: Whose node; one of its GPUs computes.
+        request: Lengths, and what may be used.
+        histogram: How often experts are chosen.
+        solver: A name in `solvers.shares.registry.SHARES_SOLVERS`.
+
+    Raises:
+        InputError: The question contradicts itself, the model or the node.
+        CoverageError: A cost is missing.
+        SolverError: A solver stopped with nothing.
+    """
+    if cluster.unequal is not None:
+        raise InputError("The nodes of the cluster differ.", hint="Offloading takes one node: describe that one.")
+    if request.output_tokens < 2:
+        raise InputError("Answers of one token leave nothing to plan.", hint="Give an output of 2 tokens or more.")
+    machine = machine_of(cluster, request)
+    work = ModelWork(model, cluster, request, histogram)
+    plans: list[TargetPlan] = []
+    gains: tuple[Gain, ...] = ()
+    for target in Target:
+        prices = BlockPrices(work, machine, request, WORDS[target])
+        searched = best_block(
+            prices.problem,
+            most_batches=WORDS[target].most_batches,
+            most_sequences=request.num_sequences,
+            solver=solver,
+        )
+        if searched.best is None:
+            continue
+        plans.append(_evaluated(_target_plan(target, prices, searched, request), work, machine, request))
+        if target is Target.ANY:
+            gains = _gains(work, machine, request, searched.best, solver=solver)
+    return OffloadPlan(
+        model=model,
+        cluster=cluster,
+        request=request,
+        facts=ModelFacts(layer_elements=work.layer_elements, largest_tensor_elements=work.largest_tensor_elements),
+        plans=tuple(plans),
+        gains=gains,
+        streaming=streaming_bound(work, machine, request),
+        least_bytes=max(0.0, _least_bytes(work, request) - sum(machine.room_bytes.values())),
+        assumptions=(BLOCK_ASSUMPTION, LENGTHS_ASSUMPTION, *work.notes, *machine.notes),
+    )
+
+
+def _target_plan(target: Target, prices: BlockPrices, searched: Searched, request: OffloadRequest) -> TargetPlan:
+    block = searched.best
+    assert block is not None, "the caller has looked"
+    problem = prices.problem(block.batch_size, block.num_batches)
+    share_O = block.shares.share_O
+    prompt_seconds, answer_seconds = problem.seconds_P(share_O)
+    placed = []
+    for option, share in zip(prices.options, share_O, strict=True):
+        if share >= LEAST_SHARE:
+            whole = prices.held_bytes(option, batch_size=block.batch_size, num_batches=block.num_batches)
+            placed.append(Placed(option=option, share=share, num_bytes=share * whole))
+    return TargetPlan(
+        target=target,
+        batch_size=block.batch_size,
+        num_batches=block.num_batches,
+        tokens_per_second=block.rate * request.output_tokens,
+        most_tokens_per_second=searched.most_rate * request.output_tokens,
+        simulated_tokens_per_second=0.0,
+        prompt_seconds=prompt_seconds,
+        answer_seconds=answer_seconds,
+        placed=tuple(placed),
+        busy=tuple(
+            Busy(phase=PHASES[chain.phase], part=chain.name, seconds=chain.seconds(share_O)) for chain in problem.chains
+        ),
+        held=tuple(
+            Held(name=room.name, num_bytes=room.used(share_O), room_bytes=room.capacity) for room in problem.rooms
+        ),
+        programmes=searched.programmes,
+        stopped=searched.stopped,
+    )
+
+
+def _evaluated(plan: TargetPlan, work: ModelWork, machine: Machine, request: OffloadRequest) -> TargetPlan:
+    """Return the plan with what a simulation makes of it."""
+    prompts, answers = simulated_seconds(plan, work, machine, request)
+    block = prompts + (request.output_tokens - 1) * answers
+    generated = plan.batch_size * plan.num_batches * request.output_tokens
+    return replace(plan, simulated_tokens_per_second=generated / block)
+
+
+def _gains(work: ModelWork, machine: Machine, request: OffloadRequest, best: Block, *, solver: str) -> tuple[Gain, ...]:
+    """Return what one GiB more of each place gains, with batches as large as those of the best block."""
+
+    def rate(node: Machine) -> float:
+        prices = BlockPrices(work, node, request, WORDS[Target.ANY])
+        searched = best_block(
+            prices.problem, most_sequences=request.num_sequences, batch_sizes=(best.batch_size,), solver=solver
+        )
+        return 0.0 if searched.best is None else searched.best.rate
+
+    now = rate(machine)
+    return tuple(
+        Gain(place=place, tokens_per_second=max(0.0, rate(machine.with_more(place, GIB)) - now) * request.output_tokens)
+        for place in machine.room_bytes
+    )
+
+
+def _least_bytes(work: ModelWork, request: OffloadRequest) -> float:
+    """Return what the model and one sequence take, wherever they lie."""
+    tokens = request.prompt_tokens + request.output_tokens
+    return work.end_bytes + work.dense_bytes + work.routed_bytes + work.cache_bytes(tokens)
+
+
+def streaming_bound(work: ModelWork, machine: Machine, request: OffloadRequest) -> Streaming | None:
+    """Return how fast a runtime can be that brings all weights which the GPU does not hold once a pass.
+
+    The first stage of MoE-Lens's model (Yuan et al., arXiv 2504.09345): a pass takes as long as its weights on the
+    link; each running sequence gets a token, and holds on average the cache of s + n / 2 tokens, so that the host's
+    memory bounds how many run. The GPU bounds it otherwise, with prompts and answers in its largest batches. Weights
+    that the CPU multiplies, or that lie on a drive or on peers, are not in it.
+    """
+    all_bytes = work.dense_bytes + work.routed_bytes
+    streamed = max(0.0, all_bytes + work.end_bytes - machine.room_bytes[Place.GPU])
+    each = work.cache_bytes(request.prompt_tokens + request.output_tokens / 2)
+    sequences = (machine.room_bytes[Place.HOST] - streamed) / each
+    if sequences < 1:
+        return None
+    batch = LARGE_BATCH
+    prompts = max(1, batch // request.prompt_tokens)
+    one = (
+        work.prompts(prompts, request.prompt_tokens).total / prompts
+        + (request.output_tokens - 1) * work.answers(batch, request.prompt_tokens).total / batch
+    )
+    of_gpu = request.output_tokens / one
+    if not streamed:
+        return Streaming(tokens_per_second=of_gpu, by_memory=False)
+    of_memory = sequences * machine.link_bytes_per_second / streamed
+    return Streaming(tokens_per_second=min(of_gpu, of_memory), by_memory=of_memory < of_gpu)
