@@ -7,8 +7,8 @@ Each case is a spec of `offload_specs`: prompts of 512 and answers of 32 tokens,
 formulas and constants (`planner.inference_offload.flexgen`) the best block is searched as for a user; "most" is what no
 block of the batch sizes looked at exceeds. "own" is the best plan under shardwright's own prices on the same memories,
 with FlexGen's figures for the drive and for what the CPU's attention reads (its flops a second are bytes a second,
-because each byte of a cache takes one), and "simulated" that plan in the order of a runtime's schedule. The exit code
-is 1 where a case is below what is wanted, in the two decimals in which those figures are known.
+because each byte of a cache takes one), and "bound" what no plan exceeds under them. The exit code is 1 where a case is
+below what is wanted, in the two decimals in which those figures are known.
 """
 
 import argparse
@@ -67,7 +67,7 @@ class Row:
         block: Batches and their size.
         cpu_seconds: Processor time of that search.
         own: Tokens a second of the best plan under shardwright's prices.
-        simulated: Of that plan, simulated.
+        bound: What no plan exceeds under them.
     """
 
     model: str
@@ -77,7 +77,7 @@ class Row:
     block: str
     cpu_seconds: float
     own: float
-    simulated: float
+    bound: float
 
     @property
     def is_worse(self) -> bool:
@@ -119,7 +119,7 @@ def measure(case: Case) -> Row:
     )
     spent = time.process_time() - began
     assert found.best is not None, "every case has a block"
-    own, simulated = _own(inputs, hardware)
+    own, bound = _own(inputs, hardware)
     return Row(
         model=case.model,
         wanted=case.wanted,
@@ -128,12 +128,12 @@ def measure(case: Case) -> Row:
         block=f"{found.best.num_batches} x {found.best.batch_size}",
         cpu_seconds=spent,
         own=own,
-        simulated=simulated,
+        bound=bound,
     )
 
 
 def _own(inputs: ServeInputs, hardware: FlexGenHardware) -> tuple[float, float]:
-    """Return the tokens a second of the best plan under our own prices, and of that plan simulated."""
+    """Return the tokens a second of the best plan under our own prices, and what none exceeds."""
     workload = inputs.request.workload
     request = OffloadRequest(
         served_model=inputs.request.served_model,
@@ -143,17 +143,17 @@ def _own(inputs: ServeInputs, hardware: FlexGenHardware) -> tuple[float, float]:
     )
     best = plan_offload(inputs.model, inputs.clusters[0], request).of(Target.ANY)
     assert best is not None, "every case has a plan"
-    return best.tokens_per_second, best.simulated_tokens_per_second
+    return best.tokens_per_second, best.most_tokens_per_second
 
 
-HEADER = f"{'case':>9} {'wanted':>7} {'FlexGen':>8} {'most':>8} {'block':>9} {'CPU s':>6} {'own':>7} {'simulated':>9}"
+HEADER = f"{'case':>9} {'wanted':>7} {'FlexGen':>8} {'most':>8} {'block':>9} {'CPU s':>6} {'own':>7} {'bound':>7}"
 
 
 def line_of(row: Row) -> str:
     """Return one row of the table."""
     return (
         f"{row.model:>9} {row.wanted:>7.2f} {row.flexgen:>8.4f} {row.most:>8.4f} {row.block:>9} "
-        f"{row.cpu_seconds:>6.2f} {row.own:>7.3f} {row.simulated:>9.3f}"
+        f"{row.cpu_seconds:>6.2f} {row.own:>7.3f} {row.bound:>7.3f}"
     )
 
 

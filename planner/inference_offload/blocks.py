@@ -14,13 +14,13 @@ behind it does. For every batch size, intervals of N are split and searched in t
 better than the best found by more than `CLOSE`: what is returned holds for every number of batches, not for those
 looked at alone.
 
-Blocks are searched with everything in any share. Where things have units, the best blocks are then divided in whole
-units, the best first, until no other one looked at can be better; the bound stays that of any shares.
+Blocks are searched with everything in any share; whoever takes one has it `settled`: divided in whole units where
+things have units, and tidied. The bound stays that of any shares.
 """
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from solvers.shares.problem import Shares, SharesLimits, SharesProblem
 from solvers.shares.registry import divide
@@ -39,11 +39,8 @@ CLOSE = 1e-3
 MOST_PROGRAMMES = 4000
 """Divisions that a search solves before it stops with the bound that it has."""
 
-MOST_ROUNDED = 8
-"""Blocks that are divided in whole units."""
-
 ROUNDING = SharesLimits(max_nodes=500)
-"""How far such a division may go."""
+"""How far a division into whole units may go."""
 
 Priced = Callable[[int, int], SharesProblem]
 """Batch size and number of batches to the problem of a block."""
@@ -85,16 +82,22 @@ class Searched:
     """What a search found.
 
     Args:
-        best: The best block; None where not even one sequence fits.
+        of_sizes: Of each batch size the best block that was looked at, the best first; empty where not even one
+            sequence fits. Only the first is known to be the best of its size, but for `CLOSE`.
         most_rate: No block of the batch sizes that were looked at makes more sequences a second; 0 without any.
         programmes: Divisions that were solved.
         stopped: It stopped at `MOST_PROGRAMMES`.
     """
 
-    best: Block | None
+    of_sizes: tuple[Block, ...]
     most_rate: float
     programmes: int
     stopped: bool
+
+    @property
+    def best(self) -> Block | None:
+        """Return the best block; None without any."""
+        return self.of_sizes[0] if self.of_sizes else None
 
 
 class _Search:
@@ -103,7 +106,7 @@ class _Search:
     def __init__(self, priced: Priced, *, solver: str) -> None:
         self._priced = priced
         self._solver = solver
-        self._looked_at: list[Block] = []
+        self.of_sizes: dict[int, Block] = {}
         self.best: Block | None = None
         self.programmes = 0
 
@@ -114,33 +117,11 @@ class _Search:
         if shares.status is Status.INFEASIBLE:
             return None
         block = Block(batch_size=batch_size, num_batches=num_batches, shares=shares)
-        self._looked_at.append(block)
+        if batch_size not in self.of_sizes or block.rate > self.of_sizes[batch_size].rate:
+            self.of_sizes[batch_size] = block
         if self.best is None or block.rate > self.best.rate:
             self.best = block
         return block
-
-    def rounded(self) -> Block | None:
-        """Return the best block in whole units; None where none of the best fits in them."""
-        best: Block | None = None
-        order = sorted(self._looked_at, key=lambda block: (-block.rate, block.batch_size, block.num_batches))
-        for loose in order[:MOST_ROUNDED]:
-            if best is not None and loose.rate <= best.rate * (1 + CLOSE):
-                break
-            problem = self._priced(loose.batch_size, loose.num_batches)
-            shares = loose.shares
-            if any(problem.units_T):
-                self.programmes += 1
-                shares = divide(problem, solver=self._solver, limits=ROUNDING)
-            if shares.status is Status.INFEASIBLE:
-                continue
-            found = replace(loose, shares=shares)
-            if best is None or found.rate > best.rate:
-                best = found
-        if best is None:
-            return None
-        self.programmes += 1
-        problem = self._priced(best.batch_size, best.num_batches)
-        return replace(best, shares=tidied(problem, best.shares, solver=self._solver, limits=ROUNDING))
 
     def target(self) -> float:
         """Return the rate that a block must beat to be looked for."""
@@ -203,11 +184,33 @@ def best_block(
             wait(batch_size, middle, behind, max(least_seconds, found.seconds / (1 + 1e-9)))
     reached = 0.0 if search.best is None else search.best.rate
     unseen = -waiting[0][0] if waiting else 0.0
-    stopped = bool(waiting) and unseen > search.target()
-    best = search.rounded()
     return Searched(
-        best=best,
-        most_rate=max(reached, unseen, 0.0 if best is None else best.rate),
+        of_sizes=tuple(sorted(search.of_sizes.values(), key=lambda block: (-block.rate, block.batch_size))),
+        most_rate=max(reached, unseen),
         programmes=search.programmes,
-        stopped=stopped,
+        stopped=bool(waiting) and unseen > search.target(),
     )
+
+
+def settled(priced: Priced, loose: Block, *, solver: str = "mathopt") -> Block | None:
+    """Return a block in whole units and with nothing moved that need not be; with fewer batches where units ask for it.
+
+    Args:
+        priced: Prices a block.
+        loose: A block that a search has found.
+        solver: A name in `solvers.shares.registry.SHARES_SOLVERS`.
+
+    Raises:
+        SolverError: A solver stopped with nothing.
+    """
+    number = loose.num_batches
+    for count in sorted({number, number - 1, number * 7 // 8, number // 2, 1} - {0}, reverse=True):
+        problem = priced(loose.batch_size, count)
+        if count == number and not any(problem.units_T):
+            shares = loose.shares
+        else:
+            shares = divide(problem, solver=solver, limits=ROUNDING)
+        if shares.status is not Status.INFEASIBLE:
+            neat = tidied(problem, shares, solver=solver, limits=ROUNDING)
+            return Block(batch_size=loose.batch_size, num_batches=count, shares=neat)
+    return None

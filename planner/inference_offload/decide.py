@@ -1,14 +1,16 @@
 """The main path of offloaded inference: a model, a node and lengths to what lies where, for each target.
 
-Beside the plan of each target it says what one GiB more of each place would gain with batches of the same size, and how
-fast streaming can be at all (`streaming_bound`).
+A plan's throughput is that of the simulation (`planner.inference_offload.evaluate`); the search's own figure, in which
+the busiest part of the node never waits, bounds it. Beside the plan of each target it says what one GiB more of each
+place would gain with batches of the same size, and how fast streaming can be at all (`streaming_bound`).
 """
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from planner.errors import InputError
 from planner.experts.histogram import RoutingHistogram
-from planner.inference_offload.blocks import Block, Searched, best_block
+from planner.inference_offload.blocks import BATCH_SIZES, Block, Searched, best_block, settled
 from planner.inference_offload.evaluate import simulated_seconds
 from planner.inference_offload.machine import Machine, machine_of
 from planner.inference_offload.plan import Busy, Gain, Held, ModelFacts, OffloadPlan, Placed, Streaming, TargetPlan
@@ -27,8 +29,8 @@ LEAST_SHARE = 5e-5
 
 
 BLOCK_ASSUMPTION = (
-    "links, drive, GPU and CPUs work at once and each without a pause: a block takes as long as its busiest part, and"
-    " no runtime is faster than that"
+    "links, drive, GPU and CPUs work at once, each in the order of FlexGen's schedule; a runtime that does one after"
+    " the other is slower"
 )
 LENGTHS_ASSUMPTION = "every prompt and every answer is as long as the longest"
 
@@ -61,27 +63,17 @@ def plan_offload(
         raise InputError("Answers of one token leave nothing to plan.", hint="Give an output of 2 tokens or more.")
     machine = machine_of(cluster, request)
     work = ModelWork(model, cluster, request, histogram)
-    plans: list[TargetPlan] = []
+    asked = _Asked(work=work, machine=machine, request=request, solver=solver)
+    plans = tuple(plan for target in Target if (plan := _best_plan(target, asked)) is not None)
     gains: tuple[Gain, ...] = ()
-    for target in Target:
-        prices = BlockPrices(work, machine, request, WORDS[target])
-        searched = best_block(
-            prices.problem,
-            most_batches=WORDS[target].most_batches,
-            most_sequences=request.num_sequences,
-            solver=solver,
-        )
-        if searched.best is None:
-            continue
-        plans.append(_evaluated(_target_plan(target, prices, searched, request), work, machine, request))
-        if target is Target.ANY:
-            gains = _gains(work, machine, request, searched.best, solver=solver)
+    if plans and plans[0].target is Target.ANY:
+        gains = _gains(asked, plans[0])
     return OffloadPlan(
         model=model,
         cluster=cluster,
         request=request,
         facts=ModelFacts(layer_elements=work.layer_elements, largest_tensor_elements=work.largest_tensor_elements),
-        plans=tuple(plans),
+        plans=plans,
         gains=gains,
         streaming=streaming_bound(work, machine, request),
         least_bytes=max(0.0, _least_bytes(work, request) - sum(machine.room_bytes.values())),
@@ -89,9 +81,67 @@ def plan_offload(
     )
 
 
-def _target_plan(target: Target, prices: BlockPrices, searched: Searched, request: OffloadRequest) -> TargetPlan:
-    block = searched.best
-    assert block is not None, "the caller has looked"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """One question: the model's work, the node, the lengths, and who solves programmes."""
+
+    work: ModelWork
+    machine: Machine
+    request: OffloadRequest
+    solver: str
+
+    def prices(self, target: Target) -> BlockPrices:
+        return BlockPrices(self.work, self.machine, self.request, WORDS[target])
+
+    def searched(self, prices: BlockPrices, target: Target, batch_sizes: tuple[int, ...] = BATCH_SIZES) -> Searched:
+        return best_block(
+            prices.problem,
+            most_batches=WORDS[target].most_batches,
+            most_sequences=self.request.num_sequences,
+            batch_sizes=batch_sizes,
+            solver=self.solver,
+        )
+
+
+def _best_plan(target: Target, asked: _Asked) -> TargetPlan | None:
+    """Return the plan of a target that is fastest in the simulation; None where nothing fits.
+
+    Of each batch size the best block that the search has looked at is simulated, until the next one would be slower
+    even if nothing waited. The search then goes on in the size of the fastest.
+    """
+    prices = asked.prices(target)
+    searched = asked.searched(prices, target)
+    best = _fastest(target, prices, searched.of_sizes, asked)
+    if best is not None and WORDS[target].most_batches is None:
+        again = asked.searched(prices, target, (best.batch_size,))
+        best = _fastest(target, prices, again.of_sizes, asked, best)
+    if best is None:
+        return None
+    return replace(
+        best,
+        most_tokens_per_second=max(searched.most_rate * asked.request.output_tokens, best.unpaused_tokens_per_second),
+        programmes=searched.programmes,
+        stopped=searched.stopped,
+    )
+
+
+def _fastest(
+    target: Target, prices: BlockPrices, blocks: Iterable[Block], asked: _Asked, best: TargetPlan | None = None
+) -> TargetPlan | None:
+    """Return the fastest simulated plan of some blocks, or the one that is given."""
+    for loose in blocks:
+        if best is not None and loose.rate * asked.request.output_tokens <= best.tokens_per_second:
+            break
+        block = settled(prices.problem, loose, solver=asked.solver)
+        if block is None:
+            continue
+        found = _simulated(_target_plan(target, prices, block, asked.request), asked)
+        if best is None or found.tokens_per_second > best.tokens_per_second:
+            best = found
+    return best
+
+
+def _target_plan(target: Target, prices: BlockPrices, block: Block, request: OffloadRequest) -> TargetPlan:
     problem = prices.problem(block.batch_size, block.num_batches)
     share_O = block.shares.share_O
     prompt_seconds, answer_seconds = problem.seconds_P(share_O)
@@ -100,13 +150,14 @@ def _target_plan(target: Target, prices: BlockPrices, searched: Searched, reques
         if share >= LEAST_SHARE:
             whole = prices.held_bytes(option, batch_size=block.batch_size, num_batches=block.num_batches)
             placed.append(Placed(option=option, share=share, num_bytes=share * whole))
+    unpaused = block.rate * request.output_tokens
     return TargetPlan(
         target=target,
         batch_size=block.batch_size,
         num_batches=block.num_batches,
-        tokens_per_second=block.rate * request.output_tokens,
-        most_tokens_per_second=searched.most_rate * request.output_tokens,
-        simulated_tokens_per_second=0.0,
+        tokens_per_second=unpaused,
+        unpaused_tokens_per_second=unpaused,
+        most_tokens_per_second=unpaused,
         prompt_seconds=prompt_seconds,
         answer_seconds=answer_seconds,
         placed=tuple(placed),
@@ -116,33 +167,31 @@ def _target_plan(target: Target, prices: BlockPrices, searched: Searched, reques
         held=tuple(
             Held(name=room.name, num_bytes=room.used(share_O), room_bytes=room.capacity) for room in problem.rooms
         ),
-        programmes=searched.programmes,
-        stopped=searched.stopped,
+        programmes=0,
+        stopped=False,
     )
 
 
-def _evaluated(plan: TargetPlan, work: ModelWork, machine: Machine, request: OffloadRequest) -> TargetPlan:
-    """Return the plan with what a simulation makes of it."""
-    prompts, answers = simulated_seconds(plan, work, machine, request)
-    block = prompts + (request.output_tokens - 1) * answers
-    generated = plan.batch_size * plan.num_batches * request.output_tokens
-    return replace(plan, simulated_tokens_per_second=generated / block)
+def _simulated(plan: TargetPlan, asked: _Asked) -> TargetPlan:
+    """Return the plan with the times of a simulation."""
+    prompts, answers = simulated_seconds(plan, asked.work, asked.machine, asked.request)
+    block = prompts + (asked.request.output_tokens - 1) * answers
+    generated = plan.batch_size * plan.num_batches * asked.request.output_tokens
+    return replace(plan, tokens_per_second=generated / block, prompt_seconds=prompts, answer_seconds=answers)
 
 
-def _gains(work: ModelWork, machine: Machine, request: OffloadRequest, best: Block, *, solver: str) -> tuple[Gain, ...]:
-    """Return what one GiB more of each place gains, with batches as large as those of the best block."""
+def _gains(asked: _Asked, best: TargetPlan) -> tuple[Gain, ...]:
+    """Return what one GiB more of each place gains, with batches as large as the plan's and parts that never wait."""
 
-    def rate(node: Machine) -> float:
-        prices = BlockPrices(work, node, request, WORDS[Target.ANY])
-        searched = best_block(
-            prices.problem, most_sequences=request.num_sequences, batch_sizes=(best.batch_size,), solver=solver
-        )
-        return 0.0 if searched.best is None else searched.best.rate
+    def most(machine: Machine) -> float:
+        node = replace(asked, machine=machine)
+        searched = node.searched(node.prices(Target.ANY), Target.ANY, (best.batch_size,))
+        return 0.0 if searched.best is None else searched.best.rate * asked.request.output_tokens
 
-    now = rate(machine)
+    now = most(asked.machine)
     return tuple(
-        Gain(place=place, tokens_per_second=max(0.0, rate(machine.with_more(place, GIB)) - now) * request.output_tokens)
-        for place in machine.room_bytes
+        Gain(place=place, tokens_per_second=max(0.0, most(asked.machine.with_more(place, GIB)) - now))
+        for place in asked.machine.room_bytes
     )
 
 

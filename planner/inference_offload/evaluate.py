@@ -19,7 +19,7 @@ from planner.inference_offload.plan import TargetPlan
 from planner.inference_offload.request import WORDS, OffloadRequest, Place, Thing
 from planner.inference_offload.work import ModelWork
 
-MOST_SIMULATED = 64
+MOST_SIMULATED = 32
 """Batches of a simulated pass: more are joined into so many larger ones."""
 
 PASSES = 3

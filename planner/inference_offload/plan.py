@@ -60,11 +60,11 @@ class TargetPlan:
         target: Who runs it.
         batch_size: Sequences of a batch.
         num_batches: Batches of the block.
-        tokens_per_second: Generated tokens a second, prompts' time included.
-        most_tokens_per_second: No block of the batch sizes that were looked at generates more.
-        simulated_tokens_per_second: Generated tokens a second in the simulation of a runtime's order of work.
-        prompt_seconds: Time of the prompts of a block.
-        answer_seconds: Time of one pass for a token of each sequence.
+        tokens_per_second: Generated tokens a second, prompts' time included, as a runtime's order of work is simulated.
+        unpaused_tokens_per_second: What it would be if the busiest part of the node never waited.
+        most_tokens_per_second: No block of the batch sizes that were looked at generates more, in whatever order.
+        prompt_seconds: Time of the prompts of a block, simulated.
+        answer_seconds: Time of one pass for a token of each sequence, simulated.
         placed: What lies where.
         busy: How long each part works.
         held: What each place holds.
@@ -76,8 +76,8 @@ class TargetPlan:
     batch_size: int
     num_batches: int
     tokens_per_second: float
+    unpaused_tokens_per_second: float
     most_tokens_per_second: float
-    simulated_tokens_per_second: float
     prompt_seconds: float
     answer_seconds: float
     placed: tuple[Placed, ...]
@@ -93,7 +93,7 @@ class TargetPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """What one GiB more of a place gains, with batches of the same size.
+    """What one GiB more of a place gains, with batches of the same size and parts that never wait.
 
     Args:
         place: The place.
@@ -140,7 +140,7 @@ class OffloadPlan:
         request: What was asked.
         facts: Sizes of the model.
         plans: The best block of each target that has one, the runtime with everything first.
-        gains: Of the first target, for each place; empty where it has no block.
+        gains: Of the runtime with everything, for each place; empty where it has no block.
         streaming: Bound of runtimes that stream; None where the caches of not even one sequence have room.
         least_bytes: What a single sequence takes beyond all places together; 0 where it fits.
         assumptions: What the figures rest on.
