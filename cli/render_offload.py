@@ -14,8 +14,8 @@ def rate(tokens_per_second: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """Return a time with three significant digits."""
-    return f"{value:.3g} s" if value else "0 s"
+    """Return a time with three significant digits, or in whole seconds."""
+    return f"{value:,.0f} s" if value >= 1000 or not value else f"{value:.3g} s"
 
 
 def offload_blocks(plan: OffloadPlan, target: Target) -> tuple[Block, ...]:
@@ -32,7 +32,7 @@ def offload_blocks(plan: OffloadPlan, target: Target) -> tuple[Block, ...]:
         *((_nothing(plan, target),) if chosen is None else _chosen(plan, chosen)),
         *(section("What each runtime can be told", _targets(plan)) if plan.plans else ()),
         *section("What it lacks", *_lacks(target)),
-        *(section("What one GiB more gains, if parts never waited", _gains(plan)) if plan.gains else ()),
+        *(() if chosen is None else section("What one GiB more gains, if parts never waited", _gains(chosen))),
         *section("Assumptions", *(Item(text) for text in plan.assumptions)),
     )
 
@@ -138,18 +138,16 @@ def _lacks(target: Target) -> tuple[Block, ...]:
     )
 
 
-def _gains(plan: OffloadPlan) -> Table:
-    whole = plan.of(Target.ANY)
-    assert whole is not None, "gains are of that plan"
+def _gains(chosen: TargetPlan) -> Table:
     return Table(
         columns=columns("place", ">tokens/s", ">faster"),
         rows=tuple(
             (
                 PLACES[gain.place],
                 f"+{gain.tokens_per_second:.3g}",
-                f"{gain.tokens_per_second / whole.unpaused_tokens_per_second:.2%}",
+                f"{gain.tokens_per_second / chosen.unpaused_tokens_per_second:.2%}",
             )
-            for gain in plan.gains
+            for gain in chosen.gains
         ),
     )
 
@@ -164,7 +162,6 @@ def offload_document(plan: OffloadPlan) -> dict[str, object]:
         "prompt_tokens": request.prompt_tokens,
         "output_tokens": request.output_tokens,
         "plans": {found.target.value: _plan_document(found) for found in plan.plans},
-        "tokens_per_second_of_one_gib_more": {gain.place.value: gain.tokens_per_second for gain in plan.gains},
         "streaming_bound": None
         if plan.streaming is None
         else {
@@ -199,6 +196,7 @@ def _plan_document(found: TargetPlan) -> dict[str, object]:
         ],
         "busy": [{"phase": busy.phase, "part": busy.part, "seconds": busy.seconds} for busy in found.busy],
         "memory": [{"place": held.name, "bytes": held.num_bytes, "room_bytes": held.room_bytes} for held in found.held],
+        "tokens_per_second_of_one_gib_more": {gain.place.value: gain.tokens_per_second for gain in found.gains},
         "programmes": found.programmes,
         "search_stopped": found.stopped,
     }

@@ -30,6 +30,9 @@ from solvers.solution import Status
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Sequences of one batch that are looked at."""
 
+LONE_BATCHES = (*range(1, 64), *range(64, 512, 8), *range(512, 4097, 64))
+"""Sequences of a batch that is a block by itself."""
+
 MOST_SEQUENCES = 1 << 16
 """No block has more."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from planner.errors import InputError
 from planner.experts.histogram import RoutingHistogram
-from planner.inference_offload.blocks import BATCH_SIZES, Block, Searched, best_block, settled
+from planner.inference_offload.blocks import BATCH_SIZES, LONE_BATCHES, Block, Searched, best_block, settled
 from planner.inference_offload.evaluate import simulated_seconds
 from planner.inference_offload.machine import Machine, machine_of
 from planner.inference_offload.plan import Busy, Gain, Held, ModelFacts, OffloadPlan, Placed, Streaming, TargetPlan
@@ -23,6 +23,9 @@ from profiles.hardware import Cluster
 
 LARGE_BATCH = 8192
 """Tokens of a pass in which the GPU is as good as it gets."""
+
+MOST_GROWN = 1.3
+"""By how much a batch may be larger with one GiB more."""
 
 LEAST_SHARE = 5e-5
 """Smaller shares are solvers' tolerances, and not shown."""
@@ -65,16 +68,12 @@ def plan_offload(
     work = ModelWork(model, cluster, request, histogram)
     asked = _Asked(work=work, machine=machine, request=request, solver=solver)
     plans = tuple(plan for target in Target if (plan := _best_plan(target, asked)) is not None)
-    gains: tuple[Gain, ...] = ()
-    if plans and plans[0].target is Target.ANY:
-        gains = _gains(asked, plans[0])
     return OffloadPlan(
         model=model,
         cluster=cluster,
         request=request,
         facts=ModelFacts(layer_elements=work.layer_elements, largest_tensor_elements=work.largest_tensor_elements),
         plans=plans,
-        gains=gains,
         streaming=streaming_bound(work, machine, request),
         least_bytes=max(0.0, _least_bytes(work, request) - sum(machine.room_bytes.values())),
         assumptions=(BLOCK_ASSUMPTION, LENGTHS_ASSUMPTION, *work.notes, *machine.notes),
@@ -93,14 +92,19 @@ class _Asked:
     def prices(self, target: Target) -> BlockPrices:
         return BlockPrices(self.work, self.machine, self.request, WORDS[target])
 
-    def searched(self, prices: BlockPrices, target: Target, batch_sizes: tuple[int, ...] = BATCH_SIZES) -> Searched:
+    def searched(self, prices: BlockPrices, target: Target, batch_sizes: tuple[int, ...] = ()) -> Searched:
         return best_block(
             prices.problem,
             most_batches=WORDS[target].most_batches,
             most_sequences=self.request.num_sequences,
-            batch_sizes=batch_sizes,
+            batch_sizes=batch_sizes or _sizes(target),
             solver=self.solver,
         )
+
+
+def _sizes(target: Target) -> tuple[int, ...]:
+    """Return the batch sizes that are looked at."""
+    return LONE_BATCHES if WORDS[target].most_batches == 1 else BATCH_SIZES
 
 
 def _best_plan(target: Target, asked: _Asked) -> TargetPlan | None:
@@ -120,6 +124,7 @@ def _best_plan(target: Target, asked: _Asked) -> TargetPlan | None:
     return replace(
         best,
         most_tokens_per_second=max(searched.most_rate * asked.request.output_tokens, best.unpaused_tokens_per_second),
+        gains=_gains(asked, best),
         programmes=searched.programmes,
         stopped=searched.stopped,
     )
@@ -167,6 +172,7 @@ def _target_plan(target: Target, prices: BlockPrices, block: Block, request: Off
         held=tuple(
             Held(name=room.name, num_bytes=room.used(share_O), room_bytes=room.capacity) for room in problem.rooms
         ),
+        gains=(),
         programmes=0,
         stopped=False,
     )
@@ -181,17 +187,24 @@ def _simulated(plan: TargetPlan, asked: _Asked) -> TargetPlan:
 
 
 def _gains(asked: _Asked, best: TargetPlan) -> tuple[Gain, ...]:
-    """Return what one GiB more of each place gains, with batches as large as the plan's and parts that never wait."""
+    """Return what one GiB more of each place gains, if parts never wait.
+
+    Batches stay as large as the plan's; a batch that is a block by itself may grow.
+    """
+    sizes = (best.batch_size,)
+    if WORDS[best.target].most_batches == 1:
+        sizes = tuple(size for size in LONE_BATCHES if best.batch_size <= size <= best.batch_size * MOST_GROWN)
 
     def most(machine: Machine) -> float:
         node = replace(asked, machine=machine)
-        searched = node.searched(node.prices(Target.ANY), Target.ANY, (best.batch_size,))
+        searched = node.searched(node.prices(best.target), best.target, sizes)
         return 0.0 if searched.best is None else searched.best.rate * asked.request.output_tokens
 
     now = most(asked.machine)
     return tuple(
         Gain(place=place, tokens_per_second=max(0.0, most(asked.machine.with_more(place, GIB)) - now))
         for place in asked.machine.room_bytes
+        if any(use.place is place for uses in WORDS[best.target].uses.values() for use in uses)
     )
 
 

@@ -53,6 +53,19 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """What one GiB more of a place gains, with batches of about the same size and parts that never wait.
+
+    Args:
+        place: The place.
+        tokens_per_second: Tokens a second that it adds.
+    """
+
+    place: Place
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetPlan:
     """The best block of one target.
 
@@ -68,6 +81,7 @@ class TargetPlan:
         placed: What lies where.
         busy: How long each part works.
         held: What each place holds.
+        gains: What one GiB more of each place gains.
         programmes: Programmes that were solved.
         stopped: The search stopped before its bound was close.
     """
@@ -83,25 +97,13 @@ class TargetPlan:
     placed: tuple[Placed, ...]
     busy: tuple[Busy, ...]
     held: tuple[Held, ...]
+    gains: tuple[Gain, ...]
     programmes: int
     stopped: bool
 
     def longest(self, phase: str) -> Busy:
         """Return the part that a phase waits for."""
         return max((busy for busy in self.busy if busy.phase == phase), key=lambda busy: busy.seconds)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gain:
-    """What one GiB more of a place gains, with batches of the same size and parts that never wait.
-
-    Args:
-        place: The place.
-        tokens_per_second: Tokens a second that it adds.
-    """
-
-    place: Place
-    tokens_per_second: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,6 @@ class OffloadPlan:
         request: What was asked.
         facts: Sizes of the model.
         plans: The best block of each target that has one, the runtime with everything first.
-        gains: Of the runtime with everything, for each place; empty where it has no block.
         streaming: Bound of runtimes that stream; None where the caches of not even one sequence have room.
         least_bytes: What a single sequence takes beyond all places together; 0 where it fits.
         assumptions: What the figures rest on.
@@ -151,7 +152,6 @@ class OffloadPlan:
     request: OffloadRequest
     facts: ModelFacts
     plans: tuple[TargetPlan, ...]
-    gains: tuple[Gain, ...]
     streaming: Streaming | None
     least_bytes: float
     assumptions: tuple[str, ...]

@@ -55,7 +55,8 @@ def test_the_cpu_works_where_the_link_is_slow() -> None:
 
 
 def test_gains_name_every_place_and_are_never_negative() -> None:
-    plan = offloaded("large")
+    plan = offloaded("large").of(Target.ANY)
+    assert plan is not None
     assert [gain.place for gain in plan.gains] == [Place.GPU, Place.HOST, Place.DRIVE]
     assert all(gain.tokens_per_second >= 0 for gain in plan.gains)
     assert plan.gains[0].tokens_per_second > 0
@@ -81,7 +82,6 @@ def test_a_model_that_fits_nowhere_says_how_much_is_missing() -> None:
     cluster = replace(inputs.clusters[0], nvme_bytes=None)
     plan = plan_offload(inputs.model, cluster, request_of())
     assert plan.plans == ()
-    assert plan.gains == ()
     assert 650 * GIB < plan.least_bytes < 710 * GIB
 
 
