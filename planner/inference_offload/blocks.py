@@ -22,6 +22,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from solvers.errors import SolverError
 from solvers.shares.problem import Shares, SharesLimits, SharesProblem
 from solvers.shares.registry import divide
 from solvers.shares.tidy import tidied
@@ -195,25 +196,32 @@ def best_block(
     )
 
 
-def settled(priced: Priced, loose: Block, *, solver: str = "mathopt") -> Block | None:
-    """Return a block in whole units and with nothing moved that need not be; with fewer batches where units ask for it.
+def settled(priced: Priced, batch_size: int, num_batches: int, *, solver: str = "mathopt") -> Block | None:
+    """Return a block in whole units and with nothing moved that need not be.
+
+    Where no division into whole units is found, it has fewer batches; None where it does not fit at all.
 
     Args:
         priced: Prices a block.
-        loose: A block that a search has found.
+        batch_size: Sequences of a batch.
+        num_batches: Batches of the block.
         solver: A name in `solvers.shares.registry.SHARES_SOLVERS`.
 
     Raises:
-        SolverError: A solver stopped with nothing.
+        SolverError: A solver stopped with nothing, whatever the number of batches.
     """
-    number = loose.num_batches
-    for count in sorted({number, number - 1, number * 7 // 8, number // 2, 1} - {0}, reverse=True):
-        problem = priced(loose.batch_size, count)
-        if count == number and not any(problem.units_T):
-            shares = loose.shares
-        else:
+    stopped: SolverError | None = None
+    fewer = {num_batches, num_batches - 1, num_batches * 7 // 8, num_batches // 2, 1} - {0}
+    for count in sorted(fewer, reverse=True):
+        problem = priced(batch_size, count)
+        try:
             shares = divide(problem, solver=solver, limits=ROUNDING)
+        except SolverError as error:
+            stopped = error
+            continue
         if shares.status is not Status.INFEASIBLE:
             neat = tidied(problem, shares, solver=solver, limits=ROUNDING)
-            return Block(batch_size=loose.batch_size, num_batches=count, shares=neat)
+            return Block(batch_size=batch_size, num_batches=count, shares=neat)
+    if stopped is not None:
+        raise stopped
     return None

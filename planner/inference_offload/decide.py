@@ -5,7 +5,7 @@ the busiest part of the node never waits, bounds it. Beside the plan of each tar
 place would gain with batches of the same size, and how fast streaming can be at all (`streaming_bound`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from planner.errors import InputError
@@ -15,11 +15,14 @@ from planner.inference_offload.evaluate import simulated_seconds
 from planner.inference_offload.machine import Machine, machine_of
 from planner.inference_offload.plan import Busy, Gain, Held, ModelFacts, OffloadPlan, Placed, Streaming, TargetPlan
 from planner.inference_offload.prices import PHASES, BlockPrices
-from planner.inference_offload.request import WORDS, OffloadRequest, Place, Target
+from planner.inference_offload.request import WORDS, OffloadRequest, Place, Target, Thing, Words
 from planner.inference_offload.work import ModelWork
 from planner.specs import ModelSpec
 from planner.units import GIB
 from profiles.hardware import Cluster
+
+NARROW = (Target.VLLM, Target.DEEPSPEED)
+"""Targets that can be told less than everything."""
 
 LARGE_BATCH = 8192
 """Tokens of a pass in which the GPU is as good as it gets."""
@@ -67,7 +70,9 @@ def plan_offload(
     machine = machine_of(cluster, request)
     work = ModelWork(model, cluster, request, histogram)
     asked = _Asked(work=work, machine=machine, request=request, solver=solver)
-    plans = tuple(plan for target in Target if (plan := _best_plan(target, asked)) is not None)
+    narrow = [plan for target in NARROW if (plan := _best_plan(target, asked)) is not None]
+    whole = _best_plan(Target.ANY, asked, narrow)
+    plans = tuple(narrow) if whole is None else (whole, *narrow)
     return OffloadPlan(
         model=model,
         cluster=cluster,
@@ -89,8 +94,8 @@ class _Asked:
     request: OffloadRequest
     solver: str
 
-    def prices(self, target: Target) -> BlockPrices:
-        return BlockPrices(self.work, self.machine, self.request, WORDS[target])
+    def prices(self, words: Words) -> BlockPrices:
+        return BlockPrices(self.work, self.machine, self.request, words)
 
     def searched(self, prices: BlockPrices, target: Target, batch_sizes: tuple[int, ...] = ()) -> Searched:
         return best_block(
@@ -107,37 +112,75 @@ def _sizes(target: Target) -> tuple[int, ...]:
     return LONE_BATCHES if WORDS[target].most_batches == 1 else BATCH_SIZES
 
 
-def _best_plan(target: Target, asked: _Asked) -> TargetPlan | None:
+def _best_plan(target: Target, asked: _Asked, narrow: Sequence[TargetPlan] = ()) -> TargetPlan | None:
     """Return the plan of a target that is fastest in the simulation; None where nothing fits.
 
     Of each batch size the best block that the search has looked at is simulated, until the next one would be slower
-    even if nothing waited. The search then goes on in the size of the fastest.
+    even if nothing waited. The search then goes on in the size of the fastest. A runtime with everything tries the
+    blocks of those that can be told less too, and each of its last blocks with less work for the CPU, which what is
+    never waited for makes look better than it is.
+
+    Args:
+        target: Who runs it.
+        asked: The question.
+        narrow: Plans of targets that can be told less.
     """
-    prices = asked.prices(target)
-    searched = asked.searched(prices, target)
-    best = _fastest(target, prices, searched.of_sizes, asked)
-    if best is not None and WORDS[target].most_batches is None:
-        again = asked.searched(prices, target, (best.batch_size,))
-        best = _fastest(target, prices, again.of_sizes, asked, best)
+    words = WORDS[target]
+    searched = asked.searched(asked.prices(words), target)
+    sizes = [(block.batch_size, block.num_batches, block.rate) for block in searched.of_sizes]
+    best = _fastest(target, words, sizes, asked)
+    if words.most_batches is None:
+        again = () if best is None else asked.searched(asked.prices(words), target, (best.batch_size,)).of_sizes
+        last = [(block.batch_size, block.num_batches, block.rate) for block in again]
+        last += [(plan.batch_size, plan.num_batches, float("inf")) for plan in narrow]
+        for less in _with_less_for_the_cpu(words):
+            best = _fastest(target, less, last, asked, best)
     if best is None:
         return None
+    most = max(searched.most_rate * asked.request.output_tokens, best.unpaused_tokens_per_second)
     return replace(
         best,
-        most_tokens_per_second=max(searched.most_rate * asked.request.output_tokens, best.unpaused_tokens_per_second),
+        most_tokens_per_second=max(most, *(plan.most_tokens_per_second for plan in narrow), 0.0),
         gains=_gains(asked, best),
         programmes=searched.programmes,
         stopped=searched.stopped,
     )
 
 
+def _with_less_for_the_cpu(words: Words) -> Iterator[Words]:
+    """Yield what a target can be told, then without products on the CPU, then without the CPU."""
+    yield words
+    for spared in ((Thing.WEIGHTS, Thing.EXPERTS), tuple(Thing)):
+        yield replace(
+            words,
+            uses={
+                thing: tuple(use for use in uses if not use.on_cpu or thing not in spared)
+                for thing, uses in words.uses.items()
+            },
+        )
+
+
 def _fastest(
-    target: Target, prices: BlockPrices, blocks: Iterable[Block], asked: _Asked, best: TargetPlan | None = None
+    target: Target,
+    words: Words,
+    blocks: Iterable[tuple[int, int, float]],
+    asked: _Asked,
+    best: TargetPlan | None = None,
 ) -> TargetPlan | None:
-    """Return the fastest simulated plan of some blocks, or the one that is given."""
-    for loose in blocks:
-        if best is not None and loose.rate * asked.request.output_tokens <= best.tokens_per_second:
-            break
-        block = settled(prices.problem, loose, solver=asked.solver)
+    """Return the fastest simulated plan of some blocks, or the one that is given.
+
+    Args:
+        target: Who runs it.
+        words: What of its words may be used.
+        blocks: Batch size, number of batches, and sequences a second that they do not exceed.
+        asked: The question.
+        best: What is there already.
+    """
+    prices = asked.prices(words)
+    for batch_size, num_batches, most_rate in blocks:
+        if best is not None and most_rate * asked.request.output_tokens <= best.tokens_per_second:
+            continue
+        block = settled(prices.problem, batch_size, num_batches, solver=asked.solver)
         if block is None:
             continue
         found = _simulated(_target_plan(target, prices, block, asked.request), asked)
@@ -197,7 +240,7 @@ def _gains(asked: _Asked, best: TargetPlan) -> tuple[Gain, ...]:
 
     def most(machine: Machine) -> float:
         node = replace(asked, machine=machine)
-        searched = node.searched(node.prices(best.target), best.target, sizes)
+        searched = node.searched(node.prices(WORDS[best.target]), best.target, sizes)
         return 0.0 if searched.best is None else searched.best.rate * asked.request.output_tokens
 
     now = most(asked.machine)

@@ -7,6 +7,7 @@ that is used less.
 
 from dataclasses import replace
 
+from solvers.errors import SolverError
 from solvers.shares.problem import Chain, Room, Shares, SharesLimits, SharesProblem
 from solvers.shares.registry import divide
 from solvers.solution import OPTIMALITY_TOLERANCE, Status
@@ -18,14 +19,13 @@ LOOSENED = OPTIMALITY_TOLERANCE / 10
 def tidied(problem: SharesProblem, answer: Shares, *, solver: str, limits: SharesLimits) -> Shares:
     """Return the answer in which least is done of those that last as long, but for `LOOSENED`.
 
+    Where the solver finds nothing within the limits, the answer stays as it is.
+
     Args:
         problem: The problem.
         answer: Its answer.
         solver: A name in `solvers.shares.registry.SHARES_SOLVERS`.
         limits: How far the solver may go.
-
-    Raises:
-        SolverError: The solver stopped with nothing.
     """
     if answer.status is Status.INFEASIBLE:
         return answer
@@ -53,7 +53,10 @@ def tidied(problem: SharesProblem, answer: Shares, *, solver: str, limits: Share
             ),
         ),
     )
-    found = divide(least, solver=solver, limits=limits)
+    try:
+        found = divide(least, solver=solver, limits=limits)
+    except SolverError:
+        return answer
     if found.status is Status.INFEASIBLE:
         return answer
     objective = problem.objective(found.share_O)

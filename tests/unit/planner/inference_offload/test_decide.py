@@ -118,3 +118,14 @@ def test_the_cpus_of_unknown_slots_have_no_rate() -> None:
     assert host_compute_rate(device)[0] == 0.5 * 2 * 64 * 2.25e9 * 32
     with pytest.raises(CoverageError, match="no rate is known for hosts whose GPUs hang on 'agp'"):
         host_compute_rate(replace(device, host_link="agp"))
+
+
+def test_a_model_that_fits_on_the_gpu_stays_there() -> None:
+    """Work that the CPU could take would make the GPU wait in a lone batch."""
+    plan = asked(request_of(num_sequences=7), ("llama-3.1-8b", "l40s", 64))
+    whole, vllm = plan.of(Target.ANY), plan.of(Target.VLLM)
+    assert whole is not None
+    assert vllm is not None
+    assert whole.tokens_per_second == pytest.approx(vllm.tokens_per_second, rel=1e-3)
+    assert whole.batch_size * whole.num_batches == 7
+    assert all(placed.option.use.place is Place.GPU for placed in whole.placed)

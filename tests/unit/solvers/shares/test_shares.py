@@ -62,6 +62,15 @@ def test_the_tidy_answer_brings_nothing_that_work_would_hide() -> None:
     assert tidied(roomy, nothing, solver="mathopt", limits=SharesLimits()) is nothing
 
 
+def test_an_answer_that_cannot_be_tidied_within_the_limits_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stops(*_: object, **__: object) -> Shares:
+        raise SolverError(solver="mathopt", status="no_solution_found", limit="max_nodes = 1")
+
+    answer = divide(ONE)
+    monkeypatch.setattr("solvers.shares.tidy.divide", stops)
+    assert tidied(ONE, answer, solver="mathopt", limits=SharesLimits(max_nodes=1)) is answer
+
+
 @pytest.mark.parametrize(
     ("share_O", "broken"),
     [
