@@ -161,7 +161,7 @@ def offload_document(plan: OffloadPlan) -> dict[str, object]:
         "gpu": plan.cluster.device.name,
         "prompt_tokens": request.prompt_tokens,
         "output_tokens": request.output_tokens,
-        "plans": {found.target.value: _plan_document(found) for found in plan.plans},
+        "plans": {found.target.value: _plan_document(found, request.prompt_tokens) for found in plan.plans},
         "streaming_bound": None
         if plan.streaming is None
         else {
@@ -174,13 +174,14 @@ def offload_document(plan: OffloadPlan) -> dict[str, object]:
     }
 
 
-def _plan_document(found: TargetPlan) -> dict[str, object]:
+def _plan_document(found: TargetPlan, prompt_tokens: int) -> dict[str, object]:
     return {
         "tokens_per_second": found.tokens_per_second,
         "unpaused_tokens_per_second": found.unpaused_tokens_per_second,
         "most_tokens_per_second": found.most_tokens_per_second,
         "batch_size": found.batch_size,
         "num_batches": found.num_batches,
+        "prompt_tokens_at_once": found.slice_tokens or found.batch_size * prompt_tokens,
         "prompt_seconds": found.prompt_seconds,
         "answer_seconds": found.answer_seconds,
         "placed": [

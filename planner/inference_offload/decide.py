@@ -133,7 +133,7 @@ def _best_plan(target: Target, asked: _Asked, narrow: Sequence[TargetPlan] = ())
         again = () if best is None else asked.searched(asked.prices(words), target, (best.batch_size,)).of_sizes
         last = [(block.batch_size, block.num_batches, block.rate) for block in again]
         last += [(plan.batch_size, plan.num_batches, float("inf")) for plan in narrow]
-        for less in _with_less_for_the_cpu(words):
+        for less in _narrower(words):
             best = _fastest(target, less, last, asked, best)
     if best is None:
         return None
@@ -147,17 +147,19 @@ def _best_plan(target: Target, asked: _Asked, narrow: Sequence[TargetPlan] = ())
     )
 
 
-def _with_less_for_the_cpu(words: Words) -> Iterator[Words]:
-    """Yield what a target can be told, then without products on the CPU, then without the CPU."""
+def _narrower(words: Words) -> Iterator[Words]:
+    """Yield what a target can be told, then no products on the CPU, no CPU, and at last a batch's prompts at once."""
     yield words
     for spared in ((Thing.WEIGHTS, Thing.EXPERTS), tuple(Thing)):
-        yield replace(
+        words = replace(
             words,
             uses={
                 thing: tuple(use for use in uses if not use.on_cpu or thing not in spared)
                 for thing, uses in words.uses.items()
             },
         )
+        yield words
+    yield replace(words, slice_tokens=None)
 
 
 def _fastest(
@@ -183,13 +185,15 @@ def _fastest(
         block = settled(prices.problem, batch_size, num_batches, solver=asked.solver)
         if block is None:
             continue
-        found = _simulated(_target_plan(target, prices, block, asked.request), asked)
+        found = _simulated(_target_plan(target, words, prices, block, asked.request), asked)
         if best is None or found.tokens_per_second > best.tokens_per_second:
             best = found
     return best
 
 
-def _target_plan(target: Target, prices: BlockPrices, block: Block, request: OffloadRequest) -> TargetPlan:
+def _target_plan(
+    target: Target, words: Words, prices: BlockPrices, block: Block, request: OffloadRequest
+) -> TargetPlan:
     problem = prices.problem(block.batch_size, block.num_batches)
     share_O = block.shares.share_O
     prompt_seconds, answer_seconds = problem.seconds_P(share_O)
@@ -203,6 +207,7 @@ def _target_plan(target: Target, prices: BlockPrices, block: Block, request: Off
         target=target,
         batch_size=block.batch_size,
         num_batches=block.num_batches,
+        slice_tokens=words.slice_tokens,
         tokens_per_second=unpaused,
         unpaused_tokens_per_second=unpaused,
         most_tokens_per_second=unpaused,

@@ -119,7 +119,7 @@ class _Amounts:
         words = WORDS[plan.target]
         self._plan, self._work, self._machine, self._request = plan, work, machine, request
         self._merged = not words.parts_experts
-        most, batch = words.slice_tokens, plan.batch_size
+        most, batch = plan.slice_tokens, plan.batch_size
         self.together = batch if most is None else min(batch, max(1, most // request.prompt_tokens))
 
     def _share(self, thing: Thing, place: Place, *, on_cpu: bool | None = None) -> float:

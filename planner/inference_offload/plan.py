@@ -73,6 +73,7 @@ class TargetPlan:
         target: Who runs it.
         batch_size: Sequences of a batch.
         num_batches: Batches of the block.
+        slice_tokens: Prompt tokens that are computed at once; None for those of a whole batch.
         tokens_per_second: Generated tokens a second, prompts' time included, as a runtime's order of work is simulated.
         unpaused_tokens_per_second: What it would be if the busiest part of the node never waited.
         most_tokens_per_second: No block of the batch sizes that were looked at generates more, in whatever order.
@@ -89,6 +90,7 @@ class TargetPlan:
     target: Target
     batch_size: int
     num_batches: int
+    slice_tokens: int | None
     tokens_per_second: float
     unpaused_tokens_per_second: float
     most_tokens_per_second: float

@@ -90,6 +90,7 @@ def test_a_runtime_that_can_be_told_less_is_no_faster(case: str) -> None:
     whole = offloaded(case, peers=1).of(Target.ANY)
     assert whole is not None
     for plan in plans(case):
+        assert plan.tokens_per_second <= whole.tokens_per_second * (1 + 1e-6)
         assert plan.most_tokens_per_second <= whole.most_tokens_per_second * (1 + CLOSE)
         words = WORDS[plan.target]
         assert all(placed.option.use in words.uses[placed.option.thing] for placed in plan.placed)

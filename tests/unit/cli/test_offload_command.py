@@ -47,6 +47,7 @@ def test_every_runtime_has_a_plan_and_the_widest_is_fastest(spec: str) -> None:
     assert rates[0] == max(rates)
     for plan in found["plans"].values():
         assert plan["batch_size"] * plan["num_batches"] <= 32
+        assert plan["prompt_tokens_at_once"] >= 512
         assert plan["tokens_per_second"] <= plan["unpaused_tokens_per_second"] * (1 + 1e-9)
         assert plan["unpaused_tokens_per_second"] <= plan["most_tokens_per_second"]
         seconds = plan["prompt_seconds"] + 31 * plan["answer_seconds"]
