@@ -19,6 +19,7 @@ from cli.commands import (
     init,
     mem,
     models,
+    offload,
     plan,
     profile,
     profile_import,
@@ -106,6 +107,7 @@ app.command("schema", cls=PlainCommand, epilog=examples(schema.EXAMPLES))(guarde
 app.command("models", cls=PlainCommand, epilog=examples(models.EXAMPLES))(guarded(models.models))
 app.command("clusters", cls=PlainCommand, epilog=examples(clusters.EXAMPLES))(guarded(clusters.clusters))
 app.command("experts", cls=PlainCommand, epilog=examples(experts.EXAMPLES))(guarded(experts.experts))
+app.command("offload", cls=PlainCommand, epilog=examples(offload.EXAMPLES))(guarded(offload.offload))
 app.command("collect", cls=PlainCommand, epilog=examples(collect.EXAMPLES))(guarded(collect.collect))
 app.command("accuracy", cls=PlainCommand, epilog=examples(accuracy.EXAMPLES))(guarded(accuracy.accuracy))
 app.command("calibrate", cls=PlainCommand, epilog=examples(calibrate.EXAMPLES))(guarded(calibrate.calibrate))

@@ -214,6 +214,22 @@ class ServeWorkload:
     max_model_len: int
     expert_load: ExpertLoad | None = None
 
+    @property
+    def longest_prompt(self) -> int:
+        """Return the tokens of the longest prompt."""
+        if self.trace is not None:
+            return max(self.trace.prompts_N)
+        assert self.prompts is not None
+        return self.prompts.longest
+
+    @property
+    def longest_output(self) -> int:
+        """Return the tokens of the longest answer."""
+        if self.trace is not None:
+            return max(self.trace.outputs_N)
+        assert self.outputs is not None
+        return self.outputs.longest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConstraints:

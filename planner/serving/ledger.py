@@ -253,7 +253,7 @@ def _lines(rank: RankModel, shape: EngineShape, settings: EngineSettings, share:
         Line(name=WEIGHTS, num_bytes=math.ceil(layers * share + ends), source="counted on the operator graph"),
         Line(
             name="activations",
-            num_bytes=_activation_bytes(rank, shape, settings),
+            num_bytes=activation_bytes(rank, shape, settings),
             source=f"a step of {settings.max_num_batched_tokens:,} tokens; assumed: {STREAM_COPIES.value:g} streams and"
             " the widest layer at once",
         ),
@@ -263,7 +263,7 @@ def _lines(rank: RankModel, shape: EngineShape, settings: EngineSettings, share:
     )
 
 
-def _activation_bytes(rank: RankModel, shape: EngineShape, settings: EngineSettings) -> int:
+def activation_bytes(rank: RankModel, shape: EngineShape, settings: EngineSettings) -> int:
     """Return what a full step holds at once: streams, the widest layer's output and its half, logits."""
     tokens = settings.max_num_batched_tokens
     widest = max(product.columns for layer in rank.layers for product in layer.products)
