@@ -95,7 +95,9 @@ class Points:
 
     def where(self, mask_X: BoolArray | IntArray) -> "Points":
         """Return the points that `mask_X` selects."""
-        return Points(**{entry.name: getattr(self, entry.name)[mask_X] for entry in fields(self)})
+        # A mask is walked through once, not for every column.
+        index_X = np.flatnonzero(mask_X) if mask_X.dtype == np.bool_ else mask_X
+        return Points(**{entry.name: getattr(self, entry.name)[index_X] for entry in fields(self)})
 
     @property
     def stage_ranks_X(self) -> IntArray:

@@ -8,7 +8,7 @@ command substitutions, arithmetic and unknown names stay in the text as they are
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from planner.errors import InputError, Location
@@ -16,7 +16,7 @@ from planner.errors import InputError, Location
 OPENING = frozenset({"if", "for", "while", "until", "case", "select", "{"})
 CLOSING = frozenset({"fi", "done", "esac", "}"})
 CLAUSES = frozenset({"then", "do", "else", "elif", "in", "!", "time", "exec", "command"})
-SEPARATORS = ("&&", "||", ";;", ";", "&", "|", "\n", "(", ")")
+SEPARATOR = re.compile(r"&&|\|\||;;|[;&|\n()]")
 
 ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\+?)=", re.ASCII)
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -103,10 +103,9 @@ class _Source:
         return self.text[self.position : self.position + count]
 
     def take(self, count: int = 1) -> str:
-        taken = self.peek(count)
-        for character in taken:
-            self.line, self.column = (self.line + 1, 1) if character == "\n" else (self.line, self.column + 1)
+        taken = self.text[self.position : self.position + count]
         self.position += len(taken)
+        self.line, self.column = _behind(taken, line=self.line, column=self.column)
         return taken
 
     def take_until(self, closing: str, *, opened: tuple[int, int]) -> str:
@@ -164,6 +163,12 @@ class Script:
                 location=Location(file=self.file, line=part.line, column=part.column),
                 hint="Check for a variable that is put into itself.",
             )
+
+
+def _behind(text: str, *, line: int, column: int) -> tuple[int, int]:
+    """Return line and column behind a text that starts at these."""
+    newlines = text.count("\n")
+    return (line + newlines, len(text) - text.rfind("\n")) if newlines else (line, column + len(text))
 
 
 def read_script(text: str, *, file: str) -> Script:
@@ -267,21 +272,17 @@ def _expand(word: _RawWord, script: Script) -> list[Word]:
     current: Word | None = None
     for piece in word.pieces:
         for index, (part, splits) in enumerate(_parts(piece, script.variables)):
-            texts = _split(part) if splits else [(part.text, part.line, part.column)]
+            found = _split(part) if splits else [part]
             if piece.name is not None:
-                script.count_expanded(part, words=len(texts))
+                script.count_expanded(part, words=len(found))
             if index and current is not None:
                 fields.append(current)
                 current = None
-            for number, (text, line, column) in enumerate(texts):
+            for number, one in enumerate(found):
                 if number and current is not None:
                     fields.append(current)
                     current = None
-                current = Word(
-                    text=text if current is None else current.text + text,
-                    line=line if current is None else current.line,
-                    column=column if current is None else current.column,
-                )
+                current = one if current is None else replace(current, text=current.text + one.text)
     if current is not None:
         fields.append(current)
     return fields
@@ -300,16 +301,14 @@ def _parts(piece: Piece, variables: Mapping[str, tuple[Word, ...]]) -> Iterator[
         yield Word(text=piece.text, line=piece.line, column=piece.column), False
 
 
-def _split(word: Word) -> list[tuple[str, int, int]]:
+def _split(word: Word) -> list[Word]:
     """Return the fields of a value, placed as if the value were written where it starts."""
-    found: list[tuple[str, int, int]] = []
+    found: list[Word] = []
     line, column = word.line, word.column
     for text in re.split(r"([ \t\n]+)", word.text):
         if text and not text.isspace():
-            found.append((text, line, column))
-        newlines = text.count("\n")
-        line += newlines
-        column = len(text) - text.rfind("\n") if newlines else column + len(text)
+            found.append(Word(text=text, line=line, column=column))
+        line, column = _behind(text, line=line, column=column)
     return found
 
 
@@ -356,7 +355,8 @@ def _skip(source: _Source, comments: list[tuple[int, str]], here_documents: list
 
 
 def _separator(source: _Source) -> str | None:
-    return next((text for text in SEPARATORS if source.peek(len(text)) == text), None)
+    match = SEPARATOR.match(source.text, source.position)
+    return match.group() if match else None
 
 
 def _rest_of_line(source: _Source) -> str:

@@ -5,15 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.frameworks.deepspeed_environment import GIVEN_PORTS
+
 SHARED_MEMORY = Path("/dev/shm")
-BUFFERS = "deepspeed_allreduce_buffer_*"
+BUFFERS = "deepspeed_allreduce_buffer_*_{port}_*"
 """DeepSpeed's CPU collectives map 66 MiB a process under such a name, and never remove it."""
 
 
 @pytest.fixture(autouse=True, scope="module")
 def no_buffers_left() -> Iterator[None]:
-    """Remove the buffers that a module's processes have made; without that, runs fill the machine's memory."""
-    before = set(SHARED_MEMORY.glob(BUFFERS))
+    """Remove the buffers that a module's processes have made; without that, runs fill the machine's memory.
+
+    Only those: modules of other processes may be running.
+    """
     yield
-    for path in set(SHARED_MEMORY.glob(BUFFERS)) - before:
-        path.unlink(missing_ok=True)
+    while GIVEN_PORTS:
+        for path in SHARED_MEMORY.glob(BUFFERS.format(port=GIVEN_PORTS.pop())):
+            path.unlink(missing_ok=True)

@@ -24,6 +24,9 @@ SECONDS_TO_START = 300
 SECONDS_PER_JOB = 60
 """Far above the few seconds that a job takes; only a hang reaches it."""
 
+GIVEN_PORTS: set[str] = set()
+"""Ports that were given to jobs: what these leave in shared memory carries them in its name."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
@@ -68,15 +71,20 @@ def free_port() -> str:
     """Return a port that nothing listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
+        port = str(listener.getsockname()[1])
+    GIVEN_PORTS.add(port)
+    return port
 
 
 def run_beside_deepspeed(module: str, request: Mapping[str, object] | Sequence[object], *, jobs: int) -> Any:
-    """Return what a module answers in DeepSpeed's environment."""
+    """Return what a module answers in DeepSpeed's environment.
+
+    Processes of one address and port share buffers: without any of its own, two jobs at a time would take each other's.
+    """
     result = subprocess.run(
         [str(deepspeed_python()), "-m", module],
         cwd=ROOT,
-        env=environment(),
+        env=environment() | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()},
         input=json.dumps(request),
         capture_output=True,
         text=True,

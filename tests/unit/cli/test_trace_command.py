@@ -29,6 +29,12 @@ def traced(example: str, *arguments: str) -> dict[str, list[Event]]:
     return document
 
 
+@pytest.fixture(scope="module", params=NAMES)
+def first_trace(request: pytest.FixtureRequest) -> tuple[str, list[Event]]:
+    """Return an example, and the events of its best layout: up to hundreds of thousands."""
+    return request.param, traced(request.param)["traceEvents"]
+
+
 def plan_of(example: str) -> dict[str, list[dict[str, object]]]:
     document: dict[str, list[dict[str, object]]] = json.loads((EXAMPLES / example / "expected/plan.json").read_text())
     return document
@@ -62,9 +68,8 @@ def test_a_step_ends_when_its_plan_says_and_no_rank_does_two_things_at_once(exam
             assert end(before) <= float(str(after["ts"])) + 0.002
 
 
-@pytest.mark.parametrize("example", NAMES)
-def test_flows_lead_from_a_pass_over_its_transfer_to_the_one_that_waits(example: str) -> None:
-    events = traced(example)["traceEvents"]
+def test_flows_lead_from_a_pass_over_its_transfer_to_the_one_that_waits(first_trace: tuple[str, list[Event]]) -> None:
+    example, events = first_trace
     starts = {event["id"]: event for event in events if event["ph"] == "s"}
     ends = {event["id"]: event for event in events if event["ph"] == "f"}
     layout = plan_of(example)["plans"][0]["layout"]
@@ -81,10 +86,9 @@ def test_flows_lead_from_a_pass_over_its_transfer_to_the_one_that_waits(example:
         assert (arrival["pid"], arrival["ts"]) in passes
 
 
-@pytest.mark.parametrize("example", NAMES)
-def test_activations_rise_and_are_all_freed(example: str) -> None:
+def test_activations_rise_and_are_all_freed(first_trace: tuple[str, list[Event]]) -> None:
     counted: dict[object, list[tuple[float, int]]] = defaultdict(list)
-    for event in traced(example)["traceEvents"]:
+    for event in first_trace[1]:
         if event["ph"] == "C":
             arguments = event["args"]
             assert isinstance(arguments, dict)
