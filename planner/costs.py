@@ -209,6 +209,7 @@ class CostTable:
     def _sharding(self, *column: int) -> Sharding:
         """Return the sharding of one column of `Points.sharding_columns`."""
         tp, sequence_parallel, micro_batch_size, cp, ulysses, ep, etp = column
+        busiest = self.workload.busiest_rank(ep)
         return Sharding(
             tp=tp,
             sequence_parallel=bool(sequence_parallel),
@@ -219,7 +220,8 @@ class CostTable:
             state_exchange=cp > 1 and self.exchanges_states,
             ep=ep,
             etp=etp,
-            routing_skew=self.workload.routing_skew,
+            routing_skew=busiest.on_average,
+            peak_skew=busiest.at_worst,
             vocab_divisor=self.capabilities.vocab_divisor,
         )
 

@@ -48,6 +48,7 @@ from planner.schedules.orders import OperationOrder, operation_order
 from planner.schedules.simulate import StageTimes, Timeline, operation_seconds, simulate
 from planner.shard import RankLayer
 from planner.steps import Step, Term
+from planner.workload import TrainWorkload
 from profiles.estimate import CostModel, Source
 from profiles.hardware import Cluster
 from profiles.ops import Collective, HostCopy
@@ -65,6 +66,15 @@ BUBBLE = "pipeline bubble and transfers"
 
 SKEWED_ROUTING = (
     "routing: the busiest rank's experts get {skew} times the mean load, in every layer, and share it evenly"
+)
+COUNTED_ROUTING = (
+    "routing: {source}; experts stand in their order. The busiest of {ranks} ranks gets {mean:.3f} times the mean load"
+    " on average over the layers, which times are of, and {worst:.3f} in layer {layer}, which memory is of in every"
+    " layer; its experts share it evenly, and every micro-batch is routed alike"
+)
+DROPPED_TOKENS = (
+    "routing: a capacity factor of {capacity:g} drops {dropped:.1f} % of the choices of experts, which changes results;"
+    " every rank's tokens are routed alike"
 )
 PREDICTION_KEPT = "multi-token prediction: its modules are not recomputed, whatever the layers are"
 SPLIT_INDEXER = "sparse attention: the indexer's work is split over tp; a framework may repeat it on every rank"
@@ -637,7 +647,7 @@ def _layout_assumptions(placed: PlacedModel) -> Iterator[str]:
     """Yield what is assumed of data and framework, whatever the figures."""
     layout, workload = placed.layout, placed.workload
     if placed.model.has_experts:
-        yield EVEN_ROUTING if layout.ep == 1 else SKEWED_ROUTING.format(skew=workload.routing_skew)
+        yield from _routing_assumptions(layout, workload)
     if workload.seq_len > placed.model.max_position_embeddings:
         yield LONG_SEQUENCES.format(seq_len=workload.seq_len, longest=placed.model.max_position_embeddings)
     if placed.model.mtp is not None and layout.recompute.granularity is not Granularity.NONE:
@@ -649,6 +659,23 @@ def _layout_assumptions(placed: PlacedModel) -> Iterator[str]:
         yield PACKED_CONTEXT
     if placed.capabilities.title == DEEPSPEED.title:
         yield DEEPSPEED_KERNELS
+
+
+def _routing_assumptions(layout: Layout, workload: TrainWorkload) -> Iterator[str]:
+    """Yield what is assumed of the tokens that experts get."""
+    routing = workload.routing
+    if routing is None:
+        yield EVEN_ROUTING if layout.ep == 1 else SKEWED_ROUTING.format(skew=workload.routing_skew)
+        return
+    loads = routing.loads(layout.ep)
+    if layout.ep == 1 and routing.capacity_factor is None:
+        yield EVEN_ROUTING
+    else:
+        yield COUNTED_ROUTING.format(
+            source=routing.source, mean=loads.mean, worst=loads.worst, layer=loads.worst_layer, ranks=layout.ep
+        )
+    if routing.capacity_factor is not None:
+        yield DROPPED_TOKENS.format(capacity=routing.capacity_factor, dropped=routing.dropped_fraction * 100)
 
 
 def model_flops_utilisation(placed: PlacedModel, graph: ModelGraph, cluster: Cluster, *, step_seconds: float) -> float:

@@ -15,6 +15,7 @@ from planner.documents import Document, Node, Override, load_document, option_ov
 from planner.errors import CombinedInputError, InputError
 from planner.request import PlanRequest
 from planner.schema.model import read_model
+from planner.schema.routing_file import ROUTING, RoutingFile, read_routing
 from planner.schema.spec import SCHEMA, read_request
 from planner.schema.translate import all_of, shown, validated
 from planner.specs import ModelSpec
@@ -140,10 +141,15 @@ def _read(document: Document, *, base: Path) -> tuple[Inputs, tuple[InputError, 
     errors: list[InputError] = []
     request = _collect(errors, lambda: read_request(document, base=base))
     fields = document.data if isinstance(document.data, dict) else {}
+    described = document.node(ROUTING)
     cluster = _collect(errors, lambda: read_cluster(document, ("cluster",))) if "cluster" in fields else None
     model = _collect(errors, lambda: resolve_model(document, base)) if "model" in fields else None
     if request is None or cluster is None or model is None:
         raise all_of(errors)
+    if described is not None:
+        file = RoutingFile.model_validate(described.data())
+        routing = read_routing(file, model=model, document=document, base=base)
+        request = replace(request, workload=replace(request.workload, routing=routing))
     inputs = Inputs(model=model, cluster=cluster, request=request)
     return inputs, tuple(contradictions(model, cluster, request, document))
 

@@ -96,9 +96,9 @@ def rank_saved(saved: Saved, sharding: Sharding) -> RankSaved:
             features = sharding.padded_vocab_size(saved.features) if saved.vocab_features else saved.features
             elements = sharding.tokens * split_features(features, sharding.tp, saved.granule)
         case Region.ROUTED:
-            elements = sharding.expert_rows(saved.visits) * saved.features
+            elements = sharding.peak_expert_rows(saved.visits) * saved.features
         case Region.EXPERT:
-            elements = sharding.expert_rows(saved.visits) * split_features(saved.features, sharding.etp)
+            elements = sharding.peak_expert_rows(saved.visits) * split_features(saved.features, sharding.etp)
     return RankSaved(saved=saved, num_bytes=elements * saved.element_bytes)
 
 
@@ -374,10 +374,10 @@ class Sharder:
 @lru_cache(maxsize=8)
 def _felt(sharding: Sharding) -> Mapping[Feels, Sharding]:
     """Return `sharding` with only those degrees that each kind of operator feels."""
-    of_attention = replace(sharding, ep=1, etp=1, routing_skew=1.0, state_exchange=False)
+    of_attention = replace(sharding, ep=1, etp=1, routing_skew=1.0, peak_skew=1.0, state_exchange=False)
     tokens = replace(sharding, micro_batch_size=1, seq_len=sharding.tokens, cp=1, ulysses=1, state_exchange=False)
     return {
-        Feels.NOTHING_ELSE: replace(tokens, ep=1, etp=1, routing_skew=1.0),
+        Feels.NOTHING_ELSE: replace(tokens, ep=1, etp=1, routing_skew=1.0, peak_skew=1.0),
         Feels.CONTEXT: of_attention,
         Feels.STATES: replace(of_attention, ulysses=1, state_exchange=sharding.state_exchange),
         Feels.EXPERTS: tokens,

@@ -24,7 +24,8 @@ class Sharding:
         state_exchange: Recurrences exchange states over cp, not heads.
         ep: Expert-parallel degree.
         etp: Tensor-parallel degree of the experts.
-        routing_skew: Load of the busiest rank's experts over the mean, where experts are spread.
+        routing_skew: Load of the busiest rank's experts over the mean, on average over the layers.
+        peak_skew: The same in the worst layer, which memory is counted of.
         vocab_divisor: The embedding table is padded to a multiple of this times tp.
     """
 
@@ -38,6 +39,7 @@ class Sharding:
     ep: int = 1
     etp: int = 1
     routing_skew: float = 1.0
+    peak_skew: float = 1.0
     vocab_divisor: int = VOCAB_DIVISOR
 
     @property
@@ -57,12 +59,15 @@ class Sharding:
 
     def received_rows(self, visits: int) -> int:
         """Return the visits of tokens that the busiest rank receives: as many as a rank sends, times the skew."""
-        skew = self.routing_skew if self.ep > 1 else 1.0
-        return math.ceil(self.residual_tokens * visits * skew)
+        return math.ceil(self.residual_tokens * visits * self.routing_skew)
 
     def expert_rows(self, visits: int) -> int:
         """Return the rows that the busiest rank's experts work on: what all its etp ranks received."""
         return self.received_rows(visits) * self.etp
+
+    def peak_expert_rows(self, visits: int) -> int:
+        """Return the rows of the busiest rank's experts in the layer where it gets the most."""
+        return math.ceil(self.residual_tokens * visits * self.peak_skew) * self.etp
 
     def padded_vocab_size(self, vocab_size: int) -> int:
         """Return the rows of the embedding table, padding included."""
@@ -71,6 +76,7 @@ class Sharding:
 
 def sharding_of(layout: Layout, workload: TrainWorkload, *, vocab_divisor: int = VOCAB_DIVISOR) -> Sharding:
     """Return the part of `layout` that shards a layer of `workload`."""
+    busiest = workload.busiest_rank(layout.ep)
     return Sharding(
         tp=layout.tp,
         sequence_parallel=layout.sequence_parallel,
@@ -81,7 +87,8 @@ def sharding_of(layout: Layout, workload: TrainWorkload, *, vocab_divisor: int =
         state_exchange=layout.state_exchange,
         ep=layout.ep,
         etp=layout.etp,
-        routing_skew=workload.routing_skew,
+        routing_skew=busiest.on_average,
+        peak_skew=busiest.at_worst,
         vocab_divisor=vocab_divisor,
     )
 

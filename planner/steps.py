@@ -311,10 +311,17 @@ def _cast(elements: int) -> Step:
     return Step(term=Term.POINTWISE, compute=MemoryBound(name="fp8 quantisation", num_bytes=elements * 4))
 
 
-def _expert_shape(work: ExpertLinear, sharding: Sharding) -> tuple[int, int, int, int]:
-    """Return (experts, rows of each, in, out) of one rank's part of an expert layer, the rows spread evenly."""
+def _expert_shape(work: ExpertLinear, sharding: Sharding, *, at_peak: bool = False) -> tuple[int, int, int, int]:
+    """Return (experts, rows of each, in, out) of one rank's part of an expert layer, the rows spread evenly.
+
+    Args:
+        work: The layer.
+        sharding: How it is cut.
+        at_peak: Of the layer where the busiest rank gets the most, which memory is counted of.
+    """
     experts = max(work.num_experts // sharding.ep, 1)
-    rows = max(-(-sharding.expert_rows(work.visits) // experts), 1)
+    of_rank = sharding.peak_expert_rows(work.visits) if at_peak else sharding.expert_rows(work.visits)
+    rows = max(-(-of_rank // experts), 1)
     if work.parallel is Parallel.COLUMN:
         return experts, rows, work.in_features, work.out_features // sharding.etp
     return experts, rows, work.in_features // sharding.etp, work.out_features
@@ -367,7 +374,7 @@ def output_gradient_bytes(operator: Operator, sharding: Sharding) -> int:
             element_bytes = work.dtype.num_bytes if work.trains_weight else 2
             return _linear_tokens(work, sharding) * out_features * element_bytes
         case ExpertLinear() if work.trains_weight:
-            experts, rows, _, out_features = _expert_shape(work, sharding)
+            experts, rows, _, out_features = _expert_shape(work, sharding, at_peak=True)
             return experts * rows * out_features * work.dtype.num_bytes
         case _:
             return 0
@@ -574,10 +581,10 @@ def transient_bytes(operator: Operator, sharding: Sharding) -> int:
                 features += work.out_features
             return _linear_tokens(work, sharding) * features * 2
         case ExpertLinear():
-            experts, rows, in_features, out_features = _expert_shape(work, sharding)
+            experts, rows, in_features, out_features = _expert_shape(work, sharding, at_peak=True)
             return experts * rows * (in_features + out_features) * 2
         case Dispatch() | Combine():
-            return 2 * sharding.expert_rows(work.visits) * work.features * work.dtype.num_bytes
+            return 2 * sharding.peak_expert_rows(work.visits) * work.features * work.dtype.num_bytes
         case CoreAttention():
             queries = split_features(work.num_heads * work.qk_head_dim, sharding.tp, work.qk_head_dim)
             outputs = split_features(work.num_heads * work.v_head_dim, sharding.tp, work.v_head_dim)

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
+from typing import NamedTuple
+
+from planner.routing import Routing
 
 MAX_LENGTH = 1 << 24
 """Longest sequence and largest batch: far above any run, small enough that nothing derived from them overflows."""
@@ -148,6 +151,18 @@ class DocumentLengths:
         return sum(weight * value(length) for length, weight in zip(self.lengths, self.weights, strict=True))
 
 
+class BusiestRank(NamedTuple):
+    """Tokens that the busiest rank's experts get, over the mean of all ranks.
+
+    Args:
+        on_average: Over the layers: what times are of.
+        at_worst: In the worst layer: what memory is of.
+    """
+
+    on_average: float
+    at_worst: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainWorkload:
     """One training run, as its user describes it.
@@ -170,6 +185,7 @@ class TrainWorkload:
         tokenizer_model: The user's tokenizer; None means a null tokenizer.
         documents: Lengths of the documents in the sequences; None means that every sequence is one document.
         routing_skew: Tokens of the busiest rank's experts over the mean of all ranks, where experts are spread.
+        routing: Which experts tokens choose; takes the place of `routing_skew`. None where that is not known.
     """
 
     seq_len: int
@@ -189,6 +205,7 @@ class TrainWorkload:
     tokenizer_model: str | None = None
     documents: DocumentLengths | None = None
     routing_skew: float = DEFAULT_ROUTING_SKEW
+    routing: Routing | None = None
 
     def __post_init__(self) -> None:
         """Check that adapters are described exactly when they are trained."""
@@ -198,6 +215,14 @@ class TrainWorkload:
             raise ValueError("the busiest rank has at least the mean load: `routing_skew` is at least 1")
         if self.documents is not None and self.documents.lengths[-1] > self.seq_len:
             raise ValueError("no document is longer than a sequence")
+
+    def busiest_rank(self, ep: int) -> "BusiestRank":
+        """Return what the busiest of `ep` ranks gets over the mean; one rank alone has all experts."""
+        if self.routing is not None:
+            loads = self.routing.loads(ep)
+            return BusiestRank(on_average=loads.mean, at_worst=loads.worst)
+        skew = self.routing_skew if ep > 1 else 1.0
+        return BusiestRank(on_average=skew, at_worst=skew)
 
     @property
     def tokens_per_step(self) -> int:

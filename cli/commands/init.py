@@ -46,6 +46,8 @@ workload:
   # documents: {{packing: packed, distribution: lognormal, mean: 1200, sigma: 1.1}}
   # With routed experts: the tokens of the busiest rank over the mean of all ranks.
   # routing_skew: 1.2
+  # Or which experts tokens choose: a file of counts, zipf:1.0, lognormal:0.5 or uniform.
+  # routing: {{histogram: counts.json}}
 
 # Pin or bound what the search may choose: tp, cp (cp_kind), pp, vpp, dp, ep, etp, zero_stage, micro_batch_size,
 # num_microbatches, recompute, sequence_parallel.

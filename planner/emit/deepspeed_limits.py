@@ -192,6 +192,11 @@ def require_workload(workload: TrainWorkload) -> None:
             f"gradient_dtype {workload.gradient_dtype} with precision {workload.precision}.",
             f"Gradients are kept in {' or '.join(allowed)}.",
         )
+    if workload.routing is not None and workload.routing.capacity_factor is not None:
+        refuse(
+            f"capacity_factor {workload.routing.capacity_factor:g}: the training program drops no tokens.",
+            "Leave `capacity_factor` out, or use target megatron.",
+        )
     if workload.documents is not None and workload.documents.packing is Packing.PACKED:
         refuse(
             "packed documents: the training program lets every token see all tokens before it in its sequence.",

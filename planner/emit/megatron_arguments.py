@@ -39,7 +39,7 @@ def argument_groups(model: ModelSpec, workload: TrainWorkload, layout: Layout) -
     parts = parts_of(model)
     return (
         architecture(model, parts, workload, layout),
-        experts(parts),
+        experts(parts, workload.routing),
         vocabulary(model, workload, layout),
         _precision(workload),
         _optimizer(workload, layout),

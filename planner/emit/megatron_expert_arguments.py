@@ -3,14 +3,20 @@
 from planner.blocks import Router, RouterScore
 from planner.emit.megatron_parts import Form, Parts
 from planner.emit.megatron_words import Flags, Group, pattern, when
+from planner.routing import Routing
 
 AUX_LOSS_COEFFICIENTS = {False: "1e-2", True: "1e-4"}
 """Coefficient of the loss that balances experts, without and with a correction bias: placeholders (the first is that
 of Switch Transformers, arXiv 2101.03961, the second DeepSeek-V3's, arXiv 2412.19437)."""
 
 
-def experts(parts: Parts) -> Group:
-    """Return experts, router and shared experts; no flags for a model without."""
+def experts(parts: Parts, routing: Routing | None) -> Group:
+    """Return experts, router and shared experts; no flags for a model without.
+
+    Args:
+        parts: What the model is made of.
+        routing: What the run says of its routing.
+    """
     found = parts.experts
     if found is None:
         return Group(title="Experts: none", flags=())
@@ -27,6 +33,7 @@ def experts(parts: Parts) -> Group:
             *when(found.latent_size is not None, "--moe-latent-size", str(found.latent_size)),
             ("--moe-router-topk", str(found.experts_per_token)),
             *_router(found.router),
+            *_capacity(routing),
             ("--moe-grouped-gemm",),
             ("--moe-permute-fusion",),
             ("--moe-token-dispatcher-type", "alltoall"),
@@ -50,4 +57,14 @@ def _router(router: Router) -> Flags:
         *when(router.weight_factor != 1.0, "--moe-router-topk-scaling-factor", repr(router.weight_factor)),
         ("--moe-router-load-balancing-type", "seq_aux_loss" if router.correction_bias else "aux_loss"),
         ("--moe-aux-loss-coeff", AUX_LOSS_COEFFICIENTS[router.correction_bias]),
+    )
+
+
+def _capacity(routing: Routing | None) -> Flags:
+    """Return what drops tokens beyond an expert's capacity; only a run that asks for it has any."""
+    if routing is None or routing.capacity_factor is None:
+        return ()
+    return (
+        ("--moe-expert-capacity-factor", repr(routing.capacity_factor)),
+        *when(routing.pads_to_capacity, "--moe-pad-expert-input-to-capacity"),
     )

@@ -1,4 +1,4 @@
-"""Histograms that are assumed where none was recorded: tokens drawn by shuffled Zipf or lognormal weights."""
+"""Histograms that are assumed where none was recorded: tokens drawn by shuffled Zipf or lognormal weights, or even."""
 
 import re
 
@@ -8,25 +8,30 @@ from planner.errors import InputError
 from planner.experts.histogram import Floats, RoutingHistogram
 
 NAMED = re.compile(r"(zipf|lognormal):([0-9]+(?:\.[0-9]+)?)", re.ASCII)
+UNIFORM = "uniform"
 LARGEST_PARAMETER = 10.0
 TOKENS = 1_000_000
 """Choices drawn for each layer."""
 
 
 def is_assumption(name: str) -> bool:
-    """Return whether a name stands for an assumed histogram: "zipf:1.0", "lognormal:0.5"."""
-    return NAMED.fullmatch(name) is not None
+    """Return whether a name stands for an assumed histogram: "zipf:1.0", "lognormal:0.5", "uniform"."""
+    return name == UNIFORM or NAMED.fullmatch(name) is not None
 
 
 def assumed_histogram(name: str, *, num_layers: int, num_experts: int, seed: int) -> RoutingHistogram:
     """Return the histogram that a name stands for.
 
     Zipf: the weight of the i-th expert is 1 / i^a. Lognormal: weights are exp(sigma z), z normal. In each layer the
-    experts are shuffled, and `TOKENS` choices are drawn from the weights.
+    experts are shuffled, and `TOKENS` choices are drawn from the weights. Uniform: all counts are equal.
 
     Raises:
         InputError: The parameter is beyond what can be drawn from.
     """
+    if name == UNIFORM:
+        even = np.ones((num_layers, num_experts))
+        source = f"assumed: uniform, {num_layers} layers of {num_experts} experts"
+        return RoutingHistogram(source=source, tokens_LE=even, assumed=True)
     found = NAMED.fullmatch(name)
     assert found is not None, name
     kind, parameter = found[1], float(found[2])

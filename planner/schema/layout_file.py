@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from planner.layout import ContextKind, Granularity, Layout, Offload, Overlap, Recompute, Schedule, Stage
 from planner.plan import Certainty, HostMemory, MemoryLine, OnNodes, Phase, PlannedLayout, TimeLine
 from planner.request import MAX_DEGREE
+from planner.routing import RankLoads
 from planner.schema.strict import Strict
 from planner.schema.translate import complaint, shown
 from profiles.estimate import Source
@@ -150,6 +151,7 @@ class PlannedLayoutFile(Strict):
     assumptions: tuple[str, ...]
     band: BandFile | None
     on_nodes: OnNodes | None = None
+    expert_loads: RankLoads | None = None
     source_fractions: dict[Source, Annotated[float, Field(ge=0, le=1)]] | None = None
 
     @model_validator(mode="after")

@@ -2,10 +2,11 @@
 
 The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. What a layout does
 not have (`offload`) is null; `offloaded_layers` is there where it is not 0, `host_memory` where something is offloaded;
-what only nodes that differ have (`node_order`, `on_nodes`, `unequal`) is there only for them. What follows from other
-keys (`cp_kind`, `edp`, `band`, `could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`) is there for readers,
-and must agree when the file is read back. What is asked for beside a plan (`node_choice`, `pareto`, `spare`,
-`schedules`, `robust`) is there where it was asked for. Files of versions that knew no `certainty` and no
+what only nodes that differ have (`node_order`, `on_nodes`, `unequal`) is there only for them, and `expert_loads`, what
+the busiest rank gets over the mean in each layer with experts, where the routing was given. What follows from other
+keys (`cp_kind`, `edp`, `band`, `could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`, `expert_loads`) is
+there for readers, and must agree when the file is read back. What is asked for beside a plan (`node_choice`, `pareto`,
+`spare`, `schedules`, `robust`) is there where it was asked for. Files of versions that knew no `certainty` and no
 `joules_to_train` are read too. A file holds its inputs in full, so it is enough to emit, explain and check the plan.
 
     plan_from_document(parse_document(plan_to_text(plan), file="plan.json")) == plan
@@ -25,7 +26,6 @@ from planner.documents.document import format_path
 from planner.errors import InputError
 from planner.layout import Layout, Recompute
 from planner.plan import SCHEMA_VERSION, Certainty, Infeasible, MemoryLine, Plan, PlannedLayout
-from planner.request import PlanRequest
 from planner.schema.plan_file import PlanFile
 from planner.schema.translate import Path, all_of, validated
 from profiles.hardware import Cluster
@@ -85,7 +85,7 @@ _KINDS = frozenset({"mixer", "feed_forward"})
 WHY_NOT = "why_not"
 """Answers to questions that were asked beside a plan: printed behind it, and not read back."""
 
-_ASKED_BESIDE = frozenset({"deadline_days", "node_counts"})
+_ASKED_BESIDE = frozenset({"deadline_days", "node_counts", "routing"})
 """Parts of a request that most have not."""
 
 _EDITED = "Plan again; a plan file is not edited by hand."
@@ -150,9 +150,9 @@ def plan_to_json(plan: Plan) -> dict[str, Data]:
         "bound": plan.bound,
         "gap": plan.gap,
         "search": as_json(plan.search),
-        "plans": [_planned_layout(planned, plan.certainty) for planned in plan.plans],
-        "baseline": _planned_layout(plan.baseline, plan.certainty) if plan.baseline else None,
-        "infeasible": _infeasible(plan.infeasible, plan.certainty) if plan.infeasible else None,
+        "plans": [_planned_layout(planned, plan) for planned in plan.plans],
+        "baseline": _planned_layout(plan.baseline, plan) if plan.baseline else None,
+        "infeasible": _infeasible(plan.infeasible, plan) if plan.infeasible else None,
         "certainty": _certainty(plan.certainty, plan.plans) if plan.certainty else None,
         "days_to_train": plan.days_to_train,
         "cost_to_train": plan.cost_to_train,
@@ -165,15 +165,9 @@ def plan_to_json(plan: Plan) -> dict[str, Data]:
         "inputs": {
             "model": as_json(plan.model),
             "cluster": cluster_to_json(plan.cluster),
-            "request": _request(plan.request),
+            "request": as_json(plan.request),
         },
     }
-
-
-def _request(request: PlanRequest) -> dict[str, Data]:
-    """Return what was asked for; a deadline and numbers of nodes only where they were given."""
-    asked = {field.name: getattr(request, field.name) for field in fields(request)}
-    return {name: as_json(value) for name, value in asked.items() if value is not None or name not in _ASKED_BESIDE}
 
 
 def _node_choice(plan: Plan, choice: NodeChoice) -> dict[str, Data]:
@@ -296,20 +290,21 @@ def _certainty(certainty: Certainty, plans: Sequence[PlannedLayout]) -> dict[str
     }
 
 
-def _infeasible(infeasible: Infeasible, certainty: Certainty | None) -> dict[str, Data]:
+def _infeasible(infeasible: Infeasible, plan: Plan) -> dict[str, Data]:
     return {
         "binding": infeasible.binding,
         "shortfall_bytes": infeasible.shortfall_bytes,
-        "nearest": _planned_layout(infeasible.nearest, certainty) if infeasible.nearest else None,
+        "nearest": _planned_layout(infeasible.nearest, plan) if infeasible.nearest else None,
         "relaxations": [as_json(relaxation) for relaxation in infeasible.relaxations],
     }
 
 
-def _planned_layout(planned: PlannedLayout, certainty: Certainty | None) -> dict[str, Data]:
+def _planned_layout(planned: PlannedLayout, plan: Plan) -> dict[str, Data]:
     memory, memory_sources = _memory(planned.memory)
     band: Data = None
-    if certainty is not None:
-        band = dict(zip(("low_seconds", "high_seconds"), certainty.band_seconds(planned), strict=True))
+    if plan.certainty is not None:
+        band = dict(zip(("low_seconds", "high_seconds"), plan.certainty.band_seconds(planned), strict=True))
+    routing = plan.request.workload.routing
     return {
         "layout": _layout(planned.layout),
         "step_seconds": planned.step_seconds,
@@ -326,6 +321,7 @@ def _planned_layout(planned: PlannedLayout, certainty: Certainty | None) -> dict
         "assumptions": list(planned.assumptions),
         "band": band,
         **({"on_nodes": as_json(planned.on_nodes)} if planned.on_nodes else {}),
+        **({} if routing is None else {"expert_loads": as_json(routing.loads(planned.layout.ep))}),
         **({} if planned.source_fractions is None else {"source_fractions": as_json(planned.source_fractions)}),
     }
 
@@ -393,7 +389,10 @@ def _memory(lines: Sequence[MemoryLine]) -> tuple[dict[str, Data], dict[str, Dat
 
 
 def as_json(value: object) -> Data:
-    """Return frozen dataclasses, enums, tuples and mappings as plain data; mappings sorted by key."""
+    """Return frozen dataclasses, enums, tuples and mappings as plain data; mappings sorted by key.
+
+    A deadline, numbers of nodes and the routing stand there only where they were given.
+    """
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
@@ -403,7 +402,8 @@ def as_json(value: object) -> Data:
     if isinstance(value, tuple):
         return [as_json(item) for item in value]
     assert is_dataclass(value), f"{type(value).__name__} has no JSON form"
-    return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+    parts = {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: as_json(part) for name, part in parts.items() if part is not None or name not in _ASKED_BESIDE}
 
 
 def _check_kinds(document: Document) -> None:

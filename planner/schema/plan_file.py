@@ -176,6 +176,22 @@ class PlanFile(Strict):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _loads_agree(self) -> "PlanFile":
+        routing = self.inputs.request.workload.routing
+        nearest = self.infeasible.nearest if self.infeasible is not None else None
+        for file in (*self.plans, self.baseline, nearest):
+            if file is None:
+                continue
+            derived = None if routing is None else routing.loads(file.layout.ep)
+            if file.expert_loads != derived:
+                raise complaint(
+                    "`expert_loads` does not follow from the routing and ep.",
+                    "Plan again; a plan file is not edited by hand.",
+                    field="plans",
+                )
+        return self
+
     def to_plan(self) -> Plan:
         """Return the plan."""
         return Plan(

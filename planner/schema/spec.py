@@ -12,7 +12,8 @@ node_counts: {min: 2}       # numbers of nodes to choose among; left out, all of
 ```
 
 The model and the cluster have schemas of their own, and `documents`, the lengths of the documents in the sequences,
-is in `planner.schema.document_lengths`. `precision: fp8` alone is an error that lists the recipes: they
+is in `planner.schema.document_lengths`; `routing`, which experts tokens choose, in `planner.schema.routing_file`, and
+is read once the model is known. `precision: fp8` alone is an error that lists the recipes: they
 differ in memory, hardware and numerics, so none is a default.
 """
 
@@ -44,6 +45,7 @@ from planner.schema.field_types import (
     Tokens,
     ZeroStage,
 )
+from planner.schema.routing_file import RoutingFile
 from planner.schema.translate import complaint, validated
 from planner.workload import (
     DEFAULT_ROUTING_SKEW,
@@ -110,6 +112,17 @@ class WorkloadFile(_Mapping):
     tokenizer_model: Text | None = None
     documents: DocumentsFile | None = None
     routing_skew: RoutingSkew = DEFAULT_ROUTING_SKEW
+    routing: RoutingFile | None = None
+
+    @model_validator(mode="after")
+    def _says_the_load_once(self) -> "WorkloadFile":
+        if self.routing is not None and "routing_skew" in self.model_fields_set:
+            raise complaint(
+                "`routing_skew` is given beside `routing`, which says the load of every rank.",
+                "Give one of the two.",
+                field="routing_skew",
+            )
+        return self
 
     @model_validator(mode="after")
     def _adapters_belong_to_lora(self) -> "WorkloadFile":

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks.brute_force import can_say, hosted_layouts, layouts_with_activations_on_hosts, priced_layouts
 from benchmarks.points import Run, is_proved
+from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router
 from planner.candidates import PointBound, Pricer, Rejected
 from planner.errors import NotExpressibleError
 from planner.evaluate import evaluate
@@ -22,8 +23,10 @@ from planner.formulate import formulate
 from planner.layout import Layout
 from planner.plan import Status
 from planner.request import OFFLOADED_LAYERS, Bounds, Constraints, Target
+from planner.routing import Routing
 from planner.search import search
 from planner.settle import settle
+from planner.specs import BlockRun
 from planner.workload import Precision, TrainWorkload
 from solvers.check import check
 from solvers.errors import SolverError
@@ -188,6 +191,35 @@ def test_no_layout_of_many_small_runs_with_states_on_the_hosts_is_better_than_th
     run: Run, data: st.DataObject, *, parameters: bool
 ) -> None:
     assert_hosted_plan_is_exhaustively_best(run, data, parameters=parameters)
+
+
+@pytest.mark.parametrize(("capacity_factor", "quarters"), [(None, 1), (1.25, 4)])
+def test_no_layout_is_better_than_the_plan_where_ranks_get_more_the_more_there_are(
+    capacity_factor: float | None, quarters: int
+) -> None:
+    counts = ("14,1,2,1", "5,9,1,1")
+    routing = Routing(source="made up", layers=(0, 1), counts=counts, capacity_factor=capacity_factor)
+    expert = DenseFeedForward(intermediate_size=2048, gated=True, activation=Activation.SILU)
+    experts = MixtureOfExperts(num_experts=4, experts_per_token=2, expert=expert, router=Router())
+    dense = tiny_dense_model(num_layers=2)
+    block = replace(dense.runs[0].block, feed_forward=experts)
+    run = Run(
+        model=replace(dense, runs=(BlockRun(block=block, count=2),)),
+        cluster=four_gpus(gpus_per_node=4),
+        request=replace(
+            tiny_request(),
+            workload=TrainWorkload(seq_len=4096, global_batch_size=4, precision=Precision.BF16, routing=routing),
+            constraints=Constraints(),
+            memory_headroom=0.0,
+            target=Target.ANY,
+        ),
+    )
+    layouts = [(layout, peak, seconds()) for layout, peak, seconds in priced_layouts(run, uneven=True)]
+    peaks = sorted({peak for _, peak, _ in layouts})
+    limit = peaks[(len(peaks) - 1) * quarters // 4]
+    fitting = [(layout, seconds) for layout, peak, seconds in layouts if peak <= limit]
+    constraints = Constraints(optimizer_offload=(0.0,), degrees={OFFLOADED_LAYERS: Bounds(allowed=(0,))})
+    assert_plan_is_best_of(fitting, with_memory(run, limit), constraints=constraints)
 
 
 def test_a_byte_more_or_less_decides_what_fits() -> None:

@@ -19,6 +19,7 @@ from planner.layout import Layout, even_counts, stages_from_counts
 from planner.placement import place
 from planner.points import Points, Scope
 from planner.request import Bounds, Constraints
+from planner.routing import Routing
 from planner.space import enumerate_layouts, interleaved_counts
 from planner.specs import BlockRun, ModelSpec, MultiTokenPrediction
 from planner.workload import AttentionKernel, DocumentLengths, Packing, Precision, TrainWorkload
@@ -78,6 +79,14 @@ class PricedSpace:
         return replace(layout, stages=stages_from_counts(counts), recompute=ways[filled % len(ways)])
 
 
+ROUTINGS = (
+    Routing(source="made up", layers=(0, 3), counts=("9,1,4,2,0,8,3,5", "1,1,1,1,1,1,1,17")),
+    Routing(source="made up", layers=(1,), counts=("9,1,4,2,0,8,3,5",), capacity_factor=1.1),
+    Routing(source="made up", layers=(1,), counts=("9,1,4,2,0,8,3,5",), capacity_factor=0.5, pads_to_capacity=True),
+)
+"""Ranks get more in some layers than in others, get less than all choices, or what they are padded to."""
+
+
 @cache
 def priced_models() -> tuple[ModelSpec, ...]:
     """Return models of every kind with enough layers for stages, one of them with two prediction modules."""
@@ -97,6 +106,7 @@ def spaces(draw: st.DrawFn) -> PricedSpace:
         routing_skew=draw(st.sampled_from((1.0, 1.3))),
         attention_kernel=draw(st.sampled_from(AttentionKernel)),
         documents=draw(st.sampled_from((None, DOCUMENTS))),
+        routing=draw(st.sampled_from((None, *ROUTINGS))),
     )
     return PricedSpace(draw(st.sampled_from(priced_models())), workload, draw(st.sampled_from((MEGATRON, ANY))))
 

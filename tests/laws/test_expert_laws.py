@@ -81,7 +81,8 @@ def test_more_expert_parallelism_never_costs_a_rank_memory_flops_or_traffic_of_e
 def test_skew_is_felt_by_the_busiest_rank_where_experts_are_spread(name: str, skew: float, data: st.DataObject) -> None:
     ep, etp = data.draw(st.sampled_from(expert_grids_of(name)))
     even = replace(unsharded(), ep=ep, etp=etp)
-    skewed = replace(even, routing_skew=skew)
+    busiest = replace(even_workload(), routing_skew=skew).busiest_rank(ep)
+    skewed = replace(even, routing_skew=busiest.on_average, peak_skew=busiest.at_worst)
     for visits in (1, 2, 8):
         rows = even.received_rows(visits)
         assert rows == even.residual_tokens * visits

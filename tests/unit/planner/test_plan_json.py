@@ -7,6 +7,7 @@ from planner.documents import parse_document
 from planner.errors import InputError
 from planner.layout import ContextKind, Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.plan import OnNodes, Plan
+from planner.routing import Routing
 from planner.schema.plan import plan_from_document, plan_to_json, plan_to_text
 from planner.specs import ModelSpec
 from planner.workload import DocumentLengths, Packing
@@ -360,6 +361,7 @@ def plan_of(model: ModelSpec) -> Plan:
         plan.request.workload,
         documents=DocumentLengths(lengths=(16, 128), weights=(0.25, 0.75), packing=Packing.PADDED),
         routing_skew=1.5,
+        routing=Routing(source="made up", layers=(1,), counts=("1,2,3,4,5,6,7,8",), capacity_factor=2.0),
     )
     constraints = replace(plan.request.constraints, cp_kind=("ring", "ulysses"))
     planned = replace(plan.best, layout=spread_layout())
@@ -488,6 +490,18 @@ def test_what_follows_from_a_layout_is_in_its_file() -> None:
             '"routing_skew": 1.5',
             '"routing_skew": 0.5',
             ": inputs.request.workload: `workload`: the busiest rank has at least the mean load: ",
+        ),
+        (
+            hybrid_model(),
+            '"1,2,3,4,5,6,7,8"',
+            '"1,2,3,4,5,6,7,x"',
+            ": inputs.request.workload.routing: `routing`: invalid literal for int",
+        ),
+        (
+            hybrid_model(),
+            '"capacity_factor": 2.0',
+            '"capacity_factor": 0.5',
+            ": plans: `expert_loads` does not follow from the routing and ep.",
         ),
         (
             hybrid_model(),

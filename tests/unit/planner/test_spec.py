@@ -139,7 +139,7 @@ BLEND_HINT = (
 WORKLOAD_KEYS = (
     "Known keys: kind, seq_len, global_batch_size, precision, master_dtype, gradient_dtype, moment_dtype, optimizer, "
     "attention_kernel, method, lora, tokens_to_train, hidden_dropout, attention_dropout, data_path, tokenizer_model, "
-    "documents, routing_skew."
+    "documents, routing_skew, routing."
 )
 DEGREE_HINT = "Give a whole number, a list such as [1, 2, 4], or a range such as {min: 1, max: 8}."
 TOKENS_HINT = "Give a whole number, or one such as 300B or 1.5T (K, M, B, T are powers of 1000), of at most 1e18."

@@ -1,0 +1,144 @@
+"""How unevenly tokens visit routed experts, and what that makes of the ranks that the experts are spread over.
+
+A `Routing` holds the tokens that chose each expert of each layer. Rank r of ep ranks has the experts
+r E / ep to (r + 1) E / ep - 1, as Megatron-LM places them. Of a layer with counts t[e]
+
+    load[r] = sum over the rank's experts of min(t[e], c T / E) / (T / ep),   T = sum of t,   load factor = max of load
+
+where c is the capacity factor: an expert takes ceil(tokens * experts of a token / E * c) of each rank's tokens and
+drops the rest (Megatron-LM 0.19.2, megatron/core/transformer/moe/moe_utils.py: get_capacity,
+apply_router_token_dropping); with its input padded to that, every expert of every rank has exactly c T / E. Without one
+nothing is dropped.
+
+All ranks wait for the busiest in each layer, so time takes the mean of the load factors over the layers. What a rank
+keeps may be of any layer, so memory takes the worst of them.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import fsum
+from statistics import fmean
+
+DIGITS = 6
+"""Decimals of a load factor: far below what counts of a sample say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """Which experts tokens choose.
+
+    Args:
+        source: Where the counts come from: a file, or an assumption in words.
+        layers: Layers of the model that were counted.
+        counts: For each of them the tokens that chose each expert, as whole numbers between commas.
+        capacity_factor: Tokens of an expert over the mean of all, beyond which tokens are dropped; None drops none.
+        pads_to_capacity: Every expert's input is padded to its capacity.
+        redundant_experts: Copies beside the experts of a layer that servers keep at least; None without a balancer.
+    """
+
+    source: str
+    layers: tuple[int, ...]
+    counts: tuple[str, ...]
+    capacity_factor: float | None = None
+    pads_to_capacity: bool = False
+    redundant_experts: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that these are counts."""
+        if not self.counts or len(self.counts) != len(self.layers):
+            raise ValueError("every counted layer has a row of counts, and there is at least one")
+        rows = _tokens_LE(self.counts)
+        if len({len(row) for row in rows}) > 1:
+            raise ValueError("every layer has as many experts")
+        if min(min(row) for row in rows) < 0 or min(sum(row) for row in rows) == 0:
+            raise ValueError("counts are not negative, and some token was counted in every layer")
+        if self.pads_to_capacity and self.capacity_factor is None:
+            raise ValueError("without a capacity factor there is no capacity to pad to")
+        if self.capacity_factor is not None and self.capacity_factor <= 0:
+            raise ValueError("a capacity factor is above 0")
+        if self.redundant_experts is not None and self.redundant_experts < 0:
+            raise ValueError("there are no fewer than 0 redundant experts")
+
+    @property
+    def num_experts(self) -> int:
+        """Return the experts of a layer."""
+        return self.counts[0].count(",") + 1
+
+    @property
+    def tokens_LE(self) -> tuple[tuple[int, ...], ...]:
+        """Return the tokens that chose each expert of each counted layer."""
+        return _tokens_LE(self.counts)
+
+    def loads(self, ep: int) -> "RankLoads":
+        """Return the load factor of each counted layer with the experts spread over `ep` ranks."""
+        return _loads(self, ep)
+
+    @property
+    def dropped_fraction(self) -> float:
+        """Return the part of all choices that is dropped, every layer counting the same."""
+        return _dropped(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankLoads:
+    """Load of the busiest rank of each layer over the mean.
+
+    Args:
+        layers: Layers of the model.
+        factor_L: The load factor of each.
+    """
+
+    layers: tuple[int, ...]
+    factor_L: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Return the mean over the layers."""
+        return fmean(self.factor_L)
+
+    @property
+    def worst(self) -> float:
+        """Return the largest."""
+        return max(self.factor_L)
+
+    @property
+    def worst_layer(self) -> int:
+        """Return the first layer that has it."""
+        return self.layers[self.factor_L.index(self.worst)]
+
+
+@lru_cache(maxsize=64)
+def _tokens_LE(counts: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(int(cell) for cell in row.split(",")) for row in counts)
+
+
+@lru_cache(maxsize=256)
+def _loads(routing: Routing, ep: int) -> RankLoads:
+    capacity, experts = routing.capacity_factor, routing.num_experts
+    if routing.pads_to_capacity:
+        assert capacity is not None, "checked when it was made"
+        factors: tuple[float, ...] = (capacity,) * len(routing.layers)
+    else:
+        of_rank = -(-experts // ep)
+        factors = tuple(
+            max(fsum(kept[first : first + of_rank]) for first in range(0, experts, of_rank)) * ep / sum(row)
+            for row, kept in zip(routing.tokens_LE, _kept_LE(routing), strict=True)
+        )
+    return RankLoads(layers=routing.layers, factor_L=tuple(round(factor, DIGITS) for factor in factors))
+
+
+@lru_cache(maxsize=64)
+def _kept_LE(routing: Routing) -> tuple[tuple[float, ...], ...]:
+    """Return the tokens that each expert takes."""
+    capacity = routing.capacity_factor
+    if capacity is None:
+        return routing.tokens_LE
+    return tuple(
+        tuple(min(float(tokens), capacity * sum(row) / len(row)) for tokens in row) for row in routing.tokens_LE
+    )
+
+
+@lru_cache(maxsize=64)
+def _dropped(routing: Routing) -> float:
+    kept = (fsum(kept) / sum(row) for row, kept in zip(routing.tokens_LE, _kept_LE(routing), strict=True))
+    return round(1 - fmean(kept), DIGITS)
