@@ -222,6 +222,8 @@ class CostTable:
             etp=etp,
             routing_skew=busiest.on_average,
             peak_skew=busiest.at_worst,
+            moved_experts=busiest.moved,
+            peak_moved_experts=busiest.moved_at_worst,
             vocab_divisor=self.capabilities.vocab_divisor,
         )
 

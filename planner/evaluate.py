@@ -72,6 +72,11 @@ COUNTED_ROUTING = (
     " on average over the layers, which times are of, and {worst:.3f} in layer {layer}, which memory is of in every"
     " layer; its experts share it evenly, and every micro-batch is routed alike"
 )
+REROUTED = (
+    "routing: {source}; least-loaded rerouting (arXiv 2601.17111) leaves every rank the mean load, and results as they"
+    " are. Of a layer some rank sends or gets the weights of {mean:.1f} experts on average, {worst} at most, in 16 bit,"
+    " in each forward pass, and again in backward with their gradients; nothing hides it"
+)
 DROPPED_TOKENS = (
     "routing: a capacity factor of {capacity:g} drops {dropped:.1f} % of the choices of experts, which changes results;"
     " every rank's tokens are routed alike"
@@ -668,7 +673,10 @@ def _routing_assumptions(layout: Layout, workload: TrainWorkload) -> Iterator[st
         yield EVEN_ROUTING if layout.ep == 1 else SKEWED_ROUTING.format(skew=workload.routing_skew)
         return
     loads = routing.loads(layout.ep)
-    if layout.ep == 1 and routing.capacity_factor is None:
+    if routing.reroutes and layout.ep > 1:
+        moved = workload.busiest_rank(layout.ep)
+        yield REROUTED.format(source=routing.source, mean=moved.moved, worst=moved.moved_at_worst)
+    elif layout.ep == 1 and routing.capacity_factor is None:
         yield EVEN_ROUTING
     else:
         yield COUNTED_ROUTING.format(

@@ -6,6 +6,7 @@ Pure data for whoever prints it; nothing here measures or prices anything again.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from statistics import fmean
 
 from planner.graph import graph_parameters
 from planner.layers import build_graph
@@ -294,6 +295,10 @@ def experts_in_words(layout: Layout, workload: TrainWorkload) -> str:
 def loads_in_words(routing: Routing, ep: int) -> str:
     """Return "1.43, 1.90 in layer 17 (counts.json)"."""
     loads = routing.loads(ep)
+    if routing.reroutes:
+        return (
+            f"1.00 by least-loaded rerouting, {fmean(routing.moved_L(ep)):.1f} experts sent a layer ({routing.source})"
+        )
     return f"{loads.mean:.2f}, {loads.worst:.2f} in layer {loads.worst_layer} ({routing.source})"
 
 

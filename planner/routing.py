@@ -10,6 +10,11 @@ drops the rest (Megatron-LM 0.19.2, megatron/core/transformer/moe/moe_utils.py: 
 apply_router_token_dropping); with its input padded to that, every expert of every rank has exactly c T / E. Without one
 nothing is dropped.
 
+Least-loaded rerouting drops nothing and changes no result (Nguyen et al., arXiv 2601.17111): what a rank has beyond the
+mean goes to the ranks with the most room, with the weights of its expert. Here no rank keeps more than the mean; the
+largest experts are given away first, each to the rank with the most room until it has none. Of each layer the weights
+are counted that the rank with the most of them sends or gets, in experts.
+
 All ranks wait for the busiest in each layer, so time takes the mean of the load factors over the layers. What a rank
 keeps may be of any layer, so memory takes the worst of them.
 """
@@ -21,6 +26,8 @@ from statistics import fmean
 
 DIGITS = 6
 """Decimals of a load factor: far below what counts of a sample say."""
+ROUNDING = 1e-9
+"""Part of the mean load below which nothing is moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +40,7 @@ class Routing:
         counts: For each of them the tokens that chose each expert, as whole numbers between commas.
         capacity_factor: Tokens of an expert over the mean of all, beyond which tokens are dropped; None drops none.
         pads_to_capacity: Every expert's input is padded to its capacity.
+        reroutes: What ranks have beyond the mean goes to others, with the weights of its experts.
         redundant_experts: Copies beside the experts of a layer that servers keep at least; None without a balancer.
     """
 
@@ -41,6 +49,7 @@ class Routing:
     counts: tuple[str, ...]
     capacity_factor: float | None = None
     pads_to_capacity: bool = False
+    reroutes: bool = False
     redundant_experts: int | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +65,8 @@ class Routing:
             raise ValueError("without a capacity factor there is no capacity to pad to")
         if self.capacity_factor is not None and self.capacity_factor <= 0:
             raise ValueError("a capacity factor is above 0")
+        if self.reroutes and self.capacity_factor is not None:
+            raise ValueError("tokens beyond a capacity are dropped or rerouted, not both")
         if self.redundant_experts is not None and self.redundant_experts < 0:
             raise ValueError("there are no fewer than 0 redundant experts")
 
@@ -72,6 +83,10 @@ class Routing:
     def loads(self, ep: int) -> "RankLoads":
         """Return the load factor of each counted layer with the experts spread over `ep` ranks."""
         return _loads(self, ep)
+
+    def moved_L(self, ep: int) -> tuple[int, ...]:
+        """Return of each counted layer how many experts' weights some rank sends or gets, at most."""
+        return _moved_L(self, ep)
 
     @property
     def dropped_fraction(self) -> float:
@@ -118,6 +133,8 @@ def _loads(routing: Routing, ep: int) -> RankLoads:
     if routing.pads_to_capacity:
         assert capacity is not None, "checked when it was made"
         factors: tuple[float, ...] = (capacity,) * len(routing.layers)
+    elif routing.reroutes:
+        factors = (1.0,) * len(routing.layers)
     else:
         of_rank = -(-experts // ep)
         factors = tuple(
@@ -142,3 +159,35 @@ def _kept_LE(routing: Routing) -> tuple[tuple[float, ...], ...]:
 def _dropped(routing: Routing) -> float:
     kept = (fsum(kept) / sum(row) for row, kept in zip(routing.tokens_LE, _kept_LE(routing), strict=True))
     return round(1 - fmean(kept), DIGITS)
+
+
+@lru_cache(maxsize=256)
+def _moved_L(routing: Routing, ep: int) -> tuple[int, ...]:
+    if not routing.reroutes or ep == 1:
+        return (0,) * len(routing.layers)
+    return tuple(_moved(row, ep) for row in routing.tokens_LE)
+
+
+def _moved(tokens_E: tuple[int, ...], ep: int) -> int:
+    """Return how many experts' weights some rank sends or gets at most, so that none has more than the mean."""
+    of_rank = -(-len(tokens_E) // ep)
+    load_R = [sum(tokens_E[rank * of_rank : (rank + 1) * of_rank]) for rank in range(ep)]
+    mean = sum(tokens_E) / ep
+    room_R = [mean - load for load in load_R]
+    moved_R = [0] * ep
+    for rank, load in enumerate(load_R):
+        excess = load - mean
+        experts = range(rank * of_rank, min((rank + 1) * of_rank, len(tokens_E)))
+        for expert in sorted(experts, key=lambda expert: (-tokens_E[expert], expert)):
+            left = min(excess, float(tokens_E[expert]))
+            excess -= left
+            while left > mean * ROUNDING:
+                roomiest = max(range(ep), key=lambda other: (room_R[other], -other))
+                given = min(left, room_R[roomiest])
+                if given <= mean * ROUNDING:
+                    break
+                room_R[roomiest] -= given
+                left -= given
+                moved_R[rank] += 1
+                moved_R[roomiest] += 1
+    return max(moved_R)

@@ -374,15 +374,20 @@ class Sharder:
 @lru_cache(maxsize=8)
 def _felt(sharding: Sharding) -> Mapping[Feels, Sharding]:
     """Return `sharding` with only those degrees that each kind of operator feels."""
-    of_attention = replace(sharding, ep=1, etp=1, routing_skew=1.0, peak_skew=1.0, state_exchange=False)
     tokens = replace(sharding, micro_batch_size=1, seq_len=sharding.tokens, cp=1, ulysses=1, state_exchange=False)
+    of_attention = replace(_without_experts(sharding), state_exchange=False)
     return {
-        Feels.NOTHING_ELSE: replace(tokens, ep=1, etp=1, routing_skew=1.0, peak_skew=1.0),
+        Feels.NOTHING_ELSE: _without_experts(tokens),
         Feels.CONTEXT: of_attention,
         Feels.STATES: replace(of_attention, ulysses=1, state_exchange=sharding.state_exchange),
         Feels.EXPERTS: tokens,
         Feels.ROWS: replace(tokens, tp=1, sequence_parallel=False, seq_len=sharding.residual_tokens),
     }
+
+
+def _without_experts(sharding: Sharding) -> Sharding:
+    """Return a sharding as layers without experts feel it."""
+    return replace(sharding, ep=1, etp=1, routing_skew=1.0, peak_skew=1.0, moved_experts=0.0, peak_moved_experts=0)
 
 
 def shard_layer(layer: LayerGraph, sharding: Sharding) -> RankLayer:

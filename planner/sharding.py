@@ -26,6 +26,8 @@ class Sharding:
         etp: Tensor-parallel degree of the experts.
         routing_skew: Load of the busiest rank's experts over the mean, on average over the layers.
         peak_skew: The same in the worst layer, which memory is counted of.
+        moved_experts: Experts whose weights some rank sends or gets because of rerouting, on average over the layers.
+        peak_moved_experts: The same in the worst layer.
         vocab_divisor: The embedding table is padded to a multiple of this times tp.
     """
 
@@ -40,6 +42,8 @@ class Sharding:
     etp: int = 1
     routing_skew: float = 1.0
     peak_skew: float = 1.0
+    moved_experts: float = 0.0
+    peak_moved_experts: int = 0
     vocab_divisor: int = VOCAB_DIVISOR
 
     @property
@@ -89,6 +93,8 @@ def sharding_of(layout: Layout, workload: TrainWorkload, *, vocab_divisor: int =
         etp=layout.etp,
         routing_skew=busiest.on_average,
         peak_skew=busiest.at_worst,
+        moved_experts=busiest.moved,
+        peak_moved_experts=busiest.moved_at_worst,
         vocab_divisor=vocab_divisor,
     )
 

@@ -16,6 +16,7 @@ The shapes of `planner.graph` are rewritten for every degree that cuts a layer:
 A `Step` is what runs at the same time; it takes as long as its longer part.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -327,8 +328,33 @@ def _expert_shape(work: ExpertLinear, sharding: Sharding, *, at_peak: bool = Fal
     return experts, rows, work.in_features // sharding.etp, work.out_features
 
 
+MOVED_BYTES = 2
+"""Bytes of an element of an expert's weights, or of their gradients, between ranks: 16 bit, whatever is multiplied."""
+
+
+def _moved_bytes(work: ExpertLinear, experts: float, sharding: Sharding) -> int:
+    """Return the weights of so many experts on one rank."""
+    _, _, in_features, out_features = _expert_shape(work, sharding)
+    return math.ceil(experts * in_features * out_features) * MOVED_BYTES
+
+
+def _moved_experts(work: ExpertLinear, sharding: Sharding, *, times: int) -> Iterable[Step]:
+    """Return the sending of experts' weights, or of their gradients, as an all-to-all of what the busiest rank has."""
+    if sharding.moved_experts:
+        sent_bytes = times * _moved_bytes(work, sharding.moved_experts, sharding)
+        exchange = Collective(
+            kind=CollectiveKind.ALL_TO_ALL,
+            # Of an all-to-all the rank's own part stays.
+            buffer_bytes=-(-sent_bytes * sharding.ep // (sharding.ep - 1)),
+            size=sharding.ep,
+            stride=sharding.etp,
+        )
+        yield Step(term=Term.EXPERT_PARALLEL, collective=exchange, collective_term=Term.EXPERT_PARALLEL)
+
+
 def _expert_forward(work: ExpertLinear, sharding: Sharding) -> Iterable[Step]:
     experts, rows, in_features, out_features = _expert_shape(work, sharding)
+    yield from _moved_experts(work, sharding, times=1)
     if work.dtype is DType.FP8:
         yield _cast(experts * rows * in_features)
     product = _gemm(rows, out_features, in_features, work.dtype, batch=experts)
@@ -337,6 +363,8 @@ def _expert_forward(work: ExpertLinear, sharding: Sharding) -> Iterable[Step]:
 
 def _expert_backward(work: ExpertLinear, sharding: Sharding) -> Iterable[Step]:
     experts, rows, in_features, out_features = _expert_shape(work, sharding)
+    # Weights that were sent are not kept; their gradients go back to where they belong.
+    yield from _moved_experts(work, sharding, times=1 + work.trains_weight)
     if work.dtype is DType.FP8:
         yield _cast(experts * rows * out_features)
     yield Step(term=Term.EXPERT_GEMM, compute=_gemm(rows, in_features, out_features, work.dtype, batch=experts))
@@ -582,7 +610,8 @@ def transient_bytes(operator: Operator, sharding: Sharding) -> int:
             return _linear_tokens(work, sharding) * features * 2
         case ExpertLinear():
             experts, rows, in_features, out_features = _expert_shape(work, sharding, at_peak=True)
-            return experts * rows * (in_features + out_features) * 2
+            moved = (1 + work.trains_weight) * _moved_bytes(work, sharding.peak_moved_experts, sharding)
+            return experts * rows * (in_features + out_features) * 2 + moved
         case Dispatch() | Combine():
             return 2 * sharding.peak_expert_rows(work.visits) * work.features * work.dtype.num_bytes
         case CoreAttention():

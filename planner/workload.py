@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
+from statistics import fmean
 from typing import NamedTuple
 
 from planner.routing import Routing
@@ -157,10 +158,14 @@ class BusiestRank(NamedTuple):
     Args:
         on_average: Over the layers: what times are of.
         at_worst: In the worst layer: what memory is of.
+        moved: Experts whose weights some rank sends or gets because of rerouting, on average over the layers.
+        moved_at_worst: The same in the worst layer.
     """
 
     on_average: float
     at_worst: float
+    moved: float = 0.0
+    moved_at_worst: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +225,10 @@ class TrainWorkload:
         """Return what the busiest of `ep` ranks gets over the mean; one rank alone has all experts."""
         if self.routing is not None:
             loads = self.routing.loads(ep)
-            return BusiestRank(on_average=loads.mean, at_worst=loads.worst)
+            moved_L = self.routing.moved_L(ep)
+            return BusiestRank(
+                on_average=loads.mean, at_worst=loads.worst, moved=fmean(moved_L), moved_at_worst=max(moved_L)
+            )
         skew = self.routing_skew if ep > 1 else 1.0
         return BusiestRank(on_average=skew, at_worst=skew)
 

@@ -192,6 +192,8 @@ def require_workload(workload: TrainWorkload) -> None:
             f"gradient_dtype {workload.gradient_dtype} with precision {workload.precision}.",
             f"Gradients are kept in {' or '.join(allowed)}.",
         )
+    if workload.routing is not None and workload.routing.reroutes:
+        refuse("reroute least-loaded: the training program has none.", "Leave `reroute` out, or use target any.")
     if workload.routing is not None and workload.routing.capacity_factor is not None:
         refuse(
             f"capacity_factor {workload.routing.capacity_factor:g}: the training program drops no tokens.",

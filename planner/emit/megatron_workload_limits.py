@@ -23,6 +23,8 @@ def require_workload(workload: TrainWorkload, device: Device) -> None:
             f"master_dtype {workload.master_dtype} and moment_dtype {workload.moment_dtype} with {workload.optimizer}.",
             "Formats below fp32 need --use-precision-aware-optimizer, which knows Adam only.",
         )
+    if workload.routing is not None and workload.routing.reroutes:
+        refuse("reroute least-loaded: no dispatcher does it.", "Leave `reroute` out, or use target any.")
     major = capability_major(device)
     if workload.precision is Precision.FP8_MXFP8 and (major is None or major < FIRST_BLACKWELL_CAPABILITY):
         refuse(f"precision fp8-mxfp8 on {device.name}.", "MXFP8 needs a Blackwell GPU; nearest: fp8-blockwise.")

@@ -4,6 +4,7 @@
 routing: {histogram: counts.json}
 routing: {histogram: zipf:1.0, seed: 0}                    # or lognormal:0.5, or uniform
 routing: {histogram: counts.npy, capacity_factor: 1.25}    # drops tokens: results change
+routing: {histogram: counts.npy, reroute: least-loaded}    # for target any: neither Megatron-LM nor DeepSpeed does it
 ```
 
 A histogram is a file that `planner.experts.histogram_files` reads, relative to the spec, or an assumption of
@@ -15,7 +16,7 @@ each that has experts; rows without any token are left out. Counts that are no w
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
@@ -54,12 +55,19 @@ class RoutingFile(HistogramFile):
 
     capacity_factor: Annotated[float, Field(strict=True, gt=0, le=1024)] | None = None
     pad_to_capacity: StrictBool = False
+    reroute: Literal["least-loaded"] | None = None
 
     @model_validator(mode="after")
     def _pads_to_something(self) -> "RoutingFile":
         if self.pad_to_capacity and self.capacity_factor is None:
             raise complaint(
                 "`pad_to_capacity` is given without a capacity.", "Add capacity_factor: 1.25.", field="pad_to_capacity"
+            )
+        if self.reroute is not None and self.capacity_factor is not None:
+            raise complaint(
+                "`reroute` and `capacity_factor` both say what becomes of tokens beyond a rank's share.",
+                "Give one of the two.",
+                field="reroute",
             )
         return self
 
@@ -101,7 +109,12 @@ def read_routing(
     )
     if isinstance(described, ServedRoutingFile):
         return replace(routing, redundant_experts=described.redundant_experts)
-    return replace(routing, capacity_factor=described.capacity_factor, pads_to_capacity=described.pad_to_capacity)
+    return replace(
+        routing,
+        capacity_factor=described.capacity_factor,
+        pads_to_capacity=described.pad_to_capacity,
+        reroutes=described.reroute is not None,
+    )
 
 
 def _histogram(name: str, known: RoutedExperts, *, seed: int, base: Path) -> RoutingHistogram:

@@ -6,7 +6,9 @@ against both MIPs.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,12 +195,11 @@ def test_no_layout_of_many_small_runs_with_states_on_the_hosts_is_better_than_th
     assert_hosted_plan_is_exhaustively_best(run, data, parameters=parameters)
 
 
-@pytest.mark.parametrize(("capacity_factor", "quarters"), [(None, 1), (1.25, 4)])
+@pytest.mark.parametrize(("said", "quarters"), [({}, 1), ({"capacity_factor": 1.25}, 4), ({"reroutes": True}, 2)])
 def test_no_layout_is_better_than_the_plan_where_ranks_get_more_the_more_there_are(
-    capacity_factor: float | None, quarters: int
+    said: Mapping[str, Any], quarters: int
 ) -> None:
-    counts = ("14,1,2,1", "5,9,1,1")
-    routing = Routing(source="made up", layers=(0, 1), counts=counts, capacity_factor=capacity_factor)
+    routing = Routing(source="made up", layers=(0, 1), counts=("14,1,2,1", "5,9,1,1"), **said)
     expert = DenseFeedForward(intermediate_size=2048, gated=True, activation=Activation.SILU)
     experts = MixtureOfExperts(num_experts=4, experts_per_token=2, expert=expert, router=Router())
     dense = tiny_dense_model(num_layers=2)

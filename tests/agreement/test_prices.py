@@ -83,8 +83,9 @@ ROUTINGS = (
     Routing(source="made up", layers=(0, 3), counts=("9,1,4,2,0,8,3,5", "1,1,1,1,1,1,1,17")),
     Routing(source="made up", layers=(1,), counts=("9,1,4,2,0,8,3,5",), capacity_factor=1.1),
     Routing(source="made up", layers=(1,), counts=("9,1,4,2,0,8,3,5",), capacity_factor=0.5, pads_to_capacity=True),
+    Routing(source="made up", layers=(0, 3), counts=("9,1,4,2,0,8,3,5", "1,1,1,1,1,1,1,17"), reroutes=True),
 )
-"""Ranks get more in some layers than in others, get less than all choices, or what they are padded to."""
+"""Ranks get more in some layers than in others, less than all choices, what they are padded to, or all as much."""
 
 
 @cache

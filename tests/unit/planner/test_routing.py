@@ -95,7 +95,7 @@ def test_times_are_of_the_mean_layer_and_memory_of_the_worst(tmp_path: Path) -> 
     (tmp_path / "counts.json").write_text(json.dumps([[8, 1, 1, 1, 1, 1, 1, 2]] + 31 * [[1] * 8]))
     workload = asked(tmp_path, "{histogram: counts.json}").workload
     busiest = workload.busiest_rank(4)
-    assert busiest == pytest.approx(((9 / 4 + 31) / 32, 9 / 4), abs=1e-6)
+    assert busiest == pytest.approx(((9 / 4 + 31) / 32, 9 / 4, 0, 0), abs=1e-6)
     sharding = Sharding(
         tp=1,
         sequence_parallel=False,
@@ -143,10 +143,60 @@ def test_deepspeed_drops_no_tokens(tmp_path: Path) -> None:
     assert "capacity_factor 2: the training program drops no tokens." in str(caught.value)
 
 
+@pytest.mark.parametrize("target", ["megatron", "deepspeed"])
+def test_no_target_reroutes(tmp_path: Path, target: str) -> None:
+    asked(tmp_path, "{histogram: zipf:1.0, reroute: least-loaded}")
+    inputs = load_inputs(tmp_path / "spec.yaml", [f"target={target}", "constraints={}"])
+    with pytest.raises(NotExpressibleError, match="reroute least-loaded"):
+        search(inputs.model, inputs.cluster, inputs.request)
+
+
+def test_rerouting_is_priced_for_any_target_and_beats_what_it_evens_out(tmp_path: Path) -> None:
+    plans = []
+    for written in ("{histogram: zipf:1.0}", "{histogram: zipf:1.0, reroute: least-loaded}", "{histogram: uniform}"):
+        asked(tmp_path, written)
+        inputs = load_inputs(tmp_path / "spec.yaml", ["target=any"])
+        plans.append(search(inputs.model, inputs.cluster, inputs.request))
+    uneven, rerouted, even = (plan.best.step_seconds for plan in plans)
+    assert even < rerouted < uneven
+    routing = plans[1].request.workload.routing
+    assert routing is not None
+    assert routing.loads(4).worst == 1.0
+    moved = routing.moved_L(4)
+    words = (
+        f"Of a layer some rank sends or gets the weights of {sum(moved) / len(moved):.1f} experts on average, "
+        f"{max(moved)} at most"
+    )
+    assert any(words in text for text in plans[1].best.assumptions)
+
+
+def test_weights_go_where_tokens_go_and_nothing_moves_where_loads_are_even() -> None:
+    def moved(*rows: str, ep: int) -> tuple[int, ...]:
+        return Routing(source="", layers=tuple(range(len(rows))), counts=rows, reroutes=True).moved_L(ep)
+
+    assert moved("1,1,1,1", ep=4) == (0,)
+    # The mean is 3: the first rank gives 5 of its 8 away, 2 each to two ranks and 1 to the last.
+    assert moved("8,1,1,2", ep=4) == (3,)
+    assert moved("8,1,1,2", "3,3,3,3", ep=1) == (0, 0)
+    # Two experts on a rank of 7, the mean 4.5: the larger one goes in part to the other rank.
+    assert moved("5,2,1,1", ep=2) == (1,)
+
+
+@settings(max_examples=100, deadline=None)
+@given(counts=COUNTS, ep=st.sampled_from((2, 4, 8)))
+def test_no_rank_moves_more_experts_than_it_needs_to(counts: list[list[int]], ep: int) -> None:
+    rows = tuple(",".join(map(str, row)) for row in counts)
+    routing = Routing(source="", layers=tuple(range(len(rows))), counts=rows, reroutes=True)
+    loads = Routing(source="", layers=routing.layers, counts=rows).loads(ep)
+    for moved, factor in zip(routing.moved_L(ep), loads.factor_L, strict=True):
+        assert (moved == 0) == (factor <= 1.0)
+        assert moved <= 8 + ep, "every transfer empties an expert or fills a rank"
+
+
 def test_even_routing_costs_what_no_skew_does(tmp_path: Path) -> None:
     even = asked(tmp_path, "{histogram: uniform}").workload
     for ep in (1, 2, 8):
-        assert even.busiest_rank(ep) == (1.0, 1.0)
+        assert even.busiest_rank(ep) == (1.0, 1.0, 0, 0)
 
 
 def test_rows_are_of_the_layers_with_experts_and_layers_without_tokens_are_left_out(tmp_path: Path) -> None:
@@ -179,6 +229,13 @@ def test_parts_of_one_are_kept_as_whole_numbers(tmp_path: Path) -> None:
             (
                 "spec.yaml:4:126: workload.routing_skew: `routing_skew` is given beside `routing`, which says the load "
                 "of every rank.\nGive one of the two."
+            ),
+        ),
+        (
+            "{histogram: zipf:1.0, reroute: least-loaded, capacity_factor: 2}",
+            (
+                "spec.yaml:4:120: workload.routing.reroute: `reroute` and `capacity_factor` both say what becomes of "
+                "tokens beyond a rank's share.\nGive one of the two."
             ),
         ),
         (
@@ -229,6 +286,7 @@ def test_a_model_without_experts_has_no_routing(tmp_path: Path) -> None:
         ({"counts": ("1,2", "0,0")}, "counts are not negative, and some token was counted in every layer"),
         ({"counts": ("1,2", "a,b")}, "invalid literal for int"),
         ({"pads_to_capacity": True}, "without a capacity factor there is no capacity to pad to"),
+        ({"reroutes": True, "capacity_factor": 2.0}, "tokens beyond a capacity are dropped or rerouted, not both"),
         ({"capacity_factor": 0.0}, "a capacity factor is above 0"),
         ({"redundant_experts": -1}, "there are no fewer than 0 redundant experts"),
     ],
