@@ -4,6 +4,10 @@ from cli.render import Block, Facts, Item, Line, Style, Table, columns, counted,
 from planner.experts.decide import CLOSE, ExpertPlan
 from planner.experts.placement import Placement
 from planner.experts.request import MOST_EXTRA_SLOTS
+from planner.units import GIB
+
+LEAST_GAIN = 0.0005
+"""Part of the load below which a slot gains nothing that a table shows."""
 
 
 def ratio(value: float) -> str:
@@ -57,10 +61,27 @@ def _chosen(plan: ExpertPlan) -> Facts:
     if plan.moves:
         move = plan.moves[plan.chosen_move]
         within = "that may be moved" if request.most_moved_bytes is not None else "of all ways looked at"
-        pairs.append(("moves", f"{move.name}: the fewest copies within {CLOSE * 100:.0f} % of the best {within}"))
+        if request.move_weight is None:
+            why = f"the fewest copies within {CLOSE * 100:.0f} % of the best {within}"
+        else:
+            why = f"the least load over the mean plus {request.move_weight:g} for a GiB moved to a GPU, {within}"
+        pairs.append(("moves", f"{move.name}: {why}"))
+    if plan.one_more is not None:
+        pairs.append(("one more slot", _one_more(plan, plan.one_more)))
     gap = 1 - best.mean_bound / best.mean_imbalance
     pairs.append(("bound", f"{ratio(best.mean_bound)} at least, whatever the placement: {percent(gap)} below this one"))
     return Facts(pairs=tuple(pairs))
+
+
+def _one_more(plan: ExpertPlan, more: Placement) -> str:
+    """Return what one slot more on every GPU gains, and what that is for a GiB."""
+    before = plan.choices[plan.chosen].mean_imbalance
+    part = 1 - more.mean_imbalance / before
+    taken = "" if plan.slot_bytes is None else f"takes {gib(plan.slot_bytes)} of every GPU and "
+    if part < LEAST_GAIN:
+        return f"{taken}gains nothing"
+    each = "" if plan.slot_bytes is None else f": {percent(part * GIB / plan.slot_bytes)} for a GiB"
+    return f"{taken}makes the mean load {ratio(more.mean_imbalance)} ({signed_percent(-part)}){each}"
 
 
 def _traffic_header(plan: ExpertPlan) -> tuple[str, ...]:
@@ -113,14 +134,17 @@ def _slots(plan: ExpertPlan) -> Table:
 
 
 def _front(plan: ExpertPlan) -> Table:
+    split = plan.best.split_L is not None
     return Table(
-        columns=columns("weight of traffic", ">mean load", ">worst layer", *_traffic_header(plan)),
+        columns=columns("weight", ">mean load", ">least", ">worst layer", *_traffic_header(plan), ">traffic at least"),
         rows=tuple(
             (
                 f"{point.weight:g}",
                 ratio(point.placement.mean_imbalance),
+                ratio(point.placement.mean_bound),
                 ratio(point.placement.worst_imbalance),
                 *_traffic(point.placement),
+                percent(point.least_traffic) if split else f"{point.least_traffic:.3f}",
             )
             for point in plan.front
         ),
@@ -166,6 +190,8 @@ def assumptions(plan: ExpertPlan) -> tuple[str, ...]:
         found.append(
             "leave node, leave GPU: tokens whose experts of two neighbouring layers stand in two, of all counted"
         )
+    if plan.front:
+        found.append("traffic at least: of every placement in which no GPU carries more than in the point's")
     if len(plan.choices) > MOST_EXTRA_SLOTS:
         found.append(f"at most {MOST_EXTRA_SLOTS} slots a GPU more than the fewest are looked at")
     return tuple(found)
@@ -193,8 +219,18 @@ def experts_document(plan: ExpertPlan) -> dict[str, object]:
             ],
             "physical_to_logical_map": best.expert_LGS.reshape(histogram.num_layers, -1).tolist(),
         },
+        "one_more_slot": None
+        if plan.one_more is None
+        else {"taken_bytes_per_gpu": plan.slot_bytes, **_scores(plan, plan.one_more)},
         "choices": [_scores(plan, choice) for choice in plan.choices],
-        "front": [{"traffic_weight": point.weight, **_scores(plan, point.placement)} for point in plan.front],
+        "front": [
+            {
+                "traffic_weight": point.weight,
+                "least_mean_traffic": point.least_traffic,
+                **_scores(plan, point.placement),
+            }
+            for point in plan.front
+        ],
         "moves": [
             {
                 "name": move.name,

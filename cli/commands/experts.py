@@ -25,7 +25,7 @@ HistogramArgument = Annotated[
     typer.Argument(
         metavar="HISTOGRAM",
         help="Counts a layer and expert: .json (also SGLang's recording), .csv, .npy or .npz; or an assumption, "
-        "zipf:1.0 or lognormal:0.5.",
+        "zipf:1.0, lognormal:0.5 or uniform.",
         show_default=False,
     ),
 ]
@@ -93,6 +93,16 @@ MovedOption = Annotated[
     str | None,
     typer.Option("--most-moved", help="Weights that may be moved from there: 20GiB.", show_default=False),
 ]
+MoveWeightOption = Annotated[
+    float | None,
+    typer.Option(
+        "--move-weight",
+        min=0.0,
+        max=1e6,
+        help="What a GiB moved to a GPU, in the mean of all, weighs against the load over the mean.",
+        show_default=False,
+    ),
+]
 TargetOption = Annotated[
     Literal["sglang", "vllm", "megatron"], typer.Option("--target", help="Whose files --out writes.")
 ]
@@ -121,6 +131,7 @@ def experts(
     follow: FollowOption = False,
     present: PresentOption = None,
     most_moved: MovedOption = None,
+    move_weight: MoveWeightOption = None,
     target: TargetOption = "sglang",
     out: OutOption = None,
     force: ForceOption = False,
@@ -145,6 +156,7 @@ def experts(
         keep_groups=keep_groups,
         traffic_weight=traffic_weight,
         follow=follow,
+        move_weight=move_weight,
         most_moved_bytes=None if most_moved is None else _size(most_moved, "--most-moved"),
     )
     now = None if present is None else _present(present, known, counted, request)

@@ -34,6 +34,7 @@ class ExpertPlan:
         moves: Ways to go on from the present placement; empty without one.
         chosen_move: Which of them.
         best: The placement.
+        one_more: The best placement with one slot more on every GPU; None where there is no such slot to ask of.
     """
 
     request: ExpertRequest
@@ -45,6 +46,12 @@ class ExpertPlan:
     moves: tuple[Move, ...]
     chosen_move: int
     best: Placement
+    one_more: Placement | None
+
+    @property
+    def slot_bytes(self) -> int | None:
+        """Return what one slot of every layer takes on a GPU; None where that is not known."""
+        return self.copies_bytes(len(self.histogram.counted_layers))
 
     def copies_bytes(self, copies: int) -> int | None:
         """Return what copies of one expert of one layer take; None where that is not known."""
@@ -95,7 +102,7 @@ def plan_experts(histogram: RoutingHistogram, request: ExpertRequest, present_LG
         before = scored(histogram, request, in_order(histogram, request, fewest)[histogram.counted_layers])
     else:
         ways = moves(histogram, request, present_LGS, best)
-        way = chosen_move(ways, close=CLOSE, most_copies=request.most_moved_copies)
+        way = chosen_move(ways, close=CLOSE, most_copies=request.most_moved_copies, copy_weight=request.copy_weight)
         before, best = ways[0].placement, ways[way].placement
     _check(histogram, request, best, kept_twice=bool(ways) and way == 0)
     return ExpertPlan(
@@ -108,7 +115,19 @@ def plan_experts(histogram: RoutingHistogram, request: ExpertRequest, present_LG
         moves=ways,
         chosen_move=way,
         best=best,
+        one_more=None if present_LGS is not None or request.follow else _one_more(histogram, request, choices, chosen),
     )
+
+
+def _one_more(
+    histogram: RoutingHistogram, request: ExpertRequest, choices: tuple[Placement, ...], chosen: int
+) -> Placement | None:
+    """Return the best placement with one slot more on every GPU than was chosen; None where no expert is left."""
+    if chosen + 1 < len(choices):
+        return choices[chosen + 1]
+    slots = choices[chosen].slots_per_gpu + 1
+    most = histogram.num_experts // request.num_nodes if request.keep_groups else histogram.num_experts
+    return balanced(histogram, request, slots) if slots <= most else None
 
 
 def balanced(histogram: RoutingHistogram, request: ExpertRequest, slots_per_gpu: int) -> Placement:

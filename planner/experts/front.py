@@ -3,7 +3,9 @@
 Candidates are placements that only balance loads, with experts free to stand anywhere and, where groups divide over the
 nodes, with each group within one; and from both, swaps that weigh pairs of a token's experts in two nodes
 (`solvers.replicas.apart`) by each of `PAIR_WEIGHTS`. For a weight of traffic each layer takes the candidate that makes
-load over the mean plus weight times traffic least; `WEIGHTS` gives the front.
+load over the mean plus weight times traffic least; `WEIGHTS` gives the front. Each point has a bound of its load, which
+no placement is below, and one of its traffic, which no placement is below that has loads no heavier
+(`planner.experts.traffic`).
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ import numpy as np
 from planner.experts.histogram import Floats, RoutingHistogram
 from planner.experts.placement import Placement, problem_of, scored
 from planner.experts.request import ExpertRequest
-from planner.experts.traffic import pairs_within_groups_LEE
+from planner.experts.traffic import least_sends_L, least_split_L, pairs_within_groups_LEE
 from solvers.replicas.apart import swap_together
 from solvers.replicas.solve import solve
 
@@ -32,10 +34,12 @@ class FrontPoint:
     Args:
         weight: Least weight looked at for which it was best.
         placement: The placement.
+        least_traffic: Mean over the layers of the traffic that every placement has in which no GPU carries more.
     """
 
     weight: float
     placement: Placement
+    least_traffic: float
 
 
 def candidates(histogram: RoutingHistogram, request: ExpertRequest, slots_per_gpu: int) -> tuple[Placement, ...]:
@@ -90,8 +94,21 @@ def front(histogram: RoutingHistogram, request: ExpertRequest, found: Sequence[P
     for weight in WEIGHTS:
         placement = weighed(histogram, request, found, weight)
         if not points or _traffic(placement).mean() < _traffic(points[-1].placement).mean() - 1e-9:
-            points.append(FrontPoint(weight=weight, placement=placement))
+            least = float(_least_traffic(histogram, request, placement).mean())
+            points.append(FrontPoint(weight=weight, placement=placement, least_traffic=least))
     return tuple(points)
+
+
+def _least_traffic(histogram: RoutingHistogram, request: ExpertRequest, placement: Placement) -> Floats:
+    """Return the traffic of each layer at least, with loads no heavier than a placement's."""
+    layers = histogram.counted_layers
+    if histogram.coactivation_LEE is not None:
+        slots = placement.slots_per_gpu * request.gpus_per_node
+        return least_split_L(histogram.coactivation_LEE[layers], slots_per_node=slots)
+    assert request.router is not None, "the front is asked for where traffic is known"
+    return least_sends_L(
+        histogram.tokens_LE[layers], placement.imbalance_L, num_nodes=request.num_nodes, router=request.router
+    )
 
 
 def _traffic(placement: Placement) -> Floats:

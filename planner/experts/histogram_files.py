@@ -14,6 +14,9 @@ What is understood:
 import csv
 import json
 import math
+import struct
+import tokenize
+import zlib
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +31,8 @@ from planner.experts.histogram import Floats, RoutingHistogram, from_choices
 
 MOST_BYTES = 1 << 30
 """Bytes of a file, and of an array within one."""
+MOST_AXES = 3
+LARGEST_COUNT = 10**18
 MOST_EXPERTS = 4096
 MOST_LAYERS = 4096
 COUNTS, PAIRS, FOLLOWS, CHOICES = "logical_count", "coactivation", "transitions", "topk_ids"
@@ -109,30 +114,60 @@ def _json_arrays(path: Path, raw: bytes) -> Mapping[str, Numbers]:
 
 
 def _array(path: Path, values: object, where: str) -> Numbers:
-    try:
-        return np.array(values, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise _wrong(path, f"These are no numbers in rows of one length: {error}.", where=where) from error
+    fault = _fault(values, where)
+    if fault is not None:
+        raise _wrong(path, fault[1], where=fault[0])
+    return np.array(values, dtype=np.float64)
+
+
+def _fault(values: object, where: str) -> tuple[str, str] | None:
+    """Return where lists hold what is no number, or differ in length, and what it is; None where they do not."""
+    if not isinstance(values, list):
+        if isinstance(values, int | float) and not isinstance(values, bool) and abs(values) <= LARGEST_COUNT:
+            return None
+        return where, f"{json.dumps(values)[:40]} is no count."
+    if where.count("[") == MOST_AXES:
+        return where, "Lists stand deeper here than steps by layers by experts."
+    for index, value in enumerate(values):
+        place = f"{where}[{index}]"
+        if (fault := _fault(value, place)) is not None:
+            return fault
+        length, first = (len(row) if isinstance(row, list) else None for row in (value, values[0]))
+        if length != first:
+            return place, f"Here is {_items(length)}, and in the rows before {_items(first)}."
+    return None
+
+
+def _items(length: int | None) -> str:
+    return "a single number" if length is None else f"a list of {length:,}"
 
 
 def _csv_counts(path: Path, raw: bytes) -> Numbers:
     try:
-        rows = [row for row in csv.reader(raw.decode("utf-8-sig").splitlines(), strict=True) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
+        reader = csv.reader(raw.decode("utf-8-sig").splitlines(), strict=True)
+        rows = [(reader.line_num, row) for row in reader if row]
+    except UnicodeDecodeError as error:
         raise _wrong(path, f"This is no CSV: {error}.") from error
+    except csv.Error as error:
+        raise _wrong(path, f"This is no CSV: {error}.", line=reader.line_num) from error
     if not rows:
         raise _wrong(path, "The file is empty.")
-    if [cell.strip().lower() for cell in rows[0]] == HEADER:
+    if [cell.strip().lower() for cell in rows[0][1]] == HEADER:
         return _listed_counts(path, rows[1:])
-    widths = {len(row) for row in rows}
-    if len(widths) > 1:
-        raise _wrong(path, "Rows differ in length.", hint="Give a row of counts for each layer, or layer,expert,count.")
-    return np.array([[_number(path, cell, line) for cell in row] for line, row in enumerate(rows, start=1)])
+    for line, row in rows:
+        if len(row) != len(rows[0][1]):
+            raise _wrong(
+                path,
+                f"There are {len(row)} cells, and {len(rows[0][1])} in the first row.",
+                line=line,
+                hint="Give a row of counts for each layer, or layer,expert,count.",
+            )
+    return np.array([[_number(path, cell, line) for cell in row] for line, row in rows])
 
 
-def _listed_counts(path: Path, rows: Sequence[Sequence[str]]) -> Numbers:
+def _listed_counts(path: Path, rows: Sequence[tuple[int, Sequence[str]]]) -> Numbers:
     found: dict[tuple[int, int], float] = {}
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         if len(row) != len(HEADER):
             raise _wrong(path, f"There are {len(row)} cells, not 3.", line=line)
         layer, expert = (_index(path, cell, line) for cell in row[:2])
@@ -149,9 +184,12 @@ def _listed_counts(path: Path, rows: Sequence[Sequence[str]]) -> Numbers:
 
 def _number(path: Path, cell: str, line: int) -> float:
     try:
-        return float(cell)
+        number = float(cell)
     except ValueError:
         raise _wrong(path, f"{cell[:40]!r} is no number.", line=line) from None
+    if not 0 <= number <= LARGEST_COUNT:
+        raise _wrong(path, f"{cell[:40]!r} is no count.", line=line)
+    return number
 
 
 def _index(path: Path, cell: str, line: int) -> int:
@@ -172,7 +210,8 @@ def _npz_arrays(path: Path, raw: bytes) -> Mapping[str, Numbers]:
                 if entry.file_size > MOST_BYTES:
                     raise _wrong(path, f"The array is larger than {MOST_BYTES:,} bytes.", where=name)
                 found[name] = _npy(path, archive.read(entry), name)
-    except (BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    # What zipfile and zlib raise where a directory or an entry is damaged, such as a seek before the file's start.
+    except (BadZipFile, ValueError, OSError, RuntimeError, EOFError, zlib.error, struct.error) as error:
         raise _wrong(path, f"This is no .npz file: {error}.") from error
     if COUNTS not in found and CHOICES not in found:
         raise _wrong(
@@ -191,12 +230,13 @@ def _npy(path: Path, raw: bytes, where: str) -> Numbers:
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
         else:
             raise _wrong(path, f"Version {version} of .npy is not read.", where=where)
-    except (ValueError, EOFError, SyntaxError) as error:
+    # NumPy evaluates the header as a Python literal, after its tokens where that fails.
+    except (ValueError, TypeError, EOFError, SyntaxError, RecursionError, tokenize.TokenError) as error:
         raise _wrong(path, f"This is no .npy array: {error}.", where=where) from error
     if dtype.kind not in "iuf":
         raise _wrong(path, f"The array holds {dtype}, not numbers.", where=where)
     body = raw[stream.tell() :]
-    if math.prod(shape) * dtype.itemsize != len(body):
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(body):
         raise _wrong(path, f"The array of shape {shape} is cut off.", where=where)
     flat: Numbers = np.frombuffer(body, dtype=dtype)
     return flat.reshape(shape, order="F" if fortran else "C")
@@ -251,7 +291,7 @@ def _symmetric(path: Path, pairs: Floats) -> Floats:
 
 
 def _check_counts(path: Path, counts: Floats, where: str) -> None:
-    wrong = np.argwhere(~np.isfinite(counts) | (counts < 0))
+    wrong = np.argwhere(~((counts >= 0) & (counts <= LARGEST_COUNT)))
     if wrong.size:
         place = "".join(f"[{index}]" for index in wrong[0].tolist())
         raise _wrong(path, f"{counts[tuple(wrong[0])]:g} is no count.", where=f"{where}{place}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.errors import InputError
+from planner.errors import InputError, Location
 from planner.experts.histogram import Ints, RoutingHistogram
 from planner.experts.placement import Placement, problem_of, scored
 from planner.experts.request import ExpertRequest
@@ -69,9 +69,17 @@ def moves(histogram: RoutingHistogram, request: ExpertRequest, present_LGS: Ints
     return tuple(found)
 
 
-def chosen_move(found: tuple[Move, ...], *, close: float, most_copies: int | None) -> int:
-    """Return the fewest moves that are within a share `close` of the best of those that may be made."""
+def chosen_move(
+    found: tuple[Move, ...], *, close: float, most_copies: int | None, copy_weight: float | None = None
+) -> int:
+    """Return the fewest moves that are within a share `close` of the best of those that may be made.
+
+    Where a copy that is moved has a weight, those with the least load over the mean plus what they weigh.
+    """
     allowed = [index for index, move in enumerate(found) if most_copies is None or move.copies <= most_copies]
+    if copy_weight is not None:
+        totals = {index: found[index].placement.mean_imbalance + copy_weight * found[index].copies for index in allowed}
+        return min(totals, key=lambda index: (totals[index], index))
     least = min(found[index].placement.mean_imbalance for index in allowed)
     good = [index for index in allowed if found[index].placement.mean_imbalance <= least * (1 + close)]
     return min(good, key=lambda index: (found[index].copies, index))
@@ -95,6 +103,10 @@ def present_map(values: object, histogram: RoutingHistogram, request: ExpertRequ
             f"{request.num_gpus} GPUs."
         )
     if found.min() < 0 or found.max() >= histogram.num_experts:
-        raise InputError(f"{file}: experts are numbered 0 to {histogram.num_experts - 1}.")
+        layer, slot = np.argwhere((found < 0) | (found >= histogram.num_experts))[0].tolist()
+        raise InputError(
+            f"{found[layer, slot]} is no expert: they are numbered 0 to {histogram.num_experts - 1}.",
+            location=Location(file=file, path=f"physical_to_logical_map[{layer}][{slot}]"),
+        )
     placed: Ints = found.reshape(histogram.num_layers, request.num_gpus, -1).astype(np.int64)
     return placed

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from planner.errors import InputError
 from planner.experts.histogram import RoutingHistogram
 from planner.experts.traffic import RouterShape
+from planner.units import GIB
 
 MOST_EXTRA_SLOTS = 8
 """Slots a GPU above the fewest that are looked at."""
@@ -41,6 +42,8 @@ class ExpertRequest:
             alone.
         follow: Experts that follow one another stand together, whatever they carry.
         most_moved_bytes: Weights that may be moved from the present placement; None for any.
+        move_weight: What a GiB that is moved to a GPU, in the mean of all, weighs against the load over the mean; None
+            takes the fewest moves that are as good as any.
     """
 
     num_gpus: int
@@ -52,6 +55,15 @@ class ExpertRequest:
     traffic_weight: float | None = None
     follow: bool = False
     most_moved_bytes: int | None = None
+    move_weight: float | None = None
+
+    @property
+    def copy_weight(self) -> float | None:
+        """Return what a copy that is moved weighs against the load over the mean; None where moves weigh nothing."""
+        if self.move_weight is None:
+            return None
+        assert self.memory is not None, "a request has been checked"
+        return self.move_weight * self.memory.expert_bytes / GIB / self.num_gpus
 
     @property
     def num_nodes(self) -> int:
@@ -88,11 +100,8 @@ def check_request(request: ExpertRequest, histogram: RoutingHistogram, *, presen
         _check_router(request.router, experts)
     if request.keep_groups:
         _check_groups(request)
-    if request.most_moved_bytes is not None and (request.memory is None or present_slots is None):
-        raise InputError(
-            "What may be moved is said without what an expert takes, or from where.",
-            hint="Give --present, and --expert-size or --model.",
-        )
+    if request.most_moved_bytes is not None or request.move_weight is not None:
+        _check_moves(request, present_slots)
     if request.follow and (request.keep_groups or request.traffic_weight is not None or present_slots is not None):
         raise InputError(
             "Experts that follow one another are placed by that alone.",
@@ -117,6 +126,19 @@ def check_request(request: ExpertRequest, histogram: RoutingHistogram, *, presen
         raise InputError(
             f"{experts} experts and {request.redundant} copies do not divide over {gpus} GPUs.",
             hint=f"--redundant {' or '.join(str(count) for count in fitting)} would do.",
+        )
+
+
+def _check_moves(request: ExpertRequest, present_slots: int | None) -> None:
+    if present_slots is None:
+        raise InputError(
+            "Moves are bounded or weighed, and it is not said from where.",
+            hint="Give --present. Engines that start read every expert once, wherever it goes: that weighs nothing.",
+        )
+    if request.memory is None:
+        raise InputError(
+            "Moves are bounded or weighed, and it is not said what an expert takes.",
+            hint="Give --expert-size, or --model for bf16.",
         )
 
 

@@ -12,6 +12,16 @@ From counts alone, with groups of experts of which a token chooses some, the num
     sends    = (1 - 1 / N) sum over n of P[n]
 
 It takes groups, and experts within them, as drawn independently. Without groups there is one, that all tokens choose.
+
+Of all placements whose heaviest GPU carries at most x times the mean, none sends less than follows. A node carries at
+most x / N of the load. For f between 0 and 1, 1 - (1 - f)^m >= min(m, 1) f, and of numbers y[g] with a given sum the
+product of 1 - y[g] is largest where all are equal. With w[g] = u[g] min(m[g], 1) and s[n] = sum over g of w[g] f[g, n],
+
+    P[n] >= 1 - (1 - s[n] / G)^G,   sum over n of s[n] = sum of w,   s[n] <= x / N max of w[g] load / load[g]
+
+which is concave in s[n], so that as many nodes as can be have the most and one the rest. With one group P[n] is
+1 - (1 - f)^experts_per_token, and f is such a number itself. Of pairs that were counted an expert has at most as many
+others beside it as its node has slots left.
 """
 
 from dataclasses import dataclass
@@ -62,6 +72,42 @@ def sends_per_token_L(tokens_LE: Floats, expert_LGS: Ints, *, num_nodes: int, ro
     visits_LN = 1 - np.prod(1 - visited_LGN, axis=1)
     sends: Floats = (1 - 1 / num_nodes) * visits_LN.sum(axis=1)
     return sends
+
+
+def least_sends_L(tokens_LE: Floats, imbalance_L: Floats, *, num_nodes: int, router: RouterShape) -> Floats:
+    """Return how often a token is sent at least where no GPU carries more than `imbalance_L` times the mean."""
+    num_layers, groups = tokens_LE.shape[0], router.num_groups
+    if groups == 1:
+        total_L, most_L, power = np.ones(num_layers), imbalance_L / num_nodes, router.experts_per_token
+        width = 1
+    else:
+        load_LG = tokens_LE.reshape(num_layers, groups, -1).sum(axis=2)
+        load_LG = load_LG / load_LG.sum(axis=1, keepdims=True)
+        chosen_LG = _chosen_groups(load_LG, router.groups_per_token)
+        taken_LG = router.experts_per_token * load_LG / np.maximum(chosen_LG, 1e-300)
+        weight_LG = chosen_LG * np.minimum(taken_LG, 1.0)
+        ratio_LG = np.divide(weight_LG, load_LG, out=np.zeros_like(load_LG), where=load_LG > 0)
+        total_L, most_L = weight_LG.sum(axis=1), imbalance_L / num_nodes * ratio_LG.max(axis=1)
+        power = width = groups
+    most_L = np.minimum(most_L, total_L)
+    full_L = np.minimum(np.floor(total_L / most_L + 1e-9), num_nodes)
+    rest_L = np.maximum(total_L - full_L * most_L, 0.0)
+
+    def visited_L(part_L: Floats) -> Floats:
+        visits: Floats = 1 - (1 - np.minimum(part_L / width, 1.0)) ** power
+        return visits
+
+    sends: Floats = (1 - 1 / num_nodes) * (full_L * visited_L(most_L) + visited_L(rest_L))
+    return sends
+
+
+def least_split_L(coactivation_LEE: Floats, *, slots_per_node: int) -> Floats:
+    """Return the share of pairs that stand in two nodes at least, whatever the placement."""
+    beside = min(slots_per_node - 1, coactivation_LEE.shape[2])
+    largest = np.sort(coactivation_LEE, axis=2)[:, :, coactivation_LEE.shape[2] - beside :]
+    together, total = largest.sum(axis=(1, 2)), coactivation_LEE.sum(axis=(1, 2))
+    split: Floats = 1 - np.divide(together, total, out=np.ones_like(total), where=total > 0)
+    return split
 
 
 def _chosen_groups(load_LG: Floats, groups_per_token: int) -> Floats:

@@ -42,6 +42,22 @@ def test_the_number_of_redundant_experts_is_chosen_under_memory() -> None:
     assert found["chosen"]["redundant_bytes_per_gpu"] == first * 30 * 2**20
 
 
+def test_what_one_more_slot_gains_is_said_and_where_it_gains_nothing() -> None:
+    words = [*DRAWN, "--redundant", "0", "--expert-size", "10MiB"]
+    more = document(*words)["one_more_slot"]
+    assert more["taken_bytes_per_gpu"] == 30 * 2**20
+    assert more["num_redundant_experts"] == 8
+    before = document(*words)["chosen"]["mean_load_over_mean"]
+    gain = 1 - more["mean_load_over_mean"] / before
+    text = RUNNER.invoke(app, words).stdout
+    assert (
+        f"one more slot  takes 0.03 GiB of every GPU and makes the mean load {more['mean_load_over_mean']:.3f}"
+        f" (-{gain * 100:.1f} %): {gain * 100 * 1024 / 30:.1f} % for a GiB"
+    ) in text
+    even = ["experts", "uniform", "--layers", "1", "--experts", "8", "--gpus", "4", "--redundant", "0"]
+    assert "one more slot  gains nothing" in RUNNER.invoke(app, even).stdout
+
+
 def test_a_table_of_80_columns_is_printed() -> None:
     words = [*DRAWN, "--expert-size", "10MiB", "--free", "100MiB", "--experts-per-token", "4"]
     result = RUNNER.invoke(app, words)
@@ -123,7 +139,14 @@ def test_rows_of_a_model_without_experts_are_added_and_left_out_again(tmp_path: 
         (["zipf:1.0", "--model", "llama-3.1-8b", "--gpus", "8"], "error: llama-3.1-8b has no routed experts."),
         (["missing.json", "--gpus", "8"], "error: missing.json: The file cannot be read: No such file or directory."),
         ([*DRAWN[1:], "--present", "missing.json"], "error: missing.json: The file cannot be read: No such file"),
-        ([*DRAWN[1:], "--redundant", "0", "--most-moved", "1GiB"], "error: What may be moved is said without what"),
+        (
+            [*DRAWN[1:], "--redundant", "0", "--most-moved", "1GiB"],
+            "error: Moves are bounded or weighed, and it is not said from where.",
+        ),
+        (
+            [*DRAWN[1:], "--redundant", "0", "--move-weight", "1", "--expert-size", "1MiB"],
+            "error: Moves are bounded or weighed, and it is not said from where.\nGive --present. Engines that start",
+        ),
         ([*DRAWN[1:], "--redundant", "0", "--traffic-weight", "1"], "error: What is sent between nodes is not known."),
         ([*DRAWN[1:], "--redundant", "0", "--follow"], "error: Which experts follow one another is not known."),
         (["missing.json", "--layers", "2", "--gpus", "8"], "error: missing.json says its layers and experts"),

@@ -89,6 +89,45 @@ def test_no_more_is_moved_than_may_be() -> None:
     assert same.moves[same.chosen_move].name == "keep"
 
 
+def test_the_more_moves_weigh_the_fewer_are_made_and_each_choice_is_the_best_for_its_weight() -> None:
+    present = plan_experts(HISTOGRAM, REQUEST).best.expert_LGS
+    copies = []
+    for weight in (0.0, 1e3, 1e5, 1e9):
+        plan = plan_experts(LATER, replace(REQUEST, redundant=None, move_weight=weight), present)
+        each = weight * 1000 / 2**30 / 8
+        totals = [move.placement.mean_imbalance + each * move.copies for move in plan.moves]
+        assert totals[plan.chosen_move] == min(totals)
+        copies.append(plan.moves[plan.chosen_move].copies)
+    assert copies == sorted(copies, reverse=True)
+    assert copies[0] > 0
+    assert copies[-1] == 0
+
+
+def test_moves_of_unknown_size_weigh_nothing_that_is_known() -> None:
+    present = plan_experts(HISTOGRAM, REQUEST).best.expert_LGS
+    with pytest.raises(InputError, match="it is not said what an expert takes"):
+        plan_experts(LATER, replace(REQUEST, redundant=None, memory=None, move_weight=1.0), present)
+
+
+def test_every_point_of_the_front_is_above_its_bounds_and_the_bounds_are_of_use() -> None:
+    points = plan_experts(HISTOGRAM, replace(REQUEST, traffic_weight=0.0)).front
+    for point in points:
+        assert point.placement.mean_bound <= point.placement.mean_imbalance + 1e-12
+        assert point.placement.mean_sends is not None
+        assert 0.5 * point.placement.mean_sends < point.least_traffic <= point.placement.mean_sends + 1e-12
+    bounds = [point.least_traffic for point in points]
+    assert bounds == sorted(bounds, reverse=True), "heavier loads are allowed less traffic"
+
+
+def test_one_more_slot_is_the_plan_with_one_more_slot() -> None:
+    plan = plan_experts(HISTOGRAM, REQUEST)
+    assert plan.one_more is not None
+    more = plan_experts(HISTOGRAM, replace(REQUEST, redundant=16)).best
+    np.testing.assert_array_equal(plan.one_more.expert_LGS, more.expert_LGS)
+    full = replace(REQUEST, redundant=8 * 32 - 32)
+    assert plan_experts(HISTOGRAM, full).one_more is None, "every GPU has every expert"
+
+
 def test_groups_that_are_kept_stay_kept_through_moves() -> None:
     kept = replace(REQUEST, keep_groups=True)
     present = plan_experts(HISTOGRAM, kept).best.expert_LGS

@@ -58,7 +58,10 @@ def test_layers_without_experts_have_rows_too() -> None:
     ("values", "message"),
     [
         ([[0, 1, 2]], "a.json: 1 layers of 3 slots are not 2 layers on 2 GPUs."),
-        ([[0, 1, 2, 3], [0, 1, 2, 0]], "a.json: experts are numbered 0 to 2."),
+        (
+            [[0, 1, 2, 3], [0, 1, 2, 0]],
+            "a.json: physical_to_logical_map[0][3]: 3 is no expert: they are numbered 0 to 2.",
+        ),
         ([[0, 1], [2]], "a.json: physical_to_logical_map is no list of layers, each a list of experts."),
         (["a"], "a.json: physical_to_logical_map is no list of layers, each a list of experts."),
     ],

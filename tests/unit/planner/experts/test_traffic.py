@@ -2,8 +2,18 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from planner.experts.traffic import RouterShape, node_share_LEN, sends_per_token_L
+from planner.experts.traffic import (
+    RouterShape,
+    least_sends_L,
+    least_split_L,
+    node_share_LEN,
+    sends_per_token_L,
+    split_pairs_L,
+)
+from solvers.replicas.problem import imbalance_L
 
 NODES, GPUS = 4, 8
 
@@ -56,3 +66,54 @@ def test_shares_of_copies_in_nodes_add_up_to_one() -> None:
     experts = np.array([[[0, 1], [0, 2], [0, 3], [1, 2]]])
     share = node_share_LEN(experts, num_experts=4, num_nodes=2)[0]
     assert share.tolist() == [[2 / 3, 1 / 3], [0.5, 0.5], [0.5, 0.5], [0.0, 1.0]]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    tokens=st.lists(st.floats(0.01, 50), min_size=16, max_size=16),
+    grouped=st.booleans(),
+    per_token=st.integers(1, 6),
+    seed=st.integers(0, 10**6),
+)
+def test_no_placement_sends_less_than_the_bound_for_its_load(
+    tokens: list[float], per_token: int, seed: int, *, grouped: bool
+) -> None:
+    groups, chosen = (4, 2) if grouped else (1, 1)
+    router = RouterShape(experts_per_token=per_token, num_groups=groups, groups_per_token=chosen)
+    generator = np.random.default_rng(seed)
+    slots = np.concatenate([np.arange(16), generator.integers(0, 16, 8)])
+    by_load = slots[np.argsort(np.array(tokens)[slots])]
+    together = np.sort(slots)
+    loads = np.array([tokens])
+    for order in (generator.permutation(slots), together, by_load):
+        placed = order.reshape(1, GPUS, 3)
+        sends = sends_per_token_L(loads, placed, num_nodes=NODES, router=router)
+        least = least_sends_L(loads, imbalance_L(loads, placed), num_nodes=NODES, router=router)
+        assert 0 < least[0] <= sends[0] + 1e-9
+
+
+def test_the_bound_is_met_by_an_even_placement_without_groups() -> None:
+    experts = np.arange(16).reshape(1, GPUS, 2)
+    router = RouterShape(experts_per_token=3)
+    sends = sends_per_token_L(np.ones((1, 16)), experts, num_nodes=NODES, router=router)
+    assert least_sends_L(np.ones((1, 16)), np.ones(1), num_nodes=NODES, router=router) == pytest.approx(sends)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_no_placement_splits_fewer_pairs_than_the_bound(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    pairs = generator.exponential(1.0, (1, 8, 8)) ** 3
+    pairs += pairs.transpose(0, 2, 1).copy()
+    pairs[:, np.arange(8), np.arange(8)] = 0.0
+    slots = np.concatenate([np.arange(8), generator.integers(0, 8, 4)])
+    placed = generator.permutation(slots).reshape(1, 4, 3)
+    split = split_pairs_L(pairs, placed, num_nodes=2)
+    assert least_split_L(pairs, slots_per_node=6)[0] <= split[0] + 1e-12
+
+
+def test_a_pair_of_experts_is_split_only_by_nodes_of_one_slot() -> None:
+    pair = np.zeros((1, 4, 4))
+    pair[0, 0, 1] = pair[0, 1, 0] = 1.0
+    assert least_split_L(pair, slots_per_node=2)[0] == 0.0
+    assert least_split_L(pair, slots_per_node=1)[0] == 1.0
