@@ -393,7 +393,7 @@ def recomputes(mesh: Mesh, vpp: int, run: Run) -> list[Recompute]:
             if (modules := (*mixer, *norm, *forward))
         ]
         stages = mesh.pp * vpp
-        if len(run.model.distinct_blocks) == 1:
+        if len(run.model.distinct_blocks) == 1 or stages == 1:
             found += [
                 Recompute(granularity=Granularity.FULL, num_layers=layers)
                 for layers in range(1, run.model.num_layers // stages + 1)

@@ -170,19 +170,19 @@ def simulate(order: OperationOrder, times: StageTimes) -> Timeline:
     seconds = operation_seconds(order, times)
     program = _program(order)
     flat_N, duration_RK = program.flat_N, seconds.duration_RK
-    behind_RK, after_source_RK = seconds.gap_before_RK + duration_RK, seconds.transfer_in_RK + duration_RK
     ends = [0.0]
     append = ends.append
-    for before, source, behind, after_source in zip(
+    for before, source, gap, transfer, duration in zip(
         program.before,
         program.source,
-        behind_RK.ravel()[flat_N].tolist(),
-        after_source_RK.ravel()[flat_N].tolist(),
+        seconds.gap_before_RK.ravel()[flat_N].tolist(),
+        seconds.transfer_in_RK.ravel()[flat_N].tolist(),
+        duration_RK.ravel()[flat_N].tolist(),
         strict=True,
     ):
-        free = ends[before] + behind
-        ready = ends[source] + after_source
-        append(free if free > ready else ready)
+        free = ends[before] + gap
+        ready = ends[source] + transfer
+        append((free if free > ready else ready) + duration)
 
     end_seconds_RK = np.empty_like(duration_RK)
     end_seconds_RK.ravel()[flat_N] = ends[1:]

@@ -74,7 +74,7 @@ MEGATRON_ARGS=(
     # Parallelism: tp 2, pp 8, vpp 4, cp 2, dp 2
     --tensor-model-parallel-size 2
     --pipeline-model-parallel-size 8
-    --pipeline-model-parallel-layout 'Et|t|(t*2|)*6t|(t*3|)*15t*4|t*3|(t*2|)*3t*3|t*3|tL'
+    --pipeline-model-parallel-layout 'Et|(t|)*4(t*2|)*4(t*3|)*22tL'
     --context-parallel-size 2
     --cp-comm-type p2p
     # Data parallelism

@@ -79,7 +79,7 @@ MEGATRON_ARGS=(
     # Parallelism: tp 1, pp 2, vpp 4, cp 1, dp 16
     --tensor-model-parallel-size 1
     --pipeline-model-parallel-size 2
-    --pipeline-model-parallel-layout 'Et*3|(t*4|)*4t*5|t*6|t*2L'
+    --pipeline-model-parallel-layout 'Et*2|t*3|t*4|(t*5|)*3t*6|t*2L'
     --context-parallel-size 1
     --use-tp-pp-dp-mapping
     # Data parallelism

@@ -27,7 +27,7 @@ MEGATRON_ARGS=(
     # Architecture
     --transformer-impl transformer_engine
     --num-layers 118
-    --hybrid-layer-pattern 'M-M-|M-M*-|M-M-M|-M-M*|-M-M-|M-M-M|*-M-M|-M-M|-M*-M|-M-M-|M-M*-|M-M-M|-M-M*|-M-M-|M-M-M|*-M-M-|M-M-M*|-M-M-|M-M-M|*-M-M|-M-M-|M*-M-|M-M-M|-M-'
+    --hybrid-layer-pattern 'M-M-M-|M*-M-M-|M-M-M*-|M-M-M-M-|M*-M-M-M|-M-M*-M|-M-M-M-M|*-M-M-M-|M-M*-M-M-|M-M-M*-M|-M-M-M-M|*-M-M-M|-M-M*-M|-M-M-M-M|*-M-M-M|-M-M-'
     --hidden-size 8192
     --ffn-hidden-size 32768
     --num-attention-heads 64
@@ -73,7 +73,7 @@ MEGATRON_ARGS=(
     --micro-batch-size 1
     --global-batch-size 768
     --train-iters 100
-    # Parallelism: tp 2, pp 8, vpp 3, cp 4, dp 4
+    # Parallelism: tp 2, pp 8, vpp 2, cp 4, dp 4
     --tensor-model-parallel-size 2
     --pipeline-model-parallel-size 8
     --context-parallel-size 4

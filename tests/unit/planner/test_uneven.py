@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.brute_force import priced_layouts
 from benchmarks.points import Run
 from planner.candidates import PointBound, Pricer
+from planner.capabilities import MEGATRON
 from planner.described import given_layout
 from planner.evaluate import simulated_step_seconds
 from planner.inputs import load_inputs
@@ -26,6 +27,7 @@ from planner.workload import Precision, TrainWorkload
 from solvers.errors import SolverError
 from tests.agreement.test_prices import PricedSpace, spaces
 from tests.builders import tiny_dense_model, tiny_request
+from tests.kinds import even_workload
 from tests.small_runs import four_gpus, with_memory
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -95,19 +97,21 @@ def test_after_moving_layers_no_single_move_helps(drawn: tuple[PricedSpace, Layo
         assert gained <= max(tails, 0.0) + LEAST_GAIN * best.step_seconds, counts_of(split)
 
 
-@settings(max_examples=15, deadline=None)
-@given(drawn=interleaved())
-def test_where_layers_are_alike_no_two_moves_together_help(drawn: tuple[PricedSpace, Layout]) -> None:
-    space, even = drawn
-    assume(len(space.graph.blocks) == 1 and len(even.stages) <= 6)
-    best = improved(space.pricer, space.pricer.candidate(even, lower_bound_seconds=0.0))
-    prices = space.pricer.prices(even)
-    twice = {split.stages: split for once in single_moves(best.layout) for split in single_moves(once)}
-    for split in twice.values():
-        # Likewise; and moves of which the first leaves a stage without layers are not paired.
-        gained = best.step_seconds - prices.step_seconds(split)
-        tails = prices.tail_seconds(best.layout) - prices.tail_seconds(split)
-        assert gained <= max(tails, 0.0) + LEAST_GAIN * best.step_seconds, counts_of(split)
+@pytest.mark.parametrize("num_layers", [13, 17])
+def test_where_layers_are_alike_no_two_moves_together_help(num_layers: int) -> None:
+    model = replace(tiny_dense_model(num_layers=num_layers), vocab_size=4000)
+    space = PricedSpace(model, even_workload(seq_len=1024), MEGATRON)
+    is_small_X = (space.points.pp_X * space.points.vpp_X <= 8) & (space.points.recompute_layers_X == 0)
+    points = np.flatnonzero((space.points.vpp_X > 1) & is_small_X)
+    for even in (space.layout(index) for index in points[:: len(points) // 12].tolist()):
+        best = improved(space.pricer, space.pricer.candidate(even, lower_bound_seconds=0.0))
+        prices = space.pricer.prices(even)
+        twice = {split.stages: split for once in single_moves(best.layout) for split in single_moves(once)}
+        for split in twice.values():
+            # As above: what only shortens the optimizer step of a rank is not looked for.
+            gained = best.step_seconds - prices.step_seconds(split)
+            tails = prices.tail_seconds(best.layout) - prices.tail_seconds(split)
+            assert gained <= max(tails, 0.0) + LEAST_GAIN * best.step_seconds, counts_of(split)
 
 
 @settings(max_examples=40, deadline=None)
