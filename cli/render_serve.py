@@ -55,6 +55,8 @@ def serve_sections(plan: ServePlan, *, verbose: bool) -> Iterator[tuple[str, tup
         yield "Requests, by simulation", _served(plan)
         yield "Where the time of a token goes, or of a prompt", _spent(plan)
         yield "Memory of a GPU", _memory(plan)
+        if any(entry.of_experts for entry in plan.pools):
+            yield "Experts", _experts(plan)
         yield "Ways to compose", _ways(plan)
     if plan.engines:
         yield "Engines that do everything, each at its most", _ranked(plan)
@@ -268,6 +270,11 @@ def _memory(plan: ServePlan) -> tuple[Block, ...]:
     rows.append(("tokens in the cache", *(count(entry.cache_tokens) for entry in plan.pools)))
     heads = [f">{entry.pool.name}" for entry in plan.pools]
     return (Table(columns=columns("what", *heads), rows=tuple(rows)),)
+
+
+def _experts(plan: ServePlan) -> tuple[Block, ...]:
+    """Return the load of experts, where it is known how tokens choose them."""
+    return tuple(Item(f"{entry.pool.name}: {text}") for entry in plan.pools for text in entry.of_experts or ())
 
 
 def _ways(plan: ServePlan) -> tuple[Block, ...]:

@@ -146,7 +146,7 @@ def _read(document: Document, *, base: Path) -> tuple[Inputs, tuple[InputError, 
     model = _collect(errors, lambda: resolve_model(document, base)) if "model" in fields else None
     if request is None or cluster is None or model is None:
         raise all_of(errors)
-    if described is not None:
+    if described is not None and described.data() is not None:
         file = RoutingFile.model_validate(described.data())
         routing = read_routing(file, model=model, document=document, base=base)
         request = replace(request, workload=replace(request.workload, routing=routing))

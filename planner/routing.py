@@ -41,7 +41,6 @@ class Routing:
         capacity_factor: Tokens of an expert over the mean of all, beyond which tokens are dropped; None drops none.
         pads_to_capacity: Every expert's input is padded to its capacity.
         reroutes: What ranks have beyond the mean goes to others, with the weights of its experts.
-        redundant_experts: Copies beside the experts of a layer that servers keep at least; None without a balancer.
     """
 
     source: str
@@ -50,7 +49,6 @@ class Routing:
     capacity_factor: float | None = None
     pads_to_capacity: bool = False
     reroutes: bool = False
-    redundant_experts: int | None = None
 
     def __post_init__(self) -> None:
         """Check that these are counts."""
@@ -67,8 +65,6 @@ class Routing:
             raise ValueError("a capacity factor is above 0")
         if self.reroutes and self.capacity_factor is not None:
             raise ValueError("tokens beyond a capacity are dropped or rerouted, not both")
-        if self.redundant_experts is not None and self.redundant_experts < 0:
-            raise ValueError("there are no fewer than 0 redundant experts")
 
     @property
     def num_experts(self) -> int:

@@ -1,7 +1,7 @@
 """A serving spec and its overrides -> model, GPUs and request, checked against one another."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from planner.blocks import LinearAttention, MixtureOfExperts, StateSpace
@@ -9,10 +9,10 @@ from planner.documents import Document
 from planner.errors import CombinedInputError, InputError
 from planner.inputs import SERVE, kind_of, read_cluster, resolve_model, spec_document
 from planner.schema.model import read_model
+from planner.schema.routing_file import ROUTING, HistogramFile, read_routing
 from planner.schema.serve_spec import read_serve_request, served_name
 from planner.schema.translate import all_of
 from planner.serve_request import ServeObjective, ServeRequest
-from planner.serving.expert_load import expert_counts
 from planner.serving.formats import formats_of
 from planner.specs import ModelSpec
 from profiles.hardware import Cluster
@@ -89,6 +89,11 @@ def checked_serve_inputs(document: Document, *, base: Path) -> tuple[ServeInputs
         errors += _single(error)
     if errors or model is None or request is None:
         raise all_of(errors)
+    described = document.node(ROUTING)
+    if described is not None and described.data() is not None:
+        file = HistogramFile.model_validate(described.data())
+        routing = read_routing(file, model=model, document=document, base=base)
+        request = replace(request, workload=replace(request.workload, routing=routing))
     inputs = ServeInputs(model=model, clusters=clusters, request=request)
     return inputs, tuple(_contradictions(model, clusters, request, document))
 
@@ -135,7 +140,14 @@ def _contradictions(
             InputError(error.message, location=document.locate(("workload", "quantization")), hint=error.hint)
         )
     errors += _draft_contradictions(model, request, document)
-    errors += _load_contradictions(model, request, document)
+    if workload.routing is None and request.constraints.degrees.get("redundant_experts") is not None:
+        errors.append(
+            InputError(
+                "`redundant_experts` is constrained, and nothing says which experts tokens choose.",
+                location=document.locate(("constraints", "redundant_experts")),
+                hint="Add routing to the workload, as {histogram: counts.json} or {histogram: zipf:1.0}.",
+            )
+        )
     names = [cluster.name for cluster in clusters]
     for index, cluster in enumerate(clusters):
         place = document.locate(("clusters", index) if len(clusters) > 1 else ("cluster",))
@@ -192,27 +204,4 @@ def _draft_contradictions(model: ModelSpec, request: ServeRequest, document: Doc
             f"{draft.name} has routed experts or recurrent layers.",
             location=place,
             hint="Only dense drafts with attention are priced.",
-        )
-
-
-def _load_contradictions(model: ModelSpec, request: ServeRequest, document: Document) -> Iterator[InputError]:
-    """Yield why a load of experts is none of the model's."""
-    load, place = request.workload.expert_load, document.locate(("workload", "expert_load"))
-    counts = expert_counts(model)
-    if load is None:
-        if request.constraints.degrees.get("redundant_experts") is not None:
-            yield InputError(
-                "`redundant_experts` is constrained, and nothing says how often experts are asked for.",
-                location=document.locate(("constraints", "redundant_experts")),
-                hint="Add expert_load to the workload, as {zipf: 0.8}.",
-            )
-        return
-    if len(counts) != 1:
-        problem = "has layers with different numbers of experts" if counts else "has no routed experts"
-        yield InputError(f"{model.name} {problem}.", location=place, hint="Leave expert_load out.")
-    elif load.zipf is None and len(load.loads_E) not in counts:
-        yield InputError(
-            f"{len(load.loads_E)} loads are given, and {model.name} has {counts[0]} experts in a layer.",
-            location=place,
-            hint="Give one for each expert, or zipf: 0.8.",
         )

@@ -1,11 +1,17 @@
 """The files that start a serving plan: each pool's, what starts on which node, the router, what measures it."""
 
+import json
 import math
 from collections.abc import Mapping
+
+import numpy as np
 
 from planner.emit.vllm_bench import BENCH_FILE, Door, bench_script
 from planner.emit.vllm_router import ROUTER_FILE, ROUTER_PORT, router_script
 from planner.emit.vllm_start import START_FILE, Standing, start_script
+from planner.errors import BrokenPromiseError
+from planner.experts.emit import MAP, SGLANG_FILE, location_text, placed_in_model
+from planner.experts.written import slots_of
 from planner.serve_plan import Deployment, ServePlan
 from planner.serving.files import serving_files
 from planner.serving_layout import Role
@@ -22,6 +28,7 @@ def serve_files(plan: ServePlan) -> Mapping[str, str]:
     doors: list[Door] = []
     for deployment in plan.deployments:
         files |= serving_files(deployment.layout)
+        files |= _locations(plan, deployment)
         doors += _doors(deployment)
     if doors:
         standings = [
@@ -62,3 +69,20 @@ def _doors(deployment: Deployment) -> list[Door]:
         for entry in deployment.pools
         if entry.pool.role is Role.BOTH
     ]
+
+
+def _locations(plan: ServePlan, deployment: Deployment) -> Mapping[str, str]:
+    """Return where the experts of each pool stand, for pools that keep copies, read back before it is written."""
+    routing = plan.request.workload.routing
+    found: dict[str, str] = {}
+    for entry in deployment.pools:
+        if entry.placement is None or routing is None:
+            continue
+        name, shape = f"{entry.pool.name}-{SGLANG_FILE}", entry.pool.shape
+        counted = slots_of(entry.placement, num_ranks=shape.tp * shape.pcp * shape.dp)
+        whole = placed_in_model(counted, routing.layers, plan.model.num_layers)
+        found[name] = location_text(whole)
+        said = slots_of([",".join(map(str, row)) for row in json.loads(found[name])[MAP]], num_ranks=whole.shape[1])
+        if not np.array_equal(said, whole):
+            raise BrokenPromiseError(f"{name} says another placement than the plan")
+    return found

@@ -107,6 +107,10 @@ class PlannedPool:
         step_seconds: What a token of running answers takes at the planned load, or a full prefill, by what it is spent
             on.
         notes: Where prices come from.
+        of_experts: The load of the busiest rank's experts, and what copies make of it; None where experts are not dealt
+            to ranks, or tokens take all alike.
+        placement: The expert on each slot of all ranks, a row for each layer of which the routing is known; None
+            without a balancer of experts.
     """
 
     pool: Pool
@@ -120,6 +124,8 @@ class PlannedPool:
     cache_tokens: int
     step_seconds: Mapping[str, float]
     notes: tuple[str, ...]
+    of_experts: tuple[str, ...] | None = None
+    placement: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

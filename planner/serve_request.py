@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.request import Bounds
+from planner.routing import Routing
 from planner.specs import ModelSpec
 
 DEFAULT_PERCENTILE = 90.0
@@ -151,19 +152,6 @@ class Targets:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertLoad:
-    """How often the routed experts of a layer are asked for, all layers alike.
-
-    Args:
-        loads_E: Tokens of each expert by number, in any unit; empty with a law.
-        zipf: Exponent of a Zipf law, of experts in an order that nobody says: the i-th has 1 / i^zipf; None without.
-    """
-
-    loads_E: tuple[float, ...] = ()
-    zipf: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Speculation:
     """A draft that may guess tokens ahead.
 
@@ -196,7 +184,7 @@ class ServeWorkload:
         quantization: What weights are held in, in an engine's word.
         kv_cache_dtype: What keys and values are held in: "bfloat16" or "fp8".
         max_model_len: Longest sequence that the engines must take.
-        expert_load: How often experts are asked for; None takes all alike.
+        routing: Which experts tokens choose; None for all alike.
     """
 
     prompts: Lengths | None
@@ -212,7 +200,7 @@ class ServeWorkload:
     quantization: str
     kv_cache_dtype: str
     max_model_len: int
-    expert_load: ExpertLoad | None = None
+    routing: Routing | None = None
 
     @property
     def longest_prompt(self) -> int:

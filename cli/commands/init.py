@@ -92,8 +92,8 @@ workload:
   # bf16, fp8, fp8_block, int8, int4, nvfp4 or mxfp4, as the files of the model are; nothing lossy is chosen for you.
   # quantization: bf16
   # kv_cache_dtype: bfloat16
-  # Of a mixture whose experts are not asked for alike: a Zipf law, or loads: with the tokens of each expert.
-  # expert_load: {{zipf: 0.8}}
+  # Which experts tokens choose, of a mixture: a file of counts, or an assumption as zipf:1.0 or lognormal:0.5.
+  # routing: {{histogram: counts.json}}
 
 # A smaller model of the same vocabulary that may guess tokens ahead, and the part of its guesses that is taken.
 # speculative: {{draft: llama-3.2-1b, acceptance: 0.7}}

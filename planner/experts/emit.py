@@ -53,7 +53,7 @@ def emit_placement(target: Target, expert_LGS: Ints) -> Mapping[str, str]:
     match target:
         case Target.SGLANG:
             return {
-                SGLANG_FILE: _rows(MAP, expert_LGS.reshape(num_layers, -1)),
+                SGLANG_FILE: location_text(expert_LGS),
                 "sglang-arguments.txt": f"--ep-size {num_gpus} --ep-num-redundant-experts {redundant} "
                 f"--init-expert-location {SGLANG_FILE}\n",
             }
@@ -68,6 +68,11 @@ def emit_placement(target: Target, expert_LGS: Ints) -> Mapping[str, str]:
                 MEGATRON_FILE: _rows("order", expert_LGS.reshape(num_layers, -1)),
                 "megatron-arguments.txt": f"--num-experts {num_experts} --expert-model-parallel-size {num_gpus}\n",
             }
+
+
+def location_text(expert_LGS: Ints) -> str:
+    """Return the file that SGLang reads a placement from."""
+    return _rows(MAP, expert_LGS.reshape(expert_LGS.shape[0], -1))
 
 
 def _rows(name: str, expert_LP: Ints) -> str:

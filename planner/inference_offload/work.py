@@ -107,8 +107,7 @@ class ModelWork:
 
     @property
     def _expert_parameters(self) -> float:
-        expert = self.expert
-        return 0.0 if expert is None else float((3 if expert.gated else 2) * expert.hidden * expert.inter)
+        return 0.0 if self.expert is None else float(self.expert.parameters_of_one)
 
     @property
     def routed_bytes(self) -> float:

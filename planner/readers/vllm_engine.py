@@ -32,7 +32,6 @@ def settings_of(run: VllmRun) -> EngineSettings:
     share = arguments.number("gpu_memory_utilization") if arguments.is_given("gpu_memory_utilization") else None
     chunked = arguments.value("enable_chunked_prefill") if arguments.is_given("enable_chunked_prefill") else True
     prefix = arguments.value("enable_prefix_caching") if arguments.is_given("enable_prefix_caching") else True
-    copies = run.section("eplb_config").get("num_redundant_experts", 0)
     return EngineSettings(
         max_num_seqs=_needed(run, "max_num_seqs"),
         max_num_batched_tokens=_needed(run, "max_num_batched_tokens"),
@@ -45,9 +44,15 @@ def settings_of(run: VllmRun) -> EngineSettings:
         quantization=arguments.text("quantization"),
         chunked_prefill=chunked is not False,
         prefix_caching=prefix is not False,
-        redundant_experts=(copies if isinstance(copies, int) else 0) if arguments.is_on("enable_eplb") else None,
+        redundant_experts=copies_of(run),
         draft=_draft(run),
     )
+
+
+def copies_of(run: VllmRun) -> int | None:
+    """Return the copies of experts beside the experts of a layer; None without a balancer."""
+    copies = run.section("eplb_config").get("num_redundant_experts", 0)
+    return (copies if isinstance(copies, int) else 0) if run.arguments.is_on("enable_eplb") else None
 
 
 def _needed(run: VllmRun, dest: str) -> int:

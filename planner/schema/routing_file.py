@@ -72,15 +72,7 @@ class RoutingFile(HistogramFile):
         return self
 
 
-class ServedRoutingFile(HistogramFile):
-    """The same of servers, whose balancer may keep copies of busy experts."""
-
-    redundant_experts: Annotated[StrictInt, Field(ge=0, le=4096)] | None = None
-
-
-def read_routing(
-    described: RoutingFile | ServedRoutingFile, *, model: ModelSpec, document: Document, base: Path
-) -> Routing:
+def read_routing(described: HistogramFile, *, model: ModelSpec, document: Document, base: Path) -> Routing:
     """Return the routing that a spec describes.
 
     Args:
@@ -107,8 +99,8 @@ def read_routing(
         layers=tuple(layers[index] for index in counted.tolist()),
         counts=tuple(_row(tokens_E) for tokens_E in found.tokens_LE[counted]),
     )
-    if isinstance(described, ServedRoutingFile):
-        return replace(routing, redundant_experts=described.redundant_experts)
+    if not isinstance(described, RoutingFile):
+        return routing
     return replace(
         routing,
         capacity_factor=described.capacity_factor,

@@ -11,6 +11,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from planner.documents import Data, Document
+from planner.errors import InputError
+from planner.experts.written import placement_error, slots_of
+from planner.routing import Routing
 from planner.schema.plan import as_json, cluster_to_json
 from planner.schema.translate import complaint, shown, validated
 from planner.serve_plan import (
@@ -210,4 +213,30 @@ def serve_plan_from_document(document: Document) -> ServePlan:
     plan = file.to_plan()
     for deployment in plan.deployments:
         check_layout(deployment.layout)
+    for entry in plan.pools:
+        if entry.placement is not None:
+            _check_placement(entry, plan.request.workload.routing, document)
     return plan
+
+
+def _check_placement(entry: PlannedPool, routing: Routing | None, document: Document) -> None:
+    """Raise for a placement of experts that no engine can have, or another than its settings say."""
+    shape, error = entry.pool.shape, "stands there without the routing that it is for"
+    if routing is not None:
+        try:
+            slots = slots_of(entry.placement or (), num_ranks=shape.tp * shape.pcp * shape.dp)
+        except ValueError:
+            error = "is no rows of experts, as many on every rank"
+        else:
+            error = placement_error(
+                slots,
+                num_layers=len(routing.layers),
+                num_experts=routing.num_experts,
+                redundant=entry.pool.settings.redundant_experts,
+            )
+    if error:
+        raise InputError(
+            f"The placement of pool {entry.pool.name} {error}.",
+            location=document.locate(("deployments",)),
+            hint="Plan again; a plan file is not edited by hand.",
+        )

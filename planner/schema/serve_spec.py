@@ -12,7 +12,7 @@ workload:
   arrivals: poisson               # or closed-loop, offline, trace
   requests_per_second: 10         # left out, as much as the GPUs bear
   slo: {ttft_ms: 1000, tpot_ms: 40, percentile: 90}
-  # expert_load: {zipf: 0.8}      # of a mixture whose experts are not asked for alike
+  # routing: {histogram: counts.json}   # or zipf:1.0; read once the model is known
 # speculative: {draft: llama-3.2-1b, acceptance: 0.7}
 objective: goodput                # or fewest-gpus, cost
 ```
@@ -30,6 +30,7 @@ from planner.documents import Document
 from planner.errors import InputError
 from planner.request import Bounds
 from planner.schema.field_types import Degree, Length, Text
+from planner.schema.routing_file import HistogramFile
 from planner.schema.serve_trace import read_trace
 from planner.schema.spec import SCHEMA, known_schema
 from planner.schema.translate import complaint, validated
@@ -37,7 +38,6 @@ from planner.serve_request import (
     DEFAULT_PERCENTILE,
     MAX_REQUESTS,
     Arrivals,
-    ExpertLoad,
     Lengths,
     ServeConstraints,
     ServeObjective,
@@ -173,27 +173,6 @@ class TargetsFile(_Mapping):
         )
 
 
-class ExpertLoadFile(_Mapping):
-    """How often routed experts are asked for: a number for each, or a Zipf law over experts in an unknown order."""
-
-    loads: Annotated[
-        list[Annotated[float, Field(strict=True, ge=0, le=1e18)]] | None, Field(min_length=2, max_length=4096)
-    ] = None
-    zipf: Annotated[float | None, Field(strict=True, ge=0, le=4)] = None
-
-    @model_validator(mode="after")
-    def _is_one(self) -> "ExpertLoadFile":
-        if (self.loads is None) == (self.zipf is None):
-            raise complaint("An expert load has either `loads` or `zipf`.", "Give one of the two, as zipf: 0.8.")
-        if self.loads is not None and not sum(self.loads):
-            raise complaint("No expert has a load.", "Give the tokens of each expert.", field="loads")
-        return self
-
-    def to_load(self) -> ExpertLoad:
-        """Return the load."""
-        return ExpertLoad(loads_E=tuple(self.loads or ()), zipf=self.zipf)
-
-
 class SpeculativeFile(_Mapping):
     """A smaller model that may guess tokens ahead; how many is decided."""
 
@@ -229,7 +208,7 @@ class ServeWorkloadFile(_Mapping):
     quantization: Text = "bf16"
     kv_cache_dtype: Literal["bfloat16", "fp8"] = "bfloat16"
     max_model_len: Length | None = None
-    expert_load: ExpertLoadFile | None = None
+    routing: HistogramFile | None = None
 
     @model_validator(mode="after")
     def _is_one_traffic(self) -> "ServeWorkloadFile":
@@ -296,7 +275,6 @@ class ServeWorkloadFile(_Mapping):
             quantization=self.quantization,
             kv_cache_dtype=self.kv_cache_dtype,
             max_model_len=self.max_model_len or _longest(prompts, outputs, trace),
-            expert_load=None if self.expert_load is None else self.expert_load.to_load(),
         )
 
 

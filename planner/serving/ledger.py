@@ -271,15 +271,7 @@ def activation_bytes(rank: RankModel, shape: EngineShape, settings: EngineSettin
     for layer in rank.layers:
         if layer.experts is not None:
             inner = layer.experts.inter * (3 if layer.experts.gated else 2) + layer.experts.hidden
-            in_layer = max(
-                in_layer,
-                inner
-                * layer.experts.topk
-                * shape.dp
-                * layer.experts.on_rank
-                / layer.experts.copies
-                * layer.experts.skew,
-            )
+            in_layer = max(in_layer, inner * layer.experts.topk * shape.dp * layer.experts.busiest_share)
     sampled = settings.max_num_seqs * (1 if settings.draft is None else 1 + settings.draft.num_tokens)
     logits = min(sampled, tokens) * rank.head.columns * LOGIT_BYTES.value
     return math.ceil(tokens * PLAIN_BYTES * (STREAM_COPIES.value * rank.hidden_size + in_layer) + logits)

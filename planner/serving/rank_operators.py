@@ -41,6 +41,7 @@ from planner.graph import (
 )
 from planner.layers.model import build_graph
 from planner.serving.formats import ServedFormats
+from planner.serving.placed_experts import PlacedExperts
 from planner.serving_layout import EngineShape
 from planner.sharding import padded_vocab_size
 from planner.specs import ModelSpec
@@ -129,7 +130,7 @@ class RoutedExperts:
         topk: Experts of one token.
         format: Of their weights.
         grouped: Name of the kernels that multiply them.
-        skew: Tokens of the busiest rank over the mean.
+        placed: Where they stand, and how often tokens choose each; None for all alike.
     """
 
     hidden: int
@@ -141,24 +142,34 @@ class RoutedExperts:
     topk: int
     format: Format
     grouped: str
-    skew: float
+    placed: PlacedExperts | None = None
+
+    @property
+    def busiest_share(self) -> float:
+        """Return the part of all choices of experts that the busiest rank gets in some layer."""
+        return self.on_rank / self.copies if self.placed is None else self.placed.worst_share
+
+    @property
+    def parameters_of_one(self) -> int:
+        """Return the weights of this rank's part of one expert, in numbers."""
+        return (3 if self.gated else 2) * self.hidden * self.inter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balance:
-    """How tokens fall on ranks that whole experts are dealt to.
+    """How the experts of a layer are dealt to the ranks of an engine.
 
     Args:
         redundant: Copies of experts beside the experts; None without a balancer.
-        skew: Tokens of the busiest rank over the mean.
+        placed: Where experts and copies stand, and how often tokens choose each; None for all alike.
     """
 
     redundant: int | None = None
-    skew: float = 1.0
+    placed: PlacedExperts | None = None
 
 
 EVEN = Balance()
-"""Every expert is asked for as often, and no balancer runs."""
+"""Tokens choose every expert alike, and no balancer runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +230,12 @@ class RankModel:
         return self.end_bytes + sum(layer.count * layer.weight_bytes for layer in self.layers)
 
     @property
+    def bytes_of_one_expert(self) -> float:
+        """Return what one routed expert of every layer takes on a rank of an engine without pipeline stages."""
+        parts = [(layer.count, layer.experts) for layer in self.layers if layer.experts is not None]
+        return sum(count * experts.parameters_of_one * experts.format.weight_bytes for count, experts in parts)
+
+    @property
     def has_experts(self) -> bool:
         """Return whether some layer has routed experts."""
         return any(layer.experts is not None for layer in self.layers)
@@ -243,7 +260,7 @@ def rank_model(
         graph: What `serving_graph` returns of it.
         shape: How the engine lies on its GPUs.
         formats: What the model is held in.
-        balance: How tokens fall on the ranks that whole experts are dealt to.
+        balance: How experts are dealt to its ranks.
     """
     counts: dict[Block, int] = {}
     for run in model.runs:
@@ -469,5 +486,5 @@ def _experts(
         topk=spec.experts_per_token,
         format=formats.experts,
         grouped=formats.grouped,
-        skew=balance.skew if whole else 1.0,
+        placed=balance.placed,
     )

@@ -5,9 +5,10 @@ Everything but attention depends on the number of tokens alone, and is computed 
 
 Experts: with uniform routing a step of M tokens reaches E (1 - (1 - k / E)^M) of E experts; each of these reads its
 weights once and multiplies its share of the rows. Where experts are dealt to ranks the busiest one counts: by the
-deviations of random routing, and of rows at most by the skew that training assumes too. What some experts are asked
-for more than others comes on top of that (`planner.serving.expert_load`): rows of the busiest rank grow by it, and of
-experts as many are reached as with even routing, which is an upper bound. Copies of experts share what comes to them.
+deviations of random routing, and of rows at most by the skew that training assumes too. Copies of experts share what
+comes to them. Where it is known how often tokens choose each expert (`planner.serving.placed_experts`), an expert with
+the part p of the choices is reached by 1 - (1 - k p)^M, the busiest rank has the most rows of its layer, deviations
+beside, and a layer takes the mean of those that were counted.
 
 Kernels' timings hold their own start and end; in a captured graph a part of it is hidden behind the kernel before
 (`KernelFactors.hidden_start`).
@@ -131,34 +132,57 @@ class LayerKernels:
         return self._surface(kind.rate).seconds_P(tokens_T, product.columns, product.depth, bytes_P=num_bytes_T)
 
     def experts_T(self, experts: RoutedExperts, tokens_T: FloatArray) -> FloatArray:
-        """Return the seconds of one layer's experts on the busiest rank."""
+        """Return the seconds of one layer's experts on the busiest rank, the mean of the layers that were counted.
+
+        With copies the same rows lie in more and smaller tiles. That smaller tiles reach more of the tensor cores is
+        read off timings without copies, and is no reason for them: they take no less than the same experts without
+        any, evenly on the ranks.
+        """
+        seconds_T = self._experts_seconds(experts, tokens_T, *_visits(experts, tokens_T))
+        if experts.copies > experts.experts:
+            on_rank = experts.on_rank * experts.experts // experts.copies
+            alone = replace(experts, copies=experts.experts, on_rank=on_rank)
+            even_T = self._experts_seconds(alone, tokens_T, *_even_visits(alone, tokens_T))
+            seconds_T = np.maximum(seconds_T, even_T)
+        return seconds_T if experts.placed is None else np.asarray(seconds_T.mean(axis=0))
+
+    def _experts_seconds(
+        self, experts: RoutedExperts, tokens_T: FloatArray, active_T: FloatArray, rows_T: FloatArray
+    ) -> FloatArray:
+        """Return the seconds of experts; an axis of layers stands in front where they have one.
+
+        Args:
+            experts: The experts of a rank.
+            tokens_T: Tokens of a step.
+            active_T: Experts that these reach, deviations of random routing left out.
+            rows_T: Rows of these, likewise.
+        """
         kind = runnable(experts.format, self._device)
         has_fp4 = "fp4" in self._device.dense_flops_per_second
         grouped = grouped_kernels(experts.grouped, engine=self._engine, has_fp4=has_fp4)
-        share = experts.topk / experts.copies
-        reached_T = 1 - (1 - share) ** tokens_T
-        active_T = experts.on_rank * reached_T
-        rows_T = tokens_T * experts.topk * experts.on_rank / experts.copies
         ranks = experts.copies / experts.on_rank
         if ranks > 1:
             # The busiest of some ranks lies so many deviations above their mean.
             deviations = np.sqrt(2 * np.log(ranks))
-            active_T = np.minimum(experts.on_rank, active_T + deviations * np.sqrt(active_T * (1 - reached_T)))
+            missed_T = 1 - active_T / experts.on_rank
+            active_T = np.minimum(experts.on_rank, active_T + deviations * np.sqrt(active_T * missed_T))
             rows_T = np.minimum(rows_T + deviations * np.sqrt(rows_T), rows_T * DEFAULT_ROUTING_SKEW)
-        rows_T *= experts.skew
         active_T = np.minimum(active_T, rows_T)
         each_T = rows_T / active_T
         small, large = self._surface(kind.rate, grouped, full_tiles=False), self._surface(kind.rate, grouped)
         filled_T = np.minimum(each_T / FULL_TILE_ROWS, 1.0)
         first = experts.inter * (2 if experts.gated else 1)
-        seconds_T = np.full_like(tokens_T, grouped.start.value * (1 - self._factors.hidden_start))
+        seconds_T = np.full_like(rows_T, grouped.start.value * (1 - self._factors.hidden_start))
         starts = 2 * large.rates.start_seconds
         for columns, depth in ((first, experts.hidden), (experts.hidden, experts.inter)):
             num_bytes_T = active_T * columns * depth * kind.weight_bytes + rows_T * (
                 depth * kind.activation_bytes + PLAIN_BYTES * columns
             )
             for surface, weight_T in ((small, 1 - filled_T), (large, filled_T)):
-                seconds_T += weight_T * surface.seconds_P(each_T, columns, depth, bytes_P=num_bytes_T, batch_P=active_T)
+                priced_T = surface.seconds_P(
+                    each_T.ravel(), columns, depth, bytes_P=num_bytes_T.ravel(), batch_P=active_T.ravel()
+                )
+                seconds_T += weight_T * priced_T.reshape(rows_T.shape)
         copied_T = PLAIN_BYTES * (rows_T * (3 * experts.hidden + 3 * experts.inter) + tokens_T * experts.hidden)
         return seconds_T - starts + copied_T / copied_bytes_per_second(self._device)
 
@@ -187,18 +211,21 @@ class LayerKernels:
         return self._surfaces[key]
 
 
-def _experts_T(kernels: LayerKernels, experts: RoutedExperts, tokens_T: FloatArray) -> FloatArray:
-    """Return the seconds of one layer's experts.
+def _visits(experts: RoutedExperts, tokens_T: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the experts of the busiest rank that tokens reach, and their rows, of each layer that was counted."""
+    placed = experts.placed
+    if placed is None:
+        return _even_visits(experts, tokens_T)
+    return placed.most_reached_LT(tokens_T, experts.topk), placed.busiest_rows_LT(tokens_T, experts.topk)
 
-    With copies the same rows lie in more and smaller tiles. That smaller tiles reach more of the tensor cores is read
-    off timings without copies, and is no reason for them: they take no less than even routing without any.
-    """
-    seconds_T = kernels.experts_T(experts, tokens_T)
-    if experts.copies == experts.experts:
-        return seconds_T
-    on_rank = experts.on_rank * experts.experts // experts.copies
-    even = replace(experts, copies=experts.experts, on_rank=on_rank, skew=1.0)
-    return np.maximum(seconds_T, kernels.experts_T(even, tokens_T))
+
+def _even_visits(experts: RoutedExperts, tokens_T: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the same where no rank is busier than another; copies count where tokens choose all experts alike."""
+    rows_T = tokens_T * experts.topk * experts.on_rank / experts.copies
+    if experts.placed is None:
+        return experts.on_rank * (1 - (1 - experts.topk / experts.copies) ** tokens_T), rows_T
+    reached_LT = experts.placed.reached_LT(tokens_T, experts.topk) / experts.placed.num_ranks
+    return reached_LT, np.broadcast_to(rows_T, reached_LT.shape)
 
 
 def _scan_T(layer: RankLayer, device: Device, tokens_T: FloatArray) -> FloatArray:
@@ -237,7 +264,7 @@ def step_tables(
         seconds_T = sum((kernels.product_T(product, tokens_T) for product in layer.products), np.zeros_like(tokens_T))
         products_T += layer.count * seconds_T
         if layer.experts is not None:
-            experts_T += layer.count * _experts_T(kernels, layer.experts, tokens_T * shape.dp)
+            experts_T += layer.count * kernels.experts_T(layer.experts, tokens_T * shape.dp)
             is_fp4 = runnable(layer.experts.format, device).rate == "fp4"
             expert_layers += layer.count * (factors.fp4_experts_share if is_fp4 else 1.0)
         if layer.is_latent or layer.recurrence is not None:

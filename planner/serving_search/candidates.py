@@ -1,7 +1,7 @@
 """Engines that could serve: a shape on a kind of GPU with a token budget, its memory, its prices.
 
-Where the spec names a draft, engines with some numbers of guesses stand beside those without; where it says how often
-experts are asked for, engines with the balancer and some numbers of copies beside those that deal experts in order.
+Where the spec names a draft, engines with some numbers of guesses stand beside those without; where it says which
+experts tokens choose, engines with the balancer and some numbers of copies beside those that deal experts in order.
 
 A candidate knows how many sequences its cache bears, and its steady state in closed form at any batch; that is what all
 of them are ranked by. Nothing that changes results is chosen: formats are the user's.
@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 from planner.serve_request import ServeRequest, Speculation
 from planner.serving.engines import Engine
-from planner.serving.expert_load import balances, expert_counts
 from planner.serving.formats import ServedFormats
 from planner.serving.ledger import KvLedger, kv_ledger, with_draft
 from planner.serving.prices import ServingPrices
@@ -22,6 +21,7 @@ from planner.serving.simulate import Seats, seats_of
 from planner.serving.speculation import GUESSES, tokens_per_step
 from planner.serving.step_costs import ONE_BY_ONE, Answering, StepCosts
 from planner.serving_layout import Draft, EngineSettings, EngineShape
+from planner.serving_search.expert_places import balances, in_order
 from planner.serving_search.shapes import draft_refusal, engine_words
 from planner.serving_search.traffic import Mean
 
@@ -78,7 +78,7 @@ class Build:
         shape: How it lies on its GPUs.
         budget: Tokens of a step of a data-parallel rank.
         guesses: Tokens that a draft guesses ahead; 0 without.
-        balance: How tokens fall on ranks, and whether a balancer runs.
+        balance: How experts are dealt to ranks, and whether a balancer runs.
     """
 
     shape: EngineShape
@@ -233,7 +233,7 @@ def _builds(ground: Ground, shape: EngineShape, pruned: Counter[str]) -> Iterato
     """Yield what may be chosen of engines of a shape."""
     constraints = ground.request.constraints
     guesses = list(_guesses(ground, shape, pruned))
-    for balance in _balances(ground, shape):
+    for balance in balances_of(ground, shape):
         for budget in _budgets(ground):
             if constraints.admits("max_num_batched_tokens", budget):
                 for number in guesses:
@@ -257,19 +257,14 @@ def _guesses(ground: Ground, shape: EngineShape, pruned: Counter[str]) -> Iterat
             yield number
 
 
-def _balances(ground: Ground, shape: EngineShape) -> tuple[Balance, ...]:
-    """Return the ways to deal experts to the ranks of engines of a shape."""
-    load, constraints = ground.request.workload.expert_load, ground.request.constraints
-    ranks = shape.tp * shape.pcp * shape.dp
-    if load is None or not shape.expert_parallel:
-        return () if "redundant_experts" in constraints.degrees else (EVEN,)
-    (experts,) = expert_counts(ground.prices.model)
-    named = constraints.degrees.get("redundant_experts")
-    extra = (named.allowed or ()) if named is not None else ()
-    found = balances(load, experts=experts, ranks=ranks, extra=extra)
-    if named is None:
-        return found
-    return tuple(one for one in found if one.redundant is not None and named.admits(one.redundant))
+def balances_of(ground: Ground, shape: EngineShape) -> tuple[Balance, ...]:
+    """Return the ways to deal experts to the ranks of engines of a shape, that with the fewest copies first."""
+    routing, asked = ground.request.workload.routing, ground.request.constraints.degrees.get("redundant_experts")
+    if routing is None:
+        return (EVEN,)
+    if not shape.expert_parallel:
+        return (in_order(routing, 1),)
+    return balances(routing, ranks=shape.tp * shape.pcp * shape.dp, asked=asked)
 
 
 def costs_of(ground: Ground, build: Build) -> StepCosts:

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from planner.experts.written import rows_of
 from planner.serve_plan import Deployment, MemoryItem, PlannedPool, Served
 from planner.serve_request import ServeRequest
+from planner.serving.rank_operators import Balance
 from planner.serving.steady import prefill_seconds
 from planner.serving_layout import NIXL, Pool, Role, ServingLayout
 from planner.serving_search.closed_form import Point, in_a_loop, seats_for
+from planner.serving_search.expert_places import load_words
 from planner.serving_search.options import Option
 from planner.serving_search.simulated import Times, at_rate_of, keeps, served_of, targets_of, times_of
 from planner.serving_search.transfer import transfer_of
@@ -168,6 +171,7 @@ def _planned(option: Option, count: int, point: Point, *, name: str, batch: floa
     settings = candidate.settings(point.seqs)
     ledger = candidate.ledger(point.seqs)
     mean = candidate.ground.mean
+    slot_bytes = candidate.costs.rank.bytes_of_one_expert / candidate.shape.pp
     return PlannedPool(
         pool=Pool(
             name=name,
@@ -188,7 +192,14 @@ def _planned(option: Option, count: int, point: Point, *, name: str, batch: floa
         cache_tokens=ledger.pool_tokens(mean.typical_tokens),
         step_seconds=_step(point, batch=batch),
         notes=candidate.costs.tables.notes,
+        of_experts=load_words(candidate.build.balance, slot_bytes=slot_bytes) or None,
+        placement=_placement(candidate.build.balance),
     )
+
+
+def _placement(balance: Balance) -> tuple[str, ...] | None:
+    """Return the expert on each slot, a row for each counted layer; None without a balancer."""
+    return None if balance.redundant is None or balance.placed is None else rows_of(balance.placed.expert_LGS)
 
 
 def _step(point: Point, *, batch: float) -> Mapping[str, float]:

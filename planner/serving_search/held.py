@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from planner.serve_plan import PlannedPool, Served, ServePlan
-from planner.serving.expert_load import balances, expert_counts
 from planner.serving.ledger import KvLedger
-from planner.serving.rank_operators import EVEN, Balance
+from planner.serving.rank_operators import Balance
 from planner.serving.simulate import seats_of
 from planner.serving_layout import EngineSettings, EngineShape, Role
 from planner.serving_search.candidates import Build, Candidate, Ground, costs_of, ledger_told
 from planner.serving_search.closed_form import Point, in_a_loop
+from planner.serving_search.expert_places import balance_of, in_order
 from planner.serving_search.search import ground_of
 from planner.serving_search.simulated import keeps, served_at
 
@@ -76,10 +76,14 @@ def held_engine(plan: ServePlan, entry: PlannedPool, shape: EngineShape, setting
 
 def _balance(ground: Ground, shape: EngineShape, settings: EngineSettings) -> Balance:
     """Return how experts fall on ranks with the copies that the engine is told."""
-    load, copies = ground.request.workload.expert_load, settings.redundant_experts
-    if load is None or not shape.expert_parallel:
-        return EVEN if copies is None else Balance(redundant=copies)
-    (experts,) = expert_counts(ground.prices.model)
+    routing, copies = ground.request.workload.routing, settings.redundant_experts
+    if routing is None:
+        return Balance(redundant=copies)
+    if not shape.expert_parallel:
+        return in_order(routing, 1)
     ranks = shape.tp * shape.pcp * shape.dp
-    found = balances(load, experts=experts, ranks=ranks, extra=() if copies is None else (copies,))
-    return next((one for one in found if one.redundant == copies), Balance(redundant=copies))
+    slots, left = divmod(routing.num_experts + (copies or 0), ranks)
+    if left or slots > routing.num_experts:
+        # No balancer places experts so; their memory counts all the same.
+        return Balance(redundant=copies)
+    return in_order(routing, ranks) if copies is None else balance_of(routing, ranks, slots)

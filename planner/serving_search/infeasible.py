@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from planner.serve_plan import Move, ServeInfeasible
 from planner.serve_request import ServeObjective, ServeRequest, Splits
 from planner.serving_layout import EngineShape
-from planner.serving_search.candidates import TOKEN_BUDGETS, Build, Candidate, Ground, ledger_of
+from planner.serving_search.candidates import TOKEN_BUDGETS, Build, Candidate, Ground, balances_of, ledger_of
 from planner.serving_search.closed_form import Point, both_at, in_a_loop
 from planner.serving_search.compose import fleet_problem, price_of, watts_of
 from planner.serving_search.options import Option, option_table
@@ -115,7 +115,8 @@ def _memory(grounds: tuple[Ground, ...], request: ServeRequest) -> ServeInfeasib
 
 def _shortfall(ground: Ground, shape: EngineShape) -> tuple[int, int]:
     """Return the bytes that a GPU lacks, and those that an engine may take of it."""
-    ledger = ledger_of(ground, Build(shape=shape, budget=TOKEN_BUDGETS[0]), seqs=1)
+    build = Build(shape=shape, budget=TOKEN_BUDGETS[0], balance=balances_of(ground, shape)[0])
+    ledger = ledger_of(ground, build, seqs=1)
     return ledger.shortfall_bytes, ledger.capacity_bytes
 
 

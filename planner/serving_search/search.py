@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from planner.routing import Routing
 from planner.serve_plan import (
     Composition,
     Deployment,
@@ -383,6 +384,16 @@ def _checkpoint(request: ServeRequest, ground: Ground) -> list[str]:
     return [f"the files of {request.served_model} hold {name} weights; else give served_model: engines load them as is"]
 
 
+def _routing(routing: Routing | None) -> str:
+    """Return what is taken of the tokens that experts get."""
+    if routing is None:
+        return "routing is uniform: every expert gets as many tokens"
+    return (
+        f"routing: {routing.source}; every step is routed alike, and a layer with experts takes the mean of all; a "
+        "balancer places copies as well as this plan does, and moving them takes no time"
+    )
+
+
 def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
     """Return what the figures rest on."""
     workload = request.workload
@@ -397,12 +408,7 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
     if field.grounds:
         texts += _checkpoint(request, field.grounds[0])
     if field.grounds and field.grounds[0].prices.model.has_experts:
-        if workload.expert_load is None:
-            texts.append("routing is uniform: every expert gets as many tokens")
-        else:
-            texts.append(
-                "loads of experts are those of expert_load, in every layer and always; moving experts takes no time"
-            )
+        texts.append(_routing(workload.routing))
     if request.speculation is not None:
         texts.append(
             f"guesses of {request.speculation.model.name} are taken with probability "

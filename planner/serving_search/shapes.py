@@ -21,6 +21,7 @@ from planner.blocks import (
 from planner.serve_request import ServeConstraints
 from planner.serving.formats import ServedFormats, formats_of
 from planner.serving_layout import EngineShape
+from planner.serving_search.expert_places import tried_copies
 from planner.specs import ModelSpec
 from profiles.hardware import Cluster
 
@@ -149,7 +150,27 @@ def _refusal(  # noqa: PLR0911 - one reason each
         return "data parallelism of a dense model: replicas do the same"
     if shape.expert_parallel and shape.tp * shape.dp == 1:
         return "expert parallelism on one rank"
-    return _heads_refusal(shape, model) or _width_refusal(shape, model, formats) or _context_refusal(shape, model)
+    return (
+        _heads_refusal(shape, model)
+        or _width_refusal(shape, model, formats)
+        or _context_refusal(shape, model)
+        or _copies_refusal(shape, model, constraints)
+    )
+
+
+def _copies_refusal(shape: EngineShape, model: ModelSpec, constraints: ServeConstraints) -> str | None:
+    """Return why an engine cannot keep the copies of experts that are asked for; None where it can, or none are."""
+    asked = constraints.degrees.get("redundant_experts")
+    if asked is None:
+        return None
+    if not shape.expert_parallel:
+        return "`redundant_experts` is constrained, and experts are split"
+    parts = (block.feed_forward for block in model.distinct_blocks)
+    numbers = {part.num_experts for part in parts if isinstance(part, MixtureOfExperts)}
+    ranks = shape.tp * shape.pcp * shape.dp
+    if not all(tried_copies(number, ranks, asked) for number in numbers):
+        return "`redundant_experts` allows no number that the ranks divide"
+    return None
 
 
 def nested_sizes(node: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from planner.readers.arguments import NotSaidError
 from planner.readers.served_model import served_quantisation, served_spec
-from planner.readers.vllm_engine import shape_of
+from planner.readers.vllm_engine import copies_of, shape_of
 from planner.readers.vllm_run import VllmRun
 from planner.rules.served_memory import ServedRun
 from planner.running import preset_named
@@ -17,6 +17,7 @@ from planner.serving.engines import engine_named
 from planner.serving.formats import ServedFormats, formats_of
 from planner.serving.ledger import KvLedger, kv_ledger
 from planner.serving.prices import ServingPrices
+from planner.serving.rank_operators import Balance
 from planner.serving_layout import EngineSettings, EngineShape
 from planner.specs import ModelSpec
 from planner.units import GIB
@@ -147,7 +148,7 @@ def _ledger(
     run: VllmRun, prices: ServingPrices, shape: EngineShape, formats: ServedFormats, settings: EngineSettings
 ) -> KvLedger:
     found = kv_ledger(
-        rank=prices.rank(shape, formats),
+        rank=prices.rank(shape, formats, Balance(redundant=copies_of(run))),
         shape=shape,
         formats=formats,
         engine=engine_named("vllm"),

@@ -111,7 +111,7 @@ CHOSEN = {
     "copies of experts": (
         ("model: llama-3.1-8b", "model: qwen3-30b-a3b"),
         ("workload:", "constraints: {redundant_experts: [4, 8, 16], split: never}\nworkload:"),
-        ("slo:", "expert_load: {zipf: 1.0}\n  slo:"),
+        ("slo:", 'routing: {histogram: "zipf:1.0"}\n  slo:'),
     ),
 }
 """Specs whose plans tell engines more than shapes and sizes."""

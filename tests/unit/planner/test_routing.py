@@ -288,7 +288,6 @@ def test_a_model_without_experts_has_no_routing(tmp_path: Path) -> None:
         ({"pads_to_capacity": True}, "without a capacity factor there is no capacity to pad to"),
         ({"reroutes": True, "capacity_factor": 2.0}, "tokens beyond a capacity are dropped or rerouted, not both"),
         ({"capacity_factor": 0.0}, "a capacity factor is above 0"),
-        ({"redundant_experts": -1}, "there are no fewer than 0 redundant experts"),
     ],
 )
 def test_what_is_no_routing_is_refused(fields: dict[str, object], message: str) -> None:

@@ -91,7 +91,6 @@ def test_experts_take_what_published_timings_say() -> None:
             topk=int(row["topk"]),
             format=FORMATS[row["moe_dtype"]],
             grouped=name,
-            skew=1.0,
         )
         tokens = int(row["num_tokens"])
         predicted = float(kernels.experts_T(experts, np.array([float(tokens)]))[0])

@@ -10,8 +10,6 @@ from planner.bundled import load_bundled
 from planner.errors import InputError
 from planner.schema.serve_plan_file import serve_plan_to_json
 from planner.serve_launch import serve_files
-from planner.serve_request import ExpertLoad
-from planner.serving.expert_load import balances
 from planner.serving.simulate import simulate
 from planner.serving.speculation import tokens_per_step
 from planner.serving.steady import Load, at_concurrency
@@ -144,12 +142,13 @@ def test_a_draft_that_cannot_guess_is_refused(change: str, message: str) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("slo:", "expert_load: {zipf: 1.0}\n  slo:"), "llama-3.1-8b has no routed experts."),
-        (("slo:", "expert_load: {}\n  slo:"), "An expert load has either `loads` or `zipf`."),
-        (("slo:", "expert_load: {loads: [0, 0]}\n  slo:"), "No expert has a load."),
+        (
+            ("slo:", "routing: {}\n  slo:"),
+            "Give a file of counts, or an assumption: zipf:1.0, lognormal:0.5 or uniform.",
+        ),
         (
             ("workload:", "constraints: {redundant_experts: 8}\nworkload:"),
-            "`redundant_experts` is constrained, and nothing says how often experts are asked for.",
+            "`redundant_experts` is constrained, and nothing says which experts tokens choose.",
         ),
         (
             ("workload:", "constraints: {num_speculative_tokens: 8}\nworkload:"),
@@ -163,29 +162,8 @@ def test_what_does_not_go_together_is_refused(change: tuple[str, str], message: 
     assert message in str(caught.value)
 
 
-def test_loads_are_as_many_as_experts() -> None:
-    with pytest.raises(InputError, match=r"2 loads are given, and qwen3-30b-a3b has 128 experts in a layer\."):
-        serve_inputs(SMALL, MIXTURE, ("slo:", "expert_load: {loads: [1, 2]}\n  slo:"))
-
-
-def test_copies_lighten_the_busiest_rank_and_even_loads_need_none() -> None:
-    found = balances(ExpertLoad(zipf=1.0), experts=128, ranks=8)
-    assert [one.redundant for one in found] == [None, 0, 8, 16, 32]
-    skews = [round(one.skew, 3) for one in found]
-    assert skews == sorted(skews, reverse=True)
-    # The most popular of 128 experts has 18.4 % of all tokens, an eighth is even; fifteen others stand beside it.
-    harmonic = sum(1 / rank for rank in range(1, 129))
-    assert 8 / harmonic < skews[1] < skews[0]
-    assert skews[-1] < 1.01
-    even = balances(ExpertLoad(loads_E=(3.0,) * 128), experts=128, ranks=8)
-    assert {round(one.skew, 9) for one in even} == {1.0}
-    # Loads by number: the first eighth has all.
-    first = balances(ExpertLoad(loads_E=(1.0,) * 16 + (0.0,) * 112), experts=128, ranks=8)
-    assert first[0].skew == pytest.approx(8.0)
-
-
 DEALT = ("workload:", "constraints: {split: never, tp: 1, pp: 1, dp: 4, expert_parallel: true}\nworkload:")
-UNEVEN = ("slo:", "expert_load: {zipf: 1.0}\n  slo:")
+UNEVEN = ("slo:", 'routing: {histogram: "zipf:1.0"}\n  slo:')
 
 
 def test_uneven_experts_take_longer_and_the_balancer_wins_back_most() -> None:

@@ -81,6 +81,16 @@ def test_weights_of_one_byte_need_half() -> None:
     assert broken("nvidia/Llama-3.1-70B-Instruct-FP8 --max-model-len 8192", cluster="dgx-h200") == []
 
 
+def test_copies_of_experts_take_memory_where_experts_are_dealt_to_ranks() -> None:
+    words = (
+        "Qwen/Qwen3-235B-A22B --tensor-parallel-size 4 --data-parallel-size 2 --enable-expert-parallel"
+        " --max-model-len 8192 --quantization fp8 --enable-eplb"
+    )
+    # An expert takes 18.9 MB in each of 94 layers, 1.65 GiB in all: 20 copies on a rank fit, 28 do not.
+    assert broken(f"{words} --eplb-config '{{\"num_redundant_experts\": 160}}'") == []
+    assert broken(f"{words} --eplb-config '{{\"num_redundant_experts\": 224}}'") == ["MEM101"]
+
+
 def test_no_graphs_leave_more_cache() -> None:
     def longest(words: str) -> int:
         (finding,) = judged(f"{SMALL} --gpu-memory-utilization 0.3 {words}").findings
