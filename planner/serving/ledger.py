@@ -82,7 +82,7 @@ class KvLedger:
         token_bytes: Cache of one token in layers that keep all of them.
         window_layers: For each kind of layer with a window: bytes of a token in all of them, and the window.
         state_bytes: Recurrent states of one sequence.
-        block_tokens: Tokens of a block.
+        block_tokens: Tokens of a block, on all ranks that share those of a sequence.
         needed_tokens: Tokens of the longest sequence, which must fit.
         pool: How vLLM deals blocks; None for other engines, which are held to `sequence_bytes`.
         ahead_tokens: Slots that each sequence has for tokens that are guessed.

@@ -159,10 +159,10 @@ def test_under_torchrun_a_full_disk_ends_all_ranks(tmp_path: Path) -> None:
     (tmp_path / "request.jsonl").write_text(request_text([Wanted(point=entry) for entry in points]))
     words = f"--request {tmp_path}/request.jsonl --out {tmp_path}/out --device cpu --seconds 0.01 --progress none"
     torchrun = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node=2"
-    # Files may grow to 24 KiB, which is less than the points need.
+    # Files may grow to 24 KiB, which is less than the points need, and than compiled modules that others read later.
     done = subprocess.run(
         ["bash", "-c", f"ulimit -f 24; exec {torchrun} -m profiles.measure {words}"],
-        env=environment(),
+        env={**environment(), "PYTHONDONTWRITEBYTECODE": "1"},
         cwd=ROOT,
         capture_output=True,
         text=True,

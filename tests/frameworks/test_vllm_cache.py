@@ -92,7 +92,7 @@ def test_blocks_are_dealt_alike(name: str, compared: Mapping[str, Compared]) -> 
     found = compared[name]
     ledger = found.ours.ledger
     assert ledger.pool is not None
-    assert ledger.block_tokens == found.theirs.block_tokens
+    assert ledger.block_tokens == found.theirs.block_tokens * ledger.pool.ranks_of_a_sequence
     assert found.sizes[0] == found.theirs.blocks[0] * ledger.pool.block_bytes
     assert found.ours.max_model_len is not None
     assert found.theirs.blocks[0] == ledger.pool.blocks(found.ours.max_model_len) + 1
