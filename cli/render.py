@@ -4,7 +4,6 @@ Commands build blocks; `as_text` aligns them without any decoration, `as_rich` h
 """
 
 import math
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -275,6 +274,8 @@ def as_rich(blocks: Iterable[Block]) -> str:
 
 def hanging(text: str, *, width: int) -> str:
     """Return one line folded to `width` between words, its continuations indented further than its start."""
+    import textwrap
+
     indent = text[: len(text) - len(text.lstrip())]
     lines = textwrap.wrap(
         text.lstrip(),

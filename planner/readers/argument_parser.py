@@ -9,7 +9,6 @@ word becomes a value.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 from planner.errors import InputError, Location
 from planner.readers.arguments import UNRESOLVED, Arguments, Given, Mistake, MistakeKind
@@ -176,14 +175,21 @@ def _unknown(match: _NoFlag, place: Location, table: FlagTable, *, propose: bool
         )
     wanted = match.spelled.replace("_", "-")
     exact = table.by_folded_name.get(wanted.lower(), ())
-    similar = get_close_matches(wanted, list(table.by_name), n=3, cutoff=0.8) if propose else []
+    similar = _similar(wanted, tuple(table.by_name), most=3, cutoff=0.8) if propose else ()
     return Mistake(
         kind=MistakeKind.UNKNOWN,
         word=match.spelled,
         location=place,
         message=f"{TITLES[table.framework]} {table.version} has no flag `{match.spelled}`",
-        nearest=exact[:1] or tuple(similar),
+        nearest=exact[:1] or similar,
     )
+
+
+def _similar(word: str, known: tuple[str, ...], *, most: int, cutoff: float) -> tuple[str, ...]:
+    """Return the words most like one."""
+    from difflib import get_close_matches  # noqa: PLC0415 - most words are right
+
+    return tuple(get_close_matches(word, known, n=most, cutoff=cutoff))
 
 
 def _use(match: _Match, word: Word, following: Sequence[Word], *, file: str) -> tuple[int, Given, tuple[Mistake, ...]]:
@@ -257,7 +263,7 @@ def _values(match: _Match, words: Sequence[Word], place: Location) -> tuple[obje
                     place,
                     MistakeKind.NO_CHOICE,
                     f"takes {_listed(flag.choices)}; `{text}` is given",
-                    nearest=tuple(get_close_matches(text, flag.choices, n=2, cutoff=0.5)) or flag.choices[:1],
+                    nearest=_similar(text, flag.choices, most=2, cutoff=0.5) or flag.choices[:1],
                 )
             )
             value = None

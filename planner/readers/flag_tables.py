@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, cached_property
-from importlib.resources import files
+from pathlib import Path
 
 from planner.errors import InputError
 
-FOLDER = files("planner") / "data" / "flags"
+FOLDER = Path(__file__).resolve().parents[1] / "data" / "flags"
+"""Found by this file's own place: `importlib.resources` brings temporary files and archives along."""
 
 
 class Framework(StrEnum):

@@ -87,7 +87,7 @@ def rules_of_demands(demands: tuple[Demand, ...]) -> tuple[Rule[MegatronRun], ..
             prevents=demand.error,
             found_at=demand.found_at,
             source=demand.source,
-            explanation=demand.explanation,
+            docstring=demand.explanation,
             check=demand.check,
             since=demand.since,
             until=demand.until,

@@ -108,7 +108,7 @@ class Rule(Generic[Config]):
         prevents: What the framework would say, shortened; or what would happen.
         found_at: When the framework would say it.
         source: The file and function of the framework that was read.
-        explanation: What the rule asks, why, and what to do.
+        docstring: What the rule asks, why, and what to do, as it stands in the source.
         check: Yields what breaks it.
         since: The first version that it holds for; None for all before.
         until: The first version that it no longer holds for; None for none.
@@ -121,10 +121,16 @@ class Rule(Generic[Config]):
     prevents: str
     found_at: FoundAt
     source: str
-    explanation: str
+    docstring: str
     check: Callable[[Config], Iterator[Found]]
     since: str | None = None
     until: str | None = None
+
+    @property
+    def explanation(self) -> str:
+        """Return what the rule asks, why, and what to do, every paragraph on one line."""
+        paragraphs = self.docstring.strip().split("\n\n")
+        return "\n\n".join(" ".join(line.strip() for line in paragraph.splitlines()) for paragraph in paragraphs)
 
     def holds_for(self, version: str) -> bool:
         """Return whether the rule holds for a version of its framework."""
@@ -132,6 +138,18 @@ class Rule(Generic[Config]):
         return (self.since is None or key >= version_key(self.since)) and (
             self.until is None or key < version_key(self.until)
         )
+
+    def broken_by(self, config: Config) -> "Iterator[Finding]":
+        """Yield what breaks the rule in a configuration."""
+        for found in self.check(config):
+            yield Finding(
+                rule_id=self.id,
+                rule_name=self.name,
+                severity=self.severity,
+                found=found,
+                prevents=self.prevents,
+                found_at=self.found_at,
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,19 +202,13 @@ def rule(  # noqa: PLR0913 - each is one fact about the rule
             prevents=prevents,
             found_at=found_at,
             source=source,
-            explanation=_unfolded(check.__doc__ or ""),
+            docstring=check.__doc__ or "",
             check=check,
             since=since,
             until=until,
         )
 
     return made
-
-
-def _unfolded(docstring: str) -> str:
-    """Return a docstring with every paragraph on one line."""
-    paragraphs = docstring.strip().split("\n\n")
-    return "\n\n".join(" ".join(line.strip() for line in paragraph.splitlines()) for paragraph in paragraphs)
 
 
 def nearest_divisors(number: int, wanted: int, *, most: int = 3) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ were asked about, and in the scripts that lie beside it.
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from planner.documents.document import Document
@@ -40,13 +41,13 @@ def names_keys(text: str) -> bool:
     return any(f'"{key}"' in text for key in known_keys())
 
 
-def script_launches(text: str, *, file: str) -> tuple[DeepSpeedLaunch, ...]:
-    """Return the commands of a script that name a DeepSpeed configuration.
+def named_configurations(text: str, script: Path) -> Iterator[Path]:
+    """Yield the configurations that the commands of a script name, as far as they are there.
 
-    Raises:
-        InputError: The script is damaged.
+    A damaged script names none: it is reported where it is judged itself.
     """
-    return read_deepspeed_launches(text, file=file) if ".json" in text else ()
+    with suppress(InputError):
+        yield from configurations_of(read_deepspeed_launches(text, file=str(script)), script)
 
 
 def configurations_of(launches: Sequence[DeepSpeedLaunch], script: Path) -> Iterator[Path]:
@@ -71,7 +72,7 @@ def launches_of(configuration: Path, named: Sequence[Path]) -> tuple[tuple[DeepS
         if configuration.name not in text:
             continue
         try:
-            launches = script_launches(text, file=str(script))
+            launches = read_deepspeed_launches(text, file=str(script))
         except InputError:
             continue  # A damaged script is reported where it is asked about; here it says nothing.
         ours = (launch for launch in launches if _names(launch, script, configuration))

@@ -6,36 +6,22 @@ not decided; it is never taken for kept.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError, Location, PlannerError
 from planner.readers.arguments import NotSaidError
-from planner.rules.own_files import OwnFile, refused_serving_layout
-from planner.rules.registry import (
-    all_rules,
-    lock_rules,
-    own_rules,
-    priced_rules,
-    rules_of,
-    spelling_rules,
-    unread_rules,
-)
-from planner.rules.rule import Config, Finding, Fix, NoPriceError, Rule, Severity
-from planner.rules.suppression import RULES as SUPPRESSION_RULES
-from planner.rules.suppression import Comments
-from planner.rules.unread_files import UnreadFile
-from planner.validation.deepspeed_files import configurations_of
-from planner.validation.own_files import read_own_file
+from planner.rules.registry import lock_rules, own_rules, priced_rules, rules_of, spelling_rules, unread_rules
+from planner.rules.rule import Finding, Fix, NoPriceError, Severity
 from planner.validation.sources import Asked, Run, Source, files_named, read_source, text_of, with_configurations
-from planner.validation.suppressions import suppressions, without_suppressed
-from planner.validation.unread import is_for_us, visible_text
 from profiles.errors import CoverageError
 from solvers.errors import SolverError
 
 if TYPE_CHECKING:
+    from planner.rules.own_files import OwnFile
+    from planner.rules.unread_files import UnreadFile
     from planner.validation.held_servers import ServeBaseline
     from planner.validation.pricing import Baseline, Machine
 
@@ -62,6 +48,9 @@ class Undecided:
         return f"it does not say {self.what}" if self.is_value else self.what.rstrip(".")
 
 
+OUR_NAME = "shardwright"
+"""What a comment that hides findings names."""
+
 COMMAND = "<command>"
 """What a command line that is given as text is called, where others have a file."""
 
@@ -83,7 +72,7 @@ class Judged:
 
     files: tuple[str, ...]
     skipped: tuple[str, ...]
-    unread: tuple[UnreadFile, ...]
+    unread: "tuple[UnreadFile, ...]"
     findings: tuple[Finding, ...]
     hidden: tuple[Finding, ...]
     undecided: tuple[Undecided, ...]
@@ -128,7 +117,9 @@ def judge(
             if isinstance(error, NothingKnownError):
                 skipped.append(_name(path))
                 continue
-            unread.append(UnreadFile(file=_name(path), error=error, text=visible_text(path)))
+            from planner.validation.unread import is_for_us, unread_file  # noqa: PLC0415 - most files can be read
+
+            unread.append(unread_file(path, error, file=_name(path)))
             if is_for_us(unread[-1].text, path, asked):
                 parts.append(_judged_unread(unread[-1]))
             continue
@@ -176,13 +167,15 @@ class _Also:
 def _judged_source(source: Source, path: Path, *, also: _Also) -> Judged:
     """Return what is wrong with one file."""
     if source.own is not None:
+        from planner.validation.own_files import read_own_file  # noqa: PLC0415 - scripts are none of ours
+
         return _judged_own(read_own_file(path, source.own), source.text)
     return judged_text(source.text, also.seen(source.runs), file=source.file, also=also)
 
 
-def _judged_unread(file: UnreadFile) -> Judged:
+def _judged_unread(file: "UnreadFile") -> Judged:
     """Return what is said of a file that should be judged and cannot be read."""
-    findings = [finding for rule in unread_rules() for finding in _broken(rule, file)]
+    findings = [finding for rule in unread_rules() for finding in rule.broken_by(file)]
     found = _without_hidden(file.text, file.file, findings, undecided=(), checked=[rule.id for rule in unread_rules()])
     return replace(found, files=())
 
@@ -198,6 +191,8 @@ def _known(source: Source, path: Path | None = None) -> Source:
         InputError: It does not; or it names a configuration that is not there.
     """
     if source.launches and not source.runs:
+        from planner.validation.deepspeed_files import configurations_of  # noqa: PLC0415 - few scripts name one
+
         if path is not None and next(configurations_of(source.launches, path), None) is not None:
             return source
         word = source.launches[0].config
@@ -215,9 +210,11 @@ def _known(source: Source, path: Path | None = None) -> Source:
     return source
 
 
-def _judged_own(own: OwnFile, text: str) -> Judged:
+def _judged_own(own: "OwnFile", text: str) -> Judged:
     """Return what is wrong with a file of ours."""
-    findings = [finding for rule in own_rules() for finding in _broken(rule, own)]
+    from planner.rules.own_files import refused_serving_layout  # noqa: PLC0415 - as above
+
+    findings = [finding for rule in own_rules() for finding in rule.broken_by(own)]
     undecided = [Undecided(file=own.file, rule_id=refused_serving_layout.id, what=what) for what in own.not_said]
     return _without_hidden(text, own.file, findings, undecided=undecided, checked=[rule.id for rule in own_rules()])
 
@@ -231,11 +228,11 @@ def judged_text(text: str, runs: Sequence[Run], *, file: str, also: "_Also | Non
         if run.arguments is not None:
             for rule in spelling_rules(run.framework):
                 checked.append(rule.id)
-                findings.extend(_broken(rule, run.arguments))
+                findings.extend(rule.broken_by(run.arguments))
         for rule in rules_of(run.framework, run.version):
             checked.append(rule.id)
             try:
-                findings.extend(_broken(rule, run))
+                findings.extend(rule.broken_by(run))
             except NotSaidError as error:
                 undecided.append(Undecided(file=file, rule_id=rule.id, what=error.what))
         if also is not None and not any(finding.severity is Severity.ERROR for finding in findings):
@@ -250,13 +247,14 @@ def _without_hidden(
     text: str, file: str, findings: Sequence[Finding], *, undecided: Sequence[Undecided], checked: list[str]
 ) -> Judged:
     """Return what was found in a file, what its comments hide set apart, and what is wrong with the comments added."""
-    comments = suppressions(text, file=file)
-    left, hidden = without_suppressed(findings, comments)
-    if comments:
+    left, hidden = tuple(findings), ()
+    if OUR_NAME in text:
+        from planner.validation.suppressions import judged_comments  # noqa: PLC0415 - most files have no such comment
+
         decided = frozenset(checked).difference(one.rule_id for one in undecided)
-        said = Comments(comments=comments, hidden=hidden, known=frozenset(all_rules()), decided=decided)
-        checked.extend(rule.id for rule in SUPPRESSION_RULES)
-        left = (*left, *(finding for rule in SUPPRESSION_RULES for finding in _broken(rule, said)))
+        judged = judged_comments(text, findings, file=file, decided=decided)
+        left, hidden = judged.left, judged.hidden
+        checked.extend(judged.checked)
     lines = text.split("\n")
     return Judged(
         files=(file,),
@@ -319,20 +317,8 @@ def _priced(
             continue
         for rule in rules(run.framework):
             try:
-                for finding in _broken(rule, config):
+                for finding in rule.broken_by(config):
                     findings.append(finding)  # noqa: PERF402 - what was found before the rule gave up is kept
             except NoPriceError as error:
                 undecided.append(Undecided(file=file, rule_id=rule.id, what=error.why, is_value=False))
     return findings, undecided
-
-
-def _broken(rule: Rule[Config], config: Config) -> Iterator[Finding]:
-    for found in rule.check(config):
-        yield Finding(
-            rule_id=rule.id,
-            rule_name=rule.name,
-            severity=rule.severity,
-            found=found,
-            prevents=rule.prevents,
-            found_at=rule.found_at,
-        )

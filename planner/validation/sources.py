@@ -10,26 +10,18 @@ from dataclasses import dataclass
 from glob import has_magic
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from planner.errors import InputError, Location
 from planner.readers.arguments import Arguments
-from planner.readers.deepspeed_launch import DeepSpeedLaunch
-from planner.readers.deepspeed_run import read_deepspeed_runs
 from planner.readers.flag_tables import Framework, chosen_version
-from planner.readers.megatron_lists import read_megatron_list, read_megatron_mapping
 from planner.readers.megatron_run import read_megatron_runs
 from planner.readers.named_files import MAX_YAML_BYTES
 from planner.readers.shell import MAX_SCRIPT_BYTES
-from planner.rules.own_files import OwnKind
-from planner.validation.deepspeed_files import (
-    MAX_CHARACTERS,
-    configurations_of,
-    deepspeed_document,
-    launches_of,
-    script_launches,
-)
-from planner.validation.own_files import names_plan_keys, own_kind
+
+if TYPE_CHECKING:
+    from planner.readers.deepspeed_launch import DeepSpeedLaunch
+    from planner.rules.own_files import OwnKind
 
 SUFFIXES = frozenset({".sh", ".bash", ".sbatch", ".slurm", ".txt", ".args", ".json", ".yaml", ".yml"})
 """Files that are looked at in a directory."""
@@ -44,6 +36,10 @@ MAX_RUNS = 500
 
 MAPPING = re.compile(r"\.(json|ya?ml)$", re.IGNORECASE)
 """Names of files that are read as YAML or JSON."""
+
+
+CONFIGURATION = ".json"
+"""What a script holds that names a configuration of DeepSpeed's."""
 
 
 class Sizes(TypedDict):
@@ -109,8 +105,8 @@ class Source:
     file: str
     text: str
     runs: tuple[Run, ...]
-    launches: tuple[DeepSpeedLaunch, ...] = ()
-    own: OwnKind | None = None
+    launches: "tuple[DeepSpeedLaunch, ...]" = ()
+    own: "OwnKind | None" = None
 
 
 def files_named(names: Sequence[str]) -> Iterator[tuple[Path, bool]]:
@@ -150,10 +146,14 @@ def with_configurations(files: Sequence[tuple[Path, bool]]) -> Iterator[tuple[Pa
         if MAPPING.search(str(path)):
             continue
         try:
-            launches = script_launches(text_of(path), file=str(path))
+            text = text_of(path)
         except InputError:
             continue  # Said where the script itself is judged.
-        for configuration in configurations_of(launches, path):
+        if CONFIGURATION not in text:
+            continue
+        from planner.validation.deepspeed_files import named_configurations  # noqa: PLC0415 - few scripts name one
+
+        for configuration in named_configurations(text, path):
             if configuration.resolve() not in seen:
                 seen.add(configuration.resolve())
                 yield configuration, named
@@ -217,7 +217,9 @@ def read_source(text: str, *, file: str, asked: Asked, named: Sequence[Path] = (
         InputError: It is damaged: a quote that is never closed, a mapping that is none.
     """
     if MAPPING.search(file):
-        return _mapping(text, file=file, asked=asked, named=named)
+        from planner.validation.mappings import read_mapping  # noqa: PLC0415 - scripts need no reader of YAML
+
+        return read_mapping(text, file=file, asked=asked, named=named)
     readers: list[tuple[Framework, Callable[..., Sequence[Run]]]] = [(Framework.MEGATRON, read_megatron_runs)]
     if Framework.VLLM in text:
         from planner.readers.vllm_run import read_vllm_runs  # noqa: PLC0415 - most scripts start no server
@@ -234,12 +236,19 @@ def read_source(text: str, *, file: str, asked: Asked, named: Sequence[Path] = (
             gpus_per_node=asked.gpus_per_node,
         )
     )
-    found, launches = tuple(islice(runs, MAX_RUNS + 1)), script_launches(text, file=file)
+    found = tuple(islice(runs, MAX_RUNS + 1))
+    launches: tuple[DeepSpeedLaunch, ...] = ()
+    if CONFIGURATION in text:
+        from planner.readers.deepspeed_launch import read_deepspeed_launches  # noqa: PLC0415 - as above
+
+        launches = read_deepspeed_launches(text, file=file)
     if len(found) > MAX_RUNS:
         raise InputError(
             f"The file starts more than {MAX_RUNS} runs.", location=found[-1].start, hint="Split it into several."
         )
     if not found and not launches:
+        from planner.readers.megatron_lists import read_megatron_list  # noqa: PLC0415 - most are commands
+
         found = read_megatron_list(
             text,
             file=file,
@@ -248,26 +257,3 @@ def read_source(text: str, *, file: str, asked: Asked, named: Sequence[Path] = (
             gpus_per_node=asked.gpus_per_node,
         )
     return Source(file=file, text=text, runs=found, launches=launches)
-
-
-def _mapping(text: str, *, file: str, asked: Asked, named: Sequence[Path]) -> Source:
-    """Return what a YAML or JSON file describes."""
-    from planner.documents import parse_document  # noqa: PLC0415 - scripts need no reader of YAML
-    from planner.readers.vllm_run import looks_like_config, read_vllm_config  # noqa: PLC0415 - likewise
-
-    sizes: Sizes = {"num_gpus": asked.num_gpus, "gpus_per_node": asked.gpus_per_node}
-    configuration = deepspeed_document(text, file=file) if file.lower().endswith(".json") else None
-    if configuration is not None:
-        version, launches = asked.version(Framework.DEEPSPEED), launches_of(Path(file), named)
-        return Source(file=file, text=text, runs=read_deepspeed_runs(configuration, launches, version=version, **sizes))
-    if len(text) > MAX_CHARACTERS and not names_plan_keys(text):
-        return Source(file=file, text=text, runs=())
-    root = parse_document(text, file=file).root
-    version = asked.version(Framework.VLLM)
-    if isinstance(root.content, dict) and looks_like_config(tuple(root.content), version):
-        return Source(file=file, text=text, runs=(read_vllm_config(text, file=file, version=version, **sizes),))
-    own = own_kind(root.content)
-    if own is not None:
-        return Source(file=file, text=text, runs=(), own=own)
-    runs = read_megatron_mapping(root, file=file, version=asked.version(Framework.MEGATRON), **sizes)
-    return Source(file=file, text=text, runs=tuple(runs))

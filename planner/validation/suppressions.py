@@ -12,12 +12,14 @@ In a DeepSpeed configuration a key at the top that DeepSpeed does not look at sa
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from planner.errors import Location
 from planner.readers.deepspeed_run import parse_deepspeed
 from planner.readers.key_tables import IGNORE_KEY
+from planner.rules.registry import all_rules
 from planner.rules.rule import Finding
-from planner.rules.suppression import Suppression
+from planner.rules.suppression import RULES, Comments, Suppression
 
 MARK = "shardwright:"
 COMMENT = re.compile(r"(?:#|//)\s*shardwright:\s*(?P<kind>ignore-file|ignore)\[(?P<rules>[^\]]*)\][ \t]*(?P<reason>.*)")
@@ -75,12 +77,37 @@ def _end_of_command(lines: Sequence[str], number: int) -> int:
     return number
 
 
-def without_suppressed(
-    findings: Sequence[Finding], comments: Sequence[Suppression]
-) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
-    """Return the findings that are left and those that a comment hides."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedComments:
+    """What the comments of a file do.
+
+    Args:
+        left: Findings that no comment hides, and what is wrong with the comments.
+        hidden: Findings that one hides.
+        checked: The ids of the rules that the comments were put before.
+    """
+
+    left: tuple[Finding, ...]
+    hidden: tuple[Finding, ...]
+    checked: tuple[str, ...]
+
+
+def judged_comments(text: str, findings: Sequence[Finding], *, file: str, decided: frozenset[str]) -> JudgedComments:
+    """Return what the comments of a file hide, and what is wrong with them.
+
+    Args:
+        text: The file.
+        findings: What was found in it.
+        file: What messages call it.
+        decided: The ids of the rules that were checked in it, without those that could not be decided.
+    """
+    comments = suppressions(text, file=file)
+    if not comments:
+        return JudgedComments(left=tuple(findings), hidden=(), checked=())
     left: list[Finding] = []
     hidden: list[Finding] = []
     for finding in findings:
         (hidden if any(comment.hides(finding) for comment in comments) else left).append(finding)
-    return tuple(left), tuple(hidden)
+    said = Comments(comments=comments, hidden=tuple(hidden), known=frozenset(all_rules()), decided=decided)
+    left.extend(finding for rule in RULES for finding in rule.broken_by(said))
+    return JudgedComments(left=tuple(left), hidden=tuple(hidden), checked=tuple(rule.id for rule in RULES))

@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from planner.errors import InputError
 from planner.readers.flag_tables import Framework
 from planner.readers.shell import MAX_SCRIPT_BYTES
+from planner.rules.unread_files import UnreadFile
 from planner.validation.deepspeed_files import names_keys
 from planner.validation.own_files import is_damaged_plan, own_kind
 from planner.validation.sources import MAPPING, Asked
@@ -21,6 +23,17 @@ KEY = re.compile(r"^([A-Za-z_][\w-]*):", re.MULTILINE)
 JSON_PARTS = re.compile(r'"((?:[^"\\\n]|\\.)*)"?(\s*:)?|[{}\[\]]')
 """Strings of a JSON text, keys with their colon, and its brackets. A string that is not closed ends with its line, so
 that no text is looked through twice."""
+
+
+def unread_file(path: Path, error: InputError, *, file: str) -> UnreadFile:
+    """Return what is known of a file that cannot be read.
+
+    Args:
+        path: The file.
+        error: Why it cannot.
+        file: What messages call it.
+    """
+    return UnreadFile(file=file, error=error, text=visible_text(path))
 
 
 def visible_text(path: Path) -> str:
