@@ -108,9 +108,12 @@ def integer(text: str, location: Location, *, base: int = 10) -> int:
 def check_depth(depth: int, location: Location) -> None:
     """Refuse a value nested deeper than `MAX_DEPTH`."""
     if depth > MAX_DEPTH:
-        raise InputError(
-            f"Values are nested more than {MAX_DEPTH} deep.", location=location, hint="Flatten the document."
-        )
+        raise too_deep(location)
+
+
+def too_deep(location: Location) -> InputError:
+    """Return the error for a value that is nested deeper than `MAX_DEPTH`."""
+    return InputError(f"Values are nested more than {MAX_DEPTH} deep.", location=location, hint="Flatten the document.")
 
 
 def check_nodes(count: int, location: Location, *, kind: str) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -23,8 +24,19 @@ from ruamel.yaml.events import (
     SequenceEndEvent,
 )
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.scanner import Scanner
 
-from planner.documents.nodes import Node, Scalar, check_depth, check_key, check_nodes, integer, scalar_node
+from planner.documents.nodes import (
+    MAX_DEPTH,
+    Node,
+    Scalar,
+    check_depth,
+    check_key,
+    check_nodes,
+    integer,
+    scalar_node,
+    too_deep,
+)
 from planner.errors import InputError, Location
 
 _MAX_SHOWN = 60
@@ -66,6 +78,10 @@ def read_yaml(text: str, *, file: str) -> Node:
             f"The unprintable character U+{ord(text[error.position]):04X} is not allowed in YAML.",
             location=Location(file=file, line=line, column=column),
             hint="Remove it.",
+        ) from None
+    except _TooDeepError as error:
+        raise too_deep(
+            Location(file=file, line=error.problem_mark.line + 1, column=error.problem_mark.column + 1)
         ) from None
     except MarkedYAMLError as error:
         raise _syntax_error(error, text, file) from None
@@ -189,9 +205,29 @@ class _Composer:
         return Location(file=self._file, line=mark.line + 1, column=mark.column + 1)
 
 
+class _TooDeepError(MarkedYAMLError):
+    """More brackets are open than may be."""
+
+
+class _Scanner(Scanner):
+    """A scanner that stops at the first bracket that is too deep.
+
+    It reads to the end of a line before the parser gets the first bracket in it, because what that opens may be a key,
+    and looks through all open brackets at each: a second for a thousand of them.
+    """
+
+    def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:  # noqa: N803 - the library's name
+        """Take an opening bracket."""
+        if len(self.flow_context) >= MAX_DEPTH:
+            raise _TooDeepError(problem_mark=self.reader.get_mark())
+        super().fetch_flow_collection_start(TokenClass, to_push)
+
+
 def _events(text: str) -> Iterator[Event]:
     """Return the parser's events, one at a time, so that a limit stops the parser too."""
-    yield from YAML(typ="safe", pure=True).parse(text)
+    reader = YAML(typ="safe", pure=True)
+    reader.Scanner = _Scanner
+    yield from reader.parse(text)
 
 
 def _scalar(text: str, location: Location, *, plain: bool) -> Node:
