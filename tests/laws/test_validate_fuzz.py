@@ -6,7 +6,7 @@ Files of every kind that is read are damaged in seeded ways; each is judged and 
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -24,8 +24,6 @@ from tests.unit.rules.megatron_cases import script
 BATCHES = 20
 CPU_SECONDS = 1
 """Processor time of this process after which a file is taken to hang, whatever else the machine does."""
-
-TRIES = 3
 
 
 class HangError(Exception):
@@ -46,18 +44,6 @@ def no_hang() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
-
-
-def judged_in_time(path: Path, *, form: FindingsFormat, from_folder: bool) -> bool:
-    """Return whether a file was judged, not refused; raise if it hangs every time.
-
-    A core that is shared takes several times as much processor time for the same work, now and then.
-    """
-    for _ in range(TRIES - 1):
-        with suppress(HangError), no_hang():
-            return judged_and_printed(path, form=form, from_folder=from_folder)
-    with no_hang():
-        return judged_and_printed(path, form=form, from_folder=from_folder)
 
 
 class Writes:
@@ -108,7 +94,8 @@ def test_damaged_files_are_judged_or_refused(tmp_path: Path, batch: int) -> None
         WRITES.found.clear()
         WRITES.watching = True
         try:
-            is_judged = judged_in_time(path, form=form_of(file.case), from_folder=file.case % 50 == 0)
+            with no_hang():
+                is_judged = judged_and_printed(path, form=form_of(file.case), from_folder=file.case % 50 == 0)
         except Exception as error:
             error.add_note(f"case {file.case}: {file.raw[:2000]!r}")
             raise
