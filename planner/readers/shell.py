@@ -7,8 +7,9 @@ command substitutions, arithmetic and unknown names stay in the text as they are
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby
 
 from planner.errors import InputError, Location
@@ -171,8 +172,12 @@ def _behind(text: str, *, line: int, column: int) -> tuple[int, int]:
     return (line + newlines, len(text) - text.rfind("\n")) if newlines else (line, column + len(text))
 
 
+@lru_cache(maxsize=1)
 def read_script(text: str, *, file: str) -> Script:
-    """Return the commands, exports and comments of a bash script."""
+    """Return the commands, exports and comments of a bash script; nobody changes what is returned.
+
+    The last one is kept: every framework's reader asks for it in turn.
+    """
     script = Script(file=file)
     depth = 0
     for statement in _statements(_Source(text, file), script.comments):
@@ -268,24 +273,28 @@ def _assign(word: _RawWord, match: re.Match[str], script: Script) -> None:
 
 def _expand(word: _RawWord, script: Script) -> list[Word]:
     """Return what a word becomes: references replaced, unquoted results split at white space."""
-    fields: list[Word] = []
-    current: Word | None = None
+    fields: list[list[Word]] = [[]]
     for piece in word.pieces:
         for index, (part, splits) in enumerate(_parts(piece, script.variables)):
             found = _split(part) if splits else [part]
             if piece.name is not None:
                 script.count_expanded(part, words=len(found))
-            if index and current is not None:
-                fields.append(current)
-                current = None
+            if index:
+                fields.append([])
             for number, one in enumerate(found):
-                if number and current is not None:
-                    fields.append(current)
-                    current = None
-                current = one if current is None else replace(current, text=current.text + one.text)
-    if current is not None:
-        fields.append(current)
-    return fields
+                if number:
+                    fields.append([])
+                fields[-1].append(one)
+    return [_glued(parts) for parts in fields if parts]
+
+
+def _glued(parts: Sequence[Word]) -> Word:
+    """Return the word that parts without a blank between make; it stands where the first stands."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    text = "".join(part.text for part in parts)
+    return Word(text=text, line=first.line, column=first.column, file=first.file, literal=first.literal)
 
 
 def _parts(piece: Piece, variables: Mapping[str, tuple[Word, ...]]) -> Iterator[tuple[Word, bool]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from planner.documents.document import Document
 from planner.errors import InputError
 from planner.readers.deepspeed_launch import DeepSpeedLaunch, read_deepspeed_launches
-from planner.readers.deepspeed_run import known_keys, looks_like_deepspeed, parse_deepspeed
+from planner.readers.deepspeed_run import known_keys, parse_deepspeed
 from planner.readers.named_files import is_regular_file
 from planner.readers.shell import MAX_SCRIPT_BYTES
 
@@ -25,15 +25,12 @@ MAX_CHARACTERS = 128 << 10
 
 
 def deepspeed_document(text: str, *, file: str) -> Document | None:
-    """Return the DeepSpeed configuration that a text is; None for anything else.
+    """Return the JSON that names keys of DeepSpeed's, so that it may be a configuration; None for anything else.
 
     Raises:
-        InputError: It names keys of DeepSpeed's, and is damaged.
+        InputError: It names some, and is damaged.
     """
-    if len(text) > MAX_CHARACTERS or not names_keys(text):
-        return None
-    document = parse_deepspeed(text, file=file)
-    return document if looks_like_deepspeed(document.data) else None
+    return parse_deepspeed(text, file=file) if len(text) <= MAX_CHARACTERS and names_keys(text) else None
 
 
 def names_keys(text: str) -> bool:

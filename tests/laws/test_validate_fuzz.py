@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from time import process_time
 from types import FrameType
 
 import pytest
@@ -25,6 +26,9 @@ BATCHES = 20
 CPU_SECONDS = 1
 """Processor time of this process after which a file is taken to hang, whatever else the machine does."""
 
+STEPS_A_SECOND = 50_000_000
+"""Steps of an empty loop that a second stands for. A core that is slow or shared takes longer for them and for a file."""
+
 
 class HangError(Exception):
     """A file took far longer than it should."""
@@ -38,12 +42,20 @@ def no_hang() -> Iterator[None]:
         raise HangError
 
     before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
+    signal.setitimer(signal.ITIMER_VIRTUAL, max(CPU_SECONDS, CPU_SECONDS * _slowness()))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+
+
+def _slowness() -> float:
+    """Return how many seconds the steps of a second take just now."""
+    steps, start = STEPS_A_SECOND // 1000, process_time()
+    for _ in range(steps):
+        pass
+    return (process_time() - start) * STEPS_A_SECOND / steps
 
 
 class Writes:
