@@ -27,7 +27,7 @@ CPU_SECONDS = 1
 """Processor time of this process after which a file is taken to hang, whatever else the machine does."""
 
 STEPS_A_SECOND = 50_000_000
-"""Steps of an empty loop that a second stands for. A core that is slow or shared takes longer for them and for a file."""
+"""Steps of an empty loop that a second stands for; a core that is slow or shared takes longer for them."""
 
 
 class HangError(Exception):
