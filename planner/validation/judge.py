@@ -247,7 +247,8 @@ def _without_hidden(
     text: str, file: str, findings: Sequence[Finding], *, undecided: Sequence[Undecided], checked: list[str]
 ) -> Judged:
     """Return what was found in a file, what its comments hide set apart, and what is wrong with the comments added."""
-    left, hidden = tuple(findings), ()
+    left: tuple[Finding, ...] = tuple(findings)
+    hidden: tuple[Finding, ...] = ()
     if OUR_NAME in text:
         from planner.validation.suppressions import judged_comments  # noqa: PLC0415 - most files have no such comment
 
