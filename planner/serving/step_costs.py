@@ -146,6 +146,25 @@ class StepCosts:
         with_experts = self.engine.first_token_experts_seconds if self.rank.has_experts else 0.0
         return self.engine.first_token_seconds + with_experts
 
+    def filling_seconds(self, tokens: float, *, budget: float, past: float = 0.0) -> float:
+        """Return what a prompt waits for a pipeline to fill, beside the time in which the stages could begin others.
+
+        A chunk is one micro-batch: its way through pp stages takes pp times as long as the stages are busy with it
+        each, and a step prices it as if it were cut into pp (Narayanan and others, arXiv 2104.04473, section 2.2.1).
+        vLLM gives a prompt of no more than its budget to one micro-batch (`vllm/v1/core/sched/scheduler.py`).
+
+        Args:
+            tokens: Tokens of the prompt that are computed.
+            budget: Tokens of a micro-batch.
+            past: Tokens in front of its last chunk.
+        """
+        pp = self.shape.pp
+        if pp == 1 or tokens <= 0:
+            return 0.0
+        chunk = min(tokens, budget)
+        way = self.seconds(chunks=[(chunk * pp, past + tokens - chunk)], finished=1)
+        return way * (1 - 1 / pp)
+
     def answers_seconds(self, decodes: float, context: float) -> float:
         """Return the time of all layers' attention and recurrences of running answers."""
         each = max(decodes / self.shape.pp, 1.0) if decodes else 0.0

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from planner.serve_request import Arrivals
-from planner.serving.steady import Steady, at_concurrency, by_the_clock, prefill_seconds
+from planner.serving.steady import Steady, at_concurrency, by_the_clock, late_seconds, prefill_seconds
 from planner.serving_layout import Role
 from planner.serving_search.candidates import Candidate
 
@@ -132,7 +132,8 @@ def best_of_prefill(candidate: Candidate, *, first_seconds: float) -> Point | No
         first_seconds: Its part of the time to the first token; infinite without a target.
     """
     load = candidate.ground.mean.load
-    room = first_seconds - candidate.costs.first_token_seconds
+    late = late_seconds(candidate.costs, candidate.most_seats, load)
+    room = first_seconds - late
     alone = prefill_seconds(candidate.costs, candidate.most_seats, load)
     if room < alone:
         return None
@@ -150,7 +151,7 @@ def best_of_prefill(candidate: Candidate, *, first_seconds: float) -> Point | No
         seqs=seats_for(candidate, batch, Role.PREFILL),
         requests_per_second=rate * candidate.shape.dp,
         tpot_seconds=0.0,
-        ttft_seconds=alone + wait + candidate.costs.first_token_seconds,
+        ttft_seconds=alone + wait + late,
     )
 
 

@@ -10,10 +10,11 @@ from planner.serve_plan import Deployment, MemoryItem, PlannedPool, Served
 from planner.serve_request import ServeRequest
 from planner.serving.rank_operators import Balance
 from planner.serving.steady import prefill_seconds
-from planner.serving_layout import NIXL, Pool, Role, ServingLayout
+from planner.serving_layout import Pool, Role, ServingLayout
 from planner.serving_search.closed_form import Point, in_a_loop, seats_for
 from planner.serving_search.expert_places import load_words
 from planner.serving_search.options import Option
+from planner.serving_search.passing import connector_of
 from planner.serving_search.simulated import Times, at_rate_of, keeps, served_of, targets_of, times_of
 from planner.serving_search.transfer import transfer_of
 
@@ -130,7 +131,11 @@ def _split(
         for i in range(len(first))
         for j in range(len(second))
     )
-    layout = ServingLayout(model=request.served_model, pools=tuple(pool.pool for pool in pools), connector=NIXL)
+    layout = ServingLayout(
+        model=request.served_model,
+        pools=tuple(pool.pool for pool in pools),
+        connector=connector_of([option.point.candidate for option, _ in first]),
+    )
     return Deployment(layout=layout, pools=pools, requests_per_second=load, served=served, transfer=slowest)
 
 
