@@ -234,10 +234,16 @@ def _builds(ground: Ground, shape: EngineShape, pruned: Counter[str]) -> Iterato
     constraints = ground.request.constraints
     guesses = list(_guesses(ground, shape, pruned))
     for balance in balances_of(ground, shape):
+        # A balancer takes a draft's experts in too, of which it is told no number of copies (vLLM 0.32.0,
+        # `v1/worker/gpu/eplb_utils.py: maybe_register_speculator`): that is not planned.
+        apart = balance.redundant is not None and ground.draft is not None and ground.draft.prices.model.has_experts
+        if apart:
+            pruned["draft: routed experts beside a balancer"] += 1
         for budget in _budgets(ground):
             if constraints.admits("max_num_batched_tokens", budget):
                 for number in guesses:
-                    yield Build(shape=shape, budget=budget, guesses=number, balance=balance)
+                    if not (apart and number):
+                        yield Build(shape=shape, budget=budget, guesses=number, balance=balance)
 
 
 def _guesses(ground: Ground, shape: EngineShape, pruned: Counter[str]) -> Iterator[int]:

@@ -95,10 +95,11 @@ def _behind(candidate: Candidate, best_first: list[Option]) -> Iterator[ParetoPo
     context = load.prompt + load.cached + load.output / 2
     for batch in _batches(candidate.most_seqs):
         step = candidate.costs.seconds(decodes=batch, context=context)
-        rate = batch * shape.dp / (max(load.output - 1, 1.0) * step)
+        gain = candidate.costs.answering.gain
+        rate = batch * shape.dp * gain / (max(load.output - 1, 1.0) * step)
         per_gpu = 1 / (shape.num_gpus / rate + 1 / prefill.point.per_gpu)
         yield ParetoPoint(
-            tokens_per_second_per_user=1 / step,
+            tokens_per_second_per_user=gain / step,
             tokens_per_second_per_gpu=per_gpu * ground.mean.output,
             ttft_seconds=prefill.point.ttft_seconds + WAITED_STEPS * step,
             gpu=ground.prices.cluster.device.name,

@@ -11,6 +11,9 @@ one router have one connector, because the two do not talk to each other. What t
   (`vllm/config/vllm.py: VllmConfig.__post_init__`, `nixl/connector.py: NixlPushConnector`);
 - recurrent states: those of Mamba and of gated delta rules (`ssm_conv_transfer_utils.py: derive_mamba_conv_split`), and
   between equal tensor-parallel degrees (docs/features/nixl_connector_compatibility.md);
+- a draft: in both engines or in neither, because its layers' caches are passed on with the model's ("Number of KV
+  layers must match"), whose key/value heads also say how they are cut (`_validate_remote_agent_handshake`). The number
+  of guesses may differ. Beside recurrent states vLLM's table of what works together leaves it open;
 - tensor-parallel degrees: one divides the other (`utils.py: TransferTopology.tp_ratio`), and prefill has not more ranks
   than decode where it holds copies of key/value heads (`_validate_remote_agent_handshake`).
 """
@@ -29,8 +32,10 @@ Pairing = frozenset[int]
 def split_refusal(candidate: Candidate, role: Role) -> str | None:  # noqa: PLR0911 - one reason each
     """Return why an engine cannot have a role in a split plan; None where it can."""
     shape, model = candidate.shape, candidate.ground.prices.model
-    if candidate.build.guesses:
-        return "split: the cache of a draft is not passed on"
+    if candidate.build.guesses and has_states(model):
+        return "split: a draft beside recurrent states, which vLLM does not say that it passes on"
+    if candidate.build.guesses and shape.dcp > 1:
+        return "split: a draft beside decode context parallelism: NixlConnector takes that of latent attention"
     if _has_lightning(model):
         return "split: NixlConnector passes on states of Mamba and of gated delta rules, not of lightning attention"
     if shape.pp > 1 and role is Role.DECODE:
@@ -64,6 +69,10 @@ def pair_refusal(  # noqa: PLR0911 - one reason each
             return "NixlPushConnector does not cut the heads of windowed layers smaller than their stages do"
     elif one.pp > 1:
         return "NixlConnector pulls from one pipeline stage only"
+    if bool(first.build.guesses) != bool(second.build.guesses):
+        return "a draft in one of two engines: both have the same layers, or the caches do not match"
+    if first.build.guesses and one.tp != other.tp and not _draft_splits_alike(first):
+        return "a draft whose key/value heads split otherwise goes between equal tensor-parallel degrees"
     if max(one.tp, other.tp) % min(one.tp, other.tp):
         return "one tensor-parallel degree divides the other"
     if has_states(model):
@@ -81,7 +90,8 @@ def connector_of(prefills: list[Candidate]) -> str:
 def kind_of(candidate: Candidate) -> tuple[int, ...]:
     """Return what decides with whom an engine can pair: of each kind the best shapes stay in the list."""
     shape, model = candidate.shape, candidate.ground.prices.model
-    return (int(shape.pp > 1), int(shape.dcp > 1), shape.tp if has_states(model) else 0)
+    guesses = int(candidate.build.guesses > 0)
+    return (guesses, int(shape.pp > 1), int(shape.dcp > 1), shape.tp if has_states(model) else 0)
 
 
 def pairings_of(prefills: Mapping[int, Candidate], decodes: Mapping[int, Candidate]) -> tuple[Pairing, ...]:
@@ -136,6 +146,14 @@ def key_value_heads(model: ModelSpec) -> int:
     mixers = [block.mixer for block in model.distinct_blocks]
     heads = [mixer.num_key_value_heads for mixer in mixers if isinstance(mixer, SelfAttention)]
     return min(heads, default=1 << 30)
+
+
+def _draft_splits_alike(candidate: Candidate) -> bool:
+    """Return whether a draft has as many key/value heads as the model, none of them latent."""
+    draft, model = candidate.ground.draft, candidate.ground.prices.model
+    assert draft is not None, "nothing guesses without a draft"
+    other = draft.prices.model
+    return not (is_latent(model) or is_latent(other)) and key_value_heads(model) == key_value_heads(other)
 
 
 def _has_lightning(model: ModelSpec) -> bool:

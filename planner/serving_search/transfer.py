@@ -53,7 +53,9 @@ def longest_transfer_seconds(prefills: Iterable[Candidate], decodes: Iterable[Ca
 
 
 def _one_of_each_shape(candidates: Iterable[Candidate]) -> list[Candidate]:
-    found = {(one.ground.index, one.shape.tp, one.shape.pp, one.shape.dcp): one for one in candidates}
+    found = {
+        (one.ground.index, one.shape.tp, one.shape.pp, one.shape.dcp, one.build.guesses > 0): one for one in candidates
+    }
     return list(found.values())
 
 
