@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass, replace
 
 from planner.overheads import PUBLISHED
+from planner.serving.balancer import balancer_bytes
 from planner.serving.block_pool import BlockPool, block_pool
 from planner.serving.engines import Engine
 from planner.serving.formats import ServedFormats
@@ -52,6 +53,8 @@ LOGIT_BYTES = Constant(
 VLLM = "vllm"
 """The engine whose check before it starts is known (`planner.serving.block_pool`)."""
 
+
+BALANCER = "one layer's experts once more, and loads of a window of steps (vllm/distributed/eplb/eplb_state.py)"
 
 WEIGHTS = "weights"
 """Name of the line of the model's weights."""
@@ -179,6 +182,8 @@ def kv_ledger(  # noqa: PLR0913 - the facts of an engine
     index = sum(layer.count * layer.attention.index_bytes for layer in rank.layers if layer.attention is not None)
     states = sum(layer.count * layer.recurrence.state_bytes for layer in rank.layers if layer.recurrence is not None)
     lines = _lines(rank, shape, settings, share)
+    if settings.redundant_experts is not None and rank.has_experts:
+        lines += (Line(name="balancer", num_bytes=balancer_bytes(rank), source=BALANCER),)
     block_tokens = _block_tokens(rank, formats, block)
     pool = block_pool(
         rank=rank,

@@ -23,6 +23,7 @@ from planner.serve_plan import (
     ServeStatus,
 )
 from planner.serve_request import Arrivals, ServeObjective, ServeRequest
+from planner.serving.balancer import STEP_INTERVAL
 from planner.serving.engines import calibration, engine_named
 from planner.serving.formats import formats_of
 from planner.serving.prices import ServingPrices
@@ -408,13 +409,22 @@ def _checkpoint(request: ServeRequest, ground: Ground) -> list[str]:
     return [f"the files of {request.served_model} hold {name} weights; else give served_model: engines load them as is"]
 
 
+def _moves(field: Field) -> str:
+    """Return what is taken of a balancer's moves."""
+    ranks = max(one.shape.tp * one.shape.dp for one in field.candidates if one.build.balance.redundant is not None)
+    return (
+        f"a balancer deals experts anew every {STEP_INTERVAL:,} steps: all slots change rank but those that chance "
+        f"leaves there (one in {ranks} on {ranks} ranks), and steps wait for it"
+    )
+
+
 def _routing(routing: Routing | None) -> str:
     """Return what is taken of the tokens that experts get."""
     if routing is None:
         return "routing is uniform: every expert gets as many tokens"
     return (
         f"routing: {routing.source}; every step is routed alike, and a layer with experts takes the mean of all; a "
-        "balancer places copies as well as this plan does, and moving them takes no time"
+        "balancer places copies as well as this plan does"
     )
 
 
@@ -433,6 +443,8 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
         texts += _checkpoint(request, field.grounds[0])
     if field.grounds and field.grounds[0].prices.model.has_experts:
         texts.append(_routing(workload.routing))
+    if any(candidate.build.balance.redundant is not None for candidate in field.candidates):
+        texts.append(_moves(field))
     if request.speculation is not None:
         texts.append(
             f"guesses of {request.speculation.model.name} are taken with probability "

@@ -238,6 +238,8 @@ def test_uneven_experts_take_longer_and_the_balancer_wins_back_most() -> None:
     (entry,) = balanced.pools
     assert entry.pool.settings.redundant_experts is not None
     assert "enable-eplb: true\neplb-config:\n  num_redundant_experts:" in serve_files(balanced)["server.yaml"]
+    assert entry.step_seconds["moves of experts"] > 0
+    assert any(text.startswith("a balancer deals experts anew every 3,000 steps") for text in balanced.assumptions)
     (even,) = [one for one in _candidates(MIXTURE, DEALT) if one.budget == 8192]
     in_order, *with_copies = [one for one in _candidates(MIXTURE, DEALT, UNEVEN) if one.budget == 8192]
     for answers in (64, 256, 1024):
