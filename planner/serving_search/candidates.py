@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from planner.serve_request import ServeRequest, Speculation
+from planner.overheads import PUBLISHED
+from planner.serve_request import CacheSize, ServeRequest, Speculation
 from planner.serving.engines import Engine
 from planner.serving.formats import ServedFormats
 from planner.serving.ledger import KvLedger, kv_ledger, with_draft
@@ -157,8 +158,29 @@ class Candidate:
         return (self.ground.index, self.num_gpus, self.words, self.budget)
 
 
+def starts_by_share(ground: Ground) -> bool:
+    """Return whether an engine starts that is told to take its share of the memory.
+
+    The share has to be free once the engine's own context is there (`vllm/v1/worker/utils.py: request_memory`).
+    """
+    memory = ground.prices.cluster.device.memory_bytes
+    share = ground.request.gpu_memory_utilization or ground.engine.default_memory_fraction
+    return share * memory <= memory - PUBLISHED.context_bytes
+
+
 def settings_of(ground: Ground, build: Build, *, seqs: int) -> EngineSettings:
-    """Return what an engine is told."""
+    """Return what an engine is told: the size of its cache as a share, or as the bytes that the share leaves it."""
+    settings = _by_share(ground, build, seqs=seqs)
+    size = ground.request.cache_size
+    if size is CacheSize.SHARE or (size is None and starts_by_share(ground)):
+        return settings
+    left = ledger_told(ground, build, settings).pool_bytes
+    if left <= 0:
+        return settings
+    return replace(settings, gpu_memory_utilization=None, kv_cache_memory_bytes=left)
+
+
+def _by_share(ground: Ground, build: Build, *, seqs: int) -> EngineSettings:
     request = ground.request
     share = request.gpu_memory_utilization
     formats = ground.formats

@@ -192,7 +192,7 @@ def _planned(option: Option, count: int, point: Point, *, name: str, batch: floa
         capacity_requests_per_second=option.rate,
         batch=point.batch if in_a_loop(candidate, point.role) else batch,
         memory=tuple(MemoryItem(name=line.name, num_bytes=line.num_bytes, source=line.source) for line in ledger.lines),
-        memory_limit_bytes=ledger.capacity_bytes,
+        memory_limit_bytes=ledger.limit_bytes,
         cache_bytes=ledger.pool_bytes,
         cache_tokens=ledger.pool_tokens(mean.typical_tokens),
         step_seconds=_step(point, batch=batch),
