@@ -103,6 +103,7 @@ class Candidate:
         costs: What its steps take.
         most_seqs: Sequences that its cache bears at once, in the mean of their lives, on a data-parallel rank.
         most_seats: What bounds its steps with so many.
+        fixed: What it is told where a file tells it, and not this search; None else.
     """
 
     ground: Ground
@@ -110,18 +111,21 @@ class Candidate:
     costs: StepCosts
     most_seqs: int
     most_seats: Seats
+    fixed: EngineSettings | None = None
 
     def settings(self, seqs: int) -> EngineSettings:
         """Return what the engine is told, for so many sequences at once."""
+        if self.fixed is not None:
+            return replace(self.fixed, max_num_seqs=seqs)
         return settings_of(self.ground, self.build, seqs=seqs)
 
     def ledger(self, seqs: int) -> KvLedger:
         """Return its memory, for so many sequences at once."""
-        return ledger_of(self.ground, self.build, seqs=seqs)
+        return ledger_told(self.ground, self.build, self.settings(seqs))
 
     def seats(self, seqs: int) -> Seats:
         """Return what bounds its steps, for so many sequences at once."""
-        return _seats(self.ground, self.build, seqs=seqs)
+        return seats_of(self.ledger(seqs), self.settings(seqs), typical_tokens=self.ground.mean.typical_tokens)
 
     def told(self, seqs: int) -> int:
         """Return the least allowed batch with a seat for so many sequences, `most_seqs` at most."""
