@@ -224,7 +224,8 @@ class _Run:
             (tokens, past): self._costs.filling_seconds(tokens, budget=self._seats.tokens, past=past)
             for tokens, past in dict.fromkeys(lengths)
         }
-        return door_N + np.array([fill[length] for length in lengths])
+        late_N: FloatArray = door_N + np.array([fill[length] for length in lengths])
+        return late_N
 
     def _let_come(self) -> None:
         """Let one request more come: by its clock, or in a closed loop now."""

@@ -409,6 +409,13 @@ def _checkpoint(request: ServeRequest, ground: Ground) -> list[str]:
     return [f"the files of {request.served_model} hold {name} weights; else give served_model: engines load them as is"]
 
 
+def _version() -> Iterable[str]:
+    """Yield what is taken of the engine's version, where earlier ones differ."""
+    eras = calibration().eras.get(ENGINE, ())
+    if eras:
+        yield f"host time of a running sequence: of {ENGINE} {eras[-1].before} and later; {eras[-1].source}"
+
+
 def _moves(field: Field) -> str:
     """Return what is taken of a balancer's moves."""
     ranks = max(one.shape.tp * one.shape.dp for one in field.candidates if one.build.balance.redundant is not None)
@@ -433,6 +440,7 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
     workload = request.workload
     texts = [
         f"times of steps: kernel by kernel; constants of the engine: {calibration().source}",
+        *_version(),
         "requests are dealt to engines at random, each keeping the distribution of lengths",
     ]
     if workload.prefix is not None:

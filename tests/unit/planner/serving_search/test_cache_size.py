@@ -47,7 +47,7 @@ def test_validate_judges_the_bytes_that_are_told() -> None:
     (entry,) = plan.pools
     told = entry.pool.settings
     free = plan.clusters[0].device.memory_bytes - entry.memory_limit_bytes
-    tried = ((0, []), (free * 2, ["MEM101"]), (1 - entry.cache_bytes, ["MEM102"]))
+    tried: tuple[tuple[int, list[str]], ...] = ((0, []), (free * 2, ["MEM101"]), (1 - entry.cache_bytes, ["MEM102"]))
     for more, broken in tried:
         words = (
             f"vllm serve llama-3.1-8b --max-num-seqs {told.max_num_seqs} --max-model-len {told.max_model_len}"

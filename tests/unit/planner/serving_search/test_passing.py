@@ -77,7 +77,7 @@ def test_states_of_lightning_attention_stay_where_they_are() -> None:
     )
 
 
-def _lightning(mixer: Mixer) -> Mixer:
+def _lightning(mixer: Mixer | None) -> Mixer | None:
     return replace(mixer, rule=LinearRule.LIGHTNING) if isinstance(mixer, LinearAttention) else mixer
 
 
