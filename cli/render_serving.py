@@ -9,7 +9,7 @@ from planner.accuracy.measurements import Kind
 from planner.accuracy.scores import Errors, grouped
 from planner.accuracy.serving import ServingPrediction
 from planner.accuracy.serving_exclusions import Sorting, exclusions
-from planner.accuracy.serving_fit import ENGINE_PRIORS, KERNEL_PRIORS, LeftOut
+from planner.accuracy.serving_fit import ENGINE_PRIORS, ERA_PRIOR, KERNEL_PRIORS, LeftOut
 from planner.accuracy.serving_scores import (
     Metric,
     Order,
@@ -67,6 +67,10 @@ def constants_of(constants: Calibration) -> dict[str, object]:
         "engines": {
             name: {field: getattr(engine, field) for field in ENGINE_PRIORS}
             for name, engine in constants.engines.items()
+        },
+        "eras": {
+            name: [{"before": era.before, ERA_PRIOR: era.sequence_seconds, "source": era.source} for era in eras]
+            for name, eras in constants.eras.items()
         },
         "kernels": {field: getattr(constants.kernels, field) for field in KERNEL_PRIORS},
     }
@@ -211,6 +215,12 @@ def serving_refit_blocks(present: Calibration, fitted: Calibration) -> tuple[Blo
         for field, (_, low, high) in ENGINE_PRIORS.items():
             values = (getattr(engine, field), getattr(fitted.engines[name], field))
             rows.append((f"{name} {field}", *(f"{value:.4g}" for value in values), f"{low:g} to {high:g}"))
+    _, low, high = ENGINE_PRIORS[ERA_PRIOR]
+    for name, eras in present.eras.items():
+        for era, other in zip(eras, fitted.eras[name], strict=True):
+            values = (era.sequence_seconds, other.sequence_seconds)
+            told = (f"{value:.4g}" for value in values)
+            rows.append((f"{name} before {era.before} {ERA_PRIOR}", *told, f"{low:g} to {high:g}"))
     for field, (_, low, high) in KERNEL_PRIORS.items():
         values = (getattr(present.kernels, field), getattr(fitted.kernels, field))
         rows.append((field, *(f"{value:.4g}" for value in values), f"{low:g} to {high:g}"))

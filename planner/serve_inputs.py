@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from planner.blocks import LinearAttention, MixtureOfExperts, StateSpace
+from planner.blocks import LinearAttention, StateSpace
 from planner.documents import Document
 from planner.errors import CombinedInputError, InputError
 from planner.inputs import SERVE, kind_of, read_cluster, resolve_model, spec_document
@@ -198,10 +198,10 @@ def _draft_contradictions(model: ModelSpec, request: ServeRequest, document: Doc
             hint="Behind the draft's end nothing is guessed: give one that takes whole sequences, or a shorter"
             " max_model_len.",
         )
-    kinds = [kind for block in draft.distinct_blocks for kind in (block.mixer, block.feed_forward)]
-    if any(isinstance(kind, MixtureOfExperts | StateSpace | LinearAttention) for kind in kinds):
+    kinds = [block.mixer for block in draft.distinct_blocks]
+    if any(isinstance(kind, StateSpace | LinearAttention) for kind in kinds):
         yield InputError(
-            f"{draft.name} has routed experts or recurrent layers.",
+            f"{draft.name} has recurrent layers.",
             location=place,
-            hint="Only dense drafts with attention are priced.",
+            hint="Only drafts with attention are priced: guesses that are not taken leave no trace in their caches.",
         )

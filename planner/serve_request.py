@@ -59,6 +59,15 @@ class Splits(StrEnum):
     ONLY = "only"
 
 
+class CacheSize(StrEnum):
+    """What an engine's cache is told by."""
+
+    SHARE = "share"
+    """A share of the GPU's memory: the engine measures what it needs beside the cache."""
+    BYTES = "bytes"
+    """The plan's own bytes of cache."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
     """Lengths of prompts or of answers, in tokens.
@@ -258,6 +267,7 @@ class ServeRequest:
         gpu_memory_utilization: Share of a GPU's memory that engines take; None takes the engine's own default.
         seed: Of the simulated arrivals and lengths.
         speculation: A draft that may guess ahead; None without.
+        cache_size: What the cache is told by; None by a share, where an engine starts with it.
     """
 
     workload: ServeWorkload
@@ -267,3 +277,4 @@ class ServeRequest:
     gpu_memory_utilization: float | None = None
     seed: int = 0
     speculation: Speculation | None = None
+    cache_size: CacheSize | None = None

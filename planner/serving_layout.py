@@ -169,6 +169,9 @@ class ServingLayout:
 
 
 NIXL = "NixlConnector"
+"""Decode engines pull caches."""
+NIXL_PUSH = "NixlPushConnector"
+"""Prefill engines push them: what those with pipeline stages need."""
 
 
 def check_layout(layout: ServingLayout) -> None:
@@ -199,6 +202,24 @@ def check_layout(layout: ServingLayout) -> None:
                 f"Pool {pool.name}: dcp {pool.shape.dcp} with tp {pool.shape.tp}, pcp {pool.shape.pcp} and {NIXL}.",
                 hint="It passes on caches that lie whole on every rank, or in parts on all of them: dcp is 1 or tp.",
             )
+        _check_connector(pool, layout.connector)
+
+
+def _check_connector(pool: Pool, connector: str | None) -> None:
+    """Raise for what vLLM 0.32.0's NIXL connectors refuse (`kv_connector/v1/nixl`: base_worker.py, connector.py)."""
+    shape = pool.shape
+    if connector in {NIXL, NIXL_PUSH} and shape.pp > 1 and pool.role is Role.DECODE:
+        raise InputError(
+            f"Pool {pool.name}: decode engines with pp {shape.pp} and {connector}.",
+            hint="It passes caches on to engines without pipeline stages only.",
+        )
+    if connector == NIXL and shape.pp > 1:
+        raise InputError(
+            f"Pool {pool.name}: pp {shape.pp} with {connector}, which pulls from one stage only.",
+            hint=f"Use {NIXL_PUSH}.",
+        )
+    if connector == NIXL_PUSH and shape.dcp > 1:
+        raise InputError(f"Pool {pool.name}: dcp {shape.dcp} with {connector}.", hint=f"Use dcp 1, or {NIXL}.")
 
 
 def _check_pool(pool: Pool) -> None:

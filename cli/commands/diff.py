@@ -37,7 +37,7 @@ NewArgument = Annotated[
     Path,
     typer.Argument(
         metavar="NEW",
-        help="The same, or a launch script, which is priced with the inputs of OLD's plan.",
+        help="The same, or a launch script, which is priced with the inputs of OLD's plan: of training, or of a pool.",
         show_default=False,
     ),
 ]
@@ -67,7 +67,7 @@ def diff(
         from cli.render_serve_diff import serve_diff_document, serve_shown
         from planner.serve_lock_changes import serve_changes
 
-        served = serve_changes(before, _served_after(new))
+        served = serve_changes(before, _served_after(old, new))
         show, document, is_bad = serve_shown(served), serve_diff_document(served), served.is_bad
     match format_:
         case DiffFormat.JSON:
@@ -97,17 +97,18 @@ def _after(old: Path, new: Path) -> "PlanLock":
     return found
 
 
-def _served_after(new: Path) -> "ServeLock":
-    """Return what a serving plan is compared with."""
-    from cli.lock_file import is_script, read_lock
+def _served_after(old: Path, new: Path) -> "ServeLock":
+    """Return what a serving plan is compared with: another, or itself with a pool told as a script tells it."""
+    from cli.lock_file import is_script, read_baseline, read_lock
     from planner.plan_lock import PlanLock
 
     if is_script(new):
-        raise InputError(
-            "A serving plan is compared with another one, not with a file of an engine.",
-            location=Location(file=str(new)),
-            hint="`shardwright validate SCRIPT --baseline LOCK` says what changed in an engine, of its pool's script.",
-        )
+        from planner.validation.held_servers import ServeBaseline, lock_of_served
+        from planner.validation.sources import text_of
+
+        baseline = read_baseline(old)
+        assert isinstance(baseline, ServeBaseline), "the lock is one of servers"
+        return lock_of_served(text_of(new), file=new, baseline=baseline)
     found = read_lock(new)
     if isinstance(found, PlanLock):
         raise _other_kind(new, kind="training", other="serving")

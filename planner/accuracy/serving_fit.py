@@ -57,6 +57,9 @@ ENGINE_PRIORS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
 )
 """Value by hand, least and most of each constant of an engine."""
 
+ERA_PRIOR = "sequence_seconds"
+"""The constant that earlier versions of an engine have of their own."""
+
 KERNEL_PRIORS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {
         "blackwell_fp8": (0.85, 0.4, 1.2),
@@ -109,11 +112,20 @@ class ServingFit:
         self._counted = [entry for entry in found if _counts(entry, sorting)]
         self._sampled = _sample(self._counted)
         self._rows = [entry.row for entry in self._sampled]
-        self._engine_of = [entry.run.engine.name for entry in self._sampled if entry.run is not None]
-        self.names = [f"{engine}.{name}" for engine in start.engines for name in ENGINE_PRIORS] + [
-            f"kernels.{name}" for name in KERNEL_PRIORS
+        runs = [entry.run for entry in self._sampled if entry.run is not None]
+        self._engine_of = [run.engine.name for run in runs]
+        self._before_of = [run.before for run in runs]
+        self._eras = [(engine, era) for engine, eras in start.eras.items() for era in eras]
+        self.names = [
+            *(f"{engine}.{name}" for engine in start.engines for name in ENGINE_PRIORS),
+            *(f"{engine} before {era.before}.{ERA_PRIOR}" for engine, era in self._eras),
+            *(f"kernels.{name}" for name in KERNEL_PRIORS),
         ]
-        priors = [ENGINE_PRIORS[name] for _ in start.engines for name in ENGINE_PRIORS] + list(KERNEL_PRIORS.values())
+        priors = [
+            *(ENGINE_PRIORS[name] for _ in start.engines for name in ENGINE_PRIORS),
+            *(ENGINE_PRIORS[ERA_PRIOR] for _ in self._eras),
+            *KERNEL_PRIORS.values(),
+        ]
         self._prior, self._low, self._high = np.log(np.array(priors)).T
         self._measured = np.log(
             [
@@ -163,6 +175,7 @@ class ServingFit:
 
     def _point(self, constants: Calibration) -> FloatArray:
         values = [getattr(engine, name) for engine in constants.engines.values() for name in ENGINE_PRIORS]
+        values += [era.sequence_seconds for eras in constants.eras.values() for era in eras]
         values += [getattr(constants.kernels, name) for name in KERNEL_PRIORS]
         return np.clip(np.log(values), self._low, self._high)
 
@@ -173,7 +186,13 @@ class ServingFit:
             for name, engine in self._start.engines.items()
         }
         kernels = KernelFactors(**{field.name: values[f"kernels.{field.name}"] for field in fields(KernelFactors)})
-        return Calibration(engines=engines, kernels=kernels, source=self._start.source)
+        eras = {
+            name: tuple(
+                replace(era, sequence_seconds=values[f"{name} before {era.before}.{ERA_PRIOR}"]) for era in listed
+            )
+            for name, listed in self._start.eras.items()
+        }
+        return Calibration(engines=engines, kernels=kernels, source=self._start.source, eras=eras)
 
     def _simulated(self, point: FloatArray) -> FloatArray:
         """Return the sampled rows' times by whole simulations: between tokens, to the first token."""
@@ -204,11 +223,19 @@ class ServingFit:
         engines, each = list(self._start.engines), len(ENGINE_PRIORS)
         for index in range(each):
             places = [index + each * number for number in range(len(engines))]
-            change = self._change(predicted, point, errors, places)
+            apart = list(ENGINE_PRIORS)[index] == ERA_PRIOR
+            later = [each * len(engines) + number for number in range(len(self._eras) if apart else 0)]
+            change = self._change(predicted, point, errors, [*places, *later])
             for number, engine in enumerate(engines):
                 mine = np.array([found == engine for found in self._engine_of])
+                if apart:
+                    mine &= np.array([before is None for before in self._before_of])
                 slopes[mine, :, places[number]] = change[mine]
-        for place in range(each * len(engines), len(point)):
+            for place, (engine, era) in zip(later, self._eras, strict=False):
+                rows = zip(self._engine_of, self._before_of, strict=True)
+                mine = np.array([row == (engine, era.before) for row in rows])
+                slopes[mine, :, place] = change[mine]
+        for place in range(each * len(engines) + len(self._eras), len(point)):
             slopes[:, :, place] = self._change(predicted, point, errors, [place])
         return slopes
 

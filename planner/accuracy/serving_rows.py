@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
@@ -48,6 +48,7 @@ class ServedRun:
         mode: How it was measured.
         prices: Of its model on its GPUs.
         engine: Its engine.
+        before: The version before which it is, where earlier versions have constants of their own; else None.
         shape: One engine's place on the GPUs.
         formats: What the model is held in.
         prompt: Tokens of a prompt, at most.
@@ -61,6 +62,7 @@ class ServedRun:
     mode: Mode
     prices: ServingPrices
     engine: Engine
+    before: str | None
     shape: EngineShape
     formats: ServedFormats
     prompt: int
@@ -108,6 +110,12 @@ class ServedRuns:
         assumed: list[str] = []
         try:
             engine = self._constants.engines[engine_named(row.text("engine")).name]
+            version, day = row.text("engine_version"), row.text("date")
+            era = self._constants.era_of(engine.name, version=version, day=day)
+            if era is not None:
+                engine = replace(engine, sequence_seconds=era.sequence_seconds)
+            if self._constants.eras.get(engine.name) and not (version or day):
+                assumed.append("version: one of the newest")
             tp, pp = row.count("tp") or 1, row.count("pp") or 1
             dp, ep = row.count("dp") or 1, row.count("ep") or 1
             cluster, note = cluster_named(row.text("hardware"), tp * pp * dp)
@@ -133,6 +141,7 @@ class ServedRuns:
             mode=mode,
             prices=prices,
             engine=engine,
+            before=None if era is None else era.before,
             shape=EngineShape(tp=tp, pp=pp, dp=dp, expert_parallel=ep > 1),
             formats=formats,
             prompt=prompt,

@@ -84,6 +84,8 @@ def _script(layout: ServingLayout, pool: Pool) -> str:
             ': "${NODE_ADDR:?set it to the address of this node}"',
             'export VLLM_NIXL_SIDE_CHANNEL_HOST="$NODE_ADDR"',
             f'export VLLM_NIXL_SIDE_CHANNEL_PORT="${{VLLM_NIXL_SIDE_CHANNEL_PORT:-{SIDE_CHANNEL_PORT}}}"',
+            comment("Recurrent states are passed on in this layout alone; models without any do not look at it."),
+            "export VLLM_SSM_CONV_STATE_LAYOUT=DS",
             "",
         ]
     lines += _within_a_node(pool) if nodes == 1 else _over_nodes(layout, pool)

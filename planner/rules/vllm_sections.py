@@ -229,10 +229,41 @@ def drafts_of_no_model_need_a_number(run: VllmRun) -> Iterator[Found]:
         )
 
 
+@rule(
+    id="VLL834",
+    name="nixl-consumer-stages",
+    framework=Framework.VLLM,
+    prevents="NotImplementedError: NixlPushConnector consumer (decode) does not support pipeline_parallel_size > 1., "
+    "or: NixlPushConnector does not support decode_context_parallel_size > 1.",
+    found_at=FoundAt.START,
+    source="vllm/distributed/kv_transfer/kv_connector/v1/nixl/base_worker.py: NixlBaseConnectorWorker.__init__, "
+    "connector.py: NixlPushConnector.__init__",
+    since="0.32.0",
+)
+def nixl_consumer_stages(run: VllmRun) -> Iterator[Found]:
+    """NIXL passes caches on to decode engines without pipeline stages, and its pushing connector shares no contexts."""
+    config = run.section("kv_transfer_config")
+    connector = config.get("kv_connector")
+    nixl = {"NixlConnector", "NixlPullConnector", "NixlPushConnector"}
+    if connector in nixl and config.get("kv_role") == "kv_consumer" and run.pp > 1:
+        yield Found(
+            place=run.place("pipeline_parallel_size"),
+            message=f"pp {run.pp} with {connector} as a consumer.",
+            hint="Use tensor parallelism for decode; prefill engines may have stages, with NixlPushConnector.",
+        )
+    if connector == "NixlPushConnector" and run.dcp > 1:
+        yield Found(
+            place=run.place("decode_context_parallel_size"),
+            message=f"dcp {run.dcp} with NixlPushConnector.",
+            hint="Use dcp 1, or NixlConnector for multi-head latent attention.",
+        )
+
+
 RULES: tuple[Rule[VllmRun], ...] = (
     transfer_role,
     known_connector,
     nixl_decode_context,
+    nixl_consumer_stages,
     drafts_of_no_model_need_a_number,
     unknown_key_of_a_section,
 )

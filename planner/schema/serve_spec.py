@@ -15,6 +15,7 @@ workload:
   # routing: {histogram: counts.json}   # or zipf:1.0; read once the model is known
 # speculative: {draft: llama-3.2-1b, acceptance: 0.7}
 objective: goodput                # or fewest-gpus, cost
+# cache_size: bytes               # --kv-cache-memory-bytes, the plan's own number, and not a share of the memory
 ```
 
 What the metrics mean is said in `planner.serve_request`, and beside each target here.
@@ -38,6 +39,7 @@ from planner.serve_request import (
     DEFAULT_PERCENTILE,
     MAX_REQUESTS,
     Arrivals,
+    CacheSize,
     Lengths,
     ServeConstraints,
     ServeObjective,
@@ -335,6 +337,12 @@ class ServeSpecFile(_Mapping):
     objective: ServeObjective = ServeObjective.GOODPUT
     served_model: Text | None = None
     gpu_memory_utilization: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
+    cache_size: Annotated[
+        CacheSize | None,
+        Field(
+            description="Give share for --gpu-memory-utilization, bytes for --kv-cache-memory-bytes, or leave it out."
+        ),
+    ] = None
     seed: Annotated[StrictInt, Field(ge=0, le=1 << 31)] = 0
 
     @model_validator(mode="after")
@@ -390,6 +398,7 @@ def read_serve_request(document: Document, *, base: Path, model_name: str, draft
         served_model=spec.served_model or model_name,
         gpu_memory_utilization=spec.gpu_memory_utilization,
         seed=spec.seed,
+        cache_size=spec.cache_size,
         speculation=_speculation(spec.speculative, draft),
     )
 

@@ -4,6 +4,7 @@
 - `rank_operators`: a model's operator graph -> what one rank of an engine holds and runs.
 - `exchange`, `attention_times`, `context_parallel`, `step_tables`, `step_costs`, `prices`: that -> seconds of a step.
 - `speculation`, `placed_experts`: what a draft's guesses give; what part of all choices of experts each rank gets.
+- `balancer`: what moving experts takes.
 - `ledger`: the memory of a GPU -> tokens of cache, and whether it fits.
 - `traffic`, `steady`, `simulate`: requests -> times, in closed form and step by step.
 - `files`: a serving layout -> the files that start it.

@@ -5,9 +5,16 @@ The constants stand in `planner/data/serving/constants.json`, fitted together to
 kernels is a time for each step, for each running sequence, and for each element-wise kernel of a layer, which in a
 captured graph is a start and an end of a small kernel. What kernel tables hold is not fitted: an engine's own
 all-reduce starts in the time that its timings on H100 show.
+
+What the host does for a step depends on the version too. vLLM schedules a step while the one before it runs since
+0.14.0 (release notes of v0.14.0, pull request 27614), which hides most of what each running sequence takes; runs of
+earlier versions have a constant of their own (`HostEra`). SGLang's scheduler overlaps steps since 0.4
+(https://lmsys.org/blog/2024-12-04-sglang-v0-4) and TensorRT-LLM's since its PyTorch backend is the default, 1.0: all
+runs here are later, and one value for all their versions is an assumption.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -73,6 +80,37 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostEra:
+    """Versions of an engine whose host does more for a step than the newest one's.
+
+    Args:
+        before: The first version that does less.
+        released: When that came out, as 2026-01-20: runs that name a day and no version are told apart by it.
+        sequence_seconds: Host time of a step for each running sequence.
+        source: What that version changed.
+    """
+
+    before: str
+    released: str
+    sequence_seconds: float
+    source: str
+
+    def holds(self, version: str, day: str) -> bool:
+        """Return whether a run is of these versions, by its version or else by its day; one without either is not."""
+        number = _NUMBERS.match(version)
+        if number is not None:
+            return _parts(number.group()) < _parts(self.before)
+        return bool(day) and day < self.released
+
+
+_NUMBERS = re.compile(r"\d+(\.\d+)+")
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KernelFactors:
     """What kernels inside a running engine reach of what the kernel models say.
 
@@ -105,11 +143,17 @@ class Calibration:
         engines: Engines by name.
         kernels: What kernels reach inside them.
         source: What the constants were fitted to.
+        eras: By engine earlier versions of it, the oldest first; engines are of their newest version.
     """
 
     engines: Mapping[str, Engine]
     kernels: KernelFactors
     source: str = field(compare=False)
+    eras: Mapping[str, tuple[HostEra, ...]] = field(default_factory=dict)
+
+    def era_of(self, engine: str, *, version: str, day: str) -> HostEra | None:
+        """Return the earlier versions that a run of an engine is of; None for the newest ones."""
+        return next((era for era in self.eras.get(engine, ()) if era.holds(version, day)), None)
 
 
 _POLICIES: Mapping[str, partial[Engine]] = MappingProxyType(
@@ -165,8 +209,12 @@ def calibration() -> Calibration:
     file = resources.files("planner") / "data" / "serving" / "constants.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     engines = {name: policy(**content["engines"][name]) for name, policy in _POLICIES.items()}
+    eras = {name: tuple(HostEra(**era) for era in listed) for name, listed in content["eras"].items()}
     return Calibration(
-        engines=MappingProxyType(engines), kernels=KernelFactors(**content["kernels"]), source=content["source"]
+        engines=MappingProxyType(engines),
+        kernels=KernelFactors(**content["kernels"]),
+        source=content["source"],
+        eras=MappingProxyType(eras),
     )
 
 

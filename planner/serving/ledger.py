@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass, replace
 
 from planner.overheads import PUBLISHED
+from planner.serving.balancer import balancer_bytes
 from planner.serving.block_pool import BlockPool, block_pool
 from planner.serving.engines import Engine
 from planner.serving.formats import ServedFormats
@@ -53,6 +54,8 @@ VLLM = "vllm"
 """The engine whose check before it starts is known (`planner.serving.block_pool`)."""
 
 
+BALANCER = "one layer's experts once more, and loads of a window of steps (vllm/distributed/eplb/eplb_state.py)"
+
 WEIGHTS = "weights"
 """Name of the line of the model's weights."""
 
@@ -86,6 +89,7 @@ class KvLedger:
         needed_tokens: Tokens of the longest sequence, which must fit.
         pool: How vLLM deals blocks; None for other engines, which are held to `sequence_bytes`.
         ahead_tokens: Slots that each sequence has for tokens that are guessed.
+        told_bytes: Cache that the engine is told; None where it takes what is left.
     """
 
     capacity_bytes: int
@@ -97,6 +101,7 @@ class KvLedger:
     needed_tokens: int
     pool: BlockPool | None
     ahead_tokens: int = 0
+    told_bytes: int | None = None
 
     @property
     def held_bytes(self) -> int:
@@ -105,8 +110,16 @@ class KvLedger:
 
     @property
     def pool_bytes(self) -> int:
-        """Return what is left for the cache; negative where not even the rest fits."""
-        return self.capacity_bytes - self.held_bytes
+        """Return what is left for the cache, or less where it is told so; negative where not even the rest fits."""
+        left = self.capacity_bytes - self.held_bytes
+        return left if self.told_bytes is None else min(left, self.told_bytes)
+
+    @property
+    def limit_bytes(self) -> int:
+        """Return what the engine takes at most: its cache and all beside it, where the cache is told in bytes."""
+        if self.told_bytes is None:
+            return self.capacity_bytes
+        return min(self.capacity_bytes, self.held_bytes + self.told_bytes)
 
     def sequence_bytes(self, tokens: float) -> float:
         """Return the cache of one sequence of so many tokens, in whole blocks."""
@@ -179,6 +192,8 @@ def kv_ledger(  # noqa: PLR0913 - the facts of an engine
     index = sum(layer.count * layer.attention.index_bytes for layer in rank.layers if layer.attention is not None)
     states = sum(layer.count * layer.recurrence.state_bytes for layer in rank.layers if layer.recurrence is not None)
     lines = _lines(rank, shape, settings, share)
+    if settings.redundant_experts is not None and rank.has_experts:
+        lines += (Line(name="balancer", num_bytes=balancer_bytes(rank), source=BALANCER),)
     block_tokens = _block_tokens(rank, formats, block)
     pool = block_pool(
         rank=rank,
@@ -197,6 +212,7 @@ def kv_ledger(  # noqa: PLR0913 - the facts of an engine
         block_tokens=block_tokens * shape.dcp,
         needed_tokens=settings.max_model_len,
         pool=pool if engine.name == VLLM else None,
+        told_bytes=settings.kv_cache_memory_bytes,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from planner.serving.attention_times import DecodeTimes, PromptTimes
+from planner.serving.balancer import moves_seconds
 from planner.serving.context_parallel import context_exchange
 from planner.serving.engines import Engine, KernelFactors, calibration
 from planner.serving.exchange import ExchangeTimes
@@ -68,16 +69,16 @@ class ServingPrices:
             self._tables[key, engine.name] = step_tables(
                 rank, shape, self.cluster, factors=self._factors, engine=engine
             )
+        exchange = ExchangeTimes(self.cluster, engine.sums)
         return StepCosts(
             rank=rank,
             shape=shape,
             engine=engine,
             tables=self._tables[key, engine.name],
             attention=self._attention(rank, shape, formats, queries=answering.queries),
-            context=context_exchange(
-                rank, shape, ExchangeTimes(self.cluster, engine.sums), cache_bytes=formats.cache_bytes
-            ),
+            context=context_exchange(rank, shape, exchange, cache_bytes=formats.cache_bytes),
             answering=answering,
+            moves_seconds=0.0 if balance.redundant is None else moves_seconds(rank, shape, exchange),
         )
 
     def passes(self, shape: EngineShape, formats: ServedFormats, engine: Engine, *, guesses: int) -> DraftPasses:

@@ -201,11 +201,11 @@ class _Run:
             else:
                 break
         assert not self._waiting, "with nothing running everything that fits is taken in"
-        late = self._costs.first_token_seconds
+        late_N = self._late_N()
         return Simulation(
             arrival_N=np.asarray(self._arrivals),
-            first_token_N=np.asarray(self._first) + late,
-            end_N=np.asarray(self._end) + late,
+            first_token_N=np.asarray(self._first) + late_N,
+            end_N=np.asarray(self._end) + late_N,
             outputs_N=np.asarray(self._outputs, dtype=np.int64),
             prompts_N=np.asarray(self._prompts, dtype=np.int64),
             preempted=self._preempted,
@@ -213,6 +213,19 @@ class _Run:
             busy_seconds=self._busy,
             mean_batch=self._batches / max(self._answering, 1),
         )
+
+    def _late_N(self) -> FloatArray:
+        """Return what every request waits beside the engine's steps: at its door, and for the pipeline to fill."""
+        door_N = np.full(len(self._arrivals), self._costs.first_token_seconds)
+        if self._costs.shape.pp == 1 or self._role is Role.DECODE:
+            return door_N
+        lengths = [(prompt - cached, cached) for prompt, cached in zip(self._prompts, self._cached, strict=True)]
+        fill = {
+            (tokens, past): self._costs.filling_seconds(tokens, budget=self._seats.tokens, past=past)
+            for tokens, past in dict.fromkeys(lengths)
+        }
+        late_N: FloatArray = door_N + np.array([fill[length] for length in lengths])
+        return late_N
 
     def _let_come(self) -> None:
         """Let one request more come: by its clock, or in a closed loop now."""

@@ -8,7 +8,8 @@ where decode is a step over the tokens that it gives an answer, a mixed step pay
 answers, and prefill is what a chunk adds to such a step. With arrivals by the clock, Little's law gives the rate
 r = B / ((output - 1) tpot(B)) that keeps so many running. The first token waits for prompts in front of it: at a load u
 of the engine's prefill capacity the mean wait is that of a queue with one server and fixed service (Pollaczek and
-Khinchine), u / (2 (1 - u)) of a prompt's time.
+Khinchine), u / (2 (1 - u)) of a prompt's time. Stages of a pipeline must be filled before it is out
+(`StepCosts.filling_seconds`).
 """
 
 from dataclasses import dataclass
@@ -79,6 +80,11 @@ def prefill_seconds(costs: StepCosts, seats: Seats, load: Load, *, decodes: floa
     return total
 
 
+def late_seconds(costs: StepCosts, seats: Seats, load: Load) -> float:
+    """Return what a first token takes beside waiting and steps: the engine's door, and a pipeline that fills."""
+    return costs.first_token_seconds + costs.filling_seconds(load.prompt, budget=seats.tokens, past=load.cached)
+
+
 def at_batch(costs: StepCosts, seats: Seats, load: Load, batch: float) -> tuple[float, float]:
     """Return the seconds between two tokens with so many running answers, and those of one prompt's prefill."""
     context = load.prompt + load.cached + load.output / 2
@@ -95,7 +101,7 @@ def at_concurrency(costs: StepCosts, seats: Seats, load: Load, concurrency: floa
     tpot, prefill = at_batch(costs, seats, load, batch)
     waiting = concurrency - batch
     life = prefill + (load.output - 1) * tpot
-    ttft = prefill_seconds(costs, seats, load) + costs.first_token_seconds + waiting * life / batch
+    ttft = prefill_seconds(costs, seats, load) + late_seconds(costs, seats, load) + waiting * life / batch
     return Steady(
         batch=batch,
         tpot_seconds=tpot,
@@ -117,7 +123,7 @@ def by_the_clock(costs: StepCosts, seats: Seats, load: Load, batch: float) -> St
         ttft_seconds=costs.seconds(decodes=batch, context=load.prompt) / 2
         + wait
         + prefill_seconds(costs, seats, load)
-        + costs.first_token_seconds,
+        + late_seconds(costs, seats, load),
         requests_per_second=requests_per_second,
         saturated=False,
     )

@@ -3,7 +3,7 @@
 A step holds chunks of prompts and one token of each running answer. Its time is
 
     host + products and experts of all tokens + element-wise kernels + exchanges + attention of chunks
-         + attention of answers + LM head of the tokens that are sampled from.
+         + attention of answers + LM head of the tokens that are sampled from + moves of a balancer of experts.
 
 Everything but attention stands in tables (`planner.serving.step_tables`). An answer that is guessed ahead brings more
 tokens into a step than one (`queries`), and passes of a draft come before it (`planner.serving.speculation`).
@@ -38,6 +38,7 @@ class Term:
     RECURRENCES = "recurrences"
     HEAD = "lm head"
     DRAFT = "draft"
+    MOVES = "moves of experts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,7 @@ class StepCosts:
         attention: For each kind of attention its layers, and what times it in answers and in prompts.
         context: What sharing the context out over ranks takes; None where it is not.
         answering: How running answers come into a step.
+        moves_seconds: What a balancer's moves of experts add to a step, in the mean.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a price
@@ -83,6 +85,7 @@ class StepCosts:
         attention: Sequence[tuple[int, DecodeTimes, PromptTimes]],
         context: ContextExchange | None = None,
         answering: Answering = ONE_BY_ONE,
+        moves_seconds: float = 0.0,
     ) -> None:
         self.rank = rank
         self.shape = shape
@@ -90,6 +93,7 @@ class StepCosts:
         self.tables = tables
         self.answering = answering
         self._context = context
+        self._moves = moves_seconds
         self._terms_T = {
             Term.PRODUCTS: engine.compute_factor * tables.products_T,
             Term.EXPERTS: engine.compute_factor * tables.experts_T,
@@ -126,7 +130,7 @@ class StepCosts:
         """
         answering = self.answering
         prompt_tokens = sum(tokens for tokens, _ in chunks)
-        total = self._fixed + self.engine.sequence_seconds * (decodes + len(chunks))
+        total = self._fixed + self._moves + self.engine.sequence_seconds * (decodes + len(chunks))
         total += at_tokens(self._tokens_T, prompt_tokens + decodes * answering.queries) + at_tokens(
             self._head_T, decodes * answering.sampled + finished
         )
@@ -145,6 +149,25 @@ class StepCosts:
         """Return what the first token takes beside its steps."""
         with_experts = self.engine.first_token_experts_seconds if self.rank.has_experts else 0.0
         return self.engine.first_token_seconds + with_experts
+
+    def filling_seconds(self, tokens: float, *, budget: float, past: float = 0.0) -> float:
+        """Return what a prompt waits for a pipeline to fill, beside the time in which the stages could begin others.
+
+        A chunk is one micro-batch: its way through pp stages takes pp times as long as the stages are busy with it
+        each, and a step prices it as if it were cut into pp (Narayanan and others, arXiv 2104.04473, section 2.2.1).
+        vLLM gives a prompt of no more than its budget to one micro-batch (`vllm/v1/core/sched/scheduler.py`).
+
+        Args:
+            tokens: Tokens of the prompt that are computed.
+            budget: Tokens of a micro-batch.
+            past: Tokens in front of its last chunk.
+        """
+        pp = self.shape.pp
+        if pp == 1 or tokens <= 0:
+            return 0.0
+        chunk = min(tokens, budget)
+        way = self.seconds(chunks=[(chunk * pp, past + tokens - chunk)], finished=1)
+        return way * (1 - 1 / pp)
 
     def answers_seconds(self, decodes: float, context: float) -> float:
         """Return the time of all layers' attention and recurrences of running answers."""
@@ -184,6 +207,8 @@ class StepCosts:
         found |= {name: at_tokens(seconds_T.tolist(), tokens) for name, seconds_T in self._terms_T.items()}
         if self._context is not None:
             found[Term.EXCHANGE] += self._context.seconds(chunks, decodes * answering.queries)
+        if self._moves:
+            found[Term.MOVES] = self._moves
         if answering.passes is not None:
             found[Term.DRAFT] = answering.passes.seconds(
                 chunks=chunks, decodes=decodes, context=context, finished=finished

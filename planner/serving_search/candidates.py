@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from planner.serve_request import ServeRequest, Speculation
+from planner.overheads import PUBLISHED
+from planner.serve_request import CacheSize, ServeRequest, Speculation
 from planner.serving.engines import Engine
 from planner.serving.formats import ServedFormats
 from planner.serving.ledger import KvLedger, kv_ledger, with_draft
@@ -102,6 +103,7 @@ class Candidate:
         costs: What its steps take.
         most_seqs: Sequences that its cache bears at once, in the mean of their lives, on a data-parallel rank.
         most_seats: What bounds its steps with so many.
+        fixed: What it is told where a file tells it, and not this search; None else.
     """
 
     ground: Ground
@@ -109,18 +111,21 @@ class Candidate:
     costs: StepCosts
     most_seqs: int
     most_seats: Seats
+    fixed: EngineSettings | None = None
 
     def settings(self, seqs: int) -> EngineSettings:
         """Return what the engine is told, for so many sequences at once."""
+        if self.fixed is not None:
+            return replace(self.fixed, max_num_seqs=seqs)
         return settings_of(self.ground, self.build, seqs=seqs)
 
     def ledger(self, seqs: int) -> KvLedger:
         """Return its memory, for so many sequences at once."""
-        return ledger_of(self.ground, self.build, seqs=seqs)
+        return ledger_told(self.ground, self.build, self.settings(seqs))
 
     def seats(self, seqs: int) -> Seats:
         """Return what bounds its steps, for so many sequences at once."""
-        return _seats(self.ground, self.build, seqs=seqs)
+        return seats_of(self.ledger(seqs), self.settings(seqs), typical_tokens=self.ground.mean.typical_tokens)
 
     def told(self, seqs: int) -> int:
         """Return the least allowed batch with a seat for so many sequences, `most_seqs` at most."""
@@ -157,8 +162,29 @@ class Candidate:
         return (self.ground.index, self.num_gpus, self.words, self.budget)
 
 
+def starts_by_share(ground: Ground) -> bool:
+    """Return whether an engine starts that is told to take its share of the memory.
+
+    The share has to be free once the engine's own context is there (`vllm/v1/worker/utils.py: request_memory`).
+    """
+    memory = ground.prices.cluster.device.memory_bytes
+    share = ground.request.gpu_memory_utilization or ground.engine.default_memory_fraction
+    return share * memory <= memory - PUBLISHED.context_bytes
+
+
 def settings_of(ground: Ground, build: Build, *, seqs: int) -> EngineSettings:
-    """Return what an engine is told."""
+    """Return what an engine is told: the size of its cache as a share, or as the bytes that the share leaves it."""
+    settings = _by_share(ground, build, seqs=seqs)
+    size = ground.request.cache_size
+    if size is CacheSize.SHARE or (size is None and starts_by_share(ground)):
+        return settings
+    left = ledger_told(ground, build, settings).pool_bytes
+    if left <= 0:
+        return settings
+    return replace(settings, gpu_memory_utilization=None, kv_cache_memory_bytes=left)
+
+
+def _by_share(ground: Ground, build: Build, *, seqs: int) -> EngineSettings:
     request = ground.request
     share = request.gpu_memory_utilization
     formats = ground.formats
@@ -234,10 +260,16 @@ def _builds(ground: Ground, shape: EngineShape, pruned: Counter[str]) -> Iterato
     constraints = ground.request.constraints
     guesses = list(_guesses(ground, shape, pruned))
     for balance in balances_of(ground, shape):
+        # A balancer takes a draft's experts in too, of which it is told no number of copies (vLLM 0.32.0,
+        # `v1/worker/gpu/eplb_utils.py: maybe_register_speculator`): that is not planned.
+        apart = balance.redundant is not None and ground.draft is not None and ground.draft.prices.model.has_experts
+        if apart:
+            pruned["draft: routed experts beside a balancer"] += 1
         for budget in _budgets(ground):
             if constraints.admits("max_num_batched_tokens", budget):
                 for number in guesses:
-                    yield Build(shape=shape, budget=budget, guesses=number, balance=balance)
+                    if not (apart and number):
+                        yield Build(shape=shape, budget=budget, guesses=number, balance=balance)
 
 
 def _guesses(ground: Ground, shape: EngineShape, pruned: Counter[str]) -> Iterator[int]:

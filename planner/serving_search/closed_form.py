@@ -5,7 +5,7 @@ such an engine from above, and the simulation of the chosen ones says what it be
 
 A prefill engine is a queue with one server and fixed service (Pollaczek and Khinchine): at a load u of its capacity a
 prompt waits u / (2 (1 - u)) of its own time. A decode engine's step grows with its batch B, and bears
-B / ((output - 1) step(B)) requests a second.
+B / ((output - 1) step(B)) requests a second, times the tokens that an answer gets from a step.
 """
 
 import math
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from planner.serve_request import Arrivals
-from planner.serving.steady import Steady, at_concurrency, by_the_clock, prefill_seconds
+from planner.serving.steady import Steady, at_concurrency, by_the_clock, late_seconds, prefill_seconds
 from planner.serving_layout import Role
 from planner.serving_search.candidates import Candidate
 
@@ -132,7 +132,8 @@ def best_of_prefill(candidate: Candidate, *, first_seconds: float) -> Point | No
         first_seconds: Its part of the time to the first token; infinite without a target.
     """
     load = candidate.ground.mean.load
-    room = first_seconds - candidate.costs.first_token_seconds
+    late = late_seconds(candidate.costs, candidate.most_seats, load)
+    room = first_seconds - late
     alone = prefill_seconds(candidate.costs, candidate.most_seats, load)
     if room < alone:
         return None
@@ -150,7 +151,7 @@ def best_of_prefill(candidate: Candidate, *, first_seconds: float) -> Point | No
         seqs=seats_for(candidate, batch, Role.PREFILL),
         requests_per_second=rate * candidate.shape.dp,
         tpot_seconds=0.0,
-        ttft_seconds=alone + wait + candidate.costs.first_token_seconds,
+        ttft_seconds=alone + wait + late,
     )
 
 
@@ -164,8 +165,9 @@ def best_of_decode(candidate: Candidate) -> Point | None:
     def step(batch: float) -> float:
         return candidate.costs.seconds(decodes=batch, context=context)
 
+    gain = candidate.costs.answering.gain
     most = allowed.tpot if math.isinf(allowed.e2e) else min(allowed.tpot, allowed.e2e / behind)
-    batch = _largest(lambda batch: step(batch) <= most, least=1.0, most=float(candidate.most_seqs), whole=True)
+    batch = _largest(lambda batch: step(batch) / gain <= most, least=1.0, most=float(candidate.most_seqs), whole=True)
     if batch is None:
         return None
     # Seats for the batch's fluctuation are kept: the batch in the mean leaves three deviations free.
@@ -176,8 +178,8 @@ def best_of_decode(candidate: Candidate) -> Point | None:
         role=Role.DECODE,
         batch=mean,
         seqs=seats_for(candidate, mean, Role.DECODE),
-        requests_per_second=mean / (behind * seconds) * candidate.shape.dp,
-        tpot_seconds=seconds,
+        requests_per_second=mean * gain / (behind * seconds) * candidate.shape.dp,
+        tpot_seconds=seconds / gain,
         ttft_seconds=seconds,
     )
 

@@ -10,10 +10,11 @@ from planner.serve_plan import Deployment, MemoryItem, PlannedPool, Served
 from planner.serve_request import ServeRequest
 from planner.serving.rank_operators import Balance
 from planner.serving.steady import prefill_seconds
-from planner.serving_layout import NIXL, Pool, Role, ServingLayout
+from planner.serving_layout import Pool, Role, ServingLayout
 from planner.serving_search.closed_form import Point, in_a_loop, seats_for
 from planner.serving_search.expert_places import load_words
 from planner.serving_search.options import Option
+from planner.serving_search.passing import connector_of
 from planner.serving_search.simulated import Times, at_rate_of, keeps, served_of, targets_of, times_of
 from planner.serving_search.transfer import transfer_of
 
@@ -65,7 +66,7 @@ def _aggregated(request: ServeRequest, group: list[tuple[Option, int]], *, part:
         for point, entry in zip(points, times, strict=True)
     )
     pools = tuple(
-        _planned(option, count, point, name=name, batch=entry.mean_batch)
+        planned_pool(point, count, name=name, batch=entry.mean_batch, bears=option.rate)
         for (option, count), point, name, entry in zip(group, points, _names(group), times, strict=True)
     )
     layout = ServingLayout(model=request.served_model, pools=tuple(pool.pool for pool in pools))
@@ -114,7 +115,7 @@ def _split(
         [(option, _at(option.point, option.rate * load / borne[option.point.role])) for option, _ in groups]
     )
     pools = tuple(
-        _planned(option, count, point, name=name, batch=entry.mean_batch)
+        planned_pool(point, count, name=name, batch=entry.mean_batch, bears=option.rate)
         for (option, count), point, name, entry in zip(
             groups, points, [*_names(first), *_names(second)], times, strict=True
         )
@@ -130,7 +131,11 @@ def _split(
         for i in range(len(first))
         for j in range(len(second))
     )
-    layout = ServingLayout(model=request.served_model, pools=tuple(pool.pool for pool in pools), connector=NIXL)
+    layout = ServingLayout(
+        model=request.served_model,
+        pools=tuple(pool.pool for pool in pools),
+        connector=connector_of([option.point.candidate for option, _ in first]),
+    )
     return Deployment(layout=layout, pools=pools, requests_per_second=load, served=served, transfer=slowest)
 
 
@@ -165,7 +170,16 @@ def _names(group: list[tuple[Option, int]]) -> list[str]:
     return [name] if len(group) == 1 else [f"{name}-{LETTERS[index]}" for index in range(len(group))]
 
 
-def _planned(option: Option, count: int, point: Point, *, name: str, batch: float) -> PlannedPool:
+def planned_pool(point: Point, count: int, *, name: str, batch: float, bears: float) -> PlannedPool:
+    """Return a pool of equal engines with its figures.
+
+    Args:
+        point: One engine at its load.
+        count: How many there are.
+        name: What the pool is called.
+        batch: Running answers of a data-parallel rank, in the mean.
+        bears: Requests a second that one bears within the targets.
+    """
     candidate = point.candidate
     cluster = candidate.ground.prices.cluster
     settings = candidate.settings(point.seqs)
@@ -184,10 +198,10 @@ def _planned(option: Option, count: int, point: Point, *, name: str, batch: floa
         ),
         cluster=cluster.name,
         requests_per_second=point.requests_per_second,
-        capacity_requests_per_second=option.rate,
+        capacity_requests_per_second=bears,
         batch=point.batch if in_a_loop(candidate, point.role) else batch,
         memory=tuple(MemoryItem(name=line.name, num_bytes=line.num_bytes, source=line.source) for line in ledger.lines),
-        memory_limit_bytes=ledger.capacity_bytes,
+        memory_limit_bytes=ledger.limit_bytes,
         cache_bytes=ledger.pool_bytes,
         cache_tokens=ledger.pool_tokens(mean.typical_tokens),
         step_seconds=_step(point, batch=batch),

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 
 from planner.serve_plan import Move, ServeInfeasible
 from planner.serve_request import ServeObjective, ServeRequest, Splits
-from planner.serving_layout import EngineShape
+from planner.serving_layout import EngineShape, Role
 from planner.serving_search.candidates import TOKEN_BUDGETS, Build, Candidate, Ground, balances_of, ledger_of
 from planner.serving_search.closed_form import Point, both_at, in_a_loop
 from planner.serving_search.compose import fleet_problem, price_of, watts_of
 from planner.serving_search.options import Option, option_table
+from planner.serving_search.passing import split_refusal
 from planner.serving_search.shapes import engine_shapes, shape_words
 from planner.serving_search.simulated import served_at
-from planner.serving_search.transfer import split_refusal
 from profiles.hardware import Cluster
 from solvers.fleet_registry import compose
 
@@ -122,10 +122,12 @@ def _shortfall(ground: Ground, shape: EngineShape) -> tuple[int, int]:
 
 def _split(candidates: list[Candidate], request: ServeRequest) -> ServeInfeasible | None:
     """Return that a split is what is in the way; None where engines that do everything are late too."""
-    refusals = Counter(reason for one in candidates if (reason := split_refusal(one)) is not None)
-    if refusals.total() == len(candidates):
+    barred = [role for role in (Role.PREFILL, Role.DECODE) if all(split_refusal(one, role) for one in candidates)]
+    if barred:
+        refusals = Counter(reason for one in candidates if (reason := split_refusal(one, barred[0])) is not None)
         reasons = ", ".join(reason.removeprefix("split: ") for reason, _ in refusals.most_common())
-        binding = f"split: no engine can be a part of one: {reasons}"
+        part = "a part of one" if len(barred) > 1 else f"the {barred[0]} part of one"
+        binding = f"split: no engine can be {part}: {reasons}"
     else:
         given = request.workload.targets.given
         if min(_misses(light, given) for light in _lights(candidates, given)) > 1.0:

@@ -14,9 +14,10 @@ from planner.serve_request import ServeRequest, Splits
 from planner.serving_layout import Role
 from planner.serving_search.candidates import Candidate
 from planner.serving_search.closed_form import Point, best_of_both, best_of_decode, best_of_prefill, both_at
+from planner.serving_search.passing import Pairing, kind_of, pairings_of, split_refusal
 from planner.serving_search.shapes import shape_words
 from planner.serving_search.simulated import bearing, keeps, served_at, targets_of
-from planner.serving_search.transfer import longest_transfer_seconds, split_refusal
+from planner.serving_search.transfer import longest_transfer_seconds
 
 TIED = 0.005
 """Part of the best rate within which builds of a shape count as equal; of equals the one with the fewest guesses and
@@ -106,38 +107,44 @@ def _order(point: Point) -> tuple[float, tuple[int, int, str, int]]:
 
 def _halves(candidates: list[Candidate], pruned: Counter[str], *, one_node: bool) -> tuple[list[Option], int]:
     """Return prefill and decode engines, and how many were priced."""
-    able: list[Candidate] = []
+    able: dict[Role, list[Candidate]] = {Role.PREFILL: [], Role.DECODE: []}
     for candidate in candidates:
-        refusal = split_refusal(candidate)
-        if refusal is None:
-            able.append(candidate)
-        else:
-            pruned[refusal] += 1
-    if not able:
+        refusals = {role: split_refusal(candidate, role) for role in able}
+        for role, refusal in refusals.items():
+            if refusal is None:
+                able[role].append(candidate)
+        pruned.update({refusal for refusal in refusals.values() if refusal is not None})
+    if not all(able.values()):
         return [], 0
-    decodes = [point for candidate in able if (point := best_of_decode(candidate)) is not None]
-    pruned["decode: no batch keeps the targets"] += len(able) - len(decodes)
+    count = sum(len(found) for found in able.values())
+    decodes = [point for candidate in able[Role.DECODE] if (point := best_of_decode(candidate)) is not None]
+    pruned["decode: no batch keeps the targets"] += len(able[Role.DECODE]) - len(decodes)
     if not decodes:
-        return [], len(able)
-    transfer = max(
-        longest_transfer_seconds(candidate.ground, able, one_node=one_node) for candidate in _one_of_each_ground(able)
-    )
+        return [], len(able[Role.DECODE])
+    transfer = longest_transfer_seconds(able[Role.PREFILL], able[Role.DECODE], one_node=one_node)
     # A request passes the door of either engine.
     door = max(point.candidate.costs.first_token_seconds for point in decodes)
     begin = door + WAITED_STEPS * max(point.ttft_seconds for point in decodes)
-    targets = able[0].ground.request.workload.targets
+    targets = candidates[0].ground.request.workload.targets
     first = min(targets.ttft_seconds or math.inf, targets.e2e_seconds or math.inf) - transfer - begin
-    prefills = [point for candidate in able if (point := best_of_prefill(candidate, first_seconds=first)) is not None]
-    pruned["prefill: one prompt alone is late"] += len(able) - len(prefills)
-    options = [Option(point=point, first_seconds=first) for point in _best_of_each(prefills)]
-    options += [
-        Option(point=point, first_seconds=math.inf if math.isinf(first) else begin) for point in _best_of_each(decodes)
+    prefills = [
+        point
+        for candidate in able[Role.PREFILL]
+        if (point := best_of_prefill(candidate, first_seconds=first)) is not None
     ]
-    return options, 2 * len(able)
+    pruned["prefill: one prompt alone is late"] += len(able[Role.PREFILL]) - len(prefills)
+    begins = math.inf if math.isinf(first) else begin
+    options = [Option(point=point, first_seconds=first) for point in _best_of_each_kind(prefills)]
+    options += [Option(point=point, first_seconds=begins) for point in _best_of_each_kind(decodes)]
+    return options, count
 
 
-def _one_of_each_ground(candidates: Iterable[Candidate]) -> list[Candidate]:
-    return list({candidate.ground.index: candidate for candidate in candidates}.values())
+def _best_of_each_kind(points: Iterable[Point]) -> list[Point]:
+    """Return the best of each kind of GPU and size, among engines that pair alike."""
+    kinds: dict[tuple[int, ...], list[Point]] = {}
+    for point in points:
+        kinds.setdefault(kind_of(point.candidate), []).append(point)
+    return [point for _, group in sorted(kinds.items()) for point in _best_of_each(group)]
 
 
 def _best_of_each(points: Iterable[Point]) -> list[Point]:
@@ -218,6 +225,15 @@ class Simulations:
             if option.point.role is not Role.BOTH:
                 point = replace(option.point, requests_per_second=option.rate * factor)
                 self.options[index] = replace(option, point=point)
+
+    @property
+    def pairings(self) -> tuple[Pairing, ...]:
+        """Return the sets of prefill and decode options that work together."""
+        halves: dict[Role, dict[int, Candidate]] = {Role.PREFILL: {}, Role.DECODE: {}}
+        for index, option in self.options.items():
+            if option.point.role in halves:
+                halves[option.point.role][index] = option.point.candidate
+        return pairings_of(halves[Role.PREFILL], halves[Role.DECODE])
 
     @property
     def rates(self) -> Mapping[int, float]:

@@ -14,7 +14,7 @@ from planner.serving_layout import Role
 from planner.serving_search.candidates import Candidate
 from planner.serving_search.closed_form import state_at
 from planner.serving_search.options import WAITED_STEPS, Option
-from planner.serving_search.transfer import split_refusal
+from planner.serving_search.passing import connector_of, pair_refusal, split_refusal
 
 MOST_POINTS = 12
 """Points that are shown: of each of so many equal steps of the logarithm of speed the best."""
@@ -36,8 +36,8 @@ def pareto_front(candidates: list[Candidate], options: Iterable[Option]) -> tupl
         points += [point for candidate in usual for point in _alone(candidate)]
     prefills = [option for option in options if option.point.role is Role.PREFILL]
     if prefills and constraints.split is not Splits.NEVER:
-        best = max(prefills, key=lambda option: option.point.per_gpu)
-        points += [point for candidate in usual for point in _behind(candidate, best)]
+        best_first = sorted(prefills, key=lambda option: -option.point.per_gpu)
+        points += [point for candidate in usual for point in _behind(candidate, best_first)]
     return _thinned(_front(points))
 
 
@@ -83,19 +83,23 @@ def _alone(candidate: Candidate) -> Iterator[ParetoPoint]:
             )
 
 
-def _behind(candidate: Candidate, prefill: Option) -> Iterator[ParetoPoint]:
-    """Yield what a candidate does as a decode engine behind enough prefill engines."""
-    if split_refusal(candidate) is not None:
+def _behind(candidate: Candidate, best_first: list[Option]) -> Iterator[ParetoPoint]:
+    """Yield what a candidate does as a decode engine behind enough of the best prefill engines that it works with."""
+    if split_refusal(candidate, Role.DECODE) is not None:
+        return
+    prefill = next((option for option in best_first if _works(option.point.candidate, candidate)), None)
+    if prefill is None:
         return
     ground, shape = candidate.ground, candidate.shape
     load = ground.mean.load
     context = load.prompt + load.cached + load.output / 2
     for batch in _batches(candidate.most_seqs):
         step = candidate.costs.seconds(decodes=batch, context=context)
-        rate = batch * shape.dp / (max(load.output - 1, 1.0) * step)
+        gain = candidate.costs.answering.gain
+        rate = batch * shape.dp * gain / (max(load.output - 1, 1.0) * step)
         per_gpu = 1 / (shape.num_gpus / rate + 1 / prefill.point.per_gpu)
         yield ParetoPoint(
-            tokens_per_second_per_user=1 / step,
+            tokens_per_second_per_user=gain / step,
             tokens_per_second_per_gpu=per_gpu * ground.mean.output,
             ttft_seconds=prefill.point.ttft_seconds + WAITED_STEPS * step,
             gpu=ground.prices.cluster.device.name,
@@ -103,6 +107,10 @@ def _behind(candidate: Candidate, prefill: Option) -> Iterator[ParetoPoint]:
             batch=batch,
             split=True,
         )
+
+
+def _works(first: Candidate, second: Candidate) -> bool:
+    return pair_refusal(first, second, connector_of([first])) is None
 
 
 def _front(points: list[ParetoPoint]) -> list[ParetoPoint]:

@@ -23,6 +23,7 @@ from planner.serve_plan import (
     ServeStatus,
 )
 from planner.serve_request import Arrivals, ServeObjective, ServeRequest
+from planner.serving.balancer import STEP_INTERVAL
 from planner.serving.engines import calibration, engine_named
 from planner.serving.formats import formats_of
 from planner.serving.prices import ServingPrices
@@ -33,6 +34,7 @@ from planner.serving_search.deployments import deployments_of, keep_targets
 from planner.serving_search.infeasible import explain
 from planner.serving_search.options import Option, OptionTable, Simulations, option_table
 from planner.serving_search.pareto import pareto_front
+from planner.serving_search.passing import Pairing
 from planner.serving_search.shapes import engine_shapes
 from planner.serving_search.traffic import mean_of
 from planner.specs import ModelSpec
@@ -102,6 +104,7 @@ def plan_serving(
         simulations=simulations,
         demand=demand_of(request) if request.objective is not ServeObjective.GOODPUT else None,
         solver=solver,
+        pairings=simulations.pairings,
     )
     load = demand_of(request)
     best = task.best()
@@ -220,6 +223,7 @@ class Task:
         simulations: The options.
         demand: Requests a second to bear at least cost; None for as many as there can be.
         solver: What composes engines.
+        pairings: Prefill and decode options that work together.
     """
 
     request: ServeRequest
@@ -227,6 +231,7 @@ class Task:
     simulations: Simulations
     demand: float | None
     solver: str
+    pairings: tuple[Pairing, ...]
 
     def best(self) -> Composed:
         """Return the best composition that the user allows: of any options, or of engines of one shape in each role.
@@ -235,15 +240,33 @@ class Task:
         each are the simulation's when they are compared.
         """
         options = self.simulations.options
-        roles = {role: [index for index, one in options.items() if one.point.role is role] for role in Role}
+        whole = [index for index, one in options.items() if one.point.role is Role.BOTH]
         if self.request.constraints.mixed:
-            self.settled(roles[Role.BOTH])
-            self.settled([*roles[Role.PREFILL], *roles[Role.DECODE]])
-            return self.settled(options)
-        whole = self.alone(roles[Role.BOTH])
-        halves = self.best_of([*product(roles[Role.PREFILL], roles[Role.DECODE])])
-        able = [one for one in (whole, halves) if one is not None and self.bears(one, self.demand)]
-        return max(able, key=self.advantage) if able else whole or halves or self.settled(())
+            self.settled(whole)
+            for pairing in self.pairings:
+                self.settled(sorted(pairing))
+            return self.best_with(whole)
+        alone, halves = self.alone(whole), self.best_of(self.pairs())
+        return self.better_of([one for one in (alone, halves) if one is not None])
+
+    def best_with(self, whole: Iterable[int]) -> Composed:
+        """Return the best composition of some options that do everything, and split ones that work together."""
+        chosen = tuple(whole)
+        return self.better_of(
+            [self.settled(sorted({*chosen, *pairing})) for pairing in self.pairings or (frozenset(),)]
+        )
+
+    def better_of(self, found: Sequence[Composed]) -> Composed:
+        """Return the best composition that bears the load; the first one where none does."""
+        able = [one for one in found if self.bears(one, self.demand)]
+        return max(able, key=self.advantage) if able else next(iter(found), None) or self.settled(())
+
+    def pairs(self) -> list[tuple[int, ...]]:
+        """Return every prefill option with every decode option that works with it."""
+        options = self.simulations.options
+        roles = {role: [index for index, one in options.items() if one.point.role is role] for role in Role}
+        every = product(roles[Role.PREFILL], roles[Role.DECODE])
+        return [pair for pair in every if any(pairing.issuperset(pair) for pairing in self.pairings)]
 
     def advantage(self, found: Composed) -> float:
         """Return the value of a composition, larger where it is better."""
@@ -281,7 +304,11 @@ class Task:
 
     def most(self) -> float:
         """Return the requests a second that all options bear at most."""
-        chosen = tuple(self.simulations.options)
+        options = self.simulations.options
+        whole = {index for index, one in options.items() if one.point.role is Role.BOTH}
+        return max(self._most_of(tuple(sorted(whole | pairing))) for pairing in self.pairings or (frozenset(),))
+
+    def _most_of(self, chosen: tuple[int, ...]) -> float:
         while True:
             found = self._composed(chosen, demand=None)
             if not self.simulations.require(found.counts):
@@ -310,13 +337,11 @@ def _compositions(task: Task, best: Composed) -> tuple[Composition, ...]:
     """Return the best of each way to compose."""
     options = task.simulations.options
     whole = [index for index, option in options.items() if option.point.role is Role.BOTH]
-    halves = [index for index, option in options.items() if option.point.role is not Role.BOTH]
     found: list[Composition] = []
     alone = task.alone(whole)
     if alone is not None:
         found.append(_composition("one shape", alone, task))
-    for name, indices in (("aggregated", whole), ("prefill/decode split", halves)):
-        one = task.settled(indices)
+    for name, one in (("aggregated", task.settled(whole)), ("prefill/decode split", task.best_with(()))):
         if one.counts:
             found.append(_composition(name, one, task))
     found.append(_composition("the plan", best, task))
@@ -384,13 +409,29 @@ def _checkpoint(request: ServeRequest, ground: Ground) -> list[str]:
     return [f"the files of {request.served_model} hold {name} weights; else give served_model: engines load them as is"]
 
 
+def _version() -> Iterable[str]:
+    """Yield what is taken of the engine's version, where earlier ones differ."""
+    eras = calibration().eras.get(ENGINE, ())
+    if eras:
+        yield f"host time of a running sequence: of {ENGINE} {eras[-1].before} and later; {eras[-1].source}"
+
+
+def _moves(field: Field) -> str:
+    """Return what is taken of a balancer's moves."""
+    ranks = max(one.shape.tp * one.shape.dp for one in field.candidates if one.build.balance.redundant is not None)
+    return (
+        f"a balancer deals experts anew every {STEP_INTERVAL:,} steps: all slots change rank but those that chance "
+        f"leaves there (one in {ranks} on {ranks} ranks), and steps wait for it"
+    )
+
+
 def _routing(routing: Routing | None) -> str:
     """Return what is taken of the tokens that experts get."""
     if routing is None:
         return "routing is uniform: every expert gets as many tokens"
     return (
         f"routing: {routing.source}; every step is routed alike, and a layer with experts takes the mean of all; a "
-        "balancer places copies as well as this plan does, and moving them takes no time"
+        "balancer places copies as well as this plan does"
     )
 
 
@@ -399,6 +440,7 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
     workload = request.workload
     texts = [
         f"times of steps: kernel by kernel; constants of the engine: {calibration().source}",
+        *_version(),
         "requests are dealt to engines at random, each keeping the distribution of lengths",
     ]
     if workload.prefix is not None:
@@ -409,6 +451,8 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
         texts += _checkpoint(request, field.grounds[0])
     if field.grounds and field.grounds[0].prices.model.has_experts:
         texts.append(_routing(workload.routing))
+    if any(candidate.build.balance.redundant is not None for candidate in field.candidates):
+        texts.append(_moves(field))
     if request.speculation is not None:
         texts.append(
             f"guesses of {request.speculation.model.name} are taken with probability "

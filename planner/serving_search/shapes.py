@@ -96,15 +96,19 @@ def engine_words(shape: EngineShape, *, guesses: int, redundant: int | None) -> 
 def draft_refusal(shape: EngineShape, draft: ModelSpec) -> str | None:
     """Return why a draft cannot guess for an engine of a shape; None where it can.
 
-    It has the engine's tensor-parallel degree, as vLLM asks; beside pipeline stages it would stand on the last alone,
-    which is not planned.
+    It has the engine's tensor-parallel degree, as vLLM asks, and its routed experts lie over all ranks, as the
+    engine's own do (`vllm/model_executor/layers/fused_moe/layer.py`, `vllm/config/speculative.py:
+    create_draft_parallel_config`). vLLM 0.32.0 makes it on the last pipeline stage, and there by the engine's own
+    pipeline group: only that stage's part of its layers, which then wait for what no other stage computes
+    (`vllm/v1/worker/gpu/spec_decode/standalone_ar/speculator.py: load_draft_model`,
+    `vllm/model_executor/models/utils.py: make_layers`).
     """
     if shape.pp > 1:
-        return "draft: no pipeline stages"
-    alone = EngineShape(tp=shape.tp)
+        return "draft: pipeline stages, of which vLLM makes the last one's part of it alone"
+    alone = EngineShape(tp=shape.tp, dp=shape.dp, expert_parallel=shape.expert_parallel)
     plain = formats_of("", draft)
     if _heads_refusal(alone, draft) or _width_refusal(alone, draft, plain):
-        return "draft: tp does not divide its heads or columns"
+        return "draft: its heads, columns or experts do not divide over the ranks"
     if shape.dcp > 1 and _context_refusal(shape, draft):
         return "draft: its key/value heads have no copies to share out"
     return None

@@ -1,40 +1,20 @@
-"""The way of a prompt's cache from the engine that makes it to the engine that goes on, and which pairs may do so.
+"""The way of a prompt's cache from the engine that makes it to the engine that goes on.
 
-Every GPU of the receiving rank reads its part over its own link, from the GPUs that hold it; the side whose GPUs hold
-more of it each is the slower one. Which pairs work is what vLLM 0.32.0's NixlConnector checks
-(`vllm/distributed/kv_transfer/kv_connector/v1/nixl/base_worker.py`, `utils.py: TransferTopology.tp_ratio`): one
-tensor-parallel degree divides the other, and a pipeline only with conditions, so that none is planned here. Recurrent
-states need another layout of theirs, which these files do not ask for.
+Every GPU of the receiving engine's rank gets what it holds of the prompt, states and copies of heads included, over its
+own link, from the GPUs that hold it; the slower side counts. Senders share what is got: with latent attention each
+receiving rank reads a whole copy, from as many ranks as there are on either side at most; of grouped heads one of
+several copies is read (vLLM 0.32.0, `vllm/distributed/kv_transfer/kv_connector/v1/nixl/tp_mapping.py`); pipeline stages
+each send their layers.
 """
 
-from planner.blocks import LinearAttention, StateSpace
+from collections.abc import Iterable
+
 from planner.serve_plan import Transfer
 from planner.serving.exchange import ExchangeTimes
+from planner.serving_layout import NIXL, NIXL_PUSH
 from planner.serving_search.candidates import Candidate, Ground
-from planner.serving_search.shapes import nested_sizes
-from planner.specs import ModelSpec
+from planner.serving_search.passing import is_latent, key_value_heads, pair_refusal
 from profiles.hardware import LinkKind
-
-
-def split_refusal(candidate: Candidate) -> str | None:
-    """Return why an engine cannot be a part of a split plan; None where it can."""
-    shape = candidate.shape
-    if has_states(candidate.ground.prices.model):
-        return "split: recurrent states are not passed on"
-    if shape.pp > 1:
-        return "split: no pipeline stages"
-    if candidate.build.guesses:
-        return "split: the cache of a draft is not passed on"
-    if shape.dcp > 1:
-        return "split: no decode context parallelism"
-    if shape.tp not in nested_sizes(candidate.ground.prices.cluster.gpus_per_node):
-        return "split: a tensor-parallel degree that others do not divide"
-    return None
-
-
-def has_states(model: ModelSpec) -> bool:
-    """Return whether a model has recurrent layers."""
-    return any(isinstance(block.mixer, StateSpace | LinearAttention) for block in model.distinct_blocks)
 
 
 def transfer_of(first: Candidate, second: Candidate, *, one_node: bool) -> Transfer:
@@ -45,20 +25,61 @@ def transfer_of(first: Candidate, second: Candidate, *, one_node: bool) -> Trans
         second: Goes on.
         one_node: All pools stand on one node.
     """
-    tokens = first.ground.mean.prompt
-    held = [candidate.ledger(1).sequence_bytes(tokens) for candidate in (first, second)]
-    seconds = max(
-        _send_seconds(candidate.ground, num_bytes, one_node=one_node)
-        for candidate, num_bytes in zip((first, second), held, strict=True)
-    )
+    held = _held_bytes(second)
     over = "links inside the node" if one_node else "the network between nodes"
-    return Transfer(num_bytes=round(held[1] * second.shape.tp), seconds=seconds, over=over)
+    return Transfer(
+        num_bytes=round(held * second.shape.tp),
+        seconds=_seconds(first, second, held=held, one_node=one_node),
+        over=over,
+    )
 
 
-def longest_transfer_seconds(ground: Ground, candidates: list[Candidate], *, one_node: bool) -> float:
-    """Return the transfer of a mean prompt's cache through the GPU that holds most of it among these engines."""
-    most = max(candidate.ledger(1).sequence_bytes(ground.mean.prompt) for candidate in candidates)
-    return _send_seconds(ground, most, one_node=one_node)
+def longest_transfer_seconds(prefills: Iterable[Candidate], decodes: Iterable[Candidate], *, one_node: bool) -> float:
+    """Return the longest transfer of a mean prompt's cache between engines of which one may pass caches to the other.
+
+    Engines of one shape differ in nothing that is passed on; without any pair it is 0.
+    """
+    firsts, seconds = _one_of_each_shape(prefills), _one_of_each_shape(decodes)
+    held = {id(second): _held_bytes(second) for second in seconds}
+    return max(
+        (
+            _seconds(first, second, held=held[id(second)], one_node=one_node)
+            for first in firsts
+            for second in seconds
+            if any(pair_refusal(first, second, connector) is None for connector in (NIXL, NIXL_PUSH))
+        ),
+        default=0.0,
+    )
+
+
+def _one_of_each_shape(candidates: Iterable[Candidate]) -> list[Candidate]:
+    found = {
+        (one.ground.index, one.shape.tp, one.shape.pp, one.shape.dcp, one.build.guesses > 0): one for one in candidates
+    }
+    return list(found.values())
+
+
+def _held_bytes(candidate: Candidate) -> float:
+    """Return the cache of a mean prompt on one GPU."""
+    return candidate.ledger(1).sequence_bytes(candidate.ground.mean.prompt)
+
+
+def _seconds(first: Candidate, second: Candidate, *, held: float, one_node: bool) -> float:
+    sent = held * second.shape.tp / senders_of(first, second)
+    return max(
+        _send_seconds(candidate.ground, num_bytes, one_node=one_node)
+        for candidate, num_bytes in ((first, sent), (second, held))
+    )
+
+
+def senders_of(first: Candidate, second: Candidate) -> int:
+    """Return the GPUs of the sending rank that the receiving one reads from."""
+    one, other = first.shape, second.shape
+    if one.dcp > 1:
+        return one.tp
+    if is_latent(first.ground.prices.model):
+        return min(one.tp, other.tp) * one.pp
+    return min(one.tp, max(key_value_heads(first.ground.prices.model), other.tp)) * one.pp
 
 
 def _send_seconds(ground: Ground, num_bytes: float, *, one_node: bool) -> float:

@@ -11,6 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 : "${NODE_ADDR:?set it to the address of this node}"
 export VLLM_NIXL_SIDE_CHANNEL_HOST="$NODE_ADDR"
 export VLLM_NIXL_SIDE_CHANNEL_PORT="${VLLM_NIXL_SIDE_CHANNEL_PORT:-5600}"
+# Recurrent states are passed on in this layout alone; models without any do not look at it.
+export VLLM_SSM_CONV_STATE_LAYOUT=DS
 
 NODE=()
 

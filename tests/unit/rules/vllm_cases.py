@@ -91,6 +91,9 @@ CASES: Mapping[str, str] = {
         "-tp 8 -dcp 2 --kv-transfer-config.kv_connector NixlConnector --kv-transfer-config.kv_role kv_both",
         model=EXPERTS,
     ),
+    "VLL834": serve(
+        "-tp 4 -pp 2 --kv-transfer-config.kv_connector NixlPushConnector --kv-transfer-config.kv_role kv_consumer"
+    ),
     "VLL833": serve("""-tp 8 --speculative-config '{"method": "ngram", "prompt_lookup_max": 4}'"""),
     "VLL840": serve("-tp 4 --enable-expert-parallel --enable-eplb --eplb-config.step 9", model=EXPERTS),
 }

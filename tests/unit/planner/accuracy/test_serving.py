@@ -217,6 +217,60 @@ def test_a_group_is_predicted_without_its_rows() -> None:
     assert without_vllm["trtllm"].compute_factor > calibration().engines["trtllm"].compute_factor
 
 
+def test_a_run_has_the_host_of_its_version() -> None:
+    (era,) = calibration().eras["vllm"]
+    newest = calibration().engines["vllm"].sequence_seconds
+    assert newest < era.sequence_seconds
+    told = {
+        ("0.12.0", ""): era.sequence_seconds,
+        ("0.9.1", "2026-05-01"): era.sequence_seconds,
+        ("0.14.0", ""): newest,
+        ("0.19.0", "2025-01-01"): newest,
+        ("", "2025-10-29"): era.sequence_seconds,
+        ("", "2026-04-03"): newest,
+        ("nightly-5b8c30d62b754b57", "2026-04-03"): newest,
+        ("", ""): newest,
+    }
+    for (version, day), seconds in told.items():
+        run = _predicted(engine="vllm", engine_version=version, date=day).run
+        assert run is not None
+        assert run.engine.sequence_seconds == seconds
+        assert ("version: one of the newest" in run.assumed) == (not version and not day)
+    for engine in ("sglang", "trtllm"):
+        run = _predicted(engine=engine, engine_version="0.4.1").run
+        assert run is not None
+        assert run.engine == calibration().engines[engine]
+
+
+def test_a_fit_finds_the_host_of_earlier_versions_from_their_runs_alone() -> None:
+    base = calibration()
+    (era,) = base.eras["vllm"]
+    moved = replace(base, eras={"vllm": (replace(era, sequence_seconds=7e-5),)})
+    rows = []
+    for version in ("0.12.0", "0.19.0"):
+        for concurrency in (16, 64, 128):
+            for tp in (1, 2):
+                row = _row(
+                    id=f"{version}-{concurrency}-{tp}",
+                    engine="vllm",
+                    engine_version=version,
+                    tp=str(tp),
+                    num_gpus=str(tp),
+                    concurrency_or_batch=str(concurrency),
+                )
+                found = ServingPredictor(moved).predict(row)
+                assert found.tpot_seconds is not None
+                assert found.ttft_seconds is not None
+                times = {"tpot_ms": str(1e3 * found.tpot_seconds), "ttft_ms": str(1e3 * found.ttft_seconds)}
+                rows.append(replace(row, cells={**row.cells, **times}))
+    fit = ServingFit(base, [ServingPredictor().predict(row) for row in rows], sort_rows(rows))
+    assert "vllm before 0.14.0.sequence_seconds" in fit.names
+    fitted = fit.fitted(steps=1)
+    assert fitted.eras["vllm"][0].sequence_seconds > 1.2 * era.sequence_seconds
+    ratio = fitted.eras["vllm"][0].sequence_seconds / fitted.engines["vllm"].sequence_seconds
+    assert ratio > 1.5
+
+
 def test_models_of_one_architecture_are_left_out_together() -> None:
     one, other = (_predicted(model=name) for name in ("deepseek-ai/DeepSeek-R1", "deepseek-ai/DeepSeek-V3"))
     assert group_of(one, "model") == group_of(other, "model") == "DeepseekV3ForCausalLM, 61 layers"

@@ -230,3 +230,18 @@ def test_lengths_lie_evenly_in_their_spread() -> None:
     assert (requests.prompts_N.min(), requests.prompts_N.max()) == (800, 1000)
     assert requests.prompts_N.mean() == pytest.approx(900)
     assert (requests.outputs_N.min(), requests.outputs_N.max()) == (400, 500)
+
+
+def test_a_prompt_alone_goes_through_all_stages_before_its_first_token() -> None:
+    requests = closed_loop(count=1, concurrency=1, prompt=2000, output=1)
+    whole, staged = (served("llama-3.1-8b", shape=EngineShape(tp=1, pp=pp)) for pp in (1, 2))
+    found = {one.shape.pp: simulate(requests, costs=one.costs, seats=one.seats()) for one in (whole, staged)}
+    assert whole.costs.filling_seconds(2000, budget=8192) == 0.0
+    # Both stages do the work of one GPU, one behind the other; a step holds what keeps both busy.
+    way = staged.costs.seconds(chunks=[(4000.0, 0.0)], finished=1)
+    busy = staged.costs.seconds(chunks=[(2000.0, 0.0)], finished=1)
+    door = staged.costs.first_token_seconds
+    assert float(found[2].ttft_N[0]) == pytest.approx(door + busy + way / 2)
+    assert float(found[2].ttft_N[0]) == pytest.approx(float(found[1].ttft_N[0]), rel=0.1)
+    steady = at_concurrency(staged.costs, staged.seats(), Load(prompt=2000, output=1), 1)
+    assert steady.ttft_seconds == pytest.approx(float(found[2].ttft_N[0]), rel=1e-6)

@@ -14,10 +14,12 @@ from planner.serving.simulate import simulate
 from planner.serving.speculation import tokens_per_step
 from planner.serving.steady import Load, at_concurrency
 from planner.serving.traffic import closed_loop
-from planner.serving_layout import EngineShape
+from planner.serving_layout import NIXL, EngineShape, Role
 from planner.serving_search.candidates import Candidate
+from planner.serving_search.passing import pair_refusal
 from planner.serving_search.search import field_of
 from planner.serving_search.shapes import draft_refusal
+from planner.serving_search.transfer import transfer_of
 from tests.served import SMALL, serve_inputs, served
 from tests.unit.planner.serving.engines_of import Served
 from tests.unit.planner.serving.engines_of import served as engine
@@ -109,13 +111,78 @@ def test_answers_that_are_put_back_end_all_the_same() -> None:
     assert (found.tpot_N > 0).all()
 
 
+STAGED = "draft: pipeline stages, of which vLLM makes the last one's part of it alone"
+
+
 def test_a_draft_is_not_planned_where_it_cannot_stand() -> None:
     draft = load_bundled("llama-3.2-1b")
     assert draft_refusal(EngineShape(tp=8), draft) is None
-    assert draft_refusal(EngineShape(tp=4, pp=2), draft) == "draft: no pipeline stages"
-    assert draft_refusal(EngineShape(tp=64), draft) == "draft: tp does not divide its heads or columns"
+    assert draft_refusal(EngineShape(tp=4, pp=2), draft) == STAGED
+    assert draft_refusal(EngineShape(tp=64), draft) == (
+        "draft: its heads, columns or experts do not divide over the ranks"
+    )
     plan = served(*drafted(0.8), ("split: never", "split: allowed"))
-    assert plan.search.pruned["draft: no pipeline stages"] > 0
+    assert plan.search.pruned[STAGED] > 0
+
+
+GUESSED = (
+    ("model: llama-3.1-8b", "model: llama-3.1-70b"),
+    ("workload:", "speculative: {draft: llama-3.1-8b, acceptance: 0.8}\nworkload:"),
+    ("ttft_ms: 500, tpot_ms: 25", "ttft_ms: 2000, tpot_ms: 15"),
+)
+
+
+def test_a_split_plan_has_the_draft_in_both_pools_or_in_neither() -> None:
+    plan = served(*GUESSED, ("workload:", "constraints: {split: only}\nworkload:"))
+    drafts = {entry.pool.role: entry.pool.settings.draft for entry in plan.pools}
+    prefill, decode = drafts[Role.PREFILL], drafts[Role.DECODE]
+    assert prefill is not None
+    assert decode is not None
+    # Prompts need no guesses, and the fewest are quickest there.
+    assert prefill.num_tokens == 1 < decode.num_tokens
+    files = serve_files(plan)
+    for entry in plan.pools:
+        assert 'method: "draft_model"' in files[f"{entry.pool.name}.yaml"]
+    without = served(GUESSED[0], GUESSED[2], ("workload:", "constraints: {split: only}\nworkload:"))
+    assert (plan.value or 0.0) > (without.value or 0.0)
+
+
+def test_caches_of_a_draft_are_passed_on_with_the_models() -> None:
+    inputs = serve_inputs(SMALL, *GUESSED)
+    candidates = field_of(inputs.model, inputs.clusters, inputs.request).candidates
+    found = {one.build.guesses: one for one in candidates if one.shape == EngineShape(tp=4)}
+    bare, guessed = found[0], found[2]
+    assert pair_refusal(bare, guessed, NIXL) == (
+        "a draft in one of two engines: both have the same layers, or the caches do not match"
+    )
+    assert pair_refusal(found[1], guessed, NIXL) is None
+    alone, both = (transfer_of(one, one, one_node=True).num_bytes for one in (bare, guessed))
+    # 32 layers of 8 heads beside 80 of as many; slots for guesses may need one more block.
+    assert both / alone == pytest.approx(112 / 80, rel=0.02)
+    eight = next(one for one in candidates if one.shape == EngineShape(tp=8) and one.build.guesses == 2)
+    assert pair_refusal(guessed, eight, NIXL) is None
+
+
+def test_a_drafts_experts_lie_over_all_ranks() -> None:
+    text = SMALL.replace("llama-3.1-8b", "qwen3-235b-a22b").replace("dgx-h100", "dgx-h200")
+    change = ("workload:", "speculative: {draft: qwen3-30b-a3b, acceptance: 0.8}\nworkload:")
+    inputs = serve_inputs(text, change, ("tpot_ms: 25", "tpot_ms: 100"))
+    candidates = field_of(inputs.model, inputs.clusters, inputs.request).candidates
+    held = {}
+    for shape in (EngineShape(tp=8), EngineShape(tp=8, expert_parallel=True)):
+        candidate = next(one for one in candidates if one.shape == shape and one.build.guesses == 2)
+        held[shape] = next(line.num_bytes for line in candidate.ledger(8).lines if line.name == "draft")
+        # 30,532,122,624 parameters of 2 bytes; key and value heads have two copies.
+        assert held[shape] == pytest.approx(30_532_122_624 * 2 / 8, rel=0.02)
+        slower, faster = (one.costs.seconds(decodes=16, context=1000) for one in (candidate, _bare(candidates, shape)))
+        assert slower > faster
+    draft = load_bundled("qwen3-30b-a3b")
+    uneven = EngineShape(tp=8, dp=12, expert_parallel=True)
+    assert draft_refusal(uneven, draft) == "draft: its heads, columns or experts do not divide over the ranks"
+
+
+def _bare(candidates: list[Candidate], shape: EngineShape) -> Candidate:
+    return next(one for one in candidates if one.shape == shape and not one.build.guesses)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +192,7 @@ def test_a_draft_is_not_planned_where_it_cannot_stand() -> None:
             "{draft: qwen3-0.6b, acceptance: 0.7}",
             "qwen3-0.6b has 151,936 tokens in its vocabulary, llama-3.1-8b 128,256.",
         ),
-        ("{draft: llama-4-scout, acceptance: 0.7}", "llama-4-scout has routed experts or recurrent layers."),
+        ("{draft: nemotron-h-56b, acceptance: 0.7}", "nemotron-h-56b has recurrent layers."),
         (
             "{draft: llama-3.2-1b, acceptance: 1.5}",
             "`acceptance` = 1.5 is out of range.\nGive a value of less than 1.0.",
@@ -171,6 +238,8 @@ def test_uneven_experts_take_longer_and_the_balancer_wins_back_most() -> None:
     (entry,) = balanced.pools
     assert entry.pool.settings.redundant_experts is not None
     assert "enable-eplb: true\neplb-config:\n  num_redundant_experts:" in serve_files(balanced)["server.yaml"]
+    assert entry.step_seconds["moves of experts"] > 0
+    assert any(text.startswith("a balancer deals experts anew every 3,000 steps") for text in balanced.assumptions)
     (even,) = [one for one in _candidates(MIXTURE, DEALT) if one.budget == 8192]
     in_order, *with_copies = [one for one in _candidates(MIXTURE, DEALT, UNEVEN) if one.budget == 8192]
     for answers in (64, 256, 1024):

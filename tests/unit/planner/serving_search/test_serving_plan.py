@@ -275,14 +275,25 @@ def test_targets_that_each_need_the_other_move_together() -> None:
 @pytest.mark.parametrize(
     ("change", "binding"),
     [
-        (("constraints: {split: only}", "constraints: {split: only, pp: 2}"), "no pipeline stages"),
-        (("model: llama-3.1-8b", "model: nemotron-h-56b"), "recurrent states are not passed on"),
+        (
+            ("constraints: {split: only}", "constraints: {split: only, pp: 2}"),
+            "the decode part of one: pipeline stages in decode, which no connector of vLLM writes into",
+        ),
+        (
+            ("constraints: {split: only}", "constraints: {split: only, dcp: 2, tp: 8}"),
+            "a part of one: decode context parallelism of heads: NixlConnector takes that of latent attention",
+        ),
     ],
 )
 def test_a_split_that_cannot_be_is_what_is_in_the_way(change: tuple[str, str], binding: str) -> None:
-    plan = served(SPLIT, change, ("ttft_ms: 500, tpot_ms: 25", "ttft_ms: 5000, tpot_ms: 100"))
+    plan = served(
+        SPLIT,
+        change,
+        ("model: llama-3.1-8b", "model: qwen3-30b-a3b"),
+        ("ttft_ms: 500, tpot_ms: 25", "ttft_ms: 5000, tpot_ms: 100"),
+    )
     assert plan.infeasible is not None
-    assert plan.infeasible.binding == f"split: no engine can be a part of one: {binding}"
+    assert plan.infeasible.binding == f"split: no engine can be {binding}"
     assert plan.infeasible.nearest == "engines that do everything, with constraints.split: allowed"
 
 
