@@ -22,7 +22,7 @@ from profiles.chips import is_same_chip
 from profiles.collectives import CollectivePrices
 from profiles.estimate import CostModel, Estimate, Source
 from profiles.hardware import Cluster, Device
-from profiles.judging import Judged, judge, judged_on, measured_device, price_of, seconds_of
+from profiles.judging import Judged, judge, judged_on, measured_device, measured_nodes, price_of, seconds_of
 from profiles.measure.journal import Entry
 from profiles.measure.points import Point
 from profiles.measured_operations import FAMILIES, Family, operation_of, place_of
@@ -62,10 +62,7 @@ class ProfiledCostModel:
 
     @cached_property
     def _measured_cluster(self) -> Cluster:
-        """Return the nodes that the profile was measured on, or as many of them as this cluster has."""
-        per_node = self.cluster.gpus_per_node
-        nodes = -(-self.recording.most_ranks // per_node)
-        return self.cluster.with_nodes(max(1, min(nodes, self.cluster.num_nodes)))
+        return measured_nodes(self.recording, self.cluster)
 
     @cached_property
     def judged(self) -> Judged:

@@ -9,7 +9,6 @@ states need another layout of theirs, which these files do not ask for.
 
 from planner.blocks import LinearAttention, StateSpace
 from planner.serve_plan import Transfer
-from planner.serving.exchange import ExchangeTimes
 from planner.serving_search.candidates import Candidate, Ground
 from planner.serving_search.shapes import nested_sizes
 from planner.specs import ModelSpec
@@ -65,5 +64,5 @@ def _send_seconds(ground: Ground, num_bytes: float, *, one_node: bool) -> float:
     cluster = ground.prices.cluster
     has_network = any(level.kind is LinkKind.NETWORK for level in cluster.levels)
     crosses = not one_node and has_network
-    times = ExchangeTimes(cluster, ground.engine.sums)
+    times = ground.prices.exchange(ground.engine)
     return float(times.send_seconds_P(num_bytes, crosses_nodes=crosses))
