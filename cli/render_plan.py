@@ -24,6 +24,7 @@ from cli.render import (
     percent,
     section,
     signed_percent,
+    sources_in_words,
 )
 from cli.render_choices import choice_blocks
 from cli.render_memory import heaviest_in_words

@@ -1,7 +1,7 @@
 """Kernels of a serving engine that a profile measures, and which points measure them.
 
-An engine multiplies forward, decodes, and runs inside captured graphs: of a shape that was measured several ways the one
-nearest to that counts (`unlikeness`).
+An engine multiplies forward, decodes, and runs inside captured graphs: of a shape that was measured several ways the
+one nearest to that counts (`unlikeness`).
 """
 
 from enum import StrEnum
@@ -67,22 +67,21 @@ def unserved(point: Point) -> str | None:
     return None
 
 
+_KERNEL_OF = {
+    "gemm": ServedKernel.PRODUCTS,
+    "experts": ServedKernel.GROUPED,
+    "elementwise": ServedKernel.ELEMENT_WISE,
+    "collectives": ServedKernel.COLLECTIVES,
+}
+
+
 def kernel_of(point: Point) -> ServedKernel | None:
     """Return which kernel a point measures; None where it measures none of an engine."""
     if unserved(point) is not None:
         return None
-    match point.suite:
-        case "gemm":
-            return ServedKernel.PRODUCTS
-        case "experts":
-            return ServedKernel.GROUPED
-        case "attention":
-            return ServedKernel.ANSWERS if point.word("phase") == "decode" else ServedKernel.PROMPTS
-        case "elementwise":
-            return ServedKernel.ELEMENT_WISE
-        case "collectives":
-            return ServedKernel.COLLECTIVES
-    return None
+    if point.suite == "attention":
+        return ServedKernel.ANSWERS if point.word("phase") == "decode" else ServedKernel.PROMPTS
+    return _KERNEL_OF.get(point.suite)
 
 
 def unlikeness(point: Point) -> int:

@@ -5,19 +5,18 @@ Points are the operations that training plans price too
 (`planner.serving.measured`).
 """
 
-import math
 from collections.abc import Mapping
-from functools import lru_cache
+from statistics import geometric_mean
 from types import MappingProxyType
 
 from profiles.collectives import CollectivePrices
-from profiles.hardware import Cluster, Device, ProfileReference
+from profiles.hardware import Cluster, Device
 from profiles.judging import judge, measured_nodes, seconds_of
 from profiles.measure.journal import Entry
 from profiles.measure.points import Point
 from profiles.measured_operations import operation_of, place_of
 from profiles.ops import Collective
-from profiles.recorded import Recording, recording_of
+from profiles.recorded import Recording
 from profiles.served_kernels import ServedKernel, kernel_of, unlikeness
 from profiles.tables import Shape
 
@@ -35,10 +34,16 @@ class ServedRows:
         self.is_own = recording.device == cluster.device.name
         self.name = str(recording.directory)
         self.torch = _torch_of(recording)
+        self._measured_device = recording.device
         self._has_same_nodes = recording.gpus_per_node == cluster.gpus_per_node
         self._links = CollectivePrices(self.cluster, sustained=False)
         self._rows = self._sorted(judge(recording, self.cluster).kept)
-        self.kernel_seconds = _graph_kernel_seconds(recording) if self.is_own else None
+        self.kernel_seconds = graph_kernel_seconds(recording) if self.is_own else None
+
+    @property
+    def text(self) -> str:
+        """Return where they come from: "torch 2.13.0 on h100-sxm-80gb, measured"."""
+        return f"{self.torch} on {self._measured_device}, {self.name}".strip()
 
     @property
     def device(self) -> Device:
@@ -62,7 +67,7 @@ class ServedRows:
             if unlike <= best:
                 of_kernel[shape] = (unlike, [*(times if unlike == best else []), taken])
         return {
-            kernel: {shape: math.exp(sum(map(math.log, times)) / len(times)) for shape, (_, times) in rows.items()}
+            kernel: {shape: geometric_mean(times) for shape, (_, times) in rows.items()}
             for kernel, rows in found.items()
         }
 
@@ -80,23 +85,13 @@ class ServedRows:
         return None if place is None else place[1]
 
 
-@lru_cache(maxsize=8)
-def served_rows(reference: ProfileReference, cluster: Cluster) -> ServedRows:
-    """Return the measured kernels of the profile that a cluster is priced with.
-
-    Raises:
-        ProfileFileError: It is not there, cannot be read, or has changed since.
-    """
-    return ServedRows(recording_of(reference), cluster)
-
-
 def _torch_of(recording: Recording) -> str:
     software = recording.newest.get("software")
     version = software.get("torch") if isinstance(software, Mapping) else None
     return "" if version is None else f"torch {version}"
 
 
-def _graph_kernel_seconds(recording: Recording) -> float | None:
+def graph_kernel_seconds(recording: Recording) -> float | None:
     """Return what one kernel of the longest measured graph takes; None where none was measured."""
     found = [
         (entry.point.size("kernels"), seconds_of(entry))

@@ -34,16 +34,12 @@ CONTEXTS_K = tuple(2**power for power in range(4, 22))
 def _grid(core: AttentionCore, cache_bytes: float, device: Device) -> tuple[tuple[float, ...], ...]:
     """Return the seconds of one layer at every batch and context of the grid."""
     return tuple(
-        tuple(
-            one_decode_seconds(core, cache_bytes, device, batch=batch, context=context) for context in CONTEXTS_K
-        )
+        tuple(one_decode_seconds(core, cache_bytes, device, batch=batch, context=context) for context in CONTEXTS_K)
         for batch in BATCHES_B
     )
 
 
-def one_decode_seconds(
-    core: AttentionCore, cache_bytes: float, device: Device, *, batch: int, context: int
-) -> float:
+def one_decode_seconds(core: AttentionCore, cache_bytes: float, device: Device, *, batch: int, context: int) -> float:
     """Return the seconds of one layer's decode attention of so many sequences, alone."""
     return decode_seconds(
         Decode(

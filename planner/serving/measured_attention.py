@@ -1,7 +1,7 @@
 """Attention of an engine on GPUs that were measured (`planner.serving.measured`).
 
-A chunk of a prompt is priced in microseconds, thousands of times; so its factor is looked up on a grid of its tokens and
-of those before them, bilinear in their logarithms. Lengths that were measured are among the grid's. A step's chunks
+A chunk of a prompt is priced in microseconds, thousands of times; so its factor is looked up on a grid of its tokens
+and of those before them, bilinear in their logarithms. Lengths that were measured are among the grid's. A step's chunks
 together have the mean of their factors, by their work.
 
 Answers have a grid of batches and contexts without a profile too; measured ones are put in.
@@ -23,7 +23,7 @@ from planner.serving.attention_times import (
     one_decode_seconds,
     place_between,
 )
-from planner.serving.measured import Measured
+from planner.serving.measured import Asked, Measured
 from planner.serving.rank_operators import PLAIN_BYTES, AttentionCore
 from profiles.hardware import Device
 from profiles.measured_operations import place_of, seen_pairs
@@ -74,17 +74,17 @@ class MeasuredDecodeTimes(DecodeTimes):
         own_P = np.array(
             [one_decode_seconds(core, cache_bytes, device, batch=batch, context=context) for batch, context in places]
         )
-        counted_P, hidden_P = np.full_like(own_P, measured.rest), np.full_like(own_P, measured.rest)
+        counted_P = np.full_like(own_P, measured.rest)
         if cache_bytes == PLAIN_BYTES:
-            found = measured.factors(
-                ServedKernel.ANSWERS,
-                [_answer(core, batch, context) for batch, context in places],
-                own_P,
+            asked = Asked(
+                kernel=ServedKernel.ANSWERS,
+                shapes=[_answer(core, batch, context) for batch, context in places],
+                own_seconds_P=own_P,
                 reference=lambda shape: _answer_seconds(shape, measured.rows.device),
             )
-            counted_P, hidden_P = found.counted_P, found.counted_P
+            counted_P = measured.factors(asked).counted_P
         # What is hidden of a start is the same part of a measured kernel.
-        seconds_P = counted_P * own_P - hidden_P * self._hidden
+        seconds_P = counted_P * (own_P - self._hidden)
         self._seconds_BK = tuple(tuple(row) for row in seconds_P.reshape(len(self._batches), -1).tolist())
         self._hidden = 0.0
         self._index_seconds *= measured.rest
@@ -143,15 +143,14 @@ class MeasuredPromptTimes(PromptTimes):
         self._past = _merged(PAST_K, (shape.sizes[KV_LEN] - shape.sizes[QUERY_LEN] for shape in rows))
         alone = PromptTimes(core, device, hidden_start=0.0)
         places = [(tokens, past) for tokens in self._chunks for past in self._past]
-        found = measured.factors(
-            ServedKernel.PROMPTS,
-            [_prompt(core, tokens, past) for tokens, past in places],
-            np.array([alone.seconds([(tokens, past)]) for tokens, past in places]),
+        asked = Asked(
+            kernel=ServedKernel.PROMPTS,
+            shapes=[_prompt(core, tokens, past) for tokens, past in places],
+            own_seconds_P=np.array([alone.seconds([(tokens, past)]) for tokens, past in places]),
             reference=lambda shape: _prompt_seconds(shape, measured.rows.device),
         )
-        self._counted_CK = tuple(
-            tuple(row) for row in found.counted_P.reshape(len(self._chunks), len(self._past)).tolist()
-        )
+        counted_P = measured.factors(asked).counted_P
+        self._counted_CK = tuple(tuple(row) for row in counted_P.reshape(len(self._chunks), len(self._past)).tolist())
         self._log_chunks = tuple(math.log2(tokens) for tokens in self._chunks)
         self._log_past = tuple(math.log2(past + 1) for past in self._past)
 

@@ -8,8 +8,8 @@ Element-wise kernels: one of n kernels of a kind has a part of their traffic, an
 for each (`Engine.kernel_seconds`) and that part at the memory's bandwidth. What a profile says of such a kernel counts
 over that start.
 
-Collectives: sums of small tensors in one shot are the engine's own kernel, which no profile measures; NCCL's stand
-beside them, and the faster counts.
+Collectives: sums of small tensors are one shot of the engine's own kernel, which no profile measures. Which those are
+the engine's own prices say.
 """
 
 import math
@@ -21,10 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from planner.serving.engines import KernelFactors
 from planner.serving.exchange import ExchangeTimes, OwnSums
-from planner.serving.grouped import grouped_kernels
-from planner.serving.measured import Factors, Measured
-from planner.serving.rank_operators import PLAIN_BYTES, Product, RankLayer, RoutedExperts
-from planner.serving.step_tables import LayerKernels, runnable
+from planner.serving.measured import Asked, Factors, Measured
+from planner.serving.rank_operators import Product, RankLayer, RoutedExperts
+from planner.serving.step_tables import Grouping, LayerKernels, runnable
 from profiles.hardware import Cluster, Device
 from profiles.kernels.operations import FORMATS, Format
 from profiles.kernels.rates import copied_bytes_per_second
@@ -70,6 +69,7 @@ class MeasuredLayerKernels(LayerKernels):
         self._measured = measured
         self._kernel_seconds = kernel_seconds
         self.rest = measured.rest
+        self.notes = (f"measured first: {measured.rows.text}",)
         alone = replace(factors, hidden_start=0.0)
         self._alone = AloneKernels(device, alone, engine)
         self._reference = AloneKernels(measured.rows.device, alone, engine)
@@ -81,42 +81,39 @@ class MeasuredLayerKernels(LayerKernels):
         if not is_measured(kind):
             return self.rest * seconds_T
         rows_T = np.ceil(tokens_T)
-        found = self._measured.factors(
-            ServedKernel.PRODUCTS,
-            [_product(kind, int(rows), product.columns, product.depth, 1) for rows in rows_T.tolist()],
-            self._alone.product_T(product, rows_T),
+        asked = Asked(
+            kernel=ServedKernel.PRODUCTS,
+            shapes=[_product(kind, int(rows), product.columns, product.depth, 1) for rows in rows_T.tolist()],
+            own_seconds_P=self._alone.product_T(product, rows_T),
             reference=self._reference.measured_product_seconds,
             engine=self._engine,
             stands_in=kind.weight_bytes > kind.activation_bytes,
         )
-        return seconds_T * found.counted_P
+        return seconds_T * self._measured.factors(asked).counted_P
 
     def grouped_T(
-        self,
-        experts: RoutedExperts,
-        each_T: FloatArray,
-        active_T: FloatArray,
-        rows_T: FloatArray,
-        *,
-        columns: int,
-        depth: int,
+        self, experts: RoutedExperts, grouping: Grouping, *, columns: int, depth: int
     ) -> tuple[FloatArray, FloatArray]:
         """Return the seconds of products of each row with one of some experts: of small tiles and of full ones."""
-        small_T, large_T = super().grouped_T(experts, each_T, active_T, rows_T, columns=columns, depth=depth)
+        small_T, large_T = super().grouped_T(experts, grouping, columns=columns, depth=depth)
         kind = runnable(experts.format, self._device)
         if not is_measured(kind):
             return self.rest * small_T, self.rest * large_T
-        each_P, active_P = np.ceil(each_T).ravel(), np.maximum(1.0, np.ceil(active_T)).ravel()
-        sizes = zip(each_P.tolist(), active_P.tolist(), strict=True)
-        found = self._measured.factors(
-            ServedKernel.GROUPED,
-            [_product(kind, int(each), columns, depth, int(active)) for each, active in sizes],
-            sum(self._alone.grouped_T(experts, each_P, active_P, each_P * active_P, columns=columns, depth=depth)),
+        each_P, active_P = np.ceil(grouping.each_T).ravel(), np.maximum(1.0, np.ceil(grouping.active_T)).ravel()
+        whole = Grouping(each_T=each_P, active_T=active_P, rows_T=each_P * active_P)
+        small_P, large_P = self._alone.grouped_T(experts, whole, columns=columns, depth=depth)
+        asked = Asked(
+            kernel=ServedKernel.GROUPED,
+            shapes=[
+                _product(kind, int(each), columns, depth, int(active))
+                for each, active in zip(each_P.tolist(), active_P.tolist(), strict=True)
+            ],
+            own_seconds_P=small_P + large_P,
             reference=self._reference.measured_grouped_seconds,
             engine=self._engine,
             stands_in=kind.weight_bytes > kind.activation_bytes,
         )
-        counted_T = found.counted_P.reshape(each_T.shape)
+        counted_T = self._measured.factors(asked).counted_P.reshape(small_T.shape)
         return counted_T * small_T, counted_T * large_T
 
     def stream_T(self, layers: Sequence[RankLayer], tokens_T: FloatArray, own_T: FloatArray) -> FloatArray:
@@ -129,13 +126,14 @@ class MeasuredLayerKernels(LayerKernels):
                     continue
                 each_T = np.ceil(tokens_T * num_bytes / count)
                 alone_T = self._kernel_seconds + each_T / copied
-                found = self._measured.factors(
-                    ServedKernel.ELEMENT_WISE,
-                    [Shape(words=(kernel,), sizes=(int(each),)) for each in each_T.tolist()],
-                    alone_T,
+                asked = Asked(
+                    kernel=ServedKernel.ELEMENT_WISE,
+                    shapes=[Shape(words=(kernel,), sizes=(int(each),)) for each in each_T.tolist()],
+                    own_seconds_P=alone_T,
                     reference=self._measured_element_wise_seconds,
                     engine=self._engine,
                 )
+                found = self._measured.factors(asked)
                 over_start_T = count * np.maximum(alone_T * found.factor_P - self._kernel_seconds, 0.0)
                 stream_T = self.rest * tokens_T * num_bytes / copied
                 seconds_T += layer.count * (over_start_T * found.part_P - stream_T)
@@ -170,8 +168,10 @@ class AloneKernels(LayerKernels):
             format=FORMATS[_FORMAT_OF[name]],
             grouped=_GROUPED_OF[name],
         )
-        each, active = np.array([float(rows)]), np.array([float(batch)])
-        return float(sum(self.grouped_T(experts, each, active, each * active, columns=columns, depth=depth))[0])
+        each_T, active_T = np.array([float(rows)]), np.array([float(batch)])
+        grouping = Grouping(each_T=each_T, active_T=active_T, rows_T=each_T * active_T)
+        small_T, large_T = self.grouped_T(experts, grouping, columns=columns, depth=depth)
+        return float(small_T[0] + large_T[0])
 
 
 class MeasuredExchangeTimes(ExchangeTimes):
@@ -195,11 +195,10 @@ class MeasuredExchangeTimes(ExchangeTimes):
             return np.zeros_like(num_bytes)
         one_shot_P, summed_P = self.one_shot_seconds_P(num_bytes, size), self.summed_seconds_P(num_bytes, size)
         found = self._factors(CollectiveKind.ALL_REDUCE, num_bytes, size, summed_P)
-        library_P: FloatArray = summed_P * found.factor_P.reshape(num_bytes.shape)
-        counted_P: FloatArray = library_P * found.part_P.reshape(num_bytes.shape)
+        counted_P: FloatArray = summed_P * found.counted_P.reshape(num_bytes.shape)
         if one_shot_P is None:
             return counted_P
-        return np.where(one_shot_P < library_P, self._measured.rest * one_shot_P, counted_P)
+        return np.where(one_shot_P < summed_P, self._measured.rest * one_shot_P, counted_P)
 
     def gather_seconds_P(self, bytes_P: ArrayLike, size: int) -> FloatArray:
         """Return the seconds of gathering tensors that are so large when whole; scattering sums takes as long."""
@@ -225,13 +224,14 @@ class MeasuredExchangeTimes(ExchangeTimes):
     ) -> Factors:
         leaves = crosses or size > self.cluster.largest_inside
         words = (kind.value, BETWEEN if leaves else INSIDE)
-        return self._measured.factors(
-            ServedKernel.COLLECTIVES,
-            [Shape(words=words, sizes=(size, 1, max(1, math.ceil(one)))) for one in np.ravel(bytes_P).tolist()],
-            np.ravel(own_P),
+        asked = Asked(
+            kernel=ServedKernel.COLLECTIVES,
+            shapes=[Shape(words=words, sizes=(size, 1, max(1, math.ceil(one)))) for one in np.ravel(bytes_P).tolist()],
+            own_seconds_P=np.ravel(own_P),
             reference=self._reference_seconds,
             engine=repr(self._sums),
         )
+        return self._measured.factors(asked)
 
     def _reference_seconds(self, shape: Shape) -> float:
         (kind, where), (size, _, num_bytes) = shape.words, shape.sizes

@@ -35,14 +35,24 @@ class ServingPrices:
         model: The model.
         cluster: The GPUs; engines stand on neighbouring ones.
         factors: What kernels reach inside an engine; those of the package where None.
+        measured: What a profile says of its kernels; what the cluster's says where None.
     """
 
-    def __init__(self, model: ModelSpec, cluster: Cluster, factors: KernelFactors | None = None) -> None:
+    def __init__(
+        self,
+        model: ModelSpec,
+        cluster: Cluster,
+        factors: KernelFactors | None = None,
+        *,
+        measured: "Measured | None" = None,
+    ) -> None:
         self._factors = calibration().kernels if factors is None else factors
         self.model = model
         self.cluster = cluster
         self._graph = serving_graph(model)
-        self._measured = None if cluster.profile is None else _measured_on(cluster)
+        if measured is None and cluster.profile is not None:
+            measured = _measured_on(cluster)
+        self._measured = measured
         self._ranks: dict[Key, RankModel] = {}
         self._tables: dict[tuple[Key, str], StepTables] = {}
         self._answers: dict[tuple[AttentionCore, float], DecodeTimes] = {}
@@ -56,9 +66,7 @@ class ServingPrices:
     def counting(self, source: Source) -> "ServingPrices":
         """Return the same prices where those of one source count, and all others are 0: parts of a step."""
         assert self._measured is not None, "without a profile there is one source"
-        found = ServingPrices(self.model, self.cluster, self._factors)
-        found._measured = self._measured.counting(source)  # noqa: SLF001 - another of this class
-        return found
+        return ServingPrices(self.model, self.cluster, self._factors, measured=self._measured.counting(source))
 
     def rank(self, shape: EngineShape, formats: ServedFormats, balance: Balance = EVEN) -> RankModel:
         """Return what one rank of an engine holds and runs."""
@@ -84,9 +92,7 @@ class ServingPrices:
         rank, key = self.rank(shape, formats, balance), _key(shape, formats, balance)
         exchange = self.exchange(engine)
         if (key, engine.name) not in self._tables:
-            self._tables[key, engine.name] = step_tables(
-                rank, shape, self.cluster, factors=self._factors, kernels=self._kernels(engine), exchange=exchange
-            )
+            self._tables[key, engine.name] = step_tables(rank, shape, kernels=self._kernels(engine), exchange=exchange)
         return StepCosts(
             rank=rank,
             shape=shape,

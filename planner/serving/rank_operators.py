@@ -389,9 +389,7 @@ def _copied_bytes(layer: LayerGraph, block: Block, shape: EngineShape, formats: 
     return total
 
 
-def _element_wise(
-    operators: Iterable[Operator], shape: EngineShape
-) -> tuple[float, int, dict[str, tuple[float, int]]]:
+def _element_wise(operators: Iterable[Operator], shape: EngineShape) -> tuple[float, int, dict[str, tuple[float, int]]]:
     """Return the traffic for a token and the number of element-wise kernels, and both by measured kernel."""
     stream, kernels = 0.0, 0
     streams: dict[str, tuple[float, int]] = {}

@@ -31,7 +31,7 @@ from planner.serving_layout import EngineShape
 from planner.workload import DEFAULT_ROUTING_SKEW
 from profiles.constants import FP8_START, SCAN_FRACTION
 from profiles.gemm_surface import GemmSurface
-from profiles.hardware import Cluster, Device
+from profiles.hardware import Device
 from profiles.kernels.operations import Format
 from profiles.kernels.rates import burst_rates, copied_bytes_per_second, peak_flops_per_second
 
@@ -108,6 +108,21 @@ class StepTables:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Grouping:
+    """How rows are dealt to experts.
+
+    Args:
+        each_T: Rows of an expert.
+        active_T: Experts with rows.
+        rows_T: Rows of all.
+    """
+
+    each_T: FloatArray
+    active_T: FloatArray
+    rows_T: FloatArray
+
+
 def runnable(kind: Format, device: Device) -> Format:
     """Return the format that a GPU multiplies weights of `kind` in: 16 bit where it has no rate for theirs."""
     if kind.rate in device.dense_flops_per_second:
@@ -126,11 +141,13 @@ class LayerKernels:
 
     rest = 1.0
     """Factor of what no profile knows."""
+    notes: tuple[str, ...] = ()
+    """Where prices come from before any other."""
 
     def __init__(self, device: Device, factors: KernelFactors, engine: str) -> None:
         self._device = device
         self._engine = engine
-        self._factors = factors
+        self.factors = factors
         self._surfaces: dict[tuple[str, Grouped | None, bool], GemmSurface] = {}
 
     def product_T(self, product: Product, tokens_T: FloatArray) -> FloatArray:
@@ -177,37 +194,29 @@ class LayerKernels:
             active_T = np.minimum(experts.on_rank, active_T + deviations * np.sqrt(active_T * missed_T))
             rows_T = np.minimum(rows_T + deviations * np.sqrt(rows_T), rows_T * DEFAULT_ROUTING_SKEW)
         active_T = np.minimum(active_T, rows_T)
-        each_T = rows_T / active_T
+        grouping = Grouping(each_T=rows_T / active_T, active_T=active_T, rows_T=rows_T)
         first = experts.inter * (2 if experts.gated else 1)
-        seconds_T = np.full_like(rows_T, self.rest * grouped.start.value * (1 - self._factors.hidden_start))
+        seconds_T = np.full_like(rows_T, self.rest * grouped.start.value * (1 - self.factors.hidden_start))
         starts = 2 * self._surface(kind.rate, grouped).rates.start_seconds
         for columns, depth in ((first, experts.hidden), (experts.hidden, experts.inter)):
-            for part_T in self.grouped_T(experts, each_T, active_T, rows_T, columns=columns, depth=depth):
+            for part_T in self.grouped_T(experts, grouping, columns=columns, depth=depth):
                 seconds_T += part_T
         copied_T = PLAIN_BYTES * (rows_T * (3 * experts.hidden + 3 * experts.inter) + tokens_T * experts.hidden)
         return seconds_T - self.rest * starts + self.rest * copied_T / copied_bytes_per_second(self._device)
 
     def grouped_T(
-        self,
-        experts: RoutedExperts,
-        each_T: FloatArray,
-        active_T: FloatArray,
-        rows_T: FloatArray,
-        *,
-        columns: int,
-        depth: int,
+        self, experts: RoutedExperts, grouping: "Grouping", *, columns: int, depth: int
     ) -> tuple[FloatArray, FloatArray]:
         """Return the seconds of products of each row with one of some experts: of small tiles and of full ones.
 
         Args:
             experts: The experts.
-            each_T: Rows of one.
-            active_T: Experts with rows.
-            rows_T: Rows of all.
+            grouping: How rows are dealt to them.
             columns: Columns of an expert's weights.
             depth: Their rows.
         """
         kind, grouped = self._grouped(experts)
+        each_T, active_T, rows_T = grouping.each_T, grouping.active_T, grouping.rows_T
         num_bytes_T = active_T * columns * depth * kind.weight_bytes + rows_T * (
             depth * kind.activation_bytes + PLAIN_BYTES * columns
         )
@@ -235,7 +244,7 @@ class LayerKernels:
     def _surface(self, rate: str, grouped: Grouped | None = None, *, full_tiles: bool = True) -> GemmSurface:
         key = (rate, grouped, full_tiles)
         if key not in self._surfaces:
-            rates, factors = burst_rates(self._device, rate), self._factors
+            rates, factors = burst_rates(self._device, rate), self.factors
             computing = memory = 1.0
             if grouped is not None:
                 computing = grouped.compute.value if full_tiles else 1.0
@@ -283,28 +292,19 @@ def _scan_T(layer: RankLayer, device: Device, tokens_T: FloatArray) -> FloatArra
     return flops + tokens_T * scan.bytes_per_token / copied_bytes_per_second(device)
 
 
-def step_tables(
-    model: RankModel,
-    shape: EngineShape,
-    cluster: Cluster,
-    *,
-    factors: KernelFactors,
-    kernels: LayerKernels,
-    exchange: ExchangeTimes,
-) -> StepTables:
+def step_tables(model: RankModel, shape: EngineShape, *, kernels: LayerKernels, exchange: ExchangeTimes) -> StepTables:
     """Return what a layout's kernels take for every number of tokens of a data-parallel rank.
 
     Args:
         model: What a rank holds and runs.
         shape: How the engine lies on its GPUs.
-        cluster: Where it runs.
-        factors: What kernels reach inside an engine.
         kernels: Prices its kernels.
-        exchange: Prices its collectives.
+        exchange: Prices its collectives, where it runs.
 
     Raises:
         CoverageError: The GPU lacks a rate that the model's formats need.
     """
+    cluster = exchange.cluster
     device = cluster.device
     tokens_T = np.maximum(GRID_T / shape.pp, 1.0)
     products_T, experts_T, exchange_T, scans_T = (np.zeros_like(tokens_T) for _ in range(4))
@@ -317,7 +317,7 @@ def step_tables(
         if layer.experts is not None:
             experts_T += layer.count * kernels.experts_T(layer.experts, tokens_T * shape.dp)
             is_fp4 = runnable(layer.experts.format, device).rate == "fp4"
-            expert_layers += layer.count * (factors.fp4_experts_share if is_fp4 else 1.0)
+            expert_layers += layer.count * (kernels.factors.fp4_experts_share if is_fp4 else 1.0)
         if layer.is_latent or layer.recurrence is not None:
             latent_layers += layer.count
         exchange_T += layer.count * _exchange_T(layer, shape, exchange, tokens_T, model.hidden_size)
@@ -345,7 +345,10 @@ def step_tables(
         expert_layers=expert_layers,
         latent_layers=latent_layers,
         state_seconds=kernels.rest * state_bytes / copied,
-        notes=(f"kernels: surfaces of {device.architecture}'s constants and the datasheet of {device.name}",),
+        notes=(
+            *kernels.notes,
+            f"kernels: surfaces of {device.architecture}'s constants and the datasheet of {device.name}",
+        ),
     )
 
 

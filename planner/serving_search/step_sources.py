@@ -1,20 +1,15 @@
-"""How much of an engine's step is measured: of one that continues running answers, and of one with a prompt.
+"""How much of an engine's steps is measured: of one that continues running answers, and of one with a prompt."""
 
-Each source's part is the step priced once more where only prices of that source count
-(`planner.serving.prices.ServingPrices.counting`). What is left is analytic, the host's time among it.
-"""
-
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
+from planner.serving.source_fractions import COUNTED, fractions
 from planner.serving.step_costs import StepCosts
 from planner.serving_layout import Role
 from planner.serving_search.candidates import Candidate, Ground, costs_of
 from profiles.estimate import Source
 
 STEP, PROMPT = "step", "prompt"
-
-COUNTED = tuple(source for source in Source if source is not Source.ANALYTIC)
 
 
 def answers_step(candidate: Candidate, costs: StepCosts, *, running: float) -> dict[str, float]:
@@ -40,30 +35,15 @@ def source_fractions(candidate: Candidate, role: Role, *, running: float) -> Map
     """
     if not candidate.ground.prices.is_measured:
         return None
-    counting = {
-        source: costs_of(_counting(candidate.ground, source), candidate.build) for source in COUNTED
-    }
+    counting = {source: costs_of(_counting(candidate.ground, source), candidate.build) for source in COUNTED}
     found: dict[str, Mapping[str, float]] = {}
-    for name, priced in _steps(candidate, role, {None: candidate.costs, **counting}, running=running):
-        whole = priced.pop(None)
-        parts = {source: min(max(seconds, 0.0) / whole, 1.0) for source, seconds in priced.items() if source}
-        # Of experts with copies the slower of two prices counts, so that parts may come to a trifle more than all.
-        total = max(sum(parts.values()), 1.0)
-        parts = {source: part / total for source, part in parts.items()}
-        parts[Source.ANALYTIC] = max(0.0, 1.0 - sum(parts.values()))
-        found[name] = {source.value: parts[source] for source in Source}
-    return found
-
-
-def _steps(
-    candidate: Candidate, role: Role, costs: Mapping[Source | None, StepCosts], *, running: float
-) -> Iterator[tuple[str, dict[Source | None, float]]]:
-    """Yield each kind of step that an engine runs, with its seconds by what counts; None is all."""
     if role is not Role.PREFILL:
-        seconds = {of: sum(answers_step(candidate, priced, running=running).values()) for of, priced in costs.items()}
-        yield STEP, seconds
+        parts = {of: sum(answers_step(candidate, costs, running=running).values()) for of, costs in counting.items()}
+        found[STEP] = fractions(sum(answers_step(candidate, candidate.costs, running=running).values()), parts)
     if role is not Role.DECODE:
-        yield PROMPT, {of: sum(prompt_step(candidate, priced).values()) for of, priced in costs.items()}
+        parts = {of: sum(prompt_step(candidate, costs).values()) for of, costs in counting.items()}
+        found[PROMPT] = fractions(sum(prompt_step(candidate, candidate.costs).values()), parts)
+    return found
 
 
 def _counting(ground: Ground, source: Source) -> Ground:

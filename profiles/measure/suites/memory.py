@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from profiles.measure.points import Point
+from profiles.measure.points import Point, allocator_sizes
 from profiles.measure.suites.context import Context
 from profiles.measure.timing import NotMeasurableError
 
@@ -101,8 +101,7 @@ def _allocator(count: int, context: Context) -> int:
         raise NotMeasurableError("the allocator of a CPU cannot be asked")
     context.bench.machine.release()
     before = torch.cuda.memory_reserved(context.device)
-    # Sizes of 0.5 to 32 MiB that no power of two is, in an order that is always the same.
-    sizes = [(1 << 19) + (index * 7919 % 997) * (1 << 15) + 512 * index for index in range(count)]
+    sizes = allocator_sizes(count)
     held = [torch.empty(size, dtype=torch.uint8, device=context.device) for size in sizes]
     reserved = torch.cuda.memory_reserved(context.device) - before
     del held
