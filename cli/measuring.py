@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +20,7 @@ from cli.named_model import read_named_model
 from cli.output import wants_progress
 from planner.errors import InputError
 from planner.inputs import Inputs, load_inputs
+from planner.serve_inputs import ServeInputs
 from profiles.catalogue import load_preset
 from profiles.errors import ProfileFileError
 from profiles.measure.grid import ON_CPU, default_points
@@ -102,6 +104,7 @@ def priced_again(runs: Sequence[Inputs], directory: Path) -> tuple[Inputs, ...]:
 def request(
     runs: Sequence[Inputs],
     *,
+    servers: Sequence[ServeInputs] = (),
     suites: Sequence[str],
     dtypes: Sequence[str],
     grid: bool,
@@ -112,7 +115,8 @@ def request(
     """Return what is to be measured: what the runs need and what the grid adds, in that order.
 
     Args:
-        runs: What is to be planned; none leaves the grid alone.
+        runs: What is to be trained; without it and without servers the grid is left alone.
+        servers: What is to be served.
         suites: Which suites.
         dtypes: Formats of the grid's products.
         grid: The grid is added; else only what stands for a whole.
@@ -121,13 +125,14 @@ def request(
         on_cpu: They have no GPUs.
     """
     from planner.wanted_points import wanted_points
+    from planner.wanted_serving import wanted_serving_points
 
     weights: dict[Point, float] = {}
-    for run in runs:
-        for entry in wanted_points(run.model, run.cluster, run.request):
-            fits = entry.point.suite != "collectives" or _fits(entry.point, world_size)
-            if entry.point.suite in suites and fits:
-                weights[entry.point] = weights.get(entry.point, 0.0) + entry.weight
+    trained = (wanted_points(run.model, run.cluster, run.request) for run in runs)
+    for entry in chain.from_iterable((*trained, *map(wanted_serving_points, servers))):
+        fits = entry.point.suite != "collectives" or _fits(entry.point, world_size)
+        if entry.point.suite in suites and fits:
+            weights[entry.point] = weights.get(entry.point, 0.0) + entry.weight
     grid_weight = GRID_WEIGHT if weights else 1.0
     shrink = ON_CPU if on_cpu else 1
     for point in default_points(suites, dtypes=dtypes, world_size=world_size, per_node=per_node, shrink=shrink):

@@ -258,12 +258,15 @@ def _wanted(
 ) -> "tuple[Wanted, ...]":
     """Return what is to be measured; of a directory that is gone on with, also what plans with it ask the price of."""
     from cli.measuring import inputs_of_model, priced_again, request
-    from planner.inputs import load_inputs
+    from planner.inputs import SERVE, kind_of, load_inputs, spec_document
+    from planner.serve_inputs import load_serve_inputs
 
-    runs = [load_inputs(spec) for spec in specs]
+    of_servers = [spec for spec in specs if kind_of(spec_document(spec)) == SERVE]
+    runs = [load_inputs(spec) for spec in specs if spec not in of_servers]
     runs += [inputs_of_model(name, cluster=cluster, nodes=nodes, seq_len=seq_len) for name in models]
     wanted = request(
         [*runs, *(() if known is None else priced_again(runs, known))],
+        servers=[load_serve_inputs(spec) for spec in of_servers],
         suites=suites,
         dtypes=dtypes,
         grid=grid,

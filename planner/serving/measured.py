@@ -24,7 +24,7 @@ from profiles.profiled import has_residuals
 from profiles.recorded import recording_of
 from profiles.residuals import Query, ResidualTable
 from profiles.served_kernels import ServedKernel
-from profiles.served_rows import ServedRows
+from profiles.served_rows import ServedRows, served_rows
 from profiles.tables import Implementation, Shape, TableRow
 
 FloatArray = NDArray[np.float64]
@@ -47,6 +47,11 @@ class Factors:
         """Return the factors of the prices that count, 0 elsewhere."""
         counted_P: FloatArray = self.factor_P * self.part_P
         return counted_P
+
+
+def unmeasured(count: int) -> Factors:
+    """Return what is said of so many kernels that were not measured."""
+    return Factors(factor_P=np.ones(count), part_P=np.ones(count))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -134,7 +139,7 @@ class Measured:
     def _table(self, of: tuple[ServedKernel, str], reference: Callable[[Shape], float]) -> ResidualTable | None:
         tables, (kernel, _) = self._tables.tables, of
         if of not in tables:
-            name = Implementation(framework=self.rows.torch)
+            name = Implementation(framework=self.rows.software)
             rows = [
                 TableRow(shape=shape, latency_us=1e6 * seconds, samples=None, implementation=name)
                 for shape, seconds in self.rows.of(kernel).items()
@@ -156,4 +161,4 @@ def measured_on(cluster: Cluster) -> Measured | None:
     if cluster.profile is None:
         return None
     recording = recording_of(cluster.profile)
-    return Measured(ServedRows(recording, cluster)) if has_residuals(recording, cluster.device) else None
+    return Measured(served_rows(recording, cluster)) if has_residuals(recording, cluster.device) else None

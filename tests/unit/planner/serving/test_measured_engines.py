@@ -25,7 +25,7 @@ from profiles.measure.journal import Journal
 from profiles.measure.points import Point, point
 from profiles.recorded import read_recording
 from profiles.served_kernels import ServedKernel
-from profiles.served_rows import ServedRows
+from profiles.served_rows import served_rows
 from tests.written_profiles import result_of, run_line, seconds_of, write_profile
 
 CLUSTER = load_preset("dgx-h100").to_cluster()
@@ -101,10 +101,8 @@ def split(prices: ServingPrices, price: Callable[[StepCosts], dict[str, float]])
 
 def test_doubled_products_double_in_the_step_and_nothing_else_does(tmp_path: Path) -> None:
     points = [*products(), decode(TOKENS, 1024), prompt(1024)]
-    once, twice = (
-        costs(with_points(tmp_path / name, points, factor=lambda entry, by=by: by if entry.suite == "gemm" else 1.0))
-        for name, by in (("once", 1.0), ("twice", 2.0))
-    )
+    once = costs(with_points(tmp_path / "once", points))
+    twice = costs(with_points(tmp_path / "twice", points, factor=lambda entry: 2.0 if entry.suite == "gemm" else 1.0))
     before, after = (found.breakdown(decodes=TOKENS, context=1024) for found in (once, twice))
     for term in (Term.PRODUCTS, Term.HEAD):
         assert before[term] > 0
@@ -157,10 +155,13 @@ def test_between_measured_lengths_a_factor_lies_between_theirs(tmp_path: Path) -
 
 
 def test_what_a_profile_does_not_have_is_priced_as_without(tmp_path: Path) -> None:
-    cluster, step = with_points(tmp_path, [prompt(1024)]), {"decodes": 100, "context": 900.0}
-    for options in ({}, {"quantisation": "fp8", "cache": "fp8"}, {"quantisation": "awq"}):
-        found, own = costs(cluster, **options), costs(CLUSTER, **options)
-        assert found.breakdown(**step) == pytest.approx(own.breakdown(**step), rel=1e-12)
+    cluster = with_points(tmp_path, [prompt(1024)])
+    for quantisation, cache in (("bf16", "bfloat16"), ("fp8", "fp8"), ("awq", "bfloat16")):
+        found, own = (
+            costs(on, quantisation=quantisation, cache=cache).breakdown(decodes=100, context=900.0)
+            for on in (cluster, CLUSTER)
+        )
+        assert found == pytest.approx(own, rel=1e-12)
 
 
 def test_weights_that_are_unpacked_and_caches_of_other_widths_stand_on_no_row(tmp_path: Path) -> None:
@@ -182,12 +183,14 @@ def test_grouped_experts_double_with_what_was_measured(tmp_path: Path) -> None:
         point("experts", dtype="bf16", part="forward", batch=8, m=512, n=4096, k=14336),
     ]
     formats = formats_of("bf16", MIXTURE)
-    terms = []
-    for name, by in (("once", 1.0), ("twice", 2.0)):
-        cluster = with_points(tmp_path / name, points, factor=lambda _, by=by: by)
-        found = ServingPrices(MIXTURE, cluster).costs(TP1, formats, VLLM)
-        terms.append(found.breakdown(chunks=[(2048.0, 0.0)], finished=1))
-    before, after = terms
+    clusters = (
+        with_points(tmp_path / "once", points),
+        with_points(tmp_path / "twice", points, factor=lambda _: 2.0),
+    )
+    before, after = (
+        ServingPrices(MIXTURE, cluster).costs(TP1, formats, VLLM).breakdown(chunks=[(2048.0, 0.0)], finished=1)
+        for cluster in clusters
+    )
     # 2,048 tokens choose two of eight experts: 512 rows each. Sorting and copies are not of the products.
     assert 1.7 * before[Term.EXPERTS] < after[Term.EXPERTS] < 2 * before[Term.EXPERTS]
     assert before[Term.PRODUCTS] == after[Term.PRODUCTS]
@@ -216,15 +219,15 @@ def test_collectives_of_graphs_count_before_those_that_the_host_starts(tmp_path:
 
 def test_element_wise_kernels_take_what_was_measured_over_their_start(tmp_path: Path) -> None:
     norm = point("elementwise", dtype="bf16", operation="rmsnorm", phase="forward", rows=8192, features=4096)
-    chunk = {"chunks": [(8192.0, 0.0)], "finished": 1.0}
-    terms = [
-        costs(with_seconds(tmp_path / str(index), (norm, seconds))).breakdown(**chunk)[Term.ELEMENT_WISE]
-        for index, seconds in enumerate((1e-4, 2e-4))
-    ]
+
+    def taken(name: str, seconds: float) -> float:
+        found = costs(with_seconds(tmp_path / name, (norm, seconds)))
+        return found.breakdown(chunks=[(8192.0, 0.0)], finished=1)[Term.ELEMENT_WISE]
+
+    terms = [taken("once", 1e-4), taken("twice", 2e-4)]
     # Other kernels stand on the norm, further away; so they lose a part of what it gains.
     assert 2 * terms[0] > terms[1] > 1.5 * terms[0] > 0
-    tiny = costs(with_seconds(tmp_path / "tiny", (norm, 1e-9))).breakdown(**chunk)[Term.ELEMENT_WISE]
-    assert 0 <= tiny < terms[0]
+    assert 0 <= taken("tiny", 1e-9) < terms[0]
 
 
 def test_a_bare_graph_bounds_small_kernels_from_below(tmp_path: Path) -> None:
@@ -267,20 +270,20 @@ def test_another_generation_is_priced_without_it_and_another_memory_by_assumptio
     older, larger = (measured(load_preset(name).to_cluster(), tmp_path) for name in ("dgx-a100", "dgx-h200"))
     assert not ServingPrices(MODEL, older).is_measured
     bare = replace(larger, profile=None)
-    step = {"decodes": TOKENS, "context": 512.0}
-    found, own = costs(larger).breakdown(**step), costs(bare).breakdown(**step)
+
+    def step(of: StepCosts) -> dict[str, float]:
+        return of.breakdown(decodes=TOKENS, context=512.0)
+
+    found, own = step(costs(larger)), step(costs(bare))
     assert found[Term.PRODUCTS] == pytest.approx(2 * own[Term.PRODUCTS], rel=0.05), "residuals, not times"
-    parts = split(ServingPrices(MODEL, larger), lambda of: of.breakdown(**step))
+    parts = split(ServingPrices(MODEL, larger), step)
     assert parts[Source.ASSUMED][Term.PRODUCTS] == pytest.approx(found[Term.PRODUCTS])
     assert parts[Source.MEASURED] == dict.fromkeys(found, 0.0)
 
 
 def test_a_forward_product_counts_before_that_of_a_gradient(tmp_path: Path) -> None:
     own, other = gemm(64, 4096, 4096), gemm(64, 4096, 4096, part="grad_input")
-    rows = ServedRows(
-        read_recording(Path(with_seconds(tmp_path, (other, 3e-3), (own, 2e-3)).profile.directory)), CLUSTER
-    )
-    assert list(rows.of(ServedKernel.PRODUCTS).values()) == pytest.approx([2e-3])
-    alone = with_seconds(tmp_path / "other", (other, 3e-3))
-    rows = ServedRows(read_recording(Path(alone.profile.directory)), CLUSTER)
-    assert list(rows.of(ServedKernel.PRODUCTS).values()) == pytest.approx([3e-3])
+    for name, figures, expected in (("both", ((other, 3e-3), (own, 2e-3)), 2e-3), ("other", ((other, 3e-3),), 3e-3)):
+        with_seconds(tmp_path / name, *figures)
+        rows = served_rows(read_recording(tmp_path / name), CLUSTER)
+        assert list(rows.of(ServedKernel.PRODUCTS).values()) == pytest.approx([expected])
