@@ -85,6 +85,25 @@ def test_a_kernel_that_another_torch_calls_otherwise_is_refused_and_not_the_end(
         gemm.measure(entry, context)
 
 
+@pytest.mark.parametrize(("sizes", "is_taken"), [((8, 32, 32), True), ((32, 8, 32), False), ((32, 32, 8), False)])
+def test_products_in_fp8_may_have_few_rows(
+    context: Context, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int, int], is_taken: bool
+) -> None:
+    def product(a: torch.Tensor, b: torch.Tensor, **_: object) -> torch.Tensor:
+        assert (a.dtype, b.dtype) == (torch.float8_e4m3fn, torch.float8_e4m3fn)
+        assert (a.stride(1), b.stride(0)) == (1, 1), "rows by rows"
+        return torch.zeros(a.shape[0], b.shape[1], dtype=torch.bfloat16)
+
+    monkeypatch.setattr(torch, "_scaled_mm", product)
+    m, n, k = sizes
+    entry = point("gemm", dtype="fp8", part="forward", batch=1, m=m, n=n, k=k)
+    if is_taken:
+        assert gemm.measure(entry, context)["kernel"] == "_scaled_mm"
+        return
+    with pytest.raises(NotMeasurableError, match=r"^products in fp8 need columns and inner dimensions that are "):
+        gemm.measure(entry, context)
+
+
 @pytest.mark.parametrize(
     ("dtype", "capability", "told"),
     [

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cli import measuring
 from cli.main import app
 from cli.measuring import time_left
 from planner.inputs import load_inputs
 from planner.serve_inputs import load_serve_inputs
 from planner.wanted_serving import wanted_serving_points
 from profiles.catalogue import load_preset
+from profiles.measure.__main__ import LOST
 from profiles.measure.grid import default_points
 from profiles.measure.journal import FILE, Journal
 from profiles.measure.points import Point, read_request
@@ -292,3 +294,46 @@ def test_strict_data_is_about_a_profile(spec: Path) -> None:
 
 def test_the_time_left_is_in_words() -> None:
     assert (time_left(40), time_left(200)) == ("40 s left", "3 min left")
+
+
+def end_at(directory: Path, lost: Point, *measured: Point) -> None:
+    """Write what a process leaves that measures some points and is lost at another."""
+    with Journal(directory, resume=True) as journal:
+        journal.begin(run_line(CLUSTER))
+        for entry in measured:
+            journal.measured(entry, result_of(1e-3))
+        journal.failed(lost, "CUDA error: an illegal memory access was encountered")
+
+
+def test_a_kernel_that_ends_its_process_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, ...]] = []
+    codes = [LOST, LOST, 0]
+
+    def ended(launch: measuring.Launch, *, quiet: bool) -> int:
+        del quiet
+        end_at(tmp_path, GRID[len(started)], GRID[10 + len(started)])
+        started.append(launch.words)
+        return codes[len(started) - 1]
+
+    monkeypatch.setattr(measuring, "collect", ended)
+    launch = measuring.Launch(python="python", processes=1, words=("--out", "x"))
+    assert measuring.collect_on(launch, tmp_path, budget_seconds=None, resume=False, quiet=True) == 0
+    assert started == [("--out", "x"), ("--out", "x", "--resume"), ("--out", "x", "--resume")]
+    started.clear()
+    assert measuring.collect_on(launch, tmp_path, budget_seconds=4.0, resume=True, quiet=True) == 0
+    assert started == [("--out", "x", "--budget", "4.0", "--resume")], "too little time is left for another"
+
+
+def test_processes_that_measure_nothing_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, ...]] = []
+
+    def ended(launch: measuring.Launch, *, quiet: bool) -> int:
+        del quiet
+        end_at(tmp_path, GRID[len(started)])
+        started.append(launch.words)
+        return LOST
+
+    monkeypatch.setattr(measuring, "collect", ended)
+    launch = measuring.Launch(python="python", processes=1, words=())
+    assert measuring.collect_on(launch, tmp_path, budget_seconds=None, resume=False, quiet=True) == LOST
+    assert len(started) == measuring.MOST_FRUITLESS
