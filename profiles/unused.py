@@ -51,7 +51,7 @@ def unused(
     said.update(_of_copies(recording, cluster, use))
     said.update(_of_collectives(recording, use))
     if use is not Use.TRAINING:
-        said.update(_less_like_engines(recording))
+        said.update(_less_like_engines(recording, use))
     said.update(_of_launches(recording, launch_seconds, use, is_own=is_own))
     return tuple(
         f"not used: {count} {'point' if count == 1 else 'points'} of {suite}: {why}"
@@ -84,6 +84,11 @@ _PRICELESS: Mapping[Use, tuple[tuple[str, Callable[[Point], bool], str], ...]] =
                 "collectives",
                 lambda point: point.word("kind") != "send_recv",
                 "one GPU computes, and others are read by sends",
+            ),
+            (
+                "collectives",
+                lambda point: point.word("mode") == "graph",
+                "what other GPUs hold is sent without graphs",
             ),
             ("copies", lambda point: point.word("memory") == "pageable" and _is_of_link(point), "buffers are pinned"),
             ("overlap", lambda _: True, "what runs beside kernels slows down training plans alone"),
@@ -151,10 +156,12 @@ def _of_launches(recording: Recording, seconds: float, use: Use, *, is_own: bool
     return found
 
 
-def _less_like_engines(recording: Recording) -> Counter[tuple[str, str]]:
+def _less_like_engines(recording: Recording, use: Use) -> Counter[tuple[str, str]]:
     """Return the points of which the same was measured as engines run it."""
     best: dict[tuple[object, ...], int] = {}
     served = [entry.point for entry in recording.measured if kernel_of(entry.point) is not None]
+    if use is Use.OFFLOADING:
+        served = [point for point in served if point.suite != "collectives"]
     for point in served:
         best[_same(point)] = min(unlikeness(point), best.get(_same(point), unlikeness(point)))
     return Counter(
@@ -183,15 +190,19 @@ def _of_copies(recording: Recording, cluster: Cluster, use: Use) -> Counter[tupl
     used = used_copies(copies, cluster.gpus_per_node if use is Use.TRAINING else 1)
     left = Counter(entry.point.word("beside") for entry in copies if entry.point.word("beside") != used)
     for beside, count in left.items():
-        why = "GPUs of a node copy at once" if used is None else f"those with the node's GPUs {_HOW[used]} count"
+        those = "those made" if used == "alone" else "those with the node's GPUs"
+        why = "GPUs of a node copy at once" if used is None else f"{those} {_HOW[used]} count"
         found["copies", f"made {_HOW[beside]}: {why}"] = count
     return found
 
 
 def _of_collectives(recording: Recording, use: Use) -> Counter[tuple[str, str]]:
-    """Return the collectives of training that stand back behind others of the same work."""
+    """Return the collectives started one by one that stand back behind others of the same work."""
     found: Counter[tuple[str, str]] = Counter()
-    alone = 0 if use is not Use.TRAINING else _behind_concurrent(recording.measured)
+    if use is Use.SERVING:
+        return found
+    collectives = [entry for entry in recording.measured if entry.point.suite == "collectives"]
+    alone = _behind_concurrent([entry for entry in collectives if _of_time(entry.point, use, is_own=True) is None])
     if alone:
         found["collectives", "measured beside others of their shape as well, which count"] = alone
     return found

@@ -82,7 +82,7 @@ class ModelWork:
         )
         self.notes = (
             *self.notes,
-            *profile_remarks(alone, use=Use.OFFLOADING, launch_seconds=engine.kernel_seconds),
+            *profile_remarks(cluster, use=Use.OFFLOADING, launch_seconds=engine.kernel_seconds),
         )
         self._rank = self._costs.rank
         self._cache_width = formats.cache_bytes

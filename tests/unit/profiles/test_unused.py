@@ -185,8 +185,9 @@ def test_what_prices_servers_is_not_named(tmp_path: Path) -> None:
 
 
 def test_what_prices_offloaded_inference_is_not_named(tmp_path: Path) -> None:
-    points = [DECODE, copy("alone"), copy("alone", "to_drive"), copy("alone", "from_drive")]
+    sent = point("collectives", kind="send_recv", mode="eager", beside="concurrent", size=2, stride=1, bytes=1 << 20)
+    points = [DECODE, copy("alone"), copy("alone", "to_drive"), copy("alone", "from_drive"), sent]
     assert told(recorded(tmp_path, *points), Use.OFFLOADING) == ()
     assert told(recorded(tmp_path, copy("concurrent")), Use.OFFLOADING) == (
-        "not used: 1 point of copies: made all at once: those with the node's GPUs by one GPU alone count",
+        "not used: 1 point of copies: made all at once: those made by one GPU alone count",
     )
