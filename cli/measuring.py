@@ -9,18 +9,22 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cli.named_model import read_named_model
-from cli.output import wants_progress
+from cli.output import note, wants_progress
 from planner.errors import InputError
 from planner.inputs import Inputs, load_inputs
+from planner.serve_inputs import ServeInputs
 from profiles.catalogue import load_preset
 from profiles.errors import ProfileFileError
+from profiles.measure.__main__ import LOST
 from profiles.measure.grid import ON_CPU, default_points
 from profiles.measure.journal import FILE
 from profiles.measure.points import Point, Wanted
@@ -102,6 +106,7 @@ def priced_again(runs: Sequence[Inputs], directory: Path) -> tuple[Inputs, ...]:
 def request(
     runs: Sequence[Inputs],
     *,
+    servers: Sequence[ServeInputs] = (),
     suites: Sequence[str],
     dtypes: Sequence[str],
     grid: bool,
@@ -112,7 +117,8 @@ def request(
     """Return what is to be measured: what the runs need and what the grid adds, in that order.
 
     Args:
-        runs: What is to be planned; none leaves the grid alone.
+        runs: What is to be trained; without it and without servers the grid is left alone.
+        servers: What is to be served.
         suites: Which suites.
         dtypes: Formats of the grid's products.
         grid: The grid is added; else only what stands for a whole.
@@ -121,13 +127,14 @@ def request(
         on_cpu: They have no GPUs.
     """
     from planner.wanted_points import wanted_points
+    from planner.wanted_serving import wanted_serving_points
 
     weights: dict[Point, float] = {}
-    for run in runs:
-        for entry in wanted_points(run.model, run.cluster, run.request):
-            fits = entry.point.suite != "collectives" or _fits(entry.point, world_size)
-            if entry.point.suite in suites and fits:
-                weights[entry.point] = weights.get(entry.point, 0.0) + entry.weight
+    trained = (wanted_points(run.model, run.cluster, run.request) for run in runs)
+    for entry in chain.from_iterable((*trained, *map(wanted_serving_points, servers))):
+        fits = entry.point.suite != "collectives" or _fits(entry.point, world_size)
+        if entry.point.suite in suites and fits:
+            weights[entry.point] = weights.get(entry.point, 0.0) + entry.weight
     grid_weight = GRID_WEIGHT if weights else 1.0
     shrink = ON_CPU if on_cpu else 1
     for point in default_points(suites, dtypes=dtypes, world_size=world_size, per_node=per_node, shrink=shrink):
@@ -140,6 +147,55 @@ def _fits(point: Point, world_size: int) -> bool:
     """Return whether a job of so many ranks has groups of a collective's shape."""
     size, stride = point.size("size"), point.size("stride")
     return size <= world_size and world_size % (size * stride) == 0
+
+
+def collect_on(launch: Launch, directory: Path, *, budget_seconds: float | None, resume: bool, quiet: bool) -> int:
+    """Run the collector to its end, and again behind each kernel that ends a process; return its exit code.
+
+    A kernel whose error ends every later one of its process is written down with the reason and not tried again, so
+    that a new process goes on behind it. Where `MOST_FRUITLESS` in a row measure nothing, the last ends it.
+
+    Args:
+        launch: The collector, without words for time and for going on.
+        directory: Where it writes.
+        budget_seconds: Points are begun for so long, over all processes; None for all of them.
+        resume: Go on with what is in the directory.
+        quiet: No progress and no notes.
+
+    Raises:
+        InputError: The interpreter cannot be started.
+    """
+    begun = time.monotonic()
+    measured, fruitless = _measured_points(directory), 0
+    while True:
+        left = None if budget_seconds is None else budget_seconds - (time.monotonic() - begun)
+        more = [] if left is None else ["--budget", f"{left:.1f}"]
+        more += ["--resume"] if resume else []
+        code = collect(replace(launch, words=(*launch.words, *more)), quiet=quiet)
+        before, measured = measured, _measured_points(directory)
+        fruitless = fruitless + 1 if measured == before else 0
+        if code != LOST or fruitless == MOST_FRUITLESS:
+            return code
+        if budget_seconds is not None and budget_seconds - (time.monotonic() - begun) < LEAST_SECONDS:
+            return 0
+        if not quiet:
+            note("A kernel ended the process; another one goes on behind it.")
+        resume = True
+
+
+def _measured_points(directory: Path) -> int:
+    """Return how many points a directory holds that were measured; none where it cannot be read yet."""
+    try:
+        return len(read_recording(directory).measured)
+    except ProfileFileError:
+        return 0  # nothing is measured yet; what else is wrong the collector says
+
+
+MOST_FRUITLESS = 3
+"""Processes in a row that are lost before they have measured anything: then it is not a kernel's fault."""
+
+LEAST_SECONDS = 5.0
+"""A process that would measure for less is not started again: torch alone takes as long to load."""
 
 
 def collect(launch: Launch, *, quiet: bool) -> int:

@@ -63,3 +63,23 @@ CalibrationOption = Annotated[
 IndexOption = Annotated[
     int, typer.Option("--index", min=0, help="Which layout of the plan: 0 is the best, 1 the first runner-up.")
 ]
+
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        parser=directory,
+        metavar="DIR",
+        help="Price with what `shardwright profile run` has measured on this cluster; what it lacks is interpolated or"
+        " analytic, and the plan says how much.",
+        show_default=False,
+    ),
+]
+StrictDataOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict-data",
+        help="Refuse a profile that is stale or of other hardware, or rows that its gates leave out, instead of naming"
+        " them.",
+    ),
+]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from planner.errors import InputError
 from planner.inputs import Inputs
+from profiles.hardware import Cluster
 
 
 def priced_by(
@@ -16,15 +17,27 @@ def priced_by(
         InputError: One of them does not fit.
         profiles.errors.ProfileFileError: The profile cannot be read.
     """
-    cluster = inputs.cluster
-    if profile is not None:
-        from cli.profiled_cluster import measured_cluster
-
-        cluster = measured_cluster(cluster, profile, strict=strict_data)
-    elif strict_data:
-        raise InputError("--strict-data is about the data of --profile, which is missing.", hint="Give --profile DIR.")
+    (cluster,) = clusters_priced_by((inputs.cluster,), profile=profile, strict_data=strict_data)
     if calibration is not None:
         from planner.schema.calibration import read_calibration
 
         cluster = replace(cluster, calibration=read_calibration(calibration, cluster))
     return replace(inputs, cluster=cluster)
+
+
+def clusters_priced_by(
+    clusters: tuple[Cluster, ...], *, profile: Path | None, strict_data: bool
+) -> tuple[Cluster, ...]:
+    """Return clusters that are priced by a profile; themselves without one.
+
+    Raises:
+        InputError: It does not fit.
+        profiles.errors.ProfileFileError: It cannot be read.
+    """
+    if profile is not None:
+        from cli.profiled_cluster import measured_cluster
+
+        return tuple(measured_cluster(cluster, profile, strict=strict_data) for cluster in clusters)
+    if strict_data:
+        raise InputError("--strict-data is about the data of --profile, which is missing.", hint="Give --profile DIR.")
+    return clusters

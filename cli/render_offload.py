@@ -1,6 +1,19 @@
 """Plans of offloaded inference: what lies where, what each target reaches, and what more memory would gain."""
 
-from cli.render import Block, Facts, Item, Line, Style, Table, columns, counted, gib, percent, section
+from cli.render import (
+    Block,
+    Facts,
+    Item,
+    Line,
+    Style,
+    Table,
+    columns,
+    counted,
+    gib,
+    percent,
+    section,
+    sources_in_words,
+)
 from planner.inference_offload.plan import OffloadPlan, Placed, TargetPlan
 from planner.inference_offload.request import WORDS, Place, Target, Thing
 
@@ -59,6 +72,10 @@ def _chosen(plan: OffloadPlan, chosen: TargetPlan) -> tuple[Block, ...]:
             "bound",
             f"{rate(chosen.most_tokens_per_second)} tokens/s at most, of all blocks of the batch sizes looked at",
         ),
+    ]
+    pairs += [
+        (f"GPU, {phase}", f"{sources_in_words(of_phase)} of its time")
+        for phase, of_phase in (chosen.source_fractions or {}).items()
     ]
     if plan.streaming is not None and plan.model.has_experts:
         by = "host memory" if plan.streaming.by_memory else "the GPU"
@@ -198,6 +215,7 @@ def _plan_document(found: TargetPlan, prompt_tokens: int) -> dict[str, object]:
         "busy": [{"phase": busy.phase, "part": busy.part, "seconds": busy.seconds} for busy in found.busy],
         "memory": [{"place": held.name, "bytes": held.num_bytes, "room_bytes": held.room_bytes} for held in found.held],
         "tokens_per_second_of_one_gib_more": {gain.place.value: gain.tokens_per_second for gain in found.gains},
+        **({} if found.source_fractions is None else {"source_fractions": found.source_fractions}),
         "programmes": found.programmes,
         "search_stopped": found.stopped,
     }

@@ -24,6 +24,7 @@ from cli.render import (
     percent,
     section,
     signed_percent,
+    sources_in_words,
 )
 from cli.render_choices import choice_blocks
 from cli.render_memory import heaviest_in_words
@@ -232,8 +233,7 @@ def _sources(planned: PlannedLayout) -> list[tuple[str, str]]:
     """Return how much of the step's time is measured; nothing where the cluster was not."""
     if planned.source_fractions is None:
         return []
-    parts = [f"{percent(fraction)} {source}" for source, fraction in planned.source_fractions.items() if fraction]
-    return [("its sources", f"{', '.join(parts)}, of the busiest rank's own time")]
+    return [("its sources", f"{sources_in_words(planned.source_fractions)}, of the busiest rank's own time")]
 
 
 def _band(plan: Plan, planned: PlannedLayout) -> list[tuple[str, str]]:

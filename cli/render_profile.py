@@ -122,6 +122,7 @@ def profile_blocks(
         *section("Measured", table),
         *remark_blocks(recording.stale),
         *(excluded_blocks(judged) if verbose else brief_blocks(judged)),
+        *(refused_blocks(recording) if verbose else ()),
         *(failed_blocks(recording) if verbose else ()),
     )
 
@@ -142,8 +143,16 @@ def provenance_facts(recording: Recording) -> list[tuple[str, str]]:
     if clocks:
         hottest = max(float(str(found.get("temperature_celsius") or 0)) for found in conditions)
         facts.append(("clocks", f"{min(clocks):,.0f} to {max(clocks):,.0f} MHz, at most {hottest:.0f} degrees Celsius"))
+    unread = Counter(str(found["unread"]) for found in (*_of_runs(recording), *conditions) if found.get("unread"))
+    facts += [("clocks unread", f"{reason}, {counted(number, 'time')}") for reason, number in unread.items()]
     facts.append(("sha256", recording.sha256))
     return facts
+
+
+def _of_runs(recording: Recording) -> list[Mapping[str, object]]:
+    """Return clocks and temperature at the beginning of each run."""
+    found = (run.get("conditions") for run in recording.content.runs.values())
+    return [of_run for of_run in found if isinstance(of_run, Mapping)]
 
 
 def _is_number(value: object) -> bool:
@@ -174,6 +183,43 @@ def excluded_blocks(judged: Judged) -> tuple[Block, ...]:
     ]
     more = len(judged.excluded) - len(shown)
     return section("Left out", *shown, *([Item(f"and {more} more")] if more else []))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Refusal:
+    """A kernel that was tried before the one that was measured.
+
+    Args:
+        suite: The suite.
+        kernel: The kernel.
+        reason: Why it did not take the point.
+        instead: What was measured.
+    """
+
+    suite: str
+    kernel: str
+    reason: str
+    instead: str
+
+
+def refusals(recording: Recording) -> Mapping[Refusal, int]:
+    """Return the kernels that refused points, with how many, in the order of the store."""
+    found: Counter[Refusal] = Counter()
+    for entry in recording.measured:
+        refused = entry.result.get("refused")
+        for kernel, reason in (refused if isinstance(refused, Mapping) else {}).items():
+            instead = str(entry.result.get("kernel", ""))
+            found[Refusal(suite=entry.point.suite, kernel=str(kernel), reason=str(reason), instead=instead)] += 1
+    return found
+
+
+def refused_blocks(recording: Recording) -> tuple[Block, ...]:
+    """Return which kernels refused points that others took, each reason once."""
+    listed = [
+        Item(f"{counted(number, 'point')} of {of.suite}: {of.kernel}: {of.reason}; measured: {of.instead}")
+        for of, number in refusals(recording).items()
+    ]
+    return section("Kernels that refused", *listed) if listed else ()
 
 
 def failed_blocks(recording: Recording) -> tuple[Block, ...]:
@@ -254,6 +300,10 @@ def profile_document(
         "excluded": [
             {"line": entry.row.line, "point": entry.row.name, "fault": entry.fault, "reason": entry.reason}
             for entry in judged.excluded
+        ],
+        "refused": [
+            {"suite": of.suite, "kernel": of.kernel, "reason": of.reason, "measured": of.instead, "points": number}
+            for of, number in refusals(recording).items()
         ],
         "failed": [
             {"line": entry.line, "point": entry.point.key, "reason": entry.reason} for entry in recording.failed

@@ -18,6 +18,7 @@ from cli.render import (
     milliseconds,
     percent,
     section,
+    sources_in_words,
 )
 from planner.serve_plan import PlannedPool, Served, ServeInfeasible, ServePlan, ServeStatus
 from planner.serve_request import Arrivals, Lengths, ServeObjective, ServeWorkload
@@ -247,7 +248,17 @@ def _spent(plan: ServePlan) -> tuple[Block, ...]:
         for entry in plan.pools
     )
     table = Table(columns=columns("time of", *heads), rows=tuple(rows))
-    return (table, Line(f"  {kinds}.", Style.QUIET))
+    return (table, Line(f"  {kinds}.", Style.QUIET), *_sources(plan))
+
+
+def _sources(plan: ServePlan) -> tuple[Block, ...]:
+    """Return how much of each pool's steps is measured; nothing where the GPUs were not."""
+    said = {"step": "a step of running answers", "prompt": "a step with a prompt"}
+    return tuple(
+        Line(f"  {entry.pool.name}, {said[name]}: {sources_in_words(of_step)}.")
+        for entry in plan.pools
+        for name, of_step in (entry.source_fractions or {}).items()
+    )
 
 
 def _milliseconds(entry: PlannedPool, name: str) -> str:

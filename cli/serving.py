@@ -46,8 +46,17 @@ def refuse(given: Mapping[str, object], spec: Path) -> None:
             )
 
 
-def plan_server(spec: Path, overrides: Sequence[str], options: Mapping[str, str], printed: Printed) -> None:
+def plan_server(
+    spec: Path,
+    overrides: Sequence[str],
+    options: Mapping[str, str],
+    printed: Printed,
+    *,
+    profile: Path | None = None,
+    strict_data: bool = False,
+) -> None:
     """Plan a serving spec, print the plan, write it and its files; exit with 3 where nothing keeps the targets."""
+    from cli.priced_inputs import clusters_priced_by
     from cli.render_serve import serve_blocks
     from planner.locked import serve_lock_of
     from planner.plan_lock import LOCK_FILE
@@ -59,8 +68,9 @@ def plan_server(spec: Path, overrides: Sequence[str], options: Mapping[str, str]
 
     stopwatch = Stopwatch()
     inputs = load_serve_inputs(spec, overrides, options=options)
+    clusters = clusters_priced_by(inputs.clusters, profile=profile, strict_data=strict_data)
     stopwatch.lap("read inputs")
-    plan = plan_serving(inputs.model, inputs.clusters, inputs.request, top=printed.top)
+    plan = plan_serving(inputs.model, clusters, inputs.request, top=printed.top)
     stopwatch.lap("search")
     document = serve_plan_to_text(plan)
     launched = serve_files(plan)

@@ -148,6 +148,23 @@ def _collective(kind: CollectiveKind, buffer_bytes: int, size: int, stride: int)
     return Collective(kind=kind, buffer_bytes=buffer_bytes, size=size, stride=stride)
 
 
+def slowdown_beside(
+    *, collective_seconds: float, copied_seconds: float, overlap_slowdown: float, copy_slowdown: float | None
+) -> float:
+    """Return what a pass loses for each second of collectives and of copies to or from the host beside it, one by one.
+
+    Args:
+        collective_seconds: The collectives.
+        copied_seconds: The copies.
+        overlap_slowdown: Seconds that a pass loses for each of the collectives'.
+        copy_slowdown: The same of the copies'; None takes them to slow a pass down as collectives do.
+    """
+    total = collective_seconds + copied_seconds
+    if copy_slowdown is None or not copied_seconds:
+        return overlap_slowdown
+    return (collective_seconds * overlap_slowdown + copied_seconds * copy_slowdown) / total
+
+
 def exposed_seconds(traffic: TimedTraffic, *, beside_seconds: float, overlapped: bool) -> float:
     """Return what a data-parallel collective adds to the pass that it runs beside.
 

@@ -8,6 +8,9 @@ and the end D_i of the copy of layer i, follow from one another:
 
 In the backward pass layers are counted from the last, k = L - 1 - j. Layer k = near + i needs fetch i, which begins
 where layer k = i + 1 does, and after the fetch before it.
+
+All copies of a pass end within it. What is not waited for runs beside layers, which lose a part of it, as far as a
+profile has measured that; the loss is not taken to hide more copies.
 """
 
 from collections.abc import Sequence
@@ -47,3 +50,17 @@ def backward_wait_seconds(pass_seconds: Sequence[float], copy_seconds: Sequence[
             fetched = max(fetched, begun[layer - near + 1]) + copies[layer]
             waited = max(waited, fetched - before[layer])
     return waited
+
+
+def hidden_copy_seconds(
+    pass_seconds: Sequence[float], copy_seconds: Sequence[float], *, offloaded: int, waited_seconds: float
+) -> float:
+    """Return for how long copies run beside the layers of one pass.
+
+    Args:
+        pass_seconds: The pass of each layer, in order.
+        copy_seconds: Copy of what each saves.
+        offloaded: How many of the first layers are offloaded.
+        waited_seconds: What the pass waits for copies.
+    """
+    return min(max(0.0, sum(copy_seconds[:offloaded]) - waited_seconds), sum(pass_seconds))

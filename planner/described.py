@@ -11,6 +11,7 @@ from planner.layout import Layout
 from planner.node_costs import node_order_of, pipeline_rank_limits
 from planner.placement import PlacedModel, place
 from planner.plan import HostMemory, OnNodes, Plan, PlannedLayout
+from planner.profile_remarks import profile_remarks
 from planner.report import heaviest_rank, memory_by_rank
 from planner.request import PlanRequest
 from planner.specs import ModelSpec
@@ -20,6 +21,7 @@ from profiles.hardware import Cluster
 from profiles.planned import cost_model_on
 from profiles.slowed import OperationClass
 from profiles.software import Software
+from profiles.uses import Use
 
 
 def evaluation_of(plan: Plan, layout: Layout) -> Evaluation:
@@ -133,8 +135,9 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
 def _remarks(cluster: Cluster, software: Software) -> tuple[str, ...]:
     """Return what stands behind prices beside operations: a profile's faults, a calibration."""
     calibration = cluster.calibration
+    faults = profile_remarks(cluster, use=Use.TRAINING, launch_seconds=software.launch_seconds.value)
     if calibration is None:
-        return _profile_remarks(cluster, software)
+        return faults
     by_factor: dict[str, list[str]] = {}
     for name, factor in calibration.factors:
         by_factor.setdefault(f"{factor:.4g}", []).append(name)
@@ -147,21 +150,7 @@ def _remarks(cluster: Cluster, software: Software) -> tuple[str, ...]:
         told.append(
             f"{100 * lost:.3g} % lost beside activations and temporaries, {fixed / GIB:.2f} GiB beside what stays"
         )
-    return (*_profile_remarks(cluster, software), f"calibrated by {calibration.source}: {'; '.join(told)}")
-
-
-def _profile_remarks(cluster: Cluster, software: Software) -> tuple[str, ...]:
-    """Return what to beware of in the measurements that price the cluster."""
-    if cluster.profile is None:
-        return ()
-    # SciPy, which interpolates between measured rows, is loaded only where there are some.
-    from profiles.profiled import remarks  # noqa: PLC0415
-    from profiles.recorded import recording_of  # noqa: PLC0415
-    from profiles.unused import unused  # noqa: PLC0415
-
-    recording = recording_of(cluster.profile)
-    left = unused(recording, cluster, launch_seconds=software.launch_seconds.value)
-    return tuple(f"profile: {text}" for text in (*remarks(recording, cluster), *left))
+    return (*faults, f"calibrated by {calibration.source}: {'; '.join(told)}")
 
 
 def _host_assumptions(hosted: HostMemory | None) -> tuple[str, ...]:

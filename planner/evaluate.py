@@ -25,6 +25,7 @@ from planner.communication import (
     gradient_norm_reduction,
     optimizer_traffic,
     overlapped_transfer_seconds,
+    slowdown_beside,
     tied_embedding_reduction,
     transfer,
 )
@@ -311,7 +312,7 @@ class _Evaluator:
         return self._with_copies(whole, held) if placed.layout.offloaded_layers else whole
 
     def _with_copies(self, price: StagePrice, held: tuple[tuple[RankLayer, Recompute], ...]) -> StagePrice:
-        """Add what layers of which the first are offloaded wait for copies; nothing else runs meanwhile."""
+        """Add what layers of which the first are offloaded wait for copies, and what they lose to those beside them."""
         layers: list[LayerSeconds] = []
         for layer, own in held:
             copied, own_price = self.cost_model.compute(layer_copy(layer)), self._layer(layer, own)
@@ -325,6 +326,9 @@ class _Evaluator:
         # Below 0 by rounding alone.
         forward = max(0.0, forward_seconds(layers, offloaded=offloaded) - sum(layer.forward for layer in layers))
         backward = max(0.0, backward_seconds(layers, offloaded=offloaded) - sum(layer.backward for layer in layers))
+        moved, lost = sum(layer.copy for layer in layers[:offloaded]), self.cost_model.copy_slowdown or 0.0
+        forward += lost * max(0.0, min(moved - forward, sum(layer.forward for layer in layers)))
+        backward += lost * max(0.0, min(moved - backward, sum(layer.backward for layer in layers)))
         price.terms[ACTIVATIONS] += forward + backward
         _add(price.of_sources, {self.worst_source(ACTIVATIONS): forward + backward})
         return replace(
@@ -384,22 +388,25 @@ class _Evaluator:
 
         down_seconds = self._copied_seconds(gradient_copies(trainable, layout, placed.workload))
         up_seconds = self._copied_seconds(parameter_copies(everything, layout, placed.workload))
-        reduce_seconds += down_seconds
-        gather_seconds += up_seconds
-        again_seconds += up_seconds
 
-        def exposed(seconds: float, beside_seconds: float, *, overlapped: bool) -> float:
+        def exposed(seconds: float, copied_seconds: float, beside_seconds: float, *, overlapped: bool) -> float:
+            slowdown = slowdown_beside(
+                collective_seconds=seconds,
+                copied_seconds=copied_seconds,
+                overlap_slowdown=self.cost_model.overlap_slowdown,
+                copy_slowdown=self.cost_model.copy_slowdown,
+            )
             timed = TimedTraffic(
-                seconds=seconds,
+                seconds=seconds + copied_seconds,
                 num_buckets=traffic.num_buckets,
-                slowdown=self.cost_model.overlap_slowdown,
+                slowdown=slowdown,
             )
             return exposed_seconds(timed, beside_seconds=beside_seconds, overlapped=overlapped)
 
         overlap = layout.overlap
-        gather_forward = exposed(gather_seconds, forward, overlapped=overlap.param_gather)
-        gather_backward = exposed(again_seconds, backward, overlapped=overlap.param_gather)
-        reduced = exposed(reduce_seconds, backward, overlapped=overlap.grad_reduce)
+        gather_forward = exposed(gather_seconds, up_seconds, forward, overlapped=overlap.param_gather)
+        gather_backward = exposed(again_seconds, up_seconds, backward, overlapped=overlap.param_gather)
+        reduced = exposed(reduce_seconds, down_seconds, backward, overlapped=overlap.grad_reduce)
         # Once a step, or (gradients or weights sharded too) for every micro-batch.
         first_extra, last_extra, backward_alone = gather_forward, reduced, backward
         if layout.zero_stage >= 2:

@@ -15,6 +15,10 @@ from planner.schema.serve_plan_file import serve_plan_to_json
 from planner.serve_lock import LockedPool, ServeLock
 from planner.serve_plan import PlannedPool, ServePlan
 from planner.serving_search.traffic import mean_of
+from profiles.hardware import Cluster
+
+SHOWN_DIGITS = 12
+"""Of a SHA-256, where words name a file by it."""
 
 
 def lock_of(plan: Plan, *, files: Mapping[str, str], asked_of: Plan | None = None) -> PlanLock:
@@ -104,7 +108,7 @@ def _serve_inputs(plan: ServePlan) -> Mapping[str, tuple[str, str]]:
     if not isinstance(request, dict):
         raise TypeError("a plan file holds its request")
     wanted = {name: value for name, value in request.items() if name != "workload"}
-    clusters = ", ".join(f"{cluster.name}, {cluster.world_size} GPUs" for cluster in plan.clusters)
+    clusters = ", ".join(_in_words(cluster) for cluster in plan.clusters)
     workload = plan.request.workload
     traffic = f"{workload.arrivals}, {workload.quantization}, cache {workload.kv_cache_dtype}"
     pinned = sorted(plan.request.constraints.degrees)
@@ -114,6 +118,12 @@ def _serve_inputs(plan: ServePlan) -> Mapping[str, tuple[str, str]]:
         "workload": (traffic, _data_hash(request["workload"])),
         "wanted": (f"{plan.objective}, pinned: {', '.join(pinned) or 'nothing'}", _data_hash(wanted)),
     }
+
+
+def _in_words(cluster: Cluster) -> str:
+    """Return a cluster in few words, with the beginning of the SHA-256 of the profile that prices it."""
+    measured = "" if cluster.profile is None else f", profile {cluster.profile.sha256[:SHOWN_DIGITS]}"
+    return f"{cluster.name}, {cluster.world_size} GPUs{measured}"
 
 
 def planner_version() -> str:
@@ -142,7 +152,7 @@ def _inputs(plan: Plan) -> Mapping[str, tuple[str, str]]:
     pinned = sorted(plan.request.constraints.degrees)
     return {
         "model": (plan.model.name, _data_hash(document["model"])),
-        "cluster": (f"{plan.cluster.name}, {plan.cluster.world_size} GPUs", _data_hash(document["cluster"])),
+        "cluster": (_in_words(plan.cluster), _data_hash(document["cluster"])),
         "workload": (sizes, _data_hash(request["workload"])),
         "wanted": (f"{plan.objective}, pinned: {', '.join(pinned) or 'nothing'}", _data_hash(wanted)),
     }

@@ -218,6 +218,13 @@ class PartCostModel:
             return self.best.transfer_slowdown
         return self.best.slowdown(self.held_kinds, transfers=True)
 
+    @cached_property
+    def copy_slowdown(self) -> float | None:
+        """Return the seconds that a kernel loses for each second of a copy to or from the host beside it, if known."""
+        if not self.held_kinds:
+            return self.best.copy_slowdown
+        return self.best.slowdown_by_copies(self.held_kinds)
+
 
 class PartCosts:
     """The cost models of a layout's parts.

@@ -1,14 +1,16 @@
 """What a GPU holds beside tensors: context, communicators, and what the caching allocator loses.
 
 Published figures stand in until a cluster's profile has measured them on its own GPU (suite `memory`) or a snapshot of
-a real run has shown them (`planner.calibration`). Of the allocator a profile measures how it rounds fresh tensors; what
-a training run loses is fragmentation, which only a snapshot of one shows.
+a real run has shown them (`planner.calibration`). Of the allocator a profile measures how it rounds fresh tensors. A
+run loses that and what its order of tensors leaves between them, which only a snapshot of one shows, so that rounding
+bounds what is lost from below.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from planner.units import MIB
-from profiles.hardware import Cluster, MemoryCalibration
+from profiles.hardware import Cluster, MemoryCalibration, ProfileReference
 
 CONTEXT_BYTES = 604 * MIB
 CONTEXT_SOURCE = "CUDA context and loaded kernels; no published figure"
@@ -87,12 +89,18 @@ def overheads_on(cluster: Cluster) -> Overheads:
 
 def _measured(cluster: Cluster) -> Overheads:
     """Return the published figures with those of a profile in their places."""
+    assert cluster.profile is not None, "only a cluster with a profile is asked"
+    names = tuple(device.name for device, _ in cluster.device_counts)
+    return _measured_by(cluster.profile, names, cluster.least_memory_bytes)
+
+
+@lru_cache(maxsize=32)
+def _measured_by(profile: ProfileReference, devices: tuple[str, ...], least_memory_bytes: int) -> Overheads:
     from profiles.measured_memory import measured_memory  # noqa: PLC0415 - needed with a profile alone
     from profiles.recorded import recording_of  # noqa: PLC0415
 
-    assert cluster.profile is not None, "only a cluster with a profile is asked"
-    recording = recording_of(cluster.profile)
-    held = measured_memory(recording, cluster)
+    recording = recording_of(profile)
+    held = measured_memory(recording, devices=devices, least_memory_bytes=least_memory_bytes)
     found, name = PUBLISHED, f"{recording.device}, {recording.directory}"
     if held.context_bytes is not None:
         source = f"measured: a process that has run one product, {name}"
@@ -108,6 +116,15 @@ def _measured(cluster: Cluster) -> Overheads:
             pair_communicator_bytes=PAIR_COMMUNICATOR_BYTES if pair is None else pair,
             group_communicator_bytes=GROUP_COMMUNICATOR_BYTES if group is None else group,
             communicator_source=f"{'; '.join(told)} ({name})",
+        )
+    rounded = held.rounded_fraction
+    if rounded is not None and rounded > FRAGMENTATION_FRACTION:
+        source = (
+            f"measured: {100 * rounded:.3g} % of fresh tensors lost to the caching allocator's rounding, {name}; a run"
+            " loses no less of its activations and temporaries"
+        )
+        found = replace(
+            found, lost_fraction=rounded, lost_source=source, assumed=found.assumed - {FRAGMENTATION_SOURCE}
         )
     assumed = found.assumed - {CONTEXT_SOURCE, COMMUNICATOR_SOURCE}
     if held.context_bytes is None:

@@ -17,10 +17,11 @@ from planner.communication import (
     exposed_seconds,
     gradient_norm_reduction,
     overlapped_transfer_seconds,
+    slowdown_beside,
     tied_embedding_reduction,
     transfer,
 )
-from planner.copy_waits import backward_wait_seconds, forward_wait_seconds
+from planner.copy_waits import backward_wait_seconds, forward_wait_seconds, hidden_copy_seconds
 from planner.costs import CostTable
 from planner.layout import Layout, Recompute, Stage
 from planner.offload import gradient_copies, optimizer_seconds, parameter_copies, waited_for_link_seconds
@@ -222,7 +223,7 @@ class PointPrices:
         down = self._copied_seconds(gradient_copies(trainable, point, self.table.workload))
         up = self._copied_seconds(parameter_copies(everything, point, self.table.workload))
         reduce, gather, again = (
-            self._timed(sum(self._collective_seconds(part) for part in parts) + copied, traffic)
+            self._timed(sum(self._collective_seconds(part) for part in parts), traffic, copied=copied)
             for parts, copied in (
                 (traffic.reduce, down),
                 (traffic.gather, up),
@@ -247,15 +248,24 @@ class PointPrices:
         )
 
     def _copy_waits(self, stage: Stage) -> tuple[float, float]:
-        """Return what the passes of a stage wait for the copies of activations: forward and backward."""
+        """Return what copies of activations add to the passes of a stage, forward and backward."""
         costs, offloaded = self.costs, self.point.offloaded_layers
         choice, kinds = costs.choice_of(self.point.recompute), costs.rank_model.chain.kinds
         copies_D = [self.table.cost_model.compute(layer_copy(layer)).seconds for layer in costs.rank_model.layers]
         held = [(costs.blocks_D[kind], copies_D[kind]) for kind in kinds[stage.first_layer :][: stage.num_layers]]
         copies = [copy for _, copy in held]
-        there = forward_wait_seconds([block.forward_seconds for block, _ in held], copies, offloaded=offloaded)
+        forth = [block.forward_seconds for block, _ in held]
         back = [block.backward_seconds_R[choice] for block, _ in held]
-        return there, backward_wait_seconds(back, copies, offloaded=offloaded)
+        lost = self.table.cost_model.copy_slowdown or 0.0
+        waits = (
+            (forward_wait_seconds(forth, copies, offloaded=offloaded), forth),
+            (backward_wait_seconds(back, copies, offloaded=offloaded), back),
+        )
+        there, again = (
+            wait + lost * hidden_copy_seconds(passes, copies, offloaded=offloaded, waited_seconds=wait)
+            for wait, passes in waits
+        )
+        return there, again
 
     def _copied_seconds(self, copies: tuple[HostCopy, ...]) -> float:
         """Return what copies to and from the host take, one after the other."""
@@ -264,12 +274,16 @@ class PointPrices:
     def _collective_seconds(self, collective: Collective) -> float:
         return self.table.cost_model.collective(collective).seconds
 
-    def _timed(self, seconds: float, traffic: DataParallelTraffic) -> TimedTraffic:
-        return TimedTraffic(
-            seconds=seconds,
-            num_buckets=traffic.num_buckets,
-            slowdown=self.table.cost_model.overlap_slowdown,
+    def _timed(self, seconds: float, traffic: DataParallelTraffic, *, copied: float) -> TimedTraffic:
+        """Return collectives of so many seconds with the copies to or from the host that go with them."""
+        costs = self.table.cost_model
+        slowdown = slowdown_beside(
+            collective_seconds=seconds,
+            copied_seconds=copied,
+            overlap_slowdown=costs.overlap_slowdown,
+            copy_slowdown=costs.copy_slowdown,
         )
+        return TimedTraffic(seconds=seconds + copied, num_buckets=traffic.num_buckets, slowdown=slowdown)
 
     def tail_seconds(self, layout: Layout) -> float:
         """Return what all ranks of a split wait for behind the last backward pass."""

@@ -111,6 +111,8 @@ class PlannedPool:
             to ranks, or tokens take all alike.
         placement: The expert on each slot of all ranks, a row for each layer of which the routing is known; None
             without a balancer of experts.
+        source_fractions: What part of a step of running answers ("step") and of one with a prompt ("prompt") is
+            measured, interpolated and so on, best source first; None where the GPU was not measured.
     """
 
     pool: Pool
@@ -126,6 +128,7 @@ class PlannedPool:
     notes: tuple[str, ...]
     of_experts: tuple[str, ...] | None = None
     placement: tuple[str, ...] | None = None
+    source_fractions: Mapping[str, Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,11 @@ class NotedCostModel:
         """Return the seconds that a kernel loses for each second that a pipeline send or receive runs beside it."""
         return self._prices.transfer_slowdown
 
+    @property
+    def copy_slowdown(self) -> float | None:
+        """Return the seconds that a kernel loses for each second of a copy to or from the host beside it, if known."""
+        return self._prices.copy_slowdown
+
 
 def wanted_points(model: ModelSpec, cluster: Cluster, request: PlanRequest) -> tuple[Wanted, ...]:
     """Return the points that price a spec's layouts, in the order in which the search asks; weights average to 1.

@@ -277,6 +277,11 @@ class AnalyticCostModel:
         return self._slowdown(P2P_CHANNELS)
 
     @property
+    def copy_slowdown(self) -> None:
+        """Return that nothing tells what a kernel loses to copies to or from the host beside it."""
+        return
+
+    @property
     def tensor_parallel_overlap(self) -> TensorParallelOverlap:
         """Return what tensor-parallel collectives run beside."""
         return self.software.tensor_parallel_overlap

@@ -78,3 +78,11 @@ class CostModel(Protocol):
     def transfer_slowdown(self) -> float:
         """Return the seconds that a kernel loses for each second that a pipeline send or receive runs beside it."""
         ...
+
+    @property
+    def copy_slowdown(self) -> float | None:
+        """Return the seconds that a kernel loses for each second that a copy to or from the host runs beside it.
+
+        None where it was not measured: nothing published gives it.
+        """
+        ...

@@ -5,7 +5,7 @@ or a cluster is given whose GPU it is, points have a price and a roofline; else 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from profiles.analytic import AnalyticCostModel
 from profiles.catalogue import device_names, load_device
@@ -39,6 +39,18 @@ class Judged:
 def measured_device(recording: Recording) -> Device | None:
     """Return the GPU of a profile, where the catalogue holds it."""
     return load_device(recording.device) if recording.device in device_names() else None
+
+
+def measured_nodes(recording: Recording, cluster: Cluster) -> Cluster:
+    """Return the nodes that a profile was measured on, or as many of them as a cluster has.
+
+    Of a profile of another GPU with the same chip they are a cluster's with that GPU: what it says beyond an analytic
+    price is over its own.
+    """
+    nodes = max(1, min(-(-recording.most_ranks // cluster.gpus_per_node), cluster.num_nodes))
+    found = cluster if nodes == cluster.num_nodes else cluster.with_nodes(nodes)
+    device = measured_device(recording)
+    return found if device is None or device.name == cluster.device.name else replace(found, device=device)
 
 
 def judge(recording: Recording, cluster: Cluster | None = None) -> Judged:

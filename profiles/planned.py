@@ -126,3 +126,8 @@ class MeasuredCostModel:
     def transfer_slowdown(self) -> float:
         """Return the seconds that a kernel loses for each second that a pipeline send or receive runs beside it."""
         return self.analytic.transfer_slowdown
+
+    @property
+    def copy_slowdown(self) -> float | None:
+        """Return the seconds that a kernel loses for each second of a copy to or from the host beside it, if known."""
+        return self.analytic.copy_slowdown

@@ -22,7 +22,7 @@ from profiles.chips import is_same_chip
 from profiles.collectives import CollectivePrices
 from profiles.estimate import CostModel, Estimate, Source
 from profiles.hardware import Cluster, Device
-from profiles.judging import Judged, judge, judged_on, measured_device, price_of, seconds_of
+from profiles.judging import Judged, judge, judged_on, measured_device, measured_nodes, price_of, seconds_of
 from profiles.measure.journal import Entry
 from profiles.measure.points import Point
 from profiles.measured_operations import FAMILIES, Family, operation_of, place_of
@@ -62,10 +62,7 @@ class ProfiledCostModel:
 
     @cached_property
     def _measured_cluster(self) -> Cluster:
-        """Return the nodes that the profile was measured on, or as many of them as this cluster has."""
-        per_node = self.cluster.gpus_per_node
-        nodes = -(-self.recording.most_ranks // per_node)
-        return self.cluster.with_nodes(max(1, min(nodes, self.cluster.num_nodes)))
+        return measured_nodes(self.recording, self.cluster)
 
     @cached_property
     def judged(self) -> Judged:
@@ -249,9 +246,19 @@ class ProfiledCostModel:
         """Return the seconds that a kernel loses for each second that a pipeline send or receive runs beside it."""
         return self._slowdown("send_recv", self.fallback.transfer_slowdown)
 
+    @cached_property
+    def copy_slowdown(self) -> float | None:
+        """Return the seconds that a kernel loses for each second of a copy to or from the host beside it, if known."""
+        return self._measured_slowdown("to_host", "to_device")
+
     def _slowdown(self, beside: str, fallback: float) -> float:
-        found = [lost_fraction(entry) for entry in self._entries("overlap", beside=beside)]
-        return median(found) if found and self.is_own else fallback
+        found = self._measured_slowdown(beside)
+        return fallback if found is None else found
+
+    def _measured_slowdown(self, *beside: str) -> float | None:
+        """Return what products lost in the middle beside one of these; None where this GPU was not measured."""
+        found = [lost_fraction(entry) for name in beside for entry in self._entries("overlap", beside=name)]
+        return median(found) if found and self.is_own else None
 
 
 def measured_launch_seconds(recording: Recording) -> float | None:
@@ -276,7 +283,7 @@ def used_copies(copies: Sequence[Entry], gpus_per_node: int) -> str | None:
     its own memory and its own slots. A copy alone is that of a node with one GPU.
     """
     measured = {entry.point.word("beside") for entry in copies}
-    kinds = ("concurrent", "socket") if gpus_per_node > 1 else ("concurrent", "socket", "alone")
+    kinds = ("concurrent", "socket") if gpus_per_node > 1 else ("alone", "concurrent", "socket")
     return next((kind for kind in kinds if kind in measured), None)
 
 

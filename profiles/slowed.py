@@ -109,6 +109,11 @@ class ScaledCostModel:
         """Return the seconds that a kernel loses for each second that a pipeline send or receive runs beside it."""
         return self.predicted.transfer_slowdown
 
+    @property
+    def copy_slowdown(self) -> float | None:
+        """Return the seconds that a kernel loses for each second of a copy to or from the host beside it, if known."""
+        return self.predicted.copy_slowdown
+
 
 class SlowedCostModel(ScaledCostModel):
     """A cost model of which one class of operations takes longer by its band.

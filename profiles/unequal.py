@@ -73,6 +73,12 @@ class UnequalCostModel:
         models = [self.of_kind(kind, self.nodes.best_bytes_per_second) for kind in kinds]
         return max(model.transfer_slowdown if transfers else model.overlap_slowdown for model in models)
 
+    def slowdown_by_copies(self, kinds: Iterable[int]) -> float | None:
+        """Return what the kernels of these nodes lose at most beside a copy to or from the host, if that is known."""
+        models = [self.of_kind(kind, self.nodes.best_bytes_per_second) for kind in kinds]
+        known = [model.copy_slowdown for model in models if model.copy_slowdown is not None]
+        return max(known, default=None)
+
     def _compute(self, operation: ComputeOp) -> Estimate:
         best = self.nodes.best_bytes_per_second
         return min((self.of_kind(kind, best).compute(operation) for kind in self.kinds), key=_seconds)
@@ -99,6 +105,13 @@ class UnequalCostModel:
     def transfer_slowdown(self) -> float:
         """Return the least seconds that a kernel loses for each second that a pipeline transfer runs beside it."""
         return min(self.slowdown((kind,), transfers=True) for kind in self.kinds)
+
+    @cached_property
+    def copy_slowdown(self) -> float | None:
+        """Return the least seconds that a kernel loses for each second of a copy beside it, where all nodes know it."""
+        found = [self.slowdown_by_copies((kind,)) for kind in self.kinds]
+        known = [lost for lost in found if lost is not None]
+        return min(known) if len(known) == len(found) else None
 
 
 def _seconds(estimate: Estimate) -> float:

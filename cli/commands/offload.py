@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cli.exits import ExitCode
-from cli.options import ForceOption, FormatOption, OutOption
+from cli.options import ForceOption, FormatOption, OutOption, ProfileOption, StrictDataOption
 from cli.output import Format, check_writable, note, print_blocks, print_json, write_files
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ EXAMPLES = (
     "shardwright offload serve.yaml",
     "shardwright offload serve.yaml --target vllm --out run",
     "shardwright offload serve.yaml --histogram counts.json --peers 1",
+    "shardwright offload serve.yaml --profile measured",
     "shardwright offload serve.yaml --cpu-flops 2TFLOPS --cpu-bandwidth 100GB/s",
 )
 
@@ -82,6 +83,8 @@ def offload(
     cpu_bandwidth: BandwidthOption = None,
     drive_path: DriveOption = "/local_nvme",
     overrides: SetOption = None,
+    profile: ProfileOption = None,
+    strict_data: StrictDataOption = False,
     out: OutOption = None,
     force: ForceOption = False,
     format_: FormatOption = Format.TEXT,
@@ -91,6 +94,7 @@ def offload(
     For batches of prompts of which only throughput counts, on one GPU that computes. Prints the best plan at all, what
     vLLM and DeepSpeed can express of it, and what one GiB more of each memory would gain.
     """
+    from cli.priced_inputs import clusters_priced_by
     from cli.render_offload import offload_blocks, offload_document
     from planner.errors import InputError
     from planner.inference_offload.decide import plan_offload
@@ -102,7 +106,7 @@ def offload(
     if out is not None and chosen is Target.ANY:
         raise InputError("--out writes the files of one runtime.", hint="Give --target vllm or deepspeed.")
     inputs = load_serve_inputs(spec, overrides or ())
-    cluster = _one_cluster(inputs, spec)
+    (cluster,) = clusters_priced_by((_one_cluster(inputs, spec),), profile=profile, strict_data=strict_data)
     workload = inputs.request.workload
     request = OffloadRequest(
         served_model=inputs.request.served_model,

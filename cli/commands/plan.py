@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.exits import ExitCode
-from cli.options import CalibrationOption, ForceOption, FormatOption, OutOption, directory
+from cli.options import (
+    CalibrationOption,
+    ForceOption,
+    FormatOption,
+    OutOption,
+    ProfileOption,
+    StrictDataOption,
+)
 from cli.output import (
     Format,
     Stopwatch,
@@ -133,25 +140,6 @@ SchedulesOption = Annotated[
         " bidirectional, within memory): what the target costs. Takes some seconds.",
     ),
 ]
-ProfileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--profile",
-        parser=directory,
-        metavar="DIR",
-        help="Price with what `shardwright profile run` has measured on this cluster; what it lacks is interpolated or"
-        " analytic, and the plan says how much.",
-        show_default=False,
-    ),
-]
-StrictDataOption = Annotated[
-    bool,
-    typer.Option(
-        "--strict-data",
-        help="Refuse a profile that is stale or of other hardware, or rows that its gates leave out, instead of naming"
-        " them.",
-    ),
-]
 TimingsOption = Annotated[bool, typer.Option("--timings", help="Say on standard error where the time went.")]
 QuietOption = Annotated[
     bool,
@@ -209,8 +197,6 @@ def plan(
             "--pareto": pareto,
             "--spare": spare,
             "--schedules": schedules or None,
-            "--profile": profile,
-            "--strict-data": strict_data or None,
             "--calibration": calibration,
         }
         refuse(of_training, spec)
@@ -219,6 +205,8 @@ def plan(
             set_ or (),
             options,
             Printed(top=top, out=out, force=force, format_=format_, timings=timings, quiet=quiet, verbose=verbose),
+            profile=profile,
+            strict_data=strict_data,
         )
         return
     read = load_inputs(spec, set_ or (), options=options)

@@ -182,7 +182,7 @@ def run(
 
     Every point is on disk as soon as it is measured; what was stopped goes on with --resume.
     """
-    from cli.measuring import Launch, collect, require_torch
+    from cli.measuring import Launch, collect_on, require_torch
     from profiles.measure.points import request_text
 
     if nodes > 1 and emit is None:
@@ -190,8 +190,7 @@ def run(
             f"--nodes {nodes} needs a launcher that reaches all of them.",
             hint="Write one with --emit slurm or torchrun.",
         )
-    if budget is not None:
-        _require_time(budget)
+    budget_seconds = None if budget is None else _seconds_of(budget)
     wanted = _wanted(
         specs or [],
         model or [],
@@ -205,10 +204,11 @@ def run(
         on_cpu=device is DeviceKind.CPU,
         known=out if resume else None,
     )
-    words = ["--seconds", f"{seconds:g}", *_option("--budget", budget), *_option("--called", called)]
+    words = ["--seconds", f"{seconds:g}", *_option("--called", called)]
     words += _option("--device", None if device is None else device.value)
     if emit is not None:
-        script = launcher_text(emit, nodes=nodes, processes=processes, words=shlex.join(words))
+        in_time = shlex.join([*words, *_option("--budget", budget)])
+        script = launcher_text(emit, nodes=nodes, processes=processes, words=in_time)
         files = {REQUEST: request_text(wanted), SCRIPT[emit.value]: script, **collector_files()}
         write_files(out, files, force=force)
         note(f"{out / SCRIPT[emit.value]} measures {len(wanted)} points, on {nodes} x {processes} processes.")
@@ -218,8 +218,8 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     write_file(out / REQUEST, request_text(wanted), force=True)
     words += ["--request", str(out / REQUEST), "--out", str(out), "--progress", "json"]
-    words += ["--resume"] if resume else []
-    code = collect(Launch(python=python, processes=processes, words=tuple(words)), quiet=quiet)
+    launch = Launch(python=python, processes=processes, words=tuple(words))
+    code = collect_on(launch, out, budget_seconds=budget_seconds, resume=resume, quiet=quiet)
     if code != 0:
         raise InputError(
             f"The collector ended with {code}; what it said stands above.",
@@ -229,11 +229,11 @@ def run(
     show(out, format_=format_)
 
 
-def _require_time(budget: str) -> None:
+def _seconds_of(budget: str) -> float:
     from profiles.measure.__main__ import seconds_of
 
     try:
-        seconds_of(budget)
+        return seconds_of(budget)
     except ValueError:
         raise InputError(f"--budget {budget} is no time.", hint="Write seconds, or 8m or 1h.") from None
 
@@ -258,12 +258,15 @@ def _wanted(
 ) -> "tuple[Wanted, ...]":
     """Return what is to be measured; of a directory that is gone on with, also what plans with it ask the price of."""
     from cli.measuring import inputs_of_model, priced_again, request
-    from planner.inputs import load_inputs
+    from planner.inputs import SERVE, kind_of, load_inputs, spec_document
+    from planner.serve_inputs import load_serve_inputs
 
-    runs = [load_inputs(spec) for spec in specs]
+    of_servers = [spec for spec in specs if kind_of(spec_document(spec)) == SERVE]
+    runs = [load_inputs(spec) for spec in specs if spec not in of_servers]
     runs += [inputs_of_model(name, cluster=cluster, nodes=nodes, seq_len=seq_len) for name in models]
     wanted = request(
         [*runs, *(() if known is None else priced_again(runs, known))],
+        servers=[load_serve_inputs(spec) for spec in of_servers],
         suites=suites,
         dtypes=dtypes,
         grid=grid,

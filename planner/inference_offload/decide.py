@@ -14,9 +14,9 @@ from planner.inference_offload.blocks import BATCH_SIZES, LONE_BATCHES, Block, S
 from planner.inference_offload.evaluate import simulated_seconds
 from planner.inference_offload.machine import Machine, machine_of
 from planner.inference_offload.plan import Busy, Gain, Held, ModelFacts, OffloadPlan, Placed, Streaming, TargetPlan
-from planner.inference_offload.prices import PHASES, BlockPrices
+from planner.inference_offload.prices import BlockPrices
 from planner.inference_offload.request import WORDS, OffloadRequest, Place, Target, Thing, Words
-from planner.inference_offload.work import ModelWork
+from planner.inference_offload.work import PHASES, ModelWork
 from planner.specs import ModelSpec
 from planner.units import GIB
 from profiles.hardware import Cluster
@@ -228,9 +228,21 @@ def _target_plan(
 
 def _simulated(plan: TargetPlan, asked: _Asked) -> TargetPlan:
     """Return the plan with the times of a simulation."""
-    prompts, answers = simulated_seconds(plan, asked.work, asked.machine, asked.request)
-    block = prompts + (asked.request.output_tokens - 1) * answers
-    generated = plan.batch_size * plan.num_batches * asked.request.output_tokens
+    request, words = asked.request, WORDS[plan.target]
+    prompts, answers = simulated_seconds(plan, asked.work, asked.machine, request)
+    most = words.slice_tokens
+    together = plan.batch_size if most is None else min(plan.batch_size, max(1, most // request.prompt_tokens))
+    plan = replace(
+        plan,
+        source_fractions=asked.work.source_fractions(
+            together=together,
+            prompt_tokens=request.prompt_tokens,
+            sequences=plan.batch_size,
+            context=request.prompt_tokens + request.output_tokens / 2,
+        ),
+    )
+    block = prompts + (request.output_tokens - 1) * answers
+    generated = plan.batch_size * plan.num_batches * request.output_tokens
     return replace(plan, tokens_per_second=generated / block, prompt_seconds=prompts, answer_seconds=answers)
 
 

@@ -158,7 +158,7 @@ class _Amounts:
             self._weights(by_gpu_alone=True),
             before=gpu / layers,
             stored_down=away * cache / machine.link_bytes_per_second,
-            stored_write=_seconds_of(drives * cache, machine.drive_bytes_per_second),
+            stored_write=_seconds_of(drives * cache, machine.drive_write_bytes_per_second),
             stored_peer=_seconds_of(peers * cache, machine.peer_bytes_per_second),
             hidden=hidden / machine.link_bytes_per_second,
         )
@@ -201,7 +201,7 @@ class _Amounts:
             attention=attended * attention / layers,
             attended_up=received * batch / link / layers,
             stored_down=away * new / link / layers,
-            stored_write=_seconds_of(drives * new, drive) / layers,
+            stored_write=_seconds_of(drives * new, machine.drive_write_bytes_per_second) / layers,
             stored_peer=_seconds_of(peers * new, machine.peer_bytes_per_second) / layers,
             hidden=self._share(Thing.ACTIVATIONS, Place.HOST) * batch * work.hidden_bytes / link,
         )

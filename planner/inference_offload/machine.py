@@ -1,7 +1,8 @@
 """A node as offloading sees it: one GPU that computes, what can hold data around it, and what joins them.
 
 The GPU's process has the host to itself. Rates are those of `profiles.host` and `profiles.host_compute`, of the cost
-model for links between GPUs, and of the cluster's own figure for drives, read and written at one rate.
+model for links, and of the cluster's own figure for drives, read and written at one rate. Where the cluster was
+measured its profile comes first: for the link to the host, and for a drive, each way.
 """
 
 from collections.abc import Mapping
@@ -10,15 +11,20 @@ from dataclasses import dataclass, replace
 from planner.errors import InputError
 from planner.host_memory import reserve
 from planner.inference_offload.request import OffloadRequest, Place
-from planner.overheads import CONTEXT_BYTES, CONTEXT_SOURCE
+from planner.overheads import overheads_on
 from profiles.hardware import Cluster
-from profiles.host import host_copy, host_memory_rate
+from profiles.host import host_memory_rate
 from profiles.host_compute import host_compute_rate
+from profiles.measured_drives import measured_drives
 from profiles.ops import Collective, CollectiveKind, HostCopy
 from profiles.planned import cost_model_on
+from profiles.recorded import recording_of
 
 _PIECE_BYTES = 1 << 30
-"""A copy so long that its start does not count."""
+"""A send so long that its start does not count."""
+
+_COPY_BYTES = 1 << 28
+"""A copy over the host link likewise, and the longest that profiles measure."""
 
 DRIVE_SOURCE = "the cluster's figure for reading; assumption: drives write as fast as they read"
 
@@ -31,7 +37,8 @@ class Machine:
         room_bytes: What each place holds, what is always taken left out; places that are not there are left out.
         link_bytes_per_second: Between host and GPU, each way.
         peer_bytes_per_second: From another GPU; 0 without.
-        drive_bytes_per_second: Of all drives; 0 without.
+        drive_bytes_per_second: Of all drives, read; 0 without.
+        drive_write_bytes_per_second: The same, written.
         host_bytes_per_second: What passes over the host's memory reach.
         cpu_bytes_per_second: What the CPU's attention and products read.
         cpu_flops_per_second: What products on the CPUs reach.
@@ -42,6 +49,7 @@ class Machine:
     link_bytes_per_second: float
     peer_bytes_per_second: float
     drive_bytes_per_second: float
+    drive_write_bytes_per_second: float
     host_bytes_per_second: float
     cpu_bytes_per_second: float
     cpu_flops_per_second: float
@@ -68,16 +76,17 @@ def machine_of(cluster: Cluster, request: OffloadRequest) -> Machine:
     alone = replace(cluster, gpus_per_node=1, num_nodes=1, levels=(), unequal=None)
     device = cluster.device
     host_rate, host_source = host_memory_rate(alone)
-    link = host_copy(HostCopy(num_bytes=_PIECE_BYTES, pinned=True), alone)
+    link = cost_model_on(alone).compute(HostCopy(num_bytes=_COPY_BYTES, pinned=True))
+    overheads = overheads_on(cluster)
     cpu_rate, cpu_source = request.cpu_flops_per_second, "as given"
     if cpu_rate is None:
         cpu_rate, cpu_source = host_compute_rate(device)
     room = {
-        Place.GPU: device.memory_bytes - CONTEXT_BYTES,
+        Place.GPU: device.memory_bytes - overheads.context_bytes,
         Place.HOST: alone.host_memory_bytes - sum(line.num_bytes for line in reserve(alone)),
     }
     notes = [
-        f"GPU: {CONTEXT_SOURCE}, {CONTEXT_BYTES >> 20} MiB",
+        f"GPU: {overheads.context_source}, {overheads.context_bytes >> 20} MiB",
         *(f"host: {line.term}, {line.source}" for line in reserve(alone)),
         f"host memory: {host_source}",
         f"link: {link.note}",
@@ -89,21 +98,38 @@ def machine_of(cluster: Cluster, request: OffloadRequest) -> Machine:
         sent = Collective(kind=CollectiveKind.SEND_RECV, buffer_bytes=_PIECE_BYTES, size=2, stride=1)
         peer = cost_model_on(cluster.with_nodes(1)).collective(sent)
         peer_rate = _PIECE_BYTES / peer.seconds
-        room[Place.PEER] = request.peers * (device.memory_bytes - CONTEXT_BYTES)
+        room[Place.PEER] = request.peers * (device.memory_bytes - overheads.context_bytes)
         notes.append(f"peer GPUs: {peer.note}")
-    drive_rate = cluster.nvme_bytes_per_second or 0.0
+    drive_rate, write_rate, drive_source = _drive_rates(cluster)
     if drive_rate and cluster.nvme_bytes is not None:
         room[Place.DRIVE] = cluster.nvme_bytes
-        notes.append(f"drives: {DRIVE_SOURCE}")
+        notes.append(f"drives: {drive_source}")
     elif cluster.nvme_bytes is not None:
-        notes.append("drives: not used, because the cluster does not say their bandwidth")
+        notes.append("drives: not used, because neither the cluster nor a profile says their bandwidth")
     return Machine(
         room_bytes={place: max(0, num_bytes) for place, num_bytes in room.items()},
-        link_bytes_per_second=_PIECE_BYTES / link.seconds,
+        link_bytes_per_second=_COPY_BYTES / link.seconds,
         peer_bytes_per_second=peer_rate,
         drive_bytes_per_second=drive_rate if Place.DRIVE in room else 0.0,
+        drive_write_bytes_per_second=write_rate if Place.DRIVE in room else 0.0,
         host_bytes_per_second=host_rate,
         cpu_bytes_per_second=request.cpu_bytes_per_second or host_rate,
         cpu_flops_per_second=cpu_rate,
         notes=tuple(notes),
     )
+
+
+def _drive_rates(cluster: Cluster) -> tuple[float, float, str]:
+    """Return at what rates drives are read and written, and where that comes from; 0 where nothing says it."""
+    said = cluster.nvme_bytes_per_second or 0.0
+    if cluster.profile is None:
+        return said, said, DRIVE_SOURCE
+    recording = recording_of(cluster.profile)
+    found = measured_drives(recording)
+    if found is None:
+        return said, said, DRIVE_SOURCE
+    source = (
+        f"measured: one file, written and synchronised, and read past the page cache ({recording.directory});"
+        " assumption: it lay on what the plan puts there"
+    )
+    return found.read_bytes_per_second, found.write_bytes_per_second, source

@@ -1,5 +1,6 @@
 """The answer about offloaded inference: what lies where for each target, what that reaches, and why not more."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from planner.inference_offload.request import OffloadRequest, Option, Place, Target
@@ -85,6 +86,8 @@ class TargetPlan:
         gains: What one GiB more of each place gains.
         programmes: Programmes that were solved.
         stopped: The search stopped before its bound was close.
+        source_fractions: What part of the GPU's time of a batch, by phase, is measured, interpolated and so on; None
+            where the GPU was not measured.
     """
 
     target: Target
@@ -102,6 +105,7 @@ class TargetPlan:
     gains: tuple[Gain, ...]
     programmes: int
     stopped: bool
+    source_fractions: Mapping[str, Mapping[str, float]] | None = None
 
     def longest(self, phase: str) -> Busy:
         """Return the part that a phase waits for."""

@@ -29,11 +29,10 @@ from dataclasses import dataclass
 
 from planner.inference_offload.machine import Machine
 from planner.inference_offload.request import OffloadRequest, Option, Place, Thing, Use, Words
-from planner.inference_offload.work import GpuSeconds, ModelWork
+from planner.inference_offload.work import PHASES, GpuSeconds, ModelWork
 from solvers.shares.problem import Chain, Room, SharesProblem
 
 PROMPTS, ANSWERS = 0, 1
-PHASES = ("prompts", "answers")
 
 IN_FLIGHT = 2
 """Layers, experts, or batches' caches that are brought: one in use and one on its way."""
@@ -140,7 +139,8 @@ class BlockPrices:
         if Place.PEER in self._machine.room_bytes:
             rows.append((Part.PEERS, 0.0, [load.peer / self._machine.peer_bytes_per_second for load in loads]))
         if Place.DRIVE in self._machine.room_bytes:
-            rows.append((Part.DRIVE, 0.0, [load.drive / self._machine.drive_bytes_per_second for load in loads]))
+            read, written = self._machine.drive_bytes_per_second, self._machine.drive_write_bytes_per_second
+            rows.append((Part.DRIVE, 0.0, [load.drive / read + load.written / written for load in loads]))
         return tuple(
             Chain(name=name, phase=phase, fixed_seconds=base, seconds_O=tuple(seconds_O))
             for name, base, seconds_O in rows
@@ -324,20 +324,22 @@ class _Block:
 class _Load:
     """What an option asks of the node in one pass: bytes of links, drive and host memory, seconds of GPU and CPU.
 
-    `host` is what the CPU itself reads; what links and drives move passes the host's memory as well.
+    `drive` is read there and `written` written. `host` is what the CPU itself reads; what links and drives move passes
+    the host's memory as well.
     """
 
     up: float = 0.0
     down: float = 0.0
     peer: float = 0.0
     drive: float = 0.0
+    written: float = 0.0
     host: float = 0.0
     gpu: float = 0.0
     cpu: float = 0.0
 
     @property
     def through_host(self) -> float:
-        return self.up + self.down + self.drive + self.host
+        return self.up + self.down + self.drive + self.written + self.host
 
     def plus(self, other: "_Load") -> "_Load":
         return _Load(
@@ -345,6 +347,7 @@ class _Load:
             down=self.down + other.down,
             peer=self.peer + other.peer,
             drive=self.drive + other.drive,
+            written=self.written + other.written,
             host=self.host + other.host,
             gpu=self.gpu + other.gpu,
             cpu=self.cpu + other.cpu,
@@ -374,4 +377,4 @@ def _sent(use: Use, num_bytes: float) -> _Load:
         case Place.HOST:
             return _Load(down=num_bytes)
         case Place.DRIVE:
-            return _Load(down=num_bytes, drive=num_bytes)
+            return _Load(down=num_bytes, written=num_bytes)

@@ -5,23 +5,30 @@ vLLM. Everything is summed over the layers of one pass.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from planner.errors import InputError
 from planner.experts.histogram import RoutingHistogram
 from planner.inference_offload.popularity import ExpertGroup, expert_groups
 from planner.inference_offload.request import OffloadRequest
+from planner.profile_remarks import profile_remarks
 from planner.serving.engines import engine_named
 from planner.serving.formats import formats_of
 from planner.serving.ledger import activation_bytes
 from planner.serving.prices import ServingPrices
 from planner.serving.rank_operators import PLAIN_BYTES, RankLayer, RoutedExperts
+from planner.serving.source_fractions import COUNTED, fractions
 from planner.serving.step_costs import StepCosts, Term
 from planner.serving_layout import EngineSettings, EngineShape
 from planner.specs import ModelSpec
+from profiles.estimate import Source
 from profiles.hardware import Cluster, Device
+from profiles.uses import Use
 
 _SHAPE = EngineShape(tp=1)
+
+PHASES = ("prompts", "answers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +73,17 @@ class ModelWork:
         device, self.notes = _sixteen_bit(cluster.device)
         alone = replace(cluster, device=device, gpus_per_node=1, num_nodes=1, levels=(), unequal=None)
         formats = formats_of(request.weights_name, model, cache=request.cache_name)
-        self._costs: StepCosts = ServingPrices(model, alone).costs(_SHAPE, formats, engine_named("vllm"))
+        prices, engine = ServingPrices(model, alone), engine_named("vllm")
+        self._costs: StepCosts = prices.costs(_SHAPE, formats, engine)
+        self._counting: Mapping[Source, StepCosts] = (
+            {source: prices.counting(source).costs(_SHAPE, formats, engine) for source in COUNTED}
+            if prices.is_measured
+            else {}
+        )
+        self.notes = (
+            *self.notes,
+            *profile_remarks(cluster, use=Use.OFFLOADING, launch_seconds=engine.kernel_seconds),
+        )
         self._rank = self._costs.rank
         self._cache_width = formats.cache_bytes
         self._layers: tuple[RankLayer, ...] = self._rank.layers
@@ -233,6 +250,32 @@ class ModelWork:
         """Return what one layer holds of so many tokens while it is computed, and the logits of those sampled."""
         settings = EngineSettings(max_num_seqs=sampled, max_num_batched_tokens=tokens, max_model_len=tokens)
         return activation_bytes(self._rank, _SHAPE, settings)
+
+    def source_fractions(
+        self, *, together: int, prompt_tokens: int, sequences: int, context: float
+    ) -> Mapping[str, Mapping[str, float]] | None:
+        """Return which part of the GPU's time comes from where, by phase; None where it was not measured.
+
+        Args:
+            together: Prompts that are computed at once.
+            prompt_tokens: Of each.
+            sequences: Answers of a batch.
+            context: Tokens that each of them sees.
+        """
+        if not self._counting:
+            return None
+
+        def seconds(costs: StepCosts) -> tuple[float, float]:
+            chunks = [(float(prompt_tokens), 0.0)] * together
+            of_prompts = costs.breakdown(chunks=chunks, finished=together)
+            of_answers = costs.breakdown(decodes=sequences, context=context)
+            return sum(of_prompts.values()), sum(of_answers.values())
+
+        parts = {source: seconds(costs) for source, costs in self._counting.items()}
+        return {
+            phase: fractions(whole, {source: part[index] for source, part in parts.items()})
+            for index, (phase, whole) in enumerate(zip(PHASES, seconds(self._costs), strict=True))
+        }
 
     def prompts(self, sequences: int, tokens: int) -> GpuSeconds:
         """Return the time of prompts of so many tokens each that are computed at once."""

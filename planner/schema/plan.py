@@ -85,7 +85,7 @@ _KINDS = frozenset({"mixer", "feed_forward"})
 WHY_NOT = "why_not"
 """Answers to questions that were asked beside a plan: printed behind it, and not read back."""
 
-_ASKED_BESIDE = frozenset({"deadline_days", "node_counts", "of_experts", "placement", "routing"})
+_ASKED_BESIDE = frozenset({"deadline_days", "node_counts", "of_experts", "placement", "routing", "source_fractions"})
 """Parts of a request, and answers to them, that most plans have not."""
 
 _EDITED = "Plan again; a plan file is not edited by hand."

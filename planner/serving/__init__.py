@@ -3,6 +3,8 @@
 - `formats`, `engines`, `grouped`: number formats by engines' words; engines' policies and constants; expert kernels.
 - `rank_operators`: a model's operator graph -> what one rank of an engine holds and runs.
 - `exchange`, `attention_times`, `context_parallel`, `step_tables`, `step_costs`, `prices`: that -> seconds of a step.
+- `measured`, `measured_kernels`, `measured_attention`, `source_fractions`: the same where the GPU was measured, and how
+  much of a step that is.
 - `speculation`, `placed_experts`: what a draft's guesses give; what part of all choices of experts each rank gets.
 - `balancer`: what moving experts takes.
 - `ledger`: the memory of a GPU -> tokens of cache, and whether it fits.

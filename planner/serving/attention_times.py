@@ -34,28 +34,30 @@ CONTEXTS_K = tuple(2**power for power in range(4, 22))
 def _grid(core: AttentionCore, cache_bytes: float, device: Device) -> tuple[tuple[float, ...], ...]:
     """Return the seconds of one layer at every batch and context of the grid."""
     return tuple(
-        tuple(
-            decode_seconds(
-                Decode(
-                    batch=batch,
-                    kv_tokens=context,
-                    num_heads=core.num_heads,
-                    num_kv_heads=core.num_kv_heads,
-                    qk_head_dim=core.decode_qk_dim,
-                    v_head_dim=core.decode_v_dim,
-                    rate="bf16",
-                    cache_elements=core.cache_elements,
-                    cache_bytes=cache_bytes,
-                ),
-                device,
-            )
-            for context in CONTEXTS_K
-        )
+        tuple(one_decode_seconds(core, cache_bytes, device, batch=batch, context=context) for context in CONTEXTS_K)
         for batch in BATCHES_B
     )
 
 
-def _place(axis: Sequence[int], value: float) -> tuple[int, float]:
+def one_decode_seconds(core: AttentionCore, cache_bytes: float, device: Device, *, batch: int, context: int) -> float:
+    """Return the seconds of one layer's decode attention of so many sequences, alone."""
+    return decode_seconds(
+        Decode(
+            batch=batch,
+            kv_tokens=context,
+            num_heads=core.num_heads,
+            num_kv_heads=core.num_kv_heads,
+            qk_head_dim=core.decode_qk_dim,
+            v_head_dim=core.decode_v_dim,
+            rate="bf16",
+            cache_elements=core.cache_elements,
+            cache_bytes=cache_bytes,
+        ),
+        device,
+    )
+
+
+def place_between(axis: Sequence[float], value: float) -> tuple[int, float]:
     """Return the point of an axis below a value, and the share of the way to the next one; beyond the ends too."""
     index = min(max(bisect_right(axis, value) - 1, 0), len(axis) - 2)
     return index, (value - axis[index]) / (axis[index + 1] - axis[index])
@@ -73,6 +75,7 @@ class DecodeTimes:
 
     def __init__(self, core: AttentionCore, cache_bytes: float, device: Device, *, hidden_start: float) -> None:
         self._hidden = hidden_start * ATTENTION_START.value
+        self._batches, self._contexts = BATCHES_B, CONTEXTS_K
         self._seconds_BK = _grid(core, cache_bytes, device)
         self._seen = core.seen_tokens
         self._index_seconds = core.index_bytes / copied_bytes_per_second(device)
@@ -82,8 +85,8 @@ class DecodeTimes:
         if batch <= 0:
             return 0.0
         seen = context if self._seen is None else min(context, self._seen)
-        row, down = _place(BATCHES_B, max(batch, 1.0))
-        column, right = _place(CONTEXTS_K, max(seen, float(CONTEXTS_K[0])))
+        row, down = place_between(self._batches, max(batch, 1.0))
+        column, right = place_between(self._contexts, max(seen, float(self._contexts[0])))
         above, below = self._seconds_BK[row], self._seconds_BK[row + 1]
         first = above[column] + right * (above[column + 1] - above[column])
         second = below[column] + right * (below[column + 1] - below[column])

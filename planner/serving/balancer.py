@@ -51,8 +51,15 @@ def moved_bytes(rank: RankModel, shape: EngineShape) -> float:
     return held / shape.pp * moved_fraction(shape.tp * shape.pcp * shape.dp)
 
 
-def rearranging_seconds(rank: RankModel, shape: EngineShape, exchange: ExchangeTimes) -> float:
-    """Return the time of one rearrangement."""
+def rearranging_seconds(rank: RankModel, shape: EngineShape, exchange: ExchangeTimes, *, copies: float = 1.0) -> float:
+    """Return the time of one rearrangement.
+
+    Args:
+        rank: What one rank holds.
+        shape: The engine's.
+        exchange: Prices of the links.
+        copies: 1 where copies inside a GPU's memory count, 0 where only what a profile prices does.
+    """
     cluster, ranks = exchange.cluster, shape.tp * shape.pcp * shape.dp
     num_bytes = moved_bytes(rank, shape)
     if not num_bytes:
@@ -63,12 +70,12 @@ def rearranging_seconds(rank: RankModel, shape: EngineShape, exchange: ExchangeT
     links = [float(exchange.send_seconds_P(near, crosses_nodes=False))] if near else []
     if inside < ranks:
         links.append(float(exchange.send_seconds_P(num_bytes - near, crosses_nodes=True)))
-    return max(links) + 2 * num_bytes / copied_bytes_per_second(cluster.device)
+    return max(links) + copies * 2 * num_bytes / copied_bytes_per_second(cluster.device)
 
 
-def moves_seconds(rank: RankModel, shape: EngineShape, exchange: ExchangeTimes) -> float:
-    """Return what rearrangements add to a step, in the mean."""
-    return WAITED.value * rearranging_seconds(rank, shape, exchange) / STEP_INTERVAL
+def moves_seconds(rank: RankModel, shape: EngineShape, exchange: ExchangeTimes, *, copies: float = 1.0) -> float:
+    """Return what rearrangements add to a step, in the mean; arguments as `rearranging_seconds` has them."""
+    return WAITED.value * rearranging_seconds(rank, shape, exchange, copies=copies) / STEP_INTERVAL
 
 
 def balancer_bytes(rank: RankModel) -> int:

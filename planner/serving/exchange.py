@@ -4,6 +4,7 @@ Inside a peer domain small tensors are summed in one kernel: every rank reads al
 sums a part and the others read it (two shots), whichever is faster; large ones go through NCCL at its bus bandwidth.
 Constants are read off published timings of vLLM's, SGLang's and TensorRT-LLM's kernels in graphs on H100, 256 B to
 1 GB, and scale with the datasheet's link. Where a group leaves the domain NCCL's price counts (`profiles.collectives`).
+Where the cluster was measured its profile comes first (`planner.serving.measured_kernels`).
 """
 
 from collections.abc import Mapping
@@ -96,18 +97,31 @@ class ExchangeTimes:
         num_bytes = np.asarray(bytes_P, dtype=np.float64)
         if size <= 1:
             return np.zeros_like(num_bytes)
+        one_shot_P, summed_P = self.one_shot_seconds_P(num_bytes, size), self.summed_seconds_P(num_bytes, size)
+        return summed_P if one_shot_P is None else np.minimum(one_shot_P, summed_P)
+
+    def one_shot_seconds_P(self, bytes_P: FloatArray, size: int) -> FloatArray | None:
+        """Return the same where every rank reads all others' parts, as engines' own kernels can; None where none do."""
+        link = self.cluster.device.peer_bytes_per_second
+        if size > self.cluster.largest_inside or link is None:
+            return None
+        start = self._start + START_PER_RANK.value * (size - 2)
+        seconds_P: FloatArray = start + (size - 1) * bytes_P / (link * ONE_SHOT_FRACTION.value)
+        return seconds_P
+
+    def summed_seconds_P(self, bytes_P: FloatArray, size: int) -> FloatArray:
+        """Return the same where parts are summed and gathered, as two shots do and NCCL."""
         if size > self.cluster.largest_inside:
-            return self._priced(CollectiveKind.ALL_REDUCE, num_bytes, size)
-        traffic_P = 2 * (size - 1) / size * num_bytes
+            return self._priced(CollectiveKind.ALL_REDUCE, bytes_P, size)
+        traffic_P = 2 * (size - 1) / size * bytes_P
         link = self.cluster.device.peer_bytes_per_second
         if link is None:
             slot = self.cluster.device.host_bytes_per_second * HOST_LINK_FRACTION.value
             over_slots_P: FloatArray = HOST_LINK_START.value * (1 + np.log2(size)) + traffic_P / slot
             return over_slots_P
         start = self._start + START_PER_RANK.value * (size - 2)
-        one_shot_P = (size - 1) * num_bytes / (link * ONE_SHOT_FRACTION.value)
-        two_shots_P = self._second_shot * size / 8 + traffic_P / (link * self.bus_fraction(size)) + _ramp_P(num_bytes)
-        seconds_P: FloatArray = start + np.minimum(one_shot_P, two_shots_P)
+        two_shots_P = self._second_shot * size / 8 + traffic_P / (link * self.bus_fraction(size)) + _ramp_P(bytes_P)
+        seconds_P: FloatArray = start + two_shots_P
         return seconds_P
 
     def gather_seconds_P(self, bytes_P: ArrayLike, size: int) -> FloatArray:

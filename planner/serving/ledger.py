@@ -17,7 +17,7 @@ The heaviest rank of a pipeline holds the most layers and the larger of embeddin
 import math
 from dataclasses import dataclass, replace
 
-from planner.overheads import PUBLISHED
+from planner.overheads import Overheads, overheads_on
 from planner.serving.balancer import balancer_bytes
 from planner.serving.block_pool import BlockPool, block_pool
 from planner.serving.engines import Engine
@@ -191,7 +191,7 @@ def kv_ledger(  # noqa: PLR0913 - the facts of an engine
     )
     index = sum(layer.count * layer.attention.index_bytes for layer in rank.layers if layer.attention is not None)
     states = sum(layer.count * layer.recurrence.state_bytes for layer in rank.layers if layer.recurrence is not None)
-    lines = _lines(rank, shape, settings, share)
+    lines = _lines(rank, shape, settings, share, overheads_on(cluster))
     if settings.redundant_experts is not None and rank.has_experts:
         lines += (Line(name="balancer", num_bytes=balancer_bytes(rank), source=BALANCER),)
     block_tokens = _block_tokens(rank, formats, block)
@@ -258,11 +258,13 @@ def _capacity(settings: EngineSettings, engine: Engine, cluster: Cluster, held_b
     return int(memory * fraction)
 
 
-def _lines(rank: RankModel, shape: EngineShape, settings: EngineSettings, share: float) -> tuple[Line, ...]:
+def _lines(
+    rank: RankModel, shape: EngineShape, settings: EngineSettings, share: float, overheads: Overheads
+) -> tuple[Line, ...]:
     layers = sum(layer.count * layer.weight_bytes for layer in rank.layers)
     ends = rank.end_bytes if shape.pp == 1 else float(rank.head.columns * rank.head.depth * PLAIN_BYTES)
     communicators = sum(
-        PUBLISHED.communicator_bytes(size)
+        overheads.communicator_bytes(size)
         for size in (shape.tp, shape.pp, shape.tp * shape.dp if rank.has_experts else 1)
     )
     return (
@@ -273,8 +275,8 @@ def _lines(rank: RankModel, shape: EngineShape, settings: EngineSettings, share:
             source=f"a step of {settings.max_num_batched_tokens:,} tokens; assumed: {STREAM_COPIES.value:g} streams and"
             " the widest layer at once",
         ),
-        Line(name="context and libraries", num_bytes=PUBLISHED.context_bytes, source=PUBLISHED.context_source),
-        Line(name="communicators", num_bytes=communicators, source=PUBLISHED.communicator_source),
+        Line(name="context and libraries", num_bytes=overheads.context_bytes, source=overheads.context_source),
+        Line(name="communicators", num_bytes=communicators, source=overheads.communicator_source),
         Line(name="graphs", num_bytes=round(GRAPHS.value), source=GRAPHS.source),
     )
 

@@ -16,7 +16,7 @@ attention and its cache off the block, because an engine runs them otherwise:
 - The LM head and the loss of training: the head multiplies only the tokens that a step samples from.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from planner.blocks import (
@@ -47,6 +47,7 @@ from planner.sharding import padded_vocab_size
 from planner.specs import ModelSpec
 from planner.workload import Precision, TrainWorkload
 from profiles.kernels.operations import Format
+from profiles.measured_operations import kernel_named
 
 PLAIN_BYTES = 2
 
@@ -184,6 +185,8 @@ class RankLayer:
         experts: Routed experts; None without.
         stream_bytes_per_token: Traffic of element-wise kernels for a token.
         num_kernels: Element-wise kernels, casts included.
+        streams: Both by measured kernel (`profiles.measured_operations.kernel_named`): its bytes for a token, and how
+            often it runs.
         reductions: Sums over the tensor-parallel group.
         weight_bytes: Bytes of the layer's weights on this rank.
         is_latent: Its attention is latent.
@@ -196,6 +199,7 @@ class RankLayer:
     experts: RoutedExperts | None
     stream_bytes_per_token: float
     num_kernels: int
+    streams: Mapping[str, tuple[float, int]]
     reductions: int
     weight_bytes: float
     is_latent: bool
@@ -289,7 +293,7 @@ def _layer(  # noqa: PLR0913, PLR0917 - the facts of a layer
     balance: Balance,
 ) -> RankLayer:
     products = tuple(product for operator in layer.operators for product in _products(operator, block, shape, formats))
-    stream, kernels = _element_wise(layer.operators, shape)
+    stream, kernels, streams = _element_wise(layer.operators, shape)
     casts = sum(1 for product in products if product.format.activation_bytes < PLAIN_BYTES)
     experts = _experts(block, model, shape, formats, balance)
     part = block.feed_forward
@@ -310,6 +314,7 @@ def _layer(  # noqa: PLR0913, PLR0917 - the facts of a layer
         experts=experts,
         stream_bytes_per_token=stream + 3.0 * casts * model.hidden_size,
         num_kernels=kernels + casts,
+        streams=_with_casts(streams, casts, casts * 3.0 * model.hidden_size),
         reductions=sums,
         weight_bytes=weights + _copied_bytes(layer, block, shape, formats),
         is_latent=isinstance(block.mixer, LatentAttention),
@@ -384,20 +389,39 @@ def _copied_bytes(layer: LayerGraph, block: Block, shape: EngineShape, formats: 
     return total
 
 
-def _element_wise(operators: Iterable[Operator], shape: EngineShape) -> tuple[float, int]:
-    """Return the traffic for a token and the number of element-wise kernels."""
+def _element_wise(operators: Iterable[Operator], shape: EngineShape) -> tuple[float, int, dict[str, tuple[float, int]]]:
+    """Return the traffic for a token and the number of element-wise kernels, and both by measured kernel."""
     stream, kernels = 0.0, 0
+    streams: dict[str, tuple[float, int]] = {}
+
+    def add(kernel: str, num_bytes: float, count: int) -> None:
+        before, so_far = streams.get(kernel, (0.0, 0))
+        streams[kernel] = (before + num_bytes, so_far + count)
+
     for operator in operators:
         work = operator.work
         if not isinstance(work, Pointwise):
             continue
         if operator.name.endswith("residual"):
             stream += work.forward_bytes_per_token * FUSED_ADDITIONS / 3
+            add("norm", work.forward_bytes_per_token * FUSED_ADDITIONS / 3, 0)
             continue
         split = shape.tp if work.region in {Region.SHARDED, Region.EXPERT} else 1
-        stream += work.forward_bytes_per_token * (work.visits if work.region is Region.EXPERT else 1) / split
+        num_bytes = work.forward_bytes_per_token * (work.visits if work.region is Region.EXPERT else 1) / split
+        stream += num_bytes
         kernels += work.num_kernels
-    return stream, kernels
+        add(kernel_named(operator.name, is_norm=work.is_norm), num_bytes, work.num_kernels)
+    return stream, kernels, streams
+
+
+def _with_casts(
+    streams: Mapping[str, tuple[float, int]], casts: int, num_bytes: float
+) -> Mapping[str, tuple[float, int]]:
+    """Return the traffic by kernel with that of casts, which are copies."""
+    if not casts:
+        return streams
+    before, count = streams.get("copy", (0.0, 0))
+    return {**streams, "copy": (before + num_bytes, count + casts)}
 
 
 def _attention(block: Block, shape: EngineShape) -> AttentionCore | None:

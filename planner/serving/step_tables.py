@@ -10,6 +10,8 @@ comes to them. Where it is known how often tokens choose each expert (`planner.s
 the part p of the choices is reached by 1 - (1 - k p)^M, the busiest rank has the most rows of its layer, deviations
 beside, and a layer takes the mean of those that were counted.
 
+Where the cluster was measured its profile comes first (`planner.serving.measured_kernels`).
+
 Kernels' timings hold their own start and end; in a captured graph a part of it is hidden behind the kernel before
 (`KernelFactors.hidden_start`).
 """
@@ -21,7 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.serving.engines import Engine, KernelFactors
+from planner.serving.engines import KernelFactors
 from planner.serving.exchange import ExchangeTimes
 from planner.serving.grouped import Grouped, grouped_kernels
 from planner.serving.rank_operators import PLAIN_BYTES, Product, RankLayer, RankModel, RoutedExperts
@@ -29,7 +31,7 @@ from planner.serving_layout import EngineShape
 from planner.workload import DEFAULT_ROUTING_SKEW
 from profiles.constants import FP8_START, SCAN_FRACTION
 from profiles.gemm_surface import GemmSurface
-from profiles.hardware import Cluster, Device
+from profiles.hardware import Device
 from profiles.kernels.operations import Format
 from profiles.kernels.rates import burst_rates, copied_bytes_per_second, peak_flops_per_second
 
@@ -106,6 +108,21 @@ class StepTables:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Grouping:
+    """How rows are dealt to experts.
+
+    Args:
+        each_T: Rows of an expert.
+        active_T: Experts with rows.
+        rows_T: Rows of all.
+    """
+
+    each_T: FloatArray
+    active_T: FloatArray
+    rows_T: FloatArray
+
+
 def runnable(kind: Format, device: Device) -> Format:
     """Return the format that a GPU multiplies weights of `kind` in: 16 bit where it has no rate for theirs."""
     if kind.rate in device.dense_flops_per_second:
@@ -114,12 +131,23 @@ def runnable(kind: Format, device: Device) -> Format:
 
 
 class LayerKernels:
-    """Prices products and experts on one GPU, vectorised over tokens."""
+    """Prices products and experts on one GPU, vectorised over tokens.
+
+    Args:
+        device: The GPU.
+        factors: What kernels reach inside an engine.
+        engine: Whose kernels run.
+    """
+
+    rest = 1.0
+    """Factor of what no profile knows."""
+    notes: tuple[str, ...] = ()
+    """Where prices come from before any other."""
 
     def __init__(self, device: Device, factors: KernelFactors, engine: str) -> None:
         self._device = device
         self._engine = engine
-        self._factors = factors
+        self.factors = factors
         self._surfaces: dict[tuple[str, Grouped | None, bool], GemmSurface] = {}
 
     def product_T(self, product: Product, tokens_T: FloatArray) -> FloatArray:
@@ -157,9 +185,7 @@ class LayerKernels:
             active_T: Experts that these reach, deviations of random routing left out.
             rows_T: Rows of these, likewise.
         """
-        kind = runnable(experts.format, self._device)
-        has_fp4 = "fp4" in self._device.dense_flops_per_second
-        grouped = grouped_kernels(experts.grouped, engine=self._engine, has_fp4=has_fp4)
+        kind, grouped = self._grouped(experts)
         ranks = experts.copies / experts.on_rank
         if ranks > 1:
             # The busiest of some ranks lies so many deviations above their mean.
@@ -168,28 +194,57 @@ class LayerKernels:
             active_T = np.minimum(experts.on_rank, active_T + deviations * np.sqrt(active_T * missed_T))
             rows_T = np.minimum(rows_T + deviations * np.sqrt(rows_T), rows_T * DEFAULT_ROUTING_SKEW)
         active_T = np.minimum(active_T, rows_T)
-        each_T = rows_T / active_T
-        small, large = self._surface(kind.rate, grouped, full_tiles=False), self._surface(kind.rate, grouped)
-        filled_T = np.minimum(each_T / FULL_TILE_ROWS, 1.0)
+        grouping = Grouping(each_T=rows_T / active_T, active_T=active_T, rows_T=rows_T)
         first = experts.inter * (2 if experts.gated else 1)
-        seconds_T = np.full_like(rows_T, grouped.start.value * (1 - self._factors.hidden_start))
-        starts = 2 * large.rates.start_seconds
+        seconds_T = np.full_like(rows_T, self.rest * grouped.start.value * (1 - self.factors.hidden_start))
+        starts = 2 * self._surface(kind.rate, grouped).rates.start_seconds
         for columns, depth in ((first, experts.hidden), (experts.hidden, experts.inter)):
-            num_bytes_T = active_T * columns * depth * kind.weight_bytes + rows_T * (
-                depth * kind.activation_bytes + PLAIN_BYTES * columns
-            )
-            for surface, weight_T in ((small, 1 - filled_T), (large, filled_T)):
-                priced_T = surface.seconds_P(
-                    each_T.ravel(), columns, depth, bytes_P=num_bytes_T.ravel(), batch_P=active_T.ravel()
-                )
-                seconds_T += weight_T * priced_T.reshape(rows_T.shape)
+            for part_T in self.grouped_T(experts, grouping, columns=columns, depth=depth):
+                seconds_T += part_T
         copied_T = PLAIN_BYTES * (rows_T * (3 * experts.hidden + 3 * experts.inter) + tokens_T * experts.hidden)
-        return seconds_T - starts + copied_T / copied_bytes_per_second(self._device)
+        return seconds_T - self.rest * starts + self.rest * copied_T / copied_bytes_per_second(self._device)
+
+    def grouped_T(
+        self, experts: RoutedExperts, grouping: "Grouping", *, columns: int, depth: int
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the seconds of products of each row with one of some experts: of small tiles and of full ones.
+
+        Args:
+            experts: The experts.
+            grouping: How rows are dealt to them.
+            columns: Columns of an expert's weights.
+            depth: Their rows.
+        """
+        kind, grouped = self._grouped(experts)
+        each_T, active_T, rows_T = grouping.each_T, grouping.active_T, grouping.rows_T
+        num_bytes_T = active_T * columns * depth * kind.weight_bytes + rows_T * (
+            depth * kind.activation_bytes + PLAIN_BYTES * columns
+        )
+        filled_T = np.minimum(each_T / FULL_TILE_ROWS, 1.0)
+        small, large = (
+            weight_T
+            * self._surface(kind.rate, grouped, full_tiles=full_tiles)
+            .seconds_P(each_T.ravel(), columns, depth, bytes_P=num_bytes_T.ravel(), batch_P=active_T.ravel())
+            .reshape(rows_T.shape)
+            for full_tiles, weight_T in ((False, 1 - filled_T), (True, filled_T))
+        )
+        return small, large
+
+    def _grouped(self, experts: RoutedExperts) -> tuple[Format, Grouped]:
+        """Return what experts are multiplied in, and the kernels that do."""
+        has_fp4 = "fp4" in self._device.dense_flops_per_second
+        grouped = grouped_kernels(experts.grouped, engine=self._engine, has_fp4=has_fp4)
+        return runnable(experts.format, self._device), grouped
+
+    def stream_T(self, layers: Sequence[RankLayer], tokens_T: FloatArray, own_T: FloatArray) -> FloatArray:
+        """Return the seconds of element-wise kernels, `own_T` by their traffic alone."""
+        del layers, tokens_T
+        return own_T
 
     def _surface(self, rate: str, grouped: Grouped | None = None, *, full_tiles: bool = True) -> GemmSurface:
         key = (rate, grouped, full_tiles)
         if key not in self._surfaces:
-            rates, factors = burst_rates(self._device, rate), self._factors
+            rates, factors = burst_rates(self._device, rate), self.factors
             computing = memory = 1.0
             if grouped is not None:
                 computing = grouped.compute.value if full_tiles else 1.0
@@ -237,24 +292,20 @@ def _scan_T(layer: RankLayer, device: Device, tokens_T: FloatArray) -> FloatArra
     return flops + tokens_T * scan.bytes_per_token / copied_bytes_per_second(device)
 
 
-def step_tables(
-    model: RankModel, shape: EngineShape, cluster: Cluster, *, factors: KernelFactors, engine: Engine
-) -> StepTables:
+def step_tables(model: RankModel, shape: EngineShape, *, kernels: LayerKernels, exchange: ExchangeTimes) -> StepTables:
     """Return what a layout's kernels take for every number of tokens of a data-parallel rank.
 
     Args:
         model: What a rank holds and runs.
         shape: How the engine lies on its GPUs.
-        cluster: Where it runs.
-        factors: What kernels reach inside an engine.
-        engine: Whose kernels run.
+        kernels: Prices its kernels.
+        exchange: Prices its collectives, where it runs.
 
     Raises:
         CoverageError: The GPU lacks a rate that the model's formats need.
     """
+    cluster = exchange.cluster
     device = cluster.device
-    kernels = LayerKernels(device, factors, engine.name)
-    exchange = ExchangeTimes(cluster, engine.sums)
     tokens_T = np.maximum(GRID_T / shape.pp, 1.0)
     products_T, experts_T, exchange_T, scans_T = (np.zeros_like(tokens_T) for _ in range(4))
     stream_bytes = state_bytes = 0.0
@@ -266,11 +317,11 @@ def step_tables(
         if layer.experts is not None:
             experts_T += layer.count * kernels.experts_T(layer.experts, tokens_T * shape.dp)
             is_fp4 = runnable(layer.experts.format, device).rate == "fp4"
-            expert_layers += layer.count * (factors.fp4_experts_share if is_fp4 else 1.0)
+            expert_layers += layer.count * (kernels.factors.fp4_experts_share if is_fp4 else 1.0)
         if layer.is_latent or layer.recurrence is not None:
             latent_layers += layer.count
         exchange_T += layer.count * _exchange_T(layer, shape, exchange, tokens_T, model.hidden_size)
-        scans_T += layer.count * _scan_T(layer, device, tokens_T)
+        scans_T += kernels.rest * layer.count * _scan_T(layer, device, tokens_T)
         stream_bytes += layer.count * layer.stream_bytes_per_token
         num_kernels += layer.count * layer.num_kernels
         state_bytes += layer.count * (0 if layer.recurrence is None else 2 * layer.recurrence.state_bytes)
@@ -286,15 +337,18 @@ def step_tables(
     return StepTables(
         products_T=products_T,
         experts_T=experts_T,
-        stream_T=tokens_T * stream_bytes / copied,
+        stream_T=kernels.stream_T(model.layers, tokens_T, tokens_T * stream_bytes / copied),
         exchange_T=exchange_T,
         scans_T=scans_T,
-        head_T=head_T + 3 * logits_T / copied,
+        head_T=head_T + kernels.rest * 3 * logits_T / copied,
         num_kernels=num_kernels,
         expert_layers=expert_layers,
         latent_layers=latent_layers,
-        state_seconds=state_bytes / copied,
-        notes=(f"kernels: surfaces of {device.architecture}'s constants and the datasheet of {device.name}",),
+        state_seconds=kernels.rest * state_bytes / copied,
+        notes=(
+            *kernels.notes,
+            f"kernels: surfaces of {device.architecture}'s constants and the datasheet of {device.name}",
+        ),
     )
 
 

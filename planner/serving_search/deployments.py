@@ -16,6 +16,7 @@ from planner.serving_search.expert_places import load_words
 from planner.serving_search.options import Option
 from planner.serving_search.passing import connector_of
 from planner.serving_search.simulated import Times, at_rate_of, keeps, served_of, targets_of, times_of
+from planner.serving_search.step_sources import answers_step, prompt_step, source_fractions
 from planner.serving_search.transfer import transfer_of
 
 NAMES = {Role.BOTH: "server", Role.PREFILL: "prefill", Role.DECODE: "decode"}
@@ -205,6 +206,7 @@ def planned_pool(point: Point, count: int, *, name: str, batch: float, bears: fl
         cache_bytes=ledger.pool_bytes,
         cache_tokens=ledger.pool_tokens(mean.typical_tokens),
         step_seconds=_step(point, batch=batch),
+        source_fractions=source_fractions(candidate, point.role, running=max(batch, 1.0)),
         notes=candidate.costs.tables.notes,
         of_experts=load_words(candidate.build.balance, slot_bytes=slot_bytes) or None,
         placement=_placement(candidate.build.balance),
@@ -224,10 +226,9 @@ def _step(point: Point, *, batch: float) -> Mapping[str, float]:
     costs, mean = point.candidate.costs, point.candidate.ground.mean
     running = max(batch, 1.0)
     if point.role is Role.PREFILL:
-        tokens = min(float(point.candidate.budget), mean.prompt - mean.cached)
-        terms = costs.breakdown(chunks=[(tokens, mean.cached)], decodes=0, context=0.0, finished=1)
+        terms = prompt_step(point.candidate, costs)
     else:
-        terms = costs.breakdown(decodes=running, context=mean.prompt + mean.output / 2)
+        terms = answers_step(point.candidate, costs, running=running)
     gain = 1.0 if point.role is Role.PREFILL else costs.answering.gain
     found = {name: seconds / gain for name, seconds in terms.items() if seconds > 0}
     if point.role is Role.BOTH and mean.output > 1:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from planner.profile_remarks import profile_remarks
 from planner.routing import Routing
 from planner.serve_plan import (
     Composition,
@@ -39,6 +40,7 @@ from planner.serving_search.shapes import engine_shapes
 from planner.serving_search.traffic import mean_of
 from planner.specs import ModelSpec
 from profiles.hardware import Cluster
+from profiles.uses import Use
 from solvers.solution import Status
 
 ENGINE = "vllm"
@@ -447,6 +449,8 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
         texts.append(
             f"{workload.prefix.hit_fraction:.0%} of the prompts find their first {workload.prefix.tokens} tokens cached"
         )
+    for ground in field.grounds:
+        texts += profile_remarks(ground.prices.cluster, use=Use.SERVING, launch_seconds=ground.engine.kernel_seconds)
     if field.grounds:
         texts += _checkpoint(request, field.grounds[0])
     if field.grounds and field.grounds[0].prices.model.has_experts:

@@ -10,7 +10,6 @@ each send their layers.
 from collections.abc import Iterable
 
 from planner.serve_plan import Transfer
-from planner.serving.exchange import ExchangeTimes
 from planner.serving_layout import NIXL, NIXL_PUSH
 from planner.serving_search.candidates import Candidate, Ground
 from planner.serving_search.passing import is_latent, key_value_heads, pair_refusal
@@ -86,5 +85,5 @@ def _send_seconds(ground: Ground, num_bytes: float, *, one_node: bool) -> float:
     cluster = ground.prices.cluster
     has_network = any(level.kind is LinkKind.NETWORK for level in cluster.levels)
     crosses = not one_node and has_network
-    times = ExchangeTimes(cluster, ground.engine.sums)
+    times = ground.prices.exchange(ground.engine)
     return float(times.send_seconds_P(num_bytes, crosses_nodes=crosses))

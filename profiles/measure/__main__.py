@@ -67,7 +67,11 @@ def main(words: Sequence[str] | None = None) -> int:
     from profiles.measure.ranks import started
 
     kind = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    ranks = started(kind)
+    try:
+        ranks = started(kind)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
     # An error that nobody foresaw ends this process at once: a last meeting would wait for ranks that are elsewhere.
     code = _measured(asked, wanted, ranks)
     ranks.close()

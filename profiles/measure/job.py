@@ -92,10 +92,14 @@ class TorchJob:
 
 
 def joined(found: list[Result | str]) -> Result | str:
-    """Return one result of all ranks': the slowest rank's, with the fastest's median; or the first reason."""
-    for result in found:
-        if isinstance(result, str):
-            return result
+    """Return one result of all ranks': the slowest rank's, with the fastest's median; or the first reason.
+
+    A reason that not all ranks have is said with its rank.
+    """
+    reasons = {rank: result for rank, result in enumerate(found) if isinstance(result, str)}
+    if reasons:
+        rank, reason = next(iter(reasons.items()))
+        return reason if len(set(reasons.values())) == 1 and len(reasons) == len(found) else f"rank {rank}: {reason}"
     working = [result for result in found if not isinstance(result, str) and not result.get("idle")]
     if not working:
         return "no rank measures it"

@@ -179,6 +179,14 @@ def point_from_json(data: object) -> Point:
     return point(data["suite"], **values)
 
 
+def allocator_sizes(count: int) -> tuple[int, ...]:
+    """Return the bytes of the tensors that the term `allocator` of the suite `memory` asks for.
+
+    0.5 to 32 MiB and a little, none a power of two, in an order that is always the same.
+    """
+    return tuple((1 << 19) + (index * 7919 % 997) * (1 << 15) + 512 * index for index in range(count))
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A point with how much depends on it.

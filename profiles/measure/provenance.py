@@ -1,6 +1,7 @@
 """What a measurement ran on: GPU, driver, libraries, clocks, host, date.
 
-Clocks, temperature and power come from `nvidia-smi`, which only reads them; where it is missing they are left out.
+Clocks, temperature and power come from `nvidia-smi`, which only reads them; where it is missing, or does not answer,
+`unread` says why there are none.
 Of the environment only the variables of NCCL and of gloo are kept, which change what a collective takes.
 """
 
@@ -16,6 +17,7 @@ import torch
 
 from profiles.measure.gpus import named_gpu
 from profiles.measure.ranks import Ranks
+from profiles.measure.timing import LONGEST_LINE
 
 _QUERIED = {
     "sm_clock_mhz": "clocks.sm",
@@ -35,31 +37,35 @@ SECONDS_TO_ANSWER = 20
 
 
 def conditions(which: str) -> dict[str, object]:
-    """Return clocks, temperature and power of a GPU now, and the moment; only the moment without nvidia-smi.
+    """Return clocks, temperature and power of a GPU now, and the moment; without nvidia-smi why there are none.
 
     Args:
         which: The GPU as nvidia-smi takes it: its PCI address, its UUID, or its number there.
     """
     found: dict[str, object] = {"at": _now()}
+    why_not = ""
     for names in (tuple(_QUERIED.values()), tuple(_OLDER.get(name, name) for name in _QUERIED.values())):
-        (line, *_) = _asked(",".join(names), f"--id={which}") or [""]
-        cells = [cell.strip() for cell in line.split(",")]
+        lines, why_not = _asked(",".join(names), f"--id={which}")
+        cells = [cell.strip() for cell in lines[0].split(",")] if lines else []
         if len(cells) == len(_QUERIED):
             return found | {name: _number(cell) for name, cell in zip(_QUERIED, cells, strict=True)}
-    return found
+    return found | {"unread": why_not or "nvidia-smi answers something else"}
 
 
-def _asked(names: str, *more: str) -> list[str]:
-    """Return what nvidia-smi answers, a line a GPU; nothing where it is missing or does not answer."""
+def _asked(names: str, *more: str) -> tuple[list[str], str]:
+    """Return what nvidia-smi answers, a line a GPU, or nothing and why."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return []
+        return [], "nvidia-smi is missing"
     command = [program, f"--query-gpu={names}", "--format=csv,noheader,nounits", *more]
     try:
         told = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return told.stdout.strip().splitlines()
+    except subprocess.CalledProcessError as error:
+        said = (error.stdout or "").strip() or (error.stderr or "").strip() or f"it ends with {error.returncode}"
+        return [], f"nvidia-smi: {said.splitlines()[0][:LONGEST_LINE]}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return [], f"nvidia-smi: {type(error).__name__}"
+    return told.stdout.strip().splitlines(), ""
 
 
 def _number(cell: str) -> object:
@@ -70,7 +76,8 @@ def _number(cell: str) -> object:
 
 
 def _driver() -> str:
-    return next(iter(_asked("driver_version")), "").strip()
+    lines, _ = _asked("driver_version")  # why not, the conditions say
+    return lines[0].strip() if lines else ""
 
 
 def _now() -> str:
@@ -91,7 +98,9 @@ def conditions_of(ranks: Ranks) -> dict[str, object]:
         return {"at": _now()}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     which = named_gpu(machine.device.index or 0, address=machine.address, visible=visible)
-    return {"at": _now()} if which is None else conditions(which)
+    if which is None:
+        return {"at": _now(), "unread": f"nvidia-smi has no name for GPU {machine.device.index or 0} of {visible}"}
+    return conditions(which)
 
 
 def provenance(ranks: Ranks, *, called: str) -> dict[str, object]:

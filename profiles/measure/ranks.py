@@ -109,8 +109,33 @@ def group_members(rank: int, *, size: int, stride: int) -> tuple[int, ...]:
     return tuple(first + place * stride for place in range(size))
 
 
+def gpu_index(local_rank: int, *, visible: int) -> int:
+    """Return which of the GPUs that a process sees is its own.
+
+    Slurm may show each process the one that is its own alone (`--gpus-per-task`, `--gpu-bind`).
+
+    Args:
+        local_rank: Its number on its node.
+        visible: GPUs that it sees.
+
+    Raises:
+        ValueError: It sees several, and fewer than its number.
+    """
+    if visible == 1:
+        return 0
+    if local_rank >= visible:
+        raise ValueError(
+            f"process {local_rank} of its node sees {visible} GPUs: start no more processes of a node than it shows"
+        )
+    return local_rank
+
+
 def started(kind: str) -> Ranks:
-    """Return the job that this process belongs to, by the variables of torchrun or, without these, of Slurm."""
+    """Return the job that this process belongs to, by the variables of torchrun or, without these, of Slurm.
+
+    Raises:
+        ValueError: There is no GPU for it.
+    """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     slurm = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
     found = [os.environ.get(name) for name in names]
@@ -118,7 +143,8 @@ def started(kind: str) -> Ranks:
         found = [os.environ.get(name) for name in slurm]
     rank, world_size, local_rank, per_node = (int(text) if text else None for text in found)
     world_size = world_size or 1
-    machine = Machine(kind, local_rank or 0)
+    index = gpu_index(local_rank or 0, visible=torch.cuda.device_count()) if kind == "cuda" else 0
+    machine = Machine(kind, index)
     if not machine.is_cuda and world_size > 1:
         # Processes of one node share its CPUs; each would otherwise start a thread for every one of them.
         torch.set_num_threads(max(1, torch.get_num_threads() // (per_node or world_size)))

@@ -10,10 +10,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="the collector measures with torch (extra: dev)")
 
 from profiles.measure import job as jobs  # noqa: E402 - behind the check for torch
-from profiles.measure import provenance, timing  # noqa: E402
+from profiles.measure import provenance, ranks, timing  # noqa: E402
 from profiles.measure.points import Point, Wanted, point, request_text  # noqa: E402
 from profiles.measure.ranks import Ranks  # noqa: E402
-from profiles.measure.suites import attention, collectives, gemm, layer  # noqa: E402
+from profiles.measure.suites import attention, collectives, gemm, layer, memory  # noqa: E402
 from profiles.measure.suites.context import Context  # noqa: E402
 from profiles.measure.timing import Bench, Call, Effort, LostError, Machine, NotMeasurableError  # noqa: E402
 from tests.frameworks.test_profile import ROOT, SECONDS_PER_RUN, environment  # noqa: E402
@@ -26,8 +26,8 @@ SEEN = {"batch": 1, "query_len": 16, "kv_len": 16, "window": 0, "qk_dim": 16, "v
 def context(tmp_path: Path) -> Context:
     """Return a CPU of its own."""
     machine = Machine("cpu")
-    ranks = Ranks(machine, rank=0, world_size=1, per_node=1)
-    return Context(bench=Bench(machine, Effort(seconds=0.001)), ranks=ranks, scratch=tmp_path)
+    alone = Ranks(machine, rank=0, world_size=1, per_node=1)
+    return Context(bench=Bench(machine, Effort(seconds=0.001)), ranks=alone, scratch=tmp_path)
 
 
 def seen(heads: int, kv_heads: int) -> Point:
@@ -71,6 +71,96 @@ def test_a_product_without_its_kernel_says_why(context: Context, monkeypatch: py
     entry = point("gemm", dtype="int8", part="forward", batch=1, m=32, n=32, k=32)
     with pytest.raises(NotMeasurableError, match=r"^this machine has no such kernel: no such kernel$"):
         gemm.measure(entry, context)
+
+
+def test_a_kernel_that_another_torch_calls_otherwise_is_refused_and_not_the_end(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(*_: object, **__: object) -> object:
+        raise TypeError("_scaled_mm() got an unexpected keyword argument 'use_fast_accum'")
+
+    monkeypatch.setattr(torch, "_scaled_mm", other)
+    entry = point("gemm", dtype="fp8", part="forward", batch=1, m=32, n=32, k=32)
+    with pytest.raises(NotMeasurableError, match=r"^this machine has no such kernel: _scaled_mm\(\) got an unexpected"):
+        gemm.measure(entry, context)
+
+
+@pytest.mark.parametrize(("sizes", "is_taken"), [((8, 32, 32), True), ((32, 8, 32), False), ((32, 32, 8), False)])
+def test_products_in_fp8_may_have_few_rows(
+    context: Context, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int, int], is_taken: bool
+) -> None:
+    def product(a: torch.Tensor, b: torch.Tensor, **_: object) -> torch.Tensor:
+        assert (a.dtype, b.dtype) == (torch.float8_e4m3fn, torch.float8_e4m3fn)
+        assert (a.stride(1), b.stride(0)) == (1, 1), "rows by rows"
+        return torch.zeros(a.shape[0], b.shape[1], dtype=torch.bfloat16)
+
+    monkeypatch.setattr(torch, "_scaled_mm", product)
+    m, n, k = sizes
+    entry = point("gemm", dtype="fp8", part="forward", batch=1, m=m, n=n, k=k)
+    if is_taken:
+        assert gemm.measure(entry, context)["kernel"] == "_scaled_mm"
+        return
+    with pytest.raises(NotMeasurableError, match=r"^products in fp8 need columns and inner dimensions that are "):
+        gemm.measure(entry, context)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "told"),
+    [
+        (torch.bfloat16, (9, 0), ""),
+        (torch.bfloat16, (10, 0), ""),
+        (torch.bfloat16, (8, 9), "before compute capability 9.0 it waits for the host, which no graph can hold"),
+        (torch.float16, (9, 0), "it is for bf16"),
+    ],
+)
+def test_experts_are_grouped_where_no_capture_fails_of_it(
+    monkeypatch: pytest.MonkeyPatch, dtype: object, capability: tuple[int, int], told: str
+) -> None:
+    assert gemm.grouped_refusal(dtype, capability) == told
+    monkeypatch.delattr(torch, "_grouped_mm", raising=False)
+    assert gemm.grouped_refusal(torch.bfloat16, (9, 0)) == "this torch has none"
+
+
+def test_experts_on_a_gpu_without_a_grouped_kernel_say_so(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
+    refused: dict[str, str] = {}
+    assert not gemm._is_one_kernel(lambda: lambda: None, torch.bfloat16, context.device, refused)
+    assert "before compute capability 9.0" in refused["_grouped_mm"]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    refused = {}
+    assert gemm._is_one_kernel(lambda: lambda: None, torch.bfloat16, context.device, refused)
+    assert refused == {}
+
+
+@pytest.mark.parametrize(("local_rank", "visible", "index"), [(0, 8, 0), (5, 8, 5), (5, 1, 0)])
+def test_a_process_that_is_shown_its_own_gpu_alone_takes_that(local_rank: int, visible: int, index: int) -> None:
+    assert ranks.gpu_index(local_rank, visible=visible) == index
+
+
+def test_more_processes_than_gpus_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^process 5 of its node sees 4 GPUs: start no more processes of a node "):
+        ranks.gpu_index(5, visible=4)
+
+
+def test_a_second_process_that_fails_says_why(context: Context) -> None:
+    seen_meanwhile: list[int] = []
+
+    def meanwhile() -> int:
+        seen_meanwhile.append(1)
+        return 7
+
+    told = memory._other_process("print(5, flush=True); input()", meanwhile)
+    assert told == ("5", "", 7)
+    failed = memory._other_process("raise SystemExit('CUDA error: exclusive')", meanwhile)
+    assert failed == ("", "CUDA error: exclusive", 7)
+
+
+def test_a_reason_of_some_ranks_names_the_first_of_them() -> None:
+    fine = {"seconds": 1.0}
+    assert jobs.joined([fine, "no memory", "no memory"]) == "rank 1: no memory"
+    assert jobs.joined(["no memory", "no memory"]) == "no memory"
+    assert jobs.joined(["no memory"]) == "no memory"
+    assert jobs.joined([fine, {"seconds": 2.0}]) == {"seconds": 2.0, "ranks": 2, "fastest": 1.0}
 
 
 class HostBoundBench(Bench):
@@ -202,8 +292,15 @@ def test_clocks_are_asked_of_new_and_old_drivers(
     assert len(asked) == questions
     assert all(line.endswith("--id=0000:1b:00.0") for line in asked)
     if refused == "clocks.sm":
-        assert list(found) == ["at"]
+        assert list(found) == ["at", "unread"]
+        assert found["unread"] == "nvidia-smi: Field is not a valid field to query."
     else:
         assert (found["sm_clock_mhz"], found["temperature_celsius"], found["power_watts"]) == (1980.0, 41.0, 300.5)
         assert found["slowed_by"] == "0x0000000000000000"
     assert provenance._driver() == "570.1"
+
+
+def test_a_machine_without_nvidia_smi_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.conditions("0")["unread"] == "nvidia-smi is missing"
+    assert provenance._driver() == ""

@@ -71,7 +71,8 @@ _COMPILED: Mapping[str, Function] = {
 def compiled(function: Function) -> Function:
     """Return a function as one kernel of `torch.compile`."""
     # One forward pass is measured backward many times, so a backward pass may not write over what it was left.
-    torch._functorch.config.donated_buffer = False
+    if hasattr(torch._functorch.config, "donated_buffer"):  # else nothing is donated, and the word is not known
+        torch._functorch.config.donated_buffer = False
     made: Function = torch.compile(function, dynamic=True)
     return made
 

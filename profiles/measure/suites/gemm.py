@@ -22,6 +22,12 @@ from profiles.measure.timing import Call, NotMeasurableError, as_result, first_l
 
 Maker = Callable[[], Call]
 
+GROUPED_SINCE = (9, 0)
+"""First compute capability with a grouped kernel of its own (pytorch/pytorch pull request 161407)."""
+
+REFUSALS = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
+"""How torch refuses a kernel that it has not, or not with these arguments: private ones change between versions."""
+
 
 def measure(point: Point, context: Context) -> Mapping[str, object]:
     """Return what one product takes.
@@ -94,7 +100,7 @@ def _adds_in_fp32(dtype: torch.dtype, device: torch.device, refused: dict[str, s
     into = torch.zeros(16, 16, dtype=torch.float32, device=device)
     try:
         torch.ops.aten.addmm.dtype_out(into, operand, operand, torch.float32, out=into)
-    except (RuntimeError, NotImplementedError) as error:
+    except REFUSALS as error:
         refused["addmm"] = first_line(error)
         return False
     if not bool((into == 16).all()):
@@ -106,8 +112,9 @@ def _scaled(point: Point, context: Context) -> tuple[Maker, str]:
     batch, m, n, k = point.sizes
     if batch > 1:
         raise NotMeasurableError("torch has no grouped product with one scale a tensor in fp8")
-    if m % 16 or n % 16 or k % 16:
-        raise NotMeasurableError("products in fp8 need multiples of 16")
+    # Rows may be as few as a step of a server has; torch asks it of the other two (`torch._scaled_mm`).
+    if n % 16 or k % 16:
+        raise NotMeasurableError("products in fp8 need columns and inner dimensions that are multiples of 16")
     device, part = context.device, point.word("part")
     one = torch.ones((), dtype=torch.float32, device=device)
     # Gradients are kept in e5m2, everything else in e4m3 (Micikevicius et al., arXiv 2209.05433).
@@ -155,7 +162,7 @@ def _require(make: Maker) -> None:
     """
     try:
         make()()
-    except (RuntimeError, NotImplementedError) as error:
+    except REFUSALS as error:
         raise NotMeasurableError(f"this machine has no such kernel: {first_line(error)}") from None
 
 
@@ -191,11 +198,38 @@ def _grouped(point: Point, context: Context, refused: dict[str, str]) -> tuple[M
         return lambda: into.add_(torch.bmm(gradient, inputs))
 
     added = " + add" if part == "grad_weight" else ""
-    if context.is_cuda and dtype is torch.bfloat16 and hasattr(torch, "_grouped_mm"):
+    if context.is_cuda and _is_one_kernel(grouped, dtype, device, refused):
+        return grouped, f"_grouped_mm{added}"
+    return batched, f"bmm{added}"
+
+
+def _is_one_kernel(grouped: Maker, dtype: torch.dtype, device: torch.device, refused: dict[str, str]) -> bool:
+    """Return whether a GPU multiplies a point's groups in one kernel; if not, note why."""
+    why_not = grouped_refusal(dtype, torch.cuda.get_device_capability(device))
+    if not why_not:
         try:
             _require(grouped)
         except NotMeasurableError as error:
-            refused["_grouped_mm"] = str(error)
-            return batched, f"bmm{added}"
-        return grouped, f"_grouped_mm{added}"
-    return batched, f"bmm{added}"
+            why_not = str(error)
+    if why_not:
+        refused["_grouped_mm"] = why_not
+    return not why_not
+
+
+def grouped_refusal(dtype: torch.dtype, capability: tuple[int, int]) -> str:
+    """Return why a GPU's experts are not measured as one grouped kernel; empty where they are.
+
+    Before compute capability 9.0 torch multiplies group by group and waits for the offsets on the host, which no graph
+    can hold (pytorch/pytorch issue 169970): a capture of it ends the process.
+
+    Args:
+        dtype: Format of the operands.
+        capability: The GPU's compute capability.
+    """
+    if dtype is not torch.bfloat16:
+        return "it is for bf16"
+    if not hasattr(torch, "_grouped_mm"):
+        return "this torch has none"
+    if capability < GROUPED_SINCE:
+        return "before compute capability 9.0 it waits for the host, which no graph can hold"
+    return ""

@@ -10,15 +10,16 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from profiles.measure.points import Point
+from profiles.measure.points import Point, allocator_sizes
 from profiles.measure.suites.context import Context
-from profiles.measure.timing import NotMeasurableError
+from profiles.measure.timing import NotMeasurableError, first_line
 
 _OTHER_PROCESS = """
 import sys, torch
@@ -69,14 +70,27 @@ def _context(context: Context) -> int:
     # One process a GPU at a time, or the neighbours' would be counted too.
     before = _taken_bytes(context)
     program = _OTHER_PROCESS.format(index=context.device.index or 0)
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None, "the process's output is a pipe"
-        told = other.stdout.readline()
-        after = _taken_bytes(context)
-        other.communicate(b"\n")
-    if not told.strip().isdigit():
-        raise NotMeasurableError("a second process could not use the GPU")
+    told, why_not, after = _other_process(program, lambda: _taken_bytes(context))
+    if not told.isdigit():
+        raise NotMeasurableError(f"a second process could not use the GPU: {why_not or 'it said nothing'}")
     return after - before - int(told)
+
+
+def _other_process(program: str, while_it_waits: Callable[[], int]) -> tuple[str, str, int]:
+    """Return the first line of a process, the last one of its errors, and what is found while it waits for a line."""
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+        ) as other,
+    ):
+        assert other.stdout is not None, "the process's output is a pipe"
+        told = other.stdout.readline().decode(errors="replace").strip()
+        found = while_it_waits()
+        other.communicate(b"\n")
+        errors.seek(0)
+        lines = errors.read().decode(errors="replace").strip().splitlines()
+    return told, first_line(RuntimeError(lines[-1])) if lines else "", found
 
 
 def _communicator(count: int, context: Context) -> int:
@@ -101,8 +115,7 @@ def _allocator(count: int, context: Context) -> int:
         raise NotMeasurableError("the allocator of a CPU cannot be asked")
     context.bench.machine.release()
     before = torch.cuda.memory_reserved(context.device)
-    # Sizes of 0.5 to 32 MiB that no power of two is, in an order that is always the same.
-    sizes = [(1 << 19) + (index * 7919 % 997) * (1 << 15) + 512 * index for index in range(count)]
+    sizes = allocator_sizes(count)
     held = [torch.empty(size, dtype=torch.uint8, device=context.device) for size in sizes]
     reserved = torch.cuda.memory_reserved(context.device) - before
     del held

@@ -9,15 +9,20 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cli import measuring
 from cli.main import app
 from cli.measuring import time_left
 from planner.inputs import load_inputs
+from planner.serve_inputs import load_serve_inputs
+from planner.wanted_serving import wanted_serving_points
 from profiles.catalogue import load_preset
+from profiles.measure.__main__ import LOST
 from profiles.measure.grid import default_points
-from profiles.measure.journal import FILE
+from profiles.measure.journal import FILE, Journal
 from profiles.measure.points import Point, read_request
+from tests.served import SMALL
 from tests.unit.profiles.test_profiled import SPEC
-from tests.written_profiles import points_for, write_profile
+from tests.written_profiles import points_for, result_of, run_line, write_profile
 
 RUNNER = CliRunner()
 CLUSTER = load_preset("dgx-h100").to_cluster()
@@ -61,6 +66,25 @@ def test_show_as_json_holds_every_run_and_row(profile: Path) -> None:
     assert sum(row["points"] for row in document["summary"]) == len(GRID)
     (excluded,) = document["excluded"]
     assert (excluded["point"], excluded["fault"]) == (ODD.key, "swapped unit")
+
+
+def test_show_names_kernels_that_refused_and_clocks_that_nobody_read(tmp_path: Path) -> None:
+    refused = {"flash": "wider values than keys", "cudnn": "no plan"}
+    with Journal(tmp_path, resume=False) as journal:
+        journal.begin(run_line(CLUSTER, conditions={"at": "now", "unread": "nvidia-smi is missing"}))
+        for entry in GRID[:2]:
+            journal.measured(entry, {**result_of(1e-3), "kernel": "efficient", "refused": refused})
+        journal.conditions({"at": "later", "unread": "nvidia-smi is missing"})
+    result = RUNNER.invoke(app, ["profile", "show", str(tmp_path), "--verbose"])
+    lines = result.stdout.splitlines()
+    assert "  clocks unread  nvidia-smi is missing, 2 times" in lines
+    assert "Kernels that refused" in lines
+    assert "  - 2 points of gemm: flash: wider values than keys; measured: efficient" in lines
+    document = json.loads(RUNNER.invoke(app, ["profile", "show", str(tmp_path), "--format", "json"]).stdout)
+    assert document["refused"] == [
+        {"suite": "gemm", "kernel": kernel, "reason": reason, "measured": "efficient", "points": 2}
+        for kernel, reason in refused.items()
+    ]
 
 
 def test_show_plots_what_is_achieved(profile: Path, tmp_path: Path) -> None:
@@ -116,6 +140,18 @@ def test_profiles_of_two_devices_cannot_be_merged(profile: Path, tmp_path: Path)
         f"error: {other / FILE}: profiles of several devices cannot be one: a100-sxm-80gb, h100-sxm-80gb\n"
         "Merge those of one device.\n"
     )
+
+
+def test_a_spec_of_servers_asks_for_what_prices_them(tmp_path: Path) -> None:
+    spec, out = tmp_path / "serve.yaml", tmp_path / "out"
+    spec.write_text(SMALL)
+    words = ["profile", "run", str(spec), "--emit", "torchrun", "--processes", "8", "--no-grid", "--suite", "attention"]
+    result = RUNNER.invoke(app, [*words, "--suite", "gemm", "--out", str(out)])
+    assert result.exit_code == 0, result.stderr
+    asked = [entry.point for entry in read_request((out / "request.jsonl").read_text())]
+    wanted = [entry.point for entry in wanted_serving_points(load_serve_inputs(spec))]
+    assert asked == [entry for entry in wanted if entry.suite in ("attention", "gemm")]
+    assert {entry.word("phase") for entry in asked if entry.suite == "attention"} == {"forward", "decode"}
 
 
 def test_resuming_asks_also_for_what_the_measured_prices_lead_to(spec: Path, tmp_path: Path) -> None:
@@ -258,3 +294,46 @@ def test_strict_data_is_about_a_profile(spec: Path) -> None:
 
 def test_the_time_left_is_in_words() -> None:
     assert (time_left(40), time_left(200)) == ("40 s left", "3 min left")
+
+
+def end_at(directory: Path, lost: Point, *measured: Point) -> None:
+    """Write what a process leaves that measures some points and is lost at another."""
+    with Journal(directory, resume=True) as journal:
+        journal.begin(run_line(CLUSTER))
+        for entry in measured:
+            journal.measured(entry, result_of(1e-3))
+        journal.failed(lost, "CUDA error: an illegal memory access was encountered")
+
+
+def test_a_kernel_that_ends_its_process_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, ...]] = []
+    codes = [LOST, LOST, 0]
+
+    def ended(launch: measuring.Launch, *, quiet: bool) -> int:
+        del quiet
+        end_at(tmp_path, GRID[len(started)], GRID[10 + len(started)])
+        started.append(launch.words)
+        return codes[len(started) - 1]
+
+    monkeypatch.setattr(measuring, "collect", ended)
+    launch = measuring.Launch(python="python", processes=1, words=("--out", "x"))
+    assert measuring.collect_on(launch, tmp_path, budget_seconds=None, resume=False, quiet=True) == 0
+    assert started == [("--out", "x"), ("--out", "x", "--resume"), ("--out", "x", "--resume")]
+    started.clear()
+    assert measuring.collect_on(launch, tmp_path, budget_seconds=4.0, resume=True, quiet=True) == 0
+    assert started == [("--out", "x", "--budget", "4.0", "--resume")], "too little time is left for another"
+
+
+def test_processes_that_measure_nothing_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, ...]] = []
+
+    def ended(launch: measuring.Launch, *, quiet: bool) -> int:
+        del quiet
+        end_at(tmp_path, GRID[len(started)])
+        started.append(launch.words)
+        return LOST
+
+    monkeypatch.setattr(measuring, "collect", ended)
+    launch = measuring.Launch(python="python", processes=1, words=())
+    assert measuring.collect_on(launch, tmp_path, budget_seconds=None, resume=False, quiet=True) == LOST
+    assert len(started) == measuring.MOST_FRUITLESS

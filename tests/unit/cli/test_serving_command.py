@@ -8,10 +8,16 @@ from jsonschema import Draft7Validator, Draft202012Validator
 from typer.testing import CliRunner
 
 from cli.main import app
+from cli.render import sources_in_words
 from planner.documents import load_document
 from planner.schema.json_schemas import json_schema
 from planner.schema.kinds import Draft, Kind
+from profiles.catalogue import load_preset
+from profiles.measure.grid import default_points
+from profiles.measure.points import Point
+from profiles.recorded import read_recording
 from tests.served import SMALL
+from tests.written_profiles import write_profile
 
 RUNNER = CliRunner()
 IMPOSSIBLE = SMALL.replace("ttft_ms: 500", "ttft_ms: 5")
@@ -101,6 +107,7 @@ def test_nothing_is_written_where_no_plan_keeps_the_targets(spec: Path, tmp_path
     ("arguments", "message"),
     [
         (["--why-not", "tp=8"], "--why-not asks of training plans, and this spec is of servers."),
+        (["--calibration", "found.json"], "--calibration asks of training plans, and this spec is of servers."),
         (["--schedules"], "--schedules asks of training plans, and this spec is of servers."),
         (["--objective", "step-time"], '`objective` = "step-time" is not a known value.'),
         (["--target", "megatron"], '`target` = "megatron" is not a known value.'),
@@ -110,6 +117,48 @@ def test_what_only_training_plans_have_is_refused(arguments: list[str], message:
     result = RUNNER.invoke(app, ["plan", str(spec), *arguments])
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_a_profile_prices_servers_and_the_plan_says_how_much(spec: Path, tmp_path: Path) -> None:
+    """Text, JSON, report and lock name what was measured; a stale profile is refused with --strict-data."""
+    cluster = load_preset("dgx-h100").to_cluster()
+    points = [entry for entry in default_points(SUITES, dtypes=("bf16",), world_size=8, per_node=8) if is_small(entry)]
+    directory, out = write_profile(tmp_path / "measured", points, cluster), tmp_path / "run"
+    words = ["plan", str(spec), "--set", "constraints={split: never, tp: {max: 2}}", "--profile", str(directory)]
+    result = RUNNER.invoke(app, [*words, "--out", str(out)])
+    assert result.exit_code == 0, result.stderr
+    plan = json.loads((out / "plan.json").read_text())
+    (pool,) = plan["deployments"][0]["pools"]
+    assert set(pool["source_fractions"]) == {"prompt", "step"}
+    for name, told in (("step", "a step of running answers"), ("prompt", "a step with a prompt")):
+        of_step = pool["source_fractions"][name]
+        assert sum(of_step.values()) == pytest.approx(1.0)
+        assert 0 < of_step["interpolated"] < 1
+        assert 0 < of_step["analytic"] < 1
+        line = f"  {pool['pool']['name']}, {told}: {sources_in_words(of_step)}."
+        assert line in result.stdout.splitlines()
+        report = RUNNER.invoke(app, ["report", str(out)])
+        assert line.strip() in report.stdout
+    sha256 = read_recording(directory).sha256
+    assert plan["inputs"]["clusters"][0]["profile"] == {"directory": str(directory), "sha256": sha256}
+    assert f'"dgx-h100, 8 GPUs, profile {sha256[:12]}"' in (out / "plan.lock.json").read_text()
+    explained = RUNNER.invoke(app, ["explain", str(out), "--format", "json"])
+    assert json.loads(explained.stdout) == plan
+    assert RUNNER.invoke(app, [*words, "--strict-data"]).exit_code == 0
+    write_profile(directory, points[:1], cluster, software={"torch": "2.14.0"})
+    refused = RUNNER.invoke(app, [*words, "--strict-data"])
+    assert refused.exit_code == 2
+    assert "The profile is refused by --strict-data: stale: run 1 differs from the newest" in refused.stderr
+    alone = RUNNER.invoke(app, ["plan", str(spec), "--strict-data"])
+    assert "--strict-data is about the data of --profile, which is missing." in alone.stderr
+
+
+SUITES = ("gemm", "attention")
+
+
+def is_small(entry: Point) -> bool:
+    """Return whether a point is forward, and of few shapes, so that a profile is small."""
+    return entry.word("phase" if entry.suite == "attention" else "part") in ("forward", "decode")
 
 
 def test_a_serving_plan_is_written_for_vllm_alone(spec: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from planner.activation_offload import copied_tensors, held_bytes, layer_copy
 from planner.bundled import load_bundled
 from planner.capabilities import MEGATRON
-from planner.copy_waits import backward_wait_seconds, forward_wait_seconds
+from planner.copy_waits import backward_wait_seconds, forward_wait_seconds, hidden_copy_seconds
+from planner.described import given_layout
 from planner.documents import parse_document
 from planner.emit.deepspeed import emit_deepspeed
 from planner.emit.megatron import LAUNCH_SCRIPT, emit_megatron
@@ -29,10 +31,15 @@ from planner.validate import violations
 from planner.workload import Lora, Precision, TrainMethod, TrainWorkload
 from profiles.catalogue import load_preset
 from profiles.hardware import Cluster
+from profiles.measure.journal import Journal
+from profiles.measure.points import point
+from profiles.planned import cost_model_on
+from profiles.recorded import read_recording
 from tests.builders import tiny_dense_model
 from tests.emitted.deepspeed_plans import deepspeed_plan, layout_with
 from tests.emitted.plans import LLAMA_8B, cluster_of, layout_of_degrees, plan_of
 from tests.unequal_clusters import unequal_cluster
+from tests.written_profiles import run_line
 
 GIB = 1 << 30
 WORKLOAD = TrainWorkload(seq_len=8192, global_batch_size=16, precision=Precision.BF16)
@@ -128,6 +135,38 @@ def small_gpus() -> Cluster:
 def fitted(small_gpus: Cluster) -> Plan:
     """Return the plan of adapters of 70 billion parameters: their states are small, sequences are long."""
     return search(load_bundled("llama-3.1-70b"), small_gpus, asked(workload=ADAPTED), top=2)
+
+
+def test_layers_lose_what_a_profile_says_to_the_copies_beside_them(tmp_path: Path, fitted: Plan) -> None:
+    """Search and checker add the same; what is waited for is not lost as well, and without a profile nothing is."""
+    layout = fitted.best.layout
+    assert layout.offloaded_layers
+    lost = {}
+    for name, beside in (("none", None), ("to_host", 1.2), ("both", 1.4)):
+        with Journal(tmp_path / name, resume=False) as journal:
+            journal.begin(run_line(fitted.cluster))
+            journal.measured(point("gemm", dtype="bf16", part="forward", batch=1, m=64, n=64, k=64), {"seconds": 1e-5})
+            for direction in () if beside is None else ("to_host", "to_device"):
+                figures = {"alone": 1.0, "beside": beside, "other_alone": 1.0, "other_beside": 1.0, "seconds": beside}
+                entry = point("overlap", dtype="bf16", beside=direction, product=4096, bytes=1 << 24)
+                journal.measured(entry, figures)
+        cluster = replace(fitted.cluster, profile=read_recording(tmp_path / name).reference)
+        request = asked(Bounds(minimum=layout.offloaded_layers))
+        found = given_layout(layout, fitted.model, cluster, request)
+        (seconds,) = (line.seconds for line in found.time if line.term == WAITS)
+        lost[name] = (seconds, found.reevaluated_step_seconds)
+        ground = cost_model_on(cluster).copy_slowdown
+        assert ground == (None if beside is None else pytest.approx(beside - 1.0))
+    (none, step), (some, longer), (more, longest) = lost.values()
+    assert some > none
+    assert more - none == pytest.approx(2 * (some - none), rel=1e-9)
+    assert longest - step == pytest.approx(2 * (longer - step), rel=1e-6)
+
+
+def test_what_is_hidden_of_copies_is_no_more_than_the_pass() -> None:
+    assert hidden_copy_seconds([1.0] * 4, [0.5] * 4, offloaded=2, waited_seconds=0.25) == 0.75
+    assert hidden_copy_seconds([1.0] * 4, [9.0] * 4, offloaded=3, waited_seconds=2.0) == 4.0
+    assert hidden_copy_seconds([1.0] * 4, [1.0] * 4, offloaded=1, waited_seconds=1.0 + 1e-12) == 0.0
 
 
 def test_a_run_fits_with_activations_on_the_host_that_did_not_without(fitted: Plan, small_gpus: Cluster) -> None:

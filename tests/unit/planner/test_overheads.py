@@ -14,7 +14,7 @@ from planner.search import search
 from planner.state_bytes import communicator_bytes
 from profiles.hardware import Calibration, Cluster, MemoryCalibration
 from profiles.measure.journal import Journal
-from profiles.measure.points import point
+from profiles.measure.points import allocator_sizes, point
 from profiles.recorded import read_recording
 from tests.unit.profiles.test_profiled import SPEC
 from tests.written_profiles import result_of, run_line
@@ -106,6 +106,26 @@ def test_figures_that_are_no_gpus_leave_the_published_ones(inputs: Inputs, tmp_p
     mode = "resident" if what == "resident" else "driver"
     found = overheads_on(profiled(inputs.cluster, tmp_path, figures, mode=mode, **called))
     assert found == PUBLISHED
+
+
+@pytest.mark.parametrize("part", [0.05, 0.4])
+def test_rounding_bounds_what_the_allocator_loses_from_below(inputs: Inputs, tmp_path: Path, part: float) -> None:
+    num_bytes = int(part * sum(allocator_sizes(256)))
+    cluster = profiled(inputs.cluster, tmp_path, {("allocator", 256): num_bytes})
+    found = overheads_on(cluster)
+    if part < PUBLISHED.lost_fraction:
+        assert (found.lost_fraction, found.lost_source) == (PUBLISHED.lost_fraction, PUBLISHED.lost_source)
+        assert PUBLISHED.lost_source in found.assumed
+        return
+    assert found.lost_fraction == pytest.approx(part)
+    assert found.lost_source.startswith("measured: 40 % of fresh tensors lost to the caching allocator's rounding, ")
+    assert found.lost_source not in found.assumed
+    best = search(inputs.model, inputs.cluster, inputs.request, top=1).plans[0]
+    before = given_layout(best.layout, inputs.model, inputs.cluster, inputs.request)
+    after = given_layout(best.layout, inputs.model, cluster, inputs.request)
+    lost = terms(after)[FRAGMENTATION] / terms(before)[FRAGMENTATION]
+    assert lost == pytest.approx(found.lost_fraction / PUBLISHED.lost_fraction, rel=1e-6)
+    assert source(after, FRAGMENTATION) == found.lost_source
 
 
 def test_a_calibration_sets_what_is_lost_and_adds_what_stays(inputs: Inputs) -> None:

@@ -8,12 +8,13 @@ import pytest
 
 from profiles.catalogue import load_preset
 from profiles.measure.journal import Journal
-from profiles.measure.points import Point, point
+from profiles.measure.points import Point, allocator_sizes, point
 from profiles.ops import HostCopy
 from profiles.planned import cost_model_on
 from profiles.profiled import ProfiledCostModel, used_copies
 from profiles.recorded import Recording, read_recording
 from profiles.unused import unused
+from profiles.uses import Use
 from tests.written_profiles import result_of, run_line
 
 CLUSTER = load_preset("dgx-h100").to_cluster()
@@ -51,8 +52,8 @@ def recorded(directory: Path, *points: Point, seconds: float = 1e-3, **changed: 
     return read_recording(directory)
 
 
-def told(recording: Recording) -> tuple[str, ...]:
-    return unused(recording, CLUSTER, launch_seconds=LAUNCH_SECONDS)
+def told(recording: Recording, use: Use = Use.TRAINING) -> tuple[str, ...]:
+    return unused(recording, CLUSTER, launch_seconds=LAUNCH_SECONDS, lost_fraction=0.12, use=use)
 
 
 CASES = {
@@ -64,12 +65,8 @@ CASES = {
         point("gemm", dtype="int8", part="forward", batch=1, m=512, n=1024, k=1024),
     ),
     "training starts its collectives one by one, not out of graphs": (collective("alone", "graph"),),
-    "no plan puts anything on drives": (copy("alone", "to_drive"),),
-    "copies to the host are not taken to slow down what runs beside them": (overlap("to_host"),),
+    "training plans put nothing on drives; `offload` reads them": (copy("alone", "to_drive"),),
     "made by one GPU alone: GPUs of a node copy at once": (copy("alone"),),
-    "it says how fresh tensors are rounded; what training loses, a snapshot of a run shows (`calibrate`)": (
-        point("memory", term="allocator", count=256),
-    ),
 }
 
 
@@ -81,7 +78,7 @@ def test_each_reason_is_said_with_its_number(tmp_path: Path, why: str) -> None:
 
 def test_what_prices_something_is_not_named(tmp_path: Path) -> None:
     context = point("memory", term="context", count=1)
-    used = [collective("concurrent"), copy("concurrent"), overlap("all_reduce"), context]
+    used = [collective("concurrent"), copy("concurrent"), overlap("all_reduce"), overlap("to_host"), context]
     assert told(recorded(tmp_path, *used, LAUNCH, seconds=2e-5)) == ()
 
 
@@ -136,3 +133,61 @@ def test_copies_of_a_socket_stand_in_for_those_of_a_node(tmp_path: Path) -> None
 def test_a_copy_alone_is_that_of_a_node_with_one_gpu(tmp_path: Path, per_node: int, used: str | None) -> None:
     entries = [entry for entry in recorded(tmp_path, copy("alone")).measured if entry.point.suite == "copies"]
     assert used_copies(entries, per_node) == used
+
+
+ROUNDED = point("memory", term="allocator", count=256)
+
+
+def test_rounding_that_published_runs_exceed_is_named_with_its_part(tmp_path: Path) -> None:
+    fresh = sum(allocator_sizes(256))
+    for part, said in ((0.05, 1), (0.5, 0)):
+        directory = tmp_path / str(part)
+        with Journal(directory, resume=False) as journal:
+            journal.begin(run_line(CLUSTER))
+            journal.measured(GEMM, result_of(1e-3))
+            journal.measured(ROUNDED, {"bytes": int(part * fresh), "mode": "driver"})
+        found = told(read_recording(directory))
+        assert len(found) == said
+        assert all(
+            text.startswith("not used: 1 point of memory: rounding takes 5 % of fresh tensors") for text in found
+        )
+
+
+DECODE = point("attention", dtype="bf16", phase="decode", mask="full", query_len=1, **SEEN)
+BACKWARD = point("attention", dtype="bf16", phase="backward", mask="causal", query_len=1024, **SEEN)
+OF_SERVERS: Mapping[str, tuple[Point, ...]] = {
+    "attention: engines compute no gradients": (BACKWARD,),
+    "elementwise: engines compute no gradients, no loss and no optimizer step": (
+        point("elementwise", dtype="fp32", operation="adam", phase="forward", rows=1, features=1 << 20),
+    ),
+    "copies: engines keep everything on GPUs; `offload` reads copies": (copy("concurrent"),),
+    "overlap: engines run nothing beside their kernels": (overlap("to_host"),),
+    "launch: engines start nothing but graphs": (LAUNCH,),
+    "collectives: measured as engines run it as well, which counts": (
+        collective("alone", "graph"),
+        collective("alone"),
+    ),
+}
+
+
+@pytest.mark.parametrize("why", OF_SERVERS)
+def test_servers_have_reasons_of_their_own(tmp_path: Path, why: str) -> None:
+    suite, _, reason = why.partition(": ")
+    assert told(recorded(tmp_path, *OF_SERVERS[why]), Use.SERVING) == (f"not used: 1 point of {suite}: {reason}",)
+
+
+def test_what_prices_servers_is_not_named(tmp_path: Path) -> None:
+    int8 = point("gemm", dtype="int8", part="forward", batch=1, m=512, n=1024, k=1024)
+    graph = point("launch", term="graph", kernels=100)
+    context = point("memory", term="context", count=1)
+    points = [DECODE, int8, collective("alone", "graph"), context, graph]
+    assert told(recorded(tmp_path, *points, seconds=2e-5), Use.SERVING) == ()
+
+
+def test_what_prices_offloaded_inference_is_not_named(tmp_path: Path) -> None:
+    sent = point("collectives", kind="send_recv", mode="eager", beside="concurrent", size=2, stride=1, bytes=1 << 20)
+    points = [DECODE, copy("alone"), copy("alone", "to_drive"), copy("alone", "from_drive"), sent]
+    assert told(recorded(tmp_path, *points), Use.OFFLOADING) == ()
+    assert told(recorded(tmp_path, copy("concurrent")), Use.OFFLOADING) == (
+        "not used: 1 point of copies: made all at once: those made by one GPU alone count",
+    )

@@ -1,20 +1,30 @@
 """Questions that contradict themselves, what nothing fits means, and figures that can be told by hand."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from cli.render import Facts
+from cli.render_offload import offload_blocks, offload_document
 from planner.errors import InputError
 from planner.inference_offload.decide import plan_offload, streaming_bound
 from planner.inference_offload.machine import machine_of
 from planner.inference_offload.plan import OffloadPlan
-from planner.inference_offload.request import HOST_CPU, OffloadRequest, Place, Target, Thing
+from planner.inference_offload.prices import BlockPrices
+from planner.inference_offload.request import HOST_CPU, WORDS, OffloadRequest, Place, Target, Thing, Use
 from planner.inference_offload.work import ModelWork
 from planner.overheads import CONTEXT_BYTES
 from planner.units import GIB
 from profiles.errors import CoverageError
+from profiles.hardware import Cluster
 from profiles.host_compute import host_compute_rate
-from tests.offloaded import DENSE, MIXTURE, histogram_of, offload_inputs, offloaded, priced, request_of
+from profiles.measure.journal import Journal
+from profiles.measure.points import Point, point
+from profiles.recorded import read_recording
+from tests.offloaded import DENSE, LARGE, MIXTURE, histogram_of, offload_inputs, offloaded, priced, request_of
+from tests.written_profiles import run_line
 
 
 def asked(request: OffloadRequest, case: tuple[str, str, int] = DENSE) -> OffloadPlan:
@@ -89,7 +99,7 @@ def test_drives_of_unknown_speed_are_said_to_be_left_alone() -> None:
     inputs = offload_inputs(*DENSE)
     machine = machine_of(replace(inputs.clusters[0], nvme_bytes_per_second=None), request_of())
     assert Place.DRIVE not in machine.room_bytes
-    assert "drives: not used, because the cluster does not say their bandwidth" in machine.notes
+    assert "drives: not used, because neither the cluster nor a profile says their bandwidth" in machine.notes
 
 
 @pytest.mark.parametrize(
@@ -129,3 +139,73 @@ def test_a_model_that_fits_on_the_gpu_stays_there() -> None:
     assert whole.tokens_per_second == pytest.approx(vllm.tokens_per_second, rel=1e-3)
     assert whole.batch_size * whole.num_batches == 7
     assert all(placed.option.use.place is Place.GPU for placed in whole.placed)
+
+
+def measured(directory: Path, figures: Mapping[Point, Mapping[str, object]], *, kind: str = "cuda") -> Cluster:
+    """Return the large case's node with a profile of these figures."""
+    cluster = offload_inputs(*LARGE).clusters[0]
+    gemm = point("gemm", dtype="bf16", part="forward", batch=1, m=512, n=1024, k=1024)
+    with Journal(directory, resume=False) as journal:
+        journal.begin(run_line(cluster, kind=kind))
+        for entry, result in {gemm: {"seconds": 1e-5}, **figures}.items():
+            journal.measured(entry, result)
+    return replace(cluster, profile=read_recording(directory).reference)
+
+
+def copied(direction: str, *, beside: str = "alone", memory: str = "pinned", num_bytes: int = 1 << 28) -> Point:
+    return point("copies", direction=direction, memory=memory, beside=beside, bytes=num_bytes)
+
+
+def test_a_profile_says_how_fast_drives_and_link_are(tmp_path: Path) -> None:
+    drives = {
+        copied("from_drive", memory="pageable"): {"seconds": (1 << 28) / 6e9},
+        copied("to_drive", memory="pageable"): {"seconds": (1 << 28) / 2e9},
+    }
+    links = {
+        copied("to_host"): {"seconds": (1 << 28) / 20e9},
+        copied("to_host", beside="concurrent"): {"seconds": (1 << 28) / 5e9},
+    }
+    request = request_of()
+    machine = machine_of(measured(tmp_path / "both", {**drives, **links}), request)
+    assert machine.drive_bytes_per_second == pytest.approx(6e9)
+    assert machine.drive_write_bytes_per_second == pytest.approx(2e9)
+    assert machine.link_bytes_per_second == pytest.approx(20e9), "one GPU computes, so copies alone count"
+    assert any(text.startswith("drives: measured: one file, written and synchronised, ") for text in machine.notes)
+    bare = machine_of(offload_inputs(*LARGE).clusters[0], request)
+    one_way = machine_of(measured(tmp_path / "one way", dict([*drives.items()][:1])), request)
+    assert (one_way.drive_bytes_per_second, one_way.drive_write_bytes_per_second) == (3e9, 3e9)
+    assert one_way.link_bytes_per_second == bare.link_bytes_per_second
+    assert bare.drive_write_bytes_per_second == bare.drive_bytes_per_second == 3e9
+
+
+def test_slow_writes_take_longer_and_reads_do_not() -> None:
+    work, machine, request = priced("large")
+    slow = replace(machine, drive_write_bytes_per_second=machine.drive_write_bytes_per_second / 4)
+    drive, disk = [], Use(place=Place.DRIVE)
+    for node in (machine, slow):
+        prices = BlockPrices(work, node, request, WORDS[Target.ANY])
+        options = {(option.thing, option.use): index for index, option in enumerate(prices.options)}
+        chains = {chain.phase: chain for chain in prices.problem(4, 2).chains if chain.name == "drive"}
+        drive.append(
+            (chains[0].seconds_O[options[Thing.CACHE, disk]], chains[0].seconds_O[options[Thing.WEIGHTS, disk]])
+        )
+    (cache, weights), (slow_cache, slow_weights) = drive
+    assert slow_cache == pytest.approx(4 * cache)
+    assert slow_weights == weights > 0
+
+
+def test_a_plan_says_how_much_of_the_gpus_time_is_measured(tmp_path: Path) -> None:
+    inputs = offload_inputs(*LARGE)
+    plan = plan_offload(inputs.model, measured(tmp_path, {}), request_of(num_sequences=8))
+    for found in plan.plans:
+        assert found.source_fractions is not None
+        assert list(found.source_fractions) == ["prompts", "answers"]
+        for parts in found.source_fractions.values():
+            assert sum(parts.values()) == pytest.approx(1.0)
+            assert parts["extrapolated"] > 0.3, "one product was measured, far from the model's"
+    assert all(found.source_fractions is None for found in offloaded("large").plans)
+    document = offload_document(plan)
+    assert isinstance(document["plans"], dict)
+    assert document["plans"]["any"]["source_fractions"] == plan.plans[0].source_fractions
+    pairs = [pair for block in offload_blocks(plan, Target.ANY) if isinstance(block, Facts) for pair in block.pairs]
+    assert [name for name, _ in pairs if name.startswith("GPU, ")] == ["GPU, prompts", "GPU, answers"]
