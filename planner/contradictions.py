@@ -11,7 +11,8 @@ from planner.capabilities import CAPABILITIES, Capabilities
 from planner.documents import Document
 from planner.errors import InputError, Location
 from planner.layout import ContextKind
-from planner.request import OFFLOADED_LAYERS, Objective, PlanRequest, Target
+from planner.module_offload import CORE, PROJECTION
+from planner.request import OFFLOADED_LAYERS, OFFLOADED_MODULES, Objective, PlanRequest, Target
 from planner.specs import ModelSpec
 from planner.workload import AttentionKernel, Precision
 from profiles.hardware import Cluster, Device
@@ -201,6 +202,7 @@ def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iter
         ("optimizer_offload", "states", any(constraints.optimizer_offload or ())),
         ("parameter_offload", "weights", constraints.parameter_offload is True),
         (OFFLOADED_LAYERS, "activations", not constraints.admits(OFFLOADED_LAYERS, 0)),
+        (OFFLOADED_MODULES, "activations", constraints.asks_modules),
     ):
         if cluster.unequal is not None and asked:
             yield InputError(
@@ -208,6 +210,13 @@ def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iter
                 location=document.locate(("constraints", name)),
                 hint="Leave it out, or describe equal nodes.",
             )
+    named = constraints.offloaded_modules or ()
+    if PROJECTION in named and CORE not in named:
+        yield InputError(
+            f"`{OFFLOADED_MODULES}` names {PROJECTION} without {CORE}, whose backward pass needs its input.",
+            location=document.locate(("constraints", OFFLOADED_MODULES)),
+            hint=f"Name {CORE} too.",
+        )
     parts = constraints.optimizer_offload
     if constraints.parameter_offload and parts is not None and 1.0 not in parts:
         yield InputError(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from planner import module_timeline
 from planner.activation_offload import layer_copy
 from planner.capabilities import DEEPSPEED
 from planner.communication import (
@@ -31,6 +32,8 @@ from planner.communication import (
 from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
 from planner.layout import Granularity, Layout, Offload, Recompute, Stage
 from planner.memory import ASSUMED_SOURCES, memory_ledger, peak_memory_bytes
+from planner.module_offload import copy_of, groups
+from planner.module_timeline import GroupSeconds, LayerGroups
 from planner.node_costs import part_costs
 from planner.offload import (
     gradient_copies,
@@ -49,7 +52,7 @@ from planner.schedules.simulate import StageTimes, Timeline, operation_seconds, 
 from planner.shard import RankLayer
 from planner.steps import Step, Term
 from planner.workload import TrainWorkload
-from profiles.estimate import CostModel, Source
+from profiles.estimate import CostModel, Estimate, Source
 from profiles.hardware import Cluster
 from profiles.ops import Collective, HostCopy
 from profiles.unequal import UnequalCostModel
@@ -308,7 +311,41 @@ class _Evaluator:
             for term, seconds in price.terms.items():
                 terms[term] += seconds
         whole = self._with_data_parallel(stage, terms, of_sources, forward, backward)
+        if placed.layout.offloaded_modules:
+            return self._with_module_copies(whole, held)
         return self._with_copies(whole, held) if placed.layout.offloaded_layers else whole
+
+    def _with_module_copies(self, price: StagePrice, held: tuple[tuple[RankLayer, Recompute], ...]) -> StagePrice:
+        """Add what layers wait for copies of their offloaded modules; nothing else runs meanwhile."""
+        layers = [self._layer_groups(layer, own) for layer, own in held]
+        forward = module_timeline.forward_seconds(layers) - sum(layer.forward_seconds for layer in layers)
+        backward = module_timeline.backward_seconds(layers) - sum(layer.backward_seconds for layer in layers)
+        return self._waiting(price, max(0.0, forward), max(0.0, backward))
+
+    def _layer_groups(self, layer: RankLayer, own: Recompute) -> LayerGroups:
+        """Return what a layer takes in its offloaded modules, and beside them."""
+        price = self._layer(layer, own)
+        found: list[tuple[GroupSeconds, bool]] = []
+        for group in groups(layer, own, self.placed.layout.offloaded_modules):
+            copied = max((self.cost_model.compute(part) for part in copy_of(group.num_bytes)), key=_seconds_of)
+            self.note(ACTIVATIONS, copied.source, copied.note)
+            forward, backward = (
+                sum(price_steps(steps, self.cost_model).total_seconds for steps in passes)
+                for passes in (
+                    [operator.forward for operator in group.operators],
+                    [operator.backward for operator in group.operators],
+                )
+            )
+            seconds = GroupSeconds(module=group.module, forward=forward, backward=backward, copy=copied.seconds)
+            found.append((seconds, group.in_parts))
+        first = tuple(group for group, in_parts in found if not in_parts)
+        last = tuple(group for group, in_parts in found if in_parts)
+        return LayerGroups(
+            first=first,
+            forward=max(0.0, price.forward_seconds - sum(group.forward for group, _ in found)),
+            backward=max(0.0, price.backward_seconds - sum(group.backward for group, _ in found)),
+            last=last,
+        )
 
     def _with_copies(self, price: StagePrice, held: tuple[tuple[RankLayer, Recompute], ...]) -> StagePrice:
         """Add what layers of which the first are offloaded wait for copies; nothing else runs meanwhile."""
@@ -325,6 +362,10 @@ class _Evaluator:
         # Below 0 by rounding alone.
         forward = max(0.0, forward_seconds(layers, offloaded=offloaded) - sum(layer.forward for layer in layers))
         backward = max(0.0, backward_seconds(layers, offloaded=offloaded) - sum(layer.backward for layer in layers))
+        return self._waiting(price, forward, backward)
+
+    def _waiting(self, price: StagePrice, forward: float, backward: float) -> StagePrice:
+        """Return a stage whose passes wait so long for copies of activations."""
         price.terms[ACTIVATIONS] += forward + backward
         _add(price.of_sources, {self.worst_source(ACTIVATIONS): forward + backward})
         return replace(
@@ -624,6 +665,10 @@ def _add(of_sources: SourceSeconds, more: Mapping[Source, float]) -> None:
     """Add seconds by where they come from."""
     for source, seconds in more.items():
         of_sources[source] += seconds
+
+
+def _seconds_of(estimate: Estimate) -> float:
+    return estimate.seconds
 
 
 def _source_text(notes: set[tuple[Source, str]]) -> str:

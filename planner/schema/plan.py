@@ -1,7 +1,8 @@
 """A plan's JSON form, both ways.
 
 The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. What a layout does
-not have (`offload`) is null; `offloaded_layers` is there where it is not 0, `host_memory` where something is offloaded;
+not have (`offload`) is null; `offloaded_layers`, `offloaded_modules` and `host_memory` are there where something is
+offloaded;
 what only nodes that differ have (`node_order`, `on_nodes`, `unequal`) is there only for them, and `expert_loads`, what
 the busiest rank gets over the mean in each layer with experts, where the routing was given. What follows from other
 keys (`cp_kind`, `edp`, `band`, `could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`, `expert_loads`) is
@@ -349,6 +350,7 @@ def _layout(layout: Layout) -> dict[str, Data]:
         "recompute": _recompute(layout.recompute),
         "offload": as_json(layout.offload),
         **({"offloaded_layers": layout.offloaded_layers} if layout.offloaded_layers else {}),
+        **({"offloaded_modules": list(layout.offloaded_modules)} if layout.offloaded_modules else {}),
         "overlap": as_json(layout.overlap),
         "rank_order": layout.rank_order,
         **({"node_order": list(layout.node_order)} if layout.node_order else {}),
