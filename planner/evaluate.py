@@ -318,8 +318,11 @@ class _Evaluator:
     def _with_module_copies(self, price: StagePrice, held: tuple[tuple[RankLayer, Recompute], ...]) -> StagePrice:
         """Add what layers wait for copies of their offloaded modules; nothing else runs meanwhile."""
         layers = [self._layer_groups(layer, own) for layer, own in held]
+        in_pipeline = self.placed.layout.pp > 1
         forward = module_timeline.forward_seconds(layers) - sum(layer.forward_seconds for layer in layers)
-        backward = module_timeline.backward_seconds(layers) - sum(layer.backward_seconds for layer in layers)
+        backward = module_timeline.backward_seconds(layers, in_pipeline=in_pipeline) - sum(
+            layer.backward_seconds for layer in layers
+        )
         return self._waiting(price, max(0.0, forward), max(0.0, backward))
 
     def _layer_groups(self, layer: RankLayer, own: Recompute) -> LayerGroups:

@@ -118,7 +118,7 @@ class _Question:
         """Yield the space with everything on the GPUs, and those with as much on the hosts as may be."""
         scope = self.scope()
         constraints = scope.constraints
-        asks_more = constraints.asks_modules or not constraints.admits(OFFLOADED_LAYERS, 0)
+        asks_more = constraints.pinned_modules or not constraints.admits(OFFLOADED_LAYERS, 0)
         if not least_offload_percent(scope) and not asks_more:
             yield enumerate_layouts(scope)
         yield from self.hosted_spaces()

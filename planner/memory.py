@@ -19,7 +19,7 @@ from planner.communication import num_moments, shard_ranks
 from planner.graph import LossReduction, Saved, Work
 from planner.habits import PLANNED, Fsdp, Habits, LossHabit
 from planner.layout import Layout, Stage
-from planner.module_offload import NEAR_LAYERS, held_input_bytes, leaving_bytes
+from planner.module_offload import NEAR_LAYERS, has_lone_groups, held_input_bytes, leaving_bytes
 from planner.offload import PREFETCH_BUCKET_ELEMENTS, SUB_GROUP_ELEMENTS
 from planner.overheads import Overheads
 from planner.placement import PlacedModel, RankModel
@@ -235,11 +235,14 @@ def activation_peaks(placed: PlacedModel, *, rank: int | None = None) -> tuple[i
 
 def near_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
     """Return what is on a GPU at once, at most, of the modules of its layers that wait on the host otherwise."""
-    recompute, modules = placed.layout.recompute, placed.layout.offloaded_modules
-    held = (
-        layer for stage in placed.layout.chunks(pipeline_rank) for layer, _ in placed.rank_model.stage_counts(stage)
-    )
-    return NEAR_LAYERS * max((leaving_bytes(layer, recompute, modules) for layer in held), default=0)
+    layout, rank_model = placed.layout, placed.rank_model
+    chunks = layout.chunks(pipeline_rank)
+    if any(has_lone_groups(rank_model.stage_layers(stage), layout) for stage in chunks):
+        micro = layout.num_microbatches
+        return micro * sum(chunk_leaving_bytes(placed, stage) for stage in chunks)
+    held = (layer for stage in chunks for layer, _ in rank_model.stage_counts(stage))
+    of_layers = (leaving_bytes(layer, layout.recompute, layout.offloaded_modules) for layer in held)
+    return NEAR_LAYERS * max(of_layers, default=0)
 
 
 def rank_phases(

@@ -15,7 +15,9 @@ recomputation alike:
 Plans pass `--fine-grained-offloading-max-inflight-offloads 1`: behind a group, the GPU waits until the group of the
 same name in the layer before has left, so that copies to the host never pile up. So a rank has at most `NEAR_LAYERS`
 layers' modules on its GPU beside what never moves: two on their way out as one micro-batch ends and another begins,
-the one that runs, and the one that was fetched ahead. They also pass `--min-offloaded-tensor-size 1`: tensors are
+the one that runs, and the one that was fetched ahead. Megatron-LM counts what is under way for each virtual stage and
+micro-batch anew, so of a stage with a single group of some module nothing is bounded, and the ledger counts what all
+its micro-batches in flight save. Plans also pass `--min-offloaded-tensor-size 1`: tensors are
 resized as a whole and copied in parts (a part for each expert), so every part must be copied, however small.
 
 Norms that are layers of their own and fused experts stay: the group of a norm spans the module behind it, and fused
@@ -25,13 +27,14 @@ What is copied and stays nevertheless: the attention's output, where `attn_proj`
 first layer of a later pipeline stage, which the schedule keeps for its gradient.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, combinations
 
 from planner.graph import CoreAttention, ModelGraph, Module
-from planner.layout import OFFLOADABLE, Granularity, Recompute, Stage
+from planner.layout import OFFLOADABLE, Granularity, Layout, Recompute, Stage
 from planner.shard import RankLayer, RankOperator, RankSaved
 from planner.workload import AttentionKernel, TrainWorkload
 from profiles.ops import HostCopy, HostPass
@@ -117,6 +120,14 @@ def groups(layer: RankLayer, recompute: Recompute, modules: tuple[str, ...]) -> 
 def leaving_bytes(layer: RankLayer, recompute: Recompute, modules: tuple[str, ...]) -> int:
     """Return what of the saved tensors of a layer leaves the GPU, those of one micro-batch."""
     return sum(group.leaving_bytes for group in groups(layer, recompute, modules)) if modules else 0
+
+
+def has_lone_groups(layers: Sequence[RankLayer], layout: Layout) -> bool:
+    """Return whether a virtual stage of these layers has a single group of some module."""
+    counted = Counter(
+        group.module for layer in layers for group in groups(layer, layout.recompute, layout.offloaded_modules)
+    )
+    return 1 in counted.values()
 
 
 def held_input_bytes(layer: RankLayer, stage: Stage, modules: tuple[str, ...]) -> int:

@@ -18,7 +18,7 @@ def searched_modules(scope: Scope) -> tuple[Modules, ...]:
 
     What the user pins is searched even where rules forbid it, so that they are named.
     """
-    pinned = scope.constraints.offloaded_modules
+    pinned = scope.constraints.pinned_modules
     if pinned is not None:
         return (pinned,) if pinned else ()
     if not is_module_offloadable(scope):
@@ -34,7 +34,7 @@ def is_module_offloadable(scope: Scope) -> bool:
 def module_rules(points: Points, scope: Scope, modules: Modules) -> Iterator[Rule]:
     """Yield the points that cannot keep modules on the hosts, or where nobody wants them there."""
     every_X = np.ones(len(points), dtype=np.bool_)
-    pinned = scope.constraints.offloaded_modules
+    pinned = scope.constraints.pinned_modules
     if pinned is not None:
         yield f"constraints: {OFFLOADED_MODULES}", every_X & (modules != pinned)
     if not modules:

@@ -5,8 +5,9 @@ The clocks go on as `on_group_commit_forward`, `_drain_offload_pending`, `on_gro
 `planner.module_offload`; the search has its own (`planner.module_waits`).
 
 Of a layer the groups are taken in the order of `OFFLOADABLE`; what belongs to none of them lies behind attention and in
-front of the experts. That the stream is idle as a micro-batch begins is a choice of this account: what it still copies
-of the one before, it copies beside other passes.
+front of the experts. Streams are idle as a forward pass begins: what they still copy, they copy beside it. In a
+pipeline a backward pass follows another one at once, as at the end of a step, and waits as much each time; without one
+it follows its own forward pass, whose last groups are still there.
 """
 
 from collections import deque
@@ -74,14 +75,26 @@ def forward_seconds(layers: Sequence[LayerGroups]) -> float:
     return gpu
 
 
-def backward_seconds(layers: Sequence[LayerGroups]) -> float:
-    """Return when the backward pass through layers ends."""
+def backward_seconds(layers: Sequence[LayerGroups], *, in_pipeline: bool) -> float:
+    """Return what the backward pass through layers takes.
+
+    Args:
+        layers: The layers.
+        in_pipeline: It follows the backward pass of another micro-batch through the same layers.
+    """
+    first = _end([layers])
+    return _end([layers, layers]) - first if in_pipeline else first
+
+
+def _end(passes: Sequence[Sequence[LayerGroups]]) -> float:
+    """Return when backward passes one after the other end."""
     gpu = stream = 0.0
-    to_fetch = deque(group for layer in reversed(layers) for group in reversed(layer.groups))
+    in_order = [layer for layers in passes for layer in reversed(layers)]
+    to_fetch = deque(group for layer in in_order for group in reversed(layer.groups))
     here_at: deque[float] = deque(0.0 for _ in range(len({group.module for group in to_fetch})))
     for _ in here_at:
         to_fetch.popleft()
-    for layer in reversed(layers):
+    for layer in in_order:
         for group in (*reversed(layer.last), None, *reversed(layer.first)):
             if group is None:
                 gpu += layer.backward

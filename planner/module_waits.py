@@ -10,7 +10,8 @@ In the backward pass the copy of group k is sent for when group k - n ends, with
 
     H_k = max(H_(k-1), P_(k-n) + W_(k-n)) + c_k    W_k = max(W_(k-1), H_k - S_k)
 
-The first n are there.
+The first n are there. In a pipeline backward passes follow one another at the end of a step: there the wait is what a
+second pass adds to that of a first.
 """
 
 from collections.abc import Sequence
@@ -45,16 +46,24 @@ def forward_wait_seconds(groups: Sequence[Passed]) -> float:
     return waited
 
 
-def backward_wait_seconds(groups: Sequence[Passed]) -> float:
-    """Return what the backward pass waits for copies back, its groups in the order in which it comes to them."""
+def backward_wait_seconds(groups: Sequence[Passed], *, behind_seconds: float, in_pipeline: bool) -> float:
+    """Return what the backward pass waits for copies back.
+
+    Args:
+        groups: Its groups in the order in which it comes to them.
+        behind_seconds: What runs behind the last of them.
+        in_pipeline: It follows the backward pass of another micro-batch.
+    """
     ahead = len({group.module for group in groups})
-    passed = waited = fetched = 0.0
+    passed = waited = fetched = of_first = 0.0
     ended: list[float] = []
-    for index, group in enumerate(groups):
+    for index, group in enumerate((*groups, *groups) if in_pipeline else groups):
+        if in_pipeline and index == len(groups):
+            passed, of_first = passed + behind_seconds, waited
         passed += group.before_seconds
         if index >= ahead:
             fetched = max(fetched, ended[index - ahead]) + group.copy_seconds
             waited = max(waited, fetched - passed)
         passed += group.own_seconds
         ended.append(passed + waited)
-    return waited
+    return waited - of_first

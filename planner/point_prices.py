@@ -83,8 +83,8 @@ def _reversed(layer: _PassedLayer) -> _PassedLayer:
     return turned, before[0]
 
 
-def _one_after_the_other(layers: Sequence[_PassedLayer]) -> list[Passed]:
-    """Return the groups of several layers in a row."""
+def _one_after_the_other(layers: Sequence[_PassedLayer]) -> tuple[list[Passed], float]:
+    """Return the groups of several layers in a row, and what runs behind the last of them."""
     found: list[Passed] = []
     behind = 0.0
     for passed, after in layers:
@@ -92,7 +92,7 @@ def _one_after_the_other(layers: Sequence[_PassedLayer]) -> list[Passed]:
             found.append(group._replace(before_seconds=group.before_seconds + behind))
             behind = 0.0
         behind += after
-    return found
+    return found, behind
 
 
 class PointPrices:
@@ -309,9 +309,11 @@ class PointPrices:
     def _module_waits(self, stage: Stage) -> tuple[float, float]:
         """Return what the passes of a stage wait for copies of modules: forward and backward."""
         in_order = [self._passed_D[kind] for kind in self._in_order(stage)]
-        there = _one_after_the_other([forward for forward, _ in in_order])
-        back = _one_after_the_other([backward for _, backward in reversed(in_order)])
-        return module_waits.forward_wait_seconds(there), module_waits.backward_wait_seconds(back)
+        there, _ = _one_after_the_other([forward for forward, _ in in_order])
+        back, behind = _one_after_the_other([backward for _, backward in reversed(in_order)])
+        forward = module_waits.forward_wait_seconds(there)
+        in_pipeline = self.point.pp > 1
+        return forward, module_waits.backward_wait_seconds(back, behind_seconds=behind, in_pipeline=in_pipeline)
 
     @cached_property
     def _passed_D(self) -> tuple[tuple[_PassedLayer, _PassedLayer], ...]:

@@ -97,7 +97,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
                     offload_percent=least_offload_percent(ground.scope),
                     parameters=request.constraints.parameter_offload is True,
                     activations=not request.constraints.admits(OFFLOADED_LAYERS, 0),
-                    modules=request.constraints.offloaded_modules or (),
+                    modules=request.constraints.pinned_modules or (),
                 ),
                 planned=ground.planned,
                 price_on=ground.price_on,

@@ -438,7 +438,7 @@ def _parameter_offload(layout: Layout) -> Iterator[Violation]:
 
 
 def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
-    pinned = constraints.offloaded_modules
+    pinned = constraints.pinned_modules
     if pinned is not None and layout.offloaded_modules != pinned:
         yield Violation(
             rule="constraints",

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Str
 from pydantic.json_schema import JsonSchemaValue
 
 from planner.layout import OFFLOADABLE, ContextKind
-from planner.request import MAX_DEGREE, OFFLOADED_LAYERS, Bounds, Target
+from planner.request import ANY_MODULES, MAX_DEGREE, OFFLOADED_LAYERS, Bounds, Target
 from planner.schema.translate import complaint, shown, suggestion
 from planner.workload import MAX_LENGTH, DType, Precision
 
@@ -107,10 +107,13 @@ def _offloaded(value: object) -> tuple[float, ...]:
 
 
 def _offloaded_modules(value: object) -> tuple[str, ...]:
-    """Return the modules that a list of them, one of them, or "none" names."""
+    """Return the modules that a list of them or one of them names, none, or that any may be."""
     if value == NO_MODULES:
         return ()
-    return _some_of(value, OFFLOADABLE, what=f"a module that can go to the host (or `{NO_MODULES}`)")
+    if value == ANY_MODULES[0]:
+        return ANY_MODULES
+    what = f"a module that can go to the host, `{NO_MODULES}` or `{ANY_MODULES[0]}`"
+    return _some_of(value, OFFLOADABLE, what=what)
 
 
 def _is_fraction(value: object) -> TypeGuard[float]:
@@ -251,7 +254,9 @@ LayerCount = Annotated[Bounds, PlainValidator(_bounds), WithJsonSchema(_written_
 RecomputeChoice = Annotated[tuple[str, ...], PlainValidator(_recompute), WithJsonSchema(_written_words(RECOMPUTE))]
 OffloadChoice = Annotated[tuple[float, ...], PlainValidator(_offloaded), WithJsonSchema(_WRITTEN_SHARES)]
 OffloadedModules = Annotated[
-    tuple[str, ...], PlainValidator(_offloaded_modules), WithJsonSchema(_written_words((NO_MODULES, *OFFLOADABLE)))
+    tuple[str, ...],
+    PlainValidator(_offloaded_modules),
+    WithJsonSchema(_written_words((NO_MODULES, *ANY_MODULES, *OFFLOADABLE))),
 ]
 ContextKinds = Annotated[tuple[str, ...], PlainValidator(_context_kinds), WithJsonSchema(_written_words(CONTEXT_KINDS))]
 LoraTargets = Annotated[tuple[str, ...], PlainValidator(_lora_targets), WithJsonSchema(_written_words(LORA_TARGETS))]
