@@ -222,24 +222,26 @@ def activation_peaks(placed: PlacedModel, *, rank: int | None = None) -> tuple[i
     bytes_RC = np.zeros((layout.pp, layout.vpp), dtype=np.int64)
     for asked in range(layout.pp) if rank is None else (rank,):
         bytes_RC[asked] = [chunk_activation_bytes(placed, stage) for stage in layout.chunks(asked)]
-    peaks = peak_activation_bytes(order, bytes_RC, rank=rank)
     if not layout.offloaded_modules:
-        return peaks
-    for asked in range(layout.pp) if rank is None else (rank,):
-        bytes_RC[asked] = [chunk_leaving_bytes(placed, stage) for stage in layout.chunks(asked)]
-    leaving = peak_activation_bytes(order, bytes_RC, rank=rank)
+        return peak_activation_bytes(order, bytes_RC, rank=rank)
     ranks = range(layout.pp) if rank is None else (rank,)
-    near = (near_bytes(placed, asked) for asked in ranks)
-    return tuple(stays + min(moves, beside) for stays, moves, beside in zip(peaks, leaving, near, strict=True))
+    leaving_RC = np.zeros_like(bytes_RC)
+    for asked in ranks:
+        chunks = layout.chunks(asked)
+        leaving_RC[asked] = [chunk_leaving_bytes(placed, stage) for stage in chunks]
+        if any(has_lone_groups(placed.rank_model.stage_layers(stage), layout) for stage in chunks):
+            bytes_RC[asked] += leaving_RC[asked]
+            leaving_RC[asked] = 0
+    stays = peak_activation_bytes(order, bytes_RC, rank=rank)
+    moves = peak_activation_bytes(order, leaving_RC, rank=rank)
+    near = [near_bytes(placed, asked) for asked in ranks]
+    return tuple(here + min(most, beside) for here, most, beside in zip(stays, moves, near, strict=True))
 
 
 def near_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
     """Return what is on a GPU at once, at most, of the modules of its layers that wait on the host otherwise."""
     layout, rank_model = placed.layout, placed.rank_model
     chunks = layout.chunks(pipeline_rank)
-    if any(has_lone_groups(rank_model.stage_layers(stage), layout) for stage in chunks):
-        micro = layout.num_microbatches
-        return micro * sum(chunk_leaving_bytes(placed, stage) for stage in chunks)
     held = (layer for stage in chunks for layer, _ in rank_model.stage_counts(stage))
     of_layers = (leaving_bytes(layer, layout.recompute, layout.offloaded_modules) for layer in held)
     return NEAR_LAYERS * max(of_layers, default=0)
