@@ -10,8 +10,7 @@ from planner.blocks import MixtureOfExperts, PositionEmbedding
 from planner.capabilities import CAPABILITIES, Capabilities
 from planner.documents import Document
 from planner.errors import InputError, Location
-from planner.layout import ContextKind
-from planner.module_offload import CORE, PROJECTION
+from planner.layout import OFFLOADABLE, ContextKind
 from planner.request import OFFLOADED_LAYERS, OFFLOADED_MODULES, Objective, PlanRequest, Target
 from planner.specs import ModelSpec
 from planner.workload import AttentionKernel, Precision
@@ -210,12 +209,13 @@ def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iter
                 location=document.locate(("constraints", name)),
                 hint="Leave it out, or describe equal nodes.",
             )
+    _, core, projection, *_ = OFFLOADABLE
     named = constraints.offloaded_modules or ()
-    if PROJECTION in named and CORE not in named:
+    if projection in named and core not in named:
         yield InputError(
-            f"`{OFFLOADED_MODULES}` names {PROJECTION} without {CORE}, whose backward pass needs its input.",
+            f"`{OFFLOADED_MODULES}` names {projection} without {core}, whose backward pass needs its input.",
             location=document.locate(("constraints", OFFLOADED_MODULES)),
-            hint=f"Name {CORE} too.",
+            hint=f"Name {core} too.",
         )
     parts = constraints.optimizer_offload
     if constraints.parameter_offload and parts is not None and 1.0 not in parts:
