@@ -85,6 +85,9 @@ DROPPED_TOKENS = (
     " every rank's tokens are routed alike"
 )
 PREDICTION_KEPT = "multi-token prediction: its modules are not recomputed, whatever the layers are"
+PREDICTION_HERE = (
+    "multi-token prediction: what its modules save is counted as staying on the GPU, and their copies as hidden"
+)
 SPLIT_INDEXER = "sparse attention: the indexer's work is split over tp; a framework may repeat it on every rank"
 EVEN_ROUTING = "routing: every expert of a rank gets the same number of tokens"
 LONG_SEQUENCES = (
@@ -705,6 +708,8 @@ def _layout_assumptions(placed: PlacedModel) -> Iterator[str]:
         yield LONG_SEQUENCES.format(seq_len=workload.seq_len, longest=placed.model.max_position_embeddings)
     if placed.model.mtp is not None and layout.recompute.granularity is not Granularity.NONE:
         yield PREDICTION_KEPT
+    if placed.model.mtp is not None and layout.offloaded_modules:
+        yield PREDICTION_HERE
     works = (part.operator.work for layer in placed.rank_model.layers for part in layer.operators)
     if layout.tp > 1 and any(isinstance(work, CoreAttention) and work.chosen for work in works):
         yield SPLIT_INDEXER

@@ -86,7 +86,7 @@ _KINDS = frozenset({"mixer", "feed_forward"})
 WHY_NOT = "why_not"
 """Answers to questions that were asked beside a plan: printed behind it, and not read back."""
 
-_ASKED_BESIDE = frozenset({"deadline_days", "node_counts", "of_experts", "placement", "routing"})
+_ASKED_BESIDE = frozenset({"deadline_days", "node_counts", "of_experts", "offloaded_modules", "placement", "routing"})
 """Parts of a request, and answers to them, that most plans have not."""
 
 _EDITED = "Plan again; a plan file is not edited by hand."
@@ -393,7 +393,8 @@ def _memory(lines: Sequence[MemoryLine]) -> tuple[dict[str, Data], dict[str, Dat
 def as_json(value: object) -> Data:
     """Return frozen dataclasses, enums, tuples and mappings as plain data; mappings sorted by key.
 
-    A deadline, numbers of nodes, the routing and a placement of experts stand there only where they were given.
+    A deadline, numbers of nodes, modules on the hosts, the routing and a placement of experts stand there only where
+    they were given.
     """
     if value is None or isinstance(value, bool | int | float):
         return value

@@ -116,7 +116,7 @@ def assert_plan_with_activations_on_hosts_is_exhaustively_best(run: Run, data: s
 
 def assert_plan_with_modules_on_hosts_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
     """Plan a run with what modules save on the hosts, under limits that are some layout's needs, or a byte less."""
-    sets = [("core_attn", "attn_proj")]
+    sets: list[tuple[str, ...]] = [("core_attn", "attn_proj")]
     if all(isinstance(part.block.mixer, SelfAttention) for part in run.model.runs):
         sets.append(("qkv_linear", "core_attn", "attn_proj"))
     if run.model.has_experts:
