@@ -260,6 +260,8 @@ class _Demand:
         """Return at most what a rank holds of modules that wait on the host otherwise, and what stays after all."""
         layout, layers = self.layout, self.rank_model.layers
         modules, later = layout.offloaded_modules, stages_from_counts((0, 0))[1]
+        if not modules:
+            return 0
         near = NEAR_LAYERS * max(leaving_bytes(layer, layout.recompute, modules) for layer in layers)
         held = max(held_input_bytes(layer, later, modules) for layer in layers)
         return self.padded(near + min(layout.num_microbatches, layout.pp) * held)

@@ -100,7 +100,7 @@ class Group:
         return sum(self.tensor_bytes)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=2048)
 def groups(layer: RankLayer, recompute: Recompute, modules: tuple[str, ...]) -> tuple[Group, ...]:
     """Return what the modules of a layer copy, in the order of its forward pass; those with nothing to copy left out.
 
