@@ -138,6 +138,17 @@ def layouts_with_activations_on_hosts(run: Run) -> Iterator[tuple[Layout, int, H
             yield placed.layout, peak_bytes, hosted, partial(simulated_step_seconds, placed, cost_model)
 
 
+def layouts_with_modules_on_hosts(run: Run) -> Iterator[tuple[Layout, int, HostMemory, Callable[[], float]]]:
+    """Yield every layout with a run's modules on the hosts, like `hosted_layouts`."""
+    cost_model = cost_model_on(run.cluster, CAPABILITIES[run.request.target].software)
+    for kept in placed_layouts(run, uneven=True):
+        placed = replace(kept, layout=replace(kept.layout, offloaded_modules=run.modules))
+        hosted = host_memory(placed, run.cluster)
+        assert hosted is not None, "what is offloaded has a ledger"
+        peak_bytes = peak_memory_bytes(memory_ledger(placed))
+        yield placed.layout, peak_bytes, hosted, partial(simulated_step_seconds, placed, cost_model)
+
+
 def count_layouts(run: Run, *, at_most: int, uneven: bool = False) -> int | None:
     """Return how many layouts there are to look at; None for more than `at_most`."""
     total = 0

@@ -63,6 +63,7 @@ class Run:
             which part is not said here.
         parameters: Every layout has the weights there too.
         activations: Every layout has what some layers save on the hosts; how many is not said here.
+        modules: Every layout has what these modules of all layers save on the hosts; some layers have them.
     """
 
     model: ModelSpec
@@ -71,6 +72,7 @@ class Run:
     offloaded: bool = False
     parameters: bool = False
     activations: bool = False
+    modules: tuple[str, ...] = ()
 
     @property
     def workload(self) -> TrainWorkload:
@@ -355,7 +357,8 @@ def _target_has_use(use: Use, mesh: Mesh, run: Run) -> bool:
         return False
     weights = zero == 3 and use.secondary_shard == 1 and run.request.target is not Target.MEGATRON
     layers = zero <= 1 and mesh.pp == 1 and _may_offload_layers(run)
-    if (run.parameters and not weights) or (run.activations and not layers):
+    modules = zero <= 1 and not adapters and _may_offload_modules(run)
+    if (run.parameters and not weights) or (run.activations and not layers) or (run.modules and not modules):
         return False
     match run.request.target:
         case Target.DEEPSPEED:
@@ -381,6 +384,25 @@ def _may_offload_layers(run: Run) -> bool:
         and run.model.num_layers > 1
         and not any(isinstance(mixer, StateSpace | LinearAttention) for mixer in _mixers(run.model))
     )
+
+
+def _may_offload_modules(run: Run) -> bool:
+    """Return whether the target moves what modules save to the hosts, and plans price it."""
+    return (
+        run.request.target is not Target.DEEPSPEED
+        and not run.workload.precision.is_fp8
+        and run.workload.attention_kernel is not AttentionKernel.UNFUSED
+        and not any(isinstance(mixer, StateSpace | LinearAttention) for mixer in _mixers(run.model))
+    )
+
+
+def _goes_with_modules(recompute: Recompute, run: Run) -> bool:
+    """Return whether what a recompute choice keeps is there to be moved: attention and experts are not run again."""
+    if not run.modules:
+        return True
+    again = {"core_attn", "mla_up_proj", *(("moe",) if "expert_fc1" in run.modules else ())}
+    alike = recompute.granularity in (Granularity.NONE, Granularity.SELECTIVE)
+    return alike and again.isdisjoint(recompute.modules)
 
 
 def recomputes(mesh: Mesh, vpp: int, run: Run) -> list[Recompute]:
@@ -470,9 +492,15 @@ def _legal(run: Run) -> Iterator[tuple[Mesh, Use, Recompute]]:
         for use in uses(mesh, run):
             if is_legal_use(use, mesh, run):
                 for recompute in choices[use.vpp]:
-                    if not run.activations or recompute.granularity is Granularity.NONE:
+                    if (not run.activations or recompute.granularity is Granularity.NONE) and _goes_with_modules(
+                        recompute, run
+                    ):
                         yield mesh, use, recompute
-                if not run.activations and is_chosen_by_layer(vpp=use.vpp, zero_stage=use.zero_stage, run=run):
+                if (
+                    not run.activations
+                    and not run.modules
+                    and is_chosen_by_layer(vpp=use.vpp, zero_stage=use.zero_stage, run=run)
+                ):
                     yield mesh, use, Recompute(granularity=Granularity.PER_LAYER)
 
 
@@ -563,6 +591,14 @@ def is_proved(layout: Layout, run: Run) -> bool:
         and layout.parameters_on_host == run.parameters
         and (layout.offloaded_layers > 0) == run.activations
         and (not run.activations or layout.recompute.granularity is Granularity.NONE)
-        and replace(layout, stages=stages_from_counts((0,) * stages), offload=None, offloaded_layers=0)
+        and layout.offloaded_modules == run.modules
+        and _goes_with_modules(layout.recompute, run)
+        and replace(
+            layout,
+            stages=stages_from_counts((0,) * stages),
+            offload=None,
+            offloaded_layers=0,
+            offloaded_modules=(),
+        )
         == point(mesh, use, layout.recompute, run)
     )

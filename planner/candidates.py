@@ -114,7 +114,9 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
         capabilities=table.capabilities,
     )
     layers = int(points.offloaded_layers_X[index])
-    return replace(point, offloaded_layers=layers) if layers else point
+    if layers or table.modules:
+        return replace(point, offloaded_layers=layers, offloaded_modules=table.modules)
+    return point
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

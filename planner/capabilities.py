@@ -62,6 +62,7 @@ class Capabilities:
             with 3 all.
         parameter_offload: With zero_stage 3 and all optimizer states there, the weights can lie on the host too.
         activation_offload: Saved tensors of layers can lie on the host between forward and backward pass.
+        module_offload: Those of named modules of every layer can.
         vocab_divisor: The embedding table is padded to a multiple of this times tp; 1 pads to tp alone.
         queued_gradients: Elements of unsharded gradients that wait with zero_stage 2 and 3.
         prefetched_weights: Elements gathered ahead with zero_stage 3.
@@ -111,6 +112,7 @@ class Capabilities:
     offload_zero_stages: frozenset[int]
     parameter_offload: bool
     activation_offload: bool
+    module_offload: bool
     vocab_divisor: int
     queued_gradients: int
     prefetched_weights: int
@@ -169,6 +171,7 @@ MEGATRON = Capabilities(
     parameter_offload=False,
     # `--cpu-offloading-num-layers`.
     activation_offload=True,
+    module_offload=True,
     vocab_divisor=128,
     # `megatron_fsdp.py`: `suggested_RS_queue_capacity`, and half of it as `suggested_AG_prefetch_size`; more where two
     # layers are larger.
@@ -248,6 +251,7 @@ DEEPSPEED = Capabilities(
     parameter_offload=True,
     # `cpu_checkpointing` moves the inputs of layers that are recomputed, which is not priced.
     activation_offload=False,
+    module_offload=False,
     # The LM head and a tied embedding split by rows (`module_inject/layers.py: VocabParallelLinear`).
     vocab_divisor=1,
     # Two `reduce_bucket_size` of half as many: one is filled while the other is reduced (`stage_1_and_2.py`).
@@ -302,6 +306,7 @@ ANY = Capabilities(
     offload_zero_stages=frozenset({1, 3}),
     parameter_offload=True,
     activation_offload=True,
+    module_offload=True,
     vocab_divisor=128,
     queued_gradients=MEGATRON.queued_gradients,
     prefetched_weights=MEGATRON.prefetched_weights,
@@ -339,4 +344,5 @@ def capabilities_on(cluster: Cluster, target: Target) -> Capabilities:
         offload_zero_stages=frozenset(),
         parameter_offload=False,
         activation_offload=False,
+        module_offload=False,
     )

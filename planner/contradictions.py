@@ -10,8 +10,8 @@ from planner.blocks import MixtureOfExperts, PositionEmbedding
 from planner.capabilities import CAPABILITIES, Capabilities
 from planner.documents import Document
 from planner.errors import InputError, Location
-from planner.layout import ContextKind
-from planner.request import OFFLOADED_LAYERS, Objective, PlanRequest, Target
+from planner.layout import OFFLOADABLE, ContextKind
+from planner.request import OFFLOADED_LAYERS, OFFLOADED_MODULES, Objective, PlanRequest, Target
 from planner.specs import ModelSpec
 from planner.workload import AttentionKernel, Precision
 from profiles.hardware import Cluster, Device
@@ -201,6 +201,7 @@ def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iter
         ("optimizer_offload", "states", any(constraints.optimizer_offload or ())),
         ("parameter_offload", "weights", constraints.parameter_offload is True),
         (OFFLOADED_LAYERS, "activations", not constraints.admits(OFFLOADED_LAYERS, 0)),
+        (OFFLOADED_MODULES, "activations", constraints.asks_modules),
     ):
         if cluster.unequal is not None and asked:
             yield InputError(
@@ -208,6 +209,14 @@ def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iter
                 location=document.locate(("constraints", name)),
                 hint="Leave it out, or describe equal nodes.",
             )
+    _, core, projection, *_ = OFFLOADABLE
+    named = constraints.offloaded_modules or ()
+    if projection in named and core not in named:
+        yield InputError(
+            f"`{OFFLOADED_MODULES}` names {projection} without {core}, whose backward pass needs its input.",
+            location=document.locate(("constraints", OFFLOADED_MODULES)),
+            hint=f"Name {core} too.",
+        )
     parts = constraints.optimizer_offload
     if constraints.parameter_offload and parts is not None and 1.0 not in parts:
         yield InputError(

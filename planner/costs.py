@@ -12,6 +12,7 @@ Two bounds are sound for every split of the layers into stages:
 """
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -158,6 +159,9 @@ class CostTable:
         capabilities: What the target can run.
     """
 
+    modules: tuple[str, ...] = ()
+    """Modules of all layers of all points whose saved tensors wait in host memory."""
+
     def __init__(  # noqa: PLR0913 - what a table is made from
         self,
         *,
@@ -180,6 +184,13 @@ class CostTable:
         self._sharder = Sharder()
         self._parts = PartTable(cost_model, recomputes)
 
+    def with_modules(self, modules: tuple[str, ...]) -> "CostTable":
+        """Return the costs of the points with these modules on the hosts; what layers take is worked out once."""
+        table = copy(self)
+        table.modules = modules
+        table._shapes, table._by_column = {}, {}  # noqa: SLF001 - of its own kind
+        return table
+
     def shape(self, sharding: Sharding) -> ShapeCosts:
         """Return the costs of one shape."""
         if sharding not in self._shapes:
@@ -190,6 +201,7 @@ class CostTable:
                 rank_model=shard_model(self.graph, sharding, cut=self._sharder.layer),
                 counts_D=tuple(counts.values()),
                 parts=self._parts,
+                modules=self.modules,
             )
         return self._shapes[sharding]
 

@@ -27,6 +27,7 @@ from planner.layout import (
     stages_from_counts,
 )
 from planner.memory import WORKSPACE_BYTES, head_peak_bytes
+from planner.module_offload import NEAR_LAYERS, held_input_bytes, leaving_bytes
 from planner.offload import PREFETCH_BUCKET_ELEMENTS
 from planner.placement import RankModel
 from planner.shape_costs import ShapeCosts
@@ -140,7 +141,11 @@ def formulate(  # noqa: PLR0913 - the parts of a point
     layers = costs.rank_model.layers
     static_D = [demand.layer_static(layer) for layer in layers]
     kept_O = [costs.recomputes[of] for of in choices]
-    activation_DO = [[demand.padded(layer.saved_bytes(kept)) for kept in kept_O] for layer in layers]
+    modules = layout.offloaded_modules
+    activation_DO = [
+        [demand.padded(layer.saved_bytes(kept) - leaving_bytes(layer, kept, modules)) for kept in kept_O]
+        for layer in layers
+    ]
     # What the layers that are recomputed whole do not keep.
     freed = demand.freed(partial * costs.whole_layer_bytes)
     capacity_S = [limit_bytes + generous + count * freed for count in in_flight_S]
@@ -251,6 +256,16 @@ class _Demand:
             gathered += self.share(PREFETCH_BUCKET_ELEMENTS + tensor, min(shard_ranks(layout, zero_stage=3)))
         return self.padded(queued) + gathered * per_element.weight
 
+    def _near_bytes(self) -> int:
+        """Return at most what a rank holds of modules that wait on the host otherwise, and what stays after all."""
+        layout, layers = self.layout, self.rank_model.layers
+        modules, later = layout.offloaded_modules, stages_from_counts((0, 0))[1]
+        if not modules:
+            return 0
+        near = NEAR_LAYERS * max(leaving_bytes(layer, layout.recompute, modules) for layer in layers)
+        held = max(held_input_bytes(layer, later, modules) for layer in layers)
+        return self.padded(near + min(layout.num_microbatches, layout.pp) * held)
+
     def fixed_S(self) -> list[int]:
         """Return what each stage holds whatever its layers.
 
@@ -275,7 +290,7 @@ class _Demand:
         if layout.pp > 1:
             always += self.padded(2 * rank_model.stream_bytes)
         if not self.generous:
-            always += self._waiting_bytes()
+            always += self._waiting_bytes() + self._near_bytes()
         fixed = [always + self.padded(working)] * layout.pp
         if self.generous and layout.pp > 1 and not partial:
             working = 0  # a stage at either end may hold no layer

@@ -21,6 +21,7 @@ from planner.infeasible import PriceOn
 from planner.layers import build_graph
 from planner.layout import Layout
 from planner.memory import memory_limit_bytes
+from planner.module_search import least_module_seconds, visit_modules
 from planner.offload_search import least_hosted_seconds, visit_hosted
 from planner.placement import place
 from planner.plan import PlannedLayout
@@ -92,6 +93,7 @@ class Ground:
         if asked or thumb is None or self.refused(thumb) is not None:  # else everything stays on the GPUs
             hosted = least_hosted_seconds(self.scope, self.table, self.cluster, limit_bytes=self.limit_bytes)
             least = min(least, hosted, least_activation_seconds(self.scope, self.table, limit_bytes=self.limit_bytes))
+            least = min(least, least_module_seconds(self.scope, self.table, limit_bytes=self.limit_bytes))
         return least
 
     def pricer(self, limit_bytes: int | None = None) -> Pricer:
@@ -131,6 +133,7 @@ class Ground:
         is_legal = len(self.space.points) + len(self.space.unsimulated) + self.space.unfit > 0
         if asked or (limit_bytes is None and is_legal):
             wants_activations = self.scope.constraints.asks_activations or not seen.candidates
+            wants_modules = self.scope.constraints.asks_modules or not seen.candidates
             seen = visit_hosted(
                 self.scope,
                 self.table,
@@ -143,6 +146,17 @@ class Ground:
             )
             if wants_activations:
                 seen = visit_activations(
+                    self.scope,
+                    self.table,
+                    self.cluster,
+                    limit_bytes=pricer.limit_bytes,
+                    before=seen,
+                    top=top,
+                    watch=watch,
+                    refused=self.refused,
+                )
+            if wants_modules:
+                seen = visit_modules(
                     self.scope,
                     self.table,
                     self.cluster,

@@ -7,7 +7,7 @@ none keeps more on its GPU. DeepSpeed moves all states, and with them the share 
 is built each tensor's share has one of its own (`partition_parameters.py: _partition_param`), whose memory PyTorch's
 `CachingHostAllocator` keeps when it is free. What else lies there: `planner.offload`.
 
-What layers save has a page-locked buffer for each tensor, which the same allocator keeps from step to step.
+What layers or modules save has a page-locked buffer for each tensor, which the same allocator keeps from step to step.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from planner.activation_offload import copied_tensors
 from planner.communication import num_moments, shard_ranks
-from planner.layout import Layout
+from planner.layout import Layout, Stage
+from planner.module_offload import groups
 from planner.offload import FP32_BYTES, offloaded_elements, updated_elements
 from planner.placement import PlacedModel
 from planner.plan import HostLine, HostMemory
+from planner.schedules.orders import operation_order, peak_activation_bytes
 from planner.state_bytes import gradients_on_host, split_bytes
 from planner.units import GIB
 from profiles.hardware import Cluster
@@ -71,6 +73,9 @@ def host_memory(placed: PlacedModel, cluster: Cluster) -> HostMemory | None:
         return None
     if layout.offloaded_layers:
         lines = (_activation_line(placed, cluster), *reserve(cluster))
+        return HostMemory(lines=lines, limit_bytes=cluster.host_memory_bytes)
+    if layout.offload is None:
+        lines = (_module_line(placed, cluster), *reserve(cluster))
         return HostMemory(lines=lines, limit_bytes=cluster.host_memory_bytes)
     of_rank = [_rank_bytes(placed, pipeline_rank) for pipeline_rank in range(layout.pp)]
     nodes = {ranks_of_node(layout, cluster.gpus_per_node, node) for node in range(cluster.num_nodes)}
@@ -205,6 +210,34 @@ def _activation_line(placed: PlacedModel, cluster: Cluster) -> HostLine:
         source=f"saved tensors of {offloaded} layers of a micro-batch, {cluster.gpus_per_node} ranks; a page-locked"
         " buffer each, rounded up to a power of two",
     )
+
+
+def _module_line(placed: PlacedModel, cluster: Cluster) -> HostLine:
+    """Return what the modules of the micro-batches in flight take on the node that keeps most."""
+    layout = placed.layout
+    order = operation_order(layout.schedule, pp=layout.pp, vpp=layout.vpp, num_microbatches=layout.num_microbatches)
+    bytes_RC = np.array(
+        [[_chunk_buffers(placed, stage) for stage in layout.chunks(rank)] for rank in range(layout.pp)], dtype=np.int64
+    )
+    of_rank = peak_activation_bytes(order, bytes_RC)
+    nodes = {ranks_of_node(layout, cluster.gpus_per_node, node) for node in range(cluster.num_nodes)}
+    return HostLine(
+        term=ACTIVATIONS,
+        num_bytes=max(sum(of_rank[rank] for rank in ranks) for ranks in nodes),
+        source=f"{', '.join(layout.offloaded_modules)} of the micro-batches in flight, {cluster.gpus_per_node} ranks;"
+        " a page-locked buffer for each tensor, rounded up to a power of two (twice for experts, part by part)",
+    )
+
+
+def _chunk_buffers(placed: PlacedModel, stage: Stage) -> int:
+    """Return the page-locked buffers of one virtual stage, those of one micro-batch."""
+    layout = placed.layout
+    total = 0
+    for layer, count in placed.rank_model.stage_counts(stage):
+        for group in groups(layer, layout.recompute, layout.offloaded_modules):
+            whole = PINNED_ROUNDING * group.num_bytes
+            total += count * (whole if group.in_parts else sum(map(_power_of_two, group.tensor_bytes)))
+    return total
 
 
 def _power_of_two(num_bytes: int) -> int:

@@ -18,12 +18,13 @@ from planner.host_memory import host_memory
 from planner.layers import build_graph
 from planner.layout import Layout, degrees_text
 from planner.memory import memory_limit_bytes
+from planner.module_rules import searched_modules
 from planner.offload_prices import OffloadPricer
 from planner.plan import Infeasible, PlannedLayout, Relaxation
 from planner.points import Points, Scope, distinct_columns
 from planner.rank_map import pricer_on
 from planner.report import layers_in_words
-from planner.request import OFFLOADED_LAYERS, Constraints, PlanRequest
+from planner.request import OFFLOADED_LAYERS, OFFLOADED_MODULES, Constraints, PlanRequest
 from planner.space import (
     Space,
     enumerate_layouts,
@@ -96,7 +97,7 @@ class _Question:
 
     def table(self, space: Space) -> CostTable:
         scope = self.scope()
-        return CostTable(
+        table = CostTable(
             model=scope.model,
             graph=scope.graph,
             workload=scope.workload,
@@ -104,6 +105,7 @@ class _Question:
             recomputes=space.recomputes,
             capabilities=scope.capabilities,
         )
+        return table.with_modules(space.modules)
 
     def fits(self) -> bool:
         """Return whether some layout fits, by exact bytes, with everything on the GPUs or states on the hosts."""
@@ -115,7 +117,9 @@ class _Question:
     def spaces(self) -> Iterator[Space]:
         """Yield the space with everything on the GPUs, and those with as much on the hosts as may be."""
         scope = self.scope()
-        if not least_offload_percent(scope) and scope.constraints.admits(OFFLOADED_LAYERS, 0):
+        constraints = scope.constraints
+        asks_more = constraints.pinned_modules or not constraints.admits(OFFLOADED_LAYERS, 0)
+        if not least_offload_percent(scope) and not asks_more:
             yield enumerate_layouts(scope)
         yield from self.hosted_spaces()
 
@@ -127,6 +131,8 @@ class _Question:
             yield enumerate_layouts(scope, offload_percent=percent, parameters=parameters)
         if offloaded_layer_counts(scope):
             yield enumerate_layouts(scope, activations=True)
+        for modules in searched_modules(scope)[-1:]:
+            yield enumerate_layouts(scope, modules=modules)
 
     def pricer(self, space: Space, *, limit_bytes: int, asks_hosts: bool = True) -> Pricer:
         """Return what prices the points of a space, each with the least on the hosts that it needs."""
@@ -229,6 +235,8 @@ def _offloaded(layout: Layout) -> str:
 
 def _hosted_part(layout: Layout) -> str:
     """Return what of a layout lies on the host, in words."""
+    if layout.offloaded_modules:
+        return f"activations of {', '.join(layout.offloaded_modules)}"
     if layout.offloaded_layers:
         return f"activations of {layers_in_words(layout.offloaded_layers)}"
     weights = " and the weights" if layout.parameters_on_host else ""
@@ -319,6 +327,8 @@ def _without_constraints(question: _Question) -> Iterator[Relaxation]:
         looser.append(("recompute", replace(constraints, recompute=None)))
     if constraints.cp_kind is not None:
         looser.append(("cp_kind", replace(constraints, cp_kind=None)))
+    if constraints.offloaded_modules is not None:
+        looser.append((OFFLOADED_MODULES, replace(constraints, offloaded_modules=None)))
     if constraints.optimizer_offload is not None:
         looser.append(("optimizer_offload", replace(constraints, optimizer_offload=None)))
     if constraints.parameter_offload is not None:
@@ -339,7 +349,7 @@ def _enough_host_memory(question: _Question) -> int | None:
 
     low, high = question.cluster.host_memory_bytes // HOST_STEP_BYTES, MAX_HOST_BYTES // HOST_STEP_BYTES
     scope = question.scope()
-    hosts = offload_percents(scope) or offloaded_layer_counts(scope)
+    hosts = offload_percents(scope) or offloaded_layer_counts(scope) or searched_modules(scope)
     if low >= high or not hosts or not fits(high):
         return None
     while high - low > 1:

@@ -23,6 +23,10 @@ REPLICAS_OUTERMOST = "tp-cp-ep-pp-dp"
 """The order in which the stages of one model replica are neighbours."""
 
 
+OFFLOADABLE = ("qkv_linear", "core_attn", "attn_proj", "expert_fc1", "moe_act")
+"""Modules of a layer whose saved tensors can wait on the host, in the order of a forward pass."""
+
+
 class Granularity(StrEnum):
     """How much of the forward pass is run again in backward."""
 
@@ -165,6 +169,8 @@ class Layout:
         recompute: What is recomputed.
         offload: What lies in host memory; None for nothing.
         offloaded_layers: How many of the first layers keep their saved tensors in host memory between passes.
+        offloaded_modules: Modules of every layer whose saved tensors wait there, by Megatron-LM's names
+            (`planner.module_offload`).
         overlap: Which communication is hidden.
         rank_order: Mesh axes from fastest to slowest.
         node_order: Where nodes differ: the node at each place of the mesh, places filled by consecutive ranks. Empty
@@ -193,6 +199,7 @@ class Layout:
     secondary_shard: int = 1
     offload: Offload | None = None
     offloaded_layers: int = 0
+    offloaded_modules: tuple[str, ...] = ()
     rank_order: str = STAGES_OUTERMOST
     node_order: tuple[int, ...] = ()
 
@@ -237,7 +244,7 @@ class Layout:
     @property
     def uses_hosts(self) -> bool:
         """Return whether something lies in host memory."""
-        return self.offload is not None or self.offloaded_layers > 0
+        return self.offload is not None or self.offloaded_layers > 0 or bool(self.offloaded_modules)
 
     @property
     def parameters_on_host(self) -> bool:

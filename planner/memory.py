@@ -19,6 +19,7 @@ from planner.communication import num_moments, shard_ranks
 from planner.graph import LossReduction, Saved, Work
 from planner.habits import PLANNED, Fsdp, Habits, LossHabit
 from planner.layout import Layout, Stage
+from planner.module_offload import NEAR_LAYERS, has_lone_groups, held_input_bytes, leaving_bytes
 from planner.offload import PREFETCH_BUCKET_ELEMENTS, SUB_GROUP_ELEMENTS
 from planner.overheads import Overheads
 from planner.placement import PlacedModel, RankModel
@@ -79,6 +80,7 @@ def chunk_activation_bytes(placed: PlacedModel, stage: Stage) -> int:
     total = rank_model.embedding.all_saved_bytes if stage.has_embedding else 0
     if placed.layout.offloaded_layers:
         return total + held_bytes(rank_model.stage_layers(stage), placed.layout.offloaded_layers)
+    total -= chunk_leaving_bytes(placed, stage)
     if recompute.is_per_layer:
         for index, layer in enumerate(rank_model.stage_layers(stage), start=stage.first_layer):
             total += layer.saved_bytes(recompute.of_layer(index))
@@ -88,6 +90,16 @@ def chunk_activation_bytes(placed: PlacedModel, stage: Stage) -> int:
     for index, layer in enumerate(rank_model.stage_layers(stage)):
         total += layer.layer_input_bytes if index < recompute.num_layers else layer.all_saved_bytes
     return total
+
+
+def chunk_leaving_bytes(placed: PlacedModel, stage: Stage) -> int:
+    """Return what of the saved tensors of one virtual stage waits on the host, those of one micro-batch."""
+    modules, recompute = placed.layout.offloaded_modules, placed.layout.recompute
+    if not modules or not stage.num_layers:
+        return 0
+    counts = placed.rank_model.stage_counts(stage)
+    leaving = sum(leaving_bytes(layer, recompute, modules) * count for layer, count in counts)
+    return leaving - held_input_bytes(placed.rank_model.stage_layers(stage)[0], stage, modules)
 
 
 def working_set_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
@@ -210,7 +222,29 @@ def activation_peaks(placed: PlacedModel, *, rank: int | None = None) -> tuple[i
     bytes_RC = np.zeros((layout.pp, layout.vpp), dtype=np.int64)
     for asked in range(layout.pp) if rank is None else (rank,):
         bytes_RC[asked] = [chunk_activation_bytes(placed, stage) for stage in layout.chunks(asked)]
-    return peak_activation_bytes(order, bytes_RC, rank=rank)
+    if not layout.offloaded_modules:
+        return peak_activation_bytes(order, bytes_RC, rank=rank)
+    ranks = range(layout.pp) if rank is None else (rank,)
+    leaving_RC = np.zeros_like(bytes_RC)
+    for asked in ranks:
+        chunks = layout.chunks(asked)
+        leaving_RC[asked] = [chunk_leaving_bytes(placed, stage) for stage in chunks]
+        if any(has_lone_groups(placed.rank_model.stage_layers(stage), layout) for stage in chunks):
+            bytes_RC[asked] += leaving_RC[asked]
+            leaving_RC[asked] = 0
+    stays = peak_activation_bytes(order, bytes_RC, rank=rank)
+    moves = peak_activation_bytes(order, leaving_RC, rank=rank)
+    near = [near_bytes(placed, asked) for asked in ranks]
+    return tuple(here + min(most, beside) for here, most, beside in zip(stays, moves, near, strict=True))
+
+
+def near_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
+    """Return what is on a GPU at once, at most, of the modules of its layers that wait on the host otherwise."""
+    layout, rank_model = placed.layout, placed.rank_model
+    chunks = layout.chunks(pipeline_rank)
+    held = (layer for stage in chunks for layer, _ in rank_model.stage_counts(stage))
+    of_layers = (leaving_bytes(layer, layout.recompute, layout.offloaded_modules) for layer in held)
+    return NEAR_LAYERS * max(of_layers, default=0)
 
 
 def rank_phases(
@@ -482,7 +516,12 @@ def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: in
             num_bytes=activation_bytes,
             source="saved tensors of the micro-batches in flight"
             + ("" if layout.pp == 1 else f", {layout.schedule} schedule")
-            + (f", of all layers in a row but {layout.offloaded_layers}" if layout.offloaded_layers else ""),
+            + (f", of all layers in a row but {layout.offloaded_layers}" if layout.offloaded_layers else "")
+            + (
+                f", of {', '.join(layout.offloaded_modules)} those of {NEAR_LAYERS} layers at most"
+                if layout.offloaded_modules
+                else ""
+            ),
         )
     ]
     fsdp = _is_fsdp(layout, habits)

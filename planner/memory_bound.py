@@ -49,6 +49,11 @@ class Shape(Protocol):
         """Return what one micro-batch keeps of each distinct block under each recompute choice."""
         ...
 
+    @property
+    def leaving_bytes_DR(self) -> FloatArray:
+        """Return what of it waits on the host, where modules do."""
+        ...
+
 
 _OF_LAYER, _OF_ENDS = 8, 15
 """Numbers in `memory_facts` of each distinct block, and of the two ends."""
@@ -178,6 +183,7 @@ class MemoryNeed:
         bytes_KX = np.stack([*grids[0], *grids[1]])
         facts_KX = np.stack([shape.memory_facts for shape in self._shapes]).T[:, self._shape_X]
         saved_SDR = np.stack([shape.saved_bytes_DR for shape in self._shapes])
+        here_SDR = saved_SDR - np.stack([shape.leaving_bytes_DR for shape in self._shapes])
         per_layer_R = np.array([choice.is_per_layer for choice in self._shapes[0].recomputes])
         self._per_layer_X = per_layer_R[points.recompute_X]
 
@@ -202,8 +208,9 @@ class MemoryNeed:
             self.unsharded.add_layer(of_block_KX[:4])
             saved_X = saved_SDR[self._shape_X, block, points.recompute_X]
             again_X = np.where(points.recompute_layers_X > 0, 0.0, all_saved_X - saved_X)
+            here_X = here_SDR[self._shape_X, block, points.recompute_X]
             # Where layers keep theirs on the host, it is not known here how many do.
-            self.saved_DX.append(np.where(points.offloaded_layers_X > 0, 0.0, saved_X) * lost)
+            self.saved_DX.append(np.where(points.offloaded_layers_X > 0, 0.0, here_X) * lost)
             self.working_DX.append((again_X + transient_X) * lost + self.unsharded.one_layer_DX[-1])
             whole_DX.append(all_saved_X - input_X)
         self.freed_X = points.recompute_layers_X * np.maximum.reduce(whole_DX) * lost

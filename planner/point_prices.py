@@ -5,10 +5,12 @@ point that hold the same are priced once.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
+from planner import module_waits
 from planner.activation_offload import layer_copy
 from planner.communication import (
     DataParallelTraffic,
@@ -24,8 +26,11 @@ from planner.communication import (
 from planner.copy_waits import backward_wait_seconds, forward_wait_seconds, hidden_copy_seconds
 from planner.costs import CostTable
 from planner.layout import Layout, Recompute, Stage
+from planner.module_offload import Group, copy_of, groups
+from planner.module_waits import Passed
 from planner.offload import gradient_copies, optimizer_seconds, parameter_copies, waited_for_link_seconds
 from planner.placement import PlacedModel, StageContents
+from planner.pricing import steps_seconds
 from planner.rank_peaks import RankPeaks
 from planner.schedules.simulate import StageTimes
 from planner.schedules.span import span_seconds
@@ -54,6 +59,43 @@ class StageSeconds:
     last_backward_extra: float
 
 
+_PassedLayer = tuple[tuple[Passed, ...], float]
+"""The offloaded modules of a layer in the order of a pass, and what runs behind the last of them."""
+
+
+def _around(groups: Sequence[Group], own: Sequence[float], copies: Sequence[float], whole: float) -> _PassedLayer:
+    """Return a layer's groups in forward order; what is not theirs runs in front of the experts', or behind all."""
+    rest = max(0.0, whole - sum(own))
+    first = sum(not group.in_parts for group in groups)
+    passed = tuple(
+        Passed(group.module, rest if index == first else 0.0, seconds, copy)
+        for index, (group, seconds, copy) in enumerate(zip(groups, own, copies, strict=True))
+    )
+    return passed, rest if first == len(groups) else 0.0
+
+
+def _reversed(layer: _PassedLayer) -> _PassedLayer:
+    """Return the same layer from its end to its beginning."""
+    passed, behind = layer
+    before = [*(group.before_seconds for group in passed), behind]
+    turned = tuple(
+        group._replace(before_seconds=before[index + 1]) for index, group in reversed(list(enumerate(passed)))
+    )
+    return turned, before[0]
+
+
+def _one_after_the_other(layers: Sequence[_PassedLayer]) -> tuple[list[Passed], float]:
+    """Return the groups of several layers in a row, and what runs behind the last of them."""
+    found: list[Passed] = []
+    behind = 0.0
+    for passed, after in layers:
+        for group in passed:
+            found.append(group._replace(before_seconds=group.before_seconds + behind))
+            behind = 0.0
+        behind += after
+    return found, behind
+
+
 class PointPrices:
     """Prices splits of one point.
 
@@ -70,7 +112,7 @@ class PointPrices:
         self.point = point
         divisor = table.capabilities.vocab_divisor
         self.costs = table.shape(sharding_of(point, table.workload, vocab_divisor=divisor))
-        self._stages: dict[tuple[StageContents, tuple[_Alike, ...]], StageSeconds] = {}
+        self._stages: dict[tuple[StageContents, tuple[_Alike, ...], tuple[int, ...]], StageSeconds] = {}
         self._of_point: dict[Stage, StageSeconds] = {}
         self._optimizers: dict[tuple[int, int], float] = {}
         self._peaks = RankPeaks()
@@ -181,10 +223,15 @@ class PointPrices:
         """Return the times of one virtual stage, those of equal contents worked out once."""
         contents = self.costs.rank_model.contents(stage)
         alike = self._alike(stage, contents, recompute)
-        found = self._stages.get((contents, alike))
+        in_order = self._in_order(stage) if self.point.offloaded_modules else ()
+        found = self._stages.get((contents, alike, in_order))
         if found is None:
-            found = self._stages[contents, alike] = self._priced(stage, contents, alike)
+            found = self._stages[contents, alike, in_order] = self._priced(stage, contents, alike)
         return found
+
+    def _in_order(self, stage: Stage) -> tuple[int, ...]:
+        """Return the kinds of the layers of a virtual stage; where modules wait on the host their order matters."""
+        return self.costs.rank_model.chain.kinds[stage.first_layer : stage.first_layer + stage.num_layers]
 
     def _alike(self, stage: Stage, contents: StageContents, recompute: Recompute) -> tuple[_Alike, ...]:
         """Return how many layers of one virtual stage are of which kind and recomputed in which way."""
@@ -215,6 +262,8 @@ class PointPrices:
             forward += costs.head.forward_seconds
             backward += costs.head.backward_seconds_R[choice]
         waits = self._copy_waits(stage) if point.offloaded_layers else (0.0, 0.0)
+        if point.offloaded_modules:
+            waits = self._module_waits(stage)
         trainable = costs.rank_model.stage_elements(stage, pp=point.pp, trainable=True)
         everything = costs.rank_model.stage_elements(stage, pp=point.pp)
         traffic = data_parallel_traffic(
@@ -266,6 +315,43 @@ class PointPrices:
             for wait, passes in waits
         )
         return there, again
+
+    def _module_waits(self, stage: Stage) -> tuple[float, float]:
+        """Return what copies of modules add to the passes of a stage, forward and backward."""
+        costs, kinds = self.costs, self._in_order(stage)
+        in_order = [self._passed_D[kind] for kind in kinds]
+        there, _ = _one_after_the_other([forward for forward, _ in in_order])
+        back, behind = _one_after_the_other([backward for _, backward in reversed(in_order)])
+        forward = module_waits.forward_wait_seconds(there)
+        in_pipeline = self.point.pp > 1
+        backward = module_waits.backward_wait_seconds(back, behind_seconds=behind, in_pipeline=in_pipeline)
+        choice, copies = costs.choice_of(self.point.recompute), [group.copy_seconds for group in there]
+        forth = [costs.blocks_D[kind].forward_seconds for kind in kinds]
+        again = [costs.blocks_D[kind].backward_seconds_R[choice] for kind in kinds]
+        lost = self.table.cost_model.copy_slowdown or 0.0
+        added, added_again = (
+            wait + lost * hidden_copy_seconds(passes, copies, offloaded=len(copies), waited_seconds=wait)
+            for wait, passes in ((forward, forth), (backward, again))
+        )
+        return added, added_again
+
+    @cached_property
+    def _passed_D(self) -> tuple[tuple[_PassedLayer, _PassedLayer], ...]:
+        """Return what each kind of layer takes around its offloaded modules, forward and backward."""
+        price, costs, recompute = self.table.cost_model, self.costs, self.point.recompute
+        choice = costs.choice_of(recompute)
+        found: list[tuple[_PassedLayer, _PassedLayer]] = []
+        for layer, seconds in zip(costs.rank_model.layers, costs.blocks_D, strict=True):
+            copied = groups(layer, recompute, self.point.offloaded_modules)
+            copies = [max(price.compute(part).seconds for part in copy_of(group.num_bytes)) for group in copied]
+            parts = [[part for operator in group.operators for part in operator.forward] for group in copied]
+            forward = _around(copied, [steps_seconds(part, price) for part in parts], copies, seconds.forward_seconds)
+            parts = [[part for operator in group.operators for part in operator.backward] for group in copied]
+            backward = _around(
+                copied, [steps_seconds(part, price) for part in parts], copies, seconds.backward_seconds_R[choice]
+            )
+            found.append((forward, _reversed(backward)))
+        return tuple(found)
 
     def _copied_seconds(self, copies: tuple[HostCopy, ...]) -> float:
         """Return what copies to and from the host take, one after the other."""

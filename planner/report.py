@@ -175,6 +175,7 @@ def layout_settings(layout: Layout) -> Mapping[str, str]:
         "recompute": recompute_in_words(layout.recompute),
         "offload": offload_in_words(layout.offload),
         "offloaded_layers": str(layout.offloaded_layers),
+        "offloaded_modules": " ".join(layout.offloaded_modules) or "none",
         "overlap": overlap_in_words(layout.overlap),
         "rank_order": layout.rank_order,
         "node_order": " ".join(map(str, layout.node_order)) or "as listed",
@@ -206,6 +207,8 @@ def layout_in_words(layout: Layout) -> str:
         parts.append(f"offload {offload_in_words(layout.offload)}")
     if layout.offloaded_layers:
         parts.append(f"activations of {layers_in_words(layout.offloaded_layers)} to the host")
+    if layout.offloaded_modules:
+        parts.append(f"activations of {', '.join(layout.offloaded_modules)} to the host")
     if layout.rank_order != STAGES_OUTERMOST:
         parts.append(f"ranks in order {layout.rank_order}")
     return "; ".join(parts)

@@ -30,6 +30,12 @@ class Target(StrEnum):
 OFFLOADED_LAYERS = "offloaded_layers"
 """The dimension of layouts that says how many layers keep their saved tensors in host memory."""
 
+OFFLOADED_MODULES = "offloaded_modules"
+"""The dimension of layouts that says which modules of all layers do."""
+
+ANY_MODULES = ("any",)
+"""Asked for in their place: any of the sets that are searched, or none."""
+
 
 class Objective(StrEnum):
     """What the search minimises or maximises; days, cost and energy are those of the whole token budget.
@@ -75,6 +81,8 @@ class Constraints:
         cp_kind: Allowed kinds of context parallelism (ring, ulysses, ulysses-ring); None allows all.
         optimizer_offload: Allowed parts of the optimizer's states in host memory, 0 for none; None leaves it open.
         parameter_offload: Whether the weights lie in host memory, with all optimizer states; None leaves it open.
+        offloaded_modules: Modules of all layers whose saved tensors wait in host memory, all of these and no others,
+            `ANY_MODULES` beside none; None leaves it open.
     """
 
     degrees: Mapping[str, Bounds] = field(default_factory=dict)
@@ -83,11 +91,23 @@ class Constraints:
     cp_kind: tuple[str, ...] | None = None
     optimizer_offload: tuple[float, ...] | None = None
     parameter_offload: bool | None = None
+    offloaded_modules: tuple[str, ...] | None = None
 
     @property
     def asks_hosts(self) -> bool:
         """Return whether layouts with something in host memory are asked for by name, some of them or nothing else."""
-        return self.optimizer_offload is not None or self.parameter_offload is True or self.asks_activations
+        asks_states = self.optimizer_offload is not None or self.parameter_offload is True
+        return asks_states or self.asks_activations or self.asks_modules
+
+    @property
+    def asks_modules(self) -> bool:
+        """Return whether modules are asked for whose saved tensors wait in host memory."""
+        return bool(self.offloaded_modules)
+
+    @property
+    def pinned_modules(self) -> tuple[str, ...] | None:
+        """Return the modules whose saved tensors wait in host memory, and no others; None where that is open."""
+        return None if self.offloaded_modules == ANY_MODULES else self.offloaded_modules
 
     @property
     def asks_activations(self) -> bool:

@@ -70,6 +70,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
             with_offload=seen.states_considered,
             with_parameters=seen.parameters_considered,
             with_activations=seen.activations_considered,
+            with_modules=seen.modules_considered,
         ),
         uneven_bound_seconds=seen.uneven_bound_seconds,
     )
@@ -96,6 +97,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
                     offload_percent=least_offload_percent(ground.scope),
                     parameters=request.constraints.parameter_offload is True,
                     activations=not request.constraints.admits(OFFLOADED_LAYERS, 0),
+                    modules=request.constraints.pinned_modules or (),
                 ),
                 planned=ground.planned,
                 price_on=ground.price_on,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from planner.layer_fronts import Fronts, LayerOptions
 from planner.layout import Granularity, Recompute
 from planner.memory_bound import memory_facts
+from planner.module_offload import leaving_bytes
 from planner.placement import RankModel
 from planner.pricing import launches_seconds, restart_seconds, steps_seconds
 from planner.shard import Elements, RankLayer
@@ -122,10 +123,14 @@ class ShapeCosts:
         rank_model: One rank's share of the layers.
         counts_D: Layers of each distinct block in the model.
         parts: The rows of the layers' parts.
+        modules: Modules of all layers whose saved tensors wait on the host.
     """
 
-    def __init__(self, *, rank_model: RankModel, counts_D: tuple[int, ...], parts: PartTable) -> None:
+    def __init__(
+        self, *, rank_model: RankModel, counts_D: tuple[int, ...], parts: PartTable, modules: tuple[str, ...] = ()
+    ) -> None:
         self.rank_model = rank_model
+        self.modules = modules
         self.counts_D = counts_D
         self.recomputes = parts.recomputes
         self._parts = parts
@@ -166,6 +171,14 @@ class ShapeCosts:
     def saved_bytes_DR(self) -> FloatArray:
         """Return what one micro-batch keeps of each distinct block under each recompute choice."""
         return np.stack([row[-len(self.recomputes) :] for row in self._counts_D])
+
+    @cached_property
+    def leaving_bytes_DR(self) -> FloatArray:
+        """Return what of it waits on the host, where modules do."""
+        if not self.modules:
+            return np.zeros_like(self.saved_bytes_DR)
+        rows = [[leaving_bytes(layer, of, self.modules) for of in self.recomputes] for layer in self.rank_model.layers]
+        return np.array(rows, dtype=np.float64)
 
     @property
     def whole_layer_bytes(self) -> int:

@@ -15,8 +15,8 @@ ranks in one fast domain) are not points;
 where it shards over one rank, the sharded optimizer still comes with optimizer states below fp32 or on the host, and
 with targets that have no other, and sharded weights with weights on the host; and zero_stage 2 with targets that keep
 16-bit gradients beside the accumulated ones with zero_stage 1. Points with a part of the states on the host, those with
-the weights there too, and those whose layers keep saved tensors there are enumerated apart (`planner.offload_search`,
-`planner.activation_search`).
+the weights there too, and those whose layers or modules keep saved tensors there are enumerated apart
+(`planner.offload_search`, `planner.activation_search`, `planner.module_search`).
 
 The product is unrolled in three steps, meshes first, then how a mesh is used, then what is recomputed. Rules are
 applied after each step to the points so far, and every ruled-out point is counted, with all that would have come of
@@ -26,15 +26,18 @@ it, under the first rule that it breaks.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
+from itertools import chain, product
 
 import numpy as np
 
 from planner.capabilities import Capabilities
 from planner.graph import ModelGraph, Module
 from planner.layout import Granularity, Recompute, even_counts
+from planner.module_offload import clashes
+from planner.module_rules import module_recompute_rules, module_rules
 from planner.offload import SHARDED_WEIGHTS
 from planner.points import BoolArray, IntArray, Points, Scope, distinct_columns
-from planner.request import OFFLOADED_LAYERS, Bounds, Constraints
+from planner.request import OFFLOADED_LAYERS, OFFLOADED_MODULES, Bounds, Constraints
 from planner.space_rules import WHOLE, Rule, is_offloadable, mesh_rules, recompute_rules, use_rules
 from planner.specs import ModelSpec
 from planner.state_bytes import uses_precision_aware_optimizer
@@ -67,6 +70,7 @@ class Space:
         pruned: Rule to number of points that broke it first.
         unsimulated: Points that broke no rule but are too long to simulate; counted in `pruned`.
         unfit: Points that broke no rule and were dropped because not even the most frugal use of their mesh fits.
+        modules: Modules of all layers whose saved tensors wait in host memory.
     """
 
     points: Points
@@ -75,6 +79,7 @@ class Space:
     considered: int
     pruned: Mapping[str, int]
     unfit: int = 0
+    modules: tuple[str, ...] = ()
 
 
 OFFLOAD_PERCENTS = tuple(range(1, 101))
@@ -99,14 +104,20 @@ _DIMENSIONS = (
 
 
 def dimensions(
-    graph: ModelGraph, *, with_offload: bool = False, with_parameters: bool = False, with_activations: bool = False
+    graph: ModelGraph,
+    *,
+    with_offload: bool = False,
+    with_parameters: bool = False,
+    with_activations: bool = False,
+    with_modules: bool = False,
 ) -> tuple[str, ...]:
     """Return the names of the dimensions that are searched for a model."""
     experts = ("ep", "etp") if graph.has_experts else ()
     hosted = {
         "optimizer_offload": with_offload,
         "parameter_offload": with_parameters,
-        "offloaded_layers": with_activations,
+        OFFLOADED_LAYERS: with_activations,
+        OFFLOADED_MODULES: with_modules,
     }
     return (*_DIMENSIONS, *experts, *(name for name, searched in hosted.items() if searched))
 
@@ -365,13 +376,14 @@ MayFit = Callable[[Points], BoolArray]
 """Tells which points may fit into memory: False is proven."""
 
 
-def enumerate_layouts(
+def enumerate_layouts(  # noqa: PLR0913 - what is enumerated, and what of it lies on the hosts
     scope: Scope,
     *,
     may_fit: MayFit | None = None,
     offload_percent: int = 0,
     parameters: bool = False,
     activations: bool = False,
+    modules: tuple[str, ...] = (),
 ) -> Space:
     """Return every legal point, and how many others broke which rule.
 
@@ -382,6 +394,7 @@ def enumerate_layouts(
         offload_percent: Part of the optimizer's states in host memory, the same for all points.
         parameters: All points have their weights in host memory.
         activations: All points have the saved tensors of some layers in host memory.
+        modules: All points have those of these modules of all layers there.
     """
     inner = _Inner(scope, offloads=offload_percent > 0, parameters=parameters)
     pruned: dict[str, int] = {}
@@ -412,10 +425,10 @@ def enumerate_layouts(
     uses = _unrolled(meshes, [inner.uses(*key) for key in _mesh_keys(meshes).T.tolist()], _USE_COLUMNS)
     uses = replace(uses, num_microbatches_X=_num_microbatches_X(uses, scope.workload))
     of_use_X = _of_distinct(_recompute_keys(uses), inner.num_recomputes)
-    uses = survivors(uses, of_use_X, use_rules(uses, scope))
+    uses = survivors(uses, of_use_X, chain(use_rules(uses, scope), module_rules(uses, scope, modules)))
     unfit = 0
     if may_fit is not None and len(uses):
-        hopeless_X = ~_frugal_fits_X(uses, scope, inner, may_fit)
+        hopeless_X = ~_frugal_fits_X(uses, scope, _frugal_choices(inner.recomputes, modules), may_fit)
         stages = _recompute_keys(uses)[:, hopeless_X]
         unfit = int(_of_distinct(stages, inner.num_allowed).sum())
         refused = int(_of_distinct(stages, inner.num_recomputes).sum()) - unfit
@@ -425,7 +438,12 @@ def enumerate_layouts(
     columns = [inner.recompute_columns(*key) for key in _recompute_keys(uses).T.tolist()]
     points = _unrolled(uses, columns, _RECOMPUTE_COLUMNS)
     points = survivors(
-        points, np.ones(len(points), dtype=np.int64), recompute_rules(points, scope.constraints, inner.recomputes)
+        points,
+        np.ones(len(points), dtype=np.int64),
+        chain(
+            recompute_rules(points, scope.constraints, inner.recomputes),
+            module_recompute_rules(points, inner.recomputes, modules),
+        ),
     )
     long_X = _operations_X(points) > MAX_SCHEDULED_OPERATIONS
     if long_X.any():
@@ -437,15 +455,24 @@ def enumerate_layouts(
         considered=considered,
         pruned=pruned,
         unfit=unfit,
+        modules=modules,
     )
 
 
-def _frugal_fits_X(uses: Points, scope: Scope, inner: _Inner, may_fit: MayFit) -> BoolArray:
+def _frugal_choices(recomputes: tuple[Recompute, ...], modules: tuple[str, ...]) -> tuple[int, ...]:
+    """Return recompute choices of which one needs least: the last; any that goes with modules on the hosts."""
+    if not modules:
+        return (len(recomputes) - 1,)
+    return tuple(index for index, choice in enumerate(recomputes) if not clashes(choice, modules))
+
+
+def _frugal_fits_X(uses: Points, scope: Scope, choices: tuple[int, ...], may_fit: MayFit) -> BoolArray:
     """Return whether some frugal use of each mesh and its virtual stages may fit.
 
-    Micro-batches of one sequence and every layer recomputed. Residuals split or not: a split one is gathered for the
-    layer behind it, beside what it keeps. Every zero_stage that the target runs on such a mesh: a higher one shards
-    more, but waits for it with buffers, and 0 needs a communicator less. No use of the mesh takes less than all these.
+    Micro-batches of one sequence and every layer recomputed as one of `choices` says. Residuals split or not: a split
+    one is gathered for the layer behind it, beside what it keeps. Every zero_stage that the target runs on such a mesh:
+    a higher one shards more, but waits for it with buffers, and 0 needs a communicator less. No use of the mesh takes
+    less than all these.
     """
     keys = np.stack([uses.tp_X, uses.cp_X, uses.ulysses_X, uses.pp_X, uses.ep_X, uses.etp_X, uses.vpp_X])
     first, index_X = distinct_columns(keys)
@@ -468,16 +495,20 @@ def _frugal_fits_X(uses: Points, scope: Scope, inner: _Inner, may_fit: MayFit) -
         num_microbatches_X=scope.workload.global_batch_size // frugal.dp_X,
         state_replicas_X=ones,
         secondary_shard_X=ones,
-        recompute_X=np.full(len(frugal), len(inner.recomputes) - 1, dtype=np.int64),
         recompute_layers_X=np.zeros(len(frugal), dtype=np.int64),
     )
     fits_X = np.zeros(len(frugal), dtype=np.bool_)
-    for split_X in ((frugal.tp_X > 1).astype(np.int64), np.zeros_like(ones)):
-        for zero_stage in (3, 2, 1, 0):
-            left = np.flatnonzero(~fits_X & (largest_X >= zero_stage))
-            if len(left):
-                use = replace(frugal, sequence_parallel_X=split_X, zero_stage_X=np.full_like(ones, zero_stage))
-                fits_X[left] = may_fit(use.where(left))
+    splits = ((frugal.tp_X > 1).astype(np.int64), np.zeros_like(ones))
+    for choice, split_X, zero_stage in product(choices, splits, (3, 2, 1, 0)):
+        left = np.flatnonzero(~fits_X & (largest_X >= zero_stage))
+        if len(left):
+            use = replace(
+                frugal,
+                recompute_X=np.full_like(ones, choice),
+                sequence_parallel_X=split_X,
+                zero_stage_X=np.full_like(ones, zero_stage),
+            )
+            fits_X[left] = may_fit(use.where(left))
     of_uses_X: BoolArray = fits_X[index_X]
     return of_uses_X
 

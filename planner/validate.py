@@ -13,6 +13,7 @@ from planner.graph import Axis, CoreAttention, ExpertLinear, Linear, ModelGraph,
 from planner.layers import build_graph
 from planner.layout import REPLICAS_OUTERMOST, STAGES_OUTERMOST, ContextKind, Granularity, Layout, Schedule
 from planner.memory import peaks_of_ranks
+from planner.module_offload import CORE, PROJECTION, clashes, present_modules
 from planner.node_costs import pipeline_rank_limits
 from planner.offload import SHARDED_WEIGHTS
 from planner.plan import PlannedLayout
@@ -82,6 +83,7 @@ def layout_violations(
     yield from _optimizer(layout, workload)
     yield from _offload(layout, workload)
     yield from _activation_offload(layout, graph)
+    yield from _module_offload(layout, graph, workload)
     yield from _target(layout, graph, request)
     yield from _pins(layout, request.constraints)
 
@@ -247,6 +249,7 @@ def _target(layout: Layout, graph: ModelGraph, request: PlanRequest) -> Iterator
         and zero not in target.offload_zero_stages,
         "weights on the host": layout.parameters_on_host and not target.parameter_offload,
         "activations on the host": layout.offloaded_layers > 0 and not target.activation_offload,
+        "modules on the host": bool(layout.offloaded_modules) and not target.module_offload,
         "context parallelism over packed documents": layout.cp > 1 and packed and not target.packed_with_context,
         "an exchange of states": layout.state_exchange and not target.state_exchange,
         "expert parallelism": layout.ep * layout.etp > 1 and not target.experts,
@@ -401,6 +404,29 @@ def _activation_offload(layout: Layout, graph: ModelGraph) -> Iterator[Violation
                 yield Violation(rule="offload", message=f"activations on the host {what}")
 
 
+def _module_offload(layout: Layout, graph: ModelGraph, workload: TrainWorkload) -> Iterator[Violation]:
+    """Yield what stands against saved tensors of modules on the host, whatever the target."""
+    modules, recompute = layout.offloaded_modules, layout.recompute
+    absent = [name for name in modules if name not in present_modules(graph, workload)]
+    broken = {
+        f"with recompute {recompute.granularity} of {', '.join(recompute.modules) or 'whole layers'}": clashes(
+            recompute, modules
+        ),
+        f"with zero_stage {layout.zero_stage}": layout.zero_stage > 1,
+        "with optimizer states there": layout.offload is not None,
+        "with whole layers there": layout.offloaded_layers > 0,
+        "of layers with a state": graph.has_recurrences,
+        f"under {workload.precision}": workload.precision.is_fp8,
+        "with adapters": workload.lora is not None,
+        f"of which no layer has {' or '.join(absent)}": bool(absent),
+        f"of {PROJECTION} without {CORE}": PROJECTION in modules and CORE not in modules,
+    }
+    if modules:
+        for what, is_so in broken.items():
+            if is_so:
+                yield Violation(rule="offload", message=f"modules on the host {what}")
+
+
 def _parameter_offload(layout: Layout) -> Iterator[Violation]:
     """Yield what stands against weights on the host, whatever the target."""
     if layout.zero_stage < SHARDED_WEIGHTS:
@@ -412,6 +438,12 @@ def _parameter_offload(layout: Layout) -> Iterator[Violation]:
 
 
 def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
+    pinned = constraints.pinned_modules
+    if pinned is not None and layout.offloaded_modules != pinned:
+        yield Violation(
+            rule="constraints",
+            message=f"modules on the host are {', '.join(layout.offloaded_modules) or 'none'}, not what is asked for",
+        )
     for dimension in constraints.degrees:
         value = getattr(layout, dimension)
         if not constraints.admits(dimension, value):

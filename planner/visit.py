@@ -54,8 +54,8 @@ class Visit:
     the first layout that fits and that it has no words for. `uneven_bound_seconds` holds for all splits of interleaved
     points, None where none of them can beat the best candidate. `thumb` is the rule-of-thumb layout of a search without
     constraints, where it fits. `offloaded_considered` and `offloaded_legal` count points with something on the hosts,
-    before and after all rules; `states_considered`, `parameters_considered` and `activations_considered` tell what was
-    among it.
+    before and after all rules; `states_considered`, `parameters_considered`, `activations_considered` and
+    `modules_considered` tell what was among it.
     """
 
     candidates: tuple[Candidate, ...]
@@ -71,6 +71,7 @@ class Visit:
     states_considered: bool = False
     parameters_considered: bool = False
     activations_considered: bool = False
+    modules_considered: bool = False
 
     @property
     def any_split_bound_seconds(self) -> float:
@@ -492,6 +493,7 @@ def merged(before: Visit, seen: Visit) -> Visit:
         states_considered=before.states_considered or seen.states_considered,
         parameters_considered=before.parameters_considered or seen.parameters_considered,
         activations_considered=before.activations_considered or seen.activations_considered,
+        modules_considered=before.modules_considered or seen.modules_considered,
     )
 
 

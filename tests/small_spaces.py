@@ -202,6 +202,7 @@ class SmallSpace:
         offload_percent: Part of the optimizer's states that every point has on the host.
         parameters: Every point has its weights there too.
         activations: Every point has what some layers save on the host.
+        modules: Every point has what these modules of its layers save there.
     """
 
     def __init__(
@@ -215,6 +216,7 @@ class SmallSpace:
         offload_percent: int = 0,
         parameters: bool = False,
         activations: bool = False,
+        modules: tuple[str, ...] = (),
     ) -> None:
         self.model = model
         self.workload = workload
@@ -232,7 +234,11 @@ class SmallSpace:
             capabilities=self.capabilities,
         )
         space = enumerate_layouts(
-            self.scope, offload_percent=offload_percent, parameters=parameters, activations=activations
+            self.scope,
+            offload_percent=offload_percent,
+            parameters=parameters,
+            activations=activations,
+            modules=modules,
         )
         self.points = space.points
         self.table = CostTable(
@@ -242,7 +248,7 @@ class SmallSpace:
             cost_model=AnalyticCostModel(cluster),
             recomputes=space.recomputes,
             capabilities=self.capabilities,
-        )
+        ).with_modules(modules)
 
     def __repr__(self) -> str:
         return f"SmallSpace({self.model!r}, {self.workload!r}, {self.cluster.name!r}, target={self.target!r})"

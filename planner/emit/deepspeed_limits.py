@@ -364,6 +364,8 @@ def _require_sharding(layout: Layout) -> None:
 
 def _require_offload(layout: Layout) -> None:
     """Refuse optimizer states on the host but all of them, and where plans do not price it; and activations."""
+    if layout.offloaded_modules:
+        refuse("modules of layers on the host: DeepSpeed has no such offload.", "Use no offloaded_modules.")
     if layout.offloaded_layers:
         refuse(
             "activations on the host: `cpu_checkpointing` moves the inputs of layers that are recomputed, which plans"

@@ -128,7 +128,8 @@ def environment(workload: TrainWorkload, layout: Layout, cluster: Cluster) -> Ma
 
     Before Blackwell, `validate_args` asserts CUDA_DEVICE_MAX_CONNECTIONS=1 with tensor or context parallelism, so that
     communication is launched before the computation it hides behind; Megatron-FSDP asserts the opposite. With
-    NVTE_CPU_OFFLOAD_V1 Transformer Engine moves activations in an older way, which keeps other layers for longer.
+    NVTE_CPU_OFFLOAD_V1 Transformer Engine moves activations in an older way, which keeps other layers for longer; with
+    modules on the host `validate_args` wants it, so that weights stay.
     """
     variables: dict[str, str | None] = {}
     majors = [capability_major(device) for device, _ in cluster.device_counts]
@@ -139,6 +140,8 @@ def environment(workload: TrainWorkload, layout: Layout, cluster: Cluster) -> Ma
         variables["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
     if layout.offloaded_layers:
         variables["NVTE_CPU_OFFLOAD_V1"] = None
+    elif layout.offloaded_modules:
+        variables["NVTE_CPU_OFFLOAD_V1"] = "1"
     if workload.lora is not None:
         variables["LORA_RANK"] = str(workload.lora.rank)
         variables["LORA_ALPHA"] = repr(workload.lora.alpha)

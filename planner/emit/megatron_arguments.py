@@ -7,7 +7,7 @@ written out, defaults included, so that a reader of the script sees the whole ru
 from planner.emit.megatron_expert_arguments import experts
 from planner.emit.megatron_layout_arguments import FSDP_STRATEGIES, parallelism, recompute, sharding
 from planner.emit.megatron_model_arguments import architecture, not_a_flag, vocabulary
-from planner.emit.megatron_offload import activations, offload_flags
+from planner.emit.megatron_offload import activations, modules, offload_flags
 from planner.emit.megatron_parts import parts_of
 from planner.emit.megatron_words import Flags, Group, when
 from planner.emit.megatron_workload_limits import needs_precision_aware
@@ -48,6 +48,7 @@ def argument_groups(model: ModelSpec, workload: TrainWorkload, layout: Layout) -
         sharding(layout, workload),
         recompute(layout),
         activations(layout),
+        modules(layout),
         _data(workload),
         _run(workload, layout),
     )

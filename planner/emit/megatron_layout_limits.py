@@ -2,7 +2,7 @@
 
 from planner.capabilities import MEGATRON
 from planner.emit.megatron_axis_limits import require_context, require_experts_grid, require_tensor
-from planner.emit.megatron_offload import require_activation_offload, require_offload
+from planner.emit.megatron_offload import require_activation_offload, require_module_offload, require_offload
 from planner.emit.megatron_parts import Form, Parts, parts_of
 from planner.emit.megatron_refusal import refuse
 from planner.emit.megatron_workload_limits import needs_precision_aware
@@ -42,6 +42,7 @@ def require_layout(layout: Layout, model: ModelSpec, workload: TrainWorkload) ->
     _require_sharding(layout, workload, parts)
     require_offload(layout, workload)
     require_activation_offload(layout, parts)
+    require_module_offload(layout, workload, parts)
     if workload.lora is not None:
         _require_adapters(layout, model, parts)
     _require_recompute(layout, parts, workload)

@@ -12,6 +12,7 @@ from planner.emit.megatron_refusal import refuse
 from planner.emit.megatron_words import Flags, Group, when
 from planner.emit.megatron_workload_limits import needs_precision_aware
 from planner.layout import Granularity, Layout, Offload
+from planner.module_offload import CORE, LEAST_ELEMENTS, MOST_UNDER_WAY, PROJECTION, clashes
 from planner.workload import Optimizer, TrainWorkload
 
 OFFLOAD_ZERO_STAGE = 1
@@ -38,6 +39,58 @@ def activations(layout: Layout) -> Group:
     layers = layout.offloaded_layers
     flags = when(layers, "--cpu-offloading-num-layers", str(layers))
     return Group(title=f"Activations on the host: {layers} of the layers", flags=flags)
+
+
+def modules(layout: Layout) -> Group:
+    """Return the flags that put the saved tensors of modules on the host.
+
+    Tensors are resized whole and copied in parts, so none is too small; what is under way is bounded so that memory is.
+    """
+    named = layout.offloaded_modules
+    return Group(
+        title="Modules whose saved tensors wait on the host",
+        flags=(
+            *when(named, "--fine-grained-activation-offloading"),
+            *when(named, "--offload-modules", *named),
+            *when(named, "--min-offloaded-tensor-size", str(LEAST_ELEMENTS)),
+            *when(named, "--fine-grained-offloading-max-inflight-offloads", str(MOST_UNDER_WAY)),
+        ),
+    )
+
+
+def require_module_offload(layout: Layout, workload: TrainWorkload, parts: Parts) -> None:
+    """Refuse modules on the host where Megatron-LM does not put them there, or does what plans do not price."""
+    named = layout.offloaded_modules
+    if not named:
+        return
+    if layout.offloaded_layers:
+        refuse(
+            "modules and whole layers on the host: --fine-grained-activation-offloading goes without"
+            " --cpu-offloading-num-layers.",
+            "Use one of them.",
+        )
+    if PROJECTION in named and CORE not in named:
+        refuse(
+            f"{PROJECTION} on the host without {CORE}, whose backward pass needs its input.", f"Offload {CORE} as well."
+        )
+    if clashes(layout.recompute, named):
+        refuse(
+            f"{', '.join(named)} on the host with recompute {layout.recompute.granularity} of"
+            f" {', '.join(layout.recompute.modules) or 'whole layers'}, which keeps nothing of them.",
+            "Offload other modules, or recompute others.",
+        )
+    if layout.zero_stage > LARGEST_ZERO_STAGE:
+        refuse(
+            f"modules on the host with zero_stage {layout.zero_stage}: nobody tried Megatron-FSDP beside"
+            " --fine-grained-activation-offloading.",
+            f"Use zero_stage {LARGEST_ZERO_STAGE} at most, or no offloaded_modules.",
+        )
+    if parts.state_space is not None or parts.linear is not None:
+        refuse("modules of layers with a state on the host.", "Use no offloaded_modules.")
+    if workload.lora is not None or workload.precision.is_fp8:
+        refuse(
+            "modules with adapters or fp8 copies on the host, which plans do not price.", "Use no offloaded_modules."
+        )
 
 
 def require_activation_offload(layout: Layout, parts: Parts) -> None:

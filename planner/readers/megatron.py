@@ -6,6 +6,7 @@ What the flags mean, and what Megatron assumes where one is absent: `megatron/tr
 
 from planner.errors import InputError, Location
 from planner.layout import (
+    OFFLOADABLE,
     REPLICAS_OUTERMOST,
     STAGES_OUTERMOST,
     Granularity,
@@ -68,6 +69,7 @@ def layout_of(job: LaunchLine) -> Layout:
         ),
         offload=_offload(job),
         offloaded_layers=job.integer("--cpu-offloading-num-layers", 0),
+        offloaded_modules=_offloaded_modules(job),
         stages=stages_from_counts(counts),
         node_order=job.node_order,
         rank_order=REPLICAS_OUTERMOST if job.has("--use-tp-pp-dp-mapping") else STAGES_OUTERMOST,
@@ -136,6 +138,31 @@ def _zero_stage(job: LaunchLine) -> int:
             raise job.error(flag, f"is {strategy!r}", f"Use {', '.join(SHARDING_STRATEGIES)}.")
         return SHARDING_STRATEGIES[strategy]
     return 1 if job.has("--use-distributed-optimizer") else 0
+
+
+def _offloaded_modules(job: LaunchLine) -> tuple[str, ...]:
+    """Return the modules whose saved tensors wait on the host: all groups of them, or the plan would be another."""
+    if not job.has("--fine-grained-activation-offloading"):
+        return ()
+    flag = job.flag("--offload-modules")
+    if flag is None:
+        return ()
+    unknown = next((name for name in flag.values if name not in OFFLOADABLE), None)
+    if unknown is not None:
+        raise job.error(flag, f"names {unknown!r}", f"Plans know {', '.join(OFFLOADABLE)}.")
+    for name, whole in (("--activation-offload-fraction", 1.0), ("--delta-offload-bytes-across-pp-ranks", 0.0)):
+        part = job.flag(name)
+        text = job.text(name, str(whole))
+        if part is not None and _number(text) != whole:
+            raise job.error(part, f"is {text!r}", f"Plans offload every group of a module: write {whole:g}.")
+    return tuple(name for name in OFFLOADABLE if name in flag.values)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _offload(job: LaunchLine) -> Offload | None:

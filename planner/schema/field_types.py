@@ -9,8 +9,8 @@ from typing import Annotated, TypeGuard
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StrictInt, StrictStr, WithJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 
-from planner.layout import ContextKind
-from planner.request import MAX_DEGREE, OFFLOADED_LAYERS, Bounds, Target
+from planner.layout import OFFLOADABLE, ContextKind
+from planner.request import ANY_MODULES, MAX_DEGREE, OFFLOADED_LAYERS, Bounds, Target
 from planner.schema.translate import complaint, shown, suggestion
 from planner.workload import MAX_LENGTH, DType, Precision
 
@@ -23,6 +23,7 @@ DIMENSIONS = (
 )
 """Dimensions of a layout that can be pinned or bounded by numbers."""
 
+NO_MODULES = "none"
 RECOMPUTE = ("none", "selective", "full", "per-layer")
 CONTEXT_KINDS = tuple(kind.value for kind in ContextKind)
 LORA_TARGETS = ("qkv", "proj", "fc1", "fc2")
@@ -103,6 +104,16 @@ def _offloaded(value: object) -> tuple[float, ...]:
             "Give a number from 0 (nothing on the host) to 1, in hundredths, such as 0.5, or a list of these.",
         )
     return tuple(sorted({float(item) for item in values if _is_fraction(item)}))
+
+
+def _offloaded_modules(value: object) -> tuple[str, ...]:
+    """Return the modules that a list of them or one of them names, none, or that any may be."""
+    if value == NO_MODULES:
+        return ()
+    if value == ANY_MODULES[0]:
+        return ANY_MODULES
+    what = f"a module that can go to the host, `{NO_MODULES}` or `{ANY_MODULES[0]}`"
+    return _some_of(value, OFFLOADABLE, what=what)
 
 
 def _is_fraction(value: object) -> TypeGuard[float]:
@@ -242,6 +253,11 @@ LayerCount = Annotated[Bounds, PlainValidator(_bounds), WithJsonSchema(_written_
 
 RecomputeChoice = Annotated[tuple[str, ...], PlainValidator(_recompute), WithJsonSchema(_written_words(RECOMPUTE))]
 OffloadChoice = Annotated[tuple[float, ...], PlainValidator(_offloaded), WithJsonSchema(_WRITTEN_SHARES)]
+OffloadedModules = Annotated[
+    tuple[str, ...],
+    PlainValidator(_offloaded_modules),
+    WithJsonSchema(_written_words((NO_MODULES, *ANY_MODULES, *OFFLOADABLE))),
+]
 ContextKinds = Annotated[tuple[str, ...], PlainValidator(_context_kinds), WithJsonSchema(_written_words(CONTEXT_KINDS))]
 LoraTargets = Annotated[tuple[str, ...], PlainValidator(_lora_targets), WithJsonSchema(_written_words(LORA_TARGETS))]
 Tokens = Annotated[int, PlainValidator(_tokens), WithJsonSchema(_WRITTEN_TOKENS)]

@@ -6,7 +6,17 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from planner.layout import ContextKind, Granularity, Layout, Offload, Overlap, Recompute, Schedule, Stage
+from planner.layout import (
+    OFFLOADABLE,
+    ContextKind,
+    Granularity,
+    Layout,
+    Offload,
+    Overlap,
+    Recompute,
+    Schedule,
+    Stage,
+)
 from planner.plan import Certainty, HostMemory, MemoryLine, OnNodes, Phase, PlannedLayout, TimeLine
 from planner.request import MAX_DEGREE
 from planner.routing import RankLoads
@@ -80,10 +90,22 @@ class LayoutFile(Strict):
     recompute: RecomputeFile
     offload: Offload | None
     offloaded_layers: int = 0
+    offloaded_modules: tuple[str, ...] = ()
     overlap: Overlap
     rank_order: str
     node_order: tuple[int, ...] = ()
     stages: tuple[Stage, ...]
+
+    @model_validator(mode="after")
+    def _offloads_what_can_be(self) -> "LayoutFile":
+        if self.offloaded_modules != tuple(name for name in OFFLOADABLE if name in self.offloaded_modules):
+            raise complaint(
+                f"`offloaded_modules` = {shown(list(self.offloaded_modules))} are not modules that go to the host, in"
+                " their order.",
+                f"Name some of {', '.join(OFFLOADABLE)}.",
+                field="offloaded_modules",
+            )
+        return self
 
     @model_validator(mode="after")
     def _is_a_layout(self) -> "LayoutFile":

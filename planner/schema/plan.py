@@ -1,7 +1,8 @@
 """A plan's JSON form, both ways.
 
 The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. What a layout does
-not have (`offload`) is null; `offloaded_layers` is there where it is not 0, `host_memory` where something is offloaded;
+not have (`offload`) is null; `offloaded_layers`, `offloaded_modules` and `host_memory` are there where something is
+offloaded;
 what only nodes that differ have (`node_order`, `on_nodes`, `unequal`) is there only for them, and `expert_loads`, what
 the busiest rank gets over the mean in each layer with experts, where the routing was given. What follows from other
 keys (`cp_kind`, `edp`, `band`, `could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`, `expert_loads`) is
@@ -85,7 +86,9 @@ _KINDS = frozenset({"mixer", "feed_forward"})
 WHY_NOT = "why_not"
 """Answers to questions that were asked beside a plan: printed behind it, and not read back."""
 
-_ASKED_BESIDE = frozenset({"deadline_days", "node_counts", "of_experts", "placement", "routing", "source_fractions"})
+_ASKED_BESIDE = frozenset(
+    {"deadline_days", "node_counts", "of_experts", "offloaded_modules", "placement", "routing", "source_fractions"}
+)
 """Parts of a request, and answers to them, that most plans have not."""
 
 _EDITED = "Plan again; a plan file is not edited by hand."
@@ -349,6 +352,7 @@ def _layout(layout: Layout) -> dict[str, Data]:
         "recompute": _recompute(layout.recompute),
         "offload": as_json(layout.offload),
         **({"offloaded_layers": layout.offloaded_layers} if layout.offloaded_layers else {}),
+        **({"offloaded_modules": list(layout.offloaded_modules)} if layout.offloaded_modules else {}),
         "overlap": as_json(layout.overlap),
         "rank_order": layout.rank_order,
         **({"node_order": list(layout.node_order)} if layout.node_order else {}),
@@ -391,7 +395,8 @@ def _memory(lines: Sequence[MemoryLine]) -> tuple[dict[str, Data], dict[str, Dat
 def as_json(value: object) -> Data:
     """Return frozen dataclasses, enums, tuples and mappings as plain data; mappings sorted by key.
 
-    A deadline, numbers of nodes, the routing and a placement of experts stand there only where they were given.
+    A deadline, numbers of nodes, modules on the hosts, the routing and a placement of experts stand there only where
+    they were given.
     """
     if value is None or isinstance(value, bool | int | float):
         return value

@@ -34,6 +34,7 @@ from planner.schema.field_types import (
     Length,
     LoraTargets,
     OffloadChoice,
+    OffloadedModules,
     PrecisionChoice,
     Probability,
     RecomputeChoice,
@@ -184,6 +185,7 @@ class ConstraintsFile(_Mapping):
     sequence_parallel: StrictBool | None = None
     optimizer_offload: OffloadChoice | None = None
     parameter_offload: StrictBool | None = None
+    offloaded_modules: OffloadedModules | None = None
 
     def to_constraints(self) -> Constraints:
         """Return the constraints; what is not constrained is left out."""
@@ -195,6 +197,7 @@ class ConstraintsFile(_Mapping):
             cp_kind=self.cp_kind,
             optimizer_offload=self.optimizer_offload,
             parameter_offload=self.parameter_offload,
+            offloaded_modules=self.offloaded_modules,
         )
 
 

@@ -15,9 +15,15 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.brute_force import can_say, hosted_layouts, layouts_with_activations_on_hosts, priced_layouts
+from benchmarks.brute_force import (
+    can_say,
+    hosted_layouts,
+    layouts_with_activations_on_hosts,
+    layouts_with_modules_on_hosts,
+    priced_layouts,
+)
 from benchmarks.points import Run, is_proved
-from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router
+from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router, SelfAttention
 from planner.candidates import PointBound, Pricer, Rejected
 from planner.errors import NotExpressibleError
 from planner.evaluate import evaluate
@@ -55,7 +61,9 @@ def assert_plan_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
     peaks = sorted({peak for _, peak, _ in layouts})
     limit = data.draw(st.sampled_from(peaks)) - data.draw(st.sampled_from((0, 1)))
     fitting = [(layout, seconds()) for layout, peak, seconds in layouts if peak <= limit]
-    constraints = Constraints(optimizer_offload=(0.0,), degrees={OFFLOADED_LAYERS: Bounds(allowed=(0,))})
+    constraints = Constraints(
+        optimizer_offload=(0.0,), degrees={OFFLOADED_LAYERS: Bounds(allowed=(0,))}, offloaded_modules=()
+    )
     assert_plan_is_best_of(fitting, with_memory(run, limit), constraints=constraints)
 
 
@@ -104,6 +112,31 @@ def assert_plan_with_activations_on_hosts_is_exhaustively_best(run: Run, data: s
     ]
     constraints = Constraints(degrees={OFFLOADED_LAYERS: Bounds(minimum=1)})
     assert_plan_is_best_of(fitting, replace(run, activations=True), constraints=constraints)
+
+
+def assert_plan_with_modules_on_hosts_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
+    """Plan a run with what modules save on the hosts, under limits that are some layout's needs, or a byte less."""
+    sets: list[tuple[str, ...]] = [("core_attn", "attn_proj")]
+    if all(isinstance(part.block.mixer, SelfAttention) for part in run.model.runs):
+        sets.append(("qkv_linear", "core_attn", "attn_proj"))
+    if run.model.has_experts:
+        sets += [("expert_fc1", "moe_act"), ("core_attn", "attn_proj", "expert_fc1")]
+    named = data.draw(st.sampled_from(sets))
+    run = replace(run, modules=named)
+    layouts = list(layouts_with_modules_on_hosts(run))
+    assume(layouts)
+    limit = data.draw(st.sampled_from(sorted({peak for _, peak, _, _ in layouts}))) - data.draw(st.sampled_from((0, 1)))
+    run = with_memory(run, limit)
+    held = [hosted.num_bytes for _, peak, hosted, _ in layouts if peak <= limit]
+    tenth = run.cluster.host_memory_bytes // 10
+    node_bytes = (data.draw(st.sampled_from(sorted(held or [tenth]))) - tenth) * 10 // 9
+    run = replace(run, cluster=replace(run.cluster, host_memory_bytes=node_bytes + data.draw(st.integers(-2, 2))))
+    fitting = [
+        (layout, seconds())
+        for layout, peak, hosted, seconds in layouts_with_modules_on_hosts(run)
+        if peak <= limit and hosted.num_bytes <= hosted.limit_bytes
+    ]
+    assert_plan_is_best_of(fitting, run, constraints=Constraints(offloaded_modules=named))
 
 
 def assert_plan_is_best_of(fitting: list[tuple[Layout, float]], run: Run, *, constraints: Constraints) -> None:
@@ -186,6 +219,23 @@ def test_no_layout_of_many_small_runs_with_activations_on_the_hosts_is_better_th
     assert_plan_with_activations_on_hosts_is_exhaustively_best(run, data)
 
 
+@FEW
+@given(run=small_runs(most_layouts=400), data=st.data())
+def test_no_layout_of_a_small_run_with_modules_on_the_hosts_is_better_than_its_plan(
+    run: Run, data: st.DataObject
+) -> None:
+    assert_plan_with_modules_on_hosts_is_exhaustively_best(run, data)
+
+
+@pytest.mark.long
+@MANY
+@given(run=small_runs(most_layouts=400), data=st.data())
+def test_no_layout_of_many_small_runs_with_modules_on_the_hosts_is_better_than_their_plans(
+    run: Run, data: st.DataObject
+) -> None:
+    assert_plan_with_modules_on_hosts_is_exhaustively_best(run, data)
+
+
 @pytest.mark.long
 @MANY
 @given(run=small_runs(most_layouts=400), parameters=st.booleans(), data=st.data())
@@ -219,7 +269,9 @@ def test_no_layout_is_better_than_the_plan_where_ranks_get_more_the_more_there_a
     peaks = sorted({peak for _, peak, _ in layouts})
     limit = peaks[(len(peaks) - 1) * quarters // 4]
     fitting = [(layout, seconds) for layout, peak, seconds in layouts if peak <= limit]
-    constraints = Constraints(optimizer_offload=(0.0,), degrees={OFFLOADED_LAYERS: Bounds(allowed=(0,))})
+    constraints = Constraints(
+        optimizer_offload=(0.0,), degrees={OFFLOADED_LAYERS: Bounds(allowed=(0,))}, offloaded_modules=()
+    )
     assert_plan_is_best_of(fitting, with_memory(run, limit), constraints=constraints)
 
 

@@ -56,6 +56,16 @@ def test_the_points_of_a_small_run_with_activations_on_the_hosts_are_as_many_by_
     assert count_legal(hosted) == (len(space.points), len(space.unsimulated))
 
 
+@settings(max_examples=30, deadline=None)
+@given(run=small_runs(most_layouts=MANY_LAYOUTS))
+def test_the_points_of_a_small_run_with_modules_on_the_hosts_are_as_many_by_an_independent_count(run: Run) -> None:
+    modules = ("core_attn", "attn_proj")
+    hosted = replace(run, modules=modules)
+    space = enumerate_layouts(space_of(run).scope, modules=modules)
+    assert count_considered(hosted) == space.considered
+    assert count_legal(hosted) == (len(space.points), len(space.unsimulated))
+
+
 def assert_points_are_the_same(run: Run) -> None:
     space = space_of(run)
     searched: list[Layout] = [space.layout(index) for index in range(len(space.points))]

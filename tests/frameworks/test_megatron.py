@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from planner.blocks import Activation, DenseFeedForward, Norm, PositionEmbedding, QueryKeyNorm, SelfAttention
+from planner.bundled import load_bundled
 from planner.emit.megatron import LAUNCH_SCRIPT, emit_megatron
 from planner.layout import Granularity, Layout, Offload, Recompute
 from planner.plan import Plan
@@ -178,6 +179,20 @@ PLANS: Mapping[str, Plan] = {
     ),
     "activations of half of the layers on the host": planned(
         LLAMA_8B, replace(layout_of_degrees(layers=(32,), tp=2, dp=4, num_microbatches=32), offloaded_layers=16)
+    ),
+    "modules of interleaved stages on the host, beside recomputed ones": planned(
+        LLAMA_8B,
+        replace(
+            layout_of_degrees(layers=(8, 8, 8, 8), tp=2, pp=2, dp=2, num_microbatches=32),
+            offloaded_modules=("qkv_linear", "core_attn", "attn_proj"),
+            recompute=Recompute(granularity=Granularity.SELECTIVE, modules=("mlp",)),
+        ),
+    ),
+    "experts on the host": planned(
+        load_bundled("mixtral-8x7b"),
+        replace(
+            layout_of_degrees(layers=(32,), dp=8, num_microbatches=8, ep=8), offloaded_modules=("expert_fc1", "moe_act")
+        ),
     ),
     "pipeline ranks next to each other": planned(
         LLAMA_8B,
