@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from planner.inputs import Inputs
@@ -10,9 +11,10 @@ from planner.wanted_points import wanted_points
 from profiles.analytic import AnalyticCostModel
 from profiles.hardware import Cluster
 from profiles.measure.journal import Journal
-from profiles.measure.points import Point
+from profiles.measure.points import Point, point
 from profiles.measured_operations import operation_of
 from profiles.ops import Collective
+from profiles.recorded import read_recording
 
 NOISE = 0.03
 """Part by which figures differ from the analytic model's at most."""
@@ -83,3 +85,21 @@ def write_profile(
         for point in points:
             journal.measured(point, result_of(seconds_of(point, cluster) * drawn() * factor(point)))
     return directory
+
+
+def with_copies_beside(cluster: Cluster, folder: Path, beside: float | None) -> Cluster:
+    """Return a cluster with a profile of one product, and of products that copies slow down by this factor.
+
+    Args:
+        cluster: The cluster.
+        folder: Where the profile is written.
+        beside: Seconds of a product beside a copy over those alone; None for a profile that does not say.
+    """
+    with Journal(folder, resume=False) as journal:
+        journal.begin(run_line(cluster))
+        journal.measured(point("gemm", dtype="bf16", part="forward", batch=1, m=64, n=64, k=64), {"seconds": 1e-5})
+        for direction in () if beside is None else ("to_host", "to_device"):
+            figures = {"alone": 1.0, "beside": beside, "other_alone": 1.0, "other_beside": 1.0, "seconds": beside}
+            entry = point("overlap", dtype="bf16", beside=direction, product=4096, bytes=1 << 24)
+            journal.measured(entry, figures)
+    return replace(cluster, profile=read_recording(folder).reference)

@@ -31,15 +31,12 @@ from planner.validate import violations
 from planner.workload import Lora, Precision, TrainMethod, TrainWorkload
 from profiles.catalogue import load_preset
 from profiles.hardware import Cluster
-from profiles.measure.journal import Journal
-from profiles.measure.points import point
 from profiles.planned import cost_model_on
-from profiles.recorded import read_recording
 from tests.builders import tiny_dense_model
 from tests.emitted.deepspeed_plans import deepspeed_plan, layout_with
 from tests.emitted.plans import LLAMA_8B, cluster_of, layout_of_degrees, plan_of
 from tests.unequal_clusters import unequal_cluster
-from tests.written_profiles import run_line
+from tests.written_profiles import with_copies_beside
 
 GIB = 1 << 30
 WORKLOAD = TrainWorkload(seq_len=8192, global_batch_size=16, precision=Precision.BF16)
@@ -143,14 +140,7 @@ def test_layers_lose_what_a_profile_says_to_the_copies_beside_them(tmp_path: Pat
     assert layout.offloaded_layers
     lost = {}
     for name, beside in (("none", None), ("to_host", 1.2), ("both", 1.4)):
-        with Journal(tmp_path / name, resume=False) as journal:
-            journal.begin(run_line(fitted.cluster))
-            journal.measured(point("gemm", dtype="bf16", part="forward", batch=1, m=64, n=64, k=64), {"seconds": 1e-5})
-            for direction in () if beside is None else ("to_host", "to_device"):
-                figures = {"alone": 1.0, "beside": beside, "other_alone": 1.0, "other_beside": 1.0, "seconds": beside}
-                entry = point("overlap", dtype="bf16", beside=direction, product=4096, bytes=1 << 24)
-                journal.measured(entry, figures)
-        cluster = replace(fitted.cluster, profile=read_recording(tmp_path / name).reference)
+        cluster = with_copies_beside(fitted.cluster, tmp_path / name, beside)
         request = asked(Bounds(minimum=layout.offloaded_layers))
         found = given_layout(layout, fitted.model, cluster, request)
         (seconds,) = (line.seconds for line in found.time if line.term == WAITS)

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 
 from planner.bundled import load_bundled
 from planner.capabilities import MEGATRON
+from planner.described import given_layout
 from planner.documents import parse_document
 from planner.emit.deepspeed import emit_deepspeed
 from planner.emit.megatron import LAUNCH_SCRIPT, emit_megatron
@@ -34,6 +36,7 @@ from tests.builders import tiny_dense_model
 from tests.emitted.deepspeed_plans import deepspeed_plan, layout_with
 from tests.emitted.plans import LLAMA_8B, cluster_of, layout_of_degrees, plan_of
 from tests.unequal_clusters import unequal_cluster
+from tests.written_profiles import with_copies_beside
 
 GIB = 1 << 30
 WORKLOAD = TrainWorkload(seq_len=8192, global_batch_size=32, precision=Precision.BF16)
@@ -202,6 +205,20 @@ def test_ledgers_and_words_say_where_they_are(faster: Plan) -> None:
     assert layout_in_words(faster.best.layout).endswith(f"activations of {named} to the host")
     assert any(text.startswith(f"{WAITS}: ") for text in faster.best.assumptions)
     assert plan_from_document(parse_document(plan_to_text(faster), file="plan.json")) == faster
+
+
+def test_layers_lose_what_a_profile_says_to_the_copies_beside_them(tmp_path: Path, faster: Plan) -> None:
+    """Search and checker add the same, and twice as much where copies slow products down twice as much."""
+    layout = faster.best.layout
+    steps = []
+    for name, beside in (("none", None), ("some", 1.2), ("more", 1.4)):
+        cluster = with_copies_beside(faster.cluster, tmp_path / name, beside)
+        found = given_layout(layout, LLAMA_8B, cluster, asked(layout.offloaded_modules))
+        assert found.reevaluated_step_seconds == pytest.approx(found.step_seconds, rel=1e-9)
+        steps.append(found.step_seconds)
+    none, some, more = steps
+    assert some > none
+    assert more - none == pytest.approx(2 * (some - none), rel=0.05), "the more a stage takes, the less another waits"
 
 
 def test_they_are_found_where_nothing_fits_without() -> None:
