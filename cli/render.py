@@ -10,7 +10,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from planner.units import GIB
-from profiles.estimate import Source
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -63,6 +62,8 @@ def percent(fraction: float) -> str:
 
 def sources_in_words(fractions: Mapping[str, float]) -> str:
     """Return how much comes from where, best source first: "61.0 % measured, 39.0 % analytic"."""
+    from profiles.estimate import Source
+
     return ", ".join(f"{percent(fractions[source])} {source}" for source in Source if fractions.get(source))
 
 

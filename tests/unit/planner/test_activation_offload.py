@@ -141,9 +141,9 @@ def test_layers_lose_what_a_profile_says_to_the_copies_beside_them(tmp_path: Pat
     lost = {}
     for name, beside in (("none", None), ("to_host", 1.2), ("both", 1.4)):
         cluster = with_copies_beside(fitted.cluster, tmp_path / name, beside)
-        request = asked(Bounds(minimum=layout.offloaded_layers))
+        request = asked(workload=ADAPTED)
         found = given_layout(layout, fitted.model, cluster, request)
-        (seconds,) = (line.seconds for line in found.time if line.term == WAITS)
+        seconds = sum(line.seconds for line in found.time if line.term == WAITS)
         lost[name] = (seconds, found.reevaluated_step_seconds)
         ground = cost_model_on(cluster).copy_slowdown
         assert ground == (None if beside is None else pytest.approx(beside - 1.0))
@@ -151,6 +151,9 @@ def test_layers_lose_what_a_profile_says_to_the_copies_beside_them(tmp_path: Pat
     assert some > none
     assert more - none == pytest.approx(2 * (some - none), rel=1e-9)
     assert longest - step == pytest.approx(2 * (longer - step), rel=1e-6)
+    best = search(fitted.model, cluster, request, top=1).best
+    assert best.layout.offloaded_layers
+    assert best.step_seconds == pytest.approx(best.reevaluated_step_seconds, rel=1e-9)
 
 
 def test_what_is_hidden_of_copies_is_no_more_than_the_pass() -> None:

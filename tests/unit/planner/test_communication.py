@@ -16,6 +16,7 @@ from planner.communication import (
     overlapped_transfer_seconds,
     replica_groups,
     shard_ranks,
+    slowdown_beside,
     tied_embedding_reduction,
     transfer,
 )
@@ -227,3 +228,17 @@ def test_overlapped_transfers_slow_down_the_passes_beside_them() -> None:
     lost = [overlapped_transfer_seconds(boundaries, stage=stage, layout=overlapped, slowdown=0.5) for stage in range(4)]
     assert lost == [0.5, 1.5, 3.0, 2.0]
     assert overlapped_transfer_seconds(boundaries, stage=1, layout=LAYOUT, slowdown=0.5) == 0.0
+
+
+def test_copies_slow_a_pass_down_as_far_as_it_is_known_and_collectives_as_before() -> None:
+    def lost(collective_seconds: float, copied_seconds: float, copy_slowdown: float | None) -> float:
+        return slowdown_beside(
+            collective_seconds=collective_seconds,
+            copied_seconds=copied_seconds,
+            overlap_slowdown=0.2,
+            copy_slowdown=copy_slowdown,
+        )
+
+    assert lost(3.0, 1.0, 0.4) == pytest.approx((3.0 * 0.2 + 1.0 * 0.4) / 4.0)
+    assert lost(0.0, 1.0, 0.05) == 0.05
+    assert lost(3.0, 1.0, None) == lost(3.0, 0.0, 0.4) == lost(0.0, 0.0, 0.4) == 0.2

@@ -1,10 +1,12 @@
 """Weights on the host: a model that fits only with them, what is asked for by name, and each refusal."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from planner.bundled import load_bundled
+from planner.described import given_layout
 from planner.documents import parse_document
 from planner.emit.deepspeed import LAUNCH_SCRIPT, emit_deepspeed
 from planner.errors import NotExpressibleError
@@ -24,11 +26,15 @@ from planner.validate import violations
 from planner.workload import Precision, TrainMethod, TrainWorkload
 from profiles.catalogue import load_preset
 from profiles.hardware import Cluster
+from profiles.measure.journal import Journal
+from profiles.measure.points import point
 from profiles.ops import HostCopy
+from profiles.recorded import read_recording
 from tests.builders import tiny_dense_model
 from tests.emitted.deepspeed_plans import deepspeed_plan, layout_with
 from tests.emitted.plans import LLAMA_8B, cluster_of
 from tests.unequal_clusters import unequal_cluster
+from tests.written_profiles import run_line
 
 GIB = 1 << 30
 WORKLOAD = TrainWorkload(seq_len=4096, global_batch_size=64, precision=Precision.BF16, method=TrainMethod.FULL_FINETUNE)
@@ -60,6 +66,24 @@ def small_gpus() -> Cluster:
 def fitted(small_gpus: Cluster) -> Plan:
     """Return the plan of 13 billion parameters: 6.5 GB of weights a GPU beside 10 GB of what is computed with."""
     return search(load_bundled("llama-2-13b"), small_gpus, asked())
+
+
+@pytest.mark.parametrize(("beside", "is_longer"), [(1.0, False), (1.9, True)])
+def test_passes_lose_what_a_profile_says_to_copies_of_weights_and_gradients(
+    fitted: Plan, tmp_path: Path, beside: float, *, is_longer: bool
+) -> None:
+    """Search and checker take the same from it: 0 is less than what collectives cost a pass, and 0.9 more."""
+    figures = {"alone": 1.0, "beside": beside, "other_alone": 1.0, "other_beside": 1.0, "seconds": beside}
+    with Journal(tmp_path, resume=False) as journal:
+        journal.begin(run_line(fitted.cluster))
+        journal.measured(point("overlap", dtype="bf16", beside="to_host", product=4096, bytes=1 << 24), figures)
+    cluster = replace(fitted.cluster, profile=read_recording(tmp_path).reference)
+    before = given_layout(fitted.best.layout, fitted.model, fitted.cluster, asked())
+    after = given_layout(fitted.best.layout, fitted.model, cluster, asked())
+    assert (after.reevaluated_step_seconds > before.reevaluated_step_seconds) is is_longer
+    best = search(fitted.model, cluster, asked(), top=1).best
+    assert best.layout.offload is not None
+    assert best.step_seconds == pytest.approx(best.reevaluated_step_seconds, rel=1e-9)
 
 
 def test_a_model_fits_with_weights_on_the_host_that_did_not_without(fitted: Plan, small_gpus: Cluster) -> None:
