@@ -1,7 +1,7 @@
 """How many layers a pipeline rank can hold, as arrays over points: no exact ledger finds room for more.
 
-Axes: X points, S shapes, D distinct blocks, R recompute choices. Demand is rounded down and limits up, so that only
-what cannot be is ruled out.
+Axes: X points, U points with what they recompute left out (`Points.uses`), S shapes, D distinct blocks, R recompute
+choices. Demand is rounded down and limits up, so that only what cannot be is ruled out.
 
 Where each layer has a recompute choice of its own, it counts as recomputed whole. That needs least at every moment of
 a stage with k >= 1 micro-batches in flight: a layer that keeps s of its t bytes adds k s to what is held, and
@@ -165,86 +165,81 @@ class MemoryNeed:
     ) -> None:
         self.points = points
         self.num_layers = model.num_layers
-        self._shapes, self._shape_X = shapes
+        self._shapes, shape_X = shapes
+        folded = points.uses()
+        uses, use_X, shape_U = folded.points, folded.use_X, shape_X[folded.first]
         overheads = capabilities.overheads
         lost = 1.0 + overheads.lost_fraction
         per_element = state_bytes(workload)
-        dense_X = points.dp_X * points.cp_X / points.state_replicas_X
-        expert_X = points.edp_X / points.state_replicas_X
-
         apart = workload.gradient_dtype is not workload.precision.parameter_dtype
-        self._half_gradient = 2.0 if capabilities.half_gradients and apart else 0.0
-        grids = tuple(self._bytes_of_element(per_element, ranks_X) for ranks_X in (dense_X, expert_X))
-        bytes_KX = np.stack([*grids[0], *grids[1]])
-        facts_KX = np.stack([shape.memory_facts for shape in self._shapes]).T[:, self._shape_X]
+        half_gradient = 2.0 if capabilities.half_gradients and apart else 0.0
+        ranks = (uses.dp_X * uses.cp_X / uses.state_replicas_X, uses.edp_X / uses.state_replicas_X)
+        bytes_KU = np.stack(
+            [
+                row_U
+                for ranks_U in ranks
+                for row_U in _bytes_of_element(uses, per_element, ranks_U, half_gradient=half_gradient)
+            ]
+        )
+        facts_KU = np.stack([shape.memory_facts for shape in self._shapes]).T[:, shape_U]
         saved_SDR = np.stack([shape.saved_bytes_DR for shape in self._shapes])
         per_layer_R = np.array([choice.is_per_layer for choice in self._shapes[0].recomputes])
         self._per_layer_X = per_layer_R[points.recompute_X]
 
-        def states_X(four_KX: FloatArray) -> FloatArray:
+        def states_U(four_KU: FloatArray) -> FloatArray:
             """Return the bytes of weights, gradients and states of four kinds of elements."""
-            total_X: FloatArray = np.einsum("kx,kx->x", four_KX, bytes_KX)
-            return total_X
+            total_U: FloatArray = np.einsum("ku,ku->u", four_KU, bytes_KU)
+            return total_U
 
         copies = fp8_copy_bytes(workload.precision)
-        kept_copies_X = np.where(points.zero_stage_X == ZERO_WEIGHTS, 0.0, copies)
+        kept_copies_U = np.where(uses.zero_stage_X == ZERO_WEIGHTS, 0.0, copies)
         self.static_DX: list[FloatArray] = []
         self.saved_DX: list[FloatArray] = []
         self.working_DX: list[FloatArray] = []
-        whole_DX: list[FloatArray] = []
-        self.unsharded = Unsharded(
-            zero_stage_X=points.zero_stage_X, per_element=per_element, capabilities=capabilities, lost=lost
+        whole_DU: list[FloatArray] = []
+        unsharded = Unsharded(
+            zero_stage_X=uses.zero_stage_X, per_element=per_element, capabilities=capabilities, lost=lost
         )
         for block in range(len(self._shapes[0].counts_D)):
-            of_block_KX = facts_KX[_OF_ENDS + _OF_LAYER * block :][:_OF_LAYER]
-            operands_X, all_saved_X, transient_X, input_X = of_block_KX[4:]
-            self.static_DX.append(states_X(of_block_KX[:4]) + operands_X * kept_copies_X)
-            self.unsharded.add_layer(of_block_KX[:4])
-            saved_X = saved_SDR[self._shape_X, block, points.recompute_X]
-            again_X = np.where(points.recompute_layers_X > 0, 0.0, all_saved_X - saved_X)
+            of_block_KU = facts_KU[_OF_ENDS + _OF_LAYER * block :][:_OF_LAYER]
+            operands_U, all_saved_U, transient_U, input_U = of_block_KU[4:]
+            self.static_DX.append((states_U(of_block_KU[:4]) + operands_U * kept_copies_U)[use_X])
+            unsharded.add_layer(of_block_KU[:4])
+            saved_X = saved_SDR[shape_X, block, points.recompute_X]
+            again_X = np.where(points.recompute_layers_X > 0, 0.0, all_saved_U[use_X] - saved_X)
             # Where layers keep theirs on the host, it is not known here how many do.
             self.saved_DX.append(np.where(points.offloaded_layers_X > 0, 0.0, saved_X) * lost)
-            self.working_DX.append((again_X + transient_X) * lost + self.unsharded.one_layer_DX[-1])
-            whole_DX.append(all_saved_X - input_X)
-        self.freed_X = points.recompute_layers_X * np.maximum.reduce(whole_DX) * lost
-        self.embedding_states_X = states_X(facts_KX[:4]) + self.unsharded.end_X(facts_KX[:4])
+            self.working_DX.append((again_X + transient_U[use_X]) * lost + unsharded.one_layer_DX[-1][use_X])
+            whole_DU.append(all_saved_U - input_U)
+        self.freed_X = points.recompute_layers_X * np.maximum.reduce(whole_DU)[use_X] * lost
+        embedding_states_U = states_U(facts_KU[:4]) + unsharded.end_X(facts_KU[:4])
         if model.vision is not None:
-            self.embedding_states_X += model.vision.num_parameters * per_element.weight
-        head_peak_X, stream_X, operands_X = facts_KX[12:15]
-        head_KX = np.where(points.pp_X == 1, facts_KX[4:8], facts_KX[8:12])
-        self.head_states_X = states_X(head_KX) + self.unsharded.end_X(head_KX) + operands_X * copies
-        self.head_peak_X = head_peak_X * lost
-        buffers_X = np.where(points.vpp_X > 1, 4.0, 2.0)  # `skeleton` overlaps transfers where it interleaves
-        self.pipeline_X = np.where(points.pp_X > 1, buffers_X * stream_X * lost, 0.0)
-        self.always_X = _communicator_bytes_X(points, model, overheads) + (
+            embedding_states_U += model.vision.num_parameters * per_element.weight
+        self.embedding_states_X = embedding_states_U[use_X]
+        head_peak_U, stream_U, operands_U = facts_KU[12:15]
+        head_KU = np.where(uses.pp_X == 1, facts_KU[4:8], facts_KU[8:12])
+        self.head_states_X = (states_U(head_KU) + unsharded.end_X(head_KU) + operands_U * copies)[use_X]
+        self.head_peak_X = (head_peak_U * lost)[use_X]
+        buffers_U = np.where(uses.vpp_X > 1, 4.0, 2.0)  # `skeleton` overlaps transfers where it interleaves
+        pipeline_U = np.where(uses.pp_X > 1, buffers_U * stream_U * lost, 0.0)
+        always_U = _communicator_bytes_X(uses, model, overheads) + (
             overheads.context_bytes + overheads.fixed_bytes + WORKSPACE_BYTES
         )
+        self.beside_X = (pipeline_U + always_U)[use_X]
+        self.unsharded = unsharded.where(use_X)
         self._mean_static_X, self._mean_saved_X, self.quotients_DX = self._reference()
 
     def where(self, mask_X: BoolArray) -> "MemoryNeed":
         """Return the needs of the points that `mask_X` selects."""
-        chosen = copy(self)
+        chosen, index_X = copy(self), np.flatnonzero(mask_X)
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
-                setattr(chosen, name, value[mask_X])
+                setattr(chosen, name, value[index_X])
             elif isinstance(value, list):
-                setattr(chosen, name, [part_X[mask_X] for part_X in value])
-        chosen.points = self.points.where(mask_X)
-        chosen.unsharded = self.unsharded.where(mask_X)
+                setattr(chosen, name, [part_X[index_X] for part_X in value])
+        chosen.points = self.points.where(index_X)
+        chosen.unsharded = self.unsharded.where(index_X)
         return chosen
-
-    def _bytes_of_element(self, per_element: StateBytes, ranks_X: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the bytes of an element that is (trainable, frozen), split over `ranks_X`."""
-        points = self.points
-        weights_X, gradients_X, states_X = (np.where(points.zero_stage_X >= stage, ranks_X, 1.0) for stage in (3, 2, 1))
-        second_X = np.where(points.secondary_shard_X > 1, 1.0 / points.secondary_shard_X, 0.0)
-        weights_hosted_X = (points.parameter_offload_X == 1) & (points.zero_stage_X == SHARDED_WEIGHTS)
-        frozen_X: FloatArray = np.where(weights_hosted_X, 0.0, per_element.weight * (1.0 / weights_X + second_X))
-        states = (per_element.master + per_element.moments) * (1.0 - points.optimizer_offload_X / 100)
-        half_X = np.where(points.zero_stage_X == 1, self._half_gradient, 0.0)
-        hosted_X = (points.optimizer_offload_X > 0) & (points.zero_stage_X == SHARDED_WEIGHTS)
-        gradient_X = np.where(hosted_X, 0.0, per_element.gradient / gradients_X)
-        return frozen_X + gradient_X + states / states_X + half_X, frozen_X
 
     def _reference(self) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
         """Return the bytes of a mean layer, static and a micro-batch in flight, and what each layer takes of one.
@@ -279,8 +274,7 @@ class MemoryNeed:
     def _free_RX(self, rank_R: IntArray, limit_bytes: int, working_RX: FloatArray) -> FloatArray:
         """Return what pipeline ranks have for layers beside `working_RX`, and one byte for rounding."""
         last_RX = self._is_last_RX(rank_R)
-        fixed_RX: FloatArray = self.pipeline_X + self.always_X
-        fixed_RX = fixed_RX + np.where(rank_R[:, np.newaxis] == 0, self.embedding_states_X, 0.0)
+        fixed_RX: FloatArray = self.beside_X + np.where(rank_R[:, np.newaxis] == 0, self.embedding_states_X, 0.0)
         fixed_RX = fixed_RX + np.where(last_RX, self.head_states_X, 0.0)
         fixed_RX = fixed_RX + np.where(last_RX, np.maximum(self.head_peak_X, working_RX), working_RX)
         free_RX: FloatArray = limit_bytes + 1 - fixed_RX
@@ -395,6 +389,28 @@ class MemoryNeed:
             free_X = self._free_RX(np.array([rank]), limit_bytes, working_X)[0] - self.unsharded.held_X(held_D)
             least_X = np.minimum(least_X, free_X / np.maximum(need_X, 1.0))
         return least_X
+
+
+def _bytes_of_element(
+    points: Points, per_element: StateBytes, ranks_X: FloatArray, *, half_gradient: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return the bytes of an element that is (trainable, frozen), split over `ranks_X`.
+
+    Args:
+        points: The points.
+        per_element: Bytes of an element that is not split.
+        ranks_X: Ranks that split it.
+        half_gradient: Bytes of a gradient beside the accumulated one, where gradients are whole and states are not.
+    """
+    weights_X, gradients_X, states_X = (np.where(points.zero_stage_X >= stage, ranks_X, 1.0) for stage in (3, 2, 1))
+    second_X = np.where(points.secondary_shard_X > 1, 1.0 / points.secondary_shard_X, 0.0)
+    weights_hosted_X = (points.parameter_offload_X == 1) & (points.zero_stage_X == SHARDED_WEIGHTS)
+    frozen_X: FloatArray = np.where(weights_hosted_X, 0.0, per_element.weight * (1.0 / weights_X + second_X))
+    states = (per_element.master + per_element.moments) * (1.0 - points.optimizer_offload_X / 100)
+    half_X = np.where(points.zero_stage_X == 1, half_gradient, 0.0)
+    hosted_X = (points.optimizer_offload_X > 0) & (points.zero_stage_X == SHARDED_WEIGHTS)
+    gradient_X = np.where(hosted_X, 0.0, per_element.gradient / gradients_X)
+    return frozen_X + gradient_X + states / states_X + half_X, frozen_X
 
 
 def _communicator_bytes_X(points: Points, model: ModelSpec, overheads: Overheads) -> IntArray:
