@@ -26,6 +26,7 @@ from planner.layout import Layout, Recompute, Stage
 from planner.offload import gradient_copies, optimizer_seconds, parameter_copies, waited_for_link_seconds
 from planner.placement import PlacedModel, StageContents
 from planner.rank_peaks import RankPeaks
+from planner.schedules.bounds import split_bound_seconds
 from planner.schedules.simulate import StageTimes
 from planner.schedules.span import span_seconds
 from planner.shard import Elements
@@ -108,6 +109,12 @@ class PointPrices:
             vpp=layout.vpp,
             num_microbatches=layout.num_microbatches,
             times=self.times(layout),
+        )
+
+    def least_pipeline_seconds(self, layout: Layout) -> float:
+        """Return a time that `pipeline_seconds` does not undercut, from the work of each rank alone."""
+        return split_bound_seconds(
+            self.times(layout), pp=layout.pp, vpp=layout.vpp, num_microbatches=layout.num_microbatches
         )
 
     def times(self, layout: Layout) -> StageTimes:
