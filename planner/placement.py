@@ -53,6 +53,14 @@ class RankModel:
 
     def contents(self, stage: Stage) -> StageContents:
         """Return what one virtual stage holds."""
+        return self._contents_of(stage)
+
+    @cached_property
+    def _contents_of(self) -> Callable[[Stage], StageContents]:
+        """Return what says what a stage holds, each answer remembered."""
+        return cache(self._count_contents)
+
+    def _count_contents(self, stage: Stage) -> StageContents:
         counts_D = self.chain.counts(stage.first_layer, stage.num_layers)
         return StageContents(counts_D=counts_D, has_embedding=stage.has_embedding, has_head=stage.has_head)
 

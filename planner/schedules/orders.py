@@ -140,6 +140,17 @@ def in_flight(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int, r
     return min(num_microbatches * vpp, warmup + 1)
 
 
+def repeating_microbatches(schedule: Schedule, *, pp: int, vpp: int) -> int:
+    """Return the fewest micro-batches with which every rank warms up and runs a whole period of the steady phase.
+
+    A period is a group of micro-batches through each chunk: pp of them when interleaved, otherwise one.
+    """
+    group = pp if schedule is Schedule.INTERLEAVED else 1
+    # Rank 0 leads by the most groups.
+    lead = num_warmup(schedule, pp=pp, vpp=vpp, num_microbatches=pp * vpp, rank=0)
+    return group * (-(-lead // (group * vpp)) + 1)
+
+
 @lru_cache(maxsize=128)
 def operation_order(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int) -> OperationOrder:
     """Return what every rank runs, in order.
