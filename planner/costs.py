@@ -24,7 +24,7 @@ from planner.layout import Offload, Recompute
 from planner.memory_bound import KnownSplit, MemoryNeed, mesh_at
 from planner.offload import SHARDED_WEIGHTS, hosted_seconds, hosted_step, sharded_step, updated_elements
 from planner.placement import shard_model
-from planner.points import BoolArray, IntArray, Points, distinct_columns
+from planner.points import BoolArray, IntArray, Points, distinct, distinct_columns
 from planner.schedules.bounds import any_split_bound_seconds
 from planner.shape_costs import PartTable, ShapeCosts
 from planner.shard import Sharder
@@ -249,12 +249,12 @@ class CostTable:
         their point stands for, or with `any_split` in any.
         """
         capacity_X = np.zeros(len(points))
-        for pp in np.unique(points.pp_X).tolist():
+        for pp in distinct(points.pp_X):
             with_pp = np.nonzero(points.pp_X == pp)[0]
             part = points.where(with_pp)
             need = self._need(part)
             known_X = (part.pp_X == 1) | ((part.vpp_X > 1) & (not any_split))
-            for vpp in np.unique(part.vpp_X[known_X]).tolist():
+            for vpp in distinct(part.vpp_X[known_X]):
                 with_both_X = known_X & (part.vpp_X == vpp)
                 split = self._known_split(pp=pp, vpp=vpp)
                 share_X = need.where(with_both_X).known_split_X(split, limit_bytes)
@@ -351,7 +351,7 @@ class CostTable:
                 of_kind = np.nonzero(kind_X == kind)[0]
                 counts_RD = self._known_split(pp=pp, vpp=vpp).counts_RCD.sum(axis=1)
                 known_X[of_kind] = (counts_RD @ layers_DX[:, of_kind]).max(axis=0)
-        for pp in np.unique(points.pp_X[points.pp_X > 1]).tolist():
+        for pp in distinct(points.pp_X[points.pp_X > 1]):
             with_pp = np.nonzero(points.pp_X == pp)[0]
             seconds_DX = layers_DX[:, with_pp]
             rooms = self.layer_rooms(points.where(with_pp), limit_bytes=limit_bytes)

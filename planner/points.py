@@ -42,6 +42,12 @@ def distinct_columns(columns: IntArray) -> tuple[IntArray, IntArray]:
     return head[first], index_X.ravel().astype(np.int64)[run_X]
 
 
+def distinct(values_X: IntArray) -> list[int]:
+    """Return the distinct ones of degrees and the like, small whole numbers, ascending."""
+    found: list[int] = np.flatnonzero(np.bincount(values_X)).tolist()
+    return found
+
+
 def runs(columns: IntArray | Sequence[IntArray]) -> tuple[IntArray, IntArray]:
     """Return where each run of equal neighbouring columns begins, and the run of every column."""
     begins_X = np.ones(len(columns[0]), dtype=np.bool_)
@@ -107,6 +113,8 @@ class Points:
         """Return the points that `mask_X` selects."""
         # A mask is walked through once, not for every column.
         index_X = np.flatnonzero(mask_X) if mask_X.dtype == np.bool_ else mask_X
+        if mask_X.dtype == np.bool_ and len(index_X) == len(self):
+            return self
         return Points(**{entry.name: getattr(self, entry.name)[index_X] for entry in fields(self)})
 
     def uses(self) -> "Uses":
