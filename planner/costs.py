@@ -293,13 +293,14 @@ class CostTable:
         rooms_X = np.zeros(len(recomputed_X))
         hopeless_X = np.zeros(len(recomputed_X), dtype=np.bool_)
         for rank_R in _rank_blocks(pp, len(need.points)):
-            room_RDX = need.whole_room_RDX(rank_R, limit_bytes)
+            rooms = need.ranks(rank_R, limit_bytes)
+            room_RDX = rooms.whole_RDX()
             between_R = (rank_R > 0) & (rank_R < pp - 1)
             fewest_RX = vpp_X * np.maximum(recomputed_X, (vpp_X > 1) | between_R[:, np.newaxis])
-            too_small_RX = (room_RDX.max(axis=1) < fewest_RX) | ~need.must_fit_RX(rank_R, limit_bytes)
+            too_small_RX = (room_RDX.max(axis=1) < fewest_RX) | ~rooms.must_fit_RX()
             hopeless_X |= too_small_RX.any(axis=0)
             whole_DX += np.minimum(room_RDX, num_layers).sum(axis=0)
-            rooms_X += need.room_RX(rank_R, limit_bytes).sum(axis=0)
+            rooms_X += rooms.mean_RX().sum(axis=0)
         # All layers of each kind must find room, and all layers together.
         by_kind_X = (whole_DX / counts_D[:, np.newaxis]).min(axis=0)
         share_X = np.minimum(by_kind_X, rooms_X / need.model_X) * (1.0 + SHARE_ROUNDING)
@@ -377,11 +378,11 @@ class CostTable:
         need, pp = self._need(points), int(points.pp_X[0])
         seconds_DX = self._layer_seconds_DX(points)
         counts_D = np.array(need.counts_D, dtype=np.int64)
-        blocks = tuple(_rank_blocks(pp, len(points)))
-        rooms_RX = np.concatenate([need.room_RX(rank_R, limit_bytes) for rank_R in blocks])
+        blocks = [need.ranks(rank_R, limit_bytes) for rank_R in _rank_blocks(pp, len(points))]
+        rooms_RX = np.concatenate([rooms.mean_RX() for rooms in blocks])
         return Rooms(
             seconds_RX=_most_seconds_RX(rooms_RX, seconds_DX, np.stack(need.quotients_DX), counts_D),
-            layers_RDX=np.concatenate([need.whole_room_RDX(rank_R, limit_bytes) for rank_R in blocks]),
+            layers_RDX=np.concatenate([rooms.whole_RDX() for rooms in blocks]),
         )
 
     def _tail_bound_X(self, points: Points, shapes: tuple[ShapeCosts, ...], shape_X: IntArray) -> FloatArray:
