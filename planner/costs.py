@@ -179,16 +179,17 @@ class CostTable:
         self._by_column: dict[tuple[int, ...], ShapeCosts] = {}
         self._sharder = Sharder()
         self._parts = PartTable(cost_model, recomputes)
+        counts = dict.fromkeys(graph.blocks, 0)
+        for run in model.runs:
+            counts[run.block] += run.count
+        self._counts_D = tuple(counts.values())
 
     def shape(self, sharding: Sharding) -> ShapeCosts:
         """Return the costs of one shape."""
         if sharding not in self._shapes:
-            counts = dict.fromkeys(self.graph.blocks, 0)
-            for run in self.model.runs:
-                counts[run.block] += run.count
             self._shapes[sharding] = ShapeCosts(
                 rank_model=shard_model(self.graph, sharding, cut=self._sharder.layer),
-                counts_D=tuple(counts.values()),
+                counts_D=self._counts_D,
                 parts=self._parts,
             )
         return self._shapes[sharding]

@@ -122,7 +122,7 @@ class Timeline:
         places: list[int] = []
         while place:
             places.append(place)
-            before, source, kind = program.operations[place - 1]
+            before, source, kind = program.before[place - 1], program.source[place - 1], program.kind[place - 1]
             place = before if ends[before] + gap_O[kind] > ends[source] + transfer_O[kind] else source
         chain: IntArray = program.flat_N[np.array(places) - 1]
         return chain
@@ -186,17 +186,21 @@ class _Program:
     """The operations of an order, each after those that it waits for.
 
     Their places count from 1; 0 stands for nothing to wait for. What is walked one by one, again for every times of the
-    same order, is a list.
+    same order, are lists.
 
     Args:
         place_RK: The place of each operation.
         flat_N: Rank times K plus position of each, by place.
-        operations: By place, the operation before each one on its rank, the one whose result it needs, and its kind.
+        before: Place of the operation before each one on its rank.
+        source: Place of the operation whose result it needs.
+        kind: Its kind.
     """
 
     place_RK: IntArray
     flat_N: IntArray
-    operations: list[tuple[int, int, int]]
+    before: list[int]
+    source: list[int]
+    kind: list[int]
 
 
 def simulate(order: OperationOrder, times: StageTimes) -> Timeline:
@@ -212,7 +216,8 @@ def simulate(order: OperationOrder, times: StageTimes) -> Timeline:
     )
     ends = [0.0]
     append = ends.append
-    for before, source, kind in _program(order).operations:
+    program = _program(order)
+    for before, source, kind in zip(program.before, program.source, program.kind, strict=True):
         free = ends[before] + gap_O[kind]
         ready = ends[source] + transfer_O[kind]
         append((free if free > ready else ready) + duration_O[kind])
@@ -267,12 +272,12 @@ def _program(order: OperationOrder) -> _Program:
     before_N = place_N[np.where(flat_N % num_positions == 0, -1, flat_N - 1)]
     source_N = place_N[sources_RK(order).ravel()[flat_N]]
     assert (np.maximum(before_N, source_N) < place_N[flat_N]).all(), "an operation waits for one in a later slot"
-    kind_N = order.kinds.kind_RK.ravel()[flat_N]
-    place_RK = place_N[:-1].reshape(order.slot_RK.shape)
     return _Program(
-        place_RK=place_RK,
+        place_RK=place_N[:-1].reshape(order.slot_RK.shape),
         flat_N=flat_N,
-        operations=list(zip(before_N.tolist(), source_N.tolist(), kind_N.tolist(), strict=True)),
+        before=before_N.tolist(),
+        source=source_N.tolist(),
+        kind=order.kinds.kind_RK.ravel()[flat_N].tolist(),
     )
 
 
