@@ -71,7 +71,7 @@ class PointPrices:
         divisor = table.capabilities.vocab_divisor
         self.costs = table.shape(sharding_of(point, table.workload, vocab_divisor=divisor))
         self._stages: dict[tuple[StageContents, tuple[_Alike, ...]], StageSeconds] = {}
-        self._of_point: dict[Stage, StageSeconds] = {}
+        self._of_point: dict[Stage | StageContents, StageSeconds] = {}
         self._optimizers: dict[tuple[int, int], float] = {}
         self._peaks = RankPeaks()
 
@@ -178,9 +178,11 @@ class PointPrices:
         recompute = recompute or self.point.recompute
         if recompute is not self.point.recompute or recompute.is_per_layer:
             return self._stage(stage, recompute)
-        found = self._of_point.get(stage)
+        # Where all layers are treated alike, stages of equal contents are.
+        key = stage if recompute.num_layers is not None else self.costs.rank_model.contents(stage)
+        found = self._of_point.get(key)
         if found is None:
-            found = self._of_point[stage] = self._stage(stage, recompute)
+            found = self._of_point[key] = self._stage(stage, recompute)
         return found
 
     def _stage(self, stage: Stage, recompute: Recompute) -> StageSeconds:
