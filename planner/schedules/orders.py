@@ -146,7 +146,7 @@ def repeating_microbatches(schedule: Schedule, *, pp: int, vpp: int) -> int:
     A period is a group of micro-batches through each chunk: pp of them when interleaved, otherwise one.
     """
     group = pp if schedule is Schedule.INTERLEAVED else 1
-    # Rank 0 leads by the most groups.
+    # Rank 0 leads by the most groups; so many micro-batches are enough not to cut that short.
     lead = num_warmup(schedule, pp=pp, vpp=vpp, num_microbatches=pp * vpp, rank=0)
     return group * (-(-lead // (group * vpp)) + 1)
 

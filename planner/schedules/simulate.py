@@ -9,7 +9,8 @@ acyclic graph is exact; no closed form stands in for it. Arrays name their axes:
     V  virtual stages in model order; stage k runs on rank k mod pp as chunk k // pp
     E  boundaries between neighbouring virtual stages; boundary e joins stages e and e + 1
     N  all operations, each after those that it waits for
-    P  passes, and O  kinds of operations, as `planner.schedules.orders` counts them
+    P  passes and
+    O  kinds of operations, as `planner.schedules.orders` counts them
 """
 
 from dataclasses import dataclass
@@ -105,10 +106,9 @@ class Timeline:
     @property
     def busy_seconds_R(self) -> FloatArray:
         """Return what forward and backward passes of each rank take, without extras and transfers."""
-        work_V = np.array(self.times.forward_seconds_V) + np.array(self.times.backward_seconds_V)
-        busy_seconds_R: FloatArray = self.order.num_microbatches * work_V.reshape(self.order.vpp, self.order.pp).sum(
-            axis=0
-        )
+        order, times = self.order, self.times
+        work_V = np.array(times.forward_seconds_V) + np.array(times.backward_seconds_V)
+        busy_seconds_R: FloatArray = order.num_microbatches * work_V.reshape(order.vpp, order.pp).sum(axis=0)
         return busy_seconds_R
 
     def longest_chain(self) -> IntArray:
@@ -186,7 +186,7 @@ class _Program:
     """The operations of an order, each after those that it waits for.
 
     Their places count from 1; 0 stands for nothing to wait for. What is walked one by one, again for every times of the
-    same order, are lists.
+    same order, is in lists.
 
     Args:
         place_RK: The place of each operation.
