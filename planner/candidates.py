@@ -262,6 +262,9 @@ class Pricer:
             return Rejected(fits=True, bound_seconds=bound_seconds)
         by_host = False
         for split in self._splits(prices, problem):
+            # Most splits that are too slow need not be simulated to know it.
+            if prices.least_pipeline_seconds(split) + bound.tail_seconds >= ceiling_seconds:
+                return Rejected(fits=True, bound_seconds=bound_seconds)
             step_seconds = prices.step_seconds(split)
             if step_seconds >= ceiling_seconds:
                 return Rejected(fits=True, bound_seconds=bound_seconds)

@@ -25,7 +25,7 @@ from planner.layout import Offload, Recompute
 from planner.memory_bound import KnownSplit, MemoryNeed, mesh_at
 from planner.offload import SHARDED_WEIGHTS, hosted_seconds, hosted_step, sharded_step, updated_elements
 from planner.placement import shard_model
-from planner.points import BoolArray, IntArray, Points, distinct_columns
+from planner.points import BoolArray, IntArray, Points, distinct, distinct_columns
 from planner.schedules.bounds import any_split_bound_seconds
 from planner.shape_costs import PartTable, ShapeCosts
 from planner.shard import Sharder
@@ -183,6 +183,10 @@ class CostTable:
         self._by_column: dict[tuple[int, ...], ShapeCosts] = {}
         self._sharder = Sharder()
         self._parts = PartTable(cost_model, recomputes)
+        counts = dict.fromkeys(graph.blocks, 0)
+        for run in model.runs:
+            counts[run.block] += run.count
+        self._counts_D = tuple(counts.values())
 
     def with_modules(self, modules: tuple[str, ...]) -> "CostTable":
         """Return the costs of the points with these modules on the hosts; what layers take is worked out once."""
@@ -194,12 +198,9 @@ class CostTable:
     def shape(self, sharding: Sharding) -> ShapeCosts:
         """Return the costs of one shape."""
         if sharding not in self._shapes:
-            counts = dict.fromkeys(self.graph.blocks, 0)
-            for run in self.model.runs:
-                counts[run.block] += run.count
             self._shapes[sharding] = ShapeCosts(
                 rank_model=shard_model(self.graph, sharding, cut=self._sharder.layer),
-                counts_D=tuple(counts.values()),
+                counts_D=self._counts_D,
                 parts=self._parts,
                 modules=self.modules,
             )
@@ -261,12 +262,12 @@ class CostTable:
         their point stands for, or with `any_split` in any.
         """
         capacity_X = np.zeros(len(points))
-        for pp in np.unique(points.pp_X).tolist():
+        for pp in distinct(points.pp_X):
             with_pp = np.nonzero(points.pp_X == pp)[0]
             part = points.where(with_pp)
             need = self._need(part)
             known_X = (part.pp_X == 1) | ((part.vpp_X > 1) & (not any_split))
-            for vpp in np.unique(part.vpp_X[known_X]).tolist():
+            for vpp in distinct(part.vpp_X[known_X]):
                 with_both_X = known_X & (part.vpp_X == vpp)
                 split = self._known_split(pp=pp, vpp=vpp)
                 share_X = need.where(with_both_X).known_split_X(split, limit_bytes)
@@ -305,13 +306,14 @@ class CostTable:
         rooms_X = np.zeros(len(recomputed_X))
         hopeless_X = np.zeros(len(recomputed_X), dtype=np.bool_)
         for rank_R in _rank_blocks(pp, len(need.points)):
-            room_RDX = need.whole_room_RDX(rank_R, limit_bytes)
+            rooms = need.ranks(rank_R, limit_bytes)
+            room_RDX = rooms.whole_RDX()
             between_R = (rank_R > 0) & (rank_R < pp - 1)
             fewest_RX = vpp_X * np.maximum(recomputed_X, (vpp_X > 1) | between_R[:, np.newaxis])
-            too_small_RX = (room_RDX.max(axis=1) < fewest_RX) | ~need.must_fit_RX(rank_R, limit_bytes)
+            too_small_RX = (room_RDX.max(axis=1) < fewest_RX) | ~rooms.must_fit_RX()
             hopeless_X |= too_small_RX.any(axis=0)
             whole_DX += np.minimum(room_RDX, num_layers).sum(axis=0)
-            rooms_X += need.room_RX(rank_R, limit_bytes).sum(axis=0)
+            rooms_X += rooms.mean_RX().sum(axis=0)
         # All layers of each kind must find room, and all layers together.
         by_kind_X = (whole_DX / counts_D[:, np.newaxis]).min(axis=0)
         share_X = np.minimum(by_kind_X, rooms_X / need.model_X) * (1.0 + SHARE_ROUNDING)
@@ -363,7 +365,7 @@ class CostTable:
                 of_kind = np.nonzero(kind_X == kind)[0]
                 counts_RD = self._known_split(pp=pp, vpp=vpp).counts_RCD.sum(axis=1)
                 known_X[of_kind] = (counts_RD @ layers_DX[:, of_kind]).max(axis=0)
-        for pp in np.unique(points.pp_X[points.pp_X > 1]).tolist():
+        for pp in distinct(points.pp_X[points.pp_X > 1]):
             with_pp = np.nonzero(points.pp_X == pp)[0]
             seconds_DX = layers_DX[:, with_pp]
             rooms = self.layer_rooms(points.where(with_pp), limit_bytes=limit_bytes)
@@ -389,11 +391,11 @@ class CostTable:
         need, pp = self._need(points), int(points.pp_X[0])
         seconds_DX = self._layer_seconds_DX(points)
         counts_D = np.array(need.counts_D, dtype=np.int64)
-        blocks = tuple(_rank_blocks(pp, len(points)))
-        rooms_RX = np.concatenate([need.room_RX(rank_R, limit_bytes) for rank_R in blocks])
+        blocks = [need.ranks(rank_R, limit_bytes) for rank_R in _rank_blocks(pp, len(points))]
+        rooms_RX = np.concatenate([rooms.mean_RX() for rooms in blocks])
         return Rooms(
             seconds_RX=_most_seconds_RX(rooms_RX, seconds_DX, np.stack(need.quotients_DX), counts_D),
-            layers_RDX=np.concatenate([need.whole_room_RDX(rank_R, limit_bytes) for rank_R in blocks]),
+            layers_RDX=np.concatenate([rooms.whole_RDX() for rooms in blocks]),
         )
 
     def _tail_bound_X(self, points: Points, shapes: tuple[ShapeCosts, ...], shape_X: IntArray) -> FloatArray:

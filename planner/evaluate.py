@@ -204,8 +204,9 @@ class PricedStep:
         chunk, from where the gradients go back through the stages before it.
         """
         layout, times = self.layout, self.times
-        seconds = operation_seconds(self._order, times)
-        own_R = seconds.duration_RK.sum(axis=1) + seconds.gap_before_RK.sum(axis=1)
+        order = self._order
+        seconds, kind_RK = operation_seconds(order, times), order.kinds.kind_RK
+        own_R = seconds.duration_O[kind_RK].sum(axis=1) + seconds.gap_before_O[kind_RK].sum(axis=1)
         ranks = slice(0, layout.pp - 1)
         there = np.array(times.forward_seconds_V) + times.first_forward_extra_seconds_V
         ways_R = np.zeros(layout.pp)

@@ -10,7 +10,7 @@ Z paths, M moves.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -110,7 +110,13 @@ class StageChanges:
         if num_layers < fewest or first_layer < 0 or first_layer + num_layers > last_layer:
             return np.inf, np.inf
         now = self._prices.stage_on(stage, rank)
-        then = self._prices.stage_on(replace(stage, first_layer=first_layer, num_layers=num_layers), rank)
+        moved = Stage(
+            first_layer=first_layer,
+            num_layers=num_layers,
+            has_embedding=stage.has_embedding,
+            has_head=stage.has_head,
+        )
+        then = self._prices.stage_on(moved, rank)
         return then.forward - now.forward, then.backward - now.backward
 
 

@@ -15,6 +15,8 @@ pipeline stage k runs on pipeline rank k mod pp as its chunk k // pp.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from itertools import accumulate
 
 STAGES_OUTERMOST = "tp-cp-ep-dp-pp"
 """The default order of ranks, fastest axis first."""
@@ -310,20 +312,18 @@ def degrees_text(layout: Layout) -> str:
 
 def stages_from_counts(layers_per_stage: tuple[int, ...]) -> tuple[Stage, ...]:
     """Return virtual stages that hold these many decoder layers each, embedding first and head last."""
-    stages: list[Stage] = []
-    first_layer = 0
+    first_layers = accumulate(layers_per_stage, initial=0)
     last = len(layers_per_stage) - 1
-    for index, num_layers in enumerate(layers_per_stage):
-        stages.append(
-            Stage(
-                first_layer=first_layer,
-                num_layers=num_layers,
-                has_embedding=index == 0,
-                has_head=index == last,
-            )
-        )
-        first_layer += num_layers
-    return tuple(stages)
+    return tuple(
+        _stage(first_layer, num_layers, index == 0, index == last)
+        for index, (first_layer, num_layers) in enumerate(zip(first_layers, layers_per_stage, strict=False))
+    )
+
+
+@lru_cache(maxsize=1 << 14)
+def _stage(first_layer: int, num_layers: int, has_embedding: bool, has_head: bool) -> Stage:  # noqa: FBT001 - a key
+    """Return a virtual stage; a search asks for the same ones in one split after another."""
+    return Stage(first_layer=first_layer, num_layers=num_layers, has_embedding=has_embedding, has_head=has_head)
 
 
 def even_counts(num_layers: int, num_stages: int) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from planner.offload import PREFETCH_BUCKET_ELEMENTS, SUB_GROUP_ELEMENTS
 from planner.overheads import Overheads
 from planner.placement import PlacedModel, RankModel
 from planner.plan import MemoryLine, Phase
-from planner.schedules.orders import operation_order, peak_activation_bytes
+from planner.schedules.orders import operation_order, peak_activation_bytes, repeating_microbatches
 from planner.shard import Elements
 from planner.state_bytes import (
     FP8_COPY_SOURCE,
@@ -195,32 +195,69 @@ def room_bytes(placed: PlacedModel, pipeline_rank: int, *, limit_bytes: int) -> 
         pipeline_rank: The rank; what it needs at other times must fit by itself.
         limit_bytes: What each GPU may use.
     """
-    phases = dict(rank_phases(placed, pipeline_rank, 0, PLANNED))
-    terms = phases[Phase.FORWARD_BACKWARD]
-    lost = next(term.num_bytes for term in terms if term.name == FRAGMENTATION)
-    total = sum(term.num_bytes for term in terms) - lost
-    dynamic = sum(term.num_bytes for term in _dynamic_terms(placed, pipeline_rank, 0, PLANNED)) - lost
+    need = rank_need(placed, pipeline_rank)
     has_head = any(stage.has_head for stage in placed.layout.chunks(pipeline_rank))
     beside = max(working_set_bytes(placed, pipeline_rank), _loss_bytes(placed, PLANNED) if has_head else 0)
-    fraction = placed.capabilities.overheads.lost_fraction
-
-    def needed(more: int) -> int:
-        return total + more + round((dynamic + more) * fraction)
-
-    more = math.floor((limit_bytes - total - dynamic * fraction) / (1.0 + fraction))
-    while needed(more) > limit_bytes:
+    more = math.floor((limit_bytes - need.kept_bytes) / (1.0 + need.lost_fraction)) - need.passing_bytes
+    while need.working_bytes(more) > limit_bytes:
         more -= 1
-    while needed(more + 1) <= limit_bytes:
+    while need.working_bytes(more + 1) <= limit_bytes:
         more += 1
     return more + beside
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankNeed:
+    """What one pipeline rank holds beside saved tensors.
+
+    Args:
+        kept_bytes: What stays between passes.
+        passing_bytes: What comes and goes with them, the allocator's loss left out.
+        lost_fraction: What the allocator loses of that and of saved tensors.
+        other_bytes: The larger of the phases that have no saved tensors.
+    """
+
+    kept_bytes: int
+    passing_bytes: int
+    lost_fraction: float
+    other_bytes: int
+
+    def working_bytes(self, activation_bytes: int) -> int:
+        """Return what forward and backward passes take with these saved tensors."""
+        passing = self.passing_bytes + activation_bytes
+        return self.kept_bytes + passing + round(passing * self.lost_fraction)
+
+    def peak_bytes(self, activation_bytes: int) -> int:
+        """Return the largest phase."""
+        return max(self.other_bytes, self.working_bytes(activation_bytes))
+
+
+def rank_need(placed: PlacedModel, pipeline_rank: int) -> RankNeed:
+    """Return what one pipeline rank of a planned layout holds beside saved tensors."""
+    totals = {
+        phase: sum(term.num_bytes for term in terms) for phase, terms in rank_phases(placed, pipeline_rank, 0, PLANNED)
+    }
+    dynamic = _dynamic_terms(placed, pipeline_rank, 0, PLANNED)
+    working = totals.pop(Phase.FORWARD_BACKWARD)
+    return RankNeed(
+        kept_bytes=working - sum(term.num_bytes for term in dynamic),
+        passing_bytes=sum(term.num_bytes for term in dynamic if term.name != FRAGMENTATION),
+        lost_fraction=placed.capabilities.overheads.lost_fraction,
+        other_bytes=max(totals.values()),
+    )
+
+
 def activation_peaks(placed: PlacedModel, *, rank: int | None = None) -> tuple[int, ...]:
-    """Return what the saved tensors of each pipeline rank, or of the only one that is asked for, take at most."""
+    """Return what the saved tensors of each pipeline rank, or of the only one that is asked for, take at most.
+
+    What a rank holds comes again with every period of the steady phase: one of them is looked at.
+    """
     layout = placed.layout
-    order = operation_order(layout.schedule, pp=layout.pp, vpp=layout.vpp, num_microbatches=layout.num_microbatches)
-    bytes_RC = np.zeros((layout.pp, layout.vpp), dtype=np.int64)
-    for asked in range(layout.pp) if rank is None else (rank,):
+    schedule, pp, vpp = layout.schedule, layout.pp, layout.vpp
+    few = min(layout.num_microbatches, repeating_microbatches(schedule, pp=pp, vpp=vpp))
+    order = operation_order(schedule, pp=pp, vpp=vpp, num_microbatches=few)
+    bytes_RC = np.zeros((pp, vpp), dtype=np.int64)
+    for asked in range(pp) if rank is None else (rank,):
         bytes_RC[asked] = [chunk_activation_bytes(placed, stage) for stage in layout.chunks(asked)]
     if not layout.offloaded_modules:
         return peak_activation_bytes(order, bytes_RC, rank=rank)

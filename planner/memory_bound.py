@@ -1,7 +1,7 @@
 """How many layers a pipeline rank can hold, as arrays over points: no exact ledger finds room for more.
 
-Axes: X points, S shapes, D distinct blocks, R recompute choices. Demand is rounded down and limits up, so that only
-what cannot be is ruled out.
+Axes: X points, U points with what they recompute left out (`Points.uses`), S shapes, D distinct blocks, R recompute
+choices, or pipeline ranks. Demand is rounded down and limits up, so that only what cannot be is ruled out.
 
 Where each layer has a recompute choice of its own, it counts as recomputed whole. That needs least at every moment of
 a stage with k >= 1 micro-batches in flight: a layer that keeps s of its t bytes adds k s to what is held, and
@@ -11,6 +11,7 @@ max(t - s - freed, 0) while it is run again, of which the sum never falls with s
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -170,107 +171,117 @@ class MemoryNeed:
     ) -> None:
         self.points = points
         self.num_layers = model.num_layers
-        self._shapes, self._shape_X = shapes
+        self._shapes, shape_X = shapes
+        folded = points.uses()
+        uses, use_X, shape_U = folded.points, folded.use_X, shape_X[folded.first]
         overheads = capabilities.overheads
         lost = 1.0 + overheads.lost_fraction
         per_element = state_bytes(workload)
-        dense_X = points.dp_X * points.cp_X / points.state_replicas_X
-        expert_X = points.edp_X / points.state_replicas_X
-
         apart = workload.gradient_dtype is not workload.precision.parameter_dtype
-        self._half_gradient = 2.0 if capabilities.half_gradients and apart else 0.0
-        grids = tuple(self._bytes_of_element(per_element, ranks_X) for ranks_X in (dense_X, expert_X))
-        bytes_KX = np.stack([*grids[0], *grids[1]])
-        facts_KX = np.stack([shape.memory_facts for shape in self._shapes]).T[:, self._shape_X]
+        half_gradient = 2.0 if capabilities.half_gradients and apart else 0.0
+        ranks = (uses.dp_X * uses.cp_X / uses.state_replicas_X, uses.edp_X / uses.state_replicas_X)
+        bytes_KU = np.stack(
+            [
+                row_U
+                for ranks_U in ranks
+                for row_U in _bytes_of_element(uses, per_element, ranks_U, half_gradient=half_gradient)
+            ]
+        )
+        facts_KU = np.stack([shape.memory_facts for shape in self._shapes]).T[:, shape_U]
         saved_SDR = np.stack([shape.saved_bytes_DR for shape in self._shapes])
         here_SDR = saved_SDR - np.stack([shape.leaving_bytes_DR for shape in self._shapes])
         per_layer_R = np.array([choice.is_per_layer for choice in self._shapes[0].recomputes])
         self._per_layer_X = per_layer_R[points.recompute_X]
 
-        def states_X(four_KX: FloatArray) -> FloatArray:
+        def states_U(four_KU: FloatArray) -> FloatArray:
             """Return the bytes of weights, gradients and states of four kinds of elements."""
-            total_X: FloatArray = np.einsum("kx,kx->x", four_KX, bytes_KX)
-            return total_X
+            total_U: FloatArray = np.einsum("ku,ku->u", four_KU, bytes_KU)
+            return total_U
 
         copies = fp8_copy_bytes(workload.precision)
-        kept_copies_X = np.where(points.zero_stage_X == ZERO_WEIGHTS, 0.0, copies)
+        kept_copies_U = np.where(uses.zero_stage_X == ZERO_WEIGHTS, 0.0, copies)
         self.static_DX: list[FloatArray] = []
         self.saved_DX: list[FloatArray] = []
         self.working_DX: list[FloatArray] = []
-        whole_DX: list[FloatArray] = []
-        self.unsharded = Unsharded(
-            zero_stage_X=points.zero_stage_X, per_element=per_element, capabilities=capabilities, lost=lost
+        whole_DU: list[FloatArray] = []
+        unsharded = Unsharded(
+            zero_stage_X=uses.zero_stage_X, per_element=per_element, capabilities=capabilities, lost=lost
         )
         for block in range(len(self._shapes[0].counts_D)):
-            of_block_KX = facts_KX[_OF_ENDS + _OF_LAYER * block :][:_OF_LAYER]
-            operands_X, all_saved_X, transient_X, input_X = of_block_KX[4:]
-            self.static_DX.append(states_X(of_block_KX[:4]) + operands_X * kept_copies_X)
-            self.unsharded.add_layer(of_block_KX[:4])
-            saved_X = saved_SDR[self._shape_X, block, points.recompute_X]
-            again_X = np.where(points.recompute_layers_X > 0, 0.0, all_saved_X - saved_X)
-            here_X = here_SDR[self._shape_X, block, points.recompute_X]
+            of_block_KU = facts_KU[_OF_ENDS + _OF_LAYER * block :][:_OF_LAYER]
+            operands_U, all_saved_U, transient_U, input_U = of_block_KU[4:]
+            self.static_DX.append((states_U(of_block_KU[:4]) + operands_U * kept_copies_U)[use_X])
+            unsharded.add_layer(of_block_KU[:4])
+            saved_X = saved_SDR[shape_X, block, points.recompute_X]
+            again_X = np.where(points.recompute_layers_X > 0, 0.0, all_saved_U[use_X] - saved_X)
             # Where layers keep theirs on the host, it is not known here how many do.
-            self.saved_DX.append(np.where(points.offloaded_layers_X > 0, 0.0, here_X) * lost)
-            self.working_DX.append((again_X + transient_X) * lost + self.unsharded.one_layer_DX[-1])
-            whole_DX.append(all_saved_X - input_X)
-        self.freed_X = points.recompute_layers_X * np.maximum.reduce(whole_DX) * lost
-        self.embedding_states_X = states_X(facts_KX[:4]) + self.unsharded.end_X(facts_KX[:4])
+            self.saved_DX.append(
+                np.where(points.offloaded_layers_X > 0, 0.0, here_SDR[shape_X, block, points.recompute_X]) * lost
+            )
+            self.working_DX.append((again_X + transient_U[use_X]) * lost + unsharded.one_layer_DX[-1][use_X])
+            whole_DU.append(all_saved_U - input_U)
+        self.freed_X = points.recompute_layers_X * np.maximum.reduce(whole_DU)[use_X] * lost
+        embedding_states_U = states_U(facts_KU[:4]) + unsharded.end_X(facts_KU[:4])
         if model.vision is not None:
-            self.embedding_states_X += model.vision.num_parameters * per_element.weight
-        head_peak_X, stream_X, operands_X = facts_KX[12:15]
-        head_KX = np.where(points.pp_X == 1, facts_KX[4:8], facts_KX[8:12])
-        self.head_states_X = states_X(head_KX) + self.unsharded.end_X(head_KX) + operands_X * copies
-        self.head_peak_X = head_peak_X * lost
-        buffers_X = np.where(points.vpp_X > 1, 4.0, 2.0)  # `skeleton` overlaps transfers where it interleaves
-        self.pipeline_X = np.where(points.pp_X > 1, buffers_X * stream_X * lost, 0.0)
-        self.always_X = _communicator_bytes_X(points, model, overheads) + (
+            embedding_states_U += model.vision.num_parameters * per_element.weight
+        self.embedding_states_X = embedding_states_U[use_X]
+        head_peak_U, stream_U, operands_U = facts_KU[12:15]
+        head_KU = np.where(uses.pp_X == 1, facts_KU[4:8], facts_KU[8:12])
+        self.head_states_X = (states_U(head_KU) + unsharded.end_X(head_KU) + operands_U * copies)[use_X]
+        self.head_peak_X = (head_peak_U * lost)[use_X]
+        buffers_U = np.where(uses.vpp_X > 1, 4.0, 2.0)  # `skeleton` overlaps transfers where it interleaves
+        pipeline_U = np.where(uses.pp_X > 1, buffers_U * stream_U * lost, 0.0)
+        always_U = _communicator_bytes_X(uses, model, overheads) + (
             overheads.context_bytes + overheads.fixed_bytes + WORKSPACE_BYTES
         )
-        self._mean_static_X, self._mean_saved_X, self.quotients_DX = self._reference()
+        self.beside_X = (pipeline_U + always_U)[use_X]
+        self.unsharded = unsharded.where(use_X)
 
     def where(self, mask_X: BoolArray) -> "MemoryNeed":
-        """Return the needs of the points that `mask_X` selects."""
-        chosen = copy(self)
+        """Return the needs of the points that `mask_X` selects; every array of this object is one over points."""
+        chosen, index_X = copy(self), np.flatnonzero(mask_X)
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
-                setattr(chosen, name, value[mask_X])
+                setattr(chosen, name, value[index_X])
             elif isinstance(value, list):
-                setattr(chosen, name, [part_X[mask_X] for part_X in value])
-        chosen.points = self.points.where(mask_X)
-        chosen.unsharded = self.unsharded.where(mask_X)
+                setattr(chosen, name, [part_X[index_X] for part_X in value])
+        chosen.points = self.points.where(index_X)
+        chosen.unsharded = self.unsharded.where(index_X)
         return chosen
 
-    def _bytes_of_element(self, per_element: StateBytes, ranks_X: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the bytes of an element that is (trainable, frozen), split over `ranks_X`."""
-        points = self.points
-        weights_X, gradients_X, states_X = (np.where(points.zero_stage_X >= stage, ranks_X, 1.0) for stage in (3, 2, 1))
-        second_X = np.where(points.secondary_shard_X > 1, 1.0 / points.secondary_shard_X, 0.0)
-        weights_hosted_X = (points.parameter_offload_X == 1) & (points.zero_stage_X == SHARDED_WEIGHTS)
-        frozen_X: FloatArray = np.where(weights_hosted_X, 0.0, per_element.weight * (1.0 / weights_X + second_X))
-        states = (per_element.master + per_element.moments) * (1.0 - points.optimizer_offload_X / 100)
-        half_X = np.where(points.zero_stage_X == 1, self._half_gradient, 0.0)
-        hosted_X = (points.optimizer_offload_X > 0) & (points.zero_stage_X == SHARDED_WEIGHTS)
-        gradient_X = np.where(hosted_X, 0.0, per_element.gradient / gradients_X)
-        return frozen_X + gradient_X + states / states_X + half_X, frozen_X
+    @property
+    def _weights_D(self) -> FloatArray:
+        counts = self._shapes[0].counts_D
+        return np.array(counts, dtype=np.float64) / sum(counts)
 
-    def _reference(self) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
-        """Return the bytes of a mean layer, static and a micro-batch in flight, and what each layer takes of one.
+    @cached_property
+    def mean_static_X(self) -> FloatArray:
+        """Return the bytes of a mean layer whatever is in flight."""
+        static_X: FloatArray = self._weights_D @ np.stack(self.static_DX)
+        return static_X
+
+    @cached_property
+    def mean_saved_X(self) -> FloatArray:
+        """Return the bytes of a mean layer for each micro-batch in flight."""
+        saved_X: FloatArray = self._weights_D @ np.stack(self.saved_DX)
+        return saved_X
+
+    @cached_property
+    def quotients_DX(self) -> list[FloatArray]:
+        """Return what each layer takes of a mean layer, at least.
 
         A layer with k micro-batches in flight takes s + k a bytes of its rank, a mean layer S + k A. The quotient is
         monotonic in k, so a layer takes at least the smaller of its quotients at the fewest and the most in flight,
         whichever rank holds it; the sum over layers is what the ranks' room, in mean layers, must reach.
         """
-        counts = self._shapes[0].counts_D
-        weights_D = np.array(counts, dtype=np.float64) / sum(counts)
-        static_X: FloatArray = weights_D @ np.stack(self.static_DX)
-        saved_X: FloatArray = weights_D @ np.stack(self.saved_DX)
+        static_X, saved_X = self.mean_static_X, self.mean_saved_X
         most_X = np.minimum(self.points.pp_X, self.points.num_microbatches_X)
         quotients_DX: list[FloatArray] = []
         for layer_static_X, layer_saved_X in zip(self.static_DX, self.saved_DX, strict=True):
             fewest_X = (layer_static_X + layer_saved_X) / np.maximum(static_X + saved_X, 1.0)
             most_quotient_X = (layer_static_X + most_X * layer_saved_X) / np.maximum(static_X + most_X * saved_X, 1.0)
             quotients_DX.append(np.maximum(np.minimum(fewest_X, most_quotient_X), 1e-9))
-        return static_X, saved_X, quotients_DX
+        return quotients_DX
 
     @property
     def counts_D(self) -> tuple[int, ...]:
@@ -283,99 +294,9 @@ class MemoryNeed:
         total_X: FloatArray = np.array(self._shapes[0].counts_D, dtype=np.float64) @ np.stack(self.quotients_DX)
         return total_X
 
-    def _free_RX(self, rank_R: IntArray, limit_bytes: int, working_RX: FloatArray) -> FloatArray:
-        """Return what pipeline ranks have for layers beside `working_RX`, and one byte for rounding."""
-        last_RX = self._is_last_RX(rank_R)
-        fixed_RX: FloatArray = self.pipeline_X + self.always_X
-        fixed_RX = fixed_RX + np.where(rank_R[:, np.newaxis] == 0, self.embedding_states_X, 0.0)
-        fixed_RX = fixed_RX + np.where(last_RX, self.head_states_X, 0.0)
-        fixed_RX = fixed_RX + np.where(last_RX, np.maximum(self.head_peak_X, working_RX), working_RX)
-        free_RX: FloatArray = limit_bytes + 1 - fixed_RX
-        return free_RX
-
-    def _is_last_RX(self, rank_R: IntArray) -> BoolArray:
-        is_last_RX: BoolArray = self.points.pp_X == rank_R[:, np.newaxis] + 1
-        return is_last_RX
-
-    def _least_working_RX(self, rank_R: IntArray) -> FloatArray:
-        """Return the least temporaries of a rank's layers; a stage at either end may hold no layer, and has none."""
-        at_ends_RX = (rank_R[:, np.newaxis] == 0) | self._is_last_RX(rank_R)
-        holds_RX = np.where(at_ends_RX, self._fewest_at_ends_X(), 1) > 0
-        return np.where(holds_RX, np.minimum.reduce(self.working_DX), 0.0)
-
-    def _in_flight_RX(self, rank_R: IntArray) -> IntArray:
-        """Return how many micro-batches a rank holds of every layer when it has run ahead.
-
-        Of interleaved stages those of the last chunk, of which there are fewest.
-        """
-        points = self.points
-        behind_RX = np.maximum(points.pp_X - rank_R[:, np.newaxis] - 1, 0)
-        _, last_RX = _interleaved_flights_RX(rank_R, points.pp_X, points.num_microbatches_X)
-        plain_RX = np.minimum(points.num_microbatches_X, behind_RX + 1)
-        in_flight_RX: IntArray = np.where(points.vpp_X > 1, last_RX, plain_RX)
-        return in_flight_RX
-
-    def _of_layers_RX(self, rank_R: IntArray, limit_bytes: int, working_RX: FloatArray) -> FloatArray:
-        """Return what ranks have for layers that each keep as many micro-batches as `_in_flight_RX` says.
-
-        Recomputed layers keep less than that. Chunks before the last one have more in flight, and each of them holds
-        the fewest layers of a stage at least.
-        """
-        points, in_flight_RX = self.points, self._in_flight_RX(rank_R)
-        again_RX, _ = _interleaved_flights_RX(rank_R, points.pp_X, points.num_microbatches_X)
-        before_RX = (points.vpp_X - 1) * (points.pp_X - in_flight_RX) + again_RX
-        more_RX = np.where(points.vpp_X > 1, before_RX, 0)
-        fewest_X = np.maximum(points.recompute_layers_X, 1)
-        kept_X = np.maximum(fewest_X * np.minimum.reduce(self.saved_DX) - self.freed_X, 0.0)
-        free_RX = self._free_RX(rank_R, limit_bytes, working_RX)
-        left_RX: FloatArray = free_RX - more_RX * kept_X + points.vpp_X * in_flight_RX * self.freed_X
-        return left_RX
-
-    def _fewest_at_ends_X(self) -> IntArray:
-        points = self.points
-        empty_X = (points.pp_X > 1) & (points.vpp_X == 1) & (points.recompute_layers_X == 0)
-        return np.where(empty_X, 0, 1)
-
-    def room_RX(self, rank_R: IntArray, limit_bytes: int) -> FloatArray:
-        """Return the mean layers that pipeline ranks can hold, at most, by bytes, whatever the split."""
-        in_flight_RX = self._in_flight_RX(rank_R)
-        free_RX = self._of_layers_RX(rank_R, limit_bytes, self._least_working_RX(rank_R))
-        mean_RX = np.maximum(self._mean_static_X + in_flight_RX * self._mean_saved_X, 1.0)
-        if not self.unsharded.gradient_X.any():
-            plain_RX: FloatArray = np.maximum(free_RX / mean_RX, 0.0)
-            return plain_RX
-        of_layer_DRX = [
-            np.maximum(static_X + in_flight_RX * saved_X, 1.0)
-            for static_X, saved_X in zip(self.static_DX, self.saved_DX, strict=True)
-        ]
-        rooms_RX: FloatArray = np.zeros_like(free_RX)
-        for growing_DX, fixed_DX in self.unsharded.cases():
-            # Whatever the mix of layers, each byte that it needs draws at least `share_RX` more.
-            shares = [more_X / of_RX for more_X, of_RX in zip(growing_DX, of_layer_DRX, strict=True)]
-            share_RX = np.minimum.reduce(shares)
-            case_RX = (free_RX - np.minimum.reduce(fixed_DX)) / (mean_RX * (1.0 + share_RX))
-            rooms_RX = np.maximum(rooms_RX, case_RX)
-        return rooms_RX
-
-    def whole_room_RDX(self, rank_R: IntArray, limit_bytes: int) -> FloatArray:
-        """Return how many layers of each kind alone pipeline ranks can hold, at most, whatever the split."""
-        in_flight_RX = self._in_flight_RX(rank_R)
-        rooms_DRX: list[FloatArray] = []
-        for kind, working_X in enumerate(self.working_DX):
-            free_RX = self._of_layers_RX(rank_R, limit_bytes, working_X)
-            layer_RX = np.maximum(self.static_DX[kind] + in_flight_RX * self.saved_DX[kind], 1.0)
-            of_cases = (
-                (free_RX - fixed_DX[kind]) / (layer_RX + growing_DX[kind])
-                for growing_DX, fixed_DX in self.unsharded.cases()
-            )
-            rooms_DRX.append(np.floor(np.maximum.reduce(list(of_cases)) + 1e-9))
-        # Without a layer there are no temporaries either: whether that fits, `must_fit_RX` says.
-        return np.clip(np.stack(rooms_DRX, axis=1), 0.0, float(1 << 30))
-
-    def must_fit_RX(self, rank_R: IntArray, limit_bytes: int) -> BoolArray:
-        """Return whether pipeline ranks can hold what they must, their layers left out."""
-        fits_RX: BoolArray = self._free_RX(rank_R, limit_bytes, self._least_working_RX(rank_R)) >= 0
-        return fits_RX
+    def ranks(self, rank_R: IntArray, limit_bytes: int) -> "RankRooms":
+        """Return what pipeline ranks have for layers within `limit_bytes`."""
+        return RankRooms(self, rank_R, limit_bytes)
 
     def known_split_X(self, split: KnownSplit, limit_bytes: int) -> FloatArray:
         """Return the least of what each pipeline rank has for its layers over what they need; 1 just fits.
@@ -399,9 +320,144 @@ class MemoryNeed:
             of_layers_DX = np.stack([self.working_DX[block] for block in np.nonzero(held_D)[0]])
             # Where layers differ, what a layer frees before it is counted; the last one of a stage has freed nothing.
             working_X: FloatArray = np.where(self._per_layer_X, of_layers_DX.min(axis=0), of_layers_DX.max(axis=0))
-            free_X = self._free_RX(np.array([rank]), limit_bytes, working_X)[0] - self.unsharded.held_X(held_D)
+            free_X = self.ranks(np.array([rank]), limit_bytes).free_RX(working_X)[0] - self.unsharded.held_X(held_D)
             least_X = np.minimum(least_X, free_X / np.maximum(need_X, 1.0))
         return least_X
+
+
+class RankRooms:
+    """What pipeline ranks have for layers, at most.
+
+    Args:
+        need: What the points need.
+        rank_R: The ranks.
+        limit_bytes: What a GPU may use.
+    """
+
+    def __init__(self, need: MemoryNeed, rank_R: IntArray, limit_bytes: int) -> None:
+        self._need, self._rank_R = need, rank_R
+        self._is_last_RX = need.points.pp_X == rank_R[:, np.newaxis] + 1
+        fixed_RX = need.beside_X + np.where(rank_R[:, np.newaxis] == 0, need.embedding_states_X, 0.0)
+        self._fixed_RX: FloatArray = fixed_RX + np.where(self._is_last_RX, need.head_states_X, 0.0)
+        self._limit_bytes = limit_bytes + 1  # one byte for rounding
+
+    def free_RX(self, working_RX: FloatArray) -> FloatArray:
+        """Return what the ranks have for layers beside temporaries of `working_RX`."""
+        beside_RX = np.where(self._is_last_RX, np.maximum(self._need.head_peak_X, working_RX), working_RX)
+        free_RX: FloatArray = self._limit_bytes - (self._fixed_RX + beside_RX)
+        return free_RX
+
+    @cached_property
+    def _most_free_RX(self) -> FloatArray:
+        """Return `free_RX` beside the least temporaries; a stage at either end may hold no layer, and has none."""
+        points = self._need.points
+        may_be_empty_X = (points.pp_X > 1) & (points.vpp_X == 1) & (points.recompute_layers_X == 0)
+        is_end_RX = (self._rank_R[:, np.newaxis] == 0) | self._is_last_RX
+        return self.free_RX(np.where(is_end_RX & may_be_empty_X, 0.0, np.minimum.reduce(self._need.working_DX)))
+
+    @cached_property
+    def _interleaved_RX(self) -> tuple[IntArray, IntArray]:
+        points = self._need.points
+        return _interleaved_flights_RX(self._rank_R, points.pp_X, points.num_microbatches_X)
+
+    @cached_property
+    def _in_flight_RX(self) -> IntArray:
+        """Return how many micro-batches a rank holds of every layer when it has run ahead.
+
+        Of interleaved stages those of the last chunk, of which there are fewest.
+        """
+        points, (_, last_RX) = self._need.points, self._interleaved_RX
+        behind_RX = np.maximum(points.pp_X - self._rank_R[:, np.newaxis] - 1, 0)
+        plain_RX = np.minimum(points.num_microbatches_X, behind_RX + 1)
+        in_flight_RX: IntArray = np.where(points.vpp_X > 1, last_RX, plain_RX)
+        return in_flight_RX
+
+    @cached_property
+    def _kept_before_RX(self) -> FloatArray:
+        """Return what chunks before the last one keep, of which more are in flight than `_in_flight_RX` says.
+
+        Each of them holds the fewest layers of a stage at least.
+        """
+        need, points, (again_RX, _) = self._need, self._need.points, self._interleaved_RX
+        before_RX = (points.vpp_X - 1) * (points.pp_X - self._in_flight_RX) + again_RX
+        more_RX = np.where(points.vpp_X > 1, before_RX, 0)
+        fewest_X = np.maximum(points.recompute_layers_X, 1)
+        kept_RX: FloatArray = more_RX * np.maximum(fewest_X * np.minimum.reduce(need.saved_DX) - need.freed_X, 0.0)
+        return kept_RX
+
+    @cached_property
+    def _freed_RX(self) -> FloatArray:
+        """Return what layers that are recomputed whole do not keep."""
+        freed_RX: FloatArray = self._need.points.vpp_X * self._in_flight_RX * self._need.freed_X
+        return freed_RX
+
+    def _of_layers_RX(self, free_RX: FloatArray) -> FloatArray:
+        """Return what of `free_RX` there is for layers that keep as many micro-batches as `_in_flight_RX` says."""
+        left_RX: FloatArray = free_RX - self._kept_before_RX + self._freed_RX
+        return left_RX
+
+    def mean_RX(self) -> FloatArray:
+        """Return the mean layers that the ranks can hold, at most, by bytes, whatever the split."""
+        need, in_flight_RX = self._need, self._in_flight_RX
+        free_RX = self._of_layers_RX(self._most_free_RX)
+        mean_RX = np.maximum(need.mean_static_X + in_flight_RX * need.mean_saved_X, 1.0)
+        if not need.unsharded.gradient_X.any():
+            plain_RX: FloatArray = np.maximum(free_RX / mean_RX, 0.0)
+            return plain_RX
+        of_layer_DRX = [
+            np.maximum(static_X + in_flight_RX * saved_X, 1.0)
+            for static_X, saved_X in zip(need.static_DX, need.saved_DX, strict=True)
+        ]
+        rooms_RX: FloatArray = np.zeros_like(free_RX)
+        for growing_DX, fixed_DX in need.unsharded.cases():
+            # Whatever the mix of layers, each byte that it needs draws at least `share_RX` more.
+            shares = [more_X / of_RX for more_X, of_RX in zip(growing_DX, of_layer_DRX, strict=True)]
+            share_RX = np.minimum.reduce(shares)
+            case_RX = (free_RX - np.minimum.reduce(fixed_DX)) / (mean_RX * (1.0 + share_RX))
+            rooms_RX = np.maximum(rooms_RX, case_RX)
+        return rooms_RX
+
+    def whole_RDX(self) -> FloatArray:
+        """Return how many layers of each kind alone the ranks can hold, at most, whatever the split."""
+        need = self._need
+        rooms_DRX: list[FloatArray] = []
+        for kind, working_X in enumerate(need.working_DX):
+            free_RX = self._of_layers_RX(self.free_RX(working_X))
+            layer_RX = np.maximum(need.static_DX[kind] + self._in_flight_RX * need.saved_DX[kind], 1.0)
+            of_cases = (
+                (free_RX - fixed_DX[kind]) / (layer_RX + growing_DX[kind])
+                for growing_DX, fixed_DX in need.unsharded.cases()
+            )
+            rooms_DRX.append(np.floor(np.maximum.reduce(list(of_cases)) + 1e-9))
+        # Without a layer there are no temporaries either: whether that fits, `must_fit_RX` says.
+        return np.clip(np.stack(rooms_DRX, axis=1), 0.0, float(1 << 30))
+
+    def must_fit_RX(self) -> BoolArray:
+        """Return whether the ranks can hold what they must, their layers left out."""
+        fits_RX: BoolArray = self._most_free_RX >= 0
+        return fits_RX
+
+
+def _bytes_of_element(
+    points: Points, per_element: StateBytes, ranks_X: FloatArray, *, half_gradient: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return the bytes of an element that is (trainable, frozen), split over `ranks_X`.
+
+    Args:
+        points: The points.
+        per_element: Bytes of an element that is not split.
+        ranks_X: Ranks that split it.
+        half_gradient: Bytes of a gradient beside the accumulated one, where gradients are whole and states are not.
+    """
+    weights_X, gradients_X, states_X = (np.where(points.zero_stage_X >= stage, ranks_X, 1.0) for stage in (3, 2, 1))
+    second_X = np.where(points.secondary_shard_X > 1, 1.0 / points.secondary_shard_X, 0.0)
+    weights_hosted_X = (points.parameter_offload_X == 1) & (points.zero_stage_X == SHARDED_WEIGHTS)
+    frozen_X: FloatArray = np.where(weights_hosted_X, 0.0, per_element.weight * (1.0 / weights_X + second_X))
+    states = (per_element.master + per_element.moments) * (1.0 - points.optimizer_offload_X / 100)
+    half_X = np.where(points.zero_stage_X == 1, half_gradient, 0.0)
+    hosted_X = (points.optimizer_offload_X > 0) & (points.zero_stage_X == SHARDED_WEIGHTS)
+    gradient_X = np.where(hosted_X, 0.0, per_element.gradient / gradients_X)
+    return frozen_X + gradient_X + states / states_X + half_X, frozen_X
 
 
 def _communicator_bytes_X(points: Points, model: ModelSpec, overheads: Overheads) -> IntArray:

@@ -53,6 +53,14 @@ class RankModel:
 
     def contents(self, stage: Stage) -> StageContents:
         """Return what one virtual stage holds."""
+        return self._contents_of(stage)
+
+    @cached_property
+    def _contents_of(self) -> Callable[[Stage], StageContents]:
+        """Return what says what a stage holds, each answer remembered."""
+        return cache(self._count_contents)
+
+    def _count_contents(self, stage: Stage) -> StageContents:
         counts_D = self.chain.counts(stage.first_layer, stage.num_layers)
         return StageContents(counts_D=counts_D, has_embedding=stage.has_embedding, has_head=stage.has_head)
 
@@ -135,10 +143,9 @@ class PlacedModel:
 
     def elements(self, pipeline_rank: int, *, trainable: bool | None = None) -> Elements:
         """Return the weight elements on each GPU of one pipeline rank."""
-        total = Elements()
-        for stage in self.layout.chunks(pipeline_rank):
-            total += self.rank_model.stage_elements(stage, pp=self.layout.pp, trainable=trainable)
-        return total
+        chunks, pp = self.layout.chunks(pipeline_rank), self.layout.pp
+        parts = [self.rank_model.stage_elements(stage, pp=pp, trainable=trainable) for stage in chunks]
+        return Elements(dense=sum(part.dense for part in parts), expert=sum(part.expert for part in parts))
 
     def layer_counts(self, pipeline_rank: int) -> tuple[tuple[RankLayer, int], ...]:
         """Return the distinct decoder layers of one pipeline rank, chunk by chunk, with how often they occur."""

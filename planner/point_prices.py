@@ -32,6 +32,7 @@ from planner.offload import gradient_copies, optimizer_seconds, parameter_copies
 from planner.placement import PlacedModel, StageContents
 from planner.pricing import steps_seconds
 from planner.rank_peaks import RankPeaks
+from planner.schedules.bounds import split_bound_seconds
 from planner.schedules.simulate import StageTimes
 from planner.schedules.span import span_seconds
 from planner.shard import Elements
@@ -113,7 +114,7 @@ class PointPrices:
         divisor = table.capabilities.vocab_divisor
         self.costs = table.shape(sharding_of(point, table.workload, vocab_divisor=divisor))
         self._stages: dict[tuple[StageContents, tuple[_Alike, ...], tuple[int, ...]], StageSeconds] = {}
-        self._of_point: dict[Stage, StageSeconds] = {}
+        self._of_point: dict[Stage | StageContents, StageSeconds] = {}
         self._optimizers: dict[tuple[int, int], float] = {}
         self._peaks = RankPeaks()
 
@@ -151,6 +152,12 @@ class PointPrices:
             vpp=layout.vpp,
             num_microbatches=layout.num_microbatches,
             times=self.times(layout),
+        )
+
+    def least_pipeline_seconds(self, layout: Layout) -> float:
+        """Return a time that `pipeline_seconds` does not undercut, from the work of each rank alone."""
+        return split_bound_seconds(
+            self.times(layout), pp=layout.pp, vpp=layout.vpp, num_microbatches=layout.num_microbatches
         )
 
     def times(self, layout: Layout) -> StageTimes:
@@ -214,9 +221,12 @@ class PointPrices:
         recompute = recompute or self.point.recompute
         if recompute is not self.point.recompute or recompute.is_per_layer:
             return self._stage(stage, recompute)
-        found = self._of_point.get(stage)
+        # Where all layers are treated alike, and nobody waits for one behind another, stages of equal contents are.
+        by_place = recompute.num_layers is not None or self.point.offloaded_modules
+        key = stage if by_place else self.costs.rank_model.contents(stage)
+        found = self._of_point.get(key)
         if found is None:
-            found = self._of_point[stage] = self._stage(stage, recompute)
+            found = self._of_point[key] = self._stage(stage, recompute)
         return found
 
     def _stage(self, stage: Stage, recompute: Recompute) -> StageSeconds:

@@ -3,6 +3,7 @@
 Axis X: points.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -22,21 +23,36 @@ BoolArray = NDArray[np.bool_]
 def distinct_columns(columns: IntArray) -> tuple[IntArray, IntArray]:
     """Return the position of the first of each distinct column, and for every column which of those it equals.
 
-    Columns of whole numbers are compared as one number each, in mixed radix, which sorts far faster than columns.
+    Columns of whole numbers are compared as one number each, in mixed radix, which sorts far faster than columns; of
+    equal neighbours only the first is.
 
     Raises:
         OverflowError: The numbers span more than 63 bits together.
     """
-    key_X = np.zeros(columns.shape[1], dtype=np.int64)
+    head, run_X = runs(columns)
+    key_X = np.zeros(len(head), dtype=np.int64)
     span = 1
-    for row in columns:
+    for row in columns[:, head]:
         values, digit_X = np.unique(row, return_inverse=True)
         span *= len(values)
         if span >= 1 << 63:
             raise OverflowError("too many distinct columns")
         key_X = key_X * len(values) + digit_X.ravel()
     _, first, index_X = np.unique(key_X, return_index=True, return_inverse=True)
-    return first.astype(np.int64), index_X.ravel().astype(np.int64)
+    return head[first], index_X.ravel().astype(np.int64)[run_X]
+
+
+def distinct(values_X: IntArray) -> list[int]:
+    """Return the distinct ones of degrees and the like, small whole numbers, ascending."""
+    found: list[int] = np.flatnonzero(np.bincount(values_X)).tolist()
+    return found
+
+
+def runs(columns: IntArray | Sequence[IntArray]) -> tuple[IntArray, IntArray]:
+    """Return where each run of equal neighbouring columns begins, and the run of every column."""
+    begins_X = np.ones(len(columns[0]), dtype=np.bool_)
+    begins_X[1:] = np.logical_or.reduce([row[1:] != row[:-1] for row in columns])
+    return np.flatnonzero(begins_X), np.cumsum(begins_X) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,7 +113,18 @@ class Points:
         """Return the points that `mask_X` selects."""
         # A mask is walked through once, not for every column.
         index_X = np.flatnonzero(mask_X) if mask_X.dtype == np.bool_ else mask_X
+        if mask_X.dtype == np.bool_ and len(index_X) == len(self):
+            return self
         return Points(**{entry.name: getattr(self, entry.name)[index_X] for entry in fields(self)})
+
+    def uses(self) -> "Uses":
+        """Return the points with what they recompute left out, equal neighbours as one.
+
+        Points are unrolled into what they recompute last, so that these are few.
+        """
+        rows = [getattr(self, entry.name) for entry in fields(self) if entry.name not in _RECOMPUTATION]
+        first, use_X = runs(rows)
+        return Uses(points=self.where(first), first=first, use_X=use_X)
 
     @property
     def stage_ranks_X(self) -> IntArray:
@@ -125,6 +152,21 @@ class Points:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Uses:
+    """Points that differ in more than what they recompute, and those that they stand for.
+
+    Args:
+        points: The first of each.
+        first: Where it is among all points.
+        use_X: Which of them each point is like.
+    """
+
+    points: Points
+    first: IntArray
+    use_X: IntArray
+
+
 def point_of(**degrees: int) -> Points:
     """Return one point with these degrees, by field name without its axis; the others 1, what is chosen by index 0."""
     columns = {entry.name.removesuffix("_X"): int(entry.name not in _FROM_ZERO) for entry in fields(Points)} | degrees
@@ -144,6 +186,8 @@ def point_of_layout(layout: Layout) -> Points:
         parameter_offload=int(layout.parameters_on_host),
     )
 
+
+_RECOMPUTATION = frozenset({"recompute_X", "recompute_layers_X"})
 
 _FROM_ZERO = frozenset(
     {

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache
+from typing import Any
 
 from planner.graph import (
     Combine,
@@ -334,8 +335,7 @@ class Sharder:
 
     def layer(self, layer: LayerGraph, sharding: Sharding) -> RankLayer:
         """Return one rank's share of `layer`, its operators part by part."""
-        felt = _felt(sharding)
-        parts = tuple(self._part(layer, kind, felt[kind]) for kind in self._groups_of(layer))
+        parts = tuple(self._part(layer, kind, _felt(kind, sharding)) for kind in self._groups_of(layer))
         kept = layer.layer_input
         input_bytes = 0 if kept is None else rank_saved(kept, sharding).num_bytes
         found = self._layers.get((id(layer), input_bytes, parts))
@@ -371,23 +371,32 @@ class Sharder:
         return found
 
 
-@lru_cache(maxsize=8)
-def _felt(sharding: Sharding) -> Mapping[Feels, Sharding]:
-    """Return `sharding` with only those degrees that each kind of operator feels."""
-    tokens = replace(sharding, micro_batch_size=1, seq_len=sharding.tokens, cp=1, ulysses=1, state_exchange=False)
-    of_attention = replace(_without_experts(sharding), state_exchange=False)
-    return {
-        Feels.NOTHING_ELSE: _without_experts(tokens),
-        Feels.CONTEXT: of_attention,
-        Feels.STATES: replace(of_attention, ulysses=1, state_exchange=sharding.state_exchange),
-        Feels.EXPERTS: tokens,
-        Feels.ROWS: replace(tokens, tp=1, sequence_parallel=False, seq_len=sharding.residual_tokens),
-    }
+@lru_cache(maxsize=16)
+def _felt(kind: Feels, sharding: Sharding) -> Sharding:
+    """Return `sharding` with only those degrees that one kind of operator feels."""
+    no_context: dict[str, Any] = {"cp": 1, "ulysses": 1, "state_exchange": False, "micro_batch_size": 1}
+    match kind:
+        case Feels.NOTHING_ELSE:
+            return replace(sharding, **no_context, **_NO_EXPERTS, seq_len=sharding.tokens)
+        case Feels.CONTEXT:
+            return replace(sharding, **_NO_EXPERTS, state_exchange=False)
+        case Feels.STATES:
+            return replace(sharding, **_NO_EXPERTS, ulysses=1)
+        case Feels.EXPERTS:
+            return replace(sharding, **no_context, seq_len=sharding.tokens)
+        case Feels.ROWS:
+            return replace(sharding, **no_context, tp=1, sequence_parallel=False, seq_len=sharding.residual_tokens)
 
 
-def _without_experts(sharding: Sharding) -> Sharding:
-    """Return a sharding as layers without experts feel it."""
-    return replace(sharding, ep=1, etp=1, routing_skew=1.0, peak_skew=1.0, moved_experts=0.0, peak_moved_experts=0)
+_NO_EXPERTS: dict[str, Any] = {
+    "ep": 1,
+    "etp": 1,
+    "routing_skew": 1.0,
+    "peak_skew": 1.0,
+    "moved_experts": 0.0,
+    "peak_moved_experts": 0,
+}
+"""Degrees as layers without experts feel them."""
 
 
 def shard_layer(layer: LayerGraph, sharding: Sharding) -> RankLayer:

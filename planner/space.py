@@ -36,7 +36,7 @@ from planner.layout import Granularity, Recompute, even_counts
 from planner.module_offload import clashes
 from planner.module_rules import module_recompute_rules, module_rules
 from planner.offload import SHARDED_WEIGHTS
-from planner.points import BoolArray, IntArray, Points, Scope, distinct_columns
+from planner.points import BoolArray, IntArray, Points, Scope, distinct, distinct_columns
 from planner.request import OFFLOADED_LAYERS, OFFLOADED_MODULES, Bounds, Constraints
 from planner.space_rules import WHOLE, Rule, is_offloadable, mesh_rules, recompute_rules, use_rules
 from planner.specs import ModelSpec
@@ -612,8 +612,5 @@ def broken_rules(points: Points, scope: Scope) -> tuple[str, ...]:
 def pinned_to(points: Points) -> Constraints:
     """Return constraints that pin the degrees which the space searches in part only, to what `points` have."""
     return Constraints(
-        degrees={
-            name: Bounds(allowed=tuple(int(value) for value in np.unique(getattr(points, f"{name}_X"))))
-            for name in ("tp", "cp", "etp")
-        }
+        degrees={name: Bounds(allowed=tuple(distinct(getattr(points, f"{name}_X")))) for name in ("tp", "cp", "etp")}
     )

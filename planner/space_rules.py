@@ -14,7 +14,7 @@ from planner.capabilities import Capabilities
 from planner.graph import Axis, ExpertLinear, Linear, ModelGraph, Parallel
 from planner.layout import ContextKind, Granularity, Recompute
 from planner.offload import SHARDED_WEIGHTS
-from planner.points import BoolArray, IntArray, Points, Scope
+from planner.points import BoolArray, IntArray, Points, Scope, distinct
 from planner.request import OFFLOADED_LAYERS, Constraints
 from planner.state_bytes import uses_precision_aware_optimizer
 from planner.workload import DType, Optimizer, Packing, Precision, TrainWorkload
@@ -343,6 +343,5 @@ def _degree_rules(points: Points, constraints: Constraints, dimensions: tuple[st
     for dimension in dimensions:
         if dimension in constraints.degrees:
             values_X: IntArray = getattr(points, f"{dimension}_X")
-            values = np.unique(values_X)
-            refused = np.array([not constraints.admits(dimension, int(value)) for value in values], dtype=np.bool_)
-            yield f"constraints: {dimension}", refused[np.searchsorted(values, values_X)]
+            refused = [value for value in distinct(values_X) if not constraints.admits(dimension, value)]
+            yield f"constraints: {dimension}", np.isin(values_X, refused)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.capabilities import Capabilities
-from planner.points import BoolArray, IntArray
+from planner.points import IntArray
 from planner.state_bytes import StateBytes
 
 FloatArray = NDArray[np.float64]
@@ -47,14 +47,14 @@ class Unsharded:
         self.trainable_DX.append(elements_KX[0] + elements_KX[2])
         self.one_layer_DX.append(self.trainable_DX[-1] * self.added_X)
 
-    def where(self, mask_X: BoolArray) -> "Unsharded":
-        """Return it of the points that `mask_X` selects."""
+    def where(self, index_X: IntArray) -> "Unsharded":
+        """Return it of the points at `index_X`."""
         chosen = copy(self)
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
-                setattr(chosen, name, value[mask_X])
+                setattr(chosen, name, value[index_X])
             elif isinstance(value, list):
-                setattr(chosen, name, [part_X[mask_X] for part_X in value])
+                setattr(chosen, name, [part_X[index_X] for part_X in value])
         return chosen
 
     def end_X(self, elements_KX: FloatArray) -> FloatArray:

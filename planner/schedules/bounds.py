@@ -1,12 +1,12 @@
-"""A lower bound on the span of a pipeline schedule that holds however the model is cut into stages.
+"""Lower bounds on the span of a pipeline schedule: of one split of the model into stages, and of whatever split.
 
-Axis X: layouts.
+Axes: X layouts, R pipeline ranks, C chunks of one rank, V virtual stages in model order.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.schedules.simulate import FloatArray
+from planner.schedules.simulate import FloatArray, StageTimes
 
 # A bound and the simulated span add the same times in different orders. A sum of n terms is off by at most n units in
 # the last place (2.2e-16, relative), and no path has more than about 10,000 operations.
@@ -62,3 +62,28 @@ def any_split_bound_seconds(
     interleaved_X = (m_X + (p_X - 1.0) / v_X) / p_X / (1.0 + (p_X - 1.0) / (2.0 * v_X * m_X))
     bound_X: FloatArray = work_X * np.where(v_X > 1.0, interleaved_X, one_f_one_b_X) * (1.0 - ROUNDING)
     return bound_X
+
+
+def split_bound_seconds(times: StageTimes, *, pp: int, vpp: int, num_microbatches: int) -> float:
+    """Return a time that the span of `times` does not undercut, from the work of each rank alone.
+
+    Rank r begins once micro-batch 0 has come forward through the r stages before it, then runs all of its own passes
+    and what follows the last backward pass of each chunk but the first. Its last pass is the backward pass of the last
+    micro-batch through its first chunk, whose gradients go back through those r stages. Waits for sends and receives
+    are left out.
+
+    Args:
+        times: What one micro-batch costs on each virtual stage.
+        pp: Pipeline ranks.
+        vpp: Chunks of each rank; above 1 the schedule is interleaved.
+        num_microbatches: Micro-batches of a step.
+    """
+    nothing = (0.0,) * times.num_stages
+    both_V = np.add(times.forward_seconds_V, times.backward_seconds_V)
+    first_V = np.array(times.first_forward_extra_seconds_V or nothing)
+    last_V = np.array(times.last_backward_extra_seconds_V or nothing)
+    own_CR = (num_microbatches * both_V + first_V).reshape(vpp, pp)
+    own_R = own_CR.sum(axis=0) + last_V[pp:].reshape(vpp - 1, pp).sum(axis=0)
+    transfers = np.array((times.transfer_seconds_E or nothing)[: pp - 1])
+    ways_R = np.append(0.0, np.cumsum((both_V + first_V)[: pp - 1] + 2 * transfers))
+    return (float((own_R + ways_R).max()) + float(last_V[0])) * (1.0 - ROUNDING)

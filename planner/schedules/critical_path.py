@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner.layout import Schedule
-from planner.schedules.orders import OperationOrder, num_warmup, operation_order
-from planner.schedules.simulate import FloatArray, StageTimes, Timeline, simulate, sources_RK
+from planner.schedules.orders import IntArray, OperationOrder, num_warmup, operation_order
+from planner.schedules.simulate import FloatArray, StageTimes, simulate
 from planner.schedules.span import Steady, steady
 
 
@@ -41,34 +41,15 @@ def critical_path(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: in
     if weight is None:
         whole = simulate(operation_order(schedule, pp=pp, vpp=vpp, num_microbatches=num_microbatches), times)
         found = replace(found, timeline=whole, more_periods=0)
-        weight = _passed(whole.order, _chain(whole))
+        weight = _passed(whole.order, whole.longest_chain())
     return CriticalPath(span_seconds=found.span_seconds, forward_V=weight[0], backward_V=weight[1])
 
 
-def _chain(timeline: Timeline) -> list[int]:
-    """Return every operation of the chain, from the last to the first, as rank times K plus position."""
-    num_positions = timeline.order.is_backward_RK.shape[1]
-    seconds = timeline.seconds
-    end_RK, source_RK = timeline.end_seconds_RK, sources_RK(timeline.order)
-    free_RK, ready_RK = seconds.gap_before_RK.copy(), seconds.transfer_in_RK
-    free_RK[:, 1:] += end_RK[:, :-1]
-    ready_RK = ready_RK + np.where(source_RK >= 0, end_RK.ravel()[source_RK], 0.0)
-    flat_RK = np.arange(source_RK.size).reshape(source_RK.shape)
-    flat_RK[:, 0] = 0  # no operation is before the first
-    waited_for = np.where(free_RK > ready_RK, flat_RK - 1, source_RK).ravel().tolist()
-    flat = int(timeline.rank_end_seconds_R.argmax()) * num_positions + num_positions - 1
-    chain: list[int] = []
-    while flat >= 0:
-        chain.append(flat)
-        flat = waited_for[flat]
-    return chain
-
-
-def _passed(order: OperationOrder, chain: list[int]) -> FloatArray:
+def _passed(order: OperationOrder, chain: IntArray) -> FloatArray:
     """Return how often forward and backward of each virtual stage are on a chain, `(2, V)`."""
-    pass_RK = order.stage_RK + order.num_stages * order.is_backward_RK
-    counted = np.bincount(pass_RK.ravel()[chain], minlength=2 * order.num_stages)
-    return counted.reshape(2, order.num_stages).astype(np.float64)
+    passes = order.kinds.pass_O[order.kinds.kind_RK.ravel()[chain]]
+    counted = np.bincount(passes // 2, minlength=2 * order.num_stages)
+    return counted.reshape(order.num_stages, 2).T.astype(np.float64)
 
 
 def _weights(found: Steady, schedule: Schedule) -> FloatArray | None:
@@ -76,7 +57,7 @@ def _weights(found: Steady, schedule: Schedule) -> FloatArray | None:
 
     None where the periods that were simulated do not say what comes again.
     """
-    order, chain = found.timeline.order, _chain(found.timeline)
+    order, chain = found.timeline.order, found.timeline.longest_chain()
     weight = _passed(order, chain)
     if not found.more_periods:
         return weight
@@ -88,7 +69,7 @@ def _weights(found: Steady, schedule: Schedule) -> FloatArray | None:
         num_warmup(schedule, pp=order.pp, vpp=order.vpp, num_microbatches=order.num_microbatches, rank=rank)
         for rank in range(order.pp)
     ]
-    for index, flat in enumerate(chain):
+    for index, flat in enumerate(chain.tolist()):
         rank, position = divmod(flat, 2 * total)
         if not warmup_R[rank] <= position < 2 * total - warmup_R[rank]:
             continue

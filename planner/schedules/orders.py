@@ -8,6 +8,8 @@ Virtual stage k of the model runs on rank k mod pp as its chunk k // pp. Arrays 
     R  pipeline ranks
     K  positions in one rank's order, `2 * num_microbatches * vpp` of them
     C  chunks of one rank
+    P  passes: stage by stage forward and the first forward, backward and the last backward
+    O  kinds of operations: pairs of passes, one behind the other on a rank
 """
 
 from dataclasses import dataclass
@@ -20,6 +22,21 @@ from planner.layout import Schedule
 
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OperationKinds:
+    """Operations that take the same times, whatever passes and transfers take: few beside all that are run.
+
+    Args:
+        kind_RK: Kind of each operation.
+        pass_O: What is run, an index along axis P.
+        before_O: What the rank ran before it; -1 for nothing.
+    """
+
+    kind_RK: IntArray
+    pass_O: IntArray
+    before_O: IntArray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +80,27 @@ class OperationOrder:
         change_RK: IntArray = of_chunk_RK + self.pp * self.vpp * self.is_backward_RK
         return change_RK
 
+    @cached_property
+    def kinds(self) -> OperationKinds:
+        """Return what its operations have in common."""
+        is_end_RK = self.microbatch_RK == np.where(self.is_backward_RK, self.num_microbatches - 1, 0)
+        low_RK = 2 * self.is_backward_RK + is_end_RK
+        pass_RK = 4 * self.stage_RK + low_RK
+        # Pairs of passes of one rank as one number each, 0 of the first standing for none; those in use are counted.
+        num_passes = 4 * self.num_stages
+        pair_RK = pass_RK.copy()
+        pair_RK[:, 1:] += num_passes * (4 * self.chunk_RK + low_RK + 1)[:, :-1]
+        in_use = np.zeros(num_passes * (4 * self.vpp + 1), dtype=np.bool_)
+        in_use[pair_RK] = True
+        behind_O, pass_O = np.divmod(np.flatnonzero(in_use), num_passes)
+        chunk_O, low_O = np.divmod(behind_O - 1, 4)
+        before_O = 4 * (self.pp * chunk_O + pass_O // 4 % self.pp) + low_O
+        return OperationKinds(
+            kind_RK=(np.cumsum(in_use) - 1)[pair_RK],
+            pass_O=pass_O,
+            before_O=np.where(behind_O == 0, -1, before_O),
+        )
+
 
 def check_schedule(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int) -> None:
     """Raise `ValueError` unless Megatron-LM runs this schedule at these degrees."""
@@ -100,6 +138,17 @@ def in_flight(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int, r
     """
     warmup = num_warmup(schedule, pp=pp, vpp=vpp, num_microbatches=num_microbatches, rank=rank)
     return min(num_microbatches * vpp, warmup + 1)
+
+
+def repeating_microbatches(schedule: Schedule, *, pp: int, vpp: int) -> int:
+    """Return the fewest micro-batches with which every rank warms up and runs a whole period of the steady phase.
+
+    A period is a group of micro-batches through each chunk: pp of them when interleaved, otherwise one.
+    """
+    group = pp if schedule is Schedule.INTERLEAVED else 1
+    # Rank 0 leads by the most groups; so many micro-batches are enough not to cut that short.
+    lead = num_warmup(schedule, pp=pp, vpp=vpp, num_microbatches=pp * vpp, rank=0)
+    return group * (-(-lead // (group * vpp)) + 1)
 
 
 @lru_cache(maxsize=128)

@@ -9,10 +9,12 @@ acyclic graph is exact; no closed form stands in for it. Arrays name their axes:
     V  virtual stages in model order; stage k runs on rank k mod pp as chunk k // pp
     E  boundaries between neighbouring virtual stages; boundary e joins stages e and e + 1
     N  all operations, each after those that it waits for
+    P  passes and
+    O  kinds of operations, as `planner.schedules.orders` counts them
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,27 +68,64 @@ class StageTimes:
         return len(self.forward_seconds_V)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Timeline:
     """When every operation of a step ran.
 
     Args:
         order: What the ranks ran.
         times: What passes and transfers took.
-        seconds: The same of every operation.
-        start_seconds_RK: Start of each operation; the first one of the step starts at 0.
-        end_seconds_RK: End of each operation.
-        rank_end_seconds_R: End of each rank's last operation and of the extra after it.
-        busy_seconds_R: Forward and backward passes of each rank, without extras and transfers.
+        seconds: The same of every kind of operation.
+        ends: End of each operation of the program, behind a 0 for the start of the step.
     """
 
     order: OperationOrder
     times: StageTimes
     seconds: "OperationSeconds"
-    start_seconds_RK: FloatArray
-    end_seconds_RK: FloatArray
-    rank_end_seconds_R: FloatArray
-    busy_seconds_R: FloatArray
+    ends: list[float]
+
+    @cached_property
+    def end_seconds_RK(self) -> FloatArray:
+        """Return the end of each operation."""
+        end_seconds_RK: FloatArray = np.array(self.ends)[_program(self.order).place_RK]
+        return end_seconds_RK
+
+    @cached_property
+    def start_seconds_RK(self) -> FloatArray:
+        """Return the start of each operation; the first one of the step starts at 0."""
+        start_seconds_RK: FloatArray = self.end_seconds_RK - self.seconds.duration_O[self.order.kinds.kind_RK]
+        return start_seconds_RK
+
+    @cached_property
+    def rank_end_seconds_R(self) -> FloatArray:
+        """Return the end of each rank's last operation and of the extra after it."""
+        end_seconds_R = np.array([self.ends[place] for place in _program(self.order).place_RK[:, -1].tolist()])
+        rank_end_seconds_R: FloatArray = end_seconds_R + self.seconds.extra_after_O[self.order.kinds.kind_RK[:, -1]]
+        return rank_end_seconds_R
+
+    @property
+    def busy_seconds_R(self) -> FloatArray:
+        """Return what forward and backward passes of each rank take, without extras and transfers."""
+        order, times = self.order, self.times
+        work_V = np.array(times.forward_seconds_V) + np.array(times.backward_seconds_V)
+        busy_seconds_R: FloatArray = order.num_microbatches * work_V.reshape(order.vpp, order.pp).sum(axis=0)
+        return busy_seconds_R
+
+    def longest_chain(self) -> IntArray:
+        """Return what the rank that ends last waited for, from its last operation back to the first of the step.
+
+        Operations are rank times K plus position.
+        """
+        program, seconds, ends = _program(self.order), self.seconds, self.ends
+        gap_O, transfer_O = seconds.gap_before_O.tolist(), seconds.transfer_in_O.tolist()
+        place = int(program.place_RK[self.rank_end_seconds_R.argmax(), -1])
+        places: list[int] = []
+        while place:
+            places.append(place)
+            before, source, kind = program.before[place - 1], program.source[place - 1], program.kind[place - 1]
+            place = before if ends[before] + gap_O[kind] > ends[source] + transfer_O[kind] else source
+        chain: IntArray = program.flat_N[np.array(places) - 1]
+        return chain
 
     @property
     def span_seconds_R(self) -> FloatArray:
@@ -127,37 +166,41 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OperationSeconds:
-    """The times of every operation of an order.
+    """The times of every kind of operation of an order.
 
     Args:
-        duration_RK: The operation itself.
-        gap_before_RK: From the end of the operation before it on its rank to its earliest start.
-        transfer_in_RK: From the end of the operation whose result it needs to the arrival of that result.
-        extra_after_RK: What keeps the rank busy after it; part of the next gap.
+        duration_O: The operation itself.
+        gap_before_O: From the end of the operation before it on its rank to its earliest start.
+        transfer_in_O: From the end of the operation whose result it needs to the arrival of that result.
+        extra_after_O: What keeps the rank busy after it; part of the next gap.
     """
 
-    duration_RK: FloatArray
-    gap_before_RK: FloatArray
-    transfer_in_RK: FloatArray
-    extra_after_RK: FloatArray
+    duration_O: FloatArray
+    gap_before_O: FloatArray
+    transfer_in_O: FloatArray
+    extra_after_O: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Program:
     """The operations of an order, each after those that it waits for.
 
-    `before` and `source` count operations from 1 in this sequence; 0 stands for nothing to wait for. They are lists, as
-    they are walked one by one, again for every times of the same order.
+    Their places count from 1; 0 stands for nothing to wait for. What is walked one by one, again for every times of the
+    same order, is in lists.
 
     Args:
-        flat_N: Rank times K plus position.
-        before: The operation before each one on its rank.
-        source: The operation whose result it needs.
+        place_RK: The place of each operation.
+        flat_N: Rank times K plus position of each, by place.
+        before: Place of the operation before each one on its rank.
+        source: Place of the operation whose result it needs.
+        kind: Its kind.
     """
 
+    place_RK: IntArray
     flat_N: IntArray
     before: list[int]
     source: list[int]
+    kind: list[int]
 
 
 def simulate(order: OperationOrder, times: StageTimes) -> Timeline:
@@ -168,38 +211,21 @@ def simulate(order: OperationOrder, times: StageTimes) -> Timeline:
 
     """
     seconds = operation_seconds(order, times)
-    program = _program(order)
-    flat_N, duration_RK = program.flat_N, seconds.duration_RK
+    gap_O, transfer_O, duration_O = (
+        of_kind.tolist() for of_kind in (seconds.gap_before_O, seconds.transfer_in_O, seconds.duration_O)
+    )
     ends = [0.0]
     append = ends.append
-    for before, source, gap, transfer, duration in zip(
-        program.before,
-        program.source,
-        seconds.gap_before_RK.ravel()[flat_N].tolist(),
-        seconds.transfer_in_RK.ravel()[flat_N].tolist(),
-        duration_RK.ravel()[flat_N].tolist(),
-        strict=True,
-    ):
-        free = ends[before] + gap
-        ready = ends[source] + transfer
-        append((free if free > ready else ready) + duration)
-
-    end_seconds_RK = np.empty_like(duration_RK)
-    end_seconds_RK.ravel()[flat_N] = ends[1:]
-    work_V = np.array(times.forward_seconds_V) + np.array(times.backward_seconds_V)
-    return Timeline(
-        order=order,
-        times=times,
-        seconds=seconds,
-        start_seconds_RK=end_seconds_RK - duration_RK,
-        end_seconds_RK=end_seconds_RK,
-        rank_end_seconds_R=end_seconds_RK[:, -1] + seconds.extra_after_RK[:, -1],
-        busy_seconds_R=order.num_microbatches * work_V.reshape(order.vpp, order.pp).sum(axis=0),
-    )
+    program = _program(order)
+    for before, source, kind in zip(program.before, program.source, program.kind, strict=True):
+        free = ends[before] + gap_O[kind]
+        ready = ends[source] + transfer_O[kind]
+        append((free if free > ready else ready) + duration_O[kind])
+    return Timeline(order=order, times=times, seconds=seconds, ends=ends)
 
 
 def operation_seconds(order: OperationOrder, times: StageTimes) -> OperationSeconds:
-    """Return the times of every operation of an order.
+    """Return the times of every kind of operation of an order.
 
     With blocking transfers the gap between two operations of a rank is the longer of sending the first one's result
     and receiving the second one's input.
@@ -210,35 +236,28 @@ def operation_seconds(order: OperationOrder, times: StageTimes) -> OperationSeco
     """
     if times.num_stages != order.num_stages:
         raise ValueError(f"times for {times.num_stages} stages given, the order has {order.num_stages}")
-    stage_RK = order.stage_RK
-    duration_RK: FloatArray = np.where(
-        order.is_backward_RK,
-        np.array(times.backward_seconds_V)[stage_RK],
-        np.array(times.forward_seconds_V)[stage_RK],
-    )
-    extra_after_RK = np.zeros_like(duration_RK)
+    # Of each stage forward, the first forward, backward, the last backward: the passes that kinds are made of.
+    duration_P, extra_after_P, transfer_in_P, transfer_out_P = of_passes = np.zeros((4, 4 * times.num_stages))
+    duration_P[0::4] = duration_P[1::4] = times.forward_seconds_V
+    duration_P[2::4] = duration_P[3::4] = times.backward_seconds_V
     if times.first_forward_extra_seconds_V:
-        first_RK = ~order.is_backward_RK & (order.microbatch_RK == 0)
-        duration_RK[first_RK] += np.array(times.first_forward_extra_seconds_V)[stage_RK[first_RK]]
+        duration_P[1::4] += times.first_forward_extra_seconds_V
     if times.last_backward_extra_seconds_V:
-        last_RK = order.is_backward_RK & (order.microbatch_RK == order.num_microbatches - 1)
-        extra_after_RK[last_RK] = np.array(times.last_backward_extra_seconds_V)[stage_RK[last_RK]]
-
+        extra_after_P[3::4] = times.last_backward_extra_seconds_V
     # Stage k is joined to k - 1 by entry k and to k + 1 by entry k + 1; nothing lies beyond the ends.
-    transfer = np.zeros(order.num_stages + 1)
+    transfer = np.zeros(times.num_stages + 1)
     transfer[1:-1] = times.transfer_seconds_E or 0.0
-    backward_RK = order.is_backward_RK.astype(np.int64)
-    transfer_in_RK = transfer[stage_RK + backward_RK]
-    gap_before_RK = np.zeros_like(duration_RK)
-    if times.blocking_transfers:
-        transfer_out_RK = transfer[stage_RK + 1 - backward_RK]
-        gap_before_RK[:, 1:] = np.maximum(transfer_out_RK[:, :-1], transfer_in_RK[:, 1:])
-    gap_before_RK[:, 1:] += extra_after_RK[:, :-1]
+    transfer_in_P[0::4] = transfer_in_P[1::4] = transfer_out_P[2::4] = transfer_out_P[3::4] = transfer[:-1]
+    transfer_in_P[2::4] = transfer_in_P[3::4] = transfer_out_P[0::4] = transfer_out_P[1::4] = transfer[1:]
+
+    duration_O, extra_after_O, transfer_in_O, _ = of_passes[:, order.kinds.pass_O]
+    _, extra_before_O, _, transfer_out_O = of_passes[:, order.kinds.before_O]
+    blocked_O = np.maximum(transfer_out_O, transfer_in_O) if times.blocking_transfers else 0.0
     return OperationSeconds(
-        duration_RK=duration_RK,
-        gap_before_RK=gap_before_RK,
-        transfer_in_RK=transfer_in_RK,
-        extra_after_RK=extra_after_RK,
+        duration_O=duration_O,
+        gap_before_O=np.where(order.kinds.before_O < 0, 0.0, blocked_O + extra_before_O),
+        transfer_in_O=transfer_in_O,
+        extra_after_O=extra_after_O,
     )
 
 
@@ -253,7 +272,13 @@ def _program(order: OperationOrder) -> _Program:
     before_N = place_N[np.where(flat_N % num_positions == 0, -1, flat_N - 1)]
     source_N = place_N[sources_RK(order).ravel()[flat_N]]
     assert (np.maximum(before_N, source_N) < place_N[flat_N]).all(), "an operation waits for one in a later slot"
-    return _Program(flat_N=flat_N, before=before_N.tolist(), source=source_N.tolist())
+    return _Program(
+        place_RK=place_N[:-1].reshape(order.slot_RK.shape),
+        flat_N=flat_N,
+        before=before_N.tolist(),
+        source=source_N.tolist(),
+        kind=order.kinds.kind_RK.ravel()[flat_N].tolist(),
+    )
 
 
 @lru_cache(maxsize=128)

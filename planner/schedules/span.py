@@ -14,7 +14,7 @@ step. Every operation waits for ones of its own period or of the two before it; 
 from dataclasses import dataclass
 
 from planner.layout import Schedule
-from planner.schedules.orders import num_warmup, operation_order
+from planner.schedules.orders import num_warmup, operation_order, repeating_microbatches
 from planner.schedules.simulate import StageTimes, Timeline, simulate
 
 COMPARED_PERIODS = 2
@@ -66,9 +66,8 @@ def span_seconds(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int
 def steady(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int, times: StageTimes) -> Steady:
     """Return the shortest step tried whose last periods repeat; arguments and errors are those of `span_seconds`."""
     group = pp if schedule is Schedule.INTERLEAVED else 1
-    # Rank 0 leads by the most groups; the compared periods, those before them and one in which to settle come behind.
-    lead = num_warmup(schedule, pp=pp, vpp=vpp, num_microbatches=num_microbatches, rank=0)
-    short = group * (-(-lead // (group * vpp)) + COMPARED_PERIODS + 2)
+    # One period to settle in; the compared periods and those before them come behind.
+    short = repeating_microbatches(schedule, pp=pp, vpp=vpp) + group * (COMPARED_PERIODS + 1)
     while short < num_microbatches:
         timeline = simulate(operation_order(schedule, pp=pp, vpp=vpp, num_microbatches=short), times)
         period_seconds = _period_seconds(timeline, schedule, group=group)

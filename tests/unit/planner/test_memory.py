@@ -8,9 +8,10 @@ from planner.bundled import load_bundled
 from planner.capabilities import DEEPSPEED, MEGATRON, Capabilities
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes
+from planner.memory import activation_peaks, memory_ledger, memory_limit_bytes, peak_memory_bytes, peaks_of_ranks
 from planner.placement import PlacedModel, place
 from planner.plan import Phase
+from planner.rank_peaks import RankPeaks
 from planner.specs import ModelSpec
 from planner.state_bytes import state_bytes
 from planner.workload import DType, Optimizer, Precision, TrainWorkload
@@ -299,3 +300,25 @@ def test_the_peak_adds_up_and_the_limit_leaves_the_headroom() -> None:
     assert peak_memory_bytes(memory_ledger(placed())) == sum(ledger().values())
     assert memory_limit_bytes(80_000_000_000, 0.05) == 76_000_000_000
     assert memory_limit_bytes(80_000_000_000, 0.0) == 80_000_000_000
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("counts", [(20, 20, 20, 20), (19, 21, 22, 18), (17, 20, 22, 21)])
+def test_peaks_that_are_asked_for_one_split_after_another_are_those_of_the_ledger(
+    zero_stage: int, counts: tuple[int, ...]
+) -> None:
+    peaks = RankPeaks()
+    for layers in (counts, counts[::-1], counts):
+        found = placed(replace(LAYOUT, zero_stage=zero_stage, stages=stages_from_counts(layers)))
+        assert tuple(peaks.of_all(found)) == peaks_of_ranks(memory_ledger(found))
+        assert [peaks.of_rank(found, rank) for rank in range(4)] == list(peaks.of_all(found))
+
+
+def test_chunks_of_a_rank_may_change_places_only_in_what_is_in_flight() -> None:
+    peaks, of_first_rank = RankPeaks(), set()
+    for counts in ((9, 10, 10, 10, 11, 10, 10, 10), (11, 10, 10, 10, 9, 10, 10, 10)):
+        stages = stages_from_counts(counts)
+        found = placed(replace(LAYOUT, vpp=2, schedule=Schedule.INTERLEAVED, stages=stages))
+        assert tuple(peaks.of_all(found)) == peaks_of_ranks(memory_ledger(found))
+        of_first_rank.add(activation_peaks(found)[0])
+    assert len(of_first_rank) == 2

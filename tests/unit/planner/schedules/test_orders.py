@@ -1,15 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.layout import Schedule
-from planner.schedules.bounds import any_split_bound_seconds
+from planner.schedules.bounds import any_split_bound_seconds, split_bound_seconds
 from planner.schedules.orders import (
     OperationOrder,
     in_flight,
     operation_order,
     peak_activation_bytes,
+    repeating_microbatches,
 )
 from planner.schedules.simulate import StageTimes, Timeline, simulate
 
@@ -157,6 +160,42 @@ def test_chunks_of_different_size_peak_when_their_sum_does() -> None:
     # Rank 0 holds F0.0 F0.1 F1.0 F1.1 F0.2 at first, and F0.0 to F0.3 beside F1.1 once B1.0 and F0.3 have run.
     assert peak_activation_bytes(order, np.array([[10, 1], [10, 1]])) == (41, 30)
     assert peak_activation_bytes(order, np.array([[1, 10], [1, 10]])) == (23, 12)
+
+
+@given(
+    st.sampled_from([(2, 2), (4, 2), (3, 3), (4, 5), (8, 2), (1, 1), (2, 1), (7, 1)]),
+    st.integers(1, 9),
+    st.data(),
+)
+def test_one_period_of_the_steady_phase_holds_as_much_as_a_long_step(
+    degrees: tuple[int, int], groups: int, data: st.DataObject
+) -> None:
+    pp, vpp = degrees
+    schedule = Schedule.INTERLEAVED if vpp > 1 else Schedule.ONE_F_ONE_B
+    few = repeating_microbatches(schedule, pp=pp, vpp=vpp)
+    sizes = data.draw(st.lists(st.integers(0, 1000), min_size=pp * vpp, max_size=pp * vpp))
+    bytes_RC = np.array(sizes).reshape(pp, vpp)
+    num_microbatches = groups * (pp if vpp > 1 else 1)
+    whole, short = (
+        peak_activation_bytes(operation_order(schedule, pp=pp, vpp=vpp, num_microbatches=number), bytes_RC)
+        for number in (num_microbatches, min(num_microbatches, few))
+    )
+    assert short == whole
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_operations_of_one_kind_run_the_same_pass_behind_the_same_pass(order: OperationOrder) -> None:
+    found: dict[int, set[tuple[int, int]]] = {}
+    ends = (0, order.num_microbatches - 1)
+    for rank, kinds in enumerate(order.kinds.kind_RK.tolist()):
+        before = -1
+        for position, kind in enumerate(kinds):
+            backward, microbatch = order.is_backward_RK[rank, position], order.microbatch_RK[rank, position]
+            own = int(4 * order.stage_RK[rank, position] + 2 * backward + (microbatch == ends[int(backward)]))
+            found.setdefault(kind, set()).add((own, before))
+            before = own
+    pairs = zip(order.kinds.pass_O.tolist(), order.kinds.before_O.tolist(), strict=True)
+    assert found == {kind: {pair} for kind, pair in enumerate(pairs)}
 
 
 def test_activation_bytes_of_the_wrong_shape_are_refused() -> None:
@@ -372,6 +411,27 @@ def test_no_split_undercuts_the_bound_on_every_split(case: tuple[OperationOrder,
     order, times = case
     work = sum(times.forward_seconds_V) + sum(times.backward_seconds_V)
     assert any_split_bound(order, work) <= simulate(order, times).span_seconds
+
+
+def split_bound(order: OperationOrder, times: StageTimes) -> float:
+    return split_bound_seconds(times, pp=order.pp, vpp=order.vpp, num_microbatches=order.num_microbatches)
+
+
+@settings(max_examples=200, deadline=None)
+@given(orders_with_times())
+def test_a_split_takes_no_less_than_the_work_of_its_ranks(case: tuple[OperationOrder, StageTimes]) -> None:
+    order, times = case
+    assert split_bound(order, times) <= simulate(order, times).rank_end_seconds_R.max()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_uniform_stages_take_just_the_work_of_their_ranks(order: OperationOrder) -> None:
+    times = replace(
+        uniform(order, forward=1.0, backward=2.0),
+        last_backward_extra_seconds_V=(0.25, *(0.0,) * (order.num_stages - 1)),
+    )
+    ends_R = simulate(order, times).rank_end_seconds_R
+    assert split_bound(order, times) == pytest.approx(float(ends_R.max()), rel=1e-10)
 
 
 @pytest.mark.parametrize(("pp", "num_microbatches"), [(1, 1), (1, 7), (2, 3), (4, 5), (4, 64), (16, 17)])
