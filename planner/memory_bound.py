@@ -230,7 +230,7 @@ class MemoryNeed:
         self.head_states_X = (states_U(head_KU) + unsharded.end_X(head_KU) + operands_U * copies)[use_X]
         self.head_peak_X = (head_peak_U * lost)[use_X]
         buffers_U = np.where(uses.vpp_X > 1, 4.0, 2.0)  # `skeleton` overlaps transfers where it interleaves
-        pipeline_U = np.where(uses.pp_X > 1, buffers_U * stream_U * lost, 0.0)
+        pipeline_U: FloatArray = np.where(uses.pp_X > 1, buffers_U * stream_U * lost, 0.0)
         always_U = _communicator_bytes_X(uses, model, overheads) + (
             overheads.context_bytes + overheads.fixed_bytes + WORKSPACE_BYTES
         )

@@ -69,7 +69,8 @@ def _weights(found: Steady, schedule: Schedule) -> FloatArray | None:
         num_warmup(schedule, pp=order.pp, vpp=order.vpp, num_microbatches=order.num_microbatches, rank=rank)
         for rank in range(order.pp)
     ]
-    for index, flat in enumerate(chain.tolist()):
+    flats: list[int] = chain.tolist()
+    for index, flat in enumerate(flats):
         rank, position = divmod(flat, 2 * total)
         if not warmup_R[rank] <= position < 2 * total - warmup_R[rank]:
             continue
