@@ -1,11 +1,11 @@
-"""Parameters that a rank should hold: by our ledger, and for dense models by arithmetic on the specs alone."""
+"""Parameters that a rank should hold: by our ledger, and of models of equal layers by the specs alone."""
 
 from collections.abc import Iterator
 
-from planner.blocks import Block, DenseFeedForward, MixtureOfExperts, Norm, QueryKeyNorm, SelfAttention
+from planner.blocks import Block, DenseFeedForward, FeedForward, MixtureOfExperts, Norm, QueryKeyNorm, SelfAttention
 from planner.capabilities import MEGATRON
 from planner.layers import build_graph
-from planner.layout import Stage
+from planner.layout import Layout, Stage
 from planner.placement import PlacedModel, place
 from planner.plan import Plan
 
@@ -52,24 +52,35 @@ def _balancing_biases(block: Block) -> int:
     return experts.num_experts if isinstance(experts, MixtureOfExperts) and experts.router.correction_bias else 0
 
 
+def _feed_forward_parameters(part: FeedForward | None, hidden: int, layout: Layout) -> int:
+    """Return the parameters of a rank's feed-forward, or of its router and its experts without shared ones."""
+    if isinstance(part, MixtureOfExperts):
+        assert part.shared is None
+        assert part.latent_size is None
+        assert not part.expert.bias
+        expert = part.expert.intermediate_size * hidden * (3 if part.expert.gated else 2)
+        return part.num_experts * hidden + part.num_experts // layout.ep * expert // layout.etp
+    assert isinstance(part, DenseFeedForward)
+    fc1 = part.intermediate_size * (2 if part.gated else 1)
+    biases = fc1 // layout.tp + hidden if part.bias else 0
+    return (hidden * fc1 + part.intermediate_size * hidden) // layout.tp + biases
+
+
 def counted_parameters(plan: Plan, pipeline_rank: int) -> int:
-    """Return the parameters of one rank of a dense model by arithmetic on the specs alone."""
+    """Return the parameters of one rank of a model of equal layers by arithmetic on the specs alone."""
     model, layout = plan.model, plan.best.layout
     attention, feed_forward = model.distinct_blocks[0].mixer, model.distinct_blocks[0].feed_forward
     assert isinstance(attention, SelfAttention)
-    assert isinstance(feed_forward, DenseFeedForward)
     hidden, tp = model.hidden_size, layout.tp
     norm = hidden * (1 if model.norm is Norm.RMS else 2)
     qkv = attention.query_size + 2 * attention.key_value_size
-    fc1 = feed_forward.intermediate_size * (2 if feed_forward.gated else 1)
-    layer = (
-        hidden * qkv + attention.query_size * hidden + hidden * fc1 + feed_forward.intermediate_size * hidden
-    ) // tp
+    layer = (hidden * qkv + attention.query_size * hidden) // tp + _feed_forward_parameters(
+        feed_forward, hidden, layout
+    )
     query_key_norm = attention.qk_norm is QueryKeyNorm.HEAD
     layer += 2 * norm + (2 * attention.head_dim * (1 if model.norm is Norm.RMS else 2) if query_key_norm else 0)
     layer += qkv // tp if attention.qkv_bias else 0
     layer += hidden if attention.output_bias else 0
-    layer += fc1 // tp + hidden if feed_forward.bias else 0
     rows = -(-model.vocab_size // (128 * tp)) * 128
     total = 0
     for stage in layout.chunks(pipeline_rank):
