@@ -7,7 +7,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from time import process_time
 from types import FrameType
 
@@ -15,6 +17,7 @@ import pytest
 
 from benchmarks.damaged_files import CASES, SOURCES, damaged_files, form_of, judged_and_printed
 from cli.findings.forms import FindingsFormat
+from planner import validation
 from planner.errors import InputError
 from planner.readers.named_files import MAX_YAML_BYTES
 from planner.readers.shell import MAX_SCRIPT_BYTES
@@ -86,7 +89,9 @@ WRITES = Writes()
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Load what the first file of a kind loads: modules, tables of flags."""
+    """Load what the first file of a kind loads, and the first that is damaged: modules, tables of flags."""
+    for _, name, _ in iter_modules(validation.__path__, f"{validation.__name__}."):
+        import_module(name)
     for name, text in SOURCES:
         path = tmp_path_factory.mktemp("undamaged") / name
         path.write_text(text)

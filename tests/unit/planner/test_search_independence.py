@@ -1,6 +1,6 @@
 """The evaluator shards and prices a plan again: a mistake in the search's tables is found, not repeated."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -31,8 +31,8 @@ def test_tables_of_half_the_tokens_are_found_out(monkeypatch: pytest.MonkeyPatch
 
 
 def test_operators_shared_between_the_wrong_shardings_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(sharding: Sharding) -> Mapping[shard.Feels, Sharding]:
-        return dict.fromkeys(shard.Feels, replace(sharding, tp=1, sequence_parallel=False))
+    def wrong(_kind: shard.Feels, sharding: Sharding) -> Sharding:
+        return replace(sharding, tp=1, sequence_parallel=False)
 
     request = replace(tiny_request(), constraints=Constraints(degrees={"tp": Bounds(allowed=(2,))}))
     search(tiny_dense_model(), two_node_cluster(), request)
