@@ -25,6 +25,9 @@ from planner.plan import HostMemory
 from planner.targets import framework_of
 from profiles.planned import cost_model_on
 
+HostedLayout = tuple[Layout, int, HostMemory, Callable[[], float]]
+"""A layout with its peak bytes, what its nodes hold, and what simulates its step."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exhausted:
@@ -107,7 +110,7 @@ def placed_layouts(run: Run, *, uneven: bool = False) -> Iterator[PlacedModel]:
 
 def hosted_layouts(
     run: Run, parts: Sequence[float], *, parameters: bool = False, uneven: bool = False
-) -> Iterator[tuple[Layout, int, HostMemory, Callable[[], float]]]:
+) -> Iterator[HostedLayout]:
     """Yield every layout with each part of the optimizer's states on the hosts: its peak bytes, its nodes, its step.
 
     With `parameters` all have the weights there too.
@@ -126,7 +129,7 @@ def hosted_layouts(
             yield placed.layout, peak_bytes, hosted, partial(simulated_step_seconds, placed, cost_model)
 
 
-def layouts_with_activations_on_hosts(run: Run) -> Iterator[tuple[Layout, int, HostMemory, Callable[[], float]]]:
+def layouts_with_activations_on_hosts(run: Run) -> Iterator[HostedLayout]:
     """Yield every layout with every number of layers that keep what they save on the hosts, like `hosted_layouts`."""
     cost_model = cost_model_on(run.cluster, CAPABILITIES[run.request.target].software)
     for kept in placed_layouts(replace(run, activations=True)):
@@ -138,7 +141,7 @@ def layouts_with_activations_on_hosts(run: Run) -> Iterator[tuple[Layout, int, H
             yield placed.layout, peak_bytes, hosted, partial(simulated_step_seconds, placed, cost_model)
 
 
-def layouts_with_modules_on_hosts(run: Run) -> Iterator[tuple[Layout, int, HostMemory, Callable[[], float]]]:
+def layouts_with_modules_on_hosts(run: Run) -> Iterator[HostedLayout]:
     """Yield every layout with a run's modules on the hosts, like `hosted_layouts`."""
     cost_model = cost_model_on(run.cluster, CAPABILITIES[run.request.target].software)
     for kept in placed_layouts(run, uneven=True):

@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner import module_timeline
-from planner.activation_offload import layer_copy
 from planner.capabilities import DEEPSPEED
 from planner.communication import (
     TimedTraffic,
@@ -30,11 +28,10 @@ from planner.communication import (
     tied_embedding_reduction,
     transfer,
 )
+from planner.copied_layers import PricedLayer, added_seconds
 from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
 from planner.layout import Granularity, Layout, Offload, Recompute, Stage
 from planner.memory import ASSUMED_SOURCES, memory_ledger, peak_memory_bytes
-from planner.module_offload import copy_of, groups
-from planner.module_timeline import GroupSeconds, LayerGroups
 from planner.node_costs import part_costs
 from planner.offload import (
     gradient_copies,
@@ -44,7 +41,6 @@ from planner.offload import (
     parameter_copies,
     waited_for_link_seconds,
 )
-from planner.offload_timeline import LayerSeconds, backward_seconds, forward_seconds
 from planner.placement import PlacedModel
 from planner.plan import MemoryLine, TimeLine
 from planner.pricing import launches_seconds, price_steps, restart_seconds
@@ -316,74 +312,25 @@ class _Evaluator:
             for term, seconds in price.terms.items():
                 terms[term] += seconds
         whole = self._with_data_parallel(stage, terms, of_sources, forward, backward)
-        if placed.layout.offloaded_modules:
-            return self._with_module_copies(whole, held)
-        return self._with_copies(whole, held) if placed.layout.offloaded_layers else whole
-
-    def _with_module_copies(self, price: StagePrice, held: tuple[tuple[RankLayer, Recompute], ...]) -> StagePrice:
-        """Add what layers wait for copies of their offloaded modules, and what they lose to those beside them."""
-        layers = [self._layer_groups(layer, own) for layer, own in held]
-        in_pipeline = self.placed.layout.pp > 1
-        forward = module_timeline.forward_seconds(layers) - sum(layer.forward_seconds for layer in layers)
-        backward = module_timeline.backward_seconds(layers, in_pipeline=in_pipeline) - sum(
-            layer.backward_seconds for layer in layers
-        )
-        moved = sum(group.copy for layer in layers for group in layer.groups)
-        forward += self._lost(moved, forward, sum(layer.forward_seconds for layer in layers))
-        backward += self._lost(moved, backward, sum(layer.backward_seconds for layer in layers))
-        return self._waiting(price, max(0.0, forward), max(0.0, backward))
-
-    def _lost(self, moved: float, waited: float, beside: float) -> float:
-        """Return what a pass loses to copies that it does not wait for, as far as that was measured."""
-        return (self.cost_model.copy_slowdown or 0.0) * min(max(0.0, moved - waited), beside)
-
-    def _layer_groups(self, layer: RankLayer, own: Recompute) -> LayerGroups:
-        """Return what a layer takes in its offloaded modules, and beside them."""
-        price = self._layer(layer, own)
-        found: list[tuple[GroupSeconds, bool]] = []
-        for group in groups(layer, own, self.placed.layout.offloaded_modules):
-            copied = max((self.cost_model.compute(part) for part in copy_of(group.num_bytes)), key=_seconds_of)
-            self.note(ACTIVATIONS, copied.source, copied.note)
-            forward, backward = (
-                sum(price_steps(steps, self.cost_model).total_seconds for steps in passes)
-                for passes in (
-                    [operator.forward for operator in group.operators],
-                    [operator.backward for operator in group.operators],
-                )
-            )
-            seconds = GroupSeconds(module=group.module, forward=forward, backward=backward, copy=copied.seconds)
-            found.append((seconds, group.in_parts))
-        first = tuple(group for group, in_parts in found if not in_parts)
-        last = tuple(group for group, in_parts in found if in_parts)
-        return LayerGroups(
-            first=first,
-            forward=max(0.0, price.forward_seconds - sum(group.forward for group, _ in found)),
-            backward=max(0.0, price.backward_seconds - sum(group.backward for group, _ in found)),
-            last=last,
-        )
+        has_copies = placed.layout.offloaded_modules or placed.layout.offloaded_layers
+        return self._with_copies(whole, held) if has_copies else whole
 
     def _with_copies(self, price: StagePrice, held: tuple[tuple[RankLayer, Recompute], ...]) -> StagePrice:
-        """Add what layers of which the first are offloaded wait for copies, and what they lose to those beside them."""
-        layers: list[LayerSeconds] = []
-        for layer, own in held:
-            copied, own_price = self.cost_model.compute(layer_copy(layer)), self._layer(layer, own)
-            self.note(ACTIVATIONS, copied.source, copied.note)
-            layers.append(
-                LayerSeconds(
-                    forward=own_price.forward_seconds, backward=own_price.backward_seconds, copy=copied.seconds
-                )
+        """Add what layers wait for copies of activations, and what they lose to those beside them."""
+        priced = [
+            PricedLayer(
+                layer=layer,
+                recompute=own,
+                forward_seconds=self._layer(layer, own).forward_seconds,
+                backward_seconds=self._layer(layer, own).backward_seconds,
             )
-        offloaded = self.placed.layout.offloaded_layers
-        # Below 0 by rounding alone.
-        forward = max(0.0, forward_seconds(layers, offloaded=offloaded) - sum(layer.forward for layer in layers))
-        backward = max(0.0, backward_seconds(layers, offloaded=offloaded) - sum(layer.backward for layer in layers))
-        moved = sum(layer.copy for layer in layers[:offloaded])
-        forward += self._lost(moved, forward, sum(layer.forward for layer in layers))
-        backward += self._lost(moved, backward, sum(layer.backward for layer in layers))
-        return self._waiting(price, forward, backward)
+            for layer, own in held
+        ]
 
-    def _waiting(self, price: StagePrice, forward: float, backward: float) -> StagePrice:
-        """Return a stage whose passes wait so long for copies of activations."""
+        def tell(copied: Estimate) -> None:
+            self.note(ACTIVATIONS, copied.source, copied.note)
+
+        forward, backward = added_seconds(priced, self.placed.layout, self.cost_model, tell)
         price.terms[ACTIVATIONS] += forward + backward
         _add(price.of_sources, {self.worst_source(ACTIVATIONS): forward + backward})
         return replace(
@@ -686,10 +633,6 @@ def _add(of_sources: SourceSeconds, more: Mapping[Source, float]) -> None:
     """Add seconds by where they come from."""
     for source, seconds in more.items():
         of_sources[source] += seconds
-
-
-def _seconds_of(estimate: Estimate) -> float:
-    return estimate.seconds
 
 
 def _source_text(notes: set[tuple[Source, str]]) -> str:

@@ -132,40 +132,23 @@ class Ground:
         asked = self.scope.constraints.asks_hosts
         is_legal = len(self.space.points) + len(self.space.unsimulated) + self.space.unfit > 0
         if asked or (limit_bytes is None and is_legal):
-            wants_activations = self.scope.constraints.asks_activations or not seen.candidates
-            wants_modules = self.scope.constraints.asks_modules or not seen.candidates
-            seen = visit_hosted(
-                self.scope,
-                self.table,
-                self.cluster,
-                limit_bytes=pricer.limit_bytes,
-                before=seen,
-                top=top,
-                watch=watch,
-                refused=self.refused,
-            )
-            if wants_activations:
-                seen = visit_activations(
-                    self.scope,
-                    self.table,
-                    self.cluster,
-                    limit_bytes=pricer.limit_bytes,
-                    before=seen,
-                    top=top,
-                    watch=watch,
-                    refused=self.refused,
-                )
-            if wants_modules:
-                seen = visit_modules(
-                    self.scope,
-                    self.table,
-                    self.cluster,
-                    limit_bytes=pricer.limit_bytes,
-                    before=seen,
-                    top=top,
-                    watch=watch,
-                    refused=self.refused,
-                )
+            constraints, nothing = self.scope.constraints, not seen.candidates
+            for look, is_wanted in (
+                (visit_hosted, True),  # which says itself what of it is wanted
+                (visit_activations, constraints.asks_activations or nothing),
+                (visit_modules, constraints.asks_modules or nothing),
+            ):
+                if is_wanted:
+                    seen = look(
+                        self.scope,
+                        self.table,
+                        self.cluster,
+                        limit_bytes=pricer.limit_bytes,
+                        before=seen,
+                        top=top,
+                        watch=watch,
+                        refused=self.refused,
+                    )
         return replace(seen, thumb=thumb)
 
     def planned(self, layout: Layout, *, step_seconds: float, bound_seconds: float) -> PlannedLayout:

@@ -6,8 +6,9 @@ against both MIPs.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.brute_force import (
+    HostedLayout,
     can_say,
     hosted_layouts,
     layouts_with_activations_on_hosts,
@@ -67,13 +69,14 @@ def assert_plan_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
     assert_plan_is_best_of(fitting, with_memory(run, limit), constraints=constraints)
 
 
-def assert_hosted_plan_is_exhaustively_best(run: Run, data: st.DataObject, *, parameters: bool = False) -> None:
-    """Plan a run with states on the hosts, under limits of GPUs and nodes that are some layout's needs, or a byte less.
+def within_limits(
+    run: Run, layouts_of: Callable[[Run], Iterable[HostedLayout]], data: st.DataObject
+) -> tuple[Run, list[tuple[Layout, float]]]:
+    """Return a run under limits of GPUs and nodes that are some layout's needs, or a byte less, and what fits there.
 
-    A node must hold what some layout that fits into the GPUs puts there, and a tenth of itself beside that. With
-    `parameters` the weights are there too, with all states.
+    A node must hold what some layout that fits into the GPUs puts there, and a tenth of itself beside that.
     """
-    layouts = list(hosted_layouts(run, PARTS, parameters=parameters, uneven=True))
+    layouts = list(layouts_of(run))
     assume(layouts)
     limit = data.draw(st.sampled_from(sorted({peak for _, peak, _, _ in layouts}))) - data.draw(st.sampled_from((0, 1)))
     run = with_memory(run, limit)
@@ -83,39 +86,30 @@ def assert_hosted_plan_is_exhaustively_best(run: Run, data: st.DataObject, *, pa
     run = replace(run, cluster=replace(run.cluster, host_memory_bytes=node_bytes + data.draw(st.integers(-2, 2))))
     fitting = [
         (layout, seconds())
-        for layout, peak, hosted, seconds in hosted_layouts(run, PARTS, parameters=parameters, uneven=True)
+        for layout, peak, hosted, seconds in layouts_of(run)
         if peak <= limit and hosted.num_bytes <= hosted.limit_bytes
     ]
+    return run, fitting
+
+
+def assert_hosted_plan_is_exhaustively_best(run: Run, data: st.DataObject, *, parameters: bool = False) -> None:
+    """Plan a run with states on the hosts; with `parameters` the weights are there too, with all states."""
+    run, fitting = within_limits(run, partial(hosted_layouts, parts=PARTS, parameters=parameters, uneven=True), data)
     constraints = Constraints(optimizer_offload=PARTS, parameter_offload=parameters)
     assert_plan_is_best_of(fitting, replace(run, offloaded=True, parameters=parameters), constraints=constraints)
 
 
 def assert_plan_with_activations_on_hosts_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
-    """Plan a run with what layers save on the hosts, under limits that are some layout's needs, or a byte less.
-
-    Sequences are so long that most tensors are large enough to be moved.
-    """
+    """Plan a run with what layers save on the hosts; sequences are so long that most tensors are large enough."""
     workload = replace(run.workload, seq_len=32 * run.workload.seq_len)
     run = replace(run, request=replace(run.request, workload=workload))
-    layouts = list(layouts_with_activations_on_hosts(run))
-    assume(layouts)
-    limit = data.draw(st.sampled_from(sorted({peak for _, peak, _, _ in layouts}))) - data.draw(st.sampled_from((0, 1)))
-    run = with_memory(run, limit)
-    held = [hosted.num_bytes for _, peak, hosted, _ in layouts if peak <= limit]
-    tenth = run.cluster.host_memory_bytes // 10
-    node_bytes = (data.draw(st.sampled_from(sorted(held or [tenth]))) - tenth) * 10 // 9
-    run = replace(run, cluster=replace(run.cluster, host_memory_bytes=node_bytes + data.draw(st.integers(-2, 2))))
-    fitting = [
-        (layout, seconds())
-        for layout, peak, hosted, seconds in layouts_with_activations_on_hosts(run)
-        if peak <= limit and hosted.num_bytes <= hosted.limit_bytes
-    ]
+    run, fitting = within_limits(run, layouts_with_activations_on_hosts, data)
     constraints = Constraints(degrees={OFFLOADED_LAYERS: Bounds(minimum=1)})
     assert_plan_is_best_of(fitting, replace(run, activations=True), constraints=constraints)
 
 
 def assert_plan_with_modules_on_hosts_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
-    """Plan a run with what modules save on the hosts, under limits that are some layout's needs, or a byte less."""
+    """Plan a run with what modules save on the hosts."""
     sets: list[tuple[str, ...]] = [("core_attn", "attn_proj")]
     if all(isinstance(part.block.mixer, SelfAttention) for part in run.model.runs):
         sets.append(("qkv_linear", "core_attn", "attn_proj"))
@@ -123,19 +117,7 @@ def assert_plan_with_modules_on_hosts_is_exhaustively_best(run: Run, data: st.Da
         sets += [("expert_fc1", "moe_act"), ("core_attn", "attn_proj", "expert_fc1")]
     named = data.draw(st.sampled_from(sets))
     run = replace(run, modules=named)
-    layouts = list(layouts_with_modules_on_hosts(run))
-    assume(layouts)
-    limit = data.draw(st.sampled_from(sorted({peak for _, peak, _, _ in layouts}))) - data.draw(st.sampled_from((0, 1)))
-    run = with_memory(run, limit)
-    held = [hosted.num_bytes for _, peak, hosted, _ in layouts if peak <= limit]
-    tenth = run.cluster.host_memory_bytes // 10
-    node_bytes = (data.draw(st.sampled_from(sorted(held or [tenth]))) - tenth) * 10 // 9
-    run = replace(run, cluster=replace(run.cluster, host_memory_bytes=node_bytes + data.draw(st.integers(-2, 2))))
-    fitting = [
-        (layout, seconds())
-        for layout, peak, hosted, seconds in layouts_with_modules_on_hosts(run)
-        if peak <= limit and hosted.num_bytes <= hosted.limit_bytes
-    ]
+    run, fitting = within_limits(run, layouts_with_modules_on_hosts, data)
     assert_plan_is_best_of(fitting, run, constraints=Constraints(offloaded_modules=named))
 
 
