@@ -19,7 +19,7 @@ from cli.findings.forms import FindingsFormat, rendered
 from cli.findings.github import summary
 from planner.errors import InputError
 from planner.validation.judge import judge
-from planner.validation.sources import Asked
+from planner.validation.source import Asked
 
 CASES = 5000
 MOST_SECONDS = 1.0

@@ -32,10 +32,7 @@ from cli.commands import (
 )
 from cli.completion import as_typer_command, framework_versions, presets
 from cli.exits import EXIT_CODES_HELP, guarded
-from cli.start import run
 from cli.usage import PlainCommand
-
-__all__ = ["app", "run"]
 
 app = typer.Typer(
     name="shardwright",
@@ -127,7 +124,3 @@ clusters_made.command("import", cls=PlainCommand, epilog=examples(cluster_import
     guarded(cluster_import.import_)
 )
 app.add_typer(clusters_made, name="cluster")
-
-
-if __name__ == "__main__":
-    run()

@@ -40,3 +40,7 @@ def run() -> None:
         sys.exit(report_bug(error) if error.filename is not None else report_stream(error))
     except Exception as error:  # noqa: BLE001 - the outermost frame: whatever reaches it is a bug, and says so
         sys.exit(report_bug(error))
+
+
+if __name__ == "__main__":
+    run()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from planner.validation.held_servers import ServeBaseline
     from planner.validation.judge import Judged
     from planner.validation.pricing import Baseline, Machine
-    from planner.validation.sources import Asked
+    from planner.validation.source import Asked
 
 EXAMPLES = (
     "shardwright validate train.sh",
@@ -201,7 +201,7 @@ def _baseline(path: Path | None) -> "Baseline | ServeBaseline | None":
 
 def _asked(options: Namespace) -> "Asked":
     from planner.readers.flag_tables import Framework, chosen_version
-    from planner.validation.sources import Asked
+    from planner.validation.source import Asked
 
     versions: dict[Framework, str] = {}
     for text in options.against:

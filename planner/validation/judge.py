@@ -15,7 +15,8 @@ from planner.errors import InputError, Location, PlannerError
 from planner.readers.arguments import NotSaidError
 from planner.rules.registry import lock_rules, own_rules, priced_rules, rules_of, spelling_rules, unread_rules
 from planner.rules.rule import Finding, Fix, NoPriceError, Severity
-from planner.validation.sources import Asked, Run, Source, files_named, read_source, text_of, with_configurations
+from planner.validation.source import Asked, Run, Source
+from planner.validation.sources import files_named, read_source, text_of, with_configurations
 from profiles.errors import CoverageError
 from solvers.errors import SolverError
 

@@ -10,7 +10,7 @@ from planner.readers.megatron_lists import read_megatron_mapping
 from planner.readers.vllm_run import looks_like_config, read_vllm_config
 from planner.validation.deepspeed_files import MAX_CHARACTERS, deepspeed_document, launches_of
 from planner.validation.own_files import names_plan_keys, own_kind
-from planner.validation.sources import Asked, Sizes, Source
+from planner.validation.source import Asked, Sizes, Source
 
 
 def read_mapping(text: str, *, file: str, asked: Asked, named: Sequence[Path]) -> Source:

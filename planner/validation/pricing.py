@@ -25,7 +25,8 @@ from planner.rules.served_memory import ServedRun
 from planner.running import Running, inputs_of, preset_named, priced, read_running, request_of
 from planner.validation.held_servers import ServeBaseline, held_server
 from planner.validation.serving import served_run
-from planner.validation.sources import Run, text_of
+from planner.validation.source import Run
+from planner.validation.sources import text_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ from planner.readers.shell import MAX_SCRIPT_BYTES
 from planner.rules.unread_files import UnreadFile
 from planner.validation.deepspeed_files import names_keys
 from planner.validation.own_files import is_damaged_plan, own_kind
-from planner.validation.sources import MAPPING, Asked
+from planner.validation.source import Asked
+from planner.validation.sources import MAPPING
 
 LAUNCH = re.compile(
     r"^[^#\n]*(?:\bpretrain_\w+\.py\b|\bvllm serve\b|\bvllm\.entrypoints\b|--deepspeed\b)", re.MULTILINE

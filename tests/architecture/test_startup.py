@@ -44,7 +44,7 @@ def loaded_by(statement: str) -> set[str]:
 
 def run(*arguments: str) -> str:
     """Return the statement that runs the command line."""
-    return f"import cli.main; sys.argv = ['shardwright', *{arguments!r}]; cli.main.run()"
+    return f"import cli.start; sys.argv = ['shardwright', *{arguments!r}]; cli.start.run()"
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])

@@ -9,7 +9,8 @@ from pathlib import Path
 from planner.readers.flag_tables import Framework
 from planner.rules.rule import Finding, FoundAt, Severity
 from planner.validation.judge import judged_text
-from planner.validation.sources import Asked, read_source
+from planner.validation.source import Asked
+from planner.validation.sources import read_source
 from tests.corpora.megatron_bases import bases
 from tests.corpora.megatron_mutations import VERSION, Mutation, mutations, unchanged
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from planner.readers.flag_tables import Framework
 from planner.rules.rule import Finding, FoundAt, Severity
 from planner.validation.judge import judged_text
-from planner.validation.sources import Asked, read_source
+from planner.validation.source import Asked
+from planner.validation.sources import read_source
 from tests.corpora.vllm_bases import bases
 from tests.corpora.vllm_mutations import VERSION, Mutation, drawn, unchanged
 

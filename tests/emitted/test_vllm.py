@@ -26,7 +26,8 @@ from planner.serving_layout import (
     check_layout,
 )
 from planner.validation.judge import judged_text
-from planner.validation.sources import Asked, read_source
+from planner.validation.source import Asked
+from planner.validation.sources import read_source
 from tests.emitted.started_servers import started
 
 VERSION = "0.32.0"

@@ -132,14 +132,14 @@ def test_a_profile_of_two_processes_prices_a_plan(tmp_path: Path) -> None:
     spec.write_text(SPEC)
     words = ["profile", "run", str(spec), "--processes", "2", "--device", "cpu", "--called", "this-cpu", "--no-grid"]
     suites = [word for name in ("gemm", "attention", "elementwise", "collectives") for word in ("--suite", name)]
-    done = run(["-m", "cli.main", *words, *suites, "--seconds", "0.01", "--out", str(out), "--format", "json"])
+    done = run(["-m", "cli.start", *words, *suites, "--seconds", "0.01", "--out", str(out), "--format", "json"])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["device"] == "this-cpu"
-    planned = run(["-m", "cli.main", "plan", str(spec), "--profile", str(out), "--format", "json"])
+    planned = run(["-m", "cli.start", "plan", str(spec), "--profile", str(out), "--format", "json"])
     assert planned.returncode == 0, planned.stderr
     best = json.loads(planned.stdout)["plans"][0]
     assert best["source_fractions"]["measured"] > 0.3
-    without = json.loads(run(["-m", "cli.main", "plan", str(spec), "--format", "json"]).stdout)["plans"][0]
+    without = json.loads(run(["-m", "cli.start", "plan", str(spec), "--format", "json"]).stdout)["plans"][0]
     # A CPU is far slower than the GPU whose datasheet stands in the spec.
     assert best["step_seconds"] > 10 * without["step_seconds"]
 

@@ -10,7 +10,7 @@ from planner.schema.serving_layout import is_serving_layout, serving_layout_from
 from planner.serving.files import serving_files
 from planner.serving_layout import ServingLayout
 from planner.validation.judge import judge
-from planner.validation.sources import Asked
+from planner.validation.source import Asked
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LAYOUT_FILE = "serving.yaml"

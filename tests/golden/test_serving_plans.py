@@ -14,7 +14,7 @@ from planner.serve_inputs import load_serve_inputs
 from planner.serve_launch import serve_files
 from planner.serving_search.search import plan_serving
 from planner.validation.judge import judge
-from planner.validation.sources import Asked
+from planner.validation.source import Asked
 from tests.golden.test_examples import differences
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -84,7 +84,7 @@ def test_the_page_of_an_example_is_whole(case: str) -> None:
 
 
 def test_the_same_plan_gives_the_same_bytes_in_any_process() -> None:
-    command = [sys.executable, "-m", "cli.main", "report", str(EXAMPLES / "llama-3.1-8b-1xdgx-h100" / "expected")]
+    command = [sys.executable, "-m", "cli.start", "report", str(EXAMPLES / "llama-3.1-8b-1xdgx-h100" / "expected")]
     first, second = (
         subprocess.run(command, capture_output=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed}).stdout
         for seed in ("1", "2")

@@ -22,7 +22,8 @@ from planner.errors import InputError
 from planner.readers.named_files import MAX_YAML_BYTES
 from planner.readers.shell import MAX_SCRIPT_BYTES
 from planner.validation.judge import judge
-from planner.validation.sources import MAX_BYTES, MAX_RUNS, Asked
+from planner.validation.source import Asked
+from planner.validation.sources import MAX_BYTES, MAX_RUNS
 from tests.unit.rules.megatron_cases import script
 
 BATCHES = 20

@@ -79,14 +79,14 @@ def test_help_lists_the_exit_codes() -> None:
     assert "      3  proven: no layout fits, or none meets the deadline\n" in result.stdout
 
 
-def run_main(setup: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_start(setup: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own, after `setup`."""
-    code = f"import sys\nfrom cli import main\n{setup}\nsys.argv = ['shardwright', *{list(arguments)!r}]\nmain.run()"
+    code = f"import sys\nfrom cli import start\n{setup}\nsys.argv = ['shardwright', *{list(arguments)!r}]\nstart.run()"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
 def test_a_bug_of_ours_ends_with_70_and_says_so() -> None:
-    result = run_main("import planner.bundled\ndel planner.bundled.bundled_models", "models")
+    result = run_start("import planner.bundled\ndel planner.bundled.bundled_models", "models")
     assert result.returncode == 70
     assert "Traceback (most recent call last):" in result.stderr
     assert result.stderr.endswith(
@@ -96,7 +96,7 @@ def test_a_bug_of_ours_ends_with_70_and_says_so() -> None:
 
 
 def test_an_interrupt_ends_with_130_and_no_traceback() -> None:
-    result = run_main(
+    result = run_start(
         "import planner.bundled\ndef stop():\n    raise KeyboardInterrupt\nplanner.bundled.bundled_models = stop",
         "models",
     )
@@ -105,7 +105,7 @@ def test_an_interrupt_ends_with_130_and_no_traceback() -> None:
 
 
 def test_a_reader_that_leaves_causes_no_traceback() -> None:
-    code = "import sys\nfrom cli import main\nsys.argv = ['shardwright', 'clusters', '--format', 'json']\nmain.run()"
+    code = "import sys\nfrom cli import start\nsys.argv = ['shardwright', 'clusters', '--format', 'json']\nstart.run()"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -120,14 +120,14 @@ def test_a_reader_that_leaves_causes_no_traceback() -> None:
 def test_a_full_disk_behind_standard_output_is_one_line(arguments: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
-            [sys.executable, "-m", "cli.main", *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-m", "cli.start", *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert result.returncode == 2
     assert result.stderr == "error: Standard output cannot be written: No space left on device.\n"
 
 
 def test_a_usage_error_ends_with_2() -> None:
-    result = run_main("", "plan", "spec.yaml", "--top", "0")
+    result = run_start("", "plan", "spec.yaml", "--top", "0")
     assert result.returncode == 2
     assert result.stdout == ""
     assert "Invalid value for '--top'" in result.stderr

@@ -20,7 +20,7 @@ def run_on_terminal(*arguments: str, columns: int) -> str:
     primary, secondary = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", *arguments], stdout=secondary, stderr=secondary, env=environment
+        [sys.executable, "-m", "cli.start", *arguments], stdout=secondary, stderr=secondary, env=environment
     )
     os.close(secondary)
     drawn = b""
@@ -61,7 +61,7 @@ def test_findings_on_a_terminal_are_those_in_a_pipe(tmp_path: Path, monkeypatch:
     (tmp_path / "train.sh").write_text(ONE_LINE)
     words = ("validate", "train.sh", "--fail-on", "never")
     drawn = run_on_terminal(*words, columns=80)
-    piped = subprocess.run([sys.executable, "-m", "cli.main", *words], capture_output=True, check=True, text=True)
+    piped = subprocess.run([sys.executable, "-m", "cli.start", *words], capture_output=True, check=True, text=True)
     assert "^^^^^^^^^^^^^^^^^^" in piped.stdout
     assert max(len(line) for line in piped.stdout.splitlines()) <= 80
     assert [line.rstrip() for line in drawn.splitlines()] == [line.rstrip() for line in piped.stdout.splitlines()]
@@ -80,7 +80,7 @@ def test_long_lines_are_folded_with_a_hanging_indent() -> None:
 
 def test_a_pipe_gets_plain_text() -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "cli.main", "clusters", "dgx-h100"], capture_output=True, check=True, text=True
+        [sys.executable, "-m", "cli.start", "clusters", "dgx-h100"], capture_output=True, check=True, text=True
     )
     assert result.stdout.isascii()
     assert "scalable units of 32 nodes, rail-optimised" in result.stdout

@@ -112,7 +112,6 @@ def test_every_way_in_ends_alike() -> None:
     direct = validate(*words)
     assert direct.returncode == 1
     assert started("cli.start", *words) == direct
-    assert started("cli.main", *words) == direct
     wrapped = CliRunner().invoke(app, ["validate", *words])
     assert (wrapped.exit_code, wrapped.stdout, wrapped.stderr) == (1, direct.stdout, "")
 

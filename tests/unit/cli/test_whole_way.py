@@ -12,7 +12,7 @@ import pytest
 def shardwright(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Return the ended process of one command."""
     return subprocess.run(
-        [sys.executable, "-m", "cli.main", *map(str, arguments)],
+        [sys.executable, "-m", "cli.start", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

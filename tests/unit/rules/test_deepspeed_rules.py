@@ -15,7 +15,7 @@ from planner.readers.key_tables import KeySpec, key_table
 from planner.rules.registry import rules_of
 from planner.rules.rule import Finding, Severity
 from planner.validation.judge import Judged, judge, judged_text
-from planner.validation.sources import Asked
+from planner.validation.source import Asked
 from tests.unit.rules.deepspeed_cases import CASES, FILE, NATIVE, SOUND, SOUND_CASES, Case, case
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

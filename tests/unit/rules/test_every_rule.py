@@ -8,7 +8,8 @@ import pytest
 from planner.readers.flag_tables import Framework, versions
 from planner.rules.registry import all_rules
 from planner.validation.judge import judged_text
-from planner.validation.sources import Asked, read_source
+from planner.validation.source import Asked
+from planner.validation.sources import read_source
 from tests.unit.rules import deepspeed_cases, megatron_cases, suppression_cases, vllm_cases
 
 CASES: Mapping[str, str] = {**megatron_cases.CASES, **suppression_cases.CASES, **vllm_cases.CASES}

@@ -6,7 +6,8 @@ from planner.readers.flag_tables import versions
 from planner.rules.registry import all_rules
 from planner.rules.rule import Finding, Fix
 from planner.validation.judge import judged_text
-from planner.validation.sources import Asked, read_source
+from planner.validation.source import Asked
+from planner.validation.sources import read_source
 from tests.unit.rules import megatron_cases, vllm_cases
 
 CASES = {**megatron_cases.CASES, **vllm_cases.CASES}

@@ -9,7 +9,8 @@ from planner.readers.flag_tables import Framework, versions
 from planner.rules.registry import all_rules, rules_of
 from planner.rules.rule import Finding, Rule
 from planner.validation.judge import Judged, judged_text
-from planner.validation.sources import Asked, read_source
+from planner.validation.source import Asked
+from planner.validation.sources import read_source
 from tests.corpora.megatron_bases import Base, bases
 from tests.corpora.megatron_mutations import unchanged
 from tests.corpora.megatron_verdicts import script_of

@@ -8,7 +8,7 @@ import pytest
 from planner.rules.rule import Finding
 from planner.validation.deepspeed_files import MAX_CHARACTERS
 from planner.validation.judge import judge
-from planner.validation.sources import Asked
+from planner.validation.source import Asked
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 EXAMPLE = EXAMPLES / "llama-3.1-8b-1xdgx-h100"

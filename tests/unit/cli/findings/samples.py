@@ -7,7 +7,8 @@ from planner.readers.flag_tables import Framework
 from planner.rules.registry import all_rules
 from planner.rules.rule import Finding, Fix, Found, FoundAt, Severity
 from planner.validation.judge import Judged, Undecided, judged_text
-from planner.validation.sources import Asked, read_source
+from planner.validation.source import Asked
+from planner.validation.sources import read_source
 from tests.unit.rules.megatron_cases import script
 
 HOSTILE = "a\x1b[2J\n::error::x%,:|<b>`]]>&\u202e\x00\ufffe[l](http://x) *_~ \ud7ff\U0001f600"

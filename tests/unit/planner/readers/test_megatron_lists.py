@@ -4,7 +4,8 @@ import pytest
 
 from planner.readers.flag_tables import Framework
 from planner.readers.megatron_run import MegatronRun
-from planner.validation.sources import Asked, read_source
+from planner.validation.source import Asked
+from planner.validation.sources import read_source
 
 TEXT = """# the model
 --num-layers 24 \\

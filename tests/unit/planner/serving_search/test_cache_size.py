@@ -9,7 +9,7 @@ from planner.readers.vllm_run import VllmRun, read_vllm_config
 from planner.serve_launch import serve_files
 from planner.validation.judge import judge
 from planner.validation.pricing import Machine
-from planner.validation.sources import Asked
+from planner.validation.source import Asked
 from tests.served import SMALL, serve_inputs, served
 
 ALONE = ("workload:", "constraints: {split: never, tp: 1, pp: 1}\nworkload:")

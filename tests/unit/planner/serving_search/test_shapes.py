@@ -16,7 +16,7 @@ from planner.serving.formats import formats_of
 from planner.serving_layout import EngineSettings, EngineShape, Pool, Role, ServingLayout
 from planner.serving_search.shapes import ShapeSpace, engine_shapes, nested_sizes, shape_words
 from planner.validation.judge import judge
-from planner.validation.sources import Asked
+from planner.validation.source import Asked
 from profiles.catalogue import load_preset
 from profiles.hardware import Cluster
 from profiles.schema import ClusterEntry

@@ -8,7 +8,7 @@ import pytest
 
 from planner.validation.judge import Judged, judge
 from planner.validation.pricing import Machine
-from planner.validation.sources import Asked
+from planner.validation.source import Asked
 from tests.unit.rules.megatron_cases import script
 
 RULES = {"MLM112", "DSP108", "VLL111"}

@@ -12,7 +12,7 @@ from cli.main import app
 from planner.rules.rule import Severity
 from planner.validation.judge import Judged, judge
 from planner.validation.pricing import Machine
-from planner.validation.sources import Asked
+from planner.validation.source import Asked
 
 NOBODY = Asked(versions={}, gpus_per_node=8)
 SMALL = "meta-llama/Llama-3.1-8B-Instruct"

@@ -3,7 +3,8 @@
 import pytest
 
 from planner.validation.judge import Judged, judged_text
-from planner.validation.sources import Asked, read_source
+from planner.validation.source import Asked
+from planner.validation.sources import read_source
 from planner.validation.suppressions import suppressions
 from tests.unit.rules.megatron_cases import script
 

@@ -11,7 +11,7 @@ from cli.findings.forms import FindingsFormat, rendered
 from planner.errors import InputError
 from planner.rules.rule import Severity
 from planner.validation.judge import Judged, judge
-from planner.validation.sources import Asked
+from planner.validation.source import Asked
 from tests.unit.rules.megatron_cases import script
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
