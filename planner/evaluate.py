@@ -47,7 +47,7 @@ from planner.pricing import launches_seconds, price_steps, restart_seconds
 from planner.schedules.orders import OperationOrder, operation_order
 from planner.schedules.simulate import StageTimes, Timeline, operation_seconds, simulate
 from planner.shard import RankLayer
-from planner.steps import Step, Term
+from planner.step import Step, Term
 from planner.workload import TrainWorkload
 from profiles.estimate import CostModel, Estimate, Source
 from profiles.hardware import Cluster

@@ -1,7 +1,7 @@
 """What each pass of a virtual stage costs, and what it keeps: the evaluator's prices, for schedules that split passes.
 
 A schedule that splits backward passes runs the gradient of a stage's input first and that of its weights later. Both
-come from the steps that a whole backward pass is priced from (`planner.steps.split_backward`):
+come from the steps that a whole backward pass is priced from (`planner.step.split_backward`):
 
     input gradient + weight gradient = backward pass + what only the whole pass hides
 
@@ -25,7 +25,7 @@ from planner.memory import chunk_activation_bytes
 from planner.placement import PlacedModel
 from planner.pricing import launches_seconds, restart_seconds, steps_seconds
 from planner.shard import RankLayer
-from planner.steps import Step, split_backward
+from planner.step import Step, split_backward
 from profiles.estimate import CostModel
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from planner.steps import Step, Term
+from planner.step import Step, Term
 from profiles.constants import RECOMPUTE_LAUNCHES
 from profiles.estimate import CostModel, Estimate, Source
 from profiles.ops import CollectiveKind, Gemm

@@ -23,7 +23,8 @@ from planner.graph import (
 )
 from planner.layout import Granularity, Recompute
 from planner.sharding import Sharding, split_features
-from planner.steps import Step, backward_steps, forward_steps, output_gradient_bytes, transient_bytes
+from planner.step import Step
+from planner.steps import backward_steps, forward_steps, output_gradient_bytes, transient_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from planner.layers import build_graph
 from planner.shard import RankLayer, shard_layer
 from planner.sharding import Sharding
 from planner.specs import BlockRun, ModelSpec
-from planner.steps import Step
+from planner.step import Step
 from planner.workload import Precision, TrainWorkload
 from profiles.analytic import AnalyticCostModel
 from profiles.estimate import CostModel

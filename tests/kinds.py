@@ -13,7 +13,7 @@ from planner.layers import build_graph
 from planner.shard import shard_layer
 from planner.sharding import Sharding
 from planner.specs import ModelSpec
-from planner.steps import Step
+from planner.step import Step
 from planner.workload import Precision, TrainWorkload
 from tests.unit.planner.model_kinds import expert_model, hybrid_model, latent_model
 

@@ -11,7 +11,7 @@ from planner.communication import data_parallel_traffic, gradient_norm_reduction
 from planner.layout import Granularity, Recompute
 from planner.node_costs import part_costs
 from planner.placement import PlacedModel
-from planner.steps import Step, Term
+from planner.step import Step, Term
 from profiles.estimate import CostModel
 from profiles.ops import Collective, CollectiveKind
 from profiles.slowed import OperationClass, class_of

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from planner.graph import CoreAttention, Operator, Region, StateScan
 from planner.shard import RankOperator
 from planner.sharding import Sharding
-from planner.steps import Step, Term
+from planner.step import Step, Term
 from planner.workload import DType
 from profiles.ops import Attention, Collective, CollectiveKind
 from profiles.ops import StateScan as ScanKernel

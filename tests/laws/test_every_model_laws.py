@@ -24,7 +24,7 @@ from planner.graph import (
 from planner.shard import RankOperator, RankSaved, Sharder, shard_layer
 from planner.sharding import Sharding, padded_vocab_size
 from planner.space import recompute_choices
-from planner.steps import Step
+from planner.step import Step
 from planner.workload import Precision
 from profiles.ops import Attention, Gemm
 from profiles.ops import StateScan as ScanKernel

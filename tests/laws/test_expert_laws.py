@@ -14,7 +14,7 @@ from planner.graph import Combine, Dispatch, ExpertLinear, Mesh, Operator, Regio
 from planner.layout import Granularity, Layout, Recompute
 from planner.shard import Elements, RankOperator, shard_layer
 from planner.sharding import Sharding
-from planner.steps import Step
+from planner.step import Step
 from profiles.ops import Collective, CollectiveKind, Gemm
 from tests.kinds import MICRO_BATCH_SIZE, SEQ_LEN, even_workload, every_model, expert_grids_of, graph_of, unsharded
 

@@ -7,7 +7,7 @@ from planner.layers import build_graph
 from planner.layout import Granularity, Recompute
 from planner.placement import shard_model
 from planner.sharding import Sharding
-from planner.steps import Step
+from planner.step import Step
 from profiles.ops import Attention, Gemm
 from tests.published.gpt import gpt, unfused_run
 

@@ -20,7 +20,7 @@ from planner.pricing import price_steps
 from planner.shard import Elements
 from planner.sharding import Sharding
 from planner.specs import BlockRun, ModelSpec
-from planner.steps import Step
+from planner.step import Step
 from planner.workload import TrainWorkload
 from profiles.analytic import AnalyticCostModel
 from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster

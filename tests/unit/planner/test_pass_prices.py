@@ -13,7 +13,7 @@ from planner.pass_prices import stage_passes
 from planner.placement import PlacedModel, place
 from planner.pricing import steps_seconds
 from planner.specs import ModelSpec
-from planner.steps import split_backward
+from planner.step import split_backward
 from planner.workload import Lora, TrainMethod, TrainWorkload
 from profiles.analytic import AnalyticCostModel
 from tests.builders import tiny_dense_model, tiny_layout, tiny_workload, two_node_cluster

@@ -10,7 +10,7 @@ from planner.layers import build_graph
 from planner.layout import Granularity, Recompute
 from planner.shard import RankLayer, rank_saved, rank_weight, shard_layer
 from planner.sharding import Sharding, padded_vocab_size
-from planner.steps import Step
+from planner.step import Step
 from planner.workload import Lora, Precision, TrainMethod, TrainWorkload
 from profiles.ops import Collective, CollectiveKind, Gemm
 from tests.builders import tiny_dense_model, tiny_workload
