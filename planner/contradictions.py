@@ -221,8 +221,8 @@ def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iter
         )
     parts = constraints.optimizer_offload
     for name, what, asked in (
-        ("parameter_offload", "weights on the hosts", constraints.parameter_offload),
-        ("drive_offload", "states on drives", constraints.drive_offload),
+        ("parameter_offload", "weights on the hosts", constraints.parameter_offload is True),
+        ("drive_offload", "states on drives", constraints.drive_offload is True),
     ):
         if asked and parts is not None and 1.0 not in parts:
             yield InputError(
