@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 from math import comb
 
 from benchmarks.points import Run, interleaved_split, legal_points
@@ -109,19 +109,20 @@ def placed_layouts(run: Run, *, uneven: bool = False) -> Iterator[PlacedModel]:
 
 
 def hosted_layouts(
-    run: Run, parts: Sequence[float], *, parameters: bool = False, uneven: bool = False
+    run: Run, parts: Sequence[float], *, parameters: bool = False, drives: bool = False, uneven: bool = False
 ) -> Iterator[HostedLayout]:
     """Yield every layout with each part of the optimizer's states on the hosts: its peak bytes, its nodes, its step.
 
-    With `parameters` all have the weights there too.
+    With `parameters` all have the weights there too; with `drives` each has the states on drives, in either way.
     """
     cost_model = cost_model_on(run.cluster, CAPABILITIES[run.request.target].software)
-    for kept in placed_layouts(replace(run, offloaded=True, parameters=parameters), uneven=uneven):
+    run = replace(run, offloaded=True, parameters=parameters, drives=drives)
+    for kept in placed_layouts(run, uneven=uneven):
         sharded = kept.layout.zero_stage == 3
-        for part in parts:
+        for part, overlapped in product(parts, (False, True) if drives else (not sharded,)):
             if sharded and part < 1.0:
                 continue
-            offload = Offload(optimizer_fraction=part, overlapped=not sharded, parameters=parameters)
+            offload = Offload(optimizer_fraction=part, overlapped=overlapped, parameters=parameters, drives=drives)
             placed = replace(kept, layout=replace(kept.layout, offload=offload))
             hosted = host_memory(placed, run.cluster)
             assert hosted is not None, "what is offloaded has a ledger"

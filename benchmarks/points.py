@@ -62,6 +62,7 @@ class Run:
         offloaded: Every layout has a part of the optimizer's states on the hosts, or with sharded weights all of them;
             which part is not said here.
         parameters: Every layout has the weights there too.
+        drives: Every layout has the states on drives, in one way or the other, and brings them to the hosts.
         activations: Every layout has what some layers save on the hosts; how many is not said here.
         modules: Every layout has what these modules of all layers save on the hosts; some layers have them.
     """
@@ -71,6 +72,7 @@ class Run:
     request: PlanRequest
     offloaded: bool = False
     parameters: bool = False
+    drives: bool = False
     activations: bool = False
     modules: tuple[str, ...] = ()
 
@@ -283,7 +285,7 @@ def shardings(mesh: Mesh, run: Run) -> list[tuple[int, int, int]]:
     """Return (zero_stage, state_replicas, secondary_shard) of every way to shard states."""
     ranks = mesh.dp * mesh.cp
     if ranks == 1 and not (run.model.has_experts and mesh.edp > 1):
-        if run.parameters:
+        if run.parameters or run.drives:
             return [(3, 1, 1)]
         if run.request.target is not Target.DEEPSPEED:
             return [(int(_has_low_states(run) or run.offloaded), 1, 1)]
@@ -358,7 +360,13 @@ def _target_has_use(use: Use, mesh: Mesh, run: Run) -> bool:
     weights = zero == 3 and use.secondary_shard == 1 and run.request.target is not Target.MEGATRON
     layers = zero <= 1 and mesh.pp == 1 and _may_offload_layers(run)
     modules = zero <= 1 and not adapters and _may_offload_modules(run)
-    if (run.parameters and not weights) or (run.activations and not layers) or (run.modules and not modules):
+    drives = zero == 3 and mesh.pp == 1 and run.request.target is not Target.MEGATRON
+    if (
+        (run.parameters and not weights)
+        or (run.drives and not drives)
+        or (run.activations and not layers)
+        or (run.modules and not modules)
+    ):
         return False
     match run.request.target:
         case Target.DEEPSPEED:
@@ -589,6 +597,7 @@ def is_proved(layout: Layout, run: Run) -> bool:
         and (use.vpp == 1 or counts == interleaved_split(run.model.num_layers, stages))
         and (layout.offload is not None) == run.offloaded
         and layout.parameters_on_host == run.parameters
+        and (layout.offload is not None and layout.offload.drives) == run.drives
         and (layout.offloaded_layers > 0) == run.activations
         and (not run.activations or layout.recompute.granularity is Granularity.NONE)
         and layout.offloaded_modules == run.modules

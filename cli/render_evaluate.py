@@ -29,6 +29,7 @@ def evaluation_blocks(plan: Plan, broken: Sequence[Violation], found: Plan | Non
     blocks += section(f"Where the time goes{of_rank}", *time_blocks(planned))
     blocks += memory_blocks(planned.memory, limit_bytes=planned.rank_limits)
     blocks += host_blocks(planned.host_memory)
+    blocks += host_blocks(planned.drive_memory, what="Drives")
     blocks += assumption_blocks(plan, planned)
     if found is not None:
         blocks += _best_blocks(plan, found)
@@ -61,6 +62,7 @@ def evaluation_document(plan: Plan, broken: Sequence[Violation], found: Plan | N
         "time": [{"term": line.term, "seconds": line.seconds, "source": line.source} for line in time_terms(planned)],
         "memory": memory_document(planned.memory, limit_bytes=planned.rank_limits),
         "host_memory": host_document(planned.host_memory),
+        **({} if planned.drive_memory is None else {"drive_memory": host_document(planned.drive_memory)}),
         "assumptions": list(planned.assumptions),
     }
     if found is not None:

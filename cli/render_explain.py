@@ -66,6 +66,7 @@ def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
         blocks += section("Recompute of each stage", recompute_table(planned.layout))
     blocks += memory_blocks(planned.memory, limit_bytes=planned.rank_limits)
     blocks += host_blocks(planned.host_memory)
+    blocks += host_blocks(planned.drive_memory, what="Drives")
     if plan.model.has_experts:
         blocks += section("Ranks in both grids", *grid_blocks(planned.layout))
     if plan.baseline is not None and plan.baseline.layout == planned.layout:
@@ -237,6 +238,7 @@ def explanation_document(plan: Plan, *, index: int) -> dict[str, object]:
         ],
         "memory": memory_document(planned.memory, limit_bytes=planned.rank_limits),
         "host_memory": host_document(planned.host_memory),
+        **({} if planned.drive_memory is None else {"drive_memory": host_document(planned.drive_memory)}),
         "comparisons": [_comparison_document(comparison) for comparison in compare_all(plan, index=index)],
         "assumptions": list(planned.assumptions),
         "search": search,

@@ -84,7 +84,7 @@ def memory_document(lines: Sequence[MemoryLine], *, limit_bytes: int | tuple[int
     }
 
 
-def host_blocks(hosted: HostMemory | None) -> tuple[Block, ...]:
+def host_blocks(hosted: HostMemory | None, *, what: str = "Host memory") -> tuple[Block, ...]:
     """Return the ledger of the node that keeps most, with its sources below; nothing where nothing is offloaded."""
     if hosted is None:
         return ()
@@ -100,7 +100,7 @@ def host_blocks(hosted: HostMemory | None) -> tuple[Block, ...]:
             ("all", gib(hosted.num_bytes), percent(1.0), ""),
         ),
     )
-    return section(f"Host memory of the fullest node, of {gib(hosted.limit_bytes)}", table, *sources.notes)
+    return section(f"{what} of the fullest node, of {gib(hosted.limit_bytes)}", table, *sources.notes)
 
 
 def host_document(hosted: HostMemory | None) -> dict[str, object] | None:

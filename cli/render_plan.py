@@ -211,6 +211,9 @@ def layout_facts(plan: Plan, planned: PlannedLayout, *, searched: bool = True) -
     hosted = planned.host_memory
     if hosted is not None:
         facts.append(("host memory", f"{gib(hosted.num_bytes)} on the fullest node, of {gib(hosted.limit_bytes)}"))
+    drives = planned.drive_memory
+    if drives is not None:
+        facts.append(("drives", f"{gib(drives.num_bytes)} on the fullest node, of {gib(drives.limit_bytes)}"))
     if planned is plan.best:
         facts += _whole_run(plan)
     return (Line(f"  {layout_in_words(planned.layout)}"), Facts(pairs=tuple(facts)))

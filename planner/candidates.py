@@ -8,9 +8,9 @@ import numpy as np
 
 from planner.costs import Bounds, CostTable
 from planner.formulate import formulate, skeleton
-from planner.host_memory import host_memory
+from planner.host_memory import drive_memory, host_memory
 from planner.layer_choices import LayerChooser
-from planner.layout import Granularity, Layout, Offload, Recompute, stages_from_counts
+from planner.layout import ON_HOSTS, PIPELINED, Granularity, Layout, Offload, Recompute, stages_from_counts
 from planner.offload import SHARDED_WEIGHTS
 from planner.point_prices import PointPrices
 from planner.points import Points
@@ -85,7 +85,7 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
     if partial:
         recompute = Recompute(granularity=Granularity.FULL, num_layers=partial)
     cp, zero_stage = int(points.cp_X[index]), int(points.zero_stage_X[index])
-    offloaded = int(points.optimizer_offload_X[index])
+    offloaded, drives = int(points.optimizer_offload_X[index]), int(points.drive_offload_X[index])
     point = skeleton(
         tp=int(points.tp_X[index]),
         sequence_parallel=bool(points.sequence_parallel_X[index]),
@@ -106,8 +106,9 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
         recompute=recompute,
         offload=Offload(
             optimizer_fraction=offloaded / 100,
-            overlapped=zero_stage < SHARDED_WEIGHTS,
+            overlapped=zero_stage < SHARDED_WEIGHTS or drives == PIPELINED,
             parameters=bool(points.parameter_offload_X[index]),
+            drives=drives != ON_HOSTS,
         )
         if offloaded
         else None,
@@ -158,11 +159,12 @@ class Pricer:
         self.cluster = cluster
 
     def hosts_hold(self, prices: PointPrices, split: Layout) -> bool:
-        """Return whether every node has the memory for what a split puts there, by exact bytes."""
+        """Return whether every node has the memory and the drives for what a split puts there, by exact bytes."""
         if not split.uses_hosts or self.cluster is None:
             return True
-        ledger = host_memory(prices.place(split), self.cluster)
-        return ledger is None or ledger.num_bytes <= ledger.limit_bytes
+        placed = prices.place(split)
+        ledgers = (host_memory(placed, self.cluster), drive_memory(placed, self.cluster))
+        return all(ledger is None or ledger.num_bytes <= ledger.limit_bytes for ledger in ledgers)
 
     def prices(self, point: Layout) -> PointPrices:
         """Return what prices splits of a point."""

@@ -61,6 +61,7 @@ class Capabilities:
         offload_zero_stages: Where the optimizer's states can lie and be updated on the host: with 1 a part of them,
             with 3 all.
         parameter_offload: With zero_stage 3 and all optimizer states there, the weights can lie on the host too.
+        drive_offload: With zero_stage 3 all optimizer states can lie on the drives of their node.
         activation_offload: Saved tensors of layers can lie on the host between forward and backward pass.
         module_offload: Those of named modules of every layer can.
         vocab_divisor: The embedding table is padded to a multiple of this times tp; 1 pads to tp alone.
@@ -111,6 +112,7 @@ class Capabilities:
     low_precision_states: bool
     offload_zero_stages: frozenset[int]
     parameter_offload: bool
+    drive_offload: bool
     activation_offload: bool
     module_offload: bool
     vocab_divisor: int
@@ -169,6 +171,7 @@ MEGATRON = Capabilities(
     # Megatron-FSDP it would be left over the whole weights (`DistributedOptimizer.__init__` returns before).
     offload_zero_stages=frozenset({1}),
     parameter_offload=False,
+    drive_offload=False,
     # `--cpu-offloading-num-layers`.
     activation_offload=True,
     module_offload=True,
@@ -249,6 +252,8 @@ DEEPSPEED = Capabilities(
     offload_zero_stages=frozenset({3}),
     # `offload_param`.
     parameter_offload=True,
+    # `offload_optimizer` with device nvme.
+    drive_offload=True,
     # `cpu_checkpointing` moves the inputs of layers that are recomputed, which is not priced.
     activation_offload=False,
     module_offload=False,
@@ -305,6 +310,7 @@ ANY = Capabilities(
     low_precision_states=True,
     offload_zero_stages=frozenset({1, 3}),
     parameter_offload=True,
+    drive_offload=True,
     activation_offload=True,
     module_offload=True,
     vocab_divisor=128,
@@ -343,6 +349,7 @@ def capabilities_on(cluster: Cluster, target: Target) -> Capabilities:
         per_layer_recompute=False,
         offload_zero_stages=frozenset(),
         parameter_offload=False,
+        drive_offload=False,
         activation_offload=False,
         module_offload=False,
     )

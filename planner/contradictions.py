@@ -14,6 +14,7 @@ from planner.layout import OFFLOADABLE, ContextKind
 from planner.request import OFFLOADED_LAYERS, OFFLOADED_MODULES, Objective, PlanRequest, Target
 from planner.specs import ModelSpec
 from planner.workload import AttentionKernel, Precision
+from profiles.drives import has_drives
 from profiles.hardware import Cluster, Device
 
 _NEEDED = {
@@ -200,6 +201,7 @@ def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iter
     for name, what, asked in (
         ("optimizer_offload", "states", any(constraints.optimizer_offload or ())),
         ("parameter_offload", "weights", constraints.parameter_offload is True),
+        ("drive_offload", "states", constraints.drive_offload is True),
         (OFFLOADED_LAYERS, "activations", not constraints.admits(OFFLOADED_LAYERS, 0)),
         (OFFLOADED_MODULES, "activations", constraints.asks_modules),
     ):
@@ -218,11 +220,22 @@ def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iter
             hint=f"Name {core} too.",
         )
     parts = constraints.optimizer_offload
-    if constraints.parameter_offload and parts is not None and 1.0 not in parts:
+    for name, what, asked in (
+        ("parameter_offload", "weights on the hosts", constraints.parameter_offload is True),
+        ("drive_offload", "states on drives", constraints.drive_offload is True),
+    ):
+        if asked and parts is not None and 1.0 not in parts:
+            yield InputError(
+                f"`{name}` asks for {what}, and `optimizer_offload` forbids all states there.",
+                location=document.locate(("constraints", name)),
+                hint="Add 1 to `optimizer_offload`, or leave it out.",
+            )
+    if constraints.drive_offload and not has_drives(cluster):
         yield InputError(
-            "`parameter_offload` asks for weights on the hosts, and `optimizer_offload` forbids all states there.",
-            location=document.locate(("constraints", "parameter_offload")),
-            hint="Add 1 to `optimizer_offload`, or leave it out.",
+            "`drive_offload` asks for states on drives, and nothing says what the drives of a node hold, or how fast"
+            " they are.",
+            location=document.locate(("constraints", "drive_offload")),
+            hint="Give cluster.nvme with count, capacity and bandwidth.",
         )
 
 

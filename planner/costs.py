@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from planner.capabilities import Capabilities
 from planner.communication import gradient_norm_reduction, optimizer_bytes, optimizer_step
+from planner.drive_step import DriveStep
 from planner.graph import ModelGraph
 from planner.layout import Offload, Recompute
 from planner.memory_bound import KnownSplit, MemoryNeed, mesh_at
-from planner.offload import SHARDED_WEIGHTS, hosted_seconds, hosted_step, sharded_step, updated_elements
+from planner.offload import SHARDED_WEIGHTS, HostedStep, driven_step, hosted_seconds, hosted_step, updated_elements
 from planner.placement import shard_model
 from planner.points import BoolArray, IntArray, Points, distinct, distinct_columns
 from planner.schedules.bounds import any_split_bound_seconds
@@ -479,13 +480,17 @@ class CostTable:
                 dense_X + expert_X,
                 sharded_X,
                 points.parameter_offload_X,
+                points.drive_offload_X,
             ]
         )
         first, index_X = distinct_columns(columns)
         seconds = []
-        for most, least, updated, whole, sharded, parameters in columns[:, first].T.tolist():
+        for most, least, updated, whole, sharded, parameters, drives in columns[:, first].T.tolist():
+            step: HostedStep | DriveStep
             if sharded:
-                step = sharded_step(updated=updated, workload=self.workload, parameters=bool(parameters))
+                step = driven_step(
+                    updated=updated, workload=self.workload, drive_offload=drives, parameters=bool(parameters)
+                )
             else:
                 step = hosted_step(
                     updated=updated,

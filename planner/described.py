@@ -5,7 +5,7 @@ from dataclasses import replace
 from planner.capabilities import capabilities_of
 from planner.evaluate import Evaluation, evaluate, model_flops_utilisation, simulated_step_seconds
 from planner.graph import ModelGraph
-from planner.host_memory import ASSUMED_HOST_SOURCES, host_memory
+from planner.host_memory import ASSUMED_HOST_SOURCES, drive_memory, host_memory
 from planner.layers import build_graph
 from planner.layout import Layout
 from planner.node_costs import node_order_of, pipeline_rank_limits
@@ -122,6 +122,7 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
             *_remarks(cluster, placed.capabilities.software),
         ),
         host_memory=hosted,
+        drive_memory=drive_memory(placed, cluster),
         lower_bound_seconds=seconds if bound_seconds is None else bound_seconds,
         on_nodes=on_nodes,
         source_fractions=(

@@ -32,6 +32,7 @@ from planner.space import Space, enumerate_layouts, recompute_choices
 from planner.specs import ModelSpec
 from planner.targets import framework_of
 from planner.visit import Visit, Watch, visit
+from profiles.drives import has_drives
 from profiles.estimate import CostModel
 from profiles.hardware import Cluster
 from profiles.planned import cost_model_on
@@ -185,6 +186,7 @@ def prepare(model: ModelSpec, cluster: Cluster, request: PlanRequest, *, price_o
         workload=workload,
         constraints=request.constraints,
         capabilities=capabilities,
+        has_drives=has_drives(cluster),
     )
     table = CostTable(
         model=model,

@@ -14,9 +14,9 @@ from planner.activation_prices import ActivationPricer
 from planner.candidates import Pricer, layout_at
 from planner.capabilities import capabilities_on
 from planner.costs import CostTable
-from planner.host_memory import host_memory
+from planner.host_memory import drive_memory, host_memory
 from planner.layers import build_graph
-from planner.layout import Layout, degrees_text
+from planner.layout import ON_HOSTS, Layout, degrees_text
 from planner.memory import memory_limit_bytes
 from planner.module_rules import searched_modules
 from planner.offload_prices import OffloadPricer
@@ -31,11 +31,12 @@ from planner.space import (
     least_offload_percent,
     offload_percents,
     offloaded_layer_counts,
-    parameter_offloads,
+    tiers,
 )
 from planner.specs import ModelSpec
 from planner.units import GIB
 from profiles.catalogue import device_names, load_device
+from profiles.drives import has_drives
 from profiles.estimate import CostModel
 from profiles.hardware import Cluster, LinkLevel
 from profiles.software import Software
@@ -93,6 +94,7 @@ class _Question:
             workload=self.request.workload,
             constraints=self.request.constraints,
             capabilities=capabilities,
+            has_drives=has_drives(self.cluster),
         )
 
     def table(self, space: Space) -> CostTable:
@@ -126,9 +128,9 @@ class _Question:
     def hosted_spaces(self) -> Iterator[Space]:
         """Yield the spaces with as much on the hosts as may be."""
         scope = self.scope()
-        for parameters in parameter_offloads(scope):
+        for tier in tiers(scope):
             percent = offload_percents(scope)[-1]
-            yield enumerate_layouts(scope, offload_percent=percent, parameters=parameters)
+            yield enumerate_layouts(scope, offload_percent=percent, parameters=tier.parameters, drives=tier.drives)
         if offloaded_layer_counts(scope):
             yield enumerate_layouts(scope, activations=True)
         for modules in searched_modules(scope)[-1:]:
@@ -230,17 +232,19 @@ def explain_infeasible(  # noqa: PLR0913 - the question, and how its answer is p
 
 
 def _offloaded(layout: Layout) -> str:
-    return f" and {_hosted_part(layout)} on the host" if layout.uses_hosts else ""
+    return f" and {_hosted_part(layout)}" if layout.uses_hosts else ""
 
 
 def _hosted_part(layout: Layout) -> str:
-    """Return what of a layout lies on the host, in words."""
+    """Return what of a layout lies on the host, and where drives hold the states, in words."""
     if layout.offloaded_modules:
-        return f"activations of {', '.join(layout.offloaded_modules)}"
+        return f"activations of {', '.join(layout.offloaded_modules)} on the host"
     if layout.offloaded_layers:
-        return f"activations of {layers_in_words(layout.offloaded_layers)}"
-    weights = " and the weights" if layout.parameters_on_host else ""
-    return f"{100 * layout.offloaded_fraction:.4g} % of optimizer states{weights}"
+        return f"activations of {layers_in_words(layout.offloaded_layers)} on the host"
+    states = f"{100 * layout.offloaded_fraction:.4g} % of optimizer states"
+    if layout.drive_offload == ON_HOSTS:
+        return f"{states}{' and the weights' if layout.parameters_on_host else ''} on the host"
+    return f"{states} on drives{' and the weights on the host' if layout.parameters_on_host else ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,20 +256,33 @@ class _HostShortage:
 
 
 def _host_shortage(question: _Question) -> _HostShortage | None:
-    """Return what a node lacks for a layout that would fit into the GPUs with something on the host, if one would."""
+    """Return what a node lacks for a layout that would fit into the GPUs with something on the host, if one would.
+
+    The first such shortage; with states on drives the last, as these take least of a host.
+    """
+    found: _HostShortage | None = None
     for space in question.hosted_spaces():
+        driven = bool((space.points.drive_offload_X != ON_HOSTS).any())
+        if found is not None and not driven:
+            continue
         pricer = question.pricer(space, limit_bytes=question.limit_bytes, asks_hosts=False)
         layout = _first_fit(_frugal(space), pricer)
-        hosted = None if layout is None else host_memory(pricer.prices(layout).place(layout), question.cluster)
-        if layout is not None and hosted is not None and hosted.num_bytes > hosted.limit_bytes:
-            return _HostShortage(
-                num_bytes=hosted.num_bytes - hosted.limit_bytes,
-                in_words=(
-                    f"{degrees_text(layout)} would fit with {_hosted_part(layout)} on the host, where a node would need"
-                    f" {hosted.num_bytes / GIB:,.2f} GiB of its {hosted.limit_bytes / GIB:,.2f} GiB"
-                ),
-            )
-    return None
+        if layout is not None:
+            placed = pricer.prices(layout).place(layout)
+            for ledger, what in (
+                (host_memory(placed, question.cluster), ""),
+                (drive_memory(placed, question.cluster), " on drives"),
+            ):
+                if ledger is not None and ledger.num_bytes > ledger.limit_bytes:
+                    found = _HostShortage(
+                        num_bytes=ledger.num_bytes - ledger.limit_bytes,
+                        in_words=(
+                            f"{degrees_text(layout)} would fit with {_hosted_part(layout)}, where a node would need"
+                            f" {ledger.num_bytes / GIB:,.2f} GiB{what} of its {ledger.limit_bytes / GIB:,.2f} GiB"
+                        ),
+                    )
+                    break
+    return found
 
 
 def _nearest(question: _Question, space: Space, *, asks_hosts: bool = True) -> Layout | None:
@@ -333,6 +350,8 @@ def _without_constraints(question: _Question) -> Iterator[Relaxation]:
         looser.append(("optimizer_offload", replace(constraints, optimizer_offload=None)))
     if constraints.parameter_offload is not None:
         looser.append(("parameter_offload", replace(constraints, parameter_offload=None)))
+    if constraints.drive_offload is not None:
+        looser.append(("drive_offload", replace(constraints, drive_offload=None)))
     if constraints.sequence_parallel is not None:
         looser.append(("sequence_parallel", replace(constraints, sequence_parallel=None)))
     for name, relaxed in looser:

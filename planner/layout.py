@@ -25,6 +25,9 @@ REPLICAS_OUTERMOST = "tp-cp-ep-pp-dp"
 """The order in which the stages of one model replica are neighbours."""
 
 
+ON_HOSTS, IN_TURN, PIPELINED = 0, 1, 2
+"""How the drives of a node take part in an optimizer step: not at all, or in either of two ways."""
+
 OFFLOADABLE = ("qkv_linear", "core_attn", "attn_proj", "expert_fc1", "moe_act")
 """Modules of a layer whose saved tensors can wait on the host, in the order of a forward pass."""
 
@@ -108,19 +111,23 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offload:
-    """What lies in host memory instead of the GPU's.
+    """What lies in host memory or on a node's drives instead of the GPU's memory.
 
     Args:
         optimizer_fraction: Part of the optimizer's states that is kept and updated on the host, above 0.
         overlapped: Gradients go to the host and parameters come back while other tensors are updated there; not with
-            zero_stage 3, where gradients go with each backward pass.
+            zero_stage 3, where gradients go with each backward pass. With `drives`: states are read and written while
+            others are updated.
         parameters: Each rank's share of the 16-bit weights lies there too, and is fetched for every pass; only with
             zero_stage 3 and all optimizer states.
+        drives: The states lie on the drives of the node, and are brought to the host to be updated; only with
+            zero_stage 3 and all of them.
     """
 
     optimizer_fraction: float
     overlapped: bool = True
     parameters: bool = False
+    drives: bool = False
 
     def __post_init__(self) -> None:
         """Check that it is a part."""
@@ -252,6 +259,13 @@ class Layout:
     def parameters_on_host(self) -> bool:
         """Return whether each rank's share of the weights lies in host memory."""
         return self.offload is not None and self.offload.parameters
+
+    @property
+    def drive_offload(self) -> int:
+        """Return how drives take part in the optimizer step."""
+        if self.offload is None or not self.offload.drives:
+            return ON_HOSTS
+        return PIPELINED if self.offload.overlapped else IN_TURN
 
     @property
     def ring(self) -> int:

@@ -15,12 +15,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner.activation_offload import held_bytes
+from planner.blocks import SelfAttention
 from planner.communication import num_moments, shard_ranks
-from planner.graph import LossReduction, Saved, Work
+from planner.drive_step import unwritten_elements
+from planner.graph import LossReduction, Mesh, Saved, Work
 from planner.habits import PLANNED, Fsdp, Habits, LossHabit
-from planner.layout import Layout, Stage
+from planner.layout import ON_HOSTS, Layout, Stage
 from planner.module_offload import NEAR_LAYERS, has_lone_groups, held_input_bytes, leaving_bytes
-from planner.offload import PREFETCH_BUCKET_ELEMENTS, SUB_GROUP_ELEMENTS
+from planner.offload import PREFETCH_BUCKET_ELEMENTS, sub_group_elements
 from planner.overheads import Overheads
 from planner.placement import PlacedModel, RankModel
 from planner.plan import MemoryLine, Phase
@@ -339,7 +341,7 @@ def _construction_terms(placed: PlacedModel, pipeline_rank: int) -> list[Term]:
         return [
             Term(
                 name="master weights on their way",
-                num_bytes=DType.FP32.num_bytes * min(sum(shares), SUB_GROUP_ELEMENTS + tensor),
+                num_bytes=DType.FP32.num_bytes * min(sum(shares), sub_group_elements(layout) + tensor),
                 source="fp32 copies of a sub-group's share, and of a tensor's that overshoots it",
             )
         ]
@@ -514,7 +516,48 @@ def _queued_gradient_terms(placed: PlacedModel, pipeline_rank: int) -> list[Term
                 source="a tensor's share fetched from the host and cast to fp32, and the next one's",
             )
         )
-    return terms
+    return terms + _written_gradient_terms(placed, pipeline_rank, queued=queued)
+
+
+def _written_gradient_terms(placed: PlacedModel, pipeline_rank: int, *, queued: int) -> list[Term]:
+    """Return what a GPU holds of gradients that go to drives: a bucket's in fp32, and those that never get there.
+
+    `partition_grads` casts what is reduced at once before it hands it on. Tensors below a block stay where they are
+    until they are updated, and so do those whose end does not fill what is written at once, as a view of that end is
+    kept (`optimizer_utils.py: _swap_out_gradients`). A planned tensor may be three or two of the program's: queries,
+    keys and values, or gate and up.
+    """
+    if placed.layout.drive_offload == ON_HOSTS:
+        return []
+    dense, expert = shard_ranks(placed.layout, zero_stage=2)
+    tensors = placed.trainable_tensors(pipeline_rank)
+    bucket = queued // 2 + max((part.num_elements for part, _ in tensors), default=0)
+    attentions = [entry.mixer for entry in placed.model.distinct_blocks if isinstance(entry.mixer, SelfAttention)]
+    least_part = min(
+        (
+            mixer.num_key_value_heads / (mixer.num_attention_heads + 2 * mixer.num_key_value_heads)
+            for mixer in attentions
+        ),
+        default=0.5,
+    )
+    kept = 0
+    for part, count in tensors:
+        share = -(-part.num_elements // (expert if part.weight.mesh is Mesh.EXPERT else dense))
+        kept += count * unwritten_elements(share, least_part=least_part)
+    fp32 = DType.FP32.num_bytes
+    return [
+        Term(
+            name="gradients to write",
+            num_bytes=-(-min(placed.elements(pipeline_rank, trainable=True).total, bucket) // min(dense, expert))
+            * fp32,
+            source="this rank's share of a bucket in fp32, on its way to the drives",
+        ),
+        Term(
+            name="gradients that are not written",
+            num_bytes=kept * fp32,
+            source="fp32, of tensors below 1 MiB or with an end that fills no KiB, until they are updated",
+        ),
+    ]
 
 
 def _update_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[Term]:
@@ -533,6 +576,8 @@ def _update_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> li
                 f"{_kept_note(placed.layout)}",
             )
         )
+    if placed.layout.drive_offload != ON_HOSTS:
+        terms += _written_gradient_terms(placed, pipeline_rank, queued=0)[1:]
     if habits.foreach_update and num_moments(workload) == ADAM_MOMENTS:
         terms.append(
             Term(

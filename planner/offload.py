@@ -16,6 +16,8 @@ there, to be added to or for the norm (`partition_grads`); with the last one it 
 scales the fp32 gradients on the CPUs, updates there (`DeepSpeedCPUAdam`), casts the weights and copies them from
 pageable memory, sub-group by sub-group, with nothing beside it.
 
+States on the drives of a node go through the same step, brought there and back: `planner.drive_step`.
+
 With the weights on the host too it is also DeepSpeed's `offload_param`. A rank's share of the 16-bit weights lies in
 one page-locked buffer (`stage3.py: _create_param_groups_fp16_flat_cpu_memory`), where the step casts the new weights
 to, so that nothing is copied behind it. What a pass gathers is first fetched from there, by every rank its share, on
@@ -28,14 +30,13 @@ buffer PyTorch rounds up to a power of two (`CachingHostAllocator`). While Megat
 also fp32 parameters of the rank's whole weights, before they are split.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from planner.communication import Count, num_moments, optimizer_traffic, shard_ranks
-from planner.layout import Layout, Offload
+from planner.drive_step import DRIVE_SUB_GROUP_ELEMENTS, DriveStep, Price, drive_step
+from planner.layout import IN_TURN, ON_HOSTS, PIPELINED, Layout, Offload
 from planner.shard import Elements
 from planner.workload import DType, TrainWorkload
-from profiles.estimate import Estimate
 from profiles.ops import ComputeOp, HostCopy, HostPass, MemoryBound
 
 FP32_BYTES = DType.FP32.num_bytes
@@ -50,9 +51,6 @@ SUB_GROUP_ELEMENTS = 1_000_000_000
 
 PREFETCH_BUCKET_ELEMENTS = 50_000_000
 """DeepSpeed's default `stage3_prefetch_bucket_size`, which is written out: elements that it gathers at once."""
-
-Price = Callable[[ComputeOp], Estimate]
-"""Prices one operation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +137,34 @@ def sharded_step(*, updated: int, workload: TrainWorkload, parameters: bool = Fa
     )
 
 
+def driven_step(
+    *, updated: int, workload: TrainWorkload, drive_offload: int, parameters: bool = False
+) -> HostedStep | DriveStep:
+    """Return the step of a rank whose states are all on the host, or on drives; its weights are sharded.
+
+    Args:
+        updated: Elements whose states it keeps.
+        workload: The training run.
+        drive_offload: How drives take part in it.
+        parameters: The weights are on the host, and stay there.
+    """
+    hosted = sharded_step(updated=updated, workload=workload, parameters=parameters)
+    if drive_offload == ON_HOSTS:
+        return hosted
+
+    def of_group(elements: int) -> tuple[HostPass, HostCopy]:
+        group = sharded_step(updated=elements, workload=workload, parameters=parameters)
+        return group.update, group.parameters
+
+    pipelined = drive_offload == PIPELINED
+    return drive_step(updated=updated, before=hosted.before, of_group=of_group, pipelined=pipelined)
+
+
+def sub_group_elements(layout: Layout) -> int:
+    """Return the elements that are updated at once at least, where weights are sharded: `sub_group_size`."""
+    return DRIVE_SUB_GROUP_ELEMENTS if layout.drive_offload >= IN_TURN else SUB_GROUP_ELEMENTS
+
+
 def hosted_step(
     *, updated: int, whole: int, offload: Offload, workload: TrainWorkload, least: Offload | None = None
 ) -> HostedStep:
@@ -172,11 +198,13 @@ def hosted_step(
     )
 
 
-def hosted_seconds(step: HostedStep, price: Price) -> tuple[float, float]:
+def hosted_seconds(step: HostedStep | DriveStep, price: Price) -> tuple[float, float]:
     """Return what the GPU does of a step, and how long all wait for the host beyond that.
 
     Nothing waits for the GPU's own update but the step's end.
     """
+    if isinstance(step, DriveStep):
+        return step.seconds(price)
 
     def seconds(operation: ComputeOp | None) -> float:
         return 0.0 if operation is None else price(operation).seconds
@@ -198,19 +226,26 @@ def optimizer_seconds(
     return hosted_seconds(hosted_step_of(trainable, layout, layout.offload, workload), price)
 
 
-def operations_of(step: HostedStep) -> tuple[tuple[ComputeOp, ...], tuple[ComputeOp, ...]]:
+def operations_of(step: HostedStep | DriveStep) -> tuple[tuple[ComputeOp, ...], tuple[ComputeOp, ...]]:
     """Return the operations of a step: on the GPU, and to, on and from the host."""
+    if isinstance(step, DriveStep):
+        return (step.before,), step.operations
     hosted: tuple[ComputeOp | None, ...] = (step.gradients, step.cast, step.update, step.parameters)
     return (step.before, step.kept), tuple(part for part in hosted if part is not None)
 
 
 def hosted_step_of(
     trainable: Elements, layout: Layout, offload: Offload, workload: TrainWorkload, *, least: Offload | None = None
-) -> HostedStep:
+) -> HostedStep | DriveStep:
     """Return the step of a rank with these trainable elements; `least` as in `hosted_step`."""
     updated = _share_of(trainable, layout)
     if layout.zero_stage == SHARDED_WEIGHTS:
-        return sharded_step(updated=updated, workload=workload, parameters=offload.parameters)
+        return driven_step(
+            updated=updated,
+            workload=workload,
+            drive_offload=layout.drive_offload,
+            parameters=offload.parameters,
+        )
     return hosted_step(updated=updated, whole=trainable.total, offload=offload, workload=workload, least=least)
 
 

@@ -2,7 +2,9 @@
 
 What the host takes is priced by assumptions alone (`profiles.host`), so unless the user asks for offload by name it is
 searched only where nothing fits without: first points with a part of the states on the host, and where none of them
-fits either, those with all states and the weights there. Which part is offloaded is chosen point by point
+fits either, those with all states and the weights there. States on a node's drives come last, both ways in which drives
+take part and with the weights on the GPUs or the hosts alike: what they save of host memory they cost in time, and
+where the hosts hold the states the same layout is faster without them. Which part is offloaded is chosen point by point
 (`planner.offload_prices`). Here each point is given the largest part that its nodes may hold and the least that its
 GPUs may need, both by bounds: more on the hosts never takes more of a GPU, nor less of a node. Where plans are known
 that keep everything on the GPUs, only points whose bound beats them are looked at.
@@ -12,16 +14,18 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 
 from planner.communication import num_moments
 from planner.costs import CostTable
-from planner.host_memory import least_node_bytes
+from planner.host_memory import host_bytes_of_element, least_drive_bytes, least_node_bytes
+from planner.layout import ON_HOSTS
 from planner.offload import SHARDED_WEIGHTS
 from planner.offload_prices import OffloadPricer
 from planner.points import BoolArray, IntArray, Points, Scope
-from planner.space import Space, enumerate_layouts, offload_percents, parameter_offloads
+from planner.space import Space, Tier, enumerate_layouts, offload_percents, tiers
 from planner.visit import BEYOND_HOST, OUTBID, Refused, Visit, Watch, added, merged, visit
 from profiles.hardware import Cluster
 
@@ -39,20 +43,27 @@ def visit_hosted(  # noqa: PLR0913 - what is searched, where, and what is known 
 ) -> Visit:
     """Return what was visited before, and what came of the points with offloaded states."""
     constraints = scope.constraints
-    for parameters in parameter_offloads(scope):
-        asked = constraints.parameter_offload is True if parameters else constraints.optimizer_offload is not None
-        if asked or not before.candidates:
-            before = _with_hosted(
-                scope,
-                table,
-                cluster,
-                limit_bytes=limit_bytes,
-                parameters=parameters,
-                before=before,
-                top=top,
-                watch=watch,
-                refused=refused,
-            )
+    for drives, group in groupby(tiers(scope), key=lambda tier: tier.drives != ON_HOSTS):
+        nothing_yet = not before.candidates
+        for tier in group:
+            if drives:
+                asked = constraints.drive_offload is True or nothing_yet
+            elif tier.parameters:
+                asked = constraints.parameter_offload is True
+            else:
+                asked = constraints.optimizer_offload is not None
+            if asked or not before.candidates:
+                before = _with_hosted(
+                    scope,
+                    table,
+                    cluster,
+                    limit_bytes=limit_bytes,
+                    tier=tier,
+                    before=before,
+                    top=top,
+                    watch=watch,
+                    refused=refused,
+                )
     return before
 
 
@@ -62,17 +73,18 @@ def _with_hosted(  # noqa: PLR0913 - what is searched, where, and what is known 
     cluster: Cluster,
     *,
     limit_bytes: int,
-    parameters: bool,
+    tier: Tier,
     before: Visit,
     top: int,
     watch: Watch,
     refused: Refused,
 ) -> Visit:
-    """Return what was visited before, and what came of the points with the weights on the hosts, or without them."""
-    watch(f"enumerating layouts with offloaded {'weights' if parameters else 'states'}", 0, 1)
+    """Return what was visited before, and what came of the points of a tier."""
+    place = "" if tier.drives == ON_HOSTS else " on drives"
+    watch(f"enumerating layouts with offloaded {'weights' if tier.parameters else 'states'}{place}", 0, 1)
     ceiling = before.candidates[top - 1].step_seconds if len(before.candidates) >= top else math.inf
     space, searched, pruned = _searched(
-        scope, table, cluster, limit_bytes=limit_bytes, parameters=parameters, ceiling_seconds=ceiling
+        scope, table, cluster, limit_bytes=limit_bytes, tier=tier, ceiling_seconds=ceiling
     )
     seen = visit(
         searched,
@@ -93,7 +105,8 @@ def _with_hosted(  # noqa: PLR0913 - what is searched, where, and what is known 
             offloaded_considered=space.considered,
             offloaded_legal=len(space.points) + space.unfit,
             states_considered=space.considered > 0,
-            parameters_considered=parameters,
+            parameters_considered=tier.parameters,
+            drives_considered=tier.drives != ON_HOSTS,
         ),
     )
 
@@ -101,10 +114,8 @@ def _with_hosted(  # noqa: PLR0913 - what is searched, where, and what is known 
 def least_hosted_seconds(scope: Scope, table: CostTable, cluster: Cluster, *, limit_bytes: int) -> float:
     """Return a time that no layout with offloaded states undercuts; infinite where none fits."""
     least = math.inf
-    for parameters in parameter_offloads(scope):
-        _, searched, _ = _searched(
-            scope, table, cluster, limit_bytes=limit_bytes, parameters=parameters, ceiling_seconds=math.inf
-        )
+    for tier in tiers(scope):
+        _, searched, _ = _searched(scope, table, cluster, limit_bytes=limit_bytes, tier=tier, ceiling_seconds=math.inf)
         for points in (searched.points, searched.unsimulated):
             fitting = points.where(table.fits_X(points, limit_bytes=limit_bytes, any_split=True))
             if len(fitting):
@@ -113,7 +124,7 @@ def least_hosted_seconds(scope: Scope, table: CostTable, cluster: Cluster, *, li
 
 
 def _searched(  # noqa: PLR0913 - what is searched and where
-    scope: Scope, table: CostTable, cluster: Cluster, *, limit_bytes: int, parameters: bool, ceiling_seconds: float
+    scope: Scope, table: CostTable, cluster: Cluster, *, limit_bytes: int, tier: Tier, ceiling_seconds: float
 ) -> tuple[Space, Space, dict[str, int]]:
     """Return the space with as much offloaded as may be, its promising points, and the account of the others.
 
@@ -122,13 +133,15 @@ def _searched(  # noqa: PLR0913 - what is searched and where
         table: Costs.
         cluster: Knows what each node has.
         limit_bytes: What each GPU may use.
-        parameters: The weights are on the hosts too.
+        tier: Where weights are, and whether drives hold the states.
         ceiling_seconds: A step this long is of no interest.
     """
     narrow = partial(_narrowed, table=table, cluster=cluster, limit_bytes=limit_bytes, percents=offload_percents(scope))
     may_fit = partial(table.fits_X, limit_bytes=limit_bytes, any_split=True)
     percent = offload_percents(scope)[-1]
-    space = enumerate_layouts(scope, may_fit=may_fit, offload_percent=percent, parameters=parameters)
+    space = enumerate_layouts(
+        scope, may_fit=may_fit, offload_percent=percent, parameters=tier.parameters, drives=tier.drives
+    )
     pruned = dict(space.pruned)
     points, held_X = narrow(space.points)
     _add(pruned, BEYOND_HOST, int((~held_X).sum()))
@@ -152,11 +165,15 @@ def _narrowed(
     if not len(points):
         return points, np.ones(0, dtype=np.bool_)
     updated_X = table.mean_updated_X(points)
-    moments = num_moments(table.workload)
+    (drives,) = np.unique(points.drive_offload_X).tolist()
+    of_element = host_bytes_of_element(drives, num_moments=num_moments(table.workload))
 
     def held_X(percent_X: IntArray) -> BoolArray:
-        needed_X = least_node_bytes(updated_X * (percent_X / 100), num_moments=moments, cluster=cluster)
+        offloaded_X = updated_X * (percent_X / 100)
+        needed_X = least_node_bytes(offloaded_X, of_element=of_element, cluster=cluster)
         held_X: BoolArray = needed_X <= cluster.host_memory_bytes
+        if drives != ON_HOSTS:
+            held_X &= least_drive_bytes(offloaded_X, cluster=cluster) <= (cluster.nvme_bytes or 0)
         return held_X
 
     def fits_X(percent_X: IntArray) -> BoolArray:

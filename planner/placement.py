@@ -8,7 +8,7 @@ from typing import NamedTuple
 from planner.capabilities import Capabilities
 from planner.graph import Chain, LayerGraph, ModelGraph
 from planner.layout import Layout, Stage
-from planner.shard import Elements, RankLayer, shard_layer
+from planner.shard import Elements, RankLayer, RankWeight, shard_layer
 from planner.sharding import Sharding, sharding_of
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload
@@ -155,10 +155,16 @@ class PlacedModel:
 
     def largest_tensor(self, pipeline_rank: int) -> int:
         """Return the elements of the largest trainable tensor on a pipeline rank, before it is split."""
-        held = [layer for layer, _ in self.layer_counts(pipeline_rank)]
+        return max((part.num_elements for part, _ in self.trainable_tensors(pipeline_rank)), default=0)
+
+    def trainable_tensors(self, pipeline_rank: int) -> tuple[tuple[RankWeight, int], ...]:
+        """Return the trainable tensors on a pipeline rank, before they are split, with how often each occurs."""
+        held = list(self.layer_counts(pipeline_rank))
         for stage in self.layout.chunks(pipeline_rank):
-            held += [self.rank_model.embedding] * stage.has_embedding + [self.rank_model.head] * stage.has_head
-        return max((part.num_elements for layer in held for part in layer.weights if part.weight.trainable), default=0)
+            held += [(self.rank_model.embedding, 1)] * stage.has_embedding + [
+                (self.rank_model.head, 1)
+            ] * stage.has_head
+        return tuple((part, count) for layer, count in held for part in layer.weights if part.weight.trainable)
 
 
 def place(

@@ -70,11 +70,11 @@ class HostLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostMemory:
-    """What is kept in the memory of the node that keeps most there.
+    """What is kept in the memory of the node that keeps most there, or on its drives.
 
     Args:
         lines: Its terms, what every process takes anyway among them.
-        limit_bytes: The node's memory.
+        limit_bytes: The node's memory, or what its drives hold.
     """
 
     lines: tuple[HostLine, ...]
@@ -136,6 +136,7 @@ class PlannedLayout:
             own time.
         on_nodes: How it stands on nodes that differ; None where they do not.
         host_memory: What lies in host memory; None where nothing is put there.
+        drive_memory: What lies on the drives of a node, of the node with most; None likewise.
         source_fractions: What part of the busiest rank's own time is measured, interpolated and so on, best source
             first; None where the cluster was not measured.
     """
@@ -152,6 +153,7 @@ class PlannedLayout:
     assumptions: tuple[str, ...]
     lower_bound_seconds: float
     host_memory: HostMemory | None = None
+    drive_memory: HostMemory | None = None
     on_nodes: OnNodes | None = None
     source_fractions: Mapping[str, float] | None = None
 

@@ -81,6 +81,7 @@ class Points:
         optimizer_offload_X: Percent of the optimizer's states that may lie in host memory.
         least_offload_X: Percent of them that do, at least.
         parameter_offload_X: 1 where the weights lie in host memory too, else 0.
+        drive_offload_X: How drives take part in the optimizer step: 0 not at all, else as `planner.layout` numbers it.
         offloaded_layers_X: Layers whose saved tensors lie in host memory between passes, at least; 0 for none.
     """
 
@@ -104,6 +105,7 @@ class Points:
     optimizer_offload_X: IntArray
     least_offload_X: IntArray
     parameter_offload_X: IntArray
+    drive_offload_X: IntArray
     offloaded_layers_X: IntArray
 
     def __len__(self) -> int:
@@ -199,6 +201,7 @@ _FROM_ZERO = frozenset(
         "optimizer_offload_X",
         "least_offload_X",
         "parameter_offload_X",
+        "drive_offload_X",
         "offloaded_layers_X",
     }
 )
@@ -216,6 +219,7 @@ class Scope:
         workload: The training run.
         constraints: What the user pins.
         capabilities: What the target can run.
+        has_drives: It is known what the drives of a node hold, and how fast they are.
     """
 
     model: ModelSpec
@@ -225,6 +229,7 @@ class Scope:
     workload: TrainWorkload
     constraints: Constraints
     capabilities: Capabilities
+    has_drives: bool = False
 
     @property
     def attentions(self) -> tuple[CoreAttention, ...]:

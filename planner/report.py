@@ -386,6 +386,12 @@ def offload_in_words(offload: Offload | None) -> str:
         return "none"
     waits = "" if offload.overlapped else ", copied and updated in turn"
     weights = " and the weights" if offload.parameters else ""
+    if offload.drives:
+        waits = (
+            ", read ahead and written behind updates" if offload.overlapped else ", read, updated and written in turn"
+        )
+        weights = " and the weights to the host" if offload.parameters else ""
+        return f"{100 * offload.optimizer_fraction:.4g} % of optimizer states to the drives{weights}{waits}"
     return f"{100 * offload.optimizer_fraction:.4g} % of optimizer states{weights} to the host{waits}"
 
 

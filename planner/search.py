@@ -11,6 +11,7 @@ from planner.certainty import certainty_of
 from planner.errors import BrokenPromiseError
 from planner.ground import Ground, ignore, planned_for_any, prepare
 from planner.infeasible import PriceOn, explain_infeasible
+from planner.layout import IN_TURN, ON_HOSTS
 from planner.objectives import objective_value
 from planner.plan import Plan, PlannedLayout, SearchSummary, Status
 from planner.request import OFFLOADED_LAYERS, Constraints, PlanRequest
@@ -69,6 +70,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
             ground.scope.graph,
             with_offload=seen.states_considered,
             with_parameters=seen.parameters_considered,
+            with_drives=seen.drives_considered,
             with_activations=seen.activations_considered,
             with_modules=seen.modules_considered,
         ),
@@ -96,6 +98,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
                     ground.scope,
                     offload_percent=least_offload_percent(ground.scope),
                     parameters=request.constraints.parameter_offload is True,
+                    drives=IN_TURN if request.constraints.drive_offload else ON_HOSTS,
                     activations=not request.constraints.admits(OFFLOADED_LAYERS, 0),
                     modules=request.constraints.pinned_modules or (),
                 ),

@@ -32,7 +32,7 @@ import numpy as np
 
 from planner.capabilities import Capabilities
 from planner.graph import ModelGraph, Module
-from planner.layout import Granularity, Recompute, even_counts
+from planner.layout import IN_TURN, ON_HOSTS, PIPELINED, Granularity, Recompute, even_counts
 from planner.module_offload import clashes
 from planner.module_rules import module_recompute_rules, module_rules
 from planner.offload import SHARDED_WEIGHTS
@@ -103,11 +103,12 @@ _DIMENSIONS = (
 )
 
 
-def dimensions(
+def dimensions(  # noqa: PLR0913 - one for each kind of offload
     graph: ModelGraph,
     *,
     with_offload: bool = False,
     with_parameters: bool = False,
+    with_drives: bool = False,
     with_activations: bool = False,
     with_modules: bool = False,
 ) -> tuple[str, ...]:
@@ -116,6 +117,7 @@ def dimensions(
     hosted = {
         "optimizer_offload": with_offload,
         "parameter_offload": with_parameters,
+        "drive_offload": with_drives,
         OFFLOADED_LAYERS: with_activations,
         OFFLOADED_MODULES: with_modules,
     }
@@ -130,22 +132,42 @@ def offload_percents(scope: Scope) -> tuple[int, ...]:
     pinned = scope.constraints.optimizer_offload
     if pinned is not None:
         return tuple(sorted({round(100 * fraction) for fraction in pinned} - {0}))
-    if scope.constraints.parameter_offload:
+    if scope.constraints.parameter_offload or scope.constraints.drive_offload:
         return (WHOLE,)
     return OFFLOAD_PERCENTS if scope.capabilities.offload_zero_stages and is_offloadable(scope.workload) else ()
 
 
-def parameter_offloads(scope: Scope) -> tuple[bool, ...]:
-    """Return whether the weights lie on the host beside optimizer states, or both; nothing where no states may.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """Where layouts with states on the hosts have the rest.
 
-    What the user pins is searched even where rules forbid it, so that they are named.
+    Args:
+        parameters: The weights lie there too.
+        drives: How the nodes' drives take part in the optimizer step.
     """
-    percents, pinned = offload_percents(scope), scope.constraints.parameter_offload
+
+    parameters: bool
+    drives: int
+
+
+def tiers(scope: Scope) -> tuple[Tier, ...]:
+    """Return where weights may lie beside optimizer states that are on the hosts, and whether drives may hold these.
+
+    Nothing where no states may. What the user pins is searched even where rules forbid it, so that they are named.
+    """
+    percents, constraints, target = offload_percents(scope), scope.constraints, scope.capabilities
     if not percents:
         return ()
-    if pinned is not None:
-        return (pinned,)
-    return (False, True) if scope.capabilities.parameter_offload and percents[-1] == WHOLE else (False,)
+    whole = percents[-1] == WHOLE
+    weights: tuple[bool, ...] = (False, True) if target.parameter_offload and whole else (False,)
+    if constraints.parameter_offload is not None:
+        weights = (constraints.parameter_offload,)
+    ways: tuple[int, ...] = (ON_HOSTS,)
+    if constraints.drive_offload:
+        ways = (PIPELINED, IN_TURN)
+    elif constraints.drive_offload is None and scope.has_drives and target.drive_offload and whole:
+        ways = (ON_HOSTS, PIPELINED, IN_TURN)
+    return tuple(Tier(parameters=parameters, drives=drives) for drives in ways for parameters in weights)
 
 
 def offloaded_layer_counts(scope: Scope) -> tuple[int, ...]:
@@ -161,7 +183,7 @@ def offloaded_layer_counts(scope: Scope) -> tuple[int, ...]:
 
 def least_offload_percent(scope: Scope) -> int:
     """Return the least part of the optimizer's states in host memory that the user allows, in percent."""
-    if scope.constraints.parameter_offload:
+    if scope.constraints.parameter_offload or scope.constraints.drive_offload:
         return WHOLE
     return round(100 * min(scope.constraints.optimizer_offload or (0.0,)))
 
@@ -264,7 +286,7 @@ def zero_stage_alone(workload: TrainWorkload, capabilities: Capabilities) -> int
 
 
 def zero_stages_alone(
-    workload: TrainWorkload, capabilities: Capabilities, *, offloads: bool, parameters: bool = False
+    workload: TrainWorkload, capabilities: Capabilities, *, offloads: bool, sharded: bool = False
 ) -> tuple[int, ...]:
     """Return the zero_stages of one replica alone that are not the same thing under two names.
 
@@ -272,9 +294,9 @@ def zero_stages_alone(
         workload: The training run.
         capabilities: What the target can run.
         offloads: A part of the states is on the host, which a sharded optimizer alone has.
-        parameters: The weights are there too, which sharded weights alone are.
+        sharded: Sharded weights alone will do: they lie on the host too, or states on drives.
     """
-    if parameters:
+    if sharded:
         return (SHARDED_WEIGHTS,)
     least = max(zero_stage_alone(workload, capabilities), int(offloads))
     apart = workload.gradient_dtype is not workload.precision.parameter_dtype
@@ -293,10 +315,10 @@ class _Sharding:
 class _Inner:
     """What each mesh is unrolled into: the choices behind it, and how many points that makes."""
 
-    def __init__(self, scope: Scope, *, offloads: bool, parameters: bool) -> None:
+    def __init__(self, scope: Scope, *, offloads: bool, sharded: bool) -> None:
         self.scope = scope
         self.zero_stages_alone = zero_stages_alone(
-            scope.workload, scope.capabilities, offloads=offloads, parameters=parameters
+            scope.workload, scope.capabilities, offloads=offloads, sharded=sharded
         )
         self.recomputes = recompute_choices(scope.graph, scope.workload, scope.capabilities)
         self.uses = cache(self._uses)
@@ -382,6 +404,7 @@ def enumerate_layouts(  # noqa: PLR0913 - what is enumerated, and what of it lie
     may_fit: MayFit | None = None,
     offload_percent: int = 0,
     parameters: bool = False,
+    drives: int = ON_HOSTS,
     activations: bool = False,
     modules: tuple[str, ...] = (),
 ) -> Space:
@@ -393,10 +416,11 @@ def enumerate_layouts(  # noqa: PLR0913 - what is enumerated, and what of it lie
             legal points are returned.
         offload_percent: Part of the optimizer's states in host memory, the same for all points.
         parameters: All points have their weights in host memory.
+        drives: How drives take part in the optimizer step of all points.
         activations: All points have the saved tensors of some layers in host memory.
         modules: All points have those of these modules of all layers there.
     """
-    inner = _Inner(scope, offloads=offload_percent > 0, parameters=parameters)
+    inner = _Inner(scope, offloads=offload_percent > 0, sharded=parameters or drives != ON_HOSTS)
     pruned: dict[str, int] = {}
 
     def survivors(points: Points, weight_X: IntArray, rules: Iterable[Rule]) -> Points:
@@ -417,6 +441,7 @@ def enumerate_layouts(  # noqa: PLR0913 - what is enumerated, and what of it lie
         optimizer_offload_X=offloaded_X,
         least_offload_X=offloaded_X,
         parameter_offload_X=np.full(len(meshes), int(parameters), dtype=np.int64),
+        drive_offload_X=np.full(len(meshes), drives, dtype=np.int64),
         offloaded_layers_X=np.full(len(meshes), int(activations), dtype=np.int64),
     )
     of_mesh_X = _of_distinct(_mesh_keys(meshes), inner.num_points)

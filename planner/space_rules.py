@@ -209,6 +209,9 @@ def _offload_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     wanted = scope.constraints.parameter_offload
     if wanted is not None:
         yield "constraints: parameter_offload", points.parameter_offload_X != int(wanted)
+    placed = scope.constraints.drive_offload
+    if placed is not None:
+        yield "constraints: drive_offload", (points.drive_offload_X > 0) != placed
     if not offload_X.any():
         return
     if not is_offloadable(scope.workload):
@@ -223,6 +226,7 @@ def _offload_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     parted_X = (offload_X > 0) & (offload_X < WHOLE) & (points.zero_stage_X == SHARDED_WEIGHTS)
     yield f"with zero_stage {SHARDED_WEIGHTS} all optimizer states go to the host or none", parted_X
     yield from _parameter_rules(points, target)
+    yield from _drive_rules(points, scope)
 
 
 def _activation_rules(points: Points, scope: Scope) -> Iterator[Rule]:
@@ -259,6 +263,22 @@ def _parameter_rules(points: Points, target: Capabilities) -> Iterator[Rule]:
         hosted_X & (points.zero_stage_X < SHARDED_WEIGHTS),
     )
     yield "weights on the host have no second copy", hosted_X & (points.secondary_shard_X > 1)
+
+
+def _drive_rules(points: Points, scope: Scope) -> Iterator[Rule]:
+    """Yield the points whose optimizer states lie on drives where they cannot."""
+    driven_X = points.drive_offload_X > 0
+    if not driven_X.any():
+        return
+    if not scope.capabilities.drive_offload:
+        yield f"{scope.capabilities.title}: plans put no optimizer states on drives", driven_X
+    if not scope.has_drives:
+        yield "nothing says what the drives of a node hold, or how fast they are", driven_X
+    yield (
+        f"states go to drives with zero_stage {SHARDED_WEIGHTS}",
+        driven_X & (points.zero_stage_X < SHARDED_WEIGHTS),
+    )
+    yield "states go to drives without a pipeline", driven_X & (points.pp_X > 1)
 
 
 def _target_use_rules(points: Points, scope: Scope) -> Iterator[Rule]:

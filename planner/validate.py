@@ -248,6 +248,7 @@ def _target(layout: Layout, graph: ModelGraph, request: PlanRequest) -> Iterator
         f"optimizer states on the host with zero_stage {zero}": layout.offload is not None
         and zero not in target.offload_zero_stages,
         "weights on the host": layout.parameters_on_host and not target.parameter_offload,
+        "states on drives": layout.offload is not None and layout.offload.drives and not target.drive_offload,
         "activations on the host": layout.offloaded_layers > 0 and not target.activation_offload,
         "modules on the host": bool(layout.offloaded_modules) and not target.module_offload,
         "context parallelism over packed documents": layout.cp > 1 and packed and not target.packed_with_context,
@@ -377,6 +378,8 @@ def _offload(layout: Layout, workload: TrainWorkload) -> Iterator[Violation]:
         yield Violation(rule="offload", message="a part of the optimizer states on the host with zero_stage 3")
     if layout.parameters_on_host:
         yield from _parameter_offload(layout)
+    if layout.offload.drives:
+        yield from _drive_offload(layout)
     if layout.zero_stage == 0:
         yield Violation(rule="offload", message="optimizer states on the host with zero_stage 0, which shards none")
     if workload.optimizer is not Optimizer.ADAM:
@@ -437,6 +440,14 @@ def _parameter_offload(layout: Layout) -> Iterator[Violation]:
         yield Violation(rule="offload", message="weights on the host without all optimizer states")
 
 
+def _drive_offload(layout: Layout) -> Iterator[Violation]:
+    """Yield what stands against states on drives, whatever the target."""
+    if layout.zero_stage < SHARDED_WEIGHTS:
+        yield Violation(rule="offload", message=f"states on drives with zero_stage {layout.zero_stage}")
+    if layout.pp > 1:
+        yield Violation(rule="offload", message="states on drives with a pipeline")
+
+
 def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
     pinned = constraints.pinned_modules
     if pinned is not None and layout.offloaded_modules != pinned:
@@ -462,6 +473,9 @@ def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
     hosted = constraints.parameter_offload
     if hosted is not None and layout.parameters_on_host is not hosted:
         yield Violation(rule="constraints", message=f"parameter_offload must be {hosted}")
+    driven = layout.offload is not None and layout.offload.drives
+    if constraints.drive_offload is not None and driven is not constraints.drive_offload:
+        yield Violation(rule="constraints", message=f"drive_offload must be {constraints.drive_offload}")
     wanted = constraints.sequence_parallel
     if wanted is not None and layout.tp > 1 and layout.sequence_parallel is not wanted:
         yield Violation(rule="constraints", message=f"sequence_parallel must be {wanted}")
@@ -477,6 +491,13 @@ def _price(planned: PlannedLayout) -> Iterator[Violation]:
         yield Violation(
             rule="host-memory", message=f"{host.num_bytes} bytes needed on a node, {host.limit_bytes} are there"
         )
+    drives = planned.drive_memory
+    if drives is not None and drives.num_bytes > drives.limit_bytes:
+        yield Violation(
+            rule="drives", message=f"{drives.num_bytes} bytes needed on a node's drives, {drives.limit_bytes} are there"
+        )
+    if (drives is not None) != (planned.layout.offload is not None and planned.layout.offload.drives):
+        yield Violation(rule="drives", message="the ledger of the drives and the layout's offload do not agree")
     if (host is None) == planned.layout.uses_hosts:
         yield Violation(rule="host-memory", message="the ledger of the host and the layout's offload do not agree")
     gap = abs(planned.step_seconds - planned.reevaluated_step_seconds)

@@ -70,6 +70,7 @@ class Visit:
     offloaded_legal: int = 0
     states_considered: bool = False
     parameters_considered: bool = False
+    drives_considered: bool = False
     activations_considered: bool = False
     modules_considered: bool = False
 
@@ -492,6 +493,7 @@ def merged(before: Visit, seen: Visit) -> Visit:
         offloaded_legal=before.offloaded_legal + seen.offloaded_legal,
         states_considered=before.states_considered or seen.states_considered,
         parameters_considered=before.parameters_considered or seen.parameters_considered,
+        drives_considered=before.drives_considered or seen.drives_considered,
         activations_considered=before.activations_considered or seen.activations_considered,
         modules_considered=before.modules_considered or seen.modules_considered,
     )
@@ -508,6 +510,7 @@ def _bound_order(points: Points, bound_X: FloatArray) -> np.ndarray[tuple[int], 
         (
             points.recompute_X,
             points.offloaded_layers_X,
+            points.drive_offload_X,
             points.parameter_offload_X,
             points.optimizer_offload_X,
             points.zero_stage_X,

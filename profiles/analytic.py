@@ -37,12 +37,13 @@ from profiles.constants import (
     TileConstants,
     with_fallbacks,
 )
+from profiles.drives import drive_copy
 from profiles.errors import CoverageError
 from profiles.estimate import Estimate, Reached, Source
 from profiles.gemm_surface import GemmRates, GemmSurface
 from profiles.hardware import Cluster
 from profiles.host import host_copy, host_pass
-from profiles.ops import Attention, ComputeOp, Gemm, HostCopy, HostPass, MemoryBound, StateScan
+from profiles.ops import Attention, ComputeOp, DriveCopy, Gemm, HostCopy, HostPass, MemoryBound, StateScan
 from profiles.software import CURRENT_SOFTWARE, AttentionKernels, Software, TensorParallelOverlap
 
 Facts = TypeVar("Facts", Constant, TileConstants)
@@ -76,7 +77,7 @@ class AnalyticCostModel:
         self.compute = lru_cache(maxsize=None)(self._compute)
         self.collective = lru_cache(maxsize=None)(CollectivePrices(cluster, software, sustained=sustained).price)
 
-    def _compute(self, operation: ComputeOp) -> Estimate:
+    def _compute(self, operation: ComputeOp) -> Estimate:  # noqa: PLR0911 - one for each kind of operation
         """Return the time of one operation on one GPU.
 
         Raises:
@@ -93,6 +94,8 @@ class AnalyticCostModel:
                 return host_copy(operation, self.cluster)
             case HostPass():
                 return host_pass(operation, self.cluster)
+            case DriveCopy():
+                return drive_copy(operation, self.cluster)
             case MemoryBound():
                 factor = self.software.norm_factor if operation.is_norm else 1.0
                 seconds = self._traffic_seconds(factor * operation.num_bytes)

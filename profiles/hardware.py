@@ -246,10 +246,11 @@ class Cluster:
         num_nodes: Nodes.
         levels: Network levels, smallest first; the last one spans the cluster.
         host_memory_bytes: RAM of one node.
-        nvme_bytes_per_second: Local NVMe bandwidth of one node; None without.
+        nvme_bytes_per_second: What reading the local NVMe of one node reaches; None without.
         nvme_bytes: Local NVMe capacity of one node; None without.
         price_per_gpu_hour: In the user's currency; None leaves cost out.
         watts_per_gpu: Power of one GPU with its share of the node; None if unknown.
+        nvme_write_bytes_per_second: What writing to it reaches; None where nothing is said of that.
         unequal: How its nodes differ; None where they do not.
         profile: What was measured on it; None for what the package knows.
         calibration: What predictions are multiplied by; None for nothing.
@@ -265,6 +266,7 @@ class Cluster:
     nvme_bytes: int | None
     price_per_gpu_hour: float | None
     watts_per_gpu: float | None
+    nvme_write_bytes_per_second: float | None = None
     unequal: UnequalNodes | None = None
     profile: ProfileReference | None = None
     calibration: Calibration | None = None

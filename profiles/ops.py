@@ -284,5 +284,18 @@ class HostPass:
     num_bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriveCopy:
+    """A copy between a process's page-locked memory and the drives of its node, while every other process makes one.
+
+    Args:
+        num_bytes: Bytes that one process reads or writes.
+        written: They go to the drives.
+    """
+
+    num_bytes: int
+    written: bool
+
+
 KernelOp = Gemm | Attention | StateScan | MemoryBound
-ComputeOp = KernelOp | HostCopy | HostPass
+ComputeOp = KernelOp | HostCopy | HostPass | DriveCopy

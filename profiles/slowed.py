@@ -12,7 +12,7 @@ from profiles.collectives import CollectivePrices
 from profiles.constants import OPERATIONS_BAND, Constant
 from profiles.estimate import CostModel, Estimate
 from profiles.hardware import Cluster, LinkKind
-from profiles.ops import Attention, Collective, ComputeOp, Gemm, HostCopy, HostPass, MemoryBound, StateScan
+from profiles.ops import Attention, Collective, ComputeOp, DriveCopy, Gemm, HostCopy, HostPass, MemoryBound, StateScan
 from profiles.software import Software, TensorParallelOverlap
 
 
@@ -26,7 +26,7 @@ class OperationClass(StrEnum):
     INSIDE = "collectives inside a node"
     BETWEEN = "collectives between nodes"
     HOST = "launches of the host"
-    """Copies to host memory and passes over it too, of which nothing is on record."""
+    """Copies to host memory and drives and passes over it too, of which nothing is on record."""
 
     @property
     def band(self) -> Constant:
@@ -159,5 +159,5 @@ def class_of(operation: ComputeOp) -> OperationClass:
             return OperationClass.ATTENTION
         case MemoryBound():
             return OperationClass.MEMORY_BOUND
-        case HostCopy() | HostPass():
+        case HostCopy() | HostPass() | DriveCopy():
             return OperationClass.HOST

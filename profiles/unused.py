@@ -69,11 +69,6 @@ _PRICELESS: Mapping[Use, tuple[tuple[str, Callable[[Point], bool], str], ...]] =
                 lambda point: point.word("mode") == "graph",
                 "training starts its collectives one by one, not out of graphs",
             ),
-            (
-                "copies",
-                lambda point: not _is_of_link(point),
-                "training plans put nothing on drives; `offload` reads them",
-            ),
         ),
         Use.SERVING: (
             ("copies", lambda _: True, "engines keep everything on GPUs; `offload` reads copies"),

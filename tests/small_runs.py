@@ -75,6 +75,11 @@ def small_runs(draw: st.DrawFn, *, most_layouts: int) -> Run:
     return run
 
 
+def with_drives(cluster: Cluster, *, capacity_bytes: int = 1 << 43) -> Cluster:
+    """Return a cluster whose nodes have drives, slow enough to be noticed and slower to write."""
+    return replace(cluster, nvme_bytes=capacity_bytes, nvme_bytes_per_second=6e9, nvme_write_bytes_per_second=2e9)
+
+
 def with_memory(run: Run, memory_bytes: int) -> Run:
     """Return a run on GPUs with so much memory."""
     device = replace(run.cluster.device, memory_bytes=memory_bytes)

@@ -31,7 +31,7 @@ from planner.candidates import Pricer, layout_at
 from planner.capabilities import CAPABILITIES
 from planner.costs import CostTable
 from planner.layers import build_graph
-from planner.layout import Layout, Recompute, stages_from_counts
+from planner.layout import ON_HOSTS, Layout, Recompute, stages_from_counts
 from planner.placement import PlacedModel, place
 from planner.point_prices import PointPrices
 from planner.points import Scope
@@ -40,6 +40,7 @@ from planner.space import enumerate_layouts, interleaved_counts
 from planner.specs import BlockRun, ModelSpec, MultiTokenPrediction, VisionTower
 from planner.workload import AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
 from profiles.analytic import AnalyticCostModel
+from profiles.drives import has_drives
 from profiles.hardware import Cluster
 from tests.builders import two_node_cluster
 
@@ -215,6 +216,7 @@ class SmallSpace:
         constraints: Constraints = EVERY_DEGREE,
         offload_percent: int = 0,
         parameters: bool = False,
+        drives: int = ON_HOSTS,
         activations: bool = False,
         modules: tuple[str, ...] = (),
     ) -> None:
@@ -232,11 +234,13 @@ class SmallSpace:
             workload=workload,
             constraints=constraints,
             capabilities=self.capabilities,
+            has_drives=has_drives(cluster),
         )
         space = enumerate_layouts(
             self.scope,
             offload_percent=offload_percent,
             parameters=parameters,
+            drives=drives,
             activations=activations,
             modules=modules,
         )

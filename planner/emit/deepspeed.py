@@ -29,7 +29,7 @@ from planner.emit.torchrun import (
     srun_lines,
     torchrun_lines,
 )
-from planner.layout import Granularity, Layout
+from planner.layout import ON_HOSTS, Granularity, Layout
 from planner.plan import Plan
 from planner.specs import ModelSpec
 from planner.workload import TrainMethod, TrainWorkload
@@ -89,6 +89,12 @@ BASE_NOTE = (
 )
 
 OFFLOAD_NOTE = "Optimizer on the host: DeepSpeed builds its Adam for CPUs at the first start, with a C++ compiler."
+
+DRIVES_NOTE = (
+    f"Optimizer on drives: nvme_path in {CONFIG_FILE} is a folder on the drives of each node, joined into one volume",
+    "(RAID 0), where every rank writes its own files; set it to yours. DeepSpeed reads and writes with libaio, and its",
+    "ds_nvme_tune finds the best numbers for `aio`; what is written there is DeepSpeed's default.",
+)
 
 FLASH_NOTE = "Sliding windows: --attention flash needs the flash-attn package; --attention fused takes masks instead."
 
@@ -262,6 +268,7 @@ def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: 
             f"{CONFIG_FILE} is DeepSpeed's part of the plan; what it cannot say is told to {PROGRAM} below.",
             *((FLASH_NOTE,) if needs_flash_attention_package(model, workload) else ()),
             *((OFFLOAD_NOTE,) if layout.offload is not None else ()),
+            *(DRIVES_NOTE if layout.drive_offload != ON_HOSTS else ()),
             *((TOKEN_FILE_NOTE,) if workload.data_path else MOCK_DATA_NOTE),
             *(() if pretraining else BASE_NOTE),
             *RECIPE_NOTE,

@@ -5,11 +5,13 @@ Keys and what they do: `deepspeed/runtime/config.py`, `deepspeed/runtime/zero/co
 defaults included.
 """
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 from planner.capabilities import DEEPSPEED
-from planner.layout import Granularity, Layout
-from planner.offload import PREFETCH_BUCKET_ELEMENTS, SUB_GROUP_ELEMENTS
+from planner.drive_step import BLOCK_BYTES, DRIVE_PATH, buffer_count
+from planner.layout import ON_HOSTS, PIPELINED, Granularity, Layout
+from planner.offload import PREFETCH_BUCKET_ELEMENTS, sub_group_elements
 from planner.workload import Precision, TrainMethod, TrainWorkload
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
@@ -23,6 +25,15 @@ REDUCE_BUCKET_ELEMENTS = DEEPSPEED.queued_gradients // 2
 ALLGATHER_BUCKET_ELEMENTS = 500_000_000
 PERSISTENCE_THRESHOLD_ELEMENTS = 100_000
 """DeepSpeed's own defaults, written out."""
+
+AIO: Mapping[str, Json] = {
+    "block_size": BLOCK_BYTES,
+    "queue_depth": 8,
+    "intra_op_parallelism": 1,
+    "single_submit": False,
+    "overlap_events": True,
+}
+"""DeepSpeed's own defaults (`runtime/swap_tensor/constants.py`), written out; its `ds_nvme_tune` measures others."""
 
 COLUMN_PARALLEL = r".*\.(q|k|v|kv_b|gate|up)_proj\.weight$"
 ROW_PARALLEL = r".*\.(o|down)_proj\.weight$"
@@ -46,6 +57,8 @@ def configuration(workload: TrainWorkload, layout: Layout) -> dict[str, Json]:
             "contiguous_memory_optimization": False,
         },
     }
+    if layout.drive_offload != ON_HOSTS:
+        config["aio"] = dict(AIO)
     if layout.tp > 1:
         config["tensor_parallel"] = _tensor_parallel(layout)
     if layout.cp > 1:
@@ -87,18 +100,34 @@ def _zero(layout: Layout) -> Json:
     if layout.zero_stage < 3:
         return {**section, "allgather_partitions": True, "allgather_bucket_size": ALLGATHER_BUCKET_ELEMENTS}
     if layout.offload is not None:
-        section["offload_optimizer"] = {"device": "cpu", "pin_memory": True, "ratio": 1.0}
+        section["offload_optimizer"] = _offloaded_states(layout)
     if layout.parameters_on_host:
         section["offload_param"] = {"device": "cpu", "pin_memory": True}
     return {
         **section,
-        "sub_group_size": SUB_GROUP_ELEMENTS,
+        "sub_group_size": sub_group_elements(layout),
         "stage3_prefetch_bucket_size": PREFETCH_BUCKET_ELEMENTS,
         "stage3_param_persistence_threshold": PERSISTENCE_THRESHOLD_ELEMENTS,
         "stage3_max_live_parameters": DEEPSPEED.prefetched_weights,
         "stage3_max_reuse_distance": DEEPSPEED.prefetched_weights,
         "stage3_gather_16bit_weights_on_model_save": False,
         "zero_hpz_partition_size": layout.secondary_shard,
+    }
+
+
+def _offloaded_states(layout: Layout) -> Json:
+    """Return where all optimizer states lie: in page-locked memory, or on drives with buffers there."""
+    if layout.drive_offload == ON_HOSTS:
+        return {"device": "cpu", "pin_memory": True, "ratio": 1.0}
+    pipelined = layout.drive_offload == PIPELINED
+    return {
+        "device": "nvme",
+        "nvme_path": DRIVE_PATH,
+        "pin_memory": True,
+        "ratio": 1.0,
+        "buffer_count": buffer_count(pipelined=pipelined),
+        "pipeline_read": pipelined,
+        "pipeline_write": pipelined,
     }
 
 

@@ -386,7 +386,7 @@ def _require_offload(layout: Layout) -> None:
             " parameters, whatever their sizes.",
             "Offload all of them, or none.",
         )
-    if layout.offload.overlapped:
+    if layout.offload.overlapped and not layout.offload.drives:
         refuse(
             "optimizer states on the host with copies beside updates, which DeepSpeed does one after the other.",
             "Use offload.overlapped false.",

@@ -137,6 +137,8 @@ def require_offload(layout: Layout, workload: TrainWorkload) -> None:
             " of the distributed optimizer, and Megatron-FSDP has its own.",
             f"Use zero_stage {OFFLOAD_ZERO_STAGE}, or no offload.",
         )
+    if layout.offload.drives:
+        refuse("optimizer states on drives: --optimizer-cpu-offload keeps them in host memory.", "Use no drives.")
     if workload.optimizer is not Optimizer.ADAM:
         refuse(
             f"states of {workload.optimizer} on the host: --use-precision-aware-optimizer knows Adam only.",

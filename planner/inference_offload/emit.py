@@ -14,6 +14,7 @@ tensor. The live parameters are two layers, one in use and one on its way.
 import json
 from collections.abc import Mapping
 
+from planner.drive_step import DRIVE_PATH
 from planner.emit.vllm import config_name, emit_vllm
 from planner.errors import NotExpressibleError
 from planner.inference_offload.plan import OffloadPlan, TargetPlan
@@ -25,7 +26,6 @@ POOL = "offload"
 BUFFERS = 5
 """DeepSpeed's own default of `buffer_count`."""
 
-DRIVE_PATH = "/local_nvme"
 """Where the drives are mounted unless the user says otherwise."""
 
 _ASYNCHRONOUS = {"block_size": 1 << 20, "queue_depth": 32, "intra_op_parallelism": 1, "overlap_events": True}

@@ -1,8 +1,8 @@
 """A node as offloading sees it: one GPU that computes, what can hold data around it, and what joins them.
 
 The GPU's process has the host to itself. Rates are those of `profiles.host` and `profiles.host_compute`, of the cost
-model for links, and of the cluster's own figure for drives, read and written at one rate. Where the cluster was
-measured its profile comes first: for the link to the host, and for a drive, each way.
+model for links, and of `profiles.drives`. Where the cluster was measured its profile comes first: for the link to the
+host, and for a drive, each way.
 """
 
 from collections.abc import Mapping
@@ -12,21 +12,18 @@ from planner.errors import InputError
 from planner.host_memory import reserve
 from planner.inference_offload.request import OffloadRequest, Place
 from planner.overheads import overheads_on
+from profiles.drives import drive_rates
 from profiles.hardware import Cluster
 from profiles.host import host_memory_rate
 from profiles.host_compute import host_compute_rate
-from profiles.measured_drives import measured_drives
 from profiles.ops import Collective, CollectiveKind, HostCopy
 from profiles.planned import cost_model_on
-from profiles.recorded import recording_of
 
 _PIECE_BYTES = 1 << 30
 """A send so long that its start does not count."""
 
 _COPY_BYTES = 1 << 28
 """A copy over the host link likewise, and the longest that profiles measure."""
-
-DRIVE_SOURCE = "the cluster's figure for reading; assumption: drives write as fast as they read"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,36 +97,20 @@ def machine_of(cluster: Cluster, request: OffloadRequest) -> Machine:
         peer_rate = _PIECE_BYTES / peer.seconds
         room[Place.PEER] = request.peers * (device.memory_bytes - overheads.context_bytes)
         notes.append(f"peer GPUs: {peer.note}")
-    drive_rate, write_rate, drive_source = _drive_rates(cluster)
-    if drive_rate and cluster.nvme_bytes is not None:
+    drives = drive_rates(cluster)
+    if drives is not None and cluster.nvme_bytes is not None:
         room[Place.DRIVE] = cluster.nvme_bytes
-        notes.append(f"drives: {drive_source}")
+        notes.append(f"drives: {drives.note}")
     elif cluster.nvme_bytes is not None:
         notes.append("drives: not used, because neither the cluster nor a profile says their bandwidth")
     return Machine(
         room_bytes={place: max(0, num_bytes) for place, num_bytes in room.items()},
         link_bytes_per_second=_COPY_BYTES / link.seconds,
         peer_bytes_per_second=peer_rate,
-        drive_bytes_per_second=drive_rate if Place.DRIVE in room else 0.0,
-        drive_write_bytes_per_second=write_rate if Place.DRIVE in room else 0.0,
+        drive_bytes_per_second=drives.read_bytes_per_second if drives and Place.DRIVE in room else 0.0,
+        drive_write_bytes_per_second=drives.write_bytes_per_second if drives and Place.DRIVE in room else 0.0,
         host_bytes_per_second=host_rate,
         cpu_bytes_per_second=request.cpu_bytes_per_second or host_rate,
         cpu_flops_per_second=cpu_rate,
         notes=tuple(notes),
     )
-
-
-def _drive_rates(cluster: Cluster) -> tuple[float, float, str]:
-    """Return at what rates drives are read and written, and where that comes from; 0 where nothing says it."""
-    said = cluster.nvme_bytes_per_second or 0.0
-    if cluster.profile is None:
-        return said, said, DRIVE_SOURCE
-    recording = recording_of(cluster.profile)
-    found = measured_drives(recording)
-    if found is None:
-        return said, said, DRIVE_SOURCE
-    source = (
-        f"measured: one file, written and synchronised, and read past the page cache ({recording.directory});"
-        " assumption: it lay on what the plan puts there"
-    )
-    return found.read_bytes_per_second, found.write_bytes_per_second, source

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from functools import cache
 
 from planner.documents import Document, Node, parse_document
+from planner.drive_step import BUFFERS_OF_SUB_GROUP, DRIVE_SUB_GROUP_ELEMENTS, buffer_count
 from planner.errors import InputError, Location
 from planner.layout import (
     Granularity,
@@ -22,7 +23,7 @@ from planner.layout import (
     Schedule,
     stages_from_counts,
 )
-from planner.offload import SHARDED_WEIGHTS
+from planner.offload import SHARDED_WEIGHTS, SUB_GROUP_ELEMENTS
 from planner.readers.key_tables import IGNORE_KEY, key_table
 from planner.readers.launch_line import LaunchLine, read_launch_line
 from planner.readers.programs import DEEPSPEED_PROGRAM
@@ -257,17 +258,48 @@ def _offload(job: DeepSpeedJob, zero_stage: int) -> Offload | None:
         raise job.error(
             (zero, "offload_optimizer", "ratio"), f"is {_shown(ratio)}, which plans do not price", "Use 1.0."
         )
-    return Offload(optimizer_fraction=1.0, overlapped=False, parameters=parameters)
+    drives = job.text(zero, "offload_optimizer", "device", default="none") == "nvme"
+    overlapped = drives and _is_pipelined(job)
+    return Offload(optimizer_fraction=1.0, overlapped=overlapped, parameters=parameters, drives=drives)
+
+
+def _is_pipelined(job: DeepSpeedJob) -> bool:
+    """Return whether states on drives are read ahead and written behind; what plans do not price is refused."""
+    place = ("zero_optimization", "offload_optimizer")
+    if job.config.node((*place, "nvme_path")) is None:
+        raise job.error((*place, "device"), "is 'nvme' without nvme_path", "Name a folder on the drives of each node.")
+    reads, writes = (job.flag(*place, name, default=False) for name in ("pipeline_read", "pipeline_write"))
+    if reads is not writes:
+        raise job.error(
+            (*place, "pipeline_read" if reads else "pipeline_write"),
+            "is true without the other, which plans do not price",
+            "Use pipeline_read and pipeline_write together, or neither.",
+        )
+    needed = buffer_count(pipelined=reads)
+    buffers = job.integer(*place, "buffer_count", default=BUFFERS_OF_SUB_GROUP)
+    if buffers != needed:
+        raise job.error(
+            (*place, "buffer_count"), f"is {buffers} where the step needs {needed}", f"Use {needed} buffers."
+        )
+    size = job.integer("zero_optimization", "sub_group_size", default=SUB_GROUP_ELEMENTS)
+    if size != DRIVE_SUB_GROUP_ELEMENTS:
+        raise job.error(
+            ("zero_optimization", "sub_group_size"),
+            f"is {size}, which plans do not price with states on drives",
+            f"Use {DRIVE_SUB_GROUP_ELEMENTS}.",
+        )
+    return reads
 
 
 def _is_hosted(job: DeepSpeedJob, section: str) -> bool:
-    """Return whether a section of `zero_optimization` puts something into page-locked host memory."""
+    """Return whether a section of `zero_optimization` puts something into page-locked host memory, or on drives."""
     zero = "zero_optimization"
     device = job.text(zero, section, "device", default="none")
     if device == "none":
         return False
-    if device != "cpu":
-        raise job.error((zero, section, "device"), f"is {device!r}", "Plans price cpu, or none.")
+    priced = ("cpu", "nvme") if section == "offload_optimizer" else ("cpu",)
+    if device not in priced:
+        raise job.error((zero, section, "device"), f"is {device!r}", f"Plans price {', '.join(priced)}, or none.")
     if not job.flag(zero, section, "pin_memory", default=True):
         raise job.error((zero, section, "pin_memory"), "is false, which plans do not price", "Use true.")
     return True

@@ -144,6 +144,26 @@ def host_out_of_memory(run: PricedRun) -> Iterator[Found]:
 
 
 @rule(
+    id="MEM004",
+    name="drives-full",
+    framework=TRAINING,
+    prevents="OSError: [Errno 28] No space left on device, or an assertion on the number of writes that were finished",
+    found_at=FoundAt.STEP,
+    source="planner/host_memory.py: the ledger of the drives",
+)
+def drives_full(run: PricedRun) -> Iterator[Found]:
+    """What all ranks of a node write to its drives fits there: states, and the gradients of the last step."""
+    drives = run.planned.drive_memory
+    if drives is not None and drives.num_bytes > drives.limit_bytes:
+        yield Found(
+            place=run.place,
+            message=f"A node needs {drives.num_bytes / GIB:,.0f} GiB of its drives, which hold "
+            f"{drives.limit_bytes / GIB:,.0f} GiB.",
+            hint="Keep the states in host memory, add drives, or spread the run over more nodes.",
+        )
+
+
+@rule(
     id="ADV001",
     name="slower-than-best",
     framework=TRAINING,
@@ -191,6 +211,7 @@ RULES: tuple[Rule[PricedRun], ...] = (
     out_of_memory,
     little_memory_left,
     host_out_of_memory,
+    drives_full,
     slower_than_best,
     one_change_helps,
 )

@@ -168,6 +168,7 @@ class PlannedLayoutFile(Strict):
     memory_limit_bytes: int
     memory: Annotated[dict[Rank, Phases], Field(min_length=1)]
     host_memory: HostMemory | None = None
+    drive_memory: HostMemory | None = None
     time: Annotated[dict[str, float], Field(min_length=1)]
     sources: dict[str, str]
     assumptions: tuple[str, ...]
@@ -230,6 +231,7 @@ class PlannedLayoutFile(Strict):
             assumptions=self.assumptions,
             lower_bound_seconds=self.lower_bound_seconds,
             host_memory=self.host_memory,
+            drive_memory=self.drive_memory,
             source_fractions=(
                 None
                 if self.source_fractions is None

@@ -1,8 +1,8 @@
 """A plan's JSON form, both ways.
 
 The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. What a layout does
-not have (`offload`) is null; `offloaded_layers`, `offloaded_modules` and `host_memory` are there where something is
-offloaded;
+not have (`offload`) is null; `offloaded_layers`, `offloaded_modules`, `host_memory` and `drive_memory` are there where
+something is offloaded;
 what only nodes that differ have (`node_order`, `on_nodes`, `unequal`) is there only for them, and `expert_loads`, what
 the busiest rank gets over the mean in each layer with experts, where the routing was given. What follows from other
 keys (`cp_kind`, `edp`, `band`, `could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`, `expert_loads`) is
@@ -87,9 +87,21 @@ WHY_NOT = "why_not"
 """Answers to questions that were asked beside a plan: printed behind it, and not read back."""
 
 _ASKED_BESIDE = frozenset(
-    {"deadline_days", "node_counts", "of_experts", "offloaded_modules", "placement", "routing", "source_fractions"}
+    {
+        "deadline_days",
+        "drive_offload",
+        "node_counts",
+        "of_experts",
+        "offloaded_modules",
+        "placement",
+        "routing",
+        "source_fractions",
+    }
 )
 """Parts of a request, and answers to them, that most plans have not."""
+
+_OF_FEW_CLUSTERS = frozenset({"calibration", "nvme_write_bytes_per_second", "profile", "unequal"})
+"""What most clusters have not, and are not said to have."""
 
 _EDITED = "Plan again; a plan file is not edited by hand."
 
@@ -279,7 +291,7 @@ def cluster_to_json(cluster: Cluster) -> Data:
     return {
         field.name: as_json(getattr(cluster, field.name))
         for field in fields(cluster)
-        if field.name not in ("unequal", "profile", "calibration") or getattr(cluster, field.name) is not None
+        if field.name not in _OF_FEW_CLUSTERS or getattr(cluster, field.name) is not None
     }
 
 
@@ -319,6 +331,7 @@ def _planned_layout(planned: PlannedLayout, plan: Plan) -> dict[str, Data]:
         "memory_limit_bytes": planned.memory_limit_bytes,
         "memory": memory,
         **({} if planned.host_memory is None else {"host_memory": as_json(planned.host_memory)}),
+        **({} if planned.drive_memory is None else {"drive_memory": as_json(planned.drive_memory)}),
         "time": {line.term: line.seconds for line in planned.time},
         "sources": {**memory_sources, **{f"time.{line.term}": line.source for line in planned.time}},
         "assumptions": list(planned.assumptions),

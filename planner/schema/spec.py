@@ -185,6 +185,7 @@ class ConstraintsFile(_Mapping):
     sequence_parallel: StrictBool | None = None
     optimizer_offload: OffloadChoice | None = None
     parameter_offload: StrictBool | None = None
+    drive_offload: StrictBool | None = None
     offloaded_modules: OffloadedModules | None = None
 
     def to_constraints(self) -> Constraints:
@@ -197,6 +198,7 @@ class ConstraintsFile(_Mapping):
             cp_kind=self.cp_kind,
             optimizer_offload=self.optimizer_offload,
             parameter_offload=self.parameter_offload,
+            drive_offload=self.drive_offload,
             offloaded_modules=self.offloaded_modules,
         )
 

@@ -48,6 +48,7 @@ class NvmeEntry(BaseModel):
         count: Drives.
         capacity: Of one drive.
         bandwidth: Reading, of one drive; left out where it is not known.
+        write_bandwidth: Writing, of one drive; left out where it is not known, and reading stands for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -55,6 +56,7 @@ class NvmeEntry(BaseModel):
     count: Annotated[int, Field(ge=1, le=1024)]
     capacity: Bytes
     bandwidth: BytesPerSecond | None = None
+    write_bandwidth: BytesPerSecond | None = None
 
 
 class ClusterEntry(BaseModel):
@@ -205,6 +207,7 @@ class ClusterEntry(BaseModel):
         """Return the cluster with nothing said of single nodes."""
         nvme = self.nvme
         drive_bytes_per_second = None if nvme is None else nvme.bandwidth
+        written_bytes_per_second = None if nvme is None else nvme.write_bandwidth
         return Cluster(
             name=self.name or f"{self.nodes} x {self.gpus_per_node} {self.gpu.name}",
             device=self.device,
@@ -213,6 +216,9 @@ class ClusterEntry(BaseModel):
             levels=build_levels(self.fabric),
             host_memory_bytes=self.host_ram,
             nvme_bytes_per_second=nvme.count * drive_bytes_per_second if nvme and drive_bytes_per_second else None,
+            nvme_write_bytes_per_second=(
+                nvme.count * written_bytes_per_second if nvme and written_bytes_per_second else None
+            ),
             nvme_bytes=None if nvme is None else nvme.count * nvme.capacity,
             price_per_gpu_hour=self.price_per_gpu_hour,
             watts_per_gpu=self.watts_per_gpu,
@@ -296,6 +302,7 @@ class MixedClusterEntry(BaseModel):
             host_memory_bytes=min(cluster.host_memory_bytes for cluster in alone),
             nvme_bytes=_least(drives),
             nvme_bytes_per_second=_least(rates),
+            nvme_write_bytes_per_second=_least([cluster.nvme_write_bytes_per_second for cluster in alone]),
             price_per_gpu_hour=_mean([cluster.price_per_gpu_hour for cluster in alone], counts),
             watts_per_gpu=_mean([cluster.watts_per_gpu for cluster in alone], counts),
         )

@@ -6,7 +6,7 @@ against both MIPs.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,23 +26,29 @@ from benchmarks.brute_force import (
 )
 from benchmarks.points import Run, is_proved
 from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router, SelfAttention
+from planner.bundled import load_bundled
 from planner.candidates import PointBound, Pricer, Rejected
+from planner.capabilities import CAPABILITIES
 from planner.errors import NotExpressibleError
 from planner.evaluate import evaluate
 from planner.formulate import formulate
-from planner.layout import Layout
+from planner.host_memory import drive_memory
+from planner.layers import build_graph
+from planner.layout import ON_HOSTS, Layout
+from planner.placement import place
 from planner.plan import Status
-from planner.request import OFFLOADED_LAYERS, Bounds, Constraints, Target
+from planner.request import OFFLOADED_LAYERS, Bounds, Constraints, Objective, PlanRequest, Target
 from planner.routing import Routing
 from planner.search import search
 from planner.settle import settle
 from planner.specs import BlockRun
-from planner.workload import Precision, TrainWorkload
+from planner.validate import violations
+from planner.workload import DType, Precision, TrainWorkload
 from solvers.check import check
 from solvers.errors import SolverError
 from solvers.registry import SOLVERS, solve
 from tests.builders import tiny_dense_model, tiny_request
-from tests.small_runs import four_gpus, small_runs, with_memory
+from tests.small_runs import four_gpus, small_runs, with_drives, with_memory
 from tests.small_spaces import NO_LIMIT_BYTES, SmallSpace, points_of_small_spaces
 
 SUPPRESSED = [HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -97,6 +103,43 @@ def assert_hosted_plan_is_exhaustively_best(run: Run, data: st.DataObject, *, pa
     run, fitting = within_limits(run, partial(hosted_layouts, parts=PARTS, parameters=parameters, uneven=True), data)
     constraints = Constraints(optimizer_offload=PARTS, parameter_offload=parameters)
     assert_plan_is_best_of(fitting, replace(run, offloaded=True, parameters=parameters), constraints=constraints)
+
+
+def assert_plan_with_drives_is_exhaustively_best(run: Run, data: st.DataObject, *, parameters: bool) -> None:
+    """Plan a run with states on drives that hold what some layout puts there, or a byte less."""
+    run = replace(run, cluster=with_drives(run.cluster), offloaded=True, parameters=parameters, drives=True)
+    held = sorted({on_drives(layout, run) for layout, *_ in driven_layouts(run)})
+    assume(held)
+    run = with_drives_of(run, data.draw(st.sampled_from(held)) - data.draw(st.sampled_from((0, 0, 0, 1))))
+    run, fitting = within_limits(run, lambda limited: driven_layouts(limited, within=True), data)
+    constraints = Constraints(drive_offload=True, parameter_offload=parameters)
+    assert_plan_is_best_of(fitting, run, constraints=constraints)
+
+
+def driven_layouts(run: Run, *, within: bool = False) -> Iterator[HostedLayout]:
+    """Yield every layout with states on drives in each way; those alone that the drives hold."""
+    for entry in hosted_layouts(run, (1.0,), parameters=run.parameters, drives=True, uneven=True):
+        if not within or on_drives(entry[0], run) <= (run.cluster.nvme_bytes or 0):
+            yield entry
+
+
+def on_drives(layout: Layout, run: Run) -> int:
+    """Return what a layout puts on the drives of a node: 16 bytes an element of its ranks, and blocks' ends."""
+    graph = build_graph(run.model, run.workload, eager=CAPABILITIES[run.request.target].eager)
+    placed = place(run.model, graph, layout, run.workload, CAPABILITIES[run.request.target])
+    ledger = drive_memory(placed, run.cluster)
+    assert ledger is not None
+    elements = placed.elements(0, trainable=True)
+    ranks = layout.dp * layout.cp // layout.state_replicas
+    share = -(-elements.dense // ranks) + -(-elements.expert // max(layout.edp // layout.state_replicas, 1))
+    groups = -(-share // DRIVE_SUB_GROUP)
+    assert ledger.num_bytes == run.cluster.gpus_per_node * 4 * (4 * share + 1024 * groups)
+    return ledger.num_bytes
+
+
+def with_drives_of(run: Run, num_bytes: int) -> Run:
+    """Return a run on nodes whose drives hold so much."""
+    return replace(run, cluster=replace(run.cluster, nvme_bytes=num_bytes))
 
 
 def assert_plan_with_activations_on_hosts_is_exhaustively_best(run: Run, data: st.DataObject) -> None:
@@ -174,6 +217,88 @@ def test_no_layout_of_a_small_run_with_states_on_the_hosts_is_better_than_its_pl
     run: Run, data: st.DataObject
 ) -> None:
     assert_hosted_plan_is_exhaustively_best(run, data)
+
+
+DRIVE_SUB_GROUP = 20_000
+"""Sub-groups so small that a small model has several."""
+
+
+@pytest.fixture
+def small_sub_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Update small models in several sub-groups, as large ones are."""
+    monkeypatch.setattr("planner.drive_step.DRIVE_SUB_GROUP_ELEMENTS", DRIVE_SUB_GROUP)
+
+
+@FEW
+@given(run=small_runs(most_layouts=150), data=st.data(), parameters=st.booleans())
+@pytest.mark.usefixtures("small_sub_groups")
+def test_no_layout_of_a_small_run_with_states_on_drives_is_better_than_its_plan(
+    run: Run, data: st.DataObject, *, parameters: bool
+) -> None:
+    assert_plan_with_drives_is_exhaustively_best(run, data, parameters=parameters)
+
+
+def heavy_run(*, layers: int, gradient_dtype: DType) -> Run:
+    """Return a run of wide layers on 4 GPUs whose states weigh more than what is computed with them."""
+    model = load_bundled("llama-2-13b")
+    workload = TrainWorkload(seq_len=128, global_batch_size=4, precision=Precision.BF16, gradient_dtype=gradient_dtype)
+    return Run(
+        model=replace(model, runs=(replace(model.runs[0], count=layers),)),
+        cluster=with_drives(four_gpus(gpus_per_node=4)),
+        request=PlanRequest(
+            workload=workload,
+            constraints=Constraints(),
+            memory_headroom=0.0,
+            target=Target.DEEPSPEED,
+            objective=Objective.STEP_TIME,
+        ),
+    )
+
+
+@pytest.mark.parametrize(("layers", "gradient_dtype"), [(24, DType.FP32), (40, DType.BF16)])
+@pytest.mark.parametrize(("gpu", "node"), [(1, 0), (1, 1), (1, -1), (2, 0), (2, -1)])
+def test_drives_are_planned_where_nothing_fits_without_them(
+    layers: int, gradient_dtype: DType, gpu: int, node: int
+) -> None:
+    """Every way to put states on drives is weighed, with weights on the GPUs and on the hosts.
+
+    GPUs have what some layout with drives needs, and nodes the least that one within it needs, a little more, or what
+    is enough without drives.
+    """
+    run = heavy_run(layers=layers, gradient_dtype=gradient_dtype)
+    peaks = sorted({peak for one in (False, True) for _, peak, _, _ in driven_layouts(replace(run, parameters=one))})
+    limit = peaks[gpu]
+    run = with_memory(run, limit)
+
+    def needs(*, driven: bool) -> list[HostedLayout]:
+        found: list[HostedLayout] = []
+        for parameters in (False, True):
+            found += hosted_layouts(run, (1.0,), parameters=parameters, drives=driven)
+        return [entry for entry in found if entry[1] <= limit]
+
+    held = sorted({hosted.num_bytes for driven in (False, True) for _, _, hosted, _ in needs(driven=driven)})
+    tenth = run.cluster.host_memory_bytes // 10
+    run = replace(run, cluster=replace(run.cluster, host_memory_bytes=(held[node] - tenth) * 10 // 9 + 2))
+    fastest: dict[bool, float | None] = {
+        driven: fastest_of(
+            [
+                (layout, seconds())
+                for layout, _, hosted, seconds in needs(driven=driven)
+                if hosted.num_bytes <= hosted.limit_bytes
+            ],
+            run,
+        )
+        for driven in (False, True)
+    }
+    assert fastest[True] is not None
+    plan = search(run.model, run.cluster, run.request)
+    without = search(run.model, run.cluster, replace(run.request, constraints=Constraints(drive_offload=False)))
+    assert bool(without.plans) is (fastest[False] is not None)
+    assert (plan.best.layout.drive_offload != ON_HOSTS) is (fastest[False] is None)
+    if fastest[False] is None:
+        assert math.isclose(plan.best.step_seconds, fastest[True], rel_tol=ROUNDING)
+    assert (fastest[False] is None) is (node != -1)
+    assert not violations(plan.best, run.model, run.cluster, run.request)
 
 
 @FEW

@@ -5,18 +5,19 @@ from itertools import islice
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmarks.brute_force import splits
 from benchmarks.instances import instances
 from benchmarks.points import NotStated, Run, count_considered, count_legal, is_proved, legal_points
 from benchmarks.random_layouts import run_of
 from planner.bundled import model_names
-from planner.layout import Layout
+from planner.layout import IN_TURN, PIPELINED, Layout
 from planner.request import Constraints
 from planner.space import enumerate_layouts
 from planner.workload import Packing, Precision
 from tests.agreement.test_prices import DOCUMENTS
-from tests.small_runs import MANY_LAYOUTS, small_runs
+from tests.small_runs import MANY_LAYOUTS, small_runs, with_drives
 from tests.small_spaces import SmallSpace
 
 INSTANCES = {instance.name: instance for instance in instances()}
@@ -45,6 +46,20 @@ def test_the_points_of_a_small_run_with_states_on_the_hosts_are_as_many_by_an_in
         space = enumerate_layouts(space_of(run).scope, offload_percent=100, parameters=parameters)
         assert count_considered(hosted) == space.considered
         assert count_legal(hosted) == (len(space.points), len(space.unsimulated))
+
+
+@settings(max_examples=30, deadline=None)
+@given(run=small_runs(most_layouts=MANY_LAYOUTS), drives=st.sampled_from((IN_TURN, PIPELINED)))
+def test_the_points_of_a_small_run_with_states_on_drives_are_as_many_by_an_independent_count(
+    run: Run, drives: int
+) -> None:
+    run = replace(run, cluster=with_drives(run.cluster))
+    for parameters in (False, True):
+        driven = replace(run, offloaded=True, parameters=parameters, drives=True)
+        scope = space_of(run).scope
+        space = enumerate_layouts(scope, offload_percent=100, parameters=parameters, drives=drives)
+        assert count_considered(driven) == space.considered
+        assert count_legal(driven) == (len(space.points), len(space.unsimulated))
 
 
 @settings(max_examples=30, deadline=None)

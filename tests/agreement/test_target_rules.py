@@ -13,7 +13,7 @@ from planner.candidates import layout_at
 from planner.capabilities import CAPABILITIES
 from planner.costs import CostTable
 from planner.layers import build_graph
-from planner.layout import Granularity, Layout, Recompute, even_counts, stages_from_counts
+from planner.layout import IN_TURN, PIPELINED, Granularity, Layout, Recompute, even_counts, stages_from_counts
 from planner.points import Points, Scope
 from planner.request import Bounds, Constraints, Target
 from planner.space import (
@@ -170,6 +170,7 @@ def drawn_points(scope: Scope, generator: np.random.Generator) -> Points:
         parts = (0, 0, 0, 50, 100) if target.offload_zero_stages else (0,)
         row["optimizer_offload"] = row["least_offload"] = int(generator.choice(parts))
         row["parameter_offload"] = int(row["optimizer_offload"] > 0 and generator.integers(2))
+        row["drive_offload"] = int(row["optimizer_offload"] > 0) * int(generator.choice((0, 0, IN_TURN, PIPELINED)))
         row["offloaded_layers"] = int(generator.choice((0, 0, 0, 1, layers - 1)))
         rows.append(row)
     names = [entry.name for entry in fields(Points)]

@@ -235,6 +235,50 @@ def test_states_that_the_hosts_cannot_hold_break_one_rule(tmp_path: Path, host_r
     ]
 
 
+@pytest.mark.parametrize(("capacity", "rules"), [("16GB", ["MEM004"]), ("17GB", [])])
+def test_states_that_the_drives_cannot_hold_break_one_rule(tmp_path: Path, capacity: str, rules: list[str]) -> None:
+    spec = on_drives(tmp_path, f", nvme: {{count: 8, capacity: {capacity}, bandwidth: 6GB/s}}")
+    result = RUNNER.invoke(app, ["validate", str(tmp_path / "launch.sh"), "--spec", str(spec), *JSON])
+    found = json.loads(result.stdout)
+    assert found["undecided"] == []
+    memory = [finding for finding in found["findings"] if finding["rule"].startswith("MEM")]
+    assert [finding["rule"] for finding in memory] == rules
+    # 8.03 billion parameters with a master weight, two moments and a gradient in fp32 are 128.5 GB.
+    assert [finding["message"] for finding in memory] == [
+        "A node needs 120 GiB of its drives, which hold 119 GiB." for _ in rules
+    ]
+
+
+def test_drives_of_which_nothing_is_known_leave_the_price_open(tmp_path: Path) -> None:
+    spec = on_drives(tmp_path, "")
+    result = RUNNER.invoke(app, ["validate", str(tmp_path / "launch.sh"), "--spec", str(spec), *JSON])
+    missing = {one["missing"] for one in json.loads(result.stdout)["undecided"] if one["rule"] == "MEM004"}
+    assert len(missing) == 1
+    assert "how fast its drives are" in missing.pop()
+
+
+def on_drives(folder: Path, nvme: str) -> Path:
+    """Write DeepSpeed's files with the states on drives, and a spec whose nodes have these; return the spec's path."""
+    for name in ("launch.sh", "ds_config.json", "model.json"):
+        (folder / name).write_text((DEEPSPEED / "expected" / name).read_text())
+    config = json.loads((folder / "ds_config.json").read_text())
+    zero = config["zero_optimization"]
+    zero.update(stage=3, sub_group_size=100_000_000, stage3_max_live_parameters=1_000_000_000)
+    zero["offload_optimizer"] = {"device": "nvme", "nvme_path": "/local", "buffer_count": 4}
+    (folder / "ds_config.json").write_text(json.dumps(config, indent=2))
+    spec = folder / "spec.yaml"
+    spec.write_text(
+        f"""\
+schema: 1
+model: llama-3.1-8b
+target: deepspeed
+cluster: {{gpu: h100-sxm-80gb, gpus_per_node: 8, nodes: 1, host_ram: 2TiB{nvme}}}
+workload: {{kind: train, seq_len: 4096, global_batch_size: {config["train_batch_size"]}, precision: bf16}}
+"""
+    )
+    return spec
+
+
 def test_a_preset_that_is_none_is_refused() -> None:
     """A slip of the option would leave every rule of memory undecided, and end with 0."""
     result = RUNNER.invoke(app, ["validate", str(SCRIPT), "--cluster", "dgx-h1000"])

@@ -61,6 +61,9 @@ def test_an_inline_cluster_has_every_figure() -> None:
     assert built.name == "64 x 8 h100-sxm-80gb"
     assert built.host_memory_bytes == 2 * 2**40
     assert (built.nvme_bytes, built.nvme_bytes_per_second) == (8 * 10**12, 14e9)
+    assert built.nvme_write_bytes_per_second is None
+    drives = {"count": 2, "capacity": "4TB", "bandwidth": "7GB/s", "write_bandwidth": "3GB/s"}
+    assert cluster(**{**INLINE, "nvme": drives}).nvme_write_bytes_per_second == 6e9
     assert (built.price_per_gpu_hour, built.watts_per_gpu) == (2.5, 1275)
     assert built.levels[2].source == (
         "bandwidth: 8 network cards for 8 GPUs, oversubscription 2 (stated in the cluster file); "

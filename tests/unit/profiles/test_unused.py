@@ -65,7 +65,6 @@ CASES = {
         point("gemm", dtype="int8", part="forward", batch=1, m=512, n=1024, k=1024),
     ),
     "training starts its collectives one by one, not out of graphs": (collective("alone", "graph"),),
-    "training plans put nothing on drives; `offload` reads them": (copy("alone", "to_drive"),),
     "made by one GPU alone: GPUs of a node copy at once": (copy("alone"),),
 }
 

@@ -197,6 +197,14 @@ def offloading(stage: int = 3, **keys: object) -> Mapping[str, object]:
 HOSTED = {"device": "cpu"}
 
 
+def driving(stage: int = 3, sub_group: int | None = 100_000_000, **keys: object) -> Mapping[str, object]:
+    """Return changes that put the states on drives, other keys of that section changed or with None left out."""
+    section = {"device": "nvme", "nvme_path": "/local", "buffer_count": 4, **keys}
+    given = {name: value for name, value in section.items() if value is not None}
+    sizes = {} if sub_group is None else {"sub_group_size": sub_group}
+    return {"zero_optimization": {"stage": stage, "offload_optimizer": given, **sizes}}
+
+
 def test_states_and_weights_on_the_host_are_read() -> None:
     offload = Offload(optimizer_fraction=1.0, overlapped=False)
     assert layout_of(job_of(offloading())).offload == offload
@@ -208,10 +216,43 @@ def test_states_and_weights_on_the_host_are_read() -> None:
     assert layout_of(job_of({"zero_optimization": both})).offload == replace(offload, parameters=True)
 
 
+def test_states_on_drives_are_read() -> None:
+    offload = Offload(optimizer_fraction=1.0, overlapped=False, drives=True)
+    assert layout_of(job_of(driving())).offload == offload
+    both = driving(pipeline_read=True, pipeline_write=True, buffer_count=12)
+    assert layout_of(job_of(both)).offload == replace(offload, overlapped=True)
+    weights = driving()["zero_optimization"]
+    assert isinstance(weights, dict)
+    hosted = {"zero_optimization": {**weights, "offload_param": {"device": "cpu"}}}
+    assert layout_of(job_of(hosted)).offload == replace(offload, parameters=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "message", "hint"),
     [
-        (offloading(device="nvme"), "device is 'nvme'.", "Plans price cpu, or none."),
+        (
+            driving(nvme_path=None),
+            "device is 'nvme' without nvme_path.",
+            "Name a folder on the drives of each node.",
+        ),
+        (
+            driving(pipeline_read=True, buffer_count=12),
+            "pipeline_read is true without the other, which plans do not price.",
+            "Use pipeline_read and pipeline_write together, or neither.",
+        ),
+        (
+            driving(pipeline_read=True, pipeline_write=True),
+            "buffer_count is 4 where the step needs 12.",
+            "Use 12 buffers.",
+        ),
+        (driving(buffer_count=5), "buffer_count is 5 where the step needs 4.", "Use 4 buffers."),
+        (
+            driving(sub_group=None),
+            "sub_group_size is 1000000000, which plans do not price with states on drives.",
+            "Use 100000000.",
+        ),
+        (driving(ratio=0.5), "ratio is 0.5, which plans do not price.", "Use 1.0."),
+        (driving(stage=2), "offload_optimizer with stage 2 is not priced by plans.", "Use stage 3, or no offload."),
         (offloading(stage=2), "offload_optimizer with stage 2 is not priced by plans.", "Use stage 3, or no offload."),
         (offloading(pin_memory=False), "pin_memory is false, which plans do not price.", "Use true."),
         (offloading(ratio=0.5), "ratio is 0.5, which plans do not price.", "Use 1.0."),
