@@ -45,9 +45,9 @@ def drawn(seed: int) -> PacedProblem:
         )
         for rank in range(ranks)
     ]
-    on_host = tuple(float(number) for rank in range(ranks) for number in (0.0, size_R[rank], size_R[rank] / 4))
-    rooms.append(Room(name="host", capacity=float(draw.integers(1, 30)), fixed=0.0, use_O=on_host))
-    slow = float(draw.uniform(0.05, 1.0))
+    on_host = tuple(float(number) for rank in range(ranks) for number in (0.0, size_R[rank], size_R[rank] / 2))
+    rooms.append(Room(name="host", capacity=float(draw.integers(1, 25)), fixed=0.0, use_O=on_host))
+    slow = float(draw.uniform(0.1, 4.0))
     return PacedProblem(
         shares=SharesProblem(
             thing_O=thing_O,
