@@ -61,7 +61,7 @@ def test_a_link_that_ranks_share_sets_the_pace_where_it_is_slowest(solver: str) 
     slow = replace(ONE.links[0], seconds_O=tuple(LINK_TIMES * seconds for seconds in ONE.links[0].seconds_O))
     problem = replace(ONE, links=(slow,))
     answer = divide_paced(problem, solver=solver)
-    # Half of the tokens would keep the socket for 6 seconds, none of them rank 0 for 3.5; of a quarter it is 3 and 2.75.
+    # Half of the tokens keep the socket for 6 seconds, none of them rank 0 for 3.5; a quarter 3 seconds and 2.75.
     assert answer.share_O == pytest.approx((0.5, 0.25, 0.25, 1.0, 0.0, 0.0))
     assert problem.pace(answer.share_O) == pytest.approx(3.0)
     assert answer.objective == pytest.approx(7 * 3.0 + 2.75 + 2)
