@@ -16,7 +16,7 @@ def token_blocks(plan: Plan, *, every: bool = False) -> tuple[Block, ...]:
 
     Args:
         plan: The plan.
-        every: Show each pipeline rank too.
+        every: Show each pipeline rank too, and what was assumed.
     """
     return tuple(block for title, blocks in token_sections(plan, every=every) for block in section(title, *blocks))
 
@@ -37,9 +37,9 @@ def token_sections(plan: Plan, *, every: bool) -> tuple[tuple[str, tuple[Block, 
     if plan.token_cost_fraction:
         remarks.append(Facts(pairs=(("it needs", NEEDS),)))
     remarks += [
-        Line(f"  The division of layout {entry.index} is the best that was found, not proved to be the best.")
+        Line(f"  Another division of layout {entry.index} may take less, but no more than {100 * entry.gap:.2g} %.")
         for entry in swapping.priced
-        if not entry.proved
+        if entry.gap
     ]
     sections: tuple[tuple[str, tuple[Block, ...]], ...] = ((TITLE, (table, *remarks, *reasons)),)
     if every:
@@ -56,7 +56,8 @@ def token_sections(plan: Plan, *, every: bool) -> tuple[tuple[str, tuple[Block, 
             for entry in swapping.priced
             for rank, tokens in enumerate(entry.ranks)
         )
-        sections = (*sections, (RANKS_TITLE, (Table(columns=headers, rows=rows),)))
+        assumed = tuple(Item(text) for text in swapping.assumptions)
+        sections = (*sections, (RANKS_TITLE, (Table(columns=headers, rows=rows), *assumed)))
     return sections
 
 
@@ -70,7 +71,7 @@ def tokens_document(plan: Plan) -> dict[str, object] | None:
             {
                 "index": entry.index,
                 "step_seconds": entry.step_seconds,
-                "proved": entry.proved,
+                "gap": entry.gap,
                 "peak_memory_bytes": entry.peak_memory_bytes,
                 "host_memory_bytes": entry.host_memory_bytes,
                 "recomputed_seconds": entry.again_seconds,
@@ -89,6 +90,7 @@ def tokens_document(plan: Plan) -> dict[str, object] | None:
             for entry in plan.token_swapping.priced
         ],
         "left_out": dict(plan.token_swapping.left_out),
+        "assumptions": list(plan.token_swapping.assumptions),
     }
 
 

@@ -263,7 +263,7 @@ class SwappedTokens:
     Args:
         index: The layout, by its place among the plans.
         step_seconds: Time of one optimizer step.
-        proved: No other division takes less of the solver's objective.
+        gap: By what part another division may take less of the solver's objective at most; 0 where none does.
         peak_memory_bytes: Largest phase of the heaviest rank.
         host_memory_bytes: Activations on the host of the node that holds most of them.
         again_seconds: What the rank that computes most again takes for that in a step.
@@ -273,7 +273,7 @@ class SwappedTokens:
 
     index: int
     step_seconds: float
-    proved: bool
+    gap: float
     peak_memory_bytes: int
     host_memory_bytes: int
     again_seconds: float
@@ -288,10 +288,12 @@ class TokenSwapping:
     Args:
         priced: In the order of the plans.
         left_out: Why others are not, by the layout's place among the plans.
+        assumptions: What was assumed of hosts and of the ways there.
     """
 
     priced: tuple[SwappedTokens, ...]
     left_out: Mapping[str, str]
+    assumptions: tuple[str, ...]
 
     @property
     def best(self) -> SwappedTokens | None:

@@ -129,6 +129,7 @@ def token_layer(layer: RankLayer, cost_model: CostModel) -> TokenLayer:
         return max(steps_seconds(steps, cost_model), launches_seconds(steps, cost_model))
 
     num_bytes = layer.all_saved_bytes
+    link, memory = copies_of(num_bytes)
     return TokenLayer(
         saved_bytes=num_bytes,
         always_bytes=always_bytes(layer),
@@ -136,6 +137,12 @@ def token_layer(layer: RankLayer, cost_model: CostModel) -> TokenLayer:
         forward_seconds=seconds(layer.forward),
         backward_seconds=seconds(layer.backward),
         again_seconds=seconds(again_steps(layer)),
-        link_seconds=cost_model.compute(HostCopy(num_bytes=num_bytes, pinned=True)).seconds,
-        memory_seconds=cost_model.compute(HostPass(name="copies of activations", num_bytes=num_bytes)).seconds,
+        link_seconds=cost_model.compute(link).seconds,
+        memory_seconds=cost_model.compute(memory).seconds,
     )
+
+
+def copies_of(num_bytes: int) -> tuple[HostCopy, HostPass]:
+    """Return what bytes that leave a GPU, or come back, cost its link and its host's memory."""
+    link = HostCopy(num_bytes=num_bytes, pinned=True)
+    return link, HostPass(name="copies of activations", num_bytes=num_bytes)

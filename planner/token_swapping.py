@@ -26,16 +26,19 @@ from dataclasses import dataclass, replace
 from planner.capabilities import capabilities_of
 from planner.choices import RankTokens, SwappedTokens, TokenSwapping
 from planner.evaluate import PricedStep, priced_step
+from planner.host_memory import reserve
 from planner.layers import build_graph
 from planner.layout import Granularity, Layout, Recompute
 from planner.memory import activation_room_bytes, memory_ledger, peak_memory_bytes
 from planner.offloaded_schedules import room_on_host_bytes
 from planner.placement import PlacedModel, place
 from planner.plan import Plan
-from planner.token_choices import COMPUTES_AGAIN, TokenChoice, token_layer, writes_scores
+from planner.token_choices import COMPUTES_AGAIN, TokenChoice, copies_of, token_layer, writes_scores
 from planner.token_problem import TokenCase, TokenProblem, TokenStage, base_seconds
-from profiles.estimate import CostModel
+from planner.units import GIB
+from profiles.estimate import CostModel, Source
 from profiles.hardware import Cluster
+from profiles.host import sockets_of_node
 from profiles.planned import cost_model_on
 from solvers.errors import SolverError
 from solvers.paced.registry import divide_paced
@@ -51,7 +54,8 @@ SCORES = "its attention writes scores to memory for every token"
 FULL = "no division of its tokens fits into the GPUs and their hosts"
 NOTHING = "its GPUs have two layers each, which stay where they are"
 
-_LIMITS = SharesLimits(max_nodes=2_000)
+_LIMITS = SharesLimits(max_nodes=200)
+"""Enough for one kind of layer a rank; of three kinds on each of four ranks some ten-thousandths are left open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +93,7 @@ def with_token_swapping(plan: Plan) -> Plan:
         return plan
     capabilities = capabilities_of(plan.cluster, plan.request.target)
     graph = build_graph(plan.model, plan.request.workload, eager=capabilities.eager)
+    cost_model = cost_model_on(plan.cluster, capabilities.software)
     priced: list[SwappedTokens] = []
     left_out: dict[str, str] = {}
     for index, planned in enumerate(plan.plans[:MOST_LAYOUTS]):
@@ -96,14 +101,31 @@ def with_token_swapping(plan: Plan) -> Plan:
             left_out[str(index)] = UNEQUAL
             continue
         placed = place(plan.model, graph, unrecomputed(planned.layout), plan.request.workload, capabilities)
-        cost_model = cost_model_on(plan.cluster, capabilities.software)
         try:
             found = divided(placed, cost_model, plan.cluster, limit_bytes=planned.memory_limit_bytes)
         except NotDividedError as error:
             left_out[str(index)] = str(error)
             continue
         priced.append(_described(found, index=index))
-    return replace(plan, token_swapping=TokenSwapping(priced=tuple(priced), left_out=left_out))
+    swapping = TokenSwapping(
+        priced=tuple(priced),
+        left_out=left_out,
+        assumptions=_assumptions(cost_model, plan.cluster) if priced else (),
+    )
+    return replace(plan, token_swapping=swapping)
+
+
+def _assumptions(cost_model: CostModel, cluster: Cluster) -> tuple[str, ...]:
+    """Return what is assumed of hosts and of the ways there."""
+    link, memory = (cost_model.compute(copy) for copy in copies_of(GIB))
+    named = {"links": link, "memory of hosts": memory}
+    found = {f"{name}: {copy.note}" for name, copy in named.items() if copy.source is Source.ASSUMED}
+    found |= {f"host memory, {line.term}: {line.source}" for line in reserve(cluster)}
+    if cluster.device.host_link != "c2c":
+        found.add(f"sockets: {sockets_of_node(cluster)} a node, GPUs and memory divided evenly in their order")
+    if cost_model.copy_slowdown is None:
+        found.add("passes lose nothing to copies beside them: no profile says what they lose")
+    return tuple(sorted(found))
 
 
 def unrecomputed(layout: Layout) -> Layout:
@@ -212,13 +234,20 @@ def _described(found: Divided, *, index: int) -> SwappedTokens:
     return SwappedTokens(
         index=index,
         step_seconds=found.priced.simulated().step_seconds,
-        proved=found.answer.status is Status.OPTIMAL,
+        gap=_gap(found.answer),
         peak_memory_bytes=peak_memory_bytes(ledger),
         host_memory_bytes=problem.host_bytes(share_O),
         again_seconds=found.again_seconds,
         waiting_seconds=found.waiting_seconds,
         ranks=tuple(_rank_tokens(problem, share_O, rank) for rank in range(problem.case.layout.pp)),
     )
+
+
+def _gap(answer: Shares) -> float:
+    """Return by what part of its objective an answer may be improved at most."""
+    assert answer.objective is not None
+    assert answer.bound is not None
+    return 0.0 if answer.status is Status.OPTIMAL else 1.0 - answer.bound / answer.objective
 
 
 def _rank_tokens(problem: TokenProblem, share_O: tuple[float, ...], rank: int) -> RankTokens:

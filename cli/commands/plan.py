@@ -44,6 +44,7 @@ EXAMPLES = (
     "shardwright plan spec.yaml --why-not tp=8,pp=2",
     "shardwright plan spec.yaml --objective fewest-nodes --set deadline_days=30",
     "shardwright plan spec.yaml --schedules",
+    "shardwright plan spec.yaml --token-swaps",
     "shardwright plan spec.yaml --profile measured",
 )
 
@@ -145,7 +146,7 @@ TokenSwapsOption = Annotated[
     typer.Option(
         "--token-swaps",
         help="Also price the best layouts with the tokens of their activations divided between the GPU, the host and"
-        " recomputation, as MEMO does, which no target can: what the target costs.",
+        " recomputation, as MEMO does, which no target can: what the target costs. Takes some seconds.",
     ),
 ]
 TimingsOption = Annotated[bool, typer.Option("--timings", help="Say on standard error where the time went.")]

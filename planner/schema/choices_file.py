@@ -248,6 +248,7 @@ class TokenSwapsFile(Strict):
 
     priced: tuple[SwappedTokens, ...]
     left_out: dict[str, str]
+    assumptions: tuple[str, ...]
 
     def to_swapping(self) -> TokenSwapping:
         """Return it."""

@@ -28,12 +28,12 @@ constraints: {tp: 4, cp: 2, pp: 1}
 """
 
 
-def entry(step_seconds: float, *, index: int = 0, proved: bool = True) -> SwappedTokens:
+def entry(step_seconds: float, *, index: int = 0, gap: float = 0.0) -> SwappedTokens:
     tokens = RankTokens(kept_fraction=0.25, swapped_fraction=0.5, again_fraction=0.125, again_here_fraction=0.125)
     return SwappedTokens(
         index=index,
         step_seconds=step_seconds,
-        proved=proved,
+        gap=gap,
         peak_memory_bytes=2**30,
         host_memory_bytes=2**31,
         again_seconds=0.01,
@@ -43,7 +43,9 @@ def entry(step_seconds: float, *, index: int = 0, proved: bool = True) -> Swappe
 
 
 def plan_with(*priced: SwappedTokens, left_out: dict[str, str] | None = None) -> Plan:
-    return replace(tiny_plan(), token_swapping=TokenSwapping(priced=priced, left_out=left_out or {}))
+    return replace(
+        tiny_plan(), token_swapping=TokenSwapping(priced=priced, left_out=left_out or {}, assumptions=("two sockets",))
+    )
 
 
 @pytest.fixture
@@ -70,6 +72,8 @@ def test_a_plan_says_what_its_target_costs_and_explain_says_it_again(spec: Path,
     assert document["priced"][0]["step_seconds"] == first["step_seconds"]
     text = RUNNER.invoke(app, ["explain", str(out)]).stdout
     assert "What becomes of their tokens\n" in text
+    assert "  - sockets: 2 a node, " in text
+    assert document["assumptions"] == stored["token_swaps"]["assumptions"]
     launched = (out / "launch.sh").read_text()
     assert "offload" not in launched
     page = tmp_path / "page.html"
@@ -78,7 +82,7 @@ def test_a_plan_says_what_its_target_costs_and_explain_says_it_again(spec: Path,
 
 
 def test_a_plan_with_divided_tokens_to_json_and_back_is_the_same_plan() -> None:
-    plan = plan_with(entry(0.2), entry(0.3, index=1, proved=False), left_out={"0": "odd"})
+    plan = plan_with(entry(0.2), entry(0.3, index=1, gap=1e-4), left_out={"0": "odd"})
     text = plan_to_text(plan)
     assert plan_from_document(parse_document(text, file="plan.json")) == plan
     data = json.loads(text)
@@ -101,13 +105,15 @@ def test_what_is_shown() -> None:
     assert token_blocks(tiny_plan()) == ()
     assert token_blocks(tiny_infeasible_plan()) == ()
     assert tokens_document(tiny_plan()) is None
-    shown = repr(token_blocks(plan_with(entry(0.2, proved=False), left_out={"1": "odd"})))
+    shown = repr(token_blocks(plan_with(entry(0.2, gap=1.234e-4), left_out={"1": "odd"})))
     assert "layout 1 is not priced: odd" in shown
-    assert "not proved to be the best" in shown
+    assert "Another division of layout 0 may take less, but no more than 0.012 %." in shown
     assert "it needs" in shown
     assert "What becomes" not in shown
     every = repr(token_blocks(plan_with(entry(0.2)), every=True))
     assert "('0', '1', '25.0 %', '50.0 %', '12.5 %', '12.5 %')" in every
+    assert "two sockets" in every
+    assert "two sockets" not in shown
     alone = repr(token_blocks(plan_with(left_out={"0": "odd"})))
     assert "layout 0 is not priced: odd" in alone
     assert "costs" not in alone
