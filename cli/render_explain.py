@@ -28,6 +28,7 @@ from cli.render_plan import (
     verdict,
 )
 from cli.render_schedules import schedule_blocks, schedules_document
+from cli.render_tokens import token_blocks, tokens_document
 from planner.layout import Layout
 from planner.plan import Plan, PlannedLayout
 from planner.report import (
@@ -74,6 +75,7 @@ def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
     for comparison in compare_all(plan, index=index):
         blocks += comparison_blocks(comparison)
     blocks += schedule_blocks(plan, every=True)
+    blocks += token_blocks(plan, every=True)
     blocks += search_blocks(plan.search)
     blocks += assumption_blocks(plan, planned)
     return tuple(blocks)
@@ -224,6 +226,7 @@ def explanation_document(plan: Plan, *, index: int) -> dict[str, object]:
         "index": index,
         "settings": dict(layout_settings(planned.layout)),
         "schedules": schedules_document(plan),
+        "token_swaps": tokens_document(plan),
         "grids": {name: grid_document(planned.layout, axes) for name, axes in GRIDS.items()},
         "step_seconds": planned.step_seconds,
         "limits": list(limits(planned)),

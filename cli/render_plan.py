@@ -29,6 +29,7 @@ from cli.render import (
 from cli.render_choices import choice_blocks
 from cli.render_memory import heaviest_in_words
 from cli.render_schedules import schedule_blocks
+from cli.render_tokens import token_blocks
 from planner.objectives import power_assumption, watts_of
 from planner.plan import Infeasible, Plan, PlannedLayout, SearchSummary, Status
 from planner.report import (
@@ -65,7 +66,7 @@ def plan_blocks(plan: Plan, *, verbose: bool = False) -> tuple[Block, ...]:
         blocks += assumption_blocks(plan, plan.best)
     if verbose:
         blocks += search_blocks(plan.search)
-    return (*blocks, *choice_blocks(plan), *schedule_blocks(plan))
+    return (*blocks, *choice_blocks(plan), *schedule_blocks(plan), *token_blocks(plan))
 
 
 def assumption_blocks(plan: Plan, planned: PlannedLayout) -> tuple[Block, ...]:

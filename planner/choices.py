@@ -1,5 +1,10 @@
-"""What a plan says beside its layouts: numbers of nodes, the front of memory and time, lost nodes, slow operations."""
+"""What a plan says beside its layouts: numbers of nodes, the front of memory and time, lost nodes, slow operations.
 
+And what its layouts would do if they divided the tokens of their activations between the GPU, the host, and computing
+again.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -232,3 +237,65 @@ class Robustness:
     def fastest_worst(self) -> SlowCase:
         """Return the case in which the fastest layout loses most."""
         return max(self.cases, key=lambda case: case.fastest_loss)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankTokens:
+    """What becomes of the tokens of the layers of a pipeline rank; the fractions add up to 1.
+
+    Args:
+        kept_fraction: All that they save stays on the GPU.
+        swapped_fraction: All of it waits on the host.
+        again_fraction: Layer inputs and attention outputs wait on the host; the rest is computed again.
+        again_here_fraction: Those stay on the GPU; the rest is computed again.
+    """
+
+    kept_fraction: float
+    swapped_fraction: float
+    again_fraction: float
+    again_here_fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwappedTokens:
+    """A layout of the plan whose activations are divided token by token, instead of its own recomputation.
+
+    Args:
+        index: The layout, by its place among the plans.
+        step_seconds: Time of one optimizer step.
+        gap: By what part another division may take less of the solver's objective at most; 0 where none does.
+        peak_memory_bytes: Largest phase of the heaviest rank.
+        host_memory_bytes: Activations on the host of the node that holds most of them.
+        again_seconds: What the rank that computes most again takes for that in a step.
+        waiting_seconds: What copies add to the passes of the rank that waits longest, in a step.
+        ranks: What becomes of the tokens of each pipeline rank.
+    """
+
+    index: int
+    step_seconds: float
+    gap: float
+    peak_memory_bytes: int
+    host_memory_bytes: int
+    again_seconds: float
+    waiting_seconds: float
+    ranks: tuple[RankTokens, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSwapping:
+    """What divided tokens would make of the plan's layouts.
+
+    Args:
+        priced: In the order of the plans.
+        left_out: Why others are not, by the layout's place among the plans.
+        assumptions: What was assumed of hosts and of the ways there.
+    """
+
+    priced: tuple[SwappedTokens, ...]
+    left_out: Mapping[str, str]
+    assumptions: tuple[str, ...]
+
+    @property
+    def best(self) -> SwappedTokens | None:
+        """Return the fastest."""
+        return min(self.priced, key=lambda entry: entry.step_seconds, default=None)

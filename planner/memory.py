@@ -197,15 +197,20 @@ def room_bytes(placed: PlacedModel, pipeline_rank: int, *, limit_bytes: int) -> 
         pipeline_rank: The rank; what it needs at other times must fit by itself.
         limit_bytes: What each GPU may use.
     """
-    need = rank_need(placed, pipeline_rank)
     has_head = any(stage.has_head for stage in placed.layout.chunks(pipeline_rank))
     beside = max(working_set_bytes(placed, pipeline_rank), _loss_bytes(placed, PLANNED) if has_head else 0)
+    return activation_room_bytes(placed, pipeline_rank, limit_bytes=limit_bytes) + beside
+
+
+def activation_room_bytes(placed: PlacedModel, pipeline_rank: int, *, limit_bytes: int) -> int:
+    """Return the most that saved tensors alone may take of one pipeline rank; below 0 where it is full without any."""
+    need = rank_need(placed, pipeline_rank)
     more = math.floor((limit_bytes - need.kept_bytes) / (1.0 + need.lost_fraction)) - need.passing_bytes
     while need.working_bytes(more) > limit_bytes:
         more -= 1
     while need.working_bytes(more + 1) <= limit_bytes:
         more += 1
-    return more + beside
+    return more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

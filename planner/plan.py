@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from planner.choices import Front, NodeChoice, Robustness, Spare
+from planner.choices import Front, NodeChoice, Robustness, Spare, TokenSwapping
 from planner.layout import Layout
 from planner.objectives import WholeRun, whole_run
 from planner.request import Objective, PlanRequest, Target
@@ -348,6 +348,7 @@ class Plan:
         front: Memory against time, where it was asked for.
         spare: What is left when nodes are lost, where it was asked for.
         schedules: What other pipeline schedules would make of the plans; None where nobody asked.
+        token_swapping: What dividing the tokens of activations would make of them; None where nobody asked.
         robustness: How the layouts do where some operations are slower than predicted; None unless that was optimised.
     """
 
@@ -368,6 +369,7 @@ class Plan:
     front: Front | None = None
     spare: Spare | None = None
     schedules: OtherSchedules | None = None
+    token_swapping: TokenSwapping | None = None
     robustness: Robustness | None = None
 
     @property
@@ -381,6 +383,12 @@ class Plan:
         fastest = self.schedules.best if self.schedules is not None else None
         seconds = fastest.fitting_seconds if fastest is not None else None
         return None if seconds is None else max(0.0, 1.0 - seconds / self.best.step_seconds)
+
+    @property
+    def token_cost_fraction(self) -> float | None:
+        """Return the share of the best plan's step that divided tokens would save, 0 if they save none."""
+        fastest = self.token_swapping.best if self.token_swapping is not None else None
+        return None if fastest is None else max(0.0, 1.0 - fastest.step_seconds / self.best.step_seconds)
 
     @property
     def days_to_train(self) -> float | None:

@@ -12,28 +12,28 @@ from profiles.estimate import Estimate, Source
 from profiles.hardware import Cluster
 from profiles.ops import HostCopy, HostPass
 
+SOCKETS_OF_A_NODE = 2
+"""Sockets of a node whose GPUs hang on PCIe, each with its own memory."""
 
-def _of_channels(*, sockets: int, channels: int, transfers_per_second: float, what: str) -> Constant:
-    """Return the bandwidth of memory channels, 8 bytes a transfer."""
-    rate = sockets * channels * transfers_per_second * 8
+
+def _of_channels(*, channels: int, transfers_per_second: float, what: str) -> Constant:
+    """Return the bandwidth of the memory channels of a node's sockets, 8 bytes a transfer."""
+    rate = SOCKETS_OF_A_NODE * channels * transfers_per_second * 8
     return Constant(value=rate, low=0.0, high=2 * rate, source=f"assumption: {what}", origin=Origin.ASSUMED)
 
 
 HOST_BYTES_PER_SECOND = {
     "pcie3": _of_channels(
-        sockets=2, channels=6, transfers_per_second=2.666e9, what="two Xeon Scalable sockets of 6 channels DDR4-2666"
+        channels=6, transfers_per_second=2.666e9, what="two Xeon Scalable sockets of 6 channels DDR4-2666"
     ),
-    "pcie4": _of_channels(
-        sockets=2, channels=8, transfers_per_second=3.2e9, what="two EPYC 7002 sockets of 8 channels DDR4-3200"
-    ),
+    "pcie4": _of_channels(channels=8, transfers_per_second=3.2e9, what="two EPYC 7002 sockets of 8 channels DDR4-3200"),
     "pcie5": _of_channels(
-        sockets=2,
         channels=8,
         transfers_per_second=4.8e9,
         what="two 4th generation Xeon Scalable sockets of 8 channels DDR5-4800",
     ),
     "pcie6": _of_channels(
-        sockets=2, channels=8, transfers_per_second=6.4e9, what="two Xeon 6700P sockets of 8 channels DDR5-6400"
+        channels=8, transfers_per_second=6.4e9, what="two Xeon 6700P sockets of 8 channels DDR5-6400"
     ),
 }
 """Memory bandwidth of a node by the link of its GPUs."""
@@ -103,6 +103,13 @@ def host_memory_rate(cluster: Cluster) -> tuple[float, str]:
         )
     rate = constant.value * HOST_MEMORY_FRACTION.value / sharers
     return rate, f"{constant.source}, shared by {sharers}; {HOST_MEMORY_FRACTION.source}"
+
+
+def sockets_of_node(cluster: Cluster) -> int:
+    """Return the sockets of a node, between which its GPUs and its memory's bandwidth are divided evenly."""
+    if cluster.device.host_link == "c2c":
+        return max(1, cluster.gpus_per_node // GPUS_OF_A_GRACE.get(cluster.device.architecture, 1))
+    return min(SOCKETS_OF_A_NODE, cluster.gpus_per_node)
 
 
 def host_pass(operation: HostPass, cluster: Cluster) -> Estimate:

@@ -44,6 +44,7 @@ EXAMPLES = (
     "shardwright plan spec.yaml --why-not tp=8,pp=2",
     "shardwright plan spec.yaml --objective fewest-nodes --set deadline_days=30",
     "shardwright plan spec.yaml --schedules",
+    "shardwright plan spec.yaml --token-swaps",
     "shardwright plan spec.yaml --profile measured",
 )
 
@@ -140,6 +141,14 @@ SchedulesOption = Annotated[
         " bidirectional, within memory): what the target costs. Takes some seconds.",
     ),
 ]
+TokenSwapsOption = Annotated[
+    bool,
+    typer.Option(
+        "--token-swaps",
+        help="Also price the best layouts with the tokens of their activations divided between the GPU, the host and"
+        " recomputation, as MEMO does, which no target can: what the target costs. Takes some seconds.",
+    ),
+]
 TimingsOption = Annotated[bool, typer.Option("--timings", help="Say on standard error where the time went.")]
 QuietOption = Annotated[
     bool,
@@ -161,6 +170,7 @@ def plan(
     pareto: ParetoOption = None,
     spare: SpareOption = None,
     schedules: SchedulesOption = False,
+    token_swaps: TokenSwapsOption = False,
     profile: ProfileOption = None,
     strict_data: StrictDataOption = False,
     calibration: CalibrationOption = None,
@@ -186,6 +196,7 @@ def plan(
     from planner.other_schedules import with_other_schedules
     from planner.plan_lock import LOCK_FILE
     from planner.schema.plan import plan_to_text
+    from planner.token_swapping import with_token_swapping
     from planner.verification.kit import KIT_FILES
 
     stopwatch = Stopwatch()
@@ -197,6 +208,7 @@ def plan(
             "--pareto": pareto,
             "--spare": spare,
             "--schedules": schedules or None,
+            "--token-swaps": token_swaps or None,
             "--calibration": calibration,
         }
         refuse(of_training, spec)
@@ -227,9 +239,13 @@ def plan(
             watch=watch,
         )
     stopwatch.lap("search")
-    if schedules:
-        found = with_other_schedules(found)
-        stopwatch.lap("other schedules")
+    for is_asked, asked, what in (
+        (schedules, with_other_schedules, "other schedules"),
+        (token_swaps, with_token_swapping, "token swaps"),
+    ):
+        if is_asked:
+            found = asked(found)
+            stopwatch.lap(what)
     answers = []
     for question, settings in questions.items():
         answers.append(answer(question, settings, on=found.cluster, spec=spec, overrides=set_ or (), options=options))

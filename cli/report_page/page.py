@@ -17,6 +17,7 @@ from cli.render_plan import (
     verdict,
 )
 from cli.render_schedules import schedule_sections
+from cli.render_tokens import token_sections
 from cli.report_page.frame import framed, tiles_element
 from cli.report_page.layouts_plot import Point, band_elements, pareto_elements
 from cli.report_page.markup import block_elements, element, folded, headed
@@ -106,7 +107,8 @@ def _sections(plan: Plan, evaluation: Evaluation | None) -> Iterator[ET.Element]
     if plan.plans:
         assert evaluation is not None, "a plan with a layout comes with its timeline"
         yield from _best_sections(plan, evaluation)
-    for number, (title, blocks) in enumerate((*choice_sections(plan), *schedule_sections(plan, every=True))):
+    beside = (*choice_sections(plan), *schedule_sections(plan, every=True), *token_sections(plan, every=True))
+    for number, (title, blocks) in enumerate(beside):
         yield headed(title, *block_elements(blocks), anchor=f"beside-{number}")
     yield headed("Search", *block_elements(search_blocks(plan.search)[2:]), anchor="search")
     if plan.plans:

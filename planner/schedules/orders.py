@@ -226,3 +226,26 @@ def peak_activation_bytes(
     signed = np.concatenate((bytes_per_chunk_RC.ravel(), -bytes_per_chunk_RC.ravel()), dtype=np.int64)
     held_RK = np.cumsum(signed[order.change_RK[asked]], axis=1)
     return tuple(held_RK.max(axis=1).tolist())
+
+
+def fullest_counts(order: OperationOrder, rank: int) -> tuple[tuple[int, ...], ...]:
+    """Return how many micro-batches of each chunk a rank holds at once, of every moment that no other one exceeds.
+
+    `peak_activation_bytes` is the most that any of them adds up to, whatever the chunks keep.
+    """
+    changes = np.zeros((2 * order.pp * order.vpp, order.vpp), dtype=np.int64)
+    own = np.arange(order.vpp)
+    changes[own + order.vpp * rank, own] = 1
+    changes[own + order.vpp * rank + order.pp * order.vpp, own] = -1
+    held_KC = np.unique(np.cumsum(changes[order.change_RK[rank]], axis=0), axis=0)
+    return tuple(
+        tuple(held.tolist())
+        for held in held_KC
+        if not ((held_KC >= held).all(axis=1) & (held_KC > held).any(axis=1)).any()
+    )
+
+
+def turns_at_once(order: OperationOrder, rank: int) -> bool:
+    """Return whether the backward pass of every micro-batch follows its forward pass on a rank."""
+    pairs = order.microbatch_RK[rank].reshape(-1, 2)
+    return bool(order.vpp == 1 and (pairs[:, 0] == pairs[:, 1]).all())

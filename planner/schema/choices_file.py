@@ -1,7 +1,7 @@
 """The pydantic mirror of what a plan file says beside its layouts.
 
 Which numbers of nodes were looked at, the front of memory and time, what is left when nodes are lost, how the layouts
-do where some operations are slower, and what other pipeline schedules would make of them.
+do where some operations are slower, and what other pipeline schedules and divided tokens would make of them.
 """
 
 from dataclasses import fields
@@ -22,6 +22,8 @@ from planner.choices import (
     Robustness,
     SlowCase,
     Spare,
+    SwappedTokens,
+    TokenSwapping,
 )
 from planner.plan import OtherSchedules, PricedSchedule
 from planner.schema.layout_file import LayoutFile
@@ -239,6 +241,18 @@ class RobustFile(Strict):
             least_loss=self.least_loss,
             uneven_least_loss=self.uneven_least_loss,
         )
+
+
+class TokenSwapsFile(Strict):
+    """What dividing the tokens of activations would make of the plans."""
+
+    priced: tuple[SwappedTokens, ...]
+    left_out: dict[str, str]
+    assumptions: tuple[str, ...]
+
+    def to_swapping(self) -> TokenSwapping:
+        """Return it."""
+        return TokenSwapping(**dict(self))
 
 
 class SchedulesFile(Strict):

@@ -7,8 +7,9 @@ what only nodes that differ have (`node_order`, `on_nodes`, `unequal`) is there 
 the busiest rank gets over the mean in each layer with experts, where the routing was given. What follows from other
 keys (`cp_kind`, `edp`, `band`, `could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`, `expert_loads`) is
 there for readers, and must agree when the file is read back. What is asked for beside a plan (`node_choice`, `pareto`,
-`spare`, `schedules`, `robust`) is there where it was asked for. Files of versions that knew no `certainty` and no
-`joules_to_train` are read too. A file holds its inputs in full, so it is enough to emit, explain and check the plan.
+`spare`, `schedules`, `token_swaps`, `robust`) is there where it was asked for. Files of versions that knew no
+`certainty` and no `joules_to_train` are read too. A file holds its inputs in full, so it is enough to emit, explain and
+check the plan.
 
     plan_from_document(parse_document(plan_to_text(plan), file="plan.json")) == plan
 
@@ -176,6 +177,7 @@ def plan_to_json(plan: Plan) -> dict[str, Data]:
         **({} if plan.front is None else {"pareto": _front(plan.front)}),
         **({} if plan.spare is None else {"spare": _spare(plan.spare)}),
         **({} if plan.schedules is None else {"schedules": as_json(plan.schedules)}),
+        **({} if plan.token_swapping is None else {"token_swaps": as_json(plan.token_swapping)}),
         **({} if plan.robustness is None else {"robust": _robustness(plan.robustness)}),
         "inputs": {
             "model": as_json(plan.model),

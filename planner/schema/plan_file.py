@@ -14,6 +14,7 @@ from planner.schema.choices_file import (
     RobustFile,
     SchedulesFile,
     SpareFile,
+    TokenSwapsFile,
 )
 from planner.schema.field_types import DIMENSIONS
 from planner.schema.layout_file import CertaintyFile, PlannedLayoutFile
@@ -105,6 +106,7 @@ class PlanFile(Strict):
     pareto: FrontFile | None = None
     spare: SpareFile | None = None
     schedules: SchedulesFile | None = None
+    token_swaps: TokenSwapsFile | None = None
     robust: RobustFile | None = None
     inputs: InputsFile
 
@@ -116,6 +118,17 @@ class PlanFile(Strict):
                     f"`schedules` prices layout {entry.index}, but the file holds {len(self.plans)} plans.",
                     "Plan again; a plan file is not edited by hand.",
                     field="schedules",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _token_swaps_are_of_its_layouts(self) -> "PlanFile":
+        for entry in self.token_swaps.priced if self.token_swaps is not None else ():
+            if not 0 <= entry.index < len(self.plans):
+                raise complaint(
+                    f"`token_swaps` prices layout {entry.index}, but the file holds {len(self.plans)} plans.",
+                    "Plan again; a plan file is not edited by hand.",
+                    field="token_swaps",
                 )
         return self
 
@@ -212,5 +225,6 @@ class PlanFile(Strict):
             front=self.pareto.to_front() if self.pareto else None,
             spare=self.spare.to_spare() if self.spare else None,
             schedules=self.schedules.to_schedules() if self.schedules else None,
+            token_swapping=self.token_swaps.to_swapping() if self.token_swaps else None,
             robustness=self.robust.to_robustness() if self.robust else None,
         )

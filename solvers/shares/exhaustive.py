@@ -1,6 +1,6 @@
 """The oracle of shares: every division of things into whole units. For a handful of options."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from math import comb, prod
 
@@ -14,6 +14,17 @@ NAME = "exhaustive"
 
 def solve(problem: SharesProblem, limits: SharesLimits) -> Shares:
     """Return the best of all divisions; of equals the first.
+
+    Raises:
+        SolverError: There are more divisions than the limit allows, or a thing takes any share.
+    """
+    return best_of_all(problem, limits, problem.objective)
+
+
+def best_of_all(
+    problem: SharesProblem, limits: SharesLimits, objective: Callable[[tuple[float, ...]], float]
+) -> Shares:
+    """Return the best of all divisions that a problem allows, by any objective; of equals the first.
 
     Raises:
         SolverError: There are more divisions than the limit allows, or a thing takes any share.
@@ -42,7 +53,7 @@ def solve(problem: SharesProblem, limits: SharesLimits) -> Shares:
         shares = tuple(share_O)
         if broken_constraints(problem, shares):
             continue
-        value = problem.objective(shares)
+        value = objective(shares)
         if best is None or value < best[0]:
             best = value, shares
     if best is None:

@@ -9,7 +9,7 @@ Variables
     t[p]     seconds of phase p                                                      >= 0
 
 Objective
-    minimise  sum over p of weight[p] t[p]                                           _model
+    minimise  sum over p of weight[p] t[p]                                           programme_of
 
 Constraints, in the numbers of `solvers.shares.check`
     (1, 2)  sum over the options of a thing of n[o] = units, or 1                    _whole_rows
@@ -22,6 +22,7 @@ behind the solver; where that breaks a room, the other shares are solved for aga
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from solvers.errors import SolverError
 from solvers.mip import Answer, Column, LinearModel, Row
@@ -33,8 +34,23 @@ from solvers.solution import OPTIMALITY_TOLERANCE, Status
 Backend = Callable[[LinearModel, Limits], Answer]
 
 _ROOM = 10_000.0
-_WORK = 1_000.0
+WORK = 1_000.0
 """Size of rooms and of the objective after scaling: far above the solvers' tolerances (1e-9 to 1e-6)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programme:
+    """A programme whose first columns are the options of a problem.
+
+    Args:
+        model: Its rows and columns.
+        unit: Seconds that 1 of its objective stands for.
+        objective: What shares are worth in seconds, from the problem itself.
+    """
+
+    model: LinearModel
+    unit: float
+    objective: Callable[[tuple[float, ...]], float]
 
 
 def solve_with(backend: Backend, problem: SharesProblem, limits: SharesLimits, *, solver: str) -> Shares:
@@ -49,9 +65,27 @@ def solve_with(backend: Backend, problem: SharesProblem, limits: SharesLimits, *
     Raises:
         SolverError: It stopped with nothing.
     """
+    return solve_programme(backend, programme_of(problem), problem, limits, solver=solver)
+
+
+def solve_programme(
+    backend: Backend, programme: Programme, problem: SharesProblem, limits: SharesLimits, *, solver: str
+) -> Shares:
+    """Return the best shares of a problem under an objective of a programme's own.
+
+    Args:
+        backend: The solver.
+        programme: The problem's rows and columns, and what it minimises.
+        problem: The problem, whose shares and rooms must hold.
+        limits: How far it may go.
+        solver: What the answer calls it.
+
+    Raises:
+        SolverError: It stopped with nothing.
+    """
     if any(room.fixed > room.capacity for room in problem.rooms):
         return Shares(solver=solver, status=Status.INFEASIBLE)
-    model, unit = _model(problem)
+    model, unit = programme.model, programme.unit
     answer = backend(model, Limits(max_nodes=limits.max_nodes))
     if answer.status is Status.INFEASIBLE:
         return Shares(solver=solver, status=Status.INFEASIBLE)
@@ -65,7 +99,7 @@ def solve_with(backend: Backend, problem: SharesProblem, limits: SharesLimits, *
         raise SolverError(
             solver=solver, status=f"shares that break {broken[0]}", limit=f"max_nodes = {limits.max_nodes}"
         )
-    objective = problem.objective(share_O)
+    objective = programme.objective(share_O)
     bound = objective if answer.bound is None else min(max(answer.bound, 0.0) * unit, objective)
     close = objective - bound <= OPTIMALITY_TOLERANCE * objective
     return Shares(
@@ -93,8 +127,8 @@ def _shares(problem: SharesProblem, answer: Answer) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _model(problem: SharesProblem) -> tuple[LinearModel, float]:
-    """Return the programme, and the seconds that 1 of its objective stands for."""
+def programme_of(problem: SharesProblem) -> Programme:
+    """Return the programme of a problem: its options, then its phases in seconds."""
     unit = sum(
         weight
         * max(
@@ -103,7 +137,7 @@ def _model(problem: SharesProblem) -> tuple[LinearModel, float]:
         )
         for phase, weight in enumerate(problem.weight_P)
     )
-    unit = unit / _WORK or 1.0
+    unit = unit / WORK or 1.0
     columns = [
         Column(name=f"n_{option}", upper=float(problem.units_T[thing] or 1), is_integer=problem.units_T[thing] > 0)
         for option, thing in enumerate(problem.thing_O)
@@ -113,7 +147,7 @@ def _model(problem: SharesProblem) -> tuple[LinearModel, float]:
         for phase, weight in enumerate(problem.weight_P)
     ]
     rows = (*_whole_rows(problem), *_room_rows(problem), *_chain_rows(problem))
-    return LinearModel(columns=tuple(columns), rows=rows), unit
+    return Programme(model=LinearModel(columns=tuple(columns), rows=rows), unit=unit, objective=problem.objective)
 
 
 def _whole_rows(problem: SharesProblem) -> list[Row]:
@@ -124,7 +158,8 @@ def _whole_rows(problem: SharesProblem) -> list[Row]:
     return rows
 
 
-def _terms(problem: SharesProblem, number_O: tuple[float, ...], unit: float) -> tuple[tuple[int, float], ...]:
+def scaled_terms(problem: SharesProblem, number_O: tuple[float, ...], unit: float) -> tuple[tuple[int, float], ...]:
+    """Return what the columns of options add up to, in units, where whole things would add these numbers."""
     return tuple(
         (option, number / (problem.units_T[problem.thing_O[option]] or 1) / unit)
         for option, number in enumerate(number_O)
@@ -136,7 +171,7 @@ def _room_rows(problem: SharesProblem) -> list[Row]:
     rows = []
     for index, room in enumerate(problem.rooms):
         unit = room.capacity / _ROOM or 1.0
-        terms = _terms(problem, room.use_O, unit)
+        terms = scaled_terms(problem, room.use_O, unit)
         if terms:
             rows.append(Row(name=f"room_{index}", terms=terms, upper=(room.capacity - room.fixed) / unit))
     return rows
@@ -145,12 +180,12 @@ def _room_rows(problem: SharesProblem) -> list[Row]:
 def _chain_rows(problem: SharesProblem) -> list[Row]:
     rows = []
     for index, chain in enumerate(problem.chains):
-        unit = (chain.fixed_seconds + max(chain.seconds_O)) / _WORK or 1.0
+        unit = (chain.fixed_seconds + max(chain.seconds_O)) / WORK or 1.0
         phase = problem.num_options + chain.phase
         rows.append(
             Row(
                 name=f"chain_{index}",
-                terms=(*_terms(problem, chain.seconds_O, unit), (phase, -1.0 / unit)),
+                terms=(*scaled_terms(problem, chain.seconds_O, unit), (phase, -1.0 / unit)),
                 upper=-chain.fixed_seconds / unit,
             )
         )

@@ -109,6 +109,7 @@ def test_nothing_is_written_where_no_plan_keeps_the_targets(spec: Path, tmp_path
         (["--why-not", "tp=8"], "--why-not asks of training plans, and this spec is of servers."),
         (["--calibration", "found.json"], "--calibration asks of training plans, and this spec is of servers."),
         (["--schedules"], "--schedules asks of training plans, and this spec is of servers."),
+        (["--token-swaps"], "--token-swaps asks of training plans, and this spec is of servers."),
         (["--objective", "step-time"], '`objective` = "step-time" is not a known value.'),
         (["--target", "megatron"], '`target` = "megatron" is not a known value.'),
     ],
