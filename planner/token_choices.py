@@ -23,7 +23,7 @@ from planner.activation_offload import BESIDE_VALUE, VALUE
 from planner.graph import CoreAttention, ExpertLinear, Linear, StateScan
 from planner.pricing import launches_seconds, steps_seconds
 from planner.shard import RankLayer
-from planner.steps import Step
+from planner.step import Step
 from profiles.estimate import CostModel
 from profiles.ops import HostCopy, HostPass
 
