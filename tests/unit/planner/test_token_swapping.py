@@ -30,7 +30,9 @@ from planner.token_swapping import (
     with_token_swapping,
 )
 from planner.workload import AttentionKernel
+from profiles.catalogue import load_preset
 from profiles.hardware import Cluster
+from profiles.host import sockets_of_node
 from profiles.planned import cost_model_on
 from solvers.paced.check import broken_answer
 from solvers.solution import OPTIMALITY_TOLERANCE
@@ -217,6 +219,13 @@ def test_gpus_of_one_pipeline_rank_share_their_socket_slot_by_slot() -> None:
     assert first.seconds_O == pytest.approx(
         tuple(2 * 2 * 8 * 4.0 / 4 * part for _ in (0, 1) for part in (0.0, 1.0, 0.1, 0.0)) + (0.0,) * 8
     )
+
+
+@pytest.mark.parametrize(("preset", "gpus", "sockets"), [("dgx-h100", 8, 2), ("alps", 4, 4), ("gb200-nvl72", 4, 2)])
+def test_gpus_have_as_many_sockets_as_their_hosts(preset: str, gpus: int, sockets: int) -> None:
+    cluster = load_preset(preset).to_cluster()
+    assert (cluster.gpus_per_node, sockets_of_node(cluster)) == (gpus, sockets)
+    assert sockets_of_node(replace(cluster, gpus_per_node=1)) == 1
 
 
 def test_why_tokens_are_not_divided() -> None:
