@@ -21,7 +21,7 @@ ORDER_NOTE = (
     f"Experts: {MEGATRON_FILE} beside this script says which expert of the checkpoint that was counted stands at each",
     "position of each layer. Rewrite the checkpoint so before it is loaded: the experts' weights, the rows of the",
     "router's weight and biases, and optimizer states alike; the model stays the same. Loaded as it is, the checkpoint",
-    "trains slower than planned and may not fit. A run from random weights has no such order: see `reorder` in the spec.",
+    "trains slower than planned and may not fit. Weights that start at random have no order: say reorder: false.",
 )
 
 

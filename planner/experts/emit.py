@@ -109,7 +109,7 @@ def read_order(text: str, *, file: str, num_layers: int, num_experts: int, num_g
         )
     for layer, row in enumerate(rows):
         is_row = isinstance(row, list) and all(type(expert) is int for expert in row)
-        error = order_error(tuple(row), num_experts=num_experts, num_groups=num_groups) if is_row else "is no list"
+        error = order_error(tuple(row), num_experts=num_experts, num_groups=num_groups) if is_row else "is no list of whole numbers"
         if error:
             raise InputError(
                 f"Layer {layer} {error}.",

@@ -9,8 +9,9 @@ what no order of the experts has less than, where orders were looked for, and `e
 `experts_in_order`, loads, step time and peak memory without the order, where experts are reordered. What follows from
 other keys (`cp_kind`, `edp`, `band`, `could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`, the three of
 loads) is there for readers, and must agree when the file is read back. What is asked for beside a plan (`node_choice`,
-`pareto`, `spare`, `schedules`, `robust`) is there where it was asked for. Files of versions that knew no `certainty` and
-no `joules_to_train` are read too. A file holds its inputs in full, so it is enough to emit, explain and check the plan.
+`pareto`, `spare`, `schedules`, `robust`) is there where it was asked for. Files of versions that knew no `certainty`
+and no `joules_to_train` are read too. A file holds its inputs in full, so it is enough to emit, explain and check the
+plan.
 
     plan_from_document(parse_document(plan_to_text(plan), file="plan.json")) == plan
 
