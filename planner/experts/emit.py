@@ -1,9 +1,10 @@
 """A placement in the words of serving engines and of Megatron-LM: file names to text.
 
-SGLang (python/sglang/srt/eplb/expert_location.py, compute_initial_expert_location_metadata and init_by_mapping) reads
+SGLang 0.5.23 (sglang/srt/eplb/expert_location.py, compute_initial_expert_location_metadata and init_by_mapping) reads
 the expert on every slot of every layer of the model from `--init-expert-location FILE.json`, an object with
 `physical_to_logical_map` and nothing else; slots of one rank are neighbours, and `--ep-num-redundant-experts` says how
-many there are beside the experts. Layers without experts have rows too.
+many there are beside the experts. Layers without experts have rows too. Its code takes what is written here
+(`tests/frameworks/test_sglang.py`); where tokens are sent to ranks, a copy on their own GPU or node is taken first.
 
 vLLM 0.32.0 (vllm/config/parallel.py, EPLBConfig) takes no placement: its balancer places the copies itself, by loads of
 the last `window_size` steps, every `step_interval` steps. What it is told is how many copies there are.
@@ -109,10 +110,12 @@ def read_order(text: str, *, file: str, num_layers: int, num_experts: int, num_g
         )
     for layer, row in enumerate(rows):
         is_row = isinstance(row, list) and all(type(expert) is int for expert in row)
-        error = order_error(tuple(row), num_experts=num_experts, num_groups=num_groups) if is_row else "is no list of whole numbers"
-        if error:
+        wrong = "is no list of whole numbers"
+        if is_row:
+            wrong = order_error(tuple(row), num_experts=num_experts, num_groups=num_groups)
+        if wrong:
             raise InputError(
-                f"Layer {layer} {error}.",
+                f"Layer {layer} {wrong}.",
                 location=Location(file=file, path=f"{ORDER}[{layer}]"),
                 hint="Plan again; the file is not edited by hand.",
             )

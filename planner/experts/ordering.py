@@ -100,4 +100,5 @@ def _tidy(item_LBS: Ints) -> Ints:
 
 def _rounded_down(factor: float) -> float:
     """Return a load factor that is not above this one, with as many decimals as loads have."""
-    return math.floor(factor * 10**DIGITS) / 10**DIGITS
+    ticks = 10.0**DIGITS
+    return math.floor(factor * ticks) / ticks

@@ -73,7 +73,7 @@ def test_no_layout_under_any_order_is_better_than_the_plan(seed: int, quarters: 
     drawn = np.random.default_rng(seed).integers(0, 30, (2, 4)).tolist()
     counts = tuple(",".join(map(str, row)) for row in drawn)
     natural = Routing(source="made up", layers=(0, 1), counts=counts)
-    layouts = []
+    layouts: list[tuple[int, int, float]] = []
     for rows in product(PAIRS, repeat=2):
         order = ExpertOrder(ep=2, rows=rows, least_L=(1.0, 1.0))
         run = run_of(replace(natural, orders=(order,)))
