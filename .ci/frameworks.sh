@@ -27,5 +27,6 @@ install deepspeed .ci/frameworks/deepspeed-torch.txt .ci/frameworks/deepspeed.tx
 install vllm .ci/frameworks/vllm-torch.txt -c .ci/frameworks/vllm-constraints.txt .ci/frameworks/vllm.txt
 # vLLM asks for them, but needs none; they load libraries of the system that need not be there.
 .frameworks/vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec 2> /dev/null
+install sglang .ci/frameworks/sglang.txt --no-deps .ci/frameworks/sglang-package.txt
 # A killed run leaves its lock beside the operator that it was building; nothing builds now.
 find .frameworks -path '*/extensions/*' -name lock -delete

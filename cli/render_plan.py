@@ -200,6 +200,7 @@ def layout_facts(plan: Plan, planned: PlannedLayout, *, searched: bool = True) -
     if plan.model.has_experts:
         facts.append(("routed experts", experts_in_words(planned.layout, plan.request.workload)))
     facts += [
+        *_expert_order(planned),
         *_on_nodes(plan, planned),
         ("overlapped", overlap_in_words(planned.layout.overlap)),
         ("step time", f"{milliseconds(planned.step_seconds)}{check}"),
@@ -218,6 +219,19 @@ def layout_facts(plan: Plan, planned: PlannedLayout, *, searched: bool = True) -
     if planned is plan.best:
         facts += _whole_run(plan)
     return (Line(f"  {layout_in_words(planned.layout)}"), Facts(pairs=tuple(facts)))
+
+
+def _expert_order(planned: PlannedLayout) -> list[tuple[str, str]]:
+    """Return what writing the checkpoint's experts in another order gains; nothing where they stay."""
+    before = planned.experts_in_order
+    if before is None:
+        return []
+    change = signed_percent(planned.reevaluated_step_seconds / before.step_seconds - 1.0)
+    saved = before.peak_memory_bytes - planned.peak_memory_bytes
+    memory = f", {gib(saved)} less at the peak" if saved > 0 else ""
+    return [
+        ("expert order", f"{change} step time{memory}: {milliseconds(before.step_seconds)} in the checkpoint's order")
+    ]
 
 
 def _on_nodes(plan: Plan, planned: PlannedLayout) -> list[tuple[str, str]]:

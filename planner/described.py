@@ -10,7 +10,7 @@ from planner.layers import build_graph
 from planner.layout import Layout
 from planner.node_costs import node_order_of, pipeline_rank_limits
 from planner.placement import PlacedModel, place
-from planner.plan import HostMemory, OnNodes, Plan, PlannedLayout
+from planner.plan import ExpertsInOrder, HostMemory, OnNodes, Plan, PlannedLayout
 from planner.profile_remarks import profile_remarks
 from planner.report import heaviest_rank, memory_by_rank
 from planner.request import PlanRequest
@@ -130,6 +130,22 @@ def planned_layout(  # noqa: PLR0913 - each is a different fact of the report
             if cluster.profile is None
             else {source.value: fraction for source, fraction in evaluation.source_fractions.items()}
         ),
+        experts_in_order=_experts_in_order(placed, cost_model, graph=graph, limits_R=limits_R),
+    )
+
+
+def _experts_in_order(
+    placed: PlacedModel, cost_model: CostModel, *, graph: ModelGraph, limits_R: int | tuple[int, ...]
+) -> ExpertsInOrder | None:
+    """Return what the layout would be with experts in the checkpoint's order; None where they are."""
+    routing = placed.workload.routing
+    if routing is None or not routing.reorders(placed.layout.ep):
+        return None
+    workload = replace(placed.workload, routing=routing.in_order)
+    before = evaluate(place(placed.model, graph, placed.layout, workload, placed.capabilities), cost_model)
+    return ExpertsInOrder(
+        step_seconds=before.step_seconds,
+        peak_memory_bytes=heaviest_rank(memory_by_rank(before.memory, limit_bytes=limits_R)).peak_bytes,
     )
 
 

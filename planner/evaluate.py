@@ -72,6 +72,12 @@ COUNTED_ROUTING = (
     " on average over the layers, which times are of, and {worst:.3f} in layer {layer}, which memory is of in every"
     " layer; its experts share it evenly, and every micro-batch is routed alike"
 )
+REORDERED_ROUTING = (
+    "routing: {source}; the experts of each layer stand in another order, so that its busiest of {ranks} ranks gets"
+    " {mean:.3f} times the mean load on average over the layers, which times are of, and {worst:.3f} in layer {layer},"
+    " which memory is of in every layer; its experts share it evenly, and every micro-batch is routed alike. The run"
+    " starts from the checkpoint that was counted, written in that order, and is routed as the counts say"
+)
 REROUTED = (
     "routing: {source}; least-loaded rerouting (arXiv 2601.17111) leaves every rank the mean load, and results as they"
     " are. Of a layer some rank sends or gets the weights of {mean:.1f} experts on average, {worst} at most, in 16 bit,"
@@ -690,7 +696,8 @@ def _routing_assumptions(layout: Layout, workload: TrainWorkload) -> Iterator[st
     elif layout.ep == 1 and routing.capacity_factor is None:
         yield EVEN_ROUTING
     else:
-        yield COUNTED_ROUTING.format(
+        text = REORDERED_ROUTING if routing.reorders(layout.ep) else COUNTED_ROUTING
+        yield text.format(
             source=routing.source, mean=loads.mean, worst=loads.worst, layer=loads.worst_layer, ranks=layout.ep
         )
     if routing.capacity_factor is not None:

@@ -13,6 +13,8 @@ from typing import TypeVar
 from planner.contradictions import contradictions
 from planner.documents import Document, Node, Override, load_document, option_override, parse_override
 from planner.errors import CombinedInputError, InputError
+from planner.experts.of_model import limiting_groups
+from planner.experts.ordering import reordered
 from planner.request import PlanRequest
 from planner.schema.model import read_model
 from planner.schema.routing_file import ROUTING, RoutingFile, read_routing
@@ -149,6 +151,8 @@ def _read(document: Document, *, base: Path) -> tuple[Inputs, tuple[InputError, 
     if described is not None and described.data() is not None:
         file = RoutingFile.model_validate(described.data())
         routing = read_routing(file, model=model, document=document, base=base)
+        if file.reorders:
+            routing = reordered(routing, num_groups=limiting_groups(model))
         request = replace(request, workload=replace(request.workload, routing=routing))
     inputs = Inputs(model=model, cluster=cluster, request=request)
     return inputs, tuple(contradictions(model, cluster, request, document))

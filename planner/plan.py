@@ -118,6 +118,19 @@ class OnNodes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsInOrder:
+    """What a layout would be with routed experts in the checkpoint's order, by the independent evaluator.
+
+    Args:
+        step_seconds: Time of one optimizer step.
+        peak_memory_bytes: Largest phase of the heaviest rank.
+    """
+
+    step_seconds: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedLayout:
     """One layout with its price.
 
@@ -139,6 +152,7 @@ class PlannedLayout:
         drive_memory: What lies on the drives of a node, of the node with most; None likewise.
         source_fractions: What part of the busiest rank's own time is measured, interpolated and so on, best source
             first; None where the cluster was not measured.
+        experts_in_order: What it would be without experts reordered; None where none are.
     """
 
     layout: Layout
@@ -156,6 +170,7 @@ class PlannedLayout:
     drive_memory: HostMemory | None = None
     on_nodes: OnNodes | None = None
     source_fractions: Mapping[str, float] | None = None
+    experts_in_order: ExpertsInOrder | None = None
 
     @property
     def rank_limits(self) -> "int | tuple[int, ...]":

@@ -297,12 +297,16 @@ def experts_in_words(layout: Layout, workload: TrainWorkload) -> str:
 
 def loads_in_words(routing: Routing, ep: int) -> str:
     """Return "1.43, 1.90 in layer 17 (counts.json)"."""
-    loads = routing.loads(ep)
+    loads, least = routing.loads(ep), routing.least_loads(ep)
     if routing.reroutes:
         return (
             f"1.00 by least-loaded rerouting, {fmean(routing.moved_L(ep)):.1f} experts sent a layer ({routing.source})"
         )
-    return f"{loads.mean:.2f}, {loads.worst:.2f} in layer {loads.worst_layer} ({routing.source})"
+    said = f"{loads.mean:.2f}, {loads.worst:.2f} in layer {loads.worst_layer} ({routing.source})"
+    if routing.reorders(ep):
+        before = routing.in_order.loads(ep)
+        said += f", experts reordered; {before.mean:.2f} and {before.worst:.2f} in their order"
+    return said if least is None else f"{said}, at least {least.mean:.2f} in any order"
 
 
 def dropped_in_words(routing: Routing) -> str:

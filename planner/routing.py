@@ -1,7 +1,8 @@
 """How unevenly tokens visit routed experts, and what that makes of the ranks that the experts are spread over.
 
-A `Routing` holds the tokens that chose each expert of each layer. Rank r of ep ranks has the experts
-r E / ep to (r + 1) E / ep - 1, as Megatron-LM places them. Of a layer with counts t[e]
+A `Routing` holds the tokens that chose each expert of each layer. Rank r of ep ranks has the experts at the positions
+r E / ep to (r + 1) E / ep - 1, as Megatron-LM places them: the experts of these numbers, or where the checkpoint is
+written in another order for ep ranks (`planner.expert_orders`), those that it has there. Of a layer with counts t[e]
 
     load[r] = sum over the rank's experts of min(t[e], c T / E) / (T / ep),   T = sum of t,   load factor = max of load
 
@@ -19,10 +20,12 @@ All ranks wait for the busiest in each layer, so time takes the mean of the load
 keeps may be of any layer, so memory takes the worst of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import fsum
 from statistics import fmean
+
+from planner.expert_orders import ExpertOrder, check_orders
 
 DIGITS = 6
 """Decimals of a load factor: far below what counts of a sample say."""
@@ -41,6 +44,8 @@ class Routing:
         capacity_factor: Tokens of an expert over the mean of all, beyond which tokens are dropped; None drops none.
         pads_to_capacity: Every expert's input is padded to its capacity.
         reroutes: What ranks have beyond the mean goes to others, with the weights of its experts.
+        orders: For some degrees of expert parallelism, in which order the experts are written; at others they stand in
+            theirs. None where no other order was looked for.
     """
 
     source: str
@@ -49,6 +54,7 @@ class Routing:
     capacity_factor: float | None = None
     pads_to_capacity: bool = False
     reroutes: bool = False
+    orders: tuple[ExpertOrder, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check that these are counts."""
@@ -65,6 +71,10 @@ class Routing:
             raise ValueError("a capacity factor is above 0")
         if self.reroutes and self.capacity_factor is not None:
             raise ValueError("tokens beyond a capacity are dropped or rerouted, not both")
+        if self.orders is not None:
+            if self.is_even_anyway:
+                raise ValueError("experts are not reordered where every rank gets the same in any order")
+            check_orders(self.orders, num_layers=len(self.layers), num_experts=self.num_experts)
 
     @property
     def num_experts(self) -> int:
@@ -76,9 +86,38 @@ class Routing:
         """Return the tokens that chose each expert of each counted layer."""
         return _tokens_LE(self.counts)
 
+    @property
+    def kept_LE(self) -> tuple[tuple[float, ...], ...]:
+        """Return the tokens that each expert of each counted layer takes, those beyond its capacity left out."""
+        return _kept_LE(self)
+
+    @property
+    def is_even_anyway(self) -> bool:
+        """Return whether every rank gets the same, whichever experts it has: they are padded, or tokens rerouted."""
+        return self.pads_to_capacity or self.reroutes
+
     def loads(self, ep: int) -> "RankLoads":
         """Return the load factor of each counted layer with the experts spread over `ep` ranks."""
         return _loads(self, ep)
+
+    def order(self, ep: int) -> ExpertOrder | None:
+        """Return the order of the experts for `ep` ranks; None where none was looked for."""
+        return next((order for order in self.orders or () if order.ep == ep), None)
+
+    def reorders(self, ep: int) -> bool:
+        """Return whether some layer's experts are written in another order for `ep` ranks."""
+        order = self.order(ep)
+        return order is not None and order.reorders
+
+    def least_loads(self, ep: int) -> "RankLoads | None":
+        """Return what no order of the experts has less than on `ep` ranks; None where no order was looked for."""
+        order = self.order(ep)
+        return None if order is None else RankLoads(layers=self.layers, factor_L=order.least_L)
+
+    @property
+    def in_order(self) -> "Routing":
+        """Return the same of experts in their own order."""
+        return replace(self, orders=None)
 
     def moved_L(self, ep: int) -> tuple[int, ...]:
         """Return of each counted layer how many experts' weights some rank sends or gets, at most."""
@@ -133,9 +172,16 @@ def _loads(routing: Routing, ep: int) -> RankLoads:
         factors = (1.0,) * len(routing.layers)
     else:
         of_rank = -(-experts // ep)
+        order = routing.order(ep)
+        kept_LE = _kept_LE(routing)
+        if order is not None:
+            kept_LE = tuple(
+                tuple(kept[expert] for expert in order_E)
+                for kept, order_E in zip(kept_LE, order.order_LE(experts), strict=True)
+            )
         factors = tuple(
             max(fsum(kept[first : first + of_rank]) for first in range(0, experts, of_rank)) * ep / sum(row)
-            for row, kept in zip(routing.tokens_LE, _kept_LE(routing), strict=True)
+            for row, kept in zip(routing.tokens_LE, kept_LE, strict=True)
         )
     return RankLoads(layers=routing.layers, factor_L=tuple(round(factor, DIGITS) for factor in factors))
 

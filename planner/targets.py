@@ -13,11 +13,13 @@ from planner.emit.deepspeed_limits import TARGET as DEEPSPEED_TITLE
 from planner.emit.deepspeed_limits import require_layout as require_deepspeed_layout
 from planner.emit.deepspeed_limits import require_model as require_deepspeed_model
 from planner.emit.deepspeed_limits import require_workload as require_deepspeed_workload
+from planner.emit.megatron_expert_order import names_order
 from planner.emit.megatron_limits import TARGET as MEGATRON_TITLE
 from planner.emit.megatron_limits import require_model as require_megatron_model
 from planner.emit.megatron_limits import require_workload as require_megatron_workload
 from planner.emit.megatron_position_limits import written_model
 from planner.errors import NotExpressibleError
+from planner.experts.emit import MEGATRON_FILE
 from planner.layout import Layout
 from planner.plan import Plan
 from planner.readers.deepspeed import layout_of_files
@@ -76,8 +78,10 @@ class Megatron:
             megatron.require_expressible(model, workload, layout, cluster)
 
     def launch_file_names(self, workload: TrainWorkload, cluster: Cluster) -> tuple[str, ...]:  # noqa: ARG002 - of the protocol
-        """Return the names of both scripts, and of the adapter program if it is needed."""
-        scripts = (megatron.LAUNCH_SCRIPT, megatron.BATCH_SCRIPT)
+        """Return the names of both scripts, of the order of experts if there may be one, and of the adapter program."""
+        scripts: tuple[str, ...] = (megatron.LAUNCH_SCRIPT, megatron.BATCH_SCRIPT)
+        if names_order(workload):
+            scripts = (*scripts, MEGATRON_FILE)
         return scripts if workload.lora is None else (*scripts, megatron.LORA_PROGRAM)
 
     def emit(self, plan: Plan, index: int) -> Mapping[str, str]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from planner.capabilities import CAPABILITIES, Capabilities
+from planner.expert_orders import order_error
+from planner.experts.of_model import limiting_groups
 from planner.graph import Axis, CoreAttention, ExpertLinear, Linear, ModelGraph, Module, Parallel
 from planner.layers import build_graph
 from planner.layout import REPLICAS_OUTERMOST, STAGES_OUTERMOST, ContextKind, Granularity, Layout, Schedule
@@ -54,6 +56,7 @@ def violations(
     return (
         *layout_violations(planned.layout, model, graph, cluster, request),
         *_unequal_nodes(planned, cluster, request),
+        *_expert_order(planned, model, request),
         *_price(planned),
     )
 
@@ -479,6 +482,21 @@ def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
     wanted = constraints.sequence_parallel
     if wanted is not None and layout.tp > 1 and layout.sequence_parallel is not wanted:
         yield Violation(rule="constraints", message=f"sequence_parallel must be {wanted}")
+
+
+def _expert_order(planned: PlannedLayout, model: ModelSpec, request: PlanRequest) -> Iterator[Violation]:
+    routing, ep = request.workload.routing, planned.layout.ep
+    order = None if routing is None else routing.order(ep)
+    if routing is None or order is None:
+        return
+    for layer, order_E in zip(routing.layers, order.order_LE(routing.num_experts), strict=True):
+        error = order_error(order_E, num_experts=routing.num_experts, num_groups=limiting_groups(model))
+        if error:
+            yield Violation(rule="expert-order", message=f"the order of the experts of layer {layer} {error}")
+    loads, least = routing.loads(ep).factor_L, order.least_L
+    for layer, load, bound in zip(routing.layers, loads, least, strict=True):
+        if load < bound:
+            yield Violation(rule="expert-order", message=f"layer {layer} has a load of {load}, below {bound} at least")
 
 
 def _price(planned: PlannedLayout) -> Iterator[Violation]:

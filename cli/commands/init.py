@@ -46,7 +46,8 @@ workload:
   # documents: {{packing: packed, distribution: lognormal, mean: 1200, sigma: 1.1}}
   # With routed experts: the tokens of the busiest rank over the mean of all ranks.
   # routing_skew: 1.2
-  # Or which experts tokens choose: a file of counts, zipf:1.0, lognormal:0.5 or uniform.
+  # Or which experts tokens choose: a file of counts, zipf:1.0, lognormal:0.5 or uniform. Counts of the checkpoint that
+  # the run starts from also say in which order its experts are best written; reorder: false leaves them as they are.
   # routing: {{histogram: counts.json}}
 
 # Pin or bound what the search may choose: tp, cp (cp_kind), pp, vpp, dp, ep, etp, zero_stage, micro_batch_size,

@@ -12,6 +12,7 @@ from importlib.resources import files
 
 from planner.emit.host_threads import thread_lines
 from planner.emit.megatron_arguments import argument_groups
+from planner.emit.megatron_expert_order import order_files, order_note
 from planner.emit.megatron_limits import require_layout, require_model, require_workload
 from planner.emit.megatron_parts import Form, Parts, parts_of
 from planner.emit.megatron_position_limits import written_model
@@ -102,6 +103,7 @@ def emit_megatron(plan: Plan, index: int = 0) -> Mapping[str, str]:
     scripts = {
         LAUNCH_SCRIPT: _launch_script(model, workload, layout, cluster, groups),
         BATCH_SCRIPT: _batch_script(model, workload, layout, cluster, groups),
+        **order_files(model, workload, layout),
     }
     if workload.lora is None:
         return scripts
@@ -225,6 +227,7 @@ def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: 
             *(UNSCALED_NOTE if written_model(model, workload) is not model else ()),
             *((OFFLOAD_NOTE,) if layout.offloaded_layers else ()),
             *(LONG_NOTE if workload.seq_len > model.max_position_embeddings else ()),
+            *order_note(workload, layout),
             *start,
             "Any further Megatron-LM flag can be appended: --save DIR --save-interval 500 --load DIR",
             "",

@@ -1,15 +1,17 @@
 """A placement in the words of serving engines and of Megatron-LM: file names to text.
 
-SGLang (python/sglang/srt/eplb/expert_location.py, compute_initial_expert_location_metadata and init_by_mapping) reads
+SGLang 0.5.23 (sglang/srt/eplb/expert_location.py, compute_initial_expert_location_metadata and init_by_mapping) reads
 the expert on every slot of every layer of the model from `--init-expert-location FILE.json`, an object with
 `physical_to_logical_map` and nothing else; slots of one rank are neighbours, and `--ep-num-redundant-experts` says how
-many there are beside the experts. Layers without experts have rows too.
+many there are beside the experts. Layers without experts have rows too. Its code takes what is written here
+(`tests/frameworks/test_sglang.py`); where tokens are sent to ranks, a copy on their own GPU or node is taken first.
 
 vLLM 0.32.0 (vllm/config/parallel.py, EPLBConfig) takes no placement: its balancer places the copies itself, by loads of
 the last `window_size` steps, every `step_interval` steps. What it is told is how many copies there are.
 
 Megatron-LM 0.19.2 has no copies: rank r of the expert-parallel group has experts r E / EP to (r + 1) E / EP - 1. A
-placement without copies is an order of experts, in which a checkpoint's experts and its router's rows are written.
+placement without copies is an order of experts (`planner.expert_orders`), in which a checkpoint's experts and its
+router's rows are written: no flag of 0.19.2 or of commit d98e8a6 of August 2026 names one.
 """
 
 import json
@@ -18,13 +20,15 @@ from enum import StrEnum
 
 import numpy as np
 
-from planner.errors import InputError, NotExpressibleError
+from planner.errors import InputError, Location, NotExpressibleError
+from planner.expert_orders import order_error
 from planner.experts.histogram import Ints
 
 MAP = "physical_to_logical_map"
 SGLANG_FILE = "expert-location.json"
 VLLM_FILE = "vllm.yaml"
 MEGATRON_FILE = "expert-order.json"
+ORDER = "order"
 WINDOW_STEPS, INTERVAL_STEPS = 1000, 3000
 """vLLM's own defaults of `window_size` and `step_interval`."""
 
@@ -65,7 +69,7 @@ def emit_placement(target: Target, expert_LGS: Ints) -> Mapping[str, str]:
                     "There are no copies of experts.", target="megatron", hint="Place with --redundant 0."
                 )
             return {
-                MEGATRON_FILE: _rows("order", expert_LGS.reshape(num_layers, -1)),
+                MEGATRON_FILE: order_text(expert_LGS.reshape(num_layers, -1)),
                 "megatron-arguments.txt": f"--num-experts {num_experts} --expert-model-parallel-size {num_gpus}\n",
             }
 
@@ -73,6 +77,49 @@ def emit_placement(target: Target, expert_LGS: Ints) -> Mapping[str, str]:
 def location_text(expert_LGS: Ints) -> str:
     """Return the file that SGLang reads a placement from."""
     return _rows(MAP, expert_LGS.reshape(expert_LGS.shape[0], -1))
+
+
+def order_text(order_LE: Ints) -> str:
+    """Return the file that says which of a checkpoint's experts stands at each position of each layer of the model."""
+    return _rows(ORDER, order_LE)
+
+
+def read_order(text: str, *, file: str, num_layers: int, num_experts: int, num_groups: int = 1) -> Ints:
+    """Return the expert at each position of each layer of the model, as such a file says it.
+
+    Args:
+        text: The file's text.
+        file: Its name.
+        num_layers: Layers of the model.
+        num_experts: Experts of a layer.
+        num_groups: Groups of experts, of which a token chooses some; 1 where it may take any experts.
+
+    Raises:
+        InputError: It is no such file, or a row is no order of the experts that keeps their groups.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"This is no JSON: {error}.", location=Location(file=file)) from error
+    rows = found.get(ORDER) if isinstance(found, dict) else None
+    if not isinstance(rows, list) or len(rows) != num_layers:
+        raise InputError(
+            f"There is no {ORDER} of {num_layers} layers here.",
+            location=Location(file=file),
+            hint="Plan again; the file holds a row for each layer of the model.",
+        )
+    for layer, row in enumerate(rows):
+        is_row = isinstance(row, list) and all(type(expert) is int for expert in row)
+        wrong = "is no list of whole numbers"
+        if is_row:
+            wrong = order_error(tuple(row), num_experts=num_experts, num_groups=num_groups)
+        if wrong:
+            raise InputError(
+                f"Layer {layer} {wrong}.",
+                location=Location(file=file, path=f"{ORDER}[{layer}]"),
+                hint="Plan again; the file is not edited by hand.",
+            )
+    return np.array(rows, dtype=np.int64)
 
 
 def _rows(name: str, expert_LP: Ints) -> str:

@@ -17,7 +17,7 @@ from planner.layout import (
     Schedule,
     Stage,
 )
-from planner.plan import Certainty, HostMemory, MemoryLine, OnNodes, Phase, PlannedLayout, TimeLine
+from planner.plan import Certainty, ExpertsInOrder, HostMemory, MemoryLine, OnNodes, Phase, PlannedLayout, TimeLine
 from planner.request import MAX_DEGREE
 from planner.routing import RankLoads
 from planner.schema.strict import Strict
@@ -175,6 +175,9 @@ class PlannedLayoutFile(Strict):
     band: BandFile | None
     on_nodes: OnNodes | None = None
     expert_loads: RankLoads | None = None
+    least_expert_loads: RankLoads | None = None
+    expert_loads_in_order: RankLoads | None = None
+    experts_in_order: ExpertsInOrder | None = None
     source_fractions: dict[Source, Annotated[float, Field(ge=0, le=1)]] | None = None
 
     @model_validator(mode="after")
@@ -237,6 +240,7 @@ class PlannedLayoutFile(Strict):
                 if self.source_fractions is None
                 else {source.value: fraction for source, fraction in self.source_fractions.items()}
             ),
+            experts_in_order=self.experts_in_order,
         )
 
     def _memory_source(self, rank: str, phase: Phase, term: str) -> str:

@@ -4,10 +4,12 @@ The form is stable and versioned: `schema_version` rises when a key changes its 
 not have (`offload`) is null; `offloaded_layers`, `offloaded_modules`, `host_memory` and `drive_memory` are there where
 something is offloaded;
 what only nodes that differ have (`node_order`, `on_nodes`, `unequal`) is there only for them, and `expert_loads`, what
-the busiest rank gets over the mean in each layer with experts, where the routing was given. What follows from other
-keys (`cp_kind`, `edp`, `band`, `could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`, `expert_loads`) is
-there for readers, and must agree when the file is read back. What is asked for beside a plan (`node_choice`, `pareto`,
-`spare`, `schedules`, `token_swaps`, `robust`) is there where it was asked for. Files of versions that knew no
+the busiest rank gets over the mean in each layer with experts, where the routing was given; with `least_expert_loads`,
+what no order of the experts has less than, where orders were looked for, and `expert_loads_in_order` and
+`experts_in_order`, loads, step time and peak memory without the order, where experts are reordered. What follows from
+other keys (`cp_kind`, `edp`, `band`, `could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`, the three of
+loads) is there for readers, and must agree when the file is read back. What is asked for beside a plan (`node_choice`,
+`pareto`, `spare`, `schedules`, `token_swaps`, `robust`) is there where it was asked for. Files of versions that knew no
 `certainty` and no `joules_to_train` are read too. A file holds its inputs in full, so it is enough to emit, explain and
 check the plan.
 
@@ -28,6 +30,7 @@ from planner.documents.document import format_path
 from planner.errors import InputError
 from planner.layout import Layout, Recompute
 from planner.plan import SCHEMA_VERSION, Certainty, Infeasible, MemoryLine, Plan, PlannedLayout
+from planner.routing import Routing
 from planner.schema.plan_file import PlanFile
 from planner.schema.translate import Path, all_of, validated
 from profiles.hardware import Cluster
@@ -94,6 +97,7 @@ _ASKED_BESIDE = frozenset(
         "node_counts",
         "of_experts",
         "offloaded_modules",
+        "orders",
         "placement",
         "routing",
         "source_fractions",
@@ -339,9 +343,27 @@ def _planned_layout(planned: PlannedLayout, plan: Plan) -> dict[str, Data]:
         "assumptions": list(planned.assumptions),
         "band": band,
         **({"on_nodes": as_json(planned.on_nodes)} if planned.on_nodes else {}),
-        **({} if routing is None else {"expert_loads": as_json(routing.loads(planned.layout.ep))}),
+        **_experts(planned, routing),
         **({} if planned.source_fractions is None else {"source_fractions": as_json(planned.source_fractions)}),
     }
+
+
+def _experts(planned: PlannedLayout, routing: Routing | None) -> dict[str, Data]:
+    """Return the load of each layer's busiest rank, at least in any order, and in the checkpoint's where that differs.
+
+    All but `experts_in_order` follows from the routing.
+    """
+    if routing is None:
+        return {}
+    ep, before = planned.layout.ep, planned.experts_in_order
+    least = routing.least_loads(ep)
+    found: dict[str, Data] = {"expert_loads": as_json(routing.loads(ep))}
+    if least is not None:
+        found["least_expert_loads"] = as_json(least)
+    if before is not None:
+        found["expert_loads_in_order"] = as_json(routing.in_order.loads(ep))
+        found["experts_in_order"] = as_json(before)
+    return found
 
 
 def _layout(layout: Layout) -> dict[str, Data]:

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, model_validator
 
 from planner.plan import SCHEMA_VERSION, Infeasible, Plan, Relaxation, SearchSummary, Status
 from planner.request import Objective, PlanRequest, Target
+from planner.routing import RankLoads, Routing
 from planner.schema.choices_file import (
     Count,
     FrontFile,
@@ -196,10 +197,16 @@ class PlanFile(Strict):
         for file in (*self.plans, self.baseline, nearest):
             if file is None:
                 continue
-            derived = None if routing is None else routing.loads(file.layout.ep)
-            if file.expert_loads != derived:
+            for name, derived in _loads_at(routing, file.layout.ep).items():
+                if getattr(file, name) != derived:
+                    raise complaint(
+                        f"`{name}` does not follow from the routing and ep.",
+                        "Plan again; a plan file is not edited by hand.",
+                        field="plans",
+                    )
+            if (file.experts_in_order is None) != (file.expert_loads_in_order is None):
                 raise complaint(
-                    "`expert_loads` does not follow from the routing and ep.",
+                    "`experts_in_order` is there exactly where experts are reordered.",
                     "Plan again; a plan file is not edited by hand.",
                     field="plans",
                 )
@@ -228,3 +235,14 @@ class PlanFile(Strict):
             token_swapping=self.token_swaps.to_swapping() if self.token_swaps else None,
             robustness=self.robust.to_robustness() if self.robust else None,
         )
+
+
+def _loads_at(routing: Routing | None, ep: int) -> dict[str, RankLoads | None]:
+    """Return the loads that a plan file says of a layout, by key; None for those that it does not have."""
+    if routing is None:
+        return dict.fromkeys(("expert_loads", "least_expert_loads", "expert_loads_in_order"))
+    return {
+        "expert_loads": routing.loads(ep),
+        "least_expert_loads": routing.least_loads(ep),
+        "expert_loads_in_order": routing.in_order.loads(ep) if routing.reorders(ep) else None,
+    }

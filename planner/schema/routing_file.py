@@ -5,12 +5,16 @@ routing: {histogram: counts.json}
 routing: {histogram: zipf:1.0, seed: 0}                    # or lognormal:0.5, or uniform
 routing: {histogram: counts.npy, capacity_factor: 1.25}    # drops tokens: results change
 routing: {histogram: counts.npy, reroute: least-loaded}    # for target any: neither Megatron-LM nor DeepSpeed does it
+routing: {histogram: counts.json, reorder: false}          # experts stay in the checkpoint's order
 ```
 
 A histogram is a file that `planner.experts.histogram_files` reads, relative to the spec, or an assumption of
 `planner.experts.assumed`, drawn for the model's layers and experts. It has a row for each layer of the model, or for
 each that has experts; rows without any token are left out. Counts that are no whole numbers are kept as parts of
 `PARTS` of their layer.
+
+Counts of a checkpoint's own experts let them be reordered (`planner.experts.ordering`), so they are unless `reorder`
+says no. An assumption knows none of them by number: under one they are only where `reorder` says so.
 """
 
 from collections.abc import Sequence
@@ -56,6 +60,7 @@ class RoutingFile(HistogramFile):
     capacity_factor: Annotated[float, Field(strict=True, gt=0, le=1024)] | None = None
     pad_to_capacity: StrictBool = False
     reroute: Literal["least-loaded"] | None = None
+    reorder: StrictBool | None = None
 
     @model_validator(mode="after")
     def _pads_to_something(self) -> "RoutingFile":
@@ -69,7 +74,20 @@ class RoutingFile(HistogramFile):
                 "Give one of the two.",
                 field="reroute",
             )
+        if self.reorder and (self.pad_to_capacity or self.reroute is not None):
+            raise complaint(
+                "`reorder` moves experts between ranks that all get the same.",
+                "Remove it, or pad_to_capacity and reroute.",
+                field="reorder",
+            )
         return self
+
+    @property
+    def reorders(self) -> bool:
+        """Return whether orders of the experts are looked for."""
+        if self.pad_to_capacity or self.reroute is not None:
+            return False
+        return not is_assumption(self.histogram) if self.reorder is None else self.reorder
 
 
 def read_routing(described: HistogramFile, *, model: ModelSpec, document: Document, base: Path) -> Routing:

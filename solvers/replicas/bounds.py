@@ -2,9 +2,12 @@
 
     (a)  the mean load of the bins
     (b)  the heaviest copy, with the copies that make it lightest
+and where every item has one copy
+    (c)  of the heaviest k B + 1 items some bin has k + 1 at least, and beside them S - k - 1 of any, for each k < S;
+         with k = 0, the heaviest item with the lightest S - 1
 and where families stay in one room
-    (c)  the mean load of the bins of the heaviest room, with families spread as evenly as can be
-    (d)  the heaviest copy of a family that has all copies of its room for itself
+    (d)  the mean load of the bins of the heaviest room, with families spread as evenly as can be
+    (e)  the heaviest copy of a family that has all copies of its room for itself
 """
 
 import numpy as np
@@ -21,6 +24,8 @@ def least_load_L(problem: ReplicaProblem) -> Floats:
         weight.sum(axis=1) / problem.num_bins,
         _least_heaviest_copy(weight, num_slots=problem.num_slots, num_bins=problem.num_bins),
     )
+    if problem.num_slots == problem.num_items:
+        bound = np.maximum(bound, _least_crowded_L(weight, num_bins=problem.num_bins))
     if not problem.family_I:
         return bound
     rooms = least_heaviest_room_L(family_weight_LF(problem), problem.num_rooms) / problem.bins_per_room
@@ -39,3 +44,16 @@ def _least_heaviest_copy(weight_LI: Floats, *, num_slots: int, num_bins: int) ->
     num_slots = min(num_slots, weight_LI.shape[1] * num_bins)
     heaviest: Floats = (weight_LI / spread_copies(weight_LI, num_slots=num_slots, num_bins=num_bins)).max(axis=1)
     return heaviest
+
+
+def _least_crowded_L(weight_LI: Floats, *, num_bins: int) -> Floats:
+    """Return what some bin carries at least where each of them holds as many items, all once."""
+    slots = weight_LI.shape[1] // num_bins
+    # Sums of the lightest and of the heaviest so many items, none first.
+    lightest_LI = np.cumsum(np.insert(np.sort(weight_LI, axis=1), 0, 0.0, axis=1), axis=1)
+    heaviest_LI = np.cumsum(np.insert(-np.sort(-weight_LI, axis=1), 0, 0.0, axis=1), axis=1)
+    together = np.arange(slots)
+    last = together * num_bins + 1
+    crowded_LK = heaviest_LI[:, last] - heaviest_LI[:, last - together - 1] + lightest_LI[:, slots - together - 1]
+    least: Floats = crowded_LK.max(axis=1)
+    return least

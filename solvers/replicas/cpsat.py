@@ -56,10 +56,20 @@ class Improved:
     bound: float
 
 
-def improve_small(problem: ReplicaProblem, item_LBS: Ints, bound_L: Floats) -> tuple[Ints, Floats]:
-    """Return placements and bounds no worse than given, of the cases that are not known to be optimal."""
+def improve_small(
+    problem: ReplicaProblem, item_LBS: Ints, bound_L: Floats, *, enough_L: Floats | None = None
+) -> tuple[Ints, Floats]:
+    """Return placements and bounds no worse than given, of the cases that are not known to be optimal.
+
+    Args:
+        problem: The problem.
+        item_LBS: Placements.
+        bound_L: What the heaviest bin of each case carries at least.
+        enough_L: What it may carry all the same; None for no more than that.
+    """
     item_LBS, bound_L = item_LBS.copy(), bound_L.copy()
-    enough = bound_L + WORTH * problem.weight_LI.sum(axis=1) / problem.num_bins
+    enough = bound_L if enough_L is None else np.maximum(bound_L, enough_L)
+    enough = enough + WORTH * problem.weight_LI.sum(axis=1) / problem.num_bins
     cases = np.flatnonzero(load_LB(problem.weight_LI, item_LBS).max(axis=1) > enough)
     for case in cases.tolist():
         seconds = min(MOST_SECONDS, MOST_SECONDS_IN_ALL / len(cases))

@@ -23,11 +23,17 @@ class Placed:
     least_load_L: Floats
 
 
-def solve(problem: ReplicaProblem) -> Placed:
-    """Return placements whose heaviest bins are as light as was found; what keeps items apart costs is not weighed."""
+def solve(problem: ReplicaProblem, *, enough_L: Floats | None = None) -> Placed:
+    """Return placements whose heaviest bins are as light as was found; what keeps items apart costs is not weighed.
+
+    Args:
+        problem: The problem.
+        enough_L: What the heaviest bin of each case may carry without more being looked for; None looks on until the
+            bound is met.
+    """
     item_LBS, bound_L = place(problem), least_load_L(problem)
     if problem.num_items * problem.num_bins <= MOST_PAIRS:
         from solvers.replicas.cpsat import improve_small  # noqa: PLC0415 - OR-Tools only where it is used
 
-        item_LBS, bound_L = improve_small(problem, item_LBS, bound_L)
+        item_LBS, bound_L = improve_small(problem, item_LBS, bound_L, enough_L=enough_L)
     return Placed(item_LBS=item_LBS, least_load_L=bound_L)

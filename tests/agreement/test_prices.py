@@ -14,6 +14,7 @@ from planner.candidates import PointBound, Pricer, Rejected, layout_at
 from planner.capabilities import ANY, MEGATRON, Capabilities
 from planner.costs import CostTable
 from planner.evaluate import evaluate
+from planner.experts.ordering import reordered
 from planner.layers import build_graph
 from planner.layout import Layout, even_counts, stages_from_counts
 from planner.placement import place
@@ -84,6 +85,7 @@ ROUTINGS = (
     Routing(source="made up", layers=(1,), counts=("9,1,4,2,0,8,3,5",), capacity_factor=1.1),
     Routing(source="made up", layers=(1,), counts=("9,1,4,2,0,8,3,5",), capacity_factor=0.5, pads_to_capacity=True),
     Routing(source="made up", layers=(0, 3), counts=("9,1,4,2,0,8,3,5", "1,1,1,1,1,1,1,17"), reroutes=True),
+    reordered(Routing(source="made up", layers=(0, 3), counts=("9,1,4,2,0,8,3,5", "1,1,1,1,1,1,1,17"))),
 )
 """Ranks get more in some layers than in others, less than all choices, what they are padded to, or all as much."""
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.blocks import MixtureOfExperts
+from planner.described import evaluation_of
+from planner.documents import parse_document
 from planner.errors import InputError, NotExpressibleError
 from planner.inputs import load_inputs
-from planner.launch import launch_files
-from planner.plan import Plan
+from planner.launch import launch_file_names, launch_files
+from planner.plan import ExpertsInOrder, Plan
 from planner.readers.megatron import read_megatron
+from planner.report import experts_in_words
 from planner.request import PlanRequest
 from planner.routing import Routing
+from planner.schema.plan import plan_from_document, plan_to_text
 from planner.search import search
 from planner.sharding import Sharding, sharding_of
+from planner.validate import violations
 
 FOUR = Routing(source="counts.json", layers=(3, 4), counts=("6,2,1,3", "1,1,1,1"))
 HEAD = (
@@ -239,6 +246,13 @@ def test_parts_of_one_are_kept_as_whole_numbers(tmp_path: Path) -> None:
             ),
         ),
         (
+            "{histogram: zipf:1.0, reorder: true, reroute: least-loaded}",
+            (
+                "spec.yaml:4:120: workload.routing.reorder: `reorder` moves experts between ranks that all get the "
+                "same.\nRemove it, or pad_to_capacity and reroute."
+            ),
+        ),
+        (
             "{histogram: zipf:99}",
             (
                 "spec.yaml:4:101: workload.routing.histogram: zipf:99: the parameter is above 10.\n"
@@ -294,3 +308,101 @@ def test_what_is_no_routing_is_refused(fields: dict[str, object], message: str) 
     given: dict[str, object] = {"source": "", "layers": (0, 1), "counts": ("1,2", "3,4"), **fields}
     with pytest.raises(ValueError, match=message):
         Routing(**given)  # type: ignore[arg-type]
+
+
+UNEVEN = [[[8, 8, 1, 1, 1, 1, 1, 1], [1] * 8, [2, 9, 4, 9, 1, 1, 3, 3]][layer % 3] for layer in range(32)]
+"""Of each three layers, two whose busiest of four ranks gets less in another order."""
+
+
+def counted(folder: Path, options: str = "") -> Plan:
+    """Return the plan of a run that is routed as `UNEVEN`."""
+    (folder / "counts.json").write_text(json.dumps(UNEVEN))
+    return plan_of(folder, f"{{histogram: counts.json{options}}}")
+
+
+@pytest.fixture(scope="module")
+def reordered_plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return counted(tmp_path_factory.mktemp("reordered"))
+
+
+def test_a_plan_reorders_the_experts_of_layers_that_gain_and_says_what_it_was_before(
+    reordered_plan: Plan, tmp_path: Path
+) -> None:
+    routing = reordered_plan.request.workload.routing
+    assert routing is not None
+    order, before = routing.order(4), routing.in_order.loads(4)
+    assert order is not None
+    # 8 beside 1, whatever else: 9 of 22 on one of four ranks. The third: 9 beside 1 at best.
+    assert routing.loads(4).factor_L[:3] == (round(36 / 22, 6), 1.0, round(40 / 32, 6))
+    assert before.factor_L[:3] == (round(64 / 22, 6), 1.0, round(52 / 32, 6))
+    assert [bool(row) for row in order.rows[:3]] == [True, False, True]
+    assert order.least_L == pytest.approx(routing.loads(4).factor_L, abs=1e-6)
+    planned = reordered_plan.best
+    assert planned.experts_in_order is not None
+    kept = counted(tmp_path, ", reorder: false")
+    assert kept.request.workload.routing == routing.in_order
+    assert kept.best.experts_in_order is None
+    assert kept.best.step_seconds > planned.step_seconds
+    natural = evaluation_of(kept, planned.layout)
+    assert planned.experts_in_order == ExpertsInOrder(
+        step_seconds=natural.step_seconds, peak_memory_bytes=natural.peak_memory_bytes
+    )
+    assert planned.step_seconds < natural.step_seconds
+    assert any("the experts of each layer stand in another order" in text for text in planned.assumptions)
+    assert f"{routing.loads(4).mean:.2f}" in experts_in_words(planned.layout, reordered_plan.request.workload)
+
+
+def test_the_order_is_written_beside_the_scripts_and_says_the_loads_of_the_plan(reordered_plan: Plan) -> None:
+    files = launch_files(reordered_plan)
+    names = launch_file_names(reordered_plan.request.workload, reordered_plan.cluster)
+    assert set(files) == set(names) == {"launch.sh", "job.sbatch", "expert-order.json"}
+    assert all("expert-order.json" in files[name] for name in ("launch.sh", "job.sbatch"))
+    order_LE = np.array(json.loads(files["expert-order.json"])["order"])
+    assert order_LE.shape == (32, 8)
+    carried = np.take_along_axis(np.array(UNEVEN), order_LE, axis=1).reshape(32, 4, 2).sum(axis=2)
+    routing = reordered_plan.request.workload.routing
+    assert routing is not None
+    np.testing.assert_allclose(
+        carried.max(axis=1) / carried.mean(axis=1), routing.loads(reordered_plan.best.layout.ep).factor_L, atol=1e-6
+    )
+
+
+def test_a_plan_of_reordered_experts_reads_back_and_an_edited_one_does_not(reordered_plan: Plan) -> None:
+    text = plan_to_text(reordered_plan)
+    assert plan_from_document(parse_document(text, file="plan.json")) == reordered_plan
+    best = json.loads(text)["plans"][0]
+    assert set(best["experts_in_order"]) == {"step_seconds", "peak_memory_bytes"}
+    assert best["expert_loads"] != best["expert_loads_in_order"]
+    for path, message in (
+        (("experts_in_order",), "`experts_in_order` is there exactly where experts are reordered."),
+        (("least_expert_loads",), "`least_expert_loads` does not follow from the routing and ep."),
+        (("expert_loads_in_order",), "`expert_loads_in_order` does not follow from the routing and ep."),
+    ):
+        document = json.loads(text)
+        del document["plans"][0][path[0]]
+        with pytest.raises(InputError) as caught:
+            plan_from_document(parse_document(json.dumps(document), file="plan.json"))
+        assert message in str(caught.value)
+
+
+def test_an_order_that_tears_groups_apart_breaks_a_rule_and_is_not_written(reordered_plan: Plan) -> None:
+    (run,) = reordered_plan.model.runs
+    experts = run.block.feed_forward
+    assert isinstance(experts, MixtureOfExperts)
+    grouped = replace(experts, router=replace(experts.router, num_groups=2, groups_per_token=1))
+    model = replace(reordered_plan.model, runs=(replace(run, block=replace(run.block, feed_forward=grouped)),))
+    broken = violations(reordered_plan.best, model, reordered_plan.cluster, reordered_plan.request)
+    assert {entry.rule for entry in broken} == {"expert-order"}
+    assert "mixes experts of groups 0 and 1 at positions 0 to 3" in broken[0].message
+    with pytest.raises(InputError, match="mixes experts of groups"):
+        launch_files(replace(reordered_plan, model=model))
+
+
+def test_an_assumption_reorders_only_where_it_is_asked_to(tmp_path: Path) -> None:
+    assumed = asked(tmp_path, "{histogram: zipf:1.0}").workload.routing
+    reordered = asked(tmp_path, "{histogram: zipf:1.0, reorder: true}").workload.routing
+    assert assumed is not None
+    assert reordered is not None
+    assert assumed.orders is None
+    assert reordered.in_order == assumed
+    assert reordered.loads(4).mean < assumed.loads(4).mean

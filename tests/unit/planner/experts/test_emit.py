@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from planner.errors import InputError, NotExpressibleError
-from planner.experts.emit import SGLANG_FILE, VLLM_FILE, Target, emit_placement, placed_in_model
+from planner.experts.emit import (
+    MEGATRON_FILE,
+    SGLANG_FILE,
+    VLLM_FILE,
+    Target,
+    emit_placement,
+    order_text,
+    placed_in_model,
+    read_order,
+)
 from planner.experts.histogram import RoutingHistogram
 from planner.experts.moving import present_map
 from planner.experts.request import ExpertRequest
@@ -44,6 +53,37 @@ def test_megatron_gets_an_order_and_no_copies() -> None:
     assert files["megatron-arguments.txt"] == "--num-experts 4 --expert-model-parallel-size 2\n"
     with pytest.raises(NotExpressibleError, match=r"megatron: There are no copies of experts\."):
         emit_placement(Target.MEGATRON, COPIED)
+
+
+def test_an_order_reads_back() -> None:
+    written = np.array([[0, 1, 2, 3], [3, 2, 0, 1]])
+    read = read_order(order_text(written), file=MEGATRON_FILE, num_layers=2, num_experts=4, num_groups=2)
+    assert np.array_equal(read, written)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"order": [[0, 1, 2, 3]', "expert-order.json: This is no JSON: "),
+        ('{"orders": [[0, 1, 2, 3]]}', "expert-order.json: There is no order of 1 layers here."),
+        ('{"order": [[0, 1, 2, 3], [0, 1, 2, 3]]}', "expert-order.json: There is no order of 1 layers here."),
+        ("[[0, 1, 2, 3]]", "expert-order.json: There is no order of 1 layers here."),
+        ('{"order": ["0123"]}', "expert-order.json: order[0]: Layer 0 is no list of whole numbers."),
+        ('{"order": [[0, 1, true, 3]]}', "expert-order.json: order[0]: Layer 0 is no list of whole numbers."),
+        (
+            '{"order": [[0, 1, 2]]}',
+            "expert-order.json: order[0]: Layer 0 does not hold each of the experts 0 to 3 once.",
+        ),
+        (
+            '{"order": [[0, 2, 1, 3]]}',
+            "expert-order.json: order[0]: Layer 0 mixes experts of groups 0 and 1 at positions 0 to 1.",
+        ),
+    ],
+)
+def test_what_is_no_order_is_refused_with_its_layer(text: str, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        read_order(text, file=MEGATRON_FILE, num_layers=1, num_experts=4, num_groups=2)
+    assert str(raised.value).startswith(message)
 
 
 def test_layers_without_experts_have_rows_too() -> None:

@@ -49,6 +49,13 @@ def test_what_is_placed_holds_every_constraint_and_no_load_is_below_the_bound(pr
     assert all(max(row) >= bound * (1 - 1e-9) for row, bound in zip(carried, least_load_L(problem), strict=True))
 
 
+def test_an_item_stands_beside_others_where_every_bin_is_full_of_single_ones() -> None:
+    # The heaviest has the lightest beside it at best; of the three heaviest, two of 9 share a bin where 20 weighs less.
+    weights = np.array([[20.0, 9.0, 3.0, 2.0], [10.0, 9.0, 9.0, 1.0], [5.0, 5.0, 5.0, 5.0]])
+    problem = ReplicaProblem(weight_LI=weights, num_bins=2, slots_per_bin=2)
+    assert least_load_L(problem).tolist() == [22.0, 18.0, 10.0]
+
+
 def test_copies_that_are_left_over_from_full_bins_still_find_their_place() -> None:
     # The lightest bins first would fill three of four bins and leave one bin for the last two copies of an item.
     weights, copies = np.array([[6.0, 5.0, 4.0, 4.0]]), np.array([[1, 1, 3, 3]])
