@@ -278,11 +278,6 @@ class Router:
     normalized: bool = True
     weight_factor: float = 1.0
 
-    @property
-    def limiting_groups(self) -> int:
-        """Return the groups that keep tokens from some experts; 1 where a token may take any."""
-        return self.num_groups if self.groups_per_token < self.num_groups else 1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixtureOfExperts:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from planner.contradictions import contradictions
 from planner.documents import Document, Node, Override, load_document, option_override, parse_override
 from planner.errors import CombinedInputError, InputError
-from planner.experts.of_model import limiting_groups
+from planner.experts.of_model import routed_experts
 from planner.experts.ordering import reordered
 from planner.request import PlanRequest
 from planner.schema.model import read_model
@@ -152,7 +152,7 @@ def _read(document: Document, *, base: Path) -> tuple[Inputs, tuple[InputError, 
         file = RoutingFile.model_validate(described.data())
         routing = read_routing(file, model=model, document=document, base=base)
         if file.reorders:
-            routing = reordered(routing, num_groups=limiting_groups(model))
+            routing = reordered(routing, num_groups=routed_experts(model).router.limiting_groups)
         request = replace(request, workload=replace(request.workload, routing=routing))
     inputs = Inputs(model=model, cluster=cluster, request=request)
     return inputs, tuple(contradictions(model, cluster, request, document))

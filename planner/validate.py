@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from planner.capabilities import CAPABILITIES, Capabilities
 from planner.expert_orders import order_error
-from planner.experts.of_model import limiting_groups
+from planner.experts.of_model import routed_experts
 from planner.graph import Axis, CoreAttention, ExpertLinear, Linear, ModelGraph, Module, Parallel
 from planner.layers import build_graph
 from planner.layout import REPLICAS_OUTERMOST, STAGES_OUTERMOST, ContextKind, Granularity, Layout, Schedule
@@ -490,7 +490,9 @@ def _expert_order(planned: PlannedLayout, model: ModelSpec, request: PlanRequest
     if routing is None or order is None:
         return
     for layer, order_E in zip(routing.layers, order.order_LE(routing.num_experts), strict=True):
-        error = order_error(order_E, num_experts=routing.num_experts, num_groups=limiting_groups(model))
+        error = order_error(
+            order_E, num_experts=routing.num_experts, num_groups=routed_experts(model).router.limiting_groups
+        )
         if error:
             yield Violation(rule="expert-order", message=f"the order of the experts of layer {layer} {error}")
     loads, least = routing.loads(ep).factor_L, order.least_L

@@ -165,7 +165,8 @@ def experts(
         whole = plan.best.expert_LGS
         if known is not None:
             whole = placed_in_model(whole, known.layers, known.num_layers_of_model)
-        for path in write_files(out, emit_placement(Target(target), whole), force=force):
+        groups = 1 if request.router is None else request.router.limiting_groups
+        for path in write_files(out, emit_placement(Target(target), whole, num_groups=groups), force=force):
             note(f"{path} written")
     if format_ is Format.JSON:
         print_json(experts_document(plan))

@@ -12,7 +12,7 @@ import numpy as np
 
 from planner.errors import BrokenPromiseError
 from planner.experts.emit import MEGATRON_FILE, order_text, read_order
-from planner.experts.of_model import limiting_groups
+from planner.experts.of_model import routed_experts
 from planner.layout import Layout
 from planner.specs import ModelSpec
 from planner.workload import TrainWorkload
@@ -57,7 +57,7 @@ def order_files(model: ModelSpec, workload: TrainWorkload, layout: Layout) -> Ma
         file=MEGATRON_FILE,
         num_layers=model.num_layers,
         num_experts=experts,
-        num_groups=limiting_groups(model),
+        num_groups=routed_experts(model).router.limiting_groups,
     )
     if not np.array_equal(said, whole):
         raise BrokenPromiseError(f"{MEGATRON_FILE} says another order than the plan")

@@ -41,12 +41,13 @@ class Target(StrEnum):
     MEGATRON = "megatron"
 
 
-def emit_placement(target: Target, expert_LGS: Ints) -> Mapping[str, str]:
+def emit_placement(target: Target, expert_LGS: Ints, *, num_groups: int = 1) -> Mapping[str, str]:
     """Return the files of a placement.
 
     Args:
         target: Who reads it.
         expert_LGS: Expert on each slot of each GPU, of all layers that the target counts.
+        num_groups: Groups of experts, of which a token chooses some; 1 where it may take any experts.
 
     Raises:
         NotExpressibleError: The target has no words for it.
@@ -68,10 +69,23 @@ def emit_placement(target: Target, expert_LGS: Ints) -> Mapping[str, str]:
                 raise NotExpressibleError(
                     "There are no copies of experts.", target="megatron", hint="Place with --redundant 0."
                 )
+            _require_groups(expert_LGS.reshape(num_layers, -1), num_experts=num_experts, num_groups=num_groups)
             return {
                 MEGATRON_FILE: order_text(expert_LGS.reshape(num_layers, -1)),
                 "megatron-arguments.txt": f"--num-experts {num_experts} --expert-model-parallel-size {num_gpus}\n",
             }
+
+
+def _require_groups(order_LE: Ints, *, num_experts: int, num_groups: int) -> None:
+    """Raise `NotExpressibleError` where the router would choose other experts in this order."""
+    for layer, row in enumerate(order_LE.tolist()):
+        wrong = order_error(tuple(row), num_experts=num_experts, num_groups=num_groups)
+        if wrong:
+            raise NotExpressibleError(
+                f"The order of layer {layer} {wrong}, and a token chooses among groups first: it would get others.",
+                target="megatron",
+                hint="Plan the run with `routing: {histogram: ...}`: its order keeps groups together.",
+            )
 
 
 def location_text(expert_LGS: Ints) -> str:

@@ -29,12 +29,6 @@ class RoutedExperts:
     expert_bytes: int
 
 
-def limiting_groups(model: ModelSpec) -> int:
-    """Return the groups that keep a token of some layer from some of its experts; 1 where there are none."""
-    found = (block.feed_forward for block in model.distinct_blocks)
-    return max((ffn.router.limiting_groups for ffn in found if isinstance(ffn, MixtureOfExperts)), default=1)
-
-
 def routed_experts(model: ModelSpec) -> RoutedExperts:
     """Return the routed experts of a model.
 

@@ -45,6 +45,11 @@ class RouterShape:
     num_groups: int = 1
     groups_per_token: int = 1
 
+    @property
+    def limiting_groups(self) -> int:
+        """Return the groups that keep tokens from some experts; 1 where a token may take any."""
+        return self.num_groups if self.groups_per_token < self.num_groups else 1
+
 
 def node_share_LEN(expert_LGS: Ints, *, num_experts: int, num_nodes: int) -> Floats:
     """Return the share of each expert's copies that stands in each node."""

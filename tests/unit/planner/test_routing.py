@@ -406,3 +406,15 @@ def test_an_assumption_reorders_only_where_it_is_asked_to(tmp_path: Path) -> Non
     assert assumed.orders is None
     assert reordered.in_order == assumed
     assert reordered.loads(4).mean < assumed.loads(4).mean
+
+
+def test_a_load_below_what_any_order_has_breaks_a_rule(reordered_plan: Plan) -> None:
+    request, routing = reordered_plan.request, reordered_plan.request.workload.routing
+    assert routing is not None
+    assert violations(reordered_plan.best, reordered_plan.model, reordered_plan.cluster, request) == ()
+    orders = tuple(replace(order, least_L=(2.5, *order.least_L[1:])) for order in routing.orders or ())
+    workload = replace(request.workload, routing=replace(routing, orders=orders))
+    (broken,) = violations(
+        reordered_plan.best, reordered_plan.model, reordered_plan.cluster, replace(request, workload=workload)
+    )
+    assert (broken.rule, broken.message) == ("expert-order", "layer 0 has a load of 1.636364, below 2.5 at least")

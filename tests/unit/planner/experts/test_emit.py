@@ -55,6 +55,13 @@ def test_megatron_gets_an_order_and_no_copies() -> None:
         emit_placement(Target.MEGATRON, COPIED)
 
 
+def test_megatron_gets_no_order_in_which_groups_are_torn_apart() -> None:
+    with pytest.raises(NotExpressibleError, match="The order of layer 0 mixes experts of groups 0 and 1 at positions"):
+        emit_placement(Target.MEGATRON, ONCE, num_groups=2)
+    kept = np.array([[[3, 2], [0, 1]]])
+    assert emit_placement(Target.MEGATRON, kept, num_groups=2) == emit_placement(Target.MEGATRON, kept)
+
+
 def test_an_order_reads_back() -> None:
     written = np.array([[0, 1, 2, 3], [3, 2, 0, 1]])
     read = read_order(order_text(written), file=MEGATRON_FILE, num_layers=2, num_experts=4, num_groups=2)

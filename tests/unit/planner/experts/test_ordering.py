@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.expert_orders import ExpertOrder, order_error
+from planner.experts.histogram import Floats
 from planner.experts.ordering import reordered
 from planner.routing import Routing
 from solvers.replicas.cpsat import WORTH
@@ -95,6 +96,36 @@ def test_nothing_is_ordered_where_every_rank_gets_the_same() -> None:
     even = reordered(routed([[1, 1, 1, 1]]))
     assert not even.reorders(2)
     assert even.orders == (ExpertOrder(ep=2, rows=("",), least_L=(1.0,)),)
+
+
+def layer_output(tokens_TH: Floats, router_EH: Floats, bias_E: Floats, experts_EHH: Floats, groups: int) -> Floats:
+    """Return what a layer computes that chooses two of its groups by their two best scores, and four experts there."""
+    logits_TE = tokens_TH @ router_EH.T
+    scores_TE = 1 / (1 + np.exp(-logits_TE))
+    by_group_TGE = (scores_TE + bias_E).reshape(len(tokens_TH), groups, -1)
+    best_TG = np.sort(by_group_TGE, axis=2)[:, :, -2:].sum(axis=2)
+    taken_TG = best_TG >= np.sort(best_TG, axis=1)[:, -2:-1]
+    open_TE = np.where(taken_TG[:, :, None], by_group_TGE, -np.inf).reshape(scores_TE.shape)
+    chosen_TE = open_TE >= np.sort(open_TE, axis=1)[:, -4:-3]
+    weights_TE = np.where(chosen_TE, scores_TE, 0.0)
+    weights_TE = weights_TE / weights_TE.sum(axis=1, keepdims=True)
+    output: Floats = np.einsum("te,th,ehk->tk", weights_TE, tokens_TH, experts_EHH)
+    return output
+
+
+def test_a_layer_written_in_its_order_computes_the_same_and_one_whose_groups_are_torn_apart_does_not() -> None:
+    generator = np.random.default_rng(5)
+    tokens_TH, router_EH = generator.normal(size=(64, 16)), generator.normal(size=(16, 16))
+    bias_E, experts_EHH = generator.normal(size=16) / 10, generator.normal(size=(16, 16, 16))
+    counts = [generator.integers(0, 90, 16).tolist()]
+    natural = layer_output(tokens_TH, router_EH, bias_E, experts_EHH, 4)
+    for num_groups, same in ((4, True), (1, False)):
+        orders = reordered(routed(counts), num_groups=num_groups).orders or ()
+        written = [order.order_LE(16)[0] for order in orders if order.reorders]
+        assert written
+        for order_E in map(list, written):
+            found = layer_output(tokens_TH, router_EH[order_E], bias_E[order_E], experts_EHH[order_E], 4)
+            assert np.allclose(found, natural) == same
 
 
 @pytest.mark.parametrize("seed", [0, 1])
