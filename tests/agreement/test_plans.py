@@ -279,8 +279,8 @@ def test_drives_are_planned_where_nothing_fits_without_them(
     held = sorted({hosted.num_bytes for driven in (False, True) for _, _, hosted, _ in needs(driven=driven)})
     tenth = run.cluster.host_memory_bytes // 10
     run = replace(run, cluster=replace(run.cluster, host_memory_bytes=(held[node] - tenth) * 10 // 9 + 2))
-    fastest: dict[bool, float | None] = {
-        driven: fastest_of(
+    fastest_driven, fastest_hosted = (
+        fastest_of(
             [
                 (layout, seconds())
                 for layout, _, hosted, seconds in needs(driven=driven)
@@ -288,16 +288,16 @@ def test_drives_are_planned_where_nothing_fits_without_them(
             ],
             run,
         )
-        for driven in (False, True)
-    }
-    assert fastest[True] is not None
+        for driven in (True, False)
+    )
+    assert fastest_driven is not None
+    assert (fastest_hosted is None) is (node != -1)
     plan = search(run.model, run.cluster, run.request)
     without = search(run.model, run.cluster, replace(run.request, constraints=Constraints(drive_offload=False)))
-    assert bool(without.plans) is (fastest[False] is not None)
-    assert (plan.best.layout.drive_offload != ON_HOSTS) is (fastest[False] is None)
-    if fastest[False] is None:
-        assert math.isclose(plan.best.step_seconds, fastest[True], rel_tol=ROUNDING)
-    assert (fastest[False] is None) is (node != -1)
+    assert bool(without.plans) is (fastest_hosted is not None)
+    assert (plan.best.layout.drive_offload != ON_HOSTS) is (fastest_hosted is None)
+    if fastest_hosted is None:
+        assert math.isclose(plan.best.step_seconds, fastest_driven, rel_tol=ROUNDING)
     assert not violations(plan.best, run.model, run.cluster, run.request)
 
 
