@@ -170,6 +170,29 @@ def test_a_long_prompt_alone_is_planned() -> None:
     assert entry.pool.shape.num_gpus == 8
 
 
+@pytest.mark.parametrize(
+    ("load", "within"),
+    [
+        ("arrivals: closed-loop\n  concurrency: 1", 0.01),
+        ("arrivals: closed-loop\n  concurrency: 8", 0.05),
+        ("requests_per_second: 0.001", 0.01),
+        ("requests_per_second: 12", 0.05),
+        ("requests_per_second: 18", 0.05),
+    ],
+)
+def test_the_parts_of_a_tokens_time_are_all_of_it(load: str, within: float) -> None:
+    plan = served(("input: 1000", f"{load}\n  input: 4000"), ("workload:", "constraints: {tp: 1, split: never}\nworkload:"))
+    for deployment in plan.deployments:
+        for entry, found in zip(deployment.pools, deployment.served, strict=True):
+            assert sum(entry.step_seconds.values()) == pytest.approx(found.tpot.mean, rel=within)
+
+
+def test_where_answers_have_one_token_the_time_is_that_of_prompts() -> None:
+    plan = served(("output: 200", "output: 1"), AGGREGATED)
+    assert "attention of prompts" in plan.pools[0].step_seconds
+    assert "attention of answers" not in plan.pools[0].step_seconds
+
+
 def test_shared_beginnings_help() -> None:
     shared = served(("output: 200", "output: 200\n  prefix: {tokens: 600, hit_fraction: 1.0}"))
     assert borne(shared) > borne(served())
