@@ -18,7 +18,7 @@ Constraints, in the numbers of `solvers.fleet`
     (3)  sum of rate[o] n[o] over whole options + h >= demand                         _served_row
          h <= sum of rate[o] n[o] over first halves, and over second halves           _half_rows
 
-Rates are divided by the largest one and costs likewise, so that solvers' absolute tolerances are small beside them. With
+Rates are divided by the largest one and costs likewise, so that solvers' absolute tolerances are small beside them. To
 a demand no rate counts for more than the demand: one such server serves it alone either way, so (3) admits the same
 counts, and a demand far below every rate is not lost in a tolerance.
 """

@@ -5,7 +5,7 @@ With B running answers of mean context c, each answer's life takes B prompts' wo
     tpot(B) = decode(B, c) + B prefill(prompt) / (output - 1);
 
 in a closed loop an answer never waits for its own place's prompt, so that it is B - 1 there, and a request alone waits
-for none. There decode is a step over the tokens that it gives an answer, a mixed step pays the tokens of a chunk beside its
+for none. decode is a step over the tokens that it gives an answer, a mixed step pays the tokens of a chunk beside its
 answers, and prefill is what a chunk adds to such a step. With arrivals by the clock, Little's law gives the rate
 r = B / ((output - 1) tpot(B)) that keeps so many running. The first token waits for prompts in front of it: at a load u
 of the engine's prefill capacity the mean wait is that of a queue with one server and fixed service (Pollaczek and

@@ -10,7 +10,8 @@ that are known of them, does better.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 from planner.profile_remarks import profile_remarks
@@ -30,7 +31,7 @@ from planner.serving.formats import formats_of
 from planner.serving.prices import ServingPrices
 from planner.serving_layout import EngineShape, Role
 from planner.serving_search.candidates import Candidate, DraftGround, Ground, candidates_of
-from planner.serving_search.compose import DEFAULT_SOLVER, Composed, composed, price_of
+from planner.serving_search.compose import DEFAULT_SOLVER, Composed, Freed, composed, price_of
 from planner.serving_search.deployments import deployments_of, keep_targets
 from planner.serving_search.infeasible import explain
 from planner.serving_search.options import Option, OptionTable, Simulations, option_table
@@ -109,7 +110,7 @@ def plan_serving(
         pairings=simulations.pairings,
     )
     load = demand_of(request)
-    best = task.best()
+    best = task.able()
     deployments: tuple[Deployment, ...] = ()
     for turn in range(MOST_TURNS + 1):
         if not task.bears(best, load):
@@ -119,7 +120,7 @@ def plan_serving(
             break
         deployments = ()
         simulations.scale_halves(HALVES_STEP if turn < MOST_TURNS - 1 else 0.0)
-        best = task.best()
+        best = task.able()
     infeasible = None
     if not deployments:
         most = task.most() if load is not None else task.borne(best)
@@ -131,6 +132,7 @@ def plan_serving(
             demand=load,
             one_node=field.one_node,
             able=tuple(option for option in simulations.options.values() if option.rate > 0),
+            least=partial(task.least, demand=load or 0.0),
         )
     status = ServeStatus.OPTIMAL if best.fleet.status is Status.OPTIMAL else ServeStatus.FEASIBLE
     return ServePlan(
@@ -226,6 +228,7 @@ class Task:
         demand: Requests a second to bear at least cost; None for as many as there can be.
         solver: What composes engines.
         pairings: Prefill and decode options that work together.
+        freed: A resource of which there is as much as is needed, and the least of it wanted; None for none.
     """
 
     request: ServeRequest
@@ -234,6 +237,30 @@ class Task:
     demand: float | None
     solver: str
     pairings: tuple[Pairing, ...]
+    freed: Freed | None = None
+
+    def able(self) -> Composed:
+        """Return the best composition, of engines in closed form only where it bears the load with them.
+
+        The closed form may say less of an engine than the simulation: that nothing bears the load is the simulation's
+        to say.
+        """
+        found = self.best()
+        if self.demand is None or self.bears(found, self.demand) or self.most() < self.demand * (1 - ROUNDING):
+            return found
+        return self.best()
+
+    def least(self, name: str, times: int, *, demand: float) -> float | None:
+        """Return the least of one resource that bears a load while the others are as they are; None where none does.
+
+        Args:
+            name: The resource, of `planner.serving_search.compose`.
+            times: The GPUs of each kind over those that there are.
+            demand: Requests a second.
+        """
+        task = replace(self, demand=demand, freed=Freed(name=name, times=times))
+        found = task.able()
+        return found.fleet.objective if task.bears(found, demand) else None
 
     def best(self) -> Composed:
         """Return the best composition that the user allows: of any options, or of engines of one shape in each role.
@@ -305,21 +332,13 @@ class Task:
             tried = {group: one for group, one in tried.items() if not new & set(group)}
 
     def most(self) -> float:
-        """Return the requests a second that all options bear at most."""
-        options = self.simulations.options
-        whole = {index for index, one in options.items() if one.point.role is Role.BOTH}
-        return max(self._most_of(tuple(sorted(whole | pairing))) for pairing in self.pairings or (frozenset(),))
-
-    def _most_of(self, chosen: tuple[int, ...]) -> float:
-        while True:
-            found = self._composed(chosen, demand=None)
-            if not self.simulations.require(found.counts):
-                return self.borne(found)
+        """Return the requests a second that the best composition bears at most."""
+        return self.borne(replace(self, demand=None).best())
 
     def _composed(self, indices: tuple[int, ...], *, demand: float | None) -> Composed:
         known = self.simulations.options
         options = {index: known[index] for index in indices if known[index].rate > 0}
-        return composed(self.request, self.clusters, options, demand=demand, solver=self.solver)
+        return composed(self.request, self.clusters, options, demand=demand, solver=self.solver, freed=self.freed)
 
     def borne(self, found: Composed) -> float:
         """Return the requests a second that a composition bears."""

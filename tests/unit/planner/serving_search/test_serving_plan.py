@@ -181,7 +181,9 @@ def test_a_long_prompt_alone_is_planned() -> None:
     ],
 )
 def test_the_parts_of_a_tokens_time_are_all_of_it(load: str, within: float) -> None:
-    plan = served(("input: 1000", f"{load}\n  input: 4000"), ("workload:", "constraints: {tp: 1, split: never}\nworkload:"))
+    plan = served(
+        ("input: 1000", f"{load}\n  input: 4000"), ("workload:", "constraints: {tp: 1, split: never}\nworkload:")
+    )
     for deployment in plan.deployments:
         for entry, found in zip(deployment.pools, deployment.served, strict=True):
             assert sum(entry.step_seconds.values()) == pytest.approx(found.tpot.mean, rel=within)
@@ -415,6 +417,35 @@ def test_a_bound_below_any_engine_says_what_one_takes(bound: str, least: float) 
     (move,) = plan.infeasible.moves
     # One GPU holds the model: its price, or its share of the 10.2 kW of its node.
     assert move.needed == least
+
+
+@pytest.mark.parametrize(("bound", "step"), [("max_price_per_hour", 2.0), ("max_watts", 1275.0)])
+def test_a_bound_too_low_for_the_load_says_what_the_load_takes(bound: str, step: float) -> None:
+    load = ("input: 1000", "requests_per_second: 100\n  input: 1000")
+
+    def bounded(by: float) -> ServePlan:
+        return served(load, CHEAPEST, ("workload:", f"constraints: {{{bound}: {by}}}\nworkload:"))
+
+    plan = bounded(2 * step)
+    assert plan.infeasible is not None
+    moves = {move.target: move for move in plan.infeasible.moves}
+    needed = moves[bound].needed
+    assert needed is not None
+    assert needed > 2 * step
+    # More GPUs cost more than may be spent.
+    assert moves["num_gpus"].needed is None
+    # What is said to do does, though the closed form says less of the engines; and a GPU less does not.
+    assert bounded(needed).status is ServeStatus.OPTIMAL
+    assert bounded(needed - step).status is ServeStatus.INFEASIBLE
+
+
+def test_no_load_is_too_high_to_say_what_it_takes() -> None:
+    plan = served(("input: 1000", "requests_per_second: 1000000\n  input: 1000"))
+    assert plan.infeasible is not None
+    moves = {move.target: move for move in plan.infeasible.moves}
+    bears = moves["requests_per_second"].needed
+    assert bears is not None
+    assert moves["num_gpus"].needed == pytest.approx(8 * 1_000_000 / bears, rel=0.15)
 
 
 @pytest.mark.parametrize("tokens", [64, 256])
