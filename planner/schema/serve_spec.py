@@ -355,6 +355,12 @@ class ServeSpecFile(_Mapping):
                 field="" if self.cluster is None else "clusters",
             )
         workload = self.workload
+        if workload.concurrency is not None and self.constraints.split is Splits.ONLY:
+            raise complaint(
+                "`concurrency` and `constraints.split` = only do not go together.",
+                "A fixed number under way is planned for engines that do everything: leave out one of the two.",
+                field="constraints",
+            )
         has_load = workload.requests_per_second is not None or workload.arrivals is Arrivals.TRACE
         if self.objective is not ServeObjective.GOODPUT and not has_load:
             raise complaint(

@@ -24,7 +24,7 @@ from planner.serve_plan import (
     ServeSearchSummary,
     ServeStatus,
 )
-from planner.serve_request import Arrivals, ServeObjective, ServeRequest
+from planner.serve_request import Arrivals, ServeObjective, ServeRequest, Splits
 from planner.serving.balancer import STEP_INTERVAL
 from planner.serving.engines import calibration, engine_named
 from planner.serving.formats import formats_of
@@ -482,7 +482,9 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
             f"{request.speculation.acceptance:g} each, at every load; it stands on the engine's GPUs with the engine's "
             "tensor parallelism, and a pass of it occupies the host as a step does"
         )
-    if workload.arrivals is Arrivals.CLOSED:
+    if workload.concurrency is not None:
+        texts.append("a fixed number under way is planned for engines that do everything: no split was looked at")
+    elif workload.arrivals in {Arrivals.CLOSED, Arrivals.OFFLINE} and request.constraints.split is not Splits.NEVER:
         texts.append("pools of a split plan get their requests by the clock, independently")
     if workload.targets.given and workload.targets.percentile is None:
         texts.append("targets speak of means")

@@ -92,6 +92,25 @@ def test_an_offline_batch_says_how_long_it_takes(spec: Path, tmp_path: Path) -> 
     assert "--num-prompts 100)" in (tmp_path / "run" / "bench.sh").read_text()
 
 
+def test_nothing_is_said_of_targets_where_there_are_none(spec: Path) -> None:
+    spec.write_text(SMALL.replace("  slo: {ttft_ms: 500, tpot_ms: 25}\n", ""))
+    found = RUNNER.invoke(app, ["plan", str(spec), "--set", "constraints={split: never, tp: 8}"])
+    assert found.exit_code == 0, found.stderr
+    assert "target" not in found.stdout.replace("targets    none", "")
+    too_large = RUNNER.invoke(app, ["plan", str(spec), "--set", "model=llama-3.1-405b"])
+    assert too_large.exit_code == 3
+    assert "No plan serves the requests.\nBinding: memory: " in too_large.stdout
+    assert " GiB are missing on a GPU.\n" in too_large.stdout
+
+
+def test_a_rate_of_next_to_nothing_is_planned_and_shown(spec: Path) -> None:
+    words = ["--set", "workload.requests_per_second=0.0002", "--set", "objective=fewest-gpus"]
+    result = RUNNER.invoke(app, ["plan", str(spec), *words])
+    assert result.exit_code == 0, result.stderr
+    assert "\n1 GPU; no composition of these engines does better.\n" in result.stdout
+    assert " 0.0002 " in result.stdout.split("Engines\n")[1].split("Requests, by simulation")[0]
+
+
 def test_nothing_is_written_where_no_plan_keeps_the_targets(spec: Path, tmp_path: Path) -> None:
     spec.write_text(IMPOSSIBLE)
     result = RUNNER.invoke(app, ["plan", str(spec), "--out", str(tmp_path / "run")])

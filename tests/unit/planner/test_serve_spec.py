@@ -128,6 +128,16 @@ def test_everything_that_can_be_said_is_read() -> None:
             ),
         ),
         (
+            (
+                "workload:\n",
+                "constraints: {split: only}\nworkload:\n  arrivals: closed-loop\n  concurrency: 8\n",
+            ),
+            (
+                "spec.yaml:4:14: constraints: `concurrency` and `constraints.split` = only do not go together.\n"
+                "A fixed number under way is planned for engines that do everything: leave out one of the two."
+            ),
+        ),
+        (
             ("price_per_gpu_hour: 2.0}", "}\nconstraints: {max_price_per_hour: 5.0}"),
             (
                 "spec.yaml:3:10: cluster: dgx-h100 has no price, which the plan needs.\n"
