@@ -83,13 +83,13 @@ def _run(loaded: list[tuple[Option, Point]]) -> tuple[list[Point], list[Times]]:
     seated: list[Point] = []
     found: list[Times] = []
     for option, point in loaded:
-        times = times_of(point)
+        times = times_of(point, whole=True)
         seqs = seats_for(point.candidate, max(times.mean_batch, 1.0), point.role)
         if in_a_loop(point.candidate, point.role) or point.role is Role.PREFILL or seqs >= point.seqs:
             seated.append(point)
         else:
             fewer = replace(point, seqs=seqs)
-            tried = times_of(fewer)
+            tried = times_of(fewer, whole=True)
             targets = targets_of(fewer, first_seconds=option.first_seconds)
             good = keeps(served_of(tried, targets, in_loop=False), targets)
             seated.append(fewer if good else point)

@@ -219,10 +219,10 @@ class Simulations:
             self.options[index] = replace(option, point=point, simulated=True)
         return bool(new)
 
-    def scale_halves(self, factor: float) -> None:
-        """Let every engine of a split plan bear less."""
+    def scale(self, factor: float, *, halves_alone: bool) -> None:
+        """Let every engine bear less, or every engine of a split plan alone."""
         for index, option in self.options.items():
-            if option.point.role is not Role.BOTH:
+            if not halves_alone or option.point.role is not Role.BOTH:
                 point = replace(option.point, requests_per_second=option.rate * factor)
                 self.options[index] = replace(option, point=point)
 

@@ -38,6 +38,7 @@ from planner.serving_search.options import Option, OptionTable, Simulations, opt
 from planner.serving_search.pareto import pareto_front
 from planner.serving_search.passing import Pairing
 from planner.serving_search.shapes import engine_shapes
+from planner.serving_search.simulated import TRACED
 from planner.serving_search.traffic import mean_of
 from planner.specs import ModelSpec
 from profiles.hardware import Cluster
@@ -47,9 +48,10 @@ from solvers.solution import Status
 ENGINE = "vllm"
 RUNNERS_UP = 5
 
-HALVES_STEP = 0.97
-"""What engines of a split plan bear less at each turn, where their requests together miss a target that each keeps; at
-the last turn they are left out."""
+TOGETHER_STEP = 0.97
+"""What engines of a split plan bear less at each turn, where their requests together miss a target that each keeps, and
+engines of any plan where requests of a whole trace miss one that its fastest stretch keeps; at the last turn they are
+left out."""
 MOST_TURNS = 24
 
 ROUNDING = 1e-9
@@ -112,14 +114,15 @@ def plan_serving(
     load = demand_of(request)
     best = task.able()
     deployments: tuple[Deployment, ...] = ()
+    traced = request.workload.arrivals is Arrivals.TRACE
     for turn in range(MOST_TURNS + 1):
         if not task.bears(best, load):
             break
         deployments = deployments_of(request, simulations.options, best.counts, load=load, one_node=field.one_node)
-        if keep_targets(request, tuple(one for one in deployments if one.layout.is_split)):
+        if keep_targets(request, tuple(one for one in deployments if traced or one.layout.is_split)):
             break
         deployments = ()
-        simulations.scale_halves(HALVES_STEP if turn < MOST_TURNS - 1 else 0.0)
+        simulations.scale(TOGETHER_STEP if turn < MOST_TURNS - 1 else 0.0, halves_alone=not traced)
         best = task.able()
     infeasible = None
     if not deployments:
@@ -456,6 +459,21 @@ def _routing(routing: Routing | None) -> str:
     )
 
 
+def _of_arrivals(request: ServeRequest) -> Iterable[str]:
+    """Yield what is taken of when requests come."""
+    workload = request.workload
+    if workload.arrivals is Arrivals.TRACE:
+        yield (
+            "recorded arrivals keep their clock, and run faster only where an engine bears more than all of them; what"
+            f" engines bear is searched by the {TRACED:,} requests of a rank that come fastest, what becomes of"
+            " requests by a rank's part of the whole trace"
+        )
+    if workload.concurrency is not None:
+        yield "a fixed number under way is planned for engines that do everything: no split was looked at"
+    elif workload.arrivals in {Arrivals.CLOSED, Arrivals.OFFLINE} and request.constraints.split is not Splits.NEVER:
+        yield "pools of a split plan get their requests by the clock, independently"
+
+
 def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
     """Return what the figures rest on."""
     workload = request.workload
@@ -463,6 +481,7 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
         f"times of steps: kernel by kernel; constants of the engine: {calibration().source}",
         *_version(),
         "requests are dealt to engines at random, each keeping the distribution of lengths",
+        *_of_arrivals(request),
     ]
     if workload.prefix is not None:
         texts.append(
@@ -482,10 +501,6 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
             f"{request.speculation.acceptance:g} each, at every load; it stands on the engine's GPUs with the engine's "
             "tensor parallelism, and a pass of it occupies the host as a step does"
         )
-    if workload.concurrency is not None:
-        texts.append("a fixed number under way is planned for engines that do everything: no split was looked at")
-    elif workload.arrivals in {Arrivals.CLOSED, Arrivals.OFFLINE} and request.constraints.split is not Splits.NEVER:
-        texts.append("pools of a split plan get their requests by the clock, independently")
     if workload.targets.given and workload.targets.percentile is None:
         texts.append("targets speak of means")
     return tuple(texts)
