@@ -1,9 +1,9 @@
 """How long a trace of many requests takes: to read, and to simulate on one engine.
 
-One engine of a case of `benchmarks.serving` is given all requests of a made trace: Poisson arrivals at a part of what it
-bears in closed form, lognormal lengths. Seconds are of a processor core. Machines differ and do other work besides, so
-that the figure to compare is a ratio taken in the same run: over a loop of Python that adds one number for every step of
-the engine, which is the least that a simulation of single steps could do.
+One engine of a case of `benchmarks.serving` is given all requests of a made trace: Poisson arrivals at a part of what
+it bears in closed form, lognormal lengths. Seconds are of a processor core. Machines differ and do other work besides,
+so that the figure to compare is a ratio taken in the same run: over a loop of Python that adds one number for every
+step of the engine, which is the least that a simulation of single steps could do.
 """
 
 import tempfile
