@@ -145,10 +145,14 @@ def spread(values_N: FloatArray, percentile: float | None) -> Spread:
 
 def _grows(times: Times) -> bool:
     """Return whether waiting grows as long as requests come."""
-    if len(times.arrival_N) < 2 or times.arrival_N.max() <= times.arrival_N.min():
+    if len(times.arrival_N) < 2:
         return False
-    slope = np.polyfit(times.arrival_N - times.arrival_N.min(), times.ttft_N, 1)[0]
-    return bool(slope > GROWTH)
+    # The slope of the line of least squares, over times of which the last is 1: no unit is too long or too short.
+    span = float(np.ptp(times.arrival_N))
+    places_N = (times.arrival_N - times.arrival_N.min()) / span if span > 0 else np.zeros(len(times.arrival_N))
+    around_N = places_N - places_N.mean()
+    spread_of_places = float(around_N @ around_N)
+    return spread_of_places > 0 and float(around_N @ times.ttft_N) > GROWTH * span * spread_of_places
 
 
 def keeps(served: Served, targets: Targets) -> bool:

@@ -208,6 +208,12 @@ def test_a_damaged_serving_plan_is_named(spec: Path, tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["emit", str(out)])
     assert result.exit_code == 2
     assert "`status` = infeasible, but the file holds 1 deployments." in result.stderr
+    document["status"] = "optimal"
+    document["metrics"]["tpot"] = "E2E / output tokens of one request, in seconds."
+    file.write_text(json.dumps(document))
+    result = RUNNER.invoke(app, ["emit", str(out)])
+    assert result.exit_code == 2
+    assert "metrics: `metrics` mean something else than here." in result.stderr
 
 
 def test_init_writes_a_serving_spec_that_its_schema_takes(tmp_path: Path) -> None:

@@ -369,6 +369,21 @@ def test_the_cheaper_kind_of_gpu_serves_where_it_is_fast_enough() -> None:
     assert plan.price_per_hour == pytest.approx(plan.value)
 
 
+def test_prompts_and_answers_go_to_different_kinds_of_gpu() -> None:
+    plan = served(TWO_KINDS, SPLIT, ("input: 1000", "input: 4000"))
+    kinds = {
+        role: {entry.pool.gpu for entry in plan.pools if entry.pool.role is role}
+        for role in (Role.PREFILL, Role.DECODE)
+    }
+    # The faster kind has the prompts, some answers are left to the other, and the network carries their caches.
+    assert "h100-sxm-80gb" in kinds[Role.PREFILL]
+    assert kinds[Role.DECODE] == {"a100-sxm-80gb"}
+    assert plan.deployments[0].transfer is not None
+    assert plan.deployments[0].transfer.over == "the network between nodes"
+    alone = served(SPLIT, ("input: 1000", "input: 4000"))
+    assert borne(plan) > borne(alone)
+
+
 @pytest.mark.parametrize(
     ("bound", "used"),
     [("max_price_per_hour: 9.0", "price"), ("max_watts: 2500.0", "watts")],
