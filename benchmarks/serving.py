@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [in_a_fresh_process(name) for name in wanted if name != TRACE]
     traces = [trace_row()] if TRACE in wanted else []
     if asked.format == "json":
-        print(json.dumps([asdict(row) for row in (*rows, *traces)], indent=2))
+        print(json.dumps([*map(asdict, rows), *map(asdict, traces)], indent=2))
     else:
         lines = [line for row in traces for line in trace_words(row)]
         print((table(rows) if rows else "") + "".join(f"{line}\n" for line in lines))

@@ -114,7 +114,8 @@ class ServePlanFile(_Mapping):
     kind: Literal["serve"]
     target: Literal["vllm"]
     metrics: Annotated[dict[str, str], BeforeValidator(_known_metrics)] = Field(
-        description=" ".join(f"{name}: {text}" for name, text in METRICS.items()), json_schema_extra={"const": METRICS}
+        description=" ".join(f"{name}: {text}" for name, text in METRICS.items()),
+        json_schema_extra={"const": {**METRICS}},
     )
     status: ServeStatus
     objective: str

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from planner.blocks import SelfAttention
 from planner.overheads import PUBLISHED
 from planner.serve_request import CacheSize, ServeRequest, Speculation
 from planner.serving.engines import Engine
@@ -197,6 +198,7 @@ def _by_share(ground: Ground, build: Build, *, seqs: int) -> EngineSettings:
         max_num_batched_tokens=build.budget,
         max_model_len=request.workload.max_model_len,
         gpu_memory_utilization=ground.engine.default_memory_fraction if share is None else share,
+        block_size=_block_size(ground),
         kv_cache_dtype="fp8" if formats.cache == "fp8" else "auto",
         chunked_prefill=True,
         prefix_caching=request.workload.prefix is not None,
@@ -204,6 +206,18 @@ def _by_share(ground: Ground, build: Build, *, seqs: int) -> EngineSettings:
         redundant_experts=build.balance.redundant,
         draft=draft,
     )
+
+
+def _block_size(ground: Ground) -> int | None:
+    """Return the tokens of a block that an engine is told, those its memory is counted with; None leaves them to it.
+
+    Kernels of latent attention take blocks of their own, and vLLM makes those beside recurrent states as large as a
+    state; it does so by itself, and holds a number that it is told against them (`vllm/platforms/interface.py:
+    update_block_size_for_backend`). Kernels of plain attention take its usual one.
+    """
+    mixers = [block.mixer for block in ground.prices.model.distinct_blocks]
+    plain = all(isinstance(mixer, SelfAttention) for mixer in mixers)
+    return ground.engine.block_size if plain else None
 
 
 def ledger_of(ground: Ground, build: Build, *, seqs: int) -> KvLedger:

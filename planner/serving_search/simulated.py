@@ -70,12 +70,12 @@ def times_of(point: Point, *, whole: bool = False) -> Times:
     if in_a_loop(candidate, point.role):
         concurrency = max(1, round(point.batch))
         count = max(count, 4 * concurrency)
-        lists = (requests_in_loop(request, count=count, concurrency=concurrency),)
+        lists = [requests_in_loop(request, count=count, concurrency=concurrency)]
     elif request.workload.arrivals is Arrivals.TRACE:
         most = None if whole else max(TRACED, count)
-        lists = requests_of_trace(request, count=count, per_second=point.requests_per_second / dp, most=most)
+        lists = list(requests_of_trace(request, count=count, per_second=point.requests_per_second / dp, most=most))
     else:
-        lists = (requests_at_rate(request, count=count, per_second=point.requests_per_second / dp),)
+        lists = [requests_at_rate(request, count=count, per_second=point.requests_per_second / dp)]
     seats = candidate.seats(point.seqs)
     runs = [simulate(requests, costs=candidate.costs, seats=seats, role=point.role) for requests in lists]
     return _counted(runs, point, dp=dp)

@@ -68,8 +68,26 @@ def test_files_say_the_plan(changes: tuple[tuple[str, str], ...]) -> None:
         run = read_vllm_config(files[name], file=name, version=VERSION, num_gpus=None, gpus_per_node=8)
         assert shape_of(run) == entry.pool.shape
         assert settings_of(run) == entry.pool.settings
-        assert f"max-num-seqs: {entry.pool.settings.max_num_seqs}" in files[name].splitlines()
+        lines = files[name].splitlines()
+        assert f"max-num-seqs: {entry.pool.settings.max_num_seqs}" in lines
+        assert "block-size: 16" in lines
     assert {START_FILE, BENCH_FILE} <= files.keys()
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "told"),
+    [("deepseek-v3", "fp8_block", None), ("nemotron-h-56b", "bf16", None), ("gpt-oss-120b", "mxfp4", 16)],
+)
+def test_a_block_is_told_where_attention_takes_any(model: str, weights: str, told: int | None) -> None:
+    plan = served(
+        AGGREGATED,
+        TWO_NODES,
+        ("model: llama-3.1-8b", f"model: {model}"),
+        ("output: 200", f"output: 200\n  quantization: {weights}"),
+        ("{ttft_ms: 500, tpot_ms: 25}", "{tpot_ms: 200}"),
+    )
+    assert plan.pools
+    assert {entry.pool.settings.block_size for entry in plan.pools} == {told}
 
 
 @pytest.mark.parametrize("changes", PLANS)

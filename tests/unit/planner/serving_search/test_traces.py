@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from planner.emit.vllm_bench import BENCH_FILE
 from planner.serve_inputs import ServeInputs, load_serve_inputs
+from planner.serve_launch import serve_files
 from planner.serve_plan import ServeStatus
 from planner.serving.traffic import Requests
 from planner.serving_search.closed_form import best_of_both
@@ -44,7 +46,9 @@ def bursts() -> np.ndarray:
     """Return gaps with the same mean: tenths of the trace in turn eight times as fast as the others."""
     gaps_N = poisson_gaps()
     fast_N = (np.arange(REQUESTS) // (REQUESTS // 10)) % 2 == 0
-    return np.where(fast_N, gaps_N / 8, gaps_N) * gaps_N.sum() / np.where(fast_N, gaps_N / 8, gaps_N).sum()
+    burst_N: np.ndarray = np.where(fast_N, gaps_N / 8, gaps_N)
+    burst_N *= gaps_N.sum() / burst_N.sum()
+    return burst_N
 
 
 def requests_in(lists: tuple[Requests, ...]) -> Counter[tuple[float, int, int]]:
@@ -138,3 +142,6 @@ def test_a_plan_speaks_of_the_whole_trace(tmp_path: Path) -> None:
     assert served.ttft.stated <= (targets.ttft_seconds or 0)
     assert served.tpot.stated <= (targets.tpot_seconds or 0)
     assert any(text.startswith("recorded arrivals keep their clock") for text in plan.assumptions)
+    bench = serve_files(plan)[BENCH_FILE].splitlines()
+    assert "# Lengths are the means of trace.csv: random prompts have no recorded lengths." in bench
+    assert "# Requests come at the trace's mean rate, independently: its bursts are not measured." in bench
