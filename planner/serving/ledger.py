@@ -143,6 +143,17 @@ class KvLedger:
         return math.ceil(self.sequence_bytes(tokens)) if self.pool is None else self.pool.start_bytes(tokens)
 
     @property
+    def most_seats(self) -> int | None:
+        """Return the seats with which an engine starts at most; None without a bound.
+
+        Where layers keep states vLLM asks for a block of the pool for each sequence that it may decode at once
+        ("exceeds available Mamba cache blocks", vllm-project/vllm pull request 38270, issue 49064).
+        """
+        if self.pool is None or not self.state_bytes:
+            return None
+        return max(0, self.pool_bytes) // self.pool.block_bytes
+
+    @property
     def shortfall_bytes(self) -> int:
         """Return how much memory a GPU lacks for the longest sequence; 0 where it fits."""
         return max(0, self.start_bytes(self.needed_tokens) - self.pool_bytes)

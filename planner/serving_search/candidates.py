@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from planner.blocks import SelfAttention
 from planner.overheads import PUBLISHED
-from planner.serve_request import CacheSize, ServeRequest, Speculation
+from planner.serve_request import CacheSize, ServeConstraints, ServeRequest, Speculation
 from planner.serving.engines import Engine
 from planner.serving.formats import ServedFormats
 from planner.serving.ledger import KvLedger, kv_ledger, with_draft
@@ -279,7 +279,7 @@ def _builds(ground: Ground, shape: EngineShape, pruned: Counter[str]) -> Iterato
         apart = balance.redundant is not None and ground.draft is not None and ground.draft.prices.model.has_experts
         if apart:
             pruned["draft: routed experts beside a balancer"] += 1
-        for budget in _budgets(ground):
+        for budget in budgets_of(ground):
             if constraints.admits("max_num_batched_tokens", budget):
                 for number in guesses:
                     if not (apart and number):
@@ -327,17 +327,27 @@ def costs_of(ground: Ground, build: Build) -> StepCosts:
 
 
 def _holds(ground: Ground, build: Build, *, seqs: int) -> bool:
-    """Return whether an engine with so many seats has room for the longest sequence."""
-    return ledger_of(ground, build, seqs=seqs).fits
+    """Return whether an engine with so many seats starts, and has room for the longest sequence."""
+    ledger = ledger_of(ground, build, seqs=seqs)
+    return ledger.fits and (ledger.most_seats is None or seqs <= ledger.most_seats)
 
 
-def _budgets(ground: Ground) -> tuple[int, ...]:
+def budgets_of(ground: Ground) -> tuple[int, ...]:
     """Return the budgets that are tried; those that the user names come in."""
     bounds = ground.request.constraints.degrees.get("max_num_batched_tokens")
     named = (
         () if bounds is None else (*(bounds.allowed or ()), *(end for end in (bounds.minimum, bounds.maximum) if end))
     )
     return tuple(sorted({*TOKEN_BUDGETS, *named}))
+
+
+def least_seats(constraints: ServeConstraints) -> int:
+    """Return the least number of sequences that an engine may be told."""
+    bounds = constraints.degrees.get("max_num_seqs")
+    if bounds is None:
+        return 1
+    ends = (*(bounds.allowed or ()), bounds.minimum or 1)
+    return min(value for value in ends if bounds.admits(value))
 
 
 def _most_seqs(ground: Ground, build: Build) -> int:
@@ -351,8 +361,7 @@ def _most_seqs(ground: Ground, build: Build) -> int:
     bounds = constraints.degrees.get("max_num_seqs")
     most = min(ground.engine.default_num_seqs, build.budget // (build.guesses + 1))
     if bounds is not None:
-        ends = (*(bounds.allowed or ()), bounds.minimum or 1)
-        least = min(value for value in ends if bounds.admits(value))
+        least = least_seats(constraints)
         most = max((value for value in range(1, most + 1) if bounds.admits(value)), default=least)
         if most * (build.guesses + 1) > build.budget:
             return 0

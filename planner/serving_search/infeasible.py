@@ -14,7 +14,16 @@ from dataclasses import dataclass, replace
 from planner.serve_plan import Move, ServeInfeasible
 from planner.serve_request import ServeRequest, Splits
 from planner.serving_layout import EngineShape, Role
-from planner.serving_search.candidates import TOKEN_BUDGETS, Build, Candidate, Ground, balances_of, ledger_of
+from planner.serving_search.candidates import (
+    TOKEN_BUDGETS,
+    Build,
+    Candidate,
+    Ground,
+    balances_of,
+    budgets_of,
+    least_seats,
+    ledger_of,
+)
 from planner.serving_search.closed_form import Point, both_at, in_a_loop
 from planner.serving_search.compose import MAX_PRICE, MAX_WATTS, NUM_GPUS, fleet_problem, price_of, watts_of
 from planner.serving_search.options import Option, option_table
@@ -104,8 +113,18 @@ def _memory(grounds: tuple[Ground, ...], request: ServeRequest) -> ServeInfeasib
             nearest_values={},
         )
     lacking, words, limit, gpu = best
+    if not lacking:
+        return ServeInfeasible(
+            binding="no number of sequences that is allowed goes with a budget of tokens that is",
+            moves=(),
+            nearest="another max_num_seqs or max_num_batched_tokens",
+            nearest_values={},
+        )
+    seats = least_seats(request.constraints)
+    beside = f", beside room for {seats:,} at once" if seats > 1 else ""
     return ServeInfeasible(
-        binding=f"memory: the weights, a step and a sequence of {request.workload.max_model_len:,} tokens do not fit",
+        binding=f"memory: the weights, a step and a sequence of {request.workload.max_model_len:,} tokens do not fit"
+        f"{beside}",
         moves=(
             Move(
                 target="memory",
@@ -122,9 +141,15 @@ def _memory(grounds: tuple[Ground, ...], request: ServeRequest) -> ServeInfeasib
 
 def _shortfall(ground: Ground, shape: EngineShape) -> tuple[int, int]:
     """Return the bytes that a GPU lacks, and those that an engine may take of it."""
-    build = Build(shape=shape, budget=TOKEN_BUDGETS[0], balance=balances_of(ground, shape)[0])
-    ledger = ledger_of(ground, build, seqs=1)
-    return ledger.shortfall_bytes, ledger.capacity_bytes
+    constraints = ground.request.constraints
+    budgets = [budget for budget in budgets_of(ground) if constraints.admits("max_num_batched_tokens", budget)]
+    build = Build(shape=shape, budget=min(budgets, default=TOKEN_BUDGETS[0]), balance=balances_of(ground, shape)[0])
+    seats = least_seats(constraints)
+    ledger = ledger_of(ground, build, seqs=seats)
+    lacking = ledger.shortfall_bytes
+    if ledger.most_seats is not None and ledger.pool is not None and seats > ledger.most_seats:
+        lacking = max(lacking, seats * ledger.pool.block_bytes - ledger.pool_bytes)
+    return lacking, ledger.capacity_bytes
 
 
 def _split(candidates: list[Candidate], request: ServeRequest) -> ServeInfeasible | None:

@@ -281,6 +281,28 @@ def test_a_pinned_batch_without_room_for_its_logits_is_no_shape_that_fits() -> N
     assert plan.search.legal == 0
 
 
+def test_a_hybrid_is_told_no_more_sequences_than_its_pool_has_blocks() -> None:
+    # vLLM does not start with more: each sequence has a block for its states, here 20.6 MiB of some 4.2 GiB.
+    def told(seats: int) -> ServePlan:
+        pinned = ("workload:", f"constraints: {{tp: 1, pp: 1, dp: 1, max_num_seqs: {seats}, split: never}}\nworkload:")
+        return served(("llama-3.1-8b", "qwen3.5-35b-a3b"), ("{ttft_ms: 500, tpot_ms: 25}", "{tpot_ms: 200}"), pinned)
+
+    assert told(200).deployments
+    plan = told(512)
+    assert plan.infeasible is not None
+    assert plan.infeasible.binding.endswith("do not fit, beside room for 512 at once")
+    (move,) = plan.infeasible.moves
+    assert move.needed is not None
+    assert 4 << 30 < move.needed - move.given < 8 << 30
+
+
+def test_more_sequences_than_any_budget_has_tokens_are_what_is_in_the_way() -> None:
+    plan = served(("workload:", "constraints: {tp: 8, max_num_seqs: 20000, split: never}\nworkload:"))
+    assert plan.infeasible is not None
+    assert plan.infeasible.binding == ("no number of sequences that is allowed goes with a budget of tokens that is")
+    assert plan.infeasible.moves == ()
+
+
 def test_the_front_rises_as_users_wait_longer() -> None:
     front = served().pareto
     users = [point.tokens_per_second_per_user for point in front]
