@@ -219,6 +219,12 @@ def _served(plan: ServePlan) -> tuple[Block, ...]:
             f"{per_user:,.1f} of a user."
         )
     )
+    concurrency = plan.request.workload.concurrency
+    under_way = round(sum(entry.batch * entry.pool.shape.dp * entry.pool.replicas for entry in plan.pools))
+    if concurrency is not None and under_way < concurrency:
+        blocks.append(
+            Line(f"  Of the {concurrency:,} requests {under_way:,} are under way; the wait of others is left out.")
+        )
     asked = plan.request.workload.num_requests
     if asked is not None:
         days = asked / plan.requests_per_second / SECONDS_PER_DAY

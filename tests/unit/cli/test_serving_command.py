@@ -103,6 +103,18 @@ def test_nothing_is_said_of_targets_where_there_are_none(spec: Path) -> None:
     assert " GiB are missing on a GPU.\n" in too_large.stdout
 
 
+def test_requests_that_no_engine_has_a_place_for_are_said(spec: Path) -> None:
+    words = ["--set", "workload.arrivals=closed-loop", "--set", "constraints={tp: 8, split: never, max_num_seqs: 61}"]
+    exact = RUNNER.invoke(app, ["plan", str(spec), *words, "--set", "workload.concurrency=61"])
+    assert exact.exit_code == 0, exact.stderr
+    assert "are under way" not in exact.stdout
+    # Eight data-parallel ranks share evenly: five requests of 61 find no place.
+    moe = ["--set", "model=qwen3-30b-a3b", "--set", "constraints={tp: 1, dp: 8, expert_parallel: true, split: never}"]
+    odd = RUNNER.invoke(app, ["plan", str(spec), *words, *moe, "--set", "workload.concurrency=61"])
+    assert odd.exit_code == 0, odd.stderr
+    assert "  Of the 61 requests 56 are under way; the wait of others is left out." in odd.stdout.splitlines()
+
+
 def test_a_rate_of_next_to_nothing_is_planned_and_shown(spec: Path) -> None:
     words = ["--set", "workload.requests_per_second=0.0002", "--set", "objective=fewest-gpus"]
     result = RUNNER.invoke(app, ["plan", str(spec), *words])
