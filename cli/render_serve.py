@@ -97,6 +97,8 @@ def _traffic(workload: ServeWorkload) -> str:
         Arrivals.OFFLINE: "all at once",
         Arrivals.TRACE: "as recorded",
     }[workload.arrivals]
+    if workload.arrivals is Arrivals.TRACE and workload.trace is not None:
+        load = f"{_rate(workload.trace.requests_per_second)}/s {load}"
     if workload.requests_per_second is not None:
         load = f"{workload.requests_per_second:g}/s {load}"
     if workload.concurrency is not None:
@@ -228,8 +230,9 @@ def _served(plan: ServePlan) -> tuple[Block, ...]:
     asked = plan.request.workload.num_requests
     if asked is not None:
         days = asked / plan.requests_per_second / SECONDS_PER_DAY
+        ends = milliseconds(max(served.e2e.mean for deployment in plan.deployments for served in deployment.served))
         blocks.append(
-            Line(f"  {count(asked)} requests take {duration(days)} at that rate, without the last ones' end.")
+            Line(f"  {count(asked)} requests take {duration(days)} at that rate, and the last ones' end {ends} more.")
         )
     return tuple(blocks)
 

@@ -86,7 +86,8 @@ def test_an_offline_batch_says_how_long_it_takes(spec: Path, tmp_path: Path) -> 
     assert result.exit_code == 0, result.stderr
     document = json.loads((tmp_path / "run" / "plan.json").read_text())
     minutes = 100 / document["requests_per_second"] / 60
-    assert f"  100 requests take {minutes:.2g} minutes at that rate, without the last ones' end." in (
+    ends = document["deployments"][0]["served"][0]["e2e"]["mean"] * 1e3
+    assert f"  100 requests take {minutes:.2g} minutes at that rate, and the last ones' end {ends:,.1f} ms more." in (
         result.stdout.splitlines()
     )
     assert "--num-prompts 100)" in (tmp_path / "run" / "bench.sh").read_text()
