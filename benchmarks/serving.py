@@ -2,6 +2,7 @@
 
     python -m benchmarks.serving
     python -m benchmarks.serving --only deepseek-v3-32xh200 --format json
+    python -m benchmarks.serving --only trace
 
 Planning is the call of `planner.serving_search.search.plan_serving` alone, in a fresh process of each case's own; what
 starting Python and reading the spec take comes before. The other planner's figures are its own predictions, printed by
@@ -10,7 +11,7 @@ it for the same model, GPUs, lengths and targets; none of either side is a measu
 The difference is taken apart. Its plan is priced here, at its batch where it prints one, else at the largest that keeps
 the targets here: what that differs by is prices. Between its shape and the best equal engines lies the choice of a
 shape and a batch, and between these and the plan what mixed shapes and a split into prefill and decode bring. The three
-factors multiply to the whole.
+factors multiply to the whole. Behind the cases stands how long a trace takes (`benchmarks.serving_trace`).
 """
 
 import argparse
@@ -23,6 +24,8 @@ from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
+from benchmarks.serving_trace import NAME as TRACE
+from benchmarks.serving_trace import trace_row, trace_words
 from planner.serve_inputs import ServeInputs, load_serve_inputs
 from planner.serving_layout import EngineShape
 from planner.serving_search.closed_form import best_of_both, both_at
@@ -293,11 +296,18 @@ def _figure(value: float | None) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plan the cases and print them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="Plan fixed serving cases.")
-    parser.add_argument("--only", action="append", choices=names(), help="one case; may be given again")
+    choices = (*names(), TRACE)
+    parser.add_argument("--only", action="append", choices=choices, help="one case; may be given again")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     asked = parser.parse_args(arguments)
-    rows = [in_a_fresh_process(name) for name in asked.only or names()]
-    print(table(rows) if asked.format == "text" else json.dumps([asdict(row) for row in rows], indent=2))
+    wanted = asked.only or choices
+    rows = [in_a_fresh_process(name) for name in wanted if name != TRACE]
+    traces = [trace_row()] if TRACE in wanted else []
+    if asked.format == "json":
+        print(json.dumps([*map(asdict, rows), *map(asdict, traces)], indent=2))
+    else:
+        lines = [line for row in traces for line in trace_words(row)]
+        print((table(rows) if rows else "") + "".join(f"{line}\n" for line in lines))
     return 0
 
 

@@ -30,6 +30,9 @@ FRONT = "Speed against throughput, in closed form"
 
 SECONDS_PER_DAY = 86400
 
+LEAST_SHOWN = 0.01
+"""Requests a second below which two places show nothing."""
+
 LONGEST_WAY = 36
 """Characters of the words of a composition that a table shows."""
 
@@ -94,6 +97,8 @@ def _traffic(workload: ServeWorkload) -> str:
         Arrivals.OFFLINE: "all at once",
         Arrivals.TRACE: "as recorded",
     }[workload.arrivals]
+    if workload.arrivals is Arrivals.TRACE and workload.trace is not None:
+        load = f"{_rate(workload.trace.requests_per_second)}/s {load}"
     if workload.requests_per_second is not None:
         load = f"{workload.requests_per_second:g}/s {load}"
     if workload.concurrency is not None:
@@ -123,12 +128,14 @@ def _targets(workload: ServeWorkload) -> str:
 def verdict(plan: ServePlan) -> tuple[Block, ...]:
     """Return the objective's value with its proof, or what is in the way."""
     if plan.infeasible is not None:
-        return (Blank(), Line("No plan keeps the targets.", Style.BAD), *_in_the_way(plan.infeasible))
+        none = "keeps the targets" if plan.request.workload.targets.given else "serves the requests"
+        return (Blank(), Line(f"No plan {none}.", Style.BAD), *_in_the_way(plan.infeasible))
     assert plan.value is not None
     assert plan.bound is not None
+    within = " within the targets" if plan.request.workload.targets.given else ""
     value = {
-        ServeObjective.GOODPUT: f"{plan.value:,.2f} requests/s within the targets",
-        ServeObjective.FEWEST_GPUS: f"{plan.value:,.0f} GPUs",
+        ServeObjective.GOODPUT: f"{_rate(plan.value)} requests/s{within}",
+        ServeObjective.FEWEST_GPUS: counted(round(plan.value), "GPU"),
         ServeObjective.COST: f"{plan.value:,.2f} an hour",
     }[plan.objective]
     proof = (
@@ -137,6 +144,11 @@ def verdict(plan: ServePlan) -> tuple[Block, ...]:
         else (f"none can be better than {plan.bound:,.2f}")
     )
     return (Blank(), Line(f"{value}; {proof}.", Style.GOOD))
+
+
+def _rate(per_second: float) -> str:
+    """Return a rate with two places, or two digits where these would show nothing of it."""
+    return f"{per_second:,.2f}" if per_second >= LEAST_SHOWN or per_second <= 0 else f"{per_second:.2g}"
 
 
 def _engines(plan: ServePlan) -> tuple[Block, ...]:
@@ -149,8 +161,8 @@ def _engines(plan: ServePlan) -> tuple[Block, ...]:
             entry.pool.gpu,
             str(entry.pool.settings.max_num_seqs),
             str(entry.pool.settings.max_num_batched_tokens),
-            f"{entry.requests_per_second:,.2f}",
-            f"{entry.capacity_requests_per_second:,.2f}",
+            _rate(entry.requests_per_second),
+            _rate(entry.capacity_requests_per_second),
         )
         for entry in plan.pools
     )
@@ -192,9 +204,10 @@ def _served(plan: ServePlan) -> tuple[Block, ...]:
         rows=tuple(rows),
     )
     blocks: list[Block] = [table]
+    has_targets = bool(plan.request.workload.targets.given)
     for deployment in plan.deployments:
         for name, served in zip(deployment.ways, deployment.served, strict=True):
-            blocks.append(Line(f"  {name}: {_verdict_of(served)}"))
+            blocks.append(Line(f"  {name}: {_verdict_of(served, has_targets=has_targets)}"))
         if deployment.transfer is not None:
             sent = deployment.transfer
             blocks.append(
@@ -208,11 +221,18 @@ def _served(plan: ServePlan) -> tuple[Block, ...]:
             f"{per_user:,.1f} of a user."
         )
     )
+    concurrency = plan.request.workload.concurrency
+    under_way = round(sum(entry.batch * entry.pool.shape.dp * entry.pool.replicas for entry in plan.pools))
+    if concurrency is not None and under_way < concurrency:
+        blocks.append(
+            Line(f"  Of the {concurrency:,} requests {under_way:,} are under way; the wait of others is left out.")
+        )
     asked = plan.request.workload.num_requests
     if asked is not None:
         days = asked / plan.requests_per_second / SECONDS_PER_DAY
+        ends = milliseconds(max(served.e2e.mean for deployment in plan.deployments for served in deployment.served))
         blocks.append(
-            Line(f"  {count(asked)} requests take {duration(days)} at that rate, without the last ones' end.")
+            Line(f"  {count(asked)} requests take {duration(days)} at that rate, and the last ones' end {ends} more.")
         )
     return tuple(blocks)
 
@@ -225,8 +245,8 @@ def speeds(plan: ServePlan) -> tuple[float, float]:
     return total / sum(cluster.world_size for cluster in plan.clusters), per_user
 
 
-def _verdict_of(served: Served) -> str:
-    parts = [f"{percent(served.attainment)} keep all targets"]
+def _verdict_of(served: Served, *, has_targets: bool) -> str:
+    parts = [f"{percent(served.attainment)} keep all targets"] if has_targets else []
     parts.append("saturated: waiting grows" if served.saturated else "not saturated")
     if served.preempted:
         parts.append(f"{percent(served.preempted)} put back for want of cache")
@@ -243,8 +263,9 @@ def _spent(plan: ServePlan) -> tuple[Block, ...]:
     rows = [(name, *(_milliseconds(entry, name) for entry in plan.pools)) for name in terms]
     rows.append(("all", *(milliseconds(sum(entry.step_seconds.values())) for entry in plan.pools)))
     heads = [f">{entry.pool.name}" for entry in plan.pools]
+    only_prompts = mean_of(plan.request.workload).output <= 1
     kinds = ", ".join(
-        f"{entry.pool.name}: {'a prompt' if entry.pool.role is Role.PREFILL else 'running answers'}"
+        f"{entry.pool.name}: {'a prompt' if entry.pool.role is Role.PREFILL or only_prompts else 'running answers'}"
         for entry in plan.pools
     )
     table = Table(columns=columns("time of", *heads), rows=tuple(rows))
@@ -296,7 +317,7 @@ def _ways(plan: ServePlan) -> tuple[Block, ...]:
             _shortened(entry.words),
             str(entry.num_gpus),
             *((f"{entry.price_per_hour:,.2f}",) if priced else ()),
-            f"{entry.requests_per_second:,.2f}",
+            _rate(entry.requests_per_second),
         )
         for entry in plan.compositions
     )
@@ -314,7 +335,7 @@ def _ranked(plan: ServePlan) -> tuple[Block, ...]:
             entry.words,
             entry.gpu,
             str(entry.max_num_seqs),
-            f"{entry.requests_per_second:,.2f}",
+            _rate(entry.requests_per_second),
             f"{entry.tokens_per_second_per_gpu:,.0f}",
             milliseconds(entry.ttft_seconds),
             milliseconds(entry.tpot_seconds),
@@ -345,7 +366,10 @@ def _pareto(plan: ServePlan) -> tuple[Block, ...]:
 def _in_the_way(found: ServeInfeasible) -> tuple[Block, ...]:
     blocks: list[Block] = [Line(f"Binding: {found.binding}.")]
     if found.nearest:
-        values = ", ".join(f"{name} {_value(name, value)}" for name, value in found.nearest_values.items())
+        values = ", ".join(
+            f"{_value(name, value)} are missing on a GPU" if name == "memory" else f"{name} {_value(name, value)}"
+            for name, value in found.nearest_values.items()
+        )
         blocks.append(Line(f"Nearest: {found.nearest}{f': {values}' if values else ''}."))
     return tuple(blocks)
 
@@ -371,6 +395,8 @@ def _value(name: str, value: float) -> str:
     if name in {"ttft", "tpot", "e2e"}:
         return milliseconds(value)
     unit = {"requests_per_second": "/s", "max_watts": " W", "max_price_per_hour": " an hour"}.get(name, "")
+    if name == "requests_per_second":
+        return f"{_rate(value)}{unit}"
     return f"{value:,.2f}{unit}" if unit else f"{value:,.0f}"
 
 

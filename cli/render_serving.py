@@ -43,7 +43,7 @@ def serving_document(found: Sequence[ServingPrediction], sorting: Sorting, const
             "refused": [entry.row.id for entry in refused_rows(found)],
             **{name: _errors(entries) for name, entries in _named(sets)},
             "engines": {engine: _errors(entries) for (engine,), entries in grouped(sets.clean, ("engine",)).items()},
-            "ranking": asdict(ranking_of(sets.clean)),
+            "ranking": asdict(ranking_of(sets.clean, no_first_token=frozenset(sorting.no_first_token))),
         },
     }
 
@@ -152,7 +152,7 @@ def serving_blocks(found: Sequence[ServingPrediction], sorting: Sorting, by: Seq
     facts = [
         ("ran, predicted not to fit", f"{len(refused)} of {count(len(found))}"),
         ("predicted", f"{count(predicted)} of {count(len(found))}; {count(stated)} state a layout and lengths"),
-        *_ranking_facts(ranking_of(sets.clean)),
+        *_ranking_facts(ranking_of(sets.clean, no_first_token=frozenset(sorting.no_first_token))),
     ]
     names = [*by, ">rows", ">tpot median", ">mean", ">bias", ">ttft median"]
     left = tuple(
@@ -174,7 +174,8 @@ def serving_blocks(found: Sequence[ServingPrediction], sorting: Sorting, by: Seq
 def _summary_table(sets: Sets) -> Table:
     """Return the errors of every set: median, mean in brackets; of the time per token with sources alike, too."""
     rows = []
-    for name, entries in _named(sets):
+    engines = [(f"clean {engine}", tuple(entries)) for (engine,), entries in grouped(sets.clean, ("engine",)).items()]
+    for name, entries in (*_named(sets), *engines):
         alike = metric_errors(entries, Metric.TPOT, sources_alike=True)
         cells = [_cell(metric_errors(entries, metric)) for metric in Metric]
         if any(cells):
@@ -193,8 +194,10 @@ def _ranking_facts(ranking: Ranking) -> list[tuple[str, str]]:
         for name, order in (
             ("tpot order, other GPU counts", ranking.unequal_tpot),
             ("tokens order, other GPU counts", ranking.unequal_throughput),
+            ("ttft order, other GPU counts", ranking.unequal_ttft),
             ("tpot order, equal GPU counts", ranking.equal_tpot),
             ("tokens order, equal GPU counts", ranking.equal_throughput),
+            ("ttft order, equal GPU counts", ranking.equal_ttft),
         )
         if order.pairs
     ]

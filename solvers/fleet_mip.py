@@ -18,7 +18,9 @@ Constraints, in the numbers of `solvers.fleet`
     (3)  sum of rate[o] n[o] over whole options + h >= demand                         _served_row
          h <= sum of rate[o] n[o] over first halves, and over second halves           _half_rows
 
-Rates are divided by the largest one and costs likewise, so that solvers' absolute tolerances are small beside them.
+Rates are divided by the largest one and costs likewise, so that solvers' absolute tolerances are small beside them. To
+a demand no rate counts for more than the demand: one such server serves it alone either way, so (3) admits the same
+counts, and a demand far below every rate is not lost in a tolerance.
 """
 
 from collections.abc import Callable
@@ -96,6 +98,8 @@ def _solved(backend: Backend, problem: FleetProblem, limits: FleetLimits, *, sol
 def _model(problem: FleetProblem) -> tuple[LinearModel, float]:
     """Return the programme, and what 1 of its objective stands for."""
     most_served = problem.goal is Goal.MOST_SERVED
+    if not most_served:
+        problem = replace(problem, rate_O=tuple(min(rate, problem.demand) for rate in problem.rate_O))
     rate_unit, cost_unit = max((*problem.rate_O, 0.0)) or 1.0, max((*problem.cost_O, 0.0)) or 1.0
     columns = [
         Column(

@@ -2,7 +2,8 @@
 
 Error is predicted over measured, less one; sources weigh alike in one line, rows alike in another. The order is judged
 on pairs of layouts of one model, quantisation, hardware, engine, lengths and concurrency whose measured values lie
-further apart than repeats of one configuration do (`NOISE`); beside it stands what counting GPUs alone would give.
+further apart than repeats of one configuration do (`NOISE`, `FIRST_TOKEN_NOISE`); beside it stands what counting GPUs
+alone would give.
 """
 
 from collections import defaultdict
@@ -19,6 +20,8 @@ from planner.serving_layout import EngineShape
 
 NOISE = 1.05
 """Repeats of a configuration lie within 5 % in time between tokens, nine of ten of them."""
+FIRST_TOKEN_NOISE = 1.13
+"""The same of the time to the first token."""
 
 CHOICE_COLUMNS = ("model", "quant", "hardware", "engine", "isl", "osl", "concurrency_or_batch")
 
@@ -120,6 +123,8 @@ class Ranking:
         equal_tpot: The same of layouts with as many.
         unequal_throughput: Tokens per second and GPU, of layouts with another number of GPUs.
         equal_throughput: The same of layouts with as many.
+        unequal_ttft: Time to the first token, where it counts, of layouts with another number of GPUs.
+        equal_ttft: The same of layouts with as many.
         groups: Groups with several layouts.
         regret: Mean loss of tokens per second and GPU where the layout predicted best is taken; None without groups.
     """
@@ -128,6 +133,8 @@ class Ranking:
     equal_tpot: Order
     unequal_throughput: Order
     equal_throughput: Order
+    unequal_ttft: Order
+    equal_ttft: Order
     groups: int
     regret: float | None
 
@@ -139,13 +146,19 @@ class _Layout:
     shape: EngineShape
     tpot: tuple[float, float]
     throughput: tuple[float, float]
+    ttft: tuple[float, float] | None
 
 
-def ranking_of(entries: Sequence[ServingPrediction]) -> Ranking:
-    """Return how well predictions choose between the layouts of steady rows."""
+def ranking_of(entries: Sequence[ServingPrediction], *, no_first_token: frozenset[str] = frozenset()) -> Ranking:
+    """Return how well predictions choose between the layouts of steady rows.
+
+    Args:
+        entries: Predictions of rows that count.
+        no_first_token: Ids of those whose first token does not count.
+    """
     groups: dict[tuple[str, ...], list[_Layout]] = defaultdict(list)
     for entry in entries:
-        layout = _layout(entry)
+        layout = _layout(entry, first_token=entry.row.id not in no_first_token)
         if layout is not None:
             groups[tuple(entry.row.text(column) for column in CHOICE_COLUMNS)].append(layout)
     several = [layouts for layouts in groups.values() if len({layout.shape for layout in layouts}) > 1]
@@ -163,12 +176,14 @@ def ranking_of(entries: Sequence[ServingPrediction]) -> Ranking:
         equal_tpot=_order(equal, lambda layout: layout.tpot),
         unequal_throughput=_order(unequal, lambda layout: layout.throughput),
         equal_throughput=_order(equal, lambda layout: layout.throughput),
+        unequal_ttft=_order(unequal, lambda layout: layout.ttft, noise=FIRST_TOKEN_NOISE),
+        equal_ttft=_order(equal, lambda layout: layout.ttft, noise=FIRST_TOKEN_NOISE),
         groups=len(several),
         regret=sum(regrets) / len(regrets) if regrets else None,
     )
 
 
-def _layout(entry: ServingPrediction) -> _Layout | None:
+def _layout(entry: ServingPrediction, *, first_token: bool) -> _Layout | None:
     run, tpot, ttft = entry.run, entry.measured_tpot_seconds, entry.measured_ttft_seconds
     if run is None or run.concurrency is None or not tpot or not ttft or not entry.tpot_seconds:
         return None
@@ -183,15 +198,24 @@ def _layout(entry: ServingPrediction) -> _Layout | None:
         shape=run.shape,
         tpot=(entry.tpot_seconds, tpot),
         throughput=(throughput(entry.ttft_seconds or 0.0, entry.tpot_seconds), throughput(ttft, tpot)),
+        ttft=(entry.ttft_seconds, ttft) if first_token and entry.ttft_seconds else None,
     )
 
 
-def _order(pairs: Sequence[tuple[_Layout, _Layout]], value: Callable[[_Layout], tuple[float, float]]) -> Order:
+def _order(
+    pairs: Sequence[tuple[_Layout, _Layout]],
+    value: Callable[[_Layout], tuple[float, float] | None],
+    *,
+    noise: float = NOISE,
+) -> Order:
     right = by_gpus = counted = 0
     unequal = True
     for one, other in pairs:
-        (predicted, measured), (other_predicted, other_measured) = value(one), value(other)
-        if max(measured, other_measured) / min(measured, other_measured) < NOISE:
+        first, second = value(one), value(other)
+        if first is None or second is None:
+            continue
+        (predicted, measured), (other_predicted, other_measured) = first, second
+        if max(measured, other_measured) / min(measured, other_measured) < noise:
             continue
         counted += 1
         less = measured < other_measured

@@ -121,8 +121,10 @@ def _targets(workload: ServeWorkload) -> list[str]:
 def _notes(workload: ServeWorkload) -> list[str]:
     notes = []
     if workload.trace is not None:
-        notes.append(f"Lengths are the means of {workload.trace.file}; the tool draws no recorded lengths.")
+        notes.append(f"Lengths are the means of {workload.trace.file}: random prompts have no recorded lengths.")
+    if workload.arrivals is Arrivals.TRACE:
+        notes.append("Requests come at the trace's mean rate, independently: its bursts are not measured.")
     for name, lengths in (("input", workload.prompts), ("output", workload.outputs)):
         if lengths is not None and lengths.mean is not None:
-            notes.append(f"The {name} has its mean length; the tool draws no lognormal lengths.")
+            notes.append(f"The {name} has its mean length: random prompts have no lognormal lengths.")
     return notes

@@ -41,8 +41,21 @@ METRICS = {
     " of the cache and the first step behind it.",
     "tpot": "(E2E - TTFT) / (output tokens - 1) of one request, in seconds.",
     "e2e": "Seconds from a request's arrival to its last token.",
+    "attainment": "Part of the requests, from 0 to 1, that keep all targets at once.",
+    "goodput": "Requests a second of a plan whose requests keep every target at its percentile, or in the mean.",
+    "tokens_per_second_per_gpu": "Output tokens a second over the GPUs of the engines that give them.",
+    "tokens_per_second_per_user": "1 / TPOT, output tokens a second of one request.",
 }
-"""What the metrics of a file mean; its schema says it too."""
+"""What the metrics of a file mean; its schema says it too, and takes no other meaning."""
+
+
+def _known_metrics(value: object) -> object:
+    if value != METRICS:
+        raise complaint(
+            "`metrics` mean something else than here.",
+            "This version reads serving plans whose metrics are its own; plan again.",
+        )
+    return value
 
 
 def _known_version(value: object) -> object:
@@ -100,7 +113,10 @@ class ServePlanFile(_Mapping):
     schema_version: Annotated[int, BeforeValidator(_known_version)]
     kind: Literal["serve"]
     target: Literal["vllm"]
-    metrics: dict[str, str] = Field(description=" ".join(f"{name}: {text}" for name, text in METRICS.items()))
+    metrics: Annotated[dict[str, str], BeforeValidator(_known_metrics)] = Field(
+        description=" ".join(f"{name}: {text}" for name, text in METRICS.items()),
+        json_schema_extra={"const": {**METRICS}},
+    )
     status: ServeStatus
     objective: str
     value: float | None

@@ -138,7 +138,10 @@ class TargetsFile(_Mapping):
     ] = None
     tpot_ms: Annotated[
         Milliseconds | None,
-        Field(description="Longest time of a token behind the first: (E2E - TTFT) / (output tokens - 1)."),
+        Field(
+            description="Longest time of a token behind the first: (E2E - TTFT) / (output tokens - 1), the mean of a "
+            "request's latencies between tokens (ITL)."
+        ),
     ] = None
     e2e_ms: Annotated[
         Milliseconds | None, Field(description="Longest time from a request's arrival to its last token (E2E).")
@@ -201,7 +204,7 @@ class ServeWorkloadFile(_Mapping):
     output: LengthsChoice | None = None
     trace: Text | None = None
     arrivals: Arrivals = Arrivals.POISSON
-    burstiness: Annotated[float, Field(strict=True, gt=0, le=1e3)] = 1.0
+    burstiness: Annotated[float, Field(strict=True, ge=0.01, le=1e3)] = 1.0
     requests_per_second: Positive | None = None
     concurrency: Annotated[StrictInt, Field(ge=1, le=1 << 20)] | None = None
     num_requests: Annotated[StrictInt, Field(ge=1, le=1 << 40)] | None = None
@@ -355,6 +358,12 @@ class ServeSpecFile(_Mapping):
                 field="" if self.cluster is None else "clusters",
             )
         workload = self.workload
+        if workload.concurrency is not None and self.constraints.split is Splits.ONLY:
+            raise complaint(
+                "`concurrency` and `constraints.split` = only do not go together.",
+                "A fixed number under way is planned for engines that do everything: leave out one of the two.",
+                field="constraints",
+            )
         has_load = workload.requests_per_second is not None or workload.arrivals is Arrivals.TRACE
         if self.objective is not ServeObjective.GOODPUT and not has_load:
             raise complaint(

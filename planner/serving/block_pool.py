@@ -26,7 +26,7 @@ as a window, which is at most one block of a group more.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.serving.formats import ServedFormats
 from planner.serving.rank_operators import RankLayer, RankModel
@@ -72,6 +72,11 @@ class BlockPool:
     def blocks(self, tokens: int) -> int:
         """Return the blocks that one sequence of so many tokens may take at most."""
         return sum(count * self._blocks(kind, tokens) for kind, count in self.groups.items())
+
+    def held_bytes(self, tokens: int) -> int:
+        """Return what one sequence of so many tokens holds while it is answered: whole blocks of every group."""
+        answered = replace(self, tokens_in_flight=1)
+        return answered.blocks(tokens) * self.block_bytes
 
     def start_bytes(self, tokens: int) -> int:
         """Return the pool without which an engine for sequences of so many tokens does not start."""

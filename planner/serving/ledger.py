@@ -3,7 +3,8 @@
 Engines take a part of the GPU's memory, hold the weights in it, measure what a full step needs, and give the rest to
 the cache of keys and values; or they give the cache a part of what weights and a step leave (TensorRT-LLM). The cache
 is counted in blocks; a model with recurrent states pads the attention's blocks until one is as large as a state,
-because both come from one pool (vLLM's hybrid cache manager).
+because both come from one pool (vLLM's hybrid cache manager): there each sequence holds blocks of every group of
+layers, however short it is, and with prefix caching the states that it may resume from (`planner.serving.block_pool`).
 
 - Key and value heads fewer than tp are held in copies: tp over heads times as much.
 - Latent attention's cache is whole on every tensor-parallel rank; data-parallel attention, or a context-parallel degree
@@ -122,7 +123,9 @@ class KvLedger:
         return min(self.capacity_bytes, self.held_bytes + self.told_bytes)
 
     def sequence_bytes(self, tokens: float) -> float:
-        """Return the cache of one sequence of so many tokens, in whole blocks."""
+        """Return the cache of one sequence of so many tokens, in whole blocks; with states of every group of layers."""
+        if self.pool is not None and self.state_bytes:
+            return float(self.pool.held_bytes(math.ceil(tokens + self.ahead_tokens)))
         whole = math.ceil((tokens + self.ahead_tokens) / self.block_tokens) * self.block_tokens
         windows = sum(num_bytes * min(whole, window + self.block_tokens) for num_bytes, window in self.window_layers)
         return whole * self.token_bytes + windows + self.state_bytes
@@ -138,6 +141,17 @@ class KvLedger:
     def start_bytes(self, tokens: int) -> int:
         """Return the cache without which an engine for sequences of so many tokens does not start."""
         return math.ceil(self.sequence_bytes(tokens)) if self.pool is None else self.pool.start_bytes(tokens)
+
+    @property
+    def most_seats(self) -> int | None:
+        """Return the seats with which an engine starts at most; None without a bound.
+
+        Where layers keep states vLLM asks for a block of the pool for each sequence that it may decode at once
+        ("exceeds available Mamba cache blocks", vllm-project/vllm pull request 38270, issue 49064).
+        """
+        if self.pool is None or not self.state_bytes:
+            return None
+        return max(0, self.pool_bytes) // self.pool.block_bytes
 
     @property
     def shortfall_bytes(self) -> int:

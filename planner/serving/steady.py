@@ -2,9 +2,10 @@
 
 With B running answers of mean context c, each answer's life takes B prompts' worth of prefill between its tokens, so
 
-    tpot(B) = decode(B, c) + B prefill(prompt) / (output - 1),
+    tpot(B) = decode(B, c) + B prefill(prompt) / (output - 1);
 
-where decode is a step over the tokens that it gives an answer, a mixed step pays the tokens of a chunk beside its
+in a closed loop an answer never waits for its own place's prompt, so that it is B - 1 there, and a request alone waits
+for none. decode is a step over the tokens that it gives an answer, a mixed step pays the tokens of a chunk beside its
 answers, and prefill is what a chunk adds to such a step. With arrivals by the clock, Little's law gives the rate
 r = B / ((output - 1) tpot(B)) that keeps so many running. The first token waits for prompts in front of it: at a load u
 of the engine's prefill capacity the mean wait is that of a queue with one server and fixed service (Pollaczek and
@@ -85,20 +86,30 @@ def late_seconds(costs: StepCosts, seats: Seats, load: Load) -> float:
     return costs.first_token_seconds + costs.filling_seconds(load.prompt, budget=seats.tokens, past=load.cached)
 
 
-def at_batch(costs: StepCosts, seats: Seats, load: Load, batch: float) -> tuple[float, float]:
-    """Return the seconds between two tokens with so many running answers, and those of one prompt's prefill."""
+def at_batch(
+    costs: StepCosts, seats: Seats, load: Load, batch: float, *, prompts: float | None = None
+) -> tuple[float, float]:
+    """Return the seconds between two tokens with so many running answers, and those of one prompt's prefill.
+
+    Args:
+        costs: What steps take.
+        seats: What bounds them.
+        load: The traffic.
+        batch: Running answers.
+        prompts: Prompts that are computed in an answer's life; None for as many as answers run.
+    """
     context = load.prompt + load.cached + load.output / 2
     decode = costs.seconds(decodes=batch, context=context) / costs.answering.gain
     if load.output <= 1:
         return decode, prefill_seconds(costs, seats, load)
     prefill = prefill_seconds(costs, seats, load, decodes=batch)
-    return decode + batch * prefill / (load.output - 1), prefill
+    return decode + (batch if prompts is None else prompts) * prefill / (load.output - 1), prefill
 
 
 def at_concurrency(costs: StepCosts, seats: Seats, load: Load, concurrency: float) -> Steady:
     """Return the steady state with so many requests under way; what finds no seat waits."""
     batch = min(concurrency, max(most_running(seats, load), 1e-9))
-    tpot, prefill = at_batch(costs, seats, load, batch)
+    tpot, prefill = at_batch(costs, seats, load, batch, prompts=max(0.0, batch - 1))
     waiting = concurrency - batch
     life = prefill + (load.output - 1) * tpot
     ttft = prefill_seconds(costs, seats, load) + late_seconds(costs, seats, load) + waiting * life / batch

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from planner.blocks import SelfAttention
 from planner.overheads import PUBLISHED
-from planner.serve_request import CacheSize, ServeRequest, Speculation
+from planner.serve_request import CacheSize, ServeConstraints, ServeRequest, Speculation
 from planner.serving.engines import Engine
 from planner.serving.formats import ServedFormats
 from planner.serving.ledger import KvLedger, kv_ledger, with_draft
@@ -197,6 +198,7 @@ def _by_share(ground: Ground, build: Build, *, seqs: int) -> EngineSettings:
         max_num_batched_tokens=build.budget,
         max_model_len=request.workload.max_model_len,
         gpu_memory_utilization=ground.engine.default_memory_fraction if share is None else share,
+        block_size=_block_size(ground),
         kv_cache_dtype="fp8" if formats.cache == "fp8" else "auto",
         chunked_prefill=True,
         prefix_caching=request.workload.prefix is not None,
@@ -204,6 +206,18 @@ def _by_share(ground: Ground, build: Build, *, seqs: int) -> EngineSettings:
         redundant_experts=build.balance.redundant,
         draft=draft,
     )
+
+
+def _block_size(ground: Ground) -> int | None:
+    """Return the tokens of a block that an engine is told, those its memory is counted with; None leaves them to it.
+
+    Kernels of latent attention take blocks of their own, and vLLM makes those beside recurrent states as large as a
+    state; it does so by itself, and holds a number that it is told against them (`vllm/platforms/interface.py:
+    update_block_size_for_backend`). Kernels of plain attention take its usual one.
+    """
+    mixers = [block.mixer for block in ground.prices.model.distinct_blocks]
+    plain = all(isinstance(mixer, SelfAttention) for mixer in mixers)
+    return ground.engine.block_size if plain else None
 
 
 def ledger_of(ground: Ground, build: Build, *, seqs: int) -> KvLedger:
@@ -265,7 +279,7 @@ def _builds(ground: Ground, shape: EngineShape, pruned: Counter[str]) -> Iterato
         apart = balance.redundant is not None and ground.draft is not None and ground.draft.prices.model.has_experts
         if apart:
             pruned["draft: routed experts beside a balancer"] += 1
-        for budget in _budgets(ground):
+        for budget in budgets_of(ground):
             if constraints.admits("max_num_batched_tokens", budget):
                 for number in guesses:
                     if not (apart and number):
@@ -313,17 +327,27 @@ def costs_of(ground: Ground, build: Build) -> StepCosts:
 
 
 def _holds(ground: Ground, build: Build, *, seqs: int) -> bool:
-    """Return whether an engine with so many seats has room for the longest sequence."""
-    return ledger_of(ground, build, seqs=seqs).fits
+    """Return whether an engine with so many seats starts, and has room for the longest sequence."""
+    ledger = ledger_of(ground, build, seqs=seqs)
+    return ledger.fits and (ledger.most_seats is None or seqs <= ledger.most_seats)
 
 
-def _budgets(ground: Ground) -> tuple[int, ...]:
+def budgets_of(ground: Ground) -> tuple[int, ...]:
     """Return the budgets that are tried; those that the user names come in."""
     bounds = ground.request.constraints.degrees.get("max_num_batched_tokens")
     named = (
         () if bounds is None else (*(bounds.allowed or ()), *(end for end in (bounds.minimum, bounds.maximum) if end))
     )
     return tuple(sorted({*TOKEN_BUDGETS, *named}))
+
+
+def least_seats(constraints: ServeConstraints) -> int:
+    """Return the least number of sequences that an engine may be told."""
+    bounds = constraints.degrees.get("max_num_seqs")
+    if bounds is None:
+        return 1
+    ends = (*(bounds.allowed or ()), bounds.minimum or 1)
+    return min(value for value in ends if bounds.admits(value))
 
 
 def _most_seqs(ground: Ground, build: Build) -> int:
@@ -337,8 +361,7 @@ def _most_seqs(ground: Ground, build: Build) -> int:
     bounds = constraints.degrees.get("max_num_seqs")
     most = min(ground.engine.default_num_seqs, build.budget // (build.guesses + 1))
     if bounds is not None:
-        ends = (*(bounds.allowed or ()), bounds.minimum or 1)
-        least = min(value for value in ends if bounds.admits(value))
+        least = least_seats(constraints)
         most = max((value for value in range(1, most + 1) if bounds.admits(value)), default=least)
         if most * (build.guesses + 1) > build.budget:
             return 0

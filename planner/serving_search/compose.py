@@ -20,6 +20,26 @@ PARTS = {Role.BOTH: Part.WHOLE, Role.PREFILL: Part.FIRST, Role.DECODE: Part.SECO
 DEFAULT_SOLVER = "mathopt"
 
 
+NUM_GPUS, MAX_PRICE, MAX_WATTS = "num_gpus", "max_price_per_hour", "max_watts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freed:
+    """A resource of which there is as much as is needed, and the least of it is wanted.
+
+    Args:
+        name: `NUM_GPUS`, `MAX_PRICE` or `MAX_WATTS`.
+        times: The GPUs of each kind over those that there are; 1 unless GPUs are what is free.
+    """
+
+    name: str
+    times: int
+
+    def cost_of(self, option: "Option") -> float:
+        """Return what an engine takes of it."""
+        return {NUM_GPUS: gpus_of, MAX_PRICE: price_of, MAX_WATTS: watts_of}[self.name](option)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composed:
     """A composition.
@@ -33,13 +53,14 @@ class Composed:
     counts: Mapping[int, int]
 
 
-def composed(
+def composed(  # noqa: PLR0913 - what is composed, of what, for what
     request: ServeRequest,
     clusters: tuple[Cluster, ...],
     options: Mapping[int, Option],
     *,
     demand: float | None,
     solver: str = DEFAULT_SOLVER,
+    freed: Freed | None = None,
 ) -> Composed:
     """Return the best composition of options.
 
@@ -49,19 +70,26 @@ def composed(
         options: What may be composed.
         demand: Requests a second that must be served at least cost; None for as many as there can be.
         solver: Which solver composes.
+        freed: A resource of which there is as much as is needed, and the least of it wanted; None for none.
     """
     chosen = sorted(options)
-    problem = fleet_problem(request, clusters, [options[index] for index in chosen], demand=demand)
+    problem = fleet_problem(request, clusters, [options[index] for index in chosen], demand=demand, freed=freed)
     fleet = compose(problem, solver=solver)
     counts = {index: count for index, count in zip(chosen, fleet.count_O, strict=False) if count}
     return Composed(fleet=fleet, counts=counts)
 
 
 def fleet_problem(
-    request: ServeRequest, clusters: tuple[Cluster, ...], options: list[Option], *, demand: float | None
+    request: ServeRequest,
+    clusters: tuple[Cluster, ...],
+    options: list[Option],
+    *,
+    demand: float | None,
+    freed: Freed | None = None,
 ) -> FleetProblem:
-    """Return the fleet problem of some options; `demand` as in `composed`."""
+    """Return the fleet problem of some options; `demand` and `freed` as in `composed`."""
     by_price = request.objective is ServeObjective.COST
+    cost_of = freed.cost_of if freed is not None else price_of if by_price else gpus_of
     uses: list[tuple[float, ...]] = []
     capacities: list[float] = []
     for index, cluster in enumerate(clusters):
@@ -71,12 +99,12 @@ def fleet_problem(
                 for option in options
             )
         )
-        capacities.append(float(cluster.world_size))
+        capacities.append(float(cluster.world_size) * (1 if freed is None else freed.times))
     constraints = request.constraints
-    if constraints.max_price_per_hour is not None:
+    if constraints.max_price_per_hour is not None and (freed is None or freed.name != MAX_PRICE):
         uses.append(tuple(price_of(option) for option in options))
         capacities.append(constraints.max_price_per_hour)
-    if constraints.max_watts is not None:
+    if constraints.max_watts is not None and (freed is None or freed.name != MAX_WATTS):
         uses.append(tuple(watts_of(option) for option in options))
         capacities.append(constraints.max_watts)
     if request.workload.concurrency is not None:
@@ -85,12 +113,17 @@ def fleet_problem(
     return FleetProblem(
         part_O=tuple(PARTS[option.point.role] for option in options),
         rate_O=tuple(option.rate for option in options),
-        cost_O=tuple(price_of(option) if by_price else float(option.point.candidate.num_gpus) for option in options),
+        cost_O=tuple(cost_of(option) for option in options),
         use_RO=tuple(uses),
         capacity_R=tuple(capacities),
         goal=Goal.MOST_SERVED if demand is None else Goal.LEAST_COST,
         demand=demand or 0.0,
     )
+
+
+def gpus_of(option: Option) -> float:
+    """Return the GPUs of an engine."""
+    return float(option.point.candidate.num_gpus)
 
 
 def price_of(option: Option) -> float:

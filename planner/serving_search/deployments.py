@@ -11,7 +11,7 @@ from planner.serve_request import ServeRequest
 from planner.serving.rank_operators import Balance
 from planner.serving.steady import prefill_seconds
 from planner.serving_layout import Pool, Role, ServingLayout
-from planner.serving_search.closed_form import Point, in_a_loop, seats_for
+from planner.serving_search.closed_form import BUSIEST, Point, in_a_loop, seats_for
 from planner.serving_search.expert_places import load_words
 from planner.serving_search.options import Option
 from planner.serving_search.passing import connector_of
@@ -83,13 +83,13 @@ def _run(loaded: list[tuple[Option, Point]]) -> tuple[list[Point], list[Times]]:
     seated: list[Point] = []
     found: list[Times] = []
     for option, point in loaded:
-        times = times_of(point)
+        times = times_of(point, whole=True)
         seqs = seats_for(point.candidate, max(times.mean_batch, 1.0), point.role)
         if in_a_loop(point.candidate, point.role) or point.role is Role.PREFILL or seqs >= point.seqs:
             seated.append(point)
         else:
             fewer = replace(point, seqs=seqs)
-            tried = times_of(fewer)
+            tried = times_of(fewer, whole=True)
             targets = targets_of(fewer, first_seconds=option.first_seconds)
             good = keeps(served_of(tried, targets, in_loop=False), targets)
             seated.append(fewer if good else point)
@@ -221,17 +221,26 @@ def _placement(balance: Balance) -> tuple[str, ...] | None:
 def _step(point: Point, *, batch: float) -> Mapping[str, float]:
     """Return a step by terms: of a prefill engine one with a prompt, else that of the running answers, over its tokens.
 
-    An engine that does everything also computes prompts in between; their part of the time of a token is a term.
+    An engine that does everything also computes prompts in between; their part of the time of a token is a term: those
+    of the others under way in a closed loop, of arrivals by the clock the part u of all time that prompts take, which
+    makes u / (1 - u) of the rest. Where answers have one token, only prompts are computed.
     """
     costs, mean = point.candidate.costs, point.candidate.ground.mean
     running = max(batch, 1.0)
-    if point.role is Role.PREFILL:
+    only_prompts = point.role is Role.PREFILL or (point.role is Role.BOTH and mean.output <= 1)
+    if only_prompts:
         terms = prompt_step(point.candidate, costs)
     else:
         terms = answers_step(point.candidate, costs, running=running)
-    gain = 1.0 if point.role is Role.PREFILL else costs.answering.gain
+    gain = 1.0 if only_prompts else costs.answering.gain
     found = {name: seconds / gain for name, seconds in terms.items() if seconds > 0}
     if point.role is Role.BOTH and mean.output > 1:
         prompt = prefill_seconds(costs, point.candidate.most_seats, mean.load, decodes=running)
-        found[PROMPTS_BETWEEN] = running * prompt / (mean.output - 1)
+        if in_a_loop(point.candidate, point.role):
+            between = (running - 1) * prompt / (mean.output - 1)
+        else:
+            busy = min(prompt * point.requests_per_second / point.candidate.shape.dp, BUSIEST)
+            between = sum(found.values()) * busy / (1 - busy)
+        if between > 0:
+            found[PROMPTS_BETWEEN] = between
     return found

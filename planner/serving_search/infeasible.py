@@ -6,16 +6,26 @@ power, where engines keep the targets and none is within these; a target, where 
 at a time; and the GPUs, where engines keep the targets and there are too few of them.
 """
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from planner.serve_plan import Move, ServeInfeasible
-from planner.serve_request import ServeObjective, ServeRequest, Splits
+from planner.serve_request import ServeRequest, Splits
 from planner.serving_layout import EngineShape, Role
-from planner.serving_search.candidates import TOKEN_BUDGETS, Build, Candidate, Ground, balances_of, ledger_of
+from planner.serving_search.candidates import (
+    TOKEN_BUDGETS,
+    Build,
+    Candidate,
+    Ground,
+    balances_of,
+    budgets_of,
+    least_seats,
+    ledger_of,
+)
 from planner.serving_search.closed_form import Point, both_at, in_a_loop
-from planner.serving_search.compose import fleet_problem, price_of, watts_of
+from planner.serving_search.compose import MAX_PRICE, MAX_WATTS, NUM_GPUS, fleet_problem, price_of, watts_of
 from planner.serving_search.options import Option, option_table
 from planner.serving_search.passing import split_refusal
 from planner.serving_search.shapes import engine_shapes, shape_words
@@ -30,7 +40,11 @@ FACTORS = (1.05, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0)
 """How much a target is loosened until the GPUs bear the load."""
 
 MORE_GPUS = 64
-"""Times the inventory in which the fewest GPUs for a load are looked for."""
+"""Times the inventory in which the fewest GPUs for a load are looked for, at least."""
+
+Least = Callable[[str, int], float | None]
+"""From a resource of `planner.serving_search.compose` and how many times the GPUs there are, to the least of it that
+bears the load while the others stay; None where none does."""
 
 LIGHT_BATCH = 0.02
 """Running answers in the mean that stand for one request at a time, where they come by the clock."""
@@ -53,6 +67,7 @@ def explain(  # noqa: PLR0913 - what was looked at, and what came of it
     demand: float | None,
     one_node: bool,
     able: tuple[Option, ...],
+    least: Least,
 ) -> ServeInfeasible:
     """Return why there is no plan.
 
@@ -64,6 +79,7 @@ def explain(  # noqa: PLR0913 - what was looked at, and what came of it
         demand: Those that are asked for; None for as many as there can be.
         one_node: All GPUs stand in one node.
         able: Engines that keep the targets, as far as they were looked at.
+        least: What the load takes at least.
     """
     request = grounds[0].request
     if not candidates:
@@ -76,7 +92,7 @@ def explain(  # noqa: PLR0913 - what was looked at, and what came of it
         under_way = _under_way(candidates, clusters, request, one_node=one_node)
         return under_way or _limits(able, request) or _targets(candidates, request)
     assert demand is not None, "what bears something bears as much as it can"
-    return _inventory(candidates, clusters, request, borne=borne, demand=demand, one_node=one_node)
+    return _inventory(candidates, clusters, request, borne=borne, demand=demand, one_node=one_node, least=least)
 
 
 def _memory(grounds: tuple[Ground, ...], request: ServeRequest) -> ServeInfeasible:
@@ -97,8 +113,18 @@ def _memory(grounds: tuple[Ground, ...], request: ServeRequest) -> ServeInfeasib
             nearest_values={},
         )
     lacking, words, limit, gpu = best
+    if not lacking:
+        return ServeInfeasible(
+            binding="no number of sequences that is allowed goes with a budget of tokens that is",
+            moves=(),
+            nearest="another max_num_seqs or max_num_batched_tokens",
+            nearest_values={},
+        )
+    seats = least_seats(request.constraints)
+    beside = f", beside room for {seats:,} at once" if seats > 1 else ""
     return ServeInfeasible(
-        binding=f"memory: the weights, a step and a sequence of {request.workload.max_model_len:,} tokens do not fit",
+        binding=f"memory: the weights, a step and a sequence of {request.workload.max_model_len:,} tokens do not fit"
+        f"{beside}",
         moves=(
             Move(
                 target="memory",
@@ -115,9 +141,15 @@ def _memory(grounds: tuple[Ground, ...], request: ServeRequest) -> ServeInfeasib
 
 def _shortfall(ground: Ground, shape: EngineShape) -> tuple[int, int]:
     """Return the bytes that a GPU lacks, and those that an engine may take of it."""
-    build = Build(shape=shape, budget=TOKEN_BUDGETS[0], balance=balances_of(ground, shape)[0])
-    ledger = ledger_of(ground, build, seqs=1)
-    return ledger.shortfall_bytes, ledger.capacity_bytes
+    constraints = ground.request.constraints
+    budgets = [budget for budget in budgets_of(ground) if constraints.admits("max_num_batched_tokens", budget)]
+    build = Build(shape=shape, budget=min(budgets, default=TOKEN_BUDGETS[0]), balance=balances_of(ground, shape)[0])
+    seats = least_seats(constraints)
+    ledger = ledger_of(ground, build, seqs=seats)
+    lacking = ledger.shortfall_bytes
+    if ledger.most_seats is not None and ledger.pool is not None and seats > ledger.most_seats:
+        lacking = max(lacking, seats * ledger.pool.block_bytes - ledger.pool_bytes)
+    return lacking, ledger.capacity_bytes
 
 
 def _split(candidates: list[Candidate], request: ServeRequest) -> ServeInfeasible | None:
@@ -176,8 +208,8 @@ def _limits(able: tuple[Option, ...], request: ServeRequest) -> ServeInfeasible 
     """Return that price or power are below those of any engine; None where they are not."""
     constraints = request.constraints
     bounds = {
-        "max_price_per_hour": (constraints.max_price_per_hour, price_of, "an hour"),
-        "max_watts": (constraints.max_watts, watts_of, "W"),
+        MAX_PRICE: (constraints.max_price_per_hour, price_of, "an hour"),
+        MAX_WATTS: (constraints.max_watts, watts_of, "W"),
     }
     moves = []
     for name, (given, figure, unit) in bounds.items():
@@ -280,20 +312,24 @@ def _inventory(  # noqa: PLR0913 - as `explain`
     borne: float,
     demand: float,
     one_node: bool,
+    least: Least,
 ) -> ServeInfeasible:
-    """Return how many GPUs, or which other targets, would bear the load."""
+    """Return how many GPUs, how much more money or power, or which other targets, would bear the load."""
     gpus = sum(cluster.world_size for cluster in clusters)
     moves = [Move(target="requests_per_second", given=demand, needed=borne, together=borne, unit="requests/s")]
-    options = option_table(request, candidates, one_node=one_node).options
-    more = fleet_problem(
-        replace(request, objective=ServeObjective.FEWEST_GPUS),
-        clusters,
-        list(options),
-        demand=demand,
-    )
-    more = replace(more, capacity_R=tuple(capacity * MORE_GPUS for capacity in more.capacity_R))
-    fewest = compose(more).objective
-    moves.append(Move(target="num_gpus", given=float(gpus), needed=fewest, together=float(gpus), unit="GPUs"))
+    bounds = {
+        name: (bound, unit)
+        for name, bound, unit in (
+            (MAX_PRICE, request.constraints.max_price_per_hour, "an hour"),
+            (MAX_WATTS, request.constraints.max_watts, "W"),
+        )
+        if bound is not None
+    }
+    times = max(MORE_GPUS, math.ceil(2 * demand / borne))
+    fewest = least(NUM_GPUS, times)
+    moves.append(Move(target=NUM_GPUS, given=float(gpus), needed=fewest, together=float(gpus), unit="GPUs"))
+    for name, (bound, unit) in bounds.items():
+        moves.append(Move(target=name, given=bound, needed=least(name, 1), together=bound, unit=unit))
     for name, seconds in request.workload.targets.given.items():
         moves.append(
             Move(
@@ -304,15 +340,7 @@ def _inventory(  # noqa: PLR0913 - as `explain`
                 unit="s",
             )
         )
-    bounded = [
-        words
-        for words, bound in (
-            ("max_price_per_hour", request.constraints.max_price_per_hour),
-            ("max_watts", request.constraints.max_watts),
-        )
-        if bound is not None
-    ]
-    limits = "".join(f" within {words}" for words in bounded)
+    limits = "".join(f" within {name}" for name in bounds)
     return ServeInfeasible(
         binding=f"GPUs: {gpus}{limits} bear {borne:,.2f} requests/s within the targets, {demand:,.2f} are asked for",
         moves=tuple(moves),

@@ -177,20 +177,25 @@ def _best(points: list[Point]) -> Point:
 
 
 def _shares(concurrency: int, both: list[Point]) -> list[Option]:
-    """Return engines that each take one of so many equal shares of the requests under way."""
+    """Return engines that each take one of so many equal shares of the requests under way, in whole requests.
+
+    Where they do not divide, some engines take one more on each data-parallel rank than others, and all together no
+    more than there are.
+    """
     found: list[Option] = []
     groups: dict[tuple[int, int, int], list[Point]] = {}
     for point in both:
-        cluster = point.candidate.ground.prices.cluster
+        cluster, dp = point.candidate.ground.prices.cluster, point.candidate.shape.dp
         most = min(cluster.world_size // point.candidate.num_gpus, MOST_SHARES, concurrency)
-        for parts in range(1, most + 1):
-            batch = math.ceil(concurrency / parts / point.candidate.shape.dp)
-            if batch <= point.batch:
+        shares = [concurrency / parts / dp for parts in range(1, most + 1)]
+        for batch in sorted({whole for share in shares for whole in (math.floor(share), math.ceil(share))}):
+            if 0 < batch <= point.batch and batch * dp <= concurrency:
                 shared = both_at(point.candidate, float(batch))
-                key = (point.candidate.ground.index, point.candidate.num_gpus, parts)
-                groups.setdefault(key, []).append(shared)
-    for (_, _, parts), points in sorted(groups.items(), key=lambda item: item[0]):
-        found.append(Option(point=_best(points), share=concurrency / parts))
+                groups.setdefault((point.candidate.ground.index, point.candidate.num_gpus, batch * dp), []).append(
+                    shared
+                )
+    for (_, _, under_way), points in sorted(groups.items(), key=lambda item: item[0]):
+        found.append(Option(point=_best(points), share=float(under_way)))
     return found
 
 
@@ -219,10 +224,10 @@ class Simulations:
             self.options[index] = replace(option, point=point, simulated=True)
         return bool(new)
 
-    def scale_halves(self, factor: float) -> None:
-        """Let every engine of a split plan bear less."""
+    def scale(self, factor: float, *, halves_alone: bool) -> None:
+        """Let every engine bear less, or every engine of a split plan alone."""
         for index, option in self.options.items():
-            if option.point.role is not Role.BOTH:
+            if not halves_alone or option.point.role is not Role.BOTH:
                 point = replace(option.point, requests_per_second=option.rate * factor)
                 self.options[index] = replace(option, point=point)
 

@@ -10,7 +10,8 @@ that are known of them, does better.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 from planner.profile_remarks import profile_remarks
@@ -23,20 +24,21 @@ from planner.serve_plan import (
     ServeSearchSummary,
     ServeStatus,
 )
-from planner.serve_request import Arrivals, ServeObjective, ServeRequest
+from planner.serve_request import Arrivals, ServeObjective, ServeRequest, Splits
 from planner.serving.balancer import STEP_INTERVAL
 from planner.serving.engines import calibration, engine_named
 from planner.serving.formats import formats_of
 from planner.serving.prices import ServingPrices
 from planner.serving_layout import EngineShape, Role
 from planner.serving_search.candidates import Candidate, DraftGround, Ground, candidates_of
-from planner.serving_search.compose import DEFAULT_SOLVER, Composed, composed, price_of
+from planner.serving_search.compose import DEFAULT_SOLVER, Composed, Freed, composed, price_of
 from planner.serving_search.deployments import deployments_of, keep_targets
 from planner.serving_search.infeasible import explain
 from planner.serving_search.options import Option, OptionTable, Simulations, option_table
 from planner.serving_search.pareto import pareto_front
 from planner.serving_search.passing import Pairing
 from planner.serving_search.shapes import engine_shapes
+from planner.serving_search.simulated import TRACED
 from planner.serving_search.traffic import mean_of
 from planner.specs import ModelSpec
 from profiles.hardware import Cluster
@@ -46,9 +48,10 @@ from solvers.solution import Status
 ENGINE = "vllm"
 RUNNERS_UP = 5
 
-HALVES_STEP = 0.97
-"""What engines of a split plan bear less at each turn, where their requests together miss a target that each keeps; at
-the last turn they are left out."""
+TOGETHER_STEP = 0.97
+"""What engines of a split plan bear less at each turn, where their requests together miss a target that each keeps, and
+engines of any plan where requests of a whole trace miss one that its fastest stretch keeps; at the last turn they are
+left out."""
 MOST_TURNS = 24
 
 ROUNDING = 1e-9
@@ -109,17 +112,18 @@ def plan_serving(
         pairings=simulations.pairings,
     )
     load = demand_of(request)
-    best = task.best()
+    best = task.able()
     deployments: tuple[Deployment, ...] = ()
+    traced = request.workload.arrivals is Arrivals.TRACE
     for turn in range(MOST_TURNS + 1):
         if not task.bears(best, load):
             break
         deployments = deployments_of(request, simulations.options, best.counts, load=load, one_node=field.one_node)
-        if keep_targets(request, tuple(one for one in deployments if one.layout.is_split)):
+        if keep_targets(request, tuple(one for one in deployments if traced or one.layout.is_split)):
             break
         deployments = ()
-        simulations.scale_halves(HALVES_STEP if turn < MOST_TURNS - 1 else 0.0)
-        best = task.best()
+        simulations.scale(TOGETHER_STEP if turn < MOST_TURNS - 1 else 0.0, halves_alone=not traced)
+        best = task.able()
     infeasible = None
     if not deployments:
         most = task.most() if load is not None else task.borne(best)
@@ -131,6 +135,7 @@ def plan_serving(
             demand=load,
             one_node=field.one_node,
             able=tuple(option for option in simulations.options.values() if option.rate > 0),
+            least=partial(task.least, demand=load or 0.0),
         )
     status = ServeStatus.OPTIMAL if best.fleet.status is Status.OPTIMAL else ServeStatus.FEASIBLE
     return ServePlan(
@@ -226,6 +231,7 @@ class Task:
         demand: Requests a second to bear at least cost; None for as many as there can be.
         solver: What composes engines.
         pairings: Prefill and decode options that work together.
+        freed: A resource of which there is as much as is needed, and the least of it wanted; None for none.
     """
 
     request: ServeRequest
@@ -234,6 +240,30 @@ class Task:
     demand: float | None
     solver: str
     pairings: tuple[Pairing, ...]
+    freed: Freed | None = None
+
+    def able(self) -> Composed:
+        """Return the best composition, of engines in closed form only where it bears the load with them.
+
+        The closed form may say less of an engine than the simulation: that nothing bears the load is the simulation's
+        to say.
+        """
+        found = self.best()
+        if self.demand is None or self.bears(found, self.demand) or self.most() < self.demand * (1 - ROUNDING):
+            return found
+        return self.best()
+
+    def least(self, name: str, times: int, *, demand: float) -> float | None:
+        """Return the least of one resource that bears a load while the others are as they are; None where none does.
+
+        Args:
+            name: The resource, of `planner.serving_search.compose`.
+            times: The GPUs of each kind over those that there are.
+            demand: Requests a second.
+        """
+        task = replace(self, demand=demand, freed=Freed(name=name, times=times))
+        found = task.able()
+        return found.fleet.objective if task.bears(found, demand) else None
 
     def best(self) -> Composed:
         """Return the best composition that the user allows: of any options, or of engines of one shape in each role.
@@ -305,21 +335,13 @@ class Task:
             tried = {group: one for group, one in tried.items() if not new & set(group)}
 
     def most(self) -> float:
-        """Return the requests a second that all options bear at most."""
-        options = self.simulations.options
-        whole = {index for index, one in options.items() if one.point.role is Role.BOTH}
-        return max(self._most_of(tuple(sorted(whole | pairing))) for pairing in self.pairings or (frozenset(),))
-
-    def _most_of(self, chosen: tuple[int, ...]) -> float:
-        while True:
-            found = self._composed(chosen, demand=None)
-            if not self.simulations.require(found.counts):
-                return self.borne(found)
+        """Return the requests a second that the best composition bears at most."""
+        return self.borne(replace(self, demand=None).best())
 
     def _composed(self, indices: tuple[int, ...], *, demand: float | None) -> Composed:
         known = self.simulations.options
         options = {index: known[index] for index in indices if known[index].rate > 0}
-        return composed(self.request, self.clusters, options, demand=demand, solver=self.solver)
+        return composed(self.request, self.clusters, options, demand=demand, solver=self.solver, freed=self.freed)
 
     def borne(self, found: Composed) -> float:
         """Return the requests a second that a composition bears."""
@@ -437,6 +459,21 @@ def _routing(routing: Routing | None) -> str:
     )
 
 
+def _of_arrivals(request: ServeRequest) -> Iterable[str]:
+    """Yield what is taken of when requests come."""
+    workload = request.workload
+    if workload.arrivals is Arrivals.TRACE:
+        yield (
+            "recorded arrivals keep their clock, and run faster only where an engine bears more than all of them; what"
+            f" engines bear is searched by the {TRACED:,} requests of a rank that come fastest, what becomes of"
+            " requests by a rank's part of the whole trace"
+        )
+    if workload.concurrency is not None:
+        yield "a fixed number under way is planned for engines that do everything: no split was looked at"
+    elif workload.arrivals in {Arrivals.CLOSED, Arrivals.OFFLINE} and request.constraints.split is not Splits.NEVER:
+        yield "pools of a split plan get their requests by the clock, independently"
+
+
 def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
     """Return what the figures rest on."""
     workload = request.workload
@@ -444,6 +481,7 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
         f"times of steps: kernel by kernel; constants of the engine: {calibration().source}",
         *_version(),
         "requests are dealt to engines at random, each keeping the distribution of lengths",
+        *_of_arrivals(request),
     ]
     if workload.prefix is not None:
         texts.append(
@@ -463,8 +501,6 @@ def _assumptions(request: ServeRequest, field: Field) -> tuple[str, ...]:
             f"{request.speculation.acceptance:g} each, at every load; it stands on the engine's GPUs with the engine's "
             "tensor parallelism, and a pass of it occupies the host as a step does"
         )
-    if workload.arrivals is Arrivals.CLOSED:
-        texts.append("pools of a split plan get their requests by the clock, independently")
     if workload.targets.given and workload.targets.percentile is None:
         texts.append("targets speak of means")
     return tuple(texts)

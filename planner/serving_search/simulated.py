@@ -10,18 +10,18 @@ a second: a queue that gets r and serves c grows by r / c - 1.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.serve_plan import Served, Spread
-from planner.serve_request import Targets
+from planner.serve_request import Arrivals, Targets
 from planner.serving.simulate import Simulation, simulate
 from planner.serving_layout import Role
 from planner.serving_search.closed_form import Point, in_a_loop
-from planner.serving_search.traffic import requests_at_rate, requests_in_loop
+from planner.serving_search.traffic import requests_at_rate, requests_in_loop, requests_of_trace
 
 FloatArray = NDArray[np.float64]
 
@@ -29,6 +29,9 @@ WAVES = 6
 """Requests of a simulation, in batches."""
 FEWEST, MOST = 400, 20_000
 """Requests of a simulation, at least and at most."""
+TRACED = 1_000
+"""Recorded requests of a rank by which it is searched what an engine bears, unless more are needed: those that come
+fastest. What a plan says of its requests is of all that are recorded."""
 GROWTH = 0.05
 STEP = 1.1
 """First step off the closed form's load, up or twice down."""
@@ -54,40 +57,60 @@ class Times:
     mean_batch: float
 
 
-def times_of(point: Point) -> Times:
-    """Return the times of requests that an engine serves at a point's load."""
+def times_of(point: Point, *, whole: bool = False) -> Times:
+    """Return the times of requests that an engine serves at a point's load.
+
+    Args:
+        point: The engine at its load.
+        whole: All of a trace, not its fastest stretch alone.
+    """
     candidate, dp = point.candidate, point.candidate.shape.dp
     count = int(min(MOST, max(FEWEST, WAVES * math.ceil(point.batch))))
     request = candidate.ground.request
     if in_a_loop(candidate, point.role):
         concurrency = max(1, round(point.batch))
         count = max(count, 4 * concurrency)
-        requests = requests_in_loop(request, count=count, concurrency=concurrency)
+        lists = [requests_in_loop(request, count=count, concurrency=concurrency)]
+    elif request.workload.arrivals is Arrivals.TRACE:
+        most = None if whole else max(TRACED, count)
+        lists = list(requests_of_trace(request, count=count, per_second=point.requests_per_second / dp, most=most))
     else:
-        requests = requests_at_rate(request, count=count, per_second=point.requests_per_second / dp)
-    run = simulate(requests, costs=candidate.costs, seats=candidate.seats(point.seqs), role=point.role)
-    return _counted(run, point, dp=dp)
+        lists = [requests_at_rate(request, count=count, per_second=point.requests_per_second / dp)]
+    seats = candidate.seats(point.seqs)
+    runs = [simulate(requests, costs=candidate.costs, seats=seats, role=point.role) for requests in lists]
+    return _counted(runs, point, dp=dp)
 
 
-def _counted(run: Simulation, point: Point, *, dp: int) -> Times:
-    count = len(run.arrival_N)
-    edge = min(math.ceil(point.batch), count // 4)
-    done_N = ~np.isnan(run.end_N)
-    inside_N = done_N & (np.arange(count) >= edge) & (np.arange(count) < count - edge)
-    e2e_N = (run.end_N - run.arrival_N)[inside_N]
+def _counted(runs: Sequence[Simulation], point: Point, *, dp: int) -> Times:
+    counts = [len(run.arrival_N) for run in runs]
+    inside = [
+        _behind_the_start(run, edge=min(math.ceil(point.batch), count // 4))
+        for run, count in zip(runs, counts, strict=True)
+    ]
+
+    def of(metric: Callable[[Simulation], FloatArray]) -> FloatArray:
+        return np.concatenate([metric(run)[inside_N] for run, inside_N in zip(runs, inside, strict=True)])
+
+    e2e_N = of(lambda run: run.end_N - run.arrival_N)
     rate = point.requests_per_second
     if in_a_loop(point.candidate, point.role) and len(e2e_N):
         rate = round(point.batch) * dp / float(e2e_N.mean())  # Little's law
     return Times(
-        arrival_N=run.arrival_N[inside_N],
-        ttft_N=run.ttft_N[inside_N],
-        tpot_N=run.tpot_N[inside_N],
+        arrival_N=of(lambda run: run.arrival_N),
+        ttft_N=of(lambda run: run.ttft_N),
+        tpot_N=of(lambda run: run.tpot_N),
         e2e_N=e2e_N,
         requests_per_second=rate,
-        preempted=run.preempted / count,
-        refused=run.refused,
-        mean_batch=run.mean_batch,
+        preempted=sum(run.preempted for run in runs) / sum(counts),
+        refused=sum(run.refused for run in runs),
+        mean_batch=float(np.average([run.mean_batch for run in runs], weights=counts)),
     )
+
+
+def _behind_the_start(run: Simulation, *, edge: int) -> NDArray[np.bool_]:
+    """Return which requests count: those that ended, without so many of the start and of the end."""
+    places_N = np.arange(len(run.arrival_N))
+    return ~np.isnan(run.end_N) & (places_N >= edge) & (places_N < len(places_N) - edge)
 
 
 def served_of(times: Times, targets: Targets, *, in_loop: bool) -> Served:
@@ -122,10 +145,14 @@ def spread(values_N: FloatArray, percentile: float | None) -> Spread:
 
 def _grows(times: Times) -> bool:
     """Return whether waiting grows as long as requests come."""
-    if len(times.arrival_N) < 2 or times.arrival_N[-1] <= times.arrival_N[0]:
+    if len(times.arrival_N) < 2:
         return False
-    slope = np.polyfit(times.arrival_N - times.arrival_N[0], times.ttft_N, 1)[0]
-    return bool(slope > GROWTH)
+    # The slope of the line of least squares, over times of which the last is 1: no unit is too long or too short.
+    span = float(np.ptp(times.arrival_N))
+    places_N = (times.arrival_N - times.arrival_N.min()) / span if span > 0 else np.zeros(len(times.arrival_N))
+    around_N = places_N - places_N.mean()
+    spread_of_places = float(around_N @ around_N)
+    return spread_of_places > 0 and float(around_N @ times.ttft_N) > GROWTH * span * spread_of_places
 
 
 def keeps(served: Served, targets: Targets) -> bool:

@@ -2,6 +2,10 @@
 
 Requests are dealt to engines at random, so that independent arrivals stay independent, and lengths keep their
 distribution. The lists are drawn by the request's seed; the same load gives the same list.
+
+Recorded arrivals keep their clock, with its bursts and its quiet hours: a rank that gets a part of the load is dealt
+that part of the requests, and what it is dealt at a lower load it is dealt at a higher one too. Only a rank that bears
+more than all of them is asked at a faster clock. Where few fall to one rank, several are simulated, each with its own.
 """
 
 import math
@@ -10,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.serve_request import Arrivals, ServeRequest, ServeWorkload
+from planner.serve_request import ServeRequest, ServeWorkload
 from planner.serving.steady import Load
 from planner.serving.traffic import Requests
 
@@ -45,7 +49,11 @@ class Mean:
 
 def mean_of(workload: ServeWorkload) -> Mean:
     """Return a workload's means."""
-    prompts_N, outputs_N = _lengths(workload, LENGTH_SAMPLES, np.random.default_rng(0))
+    trace = workload.trace
+    if trace is None:
+        prompts_N, outputs_N = _lengths(workload, LENGTH_SAMPLES, np.random.default_rng(0))
+    else:
+        prompts_N, outputs_N = np.array(trace.prompts_N), np.array(trace.outputs_N)
     prompt = float(prompts_N.mean())
     prefix = workload.prefix
     cached = 0.0 if prefix is None else prefix.tokens * prefix.hit_fraction
@@ -55,8 +63,6 @@ def mean_of(workload: ServeWorkload) -> Mean:
 def requests_at_rate(request: ServeRequest, *, count: int, per_second: float) -> Requests:
     """Return requests that come by the clock at a rate.
 
-    A trace's arrivals are kept and run faster or slower; each rank sees some of them, spread evenly over the trace.
-
     Args:
         request: The traffic.
         count: Requests.
@@ -64,20 +70,52 @@ def requests_at_rate(request: ServeRequest, *, count: int, per_second: float) ->
     """
     workload = request.workload
     draws = np.random.default_rng(request.seed)
-    if workload.arrivals is Arrivals.TRACE:
-        assert workload.trace is not None
-        arrivals_N = np.array(workload.trace.arrivals_N)
-        kept_N = np.unique(np.linspace(0, len(arrivals_N) - 1, min(count, len(arrivals_N))).astype(np.int64))
-        spans_N = arrivals_N[kept_N]
-        arrivals_N = spans_N * (len(kept_N) / per_second / spans_N[-1])
-        prompts_N = np.array(workload.trace.prompts_N, dtype=np.int64)[kept_N]
-        outputs_N = np.array(workload.trace.outputs_N, dtype=np.int64)[kept_N]
-    else:
-        shape = workload.burstiness
-        arrivals_N = np.cumsum(draws.gamma(shape, 1.0 / (shape * per_second), count))
-        prompts_N, outputs_N = _lengths(workload, count, draws)
+    shape = workload.burstiness
+    arrivals_N = np.cumsum(draws.gamma(shape, 1.0 / (shape * per_second), count))
+    prompts_N, outputs_N = _lengths(workload, count, draws)
     cached_N = _cached(workload, len(prompts_N), draws)
     return Requests(arrivals_N=arrivals_N, prompts_N=prompts_N, outputs_N=outputs_N, cached_N=cached_N)
+
+
+def requests_of_trace(
+    request: ServeRequest, *, count: int, per_second: float, most: int | None = None
+) -> tuple[Requests, ...]:
+    """Return the recorded requests that ranks are dealt, each of which gets a rate.
+
+    Args:
+        request: The traffic, with a trace that has arrivals.
+        count: Requests of all lists together, where there are so many.
+        per_second: Mean rate of a rank, over all of the trace.
+        most: Requests of a list, about; of more the stretch in which they come fastest. None takes all.
+    """
+    trace = request.workload.trace
+    assert trace is not None
+    draws = np.random.default_rng(request.seed)
+    arrivals_N = np.array(trace.arrivals_N)
+    part = per_second / trace.requests_per_second
+    rank_N = np.floor(draws.random(len(arrivals_N)) / min(part, 1.0)).astype(np.int64)
+    begin, end = 0, len(arrivals_N)
+    if most is not None:
+        length = min(math.ceil(most / min(part, 1.0)), end)
+        begin = int(np.argmin(arrivals_N[length - 1 :] - arrivals_N[: end - length + 1]))
+        end = begin + length
+    prompts_N, outputs_N = np.array(trace.prompts_N, dtype=np.int64), np.array(trace.outputs_N, dtype=np.int64)
+    found: list[Requests] = []
+    left = count
+    for rank in np.unique(rank_N[begin:end]):
+        dealt_N = begin + np.flatnonzero(rank_N[begin:end] == rank)
+        found.append(
+            Requests(
+                arrivals_N=(arrivals_N[dealt_N] - arrivals_N[begin]) / max(part, 1.0),
+                prompts_N=prompts_N[dealt_N],
+                outputs_N=outputs_N[dealt_N],
+                cached_N=_cached(request.workload, len(dealt_N), draws),
+            )
+        )
+        left -= len(dealt_N)
+        if left <= 0:
+            break
+    return tuple(found)
 
 
 def requests_in_loop(request: ServeRequest, *, count: int, concurrency: int) -> Requests:

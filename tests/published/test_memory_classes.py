@@ -11,9 +11,9 @@ beside the shards (DeepSpeed 4527, 4093); shards of experts are gathered too (Au
 moments in the first forward pass (Megatron-LM 4638); key/value heads are copied where there are fewer than ranks
 (vLLM 51454, its training side); logits of long sequences (transformers 48131).
 
-Not in the ledger: memory of the host, which NCCL's proxies pin too. Of inference engines, and out of scope until
-serving is planned: captured graphs (vLLM 45178, 57475), pages of hybrid caches (vLLM 37124), an engine's default
-fraction of a GPU (aiconfigurator 1396).
+Not in the ledger: memory of the host, which NCCL's proxies pin too. Of inference engines captured graphs (vLLM 45178),
+pages of hybrid caches (vLLM 37124, 54458, 55196) and an engine's default fraction of a GPU (aiconfigurator 1396) are
+held to the engine's ledger (tests/unit/planner/serving/test_published_memory.py).
 """
 
 from dataclasses import replace

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures meta-llama/Llama-3.1-70B-Instruct at the load that was planned, one address at a time. Written by shardwright.
 # Usage: POOL=name HOST=address bash bench.sh; PORT where it is another
-# The input has its mean length; the tool draws no lognormal lengths.
+# The input has its mean length: random prompts have no lognormal lengths.
 
 set -euo pipefail
 

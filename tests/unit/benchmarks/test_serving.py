@@ -7,6 +7,7 @@ from math import prod
 import pytest
 
 from benchmarks.serving import OTHERS, SPECS, main, names, plan_case, table
+from benchmarks.serving_trace import WANTED_SECONDS, trace_row, trace_words
 
 FAST = "llama-3.1-70b-infeasible"
 
@@ -54,3 +55,23 @@ def test_json_is_one_document(capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert main(["--only", FAST, "--format", "json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["name"] == FAST
+
+
+def test_a_trace_is_read_and_simulated_to_its_end() -> None:
+    row = trace_row(300)
+    # An answer of 200 tokens in the mean, at most as many at once as there are seats: more steps than requests.
+    assert row.steps > row.num_requests == 300
+    lines = trace_words(replace(row, simulated_seconds=2.0, loop_seconds=0.1))
+    assert lines[0] == "trace of 300 requests, on one engine"
+    assert lines[-1] == "  20 times a bare loop over as many steps"
+    late = trace_words(replace(row, simulated_seconds=WANTED_SECONDS + 1))
+    assert late[1].endswith(" 21.00 s (wanted: 20 s) to simulate")
+
+
+def test_the_trace_can_be_asked_for_alone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.serving.trace_row", lambda: trace_row(50))
+    assert main(["--only", "trace"]) == 0
+    assert capsys.readouterr().out.startswith("trace of 50 requests, on one engine\n")
+    assert main(["--only", "trace", "--format", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["name"], row["num_requests"]) == ("trace", 50)

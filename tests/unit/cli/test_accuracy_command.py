@@ -310,6 +310,7 @@ def test_serving_runs_are_scored_and_what_is_left_out_is_said(tmp_path: Path) ->
     assert "faster than the GPU's peak" in text.stdout
     assert "Not predicted: 1 of 4 rows" in text.stdout
     assert "100.0 % of 1 pairs; by counting GPUs 100.0 %" in text.stdout
+    assert "\n  clean vllm " in text.stdout
 
 
 def test_serving_runs_can_be_refitted_and_left_out(tmp_path: Path) -> None:

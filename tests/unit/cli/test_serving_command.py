@@ -86,10 +86,42 @@ def test_an_offline_batch_says_how_long_it_takes(spec: Path, tmp_path: Path) -> 
     assert result.exit_code == 0, result.stderr
     document = json.loads((tmp_path / "run" / "plan.json").read_text())
     minutes = 100 / document["requests_per_second"] / 60
-    assert f"  100 requests take {minutes:.2g} minutes at that rate, without the last ones' end." in (
+    ends = document["deployments"][0]["served"][0]["e2e"]["mean"] * 1e3
+    assert f"  100 requests take {minutes:.2g} minutes at that rate, and the last ones' end {ends:,.1f} ms more." in (
         result.stdout.splitlines()
     )
     assert "--num-prompts 100)" in (tmp_path / "run" / "bench.sh").read_text()
+
+
+def test_nothing_is_said_of_targets_where_there_are_none(spec: Path) -> None:
+    spec.write_text(SMALL.replace("  slo: {ttft_ms: 500, tpot_ms: 25}\n", ""))
+    found = RUNNER.invoke(app, ["plan", str(spec), "--set", "constraints={split: never, tp: 8}"])
+    assert found.exit_code == 0, found.stderr
+    assert "target" not in found.stdout.replace("targets    none", "")
+    too_large = RUNNER.invoke(app, ["plan", str(spec), "--set", "model=llama-3.1-405b"])
+    assert too_large.exit_code == 3
+    assert "No plan serves the requests.\nBinding: memory: " in too_large.stdout
+    assert " GiB are missing on a GPU.\n" in too_large.stdout
+
+
+def test_requests_that_no_engine_has_a_place_for_are_said(spec: Path) -> None:
+    words = ["--set", "workload.arrivals=closed-loop", "--set", "constraints={tp: 8, split: never, max_num_seqs: 61}"]
+    exact = RUNNER.invoke(app, ["plan", str(spec), *words, "--set", "workload.concurrency=61"])
+    assert exact.exit_code == 0, exact.stderr
+    assert "are under way" not in exact.stdout
+    # Eight data-parallel ranks share evenly: five requests of 61 find no place.
+    moe = ["--set", "model=qwen3-30b-a3b", "--set", "constraints={tp: 1, dp: 8, expert_parallel: true, split: never}"]
+    odd = RUNNER.invoke(app, ["plan", str(spec), *words, *moe, "--set", "workload.concurrency=61"])
+    assert odd.exit_code == 0, odd.stderr
+    assert "  Of the 61 requests 56 are under way; the wait of others is left out." in odd.stdout.splitlines()
+
+
+def test_a_rate_of_next_to_nothing_is_planned_and_shown(spec: Path) -> None:
+    words = ["--set", "workload.requests_per_second=0.0002", "--set", "objective=fewest-gpus"]
+    result = RUNNER.invoke(app, ["plan", str(spec), *words])
+    assert result.exit_code == 0, result.stderr
+    assert "\n1 GPU; no composition of these engines does better.\n" in result.stdout
+    assert " 0.0002 " in result.stdout.split("Engines\n")[1].split("Requests, by simulation")[0]
 
 
 def test_nothing_is_written_where_no_plan_keeps_the_targets(spec: Path, tmp_path: Path) -> None:
@@ -190,6 +222,12 @@ def test_a_damaged_serving_plan_is_named(spec: Path, tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["emit", str(out)])
     assert result.exit_code == 2
     assert "`status` = infeasible, but the file holds 1 deployments." in result.stderr
+    document["status"] = "optimal"
+    document["metrics"]["tpot"] = "E2E / output tokens of one request, in seconds."
+    file.write_text(json.dumps(document))
+    result = RUNNER.invoke(app, ["emit", str(out)])
+    assert result.exit_code == 2
+    assert "metrics: `metrics` mean something else than here." in result.stderr
 
 
 def test_init_writes_a_serving_spec_that_its_schema_takes(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from planner.inputs import kind_of, spec_document
 from planner.schema.serve_trace import read_trace
 from planner.serve_inputs import load_serve_inputs
 from planner.serve_request import Arrivals, Lengths, ServeObjective, Splits
-from planner.serving_search.traffic import mean_of, requests_at_rate, requests_in_loop
+from planner.serving_search.traffic import mean_of, requests_at_rate, requests_in_loop, requests_of_trace
 from tests.served import SMALL, serve_inputs
 
 
@@ -128,6 +128,16 @@ def test_everything_that_can_be_said_is_read() -> None:
             ),
         ),
         (
+            (
+                "workload:\n",
+                "constraints: {split: only}\nworkload:\n  arrivals: closed-loop\n  concurrency: 8\n",
+            ),
+            (
+                "spec.yaml:4:14: constraints: `concurrency` and `constraints.split` = only do not go together.\n"
+                "A fixed number under way is planned for engines that do everything: leave out one of the two."
+            ),
+        ),
+        (
             ("price_per_gpu_hour: 2.0}", "}\nconstraints: {max_price_per_hour: 5.0}"),
             (
                 "spec.yaml:3:10: cluster: dgx-h100 has no price, which the plan needs.\n"
@@ -215,7 +225,7 @@ def test_a_trace_is_the_workload(tmp_path: Path) -> None:
     assert request.workload.max_model_len == 330
     with pytest.raises(InputError, match="= 329 is less than the longest prompt and answer, 330 tokens"):
         load_serve_inputs(tmp_path / "spec.yaml", ["workload.max_model_len=329"])
-    requests = requests_at_rate(request, count=3, per_second=3.0)
+    (requests,) = requests_of_trace(request, count=3, per_second=3.0)
     assert requests.prompts_N.tolist() == [200, 100, 300]
     # Three times as fast as it was recorded.
     assert requests.arrivals_N.tolist() == pytest.approx([0.0, 1 / 3, 1.0])

@@ -85,6 +85,17 @@ def test_servers_that_serve_nothing_more_are_left_out(solver: str) -> None:
     assert compose(problem, solver=solver).count_O == (0, 1, 2)
 
 
+@pytest.mark.parametrize("solver", FLEET_SOLVERS)
+@pytest.mark.parametrize("demand", [1e-9, 1e-4, 1.0])
+@pytest.mark.parametrize(("rates", "count_O"), [((20.0, 0.0, 0.0), (1, 0, 0)), ((0.0, 60.0, 30.0), (0, 1, 1))])
+def test_a_demand_far_below_every_rate_takes_a_server(
+    rates: tuple[float, float, float], count_O: tuple[int, ...], demand: float, solver: str
+) -> None:
+    # A demand within a solver's tolerance of nothing is a demand all the same.
+    problem = replace(halves(), rate_O=rates, goal=Goal.LEAST_COST, demand=demand)
+    assert compose(problem, solver=solver).count_O == count_O
+
+
 def test_more_of_a_resource_never_serves_less() -> None:
     served = [compose(replace(halves(), capacity_R=(float(places),))).objective or 0.0 for places in range(1, 14)]
     assert served == sorted(served)

@@ -132,6 +132,23 @@ def test_pairs_within_the_noise_do_not_count() -> None:
     assert found.unequal_tpot.right is None
 
 
+def _first(gpus: int, *, predicted: float, measured: float) -> ServingPrediction:
+    """Return a made-up prediction of a layout's time to the first token, in milliseconds."""
+    found = _predicted(tp=str(gpus), num_gpus=str(gpus), tpot_ms="8", ttft_ms=str(measured), id=f"T-{gpus}")
+    return replace(found, tpot_seconds=8e-3, ttft_seconds=predicted / 1e3)
+
+
+def test_first_tokens_are_ordered_beyond_a_noise_of_their_own() -> None:
+    pair = [_first(1, predicted=90, measured=100), _first(2, predicted=50, measured=87)]
+    order = ranking_of(pair).unequal_ttft
+    assert (order.pairs, order.right, order.by_gpus) == (1, 1.0, 1.0)
+    # 12 % apart is noise of a first token, though it would not be of the time between tokens.
+    near = ranking_of([pair[0], _first(2, predicted=50, measured=90)])
+    assert near.unequal_ttft.pairs == 0
+    assert ranking_of(pair, no_first_token=frozenset({"T-2"})).unequal_ttft.pairs == 0
+    assert ranking_of([_told(1, predicted=9, measured=100), _told(2, predicted=5, measured=90)]).unequal_tpot.pairs == 1
+
+
 def test_regret_is_what_the_choice_loses() -> None:
     # Predicted best for each GPU: two GPUs at 1 ms. Measured: 4 ms, while one GPU has 4 ms too, twice as good.
     found = ranking_of([_told(1, predicted=4, measured=4), _told(2, predicted=1, measured=4)])

@@ -125,6 +125,16 @@ def test_a_closed_loop_runs_as_the_closed_form_says(engine: str, concurrency: in
     assert float(np.nanmean(found.tpot_N)) == pytest.approx(steady.tpot_seconds, rel=0.04)
 
 
+@pytest.mark.parametrize("concurrency", [1, 2, 4])
+def test_a_few_under_way_wait_for_the_prompts_of_the_others_alone(concurrency: int) -> None:
+    # Of a long prompt and a short answer a life is mostly prompts: one too many would show.
+    serving = served()
+    requests = closed_loop(count=40 * concurrency, concurrency=concurrency, prompt=24_000, output=200)
+    found = simulate(requests, costs=serving.costs, seats=serving.seats())
+    steady = at_concurrency(serving.costs, serving.seats(), Load(prompt=24_000, output=200), concurrency)
+    assert float(np.nanmean(found.tpot_N)) == pytest.approx(steady.tpot_seconds, rel=0.06)
+
+
 def test_a_low_rate_is_answered_as_the_closed_form_says() -> None:
     serving = served()
     found = simulate(

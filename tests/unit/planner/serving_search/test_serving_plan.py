@@ -68,8 +68,26 @@ def test_files_say_the_plan(changes: tuple[tuple[str, str], ...]) -> None:
         run = read_vllm_config(files[name], file=name, version=VERSION, num_gpus=None, gpus_per_node=8)
         assert shape_of(run) == entry.pool.shape
         assert settings_of(run) == entry.pool.settings
-        assert f"max-num-seqs: {entry.pool.settings.max_num_seqs}" in files[name].splitlines()
+        lines = files[name].splitlines()
+        assert f"max-num-seqs: {entry.pool.settings.max_num_seqs}" in lines
+        assert "block-size: 16" in lines
     assert {START_FILE, BENCH_FILE} <= files.keys()
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "told"),
+    [("deepseek-v3", "fp8_block", None), ("nemotron-h-56b", "bf16", None), ("gpt-oss-120b", "mxfp4", 16)],
+)
+def test_a_block_is_told_where_attention_takes_any(model: str, weights: str, told: int | None) -> None:
+    plan = served(
+        AGGREGATED,
+        TWO_NODES,
+        ("model: llama-3.1-8b", f"model: {model}"),
+        ("output: 200", f"output: 200\n  quantization: {weights}"),
+        ("{ttft_ms: 500, tpot_ms: 25}", "{tpot_ms: 200}"),
+    )
+    assert plan.pools
+    assert {entry.pool.settings.block_size for entry in plan.pools} == {told}
 
 
 @pytest.mark.parametrize("changes", PLANS)
@@ -147,11 +165,20 @@ def test_the_network_carries_caches_between_nodes() -> None:
     assert between.seconds > inside.seconds
 
 
-def test_a_fixed_number_under_way_is_shared_out() -> None:
-    plan = served(("input: 1000", "arrivals: closed-loop\n  concurrency: 48\n  input: 1000"))
+@pytest.mark.parametrize("concurrency", [3, 48, 61])
+def test_a_fixed_number_under_way_is_shared_out(concurrency: int) -> None:
+    # 61 divide among no engines alike: some take one more than others, and none takes what there is not.
+    plan = served(("input: 1000", f"arrivals: closed-loop\n  concurrency: {concurrency}\n  input: 1000"))
     under_way = sum(entry.batch * entry.pool.shape.dp * entry.pool.replicas for entry in plan.pools)
-    assert 0 < under_way <= 48
+    assert 0 < under_way <= concurrency
     assert all(entry.pool.role is Role.BOTH for entry in plan.pools)
+    # Little's law: what is borne is what so many bring.
+    (deployment,) = plan.deployments
+    brought = sum(
+        entry.requests_per_second * found.e2e.mean * entry.pool.replicas
+        for entry, found in zip(deployment.pools, deployment.served, strict=True)
+    )
+    assert brought == pytest.approx(under_way, rel=0.02)
 
 
 def test_an_offline_batch_has_no_targets_and_more_throughput() -> None:
@@ -168,6 +195,31 @@ def test_a_long_prompt_alone_is_planned() -> None:
     assert (entry.pool.replicas, entry.pool.settings.max_num_seqs) == (1, 1)
     # One request at a time is fastest on all GPUs together.
     assert entry.pool.shape.num_gpus == 8
+
+
+@pytest.mark.parametrize(
+    ("load", "within"),
+    [
+        ("arrivals: closed-loop\n  concurrency: 1", 0.01),
+        ("arrivals: closed-loop\n  concurrency: 8", 0.05),
+        ("requests_per_second: 0.001", 0.01),
+        ("requests_per_second: 12", 0.05),
+        ("requests_per_second: 18", 0.05),
+    ],
+)
+def test_the_parts_of_a_tokens_time_are_all_of_it(load: str, within: float) -> None:
+    plan = served(
+        ("input: 1000", f"{load}\n  input: 4000"), ("workload:", "constraints: {tp: 1, split: never}\nworkload:")
+    )
+    for deployment in plan.deployments:
+        for entry, found in zip(deployment.pools, deployment.served, strict=True):
+            assert sum(entry.step_seconds.values()) == pytest.approx(found.tpot.mean, rel=within)
+
+
+def test_where_answers_have_one_token_the_time_is_that_of_prompts() -> None:
+    plan = served(("output: 200", "output: 1"), AGGREGATED)
+    assert "attention of prompts" in plan.pools[0].step_seconds
+    assert "attention of answers" not in plan.pools[0].step_seconds
 
 
 def test_shared_beginnings_help() -> None:
@@ -236,6 +288,28 @@ def test_a_pinned_batch_without_room_for_its_logits_is_no_shape_that_fits() -> N
     plan = served(pinned, narrow)
     assert plan.infeasible is not None
     assert plan.search.legal == 0
+
+
+def test_a_hybrid_is_told_no_more_sequences_than_its_pool_has_blocks() -> None:
+    # vLLM does not start with more: each sequence has a block for its states, here 20.6 MiB of some 4.2 GiB.
+    def told(seats: int) -> ServePlan:
+        pinned = ("workload:", f"constraints: {{tp: 1, pp: 1, dp: 1, max_num_seqs: {seats}, split: never}}\nworkload:")
+        return served(("llama-3.1-8b", "qwen3.5-35b-a3b"), ("{ttft_ms: 500, tpot_ms: 25}", "{tpot_ms: 200}"), pinned)
+
+    assert told(200).deployments
+    plan = told(512)
+    assert plan.infeasible is not None
+    assert plan.infeasible.binding.endswith("do not fit, beside room for 512 at once")
+    (move,) = plan.infeasible.moves
+    assert move.needed is not None
+    assert 4 << 30 < move.needed - move.given < 8 << 30
+
+
+def test_more_sequences_than_any_budget_has_tokens_are_what_is_in_the_way() -> None:
+    plan = served(("workload:", "constraints: {tp: 8, max_num_seqs: 20000, split: never}\nworkload:"))
+    assert plan.infeasible is not None
+    assert plan.infeasible.binding == ("no number of sequences that is allowed goes with a budget of tokens that is")
+    assert plan.infeasible.moves == ()
 
 
 def test_the_front_rises_as_users_wait_longer() -> None:
@@ -344,6 +418,21 @@ def test_the_cheaper_kind_of_gpu_serves_where_it_is_fast_enough() -> None:
     assert plan.price_per_hour == pytest.approx(plan.value)
 
 
+def test_prompts_and_answers_go_to_different_kinds_of_gpu() -> None:
+    plan = served(TWO_KINDS, SPLIT, ("input: 1000", "input: 4000"))
+    kinds = {
+        role: {entry.pool.gpu for entry in plan.pools if entry.pool.role is role}
+        for role in (Role.PREFILL, Role.DECODE)
+    }
+    # The faster kind has the prompts, some answers are left to the other, and the network carries their caches.
+    assert "h100-sxm-80gb" in kinds[Role.PREFILL]
+    assert kinds[Role.DECODE] == {"a100-sxm-80gb"}
+    assert plan.deployments[0].transfer is not None
+    assert plan.deployments[0].transfer.over == "the network between nodes"
+    alone = served(SPLIT, ("input: 1000", "input: 4000"))
+    assert borne(plan) > borne(alone)
+
+
 @pytest.mark.parametrize(
     ("bound", "used"),
     [("max_price_per_hour: 9.0", "price"), ("max_watts: 2500.0", "watts")],
@@ -392,6 +481,35 @@ def test_a_bound_below_any_engine_says_what_one_takes(bound: str, least: float) 
     (move,) = plan.infeasible.moves
     # One GPU holds the model: its price, or its share of the 10.2 kW of its node.
     assert move.needed == least
+
+
+@pytest.mark.parametrize(("bound", "step"), [("max_price_per_hour", 2.0), ("max_watts", 1275.0)])
+def test_a_bound_too_low_for_the_load_says_what_the_load_takes(bound: str, step: float) -> None:
+    load = ("input: 1000", "requests_per_second: 100\n  input: 1000")
+
+    def bounded(by: float) -> ServePlan:
+        return served(load, CHEAPEST, ("workload:", f"constraints: {{{bound}: {by}}}\nworkload:"))
+
+    plan = bounded(2 * step)
+    assert plan.infeasible is not None
+    moves = {move.target: move for move in plan.infeasible.moves}
+    needed = moves[bound].needed
+    assert needed is not None
+    assert needed > 2 * step
+    # More GPUs cost more than may be spent.
+    assert moves["num_gpus"].needed is None
+    # What is said to do does, though the closed form says less of the engines; and a GPU less does not.
+    assert bounded(needed).status is ServeStatus.OPTIMAL
+    assert bounded(needed - step).status is ServeStatus.INFEASIBLE
+
+
+def test_no_load_is_too_high_to_say_what_it_takes() -> None:
+    plan = served(("input: 1000", "requests_per_second: 1000000\n  input: 1000"))
+    assert plan.infeasible is not None
+    moves = {move.target: move for move in plan.infeasible.moves}
+    bears = moves["requests_per_second"].needed
+    assert bears is not None
+    assert moves["num_gpus"].needed == pytest.approx(8 * 1_000_000 / bears, rel=0.15)
 
 
 @pytest.mark.parametrize("tokens", [64, 256])
