@@ -13,16 +13,16 @@ from itertools import combinations, product
 from math import comb
 
 from benchmarks.points import Run, interleaved_split, legal_points
-from planner.capabilities import CAPABILITIES
 from planner.errors import NotExpressibleError
-from planner.evaluate import simulated_step_seconds
-from planner.host_memory import host_memory
-from planner.layers import build_graph
+from planner.evaluation.evaluate import simulated_step_seconds
+from planner.frameworks.capabilities import CAPABILITIES
 from planner.layout import Layout, Offload, stages_from_counts
-from planner.memory import memory_ledger, memory_limit_bytes, peak_memory_bytes
-from planner.placement import PlacedModel, place
-from planner.plan import HostMemory
-from planner.targets import framework_of
+from planner.memory.host import host_memory
+from planner.memory.ledger import memory_ledger, memory_limit_bytes, peak_memory_bytes
+from planner.models.layers import build_graph
+from planner.plans.plan import HostMemory
+from planner.ranks.placement import PlacedModel, place
+from planner.targets.registry import framework_of
 from profiles.planned import cost_model_on
 
 HostedLayout = tuple[Layout, int, HostMemory, Callable[[], float]]

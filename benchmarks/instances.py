@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.points import Run
-from planner.inputs import load_inputs
+from planner.inputs.load import load_inputs
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECS = ROOT / "benchmarks" / "specs"

@@ -2,7 +2,7 @@
 
 A drawn layout takes every degree, split and choice at random, narrower than what the target can run by no habit of the
 search: tp beyond a node, experts on any grid, stages as uneven as they come, interleaved ones too. What is legal is the
-checker's word (`planner.validate`), and the target's own.
+checker's word (`planner.evaluation.validate`), and the target's own.
 """
 
 import math
@@ -29,20 +29,20 @@ from benchmarks.points import (
     use_of,
     virtual_stages,
 )
-from planner.blocks import MixtureOfExperts
-from planner.capabilities import CAPABILITIES
-from planner.communication import shard_ranks
-from planner.evaluate import LayerPrices, priced_step
-from planner.graph import Module
-from planner.layers import build_graph
+from planner.evaluation.evaluate import LayerPrices, priced_step
+from planner.evaluation.validate import layout_violations
+from planner.frameworks.capabilities import CAPABILITIES
 from planner.layout import Granularity, Layout, Recompute, stages_from_counts
-from planner.memory import memory_limit_bytes
-from planner.placement import PlacedModel, RankModel, shard_model
-from planner.rank_peaks import RankPeaks
-from planner.shard import Elements
-from planner.sharding import Sharding, sharding_of
-from planner.state_bytes import split_bytes, state_bytes
-from planner.validate import layout_violations
+from planner.memory.ledger import memory_limit_bytes
+from planner.memory.state_bytes import split_bytes, state_bytes
+from planner.models.blocks import MixtureOfExperts
+from planner.models.graph import Module
+from planner.models.layers import build_graph
+from planner.ranks.communication import shard_ranks
+from planner.ranks.placement import PlacedModel, RankModel, shard_model
+from planner.ranks.shard import Elements
+from planner.ranks.sharding import Sharding, sharding_of
+from planner.search.splits.rank_peaks import RankPeaks
 from profiles.planned import cost_model_on
 
 FACTORS = (2, 3)

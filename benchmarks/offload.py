@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from planner.blocks import DenseFeedForward, SelfAttention
 from planner.inference_offload.blocks import best_block
 from planner.inference_offload.decide import plan_offload
 from planner.inference_offload.flexgen import GB, FlexGenBlock, FlexGenHardware, FlexGenModel, flexgen_problem
 from planner.inference_offload.request import OffloadRequest, Target
-from planner.serve_inputs import ServeInputs, load_serve_inputs
-from planner.specs import ModelSpec
+from planner.models.blocks import DenseFeedForward, SelfAttention
+from planner.models.specs import ModelSpec
+from planner.serving_search.inputs import ServeInputs, load_serve_inputs
 
 SPECS = Path(__file__).parent / "offload_specs"
 

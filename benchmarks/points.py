@@ -1,7 +1,8 @@
 """The points that the search says it searches, stated a second time: plain Python, loops over divisors, one at a time.
 
-Nothing of `planner.space` and `planner.space_rules` is used, so that two counts and two sets of points can be compared.
-The rules are stated from the README, the docstring of `planner.space` and the sources that the capabilities name:
+Nothing of `planner.search.space.enumeration` and `planner.search.space.space_rules` is used, so that two counts and two
+sets of points can be compared. The rules are stated from the README, the docstring of
+`planner.search.space.enumeration` and the sources that the capabilities name:
 
     tp cp pp dp = the GPUs; ulysses divides cp; with routed experts ep etp divides tp cp dp
     tp within the fast domain and at most 16; etp 1 or tp; with cp above 1 at least 2,048 tokens of a sequence on a rank
@@ -18,16 +19,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 
-from planner.blocks import (
-    Block,
-    DenseFeedForward,
-    LatentAttention,
-    LinearAttention,
-    Mixer,
-    MixtureOfExperts,
-    SelfAttention,
-    StateSpace,
-)
 from planner.layout import (
     REPLICAS_OUTERMOST,
     STAGES_OUTERMOST,
@@ -38,9 +29,19 @@ from planner.layout import (
     Schedule,
     stages_from_counts,
 )
-from planner.request import Constraints, PlanRequest, Target
-from planner.specs import ModelSpec
-from planner.workload import AttentionKernel, DType, Optimizer, TrainWorkload
+from planner.models.blocks import (
+    Block,
+    DenseFeedForward,
+    LatentAttention,
+    LinearAttention,
+    Mixer,
+    MixtureOfExperts,
+    SelfAttention,
+    StateSpace,
+)
+from planner.models.specs import ModelSpec
+from planner.requests.request import Constraints, PlanRequest, Target
+from planner.requests.workload import AttentionKernel, DType, Optimizer, TrainWorkload
 from profiles.hardware import Cluster
 
 LONGEST_SCHEDULE = 1_000_000

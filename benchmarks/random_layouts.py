@@ -30,12 +30,12 @@ from random import Random
 from benchmarks.brute_force import can_say_model
 from benchmarks.layouts import Judge, Verdict, moves, random_layouts
 from benchmarks.points import Run, is_proved
-from planner.bundled import load_bundled, model_names
 from planner.layout import Layout
-from planner.plan import Plan
-from planner.request import DEFAULT_MEMORY_HEADROOM, Constraints, Objective, PlanRequest, Target
-from planner.search import search
-from planner.workload import Precision, TrainWorkload
+from planner.models.bundled import load_bundled, model_names
+from planner.plans.plan import Plan
+from planner.requests.request import DEFAULT_MEMORY_HEADROOM, Constraints, Objective, PlanRequest, Target
+from planner.requests.workload import Precision, TrainWorkload
+from planner.search.search import search
 from profiles.catalogue import load_preset
 
 CLUSTERS = {

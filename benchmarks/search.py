@@ -4,11 +4,11 @@
     python -m benchmarks.search --only llama-3.1-70b-8xdgx-h100 --format json
     python -m benchmarks.search --profile deepseek-v3-2048xh100
 
-Solving is the call of `planner.search.search` alone, in a fresh process of each instance's own, so with empty caches;
-starting Python, imports, reading the spec and the shipped tables come before. Garbage is collected as seldom as by the
-command line. Peak memory is that of the whole process
-up to then. Afterwards the points are counted by `benchmarks.points`, and where there are few layouts every one of them
-is priced (`benchmarks.brute_force`): both must say what the search says, or the exit code is 1. Times gate nothing.
+Solving is the call of `planner.search.search.search` alone, in a fresh process of each instance's own, so with empty
+caches; starting Python, imports, reading the spec and the shipped tables come before. Garbage is collected as seldom as
+by the command line. Peak memory is that of the whole process up to then. Afterwards the points are counted by
+`benchmarks.points`, and where there are few layouts every one of them is priced (`benchmarks.brute_force`): both must
+say what the search says, or the exit code is 1. Times gate nothing.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from benchmarks.brute_force import Exhausted, brute_force, count_layouts
 from benchmarks.instances import WANTED_PEAK_RSS_BYTES, Instance, Wanted, instances
 from benchmarks.points import NotStated, Run, count_considered, count_legal, is_proved
 from cli.start import GARBAGE_THRESHOLD
-from planner.capabilities import CAPABILITIES
-from planner.plan import Plan
-from planner.search import search
-from planner.space import UNSIMULATED
+from planner.frameworks.capabilities import CAPABILITIES
+from planner.plans.plan import Plan
+from planner.search.search import search
+from planner.search.space.enumeration import UNSIMULATED
 from profiles.planned import cost_model_on
 
 MOST_LAYOUTS = 100_000

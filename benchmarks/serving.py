@@ -26,9 +26,9 @@ from pathlib import Path
 
 from benchmarks.serving_trace import NAME as TRACE
 from benchmarks.serving_trace import trace_row, trace_words
-from planner.serve_inputs import ServeInputs, load_serve_inputs
-from planner.serving_layout import EngineShape
+from planner.serving_plans.layout import EngineShape
 from planner.serving_search.closed_form import best_of_both, both_at
+from planner.serving_search.inputs import ServeInputs, load_serve_inputs
 from planner.serving_search.search import field_of, plan_serving
 from planner.serving_search.simulated import keeps, served_at
 from planner.serving_search.traffic import mean_of

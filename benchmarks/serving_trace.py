@@ -15,10 +15,10 @@ import numpy as np
 
 from planner.errors import Location
 from planner.schema.serve_trace import read_trace
-from planner.serve_inputs import load_serve_inputs
 from planner.serving.simulate import simulate
 from planner.serving.traffic import Requests
 from planner.serving_search.closed_form import best_of_both
+from planner.serving_search.inputs import load_serve_inputs
 from planner.serving_search.search import field_of
 
 NAME = "trace"

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from cli.plan_file import PLAN_FILE, launch_target, read_plan, read_serve_plan
 from planner.errors import InputError, Location
-from planner.locked import lock_of, serve_lock_of
-from planner.plan_lock import LOCK_FILE, PlanLock
+from planner.locks.plan_lock import LOCK_FILE, PlanLock
+from planner.validation.locked import lock_of, serve_lock_of
 
 if TYPE_CHECKING:
-    from planner.serve_lock import ServeLock
-    from planner.serve_plan import ServePlan
+    from planner.locks.serve_lock import ServeLock
+    from planner.serving_plans.plan import ServePlan
     from planner.validation.held_servers import ServeBaseline
     from planner.validation.pricing import Baseline
 
@@ -87,7 +87,7 @@ def _plan_beside(path: Path) -> Path:
 def _lock_of_serve_plan(path: Path, plan: "ServePlan") -> "ServeLock":
     if not plan.deployments:
         raise _no_layout(path)
-    from planner.serve_launch import serve_files
+    from planner.serving_search.launch import serve_files
 
     return serve_lock_of(plan, files=_files_beside(path, serve_files(plan)))
 
@@ -109,7 +109,7 @@ def _lock_of_plan(path: Path) -> PlanLock:
     plan = read_plan(path)
     if not plan.plans:
         raise _no_layout(path)
-    from planner.launch import launch_file_names
+    from planner.targets.launch import launch_file_names
 
     names = launch_file_names(plan.request.workload, plan.cluster, target=launch_target(plan.target))
     return lock_of(plan, files=_files_beside(path, names))

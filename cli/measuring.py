@@ -20,8 +20,8 @@ from tempfile import TemporaryDirectory
 from cli.named_model import read_named_model
 from cli.output import note, wants_progress
 from planner.errors import InputError
-from planner.inputs import Inputs, load_inputs
-from planner.serve_inputs import ServeInputs
+from planner.inputs.load import Inputs, load_inputs
+from planner.serving_search.inputs import ServeInputs
 from profiles.catalogue import load_preset
 from profiles.errors import ProfileFileError
 from profiles.measure.__main__ import LOST
@@ -126,8 +126,8 @@ def request(
         per_node: Ranks of one of its nodes.
         on_cpu: They have no GPUs.
     """
-    from planner.wanted_points import wanted_points
-    from planner.wanted_serving import wanted_serving_points
+    from planner.profiling.wanted_points import wanted_points
+    from planner.profiling.wanted_serving import wanted_serving_points
 
     weights: dict[Point, float] = {}
     trained = (wanted_points(run.model, run.cluster, run.request) for run in runs)

@@ -1,7 +1,7 @@
 """The parts of a model in words."""
 
 from cli.render import count, counted
-from planner.blocks import (
+from planner.models.blocks import (
     Block,
     DenseFeedForward,
     LatentAttention,
@@ -13,8 +13,8 @@ from planner.blocks import (
     SelfAttention,
     StateSpace,
 )
-from planner.report import total_parameters
-from planner.specs import ModelSpec
+from planner.models.specs import ModelSpec
+from planner.plans.report import total_parameters
 
 _RULES = {
     LinearRule.GATED_DELTA: "gated delta rule",

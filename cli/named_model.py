@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from planner.specs import ModelSpec
+from planner.models.specs import ModelSpec
 
 
 def read_named_model(name: str, *, where: str) -> ModelSpec:

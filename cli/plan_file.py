@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.errors import CombinedInputError, InputError, Location
-from planner.plan import Plan, PlannedLayout
-from planner.request import Target
+from planner.plans.plan import Plan, PlannedLayout
+from planner.requests.request import Target
 
 if TYPE_CHECKING:
-    from planner.serve_plan import ServePlan
-    from planner.serving_layout import ServingLayout
+    from planner.serving_plans.layout import ServingLayout
+    from planner.serving_plans.plan import ServePlan
 
 PLAN_FILE = "plan.json"
 PLAN_AGAIN = "Plan again from the spec; a plan file is not edited by hand."
@@ -79,7 +79,7 @@ def read_serving_layout(path: Path) -> "ServingLayout | None":
 def _broken_rules(plan: Plan, file: Path) -> Iterator[InputError]:
     """Return every rule that a layout of the file breaks, as edited files do."""
     from planner.documents.document import format_path
-    from planner.plan_rules import broken_rules
+    from planner.validation.plan_rules import broken_rules
 
     for place, violation in broken_rules(plan):
         message = f"This layout cannot be: {violation.message}."

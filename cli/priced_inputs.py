@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from planner.errors import InputError
-from planner.inputs import Inputs
+from planner.inputs.load import Inputs
 from profiles.hardware import Cluster
 
 

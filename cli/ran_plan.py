@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from planner.errors import InputError
-from planner.plan import Plan
+from planner.plans.plan import Plan
 
 RanArgument = Annotated[
     Path,
@@ -37,7 +37,7 @@ def ran_plan(path: Path, index: int, *, cluster: str | None, spec: Path | None) 
             raise InputError("A plan says its cluster and its spec itself.", hint="Leave --cluster and --spec out.")
         plan = read_plan(path)
     else:
-        from planner.running import inputs_of, priced, read_running
+        from planner.inputs.running import inputs_of, priced, read_running
 
         running = read_running(path)
         inputs = inputs_of(running, script=path, cluster=cluster, spec=spec)

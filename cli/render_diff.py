@@ -17,8 +17,8 @@ from cli.render import (
     signed_milliseconds,
     signed_percent,
 )
-from planner.lock_changes import Level, LockChanges, Remark
-from planner.plan_lock import PlanLock
+from planner.locks.lock_changes import Level, LockChanges, Remark
+from planner.locks.plan_lock import PlanLock
 
 STYLES = {
     Level.BAD: Style.BAD,

@@ -30,8 +30,8 @@ from cli.render_plan import (
 from cli.render_schedules import schedule_blocks, schedules_document
 from cli.render_tokens import token_blocks, tokens_document
 from planner.layout import Layout
-from planner.plan import Plan, PlannedLayout
-from planner.report import (
+from planner.plans.plan import Plan, PlannedLayout
+from planner.plans.report import (
     DENSE_AXES,
     EXPERT_AXES,
     Comparison,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cli.render import Block, Item, Line, Style, Table, columns, gib, milliseconds, percent, section, signed_percent
-from planner.whole_layers import MOST_BYTES_OFF, MOST_SECONDS_OFF, WholeLayer
+from planner.profiling.whole_layers import MOST_BYTES_OFF, MOST_SECONDS_OFF, WholeLayer
 
 
 def layer_document(layers: Sequence[WholeLayer]) -> list[dict[str, object]]:

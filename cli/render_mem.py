@@ -3,8 +3,8 @@
 from cli.model_words import parameters_in_words
 from cli.render import Blank, Block, Facts, Line, Style, counted, gib
 from cli.render_memory import heaviest_in_words, memory_blocks, memory_document
-from planner.mem import MemoryTable
-from planner.report import (
+from planner.models.specs import ModelSpec
+from planner.plans.report import (
     experts_in_words,
     heaviest_rank,
     layout_in_words,
@@ -13,8 +13,8 @@ from planner.report import (
     stages_in_words,
     total_parameters,
 )
-from planner.specs import ModelSpec
-from planner.workload import TrainWorkload
+from planner.requests.workload import TrainWorkload
+from planner.search.mem import MemoryTable
 from profiles.hardware import Device
 
 

@@ -9,12 +9,12 @@ from ruamel.yaml import YAML
 
 from cli.model_words import feed_forward_in_words, kind_in_words, mixer_in_words
 from cli.render import Block, Facts, Item, Line, Style, Table, columns, count, counted
-from planner.blocks import Block as DecoderBlock
-from planner.blocks import DenseFeedForward, MixtureOfExperts
-from planner.bundled import BundledModel
-from planner.parameter_counts import parameter_counts
-from planner.specs import ModelSpec
-from planner.targets import targets_taking
+from planner.models.blocks import Block as DecoderBlock
+from planner.models.blocks import DenseFeedForward, MixtureOfExperts
+from planner.models.bundled import BundledModel
+from planner.models.parameter_counts import parameter_counts
+from planner.models.specs import ModelSpec
+from planner.targets.registry import targets_taking
 
 MOST_RANGES = 6
 """Ranges of layers that are written out; more say how many there are."""

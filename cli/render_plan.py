@@ -30,9 +30,8 @@ from cli.render_choices import choice_blocks
 from cli.render_memory import heaviest_in_words
 from cli.render_schedules import schedule_blocks
 from cli.render_tokens import token_blocks
-from planner.objectives import power_assumption, watts_of
-from planner.plan import Infeasible, Plan, PlannedLayout, SearchSummary, Status
-from planner.report import (
+from planner.plans.plan import Infeasible, Plan, PlannedLayout, SearchSummary, Status
+from planner.plans.report import (
     Comparison,
     Difference,
     compare_all,
@@ -45,7 +44,8 @@ from planner.report import (
     overlap_in_words,
     stages_in_words,
 )
-from planner.request import Objective
+from planner.requests.objectives import power_assumption, watts_of
+from planner.requests.request import Objective
 from planner.verification.kit import FOLDER as KIT_FOLDER
 from planner.verification.kit import Kit
 

@@ -1,8 +1,8 @@
 """What other pipeline schedules would make of a plan: the best that fits, and the fastest beside it."""
 
 from cli.render import Block, Facts, Item, Line, Table, columns, gib, milliseconds, percent, section, signed_percent
-from planner.plan import OffloadedSchedule, OtherSchedules, Plan, PricedSchedule
-from planner.request import Target
+from planner.plans.plan import OffloadedSchedule, OtherSchedules, Plan, PricedSchedule
+from planner.requests.request import Target
 
 MOST_LINES = 4
 TITLE = "Other pipeline schedules"

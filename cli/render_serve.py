@@ -20,9 +20,9 @@ from cli.render import (
     section,
     sources_in_words,
 )
-from planner.serve_plan import PlannedPool, Served, ServeInfeasible, ServePlan, ServeStatus
-from planner.serve_request import Arrivals, Lengths, ServeObjective, ServeWorkload
-from planner.serving_layout import Pool, Role
+from planner.serving_plans.layout import Pool, Role
+from planner.serving_plans.plan import PlannedPool, Served, ServeInfeasible, ServePlan, ServeStatus
+from planner.serving_plans.request import Arrivals, Lengths, ServeObjective, ServeWorkload
 from planner.serving_search.shapes import engine_words
 from planner.serving_search.traffic import mean_of
 

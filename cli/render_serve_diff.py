@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from cli.render import milliseconds, signed_milliseconds, signed_percent
 from cli.render_diff import Rows, Shown, pair_rows, remarks_document, term_rows
-from planner.serve_lock import ServeLock
-from planner.serve_lock_changes import ServeLockChanges
+from planner.locks.serve_lock import ServeLock
+from planner.locks.serve_lock_changes import ServeLockChanges
 
 
 def serve_shown(found: ServeLockChanges) -> Shown:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from cli.render import Block, Item, Line, Style, Table, columns, milliseconds, section, signed_percent
-from planner.plan import Plan
-from planner.report import layout_in_words
-from planner.target_differences import TargetDifference
+from planner.decisions.target_differences import TargetDifference
+from planner.plans.plan import Plan
+from planner.plans.report import layout_in_words
 
 
 def target_blocks(plan: Plan, found: Sequence[TargetDifference], *, index: int) -> tuple[Block, ...]:

@@ -1,10 +1,10 @@
 """What divided tokens would make of a plan's layouts: MEMO's swapping and computing again, token by token."""
 
 from cli.render import Block, Facts, Item, Line, Table, columns, gib, milliseconds, percent, section, signed_percent
-from planner.choices import SwappedTokens
-from planner.evaluate import RECOMPUTATION
-from planner.plan import Plan
-from planner.request import Target
+from planner.evaluation.evaluate import RECOMPUTATION
+from planner.plans.choices import SwappedTokens
+from planner.plans.plan import Plan
+from planner.requests.request import Target
 
 TITLE = "Tokens swapped or computed again (MEMO)"
 RANKS_TITLE = "What becomes of their tokens"

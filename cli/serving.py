@@ -58,13 +58,13 @@ def plan_server(
     """Plan a serving spec, print the plan, write it and its files; exit with 3 where nothing keeps the targets."""
     from cli.priced_inputs import clusters_priced_by
     from cli.render_serve import serve_blocks
-    from planner.locked import serve_lock_of
-    from planner.plan_lock import LOCK_FILE
+    from planner.locks.plan_lock import LOCK_FILE
     from planner.schema.serve_plan_file import serve_plan_to_text
     from planner.schema.serve_plan_lock import serve_lock_to_text
-    from planner.serve_inputs import load_serve_inputs
-    from planner.serve_launch import serve_files
+    from planner.serving_search.inputs import load_serve_inputs
+    from planner.serving_search.launch import serve_files
     from planner.serving_search.search import plan_serving
+    from planner.validation.locked import serve_lock_of
 
     stopwatch = Stopwatch()
     inputs = load_serve_inputs(spec, overrides, options=options)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError, NotExpressibleError
-from planner.plan import Plan
+from planner.plans.plan import Plan
 from solvers.errors import SolverError
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def answer(
     Raises:
         InputError: The question names no setting, or one that there is not.
     """
-    from planner.inputs import load_alternative
-    from planner.search import search
+    from planner.inputs.load import load_alternative
+    from planner.search.search import search
 
     inputs, contradictions = load_alternative(spec, overrides, settings, options=options)
     if contradictions:

@@ -2,7 +2,7 @@
 
 Only three things can go wrong besides our own bugs: the input is bad (`InputError`), a cost that is needed has no
 source (`profiles.errors.CoverageError`), or a solver stopped with nothing (`solvers.errors.SolverError`). That no
-plan fits is an answer (`planner.plan.Infeasible`), not an error.
+plan fits is an answer (`planner.plans.plan.Infeasible`), not an error.
 """
 
 from collections.abc import Sequence

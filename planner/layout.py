@@ -68,9 +68,10 @@ class Recompute:
 
     Args:
         granularity: None, the named modules, or whole layers.
-        modules: With selective: the modules whose inner tensors are dropped, by the names of `planner.graph.Module`.
-        num_layers: With full: layers of each virtual stage that are recomputed, from its first; None means all.
-        layers: With per-layer: what is recomputed of each decoder layer, in order; empty while layers are not placed.
+        modules: With selective: the modules whose inner tensors are dropped, by the names of
+        `planner.models.graph.Module`. num_layers: With full: layers of each virtual stage that are recomputed, from its
+        first; None means all. layers: With per-layer: what is recomputed of each decoder layer, in order; empty while
+        layers are not placed.
     """
 
     granularity: Granularity
@@ -179,7 +180,7 @@ class Layout:
         offload: What lies in host memory; None for nothing.
         offloaded_layers: How many of the first layers keep their saved tensors in host memory between passes.
         offloaded_modules: Modules of every layer whose saved tensors wait there, by Megatron-LM's names
-            (`planner.module_offload`).
+            (`planner.offloading.modules`).
         overlap: Which communication is hidden.
         rank_order: Mesh axes from fastest to slowest.
         node_order: Where nodes differ: the node at each place of the mesh, places filled by consecutive ranks. Empty

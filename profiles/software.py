@@ -85,4 +85,4 @@ class Software:
 
 
 CURRENT_SOFTWARE = Software()
-"""What plans are priced with unless their target runs something else (`planner.capabilities`)."""
+"""What plans are priced with unless their target runs something else (`planner.frameworks.capabilities`)."""

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
-from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
-from planner.choices import (
+from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
+from planner.models.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
+from planner.models.specs import BlockRun, ModelSpec
+from planner.plans.choices import (
     Degraded,
     Front,
     FrontPoint,
@@ -15,8 +17,7 @@ from planner.choices import (
     SlowCase,
     Spare,
 )
-from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.plan import (
+from planner.plans.plan import (
     Certainty,
     Infeasible,
     MemoryLine,
@@ -28,9 +29,8 @@ from planner.plan import (
     Status,
     TimeLine,
 )
-from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
-from planner.specs import BlockRun, ModelSpec
-from planner.workload import Precision, TrainWorkload
+from planner.requests.request import Bounds, Constraints, Objective, PlanRequest, Target
+from planner.requests.workload import Precision, TrainWorkload
 from profiles.hardware import Cluster, Device, LinkKind, LinkLevel, PeerTopology
 
 GIB = 1 << 30

@@ -7,14 +7,14 @@ from functools import cache
 
 from hypothesis import strategies as st
 
-from planner.bundled import load_bundled, model_names
-from planner.graph import Axis, CoreAttention, LayerGraph, ModelGraph, StateScan
-from planner.layers import build_graph
-from planner.shard import shard_layer
-from planner.sharding import Sharding
-from planner.specs import ModelSpec
-from planner.step import Step
-from planner.workload import Precision, TrainWorkload
+from planner.models.bundled import load_bundled, model_names
+from planner.models.graph import Axis, CoreAttention, LayerGraph, ModelGraph, StateScan
+from planner.models.layers import build_graph
+from planner.models.specs import ModelSpec
+from planner.ranks.shard import shard_layer
+from planner.ranks.sharding import Sharding
+from planner.ranks.step import Step
+from planner.requests.workload import Precision, TrainWorkload
 from tests.unit.planner.model_kinds import expert_model, hybrid_model, latent_model
 
 MICRO_BATCH_SIZE = 2

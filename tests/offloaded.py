@@ -12,8 +12,8 @@ from planner.inference_offload.machine import Machine, machine_of
 from planner.inference_offload.plan import OffloadPlan
 from planner.inference_offload.request import OffloadRequest
 from planner.inference_offload.work import ModelWork
-from planner.serve_inputs import ServeInputs, read_serve_inputs
-from planner.specs import ModelSpec
+from planner.models.specs import ModelSpec
+from planner.serving_search.inputs import ServeInputs, read_serve_inputs
 
 SPEC = """\
 schema: 1

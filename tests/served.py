@@ -4,8 +4,8 @@ from functools import cache
 from pathlib import Path
 
 from planner.documents import parse_document
-from planner.serve_inputs import ServeInputs, read_serve_inputs
-from planner.serve_plan import ServePlan
+from planner.serving_plans.plan import ServePlan
+from planner.serving_search.inputs import ServeInputs, read_serve_inputs
 from planner.serving_search.search import plan_serving
 
 SMALL = """\

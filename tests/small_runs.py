@@ -7,10 +7,18 @@ from hypothesis import strategies as st
 
 from benchmarks.brute_force import can_say_model, count_layouts
 from benchmarks.points import Run
-from planner.blocks import Activation, Block, DenseFeedForward, FeedForward, MixtureOfExperts, Router, SelfAttention
-from planner.request import Constraints, Objective, PlanRequest
-from planner.specs import BlockRun, ModelSpec
-from planner.workload import Optimizer, Precision
+from planner.models.blocks import (
+    Activation,
+    Block,
+    DenseFeedForward,
+    FeedForward,
+    MixtureOfExperts,
+    Router,
+    SelfAttention,
+)
+from planner.models.specs import BlockRun, ModelSpec
+from planner.requests.request import Constraints, Objective, PlanRequest
+from planner.requests.workload import Optimizer, Precision
 from profiles.hardware import Cluster
 from tests.builders import tiny_dense_model, two_node_cluster
 from tests.small_spaces import mixed_models, models, targets, workloads

@@ -12,7 +12,9 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from planner.blocks import (
+from planner.frameworks.capabilities import CAPABILITIES
+from planner.layout import ON_HOSTS, Layout, Recompute, stages_from_counts
+from planner.models.blocks import (
     Activation,
     Block,
     DenseFeedForward,
@@ -27,18 +29,16 @@ from planner.blocks import (
     SelfAttention,
     StateSpace,
 )
-from planner.candidates import Pricer, layout_at
-from planner.capabilities import CAPABILITIES
-from planner.costs import CostTable
-from planner.layers import build_graph
-from planner.layout import ON_HOSTS, Layout, Recompute, stages_from_counts
-from planner.placement import PlacedModel, place
-from planner.point_prices import PointPrices
-from planner.points import Scope
-from planner.request import Bounds, Constraints, Target
-from planner.space import enumerate_layouts, interleaved_counts
-from planner.specs import BlockRun, ModelSpec, MultiTokenPrediction, VisionTower
-from planner.workload import AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
+from planner.models.layers import build_graph
+from planner.models.specs import BlockRun, ModelSpec, MultiTokenPrediction, VisionTower
+from planner.ranks.placement import PlacedModel, place
+from planner.requests.request import Bounds, Constraints, Target
+from planner.requests.workload import AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
+from planner.search.bounds.costs import CostTable
+from planner.search.space.enumeration import enumerate_layouts, interleaved_counts
+from planner.search.space.points import Scope
+from planner.search.splits.candidates import Pricer, layout_at
+from planner.search.splits.point_prices import PointPrices
 from profiles.analytic import AnalyticCostModel
 from profiles.drives import has_drives
 from profiles.hardware import Cluster

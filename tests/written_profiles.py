@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from planner.inputs import Inputs
-from planner.wanted_points import wanted_points
+from planner.inputs.load import Inputs
+from planner.profiling.wanted_points import wanted_points
 from profiles.analytic import AnalyticCostModel
 from profiles.hardware import Cluster
 from profiles.measure.journal import Journal

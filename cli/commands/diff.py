@@ -11,8 +11,8 @@ from cli.output import print_blocks, print_json, print_text
 from planner.errors import InputError, Location
 
 if TYPE_CHECKING:
-    from planner.plan_lock import PlanLock
-    from planner.serve_lock import ServeLock
+    from planner.locks.plan_lock import PlanLock
+    from planner.locks.serve_lock import ServeLock
 
 EXAMPLES = (
     "shardwright diff before after",
@@ -56,8 +56,8 @@ def diff(
     """
     from cli.lock_file import read_lock
     from cli.render_diff import diff_blocks, diff_document, diff_markdown, shown
-    from planner.lock_changes import changes
-    from planner.plan_lock import PlanLock
+    from planner.locks.lock_changes import changes
+    from planner.locks.plan_lock import PlanLock
 
     before = read_lock(old)
     if isinstance(before, PlanLock):
@@ -65,7 +65,7 @@ def diff(
         show, document, is_bad = shown(found), diff_document(found), found.is_bad
     else:
         from cli.render_serve_diff import serve_diff_document, serve_shown
-        from planner.serve_lock_changes import serve_changes
+        from planner.locks.serve_lock_changes import serve_changes
 
         served = serve_changes(before, _served_after(old, new))
         show, document, is_bad = serve_shown(served), serve_diff_document(served), served.is_bad
@@ -83,7 +83,7 @@ def diff(
 def _after(old: Path, new: Path) -> "PlanLock":
     """Return what a training plan is compared with."""
     from cli.lock_file import is_script, read_baseline, read_lock
-    from planner.plan_lock import PlanLock
+    from planner.locks.plan_lock import PlanLock
     from planner.validation.pricing import Baseline, Launched, lock_of_launched
     from planner.validation.sources import text_of
 
@@ -100,7 +100,7 @@ def _after(old: Path, new: Path) -> "PlanLock":
 def _served_after(old: Path, new: Path) -> "ServeLock":
     """Return what a serving plan is compared with: another, or itself with a pool told as a script tells it."""
     from cli.lock_file import is_script, read_baseline, read_lock
-    from planner.plan_lock import PlanLock
+    from planner.locks.plan_lock import PlanLock
 
     if is_script(new):
         from planner.validation.held_servers import ServeBaseline, lock_of_served

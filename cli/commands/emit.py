@@ -12,7 +12,7 @@ from cli.output import Format, note, print_blocks, print_json, print_text, write
 from cli.plan_file import launch_target, pick, read_plan, read_serve_plan, read_serving_layout
 from cli.render import Table, columns, count
 from planner.errors import InputError, Location
-from planner.request import Target
+from planner.requests.request import Target
 
 EXAMPLES = ("shardwright emit run --file launch.sh", "shardwright emit run/plan.json --index 1 --out second")
 
@@ -91,7 +91,7 @@ def _files(plan: Path, *, target: EmitTarget | None, index: int) -> tuple[Target
     wants_serving = target is EmitTarget.VLLM
     planned = read_serve_plan(plan)
     if planned is not None and (target is None or wants_serving):
-        from planner.serve_launch import serve_files
+        from planner.serving_search.launch import serve_files
 
         if index:
             raise InputError(
@@ -115,7 +115,7 @@ def _files(plan: Path, *, target: EmitTarget | None, index: int) -> tuple[Target
         )
     found = read_plan(plan)
     pick(found, index, path=plan)
-    from planner.launch import launch_files
+    from planner.targets.launch import launch_files
 
     framework = launch_target(found.target) if target is None else Target(target)
     return framework, launch_files(found, index=index, target=framework)
@@ -124,7 +124,7 @@ def _files(plan: Path, *, target: EmitTarget | None, index: int) -> tuple[Target
 def _compare(path: Path, *, index: int, format_: Format) -> None:
     """Print what each framework cannot say of a layout, and what its own best plan costs."""
     from cli.render_targets import target_blocks, target_document
-    from planner.target_differences import target_differences
+    from planner.decisions.target_differences import target_differences
 
     if read_serve_plan(path) is not None or read_serving_layout(path) is not None:
         raise InputError("Only vLLM serves.", location=Location(file=str(path)), hint="Write its files: --target vllm")

@@ -64,8 +64,8 @@ def evaluate(
     """
     from cli.priced_inputs import priced_by
     from cli.render_evaluate import evaluation_blocks, evaluation_document
-    from planner.running import inputs_of, priced, read_running
-    from planner.search import search
+    from planner.inputs.running import inputs_of, priced, read_running
+    from planner.search.search import search
 
     running = read_running(script)
     inputs = priced_by(inputs_of(running, script=script, cluster=cluster, spec=spec), calibration=calibration)

@@ -7,7 +7,7 @@ from cli.output import Format, print_blocks, print_json, print_text
 from cli.plan_file import pick, read_plan, read_serve_plan
 
 if TYPE_CHECKING:
-    from planner.serve_plan import ServePlan
+    from planner.serving_plans.plan import ServePlan
 
 EXAMPLES = ("shardwright explain run/plan.json", "shardwright explain run --index 1 --format json")
 

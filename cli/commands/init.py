@@ -163,7 +163,7 @@ def model_reference(model: str, *, spec: Path) -> str:
     Raises:
         InputError: When there is no such model.
     """
-    from planner.bundled import find_bundled, model_names
+    from planner.models.bundled import find_bundled, model_names
 
     if find_bundled(model) is not None:
         return model

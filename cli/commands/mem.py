@@ -9,8 +9,8 @@ from cli.named_model import read_named_model
 from cli.options import FormatOption
 from cli.output import Format, print_blocks, print_json
 from planner.layout import Granularity
-from planner.request import DEFAULT_MEMORY_HEADROOM
-from planner.workload import Precision
+from planner.requests.request import DEFAULT_MEMORY_HEADROOM
+from planner.requests.workload import Precision
 
 EXAMPLES = (
     "shardwright mem llama-3.1-70b --gpu h100-sxm-80gb --tp 8 --pp 4 --dp 2",
@@ -91,8 +91,8 @@ def mem(
     Adam with fp32 states; layers are spread as evenly as they can be. Ends with 3 when the layout does not fit.
     """
     from cli.render_mem import mem_blocks, mem_document
-    from planner.mem import Degrees, memory_table
-    from planner.workload import TrainWorkload
+    from planner.requests.workload import TrainWorkload
+    from planner.search.mem import Degrees, memory_table
     from profiles.catalogue import load_device
 
     degrees = Degrees(

@@ -49,7 +49,7 @@ def models(name: NameArgument = None, format_: FormatOption = ModelsFormat.TEXT)
     Parameters are counted from the shapes. A spec may also name any Hugging Face config.json that can be read.
     """
     from cli.render_models import bundled_document, model_blocks, model_document, model_table, model_yaml
-    from planner.bundled import bundled_models, find_bundled
+    from planner.models.bundled import bundled_models, find_bundled
 
     bundled = None if name is None else find_bundled(name)
     if format_ is ModelsFormat.YAML:

@@ -11,8 +11,8 @@ from cli.output import Format, check_writable, note, print_blocks, print_json, w
 
 if TYPE_CHECKING:
     from planner.experts.histogram import RoutingHistogram
-    from planner.serve_inputs import ServeInputs
-    from planner.specs import ModelSpec
+    from planner.models.specs import ModelSpec
+    from planner.serving_search.inputs import ServeInputs
     from profiles.hardware import Cluster
 
 EXAMPLES = (
@@ -100,7 +100,7 @@ def offload(
     from planner.inference_offload.decide import plan_offload
     from planner.inference_offload.emit import emit_offload
     from planner.inference_offload.request import OffloadRequest, Target
-    from planner.serve_inputs import load_serve_inputs
+    from planner.serving_search.inputs import load_serve_inputs
 
     chosen = Target(target)
     if out is not None and chosen is Target.ANY:

@@ -31,8 +31,8 @@ from cli.output import (
 from cli.plan_file import PLAN_FILE, launch_target
 from cli.serving import Printed, plan_server, refuse
 from planner.errors import NotExpressibleError
-from planner.plan import Plan
-from planner.request import Target
+from planner.plans.plan import Plan
+from planner.requests.request import Target
 
 if TYPE_CHECKING:
     from cli.render_plan import Saved
@@ -190,13 +190,13 @@ def plan(
     from cli.priced_inputs import priced_by
     from cli.render_plan import file_blocks
     from cli.why_not import answer, settings_of
-    from planner.decide import decide
-    from planner.inputs import SERVE, kind_of, load_inputs, spec_document
-    from planner.launch import launch_file_names
-    from planner.other_schedules import with_other_schedules
-    from planner.plan_lock import LOCK_FILE
+    from planner.decisions.decide import decide
+    from planner.inputs.load import SERVE, kind_of, load_inputs, spec_document
+    from planner.locks.plan_lock import LOCK_FILE
+    from planner.schedule_views.other_schedules import with_other_schedules
     from planner.schema.plan import plan_to_text
-    from planner.token_swapping import with_token_swapping
+    from planner.targets.launch import launch_file_names
+    from planner.token_swaps.token_swapping import with_token_swapping
     from planner.verification.kit import KIT_FILES
 
     stopwatch = Stopwatch()
@@ -299,10 +299,10 @@ def save(plan: Plan, document: str, *, directory: Path | None, force: bool) -> "
     if directory is None or not plan.plans:
         return None
     from cli.render_plan import Saved
-    from planner.launch import launch_files
-    from planner.locked import lock_of
-    from planner.plan_lock import LOCK_FILE
+    from planner.locks.plan_lock import LOCK_FILE
     from planner.schema.plan_lock import lock_to_text
+    from planner.targets.launch import launch_files
+    from planner.validation.locked import lock_of
     from planner.verification.kit import verification_kit
 
     target = launch_target(plan.target)

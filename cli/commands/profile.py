@@ -258,8 +258,8 @@ def _wanted(
 ) -> "tuple[Wanted, ...]":
     """Return what is to be measured; of a directory that is gone on with, also what plans with it ask the price of."""
     from cli.measuring import inputs_of_model, priced_again, request
-    from planner.inputs import SERVE, kind_of, load_inputs, spec_document
-    from planner.serve_inputs import load_serve_inputs
+    from planner.inputs.load import SERVE, kind_of, load_inputs, spec_document
+    from planner.serving_search.inputs import load_serve_inputs
 
     of_servers = [spec for spec in specs if kind_of(spec_document(spec)) == SERVE]
     runs = [load_inputs(spec) for spec in specs if spec not in of_servers]
@@ -280,7 +280,7 @@ def _wanted(
 
 
 def _read(path: Path, spec: Path | None = None) -> "tuple[Recording, Judged]":
-    from planner.inputs import load_inputs
+    from planner.inputs.load import load_inputs
     from profiles.judging import judge
     from profiles.recorded import read_recording
 
@@ -326,8 +326,8 @@ def check(
     """
     from cli.render_layers import layer_blocks, layer_document
     from cli.render_profile import check_blocks, left_out_blocks, left_out_document, profile_document
-    from planner.inputs import load_inputs
-    from planner.whole_layers import whole_layers
+    from planner.inputs.load import load_inputs
+    from planner.profiling.whole_layers import whole_layers
     from profiles.judging import measured_device
     from profiles.profiled import left_out_errors, remarks
 

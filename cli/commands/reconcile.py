@@ -67,7 +67,7 @@ def reconcile(
     what neither tells is named. The snapshot is read without running anything that is in it.
     """
     from cli.render_reconcile import reconciled_blocks, reconciled_document
-    from planner.plan import Phase
+    from planner.plans.plan import Phase
     from planner.reconcile.snapshots import read_snapshot
     from planner.reconcile.terms import reconciled
 

@@ -42,7 +42,7 @@ def _page(path: Path) -> str:
 
         return serving_page(served)
     from cli.report_page.page import report_page
-    from planner.described import evaluation_of
+    from planner.evaluation.described import evaluation_of
 
     found = read_plan(path)
     return report_page(found, evaluation_of(found, found.best.layout) if found.plans else None)

@@ -44,12 +44,12 @@ def trace(
     A track for each pipeline rank with its forward and backward passes, one with what it sends, arrows between ranks,
     and how many activations are alive. ui.perfetto.dev and chrome://tracing open it. Without --out it is printed.
     """
-    from planner.described import evaluation_of
     from planner.errors import InputError
-    from planner.other_schedules import scheduled
-    from planner.report import layout_in_words
-    from planner.schedule_trace import schedule_trace_document
-    from planner.trace import trace_document, trace_text
+    from planner.evaluation.described import evaluation_of
+    from planner.plans.report import layout_in_words
+    from planner.schedule_views.other_schedules import scheduled
+    from planner.schedule_views.schedule_trace import schedule_trace_document
+    from planner.schedule_views.trace import trace_document, trace_text
 
     found = read_plan(plan)
     layout = pick(found, index, path=plan).layout

@@ -183,7 +183,7 @@ def _machine(cluster: str | None, spec: Path | None, *, advice: bool) -> "Machin
                 "--advice does not say on which GPUs.", hint="Give --cluster dgx-h100, or --spec with a spec."
             )
         return None
-    from planner.running import preset_named
+    from planner.inputs.running import preset_named
     from planner.validation.pricing import Machine
 
     if cluster is not None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 from cli.render import gib, milliseconds, percent
 from cli.report_page.axes import Scale, bottom_axis, left_axis
 from cli.report_page.markup import drawing, element, grid_element, scrollable
-from planner.plan import Certainty
+from planner.plans.plan import Certainty
 from planner.units import GIB
 
 WIDTH = 760.0

@@ -14,7 +14,7 @@ import numpy as np
 from cli.render import count, counted, milliseconds, percent
 from cli.report_page.axes import Scale, bottom_axis
 from cli.report_page.markup import drawing, element, folded, grid_element, number, scrollable
-from planner.evaluate import Evaluation
+from planner.evaluation.evaluate import Evaluation
 from planner.layout import Layout, Stage
 from planner.schedules.simulate import FloatArray, Timeline
 

@@ -8,8 +8,8 @@ from cli.render_serve import FRONT, header, serve_sections, speeds, verdict
 from cli.report_page.frame import Tile, framed, tiles_element
 from cli.report_page.markup import block_elements, element, folded, headed, scrollable
 from cli.report_page.speed_plot import speed_elements
-from planner.serve_launch import serve_files
-from planner.serve_plan import ServePlan
+from planner.serving_plans.plan import ServePlan
+from planner.serving_search.launch import serve_files
 
 
 def serving_page(plan: ServePlan) -> str:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 from cli.report_page.axes import Scale, bottom_axis, left_axis
 from cli.report_page.layouts_plot import WIDTH
 from cli.report_page.markup import drawing, element, scrollable
-from planner.serve_plan import ParetoPoint
+from planner.serving_plans.plan import ParetoPoint
 
 HEIGHT, LEFT, TOP, BOTTOM = 340.0, 64.0, 20.0, 290.0
 

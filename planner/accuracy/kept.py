@@ -1,4 +1,4 @@
-"""What the modules of measured stacks keep for backward where they differ from the two graphs of `planner.layers`.
+"""What modules of measured stacks keep for backward where they differ from both graphs of `planner.models.layers`.
 
 Each rewrites the saved tensors of a graph and leaves operators and weights as they are.
 """
@@ -6,8 +6,9 @@ Each rewrites the saved tensors of a graph and leaves operators and weights as t
 from collections.abc import Callable
 from dataclasses import replace
 
-from planner.blocks import DenseFeedForward, SelfAttention
-from planner.graph import (
+from planner.layout import Granularity, Recompute
+from planner.models.blocks import DenseFeedForward, SelfAttention
+from planner.models.graph import (
     CoreAttention,
     LayerGraph,
     Linear,
@@ -19,9 +20,8 @@ from planner.graph import (
     Region,
     Saved,
 )
-from planner.layout import Granularity, Recompute
-from planner.specs import ModelSpec
-from planner.workload import AttentionKernel, DType, TrainWorkload
+from planner.models.specs import ModelSpec
+from planner.requests.workload import AttentionKernel, DType, TrainWorkload
 
 EVERY_MODULE = Recompute(granularity=Granularity.SELECTIVE, modules=tuple(module.value for module in Module))
 """Under it a graph of `with_products_kept` drops whatever that checkpointing recomputes."""

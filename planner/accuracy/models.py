@@ -5,11 +5,11 @@ from functools import lru_cache
 
 from planner.accuracy.measurements import LONGEST_SHOWN, Row
 from planner.accuracy.tested_models import TESTED, tested_model
-from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Norm, PositionEmbedding, Router
-from planner.bundled import find_bundled, load_bundled
-from planner.decoder import Decoder
-from planner.sizes import ShapeError
-from planner.specs import ModelSpec
+from planner.models.blocks import Activation, DenseFeedForward, MixtureOfExperts, Norm, PositionEmbedding, Router
+from planner.models.bundled import find_bundled, load_bundled
+from planner.models.decoder import Decoder
+from planner.models.sizes import ShapeError
+from planner.models.specs import ModelSpec
 
 VOCABULARIES: tuple[tuple[str, int], ...] = (
     (r"llama.?-?3", 128_256),

@@ -9,12 +9,12 @@ from planner.accuracy.measurements import Row
 from planner.accuracy.models import model_of
 from planner.accuracy.stacks import Stack, attention_of, stack_named
 from planner.accuracy.tested_models import dropout_of
-from planner.graph import Module
-from planner.habits import Habits
+from planner.frameworks.habits import Habits
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, even_counts, stages_from_counts
-from planner.space import MAX_SCHEDULED_OPERATIONS
-from planner.specs import ModelSpec
-from planner.workload import MAX_LENGTH, AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
+from planner.models.graph import Module
+from planner.models.specs import ModelSpec
+from planner.requests.workload import MAX_LENGTH, AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
+from planner.search.space.enumeration import MAX_SCHEDULED_OPERATIONS
 from profiles.hardware import Cluster
 from profiles.software import Software
 

@@ -16,7 +16,7 @@ from planner.serving.ledger import KvLedger, default_settings, kv_ledger
 from planner.serving.simulate import Seats, seats_of, simulate
 from planner.serving.steady import Load, at_concurrency, most_running, prefill_seconds
 from planner.serving.traffic import closed_loop
-from planner.serving_layout import EngineSettings
+from planner.serving_plans.layout import EngineSettings
 from profiles.errors import ProfileError
 
 WAVES = 10

@@ -8,13 +8,13 @@ from functools import lru_cache
 
 from planner.accuracy.machines import cluster_named
 from planner.accuracy.measurements import Row
-from planner.bundled import find_bundled, load_bundled
 from planner.errors import InputError
+from planner.models.bundled import find_bundled, load_bundled
+from planner.models.specs import ModelSpec
 from planner.serving.engines import Calibration, Engine, Scheduling, engine_named
 from planner.serving.formats import ServedFormats, formats_of
 from planner.serving.prices import ServingPrices
-from planner.serving_layout import EngineShape
-from planner.specs import ModelSpec
+from planner.serving_plans.layout import EngineShape
 
 SCENARIOS = frozenset({(1024, 1024), (1024, 8192), (8192, 1024)})
 """Prompts and answers of InferenceX, a public benchmark: lengths are drawn evenly from 0.8 of these to these."""

@@ -16,7 +16,7 @@ from planner.accuracy.scores import Errors, errors_of
 from planner.accuracy.serving import ServingPrediction
 from planner.accuracy.serving_exclusions import Sorting
 from planner.accuracy.serving_rows import Mode
-from planner.serving_layout import EngineShape
+from planner.serving_plans.layout import EngineShape
 
 NOISE = 1.05
 """Repeats of a configuration lie within 5 % in time between tokens, nine of ten of them."""

@@ -7,8 +7,8 @@ a property of one source's rows, and each assumption that a prediction used is s
 import re
 from dataclasses import dataclass, replace
 
-from planner.capabilities import ANY, Capabilities
-from planner.habits import (
+from planner.frameworks.capabilities import ANY, Capabilities
+from planner.frameworks.habits import (
     FUSED_LOSS,
     PLANNED,
     PYTORCH_LOSS,

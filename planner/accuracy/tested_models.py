@@ -7,9 +7,9 @@ vocabulary (the tests' tokenised data), layer norms, learned positions, biases, 
 import re
 
 from planner.accuracy.measurements import LONGEST_SHOWN, Row
-from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Norm, PositionEmbedding, Router
-from planner.decoder import Decoder
-from planner.specs import ModelSpec
+from planner.models.blocks import Activation, DenseFeedForward, MixtureOfExperts, Norm, PositionEmbedding, Router
+from planner.models.decoder import Decoder
+from planner.models.specs import ModelSpec
 
 TESTED = re.compile(r"^mcore-test/")
 NOT_GIVEN = re.compile(r"/(nemotron|hybrid|mamba|t5|bert|vlm|multimodal)|deepseek|_mla|_mtp|distill|offload")

@@ -7,17 +7,17 @@ from planner.accuracy.kept import EVERY_MODULE, with_composed_norms, with_copies
 from planner.accuracy.machines import CostModels
 from planner.accuracy.measurements import Row
 from planner.accuracy.runs import Run, run_of
-from planner.certainty import training_band
-from planner.evaluate import Evaluation, evaluate, simulated_step_seconds
-from planner.graph import CoreAttention, ModelGraph, required_flops_per_sequence
-from planner.layers import build_graph
+from planner.evaluation.evaluate import Evaluation, evaluate, simulated_step_seconds
 from planner.layout import Granularity, Recompute
-from planner.memory import memory_ledger, peak_memory_bytes
-from planner.placement import PlacedModel, place
-from planner.plan import MemoryLine
-from planner.specs import ModelSpec
+from planner.memory.ledger import memory_ledger, peak_memory_bytes
+from planner.models.graph import CoreAttention, ModelGraph, required_flops_per_sequence
+from planner.models.layers import build_graph
+from planner.models.specs import ModelSpec
+from planner.plans.certainty import training_band
+from planner.plans.plan import MemoryLine
+from planner.ranks.placement import PlacedModel, place
+from planner.requests.workload import TrainWorkload
 from planner.units import GIB
-from planner.workload import TrainWorkload
 from profiles.errors import CoverageError
 
 OUTSIDE_THE_ALLOCATOR = frozenset({"context and libraries", "communicators"})

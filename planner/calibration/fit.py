@@ -20,10 +20,10 @@ from statistics import median
 from planner.calibration.held import MemoryFit, memory_fit
 from planner.calibration.predicted import class_seconds
 from planner.calibration.traces import TraceReading, read_trace
-from planner.described import given_layout, placed_alone
 from planner.errors import InputError, Location
+from planner.evaluation.described import given_layout, placed_alone
 from planner.layout import Layout
-from planner.plan import Plan
+from planner.plans.plan import Plan
 from planner.reconcile.snapshots import Snapshot, read_snapshot
 from planner.verification.collect import LEAST_STEPS, WARM_UP_STEPS
 from planner.verification.logs import read_log

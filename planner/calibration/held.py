@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.errors import InputError, Location
-from planner.memory import FRAGMENTATION, WORKING_TERMS
-from planner.plan import MemoryLine, Phase
+from planner.memory.ledger import FRAGMENTATION, WORKING_TERMS
+from planner.plans.plan import MemoryLine, Phase
 from planner.reconcile.snapshots import Snapshot
 from planner.reconcile.terms import OUTSIDE, UNASSIGNED, reconciled
 from profiles.hardware import MOST_LOST, MemoryCalibration

@@ -7,11 +7,11 @@ left out, which wait for other stages.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from planner.communication import data_parallel_traffic, gradient_norm_reduction, optimizer_traffic
+from planner.evaluation.node_costs import part_costs
 from planner.layout import Granularity, Recompute
-from planner.node_costs import part_costs
-from planner.placement import PlacedModel
-from planner.step import Step, Term
+from planner.ranks.communication import data_parallel_traffic, gradient_norm_reduction, optimizer_traffic
+from planner.ranks.placement import PlacedModel
+from planner.ranks.step import Step, Term
 from profiles.estimate import CostModel
 from profiles.ops import Collective, CollectiveKind
 from profiles.slowed import OperationClass, class_of

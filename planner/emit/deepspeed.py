@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
-from planner.capabilities import DEEPSPEED
 from planner.emit.deepspeed_config import configuration
 from planner.emit.deepspeed_limits import (
     needs_flash_attention_package,
@@ -29,10 +28,11 @@ from planner.emit.torchrun import (
     srun_lines,
     torchrun_lines,
 )
+from planner.frameworks.capabilities import DEEPSPEED
 from planner.layout import ON_HOSTS, Granularity, Layout
-from planner.plan import Plan
-from planner.specs import ModelSpec
-from planner.workload import TrainMethod, TrainWorkload
+from planner.models.specs import ModelSpec
+from planner.plans.plan import Plan
+from planner.requests.workload import TrainMethod, TrainWorkload
 from profiles.hardware import Cluster
 
 LAUNCH_SCRIPT = "launch.sh"

@@ -8,11 +8,11 @@ defaults included.
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from planner.capabilities import DEEPSPEED
-from planner.drive_step import BLOCK_BYTES, DRIVE_PATH, buffer_count
+from planner.frameworks.capabilities import DEEPSPEED
 from planner.layout import ON_HOSTS, PIPELINED, Granularity, Layout
-from planner.offload import PREFETCH_BUCKET_ELEMENTS, sub_group_elements
-from planner.workload import Precision, TrainMethod, TrainWorkload
+from planner.offloading.drive_step import BLOCK_BYTES, DRIVE_PATH, buffer_count
+from planner.offloading.states import PREFETCH_BUCKET_ELEMENTS, sub_group_elements
+from planner.requests.workload import Precision, TrainMethod, TrainWorkload
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 

@@ -7,18 +7,18 @@ changed silently.
 
 from typing import NoReturn
 
-from planner.blocks import (
+from planner.errors import NotExpressibleError
+from planner.frameworks.capabilities import DEEPSPEED
+from planner.layout import STAGES_OUTERMOST, ContextKind, Granularity, Layout, Overlap, Schedule
+from planner.models.blocks import (
     Block,
     LatentAttention,
     MixtureOfExperts,
     QueryKeyNorm,
     SelfAttention,
 )
-from planner.capabilities import DEEPSPEED
-from planner.errors import NotExpressibleError
-from planner.layout import STAGES_OUTERMOST, ContextKind, Granularity, Layout, Overlap, Schedule
-from planner.specs import ModelSpec, Trait
-from planner.workload import (
+from planner.models.specs import ModelSpec, Trait
+from planner.requests.workload import (
     AttentionKernel,
     DType,
     Optimizer,

@@ -28,9 +28,9 @@ from planner.emit.torchrun import (
     torchrun_lines,
 )
 from planner.layout import Layout
-from planner.plan import Plan
-from planner.specs import ModelSpec
-from planner.workload import Packing, TrainMethod, TrainWorkload
+from planner.models.specs import ModelSpec
+from planner.plans.plan import Plan
+from planner.requests.workload import Packing, TrainMethod, TrainWorkload
 from profiles.hardware import Cluster
 
 LAUNCH_SCRIPT = "launch.sh"

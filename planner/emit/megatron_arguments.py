@@ -12,8 +12,8 @@ from planner.emit.megatron_parts import parts_of
 from planner.emit.megatron_words import Flags, Group, when
 from planner.emit.megatron_workload_limits import needs_precision_aware
 from planner.layout import Layout
-from planner.specs import ModelSpec
-from planner.workload import DType, Optimizer, Packing, Precision, TrainMethod, TrainWorkload
+from planner.models.specs import ModelSpec
+from planner.requests.workload import DType, Optimizer, Packing, Precision, TrainMethod, TrainWorkload
 
 DEFAULT_ITERATIONS = 100
 """Iterations of a run whose token budget is not given."""

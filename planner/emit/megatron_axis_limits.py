@@ -5,11 +5,11 @@ Rules on context parallelism that `validate_args` does not know are those of Tra
 `core/ssm/mamba_context_parallel.py`, and of `TransformerConfig.__post_init__`.
 """
 
-from planner.blocks import MixtureOfExperts
 from planner.emit.megatron_parts import Parts
 from planner.emit.megatron_refusal import OTHER_TARGET, refuse
 from planner.layout import Layout
-from planner.workload import AttentionKernel, Packing, Precision, TrainWorkload
+from planner.models.blocks import MixtureOfExperts
+from planner.requests.workload import AttentionKernel, Packing, Precision, TrainWorkload
 
 
 def require_tensor(layout: Layout, parts: Parts, workload: TrainWorkload) -> None:

@@ -1,9 +1,9 @@
 """The flags that describe routed experts, their router and what every token visits beside them."""
 
-from planner.blocks import Router, RouterScore
 from planner.emit.megatron_parts import Form, Parts
 from planner.emit.megatron_words import Flags, Group, pattern, when
-from planner.routing import Routing
+from planner.models.blocks import Router, RouterScore
+from planner.requests.routing import Routing
 
 AUX_LOSS_COEFFICIENTS = {False: "1e-2", True: "1e-4"}
 """Coefficient of the loss that balances experts, without and with a correction bias: placeholders (the first is that

@@ -1,8 +1,8 @@
 """Mixtures of experts that Megatron-LM's flags cannot describe (`core/transformer/moe` of megatron-core 0.19.2)."""
 
-from planner.blocks import MixtureOfExperts, Router, RouterScore
 from planner.emit.megatron_parts import Parts
 from planner.emit.megatron_refusal import OTHER_TARGET, refuse
+from planner.models.blocks import MixtureOfExperts, Router, RouterScore
 
 
 def require_experts(name: str, parts: Parts) -> None:

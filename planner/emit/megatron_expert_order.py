@@ -14,8 +14,8 @@ from planner.errors import BrokenPromiseError
 from planner.experts.emit import MEGATRON_FILE, order_text, read_order
 from planner.experts.of_model import routed_experts
 from planner.layout import Layout
-from planner.specs import ModelSpec
-from planner.workload import TrainWorkload
+from planner.models.specs import ModelSpec
+from planner.requests.workload import TrainWorkload
 
 ORDER_NOTE = (
     f"Experts: {MEGATRON_FILE} beside this script says which expert of the checkpoint that was counted stands at each",

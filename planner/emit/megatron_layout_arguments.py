@@ -6,8 +6,8 @@ from planner.emit.megatron_layout_limits import RANK_ORDERS
 from planner.emit.megatron_parts import Form, Parts
 from planner.emit.megatron_words import Flags, Group, when
 from planner.layout import ContextKind, Granularity, Layout, Stage
-from planner.specs import ModelSpec
-from planner.workload import TrainWorkload
+from planner.models.specs import ModelSpec
+from planner.requests.workload import TrainWorkload
 
 CONTEXT_COMMUNICATION = {
     ContextKind.RING: "p2p",

@@ -1,15 +1,15 @@
 """Layouts that Megatron-LM's flags cannot describe, or that it would give up on after the start."""
 
-from planner.capabilities import MEGATRON
 from planner.emit.megatron_axis_limits import require_context, require_experts_grid, require_tensor
 from planner.emit.megatron_offload import require_activation_offload, require_module_offload, require_offload
 from planner.emit.megatron_parts import Form, Parts, parts_of
 from planner.emit.megatron_refusal import refuse
 from planner.emit.megatron_workload_limits import needs_precision_aware
-from planner.graph import Module
+from planner.frameworks.capabilities import MEGATRON
 from planner.layout import REPLICAS_OUTERMOST, STAGES_OUTERMOST, Granularity, Layout, Schedule
-from planner.specs import ModelSpec
-from planner.workload import Optimizer, Precision, TrainWorkload
+from planner.models.graph import Module
+from planner.models.specs import ModelSpec
+from planner.requests.workload import Optimizer, Precision, TrainWorkload
 
 RANK_ORDERS = {STAGES_OUTERMOST: (), REPLICAS_OUTERMOST: ("--use-tp-pp-dp-mapping",)}
 
@@ -21,7 +21,7 @@ FSDP_ALONE = {
     "cp": CONNECTIONS,
     "ep": "plans do not combine Megatron-FSDP with expert parallelism",
 }
-"""Why zero_stage 2 and 3 stand alone (`validate_args`; `planner.capabilities`)."""
+"""Why zero_stage 2 and 3 stand alone (`validate_args`; `planner.frameworks.capabilities`)."""
 
 
 def require_layout(layout: Layout, model: ModelSpec, workload: TrainWorkload) -> None:

@@ -3,15 +3,22 @@
 import json
 from collections.abc import Mapping
 
-from planner.blocks import Activation, DenseFeedForward, LatentAttention, PositionEmbedding, QueryKeyNorm, SelfAttention
 from planner.emit.megatron_model_limits import CLAMPED_ACTIVATION_LIMIT, NORMS, TRAIT_FLAGS
 from planner.emit.megatron_parts import Form, Parts
 from planner.emit.megatron_position_limits import LATENT_MSCALE, YARN_DEFAULTS
 from planner.emit.megatron_words import Flags, Group, pattern, when
 from planner.layout import Layout
-from planner.sharding import VOCAB_DIVISOR, padded_vocab_size
-from planner.specs import ModelSpec, Trait
-from planner.workload import AttentionKernel, TrainWorkload
+from planner.models.blocks import (
+    Activation,
+    DenseFeedForward,
+    LatentAttention,
+    PositionEmbedding,
+    QueryKeyNorm,
+    SelfAttention,
+)
+from planner.models.specs import ModelSpec, Trait
+from planner.ranks.sharding import VOCAB_DIVISOR, padded_vocab_size
+from planner.requests.workload import AttentionKernel, TrainWorkload
 
 QUERY_KEY_NORM_FLAGS = {QueryKeyNorm.HEAD: "--qk-layernorm", QueryKeyNorm.UNIT: "--qk-l2-norm"}
 

@@ -1,6 +1,10 @@
 """Architectures that Megatron-LM's flags cannot describe; experts and positions have files of their own."""
 
-from planner.blocks import (
+from planner.emit.megatron_expert_limits import require_experts
+from planner.emit.megatron_parts import Form, Parts, parts_of
+from planner.emit.megatron_position_limits import require_positions
+from planner.emit.megatron_refusal import EDITED, OTHER_TARGET, refuse
+from planner.models.blocks import (
     Activation,
     DenseFeedForward,
     LinearRule,
@@ -9,11 +13,7 @@ from planner.blocks import (
     QueryKeyNorm,
     SelfAttention,
 )
-from planner.emit.megatron_expert_limits import require_experts
-from planner.emit.megatron_parts import Form, Parts, parts_of
-from planner.emit.megatron_position_limits import require_positions
-from planner.emit.megatron_refusal import EDITED, OTHER_TARGET, refuse
-from planner.specs import ModelSpec, Trait
+from planner.models.specs import ModelSpec, Trait
 
 TRAIT_FLAGS = {
     Trait.ZERO_CENTERED_NORM: "--apply-layernorm-1p",

@@ -6,14 +6,14 @@ distributed optimizer (`core/optimizer/optimizer_config.py`). `HybridDeviceOptim
 before the first step, copies of the first one, over unsplit weights, may stay.
 """
 
-from planner.activation_offload import LARGEST_ZERO_STAGE
 from planner.emit.megatron_parts import Parts
 from planner.emit.megatron_refusal import refuse
 from planner.emit.megatron_words import Flags, Group, when
 from planner.emit.megatron_workload_limits import needs_precision_aware
 from planner.layout import Granularity, Layout, Offload
-from planner.module_offload import CORE, LEAST_ELEMENTS, MOST_UNDER_WAY, PROJECTION, clashes
-from planner.workload import Optimizer, TrainWorkload
+from planner.offloading.activations import LARGEST_ZERO_STAGE
+from planner.offloading.modules import CORE, LEAST_ELEMENTS, MOST_UNDER_WAY, PROJECTION, clashes
+from planner.requests.workload import Optimizer, TrainWorkload
 
 OFFLOAD_ZERO_STAGE = 1
 

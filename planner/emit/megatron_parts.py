@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
-from planner.blocks import (
+from planner.emit.megatron_refusal import OTHER_TARGET, refuse
+from planner.models.blocks import (
     Block,
     DenseFeedForward,
     LatentAttention,
@@ -23,8 +24,7 @@ from planner.blocks import (
     SelfAttention,
     StateSpace,
 )
-from planner.emit.megatron_refusal import OTHER_TARGET, refuse
-from planner.specs import ModelSpec
+from planner.models.specs import ModelSpec
 
 Part = TypeVar("Part")
 

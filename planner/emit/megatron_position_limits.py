@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from planner.blocks import PositionEmbedding
 from planner.emit.megatron_parts import Form, Parts, parts_of
 from planner.emit.megatron_refusal import EDITED, refuse
 from planner.errors import NotExpressibleError
-from planner.specs import ModelSpec
-from planner.workload import TrainMethod, TrainWorkload
+from planner.models.blocks import PositionEmbedding
+from planner.models.specs import ModelSpec
+from planner.requests.workload import TrainMethod, TrainWorkload
 
 LLAMA3_ROPE = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """The only Llama-3 scaling that reaches the model: `gpt_config_from_args` drops `--rope-scaling-factor`, and

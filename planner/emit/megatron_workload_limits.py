@@ -1,7 +1,7 @@
 """Number formats that Megatron-LM's flags cannot describe."""
 
 from planner.emit.megatron_refusal import FIRST_BLACKWELL_CAPABILITY, capability_major, refuse
-from planner.workload import DType, Optimizer, Precision, TrainWorkload
+from planner.requests.workload import DType, Optimizer, Precision, TrainWorkload
 from profiles.hardware import Device
 
 

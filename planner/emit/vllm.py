@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from planner.emit.shell import comment, quote
 from planner.emit.vllm_arguments import Value, options
-from planner.serving_layout import Executor, Pool, Role, ServingLayout
+from planner.serving_plans.layout import Executor, Pool, Role, ServingLayout
 
 VERSION = "0.32.0"
 PORT = 8000

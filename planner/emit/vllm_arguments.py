@@ -6,7 +6,7 @@ plan's own: the planned batch is `--max-num-seqs`.
 
 from collections.abc import Mapping
 
-from planner.serving_layout import Pool, Role, ServingLayout
+from planner.serving_plans.layout import Pool, Role, ServingLayout
 
 Value = str | int | float | bool | dict[str, str | int | bool]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from planner.emit.shell import comment, quote
 from planner.emit.vllm import PORT
-from planner.serve_request import Arrivals, Lengths, ServeWorkload
+from planner.serving_plans.request import Arrivals, Lengths, ServeWorkload
 
 BENCH_FILE = "bench.sh"
 NUM_WAVES = 10

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from planner.emit.shell import comment
 from planner.emit.vllm import PORT
 from planner.emit.vllm_start import Standing, Start, placed
-from planner.serving_layout import Role
+from planner.serving_plans.layout import Role
 
 ROUTER_FILE = "router.sh"
 ROUTER_VERSION = "0.1.17"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from planner.emit.shell import comment, quote
 from planner.emit.vllm import PORT, SIDE_CHANNEL_PORT, script_name
 from planner.errors import InputError
-from planner.serving_layout import Pool
+from planner.serving_plans.layout import Pool
 
 START_FILE = "start.sh"
 SIDE_CHANNEL_STEP = 100

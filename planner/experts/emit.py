@@ -10,8 +10,8 @@ vLLM 0.32.0 (vllm/config/parallel.py, EPLBConfig) takes no placement: its balanc
 the last `window_size` steps, every `step_interval` steps. What it is told is how many copies there are.
 
 Megatron-LM 0.19.2 has no copies: rank r of the expert-parallel group has experts r E / EP to (r + 1) E / EP - 1. A
-placement without copies is an order of experts (`planner.expert_orders`), in which a checkpoint's experts and its
-router's rows are written: no flag of 0.19.2 or of commit d98e8a6 of August 2026 names one.
+placement without copies is an order of experts (`planner.requests.expert_orders`), in which a checkpoint's experts and
+its router's rows are written: no flag of 0.19.2 or of commit d98e8a6 of August 2026 names one.
 """
 
 import json
@@ -21,8 +21,8 @@ from enum import StrEnum
 import numpy as np
 
 from planner.errors import InputError, Location, NotExpressibleError
-from planner.expert_orders import order_error
 from planner.experts.histogram import Ints
+from planner.requests.expert_orders import order_error
 
 MAP = "physical_to_logical_map"
 SGLANG_FILE = "expert-location.json"

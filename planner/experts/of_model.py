@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from planner.blocks import MixtureOfExperts
 from planner.errors import InputError
 from planner.experts.traffic import RouterShape
-from planner.specs import ModelSpec
+from planner.models.blocks import MixtureOfExperts
+from planner.models.specs import ModelSpec
 
 BF16_BYTES = 2
 

@@ -2,9 +2,9 @@
 
 For each number of ranks that divides the experts, every rank with as many of each layer, none twice: the placement
 problem of `solvers.replicas` without copies, exact where layers are small and bounded from below everywhere. Where the
-router chooses groups first (`planner.expert_orders`), whole groups go to ranks that hold several; several ranks that
-share a group share its experts; and where ranks hold parts of two groups, experts stay as they are. So do the experts
-of layers that no order found is better for, and those that get tokens up to a capacity count that much.
+router chooses groups first (`planner.requests.expert_orders`), whole groups go to ranks that hold several; several
+ranks that share a group share its experts; and where ranks hold parts of two groups, experts stay as they are. So do
+the experts of layers that no order found is better for, and those that get tokens up to a capacity count that much.
 
 Each layer is ordered alone, as light as was found: no order that another layer has costs it anything. What is sent
 between nodes follows from loads alone, as tokens return to their own rank after every layer and each choice is sent by
@@ -16,9 +16,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from planner.expert_orders import ExpertOrder
 from planner.experts.histogram import Floats, Ints
-from planner.routing import DIGITS, Routing
+from planner.requests.expert_orders import ExpertOrder
+from planner.requests.routing import DIGITS, Routing
 from solvers.replicas.bounds import least_load_L
 from solvers.replicas.problem import ReplicaProblem
 from solvers.replicas.solve import Placed, solve

@@ -8,7 +8,7 @@ from dataclasses import replace
 from planner.documents.document import parse_document
 from planner.errors import InputError
 from planner.imports.facts import MOST_NODES, Fact, Field, Level, Said
-from planner.inputs import read_cluster
+from planner.inputs.load import read_cluster
 
 HEAD = "# Made by `shardwright cluster import`; `sources` says where each figure comes from.\n"
 

@@ -17,7 +17,7 @@ from planner.inference_offload.plan import Busy, Gain, Held, ModelFacts, Offload
 from planner.inference_offload.prices import BlockPrices
 from planner.inference_offload.request import WORDS, OffloadRequest, Place, Target, Thing, Words
 from planner.inference_offload.work import PHASES, ModelWork
-from planner.specs import ModelSpec
+from planner.models.specs import ModelSpec
 from planner.units import GIB
 from profiles.hardware import Cluster
 

@@ -14,12 +14,12 @@ tensor. The live parameters are two layers, one in use and one on its way.
 import json
 from collections.abc import Mapping
 
-from planner.drive_step import DRIVE_PATH
 from planner.emit.vllm import config_name, emit_vllm
 from planner.errors import NotExpressibleError
 from planner.inference_offload.plan import OffloadPlan, TargetPlan
 from planner.inference_offload.request import SLICE_TOKENS, Place, Target, Thing
-from planner.serving_layout import EngineSettings, EngineShape, Pool, Role, ServingLayout
+from planner.offloading.drive_step import DRIVE_PATH
+from planner.serving_plans.layout import EngineSettings, EngineShape, Pool, Role, ServingLayout
 
 DEEPSPEED_FILE = "ds_config.json"
 POOL = "offload"

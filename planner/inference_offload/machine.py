@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from planner.errors import InputError
-from planner.host_memory import reserve
+from planner.frameworks.overheads import overheads_on
 from planner.inference_offload.request import OffloadRequest, Place
-from planner.overheads import overheads_on
+from planner.memory.host import reserve
 from profiles.drives import drive_rates
 from profiles.hardware import Cluster
 from profiles.host import host_memory_rate

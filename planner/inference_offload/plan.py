@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from planner.inference_offload.request import OffloadRequest, Option, Place, Target
-from planner.specs import ModelSpec
+from planner.models.specs import ModelSpec
 from profiles.hardware import Cluster
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 from planner.errors import InputError
 from planner.experts.histogram import RoutingHistogram
+from planner.frameworks.profile_remarks import profile_remarks
 from planner.inference_offload.popularity import ExpertGroup, expert_groups
 from planner.inference_offload.request import OffloadRequest
-from planner.profile_remarks import profile_remarks
+from planner.models.specs import ModelSpec
 from planner.serving.engines import engine_named
 from planner.serving.formats import formats_of
 from planner.serving.ledger import activation_bytes
@@ -20,8 +21,7 @@ from planner.serving.prices import ServingPrices
 from planner.serving.rank_operators import PLAIN_BYTES, RankLayer, RoutedExperts
 from planner.serving.source_fractions import COUNTED, fractions
 from planner.serving.step_costs import StepCosts, Term
-from planner.serving_layout import EngineSettings, EngineShape
-from planner.specs import ModelSpec
+from planner.serving_plans.layout import EngineSettings, EngineShape
 from profiles.estimate import Source
 from profiles.hardware import Cluster, Device
 from profiles.uses import Use

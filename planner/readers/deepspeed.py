@@ -12,7 +12,6 @@ from difflib import get_close_matches
 from functools import cache
 
 from planner.documents import Document, Node, parse_document
-from planner.drive_step import BUFFERS_OF_SUB_GROUP, DRIVE_SUB_GROUP_ELEMENTS, buffer_count
 from planner.errors import InputError, Location
 from planner.layout import (
     Granularity,
@@ -23,11 +22,12 @@ from planner.layout import (
     Schedule,
     stages_from_counts,
 )
-from planner.offload import SHARDED_WEIGHTS, SUB_GROUP_ELEMENTS
+from planner.offloading.drive_step import BUFFERS_OF_SUB_GROUP, DRIVE_SUB_GROUP_ELEMENTS, buffer_count
+from planner.offloading.states import SHARDED_WEIGHTS, SUB_GROUP_ELEMENTS
 from planner.readers.key_tables import IGNORE_KEY, key_table
 from planner.readers.launch_line import LaunchLine, read_launch_line
 from planner.readers.programs import DEEPSPEED_PROGRAM
-from planner.workload import AttentionKernel, DType, Optimizer, Precision, TrainWorkload
+from planner.requests.workload import AttentionKernel, DType, Optimizer, Precision, TrainWorkload
 
 CONFIG_FILE = "ds_config.json"
 VERSION = "0.19.8"

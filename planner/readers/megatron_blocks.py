@@ -7,8 +7,8 @@ is_layer_window_attention` and `experimental_attention_variant_module_specs.py` 
 import json
 from dataclasses import replace
 
-from planner.blocks import Block, FeedForward, LinearRule, Mixer, SelfAttention
 from planner.errors import InputError
+from planner.models.blocks import Block, FeedForward, LinearRule, Mixer, SelfAttention
 from planner.readers.launch_line import Flag, LaunchLine
 from planner.readers.megatron_parts import attention, dense, experts, latent_attention, linear_attention, state_space
 from planner.readers.megatron_patterns import HybridPattern, PatternError, parse_list

@@ -2,12 +2,12 @@
 
 from itertools import groupby
 
-from planner.blocks import Block, Norm, PositionEmbedding
+from planner.models.blocks import Block, Norm, PositionEmbedding
+from planner.models.specs import BlockRun, ModelSpec, MultiTokenPrediction, Trait
+from planner.ranks.sharding import VOCAB_DIVISOR, padded_vocab_size
 from planner.readers.launch_line import LaunchLine
 from planner.readers.megatron_blocks import gpt_blocks, heterogeneous_blocks, hybrid_blocks
 from planner.readers.megatron_stages import hybrid_pattern
-from planner.sharding import VOCAB_DIVISOR, padded_vocab_size
-from planner.specs import BlockRun, ModelSpec, MultiTokenPrediction, Trait
 
 POSITIONS = {
     "rope": PositionEmbedding.ROPE,

@@ -3,7 +3,8 @@
 Defaults: `megatron/training/arguments.py` and `core/transformer/transformer_config.py` of megatron-core 0.19.2.
 """
 
-from planner.blocks import (
+from planner.errors import InputError
+from planner.models.blocks import (
     Activation,
     DenseFeedForward,
     LatentAttention,
@@ -17,7 +18,6 @@ from planner.blocks import (
     SparseIndexer,
     StateSpace,
 )
-from planner.errors import InputError
 from planner.readers.launch_line import LaunchLine
 
 MAMBA_CONV_KERNEL, MAMBA_CHUNK = 4, 128

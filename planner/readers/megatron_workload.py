@@ -2,7 +2,7 @@
 
 from planner.errors import InputError, Location
 from planner.readers.launch_line import LaunchLine
-from planner.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
+from planner.requests.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
 
 FP8_RECIPES = {precision.removeprefix("fp8-"): precision for precision in Precision if precision.is_fp8}
 

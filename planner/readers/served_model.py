@@ -9,7 +9,7 @@ from planner.readers.arguments import NotSaidError
 from planner.readers.named_files import is_regular_file
 
 if TYPE_CHECKING:
-    from planner.specs import ModelSpec
+    from planner.models.specs import ModelSpec
 
 CONFIG_FILE = "config.json"
 
@@ -54,7 +54,7 @@ def served_spec(name: str, *, base: Path) -> "ModelSpec | None":
     Raises:
         InputError: It is a folder whose config.json cannot be read.
     """
-    from planner.bundled import find_bundled  # noqa: PLC0415 - most files are judged without a model
+    from planner.models.bundled import find_bundled  # noqa: PLC0415 - most files are judged without a model
 
     bundled = find_bundled(name)
     if bundled is not None:
@@ -69,8 +69,8 @@ def served_quantisation(name: str, *, base: Path) -> str:
         InputError: It is a folder whose config.json cannot be read.
         NotSaidError: Only the files themselves say the bits of a weight.
     """
-    from planner.bundled import find_bundled  # noqa: PLC0415 - likewise
     from planner.documents import load_document  # noqa: PLC0415 - likewise
+    from planner.models.bundled import find_bundled  # noqa: PLC0415 - likewise
 
     if find_bundled(name) is not None:
         return "fp8" if name.casefold().endswith("-fp8") else ""
@@ -93,7 +93,7 @@ def _read(folder: Path) -> "ModelSpec":
 
 
 def _facts(model: "ModelSpec") -> ServedModel:
-    from planner.blocks import LatentAttention, MixtureOfExperts, SelfAttention  # noqa: PLC0415 - likewise
+    from planner.models.blocks import LatentAttention, MixtureOfExperts, SelfAttention  # noqa: PLC0415 - likewise
 
     mixers = [block.mixer for block in model.distinct_blocks]
     attentions = [mixer for mixer in mixers if isinstance(mixer, SelfAttention | LatentAttention)]

@@ -2,7 +2,7 @@
 
 from planner.readers.arguments import NotSaidError
 from planner.readers.vllm_run import VllmRun
-from planner.serving_layout import Draft, EngineSettings, EngineShape
+from planner.serving_plans.layout import Draft, EngineSettings, EngineShape
 
 
 def shape_of(run: VllmRun) -> EngineShape:

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from planner.memory import FRAGMENTATION
-from planner.plan import MemoryLine, Phase
+from planner.memory.ledger import FRAGMENTATION
+from planner.plans.plan import MemoryLine, Phase
 from planner.reconcile.snapshots import Block, Snapshot
 
 WEIGHTS, GRADIENTS, MASTER, MOMENTS = "weights", "gradients", "master weights", "optimizer moments"

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from planner.errors import Location
-from planner.lock_changes import About, LockChanges
+from planner.locks.lock_changes import About, LockChanges
 from planner.readers.flag_tables import Framework
 from planner.rules.rule import Found, FoundAt, Rule, Severity, rule
 
 TRAINING = (Framework.MEGATRON, Framework.DEEPSPEED)
-SOURCE = "planner/lock_changes.py, on the lock that `plan --out` wrote"
+SOURCE = "planner/locks/lock_changes.py, on the lock that `plan --out` wrote"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Our own files: specs that `plan` would refuse, and plans that nothing would use.
 
-They are read by `planner.inputs` and `planner.schema.plan`; here each kind of mistake has its rule.
+They are read by `planner.inputs.load` and `planner.schema.plan`; here each kind of mistake has its rule.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,7 +53,7 @@ def _found(errors: Sequence[InputError], file: str) -> Iterator[Found]:
     framework=(),
     prevents="`shardwright plan` ends with 2",
     found_at=FoundAt.PARSE,
-    source="planner/inputs.py, planner/schema/spec.py",
+    source="planner/inputs/load.py, planner/schema/spec.py",
 )
 def damaged_spec(own: OwnFile) -> Iterator[Found]:
     """A spec names a model, a cluster and a workload, each field as the schema has it.
@@ -71,7 +71,7 @@ def damaged_spec(own: OwnFile) -> Iterator[Found]:
     framework=(),
     prevents="`shardwright plan` ends with 2",
     found_at=FoundAt.START,
-    source="planner/contradictions.py",
+    source="planner/inputs/contradictions.py",
 )
 def contradicting_spec(own: OwnFile) -> Iterator[Found]:
     """What a spec demands can hold together: pinned degrees fit the cluster, the model and the batch."""
@@ -98,7 +98,7 @@ def damaged_plan(own: OwnFile) -> Iterator[Found]:
     framework=(),
     prevents="`shardwright emit`, `explain` and `evaluate` end with 2",
     found_at=FoundAt.START,
-    source="planner/validate.py",
+    source="planner/evaluation/validate.py",
 )
 def impossible_plan(own: OwnFile) -> Iterator[Found]:
     """Every layout of a plan fits its model and cluster, and its numbers are those that its degrees make."""
@@ -111,7 +111,7 @@ def impossible_plan(own: OwnFile) -> Iterator[Found]:
     framework=(),
     prevents="`shardwright emit` ends with 2",
     found_at=FoundAt.PARSE,
-    source="planner/schema/serving_layout.py, planner/serving_layout.py",
+    source="planner/schema/serving_layout.py, planner/serving_plans/layout.py",
 )
 def damaged_serving_layout(own: OwnFile) -> Iterator[Found]:
     """A serving layout has pools that can work together, each with engines that its nodes hold.

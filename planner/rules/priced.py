@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from planner.errors import Location
-from planner.plan import Phase, PlannedLayout
+from planner.plans.plan import Phase, PlannedLayout
+from planner.plans.report import WORTH_SAYING, RankMemory, layout_in_words, memory_by_rank, peak_terms
 from planner.readers.flag_tables import Framework
-from planner.report import WORTH_SAYING, RankMemory, layout_in_words, memory_by_rank, peak_terms
 from planner.rules.rule import Found, FoundAt, NoPriceError, Rule, Severity, rule
 from planner.units import GIB
 
@@ -123,7 +123,7 @@ def little_memory_left(run: PricedRun) -> Iterator[Found]:
     framework=TRAINING,
     prevents="Killed: the kernel ends a process (signal 9) when a node has no memory left",
     found_at=FoundAt.STEP,
-    source="planner/host_memory.py: the ledger of the node that keeps most",
+    source="planner/memory/host.py: the ledger of the node that keeps most",
 )
 def host_out_of_memory(run: PricedRun) -> Iterator[Found]:
     """What a run keeps in host memory fits into each node, beside its processes and the system.
@@ -149,7 +149,7 @@ def host_out_of_memory(run: PricedRun) -> Iterator[Found]:
     framework=TRAINING,
     prevents="OSError: [Errno 28] No space left on device, or an assertion on the number of writes that were finished",
     found_at=FoundAt.STEP,
-    source="planner/host_memory.py: the ledger of the drives",
+    source="planner/memory/host.py: the ledger of the drives",
 )
 def drives_full(run: PricedRun) -> Iterator[Found]:
     """What all ranks of a node write to its drives fits there: states, and the gradients of the last step."""

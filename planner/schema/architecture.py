@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from planner.blocks import Norm, PositionEmbedding, QueryKeyNorm
-from planner.decoder import Decoder, LayerKind
+from planner.models.blocks import Norm, PositionEmbedding, QueryKeyNorm
+from planner.models.decoder import Decoder, LayerKind
+from planner.models.specs import Trait, VisionTower
 from planner.schema.config_reader import ConfigReader, Inert
-from planner.specs import Trait, VisionTower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from planner.choices import (
+from planner.plans.choices import (
     Degraded,
     Front,
     FrontPoint,
@@ -25,7 +25,7 @@ from planner.choices import (
     SwappedTokens,
     TokenSwapping,
 )
-from planner.plan import OtherSchedules, PricedSchedule
+from planner.plans.plan import OtherSchedules, PricedSchedule
 from planner.schema.layout_file import LayoutFile
 from planner.schema.strict import Strict
 from planner.schema.translate import complaint

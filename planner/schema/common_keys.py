@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from planner.blocks import Activation
+from planner.models.blocks import Activation
 from planner.schema.config_reader import Inert
 
 ACTIVATIONS: Mapping[str, Activation] = {

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from planner.documents import Document
 from planner.errors import InputError, Location
+from planner.models.sizes import MAX_SIZES, ShapeError, check_size
 from planner.schema.translate import all_of, shown
-from planner.sizes import MAX_SIZES, ShapeError, check_size
 
 ConfigPath = tuple[str | int, ...]
 
@@ -104,7 +104,8 @@ class ConfigReader:
         Args:
             key: The name to look for first.
             aliases: Other names of the same thing.
-            field: The size, as `planner.sizes` calls it, with its part in front ("router.num_groups"); `key` if not
+            field: The size, as `planner.models.sizes` calls it, with its part in front ("router.num_groups"); `key` if
+            not
                 given. A size of another name may be any whole number.
         """
         return self._checked(self._whole(key, *aliases, field=field), field or key)

@@ -32,10 +32,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from planner.documents import Document
 from planner.documents.nodes import check_text
 from planner.errors import InputError, Location
+from planner.requests.workload import MAX_LENGTH, DocumentLengths, Packing
 from planner.schema.field_types import Length, Text
 from planner.schema.translate import Path as FieldPath
 from planner.schema.translate import all_of, complaint, shown
-from planner.workload import MAX_LENGTH, DocumentLengths, Packing
 
 MAX_LENGTHS = 64
 """Most lengths of one distribution. A choice: neighbouring bins are 10 % apart where lengths span a factor of 500."""

@@ -10,9 +10,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Str
 from pydantic.json_schema import JsonSchemaValue
 
 from planner.layout import OFFLOADABLE, ContextKind
-from planner.request import ANY_MODULES, MAX_DEGREE, OFFLOADED_LAYERS, Bounds, Target
+from planner.requests.request import ANY_MODULES, MAX_DEGREE, OFFLOADED_LAYERS, Bounds, Target
+from planner.requests.workload import MAX_LENGTH, DType, Precision
 from planner.schema.translate import complaint, shown, suggestion
-from planner.workload import MAX_LENGTH, DType, Precision
 
 MAX_TOKENS = 10**18
 """Largest token budget: below 2**63, and far above any run; 10**14 would be a large one."""

@@ -7,10 +7,12 @@ What changes cost and is not understood is an error that names it.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from planner.blocks import PositionEmbedding
-from planner.decoder import Decoder, LayerKind
 from planner.documents import Document
 from planner.errors import InputError
+from planner.models.blocks import PositionEmbedding
+from planner.models.decoder import Decoder, LayerKind
+from planner.models.sizes import ShapeError
+from planner.models.specs import ModelSpec
 from planner.schema.architecture import Architecture, Flag, KeyValueHeads, Window
 from planner.schema.architectures import ARCHITECTURES
 from planner.schema.architectures.parts import FULL, SLIDING, joined, layer_words, read_activation, require_repeated
@@ -18,8 +20,6 @@ from planner.schema.common_keys import HARMLESS, INERT, QUANTIZATIONS
 from planner.schema.config_reader import ConfigPath, ConfigReader
 from planner.schema.rotary import read_rotary
 from planner.schema.translate import shown, suggestion
-from planner.sizes import ShapeError
-from planner.specs import ModelSpec
 
 _KINDS: tuple[tuple[str, frozenset[str]], ...] = (
     (

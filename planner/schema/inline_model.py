@@ -7,7 +7,7 @@ model: {name: my-7b, hidden_size: 4096, num_hidden_layers: 32, num_attention_hea
 
 Names are Hugging Face's. Sizes have no defaults, except that key/value heads default to the query heads and
 `head_dim` to the hidden size over the heads. Every other choice defaults to Llama's. Experts, latent attention and the
-other parts are nested mappings; `planner.compact_model` says how layers that differ are written.
+other parts are nested mappings; `planner.models.compact_model` says how layers that differ are written.
 
 ```yaml
 experts: {num_experts: 64, experts_per_token: 6, intermediate_size: 1408, shared_intermediate_size: 2816}
@@ -21,15 +21,15 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from planner.blocks import Activation, LinearRule, Norm, PositionEmbedding, QueryKeyNorm, RouterScore
-from planner.compact_model import decoder_of
-from planner.decoder import Decoder, FeedForwardKind, MixerKind
 from planner.documents import Document
 from planner.errors import InputError
+from planner.models.blocks import Activation, LinearRule, Norm, PositionEmbedding, QueryKeyNorm, RouterScore
+from planner.models.compact_model import decoder_of
+from planner.models.decoder import Decoder, FeedForwardKind, MixerKind
+from planner.models.sizes import ShapeError
+from planner.models.specs import ModelSpec, Trait
 from planner.schema.common_keys import ACTIVATIONS, ROPE_NUMBERS, ROPE_TYPES
 from planner.schema.translate import Path, complaint, shown, suggestion, validated
-from planner.sizes import ShapeError
-from planner.specs import ModelSpec, Trait
 
 MAX_NAME = 200
 """Longest name of a model, in characters: a choice; a table shows it in one or two lines."""

@@ -17,9 +17,18 @@ from planner.layout import (
     Schedule,
     Stage,
 )
-from planner.plan import Certainty, ExpertsInOrder, HostMemory, MemoryLine, OnNodes, Phase, PlannedLayout, TimeLine
-from planner.request import MAX_DEGREE
-from planner.routing import RankLoads
+from planner.plans.plan import (
+    Certainty,
+    ExpertsInOrder,
+    HostMemory,
+    MemoryLine,
+    OnNodes,
+    Phase,
+    PlannedLayout,
+    TimeLine,
+)
+from planner.requests.request import MAX_DEGREE
+from planner.requests.routing import RankLoads
 from planner.schema.strict import Strict
 from planner.schema.translate import complaint, shown
 from profiles.estimate import Source

@@ -9,15 +9,15 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from planner.bundled import find_bundled, nearest_names
 from planner.documents import Document, load_document
 from planner.documents.document import format_path
 from planner.errors import InputError, Location
+from planner.models.bundled import find_bundled, nearest_names
+from planner.models.specs import ModelSpec
 from planner.schema.common_keys import HARMLESS, QUANTIZED_FILES
 from planner.schema.huggingface import is_config, read_config
 from planner.schema.inline_model import MAX_NAME, InlineModel, read_inline
 from planner.schema.translate import shown
-from planner.specs import ModelSpec
 
 _WEIGHTS = frozenset({".gguf", ".ggml", ".safetensors", ".bin", ".pt", ".pth", ".onnx", ".h5", ".msgpack", ".npz"})
 

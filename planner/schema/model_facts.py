@@ -6,11 +6,11 @@
 import json
 from collections.abc import Mapping
 
-from planner.blocks import Norm, PositionEmbedding
 from planner.documents import Document
+from planner.models.blocks import Norm, PositionEmbedding
+from planner.models.specs import BlockRun, ModelSpec, Trait
 from planner.schema.strict import Strict
 from planner.schema.translate import validated
-from planner.specs import BlockRun, ModelSpec, Trait
 
 INLINE = "inline"
 

@@ -24,13 +24,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import groupby
 
-from planner.choices import Degraded, Front, Loss, NodeChoice, Robustness, SlowCase, Spare
 from planner.documents import Data, Document, Node
 from planner.documents.document import format_path
 from planner.errors import InputError
 from planner.layout import Layout, Recompute
-from planner.plan import SCHEMA_VERSION, Certainty, Infeasible, MemoryLine, Plan, PlannedLayout
-from planner.routing import Routing
+from planner.plans.choices import Degraded, Front, Loss, NodeChoice, Robustness, SlowCase, Spare
+from planner.plans.plan import SCHEMA_VERSION, Certainty, Infeasible, MemoryLine, Plan, PlannedLayout
+from planner.requests.routing import Routing
 from planner.schema.plan_file import PlanFile
 from planner.schema.translate import Path, all_of, validated
 from profiles.hardware import Cluster

@@ -5,9 +5,10 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, model_validator
 
-from planner.plan import SCHEMA_VERSION, Infeasible, Plan, Relaxation, SearchSummary, Status
-from planner.request import Objective, PlanRequest, Target
-from planner.routing import RankLoads, Routing
+from planner.models.specs import ModelSpec
+from planner.plans.plan import SCHEMA_VERSION, Infeasible, Plan, Relaxation, SearchSummary, Status
+from planner.requests.request import Objective, PlanRequest, Target
+from planner.requests.routing import RankLoads, Routing
 from planner.schema.choices_file import (
     Count,
     FrontFile,
@@ -21,7 +22,6 @@ from planner.schema.field_types import DIMENSIONS
 from planner.schema.layout_file import CertaintyFile, PlannedLayoutFile
 from planner.schema.strict import Strict
 from planner.schema.translate import complaint, shown
-from planner.specs import ModelSpec
 from profiles.hardware import Cluster
 
 

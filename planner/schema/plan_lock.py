@@ -5,8 +5,8 @@ import json
 from pydantic import Field
 
 from planner.documents import Document
-from planner.plan import Status
-from planner.plan_lock import SCHEMA_VERSION, PlanLock, RankBytes
+from planner.locks.plan_lock import SCHEMA_VERSION, PlanLock, RankBytes
+from planner.plans.plan import Status
 from planner.schema.strict import Strict
 from planner.schema.translate import validated
 

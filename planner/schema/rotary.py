@@ -7,12 +7,12 @@ kind of layer. None of it changes a cost; emitters write it down.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from planner.models.specs import Trait
 from planner.schema.architecture import Architecture
 from planner.schema.architectures.parts import FULL, SLIDING
 from planner.schema.common_keys import ROPE_NUMBERS, ROPE_TYPES
 from planner.schema.config_reader import ConfigReader
 from planner.schema.translate import shown
-from planner.specs import Trait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

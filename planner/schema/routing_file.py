@@ -31,10 +31,10 @@ from planner.experts.assumed import assumed_histogram, is_assumption
 from planner.experts.histogram import Floats, RoutingHistogram
 from planner.experts.histogram_files import read_histogram
 from planner.experts.of_model import RoutedExperts, routed_experts
-from planner.routing import Routing
+from planner.models.specs import ModelSpec
+from planner.requests.routing import Routing
 from planner.schema.field_types import Text
 from planner.schema.translate import complaint
-from planner.specs import ModelSpec
 
 PARTS = 10**9
 ROUTING = ("workload", "routing")

@@ -1,6 +1,6 @@
 """The file form of a serving plan, both ways: `plan.json` with `"kind": "serve"`.
 
-Metrics are those of `planner.serve_request`. A file holds its inputs in full, so it is enough to emit the plan.
+Metrics are those of `planner.serving_plans.request`. A file holds its inputs in full, so it is enough to emit the plan.
 
     serve_plan_from_document(parse_document(serve_plan_to_text(plan), file="plan.json")) == plan
 """
@@ -13,10 +13,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from planner.documents import Data, Document
 from planner.errors import InputError
 from planner.experts.written import placement_error, slots_of
-from planner.routing import Routing
+from planner.models.specs import ModelSpec
+from planner.requests.routing import Routing
 from planner.schema.plan import as_json, cluster_to_json
 from planner.schema.translate import complaint, shown, validated
-from planner.serve_plan import (
+from planner.serving_plans.layout import Executor, ServingLayout, check_layout
+from planner.serving_plans.plan import (
     SERVE_KIND,
     SERVE_SCHEMA_VERSION,
     Composition,
@@ -31,9 +33,7 @@ from planner.serve_plan import (
     ServeStatus,
     Transfer,
 )
-from planner.serve_request import ServeRequest
-from planner.serving_layout import Executor, ServingLayout, check_layout
-from planner.specs import ModelSpec
+from planner.serving_plans.request import ServeRequest
 from profiles.hardware import Cluster
 
 METRICS = {

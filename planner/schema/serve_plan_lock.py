@@ -6,12 +6,12 @@ from typing import Literal
 from pydantic import Field
 
 from planner.documents import Document
-from planner.plan_lock import SCHEMA_VERSION
+from planner.locks.plan_lock import SCHEMA_VERSION
+from planner.locks.serve_lock import LockedPool, ServeLock
 from planner.schema.plan_lock import InputFile, Seconds
 from planner.schema.strict import Strict
 from planner.schema.translate import validated
-from planner.serve_lock import LockedPool, ServeLock
-from planner.serve_plan import SERVE_KIND
+from planner.serving_plans.plan import SERVE_KIND
 
 
 class PoolFile(Strict):

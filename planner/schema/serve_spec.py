@@ -18,7 +18,7 @@ objective: goodput                # or fewest-gpus, cost
 # cache_size: bytes               # --kv-cache-memory-bytes, the plan's own number, and not a share of the memory
 ```
 
-What the metrics mean is said in `planner.serve_request`, and beside each target here.
+What the metrics mean is said in `planner.serving_plans.request`, and beside each target here.
 """
 
 from pathlib import Path
@@ -26,16 +26,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
-from planner.bundled import find_bundled
 from planner.documents import Document
 from planner.errors import InputError
-from planner.request import Bounds
+from planner.models.bundled import find_bundled
+from planner.models.specs import ModelSpec
+from planner.requests.request import Bounds
 from planner.schema.field_types import Degree, Length, Text
 from planner.schema.routing_file import HistogramFile
 from planner.schema.serve_trace import read_trace
 from planner.schema.spec import SCHEMA, known_schema
 from planner.schema.translate import complaint, validated
-from planner.serve_request import (
+from planner.serving_plans.request import (
     DEFAULT_PERCENTILE,
     MAX_REQUESTS,
     Arrivals,
@@ -51,7 +52,6 @@ from planner.serve_request import (
     Targets,
     Trace,
 )
-from planner.specs import ModelSpec
 
 Positive = Annotated[float, Field(strict=True, gt=0, le=1e9)]
 Fraction = Annotated[float, Field(strict=True, gt=0, le=1)]

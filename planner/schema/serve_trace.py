@@ -15,9 +15,9 @@ from pathlib import Path
 
 from planner.documents.nodes import check_text
 from planner.errors import InputError, Location
+from planner.requests.workload import MAX_LENGTH
 from planner.schema.translate import shown
-from planner.serve_request import Trace
-from planner.workload import MAX_LENGTH
+from planner.serving_plans.request import Trace
 
 MAX_FILE_BYTES = 64 << 20
 INPUT_NAMES = ("input_tokens", "input_length", "prompt_tokens")

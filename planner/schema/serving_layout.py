@@ -8,7 +8,7 @@ from pydantic import Field
 from planner.documents import Document
 from planner.schema.strict import Strict
 from planner.schema.translate import validated
-from planner.serving_layout import (
+from planner.serving_plans.layout import (
     Draft,
     EngineSettings,
     EngineShape,

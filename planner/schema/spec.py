@@ -23,7 +23,17 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from planner.documents import Document
-from planner.request import DEFAULT_MEMORY_HEADROOM, Bounds, Constraints, Objective, PlanRequest, Target
+from planner.requests.request import DEFAULT_MEMORY_HEADROOM, Bounds, Constraints, Objective, PlanRequest, Target
+from planner.requests.workload import (
+    DEFAULT_ROUTING_SKEW,
+    AttentionKernel,
+    DocumentLengths,
+    DType,
+    Lora,
+    Optimizer,
+    TrainMethod,
+    TrainWorkload,
+)
 from planner.schema.document_lengths import DocumentsFile, read_lengths
 from planner.schema.field_types import (
     DIMENSIONS,
@@ -48,16 +58,6 @@ from planner.schema.field_types import (
 )
 from planner.schema.routing_file import RoutingFile
 from planner.schema.translate import complaint, validated
-from planner.workload import (
-    DEFAULT_ROUTING_SKEW,
-    AttentionKernel,
-    DocumentLengths,
-    DType,
-    Lora,
-    Optimizer,
-    TrainMethod,
-    TrainWorkload,
-)
 
 SCHEMA = 1
 

@@ -17,7 +17,7 @@ import math
 
 from planner.serving.exchange import ExchangeTimes
 from planner.serving.rank_operators import RankModel
-from planner.serving_layout import EngineShape
+from planner.serving_plans.layout import EngineShape
 from profiles.constants import Constant, Origin
 from profiles.kernels.rates import copied_bytes_per_second
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 
 from planner.serving.formats import ServedFormats
 from planner.serving.rank_operators import RankLayer, RankModel
-from planner.serving_layout import EngineSettings, EngineShape
+from planner.serving_plans.layout import EngineSettings, EngineShape
 
 PADDING_BOUND = 1.5
 """Up to which ratio of the commonest to the rarest kind the commonest sets the size of groups."""

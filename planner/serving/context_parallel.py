@@ -16,7 +16,7 @@ import numpy as np
 from planner.serving.exchange import ExchangeTimes, FloatArray
 from planner.serving.rank_operators import PLAIN_BYTES, AttentionCore, RankModel
 from planner.serving.step_tables import GRID_T, at_tokens
-from planner.serving_layout import EngineShape
+from planner.serving_plans.layout import EngineShape
 
 SUM_BYTES = 4
 """Bytes of a head's sum of exponentials."""

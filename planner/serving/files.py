@@ -6,7 +6,7 @@ from planner.emit.vllm import VERSION, config_name, emit_vllm
 from planner.errors import BrokenPromiseError
 from planner.readers.vllm_engine import settings_of, shape_of
 from planner.readers.vllm_run import read_vllm_config
-from planner.serving_layout import ServingLayout, check_layout
+from planner.serving_plans.layout import ServingLayout, check_layout
 
 
 def serving_files(layout: ServingLayout) -> Mapping[str, str]:

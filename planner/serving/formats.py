@@ -8,9 +8,9 @@ mxfp4 checkpoints everything but the experts (model card of gpt-oss).
 
 from dataclasses import dataclass, replace
 
-from planner.blocks import LatentAttention
 from planner.errors import InputError
-from planner.specs import ModelSpec
+from planner.models.blocks import LatentAttention
+from planner.models.specs import ModelSpec
 from profiles.kernels.operations import CACHE_BYTES, FORMATS, Format
 
 PLAIN = FORMATS["bfloat16"]

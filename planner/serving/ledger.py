@@ -18,13 +18,13 @@ The heaviest rank of a pipeline holds the most layers and the larger of embeddin
 import math
 from dataclasses import dataclass, replace
 
-from planner.overheads import Overheads, overheads_on
+from planner.frameworks.overheads import Overheads, overheads_on
 from planner.serving.balancer import balancer_bytes
 from planner.serving.block_pool import BlockPool, block_pool
 from planner.serving.engines import Engine
 from planner.serving.formats import ServedFormats
 from planner.serving.rank_operators import PLAIN_BYTES, RankLayer, RankModel
-from planner.serving_layout import EngineSettings, EngineShape
+from planner.serving_plans.layout import EngineSettings, EngineShape
 from profiles.constants import Constant, Origin
 from profiles.hardware import Cluster
 

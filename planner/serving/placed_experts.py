@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.routing import RankLoads, Routing
+from planner.requests.routing import RankLoads, Routing
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from planner.models.specs import ModelSpec
 from planner.serving.attention_times import DecodeTimes, PromptTimes
 from planner.serving.balancer import moves_seconds
 from planner.serving.context_parallel import context_exchange
@@ -13,8 +14,7 @@ from planner.serving.formats import ServedFormats
 from planner.serving.rank_operators import EVEN, AttentionCore, Balance, RankModel, rank_model, serving_graph
 from planner.serving.step_costs import ONE_BY_ONE, Answering, DraftPasses, StepCosts
 from planner.serving.step_tables import LayerKernels, StepTables, step_tables
-from planner.serving_layout import EngineShape
-from planner.specs import ModelSpec
+from planner.serving_plans.layout import EngineShape
 from profiles.estimate import Source
 from profiles.hardware import Cluster
 

@@ -1,7 +1,7 @@
 """What one rank of an engine runs for each layer of a model: the operator graph, sharded as engines shard it.
 
-Products, experts and element-wise kernels are read off `planner.graph`, the same graph that training is priced from;
-attention and its cache off the block, because an engine runs them otherwise:
+Products, experts and element-wise kernels are read off `planner.models.graph`, the same graph that training is priced
+from; attention and its cache off the block, because an engine runs them otherwise:
 
 - Key and value heads fewer than tp are copied, so that every rank has at least one (training gathers them).
 - Latent attention caches the latent and the rotated part once a token, whole on every rank. A prompt's keys and values
@@ -19,7 +19,7 @@ attention and its cache off the block, because an engine runs them otherwise:
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from planner.blocks import (
+from planner.models.blocks import (
     Block,
     LatentAttention,
     LinearAttention,
@@ -28,7 +28,7 @@ from planner.blocks import (
     SelfAttention,
     StateSpace,
 )
-from planner.graph import (
+from planner.models.graph import (
     LayerGraph,
     Linear,
     Mesh,
@@ -39,13 +39,13 @@ from planner.graph import (
     Region,
     Weight,
 )
-from planner.layers.model import build_graph
+from planner.models.layers.model import build_graph
+from planner.models.specs import ModelSpec
+from planner.ranks.sharding import padded_vocab_size
+from planner.requests.workload import Precision, TrainWorkload
 from planner.serving.formats import ServedFormats
 from planner.serving.placed_experts import PlacedExperts
-from planner.serving_layout import EngineShape
-from planner.sharding import padded_vocab_size
-from planner.specs import ModelSpec
-from planner.workload import Precision, TrainWorkload
+from planner.serving_plans.layout import EngineShape
 from profiles.kernels.operations import Format
 from profiles.measured_operations import kernel_named
 

@@ -26,7 +26,7 @@ from planner.serving.engines import Scheduling
 from planner.serving.ledger import KvLedger
 from planner.serving.step_costs import StepCosts
 from planner.serving.traffic import Requests
-from planner.serving_layout import EngineSettings, Role
+from planner.serving_plans.layout import EngineSettings, Role
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

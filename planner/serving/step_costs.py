@@ -22,7 +22,7 @@ from planner.serving.context_parallel import ContextExchange
 from planner.serving.engines import Engine
 from planner.serving.rank_operators import RankModel
 from planner.serving.step_tables import StepTables, at_tokens
-from planner.serving_layout import EngineShape
+from planner.serving_plans.layout import EngineShape
 
 
 class Term:

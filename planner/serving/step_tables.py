@@ -23,12 +23,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.requests.workload import DEFAULT_ROUTING_SKEW
 from planner.serving.engines import KernelFactors
 from planner.serving.exchange import ExchangeTimes
 from planner.serving.grouped import Grouped, grouped_kernels
 from planner.serving.rank_operators import PLAIN_BYTES, Product, RankLayer, RankModel, RoutedExperts
-from planner.serving_layout import EngineShape
-from planner.workload import DEFAULT_ROUTING_SKEW
+from planner.serving_plans.layout import EngineShape
 from profiles.constants import FP8_START, SCAN_FRACTION
 from profiles.gemm_surface import GemmSurface
 from profiles.hardware import Device

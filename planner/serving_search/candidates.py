@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from planner.blocks import SelfAttention
-from planner.overheads import PUBLISHED
-from planner.serve_request import CacheSize, ServeConstraints, ServeRequest, Speculation
+from planner.frameworks.overheads import PUBLISHED
+from planner.models.blocks import SelfAttention
 from planner.serving.engines import Engine
 from planner.serving.formats import ServedFormats
 from planner.serving.ledger import KvLedger, kv_ledger, with_draft
@@ -22,7 +21,8 @@ from planner.serving.rank_operators import EVEN, Balance
 from planner.serving.simulate import Seats, seats_of
 from planner.serving.speculation import GUESSES, tokens_per_step
 from planner.serving.step_costs import ONE_BY_ONE, Answering, StepCosts
-from planner.serving_layout import Draft, EngineSettings, EngineShape
+from planner.serving_plans.layout import Draft, EngineSettings, EngineShape
+from planner.serving_plans.request import CacheSize, ServeConstraints, ServeRequest, Speculation
 from planner.serving_search.expert_places import balances, in_order
 from planner.serving_search.shapes import draft_refusal, engine_words
 from planner.serving_search.traffic import Mean

@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from planner.serve_request import Arrivals
 from planner.serving.steady import Steady, at_concurrency, by_the_clock, late_seconds, prefill_seconds
-from planner.serving_layout import Role
+from planner.serving_plans.layout import Role
+from planner.serving_plans.request import Arrivals
 from planner.serving_search.candidates import Candidate
 
 BUSIEST = 0.95

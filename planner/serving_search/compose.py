@@ -8,8 +8,8 @@ that the sum of the GPUs says whether they have a place (`planner.serving_search
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from planner.serve_request import ServeObjective, ServeRequest
-from planner.serving_layout import Role
+from planner.serving_plans.layout import Role
+from planner.serving_plans.request import ServeObjective, ServeRequest
 from planner.serving_search.options import Option
 from profiles.hardware import Cluster
 from solvers.fleet import Fleet, FleetProblem, Goal, Part

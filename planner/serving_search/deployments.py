@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 
 from planner.experts.written import rows_of
-from planner.serve_plan import Deployment, MemoryItem, PlannedPool, Served
-from planner.serve_request import ServeRequest
 from planner.serving.rank_operators import Balance
 from planner.serving.steady import prefill_seconds
-from planner.serving_layout import Pool, Role, ServingLayout
+from planner.serving_plans.layout import Pool, Role, ServingLayout
+from planner.serving_plans.plan import Deployment, MemoryItem, PlannedPool, Served
+from planner.serving_plans.request import ServeRequest
 from planner.serving_search.closed_form import BUSIEST, Point, in_a_loop, seats_for
 from planner.serving_search.expert_places import load_words
 from planner.serving_search.options import Option

@@ -13,8 +13,8 @@ import numpy as np
 from planner.experts.decide import balanced
 from planner.experts.histogram import RoutingHistogram
 from planner.experts.request import ExpertRequest
-from planner.request import Bounds
-from planner.routing import Routing
+from planner.requests.request import Bounds
+from planner.requests.routing import Routing
 from planner.serving.placed_experts import PlacedExperts, in_their_order
 from planner.serving.rank_operators import Balance
 from planner.units import GIB

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from planner.errors import InputError
-from planner.serve_plan import Deployment, PlannedPool, Served, ServePlan, ServeStatus
-from planner.serve_request import ServeObjective
 from planner.serving.ledger import KvLedger
 from planner.serving.rank_operators import Balance
 from planner.serving.simulate import seats_of
-from planner.serving_layout import EngineSettings, EngineShape, Role, ServingLayout, check_layout
+from planner.serving_plans.layout import EngineSettings, EngineShape, Role, ServingLayout, check_layout
+from planner.serving_plans.plan import Deployment, PlannedPool, Served, ServePlan, ServeStatus
+from planner.serving_plans.request import ServeObjective
 from planner.serving_search.candidates import Build, Candidate, Ground, costs_of, ledger_told
 from planner.serving_search.closed_form import Point, in_a_loop
 from planner.serving_search.deployments import joined, keep_targets, planned_pool

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from planner.serve_plan import Move, ServeInfeasible
-from planner.serve_request import ServeRequest, Splits
-from planner.serving_layout import EngineShape, Role
+from planner.serving_plans.layout import EngineShape, Role
+from planner.serving_plans.plan import Move, ServeInfeasible
+from planner.serving_plans.request import ServeRequest, Splits
 from planner.serving_search.candidates import (
     TOKEN_BUDGETS,
     Build,

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from planner.serve_request import ServeRequest, Splits
-from planner.serving_layout import Role
+from planner.serving_plans.layout import Role
+from planner.serving_plans.request import ServeRequest, Splits
 from planner.serving_search.candidates import Candidate
 from planner.serving_search.closed_form import Point, best_of_both, best_of_decode, best_of_prefill, both_at
 from planner.serving_search.passing import Pairing, kind_of, pairings_of, split_refusal

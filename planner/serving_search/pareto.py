@@ -8,9 +8,9 @@ holds; the one for tokens behind it is the axis.
 import math
 from collections.abc import Iterable, Iterator
 
-from planner.serve_plan import ParetoPoint
-from planner.serve_request import Splits
-from planner.serving_layout import Role
+from planner.serving_plans.layout import Role
+from planner.serving_plans.plan import ParetoPoint
+from planner.serving_plans.request import Splits
 from planner.serving_search.candidates import Candidate
 from planner.serving_search.closed_form import state_at
 from planner.serving_search.options import WAITED_STEPS, Option

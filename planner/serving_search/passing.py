@@ -20,10 +20,10 @@ one router have one connector, because the two do not talk to each other. What t
 
 from collections.abc import Mapping
 
-from planner.blocks import LatentAttention, LinearAttention, LinearRule, SelfAttention, StateSpace
-from planner.serving_layout import NIXL, NIXL_PUSH, Role
+from planner.models.blocks import LatentAttention, LinearAttention, LinearRule, SelfAttention, StateSpace
+from planner.models.specs import ModelSpec
+from planner.serving_plans.layout import NIXL, NIXL_PUSH, Role
 from planner.serving_search.candidates import Candidate
-from planner.specs import ModelSpec
 
 Pairing = frozenset[int]
 """Options whose prefill engines may all pass caches on to all their decode engines."""

@@ -14,9 +14,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
-from planner.profile_remarks import profile_remarks
-from planner.routing import Routing
-from planner.serve_plan import (
+from planner.frameworks.profile_remarks import profile_remarks
+from planner.models.specs import ModelSpec
+from planner.requests.routing import Routing
+from planner.serving.balancer import STEP_INTERVAL
+from planner.serving.engines import calibration, engine_named
+from planner.serving.formats import formats_of
+from planner.serving.prices import ServingPrices
+from planner.serving_plans.layout import EngineShape, Role
+from planner.serving_plans.plan import (
     Composition,
     Deployment,
     RankedEngine,
@@ -24,12 +30,7 @@ from planner.serve_plan import (
     ServeSearchSummary,
     ServeStatus,
 )
-from planner.serve_request import Arrivals, ServeObjective, ServeRequest, Splits
-from planner.serving.balancer import STEP_INTERVAL
-from planner.serving.engines import calibration, engine_named
-from planner.serving.formats import formats_of
-from planner.serving.prices import ServingPrices
-from planner.serving_layout import EngineShape, Role
+from planner.serving_plans.request import Arrivals, ServeObjective, ServeRequest, Splits
 from planner.serving_search.candidates import Candidate, DraftGround, Ground, candidates_of
 from planner.serving_search.compose import DEFAULT_SOLVER, Composed, Freed, composed, price_of
 from planner.serving_search.deployments import deployments_of, keep_targets
@@ -40,7 +41,6 @@ from planner.serving_search.passing import Pairing
 from planner.serving_search.shapes import engine_shapes
 from planner.serving_search.simulated import TRACED
 from planner.serving_search.traffic import mean_of
-from planner.specs import ModelSpec
 from profiles.hardware import Cluster
 from profiles.uses import Use
 from solvers.solution import Status

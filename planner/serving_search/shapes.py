@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from planner.blocks import (
+from planner.models.blocks import (
     DenseFeedForward,
     LatentAttention,
     LinearAttention,
@@ -18,11 +18,11 @@ from planner.blocks import (
     SelfAttention,
     StateSpace,
 )
-from planner.serve_request import ServeConstraints
+from planner.models.specs import ModelSpec
 from planner.serving.formats import ServedFormats, formats_of
-from planner.serving_layout import EngineShape
+from planner.serving_plans.layout import EngineShape
+from planner.serving_plans.request import ServeConstraints
 from planner.serving_search.expert_places import tried_copies
-from planner.specs import ModelSpec
 from profiles.hardware import Cluster
 
 SCALE_BLOCK = 128

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from planner.serving.source_fractions import COUNTED, fractions
 from planner.serving.step_costs import StepCosts
-from planner.serving_layout import Role
+from planner.serving_plans.layout import Role
 from planner.serving_search.candidates import Candidate, Ground, costs_of
 from profiles.estimate import Source
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.serve_request import ServeRequest, ServeWorkload
 from planner.serving.steady import Load
 from planner.serving.traffic import Requests
+from planner.serving_plans.request import ServeRequest, ServeWorkload
 
 LENGTH_SAMPLES = 4096
 """Lengths from which means are taken where they are distributed."""

@@ -9,8 +9,8 @@ each send their layers.
 
 from collections.abc import Iterable
 
-from planner.serve_plan import Transfer
-from planner.serving_layout import NIXL, NIXL_PUSH
+from planner.serving_plans.layout import NIXL, NIXL_PUSH
+from planner.serving_plans.plan import Transfer
 from planner.serving_search.candidates import Candidate, Ground
 from planner.serving_search.passing import is_latent, key_value_heads, pair_refusal
 from profiles.hardware import LinkKind

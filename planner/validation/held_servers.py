@@ -4,16 +4,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from planner.errors import InputError, Location
-from planner.locked import serve_lock_of, text_hash
+from planner.locks.serve_lock import ServeLock
 from planner.readers.arguments import NotSaidError
 from planner.readers.flag_tables import Framework, chosen_version
 from planner.readers.vllm_engine import settings_of, shape_of
 from planner.readers.vllm_run import VllmRun, read_vllm_runs
 from planner.rules.served_against_lock import HeldServer
-from planner.serve_lock import ServeLock
-from planner.serve_plan import PlannedPool, ServePlan
-from planner.serving_layout import EngineSettings, EngineShape
+from planner.serving_plans.layout import EngineSettings, EngineShape
+from planner.serving_plans.plan import PlannedPool, ServePlan
 from planner.serving_search.held import Told, held_engine, plan_told
+from planner.validation.locked import serve_lock_of, text_hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

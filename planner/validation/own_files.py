@@ -15,7 +15,7 @@ from planner.rules.rule import Severity
 if TYPE_CHECKING:
     from planner.documents import Document
     from planner.readers.vllm_run import VllmRun
-    from planner.serving_layout import Pool, ServingLayout
+    from planner.serving_plans.layout import Pool, ServingLayout
 
 PLAN_AGAIN = "Plan again from the spec; a plan file is not edited by hand."
 SPEC_KEYS = frozenset({"model", "cluster", "clusters", "workload"})
@@ -49,7 +49,7 @@ def own_kind(content: object) -> OwnKind | None:
 
 def is_damaged_plan(text: str, path: Path) -> bool:
     """Return whether a text that cannot be read is what is left of a plan: by its keys, its beginning or its place."""
-    from planner.plan_lock import LOCK_FILE  # noqa: PLC0415 - most files are not damaged
+    from planner.locks.plan_lock import LOCK_FILE  # noqa: PLC0415 - most files are not damaged
 
     beside_its_lock = path.name == PLAN_NAME and is_regular_file(path.with_name(LOCK_FILE))
     return beside_its_lock or names_plan_keys(text) or PLAN_START.match(text) is not None
@@ -72,8 +72,8 @@ def read_own_file(path: Path, kind: OwnKind) -> OwnFile:
 
 
 def _read_spec(path: Path) -> OwnFile:
-    from planner.inputs import SERVE, kind_of, load_alternative, spec_document  # noqa: PLC0415 - loads pydantic
-    from planner.serve_inputs import checked_serve_inputs  # noqa: PLC0415 - as above
+    from planner.inputs.load import SERVE, kind_of, load_alternative, spec_document  # noqa: PLC0415 - loads pydantic
+    from planner.serving_search.inputs import checked_serve_inputs  # noqa: PLC0415 - as above
 
     file = str(path)
     try:
@@ -89,9 +89,9 @@ def _read_spec(path: Path) -> OwnFile:
 
 def _read_plan(path: Path) -> OwnFile:
     from planner.documents import load_document  # noqa: PLC0415 - as above
-    from planner.plan_rules import broken_rules  # noqa: PLC0415 - as above
     from planner.schema.plan import plan_from_document  # noqa: PLC0415 - as above
     from planner.schema.serve_plan_file import is_serve_plan  # noqa: PLC0415 - as above
+    from planner.validation.plan_rules import broken_rules  # noqa: PLC0415 - as above
 
     file = str(path)
     document = load_document(path)
@@ -111,7 +111,7 @@ def _read_plan(path: Path) -> OwnFile:
 def _read_serve_plan(document: "Document", file: str) -> OwnFile:
     """Return what is wrong with a serving plan: its fields, or engines that its nodes do not hold."""
     from planner.schema.serve_plan_file import serve_plan_from_document  # noqa: PLC0415 - as above
-    from planner.serve_launch import serve_files  # noqa: PLC0415 - as above
+    from planner.serving_search.launch import serve_files  # noqa: PLC0415 - as above
 
     try:
         plan = serve_plan_from_document(document)

@@ -9,21 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from planner.advice import SingleChanges, best_of_all, single_changes
-from planner.lock_changes import changes
-from planner.locked import lock_of
-from planner.plan import Plan
-from planner.plan_lock import PlanLock
+from planner.inputs.running import Running, inputs_of, preset_named, priced, read_running, request_of
+from planner.locks.lock_changes import changes
+from planner.locks.plan_lock import PlanLock
+from planner.plans.plan import Plan
+from planner.plans.report import layout_in_words
 from planner.readers.arguments import NotSaidError
 from planner.readers.deepspeed_run import DeepSpeedRun
 from planner.readers.vllm_run import VllmRun
-from planner.report import layout_in_words
 from planner.rules.held_against_lock import HeldRun
 from planner.rules.priced import Change, PricedRun
 from planner.rules.served_against_lock import HeldServer
 from planner.rules.served_memory import ServedRun
-from planner.running import Running, inputs_of, preset_named, priced, read_running, request_of
+from planner.validation.advice import SingleChanges, best_of_all, single_changes
 from planner.validation.held_servers import ServeBaseline, held_server
+from planner.validation.locked import lock_of
 from planner.validation.serving import served_run
 from planner.validation.source import Run
 from planner.validation.sources import text_of

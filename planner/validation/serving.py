@@ -7,19 +7,19 @@ the rules undecided; so does a model that is neither bundled nor a folder with a
 from dataclasses import replace
 from pathlib import Path
 
+from planner.inputs.running import preset_named
+from planner.models.specs import ModelSpec
 from planner.readers.arguments import NotSaidError
 from planner.readers.served_model import served_quantisation, served_spec
 from planner.readers.vllm_engine import copies_of, shape_of
 from planner.readers.vllm_run import VllmRun
 from planner.rules.served_memory import ServedRun
-from planner.running import preset_named
 from planner.serving.engines import engine_named
 from planner.serving.formats import ServedFormats, formats_of
 from planner.serving.ledger import KvLedger, kv_ledger
 from planner.serving.prices import ServingPrices
 from planner.serving.rank_operators import Balance
-from planner.serving_layout import EngineSettings, EngineShape
-from planner.specs import ModelSpec
+from planner.serving_plans.layout import EngineSettings, EngineShape
 from planner.units import GIB
 from profiles.hardware import Cluster
 

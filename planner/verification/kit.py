@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from planner.emit.megatron import LAUNCH_SCRIPT
 from planner.errors import NotExpressibleError
-from planner.launch import launch_files
-from planner.plan import Plan
-from planner.request import Target
-from planner.targets import FRAMEWORKS
+from planner.plans.plan import Plan
+from planner.requests.request import Target
+from planner.targets.launch import launch_files
+from planner.targets.registry import FRAMEWORKS
 from planner.verification.rows import ROWS_FILE, row_of, table_text
 from planner.verification.script import BATCH_SCRIPT, RUN_SCRIPT, TimedRun, batch_script, run_script
 

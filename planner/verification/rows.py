@@ -12,13 +12,13 @@ from planner.accuracy.machines import cluster_named
 from planner.accuracy.measurements import Row
 from planner.accuracy.models import model_of
 from planner.accuracy.training import allocator_peak_bytes
-from planner.blocks import DenseFeedForward, MixtureOfExperts, SelfAttention
 from planner.layout import Granularity, Layout
-from planner.parameter_counts import parameter_counts
-from planner.plan import Plan
-from planner.specs import ModelSpec
+from planner.models.blocks import DenseFeedForward, MixtureOfExperts, SelfAttention
+from planner.models.parameter_counts import parameter_counts
+from planner.models.specs import ModelSpec
+from planner.plans.plan import Plan
+from planner.requests.workload import TrainMethod
 from planner.units import GIB
-from planner.workload import TrainMethod
 from profiles.hardware import Cluster
 
 ROWS_FILE = "runs.csv"

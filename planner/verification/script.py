@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from planner.emit.node_order import node_list
 from planner.emit.shell import array, comment, job_name, quote
-from planner.plan import Plan
+from planner.plans.plan import Plan
 from planner.verification.logs import OUT_OF_MEMORY
 
 RUN_SCRIPT = "run.sh"

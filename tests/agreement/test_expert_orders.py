@@ -13,20 +13,20 @@ import pytest
 
 from benchmarks.brute_force import splits
 from benchmarks.points import Run, legal_points
-from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router
-from planner.capabilities import CAPABILITIES
-from planner.evaluate import simulated_step_seconds
-from planner.expert_orders import ExpertOrder
+from planner.evaluation.evaluate import simulated_step_seconds
 from planner.experts.ordering import reordered
-from planner.layers import build_graph
-from planner.memory import memory_ledger, peak_memory_bytes
-from planner.placement import place
-from planner.plan import Status
-from planner.request import OFFLOADED_LAYERS, Bounds, Constraints, Target
-from planner.routing import Routing
-from planner.search import search
-from planner.specs import BlockRun
-from planner.workload import Precision, TrainWorkload
+from planner.frameworks.capabilities import CAPABILITIES
+from planner.memory.ledger import memory_ledger, peak_memory_bytes
+from planner.models.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router
+from planner.models.layers import build_graph
+from planner.models.specs import BlockRun
+from planner.plans.plan import Status
+from planner.ranks.placement import place
+from planner.requests.expert_orders import ExpertOrder
+from planner.requests.request import OFFLOADED_LAYERS, Bounds, Constraints, Target
+from planner.requests.routing import Routing
+from planner.requests.workload import Precision, TrainWorkload
+from planner.search.search import search
 from profiles.planned import cost_model_on
 from tests.builders import tiny_dense_model, tiny_request
 from tests.small_runs import four_gpus, with_memory

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.candidates import Candidate, PointBound, Pricer
-from planner.costs import CostTable
-from planner.evaluate import simulated_step_seconds
-from planner.layer_fronts import Fronts, LayerOptions
+from planner.evaluation.evaluate import simulated_step_seconds
 from planner.layout import Granularity, Layout, Recompute, stages_from_counts
-from planner.memory import memory_ledger, peak_memory_bytes
-from planner.settle import settle
+from planner.memory.ledger import memory_ledger, peak_memory_bytes
+from planner.search.bounds.costs import CostTable
+from planner.search.bounds.layer_fronts import Fronts, LayerOptions
+from planner.search.splits.candidates import Candidate, PointBound, Pricer
+from planner.search.splits.settle import settle
 from profiles.analytic import AnalyticCostModel
 from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster
 from tests.small_spaces import SmallSpace, mixed_models, models, splits_of, workloads

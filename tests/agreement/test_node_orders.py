@@ -9,24 +9,24 @@ from itertools import permutations
 
 import pytest
 
-from planner.candidates import layout_at
-from planner.capabilities import CAPABILITIES
-from planner.costs import CostTable
-from planner.evaluate import simulated_step_seconds
-from planner.front import front_of
-from planner.ground import ignore
-from planner.layers import build_graph
+from planner.decisions.front import front_of
+from planner.evaluation.evaluate import simulated_step_seconds
+from planner.evaluation.node_costs import pipeline_rank_limits
+from planner.frameworks.capabilities import CAPABILITIES
 from planner.layout import Layout, stages_from_counts
-from planner.memory import memory_ledger, peaks_of_ranks
-from planner.node_costs import pipeline_rank_limits
-from planner.placement import place
-from planner.plan import Status
-from planner.points import Scope
-from planner.request import Bounds, Constraints, Objective, PlanRequest, Target
-from planner.search import search
-from planner.space import enumerate_layouts, interleaved_counts
-from planner.specs import ModelSpec
-from planner.workload import Precision, TrainWorkload
+from planner.memory.ledger import memory_ledger, peaks_of_ranks
+from planner.models.layers import build_graph
+from planner.models.specs import ModelSpec
+from planner.plans.plan import Status
+from planner.ranks.placement import place
+from planner.requests.request import Bounds, Constraints, Objective, PlanRequest, Target
+from planner.requests.workload import Precision, TrainWorkload
+from planner.search.bounds.costs import CostTable
+from planner.search.ground import ignore
+from planner.search.search import search
+from planner.search.space.enumeration import enumerate_layouts, interleaved_counts
+from planner.search.space.points import Scope
+from planner.search.splits.candidates import layout_at
 from profiles.hardware import Cluster
 from profiles.planned import cost_model_on
 from tests.builders import GIB, tiny_dense_model, wide_dense_model

@@ -25,25 +25,25 @@ from benchmarks.brute_force import (
     priced_layouts,
 )
 from benchmarks.points import Run, is_proved
-from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router, SelfAttention
-from planner.bundled import load_bundled
-from planner.candidates import PointBound, Pricer, Rejected
-from planner.capabilities import CAPABILITIES
 from planner.errors import NotExpressibleError
-from planner.evaluate import evaluate
-from planner.formulate import formulate
-from planner.host_memory import drive_memory
-from planner.layers import build_graph
+from planner.evaluation.evaluate import evaluate
+from planner.evaluation.validate import violations
+from planner.frameworks.capabilities import CAPABILITIES
 from planner.layout import ON_HOSTS, Layout
-from planner.placement import place
-from planner.plan import Status
-from planner.request import OFFLOADED_LAYERS, Bounds, Constraints, Objective, PlanRequest, Target
-from planner.routing import Routing
-from planner.search import search
-from planner.settle import settle
-from planner.specs import BlockRun
-from planner.validate import violations
-from planner.workload import DType, Precision, TrainWorkload
+from planner.memory.host import drive_memory
+from planner.models.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router, SelfAttention
+from planner.models.bundled import load_bundled
+from planner.models.layers import build_graph
+from planner.models.specs import BlockRun
+from planner.plans.plan import Status
+from planner.ranks.placement import place
+from planner.requests.request import OFFLOADED_LAYERS, Bounds, Constraints, Objective, PlanRequest, Target
+from planner.requests.routing import Routing
+from planner.requests.workload import DType, Precision, TrainWorkload
+from planner.search.search import search
+from planner.search.splits.candidates import PointBound, Pricer, Rejected
+from planner.search.splits.formulate import formulate
+from planner.search.splits.settle import settle
 from solvers.check import check
 from solvers.errors import SolverError
 from solvers.registry import SOLVERS, solve
@@ -226,7 +226,7 @@ DRIVE_SUB_GROUP = 20_000
 @pytest.fixture
 def small_sub_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Update small models in several sub-groups, as large ones are."""
-    monkeypatch.setattr("planner.drive_step.DRIVE_SUB_GROUP_ELEMENTS", DRIVE_SUB_GROUP)
+    monkeypatch.setattr("planner.offloading.drive_step.DRIVE_SUB_GROUP_ELEMENTS", DRIVE_SUB_GROUP)
 
 
 @FEW

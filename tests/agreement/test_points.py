@@ -11,11 +11,11 @@ from benchmarks.brute_force import splits
 from benchmarks.instances import instances
 from benchmarks.points import NotStated, Run, count_considered, count_legal, is_proved, legal_points
 from benchmarks.random_layouts import run_of
-from planner.bundled import model_names
 from planner.layout import IN_TURN, PIPELINED, Layout
-from planner.request import Constraints
-from planner.space import enumerate_layouts
-from planner.workload import Packing, Precision
+from planner.models.bundled import model_names
+from planner.requests.request import Constraints
+from planner.requests.workload import Packing, Precision
+from planner.search.space.enumeration import enumerate_layouts
 from tests.agreement.test_prices import DOCUMENTS
 from tests.small_runs import MANY_LAYOUTS, small_runs, with_drives
 from tests.small_spaces import SmallSpace

@@ -10,20 +10,20 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.candidates import PointBound, Pricer, Rejected, layout_at
-from planner.capabilities import ANY, MEGATRON, Capabilities
-from planner.costs import CostTable
-from planner.evaluate import evaluate
+from planner.evaluation.evaluate import evaluate
 from planner.experts.ordering import reordered
-from planner.layers import build_graph
+from planner.frameworks.capabilities import ANY, MEGATRON, Capabilities
 from planner.layout import Layout, even_counts, stages_from_counts
-from planner.placement import place
-from planner.points import Points, Scope
-from planner.request import Bounds, Constraints
-from planner.routing import Routing
-from planner.space import enumerate_layouts, interleaved_counts
-from planner.specs import BlockRun, ModelSpec, MultiTokenPrediction
-from planner.workload import AttentionKernel, DocumentLengths, Packing, Precision, TrainWorkload
+from planner.models.layers import build_graph
+from planner.models.specs import BlockRun, ModelSpec, MultiTokenPrediction
+from planner.ranks.placement import place
+from planner.requests.request import Bounds, Constraints
+from planner.requests.routing import Routing
+from planner.requests.workload import AttentionKernel, DocumentLengths, Packing, Precision, TrainWorkload
+from planner.search.bounds.costs import CostTable
+from planner.search.space.enumeration import enumerate_layouts, interleaved_counts
+from planner.search.space.points import Points, Scope
+from planner.search.splits.candidates import PointBound, Pricer, Rejected, layout_at
 from profiles.analytic import AnalyticCostModel
 from tests.builders import two_node_cluster
 from tests.kinds import even_workload, handmade_models

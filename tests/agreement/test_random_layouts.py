@@ -11,15 +11,15 @@ from benchmarks.brute_force import can_say
 from benchmarks.layouts import Judge, Verdict, moves, random_layouts
 from benchmarks.points import Run
 from benchmarks.random_layouts import CLUSTERS, LAYOUTS, Case, run_of, try_case
-from planner.bundled import model_names
-from planner.capabilities import CAPABILITIES
-from planner.evaluate import Evaluation, evaluate, priced_step
-from planner.layers import build_graph
+from planner.evaluation.evaluate import Evaluation, evaluate, priced_step
+from planner.evaluation.validate import layout_violations
+from planner.frameworks.capabilities import CAPABILITIES
 from planner.layout import Layout
-from planner.memory import memory_limit_bytes
-from planner.placement import PlacedModel, place
-from planner.search import search
-from planner.validate import layout_violations
+from planner.memory.ledger import memory_limit_bytes
+from planner.models.bundled import model_names
+from planner.models.layers import build_graph
+from planner.ranks.placement import PlacedModel, place
+from planner.search.search import search
 from profiles.planned import cost_model_on
 
 FEW = 40

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.blocks import DenseFeedForward, SelfAttention
 from planner.layout import Layout
-from planner.request import Target
-from planner.space import enumerate_layouts
-from planner.specs import BlockRun, ModelSpec
-from planner.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
+from planner.models.blocks import DenseFeedForward, SelfAttention
+from planner.models.specs import BlockRun, ModelSpec
+from planner.requests.request import Target
+from planner.requests.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
+from planner.search.space.enumeration import enumerate_layouts
 from tests.agreement.test_target_rules import Case, disagreements, findings, pins, placed
 from tests.builders import tiny_dense_model, tiny_workload
 from tests.small_spaces import EVERY_DEGREE

@@ -9,24 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.candidates import layout_at
-from planner.capabilities import CAPABILITIES
-from planner.costs import CostTable
-from planner.layers import build_graph
+from planner.evaluation.validate import violations
+from planner.frameworks.capabilities import CAPABILITIES
 from planner.layout import IN_TURN, PIPELINED, Granularity, Layout, Recompute, even_counts, stages_from_counts
-from planner.points import Points, Scope
-from planner.request import Bounds, Constraints, Target
-from planner.space import (
-    divisors,
-    enumerate_layouts,
-    interleaved_counts,
-    partial_recompute_layers,
-    recompute_choices,
-)
-from planner.space_rules import mesh_rules, recompute_rules, use_rules
-from planner.specs import BlockRun, ModelSpec
-from planner.validate import violations
-from planner.workload import (
+from planner.models.layers import build_graph
+from planner.models.specs import BlockRun, ModelSpec
+from planner.requests.request import Bounds, Constraints, Target
+from planner.requests.workload import (
     AttentionKernel,
     DocumentLengths,
     DType,
@@ -37,6 +26,17 @@ from planner.workload import (
     TrainMethod,
     TrainWorkload,
 )
+from planner.search.bounds.costs import CostTable
+from planner.search.space.enumeration import (
+    divisors,
+    enumerate_layouts,
+    interleaved_counts,
+    partial_recompute_layers,
+    recompute_choices,
+)
+from planner.search.space.points import Points, Scope
+from planner.search.space.space_rules import mesh_rules, recompute_rules, use_rules
+from planner.search.splits.candidates import layout_at
 from profiles.analytic import AnalyticCostModel
 from tests.builders import tiny_dense_model, tiny_planned_layout, tiny_request, two_node_cluster
 from tests.kinds import even_workload, handmade_models

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from cli.exits import MEANINGS, ExitCode
 from cli.main import app
-from planner.inputs import load_inputs
+from planner.inputs.load import load_inputs
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from planner.blocks import (
+from planner.emit.deepspeed_limits import overlap_of
+from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
+from planner.models.blocks import (
     Activation,
     Block,
     DenseFeedForward,
@@ -18,12 +20,10 @@ from planner.blocks import (
     RouterScore,
     SelfAttention,
 )
-from planner.emit.deepspeed_limits import overlap_of
-from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.plan import Plan
-from planner.request import Target
-from planner.specs import BlockRun, ModelSpec, Trait
-from planner.workload import AttentionKernel, DType, Precision, TrainMethod, TrainWorkload
+from planner.models.specs import BlockRun, ModelSpec, Trait
+from planner.plans.plan import Plan
+from planner.requests.request import Target
+from planner.requests.workload import AttentionKernel, DType, Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import PLAIN_NAMES, cluster_of, plan_of
 
 NO_RECOMPUTE = Recompute(granularity=Granularity.NONE)

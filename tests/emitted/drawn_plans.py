@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from planner.blocks import (
+from planner.layout import Granularity, Layout, Recompute
+from planner.models.blocks import (
     Block,
     FeedForward,
     LatentAttention,
@@ -20,10 +21,9 @@ from planner.blocks import (
     SparseIndexer,
     StateSpace,
 )
-from planner.layout import Granularity, Layout, Recompute
-from planner.plan import Plan
-from planner.specs import ModelSpec, MultiTokenPrediction, Trait
-from planner.workload import AttentionKernel, DocumentLengths, Packing, Precision, TrainWorkload
+from planner.models.specs import ModelSpec, MultiTokenPrediction, Trait
+from planner.plans.plan import Plan
+from planner.requests.workload import AttentionKernel, DocumentLengths, Packing, Precision, TrainWorkload
 from tests.emitted.models import DEEPSEEK_SCALING, LLAMA3_SCALING, chain, spec, squared_relu, swiglu
 from tests.emitted.plans import NO_RECOMPUTE, cluster_of, layout_of_degrees, plan_of
 

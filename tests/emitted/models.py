@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from planner.blocks import (
+from planner.models.blocks import (
     Activation,
     Block,
     DenseFeedForward,
@@ -19,7 +19,7 @@ from planner.blocks import (
     SparseIndexer,
     StateSpace,
 )
-from planner.specs import BlockRun, ModelSpec, MultiTokenPrediction, Trait
+from planner.models.specs import BlockRun, ModelSpec, MultiTokenPrediction, Trait
 
 LLAMA3_SCALING: dict[str, float | str] = {
     "rope_type": "llama3",

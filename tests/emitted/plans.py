@@ -4,12 +4,20 @@ import math
 
 from hypothesis import strategies as st
 
-from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, QueryKeyNorm, SelfAttention
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.plan import Plan, PlannedLayout, SearchSummary, Status
-from planner.request import Constraints, Objective, PlanRequest, Target
-from planner.specs import BlockRun, ModelSpec, Trait
-from planner.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
+from planner.models.blocks import (
+    Activation,
+    Block,
+    DenseFeedForward,
+    Norm,
+    PositionEmbedding,
+    QueryKeyNorm,
+    SelfAttention,
+)
+from planner.models.specs import BlockRun, ModelSpec, Trait
+from planner.plans.plan import Plan, PlannedLayout, SearchSummary, Status
+from planner.requests.request import Constraints, Objective, PlanRequest, Target
+from planner.requests.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
 from profiles.hardware import Cluster, Device, LinkKind, LinkLevel, PeerTopology
 from tests.emitted.models import LLAMA3_SCALING
 

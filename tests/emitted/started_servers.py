@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 from planner.emit.vllm import emit_vllm, script_name
-from planner.serving_layout import Pool, ServingLayout
+from planner.serving_plans.layout import Pool, ServingLayout
 
 
 def started(folder: Path, layout: ServingLayout, pool: Pool | None = None, /, **environment: str) -> list[str]:

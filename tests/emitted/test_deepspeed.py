@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from planner.emit.deepspeed import BATCH_SCRIPT, CONFIG_FILE, FILES, LAUNCH_SCRIPT, MODEL_FILE, emit_deepspeed
 from planner.errors import InputError
-from planner.plan import Plan
+from planner.plans.plan import Plan
 from planner.readers.deepspeed import layout_of, layout_of_files, read_deepspeed, top_level_keys, workload_of
-from planner.workload import TrainMethod
+from planner.requests.workload import TrainMethod
 from tests.emitted.deepspeed_plans import LLAMA, deepspeed_plan, deepspeed_plans, layout_with
 from tests.emitted.plans import HOSTILE_TEXT, cluster_of
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, LORA_PROGRAM, emit_megatron
 from planner.emit.megatron_arguments import arguments
 from planner.emit.megatron_model_arguments import not_a_flag
-from planner.plan import Plan
-from planner.workload import Lora, Precision, TrainMethod, TrainWorkload
+from planner.plans.plan import Plan
+from planner.requests.workload import Lora, Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import HOSTILE_TEXT, LLAMA_8B, cluster_of, layout_of_degrees, plan_of
 
 RECORDER = '#!/usr/bin/env bash\nprintf "%s\\0" "$@" "${CUDA_DEVICE_MAX_CONNECTIONS:-}"\n'

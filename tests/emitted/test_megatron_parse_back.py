@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 
 from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, emit_megatron
-from planner.plan import Plan
+from planner.plans.plan import Plan
 from planner.readers.megatron import layout_of, read_megatron
 from planner.readers.megatron_model import model_of
 from planner.readers.megatron_workload import workload_of
-from planner.workload import Precision, TrainWorkload
+from planner.requests.workload import Precision, TrainWorkload
 from tests.emitted.drawn_plans import plans_of_every_kind
 from tests.emitted.models import mamba
 from tests.emitted.plans import LLAMA_8B, cluster_of, expressible_plans, layout_of_degrees, plan_of

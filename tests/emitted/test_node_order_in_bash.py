@@ -11,13 +11,13 @@ from planner.emit.deepspeed import emit_deepspeed
 from planner.emit.megatron import BATCH_SCRIPT, LAUNCH_SCRIPT, emit_megatron
 from planner.emit.node_order import HOSTFILE
 from planner.errors import InputError
-from planner.launch import launch_file_names
-from planner.plan import MemoryLine, Phase, Plan
+from planner.plans.plan import MemoryLine, Phase, Plan
 from planner.readers.deepspeed import layout_of_files
 from planner.readers.megatron import layout_of, read_megatron
-from planner.request import Target
+from planner.requests.request import Target
+from planner.requests.workload import Precision, TrainWorkload
+from planner.targets.launch import launch_file_names
 from planner.verification.kit import verification_kit
-from planner.workload import Precision, TrainWorkload
 from profiles.hardware import NodeKind, UnequalNodes
 from tests.emitted.deepspeed_plans import LLAMA, deepspeed_plan, layout_with
 from tests.emitted.plans import LLAMA_8B, cluster_of, layout_of_degrees, plan_of

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from planner.serve_launch import serve_files
-from planner.serve_plan import ServePlan
+from planner.serving_plans.plan import ServePlan
+from planner.serving_search.launch import serve_files
 from tests.served import served
 
 SPLIT = ("workload:", "constraints: {split: only, tp: [1, 2]}\nworkload:")

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.output import write_files
-from planner.plan import Plan
-from planner.request import Target
+from planner.plans.plan import Plan
+from planner.requests.request import Target
 from planner.verification.kit import verification_kit
 from tests.emitted.plans import HOSTILE_TEXT
 from tests.unit.planner.verification import printed

@@ -15,7 +15,7 @@ from planner.readers.vllm_engine import settings_of, shape_of
 from planner.readers.vllm_run import read_vllm_config, read_vllm_runs
 from planner.rules.rule import Severity
 from planner.serving.files import serving_files
-from planner.serving_layout import (
+from planner.serving_plans.layout import (
     Draft,
     EngineSettings,
     EngineShape,

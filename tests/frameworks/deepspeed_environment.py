@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from planner.emit.deepspeed import CONFIG_FILE, emit_deepspeed
-from planner.plan import Plan
+from planner.plans.plan import Plan
 from planner.readers.deepspeed import read_deepspeed
 
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from planner.emit.deepspeed import CONFIG_FILE, emit_deepspeed
 from planner.layout import Layout
-from planner.plan import Plan
-from planner.specs import ModelSpec
-from planner.workload import AttentionKernel, DType
+from planner.models.specs import ModelSpec
+from planner.plans.plan import Plan
+from planner.requests.workload import AttentionKernel, DType
 from tests.emitted.deepspeed_plans import deepspeed_plan, layout_with
 from tests.frameworks.deepspeed_environment import (
     Trained,

@@ -2,12 +2,20 @@
 
 from collections.abc import Iterator
 
-from planner.blocks import Block, DenseFeedForward, FeedForward, MixtureOfExperts, Norm, QueryKeyNorm, SelfAttention
-from planner.capabilities import MEGATRON
-from planner.layers import build_graph
+from planner.frameworks.capabilities import MEGATRON
 from planner.layout import Layout, Stage
-from planner.placement import PlacedModel, place
-from planner.plan import Plan
+from planner.models.blocks import (
+    Block,
+    DenseFeedForward,
+    FeedForward,
+    MixtureOfExperts,
+    Norm,
+    QueryKeyNorm,
+    SelfAttention,
+)
+from planner.models.layers import build_graph
+from planner.plans.plan import Plan
+from planner.ranks.placement import PlacedModel, place
 
 
 def placed(plan: Plan, index: int = 0) -> PlacedModel:

@@ -12,7 +12,7 @@ import pytest
 
 from planner.emit.megatron import environment
 from planner.emit.megatron_arguments import arguments
-from planner.plan import Plan
+from planner.plans.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 VARIABLE = "SHARDWRIGHT_MEGATRON_PYTHON"

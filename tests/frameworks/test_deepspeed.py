@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from planner.capabilities import DEEPSPEED
 from planner.emit.deepspeed import CONFIG_FILE, emit_deepspeed
 from planner.emit.deepspeed_config import REDUCE_BUCKET_ELEMENTS
-from planner.graph import graph_parameters
-from planner.inputs import load_inputs
-from planner.layers import build_graph
+from planner.frameworks.capabilities import DEEPSPEED
+from planner.inputs.load import load_inputs
 from planner.layout import Layout, Offload
-from planner.placement import place
-from planner.plan import Plan
-from planner.search import search
-from planner.specs import ModelSpec, Trait
+from planner.models.graph import graph_parameters
+from planner.models.layers import build_graph
+from planner.models.specs import ModelSpec, Trait
+from planner.plans.plan import Plan
+from planner.ranks.placement import place
+from planner.requests.workload import DType, Precision
+from planner.search.search import search
 from planner.verification.logs import read_log
-from planner.workload import DType, Precision
 from tests.emitted.deepspeed_plans import (
     FULL_RECOMPUTE,
     GPT,

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from planner.emit.megatron import emit_megatron
-from planner.inputs import load_inputs
-from planner.plan import Plan
+from planner.inputs.load import load_inputs
+from planner.plans.plan import Plan
 from planner.readers.megatron import read_megatron
-from planner.request import Target
-from planner.search import search
+from planner.requests.request import Target
+from planner.search.search import search
 from planner.verification.kit import verification_kit
 from tests.frameworks.megatron_counts import ledger_parameters
 from tests.frameworks.megatron_environment import Job, Verdict, ask_megatron, job_of

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from planner.blocks import Activation, DenseFeedForward, Norm, PositionEmbedding, QueryKeyNorm, SelfAttention
-from planner.bundled import load_bundled
 from planner.emit.megatron import LAUNCH_SCRIPT, emit_megatron
 from planner.layout import Granularity, Layout, Offload, Recompute
-from planner.plan import Plan
+from planner.models.blocks import Activation, DenseFeedForward, Norm, PositionEmbedding, QueryKeyNorm, SelfAttention
+from planner.models.bundled import load_bundled
+from planner.models.specs import BlockRun, ModelSpec
+from planner.plans.plan import Plan
 from planner.readers.megatron import read_megatron
-from planner.specs import BlockRun, ModelSpec
-from planner.workload import DType, Lora, Precision, TrainMethod, TrainWorkload
+from planner.requests.workload import DType, Lora, Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import (
     LLAMA_8B,
     LLAMA_70B,

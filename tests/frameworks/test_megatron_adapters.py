@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from planner.blocks import DenseFeedForward, SelfAttention
-from planner.capabilities import MEGATRON
 from planner.emit.megatron import LORA_PROGRAM, environment
 from planner.emit.megatron_arguments import arguments
-from planner.layers import build_graph
-from planner.placement import place
-from planner.specs import BlockRun
-from planner.workload import Lora, Precision, TrainMethod, TrainWorkload
+from planner.frameworks.capabilities import MEGATRON
+from planner.models.blocks import DenseFeedForward, SelfAttention
+from planner.models.layers import build_graph
+from planner.models.specs import BlockRun
+from planner.ranks.placement import place
+from planner.requests.workload import Lora, Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import LLAMA_8B, cluster_of, layout_of_degrees
 from tests.frameworks.megatron_environment import run_beside_megatron
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from planner.emit.megatron import LAUNCH_SCRIPT, emit_megatron
 from planner.errors import NotExpressibleError
 from planner.layout import Granularity, Layout, Recompute
-from planner.plan import Plan
+from planner.models.specs import ModelSpec
+from planner.plans.plan import Plan
 from planner.readers.megatron import read_megatron
-from planner.specs import ModelSpec
-from planner.workload import DocumentLengths, Packing, Precision, TrainWorkload
+from planner.requests.workload import DocumentLengths, Packing, Precision, TrainWorkload
 from tests.emitted import models
 from tests.emitted.drawn_plans import plans_of_every_kind
 from tests.emitted.plans import LLAMA_8B, cluster_of, layout_of_degrees, plan_of

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from planner.serve_launch import serve_files
-from planner.serve_plan import ServePlan
+from planner.serving_plans.plan import ServePlan
+from planner.serving_search.launch import serve_files
 from tests.emitted.test_serving_plan_in_bash import A_WORD_A_LINE, AGGREGATED, CLOSED, SPLIT, TWO_NODES, run
 from tests.frameworks.vllm_environment import environment, vllm_python
 from tests.served import served

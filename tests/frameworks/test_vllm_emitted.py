@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from planner.bundled import find_bundled
 from planner.documents import load_document
 from planner.emit.vllm import config_name, emit_vllm
 from planner.errors import InputError
+from planner.models.bundled import find_bundled
 from planner.schema.serve_plan_file import serve_plan_from_document
 from planner.schema.serving_layout import serving_layout_from_document
-from planner.serving_layout import EngineSettings, EngineShape, Executor, Pool, Role, ServingLayout, check_layout
+from planner.serving_plans.layout import EngineSettings, EngineShape, Executor, Pool, Role, ServingLayout, check_layout
 from tests.corpora.vllm_bases import LAYOUT_FILE, ROOT
 from tests.emitted.started_servers import started
 from tests.frameworks.judge_vllm_corpus import models

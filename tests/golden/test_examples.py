@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from planner.inputs import load_inputs
-from planner.launch import launch_files
+from planner.inputs.load import load_inputs
 from planner.schema.plan import plan_to_text
-from planner.search import search
+from planner.search.search import search
+from planner.targets.launch import launch_files
 from planner.verification.kit import KIT_FILES, verification_kit
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -8,7 +8,7 @@ from planner.documents import load_document
 from planner.rules.rule import Severity
 from planner.schema.serving_layout import is_serving_layout, serving_layout_from_document
 from planner.serving.files import serving_files
-from planner.serving_layout import ServingLayout
+from planner.serving_plans.layout import ServingLayout
 from planner.validation.judge import judge
 from planner.validation.source import Asked
 

@@ -10,8 +10,8 @@ import pytest
 
 from planner.rules.rule import Severity
 from planner.schema.serve_plan_file import serve_plan_to_text
-from planner.serve_inputs import load_serve_inputs
-from planner.serve_launch import serve_files
+from planner.serving_search.inputs import load_serve_inputs
+from planner.serving_search.launch import serve_files
 from planner.serving_search.search import plan_serving
 from planner.validation.judge import judge
 from planner.validation.source import Asked

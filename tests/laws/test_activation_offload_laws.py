@@ -8,16 +8,16 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.activation_offload import copied_tensors, held_bytes, layer_copy
-from planner.copy_waits import backward_wait_seconds, forward_wait_seconds
-from planner.evaluate import simulated_step_seconds, stage_prices
-from planner.host_memory import host_memory
+from planner.evaluation.evaluate import simulated_step_seconds, stage_prices
 from planner.layout import Layout
-from planner.memory import memory_ledger, peaks_of_ranks
-from planner.offload_timeline import LayerSeconds, backward_seconds, forward_seconds
-from planner.request import Target
-from planner.shard import RankLayer
-from planner.workload import Precision
+from planner.memory.host import host_memory
+from planner.memory.ledger import memory_ledger, peaks_of_ranks
+from planner.offloading.activations import copied_tensors, held_bytes, layer_copy
+from planner.offloading.timeline import LayerSeconds, backward_seconds, forward_seconds
+from planner.ranks.shard import RankLayer
+from planner.requests.request import Target
+from planner.requests.workload import Precision
+from planner.search.bounds.copy_waits import backward_wait_seconds, forward_wait_seconds
 from tests.builders import two_node_cluster
 from tests.small_spaces import NO_LIMIT_BYTES, SmallSpace, mixed_models, models, workloads
 

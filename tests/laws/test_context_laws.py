@@ -5,11 +5,11 @@ from dataclasses import replace
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.graph import CoreAttention, Operator, Region, StateScan
-from planner.shard import RankOperator
-from planner.sharding import Sharding
-from planner.step import Step, Term
-from planner.workload import DType
+from planner.models.graph import CoreAttention, Operator, Region, StateScan
+from planner.ranks.shard import RankOperator
+from planner.ranks.sharding import Sharding
+from planner.ranks.step import Step, Term
+from planner.requests.workload import DType
 from profiles.ops import Attention, Collective, CollectiveKind
 from profiles.ops import StateScan as ScanKernel
 from tests.kinds import (

@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.workload import DocumentLengths, Packing, TrainWorkload, causal_pairs, chunk_pairs, window_pairs
+from planner.requests.workload import DocumentLengths, Packing, TrainWorkload, causal_pairs, chunk_pairs, window_pairs
 from tests.kinds import even_workload
 
 LAWS = settings(max_examples=150, deadline=None)

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.evaluate import simulated_step_seconds, stage_prices, tail_seconds
-from planner.host_memory import drive_memory, host_memory
+from planner.evaluation.evaluate import simulated_step_seconds, stage_prices, tail_seconds
 from planner.layout import IN_TURN, PIPELINED, Layout
-from planner.memory import memory_ledger, peaks_of_ranks
-from planner.placement import PlacedModel
-from planner.request import Target
-from planner.workload import DType, Precision, TrainMethod
+from planner.memory.host import drive_memory, host_memory
+from planner.memory.ledger import memory_ledger, peaks_of_ranks
+from planner.ranks.placement import PlacedModel
+from planner.requests.request import Target
+from planner.requests.workload import DType, Precision, TrainMethod
 from tests.builders import two_node_cluster
 from tests.small_runs import with_drives
 from tests.small_spaces import NO_LIMIT_BYTES, SmallSpace, mixed_models, models, workloads
@@ -25,7 +25,7 @@ LAWS = settings(max_examples=40, deadline=None, derandomize=True)
 def small_sub_groups() -> object:
     """Update small models in several sub-groups, as large ones are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("planner.drive_step.DRIVE_SUB_GROUP_ELEMENTS", 20_000)
+        patch.setattr("planner.offloading.drive_step.DRIVE_SUB_GROUP_ELEMENTS", 20_000)
         yield
 
 

@@ -8,8 +8,8 @@ other sequences; everything is counted against that many micro-batches.
 import pytest
 from hypothesis import given, settings
 
-from planner.capabilities import ANY
-from planner.graph import (
+from planner.frameworks.capabilities import ANY
+from planner.models.graph import (
     CoreAttention,
     ExpertLinear,
     LayerGraph,
@@ -21,11 +21,11 @@ from planner.graph import (
     StateScan,
     layer_flops,
 )
-from planner.shard import RankOperator, RankSaved, Sharder, shard_layer
-from planner.sharding import Sharding, padded_vocab_size
-from planner.space import recompute_choices
-from planner.step import Step
-from planner.workload import Precision
+from planner.ranks.shard import RankOperator, RankSaved, Sharder, shard_layer
+from planner.ranks.sharding import Sharding, padded_vocab_size
+from planner.ranks.step import Step
+from planner.requests.workload import Precision
+from planner.search.space.enumeration import recompute_choices
 from profiles.ops import Attention, Gemm
 from profiles.ops import StateScan as ScanKernel
 from tests.kinds import (

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.communication import data_parallel_traffic, replica_groups, shard_ranks
-from planner.formulate import skeleton
-from planner.graph import Combine, Dispatch, ExpertLinear, Mesh, Operator, Region, Work
 from planner.layout import Granularity, Layout, Recompute
-from planner.shard import Elements, RankOperator, shard_layer
-from planner.sharding import Sharding
-from planner.step import Step
+from planner.models.graph import Combine, Dispatch, ExpertLinear, Mesh, Operator, Region, Work
+from planner.ranks.communication import data_parallel_traffic, replica_groups, shard_ranks
+from planner.ranks.shard import Elements, RankOperator, shard_layer
+from planner.ranks.sharding import Sharding
+from planner.ranks.step import Step
+from planner.search.splits.formulate import skeleton
 from profiles.ops import Collective, CollectiveKind, Gemm
 from tests.kinds import MICRO_BATCH_SIZE, SEQ_LEN, even_workload, every_model, expert_grids_of, graph_of, unsharded
 

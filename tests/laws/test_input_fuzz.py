@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from planner.documents import Data, parse_document
 from planner.documents.document import format_path
 from planner.errors import InputError
-from planner.inputs import Inputs, load_inputs
+from planner.inputs.load import Inputs, load_inputs
+from planner.requests.workload import AttentionKernel
 from planner.schema.plan import plan_from_document, plan_to_text
 from planner.schema.spec import read_request
-from planner.workload import AttentionKernel
 from tests.builders import tiny_dense_model, tiny_plan, tiny_planned_layout
 from tests.strategies import junk, spec_data, spec_texts
 from tests.unit.planner.model_kinds import expert_model, hybrid_model, latent_model

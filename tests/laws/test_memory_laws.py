@@ -5,13 +5,13 @@ from itertools import pairwise
 
 from hypothesis import given, settings
 
-from planner.graph import Mesh, Module, Weight, graph_parameters
 from planner.layout import Granularity, Layout
-from planner.memory import memory_ledger, peak_memory_bytes
-from planner.plan import Phase
-from planner.pricing import price_steps
-from planner.sharding import padded_vocab_size
-from planner.space import divisors, recompute_choices
+from planner.memory.ledger import memory_ledger, peak_memory_bytes
+from planner.models.graph import Mesh, Module, Weight, graph_parameters
+from planner.plans.plan import Phase
+from planner.ranks.pricing import price_steps
+from planner.ranks.sharding import padded_vocab_size
+from planner.search.space.enumeration import divisors, recompute_choices
 from tests.small_spaces import SmallSpace, placed_layouts
 
 LAWS = settings(max_examples=50, deadline=None, derandomize=True)

@@ -9,15 +9,15 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.evaluate import simulated_step_seconds, stage_prices
-from planner.host_memory import host_memory
+from planner.evaluation.evaluate import simulated_step_seconds, stage_prices
 from planner.layout import OFFLOADABLE, Layout
-from planner.memory import activation_peaks, memory_ledger, peaks_of_ranks
-from planner.module_offload import NEAR_LAYERS, groups, leaving_bytes, present_modules
-from planner.module_timeline import GroupSeconds, LayerGroups, backward_seconds, forward_seconds
-from planner.module_waits import Passed, backward_wait_seconds, forward_wait_seconds
-from planner.request import Target
-from planner.workload import AttentionKernel, Precision
+from planner.memory.host import host_memory
+from planner.memory.ledger import activation_peaks, memory_ledger, peaks_of_ranks
+from planner.offloading.module_timeline import GroupSeconds, LayerGroups, backward_seconds, forward_seconds
+from planner.offloading.modules import NEAR_LAYERS, groups, leaving_bytes, present_modules
+from planner.requests.request import Target
+from planner.requests.workload import AttentionKernel, Precision
+from planner.search.bounds.module_waits import Passed, backward_wait_seconds, forward_wait_seconds
 from tests.builders import two_node_cluster
 from tests.small_spaces import NO_LIMIT_BYTES, SmallSpace, mixed_models, models, workloads
 

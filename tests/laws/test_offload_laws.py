@@ -7,14 +7,14 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.evaluate import simulated_step_seconds
-from planner.host_memory import host_memory
+from planner.evaluation.evaluate import simulated_step_seconds
 from planner.layout import Layout, Offload
-from planner.memory import memory_ledger, peak_memory_bytes
-from planner.offload import SHARDED_WEIGHTS
-from planner.plan import HostMemory, Phase
-from planner.request import Target
-from planner.workload import DType, Precision, TrainMethod
+from planner.memory.host import host_memory
+from planner.memory.ledger import memory_ledger, peak_memory_bytes
+from planner.offloading.states import SHARDED_WEIGHTS
+from planner.plans.plan import HostMemory, Phase
+from planner.requests.request import Target
+from planner.requests.workload import DType, Precision, TrainMethod
 from tests.builders import two_node_cluster
 from tests.small_spaces import NO_LIMIT_BYTES, SmallSpace, mixed_models, models, workloads
 

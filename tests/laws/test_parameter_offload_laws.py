@@ -6,15 +6,15 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.communication import shard_ranks
-from planner.evaluate import simulated_step_seconds, stage_prices, tail_seconds
-from planner.host_memory import BUILT, WEIGHTS, host_memory
+from planner.evaluation.evaluate import simulated_step_seconds, stage_prices, tail_seconds
 from planner.layout import Layout
-from planner.memory import memory_ledger, peaks_of_ranks
-from planner.offload import sharded_step
-from planner.plan import Phase
-from planner.request import Target
-from planner.workload import DType, Precision, TrainMethod
+from planner.memory.host import BUILT, WEIGHTS, host_memory
+from planner.memory.ledger import memory_ledger, peaks_of_ranks
+from planner.offloading.states import sharded_step
+from planner.plans.plan import Phase
+from planner.ranks.communication import shard_ranks
+from planner.requests.request import Target
+from planner.requests.workload import DType, Precision, TrainMethod
 from tests.builders import two_node_cluster
 from tests.small_spaces import NO_LIMIT_BYTES, SmallSpace, mixed_models, models, workloads
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.errors import InputError, NotExpressibleError
-from planner.inputs import load_inputs
-from planner.launch import launch_files
-from planner.plan import Status
-from planner.search import search
+from planner.inputs.load import load_inputs
+from planner.plans.plan import Status
+from planner.search.search import search
+from planner.targets.launch import launch_files
 from planner.verification.kit import short_plan, verification_kit
 from profiles.errors import CoverageError
 

@@ -13,8 +13,8 @@ import pytest
 from cli.plan_file import read_plan
 from cli.render import milliseconds
 from cli.report_page.page import report_page
-from planner.described import evaluation_of
-from planner.plan import Certainty, Plan, PlannedLayout
+from planner.evaluation.described import evaluation_of
+from planner.plans.plan import Certainty, Plan, PlannedLayout
 from planner.units import GIB
 from tests.pages import Node, read_page
 from tests.unit.cli.samples import infeasible_plan, sample_plan

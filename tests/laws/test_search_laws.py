@@ -8,16 +8,16 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.candidates import Candidate, PointBound, Rejected
-from planner.evaluate import evaluate
+from planner.evaluation.evaluate import evaluate
 from planner.layout import Granularity, Layout
-from planner.plan import Plan, Status
-from planner.points import Points
-from planner.request import Constraints, Objective, PlanRequest, Target
-from planner.search import search
-from planner.space import enumerate_layouts
-from planner.specs import ModelSpec
-from planner.workload import TrainWorkload
+from planner.models.specs import ModelSpec
+from planner.plans.plan import Plan, Status
+from planner.requests.request import Constraints, Objective, PlanRequest, Target
+from planner.requests.workload import TrainWorkload
+from planner.search.search import search
+from planner.search.space.enumeration import enumerate_layouts
+from planner.search.space.points import Points
+from planner.search.splits.candidates import Candidate, PointBound, Rejected
 from profiles.hardware import Cluster
 from tests.builders import two_node_cluster
 from tests.laws.test_cost_laws import improved

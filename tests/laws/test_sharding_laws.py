@@ -3,13 +3,13 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.blocks import SelfAttention
-from planner.graph import LayerGraph, Linear, Parallel, Region
-from planner.layers import build_graph
-from planner.shard import RankLayer, shard_layer
-from planner.sharding import Sharding, padded_vocab_size
-from planner.specs import ModelSpec
-from planner.workload import AttentionKernel, TrainWorkload
+from planner.models.blocks import SelfAttention
+from planner.models.graph import LayerGraph, Linear, Parallel, Region
+from planner.models.layers import build_graph
+from planner.models.specs import ModelSpec
+from planner.ranks.shard import RankLayer, shard_layer
+from planner.ranks.sharding import Sharding, padded_vocab_size
+from planner.requests.workload import AttentionKernel, TrainWorkload
 from profiles.ops import Attention, Gemm
 from tests.small_spaces import legal_tensor_degrees, models, workloads
 

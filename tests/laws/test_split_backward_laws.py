@@ -2,10 +2,10 @@
 
 import pytest
 
-from planner.graph import ExpertLinear, Linear, Operator
-from planner.pricing import launches_seconds, steps_seconds
-from planner.shard import RankLayer, shard_layer
-from planner.step import split_backward
+from planner.models.graph import ExpertLinear, Linear, Operator
+from planner.ranks.pricing import launches_seconds, steps_seconds
+from planner.ranks.shard import RankLayer, shard_layer
+from planner.ranks.step import split_backward
 from profiles.analytic import AnalyticCostModel
 from profiles.ops import Collective, ComputeOp, Gemm
 from tests.builders import two_node_cluster

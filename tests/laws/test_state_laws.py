@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.capabilities import ANY
-from planner.communication import data_parallel_traffic, optimizer_traffic, shard_ranks
-from planner.formulate import skeleton
-from planner.graph import graph_parameters, layer_flops
-from planner.layers import build_graph
+from planner.frameworks.capabilities import ANY
+from planner.frameworks.overheads import GROUP_COMMUNICATOR_BYTES, PAIR_COMMUNICATOR_BYTES
 from planner.layout import Granularity, Layout, Recompute, even_counts, stages_from_counts
-from planner.memory import memory_ledger
-from planner.overheads import GROUP_COMMUNICATOR_BYTES, PAIR_COMMUNICATOR_BYTES
-from planner.placement import PlacedModel, place
-from planner.plan import Phase
-from planner.shard import Elements
-from planner.sharding import padded_vocab_size
-from planner.specs import ModelSpec, MultiTokenPrediction
-from planner.workload import Precision
+from planner.memory.ledger import memory_ledger
+from planner.models.graph import graph_parameters, layer_flops
+from planner.models.layers import build_graph
+from planner.models.specs import ModelSpec, MultiTokenPrediction
+from planner.plans.plan import Phase
+from planner.ranks.communication import data_parallel_traffic, optimizer_traffic, shard_ranks
+from planner.ranks.placement import PlacedModel, place
+from planner.ranks.shard import Elements
+from planner.ranks.sharding import padded_vocab_size
+from planner.requests.workload import Precision
+from planner.search.splits.formulate import skeleton
 from profiles.ops import CollectiveKind
 from tests.kinds import SEQ_LEN, even_workload, every_model, handmade_models
 

@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from planner.capabilities import MEGATRON
-from planner.layers import build_graph
+from planner.frameworks.capabilities import MEGATRON
 from planner.layout import Layout, Schedule, even_counts, stages_from_counts
-from planner.placement import place
-from planner.token_choices import TokenChoice
-from planner.token_problem import TokenCase, TokenProblem
-from planner.token_swapping import divided
-from planner.workload import Precision, TrainWorkload
+from planner.models.layers import build_graph
+from planner.ranks.placement import place
+from planner.requests.workload import Precision, TrainWorkload
+from planner.token_swaps.token_choices import TokenChoice
+from planner.token_swaps.token_problem import TokenCase, TokenProblem
+from planner.token_swaps.token_swapping import divided
 from profiles.planned import cost_model_on
 from solvers.paced.registry import divide_paced
 from solvers.solution import OPTIMALITY_TOLERANCE
-from tests.unit.planner.test_other_schedules import CLUSTER, LAYOUT, MODEL
+from tests.unit.planner.schedule_views.test_other_schedules import CLUSTER, LAYOUT, MODEL
 
 GIB = 1 << 30
 RUN = TrainWorkload(seq_len=16384, global_batch_size=32, precision=Precision.BF16)

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router
-from planner.capabilities import CAPABILITIES
-from planner.costs import CostTable
-from planner.evaluate import evaluate, simulated_step_seconds
-from planner.layers import build_graph
+from planner.evaluation.evaluate import evaluate, simulated_step_seconds
+from planner.frameworks.capabilities import CAPABILITIES
 from planner.layout import Layout
-from planner.memory import memory_ledger
-from planner.placement import place
-from planner.plan import Status
-from planner.rank_map import pricer_on
-from planner.request import Bounds, Constraints
-from planner.search import search
-from planner.specs import BlockRun, ModelSpec
+from planner.memory.ledger import memory_ledger
+from planner.models.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router
+from planner.models.layers import build_graph
+from planner.models.specs import BlockRun, ModelSpec
+from planner.plans.plan import Status
+from planner.ranks.placement import place
+from planner.requests.request import Bounds, Constraints
+from planner.search.bounds.costs import CostTable
+from planner.search.search import search
+from planner.search.splits.rank_map import pricer_on
 from profiles.hardware import Cluster, NodeKind
 from profiles.planned import cost_model_on
 from tests.builders import tiny_dense_model, tiny_device, tiny_request, tiny_workload

@@ -19,10 +19,10 @@ from typing import Any
 from unittest import mock
 
 import planner
-from planner.blocks import Block
 from planner.emit.deepspeed import MODEL_FACTS
-from planner.specs import ModelSpec
-from planner.workload import AttentionKernel, TrainWorkload
+from planner.models.blocks import Block
+from planner.models.specs import ModelSpec
+from planner.requests.workload import AttentionKernel, TrainWorkload
 from tests.oracle.torch_kernels import BF16, Tensor, functional, torch
 
 PROGRAM = Path(planner.__file__).parent / "data" / "deepspeed" / "planned_model.py"

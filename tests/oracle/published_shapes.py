@@ -1,6 +1,6 @@
 """Published models with experts, put together by hand from their `config.json`."""
 
-from planner.blocks import (
+from planner.models.blocks import (
     Activation,
     Block,
     DenseFeedForward,
@@ -13,7 +13,7 @@ from planner.blocks import (
     RouterScore,
     SelfAttention,
 )
-from planner.specs import BlockRun, ModelSpec, MultiTokenPrediction
+from planner.models.specs import BlockRun, ModelSpec, MultiTokenPrediction
 
 
 def swiglu(intermediate_size: int) -> DenseFeedForward:

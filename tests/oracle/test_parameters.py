@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from planner.blocks import (
+from planner.models.blocks import (
     Activation,
     Block,
     DenseFeedForward,
@@ -20,11 +20,11 @@ from planner.blocks import (
     SparseIndexer,
     StateSpace,
 )
-from planner.bundled import load_bundled
-from planner.graph import graph_parameters
-from planner.layers import build_graph
-from planner.specs import ModelSpec, MultiTokenPrediction
-from planner.workload import Precision, TrainWorkload
+from planner.models.bundled import load_bundled
+from planner.models.graph import graph_parameters
+from planner.models.layers import build_graph
+from planner.models.specs import ModelSpec, MultiTokenPrediction
+from planner.requests.workload import Precision, TrainWorkload
 from tests.oracle.published_shapes import decoder, deepseek_v3, mixtral_8x7b, qwen3_235b, swiglu
 from tests.oracle.torch_models import built_model, num_parameters
 from tests.small_spaces import models

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from planner.blocks import Activation, Block, DenseFeedForward, Norm, QueryKeyNorm, SelfAttention
-from planner.layers import build_graph
 from planner.layout import Granularity, Recompute
-from planner.shard import RankLayer, shard_layer
-from planner.sharding import Sharding
-from planner.specs import BlockRun, ModelSpec
-from planner.workload import AttentionKernel, Lora, Precision, TrainMethod, TrainWorkload
+from planner.models.blocks import Activation, Block, DenseFeedForward, Norm, QueryKeyNorm, SelfAttention
+from planner.models.layers import build_graph
+from planner.models.specs import BlockRun, ModelSpec
+from planner.ranks.shard import RankLayer, shard_layer
+from planner.ranks.sharding import Sharding
+from planner.requests.workload import AttentionKernel, Lora, Precision, TrainMethod, TrainWorkload
 from tests.builders import tiny_dense_model
 from tests.oracle.torch_kernels import BF16, Recorder, torch
 from tests.oracle.torch_layer import TorchLayer, torch_head

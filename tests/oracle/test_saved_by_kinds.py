@@ -4,9 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from planner.blocks import Activation, Block, DenseFeedForward, LatentAttention, MixtureOfExperts, Router, SelfAttention
 from planner.layout import Granularity, Recompute
-from planner.specs import ModelSpec
+from planner.models.blocks import (
+    Activation,
+    Block,
+    DenseFeedForward,
+    LatentAttention,
+    MixtureOfExperts,
+    Router,
+    SelfAttention,
+)
+from planner.models.specs import ModelSpec
 from tests.oracle.published_shapes import decoder, swiglu
 from tests.oracle.test_saved_activations import TOKENS, input_tensor, ledger_layer, run
 from tests.oracle.torch_kernels import Recorder

@@ -5,20 +5,20 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, QueryKeyNorm, Router
-from planner.capabilities import CAPABILITIES
-from planner.graph import LayerGraph, ModelGraph, Pointwise
-from planner.layers import build_graph
-from planner.layers.eager import LOSS_BESIDE
+from planner.frameworks.capabilities import CAPABILITIES
 from planner.layout import Granularity, Recompute
-from planner.memory import head_peak_bytes, memory_ledger
-from planner.placement import place, shard_model
-from planner.request import Constraints, Objective, PlanRequest, Target
-from planner.search import search
-from planner.shard import RankLayer, shard_layer
-from planner.sharding import Sharding
-from planner.specs import BlockRun, ModelSpec, Trait
-from planner.workload import AttentionKernel, Precision, TrainWorkload
+from planner.memory.ledger import head_peak_bytes, memory_ledger
+from planner.models.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, QueryKeyNorm, Router
+from planner.models.graph import LayerGraph, ModelGraph, Pointwise
+from planner.models.layers import build_graph
+from planner.models.layers.eager import LOSS_BESIDE
+from planner.models.specs import BlockRun, ModelSpec, Trait
+from planner.ranks.placement import place, shard_model
+from planner.ranks.shard import RankLayer, shard_layer
+from planner.ranks.sharding import Sharding
+from planner.requests.request import Constraints, Objective, PlanRequest, Target
+from planner.requests.workload import AttentionKernel, Precision, TrainWorkload
+from planner.search.search import search
 from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster
 from tests.emitted.deepspeed_plans import ATTENTION, EXPERTS, GPT, LATENT, LLAMA, swiglu
 from tests.oracle.planned_modules import (

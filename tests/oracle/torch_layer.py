@@ -6,7 +6,7 @@ Linear layers are torch's own; so is flash attention, in its CPU kernel, where a
 from dataclasses import dataclass
 from typing import Any
 
-from planner.blocks import (
+from planner.models.blocks import (
     DenseFeedForward,
     FeedForward,
     LatentAttention,
@@ -16,8 +16,8 @@ from planner.blocks import (
     QueryKeyNorm,
     SelfAttention,
 )
-from planner.specs import ModelSpec
-from planner.workload import AttentionKernel, TrainWorkload
+from planner.models.specs import ModelSpec
+from planner.requests.workload import AttentionKernel, TrainWorkload
 from tests.oracle.torch_kernels import (
     FusedActivation,
     FusedAttention,

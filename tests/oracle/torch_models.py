@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from planner.blocks import (
+from planner.models.blocks import (
     Block,
     DenseFeedForward,
     LatentAttention,
@@ -20,7 +20,7 @@ from planner.blocks import (
     SelfAttention,
     StateSpace,
 )
-from planner.specs import ModelSpec
+from planner.models.specs import ModelSpec
 
 torch: Any = pytest.importorskip("torch", reason="the parameter oracle is a torch module (extra: dev)")
 nn: Any = torch.nn

@@ -1,8 +1,8 @@
 """GPT models as the Megatron papers count them: multi-head attention, a 4h GELU feed-forward, every bias."""
 
-from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
-from planner.specs import BlockRun, ModelSpec
-from planner.workload import AttentionKernel, Precision, TrainWorkload
+from planner.models.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
+from planner.models.specs import BlockRun, ModelSpec
+from planner.requests.workload import AttentionKernel, Precision, TrainWorkload
 
 
 def gpt(*, hidden: int, heads: int, layers: int, vocab: int = 51200, seq_len: int = 2048) -> ModelSpec:

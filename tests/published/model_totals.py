@@ -4,7 +4,7 @@ Each term is written from the published code of a model that has it; weights tha
 the bias that balances experts' load, are parameters of the checkpoint and are counted.
 """
 
-from planner.blocks import (
+from planner.models.blocks import (
     Block,
     DenseFeedForward,
     LatentAttention,
@@ -15,7 +15,7 @@ from planner.blocks import (
     SelfAttention,
     StateSpace,
 )
-from planner.specs import ModelSpec
+from planner.models.specs import ModelSpec
 
 
 def text_parameters(model: ModelSpec) -> int:

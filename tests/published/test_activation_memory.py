@@ -4,14 +4,14 @@ from fractions import Fraction
 
 import pytest
 
-from planner.capabilities import MEGATRON
-from planner.layers import build_graph
+from planner.frameworks.capabilities import MEGATRON
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.memory import memory_ledger
-from planner.placement import place
-from planner.plan import Phase
-from planner.shard import RankLayer, shard_layer
-from planner.sharding import Sharding
+from planner.memory.ledger import memory_ledger
+from planner.models.layers import build_graph
+from planner.plans.plan import Phase
+from planner.ranks.placement import place
+from planner.ranks.shard import RankLayer, shard_layer
+from planner.ranks.sharding import Sharding
 from tests.published.gpt import gpt, unfused_run
 
 SEQ_LEN = 2048

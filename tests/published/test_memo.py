@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from planner.bundled import load_bundled
-from planner.capabilities import MEGATRON
-from planner.layers import build_graph
+from planner.frameworks.capabilities import MEGATRON
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.placement import place
-from planner.token_choices import TokenChoice, TokenLayer, always_bytes
-from planner.token_problem import TOKEN_UNITS, TokenCase, TokenProblem, TokenStage
-from planner.workload import Precision, TrainWorkload
+from planner.models.bundled import load_bundled
+from planner.models.layers import build_graph
+from planner.ranks.placement import place
+from planner.requests.workload import Precision, TrainWorkload
+from planner.token_swaps.token_choices import TokenChoice, TokenLayer, always_bytes
+from planner.token_swaps.token_problem import TOKEN_UNITS, TokenCase, TokenProblem, TokenStage
 from profiles.catalogue import load_preset
 from solvers.paced.registry import divide_paced
 from solvers.solution import OPTIMALITY_TOLERANCE

@@ -25,17 +25,17 @@ import pytest
 
 from planner.accuracy.measurements import read_measurements
 from planner.accuracy.training import Prediction, TrainingPredictor
-from planner.blocks import Activation, Block, DenseFeedForward, MixtureOfExperts, Router
-from planner.bundled import load_bundled
-from planner.capabilities import ANY, MEGATRON
-from planner.habits import PLANNED, Fsdp, Habits
-from planner.layers import build_graph
+from planner.frameworks.capabilities import ANY, MEGATRON
+from planner.frameworks.habits import PLANNED, Fsdp, Habits
 from planner.layout import Layout, Schedule, stages_from_counts
-from planner.memory import memory_ledger, peak_memory_bytes
-from planner.placement import place
-from planner.plan import MemoryLine, Phase
-from planner.specs import BlockRun, ModelSpec
-from planner.workload import Precision, TrainWorkload
+from planner.memory.ledger import memory_ledger, peak_memory_bytes
+from planner.models.blocks import Activation, Block, DenseFeedForward, MixtureOfExperts, Router
+from planner.models.bundled import load_bundled
+from planner.models.layers import build_graph
+from planner.models.specs import BlockRun, ModelSpec
+from planner.plans.plan import MemoryLine, Phase
+from planner.ranks.placement import place
+from planner.requests.workload import Precision, TrainWorkload
 from tests.builders import tiny_dense_model, tiny_layout, tiny_workload
 
 MIB = 1 << 20

@@ -2,7 +2,7 @@
 
 import pytest
 
-from planner.bundled import load_bundled
+from planner.models.bundled import load_bundled
 from tests.published.model_totals import active_parameters, text_parameters
 from tests.unit.planner.model_inputs import read
 

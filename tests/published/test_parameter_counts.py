@@ -2,12 +2,12 @@
 
 import pytest
 
-from planner.graph import graph_parameters, required_flops_per_sequence
-from planner.layers import build_graph
 from planner.layout import Granularity, Recompute
-from planner.placement import shard_model
-from planner.sharding import Sharding
-from planner.step import Step
+from planner.models.graph import graph_parameters, required_flops_per_sequence
+from planner.models.layers import build_graph
+from planner.ranks.placement import shard_model
+from planner.ranks.sharding import Sharding
+from planner.ranks.step import Step
 from profiles.ops import Attention, Gemm
 from tests.published.gpt import gpt, unfused_run
 

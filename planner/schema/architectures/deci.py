@@ -7,12 +7,12 @@ rounded up to a multiple of 256, as in the code that the models are published wi
 import math
 from collections.abc import Mapping
 
-from planner.blocks import Norm
-from planner.decoder import Decoder, FeedForwardKind, LayerKind, MixerKind
+from planner.models.blocks import Norm
+from planner.models.decoder import Decoder, FeedForwardKind, LayerKind, MixerKind
+from planner.models.sizes import MAX_SIZES
 from planner.schema.architecture import Architecture, Flag, KeyValueHeads
 from planner.schema.architectures.parts import off
 from planner.schema.config_reader import ConfigReader, Inert
-from planner.sizes import MAX_SIZES
 
 _NO_LINEAR = off("a linear layer in place of the sub-block")
 _NO_SPARSE = Inert(values=(None,), meaning="weights that are partly zero")

@@ -6,12 +6,12 @@ defaults here: a config without its sizes is incomplete.
 
 from dataclasses import replace
 
-from planner.blocks import Norm, QueryKeyNorm
-from planner.decoder import Decoder, LayerKind
+from planner.models.blocks import Norm, QueryKeyNorm
+from planner.models.decoder import Decoder, LayerKind
+from planner.models.specs import Trait
 from planner.schema.architecture import Architecture, Flag, KeyValueHeads, Rotary, Window
 from planner.schema.architectures.parts import layer_words, off, read_mtp, trait_of
 from planner.schema.config_reader import ConfigReader, Inert
-from planner.specs import Trait
 
 
 def _sizes(**names: str) -> dict[str, tuple[str, ...]]:

@@ -6,8 +6,9 @@ Shapes and defaults are those of the model and configuration classes of transfor
 
 from dataclasses import replace
 
-from planner.blocks import Norm, QueryKeyNorm, Router, RouterScore
-from planner.decoder import Decoder, LayerKind
+from planner.models.blocks import Norm, QueryKeyNorm, Router, RouterScore
+from planner.models.decoder import Decoder, LayerKind
+from planner.models.specs import Trait
 from planner.schema.architecture import Architecture, Flag, KeyValueHeads, Rotary, Window
 from planner.schema.architectures.parts import (
     FULL,
@@ -26,7 +27,6 @@ from planner.schema.architectures.parts import (
     trait_of,
 )
 from planner.schema.config_reader import ConfigReader, Inert
-from planner.specs import Trait
 
 
 def _mixtral(config: ConfigReader, base: Decoder) -> Decoder:

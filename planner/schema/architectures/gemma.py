@@ -5,8 +5,9 @@ Shapes and defaults are those of transformers (`models/gemma2`, `gemma3`, `gemma
 
 from dataclasses import replace
 
-from planner.blocks import Norm, QueryKeyNorm, Router
-from planner.decoder import Decoder, LayerKind
+from planner.models.blocks import Norm, QueryKeyNorm, Router
+from planner.models.decoder import Decoder, LayerKind
+from planner.models.specs import Trait
 from planner.schema.architecture import Architecture, Flag, Rotary
 from planner.schema.architectures.parts import (
     FULL,
@@ -19,7 +20,6 @@ from planner.schema.architectures.parts import (
 )
 from planner.schema.architectures.vision import gemma4_tower
 from planner.schema.config_reader import ConfigReader, Inert
-from planner.specs import Trait
 
 
 def _words(config: ConfigReader, base: Decoder, *, every: int) -> tuple[str, ...]:

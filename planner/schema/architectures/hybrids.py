@@ -6,7 +6,7 @@ Shapes and defaults are those of transformers (`models/nemotron_h`, `qwen3_next`
 
 from dataclasses import replace
 
-from planner.blocks import (
+from planner.models.blocks import (
     LinearAttention,
     LinearRule,
     MixtureOfExperts,
@@ -17,7 +17,8 @@ from planner.blocks import (
     RouterScore,
     StateSpace,
 )
-from planner.decoder import Decoder, FeedForwardKind, LayerKind, MixerKind
+from planner.models.decoder import Decoder, FeedForwardKind, LayerKind, MixerKind
+from planner.models.specs import Trait
 from planner.schema.architecture import Architecture, Flag, KeyValueHeads, Rotary
 from planner.schema.architectures.latent import read_latent
 from planner.schema.architectures.parts import (
@@ -39,7 +40,6 @@ from planner.schema.architectures.parts import (
 from planner.schema.architectures.vision import qwen_tower
 from planner.schema.config_reader import ConfigReader, Inert
 from planner.schema.translate import shown
-from planner.specs import Trait
 
 LINEAR = "linear_attention"
 

@@ -7,8 +7,9 @@ Kimi-K2 and Moonlight are published as DeepSeek-V3. Shapes and defaults are thos
 
 from dataclasses import replace
 
-from planner.blocks import LatentAttention, Norm, Router, RouterScore, SparseIndexer
-from planner.decoder import Decoder
+from planner.models.blocks import LatentAttention, Norm, Router, RouterScore, SparseIndexer
+from planner.models.decoder import Decoder
+from planner.models.specs import Trait
 from planner.schema.architecture import Architecture
 from planner.schema.architectures.parts import (
     ROUTER_HARMLESS,
@@ -22,7 +23,6 @@ from planner.schema.architectures.parts import (
 )
 from planner.schema.config_reader import ConfigReader, Inert
 from planner.schema.translate import shown
-from planner.specs import Trait
 
 
 def read_latent(config: ConfigReader, base: Decoder, *, indexer: SparseIndexer | None = None) -> LatentAttention:

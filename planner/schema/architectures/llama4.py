@@ -5,8 +5,9 @@ Shapes and defaults are those of transformers (`models/llama4`).
 
 from dataclasses import replace
 
-from planner.blocks import Norm, QueryKeyNorm, Router, RouterScore
-from planner.decoder import Decoder, LayerKind
+from planner.models.blocks import Norm, QueryKeyNorm, Router, RouterScore
+from planner.models.decoder import Decoder, LayerKind
+from planner.models.specs import Trait
 from planner.schema.architecture import Architecture, Flag
 from planner.schema.architectures.parts import (
     DENSE,
@@ -20,7 +21,6 @@ from planner.schema.architectures.parts import (
 )
 from planner.schema.architectures.vision import llama4_tower
 from planner.schema.config_reader import ConfigReader
-from planner.specs import Trait
 
 CHUNKED = "chunked_attention"
 

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
-from planner.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router, RouterScore
-from planner.decoder import Decoder, FeedForwardKind, LayerKind
+from planner.models.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router, RouterScore
+from planner.models.decoder import Decoder, FeedForwardKind, LayerKind
+from planner.models.sizes import check_experts_per_token
+from planner.models.specs import Trait
 from planner.schema.common_keys import ACTIVATIONS
 from planner.schema.config_reader import ConfigReader, Inert, same
 from planner.schema.translate import shown
-from planner.sizes import check_experts_per_token
-from planner.specs import Trait
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """Kinds of layers, as `layer_types` calls them."""

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from planner.blocks import Norm, QueryKeyNorm, Router
-from planner.decoder import Decoder
+from planner.models.blocks import Norm, QueryKeyNorm, Router
+from planner.models.decoder import Decoder
 from planner.schema.architecture import Architecture, Flag, Rotary
 from planner.schema.architectures.parts import ROUTER_HARMLESS, joined, read_experts, sparse_layers
 from planner.schema.architectures.vision import qwen_tower

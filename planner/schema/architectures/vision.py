@@ -3,10 +3,10 @@
 Only the text part is planned; a tower is counted by its published shapes, so that totals say what the model has.
 """
 
-from planner.decoder import Decoder
+from planner.models.decoder import Decoder
+from planner.models.specs import VisionTower
 from planner.schema.architectures.parts import read_activation
 from planner.schema.config_reader import ConfigReader, Inert
-from planner.specs import VisionTower
 
 
 def qwen_tower(config: ConfigReader, base: Decoder) -> VisionTower:

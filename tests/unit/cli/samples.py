@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from planner.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.plan import (
+from planner.models.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, SelfAttention
+from planner.models.specs import BlockRun, ModelSpec
+from planner.plans.plan import (
     Infeasible,
     MemoryLine,
     Phase,
@@ -15,9 +16,8 @@ from planner.plan import (
     Status,
     TimeLine,
 )
-from planner.request import Constraints, Objective, PlanRequest, Target
-from planner.specs import BlockRun, ModelSpec
-from planner.workload import Precision, TrainWorkload
+from planner.requests.request import Constraints, Objective, PlanRequest, Target
+from planner.requests.workload import Precision, TrainWorkload
 from profiles.hardware import Cluster, Device, LinkKind, LinkLevel, PeerTopology
 
 GIB = 2**30

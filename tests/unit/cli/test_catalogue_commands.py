@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.named_model import read_named_model
-from planner.bundled import BundledModel, bundled_models, model_names
+from planner.models.bundled import BundledModel, bundled_models, model_names
 from profiles.catalogue import device_names, preset_names
 
 RUNNER = CliRunner()

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.output import write_files
-from planner.request import Target
+from planner.requests.request import Target
 from planner.verification.kit import verification_kit
 from tests.unit.planner.verification import printed
 from tests.unit.planner.verification.plans import one_node_plan

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from planner.emit.megatron import emit_megatron
-from planner.request import Target
+from planner.requests.request import Target
 from planner.schema.plan import plan_to_text
 from tests.unit.cli.samples import infeasible_plan, sample_plan
 

@@ -86,7 +86,7 @@ def run_start(setup: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_bug_of_ours_ends_with_70_and_says_so() -> None:
-    result = run_start("import planner.bundled\ndel planner.bundled.bundled_models", "models")
+    result = run_start("import planner.models.bundled\ndel planner.models.bundled.bundled_models", "models")
     assert result.returncode == 70
     assert "Traceback (most recent call last):" in result.stderr
     assert result.stderr.endswith(
@@ -97,7 +97,7 @@ def test_a_bug_of_ours_ends_with_70_and_says_so() -> None:
 
 def test_an_interrupt_ends_with_130_and_no_traceback() -> None:
     result = run_start(
-        "import planner.bundled\ndef stop():\n    raise KeyboardInterrupt\nplanner.bundled.bundled_models = stop",
+        "from planner.models import bundled\ndef stop():\n    raise KeyboardInterrupt\nbundled.bundled_models = stop",
         "models",
     )
     assert result.returncode == 130

@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 from cli.commands.init import yaml_scalar
 from cli.main import app
 from planner.documents import parse_document
-from planner.inputs import load_inputs
-from planner.request import Bounds
-from planner.workload import DEFAULT_ROUTING_SKEW, Packing
+from planner.inputs.load import load_inputs
+from planner.requests.request import Bounds
+from planner.requests.workload import DEFAULT_ROUTING_SKEW, Packing
 from profiles.catalogue import preset_names
 
 RUNNER = CliRunner()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from cli.main import app
-from planner.request import DEFAULT_MEMORY_HEADROOM
+from planner.requests.request import DEFAULT_MEMORY_HEADROOM
 
 RUNNER = CliRunner()
 LAID_OUT = ["mem", "llama-3.1-70b", "--tp", "8", "--pp", "4", "--dp", "2", "--seq-len", "8192"]

@@ -11,17 +11,17 @@ import typer
 from typer.testing import CliRunner
 
 import cli.commands.plan
-import planner.decide
+import planner.decisions.decide
 from cli.exits import ExitCode
 from cli.main import app
 from planner.emit.megatron import emit_megatron
 from planner.errors import InputError
-from planner.locked import lock_of
-from planner.plan import Certainty, Plan
-from planner.request import Constraints, Objective, PlanRequest, Target
+from planner.models.specs import ModelSpec
+from planner.plans.plan import Certainty, Plan
+from planner.requests.request import Constraints, Objective, PlanRequest, Target
 from planner.schema.plan import plan_to_text
 from planner.schema.plan_lock import lock_to_text
-from planner.specs import ModelSpec
+from planner.validation.locked import lock_of
 from planner.verification.kit import verification_kit
 from profiles.hardware import Cluster
 from tests.unit.cli.samples import infeasible_plan, sample_plan
@@ -110,7 +110,7 @@ def finds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Plan], list[PlanRequest]
             asked.append(request)
             return plan
 
-        monkeypatch.setattr(planner.decide, "decide", decide)
+        monkeypatch.setattr(planner.decisions.decide, "decide", decide)
         return asked
 
     return arrange

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from cli import measuring
 from cli.main import app
 from cli.measuring import time_left
-from planner.inputs import load_inputs
-from planner.serve_inputs import load_serve_inputs
-from planner.wanted_serving import wanted_serving_points
+from planner.inputs.load import load_inputs
+from planner.profiling.wanted_serving import wanted_serving_points
+from planner.serving_search.inputs import load_serve_inputs
 from profiles.catalogue import load_preset
 from profiles.measure.__main__ import LOST
 from profiles.measure.grid import default_points

@@ -5,10 +5,10 @@ from dataclasses import replace
 from cli.render import Table, as_text, shown_columns
 from cli.render_choices import choice_blocks
 from cli.render_plan import plan_blocks
-from planner.choices import Loss, NodeCount, NodeVerdict
-from planner.objectives import whole_run
-from planner.plan import Infeasible, Plan, Relaxation, Status
-from planner.request import Objective
+from planner.plans.choices import Loss, NodeCount, NodeVerdict
+from planner.plans.plan import Infeasible, Plan, Relaxation, Status
+from planner.requests.objectives import whole_run
+from planner.requests.request import Objective
 from tests.builders import tiny_plan, tiny_plan_with_choices, tiny_robust_plan
 
 WORDS = (

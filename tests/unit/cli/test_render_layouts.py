@@ -6,8 +6,8 @@ from cli.render import Table, as_text, shown_columns
 from cli.render_explain import explanation_blocks, grid_blocks
 from cli.render_plan import header, layout_facts, others_blocks
 from planner.layout import Granularity, Layout, Recompute
-from planner.plan import Plan
-from planner.workload import DocumentLengths, Packing
+from planner.plans.plan import Plan
+from planner.requests.workload import DocumentLengths, Packing
 from tests.unit.cli.samples import sample_layout, sample_plan
 from tests.unit.planner.model_kinds import expert_model
 

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from planner.choices import NodeChoice, NodeCount, NodeVerdict, Spare
-from planner.plan import OffloadedSchedule, OtherSchedules, PricedSchedule
+from planner.plans.choices import NodeChoice, NodeCount, NodeVerdict, Spare
+from planner.plans.plan import OffloadedSchedule, OtherSchedules, PricedSchedule
 from planner.schema.plan import plan_to_text
 from tests.pages import read_page
 from tests.unit.cli.samples import infeasible_plan, sample_plan

@@ -11,8 +11,8 @@ from cli.main import app
 from cli.render_schedules import schedule_blocks, schedules_document, verdict_in_words
 from planner.documents import parse_document
 from planner.errors import InputError
-from planner.plan import OffloadedSchedule, OtherSchedules, Plan, PricedSchedule
-from planner.request import Target
+from planner.plans.plan import OffloadedSchedule, OtherSchedules, Plan, PricedSchedule
+from planner.requests.request import Target
 from planner.schema.plan import plan_from_document, plan_to_text
 from tests.builders import tiny_infeasible_plan, tiny_plan
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.render import hanging
-from planner.bundled import model_names
+from planner.models.bundled import model_names
 from profiles.catalogue import device_names, preset_names
 from tests.unit.cli.findings.samples import ONE_LINE
 

@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.render_tokens import token_blocks, token_verdict_in_words, tokens_document
-from planner.choices import RankTokens, SwappedTokens, TokenSwapping
 from planner.documents import parse_document
 from planner.errors import InputError
-from planner.plan import Plan
-from planner.request import Target
+from planner.plans.choices import RankTokens, SwappedTokens, TokenSwapping
+from planner.plans.plan import Plan
+from planner.requests.request import Target
 from planner.schema.plan import plan_from_document, plan_to_text
 from tests.builders import tiny_infeasible_plan, tiny_plan
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from cli.main import app
 from planner.layout import stages_from_counts
 from planner.schema.plan import plan_to_text
-from tests.unit.planner.test_other_schedules import LAYOUT
-from tests.unit.planner.test_other_schedules import plan_of as plan_of_layouts
+from tests.unit.planner.schedule_views.test_other_schedules import LAYOUT
+from tests.unit.planner.schedule_views.test_other_schedules import plan_of as plan_of_layouts
 
 RUNNER = CliRunner()
 EXAMPLES = Path(__file__).parents[3] / "examples"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from planner.blocks import Block, DenseFeedForward, SelfAttention
 from planner.documents import parse_document
 from planner.errors import InputError
+from planner.models.blocks import Block, DenseFeedForward, SelfAttention
+from planner.models.specs import ModelSpec
 from planner.schema.model import read_model
-from planner.specs import ModelSpec
 
 LLAMA_8B: Mapping[str, object] = {
     "architectures": ["LlamaForCausalLM"],

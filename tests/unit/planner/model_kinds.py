@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from planner.blocks import (
+from planner.models.blocks import (
     Activation,
     Block,
     DenseFeedForward,
@@ -17,7 +17,7 @@ from planner.blocks import (
     SparseIndexer,
     StateSpace,
 )
-from planner.specs import BlockRun, ModelSpec, MultiTokenPrediction, Trait, VisionTower
+from planner.models.specs import BlockRun, ModelSpec, MultiTokenPrediction, Trait, VisionTower
 from tests.builders import tiny_dense_model
 
 DENSE = DenseFeedForward(intermediate_size=160, gated=True, activation=Activation.SILU)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from planner.documents import parse_document
 from planner.errors import InputError
+from planner.requests.workload import MAX_LENGTH, DocumentLengths, Packing
 from planner.schema.document_lengths import (
     MAX_FILE_BYTES,
     MAX_LENGTHS,
@@ -17,7 +18,6 @@ from planner.schema.document_lengths import (
     uniform_shares,
 )
 from planner.schema.spec import read_request
-from planner.workload import MAX_LENGTH, DocumentLengths, Packing
 
 TOO_LONG = "Raise seq_len, or give the lengths of the pieces that longer documents are cut into."
 LINE_HINT = "Give a length from 1 to 16,777,216 on every line, or a length and a count such as 512,20."

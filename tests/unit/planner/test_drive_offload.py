@@ -7,10 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.bundled import load_bundled
-from planner.contradictions import contradictions
 from planner.documents import parse_document
-from planner.drive_step import (
+from planner.emit.deepspeed import CONFIG_FILE, LAUNCH_SCRIPT, emit_deepspeed
+from planner.emit.megatron_offload import require_offload
+from planner.errors import NotExpressibleError
+from planner.evaluation.validate import violations
+from planner.inputs.contradictions import contradictions
+from planner.layout import Layout, Offload
+from planner.models.bundled import load_bundled
+from planner.offloading.drive_step import (
     DRIVE_SUB_GROUP_ELEMENTS,
     SubGroupSeconds,
     file_bytes,
@@ -18,20 +23,15 @@ from planner.drive_step import (
     pipelined_seconds,
     unwritten_elements,
 )
-from planner.emit.deepspeed import CONFIG_FILE, LAUNCH_SCRIPT, emit_deepspeed
-from planner.emit.megatron_offload import require_offload
-from planner.errors import NotExpressibleError
-from planner.launch import launch_files
-from planner.layout import Layout, Offload
-from planner.offload import driven_step, hosted_seconds, operations_of, sharded_step
-from planner.plan import Plan, Status
+from planner.offloading.states import driven_step, hosted_seconds, operations_of, sharded_step
+from planner.plans.plan import Plan, Status
+from planner.plans.report import offload_in_words
 from planner.readers.deepspeed import layout_of_files
-from planner.report import offload_in_words
-from planner.request import Constraints, Objective, PlanRequest, Target
+from planner.requests.request import Constraints, Objective, PlanRequest, Target
+from planner.requests.workload import DType, Precision, TrainMethod, TrainWorkload
 from planner.schema.plan import plan_from_document, plan_to_text
-from planner.search import search
-from planner.validate import violations
-from planner.workload import DType, Precision, TrainMethod, TrainWorkload
+from planner.search.search import search
+from planner.targets.launch import launch_files
 from profiles.catalogue import load_preset
 from profiles.hardware import Cluster
 from profiles.ops import DriveCopy

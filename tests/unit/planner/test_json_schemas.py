@@ -10,8 +10,8 @@ import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
 
 from cli.render_models import model_yaml
-from planner.bundled import bundled_models
 from planner.documents import load_document, parse_document
+from planner.models.bundled import bundled_models
 from planner.schema.json_schemas import json_schema
 from planner.schema.kinds import Draft, Kind
 from profiles.catalogue import preset_names

@@ -7,13 +7,13 @@ import pytest
 
 from planner.documents import parse_document
 from planner.errors import InputError
+from planner.evaluation.validate import violations
 from planner.layout import Granularity, Layout, Recompute, stages_from_counts
-from planner.plan import Plan, PlannedLayout
-from planner.report import layout_in_words, recompute_in_words, stage_recomputes_in_words
-from planner.request import Bounds, Constraints, PlanRequest, Target
+from planner.plans.plan import Plan, PlannedLayout
+from planner.plans.report import layout_in_words, recompute_in_words, stage_recomputes_in_words
+from planner.requests.request import Bounds, Constraints, PlanRequest, Target
 from planner.schema.plan import plan_from_document, plan_to_text
-from planner.search import search
-from planner.validate import violations
+from planner.search.search import search
 from profiles.hardware import Cluster
 from tests.builders import tiny_dense_model, tiny_layout, tiny_plan, tiny_request, two_node_cluster
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from planner.blocks import (
+from planner.models.blocks import (
     LatentAttention,
     LinearAttention,
     MixtureOfExperts,
@@ -13,7 +13,7 @@ from planner.blocks import (
     QueryKeyNorm,
     SelfAttention,
 )
-from planner.specs import ModelSpec, Trait
+from planner.models.specs import ModelSpec, Trait
 from tests.published.model_totals import mtp_parameters, text_parameters
 from tests.unit.planner.model_inputs import changed, read, refusal, window, without
 

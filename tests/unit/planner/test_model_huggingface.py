@@ -2,9 +2,9 @@
 
 import pytest
 
-from planner.blocks import Activation, Norm, PositionEmbedding, QueryKeyNorm
-from planner.bundled import load_bundled
-from planner.specs import Trait
+from planner.models.blocks import Activation, Norm, PositionEmbedding, QueryKeyNorm
+from planner.models.bundled import load_bundled
+from planner.models.specs import Trait
 from tests.unit.planner.model_inputs import (
     LLAMA_8B,
     MISTRAL,

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from planner.documents import parse_document
 from planner.errors import InputError
+from planner.models.specs import ModelSpec
 from planner.schema.architectures import ARCHITECTURES
 from planner.schema.model import read_model
-from planner.specs import ModelSpec
 from tests.unit.planner.model_inputs import INLINE, LLAMA_8B, MISTRAL, QWEN3_8B
 
 CONFIGS: list[Mapping[str, object]] = [

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from planner.bundled import load_bundled, model_names
-from planner.graph import graph_parameters
-from planner.layers import build_graph
-from planner.parameter_counts import parameter_counts
-from planner.specs import ModelSpec
-from planner.workload import Precision, TrainWorkload
+from planner.models.bundled import load_bundled, model_names
+from planner.models.graph import graph_parameters
+from planner.models.layers import build_graph
+from planner.models.parameter_counts import parameter_counts
+from planner.models.specs import ModelSpec
+from planner.requests.workload import Precision, TrainWorkload
 from tests.published.model_totals import active_parameters, mtp_parameters, text_parameters
 from tests.unit.planner.model_inputs import LLAMA_8B, QWEN3_8B, read
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from planner.blocks import (
+from planner.documents import parse_document
+from planner.errors import InputError
+from planner.models.blocks import (
     Activation,
     DenseFeedForward,
     LatentAttention,
@@ -16,12 +18,10 @@ from planner.blocks import (
     PositionEmbedding,
     SelfAttention,
 )
-from planner.bundled import bundled_models, find_bundled, model_names, nearest_names
-from planner.documents import parse_document
-from planner.errors import InputError
+from planner.models.bundled import bundled_models, find_bundled, model_names, nearest_names
+from planner.models.specs import ModelSpec
 from planner.schema.inline_model import InlineModel
 from planner.schema.model import read_model
-from planner.specs import ModelSpec
 from tests.unit.planner.model_inputs import INLINE, LLAMA_8B, attention, changed, feed_forward, read, refusal, without
 
 FORMS = "Give a bundled name (`shardwright models` lists them), the path of a config.json, or the model's sizes."

@@ -5,25 +5,25 @@ from pathlib import Path
 
 import pytest
 
-from planner.bundled import load_bundled
-from planner.described import given_layout
 from planner.documents import parse_document
 from planner.emit.deepspeed import LAUNCH_SCRIPT, emit_deepspeed
 from planner.errors import NotExpressibleError
-from planner.graph import graph_parameters
-from planner.launch import launch_files
-from planner.layers import build_graph
+from planner.evaluation.described import given_layout
+from planner.evaluation.validate import violations
 from planner.layout import Layout, Offload
-from planner.offload import parameter_copies, sharded_step, waited_for_link_seconds
-from planner.plan import Plan, Status
+from planner.models.bundled import load_bundled
+from planner.models.graph import graph_parameters
+from planner.models.layers import build_graph
+from planner.offloading.states import parameter_copies, sharded_step, waited_for_link_seconds
+from planner.plans.plan import Plan, Status
+from planner.plans.report import offload_in_words
+from planner.ranks.shard import Elements
 from planner.readers.deepspeed import layout_of_files
-from planner.report import offload_in_words
-from planner.request import Constraints, Objective, PlanRequest, Target
+from planner.requests.request import Constraints, Objective, PlanRequest, Target
+from planner.requests.workload import Precision, TrainMethod, TrainWorkload
 from planner.schema.plan import plan_from_document, plan_to_text
-from planner.search import search
-from planner.shard import Elements
-from planner.validate import violations
-from planner.workload import Precision, TrainMethod, TrainWorkload
+from planner.search.search import search
+from planner.targets.launch import launch_files
 from profiles.catalogue import load_preset
 from profiles.hardware import Cluster
 from profiles.measure.journal import Journal

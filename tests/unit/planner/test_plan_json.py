@@ -6,11 +6,11 @@ import pytest
 from planner.documents import parse_document
 from planner.errors import InputError
 from planner.layout import ContextKind, Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.plan import OnNodes, Plan
-from planner.routing import Routing
+from planner.models.specs import ModelSpec
+from planner.plans.plan import OnNodes, Plan
+from planner.requests.routing import Routing
+from planner.requests.workload import DocumentLengths, Packing
 from planner.schema.plan import plan_from_document, plan_to_json, plan_to_text
-from planner.specs import ModelSpec
-from planner.workload import DocumentLengths, Packing
 from tests.builders import tiny_infeasible_plan, tiny_plan, tiny_plan_with_choices, tiny_robust_plan
 from tests.unequal_clusters import unequal_cluster
 from tests.unit.planner.model_kinds import expert_model, hybrid_model, latent_model

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from planner.bundled import load_bundled
 from planner.documents import parse_document
 from planner.errors import InputError
+from planner.models.bundled import load_bundled
+from planner.models.specs import ModelSpec
 from planner.schema.architectures import ARCHITECTURES
 from planner.schema.common_keys import HARMLESS
 from planner.schema.model import read_model
-from planner.specs import ModelSpec
 
 CASES: Mapping[str, dict[str, object]] = {
     case["bundled"]: case["config"]

@@ -5,15 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from planner import costs, shard
 from planner.errors import BrokenPromiseError
-from planner.graph import LayerGraph, ModelGraph
-from planner.placement import RankModel, shard_model
-from planner.request import Bounds, Constraints
-from planner.search import search
-from planner.shard import RankLayer
-from planner.sharding import Sharding
-from planner.space import MAX_SCHEDULED_OPERATIONS, UNSIMULATED
+from planner.models.graph import LayerGraph, ModelGraph
+from planner.ranks import shard
+from planner.ranks.placement import RankModel, shard_model
+from planner.ranks.shard import RankLayer
+from planner.ranks.sharding import Sharding
+from planner.requests.request import Bounds, Constraints
+from planner.search.bounds import costs
+from planner.search.search import search
+from planner.search.space.enumeration import MAX_SCHEDULED_OPERATIONS, UNSIMULATED
 from solvers.errors import SolverError
 from tests.builders import tiny_dense_model, tiny_request, two_node_cluster
 

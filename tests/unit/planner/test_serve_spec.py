@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from planner.errors import InputError, Location
-from planner.inputs import kind_of, spec_document
+from planner.inputs.load import kind_of, spec_document
 from planner.schema.serve_trace import read_trace
-from planner.serve_inputs import load_serve_inputs
-from planner.serve_request import Arrivals, Lengths, ServeObjective, Splits
+from planner.serving_plans.request import Arrivals, Lengths, ServeObjective, Splits
+from planner.serving_search.inputs import load_serve_inputs
 from planner.serving_search.traffic import mean_of, requests_at_rate, requests_in_loop, requests_of_trace
 from tests.served import SMALL, serve_inputs
 

@@ -4,9 +4,8 @@ import pytest
 
 from planner.documents import parse_document
 from planner.errors import InputError
-from planner.request import DEFAULT_MEMORY_HEADROOM, Bounds, Constraints, Objective, PlanRequest, Target
-from planner.schema.spec import read_request
-from planner.workload import (
+from planner.requests.request import DEFAULT_MEMORY_HEADROOM, Bounds, Constraints, Objective, PlanRequest, Target
+from planner.requests.workload import (
     MAX_LENGTH,
     AttentionKernel,
     DocumentLengths,
@@ -18,6 +17,7 @@ from planner.workload import (
     TrainMethod,
     TrainWorkload,
 )
+from planner.schema.spec import read_request
 
 HEAD = "schema: 1\nmodel: llama-3.1-70b\ncluster: {preset: dgx-h100, nodes: 8}\n"
 WORKLOAD = "workload: {kind: train, seq_len: 8192, global_batch_size: 512, precision: bf16}\n"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from planner.described import evaluation_of, given_layout
 from planner.documents import load_document
-from planner.inputs import Inputs, load_inputs
-from planner.plan import PlannedLayout
+from planner.evaluation.described import evaluation_of, given_layout
+from planner.inputs.load import Inputs, load_inputs
+from planner.plans.plan import PlannedLayout
 from planner.schema.plan import plan_from_document, plan_to_text
-from planner.search import search
+from planner.search.search import search
 from profiles.catalogue import load_preset
 from profiles.errors import ProfileFileError
 from profiles.estimate import Source

@@ -18,7 +18,7 @@ CASES: Mapping[str, str] = {**megatron_cases.CASES, **suppression_cases.CASES, *
 SOUND: Mapping[str, str] = {Framework.MEGATRON: megatron_cases.script(), **vllm_cases.SOUND}
 
 PRICED = {
-    "tests/unit/planner/test_advice.py": ("MEM001", "MEM002", "MEM003", "MEM004", "ADV001", "ADV002"),
+    "tests/unit/planner/validation/test_advice.py": ("MEM001", "MEM002", "MEM003", "MEM004", "ADV001", "ADV002"),
     "tests/unit/planner/validation/test_serving.py": ("MEM101", "MEM102"),
     "tests/unit/rules/test_own_files.py": ("SW001", "SW002", "SW101", "SW102", "SW201", "SW202"),
     "tests/unit/planner/validation/test_unread.py": ("FIL001",),

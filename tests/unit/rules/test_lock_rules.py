@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from planner.errors import Location
-from planner.lock_changes import changes
-from planner.locked import lock_of
-from planner.plan_lock import PlanLock, RankBytes
+from planner.locks.lock_changes import changes
+from planner.locks.plan_lock import PlanLock, RankBytes
 from planner.rules.held_against_lock import RULES, HeldRun
+from planner.validation.locked import lock_of
 from tests.builders import tiny_plan
 
 BASE = replace(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.report_page.layouts_plot import LETTER, LINE_HEIGHT, Point, band_elements, frontier, pareto_elements
-from planner.plan import Certainty
+from planner.plans.plan import Certainty
 from planner.units import GIB
 from tests.pages import read_elements
 

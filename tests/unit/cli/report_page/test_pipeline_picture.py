@@ -17,10 +17,10 @@ from cli.report_page.pipeline_picture import (
     pipeline_elements,
     stretches,
 )
-from planner.described import evaluation_of
-from planner.evaluate import Evaluation
+from planner.evaluation.described import evaluation_of
+from planner.evaluation.evaluate import Evaluation
 from planner.layout import Layout, Stage
-from planner.plan import Plan
+from planner.plans.plan import Plan
 from tests.pages import Node, read_elements
 from tests.unit.cli.samples import sample_plan
 

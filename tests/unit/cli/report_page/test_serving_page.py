@@ -4,8 +4,8 @@ import pytest
 
 from cli.report_page.serving_page import serving_page
 from cli.report_page.speed_plot import speed_elements
-from planner.serve_launch import serve_files
-from planner.serve_plan import ParetoPoint
+from planner.serving_plans.plan import ParetoPoint
+from planner.serving_search.launch import serve_files
 from tests.pages import read_elements, read_page
 from tests.served import served
 

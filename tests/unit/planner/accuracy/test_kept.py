@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from planner.accuracy.kept import EVERY_MODULE, with_composed_norms, with_copies, with_products_kept
-from planner.blocks import DenseFeedForward, MixtureOfExperts, Router
-from planner.bundled import load_bundled
-from planner.capabilities import ANY
-from planner.graph import ModelGraph
-from planner.layers import build_graph
+from planner.frameworks.capabilities import ANY
 from planner.layout import Layout
-from planner.placement import place
-from planner.shard import RankLayer
-from planner.specs import BlockRun
-from planner.workload import AttentionKernel, Precision, TrainWorkload
+from planner.models.blocks import DenseFeedForward, MixtureOfExperts, Router
+from planner.models.bundled import load_bundled
+from planner.models.graph import ModelGraph
+from planner.models.layers import build_graph
+from planner.models.specs import BlockRun
+from planner.ranks.placement import place
+from planner.ranks.shard import RankLayer
+from planner.requests.workload import AttentionKernel, Precision, TrainWorkload
 from tests.builders import tiny_dense_model, tiny_layout
 
 LLAMA_8B = load_bundled("llama-3.1-8b")

@@ -6,7 +6,7 @@ from planner.accuracy.runs import run_of
 from planner.accuracy.stacks import attention_of, stack_named
 from planner.accuracy.training import TrainingPredictor
 from planner.layout import Granularity, Schedule
-from planner.workload import AttentionKernel, DType, Precision, TrainMethod
+from planner.requests.workload import AttentionKernel, DType, Precision, TrainMethod
 from profiles.software import AttentionKernels, HostPath
 from tests.unit.planner.accuracy.rows import run_row
 

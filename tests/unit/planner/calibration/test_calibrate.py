@@ -14,10 +14,10 @@ from cli.plan_file import read_plan
 from planner.calibration.fit import Fit, fitted
 from planner.calibration.predicted import class_seconds
 from planner.calibration.traces import read_trace
-from planner.described import given_layout, placed_alone
 from planner.errors import InputError
-from planner.memory import FRAGMENTATION, WORKING_TERMS
-from planner.plan import Phase, Plan
+from planner.evaluation.described import given_layout, placed_alone
+from planner.memory.ledger import FRAGMENTATION, WORKING_TERMS
+from planner.plans.plan import Phase, Plan
 from planner.reconcile.terms import OUTSIDE
 from planner.schema.calibration import read_calibration
 from profiles.hardware import Calibration, MemoryCalibration

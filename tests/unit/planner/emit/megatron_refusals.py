@@ -5,8 +5,8 @@ import pytest
 from planner.emit.megatron import emit_megatron
 from planner.errors import NotExpressibleError
 from planner.layout import Layout
-from planner.specs import ModelSpec
-from planner.workload import Precision, TrainMethod, TrainWorkload
+from planner.models.specs import ModelSpec
+from planner.requests.workload import Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import cluster_of, layout_of_degrees, plan_of
 
 WORKLOAD = TrainWorkload(

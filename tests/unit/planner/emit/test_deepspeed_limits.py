@@ -5,7 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from planner.blocks import (
+from planner.emit.deepspeed import emit_deepspeed
+from planner.emit.deepspeed_limits import require_layout, require_model, require_workload
+from planner.errors import NotExpressibleError
+from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
+from planner.models.blocks import (
     Block,
     LinearAttention,
     LinearRule,
@@ -13,12 +17,17 @@ from planner.blocks import (
     Router,
     SparseIndexer,
 )
-from planner.emit.deepspeed import emit_deepspeed
-from planner.emit.deepspeed_limits import require_layout, require_model, require_workload
-from planner.errors import NotExpressibleError
-from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.specs import BlockRun, ModelSpec, MultiTokenPrediction, Trait
-from planner.workload import DocumentLengths, DType, Lora, Optimizer, Packing, Precision, TrainMethod, TrainWorkload
+from planner.models.specs import BlockRun, ModelSpec, MultiTokenPrediction, Trait
+from planner.requests.workload import (
+    DocumentLengths,
+    DType,
+    Lora,
+    Optimizer,
+    Packing,
+    Precision,
+    TrainMethod,
+    TrainWorkload,
+)
 from tests.emitted.deepspeed_plans import (
     ATTENTION,
     EXPERTS,

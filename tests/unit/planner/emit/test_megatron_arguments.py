@@ -10,7 +10,15 @@ from planner.emit.megatron_layout_arguments import pipeline_layout
 from planner.emit.megatron_words import pattern
 from planner.layout import Layout, stages_from_counts
 from planner.readers.megatron_patterns import parse_list
-from planner.workload import AttentionKernel, DocumentLengths, DType, Packing, Precision, TrainMethod, TrainWorkload
+from planner.requests.workload import (
+    AttentionKernel,
+    DocumentLengths,
+    DType,
+    Packing,
+    Precision,
+    TrainMethod,
+    TrainWorkload,
+)
 from tests.emitted.models import gpt_oss, kimi, mixtral, nemotron_h
 from tests.emitted.plans import LLAMA_8B, LLAMA_405B, cluster_of, layout_of_degrees, plan_of
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from planner.blocks import StateSpace
 from planner.layout import Granularity, Layout, Recompute
-from planner.specs import ModelSpec
-from planner.workload import (
+from planner.models.blocks import StateSpace
+from planner.models.specs import ModelSpec
+from planner.requests.workload import (
     AttentionKernel,
     DocumentLengths,
     Lora,

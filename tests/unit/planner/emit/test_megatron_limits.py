@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from planner.blocks import Activation, Block, DenseFeedForward, SelfAttention
 from planner.emit.megatron import emit_megatron
 from planner.errors import NotExpressibleError
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, Stage
-from planner.specs import BlockRun, ModelSpec, Trait
-from planner.workload import DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
+from planner.models.blocks import Activation, Block, DenseFeedForward, SelfAttention
+from planner.models.specs import BlockRun, ModelSpec, Trait
+from planner.requests.workload import DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
 from tests.emitted.models import LLAMA3_SCALING
 from tests.emitted.plans import LLAMA_8B, cluster_of, layout_of_degrees, plan_of
 

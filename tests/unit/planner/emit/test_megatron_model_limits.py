@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from planner.blocks import (
+from planner.models.blocks import (
     Block,
     LatentAttention,
     LinearAttention,
@@ -19,7 +19,7 @@ from planner.blocks import (
     SelfAttention,
     StateSpace,
 )
-from planner.specs import ModelSpec, MultiTokenPrediction, Trait, VisionTower
+from planner.models.specs import ModelSpec, MultiTokenPrediction, Trait, VisionTower
 from tests.emitted import models
 from tests.emitted.models import chain, swiglu
 from tests.emitted.plans import LLAMA_8B, layout_of_degrees

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.expert_orders import ExpertOrder, order_error
 from planner.experts.histogram import Floats
 from planner.experts.ordering import reordered
-from planner.routing import Routing
+from planner.requests.expert_orders import ExpertOrder, order_error
+from planner.requests.routing import Routing
 from solvers.replicas.cpsat import WORTH
 
 EXPERTS = 6

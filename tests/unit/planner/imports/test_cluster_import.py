@@ -12,7 +12,7 @@ from planner.imports.kubernetes import read_kubernetes
 from planner.imports.nccl_topology import read_nccl_topology
 from planner.imports.slurm import read_slurm_conf, read_slurm_yaml
 from planner.imports.topology_matrix import read_topology_matrix
-from planner.inputs import read_cluster
+from planner.inputs.load import read_cluster
 from profiles.hardware import Cluster
 from tests.unit.planner.imports.descriptions import (
     SLURM_BLOCKS,

@@ -9,13 +9,13 @@ import pytest
 from cli.render import Facts
 from cli.render_offload import offload_blocks, offload_document
 from planner.errors import InputError
+from planner.frameworks.overheads import CONTEXT_BYTES
 from planner.inference_offload.decide import plan_offload, streaming_bound
 from planner.inference_offload.machine import machine_of
 from planner.inference_offload.plan import OffloadPlan
 from planner.inference_offload.prices import BlockPrices
 from planner.inference_offload.request import HOST_CPU, WORDS, OffloadRequest, Place, Target, Thing, Use
 from planner.inference_offload.work import ModelWork
-from planner.overheads import CONTEXT_BYTES
 from planner.units import GIB
 from profiles.errors import CoverageError
 from profiles.hardware import Cluster

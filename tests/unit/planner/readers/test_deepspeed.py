@@ -10,7 +10,7 @@ import pytest
 from planner.errors import InputError
 from planner.layout import Granularity, Offload
 from planner.readers.deepspeed import DeepSpeedJob, layout_of, read_deepspeed, workload_of
-from planner.workload import DType, Optimizer, Precision
+from planner.requests.workload import DType, Optimizer, Precision
 
 SCRIPT = """\
 deepspeed --num_nodes 2 --num_gpus=4 dir/train_deepspeed.py \\

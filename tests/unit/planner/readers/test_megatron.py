@@ -4,14 +4,14 @@ import dataclasses
 
 import pytest
 
-from planner.blocks import Activation, DenseFeedForward, SelfAttention
 from planner.errors import InputError
 from planner.layout import Granularity, Layout, Recompute, Schedule
+from planner.models.blocks import Activation, DenseFeedForward, SelfAttention
 from planner.readers.launch_line import LaunchLine
 from planner.readers.megatron import layout_of, read_megatron
 from planner.readers.megatron_model import model_of
 from planner.readers.megatron_workload import workload_of
-from planner.workload import AttentionKernel, Precision
+from planner.requests.workload import AttentionKernel, Precision
 
 SCRIPT = """\
 #!/bin/bash

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.blocks import LatentAttention, MixtureOfExperts, SelfAttention, StateSpace
 from planner.errors import InputError
 from planner.layout import ContextKind, Layout
+from planner.models.blocks import LatentAttention, MixtureOfExperts, SelfAttention, StateSpace
+from planner.models.specs import ModelSpec, Trait
 from planner.readers.launch_line import LaunchLine
 from planner.readers.megatron import layout_of, read_megatron
 from planner.readers.megatron_model import model_of
-from planner.specs import ModelSpec, Trait
 
 SIZES = (
     "--num-layers 6 --hidden-size 256 --num-attention-heads 8 --max-position-embeddings 4096 --vocab-size 1000 "

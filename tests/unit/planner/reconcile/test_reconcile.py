@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from cli.plan_file import read_plan
 from planner.errors import InputError
-from planner.plan import MemoryLine, Phase
+from planner.plans.plan import MemoryLine, Phase
 from planner.reconcile.snapshots import Block, Snapshot, read_snapshot
 from planner.reconcile.terms import OUTSIDE, Reconciled, reconciled, term_of
 from tests.unit.planner.reconcile.snapshots import FRAMES, snapshot, traced

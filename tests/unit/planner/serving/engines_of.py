@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 from functools import cache
 
-from planner.bundled import load_bundled
+from planner.models.bundled import load_bundled
 from planner.serving.engines import Engine, engine_named
 from planner.serving.formats import ServedFormats, formats_of
 from planner.serving.ledger import KvLedger, default_settings, kv_ledger
 from planner.serving.prices import ServingPrices
 from planner.serving.simulate import Seats, seats_of
 from planner.serving.step_costs import StepCosts
-from planner.serving_layout import EngineSettings, EngineShape
+from planner.serving_plans.layout import EngineSettings, EngineShape
 from profiles.catalogue import load_preset
 
 

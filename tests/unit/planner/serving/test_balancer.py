@@ -2,16 +2,16 @@
 
 import pytest
 
-from planner.bundled import load_bundled
 from planner.documents import parse_document
-from planner.inputs import read_cluster
+from planner.inputs.load import read_cluster
+from planner.models.bundled import load_bundled
 from planner.serving.balancer import STEP_INTERVAL, balancer_bytes, moved_bytes, rearranging_seconds
 from planner.serving.engines import engine_named
 from planner.serving.exchange import ExchangeTimes
 from planner.serving.formats import formats_of
 from planner.serving.prices import ServingPrices
 from planner.serving.rank_operators import EVEN, Balance, RankModel
-from planner.serving_layout import EngineShape
+from planner.serving_plans.layout import EngineShape
 from profiles.hardware import Cluster
 
 ENGINE = engine_named("vllm")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from planner.serving.block_pool import BlockPool
-from planner.serving_layout import EngineShape
+from planner.serving_plans.layout import EngineShape
 from tests.unit.planner.serving.engines_of import served
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from planner.serving_layout import EngineShape
+from planner.serving_plans.layout import EngineShape
 from tests.unit.planner.serving.engines_of import served
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planner.bundled import load_bundled
+from planner.models.bundled import load_bundled
 from planner.serving.engines import KernelFactors, calibration, engine_named
 from planner.serving.formats import formats_of
 from planner.serving.measured_kernels import is_measured
@@ -16,7 +16,7 @@ from planner.serving.prices import ServingPrices
 from planner.serving.source_fractions import COUNTED, fractions
 from planner.serving.step_costs import StepCosts, Term
 from planner.serving.step_tables import TOKENS_T, LayerKernels
-from planner.serving_layout import EngineShape
+from planner.serving_plans.layout import EngineShape
 from profiles.catalogue import load_preset
 from profiles.estimate import Source
 from profiles.hardware import Cluster

@@ -5,16 +5,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from planner.bundled import load_bundled
-from planner.request import Bounds
-from planner.routing import Routing
+from planner.models.bundled import load_bundled
+from planner.requests.request import Bounds
+from planner.requests.routing import Routing
 from planner.serving.engines import engine_named
 from planner.serving.formats import formats_of
 from planner.serving.placed_experts import PlacedExperts, in_their_order
 from planner.serving.prices import ServingPrices
 from planner.serving.rank_operators import EVEN, Balance
 from planner.serving.step_tables import StepTables
-from planner.serving_layout import EngineShape
+from planner.serving_plans.layout import EngineShape
 from planner.serving_search.expert_places import balance_of, balances, in_order
 from profiles.catalogue import load_preset
 

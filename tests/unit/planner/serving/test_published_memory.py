@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from planner.serving.ledger import KvLedger
-from planner.serving_layout import EngineShape
+from planner.serving_plans.layout import EngineShape
 from tests.unit.planner.serving.engines_of import served
 
 HYBRID = "qwen3.5-35b-a3b"

@@ -9,7 +9,7 @@ import pytest
 from planner.serving.simulate import Simulation, simulate
 from planner.serving.steady import Load, at_concurrency, most_running
 from planner.serving.traffic import Requests, closed_loop, poisson
-from planner.serving_layout import EngineShape, Role
+from planner.serving_plans.layout import EngineShape, Role
 from tests.oracle.steady_rate import at_rate
 from tests.unit.planner.serving.engines_of import served
 

@@ -7,7 +7,7 @@ import pytest
 
 from planner.errors import InputError
 from planner.serving.formats import formats_of, quantisations
-from planner.serving_layout import EngineShape
+from planner.serving_plans.layout import EngineShape
 from tests.unit.planner.serving.engines_of import Served, prices_of, served
 
 MODELS = [

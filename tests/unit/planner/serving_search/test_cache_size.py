@@ -6,7 +6,7 @@ from planner.emit.vllm import VERSION
 from planner.errors import InputError
 from planner.readers.vllm_engine import settings_of
 from planner.readers.vllm_run import VllmRun, read_vllm_config
-from planner.serve_launch import serve_files
+from planner.serving_search.launch import serve_files
 from planner.validation.judge import judge
 from planner.validation.pricing import Machine
 from planner.validation.source import Asked

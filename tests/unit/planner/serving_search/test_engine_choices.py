@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from planner.bundled import load_bundled
 from planner.errors import InputError
+from planner.models.bundled import load_bundled
 from planner.schema.serve_plan_file import serve_plan_to_json
-from planner.serve_launch import serve_files
 from planner.serving.simulate import simulate
 from planner.serving.speculation import tokens_per_step
 from planner.serving.steady import Load, at_concurrency
 from planner.serving.traffic import closed_loop
-from planner.serving_layout import NIXL, EngineShape, Role
+from planner.serving_plans.layout import NIXL, EngineShape, Role
 from planner.serving_search.candidates import Candidate
+from planner.serving_search.launch import serve_files
 from planner.serving_search.passing import pair_refusal
 from planner.serving_search.search import field_of
 from planner.serving_search.shapes import draft_refusal

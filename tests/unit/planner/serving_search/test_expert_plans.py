@@ -8,12 +8,12 @@ import pytest
 
 from planner.documents import parse_document
 from planner.errors import InputError
-from planner.request import Bounds
+from planner.requests.request import Bounds
 from planner.schema.serve_plan_file import serve_plan_from_document, serve_plan_to_text
-from planner.serve_launch import serve_files
-from planner.serve_plan import ServePlan
+from planner.serving_plans.plan import ServePlan
 from planner.serving_search.expert_places import tried_copies
 from planner.serving_search.held import HeldEngine, held_engine
+from planner.serving_search.launch import serve_files
 from planner.serving_search.search import field_of
 from tests.served import serve_inputs, served
 

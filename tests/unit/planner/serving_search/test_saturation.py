@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from planner.serve_request import Targets
+from planner.serving_plans.request import Targets
 from planner.serving_search.simulated import GROWTH, Times, served_of
 
 

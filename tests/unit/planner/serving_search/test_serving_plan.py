@@ -11,10 +11,10 @@ from planner.emit.vllm_start import START_FILE
 from planner.readers.vllm_engine import settings_of, shape_of
 from planner.readers.vllm_run import read_vllm_config
 from planner.schema.serve_plan_file import serve_plan_from_document, serve_plan_to_text
-from planner.serve_launch import serve_files
-from planner.serve_plan import ServePlan, ServeStatus
-from planner.serve_request import ServeObjective
-from planner.serving_layout import Role
+from planner.serving_plans.layout import Role
+from planner.serving_plans.plan import ServePlan, ServeStatus
+from planner.serving_plans.request import ServeObjective
+from planner.serving_search.launch import serve_files
 from planner.serving_search.search import plan_serving
 from tests.served import serve_inputs, served
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from planner.bundled import load_bundled
-from planner.request import Bounds
+from planner.models.bundled import load_bundled
+from planner.requests.request import Bounds
 from planner.rules.rule import Severity
-from planner.serve_request import ServeConstraints
 from planner.serving.files import serving_files
 from planner.serving.formats import formats_of
-from planner.serving_layout import EngineSettings, EngineShape, Pool, Role, ServingLayout
+from planner.serving_plans.layout import EngineSettings, EngineShape, Pool, Role, ServingLayout
+from planner.serving_plans.request import ServeConstraints
 from planner.serving_search.shapes import ShapeSpace, engine_shapes, nested_sizes, shape_words
 from planner.validation.judge import judge
 from planner.validation.source import Asked

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from planner.certainty import certainty_of
-from planner.plan import Plan
+from planner.plans.certainty import certainty_of
+from planner.plans.plan import Plan
 from tests.builders import tiny_plan
 from tests.unit.cli.samples import sample_plan
 

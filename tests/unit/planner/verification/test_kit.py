@@ -10,17 +10,17 @@ import pytest
 from planner.accuracy.measurements import COLUMNS as NEEDED
 from planner.accuracy.measurements import Kind, Row
 from planner.accuracy.runs import run_of
-from planner.certainty import certainty_of
-from planner.inputs import load_inputs
-from planner.launch import launch_files
+from planner.inputs.load import load_inputs
 from planner.layout import Schedule, stages_from_counts
-from planner.plan import Plan
+from planner.plans.certainty import certainty_of
+from planner.plans.plan import Plan
 from planner.readers.megatron import layout_of, read_megatron
-from planner.request import Target
-from planner.search import search
+from planner.requests.request import Target
+from planner.requests.workload import DocumentLengths, Packing
+from planner.search.search import search
+from planner.targets.launch import launch_files
 from planner.verification.kit import STEPS, Kit, short_plan, verification_kit
 from planner.verification.rows import COLUMNS, MEASURED, UNSAID_MODEL, row_of
-from planner.workload import DocumentLengths, Packing
 from tests.unit.planner.model_kinds import latent_model
 from tests.unit.planner.verification.plans import one_node_plan, two_node_plan
 

@@ -1,0 +1,1 @@
+"""What is decided by searching more than once: nodes, deadlines, fronts, the worst case, what losses leave."""

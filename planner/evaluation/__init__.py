@@ -1,0 +1,1 @@
+"""The independent evaluator: whether a layout is legal, and how long its step takes."""

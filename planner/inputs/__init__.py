@@ -1,0 +1,1 @@
+"""What a user hands in, read and checked against one another."""

@@ -1,0 +1,1 @@
+"""What a plan's lock file pins, and what has changed since."""

@@ -1,0 +1,1 @@
+"""The memory of a layout: on every GPU by phase, and on every host."""

@@ -1,0 +1,700 @@
+"""The memory ledger: every term of one rank's memory, in exact bytes, phase by phase.
+
+Phases: initialisation (weights, gradient buffer, master weights; moments are made at the first update), the worst
+moment of forward and backward (everything, with as many micro-batches in flight as the schedule keeps), and the
+optimizer step. The heaviest phase of the heaviest rank decides whether a plan fits.
+
+Weights, gradients and states follow Megatron-LM's distributed optimizer (Rajbhandari et al., arXiv 1910.02054, for
+the stages); activations are the saved tensors of `planner.models.graph`, which Korthikanti et al. (arXiv 2205.05198)
+published as formulas.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from planner.frameworks.habits import PLANNED, Fsdp, Habits, LossHabit
+from planner.frameworks.overheads import Overheads
+from planner.layout import ON_HOSTS, Layout, Stage
+from planner.memory.state_bytes import (
+    FP8_COPY_SOURCE,
+    communicator_bytes,
+    fp8_copy_bytes,
+    gradients_on_host,
+    half_gradient_bytes,
+    kept_bytes,
+    split_bytes,
+    state_bytes,
+    uses_precision_aware_optimizer,
+)
+from planner.models.blocks import SelfAttention
+from planner.models.graph import LossReduction, Mesh, Saved, Work
+from planner.offloading.activations import held_bytes
+from planner.offloading.drive_step import unwritten_elements
+from planner.offloading.modules import NEAR_LAYERS, has_lone_groups, held_input_bytes, leaving_bytes
+from planner.offloading.states import PREFETCH_BUCKET_ELEMENTS, sub_group_elements
+from planner.plans.plan import MemoryLine, Phase
+from planner.ranks.communication import num_moments, shard_ranks
+from planner.ranks.placement import PlacedModel, RankModel
+from planner.ranks.shard import Elements
+from planner.requests.workload import DType
+from planner.schedules.orders import operation_order, peak_activation_bytes, repeating_microbatches
+from planner.units import MIB
+
+SOFTMAX_NAME = "softmax of logits"
+PLAIN_SOFTMAX_NAME = "log-softmax of logits"  # of plain modules, which count what is beside it themselves
+WORKSPACE_BYTES = 3 * 32 * MIB
+WORKSPACE_SOURCE = (
+    "cuBLAS workspaces of 32 MiB: of the forward thread, of the backward thread, Transformer Engine's own"
+)
+FIXED_SEGMENTS_FRACTION = 0.21
+FIXED_SEGMENTS_SOURCE = (
+    "21 % of activations and temporaries lost to an allocator without expandable segments, as of nine published"
+    " Megatron-LM runs together"
+)
+FOREACH_SOURCE = "square roots of the second moments, of all parameters at once (torch.optim's foreach update)"
+FRAGMENTATION = "fragmentation"
+WORKING_TERMS = frozenset(
+    {
+        "activations",
+        "backward temporaries",
+        "gradients on their way",
+        "gradients to reduce",
+        "logits and loss",
+        "pipeline buffers",
+        "stage outputs",
+    }
+)
+"""Terms that come and go within a step: the allocator loses a part of these."""
+ADAM_MOMENTS = 2
+ZERO_WEIGHTS = 3  # the zero_stage that splits weights
+VISION_SOURCE = "16-bit parameters of the vision tower, taken as frozen, beside the embedding; its work is not priced"
+ASSUMED_SOURCES = frozenset({FIXED_SEGMENTS_SOURCE, VISION_SOURCE})
+"""Sources of figures that nobody measured for this hardware, beside those of `planner.frameworks.overheads`."""
+PERMANENT_DIFFERENCE = "difference of a real run"
+"""Term of what a calibration's run held beside the permanent terms."""
+
+
+def chunk_activation_bytes(placed: PlacedModel, stage: Stage) -> int:
+    """Return what one virtual stage keeps of one micro-batch, the head's tensors (never two at once) left out."""
+    recompute, rank_model = placed.layout.recompute, placed.rank_model
+    total = rank_model.embedding.all_saved_bytes if stage.has_embedding else 0
+    if placed.layout.offloaded_layers:
+        return total + held_bytes(rank_model.stage_layers(stage), placed.layout.offloaded_layers)
+    total -= chunk_leaving_bytes(placed, stage)
+    if recompute.is_per_layer:
+        for index, layer in enumerate(rank_model.stage_layers(stage), start=stage.first_layer):
+            total += layer.saved_bytes(recompute.of_layer(index))
+        return total
+    if recompute.num_layers is None:
+        return total + sum(layer.saved_bytes(recompute) * count for layer, count in rank_model.stage_counts(stage))
+    for index, layer in enumerate(rank_model.stage_layers(stage)):
+        total += layer.layer_input_bytes if index < recompute.num_layers else layer.all_saved_bytes
+    return total
+
+
+def chunk_leaving_bytes(placed: PlacedModel, stage: Stage) -> int:
+    """Return what of the saved tensors of one virtual stage waits on the host, those of one micro-batch."""
+    modules, recompute = placed.layout.offloaded_modules, placed.layout.recompute
+    if not modules or not stage.num_layers:
+        return 0
+    counts = placed.rank_model.stage_counts(stage)
+    leaving = sum(leaving_bytes(layer, recompute, modules) * count for layer, count in counts)
+    return leaving - held_input_bytes(placed.rank_model.stage_layers(stage)[0], stage, modules)
+
+
+def working_set_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
+    """Return the most that one layer's backward needs beside what is kept: recomputed tensors and gradients.
+
+    Where only the first layers of a stage are recomputed, the others have freed all that they kept by then. Where each
+    layer has a choice of its own, what the layers behind it have freed is what they kept.
+    """
+    recompute = placed.layout.recompute
+    largest = 0
+    for stage in placed.layout.chunks(pipeline_rank):
+        if recompute.is_per_layer:
+            freed = 0
+            numbered = enumerate(placed.rank_model.stage_layers(stage), start=stage.first_layer)
+            for index, layer in reversed(tuple(numbered)):
+                kept = layer.saved_bytes(recompute.of_layer(index))
+                again = max(layer.all_saved_bytes - kept - freed, 0)
+                largest = max(largest, again + layer.transient_bytes)
+                freed += kept
+            continue
+        if recompute.num_layers is not None:
+            in_order = placed.rank_model.stage_layers(stage)
+            freed = sum(layer.all_saved_bytes for layer in in_order[recompute.num_layers :])
+            for index, layer in enumerate(in_order):
+                again = layer.all_saved_bytes - layer.saved_bytes(recompute) if index < recompute.num_layers else 0
+                largest = max(largest, max(again - freed, 0) + layer.transient_bytes)
+            continue
+        for layer, _ in placed.rank_model.stage_counts(stage):
+            again = layer.all_saved_bytes - layer.saved_bytes(recompute)
+            largest = max(largest, again + layer.transient_bytes)
+    return largest
+
+
+def head_peak_bytes(rank_model: RankModel) -> int:
+    """Return the loss's peak: fp32 softmax kept, what its backward pass holds beside it, the norm's tensors.
+
+    Beside it are logits or their gradient in 16 bit. Megatron-LM's fused loss, which is compiled, also subtracts the
+    target from an fp32 copy of the softmax (`fused_cross_entropy.py: calculate_gradients`): 10 bytes a logit, as its
+    functional tests show. Multi-token prediction keeps a softmax of its own for each module, and its blocks have a
+    backward pass as well.
+    """
+    head = rank_model.head
+    softmaxes = [part for part in head.saved if part.saved.name.endswith(SOFTMAX_NAME)]
+    kept = sum(part.num_bytes for part in head.saved)
+    beside = softmaxes[0].num_bytes // 2
+    if any(_is_compiled_loss(part.operator.work) for part in head.operators) and not _is_plain(softmaxes[0].saved):
+        beside += softmaxes[0].num_bytes
+    if len(softmaxes) > 1:
+        beside = max(beside, rank_model.head.transient_bytes)
+    return kept + beside
+
+
+def _is_compiled_loss(work: Work) -> bool:
+    return isinstance(work, LossReduction) and work.num_reductions < LossReduction().num_reductions
+
+
+def _is_plain(saved: Saved) -> bool:
+    return saved.name.endswith(PLAIN_SOFTMAX_NAME)
+
+
+def memory_ledger(
+    placed: PlacedModel, habits: Habits = PLANNED, *, activation_bytes_R: tuple[int, ...] | None = None
+) -> tuple[MemoryLine, ...]:
+    """Return every line of every pipeline rank's memory, as a framework of `habits` keeps it.
+
+    Args:
+        placed: The model under its layout.
+        habits: What the framework keeps.
+        activation_bytes_R: The most activations that each pipeline rank holds at once; None for those of the layout's
+            own schedule.
+    """
+    layout = placed.layout
+    peaks = activation_bytes_R or activation_peaks(placed)
+    return tuple(
+        MemoryLine(
+            rank=layout.first_global_rank(pipeline_rank),
+            phase=phase,
+            term=term.name,
+            num_bytes=term.num_bytes,
+            source=term.source,
+        )
+        for pipeline_rank in range(layout.pp)
+        for phase, terms in rank_phases(placed, pipeline_rank, peaks[pipeline_rank], habits)
+        for term in terms
+    )
+
+
+def room_bytes(placed: PlacedModel, pipeline_rank: int, *, limit_bytes: int) -> int:
+    """Return the most that saved tensors, and temporaries or the loss beside them, may take of one pipeline rank.
+
+    Args:
+        placed: A layout that recomputes nothing.
+        pipeline_rank: The rank; what it needs at other times must fit by itself.
+        limit_bytes: What each GPU may use.
+    """
+    has_head = any(stage.has_head for stage in placed.layout.chunks(pipeline_rank))
+    beside = max(working_set_bytes(placed, pipeline_rank), _loss_bytes(placed, PLANNED) if has_head else 0)
+    return activation_room_bytes(placed, pipeline_rank, limit_bytes=limit_bytes) + beside
+
+
+def activation_room_bytes(placed: PlacedModel, pipeline_rank: int, *, limit_bytes: int) -> int:
+    """Return the most that saved tensors alone may take of one pipeline rank; below 0 where it is full without any."""
+    need = rank_need(placed, pipeline_rank)
+    more = math.floor((limit_bytes - need.kept_bytes) / (1.0 + need.lost_fraction)) - need.passing_bytes
+    while need.working_bytes(more) > limit_bytes:
+        more -= 1
+    while need.working_bytes(more + 1) <= limit_bytes:
+        more += 1
+    return more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankNeed:
+    """What one pipeline rank holds beside saved tensors.
+
+    Args:
+        kept_bytes: What stays between passes.
+        passing_bytes: What comes and goes with them, the allocator's loss left out.
+        lost_fraction: What the allocator loses of that and of saved tensors.
+        other_bytes: The larger of the phases that have no saved tensors.
+    """
+
+    kept_bytes: int
+    passing_bytes: int
+    lost_fraction: float
+    other_bytes: int
+
+    def working_bytes(self, activation_bytes: int) -> int:
+        """Return what forward and backward passes take with these saved tensors."""
+        passing = self.passing_bytes + activation_bytes
+        return self.kept_bytes + passing + round(passing * self.lost_fraction)
+
+    def peak_bytes(self, activation_bytes: int) -> int:
+        """Return the largest phase."""
+        return max(self.other_bytes, self.working_bytes(activation_bytes))
+
+
+def rank_need(placed: PlacedModel, pipeline_rank: int) -> RankNeed:
+    """Return what one pipeline rank of a planned layout holds beside saved tensors."""
+    totals = {
+        phase: sum(term.num_bytes for term in terms) for phase, terms in rank_phases(placed, pipeline_rank, 0, PLANNED)
+    }
+    dynamic = _dynamic_terms(placed, pipeline_rank, 0, PLANNED)
+    working = totals.pop(Phase.FORWARD_BACKWARD)
+    return RankNeed(
+        kept_bytes=working - sum(term.num_bytes for term in dynamic),
+        passing_bytes=sum(term.num_bytes for term in dynamic if term.name != FRAGMENTATION),
+        lost_fraction=placed.capabilities.overheads.lost_fraction,
+        other_bytes=max(totals.values()),
+    )
+
+
+def activation_peaks(placed: PlacedModel, *, rank: int | None = None) -> tuple[int, ...]:
+    """Return what the saved tensors of each pipeline rank, or of the only one that is asked for, take at most.
+
+    What a rank holds comes again with every period of the steady phase: one of them is looked at.
+    """
+    layout = placed.layout
+    schedule, pp, vpp = layout.schedule, layout.pp, layout.vpp
+    few = min(layout.num_microbatches, repeating_microbatches(schedule, pp=pp, vpp=vpp))
+    order = operation_order(schedule, pp=pp, vpp=vpp, num_microbatches=few)
+    bytes_RC = np.zeros((pp, vpp), dtype=np.int64)
+    for asked in range(pp) if rank is None else (rank,):
+        bytes_RC[asked] = [chunk_activation_bytes(placed, stage) for stage in layout.chunks(asked)]
+    if not layout.offloaded_modules:
+        return peak_activation_bytes(order, bytes_RC, rank=rank)
+    ranks = range(layout.pp) if rank is None else (rank,)
+    leaving_RC = np.zeros_like(bytes_RC)
+    for asked in ranks:
+        chunks = layout.chunks(asked)
+        leaving_RC[asked] = [chunk_leaving_bytes(placed, stage) for stage in chunks]
+        if any(has_lone_groups(placed.rank_model.stage_layers(stage), layout) for stage in chunks):
+            bytes_RC[asked] += leaving_RC[asked]
+            leaving_RC[asked] = 0
+    stays = peak_activation_bytes(order, bytes_RC, rank=rank)
+    moves = peak_activation_bytes(order, leaving_RC, rank=rank)
+    near = [near_bytes(placed, asked) for asked in ranks]
+    return tuple(here + min(most, beside) for here, most, beside in zip(stays, moves, near, strict=True))
+
+
+def near_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
+    """Return what is on a GPU at once, at most, of the modules of its layers that wait on the host otherwise."""
+    layout, rank_model = placed.layout, placed.rank_model
+    chunks = layout.chunks(pipeline_rank)
+    held = (layer for stage in chunks for layer, _ in rank_model.stage_counts(stage))
+    of_layers = (leaving_bytes(layer, layout.recompute, layout.offloaded_modules) for layer in held)
+    return NEAR_LAYERS * max(of_layers, default=0)
+
+
+def rank_phases(
+    placed: PlacedModel, pipeline_rank: int, activation_bytes: int, habits: Habits = PLANNED
+) -> "tuple[tuple[Phase, list[Term]], ...]":
+    """Return what one pipeline rank holds in each phase."""
+    always = _permanent_terms(placed, pipeline_rank, habits)
+    moments = _moment_terms(placed, pipeline_rank, habits)
+    dynamic = _dynamic_terms(placed, pipeline_rank, activation_bytes, habits)
+    return (
+        (Phase.INITIALISATION, [*always, *_construction_terms(placed, pipeline_rank)]),
+        (Phase.FORWARD_BACKWARD, [*always, *moments, *dynamic]),
+        (Phase.OPTIMIZER_STEP, [*always, *moments, *_update_terms(placed, pipeline_rank, habits)]),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """One line of the memory of a rank in one phase."""
+
+    name: str
+    num_bytes: int
+    source: str
+
+
+def _split_note(elements: Elements, ranks: tuple[int, int]) -> str:
+    """Return over how many ranks something is split, in words."""
+    dense, expert = ranks
+    note = f", split over {dense} ranks" if dense > 1 else ""
+    if elements.expert and expert != dense:
+        note += f", experts over {expert}" if expert > 1 else ", experts whole"
+    return note
+
+
+def _kept_note(layout: Layout) -> str:
+    """Return which part of the optimizer's states is left on the GPU, in words."""
+    return "" if layout.offload is None else f"; {1.0 - layout.offloaded_fraction:.4g} of them, the rest on the host"
+
+
+def _construction_terms(placed: PlacedModel, pipeline_rank: int) -> list[Term]:
+    """Return what is there only while the optimizer is made: of a split one, fp32 copies of all weights that stay.
+
+    `DistributedOptimizer` is handed a `HybridDeviceOptimizer` of the whole weights, and makes one of its own share
+    before that one goes. With sharded weights each sub-group is cast to fp32 on the GPU on its way to the host, or on
+    the host where the weights are there (`stage3.py: _create_fp32_partitions`).
+    """
+    layout = placed.layout
+    if layout.offload is None or layout.parameters_on_host:
+        return []
+    trainable = placed.elements(pipeline_rank, trainable=True)
+    if gradients_on_host(layout):
+        dense, expert = shard_ranks(layout, zero_stage=1)
+        shares = (-(-trainable.dense // dense), -(-trainable.expert // expert))
+        tensor = -(-placed.largest_tensor(pipeline_rank) // min(dense, expert))
+        return [
+            Term(
+                name="master weights on their way",
+                num_bytes=DType.FP32.num_bytes * min(sum(shares), sub_group_elements(layout) + tensor),
+                source="fp32 copies of a sub-group's share, and of a tensor's that overshoots it",
+            )
+        ]
+    return [
+        Term(
+            name="unsplit master weights",
+            num_bytes=kept_bytes(trainable.total * DType.FP32.num_bytes, layout),
+            source=f"fp32 copies of a first optimizer over whole weights{_kept_note(layout)}",
+        )
+    ]
+
+
+def _is_fsdp(layout: Layout, habits: Habits) -> bool:
+    return habits.fsdp is not Fsdp.NONE and layout.zero_stage == 3
+
+
+def _repeated_communicator_bytes(layout: Layout, overheads: Overheads) -> int:
+    """Return the memory of communicators over all ranks beside the first, which PyTorch's FSDP does not open.
+
+    A mesh of one dimension is the default group; gradient norms are summed there too.
+    """
+    size = layout.world_size
+    repeated = (layout.dp * layout.cp == size) + 1
+    return repeated * overheads.communicator_bytes(size)
+
+
+def _permanent_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[Term]:
+    """Return what a rank holds from initialisation on."""
+    layout, workload, overheads = placed.layout, placed.workload, placed.capabilities.overheads
+    per_element = state_bytes(workload)
+    if _is_fsdp(layout, habits):
+        per_element = replace(per_element, weight=0, gradient=per_element.master)
+    everything = placed.elements(pipeline_rank)
+    trainable = placed.elements(pipeline_rank, trainable=True)
+    states, gradients, weights = (shard_ranks(layout, zero_stage=stage) for stage in (1, 2, 3))
+    terms = [
+        Term(
+            name="weights",
+            num_bytes=0 if layout.parameters_on_host else split_bytes(everything, per_element.weight, weights),
+            source="on the host"
+            if layout.parameters_on_host
+            else f"{workload.precision.parameter_dtype} parameters of this rank{_split_note(everything, weights)}",
+        ),
+        Term(
+            name="gradients",
+            num_bytes=0 if gradients_on_host(layout) else split_bytes(trainable, per_element.gradient, gradients),
+            source="on the host"
+            if gradients_on_host(layout)
+            else f"{workload.gradient_dtype} gradients{_split_note(trainable, gradients)}",
+        ),
+        Term(
+            name="master weights",
+            num_bytes=kept_bytes(split_bytes(trainable, per_element.master, states), layout),
+            source=f"{per_element.master} bytes an element{_split_note(trainable, states)}{_kept_note(layout)}",
+        ),
+        Term(name="context and libraries", num_bytes=overheads.context_bytes, source=overheads.context_source),
+        Term(name="workspaces", num_bytes=WORKSPACE_BYTES, source=WORKSPACE_SOURCE),
+    ]
+    half = half_gradient_bytes(layout, workload, placed.capabilities)
+    if half:
+        source = "gradients of a whole backward pass, before they are added to the accumulated ones"
+        terms.append(Term(name="16-bit gradients", num_bytes=trainable.total * half, source=source))
+    if layout.secondary_shard > 1:
+        ranks = (layout.secondary_shard, min(layout.secondary_shard, weights[1]))
+        secondary = split_bytes(everything, per_element.weight, ranks)
+        source = f"second copy of the weights{_split_note(everything, ranks)}"
+        terms.append(Term(name="secondary weights", num_bytes=secondary, source=source))
+    if placed.model.vision is not None and pipeline_rank == 0:
+        tower = placed.model.vision.num_parameters * per_element.weight
+        terms.append(Term(name="vision tower", num_bytes=tower, source=VISION_SOURCE))
+    communicators = communicator_bytes(layout, placed.model, overheads)
+    if _is_fsdp(layout, habits):
+        communicators -= _repeated_communicator_bytes(layout, overheads)
+    if communicators:
+        terms.append(Term(name="communicators", num_bytes=communicators, source=overheads.communicator_source))
+    if overheads.fixed_bytes:
+        source = overheads.fixed_source
+        terms.append(Term(name=PERMANENT_DIFFERENCE, num_bytes=overheads.fixed_bytes, source=source))
+    return terms
+
+
+def _moment_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[Term]:
+    """Return what is made at the first step and stays: moments, fp8 copies, gathered parameters."""
+    layout, workload = placed.layout, placed.workload
+    states = shard_ranks(layout, zero_stage=1)
+    trainable = placed.elements(pipeline_rank, trainable=True)
+    terms = [
+        Term(
+            name="optimizer moments",
+            num_bytes=kept_bytes(split_bytes(trainable, state_bytes(workload).moments, states), layout),
+            source=f"{num_moments(workload)} in {workload.moment_dtype}{_split_note(trainable, states)}"
+            f"{_kept_note(layout)}",
+        )
+    ]
+    if workload.precision.is_fp8 and not _is_fsdp(layout, habits):
+        counted = placed.layer_counts(pipeline_rank)
+        operands = sum(layer.gemm_operands * count for layer, count in counted)
+        if layout.zero_stage == ZERO_WEIGHTS:  # a layer that is given back takes its copies with it
+            operands = min(operands, 2 * max((layer.gemm_operands for layer, _ in counted), default=0))
+        if pipeline_rank == layout.pp - 1:
+            operands += placed.rank_model.head.gemm_operands  # of multi-token prediction
+        copies = math.ceil(operands * fp8_copy_bytes(workload.precision))
+        terms.append(Term(name="fp8 weight copies", num_bytes=copies, source=FP8_COPY_SOURCE))
+    if layout.zero_stage == 3:
+        terms.append(
+            Term(
+                name="gathered parameters",
+                num_bytes=_gathered_elements(placed, pipeline_rank, habits) * state_bytes(workload).weight,
+                source="embedding and head whole, and the layers that are gathered ahead",
+            )
+        )
+    if layout.parameters_on_host:
+        terms.append(
+            Term(
+                name="fetched weights",
+                num_bytes=_fetched_bytes(placed, pipeline_rank),
+                source="this rank's share of a bucket that is gathered, fetched from the host",
+            )
+        )
+    return terms
+
+
+def _fetched_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
+    """Return what a rank fetches from the host at once: its share of a bucket, which a tensor's may overshoot."""
+    weight = state_bytes(placed.workload).weight
+    ranks = shard_ranks(placed.layout, zero_stage=3)
+    bucket = PREFETCH_BUCKET_ELEMENTS + placed.largest_tensor(pipeline_rank)
+    return min(split_bytes(placed.elements(pipeline_rank), weight, ranks), -(-bucket * weight // min(ranks)))
+
+
+def _gathered_elements(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> int:
+    """Return the weights that are whole at once with sharded weights, at least two layers.
+
+    Embedding and head are no units of Megatron-FSDP and stay whole for the step; PyTorch's root unit holds them alike.
+    PyTorch gathers one layer ahead.
+    """
+    counted = placed.layer_counts(pipeline_rank)
+    layers = sum(layer.elements().total * count for layer, count in counted)
+    largest = max((layer.elements().total for layer, _ in counted), default=0)
+    ends = placed.elements(pipeline_rank).total - layers
+    ahead = placed.capabilities.prefetched_weights
+    if not _is_fsdp(placed.layout, habits):
+        return ends + min(layers, max(ahead, 2 * largest))
+    two = min(layers, 2 * largest)
+    apart = max(ends, two) if habits.fsdp is Fsdp.PER_PARAMETER else 0
+    return ends + two + apart
+
+
+def _queued_gradient_terms(placed: PlacedModel, pipeline_rank: int) -> list[Term]:
+    """Return what sharded gradients take before they are reduced."""
+    if placed.layout.zero_stage < 2:
+        return []
+    workload = placed.workload
+    largest = max((layer.trainable.total for layer, _ in placed.layer_counts(pipeline_rank)), default=0)
+    trainable = placed.elements(pipeline_rank, trainable=True).total
+    queued = min(trainable, max(placed.capabilities.queued_gradients, 2 * largest))
+    per_element = state_bytes(workload)
+    terms = [
+        Term(
+            name="gradients to reduce",
+            num_bytes=queued * per_element.gradient + largest * per_element.weight,
+            source="whole buckets that wait to be reduced, and one layer's gradients before they are added",
+        )
+    ]
+    if gradients_on_host(placed.layout):
+        dense, expert = shard_ranks(placed.layout, zero_stage=2)
+        share = -(-placed.largest_tensor(pipeline_rank) // min(dense, expert))
+        terms.append(
+            Term(
+                name="gradients on their way",
+                num_bytes=2 * share * (per_element.gradient + DType.FP32.num_bytes),
+                source="a tensor's share fetched from the host and cast to fp32, and the next one's",
+            )
+        )
+    return terms + _written_gradient_terms(placed, pipeline_rank, queued=queued)
+
+
+def _written_gradient_terms(placed: PlacedModel, pipeline_rank: int, *, queued: int) -> list[Term]:
+    """Return what a GPU holds of gradients that go to drives: a bucket's in fp32, and those that never get there.
+
+    `partition_grads` casts what is reduced at once before it hands it on. Tensors below a block stay where they are
+    until they are updated, and so do those whose end does not fill what is written at once, as a view of that end is
+    kept (`optimizer_utils.py: _swap_out_gradients`). A planned tensor may be three or two of the program's: queries,
+    keys and values, or gate and up.
+    """
+    if placed.layout.drive_offload == ON_HOSTS:
+        return []
+    dense, expert = shard_ranks(placed.layout, zero_stage=2)
+    tensors = placed.trainable_tensors(pipeline_rank)
+    bucket = queued // 2 + max((part.num_elements for part, _ in tensors), default=0)
+    attentions = [entry.mixer for entry in placed.model.distinct_blocks if isinstance(entry.mixer, SelfAttention)]
+    least_part = min(
+        (
+            mixer.num_key_value_heads / (mixer.num_attention_heads + 2 * mixer.num_key_value_heads)
+            for mixer in attentions
+        ),
+        default=0.5,
+    )
+    kept = 0
+    for part, count in tensors:
+        share = -(-part.num_elements // (expert if part.weight.mesh is Mesh.EXPERT else dense))
+        kept += count * unwritten_elements(share, least_part=least_part)
+    fp32 = DType.FP32.num_bytes
+    return [
+        Term(
+            name="gradients to write",
+            num_bytes=-(-min(placed.elements(pipeline_rank, trainable=True).total, bucket) // min(dense, expert))
+            * fp32,
+            source="this rank's share of a bucket in fp32, on its way to the drives",
+        ),
+        Term(
+            name="gradients that are not written",
+            num_bytes=kept * fp32,
+            source="fp32, of tensors below 1 MiB or with an end that fills no KiB, until they are updated",
+        ),
+    ]
+
+
+def _update_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> list[Term]:
+    """Return what only the optimizer step needs: gradients copied to fp32, temporaries of an update in one call."""
+    workload = placed.workload
+    states = shard_ranks(placed.layout, zero_stage=1)
+    trainable = placed.elements(pipeline_rank, trainable=True)
+    terms: list[Term] = []
+    copied = workload.gradient_dtype is not DType.FP32 and not uses_precision_aware_optimizer(workload)
+    if copied and not _is_fsdp(placed.layout, habits):
+        terms.append(
+            Term(
+                name="fp32 gradients",
+                num_bytes=kept_bytes(split_bytes(trainable, DType.FP32.num_bytes, states), placed.layout),
+                source=f"copy of {workload.gradient_dtype} gradients for the update{_split_note(trainable, states)}"
+                f"{_kept_note(placed.layout)}",
+            )
+        )
+    if placed.layout.drive_offload != ON_HOSTS:
+        terms += _written_gradient_terms(placed, pipeline_rank, queued=0)[1:]
+    if habits.foreach_update and num_moments(workload) == ADAM_MOMENTS:
+        terms.append(
+            Term(
+                name="update temporaries",
+                num_bytes=split_bytes(trainable, workload.moment_dtype.num_bytes, states),
+                source=f"{FOREACH_SOURCE}{_split_note(trainable, states)}",
+            )
+        )
+    return terms
+
+
+def _dynamic_terms(placed: PlacedModel, pipeline_rank: int, activation_bytes: int, habits: Habits) -> list[Term]:
+    """Return what lives between a forward pass and its backward pass at the worst moment."""
+    layout = placed.layout
+    terms = [
+        Term(
+            name="activations",
+            num_bytes=activation_bytes,
+            source="saved tensors of the micro-batches in flight"
+            + ("" if layout.pp == 1 else f", {layout.schedule} schedule")
+            + (f", of all layers in a row but {layout.offloaded_layers}" if layout.offloaded_layers else "")
+            + (
+                f", of {', '.join(layout.offloaded_modules)} those of {NEAR_LAYERS} layers at most"
+                if layout.offloaded_modules
+                else ""
+            ),
+        )
+    ]
+    fsdp = _is_fsdp(layout, habits)
+    working = working_set_bytes(placed, pipeline_rank)
+    if fsdp:
+        working += _reduced_layer_bytes(placed, pipeline_rank)
+    has_head = any(stage.has_head for stage in layout.chunks(pipeline_rank))
+    head = _loss_bytes(placed, habits) if has_head else 0
+    if head > working or (head and habits.fixed_segments):
+        terms.append(
+            Term(
+                name="logits and loss",
+                num_bytes=head,
+                source=habits.loss.source
+                if habits.loss is not None
+                else "logits and what the loss makes of them; outweigh any layer's temporaries",
+            )
+        )
+    if working >= head or habits.fixed_segments:
+        terms.append(
+            Term(
+                name="backward temporaries",
+                num_bytes=working,
+                source="recomputed tensors and gradients of the largest layer",
+            )
+        )
+    if not fsdp:
+        terms += _queued_gradient_terms(placed, pipeline_rank)
+    if layout.pp > 1:
+        buffers = 2 * placed.rank_model.stream_bytes * (2 if layout.overlap.p2p else 1)
+        terms.append(
+            Term(name="pipeline buffers", num_bytes=buffers, source="received activations and their gradients")
+        )
+        in_flight = min(layout.num_microbatches, layout.pp - pipeline_rank)
+        if habits.keeps_stage_outputs and not has_head:
+            outputs = in_flight * placed.rank_model.stream_bytes
+            terms.append(Term(name="stage outputs", num_bytes=outputs, source="kept until their gradients have come"))
+    fraction, source = placed.capabilities.overheads.lost_fraction, placed.capabilities.overheads.lost_source
+    if habits.fixed_segments:
+        fraction, source = FIXED_SEGMENTS_FRACTION, FIXED_SEGMENTS_SOURCE
+    lost = round(sum(term.num_bytes for term in terms) * fraction)
+    terms.append(Term(name=FRAGMENTATION, num_bytes=lost, source=source))
+    return terms
+
+
+def _logits_bytes(placed: PlacedModel, loss: LossHabit, logit_bytes: int) -> int:
+    """Return what so many bytes for each logit of one micro-batch take on a rank."""
+    layout = placed.layout
+    tokens = -(-placed.workload.seq_len // layout.cp) * layout.micro_batch_size
+    vocab_size = placed.model.vocab_size
+    return tokens * (vocab_size if loss.whole else -(-vocab_size // layout.tp)) * logit_bytes
+
+
+def _loss_bytes(placed: PlacedModel, habits: Habits) -> int:
+    """Return what the head takes at the loss's peak."""
+    if habits.loss is None:
+        return head_peak_bytes(placed.rank_model)
+    head = placed.rank_model.head
+    beside = sum(part.num_bytes for part in head.saved if not part.saved.vocab_features)
+    return beside + _logits_bytes(placed, habits.loss, habits.loss.logit_bytes)
+
+
+def _reduced_layer_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
+    """Return what PyTorch's FSDP takes to reduce a layer: gradients as computed, and the buffer that is reduced."""
+    largest = max((layer.trainable.total for layer, _ in placed.layer_counts(pipeline_rank)), default=0)
+    per_element = state_bytes(placed.workload)
+    return largest * (per_element.weight + per_element.master)
+
+
+def peak_memory_bytes(lines: tuple[MemoryLine, ...]) -> int:
+    """Return the largest phase of the heaviest rank."""
+    return max(peaks_of_ranks(lines))
+
+
+def peaks_of_ranks(lines: tuple[MemoryLine, ...]) -> tuple[int, ...]:
+    """Return the largest phase of each pipeline rank, lowest rank first."""
+    totals: dict[tuple[int, Phase], int] = {}
+    for line in lines:
+        key = (line.rank, line.phase)
+        totals[key] = totals.get(key, 0) + line.num_bytes
+    peaks: dict[int, int] = {}
+    for (rank, _), num_bytes in totals.items():
+        peaks[rank] = max(peaks.get(rank, 0), num_bytes)
+    return tuple(peaks[rank] for rank in sorted(peaks))
+
+
+def memory_limit_bytes(device_bytes: int, headroom: float) -> int:
+    """Return what a plan may use of a GPU's memory."""
+    return int(device_bytes * (1.0 - headroom))

@@ -1,0 +1,1 @@
+"""What a plan says: layouts with their prices, choices beside them, how sure it is, its report."""

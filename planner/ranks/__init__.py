@@ -1,0 +1,1 @@
+"""What one rank of a layout holds, runs and sends, and what its steps cost."""

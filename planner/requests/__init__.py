@@ -1,0 +1,1 @@
+"""What is asked of a plan: workload, routing of tokens, constraints, objectives."""

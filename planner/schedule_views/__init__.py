@@ -1,0 +1,1 @@
+"""Schedules as one sees them: traces, and what those that the target lacks would cost."""

@@ -1,0 +1,641 @@
+"""The outer space of layouts, as arrays, with a reason for every point that is ruled out.
+
+Axis X: points. The space is the full product of
+
+    tp in divisors of the GPUs; cp in divisors of GPUs / tp; pp in divisors of what is left; dp what is left then;
+    ulysses 1, cp, or a divisor of cp between them; with routed experts ep and etp in divisors of tp cp dp;
+    micro_batch_size in divisors of global_batch_size / dp; sequence_parallel in {no, yes};
+    rank order with the stages outermost, or the replicas (cp 1, edp equal to dp where experts are routed);
+    zero_stage in {0, 1, 2, 3}, with hybrid sharding and secondary shards at the fast domain's size;
+    vpp 1, or such that interleaved stages come out even, or one of a few; every recompute choice for all layers, and
+    with vpp 1 and zero_stage 2 at most one for each layer, which `planner.search.splits.layer_choices` makes.
+
+Combinations that say the same thing twice (sequence parallelism with tp 1, sharding over one rank, another order of
+ranks in one fast domain) are not points;
+where it shards over one rank, the sharded optimizer still comes with optimizer states below fp32 or on the host, and
+with targets that have no other, and sharded weights with weights on the host; and zero_stage 2 with targets that keep
+16-bit gradients beside the accumulated ones with zero_stage 1. Points with a part of the states on the host, those with
+the weights there too, and those whose layers or modules keep saved tensors there are enumerated apart
+(`planner.search.offload_search`, `planner.search.activation_search`, `planner.search.module_search`).
+
+The product is unrolled in three steps, meshes first, then how a mesh is used, then what is recomputed. Rules are
+applied after each step to the points so far, and every ruled-out point is counted, with all that would have come of
+it, under the first rule that it breaks.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache, lru_cache
+from itertools import chain, product
+
+import numpy as np
+
+from planner.frameworks.capabilities import Capabilities
+from planner.layout import IN_TURN, ON_HOSTS, PIPELINED, Granularity, Recompute, even_counts
+from planner.memory.state_bytes import uses_precision_aware_optimizer
+from planner.models.graph import ModelGraph, Module
+from planner.models.specs import ModelSpec
+from planner.offloading.modules import clashes
+from planner.offloading.states import SHARDED_WEIGHTS
+from planner.requests.request import OFFLOADED_LAYERS, OFFLOADED_MODULES, Bounds, Constraints
+from planner.requests.workload import AttentionKernel, TrainWorkload
+from planner.search.space.module_rules import module_recompute_rules, module_rules
+from planner.search.space.points import BoolArray, IntArray, Points, Scope, distinct, distinct_columns
+from planner.search.space.space_rules import WHOLE, Rule, is_offloadable, mesh_rules, recompute_rules, use_rules
+
+MAX_SCHEDULED_OPERATIONS = 1_000_000
+"""Longest schedule that is simulated, in passes over all ranks: about a second of the simulator."""
+
+RECOMPUTE_PINNED = "constraints: recompute"
+
+UNSIMULATED = "schedule longer than the simulator runs"
+"""The one rule that rules out layouts which might be fine."""
+
+LARGEST_ZERO_BY_LAYER = 2
+"""With zero_stage 3 a backward pass hides two collectives: a step may end sooner where passes are longer, and no choice
+of a layer is best by its own time."""
+
+UNEVEN_VPP = (2, 4, 8)
+"""Virtual stages of a rank that are searched although layers do not divide evenly over them; more bring little."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Space:
+    """The legal points and the account of the others.
+
+    Args:
+        points: Legal points.
+        recomputes: The recompute choices that `Points.recompute_X` indexes.
+        considered: Points before any rule.
+        pruned: Rule to number of points that broke it first.
+        unsimulated: Points that broke no rule but are too long to simulate; counted in `pruned`.
+        unfit: Points that broke no rule and were dropped because not even the most frugal use of their mesh fits.
+        modules: Modules of all layers whose saved tensors wait in host memory.
+    """
+
+    points: Points
+    unsimulated: Points
+    recomputes: tuple[Recompute, ...]
+    considered: int
+    pruned: Mapping[str, int]
+    unfit: int = 0
+    modules: tuple[str, ...] = ()
+
+
+OFFLOAD_PERCENTS = tuple(range(1, 101))
+"""Parts of the optimizer's states that are searched in host memory."""
+
+_DIMENSIONS = (
+    "tp",
+    "sequence_parallel",
+    "cp",
+    "ulysses",
+    "pp",
+    "vpp",
+    "dp",
+    "rank_order",
+    "zero_stage",
+    "state_replicas",
+    "secondary_shard",
+    "micro_batch_size",
+    "recompute",
+    "stages",
+)
+
+
+def dimensions(  # noqa: PLR0913 - one for each kind of offload
+    graph: ModelGraph,
+    *,
+    with_offload: bool = False,
+    with_parameters: bool = False,
+    with_drives: bool = False,
+    with_activations: bool = False,
+    with_modules: bool = False,
+) -> tuple[str, ...]:
+    """Return the names of the dimensions that are searched for a model."""
+    experts = ("ep", "etp") if graph.has_experts else ()
+    hosted = {
+        "optimizer_offload": with_offload,
+        "parameter_offload": with_parameters,
+        "drive_offload": with_drives,
+        OFFLOADED_LAYERS: with_activations,
+        OFFLOADED_MODULES: with_modules,
+    }
+    return (*_DIMENSIONS, *experts, *(name for name, searched in hosted.items() if searched))
+
+
+def offload_percents(scope: Scope) -> tuple[int, ...]:
+    """Return the parts of the optimizer's states, in percent and above 0, that may be searched in host memory.
+
+    What the user pins is searched even where rules forbid it, so that they are named.
+    """
+    pinned = scope.constraints.optimizer_offload
+    if pinned is not None:
+        return tuple(sorted({round(100 * fraction) for fraction in pinned} - {0}))
+    if scope.constraints.parameter_offload or scope.constraints.drive_offload:
+        return (WHOLE,)
+    return OFFLOAD_PERCENTS if scope.capabilities.offload_zero_stages and is_offloadable(scope.workload) else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """Where layouts with states on the hosts have the rest.
+
+    Args:
+        parameters: The weights lie there too.
+        drives: How the nodes' drives take part in the optimizer step.
+    """
+
+    parameters: bool
+    drives: int
+
+
+def tiers(scope: Scope) -> tuple[Tier, ...]:
+    """Return where weights may lie beside optimizer states that are on the hosts, and whether drives may hold these.
+
+    Nothing where no states may. What the user pins is searched even where rules forbid it, so that they are named.
+    """
+    percents, constraints, target = offload_percents(scope), scope.constraints, scope.capabilities
+    if not percents:
+        return ()
+    whole = percents[-1] == WHOLE
+    weights: tuple[bool, ...] = (False, True) if target.parameter_offload and whole else (False,)
+    if constraints.parameter_offload is not None:
+        weights = (constraints.parameter_offload,)
+    ways: tuple[int, ...] = (ON_HOSTS,)
+    if constraints.drive_offload:
+        ways = (PIPELINED, IN_TURN)
+    elif constraints.drive_offload is None and scope.has_drives and target.drive_offload and whole:
+        ways = (ON_HOSTS, PIPELINED, IN_TURN)
+    return tuple(Tier(parameters=parameters, drives=drives) for drives in ways for parameters in weights)
+
+
+def offloaded_layer_counts(scope: Scope) -> tuple[int, ...]:
+    """Return the numbers of layers, ascending and above 0, whose saved tensors may be searched in host memory.
+
+    What the user pins is searched even where rules forbid it, so that they are named.
+    """
+    constraints = scope.constraints
+    if not (scope.capabilities.activation_offload or constraints.asks_activations):
+        return ()
+    return tuple(count for count in range(1, scope.model.num_layers) if constraints.admits(OFFLOADED_LAYERS, count))
+
+
+def least_offload_percent(scope: Scope) -> int:
+    """Return the least part of the optimizer's states in host memory that the user allows, in percent."""
+    if scope.constraints.parameter_offload or scope.constraints.drive_offload:
+        return WHOLE
+    return round(100 * min(scope.constraints.optimizer_offload or (0.0,)))
+
+
+@lru_cache(maxsize=4096)
+def divisors(number: int) -> tuple[int, ...]:
+    """Return the divisors of `number`, ascending."""
+    small = [candidate for candidate in range(1, int(number**0.5) + 1) if number % candidate == 0]
+    return tuple(sorted({*small, *(number // candidate for candidate in small)}))
+
+
+def interleaved_counts(num_layers: int, num_stages: int) -> tuple[int, ...] | None:
+    """Return the layers of each virtual stage when stages are interleaved; None for more stages than layers.
+
+    Where the count allows all alike, or one fewer beside the head, or one fewer beside the embedding and the head: the
+    splits that count embedding and head as a layer each, as Megatron-LM's
+    `--account-for-embedding-in-pipeline-split` and `--account-for-loss-in-pipeline-split` do. Else as even as can be,
+    the light stages at both ends.
+    """
+    exact = _with_equal_stages(num_layers, num_stages)
+    if exact is not None:
+        return exact
+    return even_counts(num_layers, num_stages) if num_stages <= num_layers else None
+
+
+def _with_equal_stages(num_layers: int, num_stages: int) -> tuple[int, ...] | None:
+    for ends in ((), (-1,), (0, -1)):
+        whole, remainder = divmod(num_layers + len(ends), num_stages)
+        if not remainder and (whole > 1 or not ends):
+            counts = [whole] * num_stages
+            for end in ends:
+                counts[end] -= 1
+            return tuple(counts)
+    return None
+
+
+def virtual_degrees(num_layers: int, pp: int) -> tuple[int, ...]:
+    """Return the vpp at which interleaved stages come out even, and a few at which they do not; 1 always."""
+    if pp == 1:
+        return (1,)
+    most = max(num_layers // pp, 1)
+    return tuple(
+        vpp
+        for vpp in range(1, most + 1)
+        if vpp == 1 or vpp in UNEVEN_VPP or _with_equal_stages(num_layers, pp * vpp) is not None
+    )
+
+
+def recompute_choices(graph: ModelGraph, workload: TrainWorkload, capabilities: Capabilities) -> tuple[Recompute, ...]:
+    """Return the recompute choices worth searching, the most frugal one last; those with modules come as sets.
+
+    Recomputing the attention core frees memory only when its scores are kept (an unfused kernel). Of the experts'
+    activation and the whole feed-forward one choice is made; dense and expert layers are recomputed alike. Norms count
+    where they are layers of their own (latent attention, experts).
+    """
+    choices = [Recompute(granularity=Granularity.NONE)]
+    if capabilities.selective_recompute:
+        present = graph.modules
+        unfused = workload.attention_kernel is AttentionKernel.UNFUSED
+        mixers: list[tuple[Module, ...]] = [()]
+        if unfused and Module.CORE_ATTENTION in present:
+            mixers.append((Module.CORE_ATTENTION,))
+        if Module.MLA_UP_PROJECTION in present:
+            mixers.append((Module.MLA_UP_PROJECTION,))
+        forwards: list[tuple[Module, ...]] = [()]
+        if Module.MOE_ACTIVATION in present:
+            forwards.append((Module.MOE_ACTIVATION,))
+        whole = tuple(module for module in (Module.MLP, Module.MOE) if module in present)
+        if whole:
+            forwards.append(whole)
+        norms: list[tuple[Module, ...]] = [(), (Module.LAYER_NORM,)] if Module.LAYER_NORM in present else [()]
+        choices += [
+            Recompute(granularity=Granularity.SELECTIVE, modules=tuple(module.value for module in modules))
+            for forward in forwards
+            for mixer in mixers
+            for norm in norms
+            if (modules := (*mixer, *norm, *forward))
+        ]
+    if capabilities.per_layer_recompute:
+        choices.append(Recompute(granularity=Granularity.PER_LAYER))
+    choices.append(Recompute(granularity=Granularity.FULL))
+    return tuple(choices)
+
+
+def partial_recompute_layers(model: ModelSpec, *, num_stages: int) -> tuple[int, ...]:
+    """Return how many layers of each virtual stage may be recomputed while the others keep everything.
+
+    At most as many as the smallest even stage holds, and fewer than all. Where layers differ, only without a pipeline:
+    what the first layers of a stage keep then depends on where it begins, which no problem of the solvers says.
+    """
+    most = model.num_layers // num_stages
+    if len(model.distinct_blocks) > 1 and num_stages > 1:
+        return ()
+    return tuple(count for count in range(1, most + 1) if count * num_stages < model.num_layers)
+
+
+def zero_stage_alone(workload: TrainWorkload, capabilities: Capabilities) -> int:
+    """Return the zero_stage of one replica alone: it says nothing, but some optimizers and targets want one."""
+    return max(int(uses_precision_aware_optimizer(workload)), capabilities.least_zero_stage)
+
+
+def zero_stages_alone(
+    workload: TrainWorkload, capabilities: Capabilities, *, offloads: bool, sharded: bool = False
+) -> tuple[int, ...]:
+    """Return the zero_stages of one replica alone that are not the same thing under two names.
+
+    Args:
+        workload: The training run.
+        capabilities: What the target can run.
+        offloads: A part of the states is on the host, which a sharded optimizer alone has.
+        sharded: Sharded weights alone will do: they lie on the host too, or states on drives.
+    """
+    if sharded:
+        return (SHARDED_WEIGHTS,)
+    least = max(zero_stage_alone(workload, capabilities), int(offloads))
+    apart = workload.gradient_dtype is not workload.precision.parameter_dtype
+    return (least, 2) if capabilities.half_gradients and apart else (least,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sharding:
+    """One way to split states: what is split, in how many groups, and over how many ranks a second copy."""
+
+    zero_stage: int
+    state_replicas: int = 1
+    secondary_shard: int = 1
+
+
+class _Inner:
+    """What each mesh is unrolled into: the choices behind it, and how many points that makes."""
+
+    def __init__(self, scope: Scope, *, offloads: bool, sharded: bool) -> None:
+        self.scope = scope
+        self.zero_stages_alone = zero_stages_alone(
+            scope.workload, scope.capabilities, offloads=offloads, sharded=sharded
+        )
+        self.recomputes = recompute_choices(scope.graph, scope.workload, scope.capabilities)
+        self.uses = cache(self._uses)
+        self.recompute_columns = cache(self._recompute_columns)
+        self.num_chains = cache(self._num_chains)
+
+    def micro_batches(self, dp: int) -> tuple[int, ...]:
+        batch, remainder = divmod(self.scope.workload.global_batch_size, dp)
+        return (0,) if remainder else divisors(batch)
+
+    def shardings(self, *, tp: int, replicas: int, edp: int) -> tuple[_Sharding, ...]:
+        """Return the ways to shard states over `replicas` ranks."""
+        if replicas == 1 and (edp == 1 or not self.scope.graph.has_experts):
+            return tuple(_Sharding(zero_stage=stage) for stage in self.zero_stages_alone)
+        found = [_Sharding(zero_stage=stage) for stage in (0, 1, 2, 3)]
+        near = max(self.scope.fast_domain_size // tp, 1)
+        groups, rest = divmod(replicas, near)
+        if near > 1 and groups > 1 and not rest:
+            if self.scope.capabilities.hybrid_sharding and edp % groups == 0:
+                found += [_Sharding(zero_stage=stage, state_replicas=groups) for stage in (1, 2, 3)]
+            if self.scope.capabilities.secondary_shard:
+                found.append(_Sharding(zero_stage=3, secondary_shard=near))
+        return tuple(found)
+
+    def partial(self, *, num_stages: int) -> tuple[int, ...]:
+        if not self.scope.capabilities.partial_recompute:
+            return ()
+        return partial_recompute_layers(self.scope.model, num_stages=num_stages)
+
+    def _uses(self, tp: int, replicas: int, edp: int, dp: int, pp: int) -> IntArray:
+        """Return how a mesh can be used: vpp, micro-batch, sequence parallelism, sharding; a column each."""
+        shardings = self.shardings(tp=tp, replicas=replicas, edp=edp)
+        grid = np.meshgrid(
+            np.array(virtual_degrees(self.scope.model.num_layers, pp), dtype=np.int64),
+            np.array(self.micro_batches(dp), dtype=np.int64),
+            np.array((0, 1) if tp > 1 else (0,), dtype=np.int64),
+            np.arange(len(shardings), dtype=np.int64),
+            indexing="ij",
+        )
+        vpp, micro, sequence_parallel, which = (axis.ravel() for axis in grid)
+        table = np.array([(way.zero_stage, way.state_replicas, way.secondary_shard) for way in shardings]).T
+        return np.stack([vpp, micro, sequence_parallel, *table[:, which]])
+
+    def _recompute_columns(self, pp: int, vpp: int, zero_stage: int) -> IntArray:
+        """Return the recompute choices of a number of virtual stages, a column each."""
+        partial = self.partial(num_stages=pp * vpp)
+        per_layer = vpp == 1 and zero_stage <= LARGEST_ZERO_BY_LAYER
+        whole = [index for index, choice in enumerate(self.recomputes) if per_layer or not choice.is_per_layer]
+        return np.array([whole + [0] * len(partial), [0] * len(whole) + list(partial)], dtype=np.int64)
+
+    def num_recomputes(self, pp: int, vpp: int, zero_stage: int) -> int:
+        """Return how many recompute choices that makes."""
+        return int(self.recompute_columns(pp, vpp, zero_stage).shape[1])
+
+    def _num_chains(self, pp: int, zero_stage: int) -> int:
+        """Return how many choices of virtual stages and recomputation there are."""
+        return sum(self.num_recomputes(pp, vpp, zero_stage) for vpp in virtual_degrees(self.scope.model.num_layers, pp))
+
+    def num_allowed(self, pp: int, vpp: int, zero_stage: int) -> int:
+        """Return how many of them the user allows."""
+        allowed = self.scope.constraints.recompute
+        choices, layers = self.recompute_columns(pp, vpp, zero_stage)
+        names = [
+            Granularity.FULL if partial else self.recomputes[choice].granularity
+            for choice, partial in zip(choices.tolist(), layers.tolist(), strict=True)
+        ]
+        return len(names) if allowed is None else sum(name.value in allowed for name in names)
+
+    def num_points(self, tp: int, replicas: int, edp: int, dp: int, pp: int) -> int:
+        """Return how many points a mesh is unrolled into."""
+        shardings = self.shardings(tp=tp, replicas=replicas, edp=edp)
+        chains = sum(self.num_chains(pp, way.zero_stage) for way in shardings)
+        return chains * len(self.micro_batches(dp)) * (1 + (tp > 1))
+
+
+MayFit = Callable[[Points], BoolArray]
+"""Tells which points may fit into memory: False is proven."""
+
+
+def enumerate_layouts(  # noqa: PLR0913 - what is enumerated, and what of it lies on the hosts
+    scope: Scope,
+    *,
+    may_fit: MayFit | None = None,
+    offload_percent: int = 0,
+    parameters: bool = False,
+    drives: int = ON_HOSTS,
+    activations: bool = False,
+    modules: tuple[str, ...] = (),
+) -> Space:
+    """Return every legal point, and how many others broke which rule.
+
+    Args:
+        scope: What is enumerated.
+        may_fit: Drops legal points whose mesh cannot fit however it is used, before they are unrolled; without it all
+            legal points are returned.
+        offload_percent: Part of the optimizer's states in host memory, the same for all points.
+        parameters: All points have their weights in host memory.
+        drives: How drives take part in the optimizer step of all points.
+        activations: All points have the saved tensors of some layers in host memory.
+        modules: All points have those of these modules of all layers there.
+    """
+    inner = _Inner(scope, offloads=offload_percent > 0, sharded=parameters or drives != ON_HOSTS)
+    pruned: dict[str, int] = {}
+
+    def survivors(points: Points, weight_X: IntArray, rules: Iterable[Rule]) -> Points:
+        """Return the points that break no rule; the others are charged, with all that would have come of them."""
+        alive_X = np.ones(len(points), dtype=np.bool_)
+        for reason, broken_X in rules:
+            count = int(weight_X[alive_X & broken_X].sum())
+            if count:
+                pruned[reason] = pruned.get(reason, 0) + count
+                alive_X &= ~broken_X
+        return points.where(alive_X)
+
+    several_domains = scope.num_gpus > scope.fast_domain_size
+    meshes = _meshes(scope.num_gpus, with_experts=scope.graph.has_experts, several_domains=several_domains)
+    offloaded_X = np.full(len(meshes), offload_percent, dtype=np.int64)
+    meshes = replace(
+        meshes,
+        optimizer_offload_X=offloaded_X,
+        least_offload_X=offloaded_X,
+        parameter_offload_X=np.full(len(meshes), int(parameters), dtype=np.int64),
+        drive_offload_X=np.full(len(meshes), drives, dtype=np.int64),
+        offloaded_layers_X=np.full(len(meshes), int(activations), dtype=np.int64),
+    )
+    of_mesh_X = _of_distinct(_mesh_keys(meshes), inner.num_points)
+    considered = int(of_mesh_X.sum())
+    meshes = survivors(meshes, of_mesh_X, mesh_rules(meshes, scope))
+    uses = _unrolled(meshes, [inner.uses(*key) for key in _mesh_keys(meshes).T.tolist()], _USE_COLUMNS)
+    uses = replace(uses, num_microbatches_X=_num_microbatches_X(uses, scope.workload))
+    of_use_X = _of_distinct(_recompute_keys(uses), inner.num_recomputes)
+    uses = survivors(uses, of_use_X, chain(use_rules(uses, scope), module_rules(uses, scope, modules)))
+    unfit = 0
+    if may_fit is not None and len(uses):
+        hopeless_X = ~_frugal_fits_X(uses, scope, _frugal_choices(inner.recomputes, modules), may_fit)
+        stages = _recompute_keys(uses)[:, hopeless_X]
+        unfit = int(_of_distinct(stages, inner.num_allowed).sum())
+        refused = int(_of_distinct(stages, inner.num_recomputes).sum()) - unfit
+        if refused:
+            pruned[RECOMPUTE_PINNED] = refused
+        uses = uses.where(~hopeless_X)
+    columns = [inner.recompute_columns(*key) for key in _recompute_keys(uses).T.tolist()]
+    points = _unrolled(uses, columns, _RECOMPUTE_COLUMNS)
+    points = survivors(
+        points,
+        np.ones(len(points), dtype=np.int64),
+        chain(
+            recompute_rules(points, scope.constraints, inner.recomputes),
+            module_recompute_rules(points, inner.recomputes, modules),
+        ),
+    )
+    long_X = _operations_X(points) > MAX_SCHEDULED_OPERATIONS
+    if long_X.any():
+        pruned[UNSIMULATED] = int(long_X.sum())
+    return Space(
+        points=points.where(~long_X),
+        unsimulated=points.where(long_X),
+        recomputes=inner.recomputes,
+        considered=considered,
+        pruned=pruned,
+        unfit=unfit,
+        modules=modules,
+    )
+
+
+def _frugal_choices(recomputes: tuple[Recompute, ...], modules: tuple[str, ...]) -> tuple[int, ...]:
+    """Return recompute choices of which one needs least: the last; any that goes with modules on the hosts."""
+    if not modules:
+        return (len(recomputes) - 1,)
+    return tuple(index for index, choice in enumerate(recomputes) if not clashes(choice, modules))
+
+
+def _frugal_fits_X(uses: Points, scope: Scope, choices: tuple[int, ...], may_fit: MayFit) -> BoolArray:
+    """Return whether some frugal use of each mesh and its virtual stages may fit.
+
+    Micro-batches of one sequence and every layer recomputed as one of `choices` says. Residuals split or not: a split
+    one is gathered for the layer behind it, beside what it keeps. Every zero_stage that the target runs on such a mesh:
+    a higher one shards more, but waits for it with buffers, and 0 needs a communicator less. No use of the mesh takes
+    less than all these.
+    """
+    keys = np.stack([uses.tp_X, uses.cp_X, uses.ulysses_X, uses.pp_X, uses.ep_X, uses.etp_X, uses.vpp_X])
+    first, index_X = distinct_columns(keys)
+    frugal = uses.where(first)
+    target = scope.capabilities
+    largest_X = np.full(len(frugal), 3, dtype=np.int64)
+    for degree_X, largest in (
+        (frugal.pp_X, target.zero_with_pipeline),
+        (frugal.tp_X, target.zero_with_tensor),
+        (frugal.cp_X, target.zero_with_context),
+        (frugal.ep_X, target.zero_with_experts),
+    ):
+        largest_X = np.where(degree_X > 1, np.minimum(largest_X, largest), largest_X)
+    if frugal.optimizer_offload_X.any():
+        largest_X = np.minimum(largest_X, max(target.offload_zero_stages, default=0))
+    ones = np.ones(len(frugal), dtype=np.int64)
+    frugal = replace(
+        frugal,
+        micro_batch_size_X=ones,
+        num_microbatches_X=scope.workload.global_batch_size // frugal.dp_X,
+        state_replicas_X=ones,
+        secondary_shard_X=ones,
+        recompute_layers_X=np.zeros(len(frugal), dtype=np.int64),
+    )
+    fits_X = np.zeros(len(frugal), dtype=np.bool_)
+    splits = ((frugal.tp_X > 1).astype(np.int64), np.zeros_like(ones))
+    for choice, split_X, zero_stage in product(choices, splits, (3, 2, 1, 0)):
+        left = np.flatnonzero(~fits_X & (largest_X >= zero_stage))
+        if len(left):
+            use = replace(
+                frugal,
+                recompute_X=np.full_like(ones, choice),
+                sequence_parallel_X=split_X,
+                zero_stage_X=np.full_like(ones, zero_stage),
+            )
+            fits_X[left] = may_fit(use.where(left))
+    of_uses_X: BoolArray = fits_X[index_X]
+    return of_uses_X
+
+
+def _operations_X(points: Points) -> IntArray:
+    """Return the passes over all pipeline ranks that a step simulates."""
+    operations_X: IntArray = 2 * points.num_microbatches_X * points.vpp_X * points.pp_X
+    return operations_X
+
+
+_USE_COLUMNS = (
+    "vpp_X",
+    "micro_batch_size_X",
+    "sequence_parallel_X",
+    "zero_stage_X",
+    "state_replicas_X",
+    "secondary_shard_X",
+)
+_RECOMPUTE_COLUMNS = ("recompute_X", "recompute_layers_X")
+
+
+def _mesh_keys(meshes: Points) -> IntArray:
+    """Return what decides how meshes can be used: a column each."""
+    return np.stack([meshes.tp_X, meshes.dp_X * meshes.cp_X, meshes.edp_X, meshes.dp_X, meshes.pp_X])
+
+
+def _recompute_keys(uses: Points) -> IntArray:
+    """Return what decides which recompute choices a use of a mesh has: a column each."""
+    return np.stack([uses.pp_X, uses.vpp_X, uses.zero_stage_X])
+
+
+def _of_distinct(keys: IntArray, value: Callable[..., int]) -> IntArray:
+    """Return `value` of each column of `keys`, computed once for each distinct one."""
+    first, index_X = distinct_columns(keys)
+    values = np.array([value(*key) for key in keys[:, first].T.tolist()], dtype=np.int64)
+    return values[index_X]
+
+
+def _unrolled(points: Points, parts: list[IntArray], names: tuple[str, ...]) -> Points:
+    """Return each point as often as its part has columns, with those columns."""
+    if not parts:
+        return points
+    repeats = np.array([part.shape[1] for part in parts], dtype=np.int64)
+    columns = np.concatenate(parts, axis=1)
+    repeated = points.where(np.repeat(np.arange(len(points)), repeats))
+    return replace(repeated, **dict(zip(names, columns, strict=True)))
+
+
+def _num_microbatches_X(points: Points, workload: TrainWorkload) -> IntArray:
+    num_X: IntArray = workload.global_batch_size // points.dp_X // np.maximum(points.micro_batch_size_X, 1)
+    return num_X
+
+
+@lru_cache(maxsize=8)
+def _meshes(num_gpus: int, *, with_experts: bool, several_domains: bool) -> Points:
+    """Return every way to cut the GPUs into the two grids, in both rank orders where GPUs are unequally far apart."""
+    parts: list[IntArray] = []
+    for tp in divisors(num_gpus):
+        for cp in divisors(num_gpus // tp):
+            for pp in divisors(num_gpus // (tp * cp)):
+                experts_GK = _expert_grids(num_gpus // pp) if with_experts else np.ones((2, 1), dtype=np.int64)
+                ulysses_U = np.array(divisors(cp), dtype=np.int64)
+                num_grids = experts_GK.shape[1]
+                part = np.empty((7, len(ulysses_U) * num_grids), dtype=np.int64)
+                part[:5] = np.array([[tp], [cp], [1], [pp], [num_gpus // (tp * cp * pp)]])
+                part[2] = np.repeat(ulysses_U, num_grids)
+                part[5:] = np.tile(experts_GK, len(ulysses_U))
+                parts.append(part)
+    columns = np.concatenate(parts, axis=1)
+    columns = _with_rank_orders(columns, with_experts=with_experts, several_domains=several_domains)
+    names = ("tp_X", "cp_X", "ulysses_X", "pp_X", "dp_X", "ep_X", "etp_X", "replicas_outermost_X")
+    ones = np.ones(columns.shape[1], dtype=np.int64)
+    blank = {entry.name: ones for entry in fields(Points)}
+    return Points(**{**blank, **dict(zip(names, columns, strict=True))})
+
+
+def _with_rank_orders(meshes: IntArray, *, with_experts: bool, several_domains: bool) -> IntArray:
+    """Return each mesh with its stages outermost, and once more with its replicas where that is another order."""
+    tp, cp, _, pp, dp, ep, etp = meshes
+    other = several_domains & (pp > 1) & (dp > 1) & (cp == 1) & ((ep * etp == tp) | (not with_experts))
+    stages_outermost = np.append(meshes, np.zeros((1, meshes.shape[1]), dtype=np.int64), axis=0)
+    again = np.append(meshes[:, other], np.ones((1, int(other.sum())), dtype=np.int64), axis=0)
+    return np.append(stages_outermost, again, axis=1)
+
+
+@lru_cache(maxsize=256)
+def _expert_grids(stage_ranks: int) -> IntArray:
+    """Return every ep and etp whose product divides the GPUs of a pipeline rank: a column each."""
+    grids = [(ep, etp) for ep in divisors(stage_ranks) for etp in divisors(stage_ranks // ep)]
+    return np.array(grids, dtype=np.int64).T
+
+
+def broken_rules(points: Points, scope: Scope) -> tuple[str, ...]:
+    """Return every rule that some of `points` break, whoever chose them."""
+    pinned = replace(scope, constraints=pinned_to(points))
+    too_long_X = _operations_X(points) > MAX_SCHEDULED_OPERATIONS
+    rules = (*mesh_rules(points, pinned), *use_rules(points, pinned), (UNSIMULATED, too_long_X))
+    return tuple(reason for reason, broken_X in rules if broken_X.any())
+
+
+def pinned_to(points: Points) -> Constraints:
+    """Return constraints that pin the degrees which the space searches in part only, to what `points` have."""
+    return Constraints(
+        degrees={name: Bounds(allowed=tuple(distinct(getattr(points, f"{name}_X")))) for name in ("tp", "cp", "etp")}
+    )

@@ -1,0 +1,1 @@
+"""One point after another: its layers dealt to stages, recomputed and offloaded, priced exactly."""
