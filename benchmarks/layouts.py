@@ -29,7 +29,7 @@ from benchmarks.points import (
     use_of,
     virtual_stages,
 )
-from planner.evaluation.evaluate import LayerPrices, priced_step
+from planner.evaluation.priced_step import LayerPrices, priced_step
 from planner.evaluation.validate import layout_violations
 from planner.frameworks.capabilities import CAPABILITIES
 from planner.layout import Granularity, Layout, Recompute, stages_from_counts

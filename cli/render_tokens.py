@@ -1,7 +1,7 @@
 """What divided tokens would make of a plan's layouts: MEMO's swapping and computing again, token by token."""
 
 from cli.render import Block, Facts, Item, Line, Table, columns, gib, milliseconds, percent, section, signed_percent
-from planner.evaluation.evaluate import RECOMPUTATION
+from planner.evaluation.priced_step import RECOMPUTATION
 from planner.plans.choices import SwappedTokens
 from planner.plans.plan import Plan
 from planner.requests.request import Target

@@ -35,7 +35,8 @@ from planner.ranks.placement import PlacedModel, place
 from planner.requests.request import Bounds, Constraints, Target
 from planner.requests.workload import AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
 from planner.search.bounds.costs import CostTable
-from planner.search.space.enumeration import enumerate_layouts, interleaved_counts
+from planner.search.space.dimensions import interleaved_counts
+from planner.search.space.enumeration import enumerate_layouts
 from planner.search.space.points import Scope
 from planner.search.splits.candidates import Pricer, layout_at
 from planner.search.splits.point_prices import PointPrices

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.errors import InputError, Location
-from planner.memory.ledger import FRAGMENTATION, WORKING_TERMS
+from planner.memory.ledger import WORKING_TERMS
+from planner.memory.terms import FRAGMENTATION
 from planner.plans.plan import MemoryLine, Phase
 from planner.reconcile.snapshots import Snapshot
 from planner.reconcile.terms import OUTSIDE, UNASSIGNED, reconciled

@@ -19,9 +19,9 @@ a GPT layer this gives; a test asserts it).
 
 from dataclasses import dataclass
 
-from planner.evaluation.evaluate import stage_prices
+from planner.evaluation.priced_step import stage_prices
 from planner.layout import Recompute
-from planner.memory.ledger import chunk_activation_bytes
+from planner.memory.saved import chunk_activation_bytes
 from planner.ranks.placement import PlacedModel
 from planner.ranks.pricing import launches_seconds, restart_seconds, steps_seconds
 from planner.ranks.shard import RankLayer

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from planner.memory.ledger import FRAGMENTATION
+from planner.memory.terms import FRAGMENTATION
 from planner.plans.plan import MemoryLine, Phase
 from planner.reconcile.snapshots import Block, Snapshot
 

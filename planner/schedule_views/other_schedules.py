@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from planner.errors import InputError
-from planner.evaluation.evaluate import tail_seconds
+from planner.evaluation.priced_step import tail_seconds
 from planner.frameworks.capabilities import capabilities_of
 from planner.layout import Schedule, Stage
 from planner.memory.ledger import memory_ledger, peak_memory_bytes

@@ -7,8 +7,8 @@ work, layer by layer.
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from planner.evaluation.evaluate import stage_prices
 from planner.evaluation.pass_prices import StagePasses, stage_passes
+from planner.evaluation.priced_step import stage_prices
 from planner.layout import Schedule, Stage, stages_from_counts
 from planner.ranks.communication import overlapped_transfer_seconds, transfer
 from planner.ranks.placement import PlacedModel

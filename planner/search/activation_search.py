@@ -9,7 +9,8 @@ import math
 from dataclasses import replace
 
 from planner.search.bounds.costs import CostTable
-from planner.search.space.enumeration import Space, enumerate_layouts, offloaded_layer_counts
+from planner.search.space.dimensions import offloaded_layer_counts
+from planner.search.space.enumeration import Space, enumerate_layouts
 from planner.search.space.points import Scope
 from planner.search.splits.activation_prices import ActivationPricer
 from planner.search.visit import Refused, Visit, Watch, added, merged, visit

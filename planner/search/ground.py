@@ -26,7 +26,8 @@ from planner.search.bounds.costs import CostTable
 from planner.search.infeasible import PriceOn
 from planner.search.module_search import least_module_seconds, visit_modules
 from planner.search.offload_search import least_hosted_seconds, visit_hosted
-from planner.search.space.enumeration import Space, enumerate_layouts, recompute_choices
+from planner.search.space.dimensions import recompute_choices
+from planner.search.space.enumeration import Space, enumerate_layouts
 from planner.search.space.points import Scope
 from planner.search.splits.candidates import Pricer
 from planner.search.splits.rank_map import pricer_on

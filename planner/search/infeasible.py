@@ -20,14 +20,8 @@ from planner.plans.plan import Infeasible, PlannedLayout, Relaxation
 from planner.plans.report import layers_in_words
 from planner.requests.request import OFFLOADED_LAYERS, OFFLOADED_MODULES, Constraints, PlanRequest
 from planner.search.bounds.costs import CostTable
-from planner.search.space.enumeration import (
-    Space,
-    enumerate_layouts,
-    least_offload_percent,
-    offload_percents,
-    offloaded_layer_counts,
-    tiers,
-)
+from planner.search.space.dimensions import least_offload_percent, offload_percents, offloaded_layer_counts, tiers
+from planner.search.space.enumeration import Space, enumerate_layouts
 from planner.search.space.module_rules import searched_modules
 from planner.search.space.points import Points, Scope, distinct_columns
 from planner.search.splits.activation_prices import ActivationPricer

@@ -14,7 +14,8 @@ from planner.plans.plan import MemoryLine
 from planner.ranks.placement import place
 from planner.requests.request import MAX_DEGREE, Constraints
 from planner.requests.workload import MAX_LENGTH, TrainWorkload
-from planner.search.space.enumeration import broken_rules, recompute_choices
+from planner.search.space.dimensions import recompute_choices
+from planner.search.space.enumeration import broken_rules
 from planner.search.space.points import Scope, point_of
 from planner.search.splits.formulate import skeleton
 from profiles.hardware import Device

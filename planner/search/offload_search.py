@@ -23,7 +23,8 @@ from planner.memory.host import host_bytes_of_element, least_drive_bytes, least_
 from planner.offloading.states import SHARDED_WEIGHTS
 from planner.ranks.communication import num_moments
 from planner.search.bounds.costs import CostTable
-from planner.search.space.enumeration import Space, Tier, enumerate_layouts, offload_percents, tiers
+from planner.search.space.dimensions import Tier, offload_percents, tiers
+from planner.search.space.enumeration import Space, enumerate_layouts
 from planner.search.space.points import BoolArray, IntArray, Points, Scope
 from planner.search.splits.offload_prices import OffloadPricer
 from planner.search.visit import BEYOND_HOST, OUTBID, Refused, Visit, Watch, added, merged, visit

@@ -17,7 +17,8 @@ from planner.requests.request import OFFLOADED_LAYERS, Constraints, PlanRequest
 from planner.search.baseline import baseline_layout
 from planner.search.ground import Ground, ignore, planned_for_any, prepare
 from planner.search.infeasible import PriceOn, explain_infeasible
-from planner.search.space.enumeration import dimensions, enumerate_layouts, least_offload_percent
+from planner.search.space.dimensions import dimensions, least_offload_percent
+from planner.search.space.enumeration import enumerate_layouts
 from planner.search.visit import Visit, Watch, added
 from profiles.hardware import Cluster
 from profiles.planned import cost_model_on

@@ -25,7 +25,7 @@ hidden by what they were hidden by before. Slots hold for the steady phase of th
 
 from dataclasses import dataclass, replace
 
-from planner.evaluation.evaluate import PricedStep, priced_step
+from planner.evaluation.priced_step import PricedStep, priced_step
 from planner.frameworks.capabilities import capabilities_of
 from planner.layout import Granularity, Layout, Recompute
 from planner.memory.host import reserve

@@ -24,7 +24,8 @@ from planner.requests.workload import Precision, TrainWorkload
 from planner.search.bounds.costs import CostTable
 from planner.search.ground import ignore
 from planner.search.search import search
-from planner.search.space.enumeration import enumerate_layouts, interleaved_counts
+from planner.search.space.dimensions import interleaved_counts
+from planner.search.space.enumeration import enumerate_layouts
 from planner.search.space.points import Scope
 from planner.search.splits.candidates import layout_at
 from profiles.hardware import Cluster

@@ -21,7 +21,8 @@ from planner.requests.request import Bounds, Constraints
 from planner.requests.routing import Routing
 from planner.requests.workload import AttentionKernel, DocumentLengths, Packing, Precision, TrainWorkload
 from planner.search.bounds.costs import CostTable
-from planner.search.space.enumeration import enumerate_layouts, interleaved_counts
+from planner.search.space.dimensions import interleaved_counts
+from planner.search.space.enumeration import enumerate_layouts
 from planner.search.space.points import Points, Scope
 from planner.search.splits.candidates import PointBound, Pricer, Rejected, layout_at
 from profiles.analytic import AnalyticCostModel

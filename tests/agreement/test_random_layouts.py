@@ -11,7 +11,8 @@ from benchmarks.brute_force import can_say
 from benchmarks.layouts import Judge, Verdict, moves, random_layouts
 from benchmarks.points import Run
 from benchmarks.random_layouts import CLUSTERS, LAYOUTS, Case, run_of, try_case
-from planner.evaluation.evaluate import Evaluation, evaluate, priced_step
+from planner.evaluation.evaluate import Evaluation, evaluate
+from planner.evaluation.priced_step import priced_step
 from planner.evaluation.validate import layout_violations
 from planner.frameworks.capabilities import CAPABILITIES
 from planner.layout import Layout

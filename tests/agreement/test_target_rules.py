@@ -27,13 +27,8 @@ from planner.requests.workload import (
     TrainWorkload,
 )
 from planner.search.bounds.costs import CostTable
-from planner.search.space.enumeration import (
-    divisors,
-    enumerate_layouts,
-    interleaved_counts,
-    partial_recompute_layers,
-    recompute_choices,
-)
+from planner.search.space.dimensions import divisors, interleaved_counts, partial_recompute_layers, recompute_choices
+from planner.search.space.enumeration import enumerate_layouts
 from planner.search.space.points import Points, Scope
 from planner.search.space.space_rules import mesh_rules, recompute_rules, use_rules
 from planner.search.splits.candidates import layout_at

@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.evaluation.evaluate import simulated_step_seconds, stage_prices
+from planner.evaluation.evaluate import simulated_step_seconds
+from planner.evaluation.priced_step import stage_prices
 from planner.layout import Layout
 from planner.memory.host import host_memory
 from planner.memory.ledger import memory_ledger, peaks_of_ranks

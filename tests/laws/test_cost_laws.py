@@ -5,7 +5,8 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.evaluation.evaluate import BUBBLE, DATA_PARALLEL, evaluate
+from planner.evaluation.evaluate import evaluate
+from planner.evaluation.priced_step import BUBBLE, DATA_PARALLEL
 from planner.layout import Layout
 from profiles.analytic import AnalyticCostModel
 from profiles.hardware import Cluster

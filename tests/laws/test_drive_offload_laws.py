@@ -7,7 +7,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.evaluation.evaluate import simulated_step_seconds, stage_prices, tail_seconds
+from planner.evaluation.evaluate import simulated_step_seconds
+from planner.evaluation.priced_step import stage_prices, tail_seconds
 from planner.layout import IN_TURN, PIPELINED, Layout
 from planner.memory.host import drive_memory, host_memory
 from planner.memory.ledger import memory_ledger, peaks_of_ranks

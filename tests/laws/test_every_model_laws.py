@@ -25,7 +25,7 @@ from planner.ranks.shard import RankOperator, RankSaved, Sharder, shard_layer
 from planner.ranks.sharding import Sharding, padded_vocab_size
 from planner.ranks.step import Step
 from planner.requests.workload import Precision
-from planner.search.space.enumeration import recompute_choices
+from planner.search.space.dimensions import recompute_choices
 from profiles.ops import Attention, Gemm
 from profiles.ops import StateScan as ScanKernel
 from tests.kinds import (

@@ -11,7 +11,7 @@ from planner.models.graph import Mesh, Module, Weight, graph_parameters
 from planner.plans.plan import Phase
 from planner.ranks.pricing import price_steps
 from planner.ranks.sharding import padded_vocab_size
-from planner.search.space.enumeration import divisors, recompute_choices
+from planner.search.space.dimensions import divisors, recompute_choices
 from tests.small_spaces import SmallSpace, placed_layouts
 
 LAWS = settings(max_examples=50, deadline=None, derandomize=True)

@@ -9,10 +9,12 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.evaluation.evaluate import simulated_step_seconds, stage_prices
+from planner.evaluation.evaluate import simulated_step_seconds
+from planner.evaluation.priced_step import stage_prices
 from planner.layout import OFFLOADABLE, Layout
 from planner.memory.host import host_memory
-from planner.memory.ledger import activation_peaks, memory_ledger, peaks_of_ranks
+from planner.memory.ledger import memory_ledger, peaks_of_ranks
+from planner.memory.saved import activation_peaks
 from planner.offloading.module_timeline import GroupSeconds, LayerGroups, backward_seconds, forward_seconds
 from planner.offloading.modules import NEAR_LAYERS, groups, leaving_bytes, present_modules
 from planner.requests.request import Target

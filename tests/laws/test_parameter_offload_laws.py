@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.evaluation.evaluate import simulated_step_seconds, stage_prices, tail_seconds
+from planner.evaluation.evaluate import simulated_step_seconds
+from planner.evaluation.priced_step import stage_prices, tail_seconds
 from planner.layout import Layout
 from planner.memory.host import BUILT, WEIGHTS, host_memory
 from planner.memory.ledger import memory_ledger, peaks_of_ranks

@@ -7,7 +7,8 @@ import pytest
 
 from planner.frameworks.capabilities import CAPABILITIES
 from planner.layout import Granularity, Recompute
-from planner.memory.ledger import head_peak_bytes, memory_ledger
+from planner.memory.ledger import memory_ledger
+from planner.memory.saved import head_peak_bytes
 from planner.models.blocks import Activation, Block, DenseFeedForward, Norm, PositionEmbedding, QueryKeyNorm, Router
 from planner.models.graph import LayerGraph, ModelGraph, Pointwise
 from planner.models.layers import build_graph

@@ -39,7 +39,7 @@ from planner.requests.workload import TrainWorkload
 from planner.schedules.bounds import any_split_bound_seconds
 from planner.search.bounds.memory_bound import KnownSplit, MemoryNeed, mesh_at
 from planner.search.bounds.shape_costs import PartTable, ShapeCosts
-from planner.search.space.enumeration import interleaved_counts
+from planner.search.space.dimensions import interleaved_counts
 from planner.search.space.points import BoolArray, IntArray, Points, distinct, distinct_columns
 from profiles.estimate import CostModel
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from planner.frameworks.capabilities import Capabilities
 from planner.frameworks.overheads import Overheads
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.memory.ledger import WORKSPACE_BYTES, ZERO_WEIGHTS, head_peak_bytes
+from planner.memory.saved import head_peak_bytes
 from planner.memory.state_bytes import StateBytes, communicators_bytes, fp8_copy_bytes, state_bytes
+from planner.memory.terms import WORKSPACE_BYTES, ZERO_WEIGHTS
 from planner.models.specs import ModelSpec
 from planner.offloading.states import SHARDED_WEIGHTS
 from planner.ranks.communication import Grid

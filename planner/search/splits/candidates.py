@@ -11,7 +11,7 @@ from planner.memory.host import drive_memory, host_memory
 from planner.offloading.states import SHARDED_WEIGHTS
 from planner.schedules.bounds import ROUNDING
 from planner.search.bounds.costs import Bounds, CostTable
-from planner.search.space.enumeration import interleaved_counts
+from planner.search.space.dimensions import interleaved_counts
 from planner.search.space.points import Points
 from planner.search.splits.formulate import formulate, skeleton
 from planner.search.splits.layer_choices import LayerChooser

@@ -25,7 +25,7 @@ from planner.layout import (
     Schedule,
     stages_from_counts,
 )
-from planner.memory.ledger import WORKSPACE_BYTES, head_peak_bytes
+from planner.memory.saved import head_peak_bytes
 from planner.memory.state_bytes import (
     communicator_bytes,
     fp8_copy_bytes,
@@ -33,6 +33,7 @@ from planner.memory.state_bytes import (
     half_gradient_bytes,
     state_bytes,
 )
+from planner.memory.terms import WORKSPACE_BYTES
 from planner.models.specs import ModelSpec
 from planner.offloading.modules import NEAR_LAYERS, held_input_bytes, leaving_bytes
 from planner.offloading.states import PREFETCH_BUCKET_ELEMENTS

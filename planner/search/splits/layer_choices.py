@@ -9,7 +9,8 @@ are looked at one by one (`planner.search.bounds.layer_fronts`), and the fastest
 from dataclasses import replace
 
 from planner.layout import Granularity, Layout, Recompute
-from planner.memory.ledger import head_peak_bytes, room_bytes
+from planner.memory.ledger import room_bytes
+from planner.memory.saved import head_peak_bytes
 from planner.search.splits.point_prices import PointPrices
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from planner.layout import STAGES_OUTERMOST, Layout
-from planner.search.space.enumeration import broken_rules, divisors
+from planner.search.space.dimensions import divisors
+from planner.search.space.enumeration import broken_rules
 from planner.search.space.points import Scope, point_of_layout
 from planner.search.splits.candidates import Candidate, PointBound, Pricer
 from planner.search.splits.layer_choices import LayerChooser

@@ -7,7 +7,8 @@ tensors depends on its key, and is worked out once for each.
 from collections.abc import Iterator
 
 from planner.layout import Offload
-from planner.memory.ledger import RankNeed, activation_peaks, rank_need, working_set_bytes
+from planner.memory.ledger import RankNeed, rank_need
+from planner.memory.saved import activation_peaks, working_set_bytes
 from planner.ranks.placement import PlacedModel, StageContents
 
 _Key = tuple[Offload | None, int, bool, bool, tuple[StageContents, ...]]

@@ -35,7 +35,7 @@ import numpy as np
 from planner.layout import Layout, stages_from_counts
 from planner.schedules.bounds import ROUNDING
 from planner.search.bounds.costs import Rooms
-from planner.search.space.enumeration import interleaved_counts
+from planner.search.space.dimensions import interleaved_counts
 from planner.search.splits.candidates import Candidate, PointBound, Pricer
 from planner.search.splits.layer_moves import Counts, Moves, Path, StageChanges
 

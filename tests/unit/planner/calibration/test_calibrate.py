@@ -16,7 +16,8 @@ from planner.calibration.predicted import class_seconds
 from planner.calibration.traces import read_trace
 from planner.errors import InputError
 from planner.evaluation.described import given_layout, placed_alone
-from planner.memory.ledger import FRAGMENTATION, WORKING_TERMS
+from planner.memory.ledger import WORKING_TERMS
+from planner.memory.terms import FRAGMENTATION
 from planner.plans.plan import Phase, Plan
 from planner.reconcile.terms import OUTSIDE
 from planner.schema.calibration import read_calibration

@@ -4,15 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from planner.evaluation.evaluate import (
-    BUBBLE,
-    DATA_PARALLEL,
-    OPTIMIZER,
-    RECOMPUTATION,
-    Evaluation,
-    evaluate,
-    model_flops_utilisation,
-)
+from planner.evaluation.evaluate import Evaluation, evaluate, model_flops_utilisation
+from planner.evaluation.priced_step import BUBBLE, DATA_PARALLEL, OPTIMIZER, RECOMPUTATION
 from planner.frameworks.capabilities import MEGATRON
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
 from planner.models.graph import graph_parameters, required_flops_per_sequence

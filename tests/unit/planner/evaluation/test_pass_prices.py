@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from planner.evaluation.evaluate import stage_prices
 from planner.evaluation.pass_prices import stage_passes
+from planner.evaluation.priced_step import stage_prices
 from planner.frameworks.capabilities import MEGATRON
 from planner.layout import Granularity, Layout, Recompute
-from planner.memory.ledger import chunk_activation_bytes
+from planner.memory.saved import chunk_activation_bytes
 from planner.models.layers import build_graph
 from planner.models.specs import ModelSpec
 from planner.ranks.placement import PlacedModel, place

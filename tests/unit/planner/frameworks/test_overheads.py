@@ -8,8 +8,9 @@ import pytest
 from planner.evaluation.described import given_layout
 from planner.frameworks.overheads import PUBLISHED, overheads_on
 from planner.inputs.load import Inputs, load_inputs
-from planner.memory.ledger import FRAGMENTATION, PERMANENT_DIFFERENCE, WORKING_TERMS
+from planner.memory.ledger import WORKING_TERMS
 from planner.memory.state_bytes import communicator_bytes
+from planner.memory.terms import FRAGMENTATION, PERMANENT_DIFFERENCE
 from planner.plans.plan import Phase, PlannedLayout
 from planner.search.search import search
 from profiles.hardware import Calibration, Cluster, MemoryCalibration

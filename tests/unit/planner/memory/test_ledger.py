@@ -6,7 +6,8 @@ import pytest
 
 from planner.frameworks.capabilities import DEEPSPEED, MEGATRON, Capabilities
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.memory.ledger import activation_peaks, memory_ledger, memory_limit_bytes, peak_memory_bytes, peaks_of_ranks
+from planner.memory.ledger import memory_ledger, memory_limit_bytes, peak_memory_bytes, peaks_of_ranks
+from planner.memory.saved import activation_peaks
 from planner.memory.state_bytes import state_bytes
 from planner.models.bundled import load_bundled
 from planner.models.layers import build_graph

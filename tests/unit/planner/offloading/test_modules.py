@@ -16,7 +16,7 @@ from planner.evaluation.validate import violations
 from planner.frameworks.capabilities import MEGATRON
 from planner.layout import Granularity, Layout, Offload, Recompute
 from planner.memory.host import host_memory
-from planner.memory.ledger import activation_peaks
+from planner.memory.saved import activation_peaks
 from planner.models.bundled import load_bundled
 from planner.models.layers import build_graph
 from planner.models.specs import ModelSpec

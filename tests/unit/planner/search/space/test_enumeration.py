@@ -12,16 +12,15 @@ from planner.models.layers import build_graph
 from planner.models.specs import BlockRun, ModelSpec
 from planner.requests.request import Bounds, Constraints, Target
 from planner.requests.workload import AttentionKernel, DType, Lora, Optimizer, Precision, TrainMethod, TrainWorkload
-from planner.search.space.enumeration import (
-    Space,
+from planner.search.space.dimensions import (
     divisors,
-    enumerate_layouts,
     interleaved_counts,
     partial_recompute_layers,
     recompute_choices,
     virtual_degrees,
     zero_stages_alone,
 )
+from planner.search.space.enumeration import Space, enumerate_layouts
 from planner.search.space.points import Scope
 from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster
 from tests.kinds import even_workload, graph_of

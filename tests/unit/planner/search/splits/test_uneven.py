@@ -21,7 +21,7 @@ from planner.ranks.placement import place
 from planner.requests.request import Bounds, Constraints, Target
 from planner.requests.workload import Precision, TrainWorkload
 from planner.search.search import search
-from planner.search.space.enumeration import interleaved_counts
+from planner.search.space.dimensions import interleaved_counts
 from planner.search.splits.candidates import PointBound, Pricer
 from planner.search.splits.uneven import LEAST_GAIN, improved, least_seconds
 from solvers.errors import SolverError
