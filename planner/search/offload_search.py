@@ -1,13 +1,14 @@
 """Search the points with optimizer states or weights in host memory, behind those that keep all on the GPUs.
 
 What the host takes is priced by assumptions alone (`profiles.host`), so unless the user asks for offload by name it is
-searched only where nothing fits without: first points with a part of the states on the host, and where none of them
-fits either, those with all states and the weights there. States on a node's drives come last, both ways in which drives
-take part and with the weights on the GPUs or the hosts alike: what they save of host memory they cost in time, and
-where the hosts hold the states the same layout is faster without them. Which part is offloaded is chosen point by point
-(`planner.search.splits.offload_prices`). Here each point is given the largest part that its nodes may hold and the
-least that its GPUs may need, both by bounds: more on the hosts never takes more of a GPU, nor less of a node. Where
-plans are known that keep everything on the GPUs, only points whose bound beats them are looked at.
+searched only where nothing fits without: points with a part of the states on the host, and those with all states and
+the weights there, as far as their bounds beat the others'. States on a node's drives come last, where none of these
+fits, both ways in which drives take part and with the weights on the GPUs or the hosts alike: what they save of host
+memory they cost in time, and where the hosts hold the states the same layout is faster without them. Which part is
+offloaded is chosen point by point (`planner.search.splits.offload_prices`). Here each point is given the largest part
+that its nodes may hold and the least that its GPUs may need, both by bounds: more on the hosts never takes more of a
+GPU, nor less of a node. Where plans are known that keep everything on the GPUs, only points whose bound beats them are
+looked at.
 """
 
 import math
@@ -48,12 +49,12 @@ def visit_hosted(  # noqa: PLR0913 - what is searched, where, and what is known 
         nothing_yet = not before.candidates
         for tier in group:
             if drives:
-                asked = constraints.drive_offload is True or nothing_yet
+                asked = constraints.drive_offload is True
             elif tier.parameters:
                 asked = constraints.parameter_offload is True
             else:
                 asked = constraints.optimizer_offload is not None
-            if asked or not before.candidates:
+            if asked or nothing_yet:
                 before = _with_hosted(
                     scope,
                     table,

@@ -98,6 +98,19 @@ def test_a_model_fits_with_weights_on_the_host_that_did_not_without(fitted: Plan
         assert not violations(planned, fitted.model, fitted.cluster, fitted.request)
 
 
+@pytest.mark.parametrize(("gib", "faster"), [(22, STATES), (24, BOTH)])
+def test_of_states_and_of_weights_too_on_the_host_the_faster_is_the_plan(
+    small_gpus: Cluster, gib: int, faster: Offload
+) -> None:
+    """Both fit: without weights there is room for larger micro-batches, which may win what copies cost."""
+    cluster = replace(small_gpus, device=replace(small_gpus.device, memory_bytes=gib * GIB))
+    model = load_bundled("llama-2-7b")
+    free, states, both = (search(model, cluster, asked(weights=weights), top=1).best for weights in (None, False, True))
+    assert (states.layout.offload, both.layout.offload) == (STATES, BOTH)
+    assert free.layout.offload == faster
+    assert free.step_seconds == min(states.step_seconds, both.step_seconds)
+
+
 def test_the_ledgers_say_where_the_weights_are(fitted: Plan) -> None:
     share = -(-graph_parameters(fitted.model, build_graph(fitted.model, WORKLOAD, eager=True)) // 4)
     hosted = fitted.best.host_memory
