@@ -8,51 +8,29 @@ are not combined, and whichever is faster is the plan. How many layers are offlo
 import math
 from dataclasses import replace
 
+from planner.search.beside import Beside
 from planner.search.bounds.costs import CostTable
 from planner.search.space.dimensions import offloaded_layer_counts
 from planner.search.space.enumeration import Space, enumerate_layouts
 from planner.search.space.points import Scope
 from planner.search.splits.activation_prices import ActivationPricer
-from planner.search.visit import Refused, Visit, Watch, added, merged, visit
-from profiles.hardware import Cluster
+from planner.search.visit import Visit, merged
 
 
-def visit_activations(  # noqa: PLR0913 - what is searched, where, and what is known of it
-    scope: Scope,
-    table: CostTable,
-    cluster: Cluster,
-    *,
-    limit_bytes: int,
-    before: Visit,
-    top: int,
-    watch: Watch,
-    refused: Refused,
-) -> Visit:
+def visit_activations(search: Beside, before: Visit) -> Visit:
     """Return what was visited before, and what came of the points with activations on the hosts, if there are any."""
-    space = _space(scope)
+    space = _space(search.scope)
     if space is None:
         return before
-    watch("enumerating layouts with offloaded activations", 0, 1)
-    counts = offloaded_layer_counts(scope)
-    seen = visit(
-        space,
-        table,
-        ActivationPricer(table, limit_bytes=limit_bytes, cluster=cluster, counts=counts),
-        scope=scope,
-        start=None,
-        top=top,
-        watch=watch,
-        refused=refused,
-        rivals=before.candidates,
+    search.watch("enumerating layouts with offloaded activations", 0, 1)
+    pricer = ActivationPricer(
+        search.table,
+        limit_bytes=search.limit_bytes,
+        cluster=search.cluster,
+        counts=offloaded_layer_counts(search.scope),
     )
-    seen = replace(
-        seen,
-        pruned=added(space.pruned, seen.pruned),
-        offloaded_considered=space.considered,
-        offloaded_legal=len(space.points),
-        activations_considered=True,
-    )
-    return merged(before, seen)
+    seen = search.visited(space, pricer, before=before)
+    return merged(before, replace(seen, activations_considered=True))
 
 
 def least_activation_seconds(scope: Scope, table: CostTable, *, limit_bytes: int) -> float:

@@ -22,6 +22,7 @@ from planner.ranks.placement import place
 from planner.requests.request import Constraints, PlanRequest
 from planner.search.activation_search import least_activation_seconds, visit_activations
 from planner.search.baseline import baseline_layout
+from planner.search.beside import Beside
 from planner.search.bounds.costs import CostTable
 from planner.search.infeasible import PriceOn
 from planner.search.module_search import least_module_seconds, visit_modules
@@ -135,22 +136,22 @@ class Ground:
         is_legal = len(self.space.points) + len(self.space.unsimulated) + self.space.unfit > 0
         if asked or (limit_bytes is None and is_legal):
             constraints, nothing = self.scope.constraints, not seen.candidates
+            beside = Beside(
+                scope=self.scope,
+                table=self.table,
+                cluster=self.cluster,
+                limit_bytes=pricer.limit_bytes,
+                top=top,
+                watch=watch,
+                refused=self.refused,
+            )
             for look, is_wanted in (
                 (visit_hosted, True),  # which says itself what of it is wanted
                 (visit_activations, constraints.asks_activations or nothing),
                 (visit_modules, constraints.asks_modules or nothing),
             ):
                 if is_wanted:
-                    seen = look(
-                        self.scope,
-                        self.table,
-                        self.cluster,
-                        limit_bytes=pricer.limit_bytes,
-                        before=seen,
-                        top=top,
-                        watch=watch,
-                        refused=self.refused,
-                    )
+                    seen = look(beside, seen)
         return replace(seen, thumb=thumb)
 
     def planned(self, layout: Layout, *, step_seconds: float, bound_seconds: float) -> PlannedLayout:

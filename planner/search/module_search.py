@@ -10,50 +10,24 @@ import math
 from dataclasses import replace
 from functools import partial
 
+from planner.search.beside import Beside
 from planner.search.bounds.costs import CostTable
 from planner.search.space.enumeration import Space, enumerate_layouts
 from planner.search.space.module_rules import searched_modules
 from planner.search.space.points import Scope
 from planner.search.splits.candidates import Pricer
-from planner.search.visit import Refused, Visit, Watch, added, merged, visit
-from profiles.hardware import Cluster
+from planner.search.visit import Visit, merged
 
 
-def visit_modules(  # noqa: PLR0913 - what is searched, where, and what is known of it
-    scope: Scope,
-    table: CostTable,
-    cluster: Cluster,
-    *,
-    limit_bytes: int,
-    before: Visit,
-    top: int,
-    watch: Watch,
-    refused: Refused,
-) -> Visit:
+def visit_modules(search: Beside, before: Visit) -> Visit:
     """Return what was visited before, and what came of the points with modules on the hosts, if there are any."""
-    for modules in searched_modules(scope):
-        watch(f"enumerating layouts with {', '.join(modules)} on the hosts", 0, 1)
-        own = table.with_modules(modules)
-        space = _space(scope, own, limit_bytes=limit_bytes)
-        seen = visit(
-            space,
-            own,
-            Pricer(own, limit_bytes=limit_bytes, cluster=cluster),
-            scope=scope,
-            start=None,
-            top=top,
-            watch=watch,
-            refused=refused,
-            rivals=before.candidates,
-        )
-        seen = replace(
-            seen,
-            pruned=added(space.pruned, seen.pruned),
-            offloaded_considered=space.considered,
-            offloaded_legal=len(space.points) + space.unfit,
-            modules_considered=True,
-        )
-        before = merged(before, seen)
+    for modules in searched_modules(search.scope):
+        search.watch(f"enumerating layouts with {', '.join(modules)} on the hosts", 0, 1)
+        own = search.table.with_modules(modules)
+        space = _space(search.scope, own, limit_bytes=search.limit_bytes)
+        pricer = Pricer(own, limit_bytes=search.limit_bytes, cluster=search.cluster)
+        seen = search.visited(space, pricer, before=before, table=own)
+        before = merged(before, replace(seen, modules_considered=True))
     return before
 
 

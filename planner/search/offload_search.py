@@ -23,29 +23,20 @@ from planner.layout import ON_HOSTS
 from planner.memory.host import host_bytes_of_element, least_drive_bytes, least_node_bytes
 from planner.offloading.states import SHARDED_WEIGHTS
 from planner.ranks.communication import num_moments
+from planner.search.beside import Beside
 from planner.search.bounds.costs import CostTable
 from planner.search.space.dimensions import Tier, offload_percents, tiers
 from planner.search.space.enumeration import Space, enumerate_layouts
 from planner.search.space.points import BoolArray, IntArray, Points, Scope
 from planner.search.splits.offload_prices import OffloadPricer
-from planner.search.visit import BEYOND_HOST, OUTBID, Refused, Visit, Watch, added, merged, visit
+from planner.search.visit import BEYOND_HOST, OUTBID, Visit, merged
 from profiles.hardware import Cluster
 
 
-def visit_hosted(  # noqa: PLR0913 - what is searched, where, and what is known of it
-    scope: Scope,
-    table: CostTable,
-    cluster: Cluster,
-    *,
-    limit_bytes: int,
-    before: Visit,
-    top: int,
-    watch: Watch,
-    refused: Refused,
-) -> Visit:
+def visit_hosted(search: Beside, before: Visit) -> Visit:
     """Return what was visited before, and what came of the points with offloaded states."""
-    constraints = scope.constraints
-    for drives, group in groupby(tiers(scope), key=lambda tier: tier.drives != ON_HOSTS):
+    constraints = search.scope.constraints
+    for drives, group in groupby(tiers(search.scope), key=lambda tier: tier.drives != ON_HOSTS):
         nothing_yet = not before.candidates
         for tier in group:
             if drives:
@@ -55,56 +46,24 @@ def visit_hosted(  # noqa: PLR0913 - what is searched, where, and what is known 
             else:
                 asked = constraints.optimizer_offload is not None
             if asked or nothing_yet:
-                before = _with_hosted(
-                    scope,
-                    table,
-                    cluster,
-                    limit_bytes=limit_bytes,
-                    tier=tier,
-                    before=before,
-                    top=top,
-                    watch=watch,
-                    refused=refused,
-                )
+                before = _with_hosted(search, before, tier)
     return before
 
 
-def _with_hosted(  # noqa: PLR0913 - what is searched, where, and what is known of it
-    scope: Scope,
-    table: CostTable,
-    cluster: Cluster,
-    *,
-    limit_bytes: int,
-    tier: Tier,
-    before: Visit,
-    top: int,
-    watch: Watch,
-    refused: Refused,
-) -> Visit:
+def _with_hosted(search: Beside, before: Visit, tier: Tier) -> Visit:
     """Return what was visited before, and what came of the points of a tier."""
     place = "" if tier.drives == ON_HOSTS else " on drives"
-    watch(f"enumerating layouts with offloaded {'weights' if tier.parameters else 'states'}{place}", 0, 1)
-    ceiling = before.candidates[top - 1].step_seconds if len(before.candidates) >= top else math.inf
-    space, searched, pruned = _searched(
-        scope, table, cluster, limit_bytes=limit_bytes, tier=tier, ceiling_seconds=ceiling
-    )
-    seen = visit(
-        searched,
-        table,
-        OffloadPricer(table, limit_bytes=limit_bytes, cluster=cluster, percents=offload_percents(scope)),
-        scope=scope,
-        start=None,
-        top=top,
-        watch=watch,
-        refused=refused,
-        rivals=before.candidates,
-    )
+    search.watch(f"enumerating layouts with offloaded {'weights' if tier.parameters else 'states'}{place}", 0, 1)
+    has_enough = len(before.candidates) >= search.top
+    ceiling = before.candidates[search.top - 1].step_seconds if has_enough else math.inf
+    scope, table, cluster, limit_bytes = search.scope, search.table, search.cluster, search.limit_bytes
+    space, searched = _searched(scope, table, cluster, limit_bytes=limit_bytes, tier=tier, ceiling_seconds=ceiling)
+    pricer = OffloadPricer(table, limit_bytes=limit_bytes, cluster=cluster, percents=offload_percents(scope))
+    seen = search.visited(searched, pricer, before=before)
     return merged(
         before,
         replace(
             seen,
-            pruned=added(pruned, seen.pruned),
-            offloaded_considered=space.considered,
             offloaded_legal=len(space.points) + space.unfit,
             states_considered=space.considered > 0,
             parameters_considered=tier.parameters,
@@ -117,7 +76,7 @@ def least_hosted_seconds(scope: Scope, table: CostTable, cluster: Cluster, *, li
     """Return a time that no layout with offloaded states undercuts; infinite where none fits."""
     least = math.inf
     for tier in tiers(scope):
-        _, searched, _ = _searched(scope, table, cluster, limit_bytes=limit_bytes, tier=tier, ceiling_seconds=math.inf)
+        _, searched = _searched(scope, table, cluster, limit_bytes=limit_bytes, tier=tier, ceiling_seconds=math.inf)
         for points in (searched.points, searched.unsimulated):
             fitting = points.where(table.fits_X(points, limit_bytes=limit_bytes, any_split=True))
             if len(fitting):
@@ -127,8 +86,8 @@ def least_hosted_seconds(scope: Scope, table: CostTable, cluster: Cluster, *, li
 
 def _searched(  # noqa: PLR0913 - what is searched and where
     scope: Scope, table: CostTable, cluster: Cluster, *, limit_bytes: int, tier: Tier, ceiling_seconds: float
-) -> tuple[Space, Space, dict[str, int]]:
-    """Return the space with as much offloaded as may be, its promising points, and the account of the others.
+) -> tuple[Space, Space]:
+    """Return the space with as much offloaded as may be, and its promising points with the account of the others.
 
     Args:
         scope: What is enumerated.
@@ -156,8 +115,9 @@ def _searched(  # noqa: PLR0913 - what is searched and where
         space,
         points=points.where(promising_X),
         unsimulated=long.where(_promising_X(long, table, ceiling_seconds)),
+        pruned=pruned,
     )
-    return space, searched, pruned
+    return space, searched
 
 
 def _narrowed(
