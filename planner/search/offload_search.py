@@ -45,7 +45,9 @@ def visit_hosted(search: Beside, before: Visit) -> Visit:
                 asked = constraints.parameter_offload is True
             else:
                 asked = constraints.optimizer_offload is not None
-            if asked or nothing_yet:
+            # Who names the states' part has said what goes to the hosts: weights then only where nothing else fits.
+            beside_states = nothing_yet and (drives or constraints.optimizer_offload is None)
+            if asked or beside_states or not before.candidates:
                 before = _with_hosted(search, before, tier)
     return before
 
