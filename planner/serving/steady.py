@@ -14,6 +14,7 @@ Khinchine), u / (2 (1 - u)) of a prompt's time. Stages of a pipeline must be fil
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from planner.serving.engines import Scheduling
 from planner.serving.simulate import Seats
@@ -60,8 +61,18 @@ def most_running(seats: Seats, load: Load) -> float:
     return min(float(seats.sequences), seats.pool_bytes / (tokens * seats.token_bytes + seats.sequence_bytes))
 
 
-def prefill_seconds(costs: StepCosts, seats: Seats, load: Load, *, decodes: float = 0.0) -> float:
-    """Return what one prompt adds to the steps that it is a part of, beside `decodes` running answers."""
+def prefill_seconds(
+    costs: StepCosts, seats: Seats, load: Load, *, decodes: float = 0.0, decode_seconds: float | None = None
+) -> float:
+    """Return what one prompt adds to the steps that it is a part of.
+
+    Args:
+        costs: What steps take.
+        seats: What bounds them.
+        load: The traffic.
+        decodes: Answers that run beside it.
+        decode_seconds: A step of these alone, where it is known.
+    """
     context = load.prompt + load.cached + load.output / 2
     budget = float(seats.tokens) * costs.shape.pp
     mixed = costs.engine.scheduling is Scheduling.MIXED and decodes > 0
@@ -72,7 +83,9 @@ def prefill_seconds(costs: StepCosts, seats: Seats, load: Load, *, decodes: floa
         tokens = min(left, room)
         chunks.append((tokens, past))
         past, left = past + tokens, left - tokens
-    alone = costs.seconds(decodes=decodes, context=context) if mixed else 0.0
+    if decode_seconds is None:
+        decode_seconds = costs.seconds(decodes=decodes, context=context) if mixed else 0.0
+    alone = decode_seconds if mixed else 0.0
     # Prompts that fill a part of a step share it with others.
     total = 0.0
     for chunk in chunks:
@@ -84,6 +97,12 @@ def prefill_seconds(costs: StepCosts, seats: Seats, load: Load, *, decodes: floa
 def late_seconds(costs: StepCosts, seats: Seats, load: Load) -> float:
     """Return what a first token takes beside waiting and steps: the engine's door, and a pipeline that fills."""
     return costs.first_token_seconds + costs.filling_seconds(load.prompt, budget=seats.tokens, past=load.cached)
+
+
+@lru_cache(maxsize=64)
+def idle_seconds(costs: StepCosts, seats: Seats, load: Load) -> float:
+    """Return what a first token takes where nothing else is under way; the same for every batch that is tried."""
+    return prefill_seconds(costs, seats, load) + late_seconds(costs, seats, load)
 
 
 def at_batch(
@@ -99,10 +118,11 @@ def at_batch(
         prompts: Prompts that are computed in an answer's life; None for as many as answers run.
     """
     context = load.prompt + load.cached + load.output / 2
-    decode = costs.seconds(decodes=batch, context=context) / costs.answering.gain
+    step = costs.seconds(decodes=batch, context=context)
+    decode = step / costs.answering.gain
     if load.output <= 1:
         return decode, prefill_seconds(costs, seats, load)
-    prefill = prefill_seconds(costs, seats, load, decodes=batch)
+    prefill = prefill_seconds(costs, seats, load, decodes=batch, decode_seconds=step)
     return decode + (batch if prompts is None else prompts) * prefill / (load.output - 1), prefill
 
 
@@ -112,7 +132,7 @@ def at_concurrency(costs: StepCosts, seats: Seats, load: Load, concurrency: floa
     tpot, prefill = at_batch(costs, seats, load, batch, prompts=max(0.0, batch - 1))
     waiting = concurrency - batch
     life = prefill + (load.output - 1) * tpot
-    ttft = prefill_seconds(costs, seats, load) + late_seconds(costs, seats, load) + waiting * life / batch
+    ttft = idle_seconds(costs, seats, load) + waiting * life / batch
     return Steady(
         batch=batch,
         tpot_seconds=tpot,
@@ -131,10 +151,7 @@ def by_the_clock(costs: StepCosts, seats: Seats, load: Load, batch: float) -> St
     return Steady(
         batch=batch,
         tpot_seconds=tpot,
-        ttft_seconds=costs.seconds(decodes=batch, context=load.prompt) / 2
-        + wait
-        + prefill_seconds(costs, seats, load)
-        + late_seconds(costs, seats, load),
+        ttft_seconds=costs.seconds(decodes=batch, context=load.prompt) / 2 + wait + idle_seconds(costs, seats, load),
         requests_per_second=requests_per_second,
         saturated=False,
     )
