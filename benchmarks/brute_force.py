@@ -12,7 +12,8 @@ from functools import partial
 from itertools import combinations, product
 from math import comb
 
-from benchmarks.points import Run, interleaved_split, legal_points
+from benchmarks.meshes import Run
+from benchmarks.points import interleaved_split, legal_points
 from planner.errors import NotExpressibleError
 from planner.evaluation.evaluate import simulated_step_seconds
 from planner.frameworks.capabilities import CAPABILITIES

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.points import Run
+from benchmarks.meshes import Run
 from planner.inputs.load import load_inputs
 
 ROOT = Path(__file__).resolve().parent.parent

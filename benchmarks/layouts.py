@@ -14,21 +14,8 @@ from math import gcd
 from random import Random
 
 from benchmarks.brute_force import can_say
-from benchmarks.points import (
-    Mesh,
-    Run,
-    Use,
-    divisors,
-    interleaved_split,
-    is_legal_use,
-    kinds_of,
-    mesh_of,
-    point,
-    splits_model,
-    target_has_mesh,
-    use_of,
-    virtual_stages,
-)
+from benchmarks.meshes import Mesh, Run, divisors, kinds_of, splits_model, target_has_mesh
+from benchmarks.points import Use, interleaved_split, is_legal_use, mesh_of, point, use_of, virtual_stages
 from planner.evaluation.priced_step import LayerPrices, priced_step
 from planner.evaluation.validate import layout_violations
 from planner.frameworks.capabilities import CAPABILITIES

@@ -29,7 +29,8 @@ from random import Random
 
 from benchmarks.brute_force import can_say_model
 from benchmarks.layouts import Judge, Verdict, moves, random_layouts
-from benchmarks.points import Run, is_proved
+from benchmarks.meshes import Run
+from benchmarks.points import is_proved
 from planner.layout import Layout
 from planner.models.bundled import load_bundled, model_names
 from planner.plans.plan import Plan

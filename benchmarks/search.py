@@ -28,7 +28,8 @@ from textwrap import wrap
 
 from benchmarks.brute_force import Exhausted, brute_force, count_layouts
 from benchmarks.instances import WANTED_PEAK_RSS_BYTES, Instance, Wanted, instances
-from benchmarks.points import NotStated, Run, count_considered, count_legal, is_proved
+from benchmarks.meshes import NotStated, Run
+from benchmarks.points import count_considered, count_legal, is_proved
 from cli.start import GARBAGE_THRESHOLD
 from planner.frameworks.capabilities import CAPABILITIES
 from planner.plans.plan import Plan

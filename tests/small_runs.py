@@ -6,7 +6,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from benchmarks.brute_force import can_say_model, count_layouts
-from benchmarks.points import Run
+from benchmarks.meshes import Run
 from planner.models.blocks import (
     Activation,
     Block,

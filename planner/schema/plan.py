@@ -2,16 +2,15 @@
 
 The form is stable and versioned: `schema_version` rises when a key changes its meaning or goes away. What a layout does
 not have (`offload`) is null; `offloaded_layers`, `offloaded_modules`, `host_memory` and `drive_memory` are there where
-something is offloaded;
-what only nodes that differ have (`node_order`, `on_nodes`, `unequal`) is there only for them, and `expert_loads`, what
-the busiest rank gets over the mean in each layer with experts, where the routing was given; with `least_expert_loads`,
-what no order of the experts has less than, where orders were looked for, and `expert_loads_in_order` and
-`experts_in_order`, loads, step time and peak memory without the order, where experts are reordered. What follows from
-other keys (`cp_kind`, `edp`, `band`, `could_swap`, `days_to_train`, `cost_to_train`, `joules_to_train`, the three of
-loads) is there for readers, and must agree when the file is read back. What is asked for beside a plan (`node_choice`,
-`pareto`, `spare`, `schedules`, `token_swaps`, `robust`) is there where it was asked for. Files of versions that knew no
-`certainty` and no `joules_to_train` are read too. A file holds its inputs in full, so it is enough to emit, explain and
-check the plan.
+something is offloaded; what only nodes that differ have (`node_order`, `on_nodes`, `unequal`) is there only for them,
+and `expert_loads`, what the busiest rank gets over the mean in each layer with experts, where the routing was given;
+with `least_expert_loads`, what no order of the experts has less than, where orders were looked for, and
+`expert_loads_in_order` and `experts_in_order`, loads, step time and peak memory without the order, where experts are
+reordered. What follows from other keys (`cp_kind`, `edp`, `band`, `could_swap`, `days_to_train`, `cost_to_train`,
+`joules_to_train`, the three of loads) is there for readers, and must agree when the file is read back. What is asked
+for beside a plan (`node_choice`, `pareto`, `spare`, `schedules`, `token_swaps`, `robust`) is there where it was asked
+for. Files of versions that knew no `certainty` and no `joules_to_train` are read too. A file holds its inputs in full,
+so it is enough to emit, explain and check the plan.
 
     plan_from_document(parse_document(plan_to_text(plan), file="plan.json")) == plan
 

@@ -37,7 +37,6 @@ class TokenChoice(StrEnum):
     AGAIN_HERE = "computed again, attention kept"
 
 
-SWAPS = (TokenChoice.SWAPPED, TokenChoice.AGAIN)
 COMPUTES_AGAIN = (TokenChoice.AGAIN, TokenChoice.AGAIN_HERE)
 
 

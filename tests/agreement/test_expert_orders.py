@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks.brute_force import splits
-from benchmarks.points import Run, legal_points
+from benchmarks.meshes import Run
+from benchmarks.points import legal_points
 from planner.evaluation.evaluate import simulated_step_seconds
 from planner.experts.ordering import reordered
 from planner.frameworks.capabilities import CAPABILITIES

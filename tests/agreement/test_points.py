@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from benchmarks.brute_force import splits
 from benchmarks.instances import instances
-from benchmarks.points import NotStated, Run, count_considered, count_legal, is_proved, legal_points
+from benchmarks.meshes import NotStated, Run
+from benchmarks.points import count_considered, count_legal, is_proved, legal_points
 from benchmarks.random_layouts import run_of
 from planner.layout import IN_TURN, PIPELINED, Layout
 from planner.models.bundled import model_names
@@ -74,11 +75,23 @@ def test_the_points_of_a_small_run_with_activations_on_the_hosts_are_as_many_by_
 @settings(max_examples=30, deadline=None)
 @given(run=small_runs(most_layouts=MANY_LAYOUTS))
 def test_the_points_of_a_small_run_with_modules_on_the_hosts_are_as_many_by_an_independent_count(run: Run) -> None:
-    modules = ("core_attn", "attn_proj")
+    assert_counts_with_modules_are_equal(run, ("core_attn", "attn_proj"))
+
+
+@pytest.mark.parametrize("modules", [("core_attn", "attn_proj"), ("qkv_linear",), ("expert_fc1", "moe_act")])
+def test_modules_that_no_layer_has_leave_no_points_by_either_count(modules: tuple[str, ...]) -> None:
+    run = run_of("llama-3.1-8b", "dgx-h100-1")
+    layers = run.model.runs[0]
+    model = replace(run.model, runs=(replace(layers, block=replace(layers.block, mixer=None)),))
+    assert assert_counts_with_modules_are_equal(replace(run, model=model), modules) == 0
+
+
+def assert_counts_with_modules_are_equal(run: Run, modules: tuple[str, ...]) -> int:
     hosted = replace(run, modules=modules)
     space = enumerate_layouts(space_of(run).scope, modules=modules)
     assert count_considered(hosted) == space.considered
     assert count_legal(hosted) == (len(space.points), len(space.unsimulated))
+    return len(space.points)
 
 
 def assert_points_are_the_same(run: Run) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.brute_force import can_say
 from benchmarks.layouts import Judge, Verdict, moves, random_layouts
-from benchmarks.points import Run
+from benchmarks.meshes import Run
 from benchmarks.random_layouts import CLUSTERS, LAYOUTS, Case, run_of, try_case
 from planner.evaluation.evaluate import Evaluation, evaluate
 from planner.evaluation.priced_step import priced_step

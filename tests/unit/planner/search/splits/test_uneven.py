@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.brute_force import priced_layouts
-from benchmarks.points import Run
+from benchmarks.meshes import Run
 from planner.evaluation.described import given_layout
 from planner.evaluation.evaluate import simulated_step_seconds
 from planner.frameworks.capabilities import MEGATRON
