@@ -15,7 +15,7 @@ from planner.frameworks.capabilities import CAPABILITIES, Capabilities
 from planner.layout import REPLICAS_OUTERMOST, STAGES_OUTERMOST, ContextKind, Granularity, Layout, Schedule
 from planner.memory.ledger import peaks_of_ranks
 from planner.memory.state_bytes import uses_precision_aware_optimizer
-from planner.models.graph import Axis, CoreAttention, ExpertLinear, Linear, ModelGraph, Module, Parallel
+from planner.models.graph import Axis, ExpertLinear, Linear, ModelGraph, Module, Parallel
 from planner.models.layers import build_graph
 from planner.models.specs import ModelSpec
 from planner.offloading.modules import CORE, PROJECTION, clashes, present_modules
@@ -220,8 +220,6 @@ def _target(layout: Layout, graph: ModelGraph, request: PlanRequest) -> Iterator
     """Yield what the target cannot run."""
     target, workload = CAPABILITIES[request.target], request.workload
     kind = layout.cp_kind
-    works = [operator.work for layer in graph.layers for operator in layer.operators]
-    attentions = [work for work in works if isinstance(work, CoreAttention)]
     packed = workload.documents is not None and workload.documents.packing is Packing.PACKED
     zero, zero_limits = (
         layout.zero_stage,
@@ -237,16 +235,16 @@ def _target(layout: Layout, graph: ModelGraph, request: PlanRequest) -> Iterator
         "sequence parallelism": layout.sequence_parallel and not target.sequence_parallel,
         f"{kind} context parallelism": kind is not None and kind not in target.context_kinds,
         "a ring around windows": layout.ring > 1
-        and any(work.local for work in attentions)
+        and any(work.local for work in graph.attentions)
         and not target.ring_around_windows,
         "context parallelism where keys are chosen": layout.cp > 1
-        and any(work.chosen for work in attentions)
+        and any(work.chosen for work in graph.attentions)
         and not target.chosen_keys_with_context,
         "tensor-parallel degrees where keys are chosen": layout.tp > 1
-        and any(work.chosen for work in attentions)
+        and any(work.chosen for work in graph.attentions)
         and not target.chosen_keys_with_tensor,
         "ulysses alone for heads of unequal widths": kind is ContextKind.ULYSSES
-        and any(work.v_head_dim not in (0, work.qk_head_dim) for work in attentions)
+        and any(work.v_head_dim not in (0, work.qk_head_dim) for work in graph.attentions)
         and not target.ulysses_with_unequal_heads,
         "optimizer states below fp32": uses_precision_aware_optimizer(workload) and not target.low_precision_states,
         f"optimizer states on the host with zero_stage {zero}": layout.offload is not None

@@ -417,9 +417,9 @@ class Chain:
         return tuple(end - start for start, end in zip(before, after, strict=True))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelGraph:
-    """A model: embedding, the graph of each distinct block, head.
+    """A model: embedding, the graph of each distinct block, head; what follows from them is found once.
 
     Args:
         embedding: Token (and position) embedding.
@@ -437,27 +437,33 @@ class ModelGraph:
     hidden_size: int
     stream_bytes: int
 
-    @property
+    @cached_property
     def layers(self) -> tuple[LayerGraph, ...]:
         """Return every kind of layer once."""
         return (self.embedding, *self.blocks.values(), self.head)
 
-    @property
+    @cached_property
     def divisible(self) -> tuple[Divisible, ...]:
         """Return every size that degrees must divide, each once."""
         return tuple(dict.fromkeys(rule for layer in self.layers for rule in layer.divisible))
 
-    @property
+    @cached_property
     def has_experts(self) -> bool:
         """Return whether some layer has routed experts."""
         return any(weight.mesh is Mesh.EXPERT for layer in self.layers for weight in layer.weights)
 
-    @property
+    @cached_property
+    def attentions(self) -> tuple[CoreAttention, ...]:
+        """Return the cores of attention of all kinds of layers."""
+        works = (operator.work for layer in self.layers for operator in layer.operators)
+        return tuple(work for work in works if isinstance(work, CoreAttention))
+
+    @cached_property
     def has_recurrences(self) -> bool:
         """Return whether some layer has a recurrence."""
         return any(isinstance(operator.work, StateScan) for layer in self.layers for operator in layer.operators)
 
-    @property
+    @cached_property
     def modules(self) -> frozenset[Module]:
         """Return the recompute modules that some decoder layer has."""
         operators = (operator for layer in self.blocks.values() for operator in layer.operators)

@@ -8,6 +8,7 @@ chain; equal neighbours are stored once with their count, because every cost is 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from planner.models.blocks import Block, MixtureOfExperts, Norm, PositionEmbedding
 
@@ -67,7 +68,7 @@ class BlockRun:
     count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """A decoder-only language model, by its shapes.
 
@@ -141,13 +142,13 @@ class ModelSpec:
         """Return whether the LM head's pipeline stage needs the embedding table too."""
         return self.tie_word_embeddings or self.mtp is not None
 
-    @property
+    @cached_property
     def has_experts(self) -> bool:
         """Return whether some layer has routed experts."""
         blocks = (*self.distinct_blocks, *((self.mtp.block,) if self.mtp else ()))
         return any(isinstance(block.feed_forward, MixtureOfExperts) for block in blocks)
 
-    @property
+    @cached_property
     def distinct_blocks(self) -> tuple[Block, ...]:
         """Return each kind of block once, in order of first appearance."""
         return tuple(dict.fromkeys(run.block for run in self.runs))

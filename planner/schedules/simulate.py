@@ -117,13 +117,15 @@ class Timeline:
         Operations are rank times K plus position.
         """
         program, seconds, ends = _program(self.order), self.seconds, self.ends
-        gap_O, transfer_O = seconds.gap_before_O.tolist(), seconds.transfer_in_O.tolist()
+        gap_N, transfer_N = (
+            of_kind[program.kind_N].tolist() for of_kind in (seconds.gap_before_O, seconds.transfer_in_O)
+        )
         place = int(program.place_RK[self.rank_end_seconds_R.argmax(), -1])
         places: list[int] = []
         while place:
             places.append(place)
-            before, source, kind = program.before[place - 1], program.source[place - 1], program.kind[place - 1]
-            place = before if ends[before] + gap_O[kind] > ends[source] + transfer_O[kind] else source
+            before, source = program.before[place - 1], program.source[place - 1]
+            place = before if ends[before] + gap_N[place - 1] > ends[source] + transfer_N[place - 1] else source
         chain: IntArray = program.flat_N[np.array(places) - 1]
         return chain
 
@@ -193,14 +195,14 @@ class _Program:
         flat_N: Rank times K plus position of each, by place.
         before: Place of the operation before each one on its rank.
         source: Place of the operation whose result it needs.
-        kind: Its kind.
+        kind_N: Its kind.
     """
 
     place_RK: IntArray
     flat_N: IntArray
     before: list[int]
     source: list[int]
-    kind: list[int]
+    kind_N: IntArray
 
 
 def simulate(order: OperationOrder, times: StageTimes) -> Timeline:
@@ -211,16 +213,19 @@ def simulate(order: OperationOrder, times: StageTimes) -> Timeline:
 
     """
     seconds = operation_seconds(order, times)
-    gap_O, transfer_O, duration_O = (
-        of_kind.tolist() for of_kind in (seconds.gap_before_O, seconds.transfer_in_O, seconds.duration_O)
+    program = _program(order)
+    gap_N, transfer_N, duration_N = (
+        of_kind[program.kind_N].tolist()
+        for of_kind in (seconds.gap_before_O, seconds.transfer_in_O, seconds.duration_O)
     )
     ends = [0.0]
     append = ends.append
-    program = _program(order)
-    for before, source, kind in zip(program.before, program.source, program.kind, strict=True):
-        free = ends[before] + gap_O[kind]
-        ready = ends[source] + transfer_O[kind]
-        append((free if free > ready else ready) + duration_O[kind])
+    for before, source, gap, transfer, duration in zip(
+        program.before, program.source, gap_N, transfer_N, duration_N, strict=True
+    ):
+        free = ends[before] + gap
+        ready = ends[source] + transfer
+        append((free if free > ready else ready) + duration)
     return Timeline(order=order, times=times, seconds=seconds, ends=ends)
 
 
@@ -277,7 +282,7 @@ def _program(order: OperationOrder) -> _Program:
         flat_N=flat_N,
         before=before_N.tolist(),
         source=source_N.tolist(),
-        kind=order.kinds.kind_RK.ravel()[flat_N].tolist(),
+        kind_N=order.kinds.kind_RK.ravel()[flat_N],
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from planner.frameworks.capabilities import Capabilities
 from planner.layout import REPLICAS_OUTERMOST, Layout
-from planner.models.graph import CoreAttention, ModelGraph
+from planner.models.graph import ModelGraph
 from planner.models.specs import ModelSpec
 from planner.requests.request import Constraints
 from planner.requests.workload import TrainWorkload
@@ -230,9 +230,3 @@ class Scope:
     constraints: Constraints
     capabilities: Capabilities
     has_drives: bool = False
-
-    @property
-    def attentions(self) -> tuple[CoreAttention, ...]:
-        """Return the attention of every kind of layer."""
-        works = (operator.work for layer in self.graph.layers for operator in layer.operators)
-        return tuple(work for work in works if isinstance(work, CoreAttention))

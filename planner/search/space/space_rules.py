@@ -95,17 +95,17 @@ def _target_mesh_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     missing = [kind for kind in ContextKind if kind not in target.context_kinds]
     if missing:
         yield f"{title}: no {' or '.join(missing)} context parallelism", _is_kind_X(points, missing)
-    if any(work.chosen for work in scope.attentions) and not target.chosen_keys_with_context:
+    if any(work.chosen for work in scope.graph.attentions) and not target.chosen_keys_with_context:
         yield f"{title}: no context parallelism where keys are chosen", cp_X > 1
-    if any(work.chosen for work in scope.attentions) and not target.chosen_keys_with_tensor:
+    if any(work.chosen for work in scope.graph.attentions) and not target.chosen_keys_with_tensor:
         yield f"{title}: no tp where keys are chosen", tp_X > 1
-    unequal = any(work.v_head_dim and work.v_head_dim != work.qk_head_dim for work in scope.attentions)
+    unequal = any(work.v_head_dim and work.v_head_dim != work.qk_head_dim for work in scope.graph.attentions)
     if unequal and not target.ulysses_with_unequal_heads:
         yield f"{title}: no ulysses alone for heads of unequal widths", _is_kind_X(points, [ContextKind.ULYSSES])
     documents = scope.workload.documents
     if documents is not None and documents.packing is Packing.PACKED and not target.packed_with_context:
         yield f"{title}: no context parallelism over packed documents", cp_X > 1
-    if any(work.local for work in scope.attentions) and not target.ring_around_windows:
+    if any(work.local for work in scope.graph.attentions) and not target.ring_around_windows:
         rings = (ContextKind.RING, ContextKind.ULYSSES_RING)
         yield f"{title}: no ring where attention sees only near tokens", _is_kind_X(points, rings)
     yield from _target_expert_rules(points, scope)
