@@ -15,9 +15,9 @@ from planner.errors import InputError
 from planner.models.specs import ModelSpec
 from planner.plans.plan import Plan
 from planner.requests.request import Objective, PlanRequest
+from planner.search.found import Watch
 from planner.search.ground import ignore
 from planner.search.search import search
-from planner.search.visit import Watch
 from profiles.hardware import Cluster
 
 

@@ -18,8 +18,8 @@ from planner.memory.ledger import memory_ledger, peaks_of_ranks
 from planner.plans.choices import Front, FrontPoint
 from planner.plans.plan import Plan
 from planner.ranks.placement import place
+from planner.search.found import Watch
 from planner.search.ground import Ground, ignore, prepare
-from planner.search.visit import Watch
 
 
 def front_of(plan: Plan, *, num_steps: int, watch: Watch) -> Front:

@@ -14,9 +14,10 @@ from itertools import product
 from planner.errors import InputError, NotExpressibleError
 from planner.plans.choices import Degraded, Loss
 from planner.plans.plan import Plan
+from planner.search.found import Watch
 from planner.search.ground import Ground, ignore, prepare
 from planner.search.search import conclude
-from planner.search.visit import Visit, Watch
+from planner.search.visit import Visit
 from profiles.hardware import UnequalNodes
 
 MOST_LOSSES = 16

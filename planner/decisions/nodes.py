@@ -26,10 +26,11 @@ from planner.plans.choices import NodeChoice, NodeCount, NodeVerdict
 from planner.plans.plan import Infeasible, Plan, Relaxation, Status
 from planner.requests.objectives import days_of, merit, objective_value, seconds_at_deadline
 from planner.requests.request import Objective, PlanRequest
+from planner.search.found import Watch
 from planner.search.ground import Ground, ignore, prepare
 from planner.search.infeasible import MAX_GPUS, PriceOn, with_nodes
 from planner.search.search import OPTIMALITY_GAP, conclude
-from planner.search.visit import Visit, Watch
+from planner.search.visit import Visit
 from profiles.hardware import Cluster, LinkKind
 from profiles.planned import cost_model_on
 from solvers.errors import SolverError

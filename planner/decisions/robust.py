@@ -36,6 +36,7 @@ from planner.plans.choices import Robustness, SlowCase
 from planner.plans.plan import Plan, Status
 from planner.requests.request import PlanRequest
 from planner.search.bounds.costs import Bounds, CostTable, FloatArray
+from planner.search.found import Watch
 from planner.search.ground import Ground, ignore, prepare
 from planner.search.infeasible import PriceOn
 from planner.search.search import OPTIMALITY_GAP, conclude
@@ -44,7 +45,7 @@ from planner.search.splits.candidates import Candidate, PointBound, Pricer, Reje
 from planner.search.splits.layer_choices import LayerChooser
 from planner.search.splits.settle import MOST_SPLITS
 from planner.search.splits.uneven import least_seconds
-from planner.search.visit import MAX_VISITED, Watch
+from planner.search.visit import MAX_VISITED
 from profiles.estimate import CostModel
 from profiles.hardware import Cluster
 from profiles.planned import cost_model_on

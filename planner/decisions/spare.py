@@ -24,8 +24,8 @@ from planner.layout import Layout, Overlap
 from planner.plans.choices import Degraded, KeptLayout, Spare
 from planner.plans.plan import Plan, Status
 from planner.requests.request import Bounds, Constraints, Objective
+from planner.search.found import Watch
 from planner.search.space.dimensions import zero_stage_alone
-from planner.search.visit import Watch
 from planner.targets.registry import framework_of
 from planner.units import GIB
 from solvers.errors import SolverError

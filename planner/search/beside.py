@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 
 from planner.search.bounds.costs import CostTable
+from planner.search.found import Refused, Watch
 from planner.search.space.enumeration import Space
 from planner.search.space.points import Scope
 from planner.search.splits.candidates import Pricer
-from planner.search.visit import Refused, Visit, Watch, added, visit
+from planner.search.visit import Visit, added, visit
 from profiles.hardware import Cluster
 
 

@@ -24,6 +24,7 @@ from planner.search.activation_search import least_activation_seconds, visit_act
 from planner.search.baseline import baseline_layout
 from planner.search.beside import Beside
 from planner.search.bounds.costs import CostTable
+from planner.search.found import Watch
 from planner.search.infeasible import PriceOn
 from planner.search.module_search import least_module_seconds, visit_modules
 from planner.search.offload_search import least_hosted_seconds, visit_hosted
@@ -32,7 +33,7 @@ from planner.search.space.enumeration import Space, enumerate_layouts
 from planner.search.space.points import Scope
 from planner.search.splits.candidates import Pricer
 from planner.search.splits.rank_map import pricer_on
-from planner.search.visit import Visit, Watch, visit
+from planner.search.visit import Visit, visit
 from planner.targets.registry import framework_of
 from profiles.drives import has_drives
 from profiles.estimate import CostModel

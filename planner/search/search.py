@@ -15,11 +15,12 @@ from planner.plans.plan import Plan, PlannedLayout, SearchSummary, Status
 from planner.requests.objectives import objective_value
 from planner.requests.request import OFFLOADED_LAYERS, Constraints, PlanRequest
 from planner.search.baseline import baseline_layout
+from planner.search.found import Watch
 from planner.search.ground import Ground, ignore, planned_for_any, prepare
 from planner.search.infeasible import PriceOn, explain_infeasible
 from planner.search.space.dimensions import dimensions, least_offload_percent
 from planner.search.space.enumeration import enumerate_layouts
-from planner.search.visit import Visit, Watch, added
+from planner.search.visit import Visit, added
 from profiles.hardware import Cluster
 from profiles.planned import cost_model_on
 from solvers.errors import SolverError

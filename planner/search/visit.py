@@ -8,39 +8,28 @@ bounded apart, those of points whose even split does not fit among them, and tha
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from planner.errors import NotExpressibleError
 from planner.layout import Layout
 from planner.search.bounds.costs import Bounds, CostTable, FloatArray
+from planner.search.found import Refused, Watch, insert
 from planner.search.space.enumeration import Space
 from planner.search.space.points import BoolArray, Points, Scope
 from planner.search.splits.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split, layout_at
 from planner.search.splits.interleaved import Interleaved, least_of_all
 from planner.search.splits.neighbours import best_neighbour
 from planner.search.splits.offload_prices import settle_point
-from planner.search.splits.uneven import fitted, improved
-
-Watch = Callable[[str, int, int], None]
-
-Refused = Callable[[Layout], NotExpressibleError | None]
-"""Returns why the target has no words for a layout, if it has none."""
+from planner.search.unevenly import place_unevenly
 
 MAX_VISITED = 5_000
 """Points looked at exactly before the search stops with what it has; a count, so that equal inputs give equal plans.
 
-This and the next two are choices. Plans of the examples need at most 23; one that stops early says its gap.
+A choice: plans of the examples need at most 23; one that stops early says its gap.
 """
-
-MOST_IMPROVED = 8
-"""Interleaved points whose layers are moved: those with the best even split, and as many of which none fits."""
-
-MOST_CROWDED = 64
-"""Interleaved points whose layers are moved until they fit, while nothing else does: those with the best bounds."""
-
 
 BEYOND_HOST = "host memory: what is offloaded exceeds the memory of a node"
 OUTBID = "bound: cannot beat the plans found"
@@ -132,11 +121,7 @@ def visit(  # noqa: PLR0913 - what is visited, how, and who may refuse
     even = Interleaved(points=points.where(even_X), bounds=bounds.where(even_X))
     some = space.points.where(crowded_X)
     crowded = Interleaved(points=some, bounds=pricer.bounds(some))
-    if found:
-        _move_layers(even, pricer, found, all_open=not rivals, refused=refused, watch=watch)
-    unevenly = _PlacedUnevenly()
-    if not rivals:
-        unevenly = _place_unevenly(crowded, pricer, found, refused=refused, watch=watch)
+    unevenly = place_unevenly(even, crowded, pricer, found, beside_rivals=bool(rivals), refused=refused, watch=watch)
     _look_beside(found, pricer, scope, refused=refused)
     best_seconds = found[0].step_seconds if found else math.inf
     uneven_seconds = least_of_all((even, crowded), pricer, ceiling_seconds=best_seconds) if found else math.inf
@@ -247,7 +232,7 @@ def _priced(  # noqa: PLR0913 - what is visited, how, and who may refuse
             outbid += 1
             continue
         simulated += 1
-        _insert(found, outcome)
+        insert(found, outcome)
     return _Priced(
         open_seconds=open_seconds,
         several=several,
@@ -355,7 +340,7 @@ def _settled(
             continue
         placed += not point.is_placed
         placed_by_host += not point.is_placed and point.by_host
-        _insert(found, settled.better)
+        insert(found, settled.better)
         open_seconds = min(open_seconds, settled.bound_seconds)
     return _Closed(
         open_seconds=open_seconds,
@@ -366,105 +351,11 @@ def _settled(
     )
 
 
-def _move_layers(  # noqa: PLR0913 - the points, what is known, and who may refuse
-    even: Interleaved,
-    pricer: Pricer,
-    found: list[Candidate],
-    *,
-    all_open: bool,
-    refused: Refused,
-    watch: Watch,
-) -> None:
-    """Move layers of the interleaved points that may beat the best plan from their even split.
-
-    Args:
-        even: Points whose even split may fit.
-        pricer: Prices them.
-        found: Candidates by merit; what is better is added.
-        all_open: Layers are moved of all points that are open, not of candidates alone.
-        refused: Returns why the target has no words for a layout, if it has none.
-        watch: Called as the points are looked at.
-    """
-    only = None if all_open else frozenset(candidate.point for candidate in found)
-    open_points = even.open_below(pricer, found[0].step_seconds, at_most=MOST_IMPROVED, by_even_split=True, only=only)
-    for done, (least, index) in enumerate(open_points):
-        watch("moving layers of interleaved stages", done, len(open_points))
-        if least >= found[0].step_seconds:
-            continue
-        placed = pricer.price(even.layout(pricer, index), bound=even.known(index), ceiling_seconds=math.inf)
-        if isinstance(placed, Rejected):
-            continue
-        moved = improved(pricer, placed, rival_seconds=found[0].step_seconds)
-        if refused(moved.layout) is None and pricer.hosts_hold(pricer.prices(moved.layout), moved.layout):
-            _insert(found, moved)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PlacedUnevenly:
-    """Of how many points an uneven split was found that fits, and what the target has against the first refused one."""
-
-    placed: int = 0
-    refusal: NotExpressibleError | None = None
-
-
-def _place_unevenly(
-    crowded: Interleaved, pricer: Pricer, found: list[Candidate], *, refused: Refused, watch: Watch
-) -> _PlacedUnevenly:
-    """Look for splits that fit of points whose even split does not; of those that do, the fastest are improved.
-
-    Of points that may beat the best plan, those with the least bounds; where there is no plan, those with most room.
-
-    Args:
-        crowded: The points.
-        pricer: Prices them.
-        found: Candidates by merit; what fits is added.
-        refused: Returns why the target has no words for a layout, if it has none.
-        watch: Called as the points are looked at.
-    """
-    first_refusal: NotExpressibleError | None = None
-    if found:
-        chosen = crowded.open_below(pricer, found[0].step_seconds, at_most=MOST_IMPROVED)
-    else:
-        chosen = crowded.roomiest(pricer, at_most=MOST_CROWDED)
-    placed: list[tuple[float, Candidate]] = []
-    for done, (least, index) in enumerate(chosen):
-        watch("placing layers unevenly", done, len(chosen))
-        split = fitted(pricer, crowded.layout(pricer, index))
-        refusal = None if split is None else refused(split)
-        first_refusal = first_refusal or refusal
-        candidate = None if split is None or refusal is not None else pricer.placed(split, lower_bound_seconds=least)
-        if candidate is not None:
-            placed.append((least, candidate))
-    placed.sort(key=lambda entry: entry[1].merit)
-    for _, candidate in placed:
-        _insert(found, candidate)
-    for least, candidate in placed[:MOST_IMPROVED]:
-        if least < found[0].step_seconds:
-            moved = improved(pricer, candidate, rival_seconds=found[0].step_seconds)
-            if refused(moved.layout) is None and pricer.hosts_hold(pricer.prices(moved.layout), moved.layout):
-                _insert(found, moved)
-    return _PlacedUnevenly(placed=len(placed), refusal=first_refusal)
-
-
 def _look_beside(found: list[Candidate], pricer: Pricer, scope: Scope, *, refused: Refused) -> None:
     """Add the best layout that lies beside the best one and outside the space, where there is one."""
     beside = best_neighbour(pricer, found[0], scope) if found else None
     if beside is not None and beside is not found[0] and refused(beside.layout) is None:
-        _insert(found, beside)
-
-
-def _insert(found: list[Candidate], candidate: Candidate) -> None:
-    """Add a candidate at its place; of two that are the same point, the better one stays, with the sharper bound."""
-    same = next((entry for entry in found if entry.point == candidate.point), None)
-    if same is not None:
-        found.remove(same)
-        better = min(same, candidate, key=lambda entry: entry.merit)
-        sharper = better.lower_bound_seconds
-        if same.layout.recompute.is_per_layer == candidate.layout.recompute.is_per_layer:
-            sharper = max(same.lower_bound_seconds, candidate.lower_bound_seconds)
-        candidate = replace(better, lower_bound_seconds=min(sharper, better.step_seconds))
-    found.append(candidate)
-    found.sort(key=lambda entry: entry.merit)
+        insert(found, beside)
 
 
 def added(*accounts: Mapping[str, int]) -> dict[str, int]:

@@ -54,6 +54,9 @@ MISFITS_PER_SIMULATION = 8
 PATIENCE = 256
 """Virtual stages simulated in a row without gain after which a point that is slower than the best is given up."""
 
+NEARLY = 1.003
+"""How many times the best step a point may take then not to be given up: what moves bring after that is seldom more."""
+
 LEAST_GAIN = 1e-6
 """By which share a move must shorten a step to be made."""
 
@@ -118,14 +121,14 @@ def improved(pricer: Pricer, candidate: Candidate, *, rival_seconds: float = mat
     Args:
         pricer: Prices splits.
         candidate: Where the moves begin.
-        rival_seconds: The best step so far. A point that is slower after the first moves is given up.
+        rival_seconds: The best step so far. A point that is clearly slower after the first moves is given up.
     """
     walk = _Walk(pricer, candidate)
     for most_in_vain in (PATIENCE // len(candidate.layout.stages), None):
         walk.move_one(most_in_vain=most_in_vain)
-        while walk.best.step_seconds <= rival_seconds and walk.move_two(most_in_vain=most_in_vain):
+        while walk.best.step_seconds <= NEARLY * rival_seconds and walk.move_two(most_in_vain=most_in_vain):
             walk.move_one(most_in_vain=most_in_vain)
-        if walk.best.step_seconds > rival_seconds:
+        if walk.best.step_seconds > NEARLY * rival_seconds:
             break
     return replace(walk.best, lower_bound_seconds=min(walk.best.lower_bound_seconds, walk.best.step_seconds))
 

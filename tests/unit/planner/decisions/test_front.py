@@ -12,10 +12,11 @@ from planner.plans.choices import Front
 from planner.plans.plan import Plan
 from planner.requests.request import Bounds, Constraints, Objective, PlanRequest, Target
 from planner.requests.workload import TrainWorkload
+from planner.search.found import Watch
 from planner.search.ground import Ground, ignore, prepare
 from planner.search.search import search
 from planner.search.splits.candidates import Pricer
-from planner.search.visit import Visit, Watch
+from planner.search.visit import Visit
 from tests.builders import tiny_workload, two_node_cluster, wide_dense_model
 from tests.small_spaces import SmallSpace
 
