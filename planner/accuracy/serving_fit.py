@@ -69,6 +69,7 @@ KERNEL_PRIORS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
         "hidden_start": (0.7, 0.1, 0.95),
         "fp4_experts_share": (0.4, 0.1, 1.0),
         "fp4_start_seconds": (8e-6, 2e-7, 2e-5),
+        "routing_spread": (0.5, 0.1, 1.2),
     }
 )
 """The same of what kernels reach."""

@@ -5,7 +5,8 @@
 - `exchange`, `attention_times`, `context_parallel`, `step_tables`, `step_costs`, `prices`: that -> seconds of a step.
 - `measured`, `measured_kernels`, `measured_attention`, `source_fractions`: the same where the GPU was measured, and how
   much of a step that is.
-- `speculation`, `placed_experts`: what a draft's guesses give; what part of all choices of experts each rank gets.
+- `speculation`: what a draft's guesses give.
+- `placed_experts`, `reached_experts`: what part of all choices of experts each rank gets; how many a step reaches.
 - `balancer`: what moving experts takes.
 - `ledger`: the memory of a GPU -> tokens of cache, and whether it fits.
 - `traffic`, `steady`, `simulate`: requests -> times, in closed form and step by step.

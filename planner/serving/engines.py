@@ -112,7 +112,7 @@ def _parts(version: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelFactors:
-    """What kernels inside a running engine reach of what the kernel models say.
+    """What kernels inside a running engine reach of what the kernel models say, and how uneven their work is.
 
     The models are fitted on H100 and A100 (`profiles.kernels`); other chips scale with their datasheets.
 
@@ -124,6 +124,7 @@ class KernelFactors:
         hidden_start: Part of a kernel's start that is hidden behind the kernel before it.
         fp4_experts_share: Part of `Engine.experts_seconds` that fp4 experts take: their kernels route and quantise too.
         fp4_start_seconds: What an fp4 product starts later than an fp8 one: its operand's scales are laid out first.
+        routing_spread: Standard deviation of the logarithm of an expert's part of all choices, where none were counted.
     """
 
     blackwell_fp8: float
@@ -133,6 +134,7 @@ class KernelFactors:
     hidden_start: float
     fp4_experts_share: float
     fp4_start_seconds: float
+    routing_spread: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

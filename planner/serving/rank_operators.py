@@ -131,7 +131,7 @@ class RoutedExperts:
         topk: Experts of one token.
         format: Of their weights.
         grouped: Name of the kernels that multiply them.
-        placed: Where they stand, and how often tokens choose each; None for all alike.
+        placed: Where they stand, and how often tokens choose each; None where nothing was counted.
     """
 
     hidden: int
@@ -162,7 +162,7 @@ class Balance:
 
     Args:
         redundant: Copies of experts beside the experts; None without a balancer.
-        placed: Where experts and copies stand, and how often tokens choose each; None for all alike.
+        placed: Where experts and copies stand, and how often tokens choose each; None where nothing was counted.
     """
 
     redundant: int | None = None

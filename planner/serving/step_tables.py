@@ -3,12 +3,10 @@
 Everything but attention depends on the number of tokens alone, and is computed once for a layout on a grid of tokens
 (axis T); between its points time is linear. So a step is priced in microseconds, and whole surfaces with NumPy.
 
-Experts: with uniform routing a step of M tokens reaches E (1 - (1 - k / E)^M) of E experts; each of these reads its
-weights once and multiplies its share of the rows. Where experts are dealt to ranks the busiest one counts: by the
-deviations of random routing, and of rows at most by the skew that training assumes too. Copies of experts share what
-comes to them. Where it is known how often tokens choose each expert (`planner.serving.placed_experts`), an expert with
-the part p of the choices is reached by 1 - (1 - k p)^M, the busiest rank has the most rows of its layer, deviations
-beside, and a layer takes the mean of those that were counted.
+Experts: how many of them a step reaches on the busiest rank, and how many rows these get, is said by
+`planner.serving.reached_experts`; each of these reads its weights once and multiplies its share of the rows. Copies of
+experts share what comes to them. Where it is known how often tokens choose each expert, a layer takes the mean of those
+that were counted.
 
 Where the cluster was measured its profile comes first (`planner.serving.measured_kernels`).
 
@@ -23,11 +21,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.requests.workload import DEFAULT_ROUTING_SKEW
 from planner.serving.engines import KernelFactors
 from planner.serving.exchange import ExchangeTimes
 from planner.serving.grouped import Grouped, grouped_kernels
 from planner.serving.rank_operators import PLAIN_BYTES, Product, RankLayer, RankModel, RoutedExperts
+from planner.serving.reached_experts import Reached, reached_evenly, reached_on_busiest
 from planner.serving_plans.layout import EngineShape
 from profiles.constants import FP8_START, SCAN_FRACTION
 from profiles.gemm_surface import GemmSurface
@@ -166,34 +164,25 @@ class LayerKernels:
         read off timings without copies, and is no reason for them: they take no less than the same experts without
         any, evenly on the ranks.
         """
-        seconds_T = self._experts_seconds(experts, tokens_T, *_visits(experts, tokens_T))
+        spread = self.factors.routing_spread
+        seconds_T = self._experts_seconds(experts, tokens_T, reached_on_busiest(experts, tokens_T, spread=spread))
         if experts.copies > experts.experts:
             on_rank = experts.on_rank * experts.experts // experts.copies
             alone = replace(experts, copies=experts.experts, on_rank=on_rank)
-            even_T = self._experts_seconds(alone, tokens_T, *_even_visits(alone, tokens_T))
+            even_T = self._experts_seconds(alone, tokens_T, reached_evenly(alone, tokens_T, spread=spread))
             seconds_T = np.maximum(seconds_T, even_T)
         return seconds_T if experts.placed is None else np.asarray(seconds_T.mean(axis=0))
 
-    def _experts_seconds(
-        self, experts: RoutedExperts, tokens_T: FloatArray, active_T: FloatArray, rows_T: FloatArray
-    ) -> FloatArray:
+    def _experts_seconds(self, experts: RoutedExperts, tokens_T: FloatArray, reached: Reached) -> FloatArray:
         """Return the seconds of experts; an axis of layers stands in front where they have one.
 
         Args:
             experts: The experts of a rank.
             tokens_T: Tokens of a step.
-            active_T: Experts that these reach, deviations of random routing left out.
-            rows_T: Rows of these, likewise.
+            reached: What these bring to it.
         """
         kind, grouped = self._grouped(experts)
-        ranks = experts.copies / experts.on_rank
-        if ranks > 1:
-            # The busiest of some ranks lies so many deviations above their mean.
-            deviations = np.sqrt(2 * np.log(ranks))
-            missed_T = 1 - active_T / experts.on_rank
-            active_T = np.minimum(experts.on_rank, active_T + deviations * np.sqrt(active_T * missed_T))
-            rows_T = np.minimum(rows_T + deviations * np.sqrt(rows_T), rows_T * DEFAULT_ROUTING_SKEW)
-        active_T = np.minimum(active_T, rows_T)
+        active_T, rows_T = reached.active_T, reached.rows_T
         grouping = Grouping(each_T=rows_T / active_T, active_T=active_T, rows_T=rows_T)
         first = experts.inter * (2 if experts.gated else 1)
         seconds_T = np.full_like(rows_T, self.rest * grouped.start.value * (1 - self.factors.hidden_start))
@@ -264,23 +253,6 @@ class LayerKernels:
                 )
             )
         return self._surfaces[key]
-
-
-def _visits(experts: RoutedExperts, tokens_T: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the experts of the busiest rank that tokens reach, and their rows, of each layer that was counted."""
-    placed = experts.placed
-    if placed is None:
-        return _even_visits(experts, tokens_T)
-    return placed.most_reached_LT(tokens_T, experts.topk), placed.busiest_rows_LT(tokens_T, experts.topk)
-
-
-def _even_visits(experts: RoutedExperts, tokens_T: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the same where no rank is busier than another; copies count where tokens choose all experts alike."""
-    rows_T = tokens_T * experts.topk * experts.on_rank / experts.copies
-    if experts.placed is None:
-        return experts.on_rank * (1 - (1 - experts.topk / experts.copies) ** tokens_T), rows_T
-    reached_LT = experts.placed.reached_LT(tokens_T, experts.topk) / experts.placed.num_ranks
-    return reached_LT, np.broadcast_to(rows_T, reached_LT.shape)
 
 
 def _scan_T(layer: RankLayer, device: Device, tokens_T: FloatArray) -> FloatArray:

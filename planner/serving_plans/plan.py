@@ -108,7 +108,7 @@ class PlannedPool:
             on.
         notes: Where prices come from.
         of_experts: The load of the busiest rank's experts, and what copies make of it; None where experts are not dealt
-            to ranks, or tokens take all alike.
+            to ranks, or nothing was counted.
         placement: The expert on each slot of all ranks, a row for each layer of which the routing is known; None
             without a balancer of experts.
         source_fractions: What part of a step of running answers ("step") and of one with a prompt ("prompt") is

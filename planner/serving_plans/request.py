@@ -193,7 +193,7 @@ class ServeWorkload:
         quantization: What weights are held in, in an engine's word.
         kv_cache_dtype: What keys and values are held in: "bfloat16" or "fp8".
         max_model_len: Longest sequence that the engines must take.
-        routing: Which experts tokens choose; None for all alike.
+        routing: Which experts tokens choose; None where nothing was counted.
     """
 
     prompts: Lengths | None

@@ -452,7 +452,11 @@ def _moves(field: Field) -> str:
 def _routing(routing: Routing | None) -> str:
     """Return what is taken of the tokens that experts get."""
     if routing is None:
-        return "routing is uniform: every expert gets as many tokens"
+        spread = calibration().kernels.routing_spread
+        return (
+            f"routing was not counted: the logarithm of an expert's part of all choices has a standard deviation of "
+            f"{spread:.2g}, as fitted to runs of servers"
+        )
     return (
         f"routing: {routing.source}; every step is routed alike, and a layer with experts takes the mean of all; a "
         "balancer places copies as well as this plan does"

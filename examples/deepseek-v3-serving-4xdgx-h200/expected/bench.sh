@@ -5,7 +5,7 @@
 set -euo pipefail
 
 case "${POOL:-split}" in
-    split) LOAD=(--max-concurrency 821 --num-prompts 8210) DOOR=9000 ;;
+    split) LOAD=(--max-concurrency 729 --num-prompts 7290) DOOR=9000 ;;
     *) echo "no such pool: $POOL" >&2; exit 2 ;;
 esac
 

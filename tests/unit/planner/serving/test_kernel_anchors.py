@@ -25,6 +25,7 @@ ALONE = KernelFactors(
     hidden_start=0.0,
     fp4_experts_share=1.0,
     fp4_start_seconds=0.0,
+    routing_spread=0.0,
 )
 """Kernels alone, as benchmarks time them."""
 

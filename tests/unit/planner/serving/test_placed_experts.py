@@ -1,5 +1,6 @@
 """Experts of servers by how often tokens choose them: loads, prices, memory."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from planner.models.bundled import load_bundled
 from planner.requests.request import Bounds
 from planner.requests.routing import Routing
-from planner.serving.engines import engine_named
+from planner.serving.engines import calibration, engine_named
 from planner.serving.formats import formats_of
 from planner.serving.placed_experts import PlacedExperts, in_their_order
 from planner.serving.prices import ServingPrices
@@ -33,8 +34,12 @@ def weighted(exponent: float, *, layers: int = 3, experts: int = 128) -> Routing
     )
 
 
+ALIKE = replace(calibration().kernels, routing_spread=0.0)
+"""Experts that were not counted are chosen alike."""
+
+
 def tables_of(balance: Balance, shape: EngineShape = EP8) -> StepTables:
-    prices = ServingPrices(load_bundled(MODEL), load_preset("dgx-h100").to_cluster())
+    prices = ServingPrices(load_bundled(MODEL), load_preset("dgx-h100").to_cluster(), factors=ALIKE)
     formats = formats_of("fp8", prices.model, cache="bfloat16")
     return prices.costs(shape, formats, engine_named("vllm"), balance=balance).tables
 
