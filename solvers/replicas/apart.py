@@ -29,16 +29,6 @@ def room_share_LIR(problem: ReplicaProblem, item_LBS: Ints) -> Floats:
     return share
 
 
-def apart_L(problem: ReplicaProblem, item_LBS: Ints) -> Floats:
-    """Return what keeping items apart costs in each case."""
-    if problem.affinity_LII is None:
-        return np.zeros(problem.num_cases)
-    share = room_share_LIR(problem, item_LBS)
-    together = np.einsum("lir,lir->l", problem.affinity_LII @ share, share)
-    apart: Floats = (problem.affinity_LII.sum(axis=(1, 2)) - together) / 2
-    return apart
-
-
 def swap_together(problem: ReplicaProblem, item_LBS: Ints) -> Ints:
     """Return placements that no swap of two slots makes better, or those of the last turn."""
     state = _State(problem, item_LBS)

@@ -1,7 +1,6 @@
 """Recomputes from scratch what a placement breaks and what it amounts to, one slot after the other."""
 
 from collections import Counter
-from math import isclose
 
 from solvers.replicas.problem import Ints, ReplicaProblem
 
@@ -63,8 +62,3 @@ def _apart(problem: ReplicaProblem, number: int, case: list[list[int]]) -> float
             )
             total += float(problem.affinity_LII[number, first, second]) * (1 - together)
     return total
-
-
-def agrees(first: float, second: float) -> bool:
-    """Return whether two objectives are the same up to how they were added."""
-    return isclose(first, second, rel_tol=1e-9, abs_tol=1e-12)
