@@ -1,11 +1,11 @@
-"""vLLM: whether an engine's weights, a step and its longest request fit into memory.
+"""vLLM: whether an engine's weights, a step, its longest request and the states of its sequences fit into memory.
 
 These rules look at a server whose memory was counted on a cluster (`planner.validation.serving`); without a cluster
 they are not asked.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,9 @@ class ServedRun:
         share: Part of it that the engine takes; None where the cache's bytes are given.
         cache_bytes: Bytes of cache on a GPU that are given.
         max_model_len: The longest request; None where the engine chooses the longest that fits.
+        max_num_seqs: Sequences that it decodes at once.
+        seqs_place: Where that is said, or else the engine's start.
+        captures_decode: It captures graphs of steps that only decode, as it does where it is told nothing of graphs.
         fitting_tp: The next larger tensor-parallel degree within a node with which all fits.
     """
 
@@ -45,6 +48,9 @@ class ServedRun:
     share: float | None
     cache_bytes: int | None
     max_model_len: int | None
+    max_num_seqs: int
+    seqs_place: Location
+    captures_decode: bool
     fitting_tp: int | None
 
     @property
@@ -62,6 +68,11 @@ class ServedRun:
     def pool_bytes(self) -> int:
         """Return the bytes of the cache."""
         return self.ledger.pool_bytes if self.cache_bytes is None else self.cache_bytes
+
+    @property
+    def most_seats(self) -> int | None:
+        """Return the sequences whose states the cache holds; None where layers keep none."""
+        return replace(self.ledger, told_bytes=self.cache_bytes).most_seats
 
     @property
     def needed_bytes(self) -> int:
@@ -155,4 +166,33 @@ def request_exceeds_cache(run: ServedRun) -> Iterator[Found]:
     )
 
 
-RULES: tuple[Rule[ServedRun], ...] = (no_memory_for_cache, request_exceeds_cache)
+@rule(
+    id="MEM103",
+    name="sequences-exceed-states",
+    framework=Framework.VLLM,
+    prevents="ValueError: max_num_seqs (...) exceeds available Mamba cache blocks (...). Each decode sequence requires "
+    "one Mamba cache block, so CUDA graph capture cannot proceed.",
+    found_at=FoundAt.BUILD,
+    source="vllm/config/compilation.py: CompilationConfig; the planner's pool of blocks",
+    since="0.20.0",
+)
+def sequences_exceed_states(run: ServedRun) -> Iterator[Found]:
+    """Where layers keep a state (Mamba, linear attention), the cache holds a block for each of `--max-num-seqs`.
+
+    The engine checks that as it captures graphs of steps that only decode, which it does unless `--enforce-eager` or
+    its compilation config says otherwise; with such a config nothing is said here. Servers on large GPUs take 1,024
+    sequences where nothing is said. What the cache gets rests on an assumed peak of a step and size of graphs, which
+    vLLM measures.
+    """
+    most = run.most_seats
+    if most is None or run.max_num_seqs <= most or not run.captures_decode:
+        return
+    if run.holds_the_rest and run.needed_bytes <= run.pool_bytes:
+        yield Found(
+            place=run.seqs_place,
+            message=f"{run.max_num_seqs:,} sequences need a block of states each, and the cache has {most:,}.",
+            hint=f"Say --max-num-seqs {most} or fewer, or give the engine more of the memory.",
+        )
+
+
+RULES: tuple[Rule[ServedRun], ...] = (no_memory_for_cache, request_exceeds_cache, sequences_exceed_states)

@@ -76,6 +76,9 @@ def served_run(run: VllmRun, *, preset: str | None) -> ServedRun:
             share=settings.gpu_memory_utilization,
             cache_bytes=settings.kv_cache_memory_bytes,
             max_model_len=None if is_chosen else settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            seqs_place=run.place("max_num_seqs"),
+            captures_decode=_captures_decode(run),
             fitting_tp=None,
         )
 
@@ -95,6 +98,12 @@ def _fits(run: ServedRun) -> bool:
 
 def _base(run: VllmRun) -> Path:
     return Path(run.arguments.file).parent
+
+
+def _captures_decode(run: VllmRun) -> bool:
+    """Return whether the engine, told nothing of graphs, captures those of steps that only decode."""
+    told = any(run.arguments.is_given(dest) for dest in ("compilation_config", "optimization_level"))
+    return not told and not run.arguments.is_on("enforce_eager")
 
 
 def _formats(run: VllmRun, model: ModelSpec) -> ServedFormats:

@@ -19,7 +19,7 @@ SOUND: Mapping[str, str] = {Framework.MEGATRON: megatron_cases.script(), **vllm_
 
 PRICED = {
     "tests/unit/planner/validation/test_advice.py": ("MEM001", "MEM002", "MEM003", "MEM004", "ADV001", "ADV002"),
-    "tests/unit/planner/validation/test_serving.py": ("MEM101", "MEM102"),
+    "tests/unit/planner/validation/test_serving.py": ("MEM101", "MEM102", "MEM103"),
     "tests/unit/rules/test_own_files.py": ("SW001", "SW002", "SW101", "SW102", "SW201", "SW202"),
     "tests/unit/planner/validation/test_unread.py": ("FIL001",),
     "tests/unit/rules/test_lock_rules.py": ("LCK001", "LCK002", "LCK003", "LCK004", "LCK005"),

@@ -17,7 +17,7 @@ from planner.validation.source import Asked
 NOBODY = Asked(versions={}, gpus_per_node=8)
 SMALL = "meta-llama/Llama-3.1-8B-Instruct"
 LARGE = "meta-llama/Llama-3.1-70B-Instruct"
-MEMORY = {"MEM101", "MEM102"}
+MEMORY = {"MEM101", "MEM102", "MEM103"}
 
 
 def judged(words: str, *, cluster: str | None = "dgx-h100", spec: Path | None = None) -> Judged:
@@ -73,6 +73,21 @@ def test_an_engine_that_chooses_the_length_needs_some_cache_only() -> None:
     assert broken(f"{SMALL} --gpu-memory-utilization 0.3") == ["MEM102"]
     assert broken(f"{SMALL} --gpu-memory-utilization 0.3 --max-model-len auto") == []
     assert broken(f"{SMALL} --gpu-memory-utilization 0.1 --max-model-len auto") == ["MEM101"]
+
+
+def test_sequences_need_a_block_of_states_each() -> None:
+    hybrid = "Qwen/Qwen3.5-35B-A3B -tp 2 --max-model-len 32768 --kv-cache-memory-bytes 4G"
+    (finding,) = judged(hybrid).findings
+    assert (finding.rule_id, finding.severity) == ("MEM103", Severity.ERROR)
+    found = re.fullmatch(
+        r"1,024 sequences need a block of states each, and the cache has (\d+)\.", finding.found.message
+    )
+    assert found is not None
+    assert broken(f"{hybrid} --max-num-seqs {found[1]}") == []
+    assert broken(f"{hybrid} --max-num-seqs {int(found[1]) + 1}") == ["MEM103"]
+    # Without graphs nobody asks, and layers that only attend keep no states.
+    assert broken(f"{hybrid} --enforce-eager") == []
+    assert broken(f"{SMALL} --max-num-seqs 2048") == []
 
 
 def test_weights_of_one_byte_need_half() -> None:
