@@ -90,7 +90,7 @@ def parser(environment: Mapping[str, str]) -> PlainParser:
         help="the version of a framework that files are for, as megatron==0.16.1; the newest known without",
     )
     add("--gpus", metavar="N", type=at_least_one, help="GPUs, where a file leaves them open")
-    add("--gpus-per-node", metavar="N", type=at_least_one, help="GPUs of a node, likewise")
+    add("--gpus-per-node", metavar="N", type=at_least_one, help="GPUs of a node, likewise; those of --cluster where that is given")
     add("--cluster", metavar="NAME", help="a cluster preset that the runs are priced on: also judges memory")
     add("--spec", metavar="SPEC", type=Path, help="a spec to price with, instead")
     add(
@@ -199,6 +199,15 @@ def _baseline(path: Path | None) -> "Baseline | ServeBaseline | None":
     return read_baseline(path)
 
 
+def _gpus_per_node(cluster: str | None) -> int | None:
+    """Return the GPUs of a node of the cluster that runs are priced on."""
+    if cluster is None:
+        return None
+    from planner.inputs.running import preset_named
+
+    return preset_named(cluster).gpus_per_node
+
+
 def _asked(options: Namespace) -> "Asked":
     from planner.readers.flag_tables import Framework, chosen_version
     from planner.validation.source import Asked
@@ -215,6 +224,6 @@ def _asked(options: Namespace) -> "Asked":
     return Asked(
         versions=versions,
         num_gpus=options.gpus,
-        gpus_per_node=options.gpus_per_node,
+        gpus_per_node=options.gpus_per_node or _gpus_per_node(options.cluster),
         skip_unknown=options.skip_unknown,
     )

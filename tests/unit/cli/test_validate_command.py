@@ -168,6 +168,12 @@ def test_a_command_line_is_judged_as_text() -> None:
     assert "^^^^^^^^^^^^^^^^^^" in text
 
 
+def test_a_cluster_says_how_many_gpus_a_node_has() -> None:
+    command = "vllm serve meta-llama/Llama-3.1-8B-Instruct --tensor-parallel-size 2"
+    assert "(--gpus-per-node)" in validate("--command", command).stdout
+    assert "--gpus-per-node" not in validate("--command", command, "--cluster", "dgx-h100").stdout
+
+
 def test_a_command_that_starts_nothing_is_refused() -> None:
     result = validate("--command", "echo hello")
     assert result.returncode == 2
