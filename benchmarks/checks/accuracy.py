@@ -7,7 +7,7 @@ kernels of one number format, it prints rows and no median, so these are taken h
 import csv
 from collections.abc import Callable, Iterator
 
-from benchmarks.checks.check import MEASUREMENTS, Answer, Check, Command, Measure, seconds_at_most
+from benchmarks.checks.check import MEASUREMENTS, Answer, Check, Command, Measure, Suite, seconds_at_most
 from benchmarks.checks.targets import Target, at_least, at_most
 from planner.accuracy.scores import errors_of
 
@@ -157,6 +157,12 @@ CHECKS = (
         summary("F1", at_least(0.96), "out_of_memory", "f1"),
     ),
     check(
+        "functional-tests",
+        "peaks of Megatron-LM's functional tests are predicted",
+        words_of("training/memory_unit_rows.csv"),
+        summary("peak memory, median error", at_most(5, "%"), "peak_memory", MEDIAN),
+    ),
+    check(
         "products-left-out",
         "matrix products left out of the tables are predicted by the others",
         words_of("kernels/gemm.csv", options=("--left-out", "5")),
@@ -187,5 +193,11 @@ CHECKS = (
         "collectives of Polaris and Alps are predicted by tables of other numbers of nodes",
         words_of("kernels/collectives.csv", options=("--left-out", "nodes")),
         summary("median error", at_most(15, "%"), "latency", MEDIAN),
+    ),
+    Check(
+        area="accuracy",
+        name="constants",
+        about="at most 25 constants were fitted, each inside its range and with its source",
+        run=Suite(nodes=("tests/unit/profiles/test_constants.py",)),
     ),
 )

@@ -98,7 +98,7 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tests:
+class Suite:
     """Tests of the suite, all of which must pass.
 
     Args:
@@ -139,7 +139,7 @@ class Check:
     area: str
     name: str
     about: str
-    run: Command | Tests | ByHand
+    run: Command | Suite | ByHand
 
     @property
     def full_name(self) -> str:
@@ -149,7 +149,7 @@ class Check:
     @property
     def wanted(self) -> tuple[tuple[str, str], ...]:
         """Return each measure's name with its target in words."""
-        if isinstance(self.run, Tests):
+        if isinstance(self.run, Suite):
             return (("tests", "all pass"),)
         if isinstance(self.run, ByHand):
             return tuple((name, target.text) for name, target in self.run.wanted)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from benchmarks.checks.check import Answer, Check, Command, Measure, Tests
+from benchmarks.checks.check import Answer, Check, Command, Measure, Suite
 from benchmarks.checks.planning import example, words_of
 from benchmarks.checks.targets import Target, at_least, at_most, exactly
 from benchmarks.experts import DISTRIBUTIONS, MOST_SECONDS, SHAPES, Shape
@@ -116,13 +116,13 @@ CHECKS = (
         area="experts",
         name="front",
         about="nothing on the front of load and traffic is better in both than another point of it",
-        run=Tests(nodes=("tests/unit/planner/experts/test_decide.py",)),
+        run=Suite(nodes=("tests/unit/planner/experts/test_decide.py",)),
     ),
     Check(
         area="experts",
         name="exhaustive",
         about="up to 16 experts on 4 GPUs are placed as well as by looking at every placement",
-        run=Tests(nodes=("tests/agreement/test_replicas.py", "tests/agreement/test_followers.py")),
+        run=Suite(nodes=("tests/agreement/test_replicas.py", "tests/agreement/test_followers.py")),
     ),
     *(flexgen(case) for case in CASES),
     *(trained(host_ram, target) for host_ram in ("512GB", "2TB") for target in ("megatron", "deepspeed")),
@@ -130,6 +130,6 @@ CHECKS = (
         area="offload",
         name="deepspeed-steps",
         about="with the keys that offload, a toy model takes the real steps of DeepSpeed on CPUs",
-        run=Tests(nodes=("tests/frameworks/test_deepspeed_offload.py",), marker="frameworks"),
+        run=Suite(nodes=("tests/frameworks/test_deepspeed_offload.py",), marker="frameworks"),
     ),
 )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from benchmarks.checks.check import Answer, Check, Command, Measure, Need, Tests, seconds_at_most
+from benchmarks.checks.check import Answer, Check, Command, Measure, Need, Suite, seconds_at_most
 from benchmarks.checks.targets import above, at_most, between, exactly
 
 MOST_SECONDS = 10.0
@@ -205,13 +205,13 @@ CHECKS = (
         area="planning",
         name="mutated-specs",
         about="whatever stands in a field of a spec, it is planned or refused in words, and nothing hangs",
-        run=Tests(nodes=("tests/laws/test_input_fuzz.py", "tests/laws/test_plan_fuzz.py")),
+        run=Suite(nodes=("tests/laws/test_input_fuzz.py", "tests/laws/test_plan_fuzz.py")),
     ),
     Check(
         area="planning",
         name="unseen-configs",
         about="configurations of architectures never seen are read right, or refused by the name of the field",
-        run=Tests(
+        run=Suite(
             nodes=(
                 "tests/unit/planner/test_published_configs.py",
                 "tests/unit/planner/test_model_huggingface.py",
@@ -223,7 +223,7 @@ CHECKS = (
         area="planning",
         name="megatron-takes-dense",
         about="Megatron-LM's validation and a meta-device build take every emitted list; ranks hold what is counted",
-        run=Tests(
+        run=Suite(
             nodes=("tests/frameworks/test_examples.py", "tests/frameworks/test_megatron.py"), marker="frameworks"
         ),
     ),
@@ -231,7 +231,7 @@ CHECKS = (
         area="planning",
         name="megatron-takes-other-models",
         about="the same of experts, latent attention, hybrids, context parallelism and adapters",
-        run=Tests(
+        run=Suite(
             nodes=("tests/frameworks/test_megatron_models.py", "tests/frameworks/test_megatron_adapters.py"),
             marker="frameworks",
         ),
@@ -240,6 +240,6 @@ CHECKS = (
         area="planning",
         name="deepspeed-takes-and-steps",
         about="DeepSpeedConfig takes every emitted JSON, and toy models take real steps of two processes with them",
-        run=Tests(nodes=("tests/frameworks/test_deepspeed.py",), marker="frameworks"),
+        run=Suite(nodes=("tests/frameworks/test_deepspeed.py",), marker="frameworks"),
     ),
 )

@@ -1,6 +1,6 @@
 """Checks of the profiler: on a GPU where there is one, and all but its figures on CPUs and with recorded data."""
 
-from benchmarks.checks.check import FOLDER, Answer, ByHand, Check, Command, Measure, Need, Tests, tests_in
+from benchmarks.checks.check import FOLDER, Answer, ByHand, Check, Command, Measure, Need, Suite, tests_in
 from benchmarks.checks.targets import at_least, at_most
 
 MEASURED = f"{FOLDER}/measured"
@@ -76,7 +76,7 @@ CHECKS = (
         area="profiling",
         name="two-processes",
         about="two processes under torchrun measure every suite on a CPU, and a plan uses what they measured",
-        run=Tests(
+        run=Suite(
             nodes=tests_in(
                 "tests/frameworks/test_profile.py",
                 "test_two_processes_measure_every_suite",
@@ -89,7 +89,7 @@ CHECKS = (
         area="profiling",
         name="doubled-products",
         about="measured products that take twice as long change the step time and its sources as they must",
-        run=Tests(
+        run=Suite(
             nodes=(
                 "tests/unit/profiles/test_profiled.py::test_doubled_products_double_in_the_step_and_nothing_else_does",
             )
@@ -99,7 +99,7 @@ CHECKS = (
         area="profiling",
         name="killed",
         about="killed at 20 random moments and resumed, the store holds every point once",
-        run=Tests(
+        run=Suite(
             nodes=tests_in(
                 "tests/frameworks/test_profile.py",
                 "test_killed_at_random_moments_the_collector_goes_on_and_loses_nothing",
@@ -111,12 +111,12 @@ CHECKS = (
         area="profiling",
         name="planted-faults",
         about="the gate names each planted fault of a table, and nothing else",
-        run=Tests(nodes=("tests/unit/profiles/test_sanity.py", "tests/unit/profiles/test_gates.py")),
+        run=Suite(nodes=("tests/unit/profiles/test_sanity.py", "tests/unit/profiles/test_gates.py")),
     ),
     Check(
         area="profiling",
         name="importers",
         about="logs, tables and descriptions of clusters of several vendors are read in their real formats",
-        run=Tests(nodes=("tests/unit/profiles/imports", "tests/unit/planner/imports")),
+        run=Suite(nodes=("tests/unit/profiles/imports", "tests/unit/planner/imports")),
     ),
 )

@@ -17,7 +17,7 @@ from time import perf_counter
 from xml.etree import ElementTree
 
 from benchmarks.bare_loop import bare_loop
-from benchmarks.checks.check import FOLDER, MEASUREMENTS, ROOT, Answer, ByHand, Check, Command, Measure, Need, Tests
+from benchmarks.checks.check import FOLDER, MEASUREMENTS, ROOT, Answer, ByHand, Check, Command, Measure, Need, Suite
 from benchmarks.checks.targets import Verdict
 
 LOOP_STEPS = 2_000_000
@@ -109,7 +109,7 @@ def is_git_checkout() -> bool:
 AT_HAND: Mapping[Need, Callable[[], bool]] = {Need.GPU: gpu_is_there, Need.GIT: is_git_checkout}
 
 
-def lacking(run: Command | Tests | ByHand, settings: Settings) -> str:
+def lacking(run: Command | Suite | ByHand, settings: Settings) -> str:
     """Return what a run needs and is not at hand; empty where all is there."""
     if isinstance(run, ByHand):
         return run.reason
@@ -129,7 +129,7 @@ def rows_of(check: Check, settings: Settings) -> tuple[Row, ...]:
     reason = lacking(run, settings)
     if isinstance(run, ByHand) or reason:
         return _alike(check, Verdict.NOT_RUN, reason)
-    if isinstance(run, Tests):
+    if isinstance(run, Suite):
         return (_row_of_tests(check, run, settings),)
     with TemporaryDirectory() as folder:
         said = {FOLDER: folder, MEASUREMENTS: str(settings.measurements)}
@@ -259,7 +259,7 @@ def counts_of(report: str) -> Counts:
     return Counts(passed=passed, failed=tuple(failed), skipped=tuple(skipped))
 
 
-def words_of_tests(run: Tests, *, report: Path, workers: int) -> tuple[str, ...]:
+def words_of_tests(run: Suite, *, report: Path, workers: int) -> tuple[str, ...]:
     """Return how pytest is called; tests of one file stay together, as they may share what is slow to make."""
     several = len(run.nodes) > 1 or (ROOT / run.nodes[0]).is_dir()
     return (
@@ -270,7 +270,7 @@ def words_of_tests(run: Tests, *, report: Path, workers: int) -> tuple[str, ...]
     )
 
 
-def _row_of_tests(check: Check, run: Tests, settings: Settings) -> Row:
+def _row_of_tests(check: Check, run: Suite, settings: Settings) -> Row:
     report = settings.logs / f"{check.full_name}.xml"
     report.unlink(missing_ok=True)
     ran = _ran(words_of_tests(run, report=report, workers=settings.workers), settings.logs / check.full_name)

@@ -1,6 +1,6 @@
 """Checks of the search: speed and proof; beside exhaustive search, MIPs, random layouts and published schedules."""
 
-from benchmarks.checks.check import Answer, Check, Command, Measure, Tests, tests_in
+from benchmarks.checks.check import Answer, Check, Command, Measure, Suite, tests_in
 from benchmarks.checks.targets import at_most, exactly
 from benchmarks.instances import WANTED, WANTED_PEAK_RSS_BYTES
 from benchmarks.random_layouts import CLUSTERS
@@ -118,26 +118,26 @@ CHECKS = (
         area="search",
         name="small-problems",
         about="500 random small problems: exhaustive search, the dynamic programme and both MIPs agree",
-        run=Tests(nodes=("tests/agreement/test_chain_partition.py",)),
+        run=Suite(nodes=("tests/agreement/test_chain_partition.py",)),
     ),
     Check(
         area="search",
         name="small-runs",
         about="hundreds of random small runs: exhaustive search with the simulator, programme and MIPs agree",
-        run=Tests(nodes=("tests/agreement/test_plans.py",), marker="long or not long"),
+        run=Suite(nodes=("tests/agreement/test_plans.py",), marker="long or not long"),
     ),
     *(drawn(cluster) for cluster in CLUSTERS),
     Check(
         area="search",
         name="schedules",
         about="uniform schedules have their published bubbles; the memory-limited scheduler reaches those of its paper",
-        run=Tests(nodes=("tests/published/test_schedules.py",)),
+        run=Suite(nodes=("tests/published/test_schedules.py",)),
     ),
     Check(
         area="search",
         name="layout-by-hand",
         about="of Llama-3-70B at tp 4, pp 8, vpp 5 the layout found is as fast as the one made by hand",
-        run=Tests(
+        run=Suite(
             nodes=tests_in(
                 "tests/unit/planner/search/splits/test_uneven.py",
                 "test_the_layout_of_a_llama_70b_made_by_hand_is_beaten",
@@ -148,6 +148,6 @@ CHECKS = (
         area="search",
         name="unequal-nodes",
         about="one slow link, or a node of older GPUs, changes the plan as it should, and it beats the uniform one",
-        run=Tests(nodes=("tests/unit/planner/search/splits/test_rank_map.py", "tests/agreement/test_node_orders.py")),
+        run=Suite(nodes=("tests/unit/planner/search/splits/test_rank_map.py", "tests/agreement/test_node_orders.py")),
     ),
 )

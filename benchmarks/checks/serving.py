@@ -1,7 +1,7 @@
 """Checks of serving plans: predictions against published runs, the seven cases, what vLLM takes, a long trace."""
 
 from benchmarks.checks.accuracy import figure, file_rows, summary, words_of
-from benchmarks.checks.check import Answer, Check, Command, Measure, Tests, tests_in
+from benchmarks.checks.check import Answer, Check, Command, Measure, Suite, tests_in
 from benchmarks.checks.targets import Target, above, at_least, at_most, exactly
 from benchmarks.serving import OTHERS, SPECS, WANTED_SECONDS
 from benchmarks.serving_trace import NAME as TRACE
@@ -134,7 +134,7 @@ CHECKS = (
         area="serving",
         name="scores",
         about="what is left out of the scores is printed with them, repeats count once, guessed tokens apart",
-        run=Tests(
+        run=Suite(
             nodes=(
                 "tests/unit/cli/test_accuracy_command.py::test_serving_runs_are_scored_and_what_is_left_out_is_said",
                 "tests/unit/planner/accuracy/test_serving.py",
@@ -145,20 +145,20 @@ CHECKS = (
         area="serving",
         name="cannot-fit",
         about="20 layouts that cannot fit are called so",
-        run=Tests(nodes=("tests/unit/planner/serving/test_ledger.py::test_weights_larger_than_the_memory_do_not_fit",)),
+        run=Suite(nodes=("tests/unit/planner/serving/test_ledger.py::test_weights_larger_than_the_memory_do_not_fit",)),
     ),
     *(case(name) for name in OTHERS),
     Check(
         area="serving",
         name="differences-explained",
         about="the benchmark prints both planners' figures and takes each difference apart",
-        run=Tests(nodes=("tests/unit/benchmarks/test_serving.py",)),
+        run=Suite(nodes=("tests/unit/benchmarks/test_serving.py",)),
     ),
     Check(
         area="serving",
         name="mixed-shapes",
         about="no way to compose bears more than the plan, whichever shapes it mixes",
-        run=Tests(
+        run=Suite(
             nodes=tests_in(
                 "tests/unit/planner/serving_search/test_serving_plan.py",
                 "test_every_way_to_compose_bears_no_more_than_the_plan",
@@ -171,7 +171,7 @@ CHECKS = (
         area="serving",
         name="vllm-parses",
         about="vLLM's own parser takes the emitted commands",
-        run=Tests(
+        run=Suite(
             nodes=("tests/frameworks/test_vllm_emitted.py", "tests/frameworks/test_vllm_bench.py"), marker="frameworks"
         ),
     ),
@@ -179,7 +179,7 @@ CHECKS = (
         area="serving",
         name="emitted-batch",
         about="the emitted --max-num-seqs is the planned batch",
-        run=Tests(nodes=("tests/unit/planner/serving_search/test_serving_plan.py::test_files_say_the_plan",)),
+        run=Suite(nodes=("tests/unit/planner/serving_search/test_serving_plan.py::test_files_say_the_plan",)),
     ),
     Check(
         area="serving",

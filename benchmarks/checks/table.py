@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 
-from benchmarks.checks.check import Check, Command, Tests
+from benchmarks.checks.check import Check, Command, Suite
 from benchmarks.checks.running import LOOP_STEPS, Row
 from benchmarks.checks.targets import Verdict
 
@@ -55,7 +55,7 @@ def summary_lines(rows: Sequence[Row]) -> tuple[str, ...]:
     loops = [row.loop_seconds for row in rows if row.loop_seconds is not None]
     if loops:
         lines.append(
-            f"seconds are wall time of a whole run; loop is that of {LOOP_STEPS:,} additions of Python just before it:"
+            f"seconds: wall time of a run; loop: of {LOOP_STEPS:,} additions of Python just before it,"
             f" {min(loops):.2f} to {max(loops):.2f} s here"
         )
     return tuple(lines)
@@ -87,7 +87,7 @@ def command_of(check: Check) -> str:
     run = check.run
     if isinstance(run, Command):
         return "; then ".join(f"python {' '.join(words)}" for words in (run.before, run.words) if words)
-    if isinstance(run, Tests):
+    if isinstance(run, Suite):
         marker = "" if run.marker is None else f"-m '{run.marker}' "
         return f"pytest {marker}{' '.join(run.nodes)}"
     return f"by hand: {run.reason}"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from math import ceil, isfinite, isnan, log10
+from math import floor, isfinite, isnan, log10
 
 LEAST_DIGITS = 4
 MOST_DIGITS = 17
@@ -62,7 +62,7 @@ class Target:
 
     def said(self, figure: float) -> str:
         """Return a figure in words, with as many digits as tell it from the target's ends."""
-        whole = ceil(log10(abs(figure))) if isfinite(figure) and figure else 0
+        whole = floor(log10(abs(figure))) + 1 if isfinite(figure) and figure else 0
         digits = min(max(LEAST_DIGITS, whole), MOST_DIGITS)
         while digits < MOST_DIGITS and self.holds(float(f"{figure:.{digits}g}")) != self.holds(figure):
             digits += 1

@@ -1,6 +1,6 @@
 """Checks of `shardwright validate` and of what is emitted: the frameworks' own parsers, damaged files, CI."""
 
-from benchmarks.checks.check import Check, Command, Measure, Tests
+from benchmarks.checks.check import Check, Command, Measure, Suite
 from benchmarks.checks.targets import at_most, exactly
 from benchmarks.damaged_files import CASES, MOST_SECONDS
 
@@ -10,7 +10,7 @@ AS_FAST = 1.1
 
 def suite(name: str, about: str, *nodes: str, marker: str | None = None) -> Check:
     """Return a check of tests."""
-    return Check(area="validation", name=name, about=about, run=Tests(nodes=nodes, marker=marker))
+    return Check(area="validation", name=name, about=about, run=Suite(nodes=nodes, marker=marker))
 
 
 CHECKS = (
