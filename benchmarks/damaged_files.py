@@ -1,13 +1,14 @@
 """What `shardwright validate` does with damaged files: how long the slowest of them takes.
 
-`python -m benchmarks.damaged_files` damages files of every kind that is read in seeded ways, judges each and prints
-what is found in one of the forms. It says the processor seconds of the slowest, beside those of the same file
-undamaged, and ends with 1 if one takes more than a second.
+`python -m benchmarks.damaged_files [--format json]` damages files of every kind that is read in seeded ways, judges
+each and prints what is found in one of the forms. It says the processor seconds of the slowest, beside those of the
+same file undamaged, and ends with 1 if one takes more than a second.
 """
 
 import argparse
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -229,11 +230,37 @@ def form_of(case: int) -> FindingsFormat:
     return forms[case % len(forms)]
 
 
+def document_of(
+    num_files: int, slowest: Sequence[tuple[float, DamagedFile]], plain: Mapping[str, float]
+) -> dict[str, object]:
+    """Return the slowest files as JSON.
+
+    Args:
+        num_files: How many were damaged.
+        slowest: The slowest of them with their processor seconds.
+        plain: Processor seconds of each undamaged file.
+    """
+    return {
+        "files": num_files,
+        "slowest": [
+            {
+                "case": file.case,
+                "name": file.name,
+                "bytes": len(file.raw),
+                "cpu_seconds": value,
+                "undamaged_cpu_seconds": plain[file.name],
+            }
+            for value, file in slowest
+        ],
+    }
+
+
 def main() -> None:
     """Print the slowest files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=CASES, help="how many files are damaged")
     parser.add_argument("--slowest", type=int, default=5, help="how many of them are printed")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="lines, or one JSON document")
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
         # The first time loads what every later file finds there; the second counts.
@@ -245,6 +272,9 @@ def main() -> None:
             for file in damaged_files(range(options.cases))
         ]
     slowest = sorted(taken, key=lambda one: (-one[0], one[1].case))[: options.slowest]
+    if options.format == "json":
+        print(json.dumps(document_of(len(taken), slowest, plain), indent=2))
+        sys.exit(any(value > MOST_SECONDS for value, _ in slowest))
     for value, file in slowest:
         print(
             f"case {file.case:>4}  {file.name:<10} {len(file.raw):>6,} bytes  {value * 1e3:7.1f} ms,"

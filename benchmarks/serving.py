@@ -27,10 +27,11 @@ from pathlib import Path
 from benchmarks.serving_trace import NAME as TRACE
 from benchmarks.serving_trace import trace_row, trace_words
 from planner.serving_plans.layout import EngineShape
+from planner.serving_plans.plan import ServePlan
 from planner.serving_search.closed_form import best_of_both, both_at
 from planner.serving_search.inputs import ServeInputs, load_serve_inputs
 from planner.serving_search.search import field_of, plan_serving
-from planner.serving_search.simulated import keeps, served_at
+from planner.serving_search.simulated import keeps, served_at, stated_seconds
 from planner.serving_search.traffic import mean_of
 
 SPECS = Path(__file__).resolve().parent / "serving_specs"
@@ -160,6 +161,7 @@ class Row:
         tokens_per_second_per_gpu: Output tokens over all GPUs; None without a plan.
         one_shape: The same of the best plan with equal engines that do everything.
         plan: The plan in words, or what is in the way.
+        over_targets: What the simulated requests take of the target that they come nearest to; None without a plan.
         other: What the other planner says.
         priced: Its plan, priced here; None without one, or where its engine does not fit here.
     """
@@ -171,6 +173,7 @@ class Row:
     tokens_per_second_per_gpu: float | None
     one_shape: float | None
     plan: str
+    over_targets: float | None
     other: Other
     priced: Priced | None = None
 
@@ -212,8 +215,22 @@ def plan_case(name: str) -> Row:
         tokens_per_second_per_gpu=rates.get("the plan"),
         one_shape=rates.get("one shape"),
         plan=words if plan.infeasible is None else f"nearest: {plan.infeasible.nearest}",
+        over_targets=over_targets(plan),
         other=OTHERS[name],
         priced=priced_here(inputs, OTHERS[name]),
+    )
+
+
+def over_targets(plan: ServePlan) -> float | None:
+    """Return the largest simulated time over its target, both as the targets speak of them; None without a plan."""
+    return max(
+        (
+            stated_seconds(served)[metric] / seconds
+            for deployment in plan.deployments
+            for served in deployment.served
+            for metric, seconds in plan.request.workload.targets.given.items()
+        ),
+        default=None,
     )
 
 
@@ -256,6 +273,7 @@ def table(rows: Sequence[Row]) -> str:
             f"  here   {_figure(row.tokens_per_second_per_gpu)} tok/s/GPU  {row.plan}",
             f"         {_figure(row.one_shape)} tok/s/GPU  with equal engines that do everything",
             f"         {row.seconds:.2f} s{late}, {row.cpu_seconds:.2f} s of a core, {row.status}",
+            *_kept(row.over_targets),
             f"  other  {_figure(other.tokens_per_second_per_gpu)} tok/s/GPU  {other.plan}",
             f"         {other.seconds:g} s",
             *_difference(row),
@@ -287,6 +305,10 @@ def _difference(row: Row) -> list[str]:
         if abs(factor - 1) >= WORTH_A_LINE:
             lines.append(f"         {factor - 1:+4.0%} {name}: {why[name]}")
     return [*lines, *([f"         {other.note}"] if other.note else [])]
+
+
+def _kept(over_targets: float | None) -> list[str]:
+    return [] if over_targets is None else [f"         {over_targets:.1%} of the target that is nearest, by simulation"]
 
 
 def _figure(value: float | None) -> str:

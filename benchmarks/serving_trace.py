@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.bare_loop import bare_loop
 from planner.errors import Location
 from planner.schema.serve_trace import read_trace
 from planner.serving.simulate import simulate
@@ -101,14 +102,6 @@ def write_trace(path: Path, num_requests: int, *, per_second: float) -> None:
     outputs_N = np.clip(np.rint(draws.lognormal(np.log(200), 0.7, num_requests)), 1, 2000).astype(int)
     lines = [f"{a:.6f},{p},{o}" for a, p, o in zip(arrivals_N, prompts_N, outputs_N, strict=True)]
     path.write_text("arrival,input_tokens,output_tokens\n" + "\n".join(lines) + "\n")
-
-
-def bare_loop(steps: int) -> float:
-    """Return the clock after so many steps of a thousandth of a second, added up one by one."""
-    clock = 0.0
-    for _ in range(steps):
-        clock += 1e-3
-    return clock
 
 
 def trace_words(row: TraceRow) -> list[str]:

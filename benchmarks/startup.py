@@ -1,10 +1,11 @@
 """How long `shardwright validate` takes on a script, as a multiple of `python -c "import numpy"`.
 
-`python -m benchmarks.startup` runs both in turn, in processes of their own, and prints the median of each and their
-ratio. Times of a machine that does other work besides vary together, so the ratio is what to look at.
+`python -m benchmarks.startup [--format json]` runs both in turn, in processes of their own, and prints the median of
+each and their ratio. Times of a machine that does other work besides vary together, so the ratio is what to look at.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,9 @@ def main() -> None:
     """Print the medians and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15, help="how often each is run")
-    repeats: int = parser.parse_args().repeats
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="lines, or one JSON document")
+    options = parser.parse_args()
+    repeats: int = options.repeats
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "train.sh"
         script.write_text(SCRIPT, encoding="utf-8")
@@ -55,6 +58,9 @@ def main() -> None:
     # The first of each finds files that no cache holds yet.
     medians = {name: median(found[1:]) for name, found in times.items()}
     _, numpy, validate = medians.values()
+    if options.format == "json":
+        print(json.dumps({"median_seconds": medians, "validate_over_numpy": validate / numpy}, indent=2))
+        return
     for name, value in medians.items():
         print(f"{name:<30}  {value * 1e3:6.0f} ms  {value / numpy:5.2f} x numpy")
     print(f"validate over numpy: {validate / numpy:.2f}")

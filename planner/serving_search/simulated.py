@@ -10,7 +10,7 @@ a second: a queue that gets r and serves c grows by r / c - 1.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -157,12 +157,17 @@ def _grows(times: Times) -> bool:
 
 def keeps(served: Served, targets: Targets) -> bool:
     """Return whether requests keep their targets."""
-    found = {"ttft": served.ttft.stated, "tpot": served.tpot.stated, "e2e": served.e2e.stated}
+    found = stated_seconds(served)
     if served.saturated or served.refused:
         return False
     if any(found[name] > seconds for name, seconds in targets.given.items()):
         return False
     return targets.attainment is None or served.attainment >= targets.attainment
+
+
+def stated_seconds(served: Served) -> Mapping[str, float]:
+    """Return what requests take, by the metric's name, each as the targets speak of it."""
+    return {"ttft": served.ttft.stated, "tpot": served.tpot.stated, "e2e": served.e2e.stated}
 
 
 def targets_of(point: Point, *, first_seconds: float = math.inf) -> Targets:

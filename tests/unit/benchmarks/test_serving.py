@@ -19,7 +19,7 @@ def test_every_case_has_a_spec_and_every_spec_a_case() -> None:
 
 def test_a_case_that_is_infeasible_has_a_nearest_plan() -> None:
     row = plan_case(FAST)
-    assert (row.status, row.tokens_per_second_per_gpu) == ("infeasible", None)
+    assert (row.status, row.tokens_per_second_per_gpu, row.over_targets) == ("infeasible", None, None)
     assert row.plan.startswith("nearest: tp8 on h100-sxm-80gb")
 
 
@@ -40,6 +40,9 @@ def test_the_difference_is_taken_apart() -> None:
     lines = table([row]).splitlines()
     assert f"  why    {whole - 1:+.0%}:" in lines
     assert any("its engines at batch 48 priced here: " in line for line in lines)
+    assert row.over_targets is not None
+    assert 0.5 < row.over_targets <= 1
+    assert f"         {row.over_targets:.1%} of the target that is nearest, by simulation" in lines
     without = replace(row, tokens_per_second_per_gpu=None, one_shape=None, priced=None)
     assert without.factors == {}
     assert "  why    its engine does not fit here" in table([without]).splitlines()
