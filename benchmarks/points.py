@@ -407,7 +407,7 @@ def is_proved(layout: Layout, run: Run) -> bool:
         and layout.recompute in recomputes(mesh, use.vpp, run)
         and (use.vpp == 1 or counts == interleaved_split(run.model.num_layers, stages))
         and (layout.offload is not None) == run.offloaded
-        and layout.parameters_on_host == run.parameters
+        and layout.parameters_offloaded == run.parameters
         and (layout.offload is not None and layout.offload.drives) == run.drives
         and (layout.offloaded_layers > 0) == run.activations
         and (not run.activations or layout.recompute.granularity is Granularity.NONE)

@@ -391,10 +391,10 @@ def _require_offload(layout: Layout) -> None:
             "optimizer states on the host with copies beside updates, which DeepSpeed does one after the other.",
             "Use offload.overlapped false.",
         )
-    if layout.parameters_on_host and layout.secondary_shard > 1:
+    if layout.parameters_offloaded and layout.secondary_shard > 1:
         refuse(
-            "weights on the host with a second copy of them: DeepSpeed puts that on the host too, which plans do not"
-            " price.",
+            "weights on the host or on drives with a second copy of them: DeepSpeed puts that there too, which plans do"
+            " not price.",
             "Use secondary_shard 1, or offload.parameters false.",
         )
 

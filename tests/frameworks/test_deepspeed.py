@@ -136,7 +136,7 @@ def test_deepspeed_reads_the_plan(name: str, readings: Mapping[str, Mapping[str,
     assert read["buckets"] == [REDUCE_BUCKET_ELEMENTS, 50_000_000, DEEPSPEED.prefetched_weights]
     assert read["secondary_shard"] == layout.secondary_shard
     assert read["offload"] == (["cpu", True, 1.0] if layout.offload is not None else None)
-    assert read["offload_param"] == (["cpu", True] if layout.parameters_on_host else None)
+    assert read["offload_param"] == (["cpu", True] if layout.parameters_offloaded else None)
     assert read["tensor_parallel"] == (layout.tp if layout.tp > 1 else 0)
     assert (read["bf16"], read["fp16"]) == (workload.precision is Precision.BF16, workload.precision is Precision.FP16)
     names = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
