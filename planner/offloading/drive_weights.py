@@ -78,7 +78,9 @@ def drive_weights(placed: PlacedModel, pipeline_rank: int = 0) -> DriveWeights:
     num_buffers = _tensors_at_once(held, at_once) + _num_swapped(ends, placed) + READ_AHEAD
     written = largest_sub_group(sum(shares), tensor=largest)
     part = least_fused_part(placed.model)
-    kept = sum(below_block_elements(share, element_bytes=element_bytes, least_part=part) for share in shares)
+    kept = sum(share for share in shares[: len(ends)] if share * element_bytes < BLOCK_BYTES) + sum(
+        below_block_elements(share, element_bytes=element_bytes, least_part=part) for share in shares[len(ends) :]
+    )
     return DriveWeights(
         num_buffers=num_buffers,
         buffer_elements=buffer_elements,

@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,10 +25,10 @@ from tests.frameworks.deepspeed_drives import Drive, Handle
 
 sys.path.insert(0, str(files("planner").joinpath("data", "deepspeed")))
 
-from planned_model import Context, Decoder
+PROGRAM = import_module("planned_model")
 
-STEPS = 4
-"""The first runs untraced, the second is recorded, and from the third on reads go ahead."""
+STEPS = 3
+"""The first runs untraced, the second is recorded, and in the third reads go ahead."""
 
 TOKENS = 16
 
@@ -85,7 +86,9 @@ def _steps(case: Mapping[str, Any], drive: Drive, held: Held, folder: Path) -> d
         deepspeed.checkpointing.configure(None)
         checkpoint = deepspeed.checkpointing.checkpoint
     with deepspeed.zero.Init(config_dict_or_path=config):
-        model = Decoder(case["facts"], case["facts"]["vocab_size"], Context(attention="unfused"), checkpoint, 1234)
+        model = PROGRAM.Decoder(
+            case["facts"], case["facts"]["vocab_size"], PROGRAM.Context(attention="unfused"), checkpoint, 1234
+        )
     engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=config)
     tokens = torch.randint(case["facts"]["vocab_size"], (1, TOKENS), generator=torch.Generator().manual_seed(0))
     steps = []
