@@ -75,7 +75,8 @@ def drive_weights(placed: PlacedModel, pipeline_rank: int = 0) -> DriveWeights:
     aligned_elements, largest = ALIGNED_BYTES // element_bytes, max(shares, default=0)
     buffer_elements = -(-largest // aligned_elements) * aligned_elements
     at_once = {layer: _num_swapped(layer.weights, placed) + more_of[layer] for layer in set(held)}
-    num_buffers = _tensors_at_once(held, at_once) + _num_swapped(ends, placed) + READ_AHEAD
+    at_ends = _num_swapped(rank_model.head.weights, placed), _num_swapped(rank_model.embedding.weights, placed)
+    num_buffers = max(_tensors_at_once(held, at_once) + at_ends[0], at_ends[1]) + READ_AHEAD
     written = largest_sub_group(sum(shares), tensor=largest)
     part = least_fused_part(placed.model)
     kept = sum(share for share in shares[: len(ends)] if share * element_bytes < BLOCK_BYTES) + sum(
