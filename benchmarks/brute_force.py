@@ -17,7 +17,7 @@ from benchmarks.points import interleaved_split, legal_points
 from planner.errors import NotExpressibleError
 from planner.evaluation.evaluate import simulated_step_seconds
 from planner.frameworks.capabilities import CAPABILITIES
-from planner.layout import Layout, Offload, stages_from_counts
+from planner.layout import DRIVE_WEIGHTS, GPU_WEIGHTS, Layout, Offload, stages_from_counts
 from planner.memory.host import host_memory
 from planner.memory.ledger import memory_ledger, memory_limit_bytes, peak_memory_bytes
 from planner.models.layers import build_graph
@@ -110,11 +110,11 @@ def placed_layouts(run: Run, *, uneven: bool = False) -> Iterator[PlacedModel]:
 
 
 def hosted_layouts(
-    run: Run, parts: Sequence[float], *, parameters: bool = False, drives: bool = False, uneven: bool = False
+    run: Run, parts: Sequence[float], *, parameters: int = GPU_WEIGHTS, drives: bool = False, uneven: bool = False
 ) -> Iterator[HostedLayout]:
     """Yield every layout with each part of the optimizer's states on the hosts: its peak bytes, its nodes, its step.
 
-    With `parameters` all have the weights there too; with `drives` each has the states on drives, in either way.
+    All have the weights where `parameters` says; with `drives` each has the states on drives, in either way.
     """
     cost_model = cost_model_on(run.cluster, CAPABILITIES[run.request.target].software)
     run = replace(run, offloaded=True, parameters=parameters, drives=drives)
@@ -123,7 +123,13 @@ def hosted_layouts(
         for part, overlapped in product(parts, (False, True) if drives else (not sharded,)):
             if sharded and part < 1.0:
                 continue
-            offload = Offload(optimizer_fraction=part, overlapped=overlapped, parameters=parameters, drives=drives)
+            offload = Offload(
+                optimizer_fraction=part,
+                overlapped=overlapped,
+                parameters=parameters != GPU_WEIGHTS,
+                drives=drives,
+                parameter_drives=parameters == DRIVE_WEIGHTS,
+            )
             placed = replace(kept, layout=replace(kept.layout, offload=offload))
             hosted = host_memory(placed, run.cluster)
             assert hosted is not None, "what is offloaded has a ledger"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 
+from planner.layout import GPU_WEIGHTS
 from planner.models.blocks import (
     Block,
     DenseFeedForward,
@@ -35,7 +36,7 @@ class Run:
         request: What is asked.
         offloaded: Every layout has a part of the optimizer's states on the hosts, or with sharded weights all of them;
             which part is not said here.
-        parameters: Every layout has the weights there too.
+        parameters: Where every layout has the weights, as `planner.layout` numbers it.
         drives: Every layout has the states on drives, in one way or the other, and brings them to the hosts.
         activations: Every layout has what some layers save on the hosts; how many is not said here.
         modules: Every layout has what these modules of all layers save on the hosts; some layers have them.
@@ -45,7 +46,7 @@ class Run:
     cluster: Cluster
     request: PlanRequest
     offloaded: bool = False
-    parameters: bool = False
+    parameters: int = GPU_WEIGHTS
     drives: bool = False
     activations: bool = False
     modules: tuple[str, ...] = ()

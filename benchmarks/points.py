@@ -31,6 +31,8 @@ from benchmarks.meshes import (
     require_stated,
 )
 from planner.layout import (
+    DRIVE_WEIGHTS,
+    GPU_WEIGHTS,
     REPLICAS_OUTERMOST,
     STAGES_OUTERMOST,
     Granularity,
@@ -91,7 +93,7 @@ def shardings(mesh: Mesh, run: Run) -> list[tuple[int, int, int]]:
     """Return (zero_stage, state_replicas, secondary_shard) of every way to shard states."""
     ranks = mesh.dp * mesh.cp
     if ranks == 1 and not (run.model.has_experts and mesh.edp > 1):
-        if run.parameters or run.drives:
+        if run.parameters != GPU_WEIGHTS or run.drives:
             return [(3, 1, 1)]
         if run.request.target is not Target.DEEPSPEED:
             return [(int(_has_low_states(run) or run.offloaded), 1, 1)]
@@ -168,8 +170,8 @@ def _target_has_use(use: Use, mesh: Mesh, run: Run) -> bool:
     modules = zero <= 1 and not adapters and _may_offload_modules(run)
     drives = zero == 3 and mesh.pp == 1 and run.request.target is not Target.MEGATRON
     if (
-        (run.parameters and not weights)
-        or (run.drives and not drives)
+        (run.parameters != GPU_WEIGHTS and not weights)
+        or ((run.drives or run.parameters == DRIVE_WEIGHTS) and not drives)
         or (run.activations and not layers)
         or (run.modules and not modules)
     ):
@@ -407,7 +409,7 @@ def is_proved(layout: Layout, run: Run) -> bool:
         and layout.recompute in recomputes(mesh, use.vpp, run)
         and (use.vpp == 1 or counts == interleaved_split(run.model.num_layers, stages))
         and (layout.offload is not None) == run.offloaded
-        and layout.parameters_on_host == run.parameters
+        and layout.parameter_offload == run.parameters
         and (layout.offload is not None and layout.offload.drives) == run.drives
         and (layout.offloaded_layers > 0) == run.activations
         and (not run.activations or layout.recompute.granularity is Granularity.NONE)

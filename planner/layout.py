@@ -28,6 +28,9 @@ REPLICAS_OUTERMOST = "tp-cp-ep-pp-dp"
 ON_HOSTS, IN_TURN, PIPELINED = 0, 1, 2
 """How the drives of a node take part in an optimizer step: not at all, or in either of two ways."""
 
+GPU_WEIGHTS, HOST_WEIGHTS, DRIVE_WEIGHTS = 0, 1, 2
+"""Where each rank's share of the weights lies between the passes of layers."""
+
 OFFLOADABLE = ("qkv_linear", "core_attn", "attn_proj", "expert_fc1", "moe_act")
 """Modules of a layer whose saved tensors can wait on the host, in the order of a forward pass."""
 
@@ -123,17 +126,22 @@ class Offload:
             zero_stage 3 and all optimizer states.
         drives: The states lie on the drives of the node, and are brought to the host to be updated; only with
             zero_stage 3 and all of them.
+        parameter_drives: The weights lie on the drives and not on the host, and come from there for every pass; only
+            with `parameters`.
     """
 
     optimizer_fraction: float
     overlapped: bool = True
     parameters: bool = False
     drives: bool = False
+    parameter_drives: bool = False
 
     def __post_init__(self) -> None:
-        """Check that it is a part."""
+        """Check that it is a part, and that weights on drives are not on the GPUs."""
         if not 0.0 < self.optimizer_fraction <= 1.0:
             raise ValueError(f"optimizer_fraction = {self.optimizer_fraction} is not above 0 and at most 1")
+        if self.parameter_drives and not self.parameters:
+            raise ValueError("parameter_drives without parameters: weights on drives do not stay on the GPUs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,9 +265,21 @@ class Layout:
         return self.offload is not None or self.offloaded_layers > 0 or bool(self.offloaded_modules)
 
     @property
-    def parameters_on_host(self) -> bool:
-        """Return whether each rank's share of the weights lies in host memory."""
-        return self.offload is not None and self.offload.parameters
+    def parameter_offload(self) -> int:
+        """Return where each rank's share of the weights lies."""
+        if self.offload is None or not self.offload.parameters:
+            return GPU_WEIGHTS
+        return DRIVE_WEIGHTS if self.offload.parameter_drives else HOST_WEIGHTS
+
+    @property
+    def parameters_offloaded(self) -> bool:
+        """Return whether each rank's share of the weights lies away from the GPU, in host memory or on drives."""
+        return self.parameter_offload != GPU_WEIGHTS
+
+    @property
+    def uses_drives(self) -> bool:
+        """Return whether states or weights lie on the drives of their node."""
+        return self.drive_offload != ON_HOSTS or self.parameter_offload == DRIVE_WEIGHTS
 
     @property
     def drive_offload(self) -> int:

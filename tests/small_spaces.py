@@ -13,7 +13,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from planner.frameworks.capabilities import CAPABILITIES
-from planner.layout import ON_HOSTS, Layout, Recompute, stages_from_counts
+from planner.layout import GPU_WEIGHTS, ON_HOSTS, Layout, Recompute, stages_from_counts
 from planner.models.blocks import (
     Activation,
     Block,
@@ -202,7 +202,7 @@ class SmallSpace:
         target: What the plans are for.
         constraints: What is pinned.
         offload_percent: Part of the optimizer's states that every point has on the host.
-        parameters: Every point has its weights there too.
+        parameters: Where every point has its weights.
         activations: Every point has what some layers save on the host.
         modules: Every point has what these modules of its layers save there.
     """
@@ -216,7 +216,7 @@ class SmallSpace:
         target: Target = Target.ANY,
         constraints: Constraints = EVERY_DEGREE,
         offload_percent: int = 0,
-        parameters: bool = False,
+        parameters: int = GPU_WEIGHTS,
         drives: int = ON_HOSTS,
         activations: bool = False,
         modules: tuple[str, ...] = (),

@@ -29,9 +29,12 @@ from planner.emit.torchrun import (
     torchrun_lines,
 )
 from planner.frameworks.capabilities import DEEPSPEED
-from planner.layout import ON_HOSTS, Granularity, Layout
+from planner.layout import DRIVE_WEIGHTS, ON_HOSTS, Granularity, Layout
+from planner.models.layers import build_graph
 from planner.models.specs import ModelSpec
+from planner.offloading.drive_weights import DriveWeights, drive_weights
 from planner.plans.plan import Plan
+from planner.ranks.placement import place
 from planner.requests.workload import TrainMethod, TrainWorkload
 from profiles.hardware import Cluster
 
@@ -91,7 +94,7 @@ BASE_NOTE = (
 OFFLOAD_NOTE = "Optimizer on the host: DeepSpeed builds its Adam for CPUs at the first start, with a C++ compiler."
 
 DRIVES_NOTE = (
-    f"Optimizer on drives: nvme_path in {CONFIG_FILE} is a folder on the drives of each node, joined into one volume",
+    f"on drives: nvme_path in {CONFIG_FILE} is a folder on the drives of each node, joined into one volume",
     "(RAID 0), where every rank writes its own files; set it to yours. DeepSpeed reads and writes with libaio, and its",
     "ds_nvme_tune finds the best numbers for `aio`; what is written there is DeepSpeed's default.",
 )
@@ -118,11 +121,19 @@ def emit_deepspeed(plan: Plan, index: int = 0) -> Mapping[str, str]:
     return {
         LAUNCH_SCRIPT: _launch_script(model, workload, layout, cluster, rows),
         BATCH_SCRIPT: _batch_script(model, workload, layout, cluster, rows),
-        CONFIG_FILE: _json(configuration(workload, layout)),
+        CONFIG_FILE: _json(configuration(workload, layout, _weights_on_drives(model, workload, layout))),
         MODEL_FILE: _json({name: facts[name] for name in MODEL_FACTS}),
         **{name: programs.joinpath(name).read_text(encoding="utf-8") for name in (PROGRAM, MODEL_PROGRAM)},
         **({} if hosts is None else {HOSTFILE: hosts}),
     }
+
+
+def _weights_on_drives(model: ModelSpec, workload: TrainWorkload, layout: Layout) -> DriveWeights | None:
+    """Return what weights on drives need; None where they are elsewhere."""
+    if layout.parameter_offload != DRIVE_WEIGHTS:
+        return None
+    graph = build_graph(model, workload, eager=DEEPSPEED.eager)
+    return drive_weights(place(model, graph, layout, workload, DEEPSPEED))
 
 
 def file_names(cluster: Cluster) -> tuple[str, ...]:
@@ -255,6 +266,16 @@ def _program_words(folder: str) -> tuple[str, ...]:
     )
 
 
+def _drives_note(layout: Layout) -> tuple[str, ...]:
+    """Return what is to be known of drives; nothing where none are used."""
+    if not layout.uses_drives:
+        return ()
+    states, weights = layout.drive_offload != ON_HOSTS, layout.parameter_offload == DRIVE_WEIGHTS
+    what = "Optimizer and weights" if states and weights else "Optimizer" if states else "Weights"
+    first, *others = DRIVES_NOTE
+    return f"{what} {first}", *others
+
+
 def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: Cluster) -> list[str]:
     gpus = f"{cluster.nodes_in_words}"
     pretraining = workload.method is TrainMethod.PRETRAIN
@@ -268,7 +289,7 @@ def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: 
             f"{CONFIG_FILE} is DeepSpeed's part of the plan; what it cannot say is told to {PROGRAM} below.",
             *((FLASH_NOTE,) if needs_flash_attention_package(model, workload) else ()),
             *((OFFLOAD_NOTE,) if layout.offload is not None else ()),
-            *(DRIVES_NOTE if layout.drive_offload != ON_HOSTS else ()),
+            *_drives_note(layout),
             *((TOKEN_FILE_NOTE,) if workload.data_path else MOCK_DATA_NOTE),
             *(() if pretraining else BASE_NOTE),
             *RECIPE_NOTE,

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from planner.frameworks.capabilities import DEEPSPEED
-from planner.layout import ON_HOSTS, PIPELINED, Granularity, Layout
+from planner.layout import HOST_WEIGHTS, ON_HOSTS, PIPELINED, Granularity, Layout
 from planner.offloading.drive_step import BLOCK_BYTES, DRIVE_PATH, buffer_count
+from planner.offloading.drive_weights import DriveWeights
 from planner.offloading.states import PREFETCH_BUCKET_ELEMENTS, sub_group_elements
 from planner.requests.workload import Precision, TrainMethod, TrainWorkload
 
@@ -41,8 +42,14 @@ HEAD_NORMS = r".*\.(q|k)_norm\.(weight|bias)$"
 """Linear layers that AutoTP splits, and the norms inside the split, by their names in the training program."""
 
 
-def configuration(workload: TrainWorkload, layout: Layout) -> dict[str, Json]:
-    """Return the configuration of a plan that DeepSpeed can express."""
+def configuration(workload: TrainWorkload, layout: Layout, weights: DriveWeights | None) -> dict[str, Json]:
+    """Return the configuration of a plan that DeepSpeed can express.
+
+    Args:
+        workload: The training run.
+        layout: The layout.
+        weights: What weights on drives need; None where they are elsewhere.
+    """
     config: dict[str, Json] = {
         "train_batch_size": layout.global_batch_size,
         "train_micro_batch_size_per_gpu": layout.micro_batch_size,
@@ -50,14 +57,14 @@ def configuration(workload: TrainWorkload, layout: Layout) -> dict[str, Json]:
         "gradient_clipping": 1.0,
         **_number_formats(workload, layout),
         "optimizer": _optimizer(workload),
-        "zero_optimization": _zero(layout),
+        "zero_optimization": _zero(layout, weights),
         "activation_checkpointing": {
             "partition_activations": False,
             "cpu_checkpointing": False,
             "contiguous_memory_optimization": False,
         },
     }
-    if layout.drive_offload != ON_HOSTS:
+    if layout.uses_drives:
         config["aio"] = dict(AIO)
     if layout.tp > 1:
         config["tensor_parallel"] = _tensor_parallel(layout)
@@ -89,7 +96,7 @@ def _optimizer(workload: TrainWorkload) -> Json:
     return {"type": "AdamW", "params": {"lr": rate, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}}
 
 
-def _zero(layout: Layout) -> Json:
+def _zero(layout: Layout, weights: DriveWeights | None) -> Json:
     section: dict[str, Json] = {
         "stage": layout.zero_stage,
         "overlap_comm": layout.overlap.grad_reduce,
@@ -101,15 +108,17 @@ def _zero(layout: Layout) -> Json:
         return {**section, "allgather_partitions": True, "allgather_bucket_size": ALLGATHER_BUCKET_ELEMENTS}
     if layout.offload is not None:
         section["offload_optimizer"] = _offloaded_states(layout)
-    if layout.parameters_on_host:
+    if layout.parameter_offload == HOST_WEIGHTS:
         section["offload_param"] = {"device": "cpu", "pin_memory": True}
+    if weights is not None:
+        section["offload_param"] = _weights_on_drives(weights)
     return {
         **section,
         "sub_group_size": sub_group_elements(layout),
         "stage3_prefetch_bucket_size": PREFETCH_BUCKET_ELEMENTS,
         "stage3_param_persistence_threshold": PERSISTENCE_THRESHOLD_ELEMENTS,
         "stage3_max_live_parameters": DEEPSPEED.prefetched_weights,
-        "stage3_max_reuse_distance": DEEPSPEED.prefetched_weights,
+        "stage3_max_reuse_distance": DEEPSPEED.prefetched_weights if weights is None else weights.reuse_elements,
         "stage3_gather_16bit_weights_on_model_save": False,
         "zero_hpz_partition_size": layout.secondary_shard,
     }
@@ -128,6 +137,18 @@ def _offloaded_states(layout: Layout) -> Json:
         "buffer_count": buffer_count(pipelined=pipelined),
         "pipeline_read": pipelined,
         "pipeline_write": pipelined,
+    }
+
+
+def _weights_on_drives(weights: DriveWeights) -> Json:
+    """Return where all weights lie: on drives, with buffers in page-locked memory for those that a pass needs."""
+    return {
+        "device": "nvme",
+        "nvme_path": DRIVE_PATH,
+        "pin_memory": True,
+        "buffer_count": weights.num_buffers,
+        "buffer_size": weights.buffer_elements,
+        "max_in_cpu": 0,
     }
 
 

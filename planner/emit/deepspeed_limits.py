@@ -9,7 +9,16 @@ from typing import NoReturn
 
 from planner.errors import NotExpressibleError
 from planner.frameworks.capabilities import DEEPSPEED
-from planner.layout import STAGES_OUTERMOST, ContextKind, Granularity, Layout, Overlap, Schedule
+from planner.layout import (
+    DRIVE_WEIGHTS,
+    HOST_WEIGHTS,
+    STAGES_OUTERMOST,
+    ContextKind,
+    Granularity,
+    Layout,
+    Overlap,
+    Schedule,
+)
 from planner.models.blocks import (
     Block,
     LatentAttention,
@@ -391,7 +400,12 @@ def _require_offload(layout: Layout) -> None:
             "optimizer states on the host with copies beside updates, which DeepSpeed does one after the other.",
             "Use offload.overlapped false.",
         )
-    if layout.parameters_on_host and layout.secondary_shard > 1:
+    if layout.parameter_offload == DRIVE_WEIGHTS and layout.secondary_shard > 1:
+        refuse(
+            "weights on drives with a second copy of them: DeepSpeed has no place for it (`_partition_param_sec`).",
+            "Use secondary_shard 1, or offload.parameters false.",
+        )
+    if layout.parameter_offload == HOST_WEIGHTS and layout.secondary_shard > 1:
         refuse(
             "weights on the host with a second copy of them: DeepSpeed puts that on the host too, which plans do not"
             " price.",

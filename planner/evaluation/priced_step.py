@@ -35,7 +35,7 @@ from planner.ranks.step import Step, Term
 from planner.schedules.orders import OperationOrder, operation_order
 from planner.schedules.simulate import StageTimes, Timeline, operation_seconds, simulate
 from profiles.estimate import CostModel, Estimate, Source
-from profiles.ops import Collective, HostCopy
+from profiles.ops import Collective, DriveCopy, HostCopy
 
 SourceSeconds = defaultdict[Source, float]
 """Seconds by where their figure comes from."""
@@ -375,8 +375,8 @@ class Evaluator:
         ]
         return tuple(of_ranks[index % layout.pp] for index in range(num_boundaries))
 
-    def _copied_seconds(self, copies: tuple[HostCopy, ...]) -> float:
-        """Return what copies to and from the host take, one after the other, and note where that comes from."""
+    def _copied_seconds(self, copies: tuple[HostCopy | DriveCopy, ...]) -> float:
+        """Return what copies to and from host and drives take, one after the other, and note where that comes from."""
         total = 0.0
         for copy in copies:
             estimate = self.cost_model.compute(copy)

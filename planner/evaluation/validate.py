@@ -12,7 +12,18 @@ from dataclasses import dataclass, replace
 from planner.evaluation.node_costs import pipeline_rank_limits
 from planner.experts.of_model import routed_experts
 from planner.frameworks.capabilities import CAPABILITIES, Capabilities
-from planner.layout import REPLICAS_OUTERMOST, STAGES_OUTERMOST, ContextKind, Granularity, Layout, Schedule
+from planner.layout import (
+    DRIVE_WEIGHTS,
+    GPU_WEIGHTS,
+    HOST_WEIGHTS,
+    ON_HOSTS,
+    REPLICAS_OUTERMOST,
+    STAGES_OUTERMOST,
+    ContextKind,
+    Granularity,
+    Layout,
+    Schedule,
+)
 from planner.memory.ledger import peaks_of_ranks
 from planner.memory.state_bytes import uses_precision_aware_optimizer
 from planner.models.graph import Axis, ExpertLinear, Linear, ModelGraph, Module, Parallel
@@ -249,8 +260,9 @@ def _target(layout: Layout, graph: ModelGraph, request: PlanRequest) -> Iterator
         "optimizer states below fp32": uses_precision_aware_optimizer(workload) and not target.low_precision_states,
         f"optimizer states on the host with zero_stage {zero}": layout.offload is not None
         and zero not in target.offload_zero_stages,
-        "weights on the host": layout.parameters_on_host and not target.parameter_offload,
-        "states on drives": layout.offload is not None and layout.offload.drives and not target.drive_offload,
+        "weights on the host": layout.parameter_offload == HOST_WEIGHTS and not target.parameter_offload,
+        "weights on drives": layout.parameter_offload == DRIVE_WEIGHTS and not target.parameter_drives,
+        "states on drives": layout.drive_offload != ON_HOSTS and not target.drive_offload,
         "activations on the host": layout.offloaded_layers > 0 and not target.activation_offload,
         "modules on the host": bool(layout.offloaded_modules) and not target.module_offload,
         "context parallelism over packed documents": layout.cp > 1 and packed and not target.packed_with_context,
@@ -378,9 +390,9 @@ def _offload(layout: Layout, workload: TrainWorkload) -> Iterator[Violation]:
         return
     if layout.zero_stage == SHARDED_WEIGHTS and layout.offloaded_fraction < 1.0:
         yield Violation(rule="offload", message="a part of the optimizer states on the host with zero_stage 3")
-    if layout.parameters_on_host:
+    if layout.parameters_offloaded:
         yield from _parameter_offload(layout)
-    if layout.offload.drives:
+    if layout.uses_drives:
         yield from _drive_offload(layout)
     if layout.zero_stage == 0:
         yield Violation(rule="offload", message="optimizer states on the host with zero_stage 0, which shards none")
@@ -433,21 +445,23 @@ def _module_offload(layout: Layout, graph: ModelGraph, workload: TrainWorkload) 
 
 
 def _parameter_offload(layout: Layout) -> Iterator[Violation]:
-    """Yield what stands against weights on the host, whatever the target."""
+    """Yield what stands against weights on the host or on drives, whatever the target."""
+    weights = "weights on drives" if layout.parameter_offload == DRIVE_WEIGHTS else "weights on the host"
     if layout.zero_stage < SHARDED_WEIGHTS:
-        yield Violation(rule="offload", message=f"weights on the host with zero_stage {layout.zero_stage}")
+        yield Violation(rule="offload", message=f"{weights} with zero_stage {layout.zero_stage}")
     if layout.secondary_shard > 1:
-        yield Violation(rule="offload", message="weights on the host with a second copy of them")
+        yield Violation(rule="offload", message=f"{weights} with a second copy of them")
     if layout.offloaded_fraction < 1.0:
-        yield Violation(rule="offload", message="weights on the host without all optimizer states")
+        yield Violation(rule="offload", message=f"{weights} without all optimizer states")
 
 
 def _drive_offload(layout: Layout) -> Iterator[Violation]:
-    """Yield what stands against states on drives, whatever the target."""
-    if layout.zero_stage < SHARDED_WEIGHTS:
+    """Yield what stands against states or weights on drives, whatever the target."""
+    states = layout.drive_offload != ON_HOSTS
+    if states and layout.zero_stage < SHARDED_WEIGHTS:
         yield Violation(rule="offload", message=f"states on drives with zero_stage {layout.zero_stage}")
     if layout.pp > 1:
-        yield Violation(rule="offload", message="states on drives with a pipeline")
+        yield Violation(rule="offload", message=f"{'states' if states else 'weights'} on drives with a pipeline")
 
 
 def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
@@ -466,6 +480,14 @@ def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
         yield Violation(rule="constraints", message=f"recompute {granularity} is not what the constraints allow")
     if constraints.cp_kind is not None and layout.cp > 1 and layout.cp_kind not in constraints.cp_kind:
         yield Violation(rule="constraints", message=f"cp_kind {layout.cp_kind} is not what the constraints allow")
+    yield from _offload_pins(layout, constraints)
+    wanted = constraints.sequence_parallel
+    if wanted is not None and layout.tp > 1 and layout.sequence_parallel is not wanted:
+        yield Violation(rule="constraints", message=f"sequence_parallel must be {wanted}")
+
+
+def _offload_pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
+    """Yield what the constraints say against where states and weights lie."""
     allowed = constraints.optimizer_offload
     if allowed is not None and not any(math.isclose(layout.offloaded_fraction, part, abs_tol=1e-9) for part in allowed):
         yield Violation(
@@ -473,14 +495,14 @@ def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:
             message=f"optimizer_offload {layout.offloaded_fraction:g} is not what the constraints allow",
         )
     hosted = constraints.parameter_offload
-    if hosted is not None and layout.parameters_on_host is not hosted:
+    if hosted is not None and layout.parameter_offload != (HOST_WEIGHTS if hosted else GPU_WEIGHTS):
         yield Violation(rule="constraints", message=f"parameter_offload must be {hosted}")
-    driven = layout.offload is not None and layout.offload.drives
-    if constraints.drive_offload is not None and driven is not constraints.drive_offload:
-        yield Violation(rule="constraints", message=f"drive_offload must be {constraints.drive_offload}")
-    wanted = constraints.sequence_parallel
-    if wanted is not None and layout.tp > 1 and layout.sequence_parallel is not wanted:
-        yield Violation(rule="constraints", message=f"sequence_parallel must be {wanted}")
+    for name, pinned, driven in (
+        ("drive_offload", constraints.drive_offload, layout.drive_offload != ON_HOSTS),
+        ("parameter_drives", constraints.parameter_drives, layout.parameter_offload == DRIVE_WEIGHTS),
+    ):
+        if pinned is not None and driven is not pinned:
+            yield Violation(rule="constraints", message=f"{name} must be {pinned}")
 
 
 def _expert_order(planned: PlannedLayout, model: ModelSpec, request: PlanRequest) -> Iterator[Violation]:
@@ -515,7 +537,7 @@ def _price(planned: PlannedLayout) -> Iterator[Violation]:
         yield Violation(
             rule="drives", message=f"{drives.num_bytes} bytes needed on a node's drives, {drives.limit_bytes} are there"
         )
-    if (drives is not None) != (planned.layout.offload is not None and planned.layout.offload.drives):
+    if (drives is not None) != planned.layout.uses_drives:
         yield Violation(rule="drives", message="the ledger of the drives and the layout's offload do not agree")
     if (host is None) == planned.layout.uses_hosts:
         yield Violation(rule="host-memory", message="the ledger of the host and the layout's offload do not agree")

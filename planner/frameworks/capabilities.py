@@ -62,6 +62,7 @@ class Capabilities:
             with 3 all.
         parameter_offload: With zero_stage 3 and all optimizer states there, the weights can lie on the host too.
         drive_offload: With zero_stage 3 all optimizer states can lie on the drives of their node.
+        parameter_drives: With zero_stage 3 the weights can lie there too, the optimizer states on the hosts or there.
         activation_offload: Saved tensors of layers can lie on the host between forward and backward pass.
         module_offload: Those of named modules of every layer can.
         vocab_divisor: The embedding table is padded to a multiple of this times tp; 1 pads to tp alone.
@@ -113,6 +114,7 @@ class Capabilities:
     offload_zero_stages: frozenset[int]
     parameter_offload: bool
     drive_offload: bool
+    parameter_drives: bool
     activation_offload: bool
     module_offload: bool
     vocab_divisor: int
@@ -172,6 +174,7 @@ MEGATRON = Capabilities(
     offload_zero_stages=frozenset({1}),
     parameter_offload=False,
     drive_offload=False,
+    parameter_drives=False,
     # `--cpu-offloading-num-layers`.
     activation_offload=True,
     module_offload=True,
@@ -254,6 +257,8 @@ DEEPSPEED = Capabilities(
     parameter_offload=True,
     # `offload_optimizer` with device nvme.
     drive_offload=True,
+    # `offload_param` with device nvme.
+    parameter_drives=True,
     # `cpu_checkpointing` moves the inputs of layers that are recomputed, which is not priced.
     activation_offload=False,
     module_offload=False,
@@ -311,6 +316,7 @@ ANY = Capabilities(
     offload_zero_stages=frozenset({1, 3}),
     parameter_offload=True,
     drive_offload=True,
+    parameter_drives=True,
     activation_offload=True,
     module_offload=True,
     vocab_divisor=128,
@@ -350,6 +356,7 @@ def capabilities_on(cluster: Cluster, target: Target) -> Capabilities:
         offload_zero_stages=frozenset(),
         parameter_offload=False,
         drive_offload=False,
+        parameter_drives=False,
         activation_offload=False,
         module_offload=False,
     )

@@ -12,7 +12,7 @@ from planner.frameworks.capabilities import CAPABILITIES, Capabilities
 from planner.layout import OFFLOADABLE, ContextKind
 from planner.models.blocks import MixtureOfExperts, PositionEmbedding
 from planner.models.specs import ModelSpec
-from planner.requests.request import OFFLOADED_LAYERS, OFFLOADED_MODULES, Objective, PlanRequest, Target
+from planner.requests.request import OFFLOADED_LAYERS, OFFLOADED_MODULES, Constraints, Objective, PlanRequest, Target
 from planner.requests.workload import AttentionKernel, Precision
 from profiles.drives import has_drives
 from profiles.hardware import Cluster, Device
@@ -202,6 +202,7 @@ def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iter
         ("optimizer_offload", "states", any(constraints.optimizer_offload or ())),
         ("parameter_offload", "weights", constraints.parameter_offload is True),
         ("drive_offload", "states", constraints.drive_offload is True),
+        ("parameter_drives", "weights", constraints.parameter_drives is True),
         (OFFLOADED_LAYERS, "activations", not constraints.admits(OFFLOADED_LAYERS, 0)),
         (OFFLOADED_MODULES, "activations", constraints.asks_modules),
     ):
@@ -223,6 +224,7 @@ def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iter
     for name, what, asked in (
         ("parameter_offload", "weights on the hosts", constraints.parameter_offload is True),
         ("drive_offload", "states on drives", constraints.drive_offload is True),
+        ("parameter_drives", "weights on drives", constraints.parameter_drives is True),
     ):
         if asked and parts is not None and 1.0 not in parts:
             yield InputError(
@@ -230,12 +232,27 @@ def _offload(cluster: Cluster, request: PlanRequest, document: Document) -> Iter
                 location=document.locate(("constraints", name)),
                 hint="Add 1 to `optimizer_offload`, or leave it out.",
             )
-    if constraints.drive_offload and not has_drives(cluster):
+    yield from _drives(cluster, constraints, document)
+
+
+def _drives(cluster: Cluster, constraints: Constraints, document: Document) -> Iterator[InputError]:
+    """Yield what is to go to drives of which nothing is known, and weights that are to be in two places."""
+    for name, what, asked in (
+        ("drive_offload", "states on drives", constraints.drive_offload),
+        ("parameter_drives", "weights on drives", constraints.parameter_drives),
+    ):
+        if asked and not has_drives(cluster):
+            yield InputError(
+                f"`{name}` asks for {what}, and nothing says what the drives of a node hold, or how fast they are.",
+                location=document.locate(("constraints", name)),
+                hint="Give cluster.nvme with count, capacity and bandwidth.",
+            )
+    if constraints.parameter_drives and constraints.parameter_offload is not None:
+        place = "in host memory" if constraints.parameter_offload else "on the GPUs"
         yield InputError(
-            "`drive_offload` asks for states on drives, and nothing says what the drives of a node hold, or how fast"
-            " they are.",
-            location=document.locate(("constraints", "drive_offload")),
-            hint="Give cluster.nvme with count, capacity and bandwidth.",
+            f"`parameter_drives` asks for weights on drives, and `parameter_offload` wants them {place}.",
+            location=document.locate(("constraints", "parameter_drives")),
+            hint="Give one of the two.",
         )
 
 

@@ -8,13 +8,18 @@ from planner.documents import load_document
 from planner.errors import InputError, Location
 from planner.evaluation.described import given_layout
 from planner.evaluation.validate import Violation, violations
+from planner.frameworks.capabilities import DEEPSPEED
 from planner.inputs.load import Inputs, load_inputs
-from planner.layout import Layout
+from planner.layout import DRIVE_WEIGHTS, Layout
+from planner.models.layers import build_graph
 from planner.models.specs import ModelSpec
+from planner.offloading.drive_weights import drive_weights
 from planner.plans.certainty import certainty_of
 from planner.plans.plan import Plan, SearchSummary, Status
+from planner.ranks.placement import place
 from planner.readers.deepspeed import CONFIG_FILE, DeepSpeedJob, read_deepspeed
 from planner.readers.deepspeed import layout_of as deepspeed_layout_of
+from planner.readers.deepspeed import require_buffers as require_deepspeed_buffers
 from planner.readers.deepspeed import workload_of as deepspeed_workload_of
 from planner.readers.megatron import layout_of, read_megatron
 from planner.readers.megatron_model import model_of
@@ -188,6 +193,19 @@ def priced(
     return plan, violations(planned, model, cluster, request)
 
 
+def require_buffers(running: Running, model: ModelSpec, workload: TrainWorkload) -> None:
+    """Refuse a run of DeepSpeed with weights on drives whose buffers are not what plans price for its model.
+
+    Raises:
+        InputError: They are not.
+    """
+    if running.deepspeed is None or running.layout.parameter_offload != DRIVE_WEIGHTS:
+        return
+    graph = build_graph(model, workload, eager=DEEPSPEED.eager)
+    needed = drive_weights(place(model, graph, running.layout, workload, DEEPSPEED))
+    require_deepspeed_buffers(running.deepspeed, needed)
+
+
 def inputs_of(running: Running, *, script: Path, cluster: str | None, spec: Path | None) -> Inputs:
     """Return what a layout is priced with: a spec's inputs, or what its script says on a preset's nodes.
 
@@ -209,8 +227,10 @@ def inputs_of(running: Running, *, script: Path, cluster: str | None, spec: Path
     if spec is not None:
         inputs = load_inputs(spec)
         request = request_of(running, workload=inputs.request.workload, memory_headroom=inputs.request.memory_headroom)
+        require_buffers(running, inputs.model, request.workload)
         return replace(inputs, request=request)
     model, workload = _described(running, script)
+    require_buffers(running, model, workload)
     node = preset_named(cluster or "")
     nodes, rest = divmod(running.layout.world_size, node.gpus_per_node)
     if rest:

@@ -8,7 +8,9 @@ is built each tensor's share has one of its own (`partition_parameters.py: _part
 `CachingHostAllocator` keeps when it is free. What else lies there: `planner.offloading.states`.
 
 States on drives (`planner.offloading.drive_step`) leave their buffers there, the accumulated gradients, and the moments
-that the first step makes: of a sub-group, or of all where drives are pipelined. All ranks of a node share its drives.
+that the first step makes: of a sub-group, or of all where drives are pipelined. Weights on drives
+(`planner.offloading.drive_weights`) leave theirs, and the shares that are too small for drives. All ranks of a node
+share its drives.
 
 What layers or modules save has a page-locked buffer for each tensor, which the same allocator keeps from step to step.
 """
@@ -18,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.layout import ON_HOSTS, PIPELINED, Layout, Stage
+from planner.layout import DRIVE_WEIGHTS, HOST_WEIGHTS, ON_HOSTS, PIPELINED, Layout, Stage
 from planner.memory.state_bytes import gradients_on_host, split_bytes
 from planner.offloading.activations import copied_tensors
 from planner.offloading.drive_step import (
@@ -29,6 +31,7 @@ from planner.offloading.drive_step import (
     file_bytes,
     largest_sub_group,
 )
+from planner.offloading.drive_weights import drive_weights
 from planner.offloading.modules import groups
 from planner.offloading.states import FP32_BYTES, offloaded_elements, updated_elements
 from planner.plans.plan import HostLine, HostMemory
@@ -60,6 +63,9 @@ BUFFERS = "buffers of drives"
 FIRST_MOMENTS = "moments that the first step makes"
 BELOW_A_BLOCK = "states below a block"
 ON_DRIVES = "states and gradients on drives"
+WEIGHTS_ON_DRIVES = "weights on drives"
+WEIGHT_BUFFERS = "buffers of weights on drives"
+SMALL_WEIGHTS = "weights below a block"
 CONSTRUCTION = "unsplit master weights"
 WEIGHTS = "page-locked weights"
 BUILT = "weights as they were built"
@@ -81,6 +87,8 @@ class _RankBytes:
     built: int = 0
     buffers: int = 0
     below_a_block: int = 0
+    weight_buffers: int = 0
+    small_weights: int = 0
 
 
 def host_memory(placed: PlacedModel, cluster: Cluster) -> HostMemory | None:
@@ -103,18 +111,27 @@ def host_memory(placed: PlacedModel, cluster: Cluster) -> HostMemory | None:
 
 def drive_memory(placed: PlacedModel, cluster: Cluster) -> HostMemory | None:
     """Return the ledger of the drives of the node whose ranks put most there; None where none do."""
-    layout = placed.layout
-    if layout.drive_offload == ON_HOSTS:
+    layout, ranks = placed.layout, range(placed.layout.pp)
+    if not layout.uses_drives:
         return None
-    of_rank = [file_bytes(_updated(placed, pipeline_rank)) for pipeline_rank in range(layout.pp)]
+    parts: list[tuple[str, list[int], str]] = []
+    if layout.drive_offload != ON_HOSTS:
+        states = f"fp32: master weights, {num_moments(placed.workload)} moments, and the last step's gradients"
+        parts.append((ON_DRIVES, [file_bytes(_updated(placed, rank)) for rank in ranks], states))
+    if layout.parameter_offload == DRIVE_WEIGHTS:
+        weights = f"{placed.workload.precision.parameter_dtype}, a file for each tensor"
+        parts.append((WEIGHTS_ON_DRIVES, [drive_weights(placed, rank).file_bytes for rank in ranks], weights))
     nodes = {ranks_of_node(layout, cluster.gpus_per_node, node) for node in range(cluster.num_nodes)}
-    line = HostLine(
-        term=ON_DRIVES,
-        num_bytes=max(sum(of_rank[rank] for rank in ranks) for ranks in nodes),
-        source=f"fp32: master weights, {num_moments(placed.workload)} moments, and the last step's gradients, of"
-        f" {cluster.gpus_per_node} ranks",
+    fullest = max(sorted(nodes), key=lambda held: sum(of_rank[rank] for _, of_rank, _ in parts for rank in held))
+    lines = tuple(
+        HostLine(
+            term=term,
+            num_bytes=sum(of_rank[rank] for rank in fullest),
+            source=f"{source}, of {cluster.gpus_per_node} ranks",
+        )
+        for term, of_rank, source in parts
     )
-    return HostMemory(lines=(line,), limit_bytes=cluster.nvme_bytes or 0)
+    return HostMemory(lines=lines, limit_bytes=cluster.nvme_bytes or 0)
 
 
 def host_bytes_of_element(drive_offload: int, *, num_moments: int) -> int:
@@ -202,8 +219,11 @@ def _rank_bytes(placed: PlacedModel, pipeline_rank: int) -> _RankBytes:
     updated = _updated(placed, pipeline_rank)
     if gradients_on_host(layout):
         share = updated * placed.workload.gradient_dtype.num_bytes
-        weights = 0
-        if layout.parameters_on_host:
+        weights = weight_buffers = small_weights = 0
+        if layout.parameter_offload == DRIVE_WEIGHTS:
+            driven = drive_weights(placed, pipeline_rank)
+            weight_buffers, small_weights = driven.buffer_bytes, driven.kept_bytes * PINNED_ROUNDING
+        elif layout.parameter_offload == HOST_WEIGHTS:
             of_element = placed.workload.precision.parameter_dtype.num_bytes
             weights = split_bytes(placed.elements(pipeline_rank), of_element, shard_ranks(layout, zero_stage=3))
         kept = _RankBytes(
@@ -214,6 +234,8 @@ def _rank_bytes(placed: PlacedModel, pipeline_rank: int) -> _RankBytes:
             construction=0,
             weights=_power_of_two(weights),
             built=weights * PINNED_ROUNDING,
+            weight_buffers=weight_buffers,
+            small_weights=small_weights,
         )
         return kept if layout.drive_offload == ON_HOSTS else _driven_bytes(placed, pipeline_rank, kept)
     tensor = placed.largest_tensor(pipeline_rank)
@@ -251,8 +273,7 @@ def _node_lines(ranks: list[_RankBytes], placed: PlacedModel) -> tuple[HostLine,
         ),
     )
     if gradients_on_host(layout):
-        step = (*step, _accumulated_line(ranks, placed))
-        return (*step, *_weight_lines(ranks, placed)) if layout.parameters_on_host else step
+        return (*step, _accumulated_line(ranks, placed), *_weight_lines(ranks, placed))
     construction = HostLine(
         term=CONSTRUCTION,
         num_bytes=sum(rank.construction for rank in ranks),
@@ -295,12 +316,29 @@ def _driven_lines(ranks: list[_RankBytes], placed: PlacedModel) -> tuple[HostLin
         ),
         _accumulated_line(ranks, placed),
     )
-    return (*lines, *_weight_lines(ranks, placed)) if layout.parameters_on_host else lines
+    return (*lines, *_weight_lines(ranks, placed))
 
 
 def _weight_lines(ranks: list[_RankBytes], placed: PlacedModel) -> tuple[HostLine, ...]:
-    """Return what the weights of the ranks of a node take there."""
-    dtype = placed.workload.precision.parameter_dtype
+    """Return what the weights of the ranks of a node take there, which are there or on drives; else nothing."""
+    dtype, place = placed.workload.precision.parameter_dtype, placed.layout.parameter_offload
+    if place == DRIVE_WEIGHTS:
+        return (
+            HostLine(
+                term=WEIGHT_BUFFERS,
+                num_bytes=sum(rank.weight_buffers for rank in ranks),
+                source=f"{dtype}; {drive_weights(placed).num_buffers} page-locked buffers a rank, each as large as its"
+                " share of the largest tensor, and one for the new weights of its largest sub-group",
+            ),
+            HostLine(
+                term=SMALL_WEIGHTS,
+                num_bytes=sum(rank.small_weights for rank in ranks),
+                source=f"{dtype}; shares of less than 1 MiB at most, a page-locked buffer each, rounded up to a power"
+                " of two (counted twice)",
+            ),
+        )
+    if place != HOST_WEIGHTS:
+        return ()
     return (
         HostLine(
             term=WEIGHTS,

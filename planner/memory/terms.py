@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from planner.frameworks.habits import PLANNED, Fsdp, Habits, LossHabit
 from planner.frameworks.overheads import Overheads
-from planner.layout import ON_HOSTS, Layout
+from planner.layout import DRIVE_WEIGHTS, HOST_WEIGHTS, ON_HOSTS, Layout
 from planner.memory.saved import head_peak_bytes, working_set_bytes
 from planner.memory.state_bytes import (
     FP8_COPY_SOURCE,
@@ -18,9 +18,9 @@ from planner.memory.state_bytes import (
     state_bytes,
     uses_precision_aware_optimizer,
 )
-from planner.models.blocks import SelfAttention
 from planner.models.graph import Mesh
 from planner.offloading.drive_step import unwritten_elements
+from planner.offloading.drive_weights import least_fused_part
 from planner.offloading.modules import NEAR_LAYERS
 from planner.offloading.states import PREFETCH_BUCKET_ELEMENTS, sub_group_elements
 from planner.plans.plan import Phase
@@ -29,6 +29,9 @@ from planner.ranks.placement import PlacedModel
 from planner.ranks.shard import Elements
 from planner.requests.workload import DType
 from planner.units import MIB
+
+WEIGHTS_AWAY = {HOST_WEIGHTS: "on the host", DRIVE_WEIGHTS: "on drives"}
+"""Where weights are that are not on the GPU, in words."""
 
 WORKSPACE_BYTES = 3 * 32 * MIB
 WORKSPACE_SOURCE = (
@@ -96,7 +99,7 @@ def _construction_terms(placed: PlacedModel, pipeline_rank: int) -> list[Term]:
     the host where the weights are there (`stage3.py: _create_fp32_partitions`).
     """
     layout = placed.layout
-    if layout.offload is None or layout.parameters_on_host:
+    if layout.offload is None or layout.parameters_offloaded:
         return []
     trainable = placed.elements(pipeline_rank, trainable=True)
     if gradients_on_host(layout):
@@ -145,9 +148,9 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) ->
     terms = [
         Term(
             name="weights",
-            num_bytes=0 if layout.parameters_on_host else split_bytes(everything, per_element.weight, weights),
-            source="on the host"
-            if layout.parameters_on_host
+            num_bytes=0 if layout.parameters_offloaded else split_bytes(everything, per_element.weight, weights),
+            source=WEIGHTS_AWAY[layout.parameter_offload]
+            if layout.parameters_offloaded
             else f"{workload.precision.parameter_dtype} parameters of this rank{_split_note(everything, weights)}",
         ),
         Term(
@@ -218,12 +221,13 @@ def _moment_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> li
                 source="embedding and head whole, and the layers that are gathered ahead",
             )
         )
-    if layout.parameters_on_host:
+    if layout.parameters_offloaded:
         terms.append(
             Term(
                 name="fetched weights",
                 num_bytes=_fetched_bytes(placed, pipeline_rank),
-                source="this rank's share of a bucket that is gathered, fetched from the host",
+                source="this rank's share of a bucket that is gathered, fetched from the host"
+                + (", whose buffers it was read into" if layout.parameter_offload == DRIVE_WEIGHTS else ""),
             )
         )
     return terms
@@ -289,22 +293,14 @@ def _written_gradient_terms(placed: PlacedModel, pipeline_rank: int, *, queued: 
 
     `partition_grads` casts what is reduced at once before it hands it on. Tensors below a block stay where they are
     until they are updated, and so do those whose end does not fill what is written at once, as a view of that end is
-    kept (`optimizer_utils.py: _swap_out_gradients`). A planned tensor may be three or two of the program's: queries,
-    keys and values, or gate and up.
+    kept (`optimizer_utils.py: _swap_out_gradients`).
     """
     if placed.layout.drive_offload == ON_HOSTS:
         return []
     dense, expert = shard_ranks(placed.layout, zero_stage=2)
     tensors = placed.trainable_tensors(pipeline_rank)
     bucket = queued // 2 + max((part.num_elements for part, _ in tensors), default=0)
-    attentions = [entry.mixer for entry in placed.model.distinct_blocks if isinstance(entry.mixer, SelfAttention)]
-    least_part = min(
-        (
-            mixer.num_key_value_heads / (mixer.num_attention_heads + 2 * mixer.num_key_value_heads)
-            for mixer in attentions
-        ),
-        default=0.5,
-    )
+    least_part = least_fused_part(placed.model)
     kept = 0
     for part, count in tensors:
         share = -(-part.num_elements // (expert if part.weight.mesh is Mesh.EXPERT else dense))

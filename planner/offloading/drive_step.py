@@ -15,6 +15,9 @@ after another, in the order in which they come, so that reading and writing do n
 never lets go of the memory in which the first step made the moments, but for the buffers that replace it in the next
 step: until then all moments of a rank are in host memory.
 
+Weights that lie on drives too (`planner.offloading.drive_weights`) are cast into a page-locked buffer and written
+behind each sub-group's update, and the process waits for them (`_reassign_or_swap_out_partitioned_parameters`).
+
 That gradients are written beside the last backward pass is not counted: it would take less than said here.
 """
 
@@ -60,13 +63,21 @@ class SubGroup:
         read: Of states and gradients.
         update: On the CPUs, and the cast of the parameters.
         parameters: Copy of the parameters to the GPU.
+        weights: Of the parameters that lie on drives; None where they do not.
         write: Of the states.
     """
 
     read: DriveCopy
     update: HostPass
     parameters: HostCopy
+    weights: DriveCopy | None
     write: DriveCopy
+
+    @property
+    def operations(self) -> tuple[ComputeOp, ...]:
+        """Return all of them, in their order."""
+        weights = () if self.weights is None else (self.weights,)
+        return (self.read, self.update, self.parameters, *weights, self.write)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +106,7 @@ class DriveStep:
     def operations(self) -> tuple[ComputeOp, ...]:
         """Return all that is not done on the GPU, equal ones once."""
         groups = ((self.whole,) if self.num_whole else ()) + ((self.rest,) if self.rest is not None else ())
-        parts = tuple(part for group in groups for part in (group.read, group.update, group.parameters, group.write))
-        return self.gradients, self.written, *parts
+        return self.gradients, self.written, *(part for group in groups for part in group.operations)
 
     def seconds(self, price: Price) -> tuple[float, float]:
         """Return what the GPU does of the step, and how long it waits for host and drives."""
@@ -110,18 +120,19 @@ class DriveStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubGroupSeconds:
-    """What reading, updating and writing a sub-group take, each alone."""
+    """What reading, updating and writing a sub-group take, each alone, and writing its weights where they lie there."""
 
     read: float
     update: float
     write: float
+    weights: float = 0.0
 
 
 def drive_step(
     *,
     updated: int,
     before: MemoryBound,
-    of_group: Callable[[int], tuple[HostPass, HostCopy]],
+    of_group: Callable[[int], tuple[HostPass, HostCopy, DriveCopy | None]],
     pipelined: bool,
 ) -> DriveStep:
     """Return the step of a rank whose states are on drives.
@@ -129,16 +140,17 @@ def drive_step(
     Args:
         updated: Elements whose states it keeps.
         before: The norm, on the GPU.
-        of_group: Gives the update and the copy of the parameters of so many elements.
+        of_group: Gives the update of so many elements, the copy of their parameters, and what is written of these.
         pipelined: Sub-groups are read ahead, and written behind.
     """
 
     def group(elements: int) -> SubGroup:
-        update, parameters = of_group(elements)
+        update, parameters, weights = of_group(elements)
         return SubGroup(
             read=DriveCopy(num_bytes=elements * BUFFERS_OF_SUB_GROUP * _FP32_BYTES, written=False),
             update=update,
             parameters=replace(parameters, pinned=False),
+            weights=weights,
             write=DriveCopy(num_bytes=elements * FILES_OF_STATES * _FP32_BYTES, written=True),
         )
 
@@ -156,15 +168,15 @@ def drive_step(
 
 def in_turn_seconds(groups: Iterable[SubGroupSeconds]) -> float:
     """Return what sub-groups take of which nothing runs beside anything else."""
-    return sum(group.read + group.update + group.write for group in groups)
+    return sum(group.read + group.update + group.weights + group.write for group in groups)
 
 
 def pipelined_seconds(groups: Iterable[SubGroupSeconds]) -> float:
     """Return what sub-groups take that are read ahead and written behind, by two clocks.
 
-    The process waits for a sub-group's read, asks for the next one's, updates, waits for the last one's write, and asks
-    for its own (`swap_in_optimizer_state`, `swap_out_optimizer_state`); the last write is waited for. The drives do one
-    after another what they are asked for.
+    The process waits for a sub-group's read, asks for the next one's, updates, writes weights that lie there and waits
+    for that, waits for the last one's write, and asks for its own (`swap_in_optimizer_state`,
+    `swap_out_optimizer_state`); the last write is waited for. The drives do one after another what they are asked for.
     """
     process = drives = here = written = 0.0
     for index, (group, following) in enumerate(_with_next(groups)):
@@ -173,7 +185,10 @@ def pipelined_seconds(groups: Iterable[SubGroupSeconds]) -> float:
         process = max(process, here)
         if following is not None:
             drives = here = max(drives, process) + following.read
-        process = max(process + group.update, written)
+        process += group.update
+        if group.weights:
+            process = drives = max(drives, process) + group.weights
+        process = max(process, written)
         drives = written = max(drives, process) + group.write
     return written
 
@@ -210,9 +225,20 @@ def unwritten_elements(share: int, *, least_part: float) -> int:
         share: Its elements.
         least_part: The tensor may be one, two equal ones, or three of which two are this part each.
     """
-    least = BLOCK_BYTES // _FP32_BYTES
     if share * _FP32_BYTES % ALIGNED_BYTES:
         return share
+    return below_block_elements(share, element_bytes=_FP32_BYTES, least_part=least_part)
+
+
+def below_block_elements(share: int, *, element_bytes: int, least_part: float) -> int:
+    """Return how many elements of a rank's share of a tensor lie at most in tensors too small for drives.
+
+    Args:
+        share: Its elements.
+        element_bytes: Of each.
+        least_part: As in `unwritten_elements`.
+    """
+    least = BLOCK_BYTES // element_bytes
     cuts = ((1.0,), (0.5, 0.5), (least_part, least_part, 1.0 - 2.0 * least_part))
     return math.ceil(max(sum(share * part for part in cut if share * part < least) for cut in cuts))
 
@@ -228,6 +254,7 @@ def _priced(group: SubGroup, price: Price) -> SubGroupSeconds:
         read=price(group.read).seconds,
         update=price(group.update).seconds + price(group.parameters).seconds,
         write=price(group.write).seconds,
+        weights=0.0 if group.weights is None else price(group.weights).seconds,
     )
 
 

@@ -25,6 +25,8 @@ the stream of the gathering and before it (`partition_parameters.py: _all_gather
 many as `stage3_prefetch_bucket_size` says, are fetched while a module is computed. The link of a GPU carries these
 copies and those of gradients, so that a backward pass hides no more of both together than it takes itself.
 
+Weights on drives instead: `planner.offloading.drive_weights`.
+
 On the host each offloaded element has an fp32 parameter, two fp32 moments, and a page-locked fp32 gradient, whose
 buffer PyTorch rounds up to a power of two (`CachingHostAllocator`). While Megatron-LM makes the optimizer there are
 also fp32 parameters of the rank's whole weights, before they are split.
@@ -32,12 +34,12 @@ also fp32 parameters of the rank's whole weights, before they are split.
 
 from dataclasses import dataclass
 
-from planner.layout import IN_TURN, ON_HOSTS, PIPELINED, Layout, Offload
+from planner.layout import DRIVE_WEIGHTS, GPU_WEIGHTS, ON_HOSTS, PIPELINED, Layout, Offload
 from planner.offloading.drive_step import DRIVE_SUB_GROUP_ELEMENTS, DriveStep, Price, drive_step
 from planner.ranks.communication import Count, num_moments, optimizer_traffic, shard_ranks
 from planner.ranks.shard import Elements
 from planner.requests.workload import DType, TrainWorkload
-from profiles.ops import ComputeOp, HostCopy, HostPass, MemoryBound
+from profiles.ops import ComputeOp, DriveCopy, HostCopy, HostPass, MemoryBound
 
 FP32_BYTES = DType.FP32.num_bytes
 SHARDED_WEIGHTS = 3
@@ -65,6 +67,7 @@ class HostedStep:
         update: Their update, and the cast of their parameters.
         parameters: Copy of their parameters to the GPU.
         overlapped: The gradients' copy runs beside updates.
+        weights: Of the parameters that lie on drives, written behind the update; None where they do not.
     """
 
     before: MemoryBound
@@ -74,6 +77,7 @@ class HostedStep:
     update: HostPass
     parameters: HostCopy
     overlapped: bool
+    weights: DriveCopy | None = None
 
 
 def updated_elements(*, dense: Count, expert: Count, dense_ranks: Count, expert_ranks: Count) -> Count:
@@ -95,12 +99,17 @@ def gradient_copies(trainable: Elements, layout: Layout, workload: TrainWorkload
     return (HostCopy(num_bytes=2 * share * workload.gradient_dtype.num_bytes, pinned=True),)
 
 
-def parameter_copies(everything: Elements, layout: Layout, workload: TrainWorkload) -> tuple[HostCopy, ...]:
-    """Return the copies before what each pass of a stage with these elements gathers."""
-    if not layout.parameters_on_host:
+def parameter_copies(everything: Elements, layout: Layout, workload: TrainWorkload) -> tuple[HostCopy | DriveCopy, ...]:
+    """Return the copies before what each pass of a stage with these elements gathers, one after the other.
+
+    Weights on drives are read into buffers first, of which CUDA is not told (`planner.offloading.drive_weights`).
+    """
+    if not layout.parameters_offloaded:
         return ()
-    share = _share_of(everything, layout)
-    return (HostCopy(num_bytes=share * workload.precision.parameter_dtype.num_bytes, pinned=True),)
+    num_bytes = _share_of(everything, layout) * workload.precision.parameter_dtype.num_bytes
+    if layout.parameter_offload == DRIVE_WEIGHTS:
+        return DriveCopy(num_bytes=num_bytes, written=False), HostCopy(num_bytes=num_bytes, pinned=False)
+    return (HostCopy(num_bytes=num_bytes, pinned=True),)
 
 
 def waited_for_link_seconds(copied_seconds: float, *, beside_seconds: float, waited_seconds: float) -> float:
@@ -114,7 +123,7 @@ def waited_for_link_seconds(copied_seconds: float, *, beside_seconds: float, wai
     return max(0.0, copied_seconds - beside_seconds - waited_seconds)
 
 
-def sharded_step(*, updated: int, workload: TrainWorkload, parameters: bool = False) -> HostedStep:
+def sharded_step(*, updated: int, workload: TrainWorkload, parameters: int = GPU_WEIGHTS) -> HostedStep:
     """Return the step of a rank whose states are all on the host, its weights being sharded.
 
     The fp32 gradients are scaled, read and written, before the update.
@@ -122,7 +131,7 @@ def sharded_step(*, updated: int, workload: TrainWorkload, parameters: bool = Fa
     Args:
         updated: Elements whose states it keeps.
         workload: The training run.
-        parameters: The weights are on the host too, and stay there.
+        parameters: Where the weights are, and stay.
     """
     gradient, parameter = workload.gradient_dtype.num_bytes, workload.precision.parameter_dtype.num_bytes
     passes = (2 + ADAM_PASSES) * FP32_BYTES + FP32_BYTES + parameter
@@ -132,13 +141,14 @@ def sharded_step(*, updated: int, workload: TrainWorkload, parameters: bool = Fa
         gradients=HostCopy(num_bytes=updated * FP32_BYTES, pinned=True),
         cast=None,
         update=HostPass(name=f"{workload.optimizer} step on the CPUs", num_bytes=updated * passes),
-        parameters=HostCopy(num_bytes=0 if parameters else updated * parameter, pinned=False),
+        parameters=HostCopy(num_bytes=updated * parameter if parameters == GPU_WEIGHTS else 0, pinned=False),
         overlapped=False,
+        weights=DriveCopy(num_bytes=updated * parameter, written=True) if parameters == DRIVE_WEIGHTS else None,
     )
 
 
 def driven_step(
-    *, updated: int, workload: TrainWorkload, drive_offload: int, parameters: bool = False
+    *, updated: int, workload: TrainWorkload, drive_offload: int, parameters: int = GPU_WEIGHTS
 ) -> HostedStep | DriveStep:
     """Return the step of a rank whose states are all on the host, or on drives; its weights are sharded.
 
@@ -146,15 +156,15 @@ def driven_step(
         updated: Elements whose states it keeps.
         workload: The training run.
         drive_offload: How drives take part in it.
-        parameters: The weights are on the host, and stay there.
+        parameters: Where the weights are, and stay.
     """
     hosted = sharded_step(updated=updated, workload=workload, parameters=parameters)
     if drive_offload == ON_HOSTS:
         return hosted
 
-    def of_group(elements: int) -> tuple[HostPass, HostCopy]:
+    def of_group(elements: int) -> tuple[HostPass, HostCopy, DriveCopy | None]:
         group = sharded_step(updated=elements, workload=workload, parameters=parameters)
-        return group.update, group.parameters
+        return group.update, group.parameters, group.weights
 
     pipelined = drive_offload == PIPELINED
     return drive_step(updated=updated, before=hosted.before, of_group=of_group, pipelined=pipelined)
@@ -162,7 +172,7 @@ def driven_step(
 
 def sub_group_elements(layout: Layout) -> int:
     """Return the elements that are updated at once at least, where weights are sharded: `sub_group_size`."""
-    return DRIVE_SUB_GROUP_ELEMENTS if layout.drive_offload >= IN_TURN else SUB_GROUP_ELEMENTS
+    return DRIVE_SUB_GROUP_ELEMENTS if layout.uses_drives else SUB_GROUP_ELEMENTS
 
 
 def hosted_step(
@@ -209,7 +219,8 @@ def hosted_seconds(step: HostedStep | DriveStep, price: Price) -> tuple[float, f
     def seconds(operation: ComputeOp | None) -> float:
         return 0.0 if operation is None else price(operation).seconds
 
-    kept, down, up = seconds(step.kept), seconds(step.gradients) + seconds(step.cast), seconds(step.parameters)
+    kept, down = seconds(step.kept), seconds(step.gradients) + seconds(step.cast)
+    up = seconds(step.parameters) + seconds(step.weights)
     update = seconds(step.update)
     on_gpu = seconds(step.before) + kept
     if step.overlapped:
@@ -230,7 +241,7 @@ def operations_of(step: HostedStep | DriveStep) -> tuple[tuple[ComputeOp, ...], 
     """Return the operations of a step: on the GPU, and to, on and from the host."""
     if isinstance(step, DriveStep):
         return (step.before,), step.operations
-    hosted: tuple[ComputeOp | None, ...] = (step.gradients, step.cast, step.update, step.parameters)
+    hosted: tuple[ComputeOp | None, ...] = (step.gradients, step.cast, step.update, step.parameters, step.weights)
     return (step.before, step.kept), tuple(part for part in hosted if part is not None)
 
 
@@ -244,7 +255,7 @@ def hosted_step_of(
             updated=updated,
             workload=workload,
             drive_offload=layout.drive_offload,
-            parameters=offload.parameters,
+            parameters=layout.parameter_offload,
         )
     return hosted_step(updated=updated, whole=trainable.total, offload=offload, workload=workload, least=least)
 

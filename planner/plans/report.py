@@ -385,18 +385,21 @@ def _runs_in_words(layers: Sequence[int]) -> str:
 
 
 def offload_in_words(offload: Offload | None) -> str:
-    """Return "none", or which part of the optimizer's states lies in host memory."""
+    """Return "none", or which part of the optimizer's states lies in host memory or on drives, and the weights too."""
     if offload is None:
         return "none"
     waits = "" if offload.overlapped else ", copied and updated in turn"
-    weights = " and the weights" if offload.parameters else ""
     if offload.drives:
         waits = (
             ", read ahead and written behind updates" if offload.overlapped else ", read, updated and written in turn"
         )
-        weights = " and the weights to the host" if offload.parameters else ""
-        return f"{100 * offload.optimizer_fraction:.4g} % of optimizer states to the drives{weights}{waits}"
-    return f"{100 * offload.optimizer_fraction:.4g} % of optimizer states{weights} to the host{waits}"
+    states = f"{100 * offload.optimizer_fraction:.4g} % of optimizer states"
+    of_states = "to the drives" if offload.drives else "to the host"
+    if not offload.parameters:
+        return f"{states} {of_states}{waits}"
+    of_weights = "to the drives" if offload.parameter_drives else "to the host"
+    apart = "" if of_states == of_weights else f" {of_states}"
+    return f"{states}{apart} and the weights {of_weights}{waits}"
 
 
 def layers_in_words(count: int) -> str:

@@ -23,6 +23,7 @@ from planner.layout import (
     stages_from_counts,
 )
 from planner.offloading.drive_step import BUFFERS_OF_SUB_GROUP, DRIVE_SUB_GROUP_ELEMENTS, buffer_count
+from planner.offloading.drive_weights import DriveWeights
 from planner.offloading.states import SHARDED_WEIGHTS, SUB_GROUP_ELEMENTS
 from planner.readers.key_tables import IGNORE_KEY, key_table
 from planner.readers.launch_line import LaunchLine, read_launch_line
@@ -35,6 +36,11 @@ VERSION = "0.19.8"
 
 OPTIMIZERS = {"adam": Optimizer.ADAM, "adamw": Optimizer.ADAM, "sgd": Optimizer.SGD}
 DEFAULT_PREFETCH_ELEMENTS = 50_000_000
+DEFAULT_WEIGHT_BUFFERS = 5
+DEFAULT_WEIGHT_BUFFER_ELEMENTS = 100_000_000
+DEFAULT_MAX_IN_CPU = 1_000_000_000
+DEFAULT_REUSE_ELEMENTS = 1_000_000_000
+"""`runtime/zero/offload_config.py`, `runtime/zero/config.py`: what counts where a key is absent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,16 +264,80 @@ def _offload(job: DeepSpeedJob, zero_stage: int) -> Offload | None:
         raise job.error(
             (zero, "offload_optimizer", "ratio"), f"is {_shown(ratio)}, which plans do not price", "Use 1.0."
         )
-    drives = job.text(zero, "offload_optimizer", "device", default="none") == "nvme"
+    drives, parameter_drives = (_is_on_drives(job, section) for section in ("offload_optimizer", "offload_param"))
     overlapped = drives and _is_pipelined(job)
-    return Offload(optimizer_fraction=1.0, overlapped=overlapped, parameters=parameters, drives=drives)
+    if drives or parameter_drives:
+        _require_sub_groups(job, "states" if drives else "weights")
+    if parameter_drives:
+        _require_all_on_drives(job)
+    return Offload(
+        optimizer_fraction=1.0,
+        overlapped=overlapped,
+        parameters=parameters,
+        drives=drives,
+        parameter_drives=parameter_drives,
+    )
+
+
+def _is_on_drives(job: DeepSpeedJob, section: str) -> bool:
+    """Return whether a section of `zero_optimization` puts something on drives."""
+    place = ("zero_optimization", section)
+    if job.text(*place, "device", default="none") != "nvme":
+        return False
+    if job.config.node((*place, "nvme_path")) is None:
+        raise job.error((*place, "device"), "is 'nvme' without nvme_path", "Name a folder on the drives of each node.")
+    return True
+
+
+def _require_sub_groups(job: DeepSpeedJob, what: str) -> None:
+    """Refuse sub-groups of another size than plans write with something on drives."""
+    place = ("zero_optimization", "sub_group_size")
+    size = job.integer(*place, default=SUB_GROUP_ELEMENTS)
+    if size != DRIVE_SUB_GROUP_ELEMENTS:
+        raise job.error(
+            place,
+            f"is {size}, which plans do not price with {what} on drives",
+            f"Use {DRIVE_SUB_GROUP_ELEMENTS}.",
+        )
+
+
+def _require_all_on_drives(job: DeepSpeedJob) -> None:
+    """Refuse weights of which a part stays in host memory, beside those on drives."""
+    place = ("zero_optimization", "offload_param", "max_in_cpu")
+    kept = job.integer(*place, default=DEFAULT_MAX_IN_CPU)
+    if kept:
+        given = job.config.node(place) is not None
+        raise job.error(
+            place if given else place[:-1],
+            f"is {kept} elements, which plans do not price" if given else "keeps weights in host memory by default",
+            'Add "max_in_cpu": 0.' if not given else "Use 0.",
+        )
+
+
+def require_buffers(job: DeepSpeedJob, weights: DriveWeights) -> None:
+    """Refuse buffers of weights on drives, or a distance, that are not what a plan prices.
+
+    Args:
+        job: A run whose weights are on drives.
+        weights: What its model needs.
+
+    Raises:
+        InputError: Another number is given, or none.
+    """
+    zero = "zero_optimization"
+    for path, default, needed in (
+        ((zero, "offload_param", "buffer_count"), DEFAULT_WEIGHT_BUFFERS, weights.num_buffers),
+        ((zero, "offload_param", "buffer_size"), DEFAULT_WEIGHT_BUFFER_ELEMENTS, weights.buffer_elements),
+        ((zero, "stage3_max_reuse_distance"), DEFAULT_REUSE_ELEMENTS, weights.reuse_elements),
+    ):
+        given = job.integer(*path, default=default)
+        if given != needed:
+            raise job.error(path, f"is {given} where plans price {needed}", f"Use {needed}.")
 
 
 def _is_pipelined(job: DeepSpeedJob) -> bool:
     """Return whether states on drives are read ahead and written behind; what plans do not price is refused."""
     place = ("zero_optimization", "offload_optimizer")
-    if job.config.node((*place, "nvme_path")) is None:
-        raise job.error((*place, "device"), "is 'nvme' without nvme_path", "Name a folder on the drives of each node.")
     reads, writes = (job.flag(*place, name, default=False) for name in ("pipeline_read", "pipeline_write"))
     if reads is not writes:
         raise job.error(
@@ -281,13 +351,6 @@ def _is_pipelined(job: DeepSpeedJob) -> bool:
         raise job.error(
             (*place, "buffer_count"), f"is {buffers} where the step needs {needed}", f"Use {needed} buffers."
         )
-    size = job.integer("zero_optimization", "sub_group_size", default=SUB_GROUP_ELEMENTS)
-    if size != DRIVE_SUB_GROUP_ELEMENTS:
-        raise job.error(
-            ("zero_optimization", "sub_group_size"),
-            f"is {size}, which plans do not price with states on drives",
-            f"Use {DRIVE_SUB_GROUP_ELEMENTS}.",
-        )
     return reads
 
 
@@ -297,9 +360,8 @@ def _is_hosted(job: DeepSpeedJob, section: str) -> bool:
     device = job.text(zero, section, "device", default="none")
     if device == "none":
         return False
-    priced = ("cpu", "nvme") if section == "offload_optimizer" else ("cpu",)
-    if device not in priced:
-        raise job.error((zero, section, "device"), f"is {device!r}", f"Plans price {', '.join(priced)}, or none.")
+    if device not in {"cpu", "nvme"}:
+        raise job.error((zero, section, "device"), f"is {device!r}", "Plans price cpu, nvme, or none.")
     if not job.flag(zero, section, "pin_memory", default=True):
         raise job.error((zero, section, "pin_memory"), "is false, which plans do not price", "Use true.")
     return True

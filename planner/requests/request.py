@@ -80,8 +80,10 @@ class Constraints:
         sequence_parallel: Pinned value; None leaves it to the search.
         cp_kind: Allowed kinds of context parallelism (ring, ulysses, ulysses-ring); None allows all.
         optimizer_offload: Allowed parts of the optimizer's states in host memory, 0 for none; None leaves it open.
-        parameter_offload: Whether the weights lie in host memory, with all optimizer states; None leaves it open.
+        parameter_offload: Whether the weights lie in host memory, with all optimizer states, and not on the GPUs; None
+            leaves it open.
         drive_offload: Whether the optimizer's states lie on the drives of their node; None leaves it open.
+        parameter_drives: Whether the weights lie on the drives of their node; None leaves it open.
         offloaded_modules: Modules of all layers whose saved tensors wait in host memory, all of these and no others,
             `ANY_MODULES` beside none; None leaves it open.
     """
@@ -93,13 +95,19 @@ class Constraints:
     optimizer_offload: tuple[float, ...] | None = None
     parameter_offload: bool | None = None
     drive_offload: bool | None = None
+    parameter_drives: bool | None = None
     offloaded_modules: tuple[str, ...] | None = None
 
     @property
     def asks_hosts(self) -> bool:
         """Return whether layouts with something in host memory are asked for by name, some of them or nothing else."""
-        asks_states = self.optimizer_offload is not None or self.parameter_offload is True or self.drive_offload is True
+        asks_states = self.optimizer_offload is not None or self.asks_all_states
         return asks_states or self.asks_activations or self.asks_modules
+
+    @property
+    def asks_all_states(self) -> bool:
+        """Return whether weights in host memory, or anything on drives, are asked for, with which all states leave."""
+        return any((self.parameter_offload, self.drive_offload, self.parameter_drives))
 
     @property
     def asks_modules(self) -> bool:

@@ -152,14 +152,15 @@ def host_out_of_memory(run: PricedRun) -> Iterator[Found]:
     source="planner/memory/host.py: the ledger of the drives",
 )
 def drives_full(run: PricedRun) -> Iterator[Found]:
-    """What all ranks of a node write to its drives fits there: states, and the gradients of the last step."""
+    """What all ranks of a node write to its drives fits there: states, gradients of the last step, weights."""
     drives = run.planned.drive_memory
     if drives is not None and drives.num_bytes > drives.limit_bytes:
         yield Found(
             place=run.place,
             message=f"A node needs {drives.num_bytes / GIB:,.0f} GiB of its drives, which hold "
             f"{drives.limit_bytes / GIB:,.0f} GiB.",
-            hint="Keep the states in host memory, add drives, or spread the run over more nodes.",
+            hint=f"Largest: {', '.join(f'{line.term} {line.num_bytes / GIB:,.0f} GiB' for line in drives.lines)}. "
+            "Keep something in host memory, add drives, or spread the run over more nodes.",
         )
 
 

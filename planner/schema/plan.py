@@ -97,6 +97,7 @@ _ASKED_BESIDE = frozenset(
         "of_experts",
         "offloaded_modules",
         "orders",
+        "parameter_drives",
         "placement",
         "routing",
         "source_fractions",

@@ -186,6 +186,7 @@ class ConstraintsFile(_Mapping):
     optimizer_offload: OffloadChoice | None = None
     parameter_offload: StrictBool | None = None
     drive_offload: StrictBool | None = None
+    parameter_drives: StrictBool | None = None
     offloaded_modules: OffloadedModules | None = None
 
     def to_constraints(self) -> Constraints:
@@ -199,6 +200,7 @@ class ConstraintsFile(_Mapping):
             optimizer_offload=self.optimizer_offload,
             parameter_offload=self.parameter_offload,
             drive_offload=self.drive_offload,
+            parameter_drives=self.parameter_drives,
             offloaded_modules=self.offloaded_modules,
         )
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from planner.frameworks.capabilities import capabilities_on
-from planner.layout import ON_HOSTS, Layout, degrees_text
+from planner.layout import DRIVE_WEIGHTS, ON_HOSTS, Layout, degrees_text
 from planner.memory.host import drive_memory, host_memory
 from planner.memory.ledger import memory_limit_bytes
 from planner.models.layers import build_graph
@@ -230,15 +230,18 @@ def _offloaded(layout: Layout) -> str:
 
 
 def _hosted_part(layout: Layout) -> str:
-    """Return what of a layout lies on the host, and where drives hold the states, in words."""
+    """Return what of a layout lies on the host, and what drives hold, in words."""
     if layout.offloaded_modules:
         return f"activations of {', '.join(layout.offloaded_modules)} on the host"
     if layout.offloaded_layers:
         return f"activations of {layers_in_words(layout.offloaded_layers)} on the host"
     states = f"{100 * layout.offloaded_fraction:.4g} % of optimizer states"
-    if layout.drive_offload == ON_HOSTS:
-        return f"{states}{' and the weights' if layout.parameters_on_host else ''} on the host"
-    return f"{states} on drives{' and the weights on the host' if layout.parameters_on_host else ''}"
+    of_states = "on the host" if layout.drive_offload == ON_HOSTS else "on drives"
+    of_weights = "on drives" if layout.parameter_offload == DRIVE_WEIGHTS else "on the host"
+    if not layout.parameters_offloaded:
+        return f"{states} {of_states}"
+    apart = "" if of_states == of_weights else f" {of_states}"
+    return f"{states}{apart} and the weights {of_weights}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,11 +255,12 @@ class _HostShortage:
 def _host_shortage(question: _Question) -> _HostShortage | None:
     """Return what a node lacks for a layout that would fit into the GPUs with something on the host, if one would.
 
-    The first such shortage; with states on drives the last, as these take least of a host.
+    The first such shortage; with states or weights on drives the last, as these take least of a host.
     """
     found: _HostShortage | None = None
     for space in question.hosted_spaces():
-        driven = bool((space.points.drive_offload_X != ON_HOSTS).any())
+        points = space.points
+        driven = bool(((points.drive_offload_X != ON_HOSTS) | (points.parameter_offload_X == DRIVE_WEIGHTS)).any())
         if found is not None and not driven:
             continue
         pricer = question.pricer(space, limit_bytes=question.limit_bytes, asks_hosts=False)
@@ -340,17 +344,26 @@ def _without_constraints(question: _Question) -> Iterator[Relaxation]:
         looser.append(("cp_kind", replace(constraints, cp_kind=None)))
     if constraints.offloaded_modules is not None:
         looser.append((OFFLOADED_MODULES, replace(constraints, offloaded_modules=None)))
+    looser += _without_offload(constraints)
+    if constraints.sequence_parallel is not None:
+        looser.append(("sequence_parallel", replace(constraints, sequence_parallel=None)))
+    for name, relaxed in looser:
+        if replace(question, request=replace(question.request, constraints=relaxed)).fits():
+            yield Relaxation(change=f"no constraint on {name}", path=f"constraints.{name}", value="null")
+
+
+def _without_offload(constraints: Constraints) -> list[tuple[str, Constraints]]:
+    """Return what is pinned of where states and weights lie, each with the constraints that leave it open."""
+    looser: list[tuple[str, Constraints]] = []
     if constraints.optimizer_offload is not None:
         looser.append(("optimizer_offload", replace(constraints, optimizer_offload=None)))
     if constraints.parameter_offload is not None:
         looser.append(("parameter_offload", replace(constraints, parameter_offload=None)))
     if constraints.drive_offload is not None:
         looser.append(("drive_offload", replace(constraints, drive_offload=None)))
-    if constraints.sequence_parallel is not None:
-        looser.append(("sequence_parallel", replace(constraints, sequence_parallel=None)))
-    for name, relaxed in looser:
-        if replace(question, request=replace(question.request, constraints=relaxed)).fits():
-            yield Relaxation(change=f"no constraint on {name}", path=f"constraints.{name}", value="null")
+    if constraints.parameter_drives is not None:
+        looser.append(("parameter_drives", replace(constraints, parameter_drives=None)))
+    return looser
 
 
 def _enough_host_memory(question: _Question) -> int | None:

@@ -2,9 +2,10 @@
 
 What the host takes is priced by assumptions alone (`profiles.host`), so unless the user asks for offload by name it is
 searched only where nothing fits without: points with a part of the states on the host, and those with all states and
-the weights there, as far as their bounds beat the others'. States on a node's drives come last, where none of these
-fits, both ways in which drives take part and with the weights on the GPUs or the hosts alike: what they save of host
-memory they cost in time, and where the hosts hold the states the same layout is faster without them. Which part is
+the weights there, as far as their bounds beat the others'. A node's drives come last, where none of these fits: states
+on them, both ways in which drives take part and with the weights on the GPUs or the hosts alike, and the weights, with
+the states on the hosts or on drives. What they save of host memory they cost in time, and where the hosts hold states
+and weights the same layout is faster without them. Which part is
 offloaded is chosen point by point (`planner.search.splits.offload_prices`). Here each point is given the largest part
 that its nodes may hold and the least that its GPUs may need, both by bounds: more on the hosts never takes more of a
 GPU, nor less of a node. Where plans are known that keep everything on the GPUs, only points whose bound beats them are
@@ -19,7 +20,7 @@ from itertools import groupby
 
 import numpy as np
 
-from planner.layout import ON_HOSTS
+from planner.layout import DRIVE_WEIGHTS, HOST_WEIGHTS, ON_HOSTS
 from planner.memory.host import host_bytes_of_element, least_drive_bytes, least_node_bytes
 from planner.offloading.states import SHARDED_WEIGHTS
 from planner.ranks.communication import num_moments
@@ -36,10 +37,12 @@ from profiles.hardware import Cluster
 def visit_hosted(search: Beside, before: Visit) -> Visit:
     """Return what was visited before, and what came of the points with offloaded states."""
     constraints = search.scope.constraints
-    for drives, group in groupby(tiers(search.scope), key=lambda tier: tier.drives != ON_HOSTS):
+    for drives, group in groupby(tiers(search.scope), key=lambda tier: tier.uses_drives):
         nothing_yet = not before.candidates
         for tier in group:
-            if drives:
+            if tier.parameters == DRIVE_WEIGHTS:
+                asked = constraints.parameter_drives is True
+            elif drives:
                 asked = constraints.drive_offload is True
             elif tier.parameters:
                 asked = constraints.parameter_offload is True
@@ -54,7 +57,7 @@ def visit_hosted(search: Beside, before: Visit) -> Visit:
 
 def _with_hosted(search: Beside, before: Visit, tier: Tier) -> Visit:
     """Return what was visited before, and what came of the points of a tier."""
-    place = "" if tier.drives == ON_HOSTS else " on drives"
+    place = " on drives" if tier.uses_drives else ""
     search.watch(f"enumerating layouts with offloaded {'weights' if tier.parameters else 'states'}{place}", 0, 1)
     has_enough = len(before.candidates) >= search.top
     ceiling = before.candidates[search.top - 1].step_seconds if has_enough else math.inf
@@ -68,8 +71,9 @@ def _with_hosted(search: Beside, before: Visit, tier: Tier) -> Visit:
             seen,
             offloaded_legal=len(space.points) + space.unfit,
             states_considered=space.considered > 0,
-            parameters_considered=tier.parameters,
+            parameters_considered=tier.parameters == HOST_WEIGHTS,
             drives_considered=tier.drives != ON_HOSTS,
+            parameter_drives_considered=tier.parameters == DRIVE_WEIGHTS,
         ),
     )
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from planner.errors import BrokenPromiseError
 from planner.evaluation.validate import violations
-from planner.layout import IN_TURN, ON_HOSTS
+from planner.layout import DRIVE_WEIGHTS, GPU_WEIGHTS, HOST_WEIGHTS, IN_TURN, ON_HOSTS
 from planner.models.specs import ModelSpec
 from planner.plans.certainty import certainty_of
 from planner.plans.plan import Plan, PlannedLayout, SearchSummary, Status
@@ -73,6 +73,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
             with_offload=seen.states_considered,
             with_parameters=seen.parameters_considered,
             with_drives=seen.drives_considered,
+            with_parameter_drives=seen.parameter_drives_considered,
             with_activations=seen.activations_considered,
             with_modules=seen.modules_considered,
         ),
@@ -99,7 +100,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
                 space=enumerate_layouts(
                     ground.scope,
                     offload_percent=least_offload_percent(ground.scope),
-                    parameters=request.constraints.parameter_offload is True,
+                    parameters=_asked_weights(request.constraints),
                     drives=IN_TURN if request.constraints.drive_offload else ON_HOSTS,
                     activations=not request.constraints.admits(OFFLOADED_LAYERS, 0),
                     modules=request.constraints.pinned_modules or (),
@@ -144,6 +145,13 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
         infeasible=None,
         certainty=certainty_of(model, cluster),
     )
+
+
+def _asked_weights(constraints: Constraints) -> int:
+    """Return where the user wants the weights; on the GPUs where that is open."""
+    if constraints.parameter_drives:
+        return DRIVE_WEIGHTS
+    return HOST_WEIGHTS if constraints.parameter_offload else GPU_WEIGHTS
 
 
 def _require_proof_that_nothing_fits(seen: Visit) -> None:

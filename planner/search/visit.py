@@ -60,6 +60,7 @@ class Visit:
     states_considered: bool = False
     parameters_considered: bool = False
     drives_considered: bool = False
+    parameter_drives_considered: bool = False
     activations_considered: bool = False
     modules_considered: bool = False
 
@@ -385,6 +386,7 @@ def merged(before: Visit, seen: Visit) -> Visit:
         states_considered=before.states_considered or seen.states_considered,
         parameters_considered=before.parameters_considered or seen.parameters_considered,
         drives_considered=before.drives_considered or seen.drives_considered,
+        parameter_drives_considered=before.parameter_drives_considered or seen.parameter_drives_considered,
         activations_considered=before.activations_considered or seen.activations_considered,
         modules_considered=before.modules_considered or seen.modules_considered,
     )

@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from planner.inputs.running import Running, inputs_of, preset_named, priced, read_running, request_of
+from planner.inputs.running import (
+    Running,
+    inputs_of,
+    preset_named,
+    priced,
+    read_running,
+    request_of,
+    require_buffers,
+)
 from planner.locks.lock_changes import changes
 from planner.locks.plan_lock import PlanLock
 from planner.plans.plan import Plan
@@ -145,6 +153,7 @@ def lock_of_launched(source: Launched, plan: Plan) -> PlanLock:
     """
     running = source.read()
     request = request_of(running, workload=plan.request.workload, memory_headroom=plan.request.memory_headroom)
+    require_buffers(running, plan.model, request.workload)
     found, _ = priced(running.layout, plan.model, plan.cluster, request)
     files = {source.script.name: source.text}
     # A script pins everything; what it is held against is the plan's own question.

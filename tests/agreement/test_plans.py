@@ -30,7 +30,7 @@ from planner.errors import NotExpressibleError
 from planner.evaluation.evaluate import evaluate
 from planner.evaluation.validate import violations
 from planner.frameworks.capabilities import CAPABILITIES
-from planner.layout import ON_HOSTS, Layout
+from planner.layout import DRIVE_WEIGHTS, GPU_WEIGHTS, HOST_WEIGHTS, Layout
 from planner.memory.host import drive_memory
 from planner.models.blocks import Activation, DenseFeedForward, MixtureOfExperts, Router, SelfAttention
 from planner.models.bundled import load_bundled
@@ -99,33 +99,40 @@ def within_limits(
     return run, fitting
 
 
-def assert_hosted_plan_is_exhaustively_best(run: Run, data: st.DataObject, *, parameters: bool = False) -> None:
-    """Plan a run with states on the hosts; with `parameters` the weights are there too, with all states."""
+def assert_hosted_plan_is_exhaustively_best(run: Run, data: st.DataObject, *, parameters: int = GPU_WEIGHTS) -> None:
+    """Plan a run with states on the hosts; where the weights are there too, with all states."""
     run, fitting = within_limits(run, partial(hosted_layouts, parts=PARTS, parameters=parameters, uneven=True), data)
-    constraints = Constraints(optimizer_offload=PARTS, parameter_offload=parameters)
+    constraints = Constraints(optimizer_offload=PARTS, parameter_offload=parameters == HOST_WEIGHTS)
     assert_plan_is_best_of(fitting, replace(run, offloaded=True, parameters=parameters), constraints=constraints)
 
 
-def assert_plan_with_drives_is_exhaustively_best(run: Run, data: st.DataObject, *, parameters: bool) -> None:
-    """Plan a run with states on drives that hold what some layout puts there, or a byte less."""
-    run = replace(run, cluster=with_drives(run.cluster), offloaded=True, parameters=parameters, drives=True)
+def assert_plan_with_drives_is_exhaustively_best(
+    run: Run, data: st.DataObject, *, parameters: int, drives: bool = True
+) -> None:
+    """Plan a run with states or weights on drives that hold what some layout puts there, or a byte less."""
+    run = replace(run, cluster=with_drives(run.cluster), offloaded=True, parameters=parameters, drives=drives)
     held = sorted({on_drives(layout, run) for layout, *_ in driven_layouts(run)})
     assume(held)
     run = with_drives_of(run, data.draw(st.sampled_from(held)) - data.draw(st.sampled_from((0, 0, 0, 1))))
     run, fitting = within_limits(run, lambda limited: driven_layouts(limited, within=True), data)
-    constraints = Constraints(drive_offload=True, parameter_offload=parameters)
+    driven = parameters == DRIVE_WEIGHTS
+    constraints = Constraints(
+        drive_offload=drives,
+        parameter_offload=None if driven else parameters == HOST_WEIGHTS,
+        parameter_drives=driven,
+    )
     assert_plan_is_best_of(fitting, run, constraints=constraints)
 
 
 def driven_layouts(run: Run, *, within: bool = False) -> Iterator[HostedLayout]:
-    """Yield every layout with states on drives in each way; those alone that the drives hold."""
-    for entry in hosted_layouts(run, (1.0,), parameters=run.parameters, drives=True, uneven=True):
+    """Yield every layout with states or weights on drives in each way; those alone that the drives hold."""
+    for entry in hosted_layouts(run, (1.0,), parameters=run.parameters, drives=run.drives, uneven=True):
         if not within or on_drives(entry[0], run) <= (run.cluster.nvme_bytes or 0):
             yield entry
 
 
 def on_drives(layout: Layout, run: Run) -> int:
-    """Return what a layout puts on the drives of a node: 16 bytes an element of its ranks, and blocks' ends."""
+    """Return what a layout puts on a node's drives: 16 bytes an element of states, 2 of weights, and blocks' ends."""
     graph = build_graph(run.model, run.workload, eager=CAPABILITIES[run.request.target].eager)
     placed = place(run.model, graph, layout, run.workload, CAPABILITIES[run.request.target])
     ledger = drive_memory(placed, run.cluster)
@@ -134,7 +141,12 @@ def on_drives(layout: Layout, run: Run) -> int:
     ranks = layout.dp * layout.cp // layout.state_replicas
     share = -(-elements.dense // ranks) + -(-elements.expert // max(layout.edp // layout.state_replicas, 1))
     groups = -(-share // DRIVE_SUB_GROUP)
-    assert ledger.num_bytes == run.cluster.gpus_per_node * 4 * (4 * share + 1024 * groups)
+    of_lines = {line.term: line.num_bytes for line in ledger.lines}
+    states = run.cluster.gpus_per_node * 4 * (4 * share + 1024 * groups) if run.drives else 0
+    assert of_lines.pop("states and gradients on drives", 0) == states
+    weights = of_lines.pop("weights on drives", 0)
+    assert (weights >= run.cluster.gpus_per_node * 2 * share) == (run.parameters == DRIVE_WEIGHTS)
+    assert ledger.num_bytes == states + weights
     return ledger.num_bytes
 
 
@@ -220,6 +232,8 @@ def test_no_layout_of_a_small_run_with_states_on_the_hosts_is_better_than_its_pl
     assert_hosted_plan_is_exhaustively_best(run, data)
 
 
+PLACES = (GPU_WEIGHTS, HOST_WEIGHTS, DRIVE_WEIGHTS)
+NO_DRIVES = Constraints(drive_offload=False, parameter_drives=False)
 DRIVE_SUB_GROUP = 20_000
 """Sub-groups so small that a small model has several."""
 
@@ -231,12 +245,21 @@ def small_sub_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @FEW
-@given(run=small_runs(most_layouts=150), data=st.data(), parameters=st.booleans())
+@given(run=small_runs(most_layouts=150), data=st.data(), parameters=st.sampled_from(PLACES))
 @pytest.mark.usefixtures("small_sub_groups")
 def test_no_layout_of_a_small_run_with_states_on_drives_is_better_than_its_plan(
-    run: Run, data: st.DataObject, *, parameters: bool
+    run: Run, data: st.DataObject, parameters: int
 ) -> None:
     assert_plan_with_drives_is_exhaustively_best(run, data, parameters=parameters)
+
+
+@FEW
+@given(run=small_runs(most_layouts=150), data=st.data())
+@pytest.mark.usefixtures("small_sub_groups")
+def test_no_layout_of_a_small_run_with_weights_alone_on_drives_is_better_than_its_plan(
+    run: Run, data: st.DataObject
+) -> None:
+    assert_plan_with_drives_is_exhaustively_best(run, data, parameters=DRIVE_WEIGHTS, drives=False)
 
 
 def heavy_run(*, layers: int, gradient_dtype: DType) -> Run:
@@ -261,20 +284,24 @@ def heavy_run(*, layers: int, gradient_dtype: DType) -> Run:
 def test_drives_are_planned_where_nothing_fits_without_them(
     layers: int, gradient_dtype: DType, gpu: int, node: int
 ) -> None:
-    """Every way to put states on drives is weighed, with weights on the GPUs and on the hosts.
+    """Every way to put states on drives is weighed, with weights anywhere, and weights there with states on the hosts.
 
     GPUs have what some layout with drives needs, and nodes the least that one within it needs, a little more, or what
     is enough without drives.
     """
     run = heavy_run(layers=layers, gradient_dtype=gradient_dtype)
-    peaks = sorted({peak for one in (False, True) for _, peak, _, _ in driven_layouts(replace(run, parameters=one))})
+    on_drives = [replace(run, parameters=weights, drives=True) for weights in PLACES]
+    peaks = sorted({peak for one in on_drives for _, peak, _, _ in driven_layouts(one)})
     limit = peaks[gpu]
     run = with_memory(run, limit)
 
     def needs(*, driven: bool) -> list[HostedLayout]:
         found: list[HostedLayout] = []
-        for parameters in (False, True):
-            found += hosted_layouts(run, (1.0,), parameters=parameters, drives=driven)
+        for weights in PLACES:
+            if driven or weights != DRIVE_WEIGHTS:
+                found += hosted_layouts(run, (1.0,), parameters=weights, drives=driven)
+        if driven:
+            found += hosted_layouts(run, (1.0,), parameters=DRIVE_WEIGHTS)
         return [entry for entry in found if entry[1] <= limit]
 
     held = sorted({hosted.num_bytes for driven in (False, True) for _, _, hosted, _ in needs(driven=driven)})
@@ -294,9 +321,9 @@ def test_drives_are_planned_where_nothing_fits_without_them(
     assert fastest_driven is not None
     assert (fastest_hosted is None) is (node != -1)
     plan = search(run.model, run.cluster, run.request)
-    without = search(run.model, run.cluster, replace(run.request, constraints=Constraints(drive_offload=False)))
+    without = search(run.model, run.cluster, replace(run.request, constraints=NO_DRIVES))
     assert bool(without.plans) is (fastest_hosted is not None)
-    assert (plan.best.layout.drive_offload != ON_HOSTS) is (fastest_hosted is None)
+    assert plan.best.layout.uses_drives is (fastest_hosted is None)
     fastest = fastest_driven if fastest_hosted is None else fastest_hosted
     assert math.isclose(plan.best.step_seconds, fastest, rel_tol=ROUNDING)
     assert not violations(plan.best, run.model, run.cluster, run.request)
@@ -307,7 +334,7 @@ def test_drives_are_planned_where_nothing_fits_without_them(
 def test_no_layout_of_a_small_run_with_weights_on_the_hosts_is_better_than_its_plan(
     run: Run, data: st.DataObject
 ) -> None:
-    assert_hosted_plan_is_exhaustively_best(run, data, parameters=True)
+    assert_hosted_plan_is_exhaustively_best(run, data, parameters=HOST_WEIGHTS)
 
 
 @FEW

@@ -12,7 +12,7 @@ from benchmarks.instances import instances
 from benchmarks.meshes import NotStated, Run
 from benchmarks.points import count_considered, count_legal, is_proved, legal_points
 from benchmarks.random_layouts import run_of
-from planner.layout import IN_TURN, PIPELINED, Layout
+from planner.layout import DRIVE_WEIGHTS, GPU_WEIGHTS, HOST_WEIGHTS, IN_TURN, ON_HOSTS, PIPELINED, Layout
 from planner.models.bundled import model_names
 from planner.requests.request import Constraints
 from planner.requests.workload import Packing, Precision
@@ -42,7 +42,7 @@ def assert_counts_are_equal(run: Run) -> None:
 @settings(max_examples=30, deadline=None)
 @given(run=small_runs(most_layouts=MANY_LAYOUTS))
 def test_the_points_of_a_small_run_with_states_on_the_hosts_are_as_many_by_an_independent_count(run: Run) -> None:
-    for parameters in (False, True):
+    for parameters in (GPU_WEIGHTS, HOST_WEIGHTS):
         hosted = replace(run, offloaded=True, parameters=parameters)
         space = enumerate_layouts(space_of(run).scope, offload_percent=100, parameters=parameters)
         assert count_considered(hosted) == space.considered
@@ -50,13 +50,13 @@ def test_the_points_of_a_small_run_with_states_on_the_hosts_are_as_many_by_an_in
 
 
 @settings(max_examples=30, deadline=None)
-@given(run=small_runs(most_layouts=MANY_LAYOUTS), drives=st.sampled_from((IN_TURN, PIPELINED)))
-def test_the_points_of_a_small_run_with_states_on_drives_are_as_many_by_an_independent_count(
+@given(run=small_runs(most_layouts=MANY_LAYOUTS), drives=st.sampled_from((ON_HOSTS, IN_TURN, PIPELINED)))
+def test_the_points_of_a_small_run_with_states_or_weights_on_drives_are_as_many_by_an_independent_count(
     run: Run, drives: int
 ) -> None:
     run = replace(run, cluster=with_drives(run.cluster))
-    for parameters in (False, True):
-        driven = replace(run, offloaded=True, parameters=parameters, drives=True)
+    for parameters in (GPU_WEIGHTS, HOST_WEIGHTS, DRIVE_WEIGHTS):
+        driven = replace(run, offloaded=True, parameters=parameters, drives=drives != ON_HOSTS)
         scope = space_of(run).scope
         space = enumerate_layouts(scope, offload_percent=100, parameters=parameters, drives=drives)
         assert count_considered(driven) == space.considered

@@ -164,7 +164,7 @@ def drawn_points(scope: Scope, generator: np.random.Generator) -> Points:
             row["recompute"], row["recompute_layers"] = 0, int(generator.choice(partial))
         parts = (0, 0, 0, 50, 100) if target.offload_zero_stages else (0,)
         row["optimizer_offload"] = row["least_offload"] = int(generator.choice(parts))
-        row["parameter_offload"] = int(row["optimizer_offload"] > 0 and generator.integers(2))
+        row["parameter_offload"] = int(row["optimizer_offload"] > 0) * int(generator.integers(3))
         row["drive_offload"] = int(row["optimizer_offload"] > 0) * int(generator.choice((0, 0, IN_TURN, PIPELINED)))
         row["offloaded_layers"] = int(generator.choice((0, 0, 0, 1, layers - 1)))
         rows.append(row)

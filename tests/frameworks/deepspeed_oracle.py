@@ -92,6 +92,14 @@ def answer(case: dict[str, Any]) -> dict[str, Any]:
         "offload_param": None
         if zero.offload_param is None
         else [str(zero.offload_param.device), zero.offload_param.pin_memory],
+        "weight_buffers": None
+        if zero.offload_param is None
+        else [zero.offload_param.buffer_count, zero.offload_param.buffer_size, zero.offload_param.max_in_cpu],
+        "nvme_paths": [
+            None if section is None or section.nvme_path is None else str(section.nvme_path)
+            for section in (zero.offload_optimizer, zero.offload_param)
+        ],
+        "reuse_distance": zero.max_reuse_distance,
         "tensor_parallel": read.tensor_parallel_config.autotp_size,
         "bf16": read.bfloat16_config.enabled,
         "fp16": read.float16_config.enabled,

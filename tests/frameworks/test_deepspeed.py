@@ -14,10 +14,11 @@ from planner.emit.deepspeed import CONFIG_FILE, emit_deepspeed
 from planner.emit.deepspeed_config import REDUCE_BUCKET_ELEMENTS
 from planner.frameworks.capabilities import DEEPSPEED
 from planner.inputs.load import load_inputs
-from planner.layout import Layout, Offload
+from planner.layout import DRIVE_WEIGHTS, GPU_WEIGHTS, HOST_WEIGHTS, Layout, Offload
 from planner.models.graph import graph_parameters
 from planner.models.layers import build_graph
 from planner.models.specs import ModelSpec, Trait
+from planner.offloading.drive_weights import drive_weights
 from planner.plans.plan import Plan
 from planner.ranks.placement import place
 from planner.requests.workload import DType, Precision
@@ -58,6 +59,7 @@ def searched(*overrides: str) -> Plan:
 
 
 WHOLE = Offload(optimizer_fraction=1.0, overlapped=False)
+PLACES = {GPU_WEIGHTS: None, HOST_WEIGHTS: "cpu", DRIVE_WEIGHTS: "nvme"}
 ON_HOST = replace(layout_with((32,), dp=8, zero_stage=3), offload=WHOLE)
 
 SEARCHED: Mapping[str, tuple[str, ...]] = {
@@ -77,6 +79,12 @@ WRITTEN: Mapping[str, Plan] = {
     "8B, states on the host": deepspeed_plan(LLAMA_8B, ON_HOST),
     "8B, states and weights on the host": deepspeed_plan(
         LLAMA_8B, replace(ON_HOST, offload=replace(WHOLE, parameters=True))
+    ),
+    "8B, weights on drives": deepspeed_plan(
+        LLAMA_8B, replace(ON_HOST, offload=replace(WHOLE, parameters=True, parameter_drives=True))
+    ),
+    "8B, states and weights on drives": deepspeed_plan(
+        LLAMA_8B, replace(ON_HOST, offload=replace(WHOLE, parameters=True, drives=True, parameter_drives=True))
     ),
     "70B, heads exchanged": deepspeed_plan(
         LLAMA_70B, layout_with((80,), cp=8, dp=4, zero_stage=3, num_microbatches=2), seq_len=131072
@@ -135,14 +143,27 @@ def test_deepspeed_reads_the_plan(name: str, readings: Mapping[str, Mapping[str,
     assert (read["zero_stage"], read["overlap_comm"]) == (layout.zero_stage, layout.overlap.grad_reduce)
     assert read["buckets"] == [REDUCE_BUCKET_ELEMENTS, 50_000_000, DEEPSPEED.prefetched_weights]
     assert read["secondary_shard"] == layout.secondary_shard
-    assert read["offload"] == (["cpu", True, 1.0] if layout.offload is not None else None)
-    assert read["offload_param"] == (["cpu", True] if layout.parameters_on_host else None)
+    states, weights = "nvme" if layout.drive_offload else "cpu", PLACES[layout.parameter_offload]
+    assert read["offload"] == ([states, True, 1.0] if layout.offload is not None else None)
+    assert read["offload_param"] == ([weights, True] if weights is not None else None)
+    assert read["nvme_paths"] == [
+        "/local_nvme" if layout.drive_offload else None,
+        "/local_nvme" if weights == "nvme" else None,
+    ]
     assert read["tensor_parallel"] == (layout.tp if layout.tp > 1 else 0)
     assert (read["bf16"], read["fp16"]) == (workload.precision is Precision.BF16, workload.precision is Precision.FP16)
     names = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
     assert read["gradients"] == [workload.gradient_dtype.value, names[workload.gradient_dtype.value]]
     assert read["interval"] == (1 if layout.pp > 1 and layout.recompute == FULL_RECOMPUTE else 0)
     assert read["optimizer"] == "adamw"
+
+
+def test_deepspeed_reads_the_buffers_of_weights_on_drives(readings: Mapping[str, Mapping[str, object]]) -> None:
+    read, plan = readings["8B, states and weights on drives"], configured("8B, states and weights on drives")
+    graph = build_graph(plan.model, plan.request.workload, eager=DEEPSPEED.eager)
+    needed = drive_weights(place(plan.model, graph, plan.best.layout, plan.request.workload, DEEPSPEED))
+    assert read["weight_buffers"] == [needed.num_buffers, needed.buffer_elements, 0]
+    assert read["reuse_distance"] == needed.reuse_elements
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from planner.evaluation.evaluate import simulated_step_seconds
 from planner.evaluation.priced_step import stage_prices, tail_seconds
-from planner.layout import IN_TURN, PIPELINED, Layout
+from planner.layout import DRIVE_WEIGHTS, GPU_WEIGHTS, HOST_WEIGHTS, IN_TURN, PIPELINED, Layout
 from planner.memory.host import drive_memory, host_memory
 from planner.memory.ledger import memory_ledger, peaks_of_ranks
 from planner.ranks.placement import PlacedModel
@@ -45,7 +45,7 @@ def layouts_with_states_on_drives(draw: st.DrawFn) -> tuple[SmallSpace, Layout, 
         with_drives(two_node_cluster()),
         target=draw(st.sampled_from((Target.ANY, Target.DEEPSPEED))),
         offload_percent=100,
-        parameters=draw(st.booleans()),
+        parameters=draw(st.sampled_from((GPU_WEIGHTS, HOST_WEIGHTS, DRIVE_WEIGHTS))),
         drives=draw(st.sampled_from((IN_TURN, PIPELINED))),
     )
     assume(len(space.points) > 0)
@@ -90,7 +90,7 @@ def test_pipelining_takes_more_of_a_node_and_both_ways_as_much_of_its_drives(
     assert ledgers[0] is not None
     assert ledgers[1] is not None
     assert ledgers[0].num_bytes <= ledgers[1].num_bytes
-    assert drive_memory(hosted, space.cluster) is None
+    assert (drive_memory(hosted, space.cluster) is None) is (layout.parameter_offload != DRIVE_WEIGHTS)
     assert drive_memory(in_turn, space.cluster) == drive_memory(pipelined, space.cluster)
     peaks = [peaks_of_ranks(memory_ledger(placed)) for placed in (hosted, in_turn, pipelined)]
     assert peaks[1] == peaks[2]
@@ -111,3 +111,24 @@ def test_search_and_checker_agree_and_no_bound_is_above(drawn: tuple[SmallSpace,
     peak = prices.peak_bytes(layout)
     assert peak == max(peaks_of_ranks(memory_ledger(space.place(layout))))
     assert bool(space.table.fits_X(point, limit_bytes=peak)[0])
+
+
+@LAWS
+@given(drawn=layouts_with_states_on_drives())
+def test_weights_on_drives_cost_passes_and_steps_and_nothing_of_a_gpu(drawn: tuple[SmallSpace, Layout, int]) -> None:
+    space, layout, _ = drawn
+    cost_model = space.table.cost_model
+    assert layout.offload is not None
+    hosted, driven = (
+        space.place(replace(layout, offload=replace(layout.offload, parameters=True, parameter_drives=on_drives)))
+        for on_drives in (False, True)
+    )
+    for there, here in zip(stage_prices(driven, cost_model), stage_prices(hosted, cost_model), strict=True):
+        assert there.forward_seconds > here.forward_seconds
+        assert there.backward_seconds > here.backward_seconds
+    assert sum(tail_seconds(driven, cost_model)) > sum(tail_seconds(hosted, cost_model))
+    assert peaks_of_ranks(memory_ledger(driven)) == peaks_of_ranks(memory_ledger(hosted))
+    with_weights, without = (drive_memory(placed, space.cluster) for placed in (driven, hosted))
+    assert with_weights is not None
+    assert without is not None
+    assert with_weights.lines[:-1] == without.lines

@@ -495,9 +495,7 @@ class CostTable:
         for most, least, updated, whole, sharded, parameters, drives in columns[:, first].T.tolist():
             step: HostedStep | DriveStep
             if sharded:
-                step = driven_step(
-                    updated=updated, workload=self.workload, drive_offload=drives, parameters=bool(parameters)
-                )
+                step = driven_step(updated=updated, workload=self.workload, drive_offload=drives, parameters=parameters)
             else:
                 step = hosted_step(
                     updated=updated,

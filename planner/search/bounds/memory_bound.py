@@ -452,7 +452,7 @@ def _bytes_of_element(
     """
     weights_X, gradients_X, states_X = (np.where(points.zero_stage_X >= stage, ranks_X, 1.0) for stage in (3, 2, 1))
     second_X = np.where(points.secondary_shard_X > 1, 1.0 / points.secondary_shard_X, 0.0)
-    weights_hosted_X = (points.parameter_offload_X == 1) & (points.zero_stage_X == SHARDED_WEIGHTS)
+    weights_hosted_X = (points.parameter_offload_X > 0) & (points.zero_stage_X == SHARDED_WEIGHTS)
     frozen_X: FloatArray = np.where(weights_hosted_X, 0.0, per_element.weight * (1.0 / weights_X + second_X))
     states = (per_element.master + per_element.moments) * (1.0 - points.optimizer_offload_X / 100)
     half_X = np.where(points.zero_stage_X == 1, half_gradient, 0.0)

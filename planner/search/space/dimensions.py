@@ -4,7 +4,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from planner.frameworks.capabilities import Capabilities
-from planner.layout import IN_TURN, ON_HOSTS, PIPELINED, Granularity, Recompute, even_counts
+from planner.layout import (
+    DRIVE_WEIGHTS,
+    GPU_WEIGHTS,
+    HOST_WEIGHTS,
+    IN_TURN,
+    ON_HOSTS,
+    PIPELINED,
+    Granularity,
+    Recompute,
+    even_counts,
+)
 from planner.memory.state_bytes import uses_precision_aware_optimizer
 from planner.models.graph import ModelGraph, Module
 from planner.models.specs import ModelSpec
@@ -48,6 +58,7 @@ def dimensions(  # noqa: PLR0913 - one for each kind of offload
     with_offload: bool = False,
     with_parameters: bool = False,
     with_drives: bool = False,
+    with_parameter_drives: bool = False,
     with_activations: bool = False,
     with_modules: bool = False,
 ) -> tuple[str, ...]:
@@ -57,6 +68,7 @@ def dimensions(  # noqa: PLR0913 - one for each kind of offload
         "optimizer_offload": with_offload,
         "parameter_offload": with_parameters,
         "drive_offload": with_drives,
+        "parameter_drives": with_parameter_drives,
         OFFLOADED_LAYERS: with_activations,
         OFFLOADED_MODULES: with_modules,
     }
@@ -71,7 +83,7 @@ def offload_percents(scope: Scope) -> tuple[int, ...]:
     pinned = scope.constraints.optimizer_offload
     if pinned is not None:
         return tuple(sorted({round(100 * fraction) for fraction in pinned} - {0}))
-    if scope.constraints.parameter_offload or scope.constraints.drive_offload:
+    if scope.constraints.asks_all_states:
         return (WHOLE,)
     return OFFLOAD_PERCENTS if scope.capabilities.offload_zero_stages and is_offloadable(scope.workload) else ()
 
@@ -81,32 +93,43 @@ class Tier:
     """Where layouts with states on the hosts have the rest.
 
     Args:
-        parameters: The weights lie there too.
+        parameters: Where the weights lie.
         drives: How the nodes' drives take part in the optimizer step.
     """
 
-    parameters: bool
+    parameters: int
     drives: int
+
+    @property
+    def uses_drives(self) -> bool:
+        """Return whether states or weights lie on drives."""
+        return self.drives != ON_HOSTS or self.parameters == DRIVE_WEIGHTS
 
 
 def tiers(scope: Scope) -> tuple[Tier, ...]:
     """Return where weights may lie beside optimizer states that are on the hosts, and whether drives may hold these.
 
-    Nothing where no states may. What the user pins is searched even where rules forbid it, so that they are named.
+    Those without drives first, and those with weights on drives last. Nothing where no states may. What the user pins
+    is searched even where rules forbid it, so that they are named.
     """
     percents, constraints, target = offload_percents(scope), scope.constraints, scope.capabilities
     if not percents:
         return ()
     whole = percents[-1] == WHOLE
-    weights: tuple[bool, ...] = (False, True) if target.parameter_offload and whole else (False,)
+    weights: tuple[int, ...] = (GPU_WEIGHTS, HOST_WEIGHTS) if target.parameter_offload and whole else (GPU_WEIGHTS,)
     if constraints.parameter_offload is not None:
-        weights = (constraints.parameter_offload,)
+        weights = (HOST_WEIGHTS if constraints.parameter_offload else GPU_WEIGHTS,)
     ways: tuple[int, ...] = (ON_HOSTS,)
     if constraints.drive_offload:
         ways = (PIPELINED, IN_TURN)
     elif constraints.drive_offload is None and scope.has_drives and target.drive_offload and whole:
         ways = (ON_HOSTS, PIPELINED, IN_TURN)
-    return tuple(Tier(parameters=parameters, drives=drives) for drives in ways for parameters in weights)
+    found = tuple(Tier(parameters=parameters, drives=drives) for drives in ways for parameters in weights)
+    on_drives = tuple(Tier(parameters=DRIVE_WEIGHTS, drives=drives) for drives in ways)
+    if constraints.parameter_drives:
+        return on_drives
+    is_open = constraints.parameter_drives is None and constraints.parameter_offload is None
+    return found + on_drives if is_open and scope.has_drives and target.parameter_drives and whole else found
 
 
 def offloaded_layer_counts(scope: Scope) -> tuple[int, ...]:
@@ -122,7 +145,7 @@ def offloaded_layer_counts(scope: Scope) -> tuple[int, ...]:
 
 def least_offload_percent(scope: Scope) -> int:
     """Return the least part of the optimizer's states in host memory that the user allows, in percent."""
-    if scope.constraints.parameter_offload or scope.constraints.drive_offload:
+    if scope.constraints.asks_all_states:
         return WHOLE
     return round(100 * min(scope.constraints.optimizer_offload or (0.0,)))
 

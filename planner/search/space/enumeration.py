@@ -30,7 +30,7 @@ from itertools import chain, product
 
 import numpy as np
 
-from planner.layout import ON_HOSTS, Granularity, Recompute
+from planner.layout import GPU_WEIGHTS, ON_HOSTS, Granularity, Recompute
 from planner.offloading.modules import clashes
 from planner.requests.request import Bounds, Constraints
 from planner.requests.workload import TrainWorkload
@@ -177,7 +177,7 @@ def enumerate_layouts(  # noqa: PLR0913 - what is enumerated, and what of it lie
     *,
     may_fit: MayFit | None = None,
     offload_percent: int = 0,
-    parameters: bool = False,
+    parameters: int = GPU_WEIGHTS,
     drives: int = ON_HOSTS,
     activations: bool = False,
     modules: tuple[str, ...] = (),
@@ -189,12 +189,12 @@ def enumerate_layouts(  # noqa: PLR0913 - what is enumerated, and what of it lie
         may_fit: Drops legal points whose mesh cannot fit however it is used, before they are unrolled; without it all
             legal points are returned.
         offload_percent: Part of the optimizer's states in host memory, the same for all points.
-        parameters: All points have their weights in host memory.
+        parameters: Where all points have their weights.
         drives: How drives take part in the optimizer step of all points.
         activations: All points have the saved tensors of some layers in host memory.
         modules: All points have those of these modules of all layers there.
     """
-    inner = _Inner(scope, offloads=offload_percent > 0, sharded=parameters or drives != ON_HOSTS)
+    inner = _Inner(scope, offloads=offload_percent > 0, sharded=parameters != GPU_WEIGHTS or drives != ON_HOSTS)
     pruned: dict[str, int] = {}
 
     def survivors(points: Points, weight_X: IntArray, rules: Iterable[Rule]) -> Points:
@@ -214,7 +214,7 @@ def enumerate_layouts(  # noqa: PLR0913 - what is enumerated, and what of it lie
         meshes,
         optimizer_offload_X=offloaded_X,
         least_offload_X=offloaded_X,
-        parameter_offload_X=np.full(len(meshes), int(parameters), dtype=np.int64),
+        parameter_offload_X=np.full(len(meshes), parameters, dtype=np.int64),
         drive_offload_X=np.full(len(meshes), drives, dtype=np.int64),
         offloaded_layers_X=np.full(len(meshes), int(activations), dtype=np.int64),
     )

@@ -80,7 +80,7 @@ class Points:
             0 treats all layers alike, as `recompute_X` says. Above 0 `recompute_X` is 0.
         optimizer_offload_X: Percent of the optimizer's states that may lie in host memory.
         least_offload_X: Percent of them that do, at least.
-        parameter_offload_X: 1 where the weights lie in host memory too, else 0.
+        parameter_offload_X: Where the weights lie: 0 on the GPUs, else as `planner.layout` numbers it.
         drive_offload_X: How drives take part in the optimizer step: 0 not at all, else as `planner.layout` numbers it.
         offloaded_layers_X: Layers whose saved tensors lie in host memory between passes, at least; 0 for none.
     """
@@ -185,7 +185,6 @@ def point_of_layout(layout: Layout) -> Points:
         replicas_outermost=int(layout.rank_order == REPLICAS_OUTERMOST),
         optimizer_offload=percent,
         least_offload=percent,
-        parameter_offload=int(layout.parameters_on_host),
     )
 
 

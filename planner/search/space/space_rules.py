@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from planner.frameworks.capabilities import Capabilities
-from planner.layout import ContextKind, Granularity, Recompute
+from planner.layout import DRIVE_WEIGHTS, GPU_WEIGHTS, HOST_WEIGHTS, ContextKind, Granularity, Recompute
 from planner.memory.state_bytes import uses_precision_aware_optimizer
 from planner.models.graph import Axis, ExpertLinear, Linear, ModelGraph, Parallel
 from planner.offloading.activations import LARGEST_ZERO_STAGE
@@ -208,7 +208,10 @@ def _offload_rules(points: Points, scope: Scope) -> Iterator[Rule]:
         yield "constraints: optimizer_offload", ~np.isin(offload_X, allowed)
     wanted = scope.constraints.parameter_offload
     if wanted is not None:
-        yield "constraints: parameter_offload", points.parameter_offload_X != int(wanted)
+        yield "constraints: parameter_offload", points.parameter_offload_X != (HOST_WEIGHTS if wanted else GPU_WEIGHTS)
+    driven = scope.constraints.parameter_drives
+    if driven is not None:
+        yield "constraints: parameter_drives", (points.parameter_offload_X == DRIVE_WEIGHTS) != driven
     placed = scope.constraints.drive_offload
     if placed is not None:
         yield "constraints: drive_offload", (points.drive_offload_X > 0) != placed
@@ -253,32 +256,36 @@ def _activation_rules(points: Points, scope: Scope) -> Iterator[Rule]:
 
 def _parameter_rules(points: Points, target: Capabilities) -> Iterator[Rule]:
     """Yield the points whose weights lie on the host where they cannot."""
-    hosted_X = points.parameter_offload_X == 1
-    if not hosted_X.any():
+    away_X = points.parameter_offload_X != GPU_WEIGHTS
+    if not away_X.any():
         return
     if not target.parameter_offload:
-        yield f"{target.title}: plans put no weights on the host", hosted_X
+        yield f"{target.title}: plans put no weights on the host", points.parameter_offload_X == HOST_WEIGHTS
     yield (
         f"weights go to the host with zero_stage {SHARDED_WEIGHTS}",
-        hosted_X & (points.zero_stage_X < SHARDED_WEIGHTS),
+        away_X & (points.zero_stage_X < SHARDED_WEIGHTS),
     )
-    yield "weights on the host have no second copy", hosted_X & (points.secondary_shard_X > 1)
+    yield "weights on the host have no second copy", away_X & (points.secondary_shard_X > 1)
 
 
 def _drive_rules(points: Points, scope: Scope) -> Iterator[Rule]:
-    """Yield the points whose optimizer states lie on drives where they cannot."""
-    driven_X = points.drive_offload_X > 0
+    """Yield the points whose optimizer states or weights lie on drives where they cannot."""
+    states_X, weights_X = points.drive_offload_X > 0, points.parameter_offload_X == DRIVE_WEIGHTS
+    driven_X = states_X | weights_X
     if not driven_X.any():
         return
-    if not scope.capabilities.drive_offload:
-        yield f"{scope.capabilities.title}: plans put no optimizer states on drives", driven_X
+    target = scope.capabilities
+    if not target.drive_offload:
+        yield f"{target.title}: plans put no optimizer states on drives", states_X
+    if not target.parameter_drives:
+        yield f"{target.title}: plans put no weights on drives", weights_X
     if not scope.has_drives:
         yield "nothing says what the drives of a node hold, or how fast they are", driven_X
     yield (
         f"states go to drives with zero_stage {SHARDED_WEIGHTS}",
         driven_X & (points.zero_stage_X < SHARDED_WEIGHTS),
     )
-    yield "states go to drives without a pipeline", driven_X & (points.pp_X > 1)
+    yield "states and weights go to drives without a pipeline", driven_X & (points.pp_X > 1)
 
 
 def _target_use_rules(points: Points, scope: Scope) -> Iterator[Rule]:

@@ -6,7 +6,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.layout import ON_HOSTS, PIPELINED, Granularity, Layout, Offload, Recompute, stages_from_counts
+from planner.layout import (
+    DRIVE_WEIGHTS,
+    GPU_WEIGHTS,
+    ON_HOSTS,
+    PIPELINED,
+    Granularity,
+    Layout,
+    Offload,
+    Recompute,
+    stages_from_counts,
+)
 from planner.memory.host import drive_memory, host_memory
 from planner.offloading.states import SHARDED_WEIGHTS
 from planner.schedules.bounds import ROUNDING
@@ -86,6 +96,7 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
         recompute = Recompute(granularity=Granularity.FULL, num_layers=partial)
     cp, zero_stage = int(points.cp_X[index]), int(points.zero_stage_X[index])
     offloaded, drives = int(points.optimizer_offload_X[index]), int(points.drive_offload_X[index])
+    weights = int(points.parameter_offload_X[index])
     point = skeleton(
         tp=int(points.tp_X[index]),
         sequence_parallel=bool(points.sequence_parallel_X[index]),
@@ -107,8 +118,9 @@ def layout_at(points: Points, index: int, table: CostTable) -> Layout:
         offload=Offload(
             optimizer_fraction=offloaded / 100,
             overlapped=zero_stage < SHARDED_WEIGHTS or drives == PIPELINED,
-            parameters=bool(points.parameter_offload_X[index]),
+            parameters=weights != GPU_WEIGHTS,
             drives=drives != ON_HOSTS,
+            parameter_drives=weights == DRIVE_WEIGHTS,
         )
         if offloaded
         else None,

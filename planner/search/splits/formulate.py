@@ -219,7 +219,7 @@ class _Demand:
         layout = self.layout
         states, gradients, weights = (shard_ranks(layout, zero_stage=stage) for stage in (1, 2, 3))
         parts = []
-        if not layout.parameters_on_host:
+        if not layout.parameters_offloaded:
             parts.append((trainable + frozen, per_element.weight, weights))
         if not gradients_on_host(layout):
             parts.append((trainable, per_element.gradient, gradients))
@@ -257,7 +257,7 @@ class _Demand:
             return self.padded(queued)
         ends = rank_model.embedding.elements().total + rank_model.head_elements(pp=layout.pp).total
         gathered = ends + max(target.prefetched_weights, 2 * largest)
-        if layout.parameters_on_host:
+        if layout.parameters_offloaded:
             held = (*rank_model.layers, rank_model.embedding, rank_model.head)
             tensor = max(part.num_elements for layer in held for part in layer.weights)
             gathered += self.share(PREFETCH_BUCKET_ELEMENTS + tensor, min(shard_ranks(layout, zero_stage=3)))

@@ -37,7 +37,7 @@ from planner.search.bounds.copy_waits import backward_wait_seconds, forward_wait
 from planner.search.bounds.costs import CostTable
 from planner.search.bounds.module_waits import Passed
 from planner.search.splits.rank_peaks import RankPeaks
-from profiles.ops import Collective, HostCopy
+from profiles.ops import Collective, DriveCopy, HostCopy
 
 _Alike = tuple[int, int, int]
 """A kind of layer, a recompute choice, and how many layers of a stage are of both."""
@@ -363,8 +363,8 @@ class PointPrices:
             found.append((forward, _reversed(backward)))
         return tuple(found)
 
-    def _copied_seconds(self, copies: tuple[HostCopy, ...]) -> float:
-        """Return what copies to and from the host take, one after the other."""
+    def _copied_seconds(self, copies: tuple[HostCopy | DriveCopy, ...]) -> float:
+        """Return what copies to and from the host take, and from drives, one after the other."""
         return sum(self.table.cost_model.compute(copy).seconds for copy in copies)
 
     def _collective_seconds(self, collective: Collective) -> float:

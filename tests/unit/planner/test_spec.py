@@ -334,7 +334,7 @@ def test_a_wrong_value_is_named_with_its_place(old: str, new: str, message: str)
             (
                 "`tpp` is not a known key.\nDid you mean `tp`? Known keys: tp, cp, cp_kind, pp, vpp, dp, ep, etp, "
                 "zero_stage, micro_batch_size, num_microbatches, offloaded_layers, recompute, sequence_parallel, "
-                "optimizer_offload, parameter_offload, drive_offload, offloaded_modules."
+                "optimizer_offload, parameter_offload, drive_offload, parameter_drives, offloaded_modules."
             ),
         ),
     ],

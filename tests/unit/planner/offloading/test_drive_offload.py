@@ -85,7 +85,7 @@ def test_70b_trains_on_eight_small_gpus_with_drives_and_not_without(trained: Pla
         assert planned.layout.offload.drives
         assert not violations(planned, trained.model, trained.cluster, trained.request)
     best = trained.best
-    assert (best.layout.dp, best.layout.zero_stage, best.layout.parameters_on_host) == (8, 3, True)
+    assert (best.layout.dp, best.layout.zero_stage, best.layout.parameters_offloaded) == (8, 3, True)
     assert best.drive_memory is not None
     assert best.host_memory is not None
     assert best.host_memory.num_bytes <= best.host_memory.limit_bytes
@@ -98,13 +98,13 @@ def test_70b_trains_on_eight_small_gpus_with_drives_and_not_without(trained: Pla
 
 
 def test_what_is_missing_is_said_of_host_memory_and_of_drives(trained: Plan) -> None:
-    little = search(trained.model, eight_gpus(768), asked()).infeasible
+    little = search(trained.model, eight_gpus(768), asked(parameter_drives=False)).infeasible
     assert little is not None
     said = "would fit with 100 % of optimizer states on drives and the weights on the host, where a node would need"
     assert said in little.binding
     assert little.binding.endswith(" GiB of its 768.00 GiB")
     assert any(change.path == "cluster.host_ram" for change in little.relaxations)
-    full = search(trained.model, replace(trained.cluster, nvme_bytes=1 << 40), asked()).infeasible
+    full = search(trained.model, replace(trained.cluster, nvme_bytes=1 << 40), asked(parameter_drives=False)).infeasible
     assert full is not None
     assert full.binding.endswith(" on drives of its 1,024.00 GiB")
 

@@ -140,7 +140,7 @@ def test_what_is_asked_for_by_name_is_searched_where_all_fits_on_the_gpus() -> N
     assert hosted.best.layout.offload == BOTH
     assert hosted.best.step_seconds > free.best.step_seconds
     states = search(model, cluster, asked(parts=(0.0, 1.0)), top=3)
-    assert not any(planned.layout.parameters_on_host for planned in states.plans)
+    assert not any(planned.layout.parameters_offloaded for planned in states.plans)
 
 
 def test_one_gpu_trains_from_its_host(small_gpus: Cluster) -> None:

@@ -216,6 +216,26 @@ def test_states_and_weights_on_the_host_are_read() -> None:
     assert layout_of(job_of({"zero_optimization": both})).offload == replace(offload, parameters=True)
 
 
+def weighing(**changed: object) -> Mapping[str, object]:
+    """Return changes that put the weights on drives and the states on the host, with keys changed or left out."""
+    keys = {"sub_group_size": 100_000_000, "nvme_path": "/local", "max_in_cpu": 0, **changed}
+    given = {name: value for name, value in keys.items() if value is not None}
+    sizes = {name: given.pop(name) for name in ("sub_group_size",) if name in given}
+    weights = {"device": "nvme", **given}
+    return {"zero_optimization": {"stage": 3, "offload_optimizer": HOSTED, "offload_param": weights, **sizes}}
+
+
+def test_weights_on_drives_are_read() -> None:
+    offload = Offload(optimizer_fraction=1.0, overlapped=False, parameters=True, parameter_drives=True)
+    assert layout_of(job_of(weighing())).offload == offload
+    states = driving()["zero_optimization"]
+    weights = weighing()["zero_optimization"]
+    assert isinstance(states, dict)
+    assert isinstance(weights, dict)
+    both = {"zero_optimization": {**states, "offload_param": weights["offload_param"]}}
+    assert layout_of(job_of(both)).offload == replace(offload, drives=True)
+
+
 def test_states_on_drives_are_read() -> None:
     offload = Offload(optimizer_fraction=1.0, overlapped=False, drives=True)
     assert layout_of(job_of(driving())).offload == offload
@@ -268,8 +288,23 @@ def test_states_on_drives_are_read() -> None:
         ),
         (
             {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}, "offload_optimizer": HOSTED}},
-            "device is 'nvme'.",
-            "Plans price cpu, or none.",
+            "device is 'nvme' without nvme_path.",
+            "Name a folder on the drives of each node.",
+        ),
+        (
+            weighing(sub_group_size=None),
+            "sub_group_size is 1000000000, which plans do not price with weights on drives.",
+            "Use 100000000.",
+        ),
+        (
+            weighing(max_in_cpu=None),
+            "offload_param keeps weights in host memory by default.",
+            'Add "max_in_cpu": 0.',
+        ),
+        (
+            weighing(max_in_cpu=1000),
+            "max_in_cpu is 1000 elements, which plans do not price.",
+            "Use 0.",
         ),
         (
             {
