@@ -376,8 +376,6 @@ def _offload(layout: Layout, workload: TrainWorkload) -> Iterator[Violation]:
     """Yield what stands against optimizer states on the host, whatever the target."""
     if layout.offload is None:
         return
-    if layout.zero_stage == SHARDED_WEIGHTS and layout.offloaded_fraction < 1.0:
-        yield Violation(rule="offload", message="a part of the optimizer states on the host with zero_stage 3")
     if layout.parameters_on_host:
         yield from _parameter_offload(layout)
     if layout.offload.drives:
@@ -448,6 +446,8 @@ def _drive_offload(layout: Layout) -> Iterator[Violation]:
         yield Violation(rule="offload", message=f"states on drives with zero_stage {layout.zero_stage}")
     if layout.pp > 1:
         yield Violation(rule="offload", message="states on drives with a pipeline")
+    if layout.offloaded_fraction < 1.0:
+        yield Violation(rule="offload", message="states on drives, and a part of them on the GPU")
 
 
 def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:

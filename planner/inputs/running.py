@@ -11,9 +11,11 @@ from planner.evaluation.validate import Violation, violations
 from planner.inputs.load import Inputs, load_inputs
 from planner.layout import Layout
 from planner.models.specs import ModelSpec
+from planner.offloading.states import is_parted
+from planner.offloading.sub_groups import LEAST_GROUPS, dealing, planned_dealing, tensor_elements
 from planner.plans.certainty import certainty_of
 from planner.plans.plan import Plan, SearchSummary, Status
-from planner.readers.deepspeed import CONFIG_FILE, DeepSpeedJob, read_deepspeed
+from planner.readers.deepspeed import CONFIG_FILE, DeepSpeedJob, read_deepspeed, sub_group_size_of
 from planner.readers.deepspeed import layout_of as deepspeed_layout_of
 from planner.readers.deepspeed import workload_of as deepspeed_workload_of
 from planner.readers.megatron import layout_of, read_megatron
@@ -52,6 +54,29 @@ class Running:
     model: ModelSpec | None = None
     workload: TrainWorkload | None = None
     deepspeed: DeepSpeedJob | None = None
+
+    def laid_out(self, model: ModelSpec) -> Layout:
+        """Return the layout of a model, with the part of its states on the hosts that DeepSpeed's sub-groups make of it.
+
+        Raises:
+            InputError: Sub-groups stay on the GPU that are larger than plans have them, or all do.
+        """
+        layout, job = self.layout, self.deepspeed
+        if job is None or layout.offload is None or not is_parted(layout):
+            return layout
+        tensors, ranks, ratio = tensor_elements(model), layout.dp * layout.cp, layout.offload.optimizer_fraction
+        size, planned = sub_group_size_of(job), planned_dealing(tensors, ranks=ranks, fraction=ratio)
+        if size == planned.sub_group_size:
+            return layout
+        dealt = dealing(tensors, ranks=ranks, sub_group_size=size, ratio=ratio)
+        if dealt.num_kept and (dealt.num_kept == dealt.num_groups or size > -(-dealt.elements // LEAST_GROUPS)):
+            raise job.error(
+                ("zero_optimization", "sub_group_size"),
+                f"is {size}, with which ratio {ratio:g} keeps {dealt.num_kept} of {dealt.num_groups} sub-groups on the"
+                f" GPU; plans price smaller ones, and none of them on the GPU alone",
+                f"Use {planned.sub_group_size}.",
+            )
+        return replace(layout, offload=replace(layout.offload, optimizer_fraction=dealt.hosted_fraction))
 
     @property
     def names_model(self) -> bool:

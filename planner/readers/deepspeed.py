@@ -253,14 +253,31 @@ def _offload(job: DeepSpeedJob, zero_stage: int) -> Offload | None:
             f"with stage {zero_stage} is not priced by plans",
             "Use stage 3, or no offload.",
         )
-    ratio = job.config.node((zero, "offload_optimizer", "ratio"))
-    if ratio is not None and ratio.content != 1:
-        raise job.error(
-            (zero, "offload_optimizer", "ratio"), f"is {_shown(ratio)}, which plans do not price", "Use 1.0."
-        )
     drives = job.text(zero, "offload_optimizer", "device", default="none") == "nvme"
     overlapped = drives and _is_pipelined(job)
-    return Offload(optimizer_fraction=1.0, overlapped=overlapped, parameters=parameters, drives=drives)
+    ratio = _ratio(job, whole=parameters or drives)
+    return Offload(optimizer_fraction=ratio, overlapped=overlapped, parameters=parameters, drives=drives)
+
+
+def _ratio(job: DeepSpeedJob, *, whole: bool) -> float:
+    """Return the part of the sub-groups of states that is on the host; plans price no part of what is said to be whole."""
+    place = ("zero_optimization", "offload_optimizer", "ratio")
+    node = job.config.node(place)
+    if node is None or node.content is None:
+        return 1.0
+    ratio = node.content
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0.0 <= ratio <= 1.0:
+        raise job.error(place, f"takes a number from 0 to 1, {_shown(node)} is given", "Write 1.0, or a part.")
+    if whole and ratio != 1:
+        raise job.error(place, f"is {_shown(node)}, which plans price with states on the hosts alone", "Use 1.0.")
+    if not ratio:
+        raise job.error(place, "is 0: all states stay on the GPU", "Remove offload_optimizer, or use more.")
+    return float(ratio)
+
+
+def sub_group_size_of(job: DeepSpeedJob) -> int:
+    """Return the elements that a sub-group of states holds at least."""
+    return job.integer("zero_optimization", "sub_group_size", default=SUB_GROUP_ELEMENTS) or 0
 
 
 def _is_pipelined(job: DeepSpeedJob) -> bool:

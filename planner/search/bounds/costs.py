@@ -496,7 +496,12 @@ class CostTable:
             step: HostedStep | DriveStep
             if sharded:
                 step = driven_step(
-                    updated=updated, workload=self.workload, drive_offload=drives, parameters=bool(parameters)
+                    updated=updated,
+                    workload=self.workload,
+                    drive_offload=drives,
+                    parameters=bool(parameters),
+                    fraction=most / 100,
+                    least_fraction=least / 100,
                 )
             else:
                 step = hosted_step(
