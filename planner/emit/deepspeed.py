@@ -92,8 +92,8 @@ BASE_NOTE = (
 OFFLOAD_NOTE = "Optimizer on the host: DeepSpeed builds its Adam for CPUs at the first start, with a C++ compiler."
 
 PARTED_NOTE = (
-    f"Optimizer in parts: sub_group_size and ratio in {CONFIG_FILE} belong together. What stays on the GPU is updated by",
-    "an optimizer of its own that no scheduler of learning rates is told of: it keeps the rate of the start.",
+    f"Optimizer in parts: sub_group_size and ratio in {CONFIG_FILE} belong together. What stays on the GPU is updated",
+    "by an optimizer of its own that no scheduler of learning rates is told of: it keeps the rate of the start.",
 )
 
 DRIVES_NOTE = (

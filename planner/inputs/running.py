@@ -56,7 +56,7 @@ class Running:
     deepspeed: DeepSpeedJob | None = None
 
     def laid_out(self, model: ModelSpec) -> Layout:
-        """Return the layout of a model, with the part of its states on the hosts that DeepSpeed's sub-groups make of it.
+        """Return the layout of a model, with the part of its states on the hosts that sub-groups make of the ratio.
 
         Raises:
             InputError: Sub-groups stay on the GPU that are larger than plans have them, or all do.

@@ -6,9 +6,9 @@ none keeps more on its GPU. DeepSpeed moves all states or whole sub-groups of th
 fraction says (`planner.offloading.sub_groups`), and with them the share of all gradients that is added to
 (`stage3.py: grad_partitions_flat_buffer`). A sub-group that stays on the GPU has its gradients there too, through a
 page-locked buffer that the allocator keeps for the next of its size (`initialize_optimizer_states`): what is left of
-such buffers at last is less than four times the largest. With the weights there too they lie in one page-locked buffer; as the model
-is built each tensor's share has one of its own (`partition_parameters.py: _partition_param`), whose memory PyTorch's
-`CachingHostAllocator` keeps when it is free. What else lies there: `planner.offloading.states`.
+such buffers at last is less than four times the largest. With the weights there too they lie in one page-locked buffer;
+as the model is built each tensor's share has one of its own (`partition_parameters.py: _partition_param`), whose memory
+PyTorch's `CachingHostAllocator` keeps when it is free. What else lies there: `planner.offloading.states`.
 
 States on drives (`planner.offloading.drive_step`) leave their buffers there, the accumulated gradients, and the moments
 that the first step makes: of a sub-group, or of all where drives are pipelined. All ranks of a node share its drives.

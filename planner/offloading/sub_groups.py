@@ -2,8 +2,8 @@
 
 DeepSpeed adds the shares of tensors, in the order in which the program hands them over, until a sub-group holds
 `sub_group_size` elements (`runtime/zero/stage3.py: _create_fp16_sub_groups` of deepspeed 0.19), and deals whole
-sub-groups: of n the first int((1 - ratio) n) stay on the GPU, whatever their sizes (`_create_fp32_partitions`). With its
-default size of a billion elements a rank often has a single one, so that `ratio` does nothing (issue 4775).
+sub-groups: of n the first int((1 - ratio) n) stay on the GPU, whatever their sizes (`_create_fp32_partitions`). With
+its default size of a billion elements a rank often has a single one, so that `ratio` does nothing (issue 4775).
 
 A plan's fraction counts elements and is written as the `ratio`. So a size is looked for with which the dealing keeps as
 many elements on the GPU as it can and none more than the plan's fraction leaves there: sizes that make from
@@ -12,7 +12,7 @@ holds beyond the fraction is a large tensor's share at most (the embedding, as a
 nodes counts for every fraction what the worst one of them leaves (`most_beyond`).
 
 The order is that of the training program beside an emitted configuration (`planner/data/deepspeed/planned_model.py`).
-Hugging Face's models put norms elsewhere in a layer, which moves a sub-group's end by less than it can be seen.
+Hugging Face's models put norms elsewhere in a layer, which moves a sub-group's end by a norm's few elements.
 """
 
 from collections.abc import Iterator, Sequence

@@ -260,7 +260,7 @@ def _offload(job: DeepSpeedJob, zero_stage: int) -> Offload | None:
 
 
 def _ratio(job: DeepSpeedJob, *, whole: bool) -> float:
-    """Return the part of the sub-groups of states that is on the host; plans price no part of what is said to be whole."""
+    """Return the part of the states' sub-groups that is on the host; no other than 1 where all must go."""
     place = ("zero_optimization", "offload_optimizer", "ratio")
     node = job.config.node(place)
     if node is None or node.content is None:

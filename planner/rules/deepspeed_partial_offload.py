@@ -34,14 +34,14 @@ def ratio_of_large_sub_groups(run: DeepSpeedRun) -> Iterator[Found]:
     Of a rank's n sub-groups int((1 - ratio) n) stay on the GPU: none, where n is below 1 / (1 - ratio).
     """
     ratio = _ratio(run, "cpu")
-    if ratio is None or run.given("zero_optimization", "sub_group_size"):
+    if not ratio or run.given("zero_optimization", "sub_group_size"):
         return
     size = run.integer("zero_optimization", "sub_group_size") or 0
     fewest = math.ceil(1 / (1 - ratio) - 1e-9)
-    kept = "one on the GPU as soon as there is one" if fewest < 2 else f"none on the GPU where it has fewer than {fewest}"
     yield Found(
         place=run.value_place(*PLACE),
-        message=f"ratio {ratio:g} deals whole sub-groups of {size:,} elements of a rank's share, and keeps {kept}.",
+        message=f"ratio {ratio:g} deals whole sub-groups of {size:,} elements of a rank's share, and keeps none on the"
+        f" GPU where it has fewer than {fewest}.",
         hint="Add a sub_group_size of a twentieth of a rank's share of the parameters, or less.",
     )
 

@@ -54,7 +54,7 @@ LAYOUT = replace(layout_with((32,), dp=8, zero_stage=3, num_microbatches=8), off
 WIDE_NORMS = replace(
     LLAMA,
     runs=tuple(
-        BlockRun(block=replace(run.block, mixer=replace(run.block.mixer, qk_norm=QueryKeyNorm.WIDTH)), count=run.count)  # type: ignore[arg-type, type-var]
+        BlockRun(block=replace(run.block, mixer=replace(run.block.mixer, qk_norm=QueryKeyNorm.WIDTH)), count=run.count)  # type: ignore[type-var]
         for run in LLAMA.runs
     ),
 )
@@ -256,8 +256,8 @@ def test_larger_sub_groups_on_the_gpu_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         started(tmp_path, sub_group_size=300_000_000)
     assert caught.value.message == (
-        "sub_group_size is 300000000, with which ratio 0.5 keeps 2 of 4 sub-groups on the GPU; plans price smaller ones,"
-        " and none of them on the GPU alone."
+        "sub_group_size is 300000000, with which ratio 0.5 keeps 2 of 4 sub-groups on the GPU; plans price smaller"
+        " ones, and none of them on the GPU alone."
     )
 
 
