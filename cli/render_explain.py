@@ -29,6 +29,7 @@ from cli.render_plan import (
 )
 from cli.render_schedules import schedule_blocks, schedules_document
 from cli.render_tokens import token_blocks, tokens_document
+from cli.render_turns import turn_blocks, turns_document
 from planner.evaluation.more_memory import Gained, gained_by_memory
 from planner.layout import Layout
 from planner.plans.plan import Plan, PlannedLayout
@@ -78,6 +79,7 @@ def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
         blocks += comparison_blocks(comparison)
     blocks += schedule_blocks(plan, every=True)
     blocks += token_blocks(plan, every=True)
+    blocks += turn_blocks(plan, index=index)
     blocks += search_blocks(plan.search)
     blocks += assumption_blocks(plan, planned)
     return tuple(blocks)
@@ -244,6 +246,7 @@ def explanation_document(plan: Plan, *, index: int) -> dict[str, object]:
         "settings": dict(layout_settings(planned.layout)),
         "schedules": schedules_document(plan),
         "token_swaps": tokens_document(plan),
+        "interleaved_updates": turns_document(plan, index=index),
         "grids": {name: grid_document(planned.layout, axes) for name, axes in GRIDS.items()},
         "step_seconds": planned.step_seconds,
         "limits": [*limits(planned), *gains(planned, gained)],
