@@ -41,7 +41,7 @@ def ran_plan(path: Path, index: int, *, cluster: str | None, spec: Path | None) 
 
         running = read_running(path)
         inputs = inputs_of(running, script=path, cluster=cluster, spec=spec)
-        plan, _ = priced(running.layout, inputs.model, inputs.cluster, inputs.request)
+        plan, _ = priced(running.laid_out(inputs.model), inputs.model, inputs.cluster, inputs.request)
     if index >= len(plan.plans):
         raise InputError(f"The plan has no layout {index}.", hint=f"It has {len(plan.plans)}, counted from 0.")
     return plan

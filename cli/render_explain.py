@@ -29,6 +29,8 @@ from cli.render_plan import (
 )
 from cli.render_schedules import schedule_blocks, schedules_document
 from cli.render_tokens import token_blocks, tokens_document
+from cli.render_turns import turn_blocks, turns_document
+from planner.evaluation.more_memory import Gained, gained_by_memory
 from planner.layout import Layout
 from planner.plans.plan import Plan, PlannedLayout
 from planner.plans.report import (
@@ -60,7 +62,8 @@ def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
     planned = plan.plans[index]
     title = "Best layout" if index == 0 else f"Layout {index}"
     blocks += section(title, *layout_facts(plan, planned))
-    blocks += section("What limits it", *(Item(text) for text in limits(planned)))
+    gained = gained_by_memory(plan, index=index)
+    blocks += section("What limits it", *(Item(text) for text in (*limits(planned), *gains(planned, gained))))
     of_rank = " on the pipeline rank with most work" if planned.layout.pp > 1 else ""
     blocks += section(f"Where the time goes{of_rank}", *time_blocks(planned))
     if planned.layout.recompute.is_per_layer:
@@ -76,6 +79,7 @@ def explanation_blocks(plan: Plan, *, index: int) -> tuple[Block, ...]:
         blocks += comparison_blocks(comparison)
     blocks += schedule_blocks(plan, every=True)
     blocks += token_blocks(plan, every=True)
+    blocks += turn_blocks(plan, index=index)
     blocks += search_blocks(plan.search)
     blocks += assumption_blocks(plan, planned)
     return tuple(blocks)
@@ -99,6 +103,20 @@ def limits(planned: PlannedLayout) -> tuple[str, ...]:
     if lightest < heaviest.peak_bytes:
         sentences.append(f"Balance: the lightest rank peaks at {gib(lightest)}.")
     return tuple(sentences)
+
+
+def gains(planned: PlannedLayout, gained: Gained | None) -> tuple[str, ...]:
+    """Return what a little more memory would gain, in a sentence, where states are on the hosts for want of it."""
+    if gained is None:
+        return ()
+    away = f"{percent(gained.fraction)} of the optimizer states would be" if gained.fraction else "nothing would be"
+    change = signed_percent(gained.step_seconds / planned.step_seconds - 1.0)
+    sentence = (
+        f"Hosts: with {gib(gained.more_bytes)} more of each GPU {away} there instead of"
+        f" {percent(planned.layout.offloaded_fraction)}, and the step would take {milliseconds(gained.step_seconds)}"
+        f" ({change})."
+    )
+    return (sentence,)
 
 
 def time_blocks(planned: PlannedLayout) -> tuple[Block, ...]:
@@ -221,15 +239,24 @@ def explanation_document(plan: Plan, *, index: int) -> dict[str, object]:
             "search": search,
         }
     planned = plan.plans[index]
+    gained = gained_by_memory(plan, index=index)
     return {
         "status": plan.status.value,
         "index": index,
         "settings": dict(layout_settings(planned.layout)),
         "schedules": schedules_document(plan),
         "token_swaps": tokens_document(plan),
+        "interleaved_updates": turns_document(plan, index=index),
         "grids": {name: grid_document(planned.layout, axes) for name, axes in GRIDS.items()},
         "step_seconds": planned.step_seconds,
-        "limits": list(limits(planned)),
+        "limits": [*limits(planned), *gains(planned, gained)],
+        "gained_by_memory": None
+        if gained is None
+        else {
+            "more_bytes": gained.more_bytes,
+            "offloaded_fraction": gained.fraction,
+            "step_seconds": gained.step_seconds,
+        },
         "time": [
             {
                 "term": line.term,

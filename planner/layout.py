@@ -118,7 +118,8 @@ class Offload:
     """What lies in host memory or on a node's drives instead of the GPU's memory.
 
     Args:
-        optimizer_fraction: Part of the optimizer's states that is kept and updated on the host, above 0.
+        optimizer_fraction: Part of the optimizer's states that is kept and updated on the host, above 0; with
+            zero_stage 3 as nearly as whole sub-groups make it (`planner.offloading.sub_groups`).
         overlapped: Gradients go to the host and parameters come back while other tensors are updated there; not with
             zero_stage 3, where gradients go with each backward pass. With `drives`: states are read and written while
             others are updated.

@@ -69,7 +69,7 @@ def evaluate(
 
     running = read_running(script)
     inputs = priced_by(inputs_of(running, script=script, cluster=cluster, spec=spec), calibration=calibration)
-    plan, broken = priced(running.layout, inputs.model, inputs.cluster, inputs.request)
+    plan, broken = priced(running.laid_out(inputs.model), inputs.model, inputs.cluster, inputs.request)
     found = None
     if best:
         with watching(show=wants_progress()) as watch:

@@ -90,7 +90,12 @@ def parser(environment: Mapping[str, str]) -> PlainParser:
         help="the version of a framework that files are for, as megatron==0.16.1; the newest known without",
     )
     add("--gpus", metavar="N", type=at_least_one, help="GPUs, where a file leaves them open")
-    add("--gpus-per-node", metavar="N", type=at_least_one, help="GPUs of a node, likewise; those of --cluster where that is given")
+    add(
+        "--gpus-per-node",
+        metavar="N",
+        type=at_least_one,
+        help="GPUs of a node, likewise; those of --cluster where that is given",
+    )
     add("--cluster", metavar="NAME", help="a cluster preset that the runs are priced on: also judges memory")
     add("--spec", metavar="SPEC", type=Path, help="a spec to price with, instead")
     add(

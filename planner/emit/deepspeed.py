@@ -33,6 +33,7 @@ from planner.layout import DRIVE_WEIGHTS, ON_HOSTS, Granularity, Layout
 from planner.models.layers import build_graph
 from planner.models.specs import ModelSpec
 from planner.offloading.drive_weights import DriveWeights, drive_weights
+from planner.offloading.states import is_parted
 from planner.plans.plan import Plan
 from planner.ranks.placement import place
 from planner.requests.workload import TrainMethod, TrainWorkload
@@ -93,6 +94,11 @@ BASE_NOTE = (
 
 OFFLOAD_NOTE = "Optimizer on the host: DeepSpeed builds its Adam for CPUs at the first start, with a C++ compiler."
 
+PARTED_NOTE = (
+    f"Optimizer in parts: sub_group_size and ratio in {CONFIG_FILE} belong together. What stays on the GPU is updated",
+    "by an optimizer of its own that no scheduler of learning rates is told of: it keeps the rate of the start.",
+)
+
 DRIVES_NOTE = (
     f"on drives: nvme_path in {CONFIG_FILE} is a folder on the drives of each node, joined into one volume",
     "(RAID 0), where every rank writes its own files; set it to yours. DeepSpeed reads and writes with libaio, and its",
@@ -121,7 +127,7 @@ def emit_deepspeed(plan: Plan, index: int = 0) -> Mapping[str, str]:
     return {
         LAUNCH_SCRIPT: _launch_script(model, workload, layout, cluster, rows),
         BATCH_SCRIPT: _batch_script(model, workload, layout, cluster, rows),
-        CONFIG_FILE: _json(configuration(workload, layout, _weights_on_drives(model, workload, layout))),
+        CONFIG_FILE: _json(configuration(model, workload, layout, _weights_on_drives(model, workload, layout))),
         MODEL_FILE: _json({name: facts[name] for name in MODEL_FACTS}),
         **{name: programs.joinpath(name).read_text(encoding="utf-8") for name in (PROGRAM, MODEL_PROGRAM)},
         **({} if hosts is None else {HOSTFILE: hosts}),
@@ -289,6 +295,7 @@ def _header(model: ModelSpec, workload: TrainWorkload, layout: Layout, cluster: 
             f"{CONFIG_FILE} is DeepSpeed's part of the plan; what it cannot say is told to {PROGRAM} below.",
             *((FLASH_NOTE,) if needs_flash_attention_package(model, workload) else ()),
             *((OFFLOAD_NOTE,) if layout.offload is not None else ()),
+            *(PARTED_NOTE if is_parted(layout) else ()),
             *_drives_note(layout),
             *((TOKEN_FILE_NOTE,) if workload.data_path else MOCK_DATA_NOTE),
             *(() if pretraining else BASE_NOTE),

@@ -10,9 +10,11 @@ from typing import TypeAlias
 
 from planner.frameworks.capabilities import DEEPSPEED
 from planner.layout import HOST_WEIGHTS, ON_HOSTS, PIPELINED, Granularity, Layout
+from planner.models.specs import ModelSpec
 from planner.offloading.drive_step import BLOCK_BYTES, DRIVE_PATH, buffer_count
 from planner.offloading.drive_weights import DriveWeights
-from planner.offloading.states import PREFETCH_BUCKET_ELEMENTS, sub_group_elements
+from planner.offloading.states import PREFETCH_BUCKET_ELEMENTS, is_parted, sub_group_elements
+from planner.offloading.sub_groups import planned_dealing, tensor_elements
 from planner.requests.workload import Precision, TrainMethod, TrainWorkload
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
@@ -42,10 +44,13 @@ HEAD_NORMS = r".*\.(q|k)_norm\.(weight|bias)$"
 """Linear layers that AutoTP splits, and the norms inside the split, by their names in the training program."""
 
 
-def configuration(workload: TrainWorkload, layout: Layout, weights: DriveWeights | None) -> dict[str, Json]:
+def configuration(
+    model: ModelSpec, workload: TrainWorkload, layout: Layout, weights: DriveWeights | None
+) -> dict[str, Json]:
     """Return the configuration of a plan that DeepSpeed can express.
 
     Args:
+        model: The model.
         workload: The training run.
         layout: The layout.
         weights: What weights on drives need; None where they are elsewhere.
@@ -57,7 +62,7 @@ def configuration(workload: TrainWorkload, layout: Layout, weights: DriveWeights
         "gradient_clipping": 1.0,
         **_number_formats(workload, layout),
         "optimizer": _optimizer(workload),
-        "zero_optimization": _zero(layout, weights),
+        "zero_optimization": _zero(model, layout, weights),
         "activation_checkpointing": {
             "partition_activations": False,
             "cpu_checkpointing": False,
@@ -96,7 +101,7 @@ def _optimizer(workload: TrainWorkload) -> Json:
     return {"type": "AdamW", "params": {"lr": rate, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}}
 
 
-def _zero(layout: Layout, weights: DriveWeights | None) -> Json:
+def _zero(model: ModelSpec, layout: Layout, weights: DriveWeights | None) -> Json:
     section: dict[str, Json] = {
         "stage": layout.zero_stage,
         "overlap_comm": layout.overlap.grad_reduce,
@@ -114,7 +119,7 @@ def _zero(layout: Layout, weights: DriveWeights | None) -> Json:
         section["offload_param"] = _weights_on_drives(weights)
     return {
         **section,
-        "sub_group_size": sub_group_elements(layout),
+        "sub_group_size": _sub_group_size(model, layout),
         "stage3_prefetch_bucket_size": PREFETCH_BUCKET_ELEMENTS,
         "stage3_param_persistence_threshold": PERSISTENCE_THRESHOLD_ELEMENTS,
         "stage3_max_live_parameters": DEEPSPEED.prefetched_weights,
@@ -124,10 +129,18 @@ def _zero(layout: Layout, weights: DriveWeights | None) -> Json:
     }
 
 
+def _sub_group_size(model: ModelSpec, layout: Layout) -> int:
+    """Return the elements that are updated at once; where `ratio` deals them, as many as deal them best."""
+    if not is_parted(layout):
+        return sub_group_elements(layout)
+    ranks = layout.dp * layout.cp
+    return planned_dealing(tensor_elements(model), ranks=ranks, fraction=layout.offloaded_fraction).sub_group_size
+
+
 def _offloaded_states(layout: Layout) -> Json:
-    """Return where all optimizer states lie: in page-locked memory, or on drives with buffers there."""
+    """Return where optimizer states lie: in page-locked memory, or all on drives with buffers there."""
     if layout.drive_offload == ON_HOSTS:
-        return {"device": "cpu", "pin_memory": True, "ratio": 1.0}
+        return {"device": "cpu", "pin_memory": True, "ratio": layout.offloaded_fraction}
     pipelined = layout.drive_offload == PIPELINED
     return {
         "device": "nvme",

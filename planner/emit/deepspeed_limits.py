@@ -372,7 +372,7 @@ def _require_sharding(layout: Layout) -> None:
 
 
 def _require_offload(layout: Layout) -> None:
-    """Refuse optimizer states on the host but all of them, and where plans do not price it; and activations."""
+    """Refuse optimizer states on the host where plans do not price it; and activations."""
     if layout.offloaded_modules:
         refuse("modules of layers on the host: DeepSpeed has no such offload.", "Use no offloaded_modules.")
     if layout.offloaded_layers:
@@ -389,11 +389,11 @@ def _require_offload(layout: Layout) -> None:
             " the last micro-batch; plans do not price it.",
             "Use zero_stage 3, or no offload.",
         )
-    if layout.offload.optimizer_fraction < 1.0:
+    if layout.offload.optimizer_fraction < 1.0 and (layout.parameters_offloaded or layout.offload.drives):
         refuse(
-            f"{layout.offload.optimizer_fraction:g} of the optimizer states on the host: `ratio` counts sub-groups of"
-            " parameters, whatever their sizes.",
-            "Offload all of them, or none.",
+            f"{layout.offload.optimizer_fraction:g} of the optimizer states away from the GPU, with weights on the host"
+            " or states on drives, which plans do not price.",
+            "Offload all of them, or neither weights nor to drives.",
         )
     if layout.offload.overlapped and not layout.offload.drives:
         refuse(

@@ -388,8 +388,6 @@ def _offload(layout: Layout, workload: TrainWorkload) -> Iterator[Violation]:
     """Yield what stands against optimizer states on the host, whatever the target."""
     if layout.offload is None:
         return
-    if layout.zero_stage == SHARDED_WEIGHTS and layout.offloaded_fraction < 1.0:
-        yield Violation(rule="offload", message="a part of the optimizer states on the host with zero_stage 3")
     if layout.parameters_offloaded:
         yield from _parameter_offload(layout)
     if layout.uses_drives:
@@ -462,6 +460,8 @@ def _drive_offload(layout: Layout) -> Iterator[Violation]:
         yield Violation(rule="offload", message=f"states on drives with zero_stage {layout.zero_stage}")
     if layout.pp > 1:
         yield Violation(rule="offload", message=f"{'states' if states else 'weights'} on drives with a pipeline")
+    if states and layout.offloaded_fraction < 1.0:
+        yield Violation(rule="offload", message="states on drives, and a part of them on the GPU")
 
 
 def _pins(layout: Layout, constraints: Constraints) -> Iterator[Violation]:

@@ -58,8 +58,7 @@ class Capabilities:
         per_layer_recompute: What is recomputed is another thing from layer to layer.
         sharded_optimizers: Optimizers (by name) whose states can be sharded.
         low_precision_states: Optimizer states below fp32.
-        offload_zero_stages: Where the optimizer's states can lie and be updated on the host: with 1 a part of them,
-            with 3 all.
+        offload_zero_stages: Where a part of the optimizer's states, or all, can lie and be updated on the host.
         parameter_offload: With zero_stage 3 and all optimizer states there, the weights can lie on the host too.
         drive_offload: With zero_stage 3 all optimizer states can lie on the drives of their node.
         parameter_drives: With zero_stage 3 the weights can lie there too, the optimizer states on the hosts or there.

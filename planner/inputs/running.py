@@ -14,10 +14,12 @@ from planner.layout import DRIVE_WEIGHTS, Layout
 from planner.models.layers import build_graph
 from planner.models.specs import ModelSpec
 from planner.offloading.drive_weights import drive_weights
+from planner.offloading.states import is_parted
+from planner.offloading.sub_groups import LEAST_GROUPS, dealing, planned_dealing, tensor_elements
 from planner.plans.certainty import certainty_of
 from planner.plans.plan import Plan, SearchSummary, Status
 from planner.ranks.placement import place
-from planner.readers.deepspeed import CONFIG_FILE, DeepSpeedJob, read_deepspeed
+from planner.readers.deepspeed import CONFIG_FILE, DeepSpeedJob, read_deepspeed, sub_group_size_of
 from planner.readers.deepspeed import layout_of as deepspeed_layout_of
 from planner.readers.deepspeed import require_buffers as require_deepspeed_buffers
 from planner.readers.deepspeed import workload_of as deepspeed_workload_of
@@ -57,6 +59,29 @@ class Running:
     model: ModelSpec | None = None
     workload: TrainWorkload | None = None
     deepspeed: DeepSpeedJob | None = None
+
+    def laid_out(self, model: ModelSpec) -> Layout:
+        """Return the layout of a model, with the part of its states on the hosts that sub-groups make of the ratio.
+
+        Raises:
+            InputError: Sub-groups stay on the GPU that are larger than plans have them, or all do.
+        """
+        layout, job = self.layout, self.deepspeed
+        if job is None or layout.offload is None or not is_parted(layout):
+            return layout
+        tensors, ranks, ratio = tensor_elements(model), layout.dp * layout.cp, layout.offload.optimizer_fraction
+        size, planned = sub_group_size_of(job), planned_dealing(tensors, ranks=ranks, fraction=ratio)
+        if size == planned.sub_group_size:
+            return layout
+        dealt = dealing(tensors, ranks=ranks, sub_group_size=size, ratio=ratio)
+        if dealt.num_kept and (dealt.num_kept == dealt.num_groups or size > -(-dealt.elements // LEAST_GROUPS)):
+            raise job.error(
+                ("zero_optimization", "sub_group_size"),
+                f"is {size}, with which ratio {ratio:g} keeps {dealt.num_kept} of {dealt.num_groups} sub-groups on the"
+                f" GPU; plans price smaller ones, and none of them on the GPU alone",
+                f"Use {planned.sub_group_size}.",
+            )
+        return replace(layout, offload=replace(layout.offload, optimizer_fraction=dealt.hosted_fraction))
 
     @property
     def names_model(self) -> bool:

@@ -2,10 +2,13 @@
 
 All ranks of a pipeline rank keep the same, so the node that keeps most is found among those with different pipeline
 ranks. Megatron-LM moves whole tensors until the fraction is reached, so a rank may keep one tensor more on its host;
-none keeps more on its GPU. DeepSpeed moves all states, and with them the share of the gradients that is added to
-(`stage3.py: grad_partitions_flat_buffer`). With the weights there too they lie in one page-locked buffer; as the model
-is built each tensor's share has one of its own (`partition_parameters.py: _partition_param`), whose memory PyTorch's
-`CachingHostAllocator` keeps when it is free. What else lies there: `planner.offloading.states`.
+none keeps more on its GPU. DeepSpeed moves all states or whole sub-groups of them, which may come to more than the
+fraction says (`planner.offloading.sub_groups`), and with them the share of all gradients that is added to
+(`stage3.py: grad_partitions_flat_buffer`). A sub-group that stays on the GPU has its gradients there too, through a
+page-locked buffer that the allocator keeps for the next of its size (`initialize_optimizer_states`): what is left of
+such buffers at last is less than four times the largest. With the weights there too they lie in one page-locked buffer;
+as the model is built each tensor's share has one of its own (`partition_parameters.py: _partition_param`), whose memory
+PyTorch's `CachingHostAllocator` keeps when it is free. What else lies there: `planner.offloading.states`.
 
 States on drives (`planner.offloading.drive_step`) leave their buffers there, the accumulated gradients, and the moments
 that the first step makes: of a sub-group, or of all where drives are pipelined. Weights on drives
@@ -15,6 +18,7 @@ share its drives.
 What layers or modules save has a page-locked buffer for each tensor, which the same allocator keeps from step to step.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,7 +37,8 @@ from planner.offloading.drive_step import (
 )
 from planner.offloading.drive_weights import drive_weights
 from planner.offloading.modules import groups
-from planner.offloading.states import FP32_BYTES, offloaded_elements, updated_elements
+from planner.offloading.states import FP32_BYTES, is_parted, offloaded_elements, updated_elements
+from planner.offloading.sub_groups import largest_kept, most_beyond, tensor_elements
 from planner.plans.plan import HostLine, HostMemory
 from planner.ranks.communication import num_moments, shard_ranks
 from planner.ranks.placement import PlacedModel
@@ -212,6 +217,16 @@ def _driven_bytes(placed: PlacedModel, pipeline_rank: int, kept: _RankBytes) -> 
     )
 
 
+def _parted_elements(placed: PlacedModel, updated: int) -> tuple[int, int]:
+    """Return the elements whose states are on the host at most, and those that have page-locked buffers."""
+    layout, tensors = placed.layout, tensor_elements(placed.model)
+    ranks = shard_ranks(layout, zero_stage=1)[0] * layout.tp
+    beyond = most_beyond(tensors, ranks=ranks, fraction=layout.offloaded_fraction)
+    away = min(updated, math.ceil(updated * (layout.offloaded_fraction + beyond)))
+    left = 2 * largest_kept(tensors, ranks=ranks)  # blocks of each size below twice the largest, which are rounded up
+    return away, min(updated, away + left)
+
+
 def _rank_bytes(placed: PlacedModel, pipeline_rank: int) -> _RankBytes:
     layout = placed.layout
     assert layout.offload is not None
@@ -226,10 +241,11 @@ def _rank_bytes(placed: PlacedModel, pipeline_rank: int) -> _RankBytes:
         elif layout.parameter_offload == HOST_WEIGHTS:
             of_element = placed.workload.precision.parameter_dtype.num_bytes
             weights = split_bytes(placed.elements(pipeline_rank), of_element, shard_ranks(layout, zero_stage=3))
+        away, buffered = _parted_elements(placed, updated) if is_parted(layout) else (updated, updated)
         kept = _RankBytes(
-            parameters=updated * FP32_BYTES,
-            moments=updated * num_moments(placed.workload) * FP32_BYTES,
-            gradients=updated * FP32_BYTES * PINNED_ROUNDING,
+            parameters=away * FP32_BYTES,
+            moments=away * num_moments(placed.workload) * FP32_BYTES,
+            gradients=buffered * FP32_BYTES * PINNED_ROUNDING,
             accumulated=_power_of_two(share),
             construction=0,
             weights=_power_of_two(weights),
@@ -256,7 +272,9 @@ def _node_lines(ranks: list[_RankBytes], placed: PlacedModel) -> tuple[HostLine,
     if layout.drive_offload != ON_HOSTS:
         return _driven_lines(ranks, placed)
     part = f"{layout.offloaded_fraction:.4g} of the states of {len(ranks)} ranks"
-    if not gradients_on_host(layout):
+    if is_parted(layout):
+        part = f"{part}, and what whole sub-groups leave there beyond that"
+    elif not gradients_on_host(layout):
         part = f"{part}, and a tensor of each"
     parameters = HostLine(term=PARAMETERS, num_bytes=sum(rank.parameters for rank in ranks), source=f"fp32; {part}")
     step: tuple[HostLine, ...] = (

@@ -22,7 +22,8 @@ from planner.models.graph import Mesh
 from planner.offloading.drive_step import unwritten_elements
 from planner.offloading.drive_weights import least_fused_part
 from planner.offloading.modules import NEAR_LAYERS
-from planner.offloading.states import PREFETCH_BUCKET_ELEMENTS, sub_group_elements
+from planner.offloading.states import PREFETCH_BUCKET_ELEMENTS, is_parted, sub_group_elements
+from planner.offloading.sub_groups import largest_kept, tensor_elements
 from planner.plans.plan import Phase
 from planner.ranks.communication import num_moments, shard_ranks
 from planner.ranks.placement import PlacedModel
@@ -168,6 +169,15 @@ def _permanent_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) ->
         Term(name="context and libraries", num_bytes=overheads.context_bytes, source=overheads.context_source),
         Term(name="workspaces", num_bytes=WORKSPACE_BYTES, source=WORKSPACE_SOURCE),
     ]
+    if is_parted(layout):
+        terms.append(
+            Term(
+                name="fp32 gradients",
+                num_bytes=kept_bytes(split_bytes(trainable, DType.FP32.num_bytes, states), layout),
+                source=f"kept with the states of sub-groups on the GPU{_split_note(trainable, states)}"
+                f"{_kept_note(layout)}",
+            )
+        )
     half = half_gradient_bytes(layout, workload, placed.capabilities)
     if half:
         source = "gradients of a whole backward pass, before they are added to the accumulated ones"
@@ -328,7 +338,7 @@ def _update_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> li
     trainable = placed.elements(pipeline_rank, trainable=True)
     terms: list[Term] = []
     copied = workload.gradient_dtype is not DType.FP32 and not uses_precision_aware_optimizer(workload)
-    if copied and not _is_fsdp(placed.layout, habits):
+    if copied and not _is_fsdp(placed.layout, habits) and not is_parted(placed.layout):
         terms.append(
             Term(
                 name="fp32 gradients",
@@ -339,6 +349,16 @@ def _update_terms(placed: PlacedModel, pipeline_rank: int, habits: Habits) -> li
         )
     if placed.layout.drive_offload != ON_HOSTS:
         terms += _written_gradient_terms(placed, pipeline_rank, queued=0)[1:]
+    if is_parted(placed.layout):
+        group = largest_kept(tensor_elements(placed.model), ranks=states[0] * placed.layout.tp)
+        kept = kept_bytes(split_bytes(trainable, DType.FP32.num_bytes, states), placed.layout)
+        terms.append(
+            Term(
+                name="update temporaries",
+                num_bytes=min(kept, group * DType.FP32.num_bytes),
+                source="square roots of the second moments of a sub-group that is updated on the GPU",
+            )
+        )
     if habits.foreach_update and num_moments(workload) == ADAM_MOMENTS:
         terms.append(
             Term(

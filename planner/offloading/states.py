@@ -10,11 +10,17 @@ stay behind each update. Gradients that are not fp32 are cast on the host, throu
 runs beside their copy.
 
 With sharded weights (`zero_stage` 3) it is DeepSpeed's `offload_optimizer` (`runtime/zero/stage3.py` of deepspeed
-0.19.8), of all states of a rank: `ratio` counts sub-groups of parameters, so a part would depend on their sizes. Behind
-each backward pass of a micro-batch the rank's share of the gradients goes to page-locked memory, and it is fetched from
-there, to be added to or for the norm (`partition_grads`); with the last one it goes there once more, in fp32. The step
-scales the fp32 gradients on the CPUs, updates there (`DeepSpeedCPUAdam`), casts the weights and copies them from
-pageable memory, sub-group by sub-group, with nothing beside it.
+0.19.8). Behind each backward pass of a micro-batch the rank's share of the gradients goes to page-locked memory, and it
+is fetched from there, to be added to or for the norm (`partition_grads`); with the last one it goes there once more, in
+fp32. The step scales the fp32 gradients on the CPUs, updates there (`DeepSpeedCPUAdam`), casts the weights and copies
+them from pageable memory, sub-group by sub-group, with nothing beside it.
+
+Of a part of these states (`ratio`: Twin-Flow of ZeRO-Offload++) the gradients take the same ways, but for the last fp32
+copies, which stay on the GPU with what is kept there. The first sub-groups are the GPU's (`planner.offloading.
+sub_groups`): it scales their gradients and updates them by `torch.optim.AdamW`, not fused but one operation after
+another over all tensors (`foreach`), while nothing but the update of the host's first sub-group runs beside it, as the
+copy behind that one waits for the GPU. That little is not counted: all would take less than said here. Elements are
+priced as if they could be dealt one by one.
 
 States on the drives of a node go through the same step, brought there and back: `planner.offloading.drive_step`.
 
@@ -45,6 +51,15 @@ FP32_BYTES = DType.FP32.num_bytes
 SHARDED_WEIGHTS = 3
 """The zero_stage at which all states go to the host, and gradients with each backward pass."""
 
+FOREACH_ADAM_BYTES = 80
+"""Bytes that an update of an fp32 element moves on the GPU where each operation has a pass of its own.
+
+`torch/optim/adam.py: _multi_tensor_adam` of torch 2.13, neither fused nor capturable: read and written are the
+parameter (weight decay), the first moment with the gradient read, the second moment twice, once with the gradient read,
+the square root of it three times (first made, from the second moment), and the parameter with first moment and root
+read: 8 + 12 + 8 + 12 + 8 + 8 + 8 + 16.
+"""
+
 ADAM_PASSES = 7
 """fp32 numbers that an update of Adam reads (parameter, gradient, two moments) or writes (all but the gradient)."""
 
@@ -68,6 +83,7 @@ class HostedStep:
         parameters: Copy of their parameters to the GPU.
         overlapped: The gradients' copy runs beside updates.
         weights: Of the parameters that lie on drives, written behind the update; None where they do not.
+        in_turn: The GPU updates what it keeps before the hosts update anything.
     """
 
     before: MemoryBound
@@ -78,12 +94,18 @@ class HostedStep:
     parameters: HostCopy
     overlapped: bool
     weights: DriveCopy | None = None
+    in_turn: bool = False
 
 
 def updated_elements(*, dense: Count, expert: Count, dense_ranks: Count, expert_ranks: Count) -> Count:
     """Return the elements whose states one rank keeps, on the GPU or on its host."""
     updated: Count = -(-dense // dense_ranks) + -(-expert // expert_ranks)
     return updated
+
+
+def is_parted(layout: Layout) -> bool:
+    """Return whether whole sub-groups of the states are on the host and others on the GPU."""
+    return layout.zero_stage == SHARDED_WEIGHTS and 0.0 < layout.offloaded_fraction < 1.0
 
 
 def offloaded_elements(updated: int, offload: Offload) -> int:
@@ -123,8 +145,15 @@ def waited_for_link_seconds(copied_seconds: float, *, beside_seconds: float, wai
     return max(0.0, copied_seconds - beside_seconds - waited_seconds)
 
 
-def sharded_step(*, updated: int, workload: TrainWorkload, parameters: int = GPU_WEIGHTS) -> HostedStep:
-    """Return the step of a rank whose states are all on the host, its weights being sharded.
+def sharded_step(
+    *,
+    updated: int,
+    workload: TrainWorkload,
+    parameters: int = GPU_WEIGHTS,
+    fraction: float = 1.0,
+    least_fraction: float | None = None,
+) -> HostedStep:
+    """Return the step of a rank with states on the host, its weights being sharded.
 
     The fp32 gradients are scaled, read and written, before the update.
 
@@ -132,33 +161,53 @@ def sharded_step(*, updated: int, workload: TrainWorkload, parameters: int = GPU
         updated: Elements whose states it keeps.
         workload: The training run.
         parameters: Where the weights are, and stay.
+        fraction: Part of the states that is on the host.
+        least_fraction: A smaller part; what the hosts do is then that of this one, as in `hosted_step`.
     """
+    away = int(updated * (fraction if least_fraction is None else least_fraction))
+    kept = updated - int(updated * fraction)
     gradient, parameter = workload.gradient_dtype.num_bytes, workload.precision.parameter_dtype.num_bytes
     passes = (2 + ADAM_PASSES) * FP32_BYTES + FP32_BYTES + parameter
+    on_gpu = 2 * FP32_BYTES + FOREACH_ADAM_BYTES + FP32_BYTES + parameter
     return HostedStep(
         before=MemoryBound(name="gradient norm", num_bytes=updated * (2 * gradient + FP32_BYTES), num_kernels=4),
-        kept=MemoryBound(name=f"{workload.optimizer} step", num_bytes=0, num_kernels=0),
-        gradients=HostCopy(num_bytes=updated * FP32_BYTES, pinned=True),
+        kept=MemoryBound(name=f"{workload.optimizer} step", num_bytes=kept * on_gpu, num_kernels=0),
+        gradients=HostCopy(num_bytes=away * FP32_BYTES, pinned=True),
         cast=None,
-        update=HostPass(name=f"{workload.optimizer} step on the CPUs", num_bytes=updated * passes),
-        parameters=HostCopy(num_bytes=updated * parameter if parameters == GPU_WEIGHTS else 0, pinned=False),
+        update=HostPass(name=f"{workload.optimizer} step on the CPUs", num_bytes=away * passes),
+        parameters=HostCopy(num_bytes=away * parameter if parameters == GPU_WEIGHTS else 0, pinned=False),
         overlapped=False,
-        weights=DriveCopy(num_bytes=updated * parameter, written=True) if parameters == DRIVE_WEIGHTS else None,
+        weights=DriveCopy(num_bytes=away * parameter, written=True) if parameters == DRIVE_WEIGHTS else None,
+        in_turn=True,
     )
 
 
-def driven_step(
-    *, updated: int, workload: TrainWorkload, drive_offload: int, parameters: int = GPU_WEIGHTS
+def driven_step(  # noqa: PLR0913 - what a step needs
+    *,
+    updated: int,
+    workload: TrainWorkload,
+    drive_offload: int,
+    parameters: int = GPU_WEIGHTS,
+    fraction: float = 1.0,
+    least_fraction: float | None = None,
 ) -> HostedStep | DriveStep:
-    """Return the step of a rank whose states are all on the host, or on drives; its weights are sharded.
+    """Return the step of a rank with states on the host, or all of them on drives; its weights are sharded.
 
     Args:
         updated: Elements whose states it keeps.
         workload: The training run.
         drive_offload: How drives take part in it.
         parameters: Where the weights are, and stay.
+        fraction: Part of the states that is not on the GPU.
+        least_fraction: As in `sharded_step`.
     """
-    hosted = sharded_step(updated=updated, workload=workload, parameters=parameters)
+    hosted = sharded_step(
+        updated=updated,
+        workload=workload,
+        parameters=parameters,
+        fraction=fraction,
+        least_fraction=least_fraction,
+    )
     if drive_offload == ON_HOSTS:
         return hosted
 
@@ -223,6 +272,8 @@ def hosted_seconds(step: HostedStep | DriveStep, price: Price) -> tuple[float, f
     up = seconds(step.parameters) + seconds(step.weights)
     update = seconds(step.update)
     on_gpu = seconds(step.before) + kept
+    if step.in_turn:
+        return on_gpu, down + update + up
     if step.overlapped:
         return on_gpu, max(0.0, max(down, update + up) - kept)
     return on_gpu, down + max(kept, update) + up - kept
@@ -256,6 +307,8 @@ def hosted_step_of(
             workload=workload,
             drive_offload=layout.drive_offload,
             parameters=layout.parameter_offload,
+            fraction=offload.optimizer_fraction,
+            least_fraction=None if least is None else least.optimizer_fraction,
         )
     return hosted_step(updated=updated, whole=trainable.total, offload=offload, workload=workload, least=least)
 

@@ -259,11 +259,6 @@ def _offload(job: DeepSpeedJob, zero_stage: int) -> Offload | None:
             f"with stage {zero_stage} is not priced by plans",
             "Use stage 3, or no offload.",
         )
-    ratio = job.config.node((zero, "offload_optimizer", "ratio"))
-    if ratio is not None and ratio.content != 1:
-        raise job.error(
-            (zero, "offload_optimizer", "ratio"), f"is {_shown(ratio)}, which plans do not price", "Use 1.0."
-        )
     drives, parameter_drives = (_is_on_drives(job, section) for section in ("offload_optimizer", "offload_param"))
     overlapped = drives and _is_pipelined(job)
     if drives or parameter_drives:
@@ -271,7 +266,7 @@ def _offload(job: DeepSpeedJob, zero_stage: int) -> Offload | None:
     if parameter_drives:
         _require_all_on_drives(job)
     return Offload(
-        optimizer_fraction=1.0,
+        optimizer_fraction=_ratio(job, whole=parameters or drives),
         overlapped=overlapped,
         parameters=parameters,
         drives=drives,
@@ -333,6 +328,27 @@ def require_buffers(job: DeepSpeedJob, weights: DriveWeights) -> None:
         given = job.integer(*path, default=default)
         if given != needed:
             raise job.error(path, f"is {given} where plans price {needed}", f"Use {needed}.")
+
+
+def _ratio(job: DeepSpeedJob, *, whole: bool) -> float:
+    """Return the part of the states' sub-groups that is on the host; no other than 1 where all must go."""
+    place = ("zero_optimization", "offload_optimizer", "ratio")
+    node = job.config.node(place)
+    if node is None or node.content is None:
+        return 1.0
+    ratio = node.content
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0.0 <= ratio <= 1.0:
+        raise job.error(place, f"takes a number from 0 to 1, {_shown(node)} is given", "Write 1.0, or a part.")
+    if whole and ratio != 1:
+        raise job.error(place, f"is {_shown(node)}, which plans price with states on the hosts alone", "Use 1.0.")
+    if not ratio:
+        raise job.error(place, "is 0: all states stay on the GPU", "Remove offload_optimizer, or use more.")
+    return float(ratio)
+
+
+def sub_group_size_of(job: DeepSpeedJob) -> int:
+    """Return the elements that a sub-group of states holds at least."""
+    return job.integer("zero_optimization", "sub_group_size", default=SUB_GROUP_ELEMENTS) or 0
 
 
 def _is_pipelined(job: DeepSpeedJob) -> bool:

@@ -36,6 +36,7 @@ MODULES: Mapping[Framework, tuple[str, ...]] = {
         "planner.rules.deepspeed_mesh",
         "planner.rules.deepspeed_pipeline",
         "planner.rules.deepspeed_zero",
+        "planner.rules.deepspeed_partial_offload",
         "planner.rules.deepspeed_precision",
         "planner.rules.deepspeed_batch",
         "planner.rules.deepspeed_optimizer",

@@ -124,7 +124,7 @@ def priced_run(source: Launched, run: Run, machine: Machine) -> PricedRun | Serv
     if machine.spec is None and not running.names_model:
         raise NotSaidError("the model (name its facts by --model-facts, or give --spec with a spec)")
     inputs = inputs_of(running, script=source.script, cluster=machine.cluster, spec=machine.spec)
-    plan, _ = priced(running.layout, inputs.model, inputs.cluster, inputs.request)
+    plan, _ = priced(running.laid_out(inputs.model), inputs.model, inputs.cluster, inputs.request)
     found = best_of_all(inputs) if machine.advice else None
     single = single_changes(plan.best, inputs) if machine.advice else SingleChanges(helping=(), open={})
     return PricedRun(
@@ -154,7 +154,7 @@ def lock_of_launched(source: Launched, plan: Plan) -> PlanLock:
     running = source.read()
     request = request_of(running, workload=plan.request.workload, memory_headroom=plan.request.memory_headroom)
     require_buffers(running, plan.model, request.workload)
-    found, _ = priced(running.layout, plan.model, plan.cluster, request)
+    found, _ = priced(running.laid_out(plan.model), plan.model, plan.cluster, request)
     files = {source.script.name: source.text}
     # A script pins everything; what it is held against is the plan's own question.
     return lock_of(found, files=files, asked_of=plan)

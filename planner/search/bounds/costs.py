@@ -495,7 +495,14 @@ class CostTable:
         for most, least, updated, whole, sharded, parameters, drives in columns[:, first].T.tolist():
             step: HostedStep | DriveStep
             if sharded:
-                step = driven_step(updated=updated, workload=self.workload, drive_offload=drives, parameters=parameters)
+                step = driven_step(
+                    updated=updated,
+                    workload=self.workload,
+                    drive_offload=drives,
+                    parameters=parameters,
+                    fraction=most / 100,
+                    least_fraction=least / 100,
+                )
             else:
                 step = hosted_step(
                     updated=updated,

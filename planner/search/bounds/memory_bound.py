@@ -24,7 +24,7 @@ from planner.memory.saved import head_peak_bytes
 from planner.memory.state_bytes import StateBytes, communicators_bytes, fp8_copy_bytes, state_bytes
 from planner.memory.terms import WORKSPACE_BYTES, ZERO_WEIGHTS
 from planner.models.specs import ModelSpec
-from planner.offloading.states import SHARDED_WEIGHTS
+from planner.offloading.states import FP32_BYTES, SHARDED_WEIGHTS
 from planner.ranks.communication import Grid
 from planner.ranks.placement import RankModel
 from planner.ranks.shard import Elements
@@ -457,7 +457,8 @@ def _bytes_of_element(
     states = (per_element.master + per_element.moments) * (1.0 - points.optimizer_offload_X / 100)
     half_X = np.where(points.zero_stage_X == 1, half_gradient, 0.0)
     hosted_X = (points.optimizer_offload_X > 0) & (points.zero_stage_X == SHARDED_WEIGHTS)
-    gradient_X = np.where(hosted_X, 0.0, per_element.gradient / gradients_X)
+    kept_gradient_X = FP32_BYTES * (1.0 - points.optimizer_offload_X / 100) / states_X
+    gradient_X = np.where(hosted_X, kept_gradient_X, per_element.gradient / gradients_X)
     return frozen_X + gradient_X + states / states_X + half_X, frozen_X
 
 

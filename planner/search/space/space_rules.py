@@ -226,8 +226,9 @@ def _offload_rules(points: Points, scope: Scope) -> Iterator[Rule]:
         named = " or ".join(str(stage) for stage in stages)
         outside_X = (offload_X > 0) & ~np.isin(points.zero_stage_X, stages)
         yield f"{target.title}: optimizer states go to the host with zero_stage {named}", outside_X
-    parted_X = (offload_X > 0) & (offload_X < WHOLE) & (points.zero_stage_X == SHARDED_WEIGHTS)
-    yield f"with zero_stage {SHARDED_WEIGHTS} all optimizer states go to the host or none", parted_X
+    with_states_X = (points.parameter_offload_X > 0) | (points.drive_offload_X > 0)
+    parted_X = (offload_X > 0) & (offload_X < WHOLE) & with_states_X
+    yield "with weights on the host or states on drives all optimizer states leave the GPU", parted_X
     yield from _parameter_rules(points, target)
     yield from _drive_rules(points, scope)
 

@@ -36,7 +36,7 @@ from planner.memory.state_bytes import (
 from planner.memory.terms import WORKSPACE_BYTES
 from planner.models.specs import ModelSpec
 from planner.offloading.modules import NEAR_LAYERS, held_input_bytes, leaving_bytes
-from planner.offloading.states import PREFETCH_BUCKET_ELEMENTS
+from planner.offloading.states import FP32_BYTES, PREFETCH_BUCKET_ELEMENTS
 from planner.ranks.communication import shard_ranks
 from planner.ranks.placement import RankModel
 from planner.ranks.shard import Elements, RankLayer
@@ -234,7 +234,8 @@ class _Demand:
             for elements, num_bytes, (dense, expert) in parts
         )
         kept, rounded = 1.0 - layout.offloaded_fraction, math.floor if self.generous else math.ceil
-        for num_bytes in (per_element.master, per_element.moments):
+        of_gradients = FP32_BYTES if gradients_on_host(layout) else 0  # of the elements that are updated on the GPU
+        for num_bytes in (per_element.master, per_element.moments, of_gradients):
             dense, expert = trainable.dense * num_bytes, trainable.expert * num_bytes
             held += rounded((self.share(dense, states[0]) + self.share(expert, states[1])) * kept)
         return held

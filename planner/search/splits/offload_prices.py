@@ -1,7 +1,7 @@
 """Prices points with a part of the optimizer's states on the hosts: how large a part, together with the layers' split.
 
-A point says which part may be offloaded at most; every smaller one of `percents` is a choice, but with sharded weights,
-where all states go or none, and the weights too where the point says so. Branch and bound over runs of parts. Of
+A point says which part may be offloaded at most; every smaller one of `percents` is a choice, but where the weights go
+too or drives hold the states, which takes all of them. Branch and bound over runs of parts. Of
 those from a to b percent
 
 - none leaves the GPUs more room than b does,
@@ -23,8 +23,8 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from planner.layout import Layout, Offload
-from planner.offloading.states import SHARDED_WEIGHTS, hosted_seconds, hosted_step_of
+from planner.layout import ON_HOSTS, Layout, Offload
+from planner.offloading.states import hosted_seconds, hosted_step_of
 from planner.ranks.shard import Elements
 from planner.search.bounds.costs import CostTable
 from planner.search.space.points import point_of_layout
@@ -213,7 +213,7 @@ class OffloadPricer(Pricer):
     def percents_of(self, point: Layout) -> tuple[int, ...]:
         """Return the parts that a point may have, ascending."""
         most = round(100 * point.offloaded_fraction)
-        least = most if point.zero_stage == SHARDED_WEIGHTS else 0
+        least = most if point.parameters_offloaded or point.drive_offload != ON_HOSTS else 0
         return tuple(percent for percent in self._percents if least <= percent <= most)
 
     def least_index(self, prices: PointPrices, split: Layout, percents: tuple[int, ...]) -> int:

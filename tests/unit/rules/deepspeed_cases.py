@@ -222,6 +222,19 @@ CASES: Mapping[str, Case] = {
     ),
     "DSP817": case({**ZERO_3, "optimizer.type": "Muon"}),
     "DSP820": case({"scheduler.type": "WarmupDecay"}),
+    "DSP531": case(
+        {**ZERO_3, "zero_optimization.offload_optimizer": {"device": "cpu", "ratio": 0.3}, "scheduler": GONE}
+    ),
+    "DSP532": case(
+        {
+            **ZERO_3,
+            "zero_optimization.offload_optimizer": {"device": "cpu", "ratio": 0.3},
+            "zero_optimization.sub_group_size": 20000000,
+        }
+    ),
+    "DSP533": case(
+        {**ZERO_3, "zero_optimization.offload_optimizer": {"device": "nvme", "nvme_path": "/local", "ratio": 0.3}}
+    ),
     "DSP821": case({"scheduler.type": "WarmupDecayLR"}),
     "DSP822": case({"scheduler.params.warmup_num_steps": 0}),
     "DSP823": case({"log_level": "warn"}),
@@ -239,6 +252,8 @@ SOUND_CASES: Mapping[str, Case] = {
             **ZERO_3,
             "zero_optimization.offload_param": {"device": "nvme", "nvme_path": "/local", "buffer_count": 5},
             "zero_optimization.offload_optimizer": {"device": "cpu", "pin_memory": True, "ratio": 0.3},
+            "zero_optimization.sub_group_size": 20000000,
+            "scheduler": GONE,
         }
     ),
     "numbers as Python writes them": case({"zero_optimization.reduce_bucket_size": 5e8, "fp16": {"enabled": False}}),

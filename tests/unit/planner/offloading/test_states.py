@@ -156,16 +156,6 @@ def test_nodes_that_differ_have_no_such_layout() -> None:
     assert search(tiny_dense_model(), unequal_cluster(2, older=(1,)), asked(parts=(0.0,))).plans
 
 
-def test_with_sharded_weights_all_states_go_or_none() -> None:
-    cluster, model = load_preset("dgx-h100").to_cluster().with_nodes(1), load_bundled("llama-2-7b")
-    whole = search(model, cluster, asked(parts=(0.5, 1.0), target=Target.DEEPSPEED))
-    assert whole.best.layout.zero_stage == 3
-    assert whole.best.layout.offload == WHOLE
-    half = search(model, cluster, asked(parts=(0.5,), target=Target.DEEPSPEED))
-    assert half.infeasible is not None
-    assert half.infeasible.binding.endswith("with zero_stage 3 all optimizer states go to the host or none")
-
-
 def test_deepspeed_fits_a_model_with_all_states_on_the_host_and_reads_its_files_back(four_l40s: Cluster) -> None:
     model = load_bundled("llama-2-13b")
     without = search(model, four_l40s, asked(parts=(0.0,), target=Target.DEEPSPEED), top=1)
@@ -216,8 +206,11 @@ def test_bytes_of_a_step_with_sharded_weights() -> None:
         ),
         (
             3,
-            Offload(optimizer_fraction=0.25, overlapped=False),
-            "0.25 of the optimizer states on the host: `ratio` counts sub-groups of parameters, whatever their sizes.",
+            Offload(optimizer_fraction=0.25, overlapped=False, parameters=True),
+            (
+                "0.25 of the optimizer states away from the GPU, with weights on the host or states on drives, which"
+                " plans do not price."
+            ),
         ),
         (
             3,

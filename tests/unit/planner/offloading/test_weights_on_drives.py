@@ -357,7 +357,10 @@ def test_what_is_asked_for_must_be_known_and_in_one_place() -> None:
     document = parse_document("constraints: {parameter_drives: true}\n", file="spec.yaml")
 
     def found(cluster: Cluster, **constraints: bool | tuple[float, ...]) -> list[str]:
-        return [error.message for error in contradictions(LLAMA_8B, cluster, asked(**constraints), document)]
+        return [
+            error.message
+            for error in contradictions(LLAMA_8B, cluster, asked(Target.DEEPSPEED, **constraints), document)
+        ]
 
     unknown = load_preset("dgx-h100").to_cluster().with_nodes(1)
     assert found(with_drives(unknown), parameter_drives=True) == []

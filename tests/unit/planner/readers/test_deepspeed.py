@@ -209,6 +209,7 @@ def test_states_and_weights_on_the_host_are_read() -> None:
     offload = Offload(optimizer_fraction=1.0, overlapped=False)
     assert layout_of(job_of(offloading())).offload == offload
     assert layout_of(job_of(offloading(ratio=1.0, pin_memory=True))).offload == offload
+    assert layout_of(job_of(offloading(ratio=0.25))).offload == replace(offload, optimizer_fraction=0.25)
     assert layout_of(job_of(offloading(device="none"))).offload is None
     nothing = {"stage": 3, "offload_param": {"device": "none"}, "offload_optimizer": None}
     assert layout_of(job_of({"zero_optimization": nothing})).offload is None
@@ -271,11 +272,17 @@ def test_states_on_drives_are_read() -> None:
             "sub_group_size is 1000000000, which plans do not price with states on drives.",
             "Use 100000000.",
         ),
-        (driving(ratio=0.5), "ratio is 0.5, which plans do not price.", "Use 1.0."),
+        (driving(ratio=0.5), "ratio is 0.5, which plans price with states on the hosts alone.", "Use 1.0."),
         (driving(stage=2), "offload_optimizer with stage 2 is not priced by plans.", "Use stage 3, or no offload."),
         (offloading(stage=2), "offload_optimizer with stage 2 is not priced by plans.", "Use stage 3, or no offload."),
         (offloading(pin_memory=False), "pin_memory is false, which plans do not price.", "Use true."),
-        (offloading(ratio=0.5), "ratio is 0.5, which plans do not price.", "Use 1.0."),
+        (
+            offloading(ratio=0.0),
+            "ratio is 0: all states stay on the GPU.",
+            "Remove offload_optimizer, or use more.",
+        ),
+        (offloading(ratio=1.5), "ratio takes a number from 0 to 1, 1.5 is given.", "Write 1.0, or a part."),
+        (offloading(ratio=True), "ratio takes a number from 0 to 1, True is given.", "Write 1.0, or a part."),
         (
             {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}},
             "offload_param without stage 3 and offload_optimizer is not priced by plans.",
