@@ -121,7 +121,7 @@ def hosted_layouts(
     for kept in placed_layouts(run, uneven=uneven):
         sharded = kept.layout.zero_stage == 3
         for part, overlapped in product(parts, (False, True) if drives else (not sharded,)):
-            if (parameters or drives) and part < 1.0:
+            if (parameters or drives or (sharded and kept.layout.pp > 1)) and part < 1.0:
                 continue
             offload = Offload(
                 optimizer_fraction=part,

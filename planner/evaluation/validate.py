@@ -30,7 +30,7 @@ from planner.models.graph import Axis, ExpertLinear, Linear, ModelGraph, Module,
 from planner.models.layers import build_graph
 from planner.models.specs import ModelSpec
 from planner.offloading.modules import CORE, PROJECTION, clashes, present_modules
-from planner.offloading.states import SHARDED_WEIGHTS
+from planner.offloading.states import SHARDED_WEIGHTS, is_parted
 from planner.plans.plan import PlannedLayout
 from planner.requests.expert_orders import order_error
 from planner.requests.request import Constraints, PlanRequest
@@ -388,6 +388,10 @@ def _offload(layout: Layout, workload: TrainWorkload) -> Iterator[Violation]:
     """Yield what stands against optimizer states on the host, whatever the target."""
     if layout.offload is None:
         return
+    if is_parted(layout) and layout.pp > 1:
+        yield Violation(
+            rule="offload", message="a part of the optimizer states on the host with zero_stage 3 and a pipeline"
+        )
     if layout.parameters_offloaded:
         yield from _parameter_offload(layout)
     if layout.uses_drives:

@@ -1,8 +1,8 @@
 """Prices points with a part of the optimizer's states on the hosts: how large a part, together with the layers' split.
 
 A point says which part may be offloaded at most; every smaller one of `percents` is a choice, but where the weights go
-too or drives hold the states, which takes all of them. Branch and bound over runs of parts. Of
-those from a to b percent
+too, drives hold the states, or sharded weights meet a pipeline, which takes all of them. Branch and bound over runs of
+parts. Of those from a to b percent
 
 - none leaves the GPUs more room than b does,
 - none takes less of the nodes' memory than a does,
@@ -24,7 +24,7 @@ from heapq import heappop, heappush
 import numpy as np
 
 from planner.layout import ON_HOSTS, Layout, Offload
-from planner.offloading.states import hosted_seconds, hosted_step_of
+from planner.offloading.states import SHARDED_WEIGHTS, hosted_seconds, hosted_step_of
 from planner.ranks.shard import Elements
 from planner.search.bounds.costs import CostTable
 from planner.search.space.points import point_of_layout
@@ -213,7 +213,8 @@ class OffloadPricer(Pricer):
     def percents_of(self, point: Layout) -> tuple[int, ...]:
         """Return the parts that a point may have, ascending."""
         most = round(100 * point.offloaded_fraction)
-        least = most if point.parameters_offloaded or point.drive_offload != ON_HOSTS else 0
+        piped = point.zero_stage == SHARDED_WEIGHTS and point.pp > 1
+        least = most if point.parameters_offloaded or point.drive_offload != ON_HOSTS or piped else 0
         return tuple(percent for percent in self._percents if least <= percent <= most)
 
     def least_index(self, prices: PointPrices, split: Layout, percents: tuple[int, ...]) -> int:
