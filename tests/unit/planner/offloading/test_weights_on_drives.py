@@ -55,7 +55,7 @@ WORKLOAD = TrainWorkload(
 )
 
 
-def asked(target: Target = Target.DEEPSPEED, **constraints: bool | tuple[float, ...] | None) -> PlanRequest:
+def asked(target: Target = Target.DEEPSPEED, /, **constraints: bool | tuple[float, ...] | None) -> PlanRequest:
     return PlanRequest(
         workload=WORKLOAD,
         constraints=Constraints(**constraints),  # type: ignore[arg-type]
