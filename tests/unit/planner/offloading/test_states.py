@@ -160,8 +160,11 @@ def test_deepspeed_fits_a_model_with_all_states_on_the_host_and_reads_its_files_
     model = load_bundled("llama-2-13b")
     without = search(model, four_l40s, asked(parts=(0.0,), target=Target.DEEPSPEED), top=1)
     assert without.status is Status.INFEASIBLE
-    plan = search(model, four_l40s, asked(target=Target.DEEPSPEED, weights=False), top=1)
+    plan = search(model, four_l40s, asked(parts=(1.0,), target=Target.DEEPSPEED, weights=False), top=1)
     assert plan.status is Status.OPTIMAL
+    free = search(model, four_l40s, asked(target=Target.DEEPSPEED, weights=False), top=1).best
+    assert free.layout.offloaded_fraction < 1.0
+    assert free.step_seconds < plan.best.step_seconds
     layout = plan.best.layout
     assert (layout.zero_stage, layout.offload) == (3, WHOLE)
     assert sum(plan.search.pruned.values()) + plan.search.simulated == plan.search.considered
