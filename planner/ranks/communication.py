@@ -26,6 +26,13 @@ Count = TypeVar("Count", int, NDArray[np.int64])
 """A number of one layout, or an array of it over many."""
 
 
+BUCKET_ELEMENTS = 40_000_000
+"""Gradients of a bucket at least (megatron.core.distributed.DistributedDataParallelConfig)."""
+
+BUCKET_ELEMENTS_OF_RANK = 1_000_000
+"""Gradients of a bucket at least for each rank that they are reduced over, as there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaGroup:
     """The ranks that hold the same weights.
@@ -102,8 +109,7 @@ def data_parallel_traffic(
 ) -> DataParallelTraffic:
     """Return the data-parallel collectives of one rank.
 
-    Gradients are of trainable elements; so is what is gathered, but with sharded weights it is everything. A bucket
-    holds `max(40e6, 1e6 dp)` elements (megatron.core.distributed.DistributedDataParallelConfig).
+    Gradients are of trainable elements; so is what is gathered, but with sharded weights it is everything.
 
     Args:
         trainable: Elements on the rank that have a gradient.
@@ -123,7 +129,7 @@ def data_parallel_traffic(
     for (elements, gathered_elements), group in zip(of_grids, groups, strict=True):
         if not gathered_elements:
             continue
-        buckets += -(-elements // max(40_000_000, 1_000_000 * group.size))
+        buckets += -(-elements // max(BUCKET_ELEMENTS, BUCKET_ELEMENTS_OF_RANK * group.size))
         gradient_bytes = elements * workload.gradient_dtype.num_bytes
         weight_bytes = gathered_elements * workload.precision.parameter_dtype.num_bytes
         if layout.zero_stage == 0:
