@@ -1,0 +1,74 @@
+"""Commands that a Markdown document shows: sessions with what they print, and lines to copy.
+
+A `console` block is a session: each line that starts with "$ " is a command, and below it stands what it prints, with a
+line "..." for lines left out. A `bash` block holds lines to copy, a comment behind some of them.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from typer.testing import CliRunner
+
+from cli.exits import ExitCode
+from cli.main import app
+
+PROGRAM = "shardwright"
+CONSOLE = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
+BASH = re.compile(r"(?<=^```bash\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
+LEFT_OUT = "..."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One command of a session and what is shown below it."""
+
+    command: str
+    shown: tuple[str, ...]
+
+
+def steps(block: str) -> tuple[Step, ...]:
+    """Return the commands of a block with what is shown below each."""
+    parts = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+    return tuple(Step(command=lines[0], shown=tuple(lines[1:])) for lines in (part.splitlines() for part in parts))
+
+
+def printed(command: str) -> tuple[str, ...]:
+    """Return the lines that a command prints, in the working directory."""
+    name, *arguments = shlex.split(command)
+    assert name == PROGRAM
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code in {ExitCode.OK, ExitCode.FINDINGS, ExitCode.INFEASIBLE}, (
+        command,
+        result.output,
+        result.exception,
+    )
+    return tuple(result.output.splitlines())
+
+
+def shortened(lines: tuple[str, ...], like: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `lines` with the same number left out in the middle as in `like`."""
+    if LEFT_OUT not in like:
+        return lines
+    head = like.index(LEFT_OUT)
+    tail = len(like) - head - 1
+    return (*lines[:head], LEFT_OUT, *lines[len(lines) - tail :])
+
+
+def replayed(text: str) -> str:
+    """Return a document with what its sessions print today, run in order and in the working directory."""
+
+    def session(match: re.Match[str]) -> str:
+        lines: list[str] = []
+        for step in steps(match[0]):
+            lines += [f"$ {step.command}", *shortened(printed(step.command), step.shown)]
+        return "\n".join(lines) + "\n"
+
+    return CONSOLE.sub(session, text)
+
+
+def copied_lines(text: str) -> tuple[str, ...]:
+    """Return the lines of `bash` blocks that run the program, their comments left out."""
+    lines = (line for block in BASH.findall(text) for line in block.splitlines())
+    words = ((line, shlex.split(line, comments=True)) for line in lines if PROGRAM in line)
+    return tuple(line.partition(" #")[0].rstrip() for line, split in words if split and split[0] == PROGRAM)
