@@ -35,7 +35,6 @@ class Term:
     EXCHANGE = "collectives"
     PROMPTS = "attention of prompts"
     ANSWERS = "attention of answers"
-    RECURRENCES = "recurrences"
     HEAD = "lm head"
     DRAFT = "draft"
     MOVES = "moves of experts"
