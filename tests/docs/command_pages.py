@@ -128,7 +128,7 @@ def pages(readme: str) -> dict[str, str]:
 
 def _command(entry: Any, before: tuple[str, ...]) -> Command:
     words = (*before, str(entry.name))
-    text = entry.help or inspect.getdoc(entry.callback)
+    text = str(entry.help or inspect.getdoc(entry.callback))
     if words == (validate.parser({}).prog.partition(" ")[2],):
         parser = validate.parser({})
         parameters = tuple(_of_action(action) for action in parser.taken)
@@ -162,7 +162,9 @@ def _of_declaration(name: str, annotation: Any, declared: ParameterInfo, default
     is_required = default is inspect.Parameter.empty
     many, base = _base(annotation)
     if is_option:
-        names = tuple(part for names in (declared.default, *declared.param_decls) for part in names.split("/"))
+        # Typer takes the first name of an annotated option as its default.
+        listed = (str(declared.default), *(declared.param_decls or ()))
+        names = tuple(part for either in listed for part in either.split("/"))
     else:
         names = (declared.metavar or name.strip("_").upper(),)
     is_flag = base is bool
@@ -285,8 +287,8 @@ def _page(command: Command, listed: Sequence[Command], readme: str) -> str:
         lines += ["## Examples", "", *fenced("bash", command.examples), ""]
     lines += _from_readme(command, listed, readme)
     if not command.parts:
-        rows = ((str(int(exit_code)), meaning) for exit_code, meaning in MEANINGS.items())
-        lines += ["## Exit codes", "", *table(("exit code", "meaning"), rows), ""]
+        codes = ((str(int(exit_code)), meaning) for exit_code, meaning in MEANINGS.items())
+        lines += ["## Exit codes", "", *table(("exit code", "meaning"), codes), ""]
         lines += ["They are the same for every command; not every command has reason for each.", ""]
     return "\n".join([*lines, f"[All commands]({INDEX})", ""])
 
