@@ -119,23 +119,26 @@ def drive_memory(placed: PlacedModel, cluster: Cluster) -> HostMemory | None:
     layout, ranks = placed.layout, range(placed.layout.pp)
     if not layout.uses_drives:
         return None
-    parts: list[tuple[str, list[int], str]] = []
+    states_R = weights_R = [0] * layout.pp
     if layout.drive_offload != ON_HOSTS:
-        states = f"fp32: master weights, {num_moments(placed.workload)} moments, and the last step's gradients"
-        parts.append((ON_DRIVES, [file_bytes(_updated(placed, rank)) for rank in ranks], states))
+        states_R = [file_bytes(_updated(placed, rank)) for rank in ranks]
     if layout.parameter_offload == DRIVE_WEIGHTS:
-        weights = f"{placed.workload.precision.parameter_dtype}, a file for each tensor"
-        parts.append((WEIGHTS_ON_DRIVES, [drive_weights(placed, rank).file_bytes for rank in ranks], weights))
+        weights_R = [drive_weights(placed, rank).file_bytes for rank in ranks]
     nodes = {ranks_of_node(layout, cluster.gpus_per_node, node) for node in range(cluster.num_nodes)}
-    fullest = max(sorted(nodes), key=lambda held: sum(of_rank[rank] for _, of_rank, _ in parts for rank in held))
-    lines = tuple(
-        HostLine(
-            term=term,
-            num_bytes=sum(of_rank[rank] for rank in fullest),
-            source=f"{source}, of {cluster.gpus_per_node} ranks",
-        )
-        for term, of_rank, source in parts
+    fullest = max(sorted(nodes), key=lambda held: sum(states_R[rank] + weights_R[rank] for rank in held))
+    of_node = f"of {cluster.gpus_per_node} ranks"
+    states = HostLine(
+        term=ON_DRIVES,
+        num_bytes=sum(states_R[rank] for rank in fullest),
+        source=f"fp32: master weights, {num_moments(placed.workload)} moments, and the last step's gradients,"
+        f" {of_node}",
     )
+    weights = HostLine(
+        term=WEIGHTS_ON_DRIVES,
+        num_bytes=sum(weights_R[rank] for rank in fullest),
+        source=f"{placed.workload.precision.parameter_dtype}, a file for each tensor, {of_node}",
+    )
+    lines = tuple(line for line in (states, weights) if line.num_bytes)
     return HostMemory(lines=lines, limit_bytes=cluster.nvme_bytes or 0)
 
 
