@@ -339,11 +339,12 @@ def test_what_megatron_does_not_put_on_the_host(layout: Layout, changes: dict[st
             ],
         ),
         (
-            replace(layout_of_degrees(layers=(32,), dp=8, num_microbatches=8, zero_stage=3), offload=HALF),
+            replace(layout_of_degrees(layers=(16, 16), pp=2, dp=4, num_microbatches=16, zero_stage=3), offload=HALF),
             {},
             [
-                "a part of the optimizer states on the host with zero_stage 3",
+                "a part of the optimizer states on the host with zero_stage 3 and a pipeline",
                 "Megatron-LM (megatron-core 0.19.2) has no optimizer states on the host with zero_stage 3",
+                "Megatron-LM (megatron-core 0.19.2) has no zero_stage 3 with pp 2",
             ],
         ),
         (LAYOUT, {"moment_dtype": DType.BF16}, ["moment_dtype bf16 on the host, where states are kept in fp32"]),
