@@ -15,10 +15,14 @@ from planner.search.splits.interleaved import Interleaved
 from planner.search.splits.uneven import fitted, improved
 
 MOST_IMPROVED = 8
-"""Interleaved points whose layers are moved: those with the best even split, and as many of which none fits.
+"""Interleaved points whose layers are moved: of the even splits those with the best bounds and, of the others, the
+fastest, as many each; and as many of which none fits.
 
-This and the next one are choices.
+This and the next two are choices.
 """
+
+MOST_PRICED = 32
+"""Interleaved points whose even split is simulated to see which are the fastest: those with the best bounds of it."""
 
 MOST_CROWDED = 64
 """Interleaved points whose layers are moved until they fit, while nothing else does: those with the best bounds."""
@@ -80,15 +84,17 @@ def place_unevenly(  # noqa: PLR0913 - the points, what is known, and who may re
 
 
 def _even_starts(even: Interleaved, pricer: Pricer, found: list[Candidate], *, all_open: bool) -> list[_Start]:
-    """Return the even splits of points that may beat the best plan by another split, of all or of candidates alone."""
+    """Return even splits of points that may beat the best plan by another split, of all or of candidates alone."""
     only = None if all_open else frozenset(candidate.point for candidate in found)
-    open_points = even.open_below(pricer, found[0].step_seconds, at_most=MOST_IMPROVED, by_even_split=True, only=only)
+    open_points = even.open_below(pricer, found[0].step_seconds, at_most=MOST_PRICED, by_even_split=True, only=only)
     starts = []
     for least, index in open_points:
         priced = pricer.price(even.layout(pricer, index), bound=even.known(index), ceiling_seconds=math.inf)
         if not isinstance(priced, Rejected):
             starts.append(_Start(candidate=priced, least_seconds=least))
-    return starts
+    first, others = starts[:MOST_IMPROVED], starts[MOST_IMPROVED:]
+    others.sort(key=lambda start: start.candidate.merit)
+    return first + others[:MOST_IMPROVED]
 
 
 def _fitting_starts(
