@@ -4,15 +4,19 @@ A `console` block is a session: each line that starts with "$ " is a command, an
 line "..." for lines left out. A `bash` block holds lines to copy, a comment behind some of them.
 """
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from cli.exits import ExitCode
 from cli.main import app
 
+ROOT = Path(__file__).parents[1]
 PROGRAM = "shardwright"
 CONSOLE = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
 BASH = re.compile(r"(?<=^```bash\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
@@ -65,6 +69,20 @@ def replayed(text: str) -> str:
         return "\n".join(lines) + "\n"
 
     return CONSOLE.sub(session, text)
+
+
+def hold_to_sessions(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, update: bool) -> None:
+    """Check that a document's sessions print what it shows, run in a folder with the examples; or rewrite them."""
+    (folder / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(folder)
+    for variable in [name for name in os.environ if name.startswith("SHARDWRIGHT_")]:
+        monkeypatch.delenv(variable)
+    text = path.read_text(encoding="utf-8")
+    actual = replayed(text)
+    if update:
+        path.write_text(actual, encoding="utf-8")
+    else:
+        assert text == actual
 
 
 def copied_lines(text: str) -> tuple[str, ...]:

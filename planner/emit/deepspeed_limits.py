@@ -391,8 +391,8 @@ def _require_offload(layout: Layout) -> None:
         )
     if layout.offload.optimizer_fraction < 1.0 and (layout.parameters_offloaded or layout.offload.drives):
         refuse(
-            f"{layout.offload.optimizer_fraction:g} of the optimizer states away from the GPU, with weights on the host"
-            " or states on drives, which plans do not price.",
+            f"{layout.offload.optimizer_fraction:g} of the optimizer states away from the GPU, with the weights away"
+            " too or states on drives, which plans do not price.",
             "Offload all of them, or neither weights nor to drives.",
         )
     if layout.offload.overlapped and not layout.offload.drives:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from planner.evaluation.described import given_layout, placed_alone
 from planner.layout import Layout
 from planner.memory.ledger import memory_ledger, peak_memory_bytes
+from planner.offloading.states import goes_whole
 from planner.plans.plan import Plan
 from planner.units import GIB
 
@@ -44,7 +45,7 @@ def gained_by_memory(plan: Plan, *, index: int, more_bytes: int = GIB) -> Gained
     layout = planned.layout
     if layout.offload is None or layout.parameters_offloaded or layout.offload.drives:
         return None
-    parts = [part for part in _parts(plan) if part < layout.offloaded_fraction]
+    parts = [part for part in _parts(plan) if part < layout.offloaded_fraction and not (part and goes_whole(layout))]
     limit = planned.memory_limit_bytes + more_bytes
 
     def fits(part: float) -> int:

@@ -108,6 +108,15 @@ def is_parted(layout: Layout) -> bool:
     return layout.zero_stage == SHARDED_WEIGHTS and 0.0 < layout.offloaded_fraction < 1.0
 
 
+def goes_whole(layout: Layout) -> bool:
+    """Return whether all optimizer states leave the GPU, or none.
+
+    So it is beside weights that lie away from it, of states on drives, and of weights sharded behind pipeline stages.
+    """
+    piped = layout.zero_stage == SHARDED_WEIGHTS and layout.pp > 1
+    return layout.parameters_offloaded or layout.drive_offload != ON_HOSTS or piped
+
+
 def offloaded_elements(updated: int, offload: Offload) -> int:
     """Return how many of a rank's elements are updated on the host."""
     return int(updated * offload.optimizer_fraction)

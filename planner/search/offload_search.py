@@ -22,7 +22,6 @@ import numpy as np
 
 from planner.layout import DRIVE_WEIGHTS, HOST_WEIGHTS, ON_HOSTS
 from planner.memory.host import host_bytes_of_element, least_drive_bytes, least_node_bytes
-from planner.offloading.states import SHARDED_WEIGHTS
 from planner.ranks.communication import num_moments
 from planner.search.beside import Beside
 from planner.search.bounds.costs import CostTable
@@ -153,9 +152,7 @@ def _narrowed(
     most_X = np.array((percents[0], *percents))[too_many_X]
     least_index_X = _first_X(fits_X, percents, len(points))
     least_X = np.array((*percents, percents[-1]))[least_index_X]
-    piped_X = (points.zero_stage_X == SHARDED_WEIGHTS) & (points.pp_X > 1)
-    all_or_none_X = (points.parameter_offload_X > 0) | (points.drive_offload_X != ON_HOSTS) | piped_X
-    least_X = np.where(all_or_none_X, percents[-1], least_X)
+    least_X = np.where(points.goes_whole_X, percents[-1], least_X)
     kept_X = ~fitting_X | ((too_many_X > 0) & (least_X <= most_X))
     narrowed = replace(
         points,

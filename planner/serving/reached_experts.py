@@ -47,68 +47,38 @@ class Reached:
     rows_T: FloatArray
 
 
-def reached_on_busiest(experts: RoutedExperts, tokens_T: FloatArray, *, spread: float) -> Reached:
+def reached_on_busiest(experts: RoutedExperts, tokens_T: FloatArray, *, spread: float, evenly: bool = False) -> Reached:
     """Return what a step brings to the busiest rank.
 
     Args:
         experts: The experts of a rank.
         tokens_T: Tokens of a step.
         spread: Standard deviation of the logarithm of an expert's part of all choices; of experts not counted.
+        evenly: The ranks' experts are chosen alike, and chance alone makes one the busiest.
     """
     placed, on_rank = experts.placed, experts.on_rank
-    if placed is not None:
-        active_LT, rows_LT = (
-            placed.most_reached_LT(tokens_T, experts.topk),
-            placed.busiest_rows_LT(tokens_T, experts.topk),
-        )
-        return _busiest(experts, active_LT, rows_LT, by_chance=active_LT * (1 - active_LT / on_rank))
-    elsewhere, part_X = 1.0 - on_rank / experts.copies, _parts(spread)
-    reached_TX, rows_T = _reached_TX(experts, tokens_T, part_X), _mean_rows_T(experts, tokens_T)
-    return _busiest(
-        experts,
-        on_rank * reached_TX.mean(axis=1),
-        rows_T,
-        by_chance=on_rank * (reached_TX * (1 - reached_TX)).mean(axis=1),
-        by_place=on_rank * elsewhere * reached_TX.var(axis=1),
-        rows_by_place=elsewhere * rows_T**2 * part_X.var() / on_rank,
-    )
-
-
-def reached_evenly(experts: RoutedExperts, tokens_T: FloatArray, *, spread: float) -> Reached:
-    """Return the same where the experts of all ranks are chosen alike, and chance alone makes one the busiest.
-
-    Arguments are those of `reached_on_busiest`.
-    """
-    rows_T = _mean_rows_T(experts, tokens_T)
-    if experts.placed is not None:
-        active_LT = experts.placed.reached_LT(tokens_T, experts.topk) / experts.placed.num_ranks
-        by_chance_LT = active_LT * (1 - active_LT / experts.on_rank)
-        return _busiest(experts, active_LT, np.broadcast_to(rows_T, active_LT.shape), by_chance=by_chance_LT)
-    reached_TX = _reached_TX(experts, tokens_T, _parts(spread))
-    by_chance_T = experts.on_rank * (reached_TX * (1 - reached_TX)).mean(axis=1)
-    return _busiest(experts, experts.on_rank * reached_TX.mean(axis=1), rows_T, by_chance=by_chance_T)
-
-
-def _busiest(  # noqa: PLR0913 - means and variances
-    experts: RoutedExperts,
-    active_T: FloatArray,
-    rows_T: FloatArray,
-    *,
-    by_chance: FloatArray,
-    by_place: FloatArray | float = 0.0,
-    rows_by_place: FloatArray | float = 0.0,
-) -> Reached:
-    """Return the busiest rank by the mean of ranks and the variance of chance and of how experts lie."""
-    above = largest_of(experts.copies // experts.on_rank)
-    rows_by_chance = (1.0 - experts.on_rank / experts.copies) * rows_T
-    rows_T = rows_T + above * np.sqrt(rows_by_chance + rows_by_place)
-    active_T = np.minimum(active_T + above * np.sqrt(by_chance + by_place), experts.on_rank)
+    elsewhere = 1.0 - on_rank / experts.copies
+    rows_T = tokens_T * experts.topk * on_rank / experts.copies
+    active_by_place_T = rows_by_place_T = np.zeros_like(tokens_T)
+    if placed is None:
+        part_X = _parts(spread)
+        reached_TX = _reached_TX(experts, tokens_T, part_X)
+        active_T = on_rank * reached_TX.mean(axis=1)
+        by_chance_T = on_rank * (reached_TX * (1 - reached_TX)).mean(axis=1)
+        if not evenly:
+            active_by_place_T = on_rank * elsewhere * reached_TX.var(axis=1)
+            rows_by_place_T = elsewhere * rows_T**2 * part_X.var() / on_rank
+    else:
+        if evenly:
+            active_T = placed.reached_LT(tokens_T, experts.topk) / placed.num_ranks
+            rows_T = np.broadcast_to(rows_T, active_T.shape)
+        else:
+            active_T, rows_T = (of(tokens_T, experts.topk) for of in (placed.most_reached_LT, placed.busiest_rows_LT))
+        by_chance_T = active_T * (1 - active_T / on_rank)
+    above = largest_of(experts.copies // on_rank)
+    rows_T = rows_T + above * np.sqrt(elsewhere * rows_T + rows_by_place_T)
+    active_T = np.minimum(active_T + above * np.sqrt(by_chance_T + active_by_place_T), on_rank)
     return Reached(active_T=np.minimum(active_T, rows_T), rows_T=rows_T)
-
-
-def _mean_rows_T(experts: RoutedExperts, tokens_T: FloatArray) -> FloatArray:
-    rows_T: FloatArray = tokens_T * experts.topk * experts.on_rank / experts.copies
-    return rows_T
 
 
 def _reached_TX(experts: RoutedExperts, tokens_T: FloatArray, part_X: FloatArray) -> FloatArray:

@@ -25,7 +25,7 @@ from planner.serving.engines import KernelFactors
 from planner.serving.exchange import ExchangeTimes
 from planner.serving.grouped import Grouped, grouped_kernels
 from planner.serving.rank_operators import PLAIN_BYTES, Product, RankLayer, RankModel, RoutedExperts
-from planner.serving.reached_experts import Reached, reached_evenly, reached_on_busiest
+from planner.serving.reached_experts import Reached, reached_on_busiest
 from planner.serving_plans.layout import EngineShape
 from profiles.constants import FP8_START, SCAN_FRACTION
 from profiles.gemm_surface import GemmSurface
@@ -169,7 +169,8 @@ class LayerKernels:
         if experts.copies > experts.experts:
             on_rank = experts.on_rank * experts.experts // experts.copies
             alone = replace(experts, copies=experts.experts, on_rank=on_rank)
-            even_T = self._experts_seconds(alone, tokens_T, reached_evenly(alone, tokens_T, spread=spread))
+            reached = reached_on_busiest(alone, tokens_T, spread=spread, evenly=True)
+            even_T = self._experts_seconds(alone, tokens_T, reached)
             seconds_T = np.maximum(seconds_T, even_T)
         return seconds_T if experts.placed is None else np.asarray(seconds_T.mean(axis=0))
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from solvers.replicas.apart import swap_together
+from solvers.replicas.apart import room_share_LIR, swap_together
 from solvers.replicas.check import broken_constraints, objectives
 from solvers.replicas.cpsat import improve
 from solvers.replicas.greedy import place
 from solvers.replicas.moves import matched, moved_L, steps
-from solvers.replicas.problem import ReplicaProblem, load_LB
+from solvers.replicas.problem import ReplicaProblem, imbalance_L, load_LB
 from solvers.solution import OPTIMALITY_TOLERANCE
 from tests.oracle.replica_placements import best_placement
 
@@ -65,6 +65,11 @@ def test_swaps_that_weigh_pairs_are_never_better_than_the_best_and_never_worse_t
     found = swap_together(problem, start)
     assert broken_constraints(problem, found) == ()
     (after,), (before,) = objectives(problem, found), objectives(problem, start)
+    share = room_share_LIR(problem, found)[0]
+    assert problem.affinity_LII is not None
+    pairs = problem.affinity_LII[0] * (1 - share @ share.T)
+    balance = float(imbalance_L(problem.weight_LI, found)[0])
+    assert after == pytest.approx(balance + problem.apart_weight * float(pairs.sum()) / 2, rel=1e-9, abs=1e-12)
     assert least * (1 - 1e-9) <= after <= before * (1 + 1e-9)
 
 

@@ -3,7 +3,6 @@
 Sessions are as in `tests.sessions`. `--update-golden` rewrites what they print.
 """
 
-import os
 import re
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from cli.exits import MEANINGS
 from planner.inputs.load import load_inputs
-from tests.sessions import replayed
+from tests.sessions import hold_to_sessions
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -21,23 +20,7 @@ YAML = re.compile(r"(?<=^```yaml\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
 def test_the_readme_shows_what_the_commands_print(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.chdir(tmp_path)
-    for variable in [name for name in os.environ if name.startswith("SHARDWRIGHT_")]:
-        monkeypatch.delenv(variable)
-    text = README.read_text(encoding="utf-8")
-    actual = replayed(text)
-    if pytestconfig.getoption("--update-golden"):
-        README.write_text(actual, encoding="utf-8")
-    else:
-        assert text == actual
-
-
-def test_every_link_leads_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8"))
-    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
-    assert links
-    assert missing == []
+    hold_to_sessions(README, tmp_path, monkeypatch, update=pytestconfig.getoption("--update-golden"))
 
 
 def test_the_specs_shown_can_be_read(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.frameworks.capabilities import Capabilities
-from planner.layout import REPLICAS_OUTERMOST, Layout
+from planner.layout import GPU_WEIGHTS, ON_HOSTS, REPLICAS_OUTERMOST, Layout
 from planner.models.graph import ModelGraph
 from planner.models.specs import ModelSpec
+from planner.offloading.states import SHARDED_WEIGHTS
 from planner.requests.request import Constraints
 from planner.requests.workload import TrainWorkload
 
@@ -110,6 +111,13 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.tp_X)
+
+    @property
+    def goes_whole_X(self) -> BoolArray:
+        """Return whether all optimizer states of a point leave the GPU, or none (`planner.offloading.states`)."""
+        piped_X = (self.zero_stage_X == SHARDED_WEIGHTS) & (self.pp_X > 1)
+        whole_X: BoolArray = (self.parameter_offload_X != GPU_WEIGHTS) | (self.drive_offload_X != ON_HOSTS) | piped_X
+        return whole_X
 
     def where(self, mask_X: BoolArray | IntArray) -> "Points":
         """Return the points that `mask_X` selects."""

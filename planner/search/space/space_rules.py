@@ -226,12 +226,9 @@ def _offload_rules(points: Points, scope: Scope) -> Iterator[Rule]:
         named = " or ".join(str(stage) for stage in stages)
         outside_X = (offload_X > 0) & ~np.isin(points.zero_stage_X, stages)
         yield f"{target.title}: optimizer states go to the host with zero_stage {named}", outside_X
-    with_states_X = (points.parameter_offload_X > 0) | (points.drive_offload_X > 0)
     parted_X = (offload_X > 0) & (offload_X < WHOLE)
-    yield "with weights on the host or states on drives all optimizer states leave the GPU", parted_X & with_states_X
-    piped_X = (points.zero_stage_X == SHARDED_WEIGHTS) & (points.pp_X > 1)
-    beside = f"with zero_stage {SHARDED_WEIGHTS} and a pipeline"
-    yield f"{beside} all optimizer states leave the GPU, or none", parted_X & piped_X
+    beside = f"weights away from the GPU, states on drives, or zero_stage {SHARDED_WEIGHTS} and a pipeline"
+    yield f"with {beside}, all optimizer states leave the GPU, or none", parted_X & points.goes_whole_X
     yield from _parameter_rules(points, target)
     yield from _drive_rules(points, scope)
 

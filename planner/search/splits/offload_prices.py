@@ -23,8 +23,8 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from planner.layout import ON_HOSTS, Layout, Offload
-from planner.offloading.states import SHARDED_WEIGHTS, hosted_seconds, hosted_step_of
+from planner.layout import Layout, Offload
+from planner.offloading.states import goes_whole, hosted_seconds, hosted_step_of
 from planner.ranks.shard import Elements
 from planner.search.bounds.costs import CostTable
 from planner.search.space.points import point_of_layout
@@ -213,8 +213,7 @@ class OffloadPricer(Pricer):
     def percents_of(self, point: Layout) -> tuple[int, ...]:
         """Return the parts that a point may have, ascending."""
         most = round(100 * point.offloaded_fraction)
-        piped = point.zero_stage == SHARDED_WEIGHTS and point.pp > 1
-        least = most if point.parameters_offloaded or point.drive_offload != ON_HOSTS or piped else 0
+        least = most if goes_whole(point) else 0
         return tuple(percent for percent in self._percents if least <= percent <= most)
 
     def least_index(self, prices: PointPrices, split: Layout, percents: tuple[int, ...]) -> int:

@@ -55,7 +55,7 @@ PATIENCE = 256
 """Virtual stages simulated in a row without gain after which a point that is slower than the best is given up."""
 
 NEARLY = 1.003
-"""How many times the best step a point may take then not to be given up: what moves bring after that is seldom more."""
+"""How many times the best step a point may take then not to be given up: a choice, as those above."""
 
 LEAST_GAIN = 1e-6
 """By which share a move must shorten a step to be made."""

@@ -7,12 +7,14 @@ import pytest
 from cli.render_explain import explanation_document
 from planner.evaluation.described import given_layout
 from planner.evaluation.more_memory import gained_by_memory
+from planner.layout import Offload
 from planner.models.bundled import load_bundled
 from planner.plans.plan import Plan
 from planner.requests.request import Constraints, Objective, PlanRequest, Target
 from planner.requests.workload import Precision, TrainMethod, TrainWorkload
 from planner.search.search import search
 from profiles.catalogue import load_preset
+from tests.emitted.plans import layout_of_degrees
 
 GIB = 1 << 30
 
@@ -63,6 +65,20 @@ def test_nothing_is_gained_where_no_state_can_come_back(hosted: Plan) -> None:
         hosted.request, constraints=Constraints(optimizer_offload=(hosted.best.layout.offloaded_fraction,))
     )
     assert gained_by_memory(replace(hosted, request=pinned), index=0) is None
+
+
+def test_behind_pipeline_stages_sharded_states_come_back_all_or_none(hosted: Plan) -> None:
+    whole = Offload(optimizer_fraction=1.0, overlapped=False)
+    layout = replace(layout_of_degrees(layers=(16, 16), pp=2, dp=2, num_microbatches=32, zero_stage=3), offload=whole)
+    plan = replace(hosted, request=replace(hosted.request, target=Target.ANY))
+    planned = given_layout(layout, plan.model, plan.cluster, plan.request)
+    on_gpus = given_layout(replace(layout, offload=None), plan.model, plan.cluster, plan.request)
+    missing = on_gpus.peak_memory_bytes - planned.memory_limit_bytes
+    plan = replace(plan, plans=(planned,))
+    assert gained_by_memory(plan, index=0, more_bytes=missing - 1) is None
+    gained = gained_by_memory(plan, index=0, more_bytes=missing)
+    assert gained is not None
+    assert (gained.fraction, gained.step_seconds) == (0.0, on_gpus.step_seconds)
 
 
 def test_enough_memory_brings_all_of_them_back(hosted: Plan) -> None:

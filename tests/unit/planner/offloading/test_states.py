@@ -211,7 +211,7 @@ def test_bytes_of_a_step_with_sharded_weights() -> None:
             3,
             Offload(optimizer_fraction=0.25, overlapped=False, parameters=True),
             (
-                "0.25 of the optimizer states away from the GPU, with weights on the host or states on drives, which"
+                "0.25 of the optimizer states away from the GPU, with the weights away too or states on drives, which"
                 " plans do not price."
             ),
         ),

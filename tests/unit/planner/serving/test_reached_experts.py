@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from planner.serving.rank_operators import RoutedExperts
-from planner.serving.reached_experts import FloatArray, largest_of, reached_evenly, reached_on_busiest
+from planner.serving.reached_experts import FloatArray, largest_of, reached_on_busiest
 from profiles.kernels.operations import FORMATS
 
 DRAWN_LAYERS = 300
@@ -69,8 +69,8 @@ def test_few_tokens_reach_fewer_unequal_experts_and_many_burden_a_rank_more() ->
 
 def test_ranks_that_hold_all_experts_have_no_busiest_one() -> None:
     shape, tokens_T = of_rank(128, 1, 8), np.array([1.0, 32.0, 4096.0])
-    busiest, evenly = (reach(shape, tokens_T, spread=0.6) for reach in (reached_on_busiest, reached_evenly))
-    np.testing.assert_allclose(busiest.active_T, evenly.active_T)
+    busiest, alike = (reached_on_busiest(shape, tokens_T, spread=0.6, evenly=evenly) for evenly in (False, True))
+    np.testing.assert_allclose(busiest.active_T, alike.active_T)
     np.testing.assert_allclose(busiest.rows_T, tokens_T * 8)
     assert busiest.active_T[0] == pytest.approx(8, rel=0.01)  # one token never takes an expert twice
 
