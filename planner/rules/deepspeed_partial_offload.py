@@ -8,6 +8,7 @@ from planner.readers.flag_tables import Framework
 from planner.rules.rule import Found, FoundAt, Rule, Severity, rule
 
 PLACE = ("zero_optimization", "offload_optimizer", "ratio")
+OPTIMIZER = ("optimizer", "type")
 STAGE_3 = "deepspeed/runtime/zero/stage3.py: DeepSpeedZeroOptimizer_Stage3"
 
 
@@ -95,4 +96,31 @@ def ratio_with_nvme(run: DeepSpeedRun) -> Iterator[Found]:
         )
 
 
-RULES: tuple[Rule[DeepSpeedRun], ...] = (ratio_of_large_sub_groups, schedule_of_a_part, ratio_with_nvme)
+@rule(
+    id="DSP534",
+    name="ratio-without-cpu-adam",
+    framework=Framework.DEEPSPEED,
+    prevents="AssertionError: Hybrid Optimizer Only Supports DeepSpeedCPUAdam",
+    found_at=FoundAt.BUILD,
+    source=f"{STAGE_3}.__init__; deepspeed/runtime/engine.py: DeepSpeedEngine.get_optimizer_configuration",
+)
+def ratio_without_cpu_adam(run: DeepSpeedRun) -> Iterator[Found]:
+    """A `ratio` below 1 goes with DeepSpeed's Adam of the CPU: Adam or AdamW without `torch_adam`."""
+    name = (run.text(*OPTIMIZER) or "").lower()
+    is_torch = run.content("optimizer", "params", "torch_adam") is True
+    ratio = next((ratio for device in ("cpu", "nvme") if (ratio := _ratio(run, device)) is not None), None)
+    if ratio is not None and name and (name not in {"adam", "adamw"} or is_torch):
+        used = f"torch's {run.text(*OPTIMIZER)}" if is_torch else run.text(*OPTIMIZER)
+        yield Found(
+            place=run.value_place(*OPTIMIZER),
+            message=f"ratio {ratio:g} with {used}: states in parts are updated by DeepSpeedCPUAdam alone.",
+            hint="Use AdamW without torch_adam, or ratio 1.0.",
+        )
+
+
+RULES: tuple[Rule[DeepSpeedRun], ...] = (
+    ratio_of_large_sub_groups,
+    schedule_of_a_part,
+    ratio_with_nvme,
+    ratio_without_cpu_adam,
+)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 VARIABLE = "SHARDWRIGHT_DEEPSPEED_PYTHON"
 INSTALLED = ROOT / ".frameworks" / "deepspeed" / "bin" / "python"
 SECONDS_TO_START = 300
-"""The first start builds an operator, which takes about 90 s."""
+"""The first starts build two operators, about 90 s each."""
 
 SECONDS_PER_JOB = 60
 """Far above the few seconds that a job takes; only a hang reaches it."""
@@ -36,11 +36,13 @@ class Trained:
         parameters: What a process of each pipeline stage computes with.
         losses: Loss of each step.
         norms: Norm of the gradients of each step.
+        kept: Elements of the first process whose optimizer states stayed on the accelerator, beside others on the host.
     """
 
     parameters: tuple[int, ...]
     losses: tuple[float, ...]
     norms: tuple[float, ...]
+    kept: int
 
 
 def deepspeed_python() -> Path:
@@ -58,8 +60,8 @@ def deepspeed_python() -> Path:
 def environment() -> dict[str, str]:
     """Return the variables of a run on the CPU: one thread a process, the environment's own programs first.
 
-    DeepSpeed builds an operator at its first start, behind a lock that a killed run leaves for ever: it is built inside
-    the environment, so that a new environment starts without one.
+    DeepSpeed builds an operator when it is first used, behind a lock that a killed run leaves for ever: it is built
+    inside the environment, so that a new environment starts without one.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("CUDA_", "NCCL_", "DS_"))}
     path = f"{deepspeed_python().parent}{os.pathsep}{os.environ['PATH']}"
@@ -122,4 +124,5 @@ def trained(output: str) -> Trained:
         parameters=tuple(int(count) for count in parameters),
         losses=tuple(float(step["loss"]) for step in steps),
         norms=tuple(float(step["grad_norm"]) for step in steps),
+        kept=next((int(line[1]) for line in lines if line[:1] == ["kept"]), 0),
     )

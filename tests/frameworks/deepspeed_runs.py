@@ -49,7 +49,9 @@ class Run:
         if self.stage == 0:
             zero = {"stage": 0}
         # A large epsilon lets the size of the gradients be seen in Adam's steps.
-        parameters = config["optimizer"]["params"] | {"torch_adam": True, "lr": 1e-2, "eps": 1e-3}
+        parameters = config["optimizer"]["params"] | {"lr": 1e-2, "eps": 1e-3}
+        if plan.best.layout.offload is None:
+            parameters["torch_adam"] = True  # DeepSpeed's own runs on a GPU; the one for states on the host on a CPU
         changed: dict[str, object] = {"zero_optimization": zero, "optimizer": {"type": "AdamW", "params": parameters}}
         if self.exact:
             changed |= dict.fromkeys(("bf16", "data_types", "communication_data_type"))

@@ -21,7 +21,7 @@ REFUSED = (
     *("DSP710", "DSP701", "DSP704", "DSP705", "DSP706", "DSP707", "DSP708", "DSP709", "DSP711", "DSP712"),
     *("DSP801", "DSP802", "DSP803", "DSP805"),
     *("DSP810", "DSP811", "DSP812", "DSP813", "DSP814", "DSP815", "DSP817", "DSP820", "DSP821", "DSP822", "DSP823"),
-    "DSP824",
+    *("DSP824", "DSP534"),
 )
 """Rules whose error one process can show."""
 
@@ -36,6 +36,8 @@ SILENT = (
         "DSP520",
         "DSP521",
         "DSP522",
+        "DSP531",
+        "DSP532",
         "DSP603",
         "DSP702",
         "DSP703",

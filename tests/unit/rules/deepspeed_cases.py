@@ -235,6 +235,15 @@ CASES: Mapping[str, Case] = {
     "DSP533": case(
         {**ZERO_3, "zero_optimization.offload_optimizer": {"device": "nvme", "nvme_path": "/local", "ratio": 0.3}}
     ),
+    "DSP534": case(
+        {
+            **ZERO_3,
+            "zero_optimization.offload_optimizer": {"device": "cpu", "ratio": 0.3},
+            "zero_optimization.sub_group_size": 20000000,
+            "optimizer.params.torch_adam": True,
+            "scheduler": GONE,
+        }
+    ),
     "DSP821": case({"scheduler.type": "WarmupDecayLR"}),
     "DSP822": case({"scheduler.params.warmup_num_steps": 0}),
     "DSP823": case({"log_level": "warn"}),
