@@ -54,7 +54,9 @@ def memory_ledger(
             source=term.source,
         )
         for pipeline_rank in range(layout.pp)
-        for phase, terms in rank_phases(placed, pipeline_rank, peaks[pipeline_rank], habits)
+        for phase, terms in rank_phases(
+            placed, pipeline_rank, dynamic_terms(placed, pipeline_rank, peaks[pipeline_rank], habits), habits
+        )
         for term in terms
     )
 
@@ -111,10 +113,9 @@ class RankNeed:
 
 def rank_need(placed: PlacedModel, pipeline_rank: int) -> RankNeed:
     """Return what one pipeline rank of a planned layout holds beside saved tensors."""
-    totals = {
-        phase: sum(term.num_bytes for term in terms) for phase, terms in rank_phases(placed, pipeline_rank, 0, PLANNED)
-    }
     dynamic = dynamic_terms(placed, pipeline_rank, 0, PLANNED)
+    phases = rank_phases(placed, pipeline_rank, dynamic, PLANNED)
+    totals = {phase: sum(term.num_bytes for term in terms) for phase, terms in phases}
     working = totals.pop(Phase.FORWARD_BACKWARD)
     return RankNeed(
         kept_bytes=working - sum(term.num_bytes for term in dynamic),

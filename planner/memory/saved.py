@@ -26,9 +26,9 @@ def chunk_activation_bytes(placed: PlacedModel, stage: Stage) -> int:
         return total
     if recompute.num_layers is None:
         return total + sum(layer.saved_bytes(recompute) * count for layer, count in rank_model.stage_counts(stage))
-    for index, layer in enumerate(rank_model.stage_layers(stage)):
-        total += layer.layer_input_bytes if index < recompute.num_layers else layer.all_saved_bytes
-    return total
+    recomputed, others = rank_model.counts_from(stage, recompute.num_layers)
+    total += sum(layer.layer_input_bytes * count for layer, count in recomputed)
+    return total + sum(layer.all_saved_bytes * count for layer, count in others)
 
 
 def chunk_leaving_bytes(placed: PlacedModel, stage: Stage) -> int:
@@ -60,10 +60,11 @@ def working_set_bytes(placed: PlacedModel, pipeline_rank: int) -> int:
                 freed += kept
             continue
         if recompute.num_layers is not None:
-            in_order = placed.rank_model.stage_layers(stage)
-            freed = sum(layer.all_saved_bytes for layer in in_order[recompute.num_layers :])
-            for index, layer in enumerate(in_order):
-                again = layer.all_saved_bytes - layer.saved_bytes(recompute) if index < recompute.num_layers else 0
+            recomputed, others = placed.rank_model.counts_from(stage, recompute.num_layers)
+            freed = sum(layer.all_saved_bytes * count for layer, count in others)
+            largest = max(largest, max((layer.transient_bytes for layer, _ in others), default=0))
+            for layer, _ in recomputed:
+                again = layer.all_saved_bytes - layer.saved_bytes(recompute)
                 largest = max(largest, max(again - freed, 0) + layer.transient_bytes)
             continue
         for layer, _ in placed.rank_model.stage_counts(stage):

@@ -55,20 +55,6 @@ PERMANENT_DIFFERENCE = "difference of a real run"
 """Term of what a calibration's run held beside the permanent terms."""
 
 
-def rank_phases(
-    placed: PlacedModel, pipeline_rank: int, activation_bytes: int, habits: Habits = PLANNED
-) -> "tuple[tuple[Phase, list[Term]], ...]":
-    """Return what one pipeline rank holds in each phase."""
-    always = _permanent_terms(placed, pipeline_rank, habits)
-    moments = _moment_terms(placed, pipeline_rank, habits)
-    dynamic = dynamic_terms(placed, pipeline_rank, activation_bytes, habits)
-    return (
-        (Phase.INITIALISATION, [*always, *_construction_terms(placed, pipeline_rank)]),
-        (Phase.FORWARD_BACKWARD, [*always, *moments, *dynamic]),
-        (Phase.OPTIMIZER_STEP, [*always, *moments, *_update_terms(placed, pipeline_rank, habits)]),
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
     """One line of the memory of a rank in one phase."""
@@ -76,6 +62,19 @@ class Term:
     name: str
     num_bytes: int
     source: str
+
+
+def rank_phases(
+    placed: PlacedModel, pipeline_rank: int, dynamic: list[Term], habits: Habits = PLANNED
+) -> tuple[tuple[Phase, list[Term]], ...]:
+    """Return what one pipeline rank holds in each phase; `dynamic_terms` are what comes and goes with the passes."""
+    always = _permanent_terms(placed, pipeline_rank, habits)
+    moments = _moment_terms(placed, pipeline_rank, habits)
+    return (
+        (Phase.INITIALISATION, [*always, *_construction_terms(placed, pipeline_rank)]),
+        (Phase.FORWARD_BACKWARD, [*always, *moments, *dynamic]),
+        (Phase.OPTIMIZER_STEP, [*always, *moments, *_update_terms(placed, pipeline_rank, habits)]),
+    )
 
 
 def _split_note(elements: Elements, ranks: tuple[int, int]) -> str:

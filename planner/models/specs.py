@@ -87,7 +87,8 @@ class ModelSpec:
         norm_epsilon: The norm's epsilon.
         lm_head_bias: The LM head adds a bias.
         embedding_norm: A norm directly behind the embedding.
-        rope_scaling: Scaling of the rotary embedding (factor and its parameters), for emitters; costs nothing.
+        rope_scaling: Scaling of the rotary embedding (factor and its parameters), for emitters; costs nothing, and is
+            left out of the hash as a mapping has none.
         position_offset: Rows of a learned position table in front of position 0 (OPT has 2).
         traits: What else an emitter must express; costs nothing.
         mtp: Multi-token prediction behind the last layer; it stands on the LM head's pipeline stage.
@@ -108,7 +109,7 @@ class ModelSpec:
     rotary_fraction: float = 1.0
     lm_head_bias: bool = False
     embedding_norm: bool = False
-    rope_scaling: Mapping[str, float | str] = field(default_factory=dict)
+    rope_scaling: Mapping[str, float | str] = field(default_factory=dict, hash=False)
     position_offset: int = 0
     traits: tuple[Trait, ...] = ()
     mtp: MultiTokenPrediction | None = None

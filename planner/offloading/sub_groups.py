@@ -75,7 +75,8 @@ def dealing(tensors: Sequence[int], *, ranks: int, sub_group_size: int, ratio: f
     return _dealt(ends, sub_group_size, ratio)
 
 
-def planned_dealing(tensors: Sequence[int], *, ranks: int, fraction: float) -> Dealing:
+@lru_cache(maxsize=1 << 10)
+def planned_dealing(tensors: tuple[int, ...], *, ranks: int, fraction: float) -> Dealing:
     """Return the dealing, with `fraction` as the ratio, that keeps most on the GPU and not more than it leaves there.
 
     Of sizes that keep as much the largest is taken.
@@ -91,21 +92,23 @@ def planned_dealing(tensors: Sequence[int], *, ranks: int, fraction: float) -> D
     return max((found for found in tried if found.kept_elements <= room), key=lambda found: found.kept_elements)
 
 
-def most_beyond(tensors: Sequence[int], *, ranks: int, fraction: float) -> float:
+def most_beyond(tensors: tuple[int, ...], *, ranks: int, fraction: float) -> float:
     """Return at most which part of a rank's states is on the host beyond a fraction of them, as sub-groups are whole.
 
     The same for every fraction that is a whole percent, so that a larger one never leaves less on the host.
     """
-    percents = _most_beyond_percents(tuple(tensors), ranks)
+    percents = _most_beyond_percents(tensors, ranks)
     return max(percents, planned_dealing(tensors, ranks=ranks, fraction=fraction).hosted_fraction - fraction)
 
 
-def largest_kept(tensors: Sequence[int], *, ranks: int) -> int:
+@lru_cache(maxsize=64)
+def largest_kept(tensors: tuple[int, ...], *, ranks: int) -> int:
     """Return at most what a sub-group holds that stays on the GPU: a tensor may overshoot its size."""
     shares = [-(-tensor // ranks) for tensor in tensors]
     return -(-sum(shares) // LEAST_GROUPS) + max(shares)
 
 
+@lru_cache(maxsize=8)
 def tensor_elements(model: ModelSpec) -> tuple[int, ...]:
     """Return the elements of each tensor of a model in the order in which the training program hands them over.
 

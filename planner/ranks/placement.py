@@ -48,8 +48,11 @@ class RankModel:
 
     def stage_layers(self, stage: Stage) -> tuple[RankLayer, ...]:
         """Return the decoder layers of one virtual stage, in order."""
-        kinds = self.chain.kinds[stage.first_layer : stage.first_layer + stage.num_layers]
-        return tuple(self.layers[kind] for kind in kinds)
+        return self._in_order[stage.first_layer : stage.first_layer + stage.num_layers]
+
+    @cached_property
+    def _in_order(self) -> tuple[RankLayer, ...]:
+        return tuple(self.layers[kind] for kind in self.chain.kinds)
 
     def contents(self, stage: Stage) -> StageContents:
         """Return what one virtual stage holds."""
@@ -66,7 +69,16 @@ class RankModel:
 
     def stage_counts(self, stage: Stage) -> tuple[tuple[RankLayer, int], ...]:
         """Return each distinct layer of one virtual stage with how often it occurs."""
-        counts = self.chain.counts(stage.first_layer, stage.num_layers)
+        return self._run_counts(stage.first_layer, stage.num_layers)
+
+    def counts_from(self, stage: Stage, index: int) -> tuple[tuple[tuple[RankLayer, int], ...], ...]:
+        """Return the distinct layers in front of a virtual stage's layer `index`, and those from there on."""
+        before = min(index, stage.num_layers)
+        first = self._run_counts(stage.first_layer, before)
+        return first, self._run_counts(stage.first_layer + before, stage.num_layers - before)
+
+    def _run_counts(self, first_layer: int, num_layers: int) -> tuple[tuple[RankLayer, int], ...]:
+        counts = self.chain.counts(first_layer, num_layers)
         return tuple((layer, count) for layer, count in zip(self.layers, counts, strict=True) if count)
 
     def stage_elements(self, stage: Stage, *, pp: int, trainable: bool | None = None) -> Elements:

@@ -101,12 +101,12 @@ def as_deepspeed_deals(shares: list[int], size: int, ratio: float) -> tuple[int,
     return len(groups), len(on_gpu), sum(map(sum, on_gpu))
 
 
-TENSORS = st.lists(st.integers(1, 10_000), min_size=1, max_size=60)
+TENSORS = st.lists(st.integers(1, 10_000), min_size=1, max_size=60).map(tuple)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(tensors=TENSORS, ranks=st.integers(1, 8), size=st.integers(1, 60_000), ratio=st.floats(0.0, 1.0))
-def test_sub_groups_are_dealt_as_deepspeed_deals_them(tensors: list[int], ranks: int, size: int, ratio: float) -> None:
+def test_sub_groups_are_dealt_as_deepspeed_deals_them(tensors: tuple[int, ...], ranks: int, size: int, ratio: float) -> None:
     shares = [-(-tensor // ranks) for tensor in tensors]
     found = dealing(tensors, ranks=ranks, sub_group_size=size, ratio=ratio)
     assert (found.num_groups, found.num_kept, found.kept_elements) == as_deepspeed_deals(shares, size, ratio)
@@ -116,7 +116,7 @@ def test_sub_groups_are_dealt_as_deepspeed_deals_them(tensors: list[int], ranks:
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(tensors=TENSORS, ranks=st.integers(1, 8), percent=st.integers(1, 99))
 def test_no_size_that_is_tried_keeps_more_and_none_keeps_more_than_it_may(
-    tensors: list[int], ranks: int, percent: int
+    tensors: tuple[int, ...], ranks: int, percent: int
 ) -> None:
     fraction = percent / 100
     found = planned_dealing(tensors, ranks=ranks, fraction=fraction)
