@@ -143,7 +143,7 @@ def _is_searched_mesh(mesh: Mesh, run: Run) -> bool:
         workload.global_batch_size % mesh.dp == 0
         and mesh.tp <= min(fast, 16)
         and mesh.etp in (1, mesh.tp)
-        and (mesh.cp == 1 or workload.seq_len // mesh.cp >= 2048)
+        and (mesh.cp == 1 or workload.seq_len // mesh.cp >= (2048 if run.model.has_experts else 1024))
         and (mesh.cp == 1 or workload.seq_len % (2 * mesh.cp) == 0)
         and (mesh.ulysses in (1, mesh.cp) or mesh.tp * mesh.ulysses <= fast)
         and mesh.pp <= run.model.num_layers

@@ -5,7 +5,8 @@ sets of points can be compared. The rules are stated from the README, the docstr
 `planner.search.space.enumeration` and the sources that the capabilities name:
 
     tp cp pp dp = the GPUs; ulysses divides cp; with routed experts ep etp divides tp cp dp
-    tp within the fast domain and at most 16; etp 1 or tp; with cp above 1 at least 2,048 tokens of a sequence on a rank
+    tp within the fast domain and at most 16; etp 1 or tp
+    with cp above 1 at least 1,024 tokens of a sequence on a rank, 2,048 with routed experts
     a ring around ulysses groups that stay in the fast domain
     the stages of a model replica neighbours only with cp 1, edp = dp, and replicas that tile fast domains
     what heads, groups, widths and experts divide; what the target cannot run

@@ -45,7 +45,7 @@ MEGATRON_ARGS=(
     --attention-dropout 0.0
     --hidden-dropout 0.0
     --attention-backend flash
-    # Vocabulary: 128256 rows, padded to 128512 (a multiple of 128 x tp)
+    # Vocabulary: 128256 rows, padded to 128256 (a multiple of 128 x tp)
     --tokenizer-type NullTokenizer
     --vocab-size 128256
     --make-vocab-size-divisible-by 128
@@ -71,15 +71,19 @@ MEGATRON_ARGS=(
     --micro-batch-size 1
     --global-batch-size 512
     --train-iters 100
-    # Parallelism: tp 4, pp 64, vpp 1, cp 4, dp 1
-    --tensor-model-parallel-size 4
+    # Parallelism: tp 2, pp 64, vpp 1, cp 8, dp 1
+    --tensor-model-parallel-size 2
     --sequence-parallel
     --pipeline-model-parallel-size 64
     --pipeline-model-parallel-layout 'Et|(t*2|)*62tL'
-    --context-parallel-size 4
-    --cp-comm-type p2p
+    --context-parallel-size 8
+    --cp-comm-type a2a+p2p
+    --hierarchical-context-parallel-sizes 4 2
     # Data parallelism
+    --use-distributed-optimizer
+    --num-distributed-optimizer-instances 2
     --overlap-grad-reduce
+    --overlap-param-gather
     # Data
     --mock-data
     --no-create-attention-mask-in-dataloader

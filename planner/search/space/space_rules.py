@@ -21,9 +21,12 @@ from planner.search.space.points import BoolArray, IntArray, Points, Scope, dist
 
 Rule = tuple[str, BoolArray]
 
-MIN_CONTEXT_TOKENS = 2048
-"""Tokens of a sequence that context parallelism leaves on a rank at least, unless cp is pinned. With fewer, attention
-is a small part of a layer and every other degree cuts the rest better."""
+MIN_CONTEXT_TOKENS = 1024
+"""Tokens of a sequence that context parallelism leaves on a rank at least, unless cp is pinned: a choice. With fewer,
+attention is a small part of a layer and other degrees cut the rest better."""
+
+MIN_CONTEXT_TOKENS_WITH_EXPERTS = 2048
+"""The same where experts are routed, whose degrees multiply the meshes."""
 
 MAX_TP = 16
 """Largest tp unless it is pinned: beyond it products are thin and collectives long, even inside a rack."""
@@ -55,8 +58,9 @@ def mesh_rules(points: Points, scope: Scope) -> Iterator[Rule]:
     if "etp" not in constraints.degrees:
         yield "etp is neither 1 nor tp (pin etp to allow it)", (etp_X > 1) & (etp_X != tp_X)
     if "cp" not in constraints.degrees:
-        few_X = (cp_X > 1) & (workload.seq_len < MIN_CONTEXT_TOKENS * cp_X)
-        yield f"cp leaves fewer than {MIN_CONTEXT_TOKENS} tokens of a sequence on a rank (pin cp to allow it)", few_X
+        fewest = MIN_CONTEXT_TOKENS_WITH_EXPERTS if scope.graph.has_experts else MIN_CONTEXT_TOKENS
+        few_X = (cp_X > 1) & (workload.seq_len < fewest * cp_X)
+        yield f"cp leaves fewer than {fewest} tokens of a sequence on a rank (pin cp to allow it)", few_X
     yield "seq_len is not a multiple of 2 cp", (cp_X > 1) & (workload.seq_len % (2 * cp_X) != 0)
     mixed_X = (ulysses_X > 1) & (ring_X > 1)
     if constraints.cp_kind is None:

@@ -19,13 +19,13 @@ RUNS=(
     # Best first, by prediction
     layout-0-3e7f079f
     layout-1-354cad4b
-    layout-2-c130268b
+    layout-2-a8a42834
 )
 LIMITS_SECONDS=(
     # Of each run
     1485
     1489
-    1503
+    1491
 )
 
 # Whether a run is not made again: it ran out of memory, or ended well on every node.

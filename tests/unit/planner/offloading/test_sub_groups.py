@@ -106,7 +106,9 @@ TENSORS = st.lists(st.integers(1, 10_000), min_size=1, max_size=60).map(tuple)
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(tensors=TENSORS, ranks=st.integers(1, 8), size=st.integers(1, 60_000), ratio=st.floats(0.0, 1.0))
-def test_sub_groups_are_dealt_as_deepspeed_deals_them(tensors: tuple[int, ...], ranks: int, size: int, ratio: float) -> None:
+def test_sub_groups_are_dealt_as_deepspeed_deals_them(
+    tensors: tuple[int, ...], ranks: int, size: int, ratio: float
+) -> None:
     shares = [-(-tensor // ranks) for tensor in tensors]
     found = dealing(tensors, ranks=ranks, sub_group_size=size, ratio=ratio)
     assert (found.num_groups, found.num_kept, found.kept_elements) == as_deepspeed_deals(shares, size, ratio)

@@ -38,7 +38,7 @@ SPACES = {
     "experts": SmallSpace(heavy_experts(), FOUR, two_node_cluster(), target=Target.MEGATRON),
     "long": SmallSpace(
         heavy_model(),
-        replace(FOUR, seq_len=8192),  # of which 4 ranks may have 2048 tokens each
+        replace(FOUR, seq_len=4096),  # of which 4 ranks may have 1024 tokens each
         two_node_cluster(),
         target=Target.MEGATRON,
         constraints=Constraints(degrees={"tp": Bounds(minimum=1)}),
@@ -59,7 +59,7 @@ def thumb_layouts(space: SmallSpace) -> list[Layout]:
             and (layout.zero_stage == 1 or replicas == 1)
             and layout.sequence_parallel == (layout.tp > 1)
             and layout.cp_kind in (None, ContextKind.RING)
-            and (layout.cp == 1 or space.workload.seq_len >= 2048 * layout.cp)
+            and (layout.cp == 1 or space.workload.seq_len >= (2048 if space.model.has_experts else 1024) * layout.cp)
         )
 
     def order(layout: Layout) -> tuple[int, ...]:
