@@ -42,11 +42,14 @@ from planner.offloading.sub_groups import largest_kept, most_beyond, tensor_elem
 from planner.plans.plan import HostLine, HostMemory
 from planner.ranks.communication import num_moments, shard_ranks
 from planner.ranks.placement import PlacedModel
+from planner.requests.workload import TrainWorkload
 from planner.schedules.orders import operation_order, peak_activation_bytes
 from planner.units import GIB
 from profiles.hardware import Cluster
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 PROCESS_BYTES = 8 * GIB
 PROCESS_SOURCE = (
@@ -165,17 +168,43 @@ def least_drive_bytes(driven_X: FloatArray, *, cluster: Cluster) -> FloatArray:
     return least_X
 
 
-def least_node_bytes(offloaded_X: FloatArray, *, of_element: int, cluster: Cluster) -> FloatArray:
+def least_node_bytes(
+    offloaded_X: FloatArray, *, of_element: int, buffers_X: FloatArray, cluster: Cluster
+) -> FloatArray:
     """Return what the node that keeps most keeps at least, as an array over points.
 
     Args:
         offloaded_X: Elements of a rank whose states are on the host, on average; one less is counted, for rounding.
         of_element: Bytes of each.
+        buffers_X: What a rank has there beside them, at least, on average (`least_buffer_bytes`).
         cluster: The nodes.
     """
-    offloaded_bytes_X = cluster.gpus_per_node * np.maximum(offloaded_X - 1.0, 0.0) * of_element
-    needed_X: FloatArray = offloaded_bytes_X + sum(line.num_bytes for line in reserve(cluster))
+    of_rank_X = np.maximum(offloaded_X - 1.0, 0.0) * of_element + buffers_X
+    needed_X: FloatArray = cluster.gpus_per_node * of_rank_X + sum(line.num_bytes for line in reserve(cluster))
     return needed_X
+
+
+def least_buffer_bytes(
+    updated_X: IntArray, *, pipelined_X: BoolArray, has_weights_X: BoolArray, workload: TrainWorkload
+) -> FloatArray:
+    """Return what a rank with sharded weights has on its host at least, on average, whichever part of its states is.
+
+    These are its gradients, in a buffer of a power of two, which only without a pipeline all ranks fill alike, and its
+    weights, where these are there.
+
+    Args:
+        updated_X: Elements of which a rank keeps the states, wherever, on average, rounded down.
+        pipelined_X: There are several pipeline stages.
+        has_weights_X: Weights are in host memory.
+        workload: Says in which format gradients and weights are.
+    """
+    share_X = (updated_X * workload.gradient_dtype.num_bytes).astype(np.float64)
+    rounded_X = np.exp2(np.ceil(np.log2(np.maximum(share_X, 1.0))))
+    of_weight = workload.precision.parameter_dtype.num_bytes * (1 + PINNED_ROUNDING)
+    buffers_X: FloatArray = np.where(pipelined_X, share_X, rounded_X) + np.where(
+        has_weights_X, updated_X * of_weight, 0
+    )
+    return buffers_X
 
 
 def reserve(cluster: Cluster) -> tuple[HostLine, ...]:

@@ -21,10 +21,11 @@ from itertools import groupby
 import numpy as np
 
 from planner.layout import DRIVE_WEIGHTS, HOST_WEIGHTS, ON_HOSTS
-from planner.memory.host import host_bytes_of_element, least_drive_bytes, least_node_bytes
+from planner.memory.host import host_bytes_of_element, least_buffer_bytes, least_drive_bytes, least_node_bytes
+from planner.offloading.states import SHARDED_WEIGHTS
 from planner.ranks.communication import num_moments
 from planner.search.beside import Beside
-from planner.search.bounds.costs import CostTable
+from planner.search.bounds.costs import CostTable, FloatArray
 from planner.search.space.dimensions import Tier, offload_percents, tiers
 from planner.search.space.enumeration import Space, enumerate_layouts
 from planner.search.space.points import BoolArray, IntArray, Points, Scope
@@ -133,14 +134,13 @@ def _narrowed(
         return points, np.ones(0, dtype=np.bool_)
     updated_X = table.mean_updated_X(points)
     (drives,) = np.unique(points.drive_offload_X).tolist()
-    of_element = host_bytes_of_element(drives, num_moments=num_moments(table.workload))
+    node_bytes = least_node_bytes_by_part(points, updated_X, table=table, cluster=cluster)
 
     def held_X(percent_X: IntArray) -> BoolArray:
-        offloaded_X = updated_X * (percent_X / 100)
-        needed_X = least_node_bytes(offloaded_X, of_element=of_element, cluster=cluster)
-        held_X: BoolArray = needed_X <= cluster.host_memory_bytes
+        held_X: BoolArray = node_bytes(percent_X) <= cluster.host_memory_bytes
         if drives != ON_HOSTS:
-            held_X &= least_drive_bytes(offloaded_X, cluster=cluster) <= (cluster.nvme_bytes or 0)
+            driven_X = updated_X * (percent_X / 100)
+            held_X &= least_drive_bytes(driven_X, cluster=cluster) <= (cluster.nvme_bytes or 0)
         return held_X
 
     def fits_X(percent_X: IntArray) -> BoolArray:
@@ -160,6 +160,34 @@ def _narrowed(
         least_offload_X=np.where(fitting_X, np.minimum(least_X, most_X), percents[0]),
     )
     return narrowed, kept_X
+
+
+def least_node_bytes_by_part(
+    points: Points, updated_X: IntArray, *, table: CostTable, cluster: Cluster
+) -> Callable[[IntArray], FloatArray]:
+    """Return what says, by the percent of the states there, what the node that keeps most keeps at least.
+
+    Args:
+        points: Points whose states go to the same place.
+        updated_X: Elements of which a rank keeps the states, wherever, on average.
+        table: Costs.
+        cluster: Knows what each node has.
+    """
+    (drives,) = np.unique(points.drive_offload_X).tolist()
+    of_element = host_bytes_of_element(drives, num_moments=num_moments(table.workload))
+    sharded_X = least_buffer_bytes(
+        updated_X,
+        pipelined_X=points.pp_X > 1,
+        has_weights_X=points.parameter_offload_X == HOST_WEIGHTS,
+        workload=table.workload,
+    )
+    buffers_X = np.where(points.zero_stage_X == SHARDED_WEIGHTS, sharded_X, 0.0)
+
+    def node_bytes(percent_X: IntArray) -> FloatArray:
+        offloaded_X = updated_X * (percent_X / 100)
+        return least_node_bytes(offloaded_X, of_element=of_element, buffers_X=buffers_X, cluster=cluster)
+
+    return node_bytes
 
 
 def _first_X(test: Callable[[IntArray], BoolArray], percents: tuple[int, ...], count: int) -> IntArray:

@@ -31,6 +31,8 @@ def distinct_columns(columns: IntArray) -> tuple[IntArray, IntArray]:
         OverflowError: The numbers span more than 63 bits together.
     """
     head, run_X = runs(columns)
+    if len(head) == 1:
+        return head, run_X
     key_X = np.zeros(len(head), dtype=np.int64)
     span = 1
     for row in columns[:, head]:

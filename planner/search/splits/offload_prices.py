@@ -190,7 +190,7 @@ class OffloadPricer(Pricer):
                 by_host = by_host or real is None
                 if real is not None and real.step_seconds < ceiling:
                     better, ceiling = real, real.step_seconds
-                runs.cut(run, index)
+                runs.cut(run, index, is_held=real is not None)
             elif seen.outbid and run.first < run.last:
                 runs.halve(run)
             else:
@@ -289,13 +289,15 @@ class _Runs:
             return index, None
         return index, replace(self._pricer.candidate(layout, lower_bound_seconds=0.0), point=self._point)
 
-    def cut(self, run: _Run, index: int) -> None:
+    def cut(self, run: _Run, index: int, *, is_held: bool) -> None:
         """Cut a run at the part with which its best split is placed.
 
-        With a single split nothing below that part fits, and the part itself is known.
+        With a single split nothing below that part fits, and the part itself is known; where the nodes do not hold it
+        (`is_held`), they hold no larger one.
         """
         if has_single_split(self._point):
-            self._add(run, index + 1, run.last)
+            if is_held:
+                self._add(run, index + 1, run.last)
         elif run.first == run.last:
             self.close(run)
         elif index == run.last:
