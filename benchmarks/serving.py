@@ -5,8 +5,9 @@
     python -m benchmarks.serving --only trace
 
 Planning is the call of `planner.serving_search.search.plan_serving` alone, in a fresh process of each case's own; what
-starting Python and reading the spec take comes before. The other planner's figures are its own predictions, printed by
-it for the same model, GPUs, lengths and targets; none of either side is a measurement. Times gate nothing.
+starting Python, importing the solver and reading the spec take comes before. The other planner's figures are its own
+predictions, printed by it for the same model, GPUs, lengths and targets; none of either side is a measurement. Times
+gate nothing.
 
 The difference is taken apart. Its plan is priced here, at its batch where it prints one, else at the largest that keeps
 the targets here: what that differs by is prices. Between its shape and the best equal engines lies the choice of a
@@ -20,6 +21,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,10 +31,12 @@ from benchmarks.serving_trace import trace_row, trace_words
 from planner.serving_plans.layout import EngineShape
 from planner.serving_plans.plan import ServePlan
 from planner.serving_search.closed_form import best_of_both, both_at
+from planner.serving_search.compose import DEFAULT_SOLVER
 from planner.serving_search.inputs import ServeInputs, load_serve_inputs
 from planner.serving_search.search import field_of, plan_serving
 from planner.serving_search.simulated import keeps, served_at, stated_seconds
 from planner.serving_search.traffic import mean_of
+from solvers.fleet_registry import FLEET_SOLVERS
 
 SPECS = Path(__file__).resolve().parent / "serving_specs"
 WANTED_SECONDS = 3.0
@@ -200,6 +204,7 @@ def names() -> tuple[str, ...]:
 def plan_case(name: str) -> Row:
     """Return a case, planned."""
     inputs = load_serve_inputs(SPECS / f"{name}.yaml")
+    import_module(FLEET_SOLVERS[DEFAULT_SOLVER].module)
     start, cpu = time.perf_counter(), time.process_time()
     plan = plan_serving(inputs.model, inputs.clusters, inputs.request)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
