@@ -86,7 +86,8 @@ def test_70b_trains_beside_512_gib_with_weights_on_drives_and_not_without(traine
     assert "parameter_drives" in trained.search.dimensions
     assert sum(trained.search.pruned.values()) + trained.search.simulated == trained.search.considered
     for planned in trained.plans:
-        assert (planned.layout.offload, planned.layout.zero_stage, planned.layout.dp) == (BOTH, 3, 8)
+        layout = planned.layout
+        assert (layout.offload, layout.zero_stage, layout.dp * layout.cp) == (BOTH, 3, 8)
         assert planned.step_seconds == pytest.approx(planned.reevaluated_step_seconds, rel=1e-9)
         assert not violations(planned, trained.model, trained.cluster, trained.request)
     without = search(trained.model, trained.cluster, asked(parameter_drives=False), top=1)
