@@ -35,6 +35,7 @@ from planner.ranks.placement import PlacedModel, place
 from planner.requests.request import Bounds, Constraints, Target
 from planner.requests.workload import AttentionKernel, DType, Lora, Precision, TrainMethod, TrainWorkload
 from planner.search.bounds.costs import CostTable
+from planner.search.offload_search import least_node_bytes_by_part
 from planner.search.space.dimensions import interleaved_counts
 from planner.search.space.enumeration import enumerate_layouts
 from planner.search.space.points import Scope
@@ -261,6 +262,13 @@ class SmallSpace:
     def pricer(self, limit_bytes: int = NO_LIMIT_BYTES) -> Pricer:
         """Return a pricer under a limit."""
         return Pricer(self.table, limit_bytes=limit_bytes, cluster=self.cluster)
+
+    def least_node_bytes(self, index: int, *, percent: int) -> float:
+        """Return what the search says that some node keeps at least of a point with so much of its states there."""
+        points = self.points.where(np.array([index]))
+        updated_X = self.table.mean_updated_X(points)
+        bound = least_node_bytes_by_part(points, updated_X, table=self.table, cluster=self.cluster)
+        return float(bound(np.array([percent]))[0])
 
     def layout(self, index: int) -> Layout:
         """Return one point, its layers not placed."""

@@ -12,9 +12,9 @@ OPTIMIZER = ("optimizer", "type")
 STAGE_3 = "deepspeed/runtime/zero/stage3.py: DeepSpeedZeroOptimizer_Stage3"
 
 
-def _ratio(run: DeepSpeedRun, device: str) -> float | None:
-    """Return the ratio where it leaves a part of the states on the GPU, the others going to `device`; else nothing."""
-    if not run.given(*PLACE) or run.stage != 3 or run.offload_device("offload_optimizer") != device:
+def _ratio(run: DeepSpeedRun, *devices: str) -> float | None:
+    """Return the ratio where it leaves a part of the states on the GPU, the others going to one of `devices`."""
+    if not run.given(*PLACE) or run.stage != 3 or run.offload_device("offload_optimizer") not in devices:
         return None
     ratio = run.number(*PLACE)
     return ratio if ratio is not None and ratio < 1 else None
@@ -108,7 +108,7 @@ def ratio_without_cpu_adam(run: DeepSpeedRun) -> Iterator[Found]:
     """A `ratio` below 1 goes with DeepSpeed's Adam of the CPU: Adam or AdamW without `torch_adam`."""
     name = (run.text(*OPTIMIZER) or "").lower()
     is_torch = run.content("optimizer", "params", "torch_adam") is True
-    ratio = next((ratio for device in ("cpu", "nvme") if (ratio := _ratio(run, device)) is not None), None)
+    ratio = _ratio(run, "cpu", "nvme")
     if ratio is not None and name and (name not in {"adam", "adamw"} or is_torch):
         used = f"torch's {run.text(*OPTIMIZER)}" if is_torch else run.text(*OPTIMIZER)
         yield Found(

@@ -15,7 +15,6 @@ from planner.offloading.states import SHARDED_WEIGHTS
 from planner.plans.plan import HostMemory, Phase
 from planner.requests.request import Target
 from planner.requests.workload import DType, Precision, TrainMethod
-from planner.search.offload_search import least_node_bytes_by_part
 from tests.builders import two_node_cluster
 from tests.small_spaces import NO_LIMIT_BYTES, SmallSpace, mixed_models, models, workloads
 
@@ -147,9 +146,6 @@ def test_a_node_that_just_holds_a_layout_holds_it_and_one_with_a_byte_less_does_
 @given(drawn=offloaded_layouts())
 def test_no_node_keeps_less_than_its_bound_says(drawn: tuple[SmallSpace, Layout, int]) -> None:
     space, layout, index = drawn
-    points = space.points.where(np.array([index]))
-    updated_X = space.table.mean_updated_X(points)
-    bound = least_node_bytes_by_part(points, updated_X, table=space.table, cluster=space.cluster)
     for fraction in parts_of(layout):
-        (least,) = bound(np.array([round(100 * fraction)])).tolist()
+        least = space.least_node_bytes(index, percent=round(100 * fraction))
         assert least <= hosted(space, with_fraction(layout, fraction)).num_bytes

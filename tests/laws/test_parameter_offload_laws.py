@@ -16,7 +16,6 @@ from planner.plans.plan import Phase
 from planner.ranks.communication import shard_ranks
 from planner.requests.request import Target
 from planner.requests.workload import DType, Precision, TrainMethod
-from planner.search.offload_search import least_node_bytes_by_part
 from tests.builders import two_node_cluster
 from tests.small_spaces import NO_LIMIT_BYTES, SmallSpace, mixed_models, models, workloads
 
@@ -122,10 +121,7 @@ def test_search_and_checker_agree_and_no_bound_is_above(drawn: tuple[SmallSpace,
 @given(drawn=layouts_with_weights_on_the_host())
 def test_no_node_keeps_less_than_its_bound_says(drawn: tuple[SmallSpace, Layout, int]) -> None:
     space, layout, index = drawn
-    points = space.points.where(np.array([index]))
-    updated_X = space.table.mean_updated_X(points)
-    bound = least_node_bytes_by_part(points, updated_X, table=space.table, cluster=space.cluster)
-    (least,) = bound(np.array([100])).tolist()
+    least = space.least_node_bytes(index, percent=100)
     ledger = host_memory(space.place(layout), space.cluster)
     assert ledger is not None
     assert 0.5 * ledger.num_bytes < least <= ledger.num_bytes

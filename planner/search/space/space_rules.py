@@ -22,11 +22,11 @@ from planner.search.space.points import BoolArray, IntArray, Points, Scope, dist
 Rule = tuple[str, BoolArray]
 
 MIN_CONTEXT_TOKENS = 1024
-"""Tokens of a sequence that context parallelism leaves on a rank at least, unless cp is pinned: a choice. With fewer,
-attention is a small part of a layer and other degrees cut the rest better."""
+"""Tokens of a sequence that context parallelism leaves on a rank at least, unless cp is pinned: a choice, as each
+further degree multiplies the meshes."""
 
 MIN_CONTEXT_TOKENS_WITH_EXPERTS = 2048
-"""The same where experts are routed, whose degrees multiply the meshes."""
+"""The same where experts are routed, whose degrees multiply them again."""
 
 MAX_TP = 16
 """Largest tp unless it is pinned: beyond it products are thin and collectives long, even inside a rack."""
