@@ -59,7 +59,7 @@ def one_decode_seconds(core: AttentionCore, cache_bytes: float, device: Device, 
 
 def place_between(axis: Sequence[float], value: float) -> tuple[int, float]:
     """Return the point of an axis below a value, and the share of the way to the next one; beyond the ends too."""
-    index = min(max(bisect_right(axis, value) - 1, 0), len(axis) - 2)
+    index = bisect_right(axis, value, 1, len(axis) - 1) - 1
     return index, (value - axis[index]) / (axis[index + 1] - axis[index])
 
 

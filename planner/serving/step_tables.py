@@ -343,6 +343,6 @@ def at_tokens(seconds_T: Sequence[float], tokens: float) -> float:
     """Return the seconds of so many tokens: linear between points of the grid and behind its last; none take none."""
     if tokens <= 0:
         return 0.0
-    index = min(max(bisect_right(TOKENS_T, tokens) - 1, 0), len(TOKENS_T) - 2)
+    index = bisect_right(TOKENS_T, tokens, 1, len(TOKENS_T) - 1) - 1
     first, second = seconds_T[index], seconds_T[index + 1]
     return first + (second - first) * (max(tokens, 1.0) - TOKENS_T[index]) / (TOKENS_T[index + 1] - TOKENS_T[index])

@@ -248,23 +248,24 @@ def _ledger(
     )
 
 
-def _seats(ground: Ground, build: Build, *, seqs: int) -> Seats:
-    settings = settings_of(ground, build, seqs=seqs)
-    return seats_of(ledger_of(ground, build, seqs=seqs), settings, typical_tokens=ground.mean.typical_tokens)
-
-
 def candidates_of(ground: Ground, shapes: Iterable[EngineShape], pruned: Counter[str]) -> list[Candidate]:
     """Return the engines of these shapes that fit, and count the others."""
     found: list[Candidate] = []
     for shape in shapes:
-        fits = False
+        # Steps take what they take whatever the budget.
+        costs: dict[tuple[int, Balance], StepCosts] = {}
         for build in _builds(ground, shape, pruned):
-            seqs = _most_seqs(ground, build)
-            if seqs:
-                fits = True
-                costs, seats = costs_of(ground, build), _seats(ground, build, seqs=seqs)
-                found.append(Candidate(ground=ground, build=build, costs=costs, most_seqs=seqs, most_seats=seats))
-        if not fits:
+            seats = _most_seats(ground, build)
+            if seats is not None:
+                kind = build.guesses, build.balance
+                if kind not in costs:
+                    costs[kind] = costs_of(ground, build)
+                found.append(
+                    Candidate(
+                        ground=ground, build=build, costs=costs[kind], most_seqs=seats.sequences, most_seats=seats
+                    )
+                )
+        if not costs:
             pruned[DOES_NOT_FIT] += 1
     return found
 
@@ -350,8 +351,10 @@ def least_seats(constraints: ServeConstraints) -> int:
     return min(value for value in ends if bounds.admits(value))
 
 
-def _most_seqs(ground: Ground, build: Build) -> int:
-    """Return how many sequences run at once at most; 0 where the longest does not fit, or no batch that is allowed.
+def _most_seats(ground: Ground, build: Build) -> Seats | None:
+    """Return what bounds steps with the most sequences that run at once.
+
+    None where the longest sequence does not fit, or no batch that is allowed.
 
     Room for logits grows with the sequences, so that the number is found from above. vLLM takes no budget of tokens
     below the number of sequences (`vllm/config/scheduler.py: verify_max_model_len`); of one whose answers are guessed
@@ -364,21 +367,22 @@ def _most_seqs(ground: Ground, build: Build) -> int:
         least = least_seats(constraints)
         most = max((value for value in range(1, most + 1) if bounds.admits(value)), default=least)
         if most * (build.guesses + 1) > build.budget:
-            return 0
+            return None
         # The engine is told an allowed number of seats, more than it fills: room for their logits is there too.
         named = (least, *(value for value in bounds.allowed or () if value <= most))
         seated = [value for value in named if _holds(ground, build, seqs=value)]
         if least not in seated:
-            return 0
+            return None
         if bounds.allowed is not None:
             most = max(seated)
     while most:
-        ledger = ledger_of(ground, build, seqs=most)
+        settings = settings_of(ground, build, seqs=most)
+        ledger = ledger_told(ground, build, settings)
         if not ledger.fits:
             most //= 2
             continue
         held = min(most, ledger.most_sequences(ground.mean.typical_tokens))
         if held == most:
-            return most
+            return seats_of(ledger, settings, typical_tokens=ground.mean.typical_tokens)
         most = held
-    return 0
+    return None

@@ -93,8 +93,13 @@ def seats_for(candidate: Candidate, batch: float, role: Role = Role.BOTH) -> int
     return candidate.told(max(1, min(seqs, candidate.most_seqs)))
 
 
-def best_of_both(candidate: Candidate) -> Point | None:
-    """Return the most that an engine bears that does everything; None where no batch keeps the targets."""
+def best_of_both(candidate: Candidate, *, near: float | None = None) -> Point | None:
+    """Return the most that an engine bears that does everything; None where no batch keeps the targets.
+
+    Args:
+        candidate: The engine.
+        near: The batch of an engine that differs little, where one is known: the search begins there.
+    """
     allowed = allowed_of(candidate)
     output = candidate.ground.mean.output
     closed = in_a_loop(candidate)
@@ -103,7 +108,7 @@ def best_of_both(candidate: Candidate) -> Point | None:
         state = state_at(candidate, batch)
         return not state.saturated and allowed.admit(ttft=state.ttft_seconds, tpot=state.tpot_seconds, output=output)
 
-    batch = _largest(keeps, least=1.0 if closed else 1e-2, most=float(candidate.most_seqs), whole=closed)
+    batch = _largest(keeps, least=1.0 if closed else 1e-2, most=float(candidate.most_seqs), whole=closed, near=near)
     return None if batch is None else both_at(candidate, batch)
 
 
@@ -184,16 +189,52 @@ def best_of_decode(candidate: Candidate) -> Point | None:
     )
 
 
-def _largest(keeps: Callable[[float], bool], *, least: float, most: float, whole: bool) -> float | None:
-    """Return the largest value that keeps a condition which small ones keep and large ones do not."""
-    if most < least or not keeps(least):
+def _largest(
+    keeps: Callable[[float], bool], *, least: float, most: float, whole: bool, near: float | None = None
+) -> float | None:
+    """Return the largest value that keeps a condition which small ones keep and large ones do not.
+
+    Args:
+        keeps: Whether a value keeps it.
+        least: The least value.
+        most: The largest.
+        whole: Values are whole numbers.
+        near: A whole value to begin at: steps away from it double until the condition changes.
+    """
+    if most < least:
         return None
-    if keeps(most):
-        return most
-    low, high = least, most
+    if whole and near is not None:
+        low, high = _around(keeps, least=least, most=most, near=min(max(near, least), most))
+    else:
+        low, high = (least, most) if keeps(least) else (None, least)
+        if low is not None and keeps(most):
+            return most
+    if low is None:
+        return None
     for _ in range(BISECTIONS):
         if whole and high - low <= 1:
             break
         middle = (low + high) // 2 if whole else math.sqrt(low * high)
         low, high = (middle, high) if keeps(middle) else (low, middle)
     return low
+
+
+def _around(keeps: Callable[[float], bool], *, least: float, most: float, near: float) -> tuple[float | None, float]:
+    """Return a value that keeps a condition and a larger one that does not, or is beyond the largest.
+
+    The first is None where the least does not keep it.
+    """
+    step = 1.0
+    if keeps(near):
+        while near < most:
+            further = min(near + step, most)
+            if not keeps(further):
+                return near, further
+            near, step = further, 2 * step
+        return most, most + 1
+    while near > least:
+        further = max(near - step, least)
+        if keeps(further):
+            return further, near
+        near, step = further, 2 * step
+    return None, least

@@ -85,7 +85,7 @@ def option_table(request: ServeRequest, candidates: list[Candidate], *, one_node
     priced = 0
     both: list[Point] = []
     if request.constraints.split is not Splits.ONLY or not candidates:
-        found = [best_of_both(candidate) for candidate in candidates]
+        found = _bearing_alone(candidates)
         priced += len(found)
         pruned["no batch keeps the targets"] += sum(point is None for point in found)
         both = sorted((point for point in found if point is not None), key=_order)
@@ -99,6 +99,17 @@ def option_table(request: ServeRequest, candidates: list[Candidate], *, one_node
         priced += count
     kept = tuple(option for option in options if option.rate > 0)
     return OptionTable(options=kept, both=tuple(both), priced=priced, pruned=+pruned)
+
+
+def _bearing_alone(candidates: list[Candidate]) -> list[Point | None]:
+    """Return what each engine bears that does everything; builds of one shape bear much the same."""
+    found: list[Point | None] = []
+    last: Point | None = None
+    for candidate in candidates:
+        near = last.batch if last is not None and last.candidate.shape == candidate.shape else None
+        last = best_of_both(candidate, near=near)
+        found.append(last)
+    return found
 
 
 def _order(point: Point) -> tuple[float, tuple[int, int, str, int]]:
