@@ -351,13 +351,13 @@ def stages_from_counts(layers_per_stage: tuple[int, ...]) -> tuple[Stage, ...]:
     first_layers = accumulate(layers_per_stage, initial=0)
     last = len(layers_per_stage) - 1
     return tuple(
-        _stage(first_layer, num_layers, index == 0, index == last)
+        stage_of(first_layer, num_layers, index == 0, index == last)
         for index, (first_layer, num_layers) in enumerate(zip(first_layers, layers_per_stage, strict=False))
     )
 
 
 @lru_cache(maxsize=1 << 14)
-def _stage(first_layer: int, num_layers: int, has_embedding: bool, has_head: bool) -> Stage:  # noqa: FBT001 - a key
+def stage_of(first_layer: int, num_layers: int, has_embedding: bool, has_head: bool) -> Stage:  # noqa: FBT001 - a key
     """Return a virtual stage; a search asks for the same ones in one split after another."""
     return Stage(first_layer=first_layer, num_layers=num_layers, has_embedding=has_embedding, has_head=has_head)
 

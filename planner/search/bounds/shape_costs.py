@@ -22,6 +22,10 @@ from profiles.estimate import CostModel
 
 FloatArray = NDArray[np.float64]
 
+_NOTHING, _WHOLE, _PER_LAYER = (
+    Recompute(granularity=granularity) for granularity in (Granularity.NONE, Granularity.FULL, Granularity.PER_LAYER)
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSeconds:
@@ -48,8 +52,7 @@ class PartTable:
         self.cost_model = cost_model
         self.recomputes = recomputes
         # Where each layer has its own choice, it takes no less than without any recomputation.
-        least = Recompute(granularity=Granularity.NONE)
-        self._of_layers = tuple(least if choice.is_per_layer else choice for choice in recomputes)
+        self._of_layers = tuple(_NOTHING if choice.is_per_layer else choice for choice in recomputes)
         self._seconds: dict[RankLayer, FloatArray] = {}
         self._bytes: dict[RankLayer, FloatArray] = {}
         self._layer_seconds: dict[tuple[RankLayer, bool], FloatArray] = {}
@@ -150,13 +153,13 @@ class ShapeCosts:
     @cached_property
     def whole_layer_seconds(self) -> float:
         """Return what recomputing one layer whole adds to its backward pass, the least of all distinct blocks."""
-        nothing = self.recomputes.index(Recompute(granularity=Granularity.NONE))
+        nothing = self.recomputes.index(_NOTHING)
         return float(min(row[1 + self.whole_choice] - row[1 + nothing] for row in self._seconds_D))
 
     @cached_property
     def whole_choice(self) -> int:
         """Return the recompute choice of layers that are recomputed whole."""
-        return self.recomputes.index(Recompute(granularity=Granularity.FULL))
+        return self.recomputes.index(_WHOLE)
 
     @cached_property
     def _counts_D(self) -> tuple[FloatArray, ...]:
@@ -188,9 +191,9 @@ class ShapeCosts:
     def choice_of(self, recompute: Recompute) -> int:
         """Return the recompute choice of the layers that are not recomputed whole."""
         if recompute.num_layers is not None:
-            recompute = Recompute(granularity=Granularity.NONE)
+            recompute = _NOTHING
         elif recompute.is_per_layer:
-            recompute = Recompute(granularity=Granularity.PER_LAYER)
+            recompute = _PER_LAYER
         return self.recomputes.index(recompute)
 
     @cached_property

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.layout import Layout, Stage
+from planner.layout import Layout, Stage, stage_of
 from planner.schedules.critical_path import critical_path
 from planner.schedules.simulate import FloatArray
 from planner.search.space.points import BoolArray
@@ -110,12 +110,7 @@ class StageChanges:
         if num_layers < fewest or first_layer < 0 or first_layer + num_layers > last_layer:
             return np.inf, np.inf
         now = self._prices.stage_on(stage, rank)
-        moved = Stage(
-            first_layer=first_layer,
-            num_layers=num_layers,
-            has_embedding=stage.has_embedding,
-            has_head=stage.has_head,
-        )
+        moved = stage_of(first_layer, num_layers, stage.has_embedding, stage.has_head)
         then = self._prices.stage_on(moved, rank)
         return then.forward - now.forward, then.backward - now.backward
 
