@@ -10,6 +10,7 @@ from planner.accuracy.operations import OperationPrediction
 from planner.accuracy.scores import (
     CHOICE_COLUMNS,
     Errors,
+    Predicted,
     choices_of,
     grouped,
     memory_errors,
@@ -131,14 +132,27 @@ def or_none(errors: Errors | None) -> dict[str, object] | None:
     return None if errors is None else asdict(errors)
 
 
+def in_groups(
+    found: Sequence[Predicted], by: Sequence[str]
+) -> tuple[Sequence[str], Sequence[tuple[tuple[str, ...], Sequence[Predicted]]]]:
+    """Return headers of the columns that name groups, and the groups, all predictions together last.
+
+    A file may have none of the columns: then one without a header names the last.
+    """
+    headers = tuple(by) or ("",)
+    every = ("all", *[""] * (len(headers) - 1))
+    groups = tuple(grouped(found, by).items()) if by else ()
+    return headers, (*groups, (every, found))
+
+
 def training_blocks(runs: Sequence[Prediction], by: Sequence[str]) -> tuple[Block, ...]:
     """Return what `accuracy` prints of training runs."""
-    every = ("all", *[""] * (len(by) - 1))
+    headers, groups = in_groups(runs, by)
     rows = [
         (*key, count(len(entries)), *error_cells(step_errors(entries)), *error_cells(memory_errors(entries))[:1])
-        for key, entries in (*grouped(runs, by).items(), (every, runs))
+        for key, entries in groups
     ]
-    names = [*by, ">rows", ">median error", ">mean error", ">bias", ">peak memory"]
+    names = [*headers, ">rows", ">median error", ">mean error", ">bias", ">peak memory"]
     choices = summary_of_choices(choices_of(runs))
     facts: list[tuple[str, str]] = []
     if choices.spearman_median is not None and choices.regret_mean is not None and choices.top_regret_mean is not None:

@@ -4,10 +4,18 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cli.render import Block, Facts, Line, Style, Table, columns, count
-from cli.render_accuracy import SCHEMA_VERSION, constants_document, coverage, error_cells, or_none, reasons
+from cli.render_accuracy import (
+    SCHEMA_VERSION,
+    constants_document,
+    coverage,
+    error_cells,
+    in_groups,
+    or_none,
+    reasons,
+)
 from planner.accuracy.measurements import Kind
 from planner.accuracy.operations import OperationPrediction
-from planner.accuracy.scores import grouped, operation_errors
+from planner.accuracy.scores import operation_errors
 from planner.accuracy.tables import Basis, Tables
 from profiles.estimate import Source
 
@@ -48,15 +56,12 @@ def operation_blocks(
     kind: Kind, tables: Tables, found: Sequence[OperationPrediction], by: Sequence[str]
 ) -> tuple[Block, ...]:
     """Return what `accuracy` prints of operations."""
-    every = ("all", *[""] * (len(by) - 1))
-    rows = [
-        (*key, count(len(entries)), *error_cells(operation_errors(entries)))
-        for key, entries in (*grouped(found, by).items(), (every, found))
-    ]
+    headers, groups = in_groups(found, by)
+    rows = [(*key, count(len(entries)), *error_cells(operation_errors(entries))) for key, entries in groups]
     sources = ", ".join(f"{count(number)} {source}" for source, number in sources_of(found).items())
     return (
         Line(f"{kind}: predicted over measured, less one; systems weigh the same", Style.HEADING),
-        Table(columns=columns(*by, ">rows", ">median error", ">mean error", ">bias"), rows=tuple(rows)),
+        Table(columns=columns(*headers, ">rows", ">median error", ">mean error", ">bias"), rows=tuple(rows)),
         Facts(pairs=(("priced by", tables.text), *((("of them", sources),) if sources else ()))),
         *_unused(kind, tables, found),
         *reasons([entry.error for entry in found]),

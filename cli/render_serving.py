@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from cli.render import Block, Facts, Line, Style, Table, columns, count, section
-from cli.render_accuracy import error_cells, or_none, reasons
+from cli.render_accuracy import error_cells, in_groups, or_none, reasons
 from planner.accuracy.measurements import Kind
 from planner.accuracy.scores import Errors, grouped
 from planner.accuracy.serving import ServingPrediction
@@ -137,7 +137,7 @@ def serving_blocks(found: Sequence[ServingPrediction], sorting: Sorting, by: Seq
     """Return what `accuracy` prints of serving runs."""
     sets = sets_of(found, sorting)
     first = {id(entry) for entry in sets.first_token}
-    every = ("all", *[""] * (len(by) - 1))
+    headers, groups = in_groups(sets.clean, by)
     rows = [
         (
             *key,
@@ -145,7 +145,7 @@ def serving_blocks(found: Sequence[ServingPrediction], sorting: Sorting, by: Seq
             *error_cells(metric_errors(entries, Metric.TPOT)),
             *error_cells(metric_errors([entry for entry in entries if id(entry) in first], Metric.TTFT))[:1],
         )
-        for key, entries in (*grouped(sets.clean, by).items(), (every, sets.clean))
+        for key, entries in groups
     ]
     refused = refused_rows(found)
     predicted, stated = sum(entry.error is None for entry in found), sum(entry.run is not None for entry in found)
@@ -154,7 +154,7 @@ def serving_blocks(found: Sequence[ServingPrediction], sorting: Sorting, by: Seq
         ("predicted", f"{count(predicted)} of {count(len(found))}; {count(stated)} state a layout and lengths"),
         *_ranking_facts(ranking_of(sets.clean, no_first_token=frozenset(sorting.no_first_token))),
     ]
-    names = [*by, ">rows", ">tpot median", ">mean", ">bias", ">ttft median"]
+    names = [*headers, ">rows", ">tpot median", ">mean", ">bias", ">ttft median"]
     left = tuple(
         Line(f"  {entry['rows']:>4} x {entry['name']} ({entry['kind']}): {entry['reason']}")
         for entry in excluded_document(sorting)

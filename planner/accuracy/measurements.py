@@ -85,6 +85,13 @@ class Row:
             raise ValueError(f"{column} = {self.quoted(column)} is no finite number from 0 on")
         return number
 
+    def figure(self, column: str) -> float | None:
+        """Return the number in a cell, or None where it says nothing or something else."""
+        try:
+            return self.number(column)
+        except ValueError:
+            return None
+
     def count(self, column: str) -> int | None:
         """Return the positive whole number in a cell, written as 8 or 8.0, or None where it says nothing.
 

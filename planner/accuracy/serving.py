@@ -28,6 +28,9 @@ MOST_MEMORY_FRACTION = 0.97
 STATIC_TOKENS = 1 << 20
 """A static batch's prompts are one step."""
 
+FIGURES = ("ttft_ms", "tpot_ms", "total_tokens_per_s_per_gpu", "output_tokens_per_s_per_gpu")
+"""What was measured; a row that holds something else than a number there is not predicted."""
+
 OFFLINE_SEQUENCES = 2048
 """Sequences that an offline run has at once at most: TensorRT-LLM's default `max_batch_size`."""
 
@@ -59,22 +62,22 @@ class ServingPrediction:
     @property
     def measured_ttft_seconds(self) -> float | None:
         """Return the measured time to the first token."""
-        return _thousandth(self.row.number("ttft_ms"))
+        return _thousandth(self.row.figure("ttft_ms"))
 
     @property
     def measured_tpot_seconds(self) -> float | None:
         """Return the measured time for each further token."""
-        return _thousandth(self.row.number("tpot_ms"))
+        return _thousandth(self.row.figure("tpot_ms"))
 
     @property
     def measured_total(self) -> float | None:
         """Return the printed tokens of prompts and answers a second and GPU."""
-        return self.row.number("total_tokens_per_s_per_gpu")
+        return self.row.figure("total_tokens_per_s_per_gpu")
 
     @property
     def measured_output(self) -> float | None:
         """Return the printed tokens of answers a second and GPU."""
-        return self.row.number("output_tokens_per_s_per_gpu")
+        return self.row.figure("output_tokens_per_s_per_gpu")
 
 
 def _thousandth(number: float | None) -> float | None:
@@ -96,6 +99,8 @@ class ServingPredictor:
         run: ServedRun | None = None
         try:
             run = self.runs.of(row)
+            for column in FIGURES:
+                row.number(column)
             return self._of(run)
         except ValueError as error:
             return ServingPrediction(row=row, run=run, error=str(error))

@@ -59,7 +59,7 @@ def _holds(where: Mapping[str, tuple[str, ...]], row: Row) -> bool:
             if row.id not in texts:
                 return False
         elif column == "ttft_above_ms":
-            found = row.number("ttft_ms")
+            found = row.figure("ttft_ms")
             if found is None or found <= float(texts[0]):
                 return False
         elif _plain(row.text(column)) not in texts:
@@ -130,7 +130,7 @@ def _repeated(rows: Iterable[Row]) -> set[str]:
     seen: set[tuple[str, ...]] = set()
     found: set[str] = set()
     for row in rows:
-        tpot = row.number("tpot_ms")
+        tpot = row.figure("tpot_ms")
         if tpot is None:
             continue
         key = (*(row.text(column) for column in _CONFIGURATION), f"{tpot:.2f}")

@@ -44,6 +44,10 @@ def read_topology_matrix(text: str, *, file: str, given: Collection[Field] = ())
     header = lines[start].split()
     labels = header[: header.index("CPU")] if "CPU" in header else []
     gpus = [label for label in labels if _GPU.fullmatch(label)]
+    if not gpus:
+        raise InputError(
+            "The header has no GPU in front of CPU Affinity.", location=place, hint="Give all that was printed."
+        )
     matrix = _matrix(lines, labels, file)
     for label in gpus:
         if label not in matrix:

@@ -57,6 +57,17 @@ def test_the_table_has_a_line_for_each_value_and_one_for_all(runs: Path) -> None
     assert "Not predicted: 1 of 3 rows" in result.stdout
 
 
+def test_a_file_without_the_usual_column_has_one_line_for_all(tmp_path: Path) -> None:
+    cells = {column: text for column, text in RUN.items() if column != "source_group"}
+    path = tmp_path / "runs.csv"
+    path.write_text(f"{','.join(cells)}\n{','.join(cells.values())}\n")
+    result = RUNNER.invoke(app, ["accuracy", str(path)])
+    assert (result.exit_code, result.stderr) == (0, "")
+    header, line = result.stdout.splitlines()[1:3]
+    assert header.split()[:3] == ["rows", "median", "error"]
+    assert line.split()[:2] == ["all", "1"]
+
+
 def test_operations_are_scored_too(tmp_path: Path) -> None:
     path = tmp_path / "gemm.csv"
     path.write_text(GEMM)

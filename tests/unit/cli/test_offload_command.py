@@ -134,6 +134,7 @@ def test_what_a_runtime_cannot_be_told_at_all_is_infeasible(tmp_path: Path) -> N
         (("--cpu-bandwidth", "12"), "--cpu-bandwidth: '12' is not a number with a unit: write for example"),
         (("--cpu-flops", "0TFLOPS"), "--cpu-flops: '0TFLOPS' is out of range: a rate lies between"),
         (("--histogram", "zipf:1.0"), "opt-30b has no routed experts."),
+        (("--set", "workload.kind=train"), 'workload.kind: `kind` = "train" is not a known value.\nAllowed: serve.'),
         (("--set", "workload.output=1"), "Answers of one token leave nothing to plan."),
     ],
 )

@@ -54,6 +54,8 @@ def test_throughput_follows_littles_law() -> None:
         ({"concurrency_or_batch": ""}, "concurrency_or_batch is empty"),
         ({"mode": "MLPerf Server"}, "mode = 'MLPerf Server' says neither layout nor lengths that can be priced"),
         ({"tp": "x"}, "tp = 'x' is no number"),
+        ({"ttft_ms": "soon"}, "ttft_ms = 'soon' is no number"),
+        ({"total_tokens_per_s_per_gpu": "-1"}, "total_tokens_per_s_per_gpu = '-1' is no finite number from 0 on"),
     ],
 )
 def test_what_a_row_lacks_is_said(changes: dict[str, str], error: str) -> None:
@@ -110,6 +112,14 @@ def test_each_exclusion_takes_its_rows_and_no_other() -> None:
     assert sorting.duplicates == 1, "D repeats C; neither is held against rows that are left out"
     assert sorting.taken["speculative decoding"] == 1
     assert all(rule.reason for rule in exclusions())
+
+
+def test_a_figure_that_is_no_number_is_none_and_takes_no_row_out() -> None:
+    row = _row(id="A", ttft_ms="soon", tpot_ms="nan", concurrency_or_batch="64")
+    sorting = sort_rows([row])
+    assert (sorting.clean, sorting.no_first_token) == ({"A"}, frozenset())
+    found = _predicted(ttft_ms="soon")
+    assert (found.measured_ttft_seconds, found.ttft_seconds) == (None, None)
 
 
 def _told(gpus: int, *, predicted: float, measured: float) -> ServingPrediction:

@@ -142,6 +142,10 @@ def test_what_is_wrong_with_slurm_is_said(text: str, message: str) -> None:
             "f:1: There is no row of GPU5.",
         ),
         (topology_matrix().replace("PXB", "???", 1), "f:2: GPU0: '???' is no path."),
+        (
+            topology_matrix(underlined=False).replace("CPU Affinity", "Affinity"),
+            "f:1: The header has no GPU in front of CPU Affinity.",
+        ),
         (topology_matrix().replace("NV18", "SYS", 1), "f:1: NVLink joins some of these GPUs in groups that are not"),
     ],
 )
