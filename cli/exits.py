@@ -5,6 +5,7 @@ Anything else is a bug of ours and reaches `report_bug`. Commands end with `Syst
 lines lets through, so nothing here loads one.
 """
 
+import errno
 import functools
 import os
 import sys
@@ -45,6 +46,13 @@ MEANINGS = {
     ExitCode.INTERRUPTED: "interrupted",
 }
 
+REFUSALS = frozenset(
+    {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+)
+"""Errors of the system that a path leads to wherever it is first looked at, and that are no fault of this program."""
+
+LONGEST_PATH = 120
+
 # "\b" keeps the help formatter from joining the lines.
 EXIT_CODES_HELP = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
 
@@ -84,6 +92,14 @@ def report_stream(error: OSError) -> ExitCode:
     """Say in one line that a stream of the process takes or gives nothing more."""
     abandon_stdout()
     print(f"error: Standard output cannot be written: {error.strerror or error}.", file=sys.stderr)
+    return ExitCode.BAD_INPUT
+
+
+def report_path(error: OSError) -> ExitCode:
+    """Say in one line what the system refuses of a path: it is too long, or not for this user."""
+    path = repr(os.fsdecode(error.filename))
+    shown = path if len(path) <= LONGEST_PATH else f"{path[:LONGEST_PATH]}..."
+    print(f"error: {shown}: {error.strerror}.\nCheck the path, and what you may do there.", file=sys.stderr)
     return ExitCode.BAD_INPUT
 
 

@@ -7,7 +7,7 @@ import gc
 import io
 import sys
 
-from cli.exits import ExitCode, guarded, report_bug, report_stream
+from cli.exits import REFUSALS, ExitCode, guarded, report_bug, report_path, report_stream
 
 GARBAGE_THRESHOLD = 100_000
 """Objects between two garbage collections. A command runs once and its objects hardly form cycles; Python's 700 would
@@ -37,7 +37,9 @@ def run() -> None:
         sys.exit(ExitCode.INTERRUPTED)
     except OSError as error:
         # Files are named in their errors; without a name it is a stream, such as the one that help is printed to.
-        sys.exit(report_bug(error) if error.filename is not None else report_stream(error))
+        if error.filename is None:
+            sys.exit(report_stream(error))
+        sys.exit(report_path(error) if error.errno in REFUSALS else report_bug(error))
     except Exception as error:  # noqa: BLE001 - the outermost frame: whatever reaches it is a bug, and says so
         sys.exit(report_bug(error))
 

@@ -48,7 +48,7 @@ def read_profile(directory: Path | Traversable) -> Profile:
             message="there is no such file",
             remedy=f"Give a directory with {METADATA} and tables such as gemm.csv.",
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(path, error) from None
     except json.JSONDecodeError as error:
         raise ProfileFileError(
@@ -76,8 +76,14 @@ def read_profile(directory: Path | Traversable) -> Profile:
     return Profile(metadata=metadata, rows=read, name=str(directory))
 
 
-def _unreadable(path: Path | Traversable, error: OSError | UnicodeDecodeError) -> ProfileFileError:
-    what = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+def _unreadable(path: Path | Traversable, error: OSError | UnicodeDecodeError | RecursionError) -> ProfileFileError:
+    match error:
+        case OSError():
+            what = error.strerror
+        case UnicodeDecodeError():
+            what = "it is not UTF-8"
+        case RecursionError():
+            what = "it is nested too deeply"
     return ProfileFileError(
         file=str(path), line=None, message=f"the file cannot be read: {what}", remedy="Give a file of a profile."
     )

@@ -15,6 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.damaged_files import damaged
+from benchmarks.hostile.targets import OUT
 
 TEXTS = (
     "", " ", "~", "../../astray", "/astray", "..", ".", "a/b", "a\\b", "con", "-", "--out", "$(touch astray)", "`id`",
@@ -53,8 +54,12 @@ def flipped(raw: bytes, random: Random) -> bytes:
 
 
 def hostile_word(words: tuple[str, ...], random: Random) -> tuple[str, ...]:
-    """Return a command line of which a word behind the command is another, is gone, or comes twice."""
-    at = random.randrange(1, len(words))
+    """Return a command line of which a word behind the command is another, is gone, or comes twice.
+
+    What says where files are written stays: a command that is told another folder writes there.
+    """
+    whole = [place for place, word in enumerate(words) if place and OUT not in f"{word} {words[place + 1 :][:1]}"]
+    at = random.choice(whole)
     word = words[at]
     match random.randrange(6):
         case 0:

@@ -212,10 +212,12 @@ def rule(  # noqa: PLR0913 - each is one fact about the rule
 
 
 def nearest_divisors(number: int, wanted: int, *, most: int = 3) -> tuple[int, ...]:
-    """Return the divisors of a number that are nearest to what was wanted, the nearest first.
+    """Return the divisors of a number that are nearest to what was wanted, the nearest first; none of one below 1.
 
     Of a number above 10^10 some may be missed.
     """
+    if number < 1:
+        return ()
     smalls = range(1, min(isqrt(number), MOST_TRIED) + 1)
     divisors = {divisor for small in smalls if number % small == 0 for divisor in (small, number // small)}
     return tuple(sorted(sorted(divisors), key=lambda divisor: (abs(divisor - wanted), divisor))[:most])
@@ -224,13 +226,13 @@ def nearest_divisors(number: int, wanted: int, *, most: int = 3) -> tuple[int, .
 def nearest_multiples(base: int, wanted: int) -> tuple[int, ...]:
     """Return the positive multiples of a number on both sides of what was wanted, the nearer first."""
     below = wanted // base * base
-    sides = [number for number in (below, below + base) if number > 0]
+    sides = [number for number in (below, below + base) if number > 0] or [base]
     return tuple(sorted(sides, key=lambda number: (abs(number - wanted), number)))
 
 
 def listed(numbers: tuple[int, ...]) -> str:
-    """Return numbers as "4, 8 or 2"."""
-    texts = [str(number) for number in numbers]
+    """Return numbers as "4, 8 or 2", and that there is none as "no number"."""
+    texts = [str(number) for number in numbers] or ["no number"]
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"
 
 

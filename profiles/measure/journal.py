@@ -102,7 +102,7 @@ def read_journal(path: Path) -> Content:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             _take(content, number, json.loads(line.decode("utf-8")))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             said = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             remedy = "Remove the line, or measure again into another directory."
             raise JournalError(path, number, f"this is no line of a journal: {said}", remedy) from None

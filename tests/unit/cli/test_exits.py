@@ -126,6 +126,19 @@ def test_a_full_disk_behind_standard_output_is_one_line(arguments: list[str]) ->
     assert result.stderr == "error: Standard output cannot be written: No space left on device.\n"
 
 
+@pytest.mark.parametrize("command", [("validate",), ("explain",), ("profile", "show")])
+def test_what_the_system_refuses_of_a_path_is_one_message(command: tuple[str, ...]) -> None:
+    result = run_start("", *command, "a" * 5000)
+    assert result.returncode == 2
+    assert result.stderr == f"error: '{'a' * 119}...: File name too long.\nCheck the path, and what you may do there.\n"
+
+
+def test_a_file_of_our_own_that_is_not_there_is_a_bug() -> None:
+    result = run_start("import cli.main\ncli.main.app = lambda **_: open('/no/such/file')")
+    assert result.returncode == 70
+    assert "this is a bug in shardwright" in result.stderr
+
+
 def test_a_usage_error_ends_with_2() -> None:
     result = run_start("", "plan", "spec.yaml", "--top", "0")
     assert result.returncode == 2

@@ -7,7 +7,7 @@ import pytest
 
 from planner.readers.flag_tables import Framework, versions
 from planner.rules.registry import all_rules, rules_of
-from planner.rules.rule import Finding, Rule
+from planner.rules.rule import Finding, Rule, listed, nearest_divisors, nearest_multiples
 from planner.validation.judge import Judged, judged_text
 from planner.validation.source import Asked
 from planner.validation.sources import read_source
@@ -131,3 +131,27 @@ def test_without_a_number_of_gpus_the_mesh_is_not_decided() -> None:
 @pytest.mark.parametrize("rule", [rule for rule_id, rule in all_rules().items() if rule_id.startswith("MLM")])
 def test_a_source_names_a_file_of_the_framework_or_of_what_it_stands_on(rule: Rule[Any]) -> None:
     assert any(package in rule.source for package in ("megatron/", "transformer_engine/", "torch/"))
+
+
+def test_a_batch_below_zero_has_no_micro_batches() -> None:
+    findings = judged(script(global_batch_size="-63")).findings
+    (found,) = (finding.found for finding in findings if "is not a multiple" in finding.found.message)
+    assert found.message.startswith("A global batch of -63 is not a multiple of micro-batch")
+    assert found.hint is not None
+    assert "a micro-batch of" not in found.hint
+
+
+@pytest.mark.parametrize(("number", "wanted", "divisors"), [(12, 5, (4, 6, 3)), (1, 7, (1,)), (0, 3, ()), (-6, 2, ())])
+def test_the_nearest_divisors(number: int, wanted: int, divisors: tuple[int, ...]) -> None:
+    assert nearest_divisors(number, wanted) == divisors
+
+
+@pytest.mark.parametrize(
+    ("base", "wanted", "multiples"), [(4, 9, (8, 12)), (4, 8, (8, 12)), (4, 1, (4,)), (4, 0, (4,)), (4, -9, (4,))]
+)
+def test_the_nearest_multiples(base: int, wanted: int, multiples: tuple[int, ...]) -> None:
+    assert nearest_multiples(base, wanted) == multiples
+
+
+def test_that_there_is_no_number_is_said() -> None:
+    assert [listed(numbers) for numbers in ((), (4,), (4, 8), (4, 8, 2))] == ["no number", "4", "4 or 8", "4, 8 or 2"]

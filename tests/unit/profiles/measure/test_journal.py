@@ -90,3 +90,12 @@ def test_a_whole_line_that_is_no_fact_is_named(directory: Path, line: str, messa
     with pytest.raises(JournalError) as caught:
         read_journal(path)
     assert (caught.value.line, caught.value.message) == (5, f"this is no line of a journal: {message}")
+
+
+def test_a_line_that_is_nested_too_deeply_is_named(directory: Path) -> None:
+    path = directory / FILE
+    path.write_text(f"{path.read_text()}{'[' * 100_000}\n")
+    with pytest.raises(JournalError) as caught:
+        read_journal(path)
+    assert caught.value.line == 5
+    assert caught.value.message.startswith("this is no line of a journal: maximum recursion depth exceeded")
