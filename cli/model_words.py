@@ -13,8 +13,8 @@ from planner.models.blocks import (
     SelfAttention,
     StateSpace,
 )
+from planner.models.parameter_counts import total_parameters
 from planner.models.specs import ModelSpec
-from planner.plans.report import total_parameters
 
 _RULES = {
     LinearRule.GATED_DELTA: "gated delta rule",

@@ -18,8 +18,8 @@ from cli.render import (
     signed_percent,
 )
 from planner.plans.choices import Degraded, Front, NodeChoice, NodeCount, NodeVerdict, Robustness, SlowCase, Spare
+from planner.plans.layout_words import layout_in_words, stages_in_words
 from planner.plans.plan import Plan
-from planner.plans.report import layout_in_words, stages_in_words
 
 NUMBERLESS = (NodeVerdict.NO_LAYOUT, NodeVerdict.REFUSED, NodeVerdict.NOT_NEEDED)
 """Verdicts of which a run of numbers is one line."""

@@ -32,21 +32,11 @@ from cli.render_tokens import token_blocks, tokens_document
 from cli.render_turns import turn_blocks, turns_document
 from planner.evaluation.more_memory import Gained, gained_by_memory
 from planner.layout import Layout
+from planner.plans.comparison import Comparison, compare_all, time_terms
+from planner.plans.layout_words import layout_settings, stage_recomputes_in_words
 from planner.plans.plan import Plan, PlannedLayout
-from planner.plans.report import (
-    DENSE_AXES,
-    EXPERT_AXES,
-    Comparison,
-    compare_all,
-    heaviest_rank,
-    layout_settings,
-    memory_by_rank,
-    rank_places,
-    stage_recomputes_in_words,
-    strides,
-    telling_ranks,
-    time_terms,
-)
+from planner.plans.rank_memory import heaviest_rank, memory_by_rank
+from planner.plans.rank_places import DENSE_AXES, EXPERT_AXES, rank_places, strides, telling_ranks
 
 LARGEST_CHANGES = 5
 GRIDS = {"dense": DENSE_AXES, "experts": EXPERT_AXES}

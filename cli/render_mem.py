@@ -3,16 +3,11 @@
 from cli.model_words import parameters_in_words
 from cli.render import Blank, Block, Facts, Line, Style, counted, gib
 from cli.render_memory import heaviest_in_words, memory_blocks, memory_document
+from planner.models.parameter_counts import total_parameters
 from planner.models.specs import ModelSpec
-from planner.plans.report import (
-    experts_in_words,
-    heaviest_rank,
-    layout_in_words,
-    layout_settings,
-    memory_by_rank,
-    stages_in_words,
-    total_parameters,
-)
+from planner.plans.layout_words import layout_in_words, layout_settings, stages_in_words
+from planner.plans.rank_memory import heaviest_rank, memory_by_rank
+from planner.plans.workload_words import experts_in_words
 from planner.requests.workload import TrainWorkload
 from planner.search.mem import MemoryTable
 from profiles.hardware import Device

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cli.render import Block, Table, columns, gib, numbered, percent, section
 from planner.plans.plan import HostMemory, MemoryLine, Phase
-from planner.plans.report import RankMemory, heaviest_rank, memory_by_rank, peak_terms
+from planner.plans.rank_memory import RankMemory, heaviest_rank, memory_by_rank, peak_terms
 
 
 def heaviest_in_words(heaviest: RankMemory) -> str:

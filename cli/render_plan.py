@@ -30,22 +30,13 @@ from cli.render_choices import choice_blocks
 from cli.render_memory import heaviest_in_words
 from cli.render_schedules import schedule_blocks
 from cli.render_tokens import token_blocks
+from planner.plans.comparison import Comparison, Difference, compare_all
+from planner.plans.layout_words import layout_in_words, overlap_in_words, stages_in_words
 from planner.plans.plan import Infeasible, Plan, PlannedLayout, SearchSummary, Status
-from planner.plans.report import (
-    Comparison,
-    Difference,
-    compare_all,
-    documents_in_words,
-    experts_in_words,
-    heaviest_rank,
-    is_constrained,
-    layout_in_words,
-    memory_by_rank,
-    overlap_in_words,
-    stages_in_words,
-)
+from planner.plans.rank_memory import heaviest_rank, memory_by_rank
+from planner.plans.workload_words import documents_in_words, experts_in_words
 from planner.requests.objectives import power_assumption, watts_of
-from planner.requests.request import Objective
+from planner.requests.request import Constraints, Objective
 from planner.verification.kit import FOLDER as KIT_FOLDER
 from planner.verification.kit import Kit
 
@@ -346,7 +337,7 @@ def baseline_in_words(plan: Plan) -> str:
     if plan.baseline.layout == plan.best.layout:
         return "The rule-of-thumb layout is the best one."
     ratio = plan.baseline.step_seconds / plan.best.step_seconds
-    remark = " The baseline ignores your constraints." if is_constrained(plan) else ""
+    remark = " The baseline ignores your constraints." if plan.request.constraints != Constraints() else ""
     if f"{ratio:.2f}" == "1.00":
         return f"The best layout is as fast as the rule-of-thumb baseline.{remark}"
     if ratio < 1:

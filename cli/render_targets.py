@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from cli.render import Block, Item, Line, Style, Table, columns, milliseconds, section, signed_percent
 from planner.decisions.target_differences import TargetDifference
+from planner.plans.layout_words import layout_in_words
 from planner.plans.plan import Plan
-from planner.plans.report import layout_in_words
 
 
 def target_blocks(plan: Plan, found: Sequence[TargetDifference], *, index: int) -> tuple[Block, ...]:

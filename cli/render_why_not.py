@@ -4,8 +4,9 @@ from cli.render import Block, Item, Line, gib, milliseconds, section, signed_per
 from cli.render_explain import comparison_facts
 from cli.render_plan import peak_in_words
 from cli.why_not import Answer
+from planner.plans.comparison import Comparison, compare
+from planner.plans.layout_words import layout_in_words
 from planner.plans.plan import Infeasible, Plan
-from planner.plans.report import Comparison, compare, layout_in_words
 from planner.requests.request import Objective
 
 

@@ -46,7 +46,7 @@ def trace(
     """
     from planner.errors import InputError
     from planner.evaluation.described import evaluation_of
-    from planner.plans.report import layout_in_words
+    from planner.plans.layout_words import layout_in_words
     from planner.schedule_views.other_schedules import scheduled
     from planner.schedule_views.schedule_trace import schedule_trace_document
     from planner.schedule_views.trace import trace_document, trace_text

@@ -14,7 +14,7 @@ from cli.report_page.axes import Scale, left_axis
 from cli.report_page.markup import Content, drawing, element, folded, grid_element, number, scrollable, sources_element
 from cli.report_page.style import term_style
 from planner.plans.plan import MemoryLine, Phase
-from planner.plans.report import heaviest_rank, memory_by_rank
+from planner.plans.rank_memory import heaviest_rank, memory_by_rank
 from planner.units import GIB
 
 RANKS_A_ROW = 16

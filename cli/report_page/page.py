@@ -26,8 +26,8 @@ from cli.report_page.pipeline_picture import pipeline_elements
 from cli.report_page.rank_map import rank_map_elements
 from cli.report_page.time_bars import time_elements
 from planner.evaluation.evaluate import Evaluation
+from planner.plans.comparison import Comparison, compare_all
 from planner.plans.plan import Plan
-from planner.plans.report import Comparison, compare_all
 
 SAME_TIME = 1e-9
 """Relative difference of two step times that are the same computation on two processors."""

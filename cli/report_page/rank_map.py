@@ -16,7 +16,8 @@ from cli.render import count, counted
 from cli.report_page.markup import element, folded, grid_element
 from cli.report_page.pipeline_picture import held_in_words
 from planner.layout import REPLICAS_OUTERMOST, ContextKind, Layout
-from planner.plans.report import DENSE_AXES, EXPERT_AXES, RankPlace, gpus_in_words, rank_places, strides
+from planner.plans.layout_words import gpus_in_words
+from planner.plans.rank_places import DENSE_AXES, EXPERT_AXES, RankPlace, rank_places, strides
 
 DRAWN_FIRST = 2
 """Nodes and rows of a run that are drawn before the count; then the last."""

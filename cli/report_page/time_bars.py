@@ -4,8 +4,8 @@ from xml.etree import ElementTree as ET
 
 from cli.render import milliseconds, numbered, percent
 from cli.report_page.markup import Content, drawing, element, grid_element, sources_element
+from planner.plans.comparison import time_terms
 from planner.plans.plan import PlannedLayout
-from planner.plans.report import time_terms
 
 BAR_WIDTH, BAR_HEIGHT = 200.0, 14.0
 

@@ -10,8 +10,9 @@ from planner.accuracy.runs import Run, run_of
 from planner.evaluation.evaluate import Evaluation, evaluate, simulated_step_seconds
 from planner.layout import Granularity, Recompute
 from planner.memory.ledger import memory_ledger, peak_memory_bytes
-from planner.models.graph import CoreAttention, ModelGraph, required_flops_per_sequence
+from planner.models.graph import CoreAttention, ModelGraph
 from planner.models.layers import build_graph
+from planner.models.required_flops import required_flops_per_sequence
 from planner.models.specs import ModelSpec
 from planner.plans.certainty import training_band
 from planner.plans.plan import MemoryLine

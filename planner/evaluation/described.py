@@ -12,7 +12,7 @@ from planner.models.graph import ModelGraph
 from planner.models.layers import build_graph
 from planner.models.specs import ModelSpec
 from planner.plans.plan import ExpertsInOrder, HostMemory, OnNodes, Plan, PlannedLayout
-from planner.plans.report import heaviest_rank, memory_by_rank
+from planner.plans.rank_memory import heaviest_rank, memory_by_rank
 from planner.ranks.placement import PlacedModel, place
 from planner.requests.request import PlanRequest
 from planner.units import GIB

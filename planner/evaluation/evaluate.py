@@ -27,7 +27,8 @@ from planner.evaluation.priced_step import (
 )
 from planner.memory.ledger import memory_ledger, peak_memory_bytes
 from planner.memory.terms import ASSUMED_SOURCES
-from planner.models.graph import ModelGraph, required_flops_per_sequence
+from planner.models.graph import ModelGraph
+from planner.models.required_flops import required_flops_per_sequence
 from planner.plans.plan import MemoryLine, TimeLine
 from planner.ranks.placement import PlacedModel
 from planner.schedules.simulate import Timeline

@@ -28,7 +28,6 @@ from enum import StrEnum
 from functools import cache, cached_property
 
 from planner.models.blocks import Block
-from planner.models.specs import ModelSpec
 from planner.requests.workload import DType
 
 
@@ -468,50 +467,3 @@ class ModelGraph:
         """Return the recompute modules that some decoder layer has."""
         operators = (operator for layer in self.blocks.values() for operator in layer.operators)
         return frozenset(module for operator in operators for module in operator.modules)
-
-
-def layer_parameters(layer: LayerGraph) -> int:
-    """Return the unsharded, unpadded parameters of one layer, a tied table counted with the embedding only."""
-    return sum(weight.num_elements for weight in layer.weights if not weight.shared_with_embedding)
-
-
-def graph_parameters(model: ModelSpec, graph: ModelGraph) -> int:
-    """Return the parameters of the text part, adapters and multi-token prediction included."""
-    blocks = sum(run.count * layer_parameters(graph.blocks[run.block]) for run in model.runs)
-    return layer_parameters(graph.embedding) + blocks + layer_parameters(graph.head)
-
-
-def required_flops_per_sequence(model: ModelSpec, graph: ModelGraph, *, seq_len: int) -> int:
-    """Return the flops that one sequence needs, forward and backward, without any recomputation.
-
-    Products of linear layers (2 per weight and token forward, as much again for each gradient that is needed; of the
-    routed experts those that a token visits) and the attention that the mask lets through: two products forward, four
-    backward (Narayanan et al., arXiv 2104.04473, equation 3, with the causal half and the vocabulary as they are). A
-    recurrence counts writing to its state and reading from it. This is the numerator of MFU.
-    """
-    total = layer_flops(graph.head, seq_len)
-    for run in model.runs:
-        total += run.count * layer_flops(graph.blocks[run.block], seq_len)
-    return total
-
-
-def layer_flops(layer: LayerGraph, seq_len: int) -> int:
-    """Return the required flops of one layer for one sequence, forward and backward."""
-    return sum(_required_flops(operator.work, seq_len) for operator in layer.operators)
-
-
-def _required_flops(work: Work, seq_len: int) -> int:
-    match work:
-        case Linear():
-            gradients = 1 + work.needs_input_gradient + work.trains_weight
-            product = 2 * seq_len * work.in_features * work.out_features * gradients
-            return product + 6 * seq_len * work.adapter_rank * (work.in_features + work.out_features)
-        case ExpertLinear():
-            rows = seq_len * work.visits
-            return 2 * rows * work.in_features * work.out_features * (2 + work.trains_weight)
-        case CoreAttention():
-            return 3 * 2 * work.pairs * work.num_heads * (work.qk_head_dim + work.v_head_dim)
-        case StateScan():
-            return 3 * 2 * 2 * seq_len * work.num_heads * work.key_dim * work.value_dim
-        case _:
-            return 0

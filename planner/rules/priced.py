@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from planner.errors import Location
+from planner.plans.comparison import WORTH_SAYING
+from planner.plans.layout_words import layout_in_words
 from planner.plans.plan import Phase, PlannedLayout
-from planner.plans.report import WORTH_SAYING, RankMemory, layout_in_words, memory_by_rank, peak_terms
+from planner.plans.rank_memory import RankMemory, memory_by_rank, peak_terms
 from planner.readers.flag_tables import Framework
 from planner.rules.rule import Found, FoundAt, NoPriceError, Rule, Severity, rule
 from planner.units import GIB

@@ -32,7 +32,7 @@ from planner.memory.ledger import memory_ledger, peak_memory_bytes
 from planner.models.layers import build_graph
 from planner.offloading.states import optimizer_seconds
 from planner.plans.plan import OffloadedSchedule, OtherSchedules, Phase, Plan, PricedSchedule
-from planner.plans.report import memory_by_rank
+from planner.plans.rank_memory import memory_by_rank
 from planner.ranks.communication import ends_distance, shard_ranks
 from planner.ranks.placement import PlacedModel, place
 from planner.schedule_views.offloaded_schedules import Offloaded, node_bytes, offloaded, room_on_host_bytes

@@ -13,7 +13,7 @@ import numpy as np
 
 from planner.evaluation.evaluate import Evaluation
 from planner.layout import Layout, Stage
-from planner.plans.report import gpus_in_words
+from planner.plans.layout_words import gpus_in_words
 from planner.schedules.orders import IntArray, OperationOrder
 
 Event = dict[str, object]

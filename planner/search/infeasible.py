@@ -16,8 +16,8 @@ from planner.memory.host import drive_memory, host_memory
 from planner.memory.ledger import memory_limit_bytes
 from planner.models.layers import build_graph
 from planner.models.specs import ModelSpec
+from planner.plans.layout_words import layers_in_words
 from planner.plans.plan import Infeasible, PlannedLayout, Relaxation
-from planner.plans.report import layers_in_words
 from planner.requests.request import OFFLOADED_LAYERS, OFFLOADED_MODULES, Constraints, PlanRequest
 from planner.search.bounds.costs import CostTable
 from planner.search.space.dimensions import least_offload_percent, offload_percents, offloaded_layer_counts, tiers

@@ -12,7 +12,7 @@ from planner.frameworks.capabilities import CAPABILITIES
 from planner.memory.ledger import memory_ledger
 from planner.models.layers import build_graph
 from planner.plans.plan import Plan, PlannedLayout
-from planner.plans.report import heaviest_rank, memory_by_rank
+from planner.plans.rank_memory import heaviest_rank, memory_by_rank
 from planner.ranks.placement import place
 from planner.requests.request import Target
 from planner.requests.workload import TrainWorkload

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from planner.errors import NotExpressibleError
 from planner.inputs.load import Inputs
 from planner.layout import Layout
+from planner.plans.comparison import WORTH_SAYING
 from planner.plans.plan import Plan, PlannedLayout
-from planner.plans.report import WORTH_SAYING
 from planner.requests.request import Bounds, Constraints
 from planner.search.search import search
 from solvers.errors import SolverError

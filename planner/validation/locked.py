@@ -9,8 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from planner.documents import Data
 from planner.locks.plan_lock import PlanLock, RankBytes
 from planner.locks.serve_lock import LockedPool, ServeLock
+from planner.plans.comparison import seconds_by_term
+from planner.plans.layout_words import layout_in_words, layout_settings
 from planner.plans.plan import Plan, PlannedLayout
-from planner.plans.report import layout_in_words, layout_settings, memory_by_rank, seconds_by_term
+from planner.plans.rank_memory import memory_by_rank
 from planner.schema.plan import plan_to_json
 from planner.schema.serve_plan_file import serve_plan_to_json
 from planner.serving_plans.plan import PlannedPool, ServePlan

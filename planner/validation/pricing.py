@@ -20,8 +20,8 @@ from planner.inputs.running import (
 )
 from planner.locks.lock_changes import changes
 from planner.locks.plan_lock import PlanLock
+from planner.plans.layout_words import layout_in_words
 from planner.plans.plan import Plan
-from planner.plans.report import layout_in_words
 from planner.readers.arguments import NotSaidError
 from planner.readers.deepspeed_run import DeepSpeedRun
 from planner.readers.vllm_run import VllmRun

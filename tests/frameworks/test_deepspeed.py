@@ -15,8 +15,8 @@ from planner.emit.deepspeed_config import REDUCE_BUCKET_ELEMENTS
 from planner.frameworks.capabilities import DEEPSPEED
 from planner.inputs.load import load_inputs
 from planner.layout import DRIVE_WEIGHTS, GPU_WEIGHTS, HOST_WEIGHTS, Layout, Offload
-from planner.models.graph import graph_parameters
 from planner.models.layers import build_graph
+from planner.models.parameter_counts import graph_parameters
 from planner.models.specs import ModelSpec, Trait
 from planner.offloading.drive_weights import drive_weights
 from planner.plans.plan import Plan

@@ -19,8 +19,8 @@ from planner.models.graph import (
     Parallel,
     Region,
     StateScan,
-    layer_flops,
 )
+from planner.models.required_flops import layer_flops
 from planner.ranks.shard import RankOperator, RankSaved, Sharder, shard_layer
 from planner.ranks.sharding import Sharding, padded_vocab_size
 from planner.ranks.step import Step

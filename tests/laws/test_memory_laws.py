@@ -7,7 +7,8 @@ from hypothesis import given, settings
 
 from planner.layout import Granularity, Layout
 from planner.memory.ledger import memory_ledger, peak_memory_bytes
-from planner.models.graph import Mesh, Module, Weight, graph_parameters
+from planner.models.graph import Mesh, Module, Weight
+from planner.models.parameter_counts import graph_parameters
 from planner.plans.plan import Phase
 from planner.ranks.pricing import price_steps
 from planner.ranks.sharding import padded_vocab_size

@@ -12,8 +12,9 @@ from planner.frameworks.capabilities import ANY
 from planner.frameworks.overheads import GROUP_COMMUNICATOR_BYTES, PAIR_COMMUNICATOR_BYTES
 from planner.layout import Granularity, Layout, Recompute, even_counts, stages_from_counts
 from planner.memory.ledger import memory_ledger
-from planner.models.graph import graph_parameters, layer_flops
 from planner.models.layers import build_graph
+from planner.models.parameter_counts import graph_parameters
+from planner.models.required_flops import layer_flops
 from planner.models.specs import ModelSpec, MultiTokenPrediction
 from planner.plans.plan import Phase
 from planner.ranks.communication import data_parallel_traffic, optimizer_traffic, shard_ranks

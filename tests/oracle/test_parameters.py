@@ -21,8 +21,8 @@ from planner.models.blocks import (
     StateSpace,
 )
 from planner.models.bundled import load_bundled
-from planner.models.graph import graph_parameters
 from planner.models.layers import build_graph
+from planner.models.parameter_counts import graph_parameters
 from planner.models.specs import ModelSpec, MultiTokenPrediction
 from planner.requests.workload import Precision, TrainWorkload
 from tests.oracle.published_shapes import decoder, deepseek_v3, mixtral_8x7b, qwen3_235b, swiglu

@@ -3,8 +3,9 @@
 import pytest
 
 from planner.layout import Granularity, Recompute
-from planner.models.graph import graph_parameters, required_flops_per_sequence
 from planner.models.layers import build_graph
+from planner.models.parameter_counts import graph_parameters
+from planner.models.required_flops import required_flops_per_sequence
 from planner.ranks.placement import shard_model
 from planner.ranks.sharding import Sharding
 from planner.ranks.step import Step

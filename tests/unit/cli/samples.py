@@ -102,6 +102,11 @@ def sample_layout() -> Layout:
     )
 
 
+def spread_layout() -> Layout:
+    """Return tp 2, cp 4, dp 4, pp 2 beside etp 1, ep 8, edp 4."""
+    return replace(sample_layout(), cp=4, dp=4, ep=8)
+
+
 def sample_planned() -> PlannedLayout:
     """Return a step of 200 ms that peaks at 6 GiB on rank 0."""
     weights = "2 bytes a parameter"

@@ -9,8 +9,8 @@ from planner.documents import parse_document
 from planner.errors import InputError
 from planner.evaluation.validate import violations
 from planner.layout import Granularity, Layout, Recompute, stages_from_counts
+from planner.plans.layout_words import layout_in_words, recompute_in_words, stage_recomputes_in_words
 from planner.plans.plan import Plan, PlannedLayout
-from planner.plans.report import layout_in_words, recompute_in_words, stage_recomputes_in_words
 from planner.requests.request import Bounds, Constraints, PlanRequest, Target
 from planner.schema.plan import plan_from_document, plan_to_text
 from planner.search.search import search

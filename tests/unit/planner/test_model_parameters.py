@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from planner.models.bundled import load_bundled, model_names
-from planner.models.graph import graph_parameters
 from planner.models.layers import build_graph
-from planner.models.parameter_counts import parameter_counts
+from planner.models.parameter_counts import graph_parameters, parameter_counts
 from planner.models.specs import ModelSpec
 from planner.requests.workload import Precision, TrainWorkload
 from tests.published.model_totals import active_parameters, mtp_parameters, text_parameters

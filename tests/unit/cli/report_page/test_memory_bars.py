@@ -8,7 +8,7 @@ import pytest
 from cli.report_page.memory_bars import ledger_of, memory_elements
 from cli.report_page.style import TERM_COLOURS
 from planner.plans.plan import MemoryLine, Phase
-from planner.plans.report import memory_by_rank
+from planner.plans.rank_memory import memory_by_rank
 from planner.units import GIB
 from tests.pages import Node, read_elements
 from tests.unit.cli.samples import sample_planned

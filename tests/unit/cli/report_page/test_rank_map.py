@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cli.report_page.markup import as_html, element
 from cli.report_page.rank_map import grid_axes, node_rows, rank_map_elements
 from planner.layout import Layout, Schedule, stages_from_counts
-from planner.plans.report import DENSE_AXES, EXPERT_AXES, rank_places
+from planner.plans.rank_places import DENSE_AXES, EXPERT_AXES, rank_places
 from tests.pages import read_elements
 from tests.unit.cli.samples import sample_layout
 

@@ -8,8 +8,9 @@ from planner.evaluation.evaluate import Evaluation, evaluate, model_flops_utilis
 from planner.evaluation.priced_step import BUBBLE, DATA_PARALLEL, OPTIMIZER, RECOMPUTATION
 from planner.frameworks.capabilities import MEGATRON
 from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
-from planner.models.graph import graph_parameters, required_flops_per_sequence
 from planner.models.layers import build_graph
+from planner.models.parameter_counts import graph_parameters
+from planner.models.required_flops import required_flops_per_sequence
 from planner.models.specs import ModelSpec
 from planner.ranks.communication import data_parallel_traffic, gradient_norm_reduction, optimizer_traffic
 from planner.ranks.placement import PlacedModel, place

@@ -34,9 +34,9 @@ from planner.models.graph import (
     Region,
     Saved,
     StateScan,
-    layer_flops,
 )
 from planner.models.layers import build_graph
+from planner.models.required_flops import layer_flops
 from planner.models.specs import ModelSpec, MultiTokenPrediction
 from planner.requests.workload import (
     DocumentLengths,

@@ -19,8 +19,8 @@ from planner.models.bundled import load_bundled
 from planner.models.layers import build_graph
 from planner.offloading.activations import copied_tensors, held_bytes, layer_copy
 from planner.offloading.timeline import LayerSeconds, backward_seconds, forward_seconds
+from planner.plans.layout_words import layout_in_words
 from planner.plans.plan import Plan, Status
-from planner.plans.report import layout_in_words
 from planner.ranks.placement import place
 from planner.ranks.shard import RankLayer
 from planner.readers.megatron import layout_of, read_megatron

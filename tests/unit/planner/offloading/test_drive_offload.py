@@ -24,8 +24,8 @@ from planner.offloading.drive_step import (
     unwritten_elements,
 )
 from planner.offloading.states import driven_step, hosted_seconds, operations_of, sharded_step
+from planner.plans.layout_words import offload_in_words
 from planner.plans.plan import Plan, Status
-from planner.plans.report import offload_in_words
 from planner.readers.deepspeed import layout_of_files
 from planner.requests.request import Constraints, Objective, PlanRequest, Target
 from planner.requests.workload import DType, Precision, TrainMethod, TrainWorkload

@@ -22,8 +22,8 @@ from planner.models.layers import build_graph
 from planner.models.specs import ModelSpec
 from planner.offloading.module_timeline import GroupSeconds, LayerGroups, backward_seconds, forward_seconds
 from planner.offloading.modules import NEAR_LAYERS, Group, clashes, copy_of, groups, leaving_bytes, module_choices
+from planner.plans.layout_words import layout_in_words
 from planner.plans.plan import Plan, Status
-from planner.plans.report import layout_in_words
 from planner.ranks.placement import place
 from planner.readers.megatron import layout_of, read_megatron
 from planner.requests.request import ANY_MODULES, Bounds, Constraints, Objective, PlanRequest, Target

@@ -12,11 +12,11 @@ from planner.evaluation.described import given_layout
 from planner.evaluation.validate import violations
 from planner.layout import Layout, Offload
 from planner.models.bundled import load_bundled
-from planner.models.graph import graph_parameters
 from planner.models.layers import build_graph
+from planner.models.parameter_counts import graph_parameters
 from planner.offloading.states import parameter_copies, sharded_step, waited_for_link_seconds
+from planner.plans.layout_words import offload_in_words
 from planner.plans.plan import Plan, Status
-from planner.plans.report import offload_in_words
 from planner.ranks.shard import Elements
 from planner.readers.deepspeed import layout_of_files
 from planner.requests.request import Constraints, Objective, PlanRequest, Target

@@ -12,8 +12,8 @@ from planner.errors import InputError, NotExpressibleError
 from planner.evaluation.validate import violations
 from planner.layout import Layout, Offload
 from planner.models.bundled import load_bundled
-from planner.models.graph import graph_parameters
 from planner.models.layers import build_graph
+from planner.models.parameter_counts import graph_parameters
 from planner.offloading.states import gradient_copies, hosted_seconds, hosted_step, sharded_step
 from planner.plans.plan import Plan, Status
 from planner.ranks.shard import Elements

@@ -17,8 +17,8 @@ from planner.layout import Layout, Offload
 from planner.memory.ledger import memory_limit_bytes
 from planner.models.blocks import QueryKeyNorm
 from planner.models.bundled import load_bundled
-from planner.models.graph import graph_parameters
 from planner.models.layers import build_graph
+from planner.models.parameter_counts import graph_parameters
 from planner.models.specs import BlockRun, ModelSpec
 from planner.offloading.states import hosted_seconds, sharded_step
 from planner.offloading.sub_groups import (

@@ -22,8 +22,8 @@ from planner.models.specs import ModelSpec
 from planner.offloading.drive_step import DRIVE_SUB_GROUP_ELEMENTS, SubGroupSeconds, in_turn_seconds, pipelined_seconds
 from planner.offloading.drive_weights import DriveWeights, drive_weights
 from planner.offloading.states import driven_step, hosted_seconds, operations_of, parameter_copies, sharded_step
+from planner.plans.layout_words import offload_in_words
 from planner.plans.plan import Plan, Status
-from planner.plans.report import offload_in_words
 from planner.ranks.placement import PlacedModel, place
 from planner.ranks.shard import Elements
 from planner.readers.deepspeed import layout_of_files

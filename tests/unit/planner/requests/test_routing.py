@@ -18,7 +18,7 @@ from planner.evaluation.validate import violations
 from planner.inputs.load import load_inputs
 from planner.models.blocks import MixtureOfExperts
 from planner.plans.plan import ExpertsInOrder, Plan
-from planner.plans.report import experts_in_words
+from planner.plans.workload_words import experts_in_words
 from planner.ranks.sharding import Sharding, sharding_of
 from planner.readers.megatron import read_megatron
 from planner.requests.request import PlanRequest

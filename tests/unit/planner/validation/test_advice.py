@@ -13,8 +13,8 @@ from planner.evaluation.described import given_layout
 from planner.inputs.load import Inputs
 from planner.layout import Granularity, Recompute
 from planner.models.specs import ModelSpec
+from planner.plans.comparison import WORTH_SAYING
 from planner.plans.plan import Plan
-from planner.plans.report import WORTH_SAYING
 from planner.requests.request import PlanRequest
 from planner.search.search import search
 from planner.validation.advice import PARTS, SingleChanges, best_of_all, single_changes

@@ -10,8 +10,8 @@ from planner.frameworks.capabilities import MEGATRON
 from planner.layout import Granularity
 from planner.memory.ledger import memory_ledger, peak_memory_bytes
 from planner.models.blocks import DenseFeedForward
-from planner.models.graph import graph_parameters
 from planner.models.layers import build_graph
+from planner.models.parameter_counts import graph_parameters
 from planner.models.specs import BlockRun, ModelSpec
 from planner.ranks.communication import gradient_norm_reduction, optimizer_traffic
 from planner.ranks.placement import shard_model
