@@ -6,7 +6,7 @@ from cli.render import Block, Item, Line, section
 from cli.render_explain import comparison_facts, limits, time_blocks
 from cli.render_memory import host_blocks, host_document, memory_blocks, memory_document
 from cli.render_plan import assumption_blocks, header, infeasible_blocks, layout_facts
-from planner.evaluation.validate import Violation
+from planner.evaluation.violation import Violation
 from planner.plans.comparison import compare, time_terms
 from planner.plans.layout_words import layout_in_words
 from planner.plans.plan import Plan

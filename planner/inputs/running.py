@@ -7,7 +7,8 @@ from pathlib import Path
 from planner.documents import load_document
 from planner.errors import InputError, Location
 from planner.evaluation.described import given_layout
-from planner.evaluation.validate import Violation, violations
+from planner.evaluation.validate import violations
+from planner.evaluation.violation import Violation
 from planner.frameworks.capabilities import DEEPSPEED
 from planner.inputs.load import Inputs, load_inputs
 from planner.layout import DRIVE_WEIGHTS, Layout

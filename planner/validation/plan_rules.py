@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from planner.evaluation.validate import Violation, violations
+from planner.evaluation.validate import violations
+from planner.evaluation.violation import Violation
 from planner.plans.plan import Plan
 from planner.requests.request import Constraints
 
