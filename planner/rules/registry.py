@@ -36,6 +36,7 @@ MODULES: Mapping[Framework, tuple[str, ...]] = {
         "planner.rules.deepspeed_mesh",
         "planner.rules.deepspeed_pipeline",
         "planner.rules.deepspeed_zero",
+        "planner.rules.deepspeed_offload",
         "planner.rules.deepspeed_partial_offload",
         "planner.rules.deepspeed_precision",
         "planner.rules.deepspeed_batch",
@@ -43,6 +44,7 @@ MODULES: Mapping[Framework, tuple[str, ...]] = {
     ),
     Framework.VLLM: (
         "planner.rules.vllm_mesh",
+        "planner.rules.vllm_nodes",
         "planner.rules.vllm_experts",
         "planner.rules.vllm_engine",
         "planner.rules.vllm_sections",
@@ -74,9 +76,9 @@ OTHER_MODULES = (
 
 @cache
 def rules_of(framework: Framework, version: str) -> tuple[Rule[Any], ...]:
-    """Return the rules that look at a run of a framework at a version."""
+    """Return the rules that look at a run of a framework at a version, in the order of their ids."""
     found = (rule for name in MODULES[framework] for rule in _rules(name))
-    return tuple(rule for rule in found if rule.holds_for(version))
+    return tuple(sorted((rule for rule in found if rule.holds_for(version)), key=lambda rule: rule.id))
 
 
 @cache
