@@ -18,7 +18,7 @@ from planner.serving.engines import engine_named
 from planner.serving.formats import formats_of
 from planner.serving.ledger import activation_bytes
 from planner.serving.prices import ServingPrices
-from planner.serving.rank_operators import PLAIN_BYTES, RankLayer, RoutedExperts
+from planner.serving.rank_model import PLAIN_BYTES, RankLayer, RoutedExperts
 from planner.serving.source_fractions import COUNTED, fractions
 from planner.serving.step_costs import StepCosts, Term
 from planner.serving_plans.layout import EngineSettings, EngineShape

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.serving.rank_operators import AttentionCore
+from planner.serving.rank_model import PLAIN_BYTES, AttentionCore
 from profiles.hardware import Device
 from profiles.kernel_constants import ATTENTION_BLOCK_SECONDS, ATTENTION_START, PREFILL_PASSES
 from profiles.kernels.attention import TILE, decode_seconds, pair_seconds
@@ -26,7 +26,6 @@ from profiles.kernels.rates import copied_bytes_per_second
 
 FloatArray = NDArray[np.float64]
 
-PLAIN_BYTES = 2
 BATCHES_B = tuple(2**power for power in range(13))
 CONTEXTS_K = tuple(2**power for power in range(4, 22))
 

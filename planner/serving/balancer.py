@@ -16,7 +16,7 @@ priced as if steps waited for them, which they do at most.
 import math
 
 from planner.serving.exchange import ExchangeTimes
-from planner.serving.rank_operators import RankModel
+from planner.serving.rank_model import RankModel
 from planner.serving_plans.layout import EngineShape
 from profiles.constants import Constant, Origin
 from profiles.kernels.rates import copied_bytes_per_second

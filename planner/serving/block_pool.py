@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from planner.serving.formats import ServedFormats
-from planner.serving.rank_operators import RankLayer, RankModel
+from planner.serving.rank_model import RankLayer, RankModel
 from planner.serving_plans.layout import EngineSettings, EngineShape
 
 PADDING_BOUND = 1.5

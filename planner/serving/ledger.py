@@ -23,7 +23,7 @@ from planner.serving.balancer import balancer_bytes
 from planner.serving.block_pool import BlockPool, block_pool
 from planner.serving.engines import Engine
 from planner.serving.formats import ServedFormats
-from planner.serving.rank_operators import PLAIN_BYTES, RankLayer, RankModel
+from planner.serving.rank_model import PLAIN_BYTES, RankLayer, RankModel
 from planner.serving_plans.layout import EngineSettings, EngineShape
 from profiles.constants import Constant, Origin
 from profiles.hardware import Cluster

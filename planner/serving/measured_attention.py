@@ -24,7 +24,7 @@ from planner.serving.attention_times import (
     place_between,
 )
 from planner.serving.measured import Asked, Measured
-from planner.serving.rank_operators import PLAIN_BYTES, AttentionCore
+from planner.serving.rank_model import PLAIN_BYTES, AttentionCore
 from profiles.hardware import Device
 from profiles.measured_operations import place_of, seen_pairs
 from profiles.ops import Attention

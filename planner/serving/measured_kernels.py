@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from planner.serving.engines import KernelFactors
 from planner.serving.exchange import ExchangeTimes, OwnSums
 from planner.serving.measured import Asked, Factors, Measured
-from planner.serving.rank_operators import Product, RankLayer, RoutedExperts
+from planner.serving.rank_model import Product, RankLayer, RoutedExperts
 from planner.serving.step_tables import Grouping, LayerKernels, runnable
 from profiles.hardware import Cluster, Device
 from profiles.kernels.operations import FORMATS, Format

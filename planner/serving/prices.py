@@ -11,7 +11,8 @@ from planner.serving.context_parallel import context_exchange
 from planner.serving.engines import Engine, KernelFactors, calibration
 from planner.serving.exchange import ExchangeTimes
 from planner.serving.formats import ServedFormats
-from planner.serving.rank_operators import EVEN, AttentionCore, Balance, RankModel, rank_model, serving_graph
+from planner.serving.rank_model import AttentionCore, RankModel
+from planner.serving.rank_operators import EVEN, Balance, rank_model, serving_graph
 from planner.serving.step_costs import ONE_BY_ONE, Answering, DraftPasses, StepCosts
 from planner.serving.step_tables import LayerKernels, StepTables, step_tables
 from planner.serving_plans.layout import EngineShape

@@ -28,28 +28,25 @@ from planner.models.blocks import (
     SelfAttention,
     StateSpace,
 )
-from planner.models.graph import (
-    LayerGraph,
-    Linear,
-    Mesh,
-    ModelGraph,
-    Operator,
-    Parallel,
-    Pointwise,
-    Region,
-    Weight,
-)
+from planner.models.graph import LayerGraph, Linear, Mesh, ModelGraph, Operator, Parallel, Pointwise, Region, Weight
 from planner.models.layers.model import build_graph
 from planner.models.specs import ModelSpec
 from planner.ranks.sharding import padded_vocab_size
 from planner.requests.workload import Precision, TrainWorkload
 from planner.serving.formats import ServedFormats
 from planner.serving.placed_experts import PlacedExperts
+from planner.serving.rank_model import (
+    PLAIN_BYTES,
+    AttentionCore,
+    Product,
+    RankLayer,
+    RankModel,
+    Recurrence,
+    RoutedExperts,
+)
 from planner.serving_plans.layout import EngineShape
 from profiles.kernels.operations import Format
 from profiles.measured_operations import kernel_named
-
-PLAIN_BYTES = 2
 
 STATE_BYTES = 4
 """Bytes of one number of a recurrent state: fp32, the engines' default."""
@@ -57,103 +54,17 @@ STATE_BYTES = 4
 VOCAB_DIVISOR = 64
 """vLLM pads the vocabulary to a multiple of this times tp (`DEFAULT_VOCAB_PADDING_SIZE`)."""
 
+CAST_BYTES = PLAIN_BYTES + 1
+"""Bytes that a cast to 8 bits moves for each number: read in 16 bits, written in 8."""
+
+INDEX_SCALE_BYTES = 4
+"""Bytes beside an index key, which engines keep in 8 bits: one fp32 scale (vLLM's `DeepseekV32IndexerCache`)."""
+
+RESIDUAL_PASSES = 3
+"""Passes over the stream of a residual addition that is a kernel of its own: two read, one written."""
+
 FUSED_ADDITIONS = 2
 """Passes over the stream that a norm makes more when the residual addition is fused into it: read, write."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Product:
-    """Products `[tokens, depth] [depth, columns]` of one linear layer."""
-
-    columns: int
-    depth: int
-    format: Format
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionCore:
-    """Softmax attention of one layer on one rank.
-
-    Args:
-        num_heads: Query heads.
-        num_kv_heads: Key heads, copies included; 1 for latent attention in decode.
-        qk_head_dim: Width of a query head against a whole prompt.
-        v_head_dim: Width of a value head against a whole prompt.
-        decode_qk_dim: Width of a query head against the cache.
-        decode_v_dim: Width of what decode sums.
-        cache_elements: Cached numbers of a token.
-        seen_tokens: Most tokens that one sees: a window, a chunk, or what an indexer keeps; None sees all.
-        kept_tokens: Most tokens whose cache is kept; None keeps all.
-        index_bytes: Cached bytes of a token's index keys, which every step reads of all tokens.
-    """
-
-    num_heads: int
-    num_kv_heads: int
-    qk_head_dim: int
-    v_head_dim: int
-    decode_qk_dim: int
-    decode_v_dim: int
-    cache_elements: int
-    seen_tokens: int | None = None
-    kept_tokens: int | None = None
-    index_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recurrence:
-    """A recurrence of one layer on one rank.
-
-    Args:
-        state_bytes: State of one sequence, its convolution's last inputs included.
-        cached_states: States of a sequence that vLLM keeps where it caches prefixes: the current one, the last at the
-            end of a block and, of Mamba-2, one within a prompt (`MambaSpec.max_memory_usage_bytes` in mode "align").
-        flops_per_token: Products inside chunks for one prompt token.
-        bytes_per_token: Inputs and outputs of one token.
-    """
-
-    state_bytes: int
-    cached_states: int
-    flops_per_token: float
-    bytes_per_token: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoutedExperts:
-    """The routed experts of one layer on one rank.
-
-    Args:
-        hidden: Width of a token.
-        inter: Width of this rank's part of an expert.
-        gated: Gate and up projection; else up alone.
-        experts: Experts in all.
-        copies: The same with their further copies.
-        on_rank: Experts and copies of this rank.
-        topk: Experts of one token.
-        format: Of their weights.
-        grouped: Name of the kernels that multiply them.
-        placed: Where they stand, and how often tokens choose each; None where nothing was counted.
-    """
-
-    hidden: int
-    inter: int
-    gated: bool
-    experts: int
-    copies: int
-    on_rank: int
-    topk: int
-    format: Format
-    grouped: str
-    placed: PlacedExperts | None = None
-
-    @property
-    def busiest_share(self) -> float:
-        """Return the part of all choices of experts that the busiest rank gets in some layer."""
-        return self.on_rank / self.copies if self.placed is None else self.placed.worst_share
-
-    @property
-    def parameters_of_one(self) -> int:
-        """Return the weights of this rank's part of one expert, in numbers."""
-        return (3 if self.gated else 2) * self.hidden * self.inter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,78 +82,6 @@ class Balance:
 
 EVEN = Balance()
 """Tokens choose every expert alike, and no balancer runs."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankLayer:
-    """One kind of layer on one rank.
-
-    Args:
-        count: Layers of this kind.
-        products: Linear layers that every token passes.
-        attention: Softmax attention; None without.
-        recurrence: A recurrence; None without.
-        experts: Routed experts; None without.
-        stream_bytes_per_token: Traffic of element-wise kernels for a token.
-        num_kernels: Element-wise kernels, casts included.
-        streams: Both by measured kernel (`profiles.measured_operations.kernel_named`): its bytes for a token, and how
-            often it runs.
-        reductions: Sums over the tensor-parallel group.
-        weight_bytes: Bytes of the layer's weights on this rank.
-        is_latent: Its attention is latent.
-    """
-
-    count: int
-    products: tuple[Product, ...]
-    attention: AttentionCore | None
-    recurrence: Recurrence | None
-    experts: RoutedExperts | None
-    stream_bytes_per_token: float
-    num_kernels: int
-    streams: Mapping[str, tuple[float, int]]
-    reductions: int
-    weight_bytes: float
-    is_latent: bool
-
-    @property
-    def cache_elements(self) -> int:
-        """Return the cached numbers of a token that are kept for as long as it is seen."""
-        return 0 if self.attention is None else self.attention.cache_elements
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankModel:
-    """A model on one rank of an engine.
-
-    Args:
-        layers: Each kind of layer.
-        hidden_size: Width of the stream.
-        head: The LM head.
-        end_bytes: Bytes of embedding and LM head.
-        num_layers: Layers in all.
-    """
-
-    layers: tuple[RankLayer, ...]
-    hidden_size: int
-    head: Product
-    end_bytes: float
-    num_layers: int
-
-    @property
-    def weight_bytes(self) -> float:
-        """Return the bytes of all weights on a rank of an engine without pipeline stages."""
-        return self.end_bytes + sum(layer.count * layer.weight_bytes for layer in self.layers)
-
-    @property
-    def bytes_of_one_expert(self) -> float:
-        """Return what one routed expert of every layer takes on a rank of an engine without pipeline stages."""
-        parts = [(layer.count, layer.experts) for layer in self.layers if layer.experts is not None]
-        return sum(count * experts.parameters_of_one * experts.format.weight_bytes for count, experts in parts)
-
-    @property
-    def has_experts(self) -> bool:
-        """Return whether some layer has routed experts."""
-        return any(layer.experts is not None for layer in self.layers)
 
 
 _GRAPH_WORKLOAD = TrainWorkload(seq_len=4096, global_batch_size=1, precision=Precision.BF16)
@@ -312,9 +151,9 @@ def _layer(  # noqa: PLR0913, PLR0917 - the facts of a layer
         attention=_attention(block, shape),
         recurrence=_recurrence(block, shape),
         experts=experts,
-        stream_bytes_per_token=stream + 3.0 * casts * model.hidden_size,
+        stream_bytes_per_token=stream + CAST_BYTES * casts * model.hidden_size,
         num_kernels=kernels + casts,
-        streams=_with_casts(streams, casts, casts * 3.0 * model.hidden_size),
+        streams=_with_casts(streams, casts, CAST_BYTES * casts * model.hidden_size),
         reductions=sums,
         weight_bytes=weights + _copied_bytes(layer, block, shape, formats),
         is_latent=isinstance(block.mixer, LatentAttention),
@@ -403,8 +242,8 @@ def _element_wise(operators: Iterable[Operator], shape: EngineShape) -> tuple[fl
         if not isinstance(work, Pointwise):
             continue
         if operator.name.endswith("residual"):
-            stream += work.forward_bytes_per_token * FUSED_ADDITIONS / 3
-            add("norm", work.forward_bytes_per_token * FUSED_ADDITIONS / 3, 0)
+            stream += work.forward_bytes_per_token * FUSED_ADDITIONS / RESIDUAL_PASSES
+            add("norm", work.forward_bytes_per_token * FUSED_ADDITIONS / RESIDUAL_PASSES, 0)
             continue
         split = shape.tp if work.region in {Region.SHARDED, Region.EXPERT} else 1
         num_bytes = work.forward_bytes_per_token * (work.visits if work.region is Region.EXPERT else 1) / split
@@ -453,7 +292,7 @@ def _attention(block: Block, shape: EngineShape) -> AttentionCore | None:
                 decode_v_dim=mixer.kv_lora_rank,
                 cache_elements=latent,
                 seen_tokens=None if indexer is None else indexer.top_k,
-                index_bytes=0 if indexer is None else indexer.head_dim + 4,
+                index_bytes=0 if indexer is None else indexer.head_dim + INDEX_SCALE_BYTES,
             )
         case _:
             return None

@@ -26,7 +26,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.serving.rank_operators import RoutedExperts
+from planner.serving.rank_model import RoutedExperts
 
 FloatArray = NDArray[np.float64]
 

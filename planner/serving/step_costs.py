@@ -20,7 +20,7 @@ import numpy as np
 from planner.serving.attention_times import DecodeTimes, PromptTimes
 from planner.serving.context_parallel import ContextExchange
 from planner.serving.engines import Engine
-from planner.serving.rank_operators import RankModel
+from planner.serving.rank_model import RankModel
 from planner.serving.step_tables import StepTables, at_tokens
 from planner.serving_plans.layout import EngineShape
 

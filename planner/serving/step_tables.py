@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from planner.serving.engines import KernelFactors
 from planner.serving.exchange import ExchangeTimes
 from planner.serving.grouped import Grouped, grouped_kernels
-from planner.serving.rank_operators import PLAIN_BYTES, Product, RankLayer, RankModel, RoutedExperts
+from planner.serving.rank_model import PLAIN_BYTES, Product, RankLayer, RankModel, RoutedExperts
 from planner.serving.reached_experts import Reached, reached_on_busiest
 from planner.serving_plans.layout import EngineShape
 from profiles.constants import FP8_START, SCAN_FRACTION

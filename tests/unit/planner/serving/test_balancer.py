@@ -10,7 +10,8 @@ from planner.serving.engines import engine_named
 from planner.serving.exchange import ExchangeTimes
 from planner.serving.formats import formats_of
 from planner.serving.prices import ServingPrices
-from planner.serving.rank_operators import EVEN, Balance, RankModel
+from planner.serving.rank_model import RankModel
+from planner.serving.rank_operators import EVEN, Balance
 from planner.serving_plans.layout import EngineShape
 from profiles.hardware import Cluster
 

@@ -11,7 +11,7 @@ import pytest
 
 from planner.serving.engines import Engine, KernelFactors, calibration
 from planner.serving.exchange import ExchangeTimes
-from planner.serving.rank_operators import RoutedExperts
+from planner.serving.rank_model import RoutedExperts
 from planner.serving.step_tables import LayerKernels
 from profiles.catalogue import load_device, load_preset
 from profiles.kernels.operations import FORMATS

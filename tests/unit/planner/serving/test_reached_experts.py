@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from planner.serving.rank_operators import RoutedExperts
+from planner.serving.rank_model import RoutedExperts
 from planner.serving.reached_experts import FloatArray, largest_of, reached_on_busiest
 from profiles.kernels.operations import FORMATS
 
