@@ -32,8 +32,9 @@ from planner.serving_plans.layout import EngineShape
 from planner.serving_plans.plan import ServePlan
 from planner.serving_search.closed_form import best_of_both, both_at
 from planner.serving_search.compose import DEFAULT_SOLVER
+from planner.serving_search.field import field_of
 from planner.serving_search.inputs import ServeInputs, load_serve_inputs
-from planner.serving_search.search import field_of, plan_serving
+from planner.serving_search.search import plan_serving
 from planner.serving_search.simulated import keeps, served_at, stated_seconds
 from planner.serving_search.traffic import mean_of
 from solvers.fleet_registry import FLEET_SOLVERS

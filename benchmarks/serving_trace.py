@@ -19,8 +19,8 @@ from planner.schema.serve_trace import read_trace
 from planner.serving.simulate import simulate
 from planner.serving.traffic import Requests
 from planner.serving_search.closed_form import best_of_both
+from planner.serving_search.field import field_of
 from planner.serving_search.inputs import load_serve_inputs
-from planner.serving_search.search import field_of
 
 NAME = "trace"
 REQUESTS = 100_000

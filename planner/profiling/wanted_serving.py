@@ -12,8 +12,8 @@ from dataclasses import replace
 from planner.serving.measured import Asked, Factors, Measured, unmeasured
 from planner.serving.prices import ServingPrices
 from planner.serving_search.candidates import DraftGround, Ground
+from planner.serving_search.field import ground_of
 from planner.serving_search.inputs import ServeInputs
-from planner.serving_search.search import ground_of
 from planner.serving_search.shapes import engine_shapes
 from profiles.hardware import Cluster
 from profiles.measure.points import Point, Wanted, point

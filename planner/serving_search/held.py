@@ -17,8 +17,8 @@ from planner.serving_search.candidates import Build, Candidate, Ground, costs_of
 from planner.serving_search.closed_form import Point, in_a_loop
 from planner.serving_search.deployments import joined, keep_targets, planned_pool
 from planner.serving_search.expert_places import balance_of, in_order
+from planner.serving_search.field import ground_of
 from planner.serving_search.passing import connector_of, pair_refusal
-from planner.serving_search.search import ground_of
 from planner.serving_search.simulated import PRECISION, keeps, served_at, served_of, times_of
 from planner.serving_search.transfer import transfer_of
 from planner.units import GIB

@@ -15,9 +15,9 @@ from planner.serving.steady import Load, at_concurrency
 from planner.serving.traffic import closed_loop
 from planner.serving_plans.layout import NIXL, EngineShape, Role
 from planner.serving_search.candidates import Candidate
+from planner.serving_search.field import field_of
 from planner.serving_search.launch import serve_files
 from planner.serving_search.passing import pair_refusal
-from planner.serving_search.search import field_of
 from planner.serving_search.shapes import draft_refusal
 from planner.serving_search.transfer import transfer_of
 from tests.served import SMALL, serve_inputs, served

@@ -12,9 +12,9 @@ from planner.requests.request import Bounds
 from planner.schema.serve_plan_file import serve_plan_from_document, serve_plan_to_text
 from planner.serving_plans.plan import ServePlan
 from planner.serving_search.expert_places import tried_copies
+from planner.serving_search.field import field_of
 from planner.serving_search.held import HeldEngine, held_engine
 from planner.serving_search.launch import serve_files
-from planner.serving_search.search import field_of
 from tests.served import serve_inputs, served
 
 SPEC = """\

@@ -10,9 +10,9 @@ from planner.models.blocks import LinearAttention, LinearRule, Mixer
 from planner.serving.prices import ServingPrices
 from planner.serving_plans.layout import NIXL, NIXL_PUSH, EngineShape, Role, check_layout
 from planner.serving_search.candidates import Candidate
+from planner.serving_search.field import field_of
 from planner.serving_search.launch import serve_files
 from planner.serving_search.passing import pair_refusal, pairings_of, split_refusal
-from planner.serving_search.search import field_of
 from planner.serving_search.transfer import senders_of, transfer_of
 from tests.served import SMALL, serve_inputs, served
 

@@ -10,9 +10,10 @@ from planner.emit.vllm_bench import BENCH_FILE
 from planner.serving.traffic import Requests
 from planner.serving_plans.plan import ServeStatus
 from planner.serving_search.closed_form import best_of_both
+from planner.serving_search.field import field_of
 from planner.serving_search.inputs import ServeInputs, load_serve_inputs
 from planner.serving_search.launch import serve_files
-from planner.serving_search.search import field_of, plan_serving
+from planner.serving_search.search import plan_serving
 from planner.serving_search.simulated import bearing
 from planner.serving_search.traffic import mean_of, requests_of_trace
 from tests.served import SMALL
