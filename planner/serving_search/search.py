@@ -31,7 +31,7 @@ RUNNERS_UP = 5
 TOGETHER_STEP = 0.97
 """What engines of a split plan bear less at each turn, where their requests together miss a target that each keeps, and
 engines of any plan where requests of a whole trace miss one that its fastest stretch keeps; at the last turn they are
-left out. A choice: small against the band of a predicted rate."""
+left out. The step is a choice: smaller ones lose less and take more turns."""
 
 MOST_TURNS = 24
 """Turns after which such engines are left out: by then they are asked for less than half of what they bear alone."""

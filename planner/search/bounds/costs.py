@@ -7,8 +7,8 @@ Two bounds are sound for every split of the layers into stages:
 
 - memory: how many layers each pipeline rank can hold at most; a point whose ranks together cannot hold all layers is
   ruled out;
-- time: `planner.schedules.bounds.any_split_bound_seconds` of the work of one micro-batch, plus the optimizer step of
-  an average rank and the gradient norm.
+- time: `planner.schedules.bounds.any_split_bound_seconds` of the work of one micro-batch, plus what follows the
+  pipeline (`planner.search.bounds.tails`).
 """
 
 from collections.abc import Iterator
@@ -19,26 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.frameworks.capabilities import Capabilities
-from planner.layout import Offload, Recompute
+from planner.layout import Recompute
 from planner.models.graph import ModelGraph
 from planner.models.specs import ModelSpec
-from planner.offloading.drive_step import DriveStep
-from planner.offloading.states import (
-    SHARDED_WEIGHTS,
-    HostedStep,
-    driven_step,
-    hosted_seconds,
-    hosted_step,
-    updated_elements,
-)
-from planner.ranks.communication import gradient_norm_reduction, optimizer_bytes, optimizer_step
 from planner.ranks.placement import shard_model
 from planner.ranks.shard import Sharder
 from planner.ranks.sharding import Sharding
 from planner.requests.workload import TrainWorkload
 from planner.schedules.bounds import any_split_bound_seconds
-from planner.search.bounds.memory_bound import KnownSplit, MemoryNeed, mesh_at
+from planner.search.bounds.memory_bound import KnownSplit, MemoryNeed
 from planner.search.bounds.shape_costs import PartTable, ShapeCosts
+from planner.search.bounds.tails import mean_trainable_XG, state_ranks, tail_bound_X
 from planner.search.space.dimensions import interleaved_counts
 from planner.search.space.points import BoolArray, IntArray, Points, distinct, distinct_columns
 from profiles.estimate import CostModel
@@ -144,15 +135,6 @@ def _fewest_on_fullest(rooms_RDX: FloatArray, counts_D: IntArray) -> FloatArray:
     rows = [_fullest_X(rooms_RDX[:, kind], np.asarray(float(count))) for kind, count in enumerate(counts_D)]
     fewest_DX: FloatArray = np.ceil(np.stack(rows) - SHARE_ROUNDING)
     return fewest_DX
-
-
-def _state_ranks(points: Points) -> dict[str, IntArray]:
-    """Return over how many ranks optimizer states are split, of everything but routed experts and of these."""
-    sharded_X = points.zero_stage_X >= 1
-    return {
-        "dense_ranks": np.where(sharded_X, points.dp_X * points.cp_X // points.state_replicas_X, 1),
-        "expert_ranks": np.where(sharded_X, points.edp_X // points.state_replicas_X, 1),
-    }
 
 
 class CostTable:
@@ -407,42 +389,13 @@ class CostTable:
         )
 
     def _tail_bound_X(self, points: Points, shapes: tuple[ShapeCosts, ...], shape_X: IntArray) -> FloatArray:
-        """Return the gradient norm and the optimizer step of an average rank (the slowest takes no less).
-
-        Either all points have a part of the states on the host, or none has.
-        """
-        of_point_XG = self._mean_trainable_XG(points, shapes, shape_X)
-        norm = self.cost_model.collective(gradient_norm_reduction(mesh_at(points, 0))).seconds
-        if points.optimizer_offload_X.any():
-            return self._hosted_tail_X(points, of_point_XG) + norm
-        dense_X, expert_X = of_point_XG.T
-        bytes_X = optimizer_bytes(dense=dense_X, expert=expert_X, **_state_ranks(points), workload=self.workload)
-        distinct, index_X = np.unique(bytes_X, return_inverse=True)
-        updates = [self.cost_model.compute(optimizer_step(num_bytes, self.workload)) for num_bytes in distinct.tolist()]
-        tails_X: FloatArray = np.array([update.seconds for update in updates])[index_X.ravel()] + norm
-        return tails_X
-
-    def _mean_trainable_XG(self, points: Points, shapes: tuple[ShapeCosts, ...], shape_X: IntArray) -> IntArray:
-        """Return the trainable elements of an average pipeline rank: of everything but routed experts, and of these."""
-        ends = [(costs.trainable, costs.rank_model.embedding.trainable, costs.rank_model) for costs in shapes]
-        totals_PSG = np.array(
-            [
-                [
-                    (layers.dense + first.dense + head.dense, layers.expert + first.expert + head.expert)
-                    for layers, first, model in ends
-                    for head in (model.head_elements(pp=pp, trainable=True),)
-                ]
-                for pp in (1, 2)
-            ],
-            dtype=np.int64,
-        )
-        mean_XG: IntArray = totals_PSG[np.minimum(points.pp_X, 2) - 1, shape_X] // points.pp_X[:, np.newaxis]
-        return mean_XG
+        of_point_XG = mean_trainable_XG(points, shapes, shape_X)
+        return tail_bound_X(points, of_point_XG, workload=self.workload, cost_model=self.cost_model)
 
     def mean_updated_X(self, points: Points) -> IntArray:
         """Return the elements whose states a rank keeps on average, on the GPU or on its host, rounded down."""
-        dense_X, expert_X = self._mean_trainable_XG(points, *self.shapes_of(points)).T
-        ranks = _state_ranks(points)
+        dense_X, expert_X = mean_trainable_XG(points, *self.shapes_of(points)).T
+        ranks = state_ranks(points)
         mean_X: IntArray = dense_X // ranks["dense_ranks"] + expert_X // ranks["expert_ranks"]
         return mean_X
 
@@ -473,43 +426,3 @@ class CostTable:
             vpp_X=points.vpp_X,
             num_microbatches_X=points.num_microbatches_X,
         )
-
-    def _hosted_tail_X(self, points: Points, of_point_XG: IntArray) -> FloatArray:
-        """Return the optimizer step of an average rank where a part of the states is on the host, at least."""
-        dense_X, expert_X = of_point_XG.T
-        updated_X = updated_elements(dense=dense_X, expert=expert_X, **_state_ranks(points))
-        sharded_X = points.zero_stage_X == SHARDED_WEIGHTS
-        columns = np.stack(
-            [
-                points.optimizer_offload_X,
-                points.least_offload_X,
-                updated_X,
-                dense_X + expert_X,
-                sharded_X,
-                points.parameter_offload_X,
-                points.drive_offload_X,
-            ]
-        )
-        first, index_X = distinct_columns(columns)
-        seconds = []
-        for most, least, updated, whole, sharded, parameters, drives in columns[:, first].T.tolist():
-            step: HostedStep | DriveStep
-            if sharded:
-                step = driven_step(
-                    updated=updated,
-                    workload=self.workload,
-                    drive_offload=drives,
-                    parameters=parameters,
-                    fraction=most / 100,
-                    least_fraction=least / 100,
-                )
-            else:
-                step = hosted_step(
-                    updated=updated,
-                    whole=whole,
-                    offload=Offload(optimizer_fraction=most / 100),
-                    least=Offload(optimizer_fraction=least / 100),
-                    workload=self.workload,
-                )
-            seconds.append(sum(hosted_seconds(step, self.cost_model.compute)))
-        return np.array(seconds)[index_X]

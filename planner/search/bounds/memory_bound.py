@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from planner.frameworks.capabilities import Capabilities
 from planner.frameworks.overheads import Overheads
-from planner.layout import Granularity, Layout, Overlap, Recompute, Schedule, stages_from_counts
+from planner.layout import Recompute
 from planner.memory.saved import head_peak_bytes
 from planner.memory.state_bytes import StateBytes, communicators_bytes, fp8_copy_bytes, state_bytes
 from planner.memory.terms import WORKSPACE_BYTES, ZERO_WEIGHTS
@@ -478,27 +478,3 @@ def _communicator_bytes_X(points: Points, model: ModelSpec, overheads: Overheads
         interleaved=(points.vpp_X > 1).astype(np.int64),  # `skeleton` overlaps transfers where it interleaves
     )
     return communicators_bytes(grid, model, overheads)
-
-
-def mesh_at(points: Points, index: int) -> Layout:
-    """Return the mesh of one point as a layout without layers, for functions that read degrees alone."""
-    pp, vpp = int(points.pp_X[index]), int(points.vpp_X[index])
-    return Layout(
-        tp=int(points.tp_X[index]),
-        sequence_parallel=False,
-        cp=int(points.cp_X[index]),
-        ulysses=int(points.ulysses_X[index]),
-        pp=pp,
-        vpp=1,
-        dp=int(points.dp_X[index]),
-        ep=int(points.ep_X[index]),
-        etp=int(points.etp_X[index]),
-        zero_stage=int(points.zero_stage_X[index]),
-        state_replicas=int(points.state_replicas_X[index]),
-        micro_batch_size=1,
-        num_microbatches=1,
-        schedule=Schedule.NO_PIPELINE if pp == 1 else Schedule.ONE_F_ONE_B,
-        recompute=Recompute(granularity=Granularity.NONE),
-        overlap=Overlap(grad_reduce=False, param_gather=False, p2p=vpp > 1),
-        stages=stages_from_counts((0,) * pp),
-    )
