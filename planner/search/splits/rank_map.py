@@ -3,14 +3,13 @@
 The table of the space prices everything at best (`profiles.unequal`), so its bounds hold for every node order. A point
 that they leave open becomes a node order problem (`solvers.node_order`): its hops are those of the point's own
 collectives and transfers (`planner.evaluation.node_costs`), its rooms the pipeline ranks, where GPUs differ. What an
-order amounts to is priced like any point, with each pipeline rank's own seconds and memory. That price never falls when
+order amounts to is priced like any point (`planner.search.splits.ordered_prices`). That price never falls when
 a link gets slower or a pipeline rank holds one more kind of node, as the solver needs it.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,24 +27,18 @@ from planner.evaluation.node_costs import (
     pipeline_rank_limits,
     shape_of,
 )
-from planner.layout import Layout, Recompute, Stage
+from planner.layout import Layout
 from planner.memory.ledger import memory_limit_bytes
-from planner.ranks.communication import (
-    data_parallel_traffic,
-    gradient_norm_reduction,
-    optimizer_traffic,
-    tied_embedding_reduction,
-    transfer,
-)
+from planner.ranks.communication import data_parallel_traffic, tied_embedding_reduction
 from planner.ranks.shard import Elements
 from planner.ranks.sharding import Sharding, sharding_of
 from planner.search.bounds.costs import SHARE_ROUNDING, Bounds, CostTable, FloatArray
 from planner.search.bounds.shape_costs import LayerSeconds, PartTable, ShapeCosts
 from planner.search.space.points import Points
 from planner.search.splits.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split
-from planner.search.splits.point_prices import PointPrices, StageSeconds
+from planner.search.splits.ordered_prices import KnownOrder, OrderedPricer, OrderedPrices, RankTable
+from planner.search.splits.point_prices import PointPrices
 from planner.search.splits.settle import Settled, settle
-from profiles.estimate import CostModel
 from profiles.hardware import Cluster, UnequalNodes
 from profiles.unequal import UnequalCostModel
 from solvers.node_order import OrderProblem, OrderSolution, Price, Signature, solve
@@ -66,169 +59,6 @@ def pricer_on(cluster: Cluster, table: CostTable, *, headroom: float, limit_byte
     if cluster.unequal is None:
         return Pricer(table, limit_bytes=limit_bytes, cluster=cluster)
     return MappedPricer(table, limit_bytes=limit_bytes, headroom=headroom)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
-    """What a signature says of a node order.
-
-    Args:
-        slowest_of: Slowest link by hops.
-        kinds_of: Kinds by places; of a single kind there is nothing to know, and it is empty.
-    """
-
-    slowest_of: dict[Hops, float]
-    kinds_of: dict[frozenset[int], Kinds]
-
-    def slowest(self, hops: Hops) -> float:
-        """Return the bandwidth of the slowest of some hops."""
-        return self.slowest_of[hops]
-
-    def kinds(self, places: frozenset[int]) -> Kinds:
-        """Return the kinds of nodes at some places."""
-        return self.kinds_of[places] if self.kinds_of else (0,)
-
-
-class _RankTable(CostTable):
-    """The table of a space as one pipeline rank sees it.
-
-    Args:
-        table: The table at best.
-        cost_model: Prices the pipeline rank's operations.
-        layers: Costs of its layers by shape, shared with ranks that take as long.
-    """
-
-    def __init__(self, table: CostTable, cost_model: CostModel, layers: "dict[Sharding, ShapeCosts]") -> None:
-        super().__init__(
-            model=table.model,
-            graph=table.graph,
-            workload=table.workload,
-            cost_model=cost_model,
-            recomputes=table.recomputes,
-            capabilities=table.capabilities,
-        )
-        self._table = table
-        self._layers = layers
-
-    def shape(self, sharding: Sharding) -> ShapeCosts:
-        """Return the costs of one shape."""
-        if sharding not in self._layers:
-            found = self._table.shape(sharding)
-            self._layers[sharding] = ShapeCosts(
-                rank_model=found.rank_model,
-                counts_D=found.counts_D,
-                parts=PartTable(self.cost_model, self.recomputes),
-            )
-        return self._layers[sharding]
-
-
-class _OrderedPrices(PointPrices):
-    """Prices splits of one point under what is known of a node order.
-
-    Args:
-        table: The table at best.
-        point: The point.
-        parts: Cost models of the point's parts.
-        ranks: Prices of the point as if every pipeline rank were like each of them.
-        missing_bytes_R: What each GPU of each pipeline rank has less than the GPU with most memory.
-    """
-
-    stages_are_alike = False
-
-    def __init__(
-        self,
-        table: CostTable,
-        point: Layout,
-        *,
-        parts: PartCosts,
-        ranks: tuple[PointPrices, ...],
-        missing_bytes_R: tuple[int, ...],
-    ) -> None:
-        super().__init__(table, point)
-        self.ranks = ranks
-        self.missing_bytes_R = missing_bytes_R
-        self._parts = parts
-
-    def peak_bytes(self, layout: Layout) -> int:
-        """Return the peak of a split as if every GPU had most memory: what a GPU lacks is counted as used."""
-        return max(self.peaks_R(layout)) if any(self.missing_bytes_R) else super().peak_bytes(layout)
-
-    def peaks_R(self, layout: Layout) -> tuple[int, ...]:
-        """Return the peak of each pipeline rank of a split, likewise."""
-        return tuple(
-            peak + missing for peak, missing in zip(super().peaks_R(layout), self.missing_bytes_R, strict=True)
-        )
-
-    def rank_peak_bytes(self, layout: Layout, pipeline_rank: int) -> int:
-        """Return the peak of one pipeline rank of a split, likewise."""
-        return super().rank_peak_bytes(layout, pipeline_rank) + self.missing_bytes_R[pipeline_rank]
-
-    def stage_on(self, stage: Stage, pipeline_rank: int, recompute: Recompute | None = None) -> StageSeconds:
-        """Return the times of one virtual stage on a pipeline rank, under the point's recompute choice or another."""
-        return self.ranks[pipeline_rank].stage(stage, recompute)
-
-    @cached_property
-    def transfer_seconds_E(self) -> tuple[float, ...]:
-        """Return the time of a transfer over each boundary between virtual stages."""
-        point = self.point
-        found = []
-        for boundary in range(point.pp * point.vpp - 1):
-            rank = boundary % point.pp
-            sent = transfer(
-                point,
-                pipeline_rank=rank,
-                stream_bytes=self.costs.rank_model.stream_bytes,
-                capabilities=self.table.capabilities,
-            )
-            found.append(self._parts.of_boundary(rank).collective(sent).seconds)
-        return tuple(found)
-
-    def _transfer_slowdown(self, pipeline_rank: int) -> float:
-        return self._parts.of_stage(pipeline_rank).transfer_slowdown
-
-    def tail_seconds(self, layout: Layout) -> float:
-        """Return what all ranks of a split wait for behind the last backward pass."""
-        parts, workload = self._parts, self.table.workload
-        seconds = parts.of_world.collective(gradient_norm_reduction(layout)).seconds
-        reduction = tied_embedding_reduction(self.costs.rank_model.shared_table_elements, layout, workload)
-        if reduction is not None:
-            seconds += parts.of_ends.collective(reduction).seconds
-        placed = self.place(layout)
-        updates = (
-            parts.of_stage(rank).compute(optimizer_traffic(placed.elements(rank, trainable=True), layout, workload))
-            for rank in range(layout.pp)
-        )
-        return seconds + max(update.seconds for update in updates)
-
-
-class _OrderedPricer(Pricer):
-    """Prices one point under what is known of a node order.
-
-    Args:
-        table: The table at best.
-        limit_bytes: What the GPU with most memory may use.
-        prices: Prices splits of the point.
-    """
-
-    def __init__(self, table: CostTable, *, limit_bytes: int, prices: _OrderedPrices) -> None:
-        super().__init__(table, limit_bytes=limit_bytes)
-        self._prices = prices
-
-    def prices(self, _point: Layout) -> PointPrices:
-        """Return what prices splits of the point."""
-        return self._prices
-
-    def problem(self, _prices: PointPrices, *, generous: bool) -> Problem:
-        """Return the chain partition problem of the point, each stage as fast and as large as its pipeline rank."""
-        problems = [super(_OrderedPricer, self).problem(rank, generous=generous) for rank in self._prices.ranks]
-        seconds_SLO = np.stack([problem.seconds_LO for problem in problems])
-        return replace(
-            problems[0],
-            seconds_LO=seconds_SLO.min(axis=0),
-            seconds_SLO=seconds_SLO,
-            fixed_seconds_S=np.array([problem.fixed_seconds_S[rank] for rank, problem in enumerate(problems)]),
-            capacity_bytes_R=problems[0].capacity_bytes_R - np.array(self._prices.missing_bytes_R, dtype=np.int64),
-        )
 
 
 class MappedPricer(Pricer):
@@ -399,7 +229,7 @@ class MappedPricer(Pricer):
     def known(self, point: Layout, signature: Signature) -> Pricer:
         """Return what prices a point under what a signature says."""
         problem = self._order_problem(point)
-        setting = _Known(
+        setting = KnownOrder(
             slowest_of=dict(zip(problem.hops_H, signature.slowest_H, strict=True)),
             kinds_of={
                 room: tuple(sorted(kinds)) for room, kinds in zip(problem.rooms_K, signature.kinds_K, strict=True)
@@ -407,21 +237,21 @@ class MappedPricer(Pricer):
         )
         return self._under(point, setting)
 
-    def _under(self, point: Layout, setting: Setting) -> _OrderedPricer:
+    def _under(self, point: Layout, setting: Setting) -> OrderedPricer:
         """Return what prices a point under what is known of a node order."""
         cluster = self._cost_model.cluster
         parts = part_costs(point, self._cost_model, setting=setting)
         limits_R = pipeline_rank_limits(point, cluster, setting=setting, headroom=self._headroom)
-        prices = _OrderedPrices(
+        prices = OrderedPrices(
             self.table,
             point,
             parts=parts,
             ranks=tuple(PointPrices(self._rank_table(point, rank, parts, setting), point) for rank in range(point.pp)),
             missing_bytes_R=tuple(max(self.limit_bytes - limit, 0) for limit in limits_R),
         )
-        return _OrderedPricer(self.table, limit_bytes=self.limit_bytes, prices=prices)
+        return OrderedPricer(self.table, limit_bytes=self.limit_bytes, prices=prices)
 
-    def _rank_table(self, point: Layout, rank: int, parts: PartCosts, setting: Setting) -> _RankTable:
+    def _rank_table(self, point: Layout, rank: int, parts: PartCosts, setting: Setting) -> RankTable:
         """Return the table of one pipeline rank; its layers are priced once for all that take as long."""
         mesh = mesh_of(point, self._cost_model.cluster)
         crossing = ((shape, mesh.group_hops(rank, shape)) for shape in sorted(self._layer_shapes(point)))
@@ -429,7 +259,7 @@ class MappedPricer(Pricer):
             setting.kinds(mesh.places(rank)),
             tuple((shape, setting.slowest(hops)) for shape, hops in crossing if hops),
         )
-        return _RankTable(self.table, parts.of_stage(rank), self._layers.setdefault(key, {}))
+        return RankTable(self.table, parts.of_stage(rank), self._layers.setdefault(key, {}))
 
     def _layer_shapes(self, layout: Layout) -> frozenset[Shape]:
         """Return the shapes of the collectives inside a layout's layers."""
