@@ -16,12 +16,10 @@ class FleetSolver:
 
     Args:
         module: The module with its `solve`.
-        keeps_incumbent: It may stop at a limit with an answer that is not proved optimal.
         description: What it is, in one phrase.
     """
 
     module: str
-    keeps_incumbent: bool
     description: str
 
 
@@ -29,17 +27,14 @@ FLEET_SOLVERS = MappingProxyType(
     {
         "mathopt": FleetSolver(
             module="solvers.fleet_mathopt",
-            keeps_incumbent=True,
             description="mixed-integer programme, HiGHS through OR-Tools MathOpt",
         ),
         "pulp": FleetSolver(
             module="solvers.fleet_pulp",
-            keeps_incumbent=True,
             description="mixed-integer programme, CBC through PuLP",
         ),
         "exhaustive": FleetSolver(
             module="solvers.fleet_exhaustive",
-            keeps_incumbent=False,
             description="every composition, for small problems",
         ),
     }

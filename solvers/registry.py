@@ -18,14 +18,12 @@ class Solver:
         name: Its name.
         module: The module with its `solve`.
         shares_ranks: It takes problems in which a rank runs several stages.
-        keeps_incumbent: It may stop at a limit with a solution that is not proved optimal.
         description: What it is, in one phrase.
     """
 
     name: str
     module: str
     shares_ranks: bool
-    keeps_incumbent: bool
     description: str
 
     def run(self, problem: Problem, limits: Limits) -> Solution:
@@ -42,28 +40,24 @@ SOLVERS = MappingProxyType(
                 name="dp",
                 module="solvers.dp",
                 shares_ranks=False,
-                keeps_incumbent=False,
                 description="exact dynamic programme, one stage a rank",
             ),
             Solver(
                 name="mathopt",
                 module="solvers.mip_mathopt",
                 shares_ranks=True,
-                keeps_incumbent=True,
                 description="mixed-integer programme, HiGHS through OR-Tools MathOpt",
             ),
             Solver(
                 name="pulp",
                 module="solvers.mip_pulp",
                 shares_ranks=True,
-                keeps_incumbent=True,
                 description="mixed-integer programme, CBC through PuLP",
             ),
             Solver(
                 name="exhaustive",
                 module="solvers.exhaustive",
                 shares_ranks=True,
-                keeps_incumbent=False,
                 description="every choice, for small problems",
             ),
         )

@@ -47,14 +47,12 @@ class Limited:
         span_seconds: Its longest span over the ranks.
         bound_seconds: No order with one stage a rank has a shorter one.
         in_turn_bound_seconds: Nor has one that takes micro-batches in turn; as far as a solver has proved.
-        trials: Orders that were tried.
     """
 
     order: PassOrder
     span_seconds: float
     bound_seconds: float
     in_turn_bound_seconds: float
-    trials: int
 
 
 def limited(times: PassTimes, memory: Memory, num_microbatches: int, *, improve: bool = False) -> Limited | None:
@@ -150,7 +148,6 @@ class _Search:
             span_seconds=run(order, self.times).span_seconds,
             bound_seconds=bound_seconds,
             in_turn_bound_seconds=bound_seconds,
-            trials=len(self._spans),
         )
 
     def _starts(self) -> list[tuple[int, ...]]:

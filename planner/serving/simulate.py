@@ -87,7 +87,6 @@ class Simulation:
         prompts_N: Tokens of its prompt.
         preempted: How often an answer was put back.
         steps: Steps of the engine.
-        busy_seconds: Time in which it worked.
         mean_batch: Running answers, in the mean over steps.
     """
 
@@ -98,7 +97,6 @@ class Simulation:
     prompts_N: IntArray
     preempted: int
     steps: int
-    busy_seconds: float
     mean_batch: float
 
     @property
@@ -178,7 +176,6 @@ class _Run:
         self._held = 0.0  # bytes of cache
         self._growth = seats.token_bytes * (1.0 - self._reserved)  # that a token of an answer adds
         self._preempted = self._steps = self._batches = self._answering = 0
-        self._busy = 0.0
         for _ in range(requests.concurrency or requests.count):
             self._let_come()
 
@@ -210,7 +207,6 @@ class _Run:
             prompts_N=np.asarray(self._prompts, dtype=np.int64),
             preempted=self._preempted,
             steps=self._steps,
-            busy_seconds=self._busy,
             mean_batch=self._batches / max(self._answering, 1),
         )
 
@@ -336,7 +332,6 @@ class _Run:
     def _pass(self, seconds: float, steps: int, decodes: int) -> None:
         """Let time pass in which `decodes` running answers go `steps` steps on, and end those that are whole."""
         self._clock += seconds
-        self._busy += seconds
         self._steps += steps
         if not decodes:
             return

@@ -73,28 +73,6 @@ def closed_loop(  # noqa: PLR0913 - the facts of a benchmark
     )
 
 
-def poisson(  # noqa: PLR0913 - the facts of a load
-    *, count: int, per_second: float, prompt: int, output: int, spread: float = 1.0, seed: int = 0
-) -> Requests:
-    """Return requests that come independently of one another.
-
-    Args:
-        count: Requests.
-        per_second: Mean rate.
-        prompt: Longest prompt.
-        output: Longest answer.
-        spread: Shortest over longest; lengths lie evenly between.
-        seed: Of arrivals and lengths.
-    """
-    draws = np.random.default_rng(seed)
-    return Requests(
-        arrivals_N=np.cumsum(draws.exponential(1.0 / per_second, count)),
-        prompts_N=_spread(draws, count, prompt, spread),
-        outputs_N=_spread(draws, count, output, spread),
-        cached_N=np.zeros(count, dtype=np.int64),
-    )
-
-
 def _spread(draws: np.random.Generator, count: int, longest: int, spread: float) -> IntArray:
     """Return lengths between `spread` of the longest and the longest, each equally often, in random order."""
     if spread >= 1.0:

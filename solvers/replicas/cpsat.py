@@ -47,12 +47,10 @@ class Improved:
 
     Args:
         item_BS: The item on each slot.
-        heaviest: What the heaviest bin carries.
         bound: No placement has a heaviest bin that carries less.
     """
 
     item_BS: Ints
-    heaviest: float
     bound: float
 
 
@@ -104,8 +102,8 @@ def improve(problem: ReplicaProblem, case: int, item_BS: Ints, *, seconds: float
         found = programme.item_BS(solver)
         after = float(load_LB(weights[None], found[None]).max())
         if after < before:
-            return Improved(item_BS=found, heaviest=after, bound=min(bound, after))
-    return Improved(item_BS=item_BS, heaviest=before, bound=min(bound, before))
+            return Improved(item_BS=found, bound=min(bound, after))
+    return Improved(item_BS=item_BS, bound=min(bound, before))
 
 
 class _Programme:

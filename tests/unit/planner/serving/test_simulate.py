@@ -8,7 +8,7 @@ import pytest
 
 from planner.serving.simulate import Simulation, simulate
 from planner.serving.steady import Load, at_concurrency, most_running
-from planner.serving.traffic import Requests, closed_loop, poisson
+from planner.serving.traffic import Requests, closed_loop
 from planner.serving_plans.layout import EngineShape, Role
 from tests.oracle.steady_rate import at_rate
 from tests.unit.planner.serving.engines_of import served
@@ -23,6 +23,13 @@ def _requests(*, arrivals: list[float], prompts: list[int], outputs: list[int]) 
         outputs_N=np.array(outputs),
         cached_N=np.zeros(len(arrivals), dtype=np.int64),
     )
+
+
+def poisson(*, count: int, per_second: float, prompt: int, output: int, spread: float = 1.0, seed: int = 0) -> Requests:
+    """Return requests that come independently of one another, with the lengths of `closed_loop`."""
+    arrivals_N = np.cumsum(np.random.default_rng((seed, 1)).exponential(1.0 / per_second, count))
+    lengths = closed_loop(count=count, concurrency=1, prompt=prompt, output=output, spread=spread, seed=seed)
+    return replace(lengths, arrivals_N=arrivals_N, concurrency=None)
 
 
 def _is_whole(found: Simulation) -> bool:
