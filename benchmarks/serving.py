@@ -205,7 +205,7 @@ def names() -> tuple[str, ...]:
 def plan_case(name: str) -> Row:
     """Return a case, planned."""
     inputs = load_serve_inputs(SPECS / f"{name}.yaml")
-    import_module(FLEET_SOLVERS[DEFAULT_SOLVER].module)
+    import_module(FLEET_SOLVERS[DEFAULT_SOLVER])
     start, cpu = time.perf_counter(), time.process_time()
     plan = plan_serving(inputs.model, inputs.clusters, inputs.request)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu

@@ -15,16 +15,12 @@ class Solver:
     """One solver and its capabilities.
 
     Args:
-        name: Its name.
         module: The module with its `solve`.
         shares_ranks: It takes problems in which a rank runs several stages.
-        description: What it is, in one phrase.
     """
 
-    name: str
     module: str
     shares_ranks: bool
-    description: str
 
     def run(self, problem: Problem, limits: Limits) -> Solution:
         """Return this solver's answer."""
@@ -34,33 +30,13 @@ class Solver:
 
 SOLVERS = MappingProxyType(
     {
-        solver.name: solver
-        for solver in (
-            Solver(
-                name="dp",
-                module="solvers.dp",
-                shares_ranks=False,
-                description="exact dynamic programme, one stage a rank",
-            ),
-            Solver(
-                name="mathopt",
-                module="solvers.mip_mathopt",
-                shares_ranks=True,
-                description="mixed-integer programme, HiGHS through OR-Tools MathOpt",
-            ),
-            Solver(
-                name="pulp",
-                module="solvers.mip_pulp",
-                shares_ranks=True,
-                description="mixed-integer programme, CBC through PuLP",
-            ),
-            Solver(
-                name="exhaustive",
-                module="solvers.exhaustive",
-                shares_ranks=True,
-                description="every choice, for small problems",
-            ),
-        )
+        # Exact dynamic programme, one stage a rank.
+        "dp": Solver(module="solvers.dp", shares_ranks=False),
+        # Mixed-integer programmes: HiGHS through OR-Tools MathOpt, CBC through PuLP.
+        "mathopt": Solver(module="solvers.mip_mathopt", shares_ranks=True),
+        "pulp": Solver(module="solvers.mip_pulp", shares_ranks=True),
+        # Every choice, for small problems.
+        "exhaustive": Solver(module="solvers.exhaustive", shares_ranks=True),
     }
 )
 

@@ -1,10 +1,9 @@
 """The solvers of scheduling problems by name; a solver's libraries are imported when it runs."""
 
 from collections.abc import Callable
-from importlib import import_module
 from types import MappingProxyType
-from typing import cast
 
+from solvers.named import solve_named
 from solvers.scheduling import Orders, SchedulingLimits, SchedulingProblem
 
 OrderR = tuple[tuple[int, ...], ...]
@@ -37,9 +36,5 @@ def schedule(
         ValueError: There is no such solver, or the hint breaks a constraint.
         SolverError: The solver stopped with neither orders nor a proof that there are none.
     """
-    if solver not in SCHEDULERS:
-        raise ValueError(f"there is no solver {solver!r}; there are {', '.join(SCHEDULERS)}")
-    run = cast(
-        "Callable[[SchedulingProblem, SchedulingLimits, OrderR], Orders]", import_module(SCHEDULERS[solver]).solve
-    )
+    run: Callable[[SchedulingProblem, SchedulingLimits, OrderR], Orders] = solve_named(solver, SCHEDULERS)
     return run(problem, limits or SchedulingLimits(), hint_R)

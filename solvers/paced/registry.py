@@ -1,34 +1,21 @@
-"""The solvers of paced shares by name, with what each can do; a solver's libraries are imported when it runs."""
+"""The solvers of paced shares by name; a solver's libraries are imported when it runs."""
 
 from collections.abc import Callable
-from importlib import import_module
 from types import MappingProxyType
-from typing import cast
 
+from solvers.named import solve_named
 from solvers.paced.check import broken_answer
 from solvers.paced.problem import PacedProblem
 from solvers.shares.problem import Shares, SharesLimits
-from solvers.shares.registry import SharesSolver
 
 PACED_SOLVERS = MappingProxyType(
     {
-        "mathopt": SharesSolver(
-            module="solvers.paced.mathopt",
-            any_share=True,
-            description="linear or mixed-integer programme, HiGHS through OR-Tools MathOpt",
-        ),
-        "pulp": SharesSolver(
-            module="solvers.paced.pulp_cbc",
-            any_share=True,
-            description="linear or mixed-integer programme, CBC through PuLP",
-        ),
-        "exhaustive": SharesSolver(
-            module="solvers.paced.exhaustive",
-            any_share=False,
-            description="every division into whole units, for small problems",
-        ),
+        "mathopt": "solvers.paced.mathopt",  # linear or mixed-integer programme, HiGHS through OR-Tools MathOpt
+        "pulp": "solvers.paced.pulp_cbc",  # linear or mixed-integer programme, CBC through PuLP
+        "exhaustive": "solvers.paced.exhaustive",  # every division into whole units, for small problems
     }
 )
+"""The module of each solver, with its `solve`."""
 
 
 def divide_paced(problem: PacedProblem, *, solver: str = "mathopt", limits: SharesLimits | None = None) -> Shares:
@@ -43,9 +30,7 @@ def divide_paced(problem: PacedProblem, *, solver: str = "mathopt", limits: Shar
         ValueError: There is no such solver.
         SolverError: The solver stopped with neither an answer nor a proof that there is none.
     """
-    if solver not in PACED_SOLVERS:
-        raise ValueError(f"there is no solver {solver!r}; there are {', '.join(PACED_SOLVERS)}")
-    run = cast("Callable[[PacedProblem, SharesLimits], Shares]", import_module(PACED_SOLVERS[solver].module).solve)
+    run: Callable[[PacedProblem, SharesLimits], Shares] = solve_named(solver, PACED_SOLVERS)
     answer = run(problem, limits or SharesLimits())
     broken = broken_answer(problem, answer)
     assert not broken, f"{solver}: {broken}"

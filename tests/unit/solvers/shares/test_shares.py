@@ -7,7 +7,7 @@ import pytest
 from solvers.errors import SolverError
 from solvers.shares.check import broken_answer, broken_constraints
 from solvers.shares.problem import Chain, Room, Shares, SharesLimits, SharesProblem
-from solvers.shares.registry import SHARES_SOLVERS, divide
+from solvers.shares.registry import divide
 from solvers.shares.tidy import tidied
 from solvers.solution import Status
 
@@ -122,4 +122,3 @@ def test_the_oracle_says_what_it_cannot_do() -> None:
         divide(replace(ONE, units_T=(100,)), solver="exhaustive", limits=SharesLimits(max_points=100))
     with pytest.raises(ValueError, match="there is no solver 'simplex'; there are mathopt, pulp, exhaustive"):
         divide(ONE, solver="simplex")
-    assert [name for name, solver in SHARES_SOLVERS.items() if solver.any_share] == list(BOTH)
