@@ -14,9 +14,10 @@ import numpy as np
 from cli.render import count, counted, milliseconds, percent
 from cli.report_page.axes import Scale, bottom_axis
 from cli.report_page.markup import drawing, element, folded, grid_element, number, scrollable
+from planner.arrays import FloatArray
 from planner.evaluation.evaluate import Evaluation
 from planner.layout import Layout, Stage
-from planner.schedules.simulate import FloatArray, Timeline
+from planner.schedules.simulate import Timeline
 
 WIDTH = 1000.0
 """Pixels of a stretch; a short step that needs a little more is drawn whole all the same."""

@@ -16,15 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from planner.accuracy.scores import errors_of
 from planner.accuracy.training import Prediction, TrainingPredictor
+from planner.arrays import BoolArray, FloatArray
 from profiles.constants import Constant, Origin, named_constants, values_tried
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 GroupOf = Callable[[Prediction], str]
 
 MOST_ROWS = 150

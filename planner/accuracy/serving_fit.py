@@ -20,17 +20,15 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from planner.accuracy.measurements import Row
 from planner.accuracy.serving import ServingPrediction, ServingPredictor, closed_form
 from planner.accuracy.serving_exclusions import Sorting
 from planner.accuracy.serving_rows import Mode
+from planner.arrays import BoolArray, FloatArray
 from planner.serving.engines import Calibration, KernelFactors
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 Predicted = Callable[[FloatArray], FloatArray]
 """From constants' logarithms to the times of all sampled rows."""
 

@@ -30,12 +30,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from planner.arrays import FloatArray
 from planner.layout import Layout, stages_from_counts
 from planner.models.specs import ModelSpec
 from planner.plans.choices import Robustness, SlowCase
 from planner.plans.plan import Plan, Status
 from planner.requests.request import PlanRequest
-from planner.search.bounds.costs import Bounds, CostTable, FloatArray
+from planner.search.bounds.costs import Bounds, CostTable
 from planner.search.found import Watch
 from planner.search.ground import Ground, ignore, prepare
 from planner.search.infeasible import PriceOn

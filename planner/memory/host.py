@@ -22,8 +22,8 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from planner.arrays import BoolArray, FloatArray, IntArray
 from planner.layout import DRIVE_WEIGHTS, HOST_WEIGHTS, ON_HOSTS, PIPELINED, Layout, Stage
 from planner.memory.state_bytes import gradients_on_host, split_bytes
 from planner.offloading.activations import copied_tensors
@@ -46,10 +46,6 @@ from planner.requests.workload import TrainWorkload
 from planner.schedules.orders import operation_order, peak_activation_bytes
 from planner.units import GIB
 from profiles.hardware import Cluster
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 PROCESS_BYTES = 8 * GIB
 PROCESS_SOURCE = (

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from planner.arrays import IntArray
 from planner.evaluation.evaluate import Evaluation
 from planner.layout import Layout, Stage
 from planner.plans.layout_words import gpus_in_words
-from planner.schedules.orders import IntArray, OperationOrder
+from planner.schedules.orders import OperationOrder
 
 Event = dict[str, object]
 

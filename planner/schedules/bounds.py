@@ -6,7 +6,8 @@ Axes: X layouts, R pipeline ranks, C chunks of one rank, V virtual stages in mod
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.schedules.simulate import FloatArray, StageTimes
+from planner.arrays import FloatArray
+from planner.schedules.simulate import StageTimes
 
 # A bound and the simulated span add the same times in different orders. A sum of n terms is off by at most n units in
 # the last place (2.2e-16, relative), and no path has more than about 10,000 operations.

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from planner.arrays import FloatArray, IntArray
 from planner.layout import Schedule
-from planner.schedules.orders import IntArray, OperationOrder, num_warmup, operation_order
-from planner.schedules.simulate import FloatArray, StageTimes, simulate
+from planner.schedules.orders import OperationOrder, num_warmup, operation_order
+from planner.schedules.simulate import StageTimes, simulate
 from planner.schedules.span import Steady, steady
 
 

@@ -29,15 +29,11 @@ from itertools import pairwise
 from math import isfinite
 
 import numpy as np
-from numpy.typing import NDArray
 
+from planner.arrays import BoolArray, FloatArray, IntArray
 from planner.schedules.bounds import ROUNDING
 from planner.schedules.offload import Moved, Offload, Saved, away_place, back_place, pass_events, saved
 from planner.schedules.passes import PassTimeline
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
-IntArray = NDArray[np.int64]
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
 """Parts of a micro-batch's activations that may move."""

@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from planner.schedules.orders import IntArray, OperationOrder
-
-FloatArray = NDArray[np.float64]
+from planner.arrays import FloatArray, IntArray
+from planner.schedules.orders import OperationOrder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

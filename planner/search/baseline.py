@@ -11,10 +11,11 @@ from functools import partial
 
 import numpy as np
 
+from planner.arrays import IntArray
 from planner.layout import Layout, even_counts, stages_from_counts
 from planner.requests.request import Bounds, Constraints
 from planner.search.space.enumeration import enumerate_layouts
-from planner.search.space.points import IntArray, Points, Scope, distinct_columns
+from planner.search.space.points import Points, Scope, distinct_columns
 from planner.search.splits.candidates import Pricer, layout_at
 from profiles.hardware import Cluster
 

@@ -20,15 +20,16 @@ from itertools import groupby
 
 import numpy as np
 
+from planner.arrays import BoolArray, FloatArray, IntArray
 from planner.layout import DRIVE_WEIGHTS, HOST_WEIGHTS, ON_HOSTS
 from planner.memory.host import host_bytes_of_element, least_buffer_bytes, least_drive_bytes, least_node_bytes
 from planner.offloading.states import SHARDED_WEIGHTS
 from planner.ranks.communication import num_moments
 from planner.search.beside import Beside
-from planner.search.bounds.costs import CostTable, FloatArray
+from planner.search.bounds.costs import CostTable
 from planner.search.space.dimensions import Tier, offload_percents, tiers
 from planner.search.space.enumeration import Space, enumerate_layouts
-from planner.search.space.points import BoolArray, IntArray, Points, Scope
+from planner.search.space.points import Points, Scope
 from planner.search.splits.offload_prices import OffloadPricer
 from planner.search.visit import BEYOND_HOST, OUTBID, Visit, merged
 from profiles.hardware import Cluster

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.arrays import BoolArray, FloatArray
 from planner.errors import NotExpressibleError
 from planner.layout import Layout
-from planner.search.bounds.costs import Bounds, CostTable, FloatArray
+from planner.search.bounds.costs import Bounds, CostTable
 from planner.search.found import Refused, Watch, insert
 from planner.search.space.enumeration import Space
-from planner.search.space.points import BoolArray, Points, Scope
+from planner.search.space.points import Points, Scope
 from planner.search.splits.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split, layout_at
 from planner.search.splits.interleaved import Interleaved, least_of_all
 from planner.search.splits.neighbours import best_neighbour

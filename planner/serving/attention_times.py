@@ -14,17 +14,12 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from planner.serving.rank_model import PLAIN_BYTES, AttentionCore
 from profiles.hardware import Device
 from profiles.kernel_constants import ATTENTION_BLOCK_SECONDS, ATTENTION_START, PREFILL_PASSES
 from profiles.kernels.attention import TILE, decode_seconds, pair_seconds
 from profiles.kernels.operations import Decode
 from profiles.kernels.rates import copied_bytes_per_second
-
-FloatArray = NDArray[np.float64]
 
 BATCHES_B = tuple(2**power for power in range(13))
 CONTEXTS_K = tuple(2**power for power in range(4, 22))

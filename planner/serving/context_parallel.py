@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.serving.exchange import ExchangeTimes, FloatArray
+from planner.arrays import FloatArray
+from planner.serving.exchange import ExchangeTimes
 from planner.serving.rank_model import PLAIN_BYTES, AttentionCore, RankModel
 from planner.serving.step_tables import GRID_T, at_tokens
 from planner.serving_plans.layout import EngineShape

@@ -13,14 +13,13 @@ from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from planner.arrays import FloatArray
 from profiles.collectives import CollectivePrices
 from profiles.constants import Constant, Origin
 from profiles.hardware import Cluster, LinkKind
 from profiles.ops import Collective, CollectiveKind
-
-FloatArray = NDArray[np.float64]
 
 
 def _read_off(value: float, high: float, what: str) -> Constant:

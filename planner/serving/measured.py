@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from planner.arrays import FloatArray
 from profiles.estimate import Source
 from profiles.hardware import Cluster
 from profiles.profiled import has_residuals
@@ -26,8 +26,6 @@ from profiles.residuals import Query, ResidualTable
 from profiles.served_kernels import ServedKernel
 from profiles.served_rows import ServedRows, served_rows
 from profiles.tables import Implementation, Shape, TableRow
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

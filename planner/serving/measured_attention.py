@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planner.serving.attention_times import (
     BATCHES_B,
@@ -30,8 +29,6 @@ from profiles.measured_operations import place_of, seen_pairs
 from profiles.ops import Attention
 from profiles.served_kernels import ServedKernel
 from profiles.tables import Shape
-
-FloatArray = NDArray[np.float64]
 
 CHUNKS_C = tuple(2**power for power in range(4, 18))
 PAST_K = (0, *(2**power for power in range(9, 21)))

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from planner.arrays import FloatArray
 from planner.serving.engines import KernelFactors
 from planner.serving.exchange import ExchangeTimes, OwnSums
 from planner.serving.measured import Asked, Factors, Measured
@@ -30,8 +31,6 @@ from profiles.kernels.rates import copied_bytes_per_second
 from profiles.ops import CollectiveKind
 from profiles.served_kernels import ServedKernel
 from profiles.tables import Shape
-
-FloatArray = NDArray[np.float64]
 
 SCALES_BYTES = 0.01
 """Bytes that scales of blocks add to a weight at most, and less than any format adds."""

@@ -24,11 +24,9 @@ from functools import cache
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
+from planner.arrays import FloatArray
 from planner.serving.rank_model import RoutedExperts
-
-FloatArray = NDArray[np.float64]
 
 KINDS = 64
 """Equally likely kinds of experts that stand for a lognormal distribution."""

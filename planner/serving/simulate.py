@@ -20,17 +20,13 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from planner.arrays import FloatArray, IntArray
 from planner.serving.engines import Scheduling
 from planner.serving.ledger import KvLedger
 from planner.serving.step_costs import StepCosts
 from planner.serving.traffic import Requests
 from planner.serving_plans.layout import EngineSettings, Role
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-
 
 ROUNDING = 1e-9
 """Tokens by which sums of fractions of tokens may miss a whole one."""

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from planner.arrays import FloatArray
 from planner.serving.engines import KernelFactors
 from planner.serving.exchange import ExchangeTimes
 from planner.serving.grouped import Grouped, grouped_kernels
@@ -32,8 +32,6 @@ from profiles.gemm_surface import GemmSurface
 from profiles.hardware import Device
 from profiles.kernels.operations import Format
 from profiles.kernels.rates import burst_rates, copied_bytes_per_second, peak_flops_per_second
-
-FloatArray = NDArray[np.float64]
 
 TOKENS_T = (
     *(

@@ -16,14 +16,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.arrays import FloatArray
 from planner.serving.simulate import Simulation, simulate
 from planner.serving_plans.layout import Role
 from planner.serving_plans.plan import Served, Spread
 from planner.serving_plans.request import Arrivals, Targets
 from planner.serving_search.closed_form import Point, in_a_loop
 from planner.serving_search.traffic import requests_at_rate, requests_in_loop, requests_of_trace
-
-FloatArray = NDArray[np.float64]
 
 WAVES = 6
 """Requests of a simulation, in batches."""

@@ -16,8 +16,8 @@ from copy import copy
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
 
+from planner.arrays import BoolArray, FloatArray, IntArray
 from planner.frameworks.capabilities import Capabilities
 from planner.layout import Recompute
 from planner.models.graph import ModelGraph
@@ -31,10 +31,8 @@ from planner.search.bounds.memory_bound import KnownSplit, MemoryNeed
 from planner.search.bounds.shape_costs import PartTable, ShapeCosts
 from planner.search.bounds.tails import mean_trainable_XG, state_ranks, tail_bound_X
 from planner.search.space.dimensions import interleaved_counts
-from planner.search.space.points import BoolArray, IntArray, Points, distinct, distinct_columns
+from planner.search.space.points import Points, distinct, distinct_columns
 from profiles.estimate import CostModel
-
-FloatArray = NDArray[np.float64]
 
 SHARE_ROUNDING = 1e-9
 """Shares of a model are sums of quotients; rounding must not rule a point out."""

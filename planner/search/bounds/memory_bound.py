@@ -15,8 +15,8 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from planner.arrays import BoolArray, FloatArray, IntArray
 from planner.frameworks.capabilities import Capabilities
 from planner.frameworks.overheads import Overheads
 from planner.layout import Recompute
@@ -29,10 +29,8 @@ from planner.ranks.communication import Grid
 from planner.ranks.placement import RankModel
 from planner.ranks.shard import Elements
 from planner.requests.workload import TrainWorkload
-from planner.search.space.points import BoolArray, IntArray, Points
+from planner.search.space.points import Points
 from planner.search.space.unsharded_bound import Unsharded
-
-FloatArray = NDArray[np.float64]
 
 
 class Shape(Protocol):

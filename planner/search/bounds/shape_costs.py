@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
+from planner.arrays import FloatArray
 from planner.layout import Granularity, Recompute
 from planner.offloading.modules import leaving_bytes
 from planner.ranks.placement import RankModel
@@ -19,8 +19,6 @@ from planner.ranks.shard import Elements, RankLayer
 from planner.search.bounds.layer_fronts import Fronts, LayerOptions
 from planner.search.bounds.memory_bound import memory_facts
 from profiles.estimate import CostModel
-
-FloatArray = NDArray[np.float64]
 
 _NOTHING, _WHOLE, _PER_LAYER = (
     Recompute(granularity=granularity) for granularity in (Granularity.NONE, Granularity.FULL, Granularity.PER_LAYER)

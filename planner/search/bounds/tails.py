@@ -5,6 +5,7 @@ Axes: X points, S shapes, G everything but routed experts, and these. Arrays ove
 
 import numpy as np
 
+from planner.arrays import FloatArray, IntArray
 from planner.layout import Granularity, Layout, Offload, Overlap, Recompute, Schedule, stages_from_counts
 from planner.offloading.drive_step import DriveStep
 from planner.offloading.states import (
@@ -17,9 +18,8 @@ from planner.offloading.states import (
 )
 from planner.ranks.communication import gradient_norm_reduction, optimizer_bytes, optimizer_step
 from planner.requests.workload import TrainWorkload
-from planner.search.bounds.memory_bound import FloatArray
 from planner.search.bounds.shape_costs import ShapeCosts
-from planner.search.space.points import IntArray, Points, distinct_columns
+from planner.search.space.points import Points, distinct_columns
 from profiles.estimate import CostModel
 
 

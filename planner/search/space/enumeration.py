@@ -30,6 +30,7 @@ from itertools import chain, product
 
 import numpy as np
 
+from planner.arrays import BoolArray, IntArray
 from planner.layout import GPU_WEIGHTS, ON_HOSTS, Granularity, Recompute
 from planner.offloading.modules import clashes
 from planner.requests.request import Bounds, Constraints
@@ -43,7 +44,7 @@ from planner.search.space.dimensions import (
     zero_stages_alone,
 )
 from planner.search.space.module_rules import module_recompute_rules, module_rules
-from planner.search.space.points import BoolArray, IntArray, Points, Scope, distinct, distinct_columns
+from planner.search.space.points import Points, Scope, distinct, distinct_columns
 from planner.search.space.space_rules import Rule, mesh_rules, recompute_rules, use_rules
 
 MAX_SCHEDULED_OPERATIONS = 1_000_000

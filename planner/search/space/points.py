@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
 
+from planner.arrays import BoolArray, IntArray
 from planner.frameworks.capabilities import Capabilities
 from planner.layout import GPU_WEIGHTS, ON_HOSTS, REPLICAS_OUTERMOST, Layout
 from planner.models.graph import ModelGraph
@@ -16,9 +16,6 @@ from planner.models.specs import ModelSpec
 from planner.offloading.states import SHARDED_WEIGHTS
 from planner.requests.request import Constraints
 from planner.requests.workload import TrainWorkload
-
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 
 def distinct_columns(columns: IntArray) -> tuple[IntArray, IntArray]:

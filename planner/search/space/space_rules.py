@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from planner.arrays import BoolArray, IntArray
 from planner.frameworks.capabilities import Capabilities
 from planner.layout import DRIVE_WEIGHTS, GPU_WEIGHTS, HOST_WEIGHTS, ContextKind, Granularity, Recompute
 from planner.memory.state_bytes import uses_precision_aware_optimizer
@@ -17,7 +18,7 @@ from planner.offloading.activations import LARGEST_ZERO_STAGE
 from planner.offloading.states import SHARDED_WEIGHTS
 from planner.requests.request import OFFLOADED_LAYERS, Constraints
 from planner.requests.workload import DType, Optimizer, Packing, Precision, TrainWorkload
-from planner.search.space.points import BoolArray, IntArray, Points, Scope, distinct
+from planner.search.space.points import Points, Scope, distinct
 
 Rule = tuple[str, BoolArray]
 

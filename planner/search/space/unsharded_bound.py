@@ -7,13 +7,10 @@ from collections.abc import Iterator
 from copy import copy
 
 import numpy as np
-from numpy.typing import NDArray
 
+from planner.arrays import FloatArray, IntArray
 from planner.frameworks.capabilities import Capabilities
 from planner.memory.state_bytes import StateBytes
-from planner.search.space.points import IntArray
-
-FloatArray = NDArray[np.float64]
 
 
 class Unsharded:

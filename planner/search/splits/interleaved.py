@@ -10,8 +10,9 @@ from itertools import islice
 
 import numpy as np
 
+from planner.arrays import FloatArray
 from planner.layout import Layout
-from planner.search.bounds.costs import Bounds, FloatArray, Rooms
+from planner.search.bounds.costs import Bounds, Rooms
 from planner.search.space.points import Points
 from planner.search.splits.candidates import PointBound, Pricer, layout_at
 from planner.search.splits.uneven import least_seconds

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.arrays import BoolArray, FloatArray
 from planner.layout import Layout, Stage, stage_of
 from planner.schedules.critical_path import critical_path
-from planner.schedules.simulate import FloatArray
-from planner.search.space.points import BoolArray
 from planner.search.splits.point_prices import PointPrices
 
 Counts = tuple[int, ...]

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from planner.arrays import FloatArray
 from planner.evaluation.node_costs import (
     Hops,
     Kinds,
@@ -32,7 +33,7 @@ from planner.memory.ledger import memory_limit_bytes
 from planner.ranks.communication import data_parallel_traffic, tied_embedding_reduction
 from planner.ranks.shard import Elements
 from planner.ranks.sharding import Sharding, sharding_of
-from planner.search.bounds.costs import SHARE_ROUNDING, Bounds, CostTable, FloatArray
+from planner.search.bounds.costs import SHARE_ROUNDING, Bounds, CostTable
 from planner.search.bounds.shape_costs import LayerSeconds, PartTable, ShapeCosts
 from planner.search.space.points import Points
 from planner.search.splits.candidates import Candidate, PointBound, Pricer, Rejected, has_single_split

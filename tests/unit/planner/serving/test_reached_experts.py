@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from planner.arrays import FloatArray
 from planner.serving.rank_model import RoutedExperts
-from planner.serving.reached_experts import FloatArray, largest_of, reached_on_busiest
+from planner.serving.reached_experts import largest_of, reached_on_busiest
 from profiles.kernels.operations import FORMATS
 
 DRAWN_LAYERS = 300
