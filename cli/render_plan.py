@@ -35,7 +35,7 @@ from planner.plans.layout_words import layout_in_words, overlap_in_words, stages
 from planner.plans.plan import Infeasible, Plan, PlannedLayout, SearchSummary, Status
 from planner.plans.rank_memory import heaviest_rank, memory_by_rank
 from planner.plans.workload_words import documents_in_words, experts_in_words
-from planner.requests.objectives import power_assumption, watts_of
+from planner.requests.objectives import SECONDS_PER_DAY, power_assumption, watts_of
 from planner.requests.request import Constraints, Objective
 from planner.verification.kit import FOLDER as KIT_FOLDER
 from planner.verification.kit import Kit
@@ -43,7 +43,6 @@ from planner.verification.kit import Kit
 # These mostly follow from the others, and are named in a table only where nothing else tells layouts apart.
 DERIVED_SETTINGS = ("num_microbatches", "schedule", "overlap", "layers per stage")
 LEFT_OUT = "..."
-SECONDS_PER_DAY = 86400
 
 
 def plan_blocks(plan: Plan, *, verbose: bool = False) -> tuple[Block, ...]:

@@ -20,6 +20,7 @@ from cli.render import (
     section,
     sources_in_words,
 )
+from planner.requests.objectives import SECONDS_PER_DAY
 from planner.serving_plans.layout import Pool, Role
 from planner.serving_plans.plan import PlannedPool, Served, ServeInfeasible, ServePlan, ServeStatus
 from planner.serving_plans.request import Arrivals, Lengths, ServeObjective, ServeWorkload
@@ -28,7 +29,6 @@ from planner.serving_search.traffic import mean_of
 
 FRONT = "Speed against throughput, in closed form"
 
-SECONDS_PER_DAY = 86400
 
 LEAST_SHOWN = 0.01
 """Requests a second below which two places show nothing."""

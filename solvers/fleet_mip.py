@@ -23,16 +23,13 @@ a demand no rate counts for more than the demand: one such server serves it alon
 counts, and a demand far below every rate is not lost in a tolerance.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from solvers.fleet import Fleet, FleetLimits, FleetProblem, Goal, Part, no_fleet
 from solvers.fleet_check import broken_constraints
-from solvers.mip import Answer, Column, LinearModel, Row
+from solvers.mip import Backend, Column, LinearModel, Row
 from solvers.problem import Limits
 from solvers.solution import OPTIMALITY_TOLERANCE, Status
-
-Backend = Callable[[LinearModel, Limits], Answer]
 
 GIVEN_UP = 1e-9
 """Part of what is served that the second programme may give up for a lower cost: less than any tolerance."""

@@ -36,6 +36,7 @@ from planner.offloading.drive_weights import DriveWeights, drive_weights
 from planner.offloading.states import is_parted
 from planner.plans.plan import Plan
 from planner.ranks.placement import place
+from planner.ranks.sharding import padded_vocab_size
 from planner.requests.workload import TrainMethod, TrainWorkload
 from profiles.hardware import Cluster
 
@@ -148,18 +149,13 @@ def file_names(cluster: Cluster) -> tuple[str, ...]:
     return (*FILES, HOSTFILE) if has_names else FILES
 
 
-def padded_vocab_size(model: ModelSpec, layout: Layout) -> int:
-    """Return the rows of the embedding table, padded so that they split over tp."""
-    multiple = DEEPSPEED.vocab_divisor * layout.tp
-    return -(-model.vocab_size // multiple) * multiple
-
-
 Rows = Sequence[tuple[str, Sequence[tuple[str, ...]]]]
 
 
 def argument_rows(model: ModelSpec, workload: TrainWorkload, layout: Layout) -> Rows:
     """Return what the training program is told on its command line: what DeepSpeed's own JSON cannot say."""
     full = layout.recompute.granularity is Granularity.FULL
+    padded = padded_vocab_size(model.vocab_size, layout.tp, divisor=DEEPSPEED.vocab_divisor)
     wide = model.vocab_size > LARGEST_16_BIT_VOCABULARY
     data: list[tuple[str, ...]] = []
     if workload.data_path:
@@ -177,7 +173,7 @@ def argument_rows(model: ModelSpec, workload: TrainWorkload, layout: Layout) -> 
             "Model",
             (
                 ("--seq-len", str(workload.seq_len)),
-                ("--padded-vocab-size", str(padded_vocab_size(model, layout))),
+                ("--padded-vocab-size", str(padded)),
                 ("--attention", workload.attention_kernel.value),
                 ("--attention-dropout", repr(workload.attention_dropout)),
                 ("--hidden-dropout", repr(workload.hidden_dropout)),

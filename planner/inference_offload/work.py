@@ -5,7 +5,7 @@ vLLM. Everything is summed over the layers of one pass.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from planner.errors import InputError
@@ -18,7 +18,7 @@ from planner.serving.engines import engine_named
 from planner.serving.formats import formats_of
 from planner.serving.ledger import activation_bytes
 from planner.serving.prices import ServingPrices
-from planner.serving.rank_model import PLAIN_BYTES, RankLayer, RoutedExperts
+from planner.serving.rank_model import PLAIN_BYTES, AttentionCore, RankLayer, RoutedExperts
 from planner.serving.source_fractions import COUNTED, fractions
 from planner.serving.step_costs import StepCosts, Term
 from planner.serving_plans.layout import EngineSettings, EngineShape
@@ -201,23 +201,22 @@ class ModelWork:
     def query_bytes(self) -> float:
         """Return the queries of one token, which attention on the CPU is sent; keys and values go there anyway."""
         return float(
-            sum(
-                layer.count * layer.attention.num_heads * layer.attention.decode_qk_dim * PLAIN_BYTES
-                for layer in self._layers
-                if layer.attention is not None
-            )
+            sum(layer.count * core.num_heads * core.decode_qk_dim * PLAIN_BYTES for layer, core in self._attentions)
         )
 
     @property
     def attended_bytes(self) -> float:
         """Return what attention on the CPU sends back for one token."""
         return float(
-            sum(
-                layer.count * layer.attention.num_heads * layer.attention.decode_v_dim * PLAIN_BYTES
-                for layer in self._layers
-                if layer.attention is not None
-            )
+            sum(layer.count * core.num_heads * core.decode_v_dim * PLAIN_BYTES for layer, core in self._attentions)
         )
+
+    @property
+    def _attentions(self) -> Iterator[tuple[RankLayer, AttentionCore]]:
+        """Yield the layers with softmax attention, each with it."""
+        for layer in self._layers:
+            if layer.attention is not None:
+                yield layer, layer.attention
 
     @property
     def product_flops(self) -> float:

@@ -48,8 +48,6 @@ MOST_UNDER_WAY = 1
 NEAR_LAYERS = 4
 """Layers whose modules are on a GPU at once, at most: two on their way out, the one that runs, one fetched ahead."""
 
-LARGEST_ZERO_STAGE = 1
-"""Megatron-FSDP gathers weights in hooks of its own around layers, which nobody tried beside these."""
 
 _GRANULARITIES = (Granularity.NONE, Granularity.SELECTIVE)
 _INPUT = "attention norm input"

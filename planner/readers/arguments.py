@@ -83,6 +83,24 @@ class Given:
     value_location: Location
 
 
+def whole_number(value: object, dest: str) -> int | None:
+    """Return a value that is a whole number, or None as it is.
+
+    Raises:
+        NotSaidError: It is something else, so that only a run could tell what `dest` is.
+    """
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise NotSaidError(dest)
+
+
+def words_of(value: object) -> tuple[str, ...]:
+    """Return the parts of a list, or the one word; nothing of None."""
+    if isinstance(value, list | tuple):
+        return tuple(str(part) for part in value)
+    return () if value is None else (str(value),)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments:
     """What an argument list says.
@@ -146,10 +164,7 @@ class Arguments:
         Raises:
             NotSaidError: It is given, but only a run could tell what it is.
         """
-        value = self.value(dest)
-        if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-            return value
-        raise NotSaidError(dest)
+        return whole_number(self.value(dest), dest)
 
     def number(self, dest: str) -> float | None:
         """Return a number, or None where it is not given and has no default.
@@ -183,10 +198,7 @@ class Arguments:
         Raises:
             NotSaidError: It is given, but only a run could tell what it is.
         """
-        value = self.value(dest)
-        if isinstance(value, list | tuple):
-            return tuple(str(part) for part in value)
-        return () if value is None else (str(value),)
+        return words_of(self.value(dest))
 
     def place(self, *dests: str) -> Location:
         """Return where the first given of some values stands; where the command starts, if none is given."""

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from planner.errors import Location
 from planner.readers.argument_parser import read_arguments
-from planner.readers.arguments import UNRESOLVED, Arguments, MistakeKind, NotSaidError
+from planner.readers.arguments import UNRESOLVED, Arguments, MistakeKind, NotSaidError, whole_number, words_of
 from planner.readers.flag_tables import Framework, flag_table, version_key
 from planner.readers.launch_line import launch_lines
 from planner.readers.megatron_patterns import HybridPattern, PatternError, parse_hybrid
@@ -81,17 +81,11 @@ class MegatronRun:
 
     def number(self, dest: str) -> int | None:
         """Return a whole number, or None where there is none."""
-        value = self.value(dest)
-        if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-            return value
-        raise NotSaidError(dest)
+        return whole_number(self.value(dest), dest)
 
     def words(self, dest: str) -> tuple[str, ...]:
         """Return the parts of a list, or the one word; nothing where there is none."""
-        value = self.value(dest)
-        if isinstance(value, list | tuple):
-            return tuple(str(part) for part in value)
-        return () if value is None else (str(value),)
+        return words_of(self.value(dest))
 
     def exported(self, name: str) -> str | None:
         """Return what the script exports a variable as; None for one that it does not."""

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import model_validator
 
 from planner.models.specs import ModelSpec
 from planner.plans.plan import SCHEMA_VERSION, Infeasible, Plan, Relaxation, SearchSummary, Status
@@ -20,18 +20,9 @@ from planner.schema.choices_file import (
 )
 from planner.schema.field_types import DIMENSIONS
 from planner.schema.layout_file import CertaintyFile, PlannedLayoutFile
-from planner.schema.strict import Strict
+from planner.schema.strict import Strict, known_version
 from planner.schema.translate import complaint, shown
 from profiles.hardware import Cluster
-
-
-def _known_version(value: object) -> object:
-    if isinstance(value, bool) or value != SCHEMA_VERSION:
-        raise complaint(
-            f"`schema_version` = {shown(value)} is not known.",
-            f"This version reads plan files of schema_version {SCHEMA_VERSION}; plan again.",
-        )
-    return value
 
 
 class SearchFile(Strict):
@@ -89,7 +80,7 @@ class InputsFile(Strict):
 class PlanFile(Strict):
     """A whole plan."""
 
-    schema_version: Annotated[int, BeforeValidator(_known_version)]
+    schema_version: Annotated[int, known_version(SCHEMA_VERSION, "plan files")]
     target: Target
     status: Status
     objective: Objective

@@ -8,7 +8,7 @@ Metrics are those of `planner.serving_plans.request`. A file holds its inputs in
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from planner.documents import Data, Document
 from planner.errors import InputError
@@ -16,7 +16,8 @@ from planner.experts.written import placement_error, slots_of
 from planner.models.specs import ModelSpec
 from planner.requests.routing import Routing
 from planner.schema.plan import as_json, cluster_to_json
-from planner.schema.translate import complaint, shown, validated
+from planner.schema.strict import Strict, known_version
+from planner.schema.translate import complaint, validated
 from planner.serving_plans.layout import Executor, ServingLayout, check_layout
 from planner.serving_plans.plan import (
     SERVE_KIND,
@@ -58,20 +59,7 @@ def _known_metrics(value: object) -> object:
     return value
 
 
-def _known_version(value: object) -> object:
-    if isinstance(value, bool) or value != SERVE_SCHEMA_VERSION:
-        raise complaint(
-            f"`schema_version` = {shown(value)} is not known.",
-            f"This version reads serving plans of schema_version {SERVE_SCHEMA_VERSION}; plan again.",
-        )
-    return value
-
-
-class _Mapping(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class DeploymentFile(_Mapping):
+class DeploymentFile(Strict):
     """Pools that serve requests together."""
 
     model: str
@@ -99,7 +87,7 @@ class DeploymentFile(_Mapping):
         )
 
 
-class ServeInputsFile(_Mapping):
+class ServeInputsFile(Strict):
     """What the plan was made from."""
 
     model: ModelSpec
@@ -107,10 +95,10 @@ class ServeInputsFile(_Mapping):
     request: ServeRequest
 
 
-class ServePlanFile(_Mapping):
+class ServePlanFile(Strict):
     """A whole serving plan."""
 
-    schema_version: Annotated[int, BeforeValidator(_known_version)]
+    schema_version: Annotated[int, known_version(SERVE_SCHEMA_VERSION, "serving plans")]
     kind: Literal["serve"]
     target: Literal["vllm"]
     metrics: Annotated[dict[str, str], BeforeValidator(_known_metrics)] = Field(

@@ -8,6 +8,7 @@ that the sum of the GPUs says whether they have a place (`planner.serving_search
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from planner.requests.objectives import watts_of as watts_of_gpu
 from planner.serving_plans.layout import Role
 from planner.serving_plans.request import ServeObjective, ServeRequest
 from planner.serving_search.options import Option
@@ -138,5 +139,4 @@ def watts_of(option: Option) -> float:
     """Return the power of an engine's GPUs: the cluster's figure with the share of the node, or the board's."""
     candidate = option.point.candidate
     cluster = candidate.ground.prices.cluster
-    watts = cluster.device.tdp_watts if cluster.watts_per_gpu is None else cluster.watts_per_gpu
-    return watts * candidate.num_gpus
+    return watts_of_gpu(cluster) * candidate.num_gpus

@@ -13,9 +13,9 @@ Constraints, beside those of `solvers.shares.mip`
 
 from dataclasses import replace
 
-from solvers.mip import Column, LinearModel, Row
+from solvers.mip import Backend, Column, LinearModel, Row
 from solvers.paced.problem import PacedProblem
-from solvers.shares.mip import WORK, Backend, Programme, scaled_terms, solve_programme
+from solvers.shares.mip import WORK, Programme, scaled_terms, solve_programme
 from solvers.shares.mip import programme_of as unpaced_programme_of
 from solvers.shares.problem import Shares, SharesLimits
 

@@ -25,13 +25,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from solvers.errors import SolverError
-from solvers.mip import Answer, Column, LinearModel, Row
+from solvers.mip import Answer, Backend, Column, LinearModel, Row
 from solvers.problem import Limits
 from solvers.shares.check import broken_constraints
 from solvers.shares.problem import Shares, SharesLimits, SharesProblem
 from solvers.solution import OPTIMALITY_TOLERANCE, Status
-
-Backend = Callable[[LinearModel, Limits], Answer]
 
 _ROOM = 10_000.0
 WORK = 1_000.0

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from planner.layout import Recompute
-from planner.offloading.modules import LARGEST_ZERO_STAGE, clashes, module_choices, present_modules
+from planner.offloading.activations import LARGEST_ZERO_STAGE
+from planner.offloading.modules import clashes, module_choices, present_modules
 from planner.requests.request import OFFLOADED_MODULES
 from planner.search.space.points import Points, Scope
 from planner.search.space.space_rules import Rule
