@@ -41,9 +41,13 @@ LOG_STEP = 0.02
 """Change of a constant's logarithm by which derivatives are taken."""
 
 SCALE_RUNS = 3
+"""Runs of a stack that give its scale; the others are predicted with it."""
+
 DRAWS = 2000
 """The median over so many draws is within a tenth of a point of that over all."""
+
 SEED = 2026
+"""Of the draws."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,13 +33,25 @@ Predicted = Callable[[FloatArray], FloatArray]
 """From constants' logarithms to the times of all sampled rows."""
 
 MOST_ROWS = 12
+"""Rows of a cell that are simulated."""
+
 FULL_WEIGHT_ROWS = 8
-TOKEN_SCALE = 0.05
-FIRST_TOKEN_SCALE = 0.15
+"""Cells with fewer rows weigh less, in proportion."""
+
+TOKEN_SCALE, FIRST_TOKEN_SCALE = 0.05, 0.15
+"""Log error of the time between tokens and of that to the first from which on residuals count less than their square."""
+
 FIRST_TOKEN_WEIGHT = 0.5
+"""Weight of times to the first token beside those between tokens."""
+
 PRIOR_WEIGHT = 1.0
+"""Weight of the pull towards the value by hand, at a quarter of the range from it."""
+
 LOG_STEP = 0.05
+"""Change of a constant's logarithm by which derivatives are taken."""
+
 LINEAR_STEPS = 2
+"""Linear problems between two simulations, each around where the one before ended."""
 
 ENGINE_PRIORS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {

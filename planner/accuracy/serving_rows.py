@@ -20,6 +20,7 @@ SCENARIOS = frozenset({(1024, 1024), (1024, 8192), (8192, 1024)})
 """Prompts and answers of InferenceX, a public benchmark: lengths are drawn evenly from 0.8 of these to these."""
 
 SCENARIO_SPREAD = 0.8
+"""The shortest of these lengths over the longest."""
 
 FIXED_SPREAD = 0.98
 """Requests of one length drift apart in engines that mix prompts and answers, as a benchmark's clients do."""

@@ -29,11 +29,12 @@ from planner.requests.request import Objective, PlanRequest
 from planner.search.found import Watch
 from planner.search.ground import Ground, ignore, prepare
 from planner.search.infeasible import MAX_GPUS, PriceOn, with_nodes
-from planner.search.search import OPTIMALITY_GAP, conclude
+from planner.search.search import conclude
 from planner.search.visit import Visit
 from profiles.hardware import Cluster, LinkKind
 from profiles.planned import cost_model_on
 from solvers.errors import SolverError
+from solvers.solution import OPTIMALITY_TOLERANCE
 
 _MOST_DOUBLINGS = 3
 """How often the nodes are doubled to find some that meet a deadline: a choice, up to eight times what was offered."""
@@ -229,7 +230,7 @@ def _with_certificate(plan: Plan, search: _Search) -> Plan:
     choice = None
     if search.request.chooses_nodes:
         rows = tuple(search.rows[count] for count in sorted(search.rows))
-        proven = others >= best * (1.0 - OPTIMALITY_GAP)
+        proven = others >= best * (1.0 - OPTIMALITY_TOLERANCE)
         choice = NodeChoice(num_offered=search.cluster.num_nodes, counts=rows, proven=proven)
     if objective is Objective.FEWEST_NODES:
         bound: float | None = least
@@ -239,7 +240,7 @@ def _with_certificate(plan: Plan, search: _Search) -> Plan:
         bound = objective_value(objective, seconds, plan.cluster, search.request.workload)
     return replace(
         plan,
-        status=Status.OPTIMAL if gap <= OPTIMALITY_GAP else Status.FEASIBLE,
+        status=Status.OPTIMAL if gap <= OPTIMALITY_TOLERANCE else Status.FEASIBLE,
         bound=bound,
         gap=gap,
         node_choice=choice,

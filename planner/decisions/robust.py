@@ -40,7 +40,7 @@ from planner.search.bounds.costs import Bounds, CostTable
 from planner.search.found import Watch
 from planner.search.ground import Ground, ignore, prepare
 from planner.search.infeasible import PriceOn
-from planner.search.search import OPTIMALITY_GAP, conclude
+from planner.search.search import conclude
 from planner.search.space.points import Points
 from planner.search.splits.candidates import Candidate, PointBound, Pricer, Rejected, layout_at, unplaced
 from planner.search.splits.layer_choices import LayerChooser
@@ -51,6 +51,7 @@ from profiles.estimate import CostModel
 from profiles.hardware import Cluster
 from profiles.planned import cost_model_on
 from profiles.slowed import OperationClass, SlowedCostModel, classes_on
+from solvers.solution import OPTIMALITY_TOLERANCE
 
 AS_PREDICTED = 0
 """The first case."""
@@ -112,7 +113,7 @@ def plan_robust(  # noqa: PLR0913 - what is planned, and how
     gap = (worst - least) / worst
     return replace(
         plan,
-        status=Status.OPTIMAL if gap <= OPTIMALITY_GAP else Status.FEASIBLE,
+        status=Status.OPTIMAL if gap <= OPTIMALITY_TOLERANCE else Status.FEASIBLE,
         bound=least - 1.0,
         gap=gap,
         robustness=Robustness(

@@ -23,6 +23,7 @@ MOST_SIMULATED = 32
 """Batches of a simulated pass: more are joined into so many larger ones."""
 
 PASSES = 3
+"""Passes that are simulated; the last one is timed, behind the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ LEAST_ROWS, MOST_ROWS = 8, 16384
 """Tokens of a step: fewer are one tile, and more no step of a serving engine has."""
 
 LEAST_CONTEXT = 256
+"""Tokens that attention sees, at least, in what is asked to be measured."""
 
 
 class NotedMeasured(Measured):

@@ -21,7 +21,10 @@ ACTIVATIONS, TEMPORARIES, LOSS = "activations", "backward temporaries", "logits 
 OUTSIDE = ("context and libraries", "communicators")
 UNASSIGNED = "unassigned"
 SAME_SIZE = 0.01
+"""Part of a term's bytes by which a block that is told by its size may differ."""
+
 SMALLEST_BUFFER = 1 << 20
+"""Bytes of the smallest term that is told by its size."""
 
 _RULES = (
     ("workspaces", re.compile(r"workspace")),

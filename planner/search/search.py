@@ -24,8 +24,7 @@ from planner.search.visit import Visit, added
 from profiles.hardware import Cluster
 from profiles.planned import cost_model_on
 from solvers.errors import SolverError
-
-OPTIMALITY_GAP = 1e-6
+from solvers.solution import OPTIMALITY_TOLERANCE
 
 
 def search(  # noqa: PLR0913 - what is planned, and how
@@ -135,7 +134,7 @@ def conclude(ground: Ground, seen: Visit, *, watch: Watch) -> Plan:
         cluster=cluster,
         request=request,
         target=request.target,
-        status=Status.OPTIMAL if gap <= OPTIMALITY_GAP else Status.FEASIBLE,
+        status=Status.OPTIMAL if gap <= OPTIMALITY_TOLERANCE else Status.FEASIBLE,
         objective=request.objective,
         bound=objective_value(request.objective, seen.bound_seconds, cluster, request.workload),
         gap=gap,

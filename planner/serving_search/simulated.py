@@ -32,6 +32,7 @@ TRACED = 1_000
 """Recorded requests of a rank by which it is searched what an engine bears, unless more are needed: those that come
 fastest. What a plan says of its requests is of all that are recorded."""
 GROWTH = 0.05
+"""Growth of the wait for the first token, in seconds a second of arrivals, above which an engine is saturated."""
 STEP = 1.1
 """First step off the closed form's load, up or twice down."""
 PRECISION = 0.02

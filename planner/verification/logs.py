@@ -30,6 +30,7 @@ OUT_OF_MEMORY = r"(CUDA|HIP) (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|
 """What PyTorch, the CUDA runtime, cuBLAS and NCCL print when a GPU's memory runs out; an expression of grep -E too."""
 
 LONGEST_LINE = 160
+"""Characters of the last line that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

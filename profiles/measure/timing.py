@@ -258,6 +258,7 @@ def first_line(error: Exception) -> str:
 
 
 LONGEST_LINE = 160
+"""Characters of an error that are kept."""
 
 
 class Bench:

@@ -11,8 +11,14 @@ import numpy as np
 from solvers.followers.problem import Floats, FollowerProblem, Followers, Ints
 
 HELPS = 1e-9
+"""Part of what stays that is worth another way."""
+
 STARTS = 4
+"""Drawn orders of the first layer, beside the one as given."""
+
 MOST_WAYS = 20
+"""Ways forth and back of one start, at most."""
+
 SEED = 0
 
 

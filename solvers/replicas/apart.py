@@ -15,6 +15,8 @@ import numpy as np
 from solvers.replicas.problem import Floats, Ints, ReplicaProblem, copies_LI, load_LB, share_LBS
 
 MOST_TURNS = 5
+"""Turns of each bin."""
+
 HELPS = 1e-7
 """Change of the objective that is worth a swap."""
 
