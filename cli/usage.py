@@ -1,7 +1,6 @@
 """What is wrong with an option or argument, in the words of this project instead of a library's."""
 
 import re
-from collections.abc import Sequence
 
 import typer
 from typer.core import TyperCommand
@@ -28,9 +27,9 @@ class PlainCommand(TyperCommand):
             raise
 
 
-def in_plain_words(message: str, words: Sequence[tuple[re.Pattern[str], str]] = WORDS) -> str:
+def in_plain_words(message: str) -> str:
     """Return what is wrong with a value as we would say it; what is not known stays as it is."""
-    for pattern, replacement in words:
+    for pattern, replacement in WORDS:
         if pattern.match(message):
             return pattern.sub(replacement, message)
     return message

@@ -355,11 +355,9 @@ class PeerConstants:
     eight_ranks: Constant
 
 
-def _peer(two: float, eight: float, what: str, *, assumed: bool = False) -> PeerConstants:
+def _peer(two: float, eight: float, what: str) -> PeerConstants:
     source = _NCCL.format(what=what)
-    return PeerConstants(
-        two_ranks=_fraction(two, source, assumed=assumed), eight_ranks=_fraction(eight, source, assumed=assumed)
-    )
+    return PeerConstants(two_ranks=_fraction(two, source), eight_ranks=_fraction(eight, source))
 
 
 PEER_FRACTION: dict[tuple[str, str], PeerConstants] = {

@@ -1,7 +1,6 @@
 """Round figures for the axes of a picture, and lengths for figures."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
@@ -72,9 +71,7 @@ def bottom_axis(scale: Scale, *, top: float, bottom: float, unit: float, name: s
     return element("g", *parts)
 
 
-def left_axis(
-    scale: Scale, *, left: float, right: float, unit: float, words: Callable[[float], str] | None = None
-) -> ET.Element:
+def left_axis(scale: Scale, *, left: float, right: float, unit: float) -> ET.Element:
     """Return grid lines with their figures to the left.
 
     Args:
@@ -82,7 +79,6 @@ def left_axis(
         left: Where grid lines begin.
         right: Where they end.
         unit: How much of the internal unit one of the shown unit is.
-        words: Writes a figure of the shown unit; by default as a number.
     """
     length = abs(scale.end - scale.start)
     values = ticks(scale.low / unit, scale.high / unit, at_most=max(2, int(length / 34)))
@@ -90,7 +86,6 @@ def left_axis(
     parts: list[ET.Element] = []
     for value in values:
         place = scale(value * unit)
-        text = f"{value:,.{digits}f}" if words is None else words(value)
         parts.append(element("path", d=f"M{left:.1f} {place:.1f}H{right:.1f}", class_="grid"))
-        parts.append(element("text", text, x=left - 6.0, y=place + 4.0, class_="end"))
+        parts.append(element("text", f"{value:,.{digits}f}", x=left - 6.0, y=place + 4.0, class_="end"))
     return element("g", *parts)

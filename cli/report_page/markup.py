@@ -118,13 +118,12 @@ def facts_element(pairs: Iterable[tuple[str, str]]) -> ET.Element:
     return element("dl", *(element("div", element("dt", name), element("dd", value)) for name, value in pairs))
 
 
-def table_element(table: Table, *, label: str = "") -> ET.Element:
+def table_element(table: Table) -> ET.Element:
     """Return a table of the terminal."""
     return grid_element(
         [column.header for column in table.columns],
         table.rows,
         rights=[column.right for column in table.columns],
-        label=label,
     )
 
 

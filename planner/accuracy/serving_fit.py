@@ -39,7 +39,7 @@ FULL_WEIGHT_ROWS = 8
 """Cells with fewer rows weigh less, in proportion."""
 
 TOKEN_SCALE, FIRST_TOKEN_SCALE = 0.05, 0.15
-"""Log error of the time between tokens and of that to the first from which on residuals count less than their square."""
+"""Log errors, of the time between tokens and of that to the first, from which on residuals count less."""
 
 FIRST_TOKEN_WEIGHT = 0.5
 """Weight of times to the first token beside those between tokens."""

@@ -28,11 +28,10 @@ from planner.requests.objectives import days_of, merit, objective_value, seconds
 from planner.requests.request import Objective, PlanRequest
 from planner.search.found import Watch
 from planner.search.ground import Ground, ignore, prepare
-from planner.search.infeasible import MAX_GPUS, PriceOn, with_nodes
+from planner.search.infeasible import MAX_GPUS, with_nodes
 from planner.search.search import conclude
 from planner.search.visit import Visit
 from profiles.hardware import Cluster, LinkKind
-from profiles.planned import cost_model_on
 from solvers.errors import SolverError
 from solvers.solution import OPTIMALITY_TOLERANCE
 
@@ -76,17 +75,13 @@ class _Search:
         cluster: All nodes that are offered.
         request: What is asked for.
         top: Layouts to keep of each number.
-        price_on: Gives the cost model of a cluster.
     """
 
-    def __init__(
-        self, model: ModelSpec, cluster: Cluster, request: PlanRequest, *, top: int, price_on: PriceOn
-    ) -> None:
+    def __init__(self, model: ModelSpec, cluster: Cluster, request: PlanRequest, *, top: int) -> None:
         self.model = model
         self.cluster = cluster
         self.request = request
         self.top = top
-        self.price_on = price_on
         self.rows: dict[int, NodeCount] = {}
         deadline = request.deadline_days
         self.allowed_seconds = math.inf if deadline is None else seconds_at_deadline(deadline, request.workload)
@@ -108,7 +103,7 @@ class _Search:
             watch: Called as the search goes on.
             needed_seconds: A longer step is of no interest.
         """
-        ground = prepare(self.model, part_of(self.cluster, num_nodes), self.request, price_on=self.price_on)
+        ground = prepare(self.model, part_of(self.cluster, num_nodes), self.request)
         bound = ground.lower_bound_seconds()
         if math.isfinite(bound):
             if bound > needed_seconds:
@@ -178,14 +173,13 @@ class _Search:
         )
 
 
-def plan_nodes(  # noqa: PLR0913 - what is planned, and how
+def plan_nodes(
     model: ModelSpec,
     cluster: Cluster,
     request: PlanRequest,
     *,
     top: int = 5,
     watch: Watch | None = None,
-    price_on: PriceOn = cost_model_on,
 ) -> Plan:
     """Return the best plan on the best allowed number of nodes that meets the deadline, or why there is none.
 
@@ -195,7 +189,6 @@ def plan_nodes(  # noqa: PLR0913 - what is planned, and how
         request: The workload, and what is asked of the plan.
         top: Layouts to return at most.
         watch: Called with (activity, done, of how many) as the search goes on.
-        price_on: Gives the cost model of a cluster.
 
     Raises:
         solvers.errors.SolverError: Nothing was found, and that nothing can be is not proved.
@@ -204,7 +197,7 @@ def plan_nodes(  # noqa: PLR0913 - what is planned, and how
     """
     watch = watch or ignore
     allowed = request.counts_of(cluster.num_nodes)
-    search = _Search(model, cluster, request, top=top, price_on=price_on)
+    search = _Search(model, cluster, request, top=top)
     slower_first = request.objective not in (Objective.STEP_TIME, Objective.DAYS)
     for index, num_nodes in enumerate(allowed if slower_first else reversed(allowed)):
         if search.best is not None and request.objective is Objective.FEWEST_NODES:
@@ -330,7 +323,7 @@ def _relaxations(search: _Search, *, days: float) -> Iterator[Relaxation]:
         nodes = cluster.num_nodes << doublings
         if nodes * cluster.gpus_per_node > MAX_GPUS or nodes not in search.request.counts_of(nodes):
             return
-        wider = _Search(search.model, with_nodes(cluster, nodes), search.request, top=1, price_on=search.price_on)
+        wider = _Search(search.model, with_nodes(cluster, nodes), search.request, top=1)
         wider.look(nodes, watch=ignore, needed_seconds=search.allowed_seconds)
         if wider.best is not None:
             yield Relaxation(

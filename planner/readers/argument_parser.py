@@ -30,9 +30,7 @@ MAX_MISTAKES = 1000
 SWITCHES = {FlagKind.TRUE: True, FlagKind.FALSE: False, FlagKind.CONST: True}
 
 
-def read_arguments(
-    words: Sequence[Word], table: FlagTable, *, file: str, start: Location, positionals: int = 0
-) -> Arguments:
+def read_arguments(words: Sequence[Word], table: FlagTable, *, file: str, start: Location) -> Arguments:
     """Return what the words of a program say.
 
     Args:
@@ -40,7 +38,6 @@ def read_arguments(
         table: The flags that it takes.
         file: Where the words stand, for messages.
         start: Where the command stands.
-        positionals: Words without a flag that the program takes.
 
     Raises:
         InputError: So much is wrong that this is something else.
@@ -48,7 +45,7 @@ def read_arguments(
     given: list[Given] = []
     mistakes: list[Mistake] = []
     unread: list[str] = []
-    index, seen_positionals = 0, 0
+    index = 0
     while index < len(words):
         word = words[index]
         place = _place(word, file)
@@ -61,10 +58,9 @@ def read_arguments(
         match = _option(word.text, table)
         if match is None:
             index += 1
-            seen_positionals += 1
             if _is_unresolved(word):
                 unread.append(word.text)
-            elif seen_positionals > positionals:
+            else:
                 message = f"`{word.text}` follows no flag that takes it"
                 mistakes.append(Mistake(kind=MistakeKind.EXTRA_VALUE, word=word.text, location=place, message=message))
             continue

@@ -163,9 +163,9 @@ def above(flag: str, limit: int, dest: str = "") -> Condition:
     )
 
 
-def between(flag: str, low: float, high: float, dest: str = "") -> Condition:
+def between(flag: str, low: float, high: float) -> Condition:
     """Return that a number lies between two, which it may be."""
-    name = dest or dest_of(flag)
+    name = dest_of(flag)
 
     def holds(run: MegatronRun) -> bool:
         value = run.value(name)
@@ -174,9 +174,9 @@ def between(flag: str, low: float, high: float, dest: str = "") -> Condition:
     return Condition(text=f"{flag} between {low:g} and {high:g}", holds=holds, dests=(name,))
 
 
-def at_least(flag: str, least: int, dest: str = "") -> Condition:
+def at_least(flag: str, least: int) -> Condition:
     """Return that a number is at least another."""
-    name = dest or dest_of(flag)
+    name = dest_of(flag)
 
     def holds(run: MegatronRun) -> bool:
         value = run.value(name)
@@ -185,9 +185,9 @@ def at_least(flag: str, least: int, dest: str = "") -> Condition:
     return Condition(text=f"{flag} of at least {least}", holds=holds, dests=(name,))
 
 
-def has(flag: str, *words: str, dest: str = "") -> Condition:
+def has(flag: str, *words: str) -> Condition:
     """Return that a list holds one of some words."""
-    name = dest or dest_of(flag)
+    name = dest_of(flag)
     return Condition(
         text=f"{flag} {' or '.join(words)}",
         holds=lambda run: not set(words).isdisjoint(run.words(name)),

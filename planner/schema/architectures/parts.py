@@ -53,10 +53,10 @@ def read_activation(config: ConfigReader, key: str, *, default: str) -> Activati
 
 
 def layer_words(
-    config: ConfigReader, base: Decoder, known: Sequence[str], *, default: tuple[str, ...], key: str = "layer_types"
+    config: ConfigReader, base: Decoder, known: Sequence[str], *, default: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Return what `layer_types` calls each layer."""
-    return config.words(key, known, length=base.num_hidden_layers) or default
+    return config.words("layer_types", known, length=base.num_hidden_layers) or default
 
 
 def joined(*chains: tuple[LayerKind, ...]) -> tuple[LayerKind, ...]:
@@ -178,9 +178,9 @@ def listed_layers(config: ConfigReader, base: Decoder, key: str, *, first: int =
     return frozenset(layer - first for layer in found)
 
 
-def dense_first(config: ConfigReader, base: Decoder, *, key: str = "first_k_dense_replace") -> tuple[LayerKind, ...]:
+def dense_first(config: ConfigReader, base: Decoder) -> tuple[LayerKind, ...]:
     """Return which layers are dense by DeepSeek's keys: the first few, and those that `moe_layer_freq` leaves out."""
-    num_dense = config.optional_count(key, field="num_hidden_layers") or 0
+    num_dense = config.optional_count("first_k_dense_replace", field="num_hidden_layers") or 0
     every = config.optional_size("moe_layer_freq", field="num_hidden_layers") or 1
     chain = tuple(
         EXPERTS if layer >= num_dense and layer % every == 0 else DENSE for layer in range(base.num_hidden_layers)

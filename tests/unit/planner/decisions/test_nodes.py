@@ -19,7 +19,6 @@ from planner.search.ground import ignore, prepare
 from planner.search.search import search
 from profiles.catalogue import load_preset
 from profiles.hardware import Cluster
-from profiles.planned import cost_model_on
 from profiles.schema import ClusterEntry
 from solvers.errors import SolverError
 from tests.builders import GIB, tiny_dense_model, tiny_request, two_node_cluster, wide_dense_model
@@ -237,7 +236,7 @@ def test_schedules_too_long_to_simulate_leave_a_number_open(monkeypatch: pytest.
 
 def test_an_open_number_is_no_proof_of_another() -> None:
     request = asked()
-    search_ = _Search(MODEL, cluster_of(2), request, top=1, price_on=cost_model_on)
+    search_ = _Search(MODEL, cluster_of(2), request, top=1)
     search_.look(2, watch=ignore, needed_seconds=math.inf)
     step = best_step(2)
     assert step is not None
