@@ -131,7 +131,7 @@ def _group_hops(mesh: Mesh, pipeline_rank: int, shape: Shape) -> Hops:
 class Setting(Protocol):
     """What is known of a node order."""
 
-    def slowest(self, hops: Hops) -> float:
+    def slowest_bytes_per_second(self, hops: Hops) -> float:
         """Return the bandwidth of the slowest of some hops, at least one."""
 
     def kinds(self, places: frozenset[int]) -> Kinds:
@@ -150,7 +150,7 @@ class NodeOrder:
     nodes: UnequalNodes
     order: tuple[int, ...]
 
-    def slowest(self, hops: Hops) -> float:
+    def slowest_bytes_per_second(self, hops: Hops) -> float:
         """Return the bandwidth of the slowest of some hops."""
         rates, order = self.nodes.bytes_per_second_NN, self.order
         return min(rates[order[here]][order[there]] for here, there in hops)
@@ -275,7 +275,7 @@ class PartCosts:
 
         def bytes_per_second_of(operation: Collective) -> float:
             hops = mesh.group_hops(pipeline_rank, shape_of(operation))
-            return setting.slowest(hops) if hops else best
+            return setting.slowest_bytes_per_second(hops) if hops else best
 
         kinds = setting.kinds(mesh.places(pipeline_rank))
         return PartCostModel(cost_model, kinds=kinds, bytes_per_second_of=bytes_per_second_of)
@@ -285,7 +285,7 @@ class PartCosts:
         cost_model, setting = self.cost_model, self._setting
         if setting is None or not isinstance(cost_model, UnequalCostModel):
             return cost_model
-        rate = setting.slowest(hops) if hops else cost_model.nodes.best_bytes_per_second
+        rate = setting.slowest_bytes_per_second(hops) if hops else cost_model.nodes.best_bytes_per_second
         return PartCostModel(cost_model, kinds=setting.kinds(places), bytes_per_second_of=lambda _operation: rate)
 
 

@@ -2,10 +2,10 @@
 
 Candidates are placements that only balance loads, with experts free to stand anywhere and, where groups divide over the
 nodes, with each group within one; and from both, swaps that weigh pairs of a token's experts in two nodes
-(`solvers.replicas.apart`) by each of `PAIR_WEIGHTS`. For a weight of traffic each layer takes the candidate that makes
-load over the mean plus weight times traffic least; `WEIGHTS` gives the front. Each point has a bound of its load, which
-no placement is below, and one of its traffic, which no placement is below that has loads no heavier
-(`planner.experts.traffic`).
+(`solvers.replicas.apart`) by each of `PAIR_WEIGHTS_FREE` or `PAIR_WEIGHTS_KEPT`. For a weight of traffic each layer
+takes the candidate that makes load over the mean plus weight times traffic least; `WEIGHTS` gives the front. Each point
+has a bound of its load, which no placement is below, and one of its traffic, which no placement is below that has loads
+no heavier (`planner.experts.traffic`).
 """
 
 from collections.abc import Sequence

@@ -35,7 +35,7 @@ class DeepSpeedRun:
         table: The keys of the version that it is judged for.
         launch: The command that starts the program; None where none is known.
         num_gpus: Processes; None where they are not said.
-        gpus_per_node: Processes of one node; None likewise.
+        node_gpus: Processes of one node; None likewise.
         domain_gpus: GPUs that fast links join, where the cluster is known; else those of a node are taken to be.
     """
 

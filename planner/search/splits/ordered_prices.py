@@ -22,16 +22,16 @@ class KnownOrder:
     """What a signature says of a node order.
 
     Args:
-        slowest_of: Slowest link by hops.
+        bytes_per_second_of: Bandwidth of the slowest link by hops.
         kinds_of: Kinds by places; of a single kind there is nothing to know, and it is empty.
     """
 
-    slowest_of: dict[Hops, float]
+    bytes_per_second_of: dict[Hops, float]
     kinds_of: dict[frozenset[int], Kinds]
 
-    def slowest(self, hops: Hops) -> float:
+    def slowest_bytes_per_second(self, hops: Hops) -> float:
         """Return the bandwidth of the slowest of some hops."""
-        return self.slowest_of[hops]
+        return self.bytes_per_second_of[hops]
 
     def kinds(self, places: frozenset[int]) -> Kinds:
         """Return the kinds of nodes at some places."""

@@ -231,7 +231,7 @@ class MappedPricer(Pricer):
         """Return what prices a point under what a signature says."""
         problem = self._order_problem(point)
         setting = KnownOrder(
-            slowest_of=dict(zip(problem.hops_H, signature.slowest_H, strict=True)),
+            bytes_per_second_of=dict(zip(problem.hops_H, signature.slowest_H, strict=True)),
             kinds_of={
                 room: tuple(sorted(kinds)) for room, kinds in zip(problem.rooms_K, signature.kinds_K, strict=True)
             },
@@ -258,7 +258,7 @@ class MappedPricer(Pricer):
         crossing = ((shape, mesh.group_hops(rank, shape)) for shape in sorted(self._layer_shapes(point)))
         key = (
             setting.kinds(mesh.places(rank)),
-            tuple((shape, setting.slowest(hops)) for shape, hops in crossing if hops),
+            tuple((shape, setting.slowest_bytes_per_second(hops)) for shape, hops in crossing if hops),
         )
         return RankTable(self.table, parts.of_stage(rank), self._layers.setdefault(key, {}))
 
