@@ -155,11 +155,11 @@ def _gap(plan: Plan) -> str:
     if plan.gap is None or plan.bound is None:
         return ": no bound is known"
     most = f"at most {percent(plan.gap)}" if plan.gap >= 0.0005 else "less than 0.1 %"
-    return f": {most} better is possible (bound {objective_value(plan.objective, plan.bound)})"
+    return f": {most} better is possible (bound {objective_in_words(plan.objective, plan.bound)})"
 
 
-def objective_value(objective: Objective, value: float) -> str:  # noqa: PLR0911 - one for each objective
-    """Return a value of the objective in its unit."""
+def objective_in_words(objective: Objective, value: float) -> str:  # noqa: PLR0911 - one for each objective
+    """Return a value of the objective with its unit."""
     match objective:
         case Objective.STEP_TIME:
             return milliseconds(value)

@@ -11,7 +11,7 @@ from cli.render_plan import (
     header,
     infeasible_blocks,
     layout_facts,
-    objective_value,
+    objective_in_words,
     others_blocks,
     search_blocks,
     verdict,
@@ -54,7 +54,7 @@ def _certificate(plan: Plan) -> Iterator[ET.Element]:
     """Yield what was compared with what, in words."""
     search = plan.search
     if plan.bound is not None and plan.gap is not None:
-        bound = objective_value(plan.objective, plan.bound)
+        bound = objective_in_words(plan.objective, plan.bound)
         yield element(
             "p",
             f"Bound: no layout searched has a {plan.objective.value} better than {bound}. Gap: {percent(plan.gap)}.",

@@ -292,6 +292,14 @@ def _longest(prompts: Lengths | None, outputs: Lengths | None, trace: Trace | No
     return prompts.longest + outputs.longest
 
 
+def _shortest_prompt(prompts: Lengths | None, trace: Trace | None) -> int:
+    """Return the tokens of the shortest prompt."""
+    if trace is not None:
+        return min(trace.prompts_N)
+    assert prompts is not None
+    return prompts.shortest
+
+
 class ServeConstraintsFile(_Mapping):
     """What the user pins or bounds."""
 
@@ -436,7 +444,7 @@ def _check_lengths(workload: ServeWorkload, document: Document) -> None:
             location=document.locate(("workload", "max_model_len")),
             hint=f"Give at least {longest}, or leave it out.",
         )
-    shortest = workload.prompts.shortest if workload.prompts is not None else min(workload.trace.prompts_N)  # type: ignore[union-attr]
+    shortest = _shortest_prompt(workload.prompts, workload.trace)
     if workload.prefix is not None and workload.prefix.tokens >= shortest:
         raise InputError(
             f"The shared beginning has {workload.prefix.tokens} tokens, the shortest prompt {shortest}.",

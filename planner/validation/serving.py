@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from planner.inputs.running import preset_named
+from planner.models.blocks import LatentAttention
 from planner.models.specs import ModelSpec
 from planner.readers.arguments import NotSaidError
 from planner.readers.served_model import served_quantisation, served_spec
@@ -111,7 +112,9 @@ def _formats(run: VllmRun, model: ModelSpec) -> ServedFormats:
     kind, cache = (run.arguments.text(dest) or "auto" for dest in ("dtype", "kv_cache_dtype"))
     if kind not in PLAIN_TYPES:
         raise NotSaidError(f"the bytes of a model in {kind}")
-    has_index = any(getattr(block.mixer, "indexer", None) is not None for block in model.distinct_blocks)
+    has_index = any(
+        isinstance(block.mixer, LatentAttention) and block.mixer.indexer is not None for block in model.distinct_blocks
+    )
     if cache not in CACHE_TYPES and (cache != "auto" or has_index):
         raise NotSaidError(f"the bytes of a cache in the format {cache}")
     word = run.arguments.text("quantization") or served_quantisation(run.model_name, base=_base(run))
