@@ -6,17 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from planner.documents import load_document
 from planner.errors import InputError
+from planner.schema.strict import Strict
 from planner.schema.translate import validated
 from profiles.hardware import Calibration, Cluster, MemoryCalibration
 
 KIND = "calibration"
 
 
-class MemoryFile(BaseModel):
+class MemoryFile(Strict):
     """What a run held beside the ledger.
 
     Args:
@@ -24,13 +23,11 @@ class MemoryFile(BaseModel):
         fixed_bytes: Beside what is there all the time.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
     lost_fraction: float
     fixed_bytes: int
 
 
-class CalibrationFile(BaseModel):
+class CalibrationFile(Strict):
     """A calibration.
 
     Args:
@@ -42,8 +39,6 @@ class CalibrationFile(BaseModel):
         source: The run.
         account: How the factors were found, for people; not read.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     schema_version: Literal[1]
     kind: Literal["calibration"]

@@ -27,13 +27,14 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from planner.documents import Document
 from planner.documents.nodes import check_text
 from planner.errors import InputError, Location
 from planner.requests.workload import MAX_LENGTH, DocumentLengths, Packing
 from planner.schema.field_types import Length, Text
+from planner.schema.strict import Closed
 from planner.schema.translate import Path as FieldPath
 from planner.schema.translate import all_of, complaint, shown
 
@@ -70,10 +71,8 @@ class Distribution(StrEnum):
     UNIFORM = "uniform"
 
 
-class DocumentsFile(BaseModel):
+class DocumentsFile(Closed):
     """Lengths of documents: a histogram, a distribution or a file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     packing: Packing = Packing.PACKED
     histogram: (

@@ -19,7 +19,7 @@ layers: d e*26
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from planner.documents import Document
 from planner.errors import InputError
@@ -29,6 +29,7 @@ from planner.models.decoder import Decoder, FeedForwardKind, MixerKind
 from planner.models.sizes import ShapeError
 from planner.models.specs import ModelSpec, Trait
 from planner.schema.common_keys import ACTIVATIONS, ROPE_NUMBERS, ROPE_TYPES
+from planner.schema.strict import Closed
 from planner.schema.translate import Path, complaint, shown, suggestion, validated
 
 MAX_NAME = 200
@@ -85,11 +86,7 @@ Scaling = Annotated[dict[str, object], AfterValidator(_rope_scaling)]
 HeadNorm = Annotated[QueryKeyNorm, BeforeValidator(_query_key_norm)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Indexer(_Part):
+class Indexer(Closed):
     """What picks the keys that latent attention attends to."""
 
     num_heads: Size = Field(description="Give the indexer's heads.")
@@ -97,7 +94,7 @@ class Indexer(_Part):
     top_k: Size = Field(description="Give how many keys are kept for each query.")
 
 
-class Latent(_Part):
+class Latent(Closed):
     """Multi-head latent attention."""
 
     q_lora_rank: Size | None = None
@@ -109,7 +106,7 @@ class Latent(_Part):
     indexer: Indexer | None = None
 
 
-class States(_Part):
+class States(Closed):
     """Mamba-2 mixers."""
 
     num_heads: Size = Field(description="Give the mixer's heads.")
@@ -122,7 +119,7 @@ class States(_Part):
     projection_bias: Switch = False
 
 
-class Linear(_Part):
+class Linear(Closed):
     """Linear attention."""
 
     rule: LinearRule = Field(description="Say how the state is updated: gated-delta, kimi-delta or lightning.")
@@ -134,7 +131,7 @@ class Linear(_Part):
     chunk_size: Size = 64
 
 
-class Routing(_Part):
+class Routing(Closed):
     """What chooses the experts of a token."""
 
     score: RouterScore = RouterScore.SOFTMAX
@@ -147,7 +144,7 @@ class Routing(_Part):
     weight_factor: Number = 1.0
 
 
-class Experts(_Part):
+class Experts(Closed):
     """A mixture of experts."""
 
     num_experts: Size = Field(description="Give the routed experts.")
@@ -160,7 +157,7 @@ class Experts(_Part):
     router: Routing = Routing()
 
 
-class Kind(_Part):
+class Kind(Closed):
     """What a kind of layer has instead of what the model says."""
 
     mixer: MixerKind | None = None
@@ -176,14 +173,14 @@ class Kind(_Part):
     shared_key_value: Switch | None = None
 
 
-class Tower(_Part):
+class Tower(Closed):
     """What a multimodal model has beside its text part."""
 
     num_parameters: Annotated[int, Field(strict=True, ge=1, le=10**12)]
     source: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 
-class InlineModel(_Part):
+class InlineModel(Closed):
     """One decoder."""
 
     schema_version: Literal[1] = Field(default=1, alias="schema", description="Version of this form.")

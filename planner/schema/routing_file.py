@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from planner.documents import Document
 from planner.errors import InputError
@@ -34,6 +34,7 @@ from planner.experts.of_model import RoutedExperts, routed_experts
 from planner.models.specs import ModelSpec
 from planner.requests.routing import Routing
 from planner.schema.field_types import Text
+from planner.schema.strict import Closed
 from planner.schema.translate import complaint
 
 PARTS = 10**9
@@ -41,11 +42,7 @@ ROUTING = ("workload", "routing")
 """Where a spec says it."""
 
 
-class _Mapping(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class HistogramFile(_Mapping):
+class HistogramFile(Closed):
     """Which experts tokens choose: counted, or assumed."""
 
     histogram: Annotated[

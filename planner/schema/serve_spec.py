@@ -24,7 +24,7 @@ What the metrics mean is said in `planner.serving_plans.request`, and beside eac
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, model_validator
 
 from planner.documents import Document
 from planner.errors import InputError
@@ -35,6 +35,7 @@ from planner.schema.field_types import Degree, Length, Text
 from planner.schema.routing_file import HistogramFile
 from planner.schema.serve_trace import read_trace
 from planner.schema.spec import SCHEMA, known_schema
+from planner.schema.strict import Closed
 from planner.schema.translate import complaint, validated
 from planner.serving_plans.request import (
     DEFAULT_PERCENTILE,
@@ -70,11 +71,7 @@ DIMENSIONS = (
 """Dimensions of an engine that can be pinned or bounded by numbers."""
 
 
-class _Mapping(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LengthsFile(_Mapping):
+class LengthsFile(Closed):
     """Lengths in tokens: all from min to max as likely, or lognormal with a mean, cut at max."""
 
     min: Length = 1
@@ -107,7 +104,7 @@ def _lengths(value: object) -> object:
 LengthsChoice = Annotated[LengthsFile, BeforeValidator(_lengths, json_schema_input_type=Length | LengthsFile)]
 
 
-class PrefixFile(_Mapping):
+class PrefixFile(Closed):
     """A beginning that prompts share; `hit_fraction` of the requests find it in the cache."""
 
     tokens: Annotated[Length, Field(description="Give the tokens of the shared beginning.")]
@@ -126,7 +123,7 @@ def _percentile(value: object) -> object:
     return float(value)
 
 
-class TargetsFile(_Mapping):
+class TargetsFile(Closed):
     """What requests must keep, in milliseconds."""
 
     ttft_ms: Annotated[
@@ -178,7 +175,7 @@ class TargetsFile(_Mapping):
         )
 
 
-class SpeculativeFile(_Mapping):
+class SpeculativeFile(Closed):
     """A smaller model that may guess tokens ahead; how many is decided."""
 
     draft: Annotated[
@@ -196,7 +193,7 @@ class SpeculativeFile(_Mapping):
     served_draft: Text | None = None
 
 
-class ServeWorkloadFile(_Mapping):
+class ServeWorkloadFile(Closed):
     """Traffic, targets and number formats."""
 
     kind: Annotated[Literal["serve"], Field(description="Give kind: serve.")]
@@ -300,7 +297,7 @@ def _shortest_prompt(prompts: Lengths | None, trace: Trace | None) -> int:
     return prompts.shortest
 
 
-class ServeConstraintsFile(_Mapping):
+class ServeConstraintsFile(Closed):
     """What the user pins or bounds."""
 
     tp: Degree | None = None
@@ -330,7 +327,7 @@ class ServeConstraintsFile(_Mapping):
         )
 
 
-class ServeSpecFile(_Mapping):
+class ServeSpecFile(Closed):
     """A whole serving spec; `model` and the clusters are read by their own schemas."""
 
     schema_version: Annotated[

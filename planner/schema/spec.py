@@ -20,7 +20,7 @@ differ in memory, hardware and numerics, so none is a default.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, model_validator
 
 from planner.documents import Document
 from planner.requests.request import DEFAULT_MEMORY_HEADROOM, Bounds, Constraints, Objective, PlanRequest, Target
@@ -57,6 +57,7 @@ from planner.schema.field_types import (
     ZeroStage,
 )
 from planner.schema.routing_file import RoutingFile
+from planner.schema.strict import Closed
 from planner.schema.translate import complaint, validated
 
 SCHEMA = 1
@@ -75,11 +76,7 @@ def known_schema(value: object) -> object:
     return value
 
 
-class _Mapping(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LoraFile(_Mapping):
+class LoraFile(Closed):
     """Adapters of `method: lora`; without alpha the adapter's output is not scaled."""
 
     rank: Annotated[StrictInt, Field(ge=1, le=65536, description="Give the inner width of the adapters, such as 16.")]
@@ -92,7 +89,7 @@ class LoraFile(_Mapping):
         return Lora(rank=self.rank, alpha=alpha, target_modules=self.target_modules)
 
 
-class WorkloadFile(_Mapping):
+class WorkloadFile(Closed):
     """The training run."""
 
     kind: Annotated[Literal["train"], BeforeValidator(_kind), Field(description="Give kind: train.")]
@@ -109,7 +106,7 @@ class WorkloadFile(_Mapping):
     tokens_to_train: Tokens | None = None
     hidden_dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
-    data_path: Texts = []
+    data_path: Texts = Field(default=[])
     tokenizer_model: Text | None = None
     documents: DocumentsFile | None = None
     routing_skew: RoutingSkew = DEFAULT_ROUTING_SKEW
@@ -166,7 +163,7 @@ class WorkloadFile(_Mapping):
         )
 
 
-class ConstraintsFile(_Mapping):
+class ConstraintsFile(Closed):
     """What the user pins or bounds."""
 
     tp: Degree | None = None
@@ -205,7 +202,7 @@ class ConstraintsFile(_Mapping):
         )
 
 
-class SpecFile(_Mapping):
+class SpecFile(Closed):
     """A whole spec; `model` and `cluster` are read by their own schemas."""
 
     schema_version: Annotated[

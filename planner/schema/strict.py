@@ -1,17 +1,23 @@
-"""What files have in common that this program writes and reads back: no other keys, no conversions, a known version."""
+"""What the mirrors of files have in common: no other keys; of files that this program writes, no conversions either."""
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from planner.schema.translate import complaint, shown
 
 
-class Strict(BaseModel):
-    """What every mapping of such a file has in common.
+class Closed(BaseModel):
+    """What every mapping of a file has in common that users write."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Strict(Closed):
+    """What every mapping of a file has in common that this program writes and reads back.
 
     Frozen dataclasses in its fields are validated as they are; pydantic hands this configuration down to them.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(strict=True)
 
 
 def known_version(version: int, what: str) -> BeforeValidator:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Final, Self, TypeVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from profiles.errors import CatalogueError
 from profiles.hardware import Cluster, Device, LinkKind, UnequalNodes
@@ -21,6 +21,7 @@ from profiles.package_data import Section, entry, resolve_name
 from profiles.schema.device import PCIE_X16_BYTES_PER_SECOND, STATED_BY_USER, DeviceEntry, PcieLink
 from profiles.schema.finding import fail, reject
 from profiles.schema.levels import PEER_LEVELS, Fabric, LinkEntry, NicEntry, build_levels
+from profiles.schema.strict import Strict
 from profiles.schema.unequal import NodeBandwidth, NodeNames, SaidOfNodes, SlowLinks
 from profiles.schema.units import Bytes, BytesPerSecond
 
@@ -41,7 +42,7 @@ def _look_up_gpu(value: object) -> object:
     return value
 
 
-class NvmeEntry(BaseModel):
+class NvmeEntry(Strict):
     """Local drives of one node.
 
     Args:
@@ -51,15 +52,13 @@ class NvmeEntry(BaseModel):
         write_bandwidth: Writing, of one drive; left out where it is not known, and reading stands for it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
     count: Annotated[int, Field(ge=1, le=1024)]
     capacity: Bytes
     bandwidth: BytesPerSecond | None = None
     write_bandwidth: BytesPerSecond | None = None
 
 
-class ClusterEntry(BaseModel):
+class ClusterEntry(Strict):
     """Nodes of one kind.
 
     Args:
@@ -83,8 +82,6 @@ class ClusterEntry(BaseModel):
         slow_links: Pairs of nodes that reach less than the others.
         node_bandwidth: What every pair of nodes reaches.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     preset: str | None = None
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
@@ -225,7 +222,7 @@ class ClusterEntry(BaseModel):
         )
 
 
-class MixedClusterEntry(BaseModel):
+class MixedClusterEntry(Strict):
     """Several groups of nodes, each of one kind; nodes are numbered group after group.
 
     Args:
@@ -236,8 +233,6 @@ class MixedClusterEntry(BaseModel):
         slow_links: Pairs of nodes that reach less than the others.
         node_bandwidth: What every pair of nodes reaches.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     groups: Annotated[list[ClusterEntry], Field(min_length=1, max_length=64)]
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = None

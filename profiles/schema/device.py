@@ -7,10 +7,11 @@ a GPU of their own may.
 from collections.abc import Mapping
 from typing import Annotated, Final, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from profiles.hardware import Device, PeerTopology
 from profiles.schema.finding import fail
+from profiles.schema.strict import Strict
 from profiles.schema.units import Bytes, BytesPerSecond, FlopsPerSecond, Watts
 
 STATED_BY_USER: Final = "stated in the cluster file"
@@ -26,10 +27,8 @@ PCIE_X16_BYTES_PER_SECOND: Final[Mapping[str, float]] = {"pcie3": 16e9, "pcie4":
 T = TypeVar("T")
 
 
-class Figure(BaseModel, Generic[T]):
+class Figure(Strict, Generic[T]):
     """A value with the document that prints it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     value: T
     document: Annotated[str, Field(min_length=1, max_length=300)] = STATED_BY_USER
@@ -59,7 +58,7 @@ CountFigure = Annotated[Figure[Count], BeforeValidator(_as_figure, json_schema_i
 PeerDomain = Literal["node"] | Annotated[int, Field(ge=2, le=1024)]
 
 
-class DeviceEntry(BaseModel):
+class DeviceEntry(Strict):
     """A GPU.
 
     Args:
@@ -80,8 +79,6 @@ class DeviceEntry(BaseModel):
         host_bandwidth: That link, one direction; known for PCIe, stated for c2c.
         tdp: Board power.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")]
     vendor: Literal["nvidia", "amd"]

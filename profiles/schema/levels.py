@@ -9,11 +9,12 @@ level that the cluster does not reach beyond is the last, and is cut to the clus
 from dataclasses import dataclass
 from typing import Annotated, Final, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from profiles.hardware import Device, LinkKind, LinkLevel
 from profiles.schema.device import STATED_BY_USER
 from profiles.schema.finding import Place, fail
+from profiles.schema.strict import Strict
 from profiles.schema.units import BytesPerSecond, Seconds
 
 PEER_LEVELS: Final = ("nvlink", "infinity-fabric")
@@ -28,7 +29,7 @@ _PCIE_SECONDS: Final = 2.5e-6
 _NETWORK_SECONDS: Final = 4.0e-6
 
 
-class NicEntry(BaseModel):
+class NicEntry(Strict):
     """Network cards of one node.
 
     Args:
@@ -36,13 +37,11 @@ class NicEntry(BaseModel):
         bandwidth: Of one card, one direction.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
     count: Annotated[int, Field(ge=1, le=256)]
     bandwidth: BytesPerSecond
 
 
-class LinkEntry(BaseModel):
+class LinkEntry(Strict):
     """One level of the network.
 
     Args:
@@ -55,8 +54,6 @@ class LinkEntry(BaseModel):
         source: Where size and bandwidth come from.
         latency_source: Where the latency comes from.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
     nodes: Annotated[int, Field(ge=1, le=131072)] | None = None

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from profiles.profile import Origin, ProfileMetadata
+from profiles.schema.strict import Strict
 
 SCHEMA_VERSION: Final = 1
 
@@ -12,7 +13,7 @@ Text = Annotated[str, Field(max_length=2000)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}$")]
 
 
-class OriginEntry(BaseModel):
+class OriginEntry(Strict):
     """Where rows come from.
 
     Args:
@@ -24,8 +25,6 @@ class OriginEntry(BaseModel):
         host_floor_us: What the host took to start the kernel, where that hid short ones.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
     framework: Text = ""
     version: Text = ""
     kernel_source: Text = ""
@@ -34,7 +33,7 @@ class OriginEntry(BaseModel):
     host_floor_us: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
 
 
-class ProfileEntry(BaseModel):
+class ProfileEntry(Strict):
     """What a profile says of itself.
 
     Args:
@@ -46,8 +45,6 @@ class ProfileEntry(BaseModel):
         origins: Where rows come from, by the name that the rows' `origin` column has.
         rejected: Rows that were left out, and why.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     schema_version: Literal[1]
     device: Annotated[str, Field(min_length=1, max_length=100)]

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from profiles.constants import NETWORK_FRACTION
 from profiles.hardware import Cluster, LinkKind, NodeKind, UnequalNodes
 from profiles.schema.device import STATED_BY_USER
 from profiles.schema.finding import Place, fail
+from profiles.schema.strict import Strict
 from profiles.schema.units import BytesPerSecond
 
 MOST_UNEQUAL_NODES: Final = 256
@@ -27,7 +28,7 @@ HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Z
 NodeReference = Annotated[int, Field(ge=0)] | HostName
 
 
-class SlowLink(BaseModel):
+class SlowLink(Strict):
     """Two nodes that reach one another more slowly than others do.
 
     Args:
@@ -35,21 +36,17 @@ class SlowLink(BaseModel):
         bandwidth: What transfers between them reach, per GPU, one direction.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
     nodes: Annotated[list[NodeReference], Field(min_length=2, max_length=2)]
     bandwidth: BytesPerSecond
 
 
-class NodeBandwidth(BaseModel):
+class NodeBandwidth(Strict):
     """What transfers between any two nodes reach, per GPU, one direction; of both directions the slower one counts.
 
     Args:
         unit: Unit of the numbers: GB/s (bytes) or Gb/s (bits).
         rows: Row i, column j: from node i to node j. What stands for a node with itself is not read.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     unit: Literal["GB/s", "Gb/s"]
     rows: Annotated[
