@@ -30,6 +30,7 @@ ONLY_STAGE_3 = (
 """Keys that only stage 3 reads; a value that means "off" is no finding."""
 
 OFF = (None, False, 0, 1)
+"""Values that switch such a key off: 1 of `zero_hpz_partition_size` is no second copy."""
 
 
 @rule(

@@ -34,7 +34,7 @@ class UnreadFile:
     framework=tuple(Framework),
     prevents="a launch script or configuration that is taken for sound, because nobody looked at it",
     found_at=FoundAt.PARSE,
-    source="planner/documents, planner/readers/shell.py",
+    source="planner/documents, planner/readers/shell_words.py",
 )
 def unread_file(file: UnreadFile) -> Iterator[Found]:
     """A file of a folder that starts a framework's program, or holds its options, can be read.
