@@ -53,6 +53,9 @@ def solve(problem: SchedulingProblem, limits: SchedulingLimits, hint_R: tuple[tu
     """
     if hint_R and (broken := broken_constraints(problem, hint_R)):
         raise ValueError(f"the hint breaks {', '.join(broken)}")
+    listed = sequence(problem, ())
+    if listed is None:
+        return no_orders(NAME)
     known = span_seconds(problem, hint_R) if hint_R else sum(problem.seconds_N)
     programme = _Programme(problem, unit_seconds=(known / TICKS) or 1.0)
     if hint_R:
@@ -70,15 +73,21 @@ def solve(problem: SchedulingProblem, limits: SchedulingLimits, hint_R: tuple[tu
     known_statuses = (cp_model.OPTIMAL, cp_model.FEASIBLE, cp_model.UNKNOWN)
     assert status in known_statuses, f"orders that hold are no solution of the programme: {solver.status_name(status)}"
     found: list[tuple[float, tuple[tuple[int, ...], ...]]] = []
+    nothing, limit = (
+        solver.status_name(status).lower(),
+        f"max_deterministic_seconds = {limits.max_deterministic_seconds}",
+    )
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        order_R = programme.order_R([solver.value(start) for start in programme.starts])
-        if not broken_constraints(problem, order_R):
+        order_R = programme.order_R([solver.value(start) for start in programme.starts], listed)
+        # What is shorter than a tick has no length here: what it frees may be taken before.
+        if broken := broken_constraints(problem, order_R):
+            nothing, limit = f"orders that break {', '.join(broken)}", f"ticks of {programme.unit_seconds:g} s"
+        else:
             found.append((span_seconds(problem, order_R), order_R))
     if hint_R:
         found.append((known, hint_R))
     if not found:
-        limit = f"max_deterministic_seconds = {limits.max_deterministic_seconds}"
-        raise SolverError(solver=NAME, status=solver.status_name(status).lower(), limit=limit)
+        raise SolverError(solver=NAME, status=nothing, limit=limit)
     span, order_R = min(found)
     proved = max(0.0, solver.best_objective_bound) * programme.unit_seconds
     bound = min(span, max(proved, problem.least_span_seconds))
@@ -162,13 +171,14 @@ class _Programme:
             starts[operation] = max(waits, default=0)
             self.model.add_hint(self.starts[operation], starts[operation])
 
-    def order_R(self, starts: list[int]) -> tuple[tuple[int, ...], ...]:
-        """Return the orders that starts stand for."""
+    def order_R(self, starts: list[int], listed: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Return the orders that starts stand for; of those that start together, what others wait for comes first."""
+        place = {operation: index for index, operation in enumerate(listed)}
         return tuple(
             tuple(
                 sorted(
                     self.problem.operations(rank),
-                    key=lambda operation: (starts[operation], self._ticks[operation], operation),
+                    key=lambda operation: (starts[operation], self._ticks[operation] > 0, place[operation]),
                 )
             )
             for rank in range(self.problem.num_ranks)

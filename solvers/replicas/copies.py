@@ -112,8 +112,6 @@ def _greedy_rooms(weight_F: Floats, num_rooms: int) -> Ints:
     while True:
         heaviest = int(load_R.argmax())
         mine, others = np.flatnonzero(room_F == heaviest), np.flatnonzero(room_F != heaviest)
-        if not others.size:
-            return room_F
         change = weight_F[mine][:, None] - weight_F[others][None, :]
         after = np.maximum(load_R[heaviest] - change, load_R[room_F[others]][None, :] + change)
         best = int(after.argmin())

@@ -91,7 +91,7 @@ def solve_programme(
     if broken_constraints(problem, share_O):
         beside = LinearModel(columns=model.columns, rows=(*model.rows, *_kept_rows(problem, share_O)))
         again = backend(beside, Limits(max_nodes=limits.max_nodes))
-        share_O = _shares(problem, again) if again.values else ()
+        share_O = _shares(problem, again) if again.values else share_O
     broken = broken_constraints(problem, share_O)
     if broken:
         raise SolverError(

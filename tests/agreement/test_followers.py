@@ -5,17 +5,12 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from solvers.errors import SolverError
 from solvers.followers.check import broken_constraints, leaving
 from solvers.followers.cpsat import solve as by_cpsat
 from solvers.followers.problem import FollowerProblem
 from solvers.followers.pulp_cbc import solve as by_cbc
 from solvers.followers.sweeps import sweep
-
-
-def drawn(layers: int, items: int, bins: int, seed: int) -> FollowerProblem:
-    flow = np.random.default_rng(seed).integers(0, 30, (layers - 1, items, items)).astype(float)
-    return FollowerProblem(flow_KII=flow, num_bins=bins)
+from tests.unit.solvers.followers.flows import drawn
 
 
 def least_leaving(problem: FollowerProblem) -> float:
@@ -63,38 +58,3 @@ def test_items_stand_only_where_they_may() -> None:
     assert by_cpsat(problem, swept).leaving == pytest.approx(least)
     assert by_cbc(problem).leaving == pytest.approx(least)
     assert least >= least_leaving(free)
-
-
-def test_sweeps_find_items_that_only_follow_one_another() -> None:
-    generator = np.random.default_rng(2)
-    layers, items = 6, 32
-    kind_LI = np.array([generator.permutation(np.arange(items) % 4) for _ in range(layers)])
-    flow = (kind_LI[:-1, :, None] == kind_LI[1:, None, :]).astype(float)
-    found = sweep(FollowerProblem(flow_KII=flow, num_bins=4))
-    assert found.leaving == 0.0
-
-
-def test_where_nothing_is_allowed_no_programme_finds_a_placement() -> None:
-    problem = drawn(2, 4, 2, 0)
-    nowhere = FollowerProblem(flow_KII=problem.flow_KII, num_bins=2, allowed_LIB=np.zeros((2, 4, 2), dtype=bool))
-    with pytest.raises(SolverError, match="cp-sat stopped with status infeasible"):
-        by_cpsat(nowhere, sweep(problem))
-    with pytest.raises(SolverError, match="cbc stopped"):
-        by_cbc(nowhere)
-
-
-@pytest.mark.parametrize(
-    ("placed", "broken"),
-    [([[0, 0, 1, 1], [0, 1, 0, 1]], ()), ([[0, 0, 0, 1], [0, 1, 0, 1]], ("even",)), ([[0, 0, 1, 1]], ("shape",))],
-)
-def test_each_constraint_can_be_broken(placed: list[list[int]], broken: tuple[str, ...]) -> None:
-    assert broken_constraints(drawn(2, 4, 2, 0), np.array(placed)) == broken
-
-
-@pytest.mark.parametrize(
-    ("shape", "bins", "message"),
-    [((1, 4, 4), 3, "bins divide the items"), ((1, 4, 3), 1, "flow_KII must hold"), ((0, 4, 4), 1, "flow_KII must")],
-)
-def test_a_problem_that_makes_no_sense_is_refused(shape: tuple[int, ...], bins: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        FollowerProblem(flow_KII=np.ones(shape), num_bins=bins)

@@ -1,4 +1,4 @@
-"""Exhaustive search and CP-SAT agree on small placements, swaps are never better, and steps hold every constraint."""
+"""Exhaustive search and CP-SAT agree on small placements, and swaps are never better."""
 
 from dataclasses import replace
 
@@ -9,10 +9,10 @@ from solvers.replicas.apart import room_share_LIR, swap_together
 from solvers.replicas.check import broken_constraints, objectives
 from solvers.replicas.cpsat import improve
 from solvers.replicas.greedy import place
-from solvers.replicas.moves import matched, moved_L, steps
-from solvers.replicas.problem import ReplicaProblem, imbalance_L, load_LB
+from solvers.replicas.problem import imbalance_L
 from solvers.solution import OPTIMALITY_TOLERANCE
 from tests.oracle.replica_placements import best_placement
+from tests.unit.solvers.replicas.weights import drawn
 
 SHAPES = (
     # Items, bins, slots, rooms, families.
@@ -23,18 +23,6 @@ SHAPES = (
     (7, 3, 3, 1, 0),
     (16, 4, 4, 1, 0),
 )
-
-
-def drawn(shape: tuple[int, int, int, int, int], seed: int) -> ReplicaProblem:
-    items, bins, slots, rooms, families = shape
-    weights = np.random.default_rng(seed).integers(1, 60, (1, items)).astype(float)
-    return ReplicaProblem(
-        weight_LI=weights,
-        num_bins=bins,
-        slots_per_bin=slots,
-        num_rooms=rooms,
-        family_I=tuple(item // (items // families) for item in range(items)) if families else (),
-    )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -71,27 +59,3 @@ def test_swaps_that_weigh_pairs_are_never_better_than_the_best_and_never_worse_t
     balance = float(imbalance_L(problem.weight_LI, found)[0])
     assert after == pytest.approx(balance + problem.apart_weight * float(pairs.sum()) / 2, rel=1e-9, abs=1e-12)
     assert least * (1 - 1e-9) <= after <= before * (1 + 1e-9)
-
-
-@pytest.mark.parametrize("families", [0, 4])
-def test_each_step_makes_the_heaviest_bin_lighter_and_moves_two_copies_at_most(families: int) -> None:
-    problem = drawn((16, 4, 5, 2, families), 3)
-    later = replace(problem, weight_LI=np.roll(problem.weight_LI, 5, axis=1))
-    before = place(problem)
-    last, heaviest = before, load_LB(later.weight_LI, before).max()
-    placements = list(steps(later, before, most=6))
-    assert placements
-    for placed in placements:
-        assert broken_constraints(later, placed) == ()
-        assert moved_L(placed, last)[0] <= 2
-        assert load_LB(later.weight_LI, placed).max() < heaviest
-        last, heaviest = placed, load_LB(later.weight_LI, placed).max()
-
-
-def test_bins_with_other_names_move_nothing() -> None:
-    problem = drawn((16, 4, 5, 2, 0), 1)
-    placed = place(problem)
-    renamed = placed[:, [3, 2, 1, 0]]
-    assert moved_L(renamed, placed)[0] > 0
-    assert moved_L(matched(renamed, placed, num_rooms=2), placed)[0] == 0
-    assert moved_L(matched(renamed, placed, num_rooms=1), placed)[0] == 0

@@ -126,6 +126,18 @@ def test_more_layers_than_the_stages_may_hold_have_no_solution() -> None:
     assert dp.solve(problem, Limits()).status is Status.INFEASIBLE
 
 
+def test_runs_that_begin_alike_are_priced_alike() -> None:
+    # Two layers have no room for both fast options: two of the first kind take 1 + 3, one beside the other kind 3 + 2.
+    problem = chain(
+        [[1.0, 3.0], [1.0, 3.0], [2.0, 5.0]],
+        num_stages=2,
+        static_bytes_LO=[[4, 1]] * 3,
+        capacity_bytes_R=np.array([5, 5]),
+    )
+    solution = dp.solve(problem, Limits())
+    assert (solution.stage_of_layer_L, solution.objective) == ((0, 0, 1), 3.0 * 4.0 + 6.0)
+
+
 def test_too_many_pareto_points_stop_the_programme() -> None:
     with pytest.raises(SolverError) as caught:
         dp.solve(recompute_problem(34), Limits(max_states=3))

@@ -9,7 +9,9 @@ import pytest
 from solvers.errors import SolverError
 from solvers.fleet import Fleet, FleetLimits, FleetProblem, Goal, Part, no_fleet
 from solvers.fleet_check import broken_answer, broken_constraints
+from solvers.fleet_mip import solve_with
 from solvers.fleet_registry import FLEET_SOLVERS, compose
+from solvers.mip import Answer
 from solvers.solution import Status
 
 SOLVERS = tuple(name for name in FLEET_SOLVERS if name != "exhaustive")
@@ -117,6 +119,39 @@ def test_an_answer_that_lies_is_found_out() -> None:
     lying = Fleet(solver="x", status=Status.OPTIMAL, count_O=(5, 0, 0), objective=12.0, bound=12.0)
     assert broken_answer(problem, lying) == ("objective: it is 11.0, not 12.0",)
     assert broken_answer(problem, no_fleet("x")) == ()
+    crowded = replace(lying, count_O=(6, 0, 0), objective=13.2, bound=13.2)
+    assert broken_answer(problem, crowded) == ("resources: 12.0 of resource 0 are used, 10.0 are there",)
+
+
+def test_a_composition_of_a_search_that_was_cut_off_is_feasible_with_its_bound() -> None:
+    # Five whole servers serve 11; the programme counts in the largest rate, 6, and bounds at 2.5 of them.
+    stopped = Answer(status=Status.FEASIBLE, values=(5.0, 0.0, 0.0, 0.0), bound=-2.5)
+    found = solve_with(lambda _model, _limits: stopped, halves(), FleetLimits(), solver="x")
+    assert found == Fleet(solver="x", status=Status.FEASIBLE, count_O=(5, 0, 0), objective=11.0, bound=15.0)
+
+
+@pytest.mark.parametrize("solver", FLEET_SOLVERS)
+def test_without_options_nothing_is_served_and_no_demand_is_met(solver: str) -> None:
+    nothing = FleetProblem(part_O=(), rate_O=(), cost_O=(), use_RO=((),), capacity_R=(8.0,), goal=Goal.MOST_SERVED)
+    assert compose(nothing, solver=solver) == Fleet(
+        solver=solver, status=Status.OPTIMAL, count_O=(), objective=0.0, bound=0.0
+    )
+    wanted = replace(nothing, goal=Goal.LEAST_COST, demand=1.0)
+    assert compose(wanted, solver=solver) == no_fleet(solver)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"status": Status.INFEASIBLE}, "an infeasible problem has no counts, objective or bound"),
+        ({"bound": None}, "an answer that is optimal has an objective and a bound"),
+        ({"bound": 12.0}, "11.0 with a bound of 12.0 is not optimal"),
+    ],
+)
+def test_a_status_that_does_not_match_its_proof_is_refused(changes: dict[str, Any], message: str) -> None:
+    sound = Fleet(solver="x", status=Status.OPTIMAL, count_O=(5, 0, 0), objective=11.0, bound=11.0)
+    with pytest.raises(ValueError, match=message):
+        replace(sound, **changes)
 
 
 def test_exhaustive_search_says_where_it_stops() -> None:

@@ -155,6 +155,14 @@ def test_a_search_that_is_cut_off_says_so_and_its_bound_holds(limits: OrderLimit
     assert better > 10  # swaps of nodes
 
 
+@pytest.mark.parametrize(("max_swaps", "slowest"), [(0, 1.0), (100, 10.0)])
+def test_swaps_end_where_they_may_price_no_more(max_swaps: int, slowest: float) -> None:
+    given = problem({(0, 1): 1.0}, num_nodes=4, hops=(ring(0, 1, 2, 3),))
+    solution = solve(given, exact, limits=OrderLimits(max_nodes=0, max_swaps=max_swaps))
+    assert not solution.is_complete
+    assert solution.best.signature.slowest_H == (slowest,)
+
+
 def test_leaves_without_a_price_stay_open_by_their_bounds() -> None:
     given = problem({(0, 1): 1.0}, num_nodes=2, hops=(frozenset({(0, 1)}),))
     solution = solve(given, lambda _: Price(seconds=inf, bound_seconds=3.0))

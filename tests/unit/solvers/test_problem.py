@@ -29,6 +29,13 @@ def test_layers_that_are_equal_in_everything_are_of_one_kind() -> None:
     assert problem.kind_L == (0, 0, 2, 0, 4)
 
 
+def test_layers_that_differ_on_one_stage_are_of_two_kinds() -> None:
+    seconds_SLO = np.array([[[1.0], [2.0], [1.0]], [[2.0], [1.0], [2.0]]])
+    problem = chain([[1.0]] * 3, num_stages=2, seconds_SLO=seconds_SLO)
+    assert problem.kind_L == (0, 1, 0)
+    assert problem.stage_seconds_LO(1).tolist() == [[2.0], [1.0], [2.0]]
+
+
 def test_bytes_of_an_option_grow_with_the_microbatches_in_flight() -> None:
     problem = chain([[1.0, 2.0]], num_stages=2, static_bytes_LO=[[10, 20]], activation_bytes_LO=[[3, 1]])
     assert problem.bytes_LO(0).tolist() == [[16, 22]]

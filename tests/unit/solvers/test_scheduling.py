@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from solvers.errors import SolverError
-from solvers.scheduling import Orders, Pair, SchedulingLimits, SchedulingProblem
+from solvers.scheduling import Orders, Pair, SchedulingLimits, SchedulingProblem, no_orders
 from solvers.scheduling_check import broken_constraints, findings, span_seconds
 from solvers.scheduling_registry import SCHEDULERS, schedule
 from solvers.solution import Status
@@ -111,6 +111,52 @@ def test_cp_sat_finds_what_looking_at_every_order_finds(seed: int, capacity: int
 def test_nothing_fits_where_a_job_does_not() -> None:
     problem = jobs(0, capacity=1)
     assert {schedule(problem, solver=solver).status for solver in SCHEDULERS} == {Status.INFEASIBLE}
+
+
+@pytest.mark.parametrize("solver", SCHEDULERS)
+def test_operations_that_wait_for_one_another_in_a_circle_have_no_orders(solver: str) -> None:
+    circle = replace(TWO_RANKS, pairs=(Pair(before=0, after=2), Pair(before=2, after=0)))
+    answer = schedule(circle, solver=solver)
+    assert answer == no_orders(solver)
+    assert findings(circle, answer) == ()
+
+
+def short(added_bytes_N: tuple[int, ...], pairs: tuple[tuple[int, int], ...]) -> SchedulingProblem:
+    """Return one long operation on a rank of its own, and some that are much shorter than a tick on another."""
+    number = len(added_bytes_N)
+    return SchedulingProblem(
+        rank_N=(*(0,) * number, 1),
+        seconds_N=(*(1e-9,) * number, 1.0),
+        added_bytes_N=(*added_bytes_N, 0),
+        pairs=tuple(Pair(before=before, after=after) for before, after in pairs),
+        capacity_bytes_R=(5, 0),
+    )
+
+
+def test_what_is_shorter_than_a_tick_waits_all_the_same() -> None:
+    problem = short((0, 0, 0), ((2, 1), (1, 0)))
+    found = schedule(problem)
+    assert found.order_R == ((2, 1, 0), (3,))
+    assert found.span_seconds == 1.0
+
+
+def test_orders_that_would_break_memory_within_a_tick_are_not_told() -> None:
+    # 5 bytes are there, and two operations free 5 each that two others take; CP-SAT sees all at one time.
+    problem = short((-5, -5, 5, 5), ())
+    with pytest.raises(
+        SolverError, match=r"^cp-sat stopped with status orders that break memory under ticks of 0.0001 s"
+    ):
+        schedule(problem)
+    hint = ((0, 1, 2, 3), (4,))
+    assert schedule(problem, hint_R=hint).order_R == hint
+    assert schedule(problem, solver="exhaustive").order_R == hint
+
+
+def test_a_search_without_time_has_nothing_to_show() -> None:
+    with pytest.raises(
+        SolverError, match=r"^cp-sat stopped with status unknown under max_deterministic_seconds = 0.0 "
+    ):
+        schedule(jobs(0), limits=SchedulingLimits(max_deterministic_seconds=0.0))
 
 
 def test_a_hint_is_never_lost_and_the_bound_holds() -> None:

@@ -57,11 +57,11 @@ def test_an_item_stands_beside_others_where_every_bin_is_full_of_single_ones() -
 
 
 def test_copies_that_are_left_over_from_full_bins_still_find_their_place() -> None:
-    # The lightest bins first would fill three of four bins and leave one bin for the last two copies of an item.
-    weights, copies = np.array([[6.0, 5.0, 4.0, 4.0]]), np.array([[1, 1, 3, 3]])
-    item_LBS = pack(weights, copies, num_bins=4, slots_per_bin=2)
-    assert sorted(item_LBS.ravel().tolist()) == [0, 1, 2, 2, 2, 3, 3, 3]
-    assert all(len(set(items)) == 2 for items in item_LBS[0].tolist())
+    # The lightest bins first would fill two of three bins with items of 1 and leave one for both copies of the last.
+    weights, copies = np.array([[10.0, *[1.0] * 7]]), np.array([[*[1] * 7, 2]])
+    item_LBS = pack(weights, copies, num_bins=3, slots_per_bin=3)
+    assert sorted(item_LBS.ravel().tolist()) == [0, 1, 2, 3, 4, 5, 6, 7, 7]
+    assert all(len(set(items)) == 3 for items in item_LBS[0].tolist())
 
 
 def test_no_other_copies_make_the_heaviest_copy_lighter() -> None:
@@ -108,6 +108,8 @@ def test_few_copies_level_very_uneven_items() -> None:
         ({"family_I": (0, 0, 0, 1), "num_rooms": 2}, "all of one size"),
         ({"family_I": (0, 0, 1, 1), "num_rooms": 1, "weight_LI": -np.ones((1, 4))}, "none of them negative"),
         ({"family_I": (0, 0, 1, 1), "num_rooms": 2, "slots_per_bin": 3}, "items in its room"),
+        ({"family_I": (0, 0, 0, 0), "num_rooms": 2}, "rooms must divide the families"),
+        ({"affinity_LII": np.zeros((1, 4, 3))}, "a row and a column for each item of each case"),
     ],
 )
 def test_a_problem_that_makes_no_sense_is_refused(change: dict[str, object], message: str) -> None:
