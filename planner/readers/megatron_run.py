@@ -270,7 +270,11 @@ class MegatronRun:
 
     @cached_property
     def vpp(self) -> int:
-        """Return the virtual stages of a pipeline rank, 1 without interleaving."""
+        """Return the virtual stages of a pipeline rank, 1 without interleaving.
+
+        Raises:
+            NotSaidError: It is not said, or no such stages split the layers.
+        """
         if self.hybrid is not None:
             stages = len(self.hybrid.stages)
             return max(1, self._whole(stages, self.pp, "hybrid_layer_pattern")) if stages > 1 else 1
@@ -278,6 +282,8 @@ class MegatronRun:
             return self._whole(len(self.layout_stages), self.pp, "pipeline_model_parallel_layout")
         per_rank = self.number("num_virtual_stages_per_pipeline_rank")
         if per_rank is not None:
+            if per_rank < 1:
+                raise NotSaidError("num_virtual_stages_per_pipeline_rank")
             return per_rank
         chunk = self.number("num_layers_per_virtual_pipeline_stage")
         if chunk is None:

@@ -119,12 +119,6 @@ def on(flag: str, dest: str = "") -> Condition:
     return Condition(text=flag, holds=lambda run: run.value(name) is True, dests=(name,), setting=setting)
 
 
-def off(flag: str, dest: str) -> Condition:
-    """Return that something is switched off, for which there is a flag of its own: `--no-...`."""
-    setting = Setting(flag=flag, dest=dest)
-    return Condition(text=flag, holds=lambda run: run.value(dest) is False, dests=(dest,), setting=setting)
-
-
 def given(flag: str, dest: str = "") -> Condition:
     """Return that a value is there, given or by default."""
     name = dest or dest_of(flag)

@@ -40,11 +40,9 @@ class Batch:
     steps: int | None
 
     def completed(self, replicas: float) -> tuple[float, float, float]:
-        """Return the three as DeepSpeed completes them (`_set_batch_related_parameters`); the first two need one."""
+        """Return the three as DeepSpeed completes them where the first is given (`_set_batch_related_parameters`)."""
         total, micro, steps = self.total, self.micro, self.steps
-        if total is None:
-            steps = 1 if steps is None else steps
-            return (micro or 0) * steps * replicas, micro or 0, steps
+        assert total is not None, "where no total is given it is what the others make, and there is nothing to compare"
         if micro is None:
             micro_, steps_ = total // replicas, 1 if steps is None else steps
             return total, micro_ // steps_ if steps_ else 0, steps_
@@ -174,7 +172,10 @@ def batch_over_autotp(run: DeepSpeedRun) -> Iterator[Found]:
     """
     if run.tp == 1 or not run.given(TOTAL) or run.makes_groups or run.world_size % run.tp:
         return
-    total, micro, steps = _batch(run).completed(run.counted_replicas)
+    batch = _batch(run)
+    if batch.total is None:
+        return
+    total, micro, steps = batch.completed(run.counted_replicas)
     real = micro * steps * run.counted_replicas / run.tp
     if total == micro * steps * run.counted_replicas and total > 0:
         yield Found(

@@ -1,18 +1,11 @@
 """Megatron-LM: parameters sharded over data-parallel ranks."""
 
 from planner.readers.megatron_run import MegatronRun
-from planner.rules.conditions import above, exported, fact, given, on, one_of
+from planner.rules.conditions import above, exported, given, on, one_of
 from planner.rules.demands import Demand, rules_of_demands
-from planner.rules.megatron_conditions import MEGATRON_FSDP, TORCH_FSDP
+from planner.rules.megatron_conditions import GRADIENT_FUSION, MEGATRON_FSDP, TORCH_FSDP
 from planner.rules.megatron_sources import ARGUMENTS
 from planner.rules.rule import FoundAt, Rule
-
-GRADIENT_FUSION = fact(
-    "gradient accumulation fusion (without --no-gradient-accumulation-fusion)",
-    lambda run: run.said("gradient_accumulation_fusion") is True,
-    "gradient_accumulation_fusion",
-)
-
 
 DEMANDS = (
     Demand(

@@ -7,6 +7,7 @@ from planner.readers.flag_tables import Framework
 from planner.readers.megatron_run import MegatronRun
 from planner.rules.conditions import above, at_least, fact, given, on, one_of, said
 from planner.rules.demands import Demand, rules_of_demands
+from planner.rules.megatron_conditions import GRADIENT_FUSION
 from planner.rules.megatron_sources import ARGUMENTS, CONFIG, INTERLEAVED, LAYOUT, PARALLEL
 from planner.rules.rule import Found, FoundAt, Rule, listed, nearest_divisors, nearest_multiples, rule
 
@@ -359,7 +360,7 @@ DEMANDS = (
         when=on("--defer-embedding-wgrad-compute"),
         needs=(
             above("--pipeline-model-parallel-size", 1),
-            on("gradient accumulation fusion", "gradient_accumulation_fusion"),
+            GRADIENT_FUSION,
             at_least("--wgrad-deferral-limit", 0),
         ),
         error="ValueError: Cannot defer embedding wgrad compute when pipeline model parallel is not used",

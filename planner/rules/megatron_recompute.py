@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from planner.readers.arguments import NotSaidError
 from planner.readers.flag_tables import Framework
 from planner.readers.megatron_run import MegatronRun
 from planner.rules.conditions import above, at_least, between, exported, fact, given, has, on, one_of, said
@@ -47,11 +46,7 @@ def recomputed_layers(run: MegatronRun) -> Iterator[Found]:
     number = run.number("recompute_num_layers")
     if number is None or run.value("recompute_granularity") != "full":
         return
-    try:
-        stages = run.pp * run.vpp
-    except NotSaidError:
-        return
-    most = -(-run.num_layers // stages)
+    most = -(-run.num_layers // (run.pp * run.vpp))
     if run.layout_stages is not None:
         most = max(stage.count("t") for stage in run.layout_stages)
     elif run.hybrid is not None and len(run.hybrid.stages) > 1:

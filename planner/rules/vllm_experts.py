@@ -108,7 +108,7 @@ def experts_divisible(run: VllmRun) -> Iterator[Found]:
         return
     slots = experts + _redundant(run)
     if slots % ranks:
-        fitting = tuple(count - experts for count in nearest_multiples(ranks, slots) if count >= experts)
+        fitting = tuple(count - experts for count in nearest_multiples(ranks, max(slots, experts)) if count >= experts)
         yield Found(
             place=run.place("eplb_config", "enable_eplb"),
             message=f"{experts} experts and {_redundant(run)} copies do not divide over {ranks} ranks.",

@@ -1,5 +1,6 @@
 """Every rule has an input that breaks it and nothing else, and the sound inputs break none."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +28,9 @@ PRICED = {
 }
 """Rules that look at a price, at files of our own or at unread ones, and the files whose tests break each."""
 
+NUMBER = re.compile(r"--?[a-z][a-z0-9_.-]*[ =](-?[0-9]+)\b")
+"""A flag and its number."""
+
 
 def broken(text: str, *, file: str = "train.sh", rule_id: str | None = None) -> set[str]:
     """Return the ids of the rules that a text breaks, at the newest version that a rule holds for."""
@@ -49,6 +53,17 @@ def test_the_case_of_a_rule_breaks_only_it(rule_id: str) -> None:
 @pytest.mark.parametrize("name", sorted(SOUND))
 def test_a_sound_input_breaks_nothing(name: str) -> None:
     assert broken(SOUND[name]) == set()
+
+
+@pytest.mark.parametrize("number", ["-5", "0"])
+def test_no_number_below_one_stops_a_rule(number: str) -> None:
+    tried = 0
+    for rule_id, text in CASES.items():
+        for found in NUMBER.finditer(text):
+            if found.group() not in megatron_cases.script():
+                broken(f"{text[: found.start(1)]}{number}{text[found.end(1) :]}", rule_id=rule_id)
+                tried += 1
+    assert tried > 200
 
 
 def test_every_rule_has_a_case() -> None:
