@@ -116,7 +116,7 @@ class _Question:
         constraints = scope.constraints
         asks_more = constraints.pinned_modules or not constraints.admits(OFFLOADED_LAYERS, 0)
         if not least_offload_percent(scope) and not asks_more:
-            yield enumerate_layouts(scope)
+            yield enumerate_layouts(scope, counts=False)
         yield from self.hosted_spaces()
 
     def hosted_spaces(self) -> Iterator[Space]:
@@ -124,15 +124,22 @@ class _Question:
         scope = self.scope()
         for tier in tiers(scope):
             percent = offload_percents(scope)[-1]
-            yield enumerate_layouts(scope, offload_percent=percent, parameters=tier.parameters, drives=tier.drives)
+            yield enumerate_layouts(
+                scope, offload_percent=percent, parameters=tier.parameters, drives=tier.drives, counts=False
+            )
         if offloaded_layer_counts(scope):
-            yield enumerate_layouts(scope, activations=True)
+            yield enumerate_layouts(scope, activations=True, counts=False)
         for modules in searched_modules(scope)[-1:]:
-            yield enumerate_layouts(scope, modules=modules)
+            yield enumerate_layouts(scope, modules=modules, counts=False)
 
-    def pricer(self, space: Space, *, limit_bytes: int, asks_hosts: bool = True) -> Pricer:
-        """Return what prices the points of a space, each with the least on the hosts that it needs."""
-        table, cluster, scope = self.table(space), self.cluster if asks_hosts else None, self.scope()
+    def pricer(
+        self, space: Space, *, limit_bytes: int, asks_hosts: bool = True, table: CostTable | None = None
+    ) -> Pricer:
+        """Return what prices the points of a space, each with the least on the hosts that it needs.
+
+        A table of the space that is at hand keeps what other limits asked of it.
+        """
+        table, cluster, scope = table or self.table(space), self.cluster if asks_hosts else None, self.scope()
         if (space.points.offloaded_layers_X > 0).any():
             counts = offloaded_layer_counts(scope)
             return ActivationPricer(table, limit_bytes=limit_bytes, cluster=cluster, counts=counts)
@@ -285,12 +292,12 @@ def _host_shortage(question: _Question) -> _HostShortage | None:
 
 def _nearest(question: _Question, space: Space, *, asks_hosts: bool = True) -> Layout | None:
     """Return the layout that fits into the smallest memory, by bisection; None where the nodes hold none."""
-    points = _frugal(space)
+    points, table = _frugal(space), question.table(space)
     if not len(points):
         points = space.points
 
     def fitting(limit_bytes: int) -> Layout | None:
-        return _first_fit(points, question.pricer(space, limit_bytes=limit_bytes, asks_hosts=asks_hosts))
+        return _first_fit(points, question.pricer(space, limit_bytes=limit_bytes, asks_hosts=asks_hosts, table=table))
 
     if fitting(_ANY_MEMORY) is None:
         return None

@@ -182,6 +182,7 @@ def enumerate_layouts(  # noqa: PLR0913 - what is enumerated, and what of it lie
     drives: int = ON_HOSTS,
     activations: bool = False,
     modules: tuple[str, ...] = (),
+    counts: bool = True,
 ) -> Space:
     """Return every legal point, and how many others broke which rule.
 
@@ -194,6 +195,8 @@ def enumerate_layouts(  # noqa: PLR0913 - what is enumerated, and what of it lie
         drives: How drives take part in the optimizer step of all points.
         activations: All points have the saved tensors of some layers in host memory.
         modules: All points have those of these modules of all layers there.
+        counts: Whether the points that are ruled out are counted, which takes longer than to rule them out; without it
+            the account of the space is empty.
     """
     inner = _Inner(scope, offloads=offload_percent > 0, sharded=parameters != GPU_WEIGHTS or drives != ON_HOSTS)
     pruned: dict[str, int] = {}
@@ -208,6 +211,10 @@ def enumerate_layouts(  # noqa: PLR0913 - what is enumerated, and what of it lie
                 alive_X &= ~broken_X
         return points.where(alive_X)
 
+    def weight_X(columns: IntArray, count: Callable[..., int]) -> IntArray:
+        """Return how many points each column is unrolled into, or 1 where nobody asks."""
+        return _of_distinct(columns, count) if counts else np.ones(columns.shape[1], dtype=np.int64)
+
     several_domains = scope.num_gpus > scope.fast_domain_size
     meshes = _meshes(scope.num_gpus, with_experts=scope.graph.has_experts, several_domains=several_domains)
     offloaded_X = np.full(len(meshes), offload_percent, dtype=np.int64)
@@ -219,19 +226,19 @@ def enumerate_layouts(  # noqa: PLR0913 - what is enumerated, and what of it lie
         drive_offload_X=np.full(len(meshes), drives, dtype=np.int64),
         offloaded_layers_X=np.full(len(meshes), int(activations), dtype=np.int64),
     )
-    of_mesh_X = _of_distinct(_mesh_keys(meshes), inner.num_points)
+    of_mesh_X = weight_X(_mesh_keys(meshes), inner.num_points)
     considered = int(of_mesh_X.sum())
     meshes = survivors(meshes, of_mesh_X, mesh_rules(meshes, scope))
     uses = _unrolled(meshes, [inner.uses(*key) for key in _mesh_keys(meshes).T.tolist()], _USE_COLUMNS)
     uses = replace(uses, num_microbatches_X=_num_microbatches_X(uses, scope.workload))
-    of_use_X = _of_distinct(_recompute_keys(uses), inner.num_recomputes)
+    of_use_X = weight_X(_recompute_keys(uses), inner.num_recomputes)
     uses = survivors(uses, of_use_X, chain(use_rules(uses, scope), module_rules(uses, scope, modules)))
     unfit = 0
     if may_fit is not None and len(uses):
         hopeless_X = ~_frugal_fits_X(uses, scope, _frugal_choices(inner.recomputes, modules), may_fit)
         stages = _recompute_keys(uses)[:, hopeless_X]
-        unfit = int(_of_distinct(stages, inner.num_allowed).sum())
-        refused = int(_of_distinct(stages, inner.num_recomputes).sum()) - unfit
+        unfit = int(weight_X(stages, inner.num_allowed).sum())
+        refused = int(weight_X(stages, inner.num_recomputes).sum()) - unfit
         if refused:
             pruned[RECOMPUTE_PINNED] = refused
         uses = uses.where(~hopeless_X)
@@ -252,9 +259,9 @@ def enumerate_layouts(  # noqa: PLR0913 - what is enumerated, and what of it lie
         points=points.where(~long_X),
         unsimulated=points.where(long_X),
         recomputes=inner.recomputes,
-        considered=considered,
-        pruned=pruned,
-        unfit=unfit,
+        considered=considered if counts else 0,
+        pruned=pruned if counts else {},
+        unfit=unfit if counts else 0,
         modules=modules,
     )
 

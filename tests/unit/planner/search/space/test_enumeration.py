@@ -1,6 +1,6 @@
 """The outer space: its size, its rules (each satisfied, just satisfied, broken), its account."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -37,6 +37,7 @@ def space(
     constraints: Constraints = ANY_TP,
     num_nodes: int = 2,
     target: Target = Target.MEGATRON,
+    counts: bool = True,
 ) -> Space:
     model, workload = model or tiny_dense_model(), workload or tiny_workload()
     cluster = two_node_cluster(num_nodes=num_nodes)
@@ -49,7 +50,8 @@ def space(
             workload=workload,
             constraints=constraints,
             capabilities=CAPABILITIES[target],
-        )
+        ),
+        counts=counts,
     )
 
 
@@ -107,6 +109,16 @@ def test_the_account_is_complete() -> None:
     found = space()
     assert sum(found.pruned.values()) + len(found.points) == found.considered
     assert all(count > 0 for count in found.pruned.values())
+
+
+@pytest.mark.parametrize("target", [Target.MEGATRON, Target.DEEPSPEED])
+def test_the_points_are_the_same_where_the_others_are_not_counted(target: Target) -> None:
+    counted, alone = (space(target=target, counts=counts) for counts in (True, False))
+    assert len(counted.points) > 0
+    for entry in fields(counted.points):
+        assert np.array_equal(getattr(counted.points, entry.name), getattr(alone.points, entry.name))
+    assert (alone.considered, dict(alone.pruned), alone.unfit) == (0, {}, 0)
+    assert counted.considered > 0
 
 
 def test_the_size_of_a_small_space_by_hand() -> None:
