@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 MEASUREMENTS = "{measurements}"
 """Stands in the words of a command for the folder of published measurements."""
 
+NOT_LONG = "not frameworks and not gpu and not long"
+"""Which tests run unless a check says so: the slow ones too."""
+
 FOLDER = "{folder}"
 """Stands there for a folder of the run's own, empty when it starts."""
 
@@ -103,12 +106,12 @@ class Suite:
 
     Args:
         nodes: Files, folders or single tests, as pytest takes them, relative to the repository.
-        marker: Marker expression instead of the suite's own, which leaves out the slowest and those of frameworks.
+        marker: Marker expression: which of them run; the slow ones do, the long ones and those of frameworks do not.
         needs: What must be there.
     """
 
     nodes: tuple[str, ...]
-    marker: str | None = None
+    marker: str = NOT_LONG
     needs: tuple[Need, ...] = ()
 
 

@@ -20,6 +20,9 @@ from benchmarks.bare_loop import bare_loop
 from benchmarks.checks.check import FOLDER, MEASUREMENTS, ROOT, Answer, ByHand, Check, Command, Measure, Need, Suite
 from benchmarks.checks.targets import Verdict
 
+MANY_EXAMPLES = "SHARDWRIGHT_MANY_EXAMPLES"
+"""The variable by which tests try laws on many examples."""
+
 LOOP_STEPS = 2_000_000
 MOST_NAMED = 3
 """Tests that a reason names."""
@@ -190,10 +193,11 @@ def _row_of_measure(check: Check, measure: Measure, answer: Answer, ran: Ran) ->
 def _ran(words: Sequence[str], log: Path) -> Ran:
     """Run Python with some words in the repository, its output beside `log`.
 
-    Without the variable CI: where it is set, tests of a framework that is not installed fail, and do not say so.
+    Without the variable CI: where it is set, tests of a framework that is not installed fail, and do not say so. Laws
+    are tried on many examples.
     """
     loop_seconds = seconds_of_loop()
-    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {MANY_EXAMPLES: "1"}
     output, errors = Path(f"{log}.out"), Path(f"{log}.err")
     with output.open("wb") as out, errors.open("wb") as err:
         began = perf_counter()
@@ -264,7 +268,7 @@ def words_of_tests(run: Suite, *, report: Path, workers: int) -> tuple[str, ...]
     several = len(run.nodes) > 1 or (ROOT / run.nodes[0]).is_dir()
     return (
         *("-m", "pytest", "-q", f"--junitxml={report}"),
-        *(("-m", run.marker) if run.marker is not None else ()),
+        *("-m", run.marker),
         *(("-n", str(workers), "--dist", "loadfile") if several and workers > 1 else ()),
         *run.nodes,
     )

@@ -88,6 +88,5 @@ def command_of(check: Check) -> str:
     if isinstance(run, Command):
         return "; then ".join(f"python {' '.join(words)}" for words in (run.before, run.words) if words)
     if isinstance(run, Suite):
-        marker = "" if run.marker is None else f"-m '{run.marker}' "
-        return f"pytest {marker}{' '.join(run.nodes)}"
+        return f"pytest -m '{run.marker}' {' '.join(run.nodes)}"
     return f"by hand: {run.reason}"

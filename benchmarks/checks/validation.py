@@ -1,6 +1,6 @@
 """Checks of `shardwright validate` and of what is emitted: the frameworks' own parsers, damaged files, CI."""
 
-from benchmarks.checks.check import Check, Command, Measure, Suite
+from benchmarks.checks.check import NOT_LONG, Check, Command, Measure, Suite
 from benchmarks.checks.targets import at_most, exactly
 from benchmarks.damaged_files import CASES, MOST_SECONDS
 
@@ -8,7 +8,7 @@ AS_FAST = 1.1
 """What "about as fast as" is held to be: not slower by more than a tenth."""
 
 
-def suite(name: str, about: str, *nodes: str, marker: str | None = None) -> Check:
+def suite(name: str, about: str, *nodes: str, marker: str = NOT_LONG) -> Check:
     """Return a check of tests."""
     return Check(area="validation", name=name, about=about, run=Suite(nodes=nodes, marker=marker))
 

@@ -22,6 +22,7 @@ from planner.search.splits.candidates import Candidate, PointBound, Pricer
 from planner.search.splits.settle import settle
 from profiles.analytic import AnalyticCostModel
 from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster
+from tests.examples import examples
 from tests.small_spaces import SmallSpace, mixed_models, models, splits_of, workloads
 
 PER_LAYER = Recompute(granularity=Granularity.PER_LAYER)
@@ -170,7 +171,7 @@ def meshes(draw: st.DrawFn) -> Mesh:
     return Mesh.of(space, space.layout(draw(st.sampled_from(points))), most_choices=3)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=examples(few=8, many=25), deadline=None, derandomize=True)
 @given(mesh=meshes(), part=st.floats(0.0, 1.0))
 def test_the_search_finds_the_best_of_every_split_and_every_choice(mesh: Mesh, part: float) -> None:
     every = list(mesh.every())

@@ -27,6 +27,7 @@ from planner.search.space.points import Points, Scope
 from planner.search.splits.candidates import PointBound, Pricer, Rejected, layout_at
 from profiles.analytic import AnalyticCostModel
 from tests.builders import two_node_cluster
+from tests.examples import examples
 from tests.kinds import even_workload, handmade_models
 from tests.small_spaces import layer_choices
 
@@ -115,7 +116,7 @@ def spaces(draw: st.DrawFn) -> PricedSpace:
     return PricedSpace(draw(st.sampled_from(priced_models())), workload, draw(st.sampled_from((MEGATRON, ANY))))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(few=15, many=50), deadline=None)
 @given(space=spaces(), data=st.data())
 def test_the_searchs_price_and_peak_equal_the_independent_ones(space: PricedSpace, data: st.DataObject) -> None:
     assume(len(space.points) > 0)
@@ -148,7 +149,7 @@ def splits(draw: st.DrawFn) -> tuple[PricedSpace, int, Layout]:
     return space, index, replace(layout, stages=stages_from_counts(counts))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(few=25, many=80), deadline=None)
 @given(drawn=splits())
 def test_no_bound_of_a_point_lies_above_a_split_of_it_that_just_fits(drawn: tuple[PricedSpace, int, Layout]) -> None:
     space, index, layout = drawn

@@ -15,6 +15,7 @@ from planner.requests.workload import AttentionKernel, DType, Lora, Optimizer, P
 from planner.search.space.enumeration import enumerate_layouts
 from tests.agreement.test_target_rules import Case, disagreements, findings, pins, placed
 from tests.builders import tiny_dense_model, tiny_workload
+from tests.examples import examples
 from tests.small_spaces import EVERY_DEGREE
 
 
@@ -57,7 +58,7 @@ def odd_workloads(draw: st.DrawFn) -> TrainWorkload:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(few=15, many=60), deadline=None)
 @given(
     case=st.builds(
         Case, model=odd_models(), workload=odd_workloads(), constraints=pins(), target=st.just(Target.MEGATRON)

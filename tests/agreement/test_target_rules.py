@@ -34,6 +34,7 @@ from planner.search.space.space_rules import mesh_rules, recompute_rules, use_ru
 from planner.search.splits.candidates import layout_at
 from profiles.analytic import AnalyticCostModel
 from tests.builders import tiny_dense_model, tiny_planned_layout, tiny_request, two_node_cluster
+from tests.examples import examples
 from tests.kinds import even_workload, handmade_models
 
 TARGETS = (Target.MEGATRON, Target.DEEPSPEED, Target.ANY)
@@ -235,7 +236,7 @@ def disagreements(case: Case, *, seed: int) -> tuple[list[str], Counter[bool]]:
     return found, seen
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(few=8, many=30), deadline=None)
 @given(case=cases(), seed=st.integers(0, 1000))
 def test_the_space_and_the_checker_rule_out_the_same_points_for_every_target(case: Case, seed: int) -> None:
     found, _ = disagreements(case, seed=seed)

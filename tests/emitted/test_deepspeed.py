@@ -17,6 +17,7 @@ from planner.readers.deepspeed import layout_of, layout_of_files, read_deepspeed
 from planner.requests.workload import TrainMethod
 from tests.emitted.deepspeed_plans import LLAMA, deepspeed_plan, deepspeed_plans, layout_with
 from tests.emitted.plans import HOSTILE_TEXT, cluster_of
+from tests.examples import examples
 
 RECORDER = '#!/usr/bin/env bash\nprintf "%s\\0" "$@"\n'
 STAND_INS = {
@@ -62,7 +63,7 @@ def run(script: str, *extra: str, stand_ins: Path, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("file", SCRIPTS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(few=40, many=100), deadline=None)
 @given(plan=deepspeed_plans())
 def test_layout_and_workload_survive_the_round_trip(file: str, plan: Plan) -> None:
     files = emit_deepspeed(plan)
@@ -121,7 +122,9 @@ def test_torchrun_starts_the_program_beside_the_script(file: str, folder: str, s
 
 
 @pytest.mark.parametrize("file", SCRIPTS)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(few=20, many=40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(names=st.tuples(HOSTILE_TEXT, HOSTILE_TEXT), paths=st.lists(HOSTILE_TEXT, min_size=1, max_size=2))
 def test_no_user_string_reaches_the_shell_as_code(
     file: str, names: tuple[str, str], paths: list[str], stand_ins: Path, tmp_path: Path

@@ -15,6 +15,7 @@ from planner.emit.megatron_model_arguments import not_a_flag
 from planner.plans.plan import Plan
 from planner.requests.workload import Lora, Precision, TrainMethod, TrainWorkload
 from tests.emitted.plans import HOSTILE_TEXT, LLAMA_8B, cluster_of, layout_of_degrees, plan_of
+from tests.examples import examples
 
 RECORDER = '#!/usr/bin/env bash\nprintf "%s\\0" "$@" "${CUDA_DEVICE_MAX_CONNECTIONS:-}"\n'
 STAND_INS = {
@@ -89,7 +90,9 @@ def test_torchrun_gets_the_argument_list_and_what_is_appended(file: str, stand_i
 
 
 @pytest.mark.parametrize("file", [LAUNCH_SCRIPT, BATCH_SCRIPT])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(few=20, many=40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     names=st.tuples(HOSTILE_TEXT, HOSTILE_TEXT),
     paths=st.lists(HOSTILE_TEXT, min_size=2, max_size=3),

@@ -14,10 +14,11 @@ from planner.requests.workload import Precision, TrainWorkload
 from tests.emitted.drawn_plans import plans_of_every_kind
 from tests.emitted.models import mamba
 from tests.emitted.plans import LLAMA_8B, cluster_of, expressible_plans, layout_of_degrees, plan_of
+from tests.examples import examples
 
 
 @pytest.mark.parametrize("file", [LAUNCH_SCRIPT, BATCH_SCRIPT])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(few=40, many=100), deadline=None)
 @given(plan=expressible_plans())
 def test_layout_model_and_workload_survive_the_round_trip(file: str, plan: Plan) -> None:
     job = read_megatron(emit_megatron(plan)[file], file=file)
@@ -29,7 +30,7 @@ def test_layout_model_and_workload_survive_the_round_trip(file: str, plan: Plan)
     assert workload_of(job) == plan.request.workload
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(few=80, many=300), deadline=None)
 @given(plan=plans_of_every_kind())
 def test_models_and_layouts_of_every_kind_survive_the_round_trip(plan: Plan) -> None:
     text = emit_megatron(plan)[LAUNCH_SCRIPT]
@@ -68,7 +69,7 @@ def test_a_blend_of_data_survives_the_round_trip() -> None:
     assert model_of(job).vocab_size == LLAMA_8B.vocab_size
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(few=25, many=50), deadline=None)
 @given(plan=expressible_plans())
 def test_both_scripts_carry_the_same_flags(plan: Plan) -> None:
     files = emit_megatron(plan)

@@ -20,9 +20,10 @@ from planner.requests.request import Target
 from planner.requests.workload import Precision
 from planner.search.bounds.copy_waits import backward_wait_seconds, forward_wait_seconds
 from tests.builders import two_node_cluster
+from tests.examples import examples
 from tests.small_spaces import NO_LIMIT_BYTES, SmallSpace, mixed_models, models, workloads
 
-LAWS = settings(max_examples=40, deadline=None, derandomize=True)
+LAWS = settings(max_examples=examples(few=15, many=40), deadline=None, derandomize=True)
 SECONDS = st.floats(0.0, 10.0)
 
 

@@ -12,6 +12,7 @@ from planner.ranks.step import Step, Term
 from planner.requests.workload import DType
 from profiles.ops import Attention, Collective, CollectiveKind
 from profiles.ops import StateScan as ScanKernel
+from tests.examples import examples
 from tests.kinds import (
     MICRO_BATCH_SIZE,
     every_model,
@@ -209,7 +210,7 @@ def expected_terms(name: str, sharding: Sharding, *, layer: int) -> set[Term]:
     }
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(few=50, many=120), deadline=None)
 @given(drawn=sharded_models(NAMES))
 def test_a_degree_at_one_removes_exactly_its_own_collectives(drawn: tuple[str, Sharding]) -> None:
     name, sharding = drawn

@@ -11,9 +11,10 @@ from planner.layout import Layout
 from profiles.analytic import AnalyticCostModel
 from profiles.hardware import Cluster
 from tests.builders import two_node_cluster
+from tests.examples import examples
 from tests.small_spaces import SmallSpace, placed_layouts
 
-LAWS = settings(max_examples=40, deadline=None, derandomize=True)
+LAWS = settings(max_examples=examples(few=15, many=40), deadline=None, derandomize=True)
 
 
 @LAWS

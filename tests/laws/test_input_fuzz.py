@@ -19,10 +19,13 @@ from planner.requests.workload import AttentionKernel
 from planner.schema.plan import plan_from_document, plan_to_text
 from planner.schema.spec import read_request
 from tests.builders import tiny_dense_model, tiny_plan, tiny_planned_layout
+from tests.examples import examples
 from tests.strategies import junk, spec_data, spec_texts
 from tests.unit.planner.model_kinds import expert_model, hybrid_model, latent_model
 
-FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+FUZZ = settings(
+    max_examples=examples(few=40, many=100), deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 
 FULL_SPEC: dict[str, Data] = {
     "schema": 1,
@@ -320,7 +323,7 @@ PLANS = [
 PLAN_FIELDS = [(index, path) for index, plan in enumerate(PLANS) for path in paths_below(plan)]
 
 
-@settings(FUZZ, max_examples=300)
+@settings(FUZZ, max_examples=examples(few=100, many=300))
 @given(field=st.sampled_from(PLAN_FIELDS), value=junk())
 def test_a_plan_file_with_junk_in_one_field_is_read_or_refused(
     field: tuple[int, tuple[str | int, ...]], value: Data

@@ -9,6 +9,7 @@ from planner.accuracy.measurements import Kind, Row
 from planner.accuracy.operations import OperationPredictor
 from planner.accuracy.tables import Basis, Tables
 from planner.accuracy.training import TrainingPredictor
+from tests.examples import examples
 from tests.unit.planner.accuracy.kernel_cells import KERNELS
 from tests.unit.planner.accuracy.rows import RUN, run_row
 
@@ -19,7 +20,7 @@ COLUMNS = (*RUN, "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "exper
 TEXTS = ("optimizer", "recompute", "flash_attention", "notes", "peak_mem_gb", "tokens_per_s_per_gpu", "tflops_per_gpu")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=examples(few=120, many=300), deadline=None, derandomize=True)
 @given(changes=st.dictionaries(st.sampled_from((*COLUMNS, *TEXTS)), HOSTILE, min_size=1, max_size=3))
 def test_a_row_with_mutated_cells_is_predicted_or_says_why_not(changes: dict[str, str]) -> None:
     found = TrainingPredictor().predict(run_row(**changes))
@@ -31,7 +32,7 @@ def test_a_row_with_mutated_cells_is_predicted_or_says_why_not(changes: dict[str
         assert 0 < len(found.error) < 600
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=examples(few=120, many=400), deadline=None, derandomize=True)
 @given(
     kind=st.sampled_from(list(KERNELS)),
     changes=st.dictionaries(st.integers(0, 20), HOSTILE, min_size=1, max_size=3),

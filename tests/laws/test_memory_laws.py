@@ -13,9 +13,10 @@ from planner.plans.plan import Phase
 from planner.ranks.pricing import price_steps
 from planner.ranks.sharding import padded_vocab_size
 from planner.search.space.dimensions import divisors, recompute_choices
+from tests.examples import examples
 from tests.small_spaces import SmallSpace, placed_layouts
 
-LAWS = settings(max_examples=50, deadline=None, derandomize=True)
+LAWS = settings(max_examples=examples(few=20, many=50), deadline=None, derandomize=True)
 SPLIT_BY_ZERO = ("weights", "gradients", "master weights", "optimizer moments")
 
 

@@ -16,9 +16,10 @@ from planner.plans.plan import HostMemory, Phase
 from planner.requests.request import Target
 from planner.requests.workload import DType, Precision, TrainMethod
 from tests.builders import two_node_cluster
+from tests.examples import examples
 from tests.small_spaces import NO_LIMIT_BYTES, SmallSpace, mixed_models, models, workloads
 
-LAWS = settings(max_examples=40, deadline=None, derandomize=True)
+LAWS = settings(max_examples=examples(few=15, many=40), deadline=None, derandomize=True)
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 
 

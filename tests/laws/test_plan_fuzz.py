@@ -13,6 +13,7 @@ from planner.search.search import search
 from planner.targets.launch import launch_files
 from planner.verification.kit import short_plan, verification_kit
 from profiles.errors import CoverageError
+from tests.examples import examples
 
 MODELS = ("llama-3.1-8b", "llama-3.1-405b", "qwen3-0.6b", "gpt2-xl", "gpt-j-6b", "falcon-7b")
 PRESETS = ("dgx-h100", "dgx-a100", "l40s-pcie-4", "gb200-nvl72", "mi300x-8", "p4d")
@@ -55,7 +56,7 @@ SPECS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(few=12, many=40), deadline=None)
 @given(spec=SPECS)
 def test_any_numbers_end_in_a_plan_a_proof_or_a_message(
     spec: Mapping[str, object], tmp_path_factory: pytest.TempPathFactory

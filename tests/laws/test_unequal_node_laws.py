@@ -25,11 +25,12 @@ from planner.search.splits.rank_map import pricer_on
 from profiles.hardware import Cluster, NodeKind
 from profiles.planned import cost_model_on
 from tests.builders import tiny_dense_model, tiny_device, tiny_request, tiny_workload
+from tests.examples import examples
 from tests.small_spaces import SmallSpace
 from tests.unequal_clusters import RATE, equal_cluster, older_device, renumbered, unequal_cluster, with_nodes
 
-LAWS = settings(max_examples=40, deadline=None, derandomize=True)
-SEARCH_LAWS = settings(max_examples=6, deadline=None, derandomize=True)
+LAWS = settings(max_examples=examples(few=20, many=40), deadline=None, derandomize=True)
+SEARCH_LAWS = settings(max_examples=examples(few=3, many=6), deadline=None, derandomize=True)
 NODES = 4
 ROUNDING = 1e-12
 

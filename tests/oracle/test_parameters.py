@@ -25,6 +25,7 @@ from planner.models.layers import build_graph
 from planner.models.parameter_counts import graph_parameters
 from planner.models.specs import ModelSpec, MultiTokenPrediction
 from planner.requests.workload import Precision, TrainWorkload
+from tests.examples import examples
 from tests.oracle.published_shapes import decoder, deepseek_v3, mixtral_8x7b, qwen3_235b, swiglu
 from tests.oracle.torch_models import built_model, num_parameters
 from tests.small_spaces import models
@@ -128,7 +129,7 @@ def test_a_prediction_module_of_deepseek_v3_adds_a_layer_a_projection_and_three_
     assert ours(with_module) - ours(without) == ours(twice) - ours(without) + 2 * hidden**2 + 3 * hidden
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=examples(few=25, many=60), deadline=None, derandomize=True)
 @given(spec=models())
 def test_parameters_of_any_decoder_equal_torchs(spec: ModelSpec) -> None:
     assert ours(spec) == num_parameters(built_model(spec))

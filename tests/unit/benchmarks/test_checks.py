@@ -15,12 +15,35 @@ from hypothesis import strategies as st
 from benchmarks.checks import running
 from benchmarks.checks.__main__ import chosen, known_names, main
 from benchmarks.checks.catalogue import CHECKS
-from benchmarks.checks.check import FOLDER, MEASUREMENTS, ROOT, Answer, ByHand, Check, Command, Measure, Need, Suite
+from benchmarks.checks.check import (
+    FOLDER,
+    MEASUREMENTS,
+    NOT_LONG,
+    ROOT,
+    Answer,
+    ByHand,
+    Check,
+    Command,
+    Measure,
+    Need,
+    Suite,
+)
 from benchmarks.checks.fresh_copy import copy_to
-from benchmarks.checks.running import Counts, Ran, Row, Settings, counts_of, judged, rows_of, words_of_tests
+from benchmarks.checks.running import (
+    MANY_EXAMPLES,
+    Counts,
+    Ran,
+    Row,
+    Settings,
+    counts_of,
+    judged,
+    rows_of,
+    words_of_tests,
+)
 from benchmarks.checks.table import Table, document_of, listed, summary_lines
 from benchmarks.checks.targets import Target, Verdict, above, at_least, at_most, between, exactly
 from benchmarks.instances import instances
+from tests import examples
 
 MET, MISSED, NOT_RUN = Verdict.MET, Verdict.MISSED, Verdict.NOT_RUN
 FLOATS = st.floats(min_value=-1e9, max_value=1e9)
@@ -230,7 +253,8 @@ def test_only_tests_of_several_files_are_dealt_out(tmp_path: Path) -> None:
     one = Suite(nodes=("tests/laws/test_plan_fuzz.py",))
     several = Suite(nodes=("tests/laws/test_plan_fuzz.py", "tests/laws/test_input_fuzz.py"), marker="long")
     report = tmp_path / "report.xml"
-    assert words_of_tests(one, report=report, workers=2)[4:] == one.nodes
+    assert MANY_EXAMPLES == examples.VARIABLE
+    assert words_of_tests(one, report=report, workers=2)[4:] == ("-m", NOT_LONG, *one.nodes)
     assert words_of_tests(several, report=report, workers=2)[4:] == (
         *("-m", "long", "-n", "2", "--dist", "loadfile"),
         *several.nodes,

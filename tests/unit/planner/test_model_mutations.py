@@ -12,6 +12,7 @@ from planner.errors import InputError
 from planner.models.specs import ModelSpec
 from planner.schema.architectures import ARCHITECTURES
 from planner.schema.model import read_model
+from tests.examples import examples
 from tests.unit.planner.model_inputs import INLINE, LLAMA_8B, MISTRAL, QWEN3_8B
 
 CONFIGS: list[Mapping[str, object]] = [
@@ -55,7 +56,7 @@ def outcome(fields: object) -> ModelSpec | InputError:
         return error
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(few=100, many=300), deadline=None)
 @given(st.sampled_from(CONFIGS), st.data())
 def test_a_changed_or_missing_field_gives_a_model_or_an_input_error(
     config: Mapping[str, object], data: st.DataObject

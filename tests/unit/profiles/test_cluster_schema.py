@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from profiles import catalogue
 from profiles.hardware import Cluster, PeerTopology
 from profiles.schema import ClusterEntry
+from tests.examples import examples
 
 INLINE: dict[str, Any] = {
     "gpu": "h100-sxm-80gb",
@@ -417,7 +418,7 @@ small_changes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(few=60, many=150), deadline=None)
 @given(base=st.sampled_from([INLINE, {"preset": "dgx-h100", "nodes": 8}, INLINE | {"gpu": OWN_GPU}]), change=changes)
 def test_any_change_of_a_field_is_taken_or_refused_but_never_breaks(
     base: dict[str, Any], change: dict[str, Any]
@@ -429,7 +430,7 @@ def test_any_change_of_a_field_is_taken_or_refused_but_never_breaks(
     assert entry.to_cluster().world_size >= 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(few=100, many=300), deadline=None)
 @given(base=st.sampled_from([INLINE, {"preset": "gb200-nvl72"}, {"preset": "l40s-pcie-4"}]), change=small_changes)
 def test_whatever_sizes_are_taken_give_levels_that_nest(base: dict[str, Any], change: dict[str, Any]) -> None:
     try:

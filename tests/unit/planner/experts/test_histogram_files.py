@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from planner.errors import InputError
 from planner.experts.assumed import TOKENS, assumed_histogram, is_assumption
 from planner.experts.histogram_files import read_histogram
+from tests.examples import examples
 
 COUNTS = np.array([[5.0, 0.0, 1.0], [2.0, 2.0, 2.0]])
 
@@ -155,7 +156,7 @@ def whole_files(folder: Path) -> dict[str, bytes]:
     return {**binary, **{name: text.encode() for name, text in texts.items()}}
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=examples(few=100, many=300), deadline=None, derandomize=True)
 @given(name=st.sampled_from(("a.json", "a.csv", "b.csv", "a.npy", "a.npz", "b.npz")), data=st.data())
 def test_a_damaged_file_is_read_or_refused_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject

@@ -13,6 +13,7 @@ from planner.experts.ordering import reordered
 from planner.requests.expert_orders import ExpertOrder, order_error
 from planner.requests.routing import Routing
 from solvers.replicas.cpsat import WORTH
+from tests.examples import examples
 
 EXPERTS = 6
 COUNTS = st.lists(st.lists(st.integers(0, 60), min_size=EXPERTS, max_size=EXPERTS).filter(any), min_size=1, max_size=3)
@@ -38,7 +39,7 @@ def load(kept: Sequence[float], total: int, order: Sequence[int], ep: int) -> fl
     return float(of_rank.max() * ep / total)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(few=20, many=40), deadline=None)
 @given(counts=COUNTS, num_groups=st.sampled_from((1, 2, 3)), capacity=st.none() | st.sampled_from((0.5, 1.0, 1.5)))
 def test_no_permutation_is_better_and_none_is_below_the_bound(
     counts: list[list[int]], num_groups: int, capacity: float | None

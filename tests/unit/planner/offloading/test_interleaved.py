@@ -30,6 +30,7 @@ from planner.search.search import search
 from profiles.catalogue import load_preset
 from profiles.estimate import Estimate, Source
 from profiles.ops import ComputeOp, HostCopy, HostPass, MemoryBound
+from tests.examples import examples
 
 GIB = 1 << 30
 WORKLOAD = TrainWorkload(seq_len=4096, global_batch_size=64, precision=Precision.BF16, method=TrainMethod.FULL_FINETUNE)
@@ -100,7 +101,7 @@ GROUP = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=examples(few=100, many=300), deadline=None, derandomize=True)
 @given(groups=st.lists(GROUP, min_size=1, max_size=12), stride=st.integers(2, 14))
 def test_the_clocks_are_those_of_a_list_of_tasks(groups: list[TurnSeconds], stride: int) -> None:
     found = interleaved_seconds(groups, stride=stride)

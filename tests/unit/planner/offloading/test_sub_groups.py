@@ -43,6 +43,7 @@ from profiles.hardware import Cluster
 from profiles.ops import ComputeOp
 from tests.emitted.deepspeed_plans import GPT, LATENT_DENSE, LATENT_EXPERTS, LLAMA, TIED, deepspeed_plan, layout_with
 from tests.emitted.plans import LLAMA_8B
+from tests.examples import examples
 from tests.oracle.planned_modules import facts_of, planned_model
 from tests.oracle.torch_kernels import torch
 
@@ -115,7 +116,7 @@ def test_sub_groups_are_dealt_as_deepspeed_deals_them(
     assert found.elements == sum(shares)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(few=50, many=100), deadline=None, derandomize=True)
 @given(tensors=TENSORS, ranks=st.integers(1, 8), percent=st.integers(1, 99))
 def test_no_size_that_is_tried_keeps_more_and_none_keeps_more_than_it_may(
     tensors: tuple[int, ...], ranks: int, percent: int

@@ -14,6 +14,7 @@ from planner.models.specs import ModelSpec, Trait
 from planner.readers.launch_line import LaunchLine
 from planner.readers.megatron import layout_of, read_megatron
 from planner.readers.megatron_model import model_of
+from tests.examples import examples
 
 SIZES = (
     "--num-layers 6 --hidden-size 256 --num-attention-heads 8 --max-position-embeddings 4096 --vocab-size 1000 "
@@ -341,7 +342,7 @@ FLAGS = (
 VALUES = ("", "0", "1", "3", "8", "-1", "999999999999999999", "[0]*6", "M*-|E", "1,0", "selective", "{}", "x", "nan")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(few=150, many=400), deadline=None)
 @given(
     chosen=st.lists(st.tuples(st.sampled_from(FLAGS), st.sampled_from(VALUES)), max_size=4),
     switches=st.lists(

@@ -6,10 +6,11 @@ from planner.layout import Schedule
 from planner.schedules.critical_path import critical_path
 from planner.schedules.orders import OperationOrder
 from planner.schedules.simulate import StageTimes
+from tests.examples import examples
 from tests.unit.planner.schedules.test_span import steps
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(few=60, many=150), deadline=None)
 @given(step=steps())
 def test_the_chain_of_passes_alone_is_as_long_as_the_step(step: tuple[Schedule, OperationOrder, StageTimes]) -> None:
     schedule, order, full = step
@@ -19,7 +20,7 @@ def test_the_chain_of_passes_alone_is_as_long_as_the_step(step: tuple[Schedule, 
     assert passes == pytest.approx(found.span_seconds, rel=1e-9, abs=1e-12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(few=60, many=150), deadline=None)
 @given(step=steps())
 def test_what_is_not_passes_on_the_chain_is_never_negative(step: tuple[Schedule, OperationOrder, StageTimes]) -> None:
     schedule, order, times = step

@@ -15,6 +15,7 @@ from planner.schedules.orders import (
     repeating_microbatches,
 )
 from planner.schedules.simulate import StageTimes, Timeline, simulate
+from tests.examples import examples
 
 ORDERS = [
     operation_order(Schedule.NO_PIPELINE, pp=1, vpp=1, num_microbatches=3),
@@ -417,7 +418,7 @@ def split_bound(order: OperationOrder, times: StageTimes) -> float:
     return split_bound_seconds(times, pp=order.pp, vpp=order.vpp, num_microbatches=order.num_microbatches)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(few=60, many=200), deadline=None)
 @given(orders_with_times())
 def test_a_split_takes_no_less_than_the_work_of_its_ranks(case: tuple[OperationOrder, StageTimes]) -> None:
     order, times = case

@@ -6,6 +6,7 @@ from planner.layout import Schedule
 from planner.schedules import span
 from planner.schedules.orders import OperationOrder, operation_order
 from planner.schedules.simulate import StageTimes, Timeline, simulate
+from tests.examples import examples
 
 
 @st.composite
@@ -35,7 +36,7 @@ def steps(draw: st.DrawFn) -> tuple[Schedule, OperationOrder, StageTimes]:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(few=100, many=300), deadline=None)
 @given(step=steps())
 def test_the_span_is_that_of_the_whole_step(step: tuple[Schedule, OperationOrder, StageTimes]) -> None:
     schedule, order, times = step
