@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
+import pytest
 from hypothesis import strategies as st
 
 from planner.models.bundled import load_bundled, model_names
@@ -37,6 +38,20 @@ def handmade_models() -> tuple[ModelSpec, ...]:
 def every_model() -> tuple[ModelSpec, ...]:
     """Return every bundled model and every handmade one."""
     return (*(load_bundled(name) for name in model_names()), *handmade_models())
+
+
+def model_cases() -> list[object]:
+    """Return the name of every model as a parameter: slow where another model before it has the same architecture.
+
+    The handmade ones have architectures of their own kind and are never slow.
+    """
+    handmade, seen = {model.name for model in handmade_models()}, set[str]()
+    cases: list[object] = []
+    for model in every_model():
+        again = model.architecture in seen and model.name not in handmade
+        seen.add(model.architecture)
+        cases.append(pytest.param(model.name, marks=pytest.mark.slow if again else ()))
+    return cases
 
 
 @cache

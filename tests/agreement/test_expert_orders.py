@@ -69,7 +69,7 @@ def priced(run: Run, *, only_ep: int | None) -> Iterator[tuple[int, int, float]]
             yield layout.ep, peak_memory_bytes(memory_ledger(under)), simulated_step_seconds(under, cost_model)
 
 
-@pytest.mark.parametrize(("seed", "quarters"), [(0, 4), (1, 1)])
+@pytest.mark.parametrize(("seed", "quarters"), [pytest.param(0, 4, marks=pytest.mark.slow), (1, 1)])
 def test_no_layout_under_any_order_is_better_than_the_plan(seed: int, quarters: int) -> None:
     drawn = np.random.default_rng(seed).integers(0, 30, (2, 4)).tolist()
     counts = tuple(",".join(map(str, row)) for row in drawn)

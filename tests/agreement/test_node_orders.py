@@ -126,7 +126,10 @@ CASES: dict[str, tuple[Cluster, dict[str, tuple[int, ...]]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = {"two slow links", "an older node", "an older node behind a slow link"}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES])
 def test_the_best_plan_is_the_best_of_all_layouts_splits_and_orders(case: str) -> None:
     cluster, pinned = CASES[case]
     asked = request(**pinned)

@@ -18,12 +18,15 @@ from planner.requests.request import Constraints
 from planner.requests.workload import Packing, Precision
 from planner.search.space.enumeration import enumerate_layouts
 from tests.agreement.test_prices import DOCUMENTS
+from tests.examples import examples
 from tests.small_runs import MANY_LAYOUTS, small_runs, with_drives
 from tests.small_spaces import SmallSpace
 
 INSTANCES = {instance.name: instance for instance in instances()}
 LARGE = {"kimi-k2-131072xh100", "deepseek-v3-2048xh100", "qwen3-235b-a22b-32xdgx-h100", "nemotron-h-56b-32xdgx-h100"}
 """Counting these takes seconds each."""
+MEDIUM = {"mixtral-8x22b-8xdgx-h100", "llama-3.1-405b-16384xh100", "llama-3.1-405b-128xdgx-h100"}
+"""Counting these takes a second or a few."""
 LISTED = ("llama-2-7b-4xl40s", "llama-3.1-8b-deepspeed-1xdgx-h100", "llama-3.2-1b-4xa100")
 
 
@@ -39,7 +42,7 @@ def assert_counts_are_equal(run: Run) -> None:
     assert count_legal(run) == (len(space.points), len(space.unsimulated))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(few=12, many=30), deadline=None)
 @given(run=small_runs(most_layouts=MANY_LAYOUTS))
 def test_the_points_of_a_small_run_with_states_on_the_hosts_are_as_many_by_an_independent_count(run: Run) -> None:
     for parameters in (GPU_WEIGHTS, HOST_WEIGHTS):
@@ -49,7 +52,7 @@ def test_the_points_of_a_small_run_with_states_on_the_hosts_are_as_many_by_an_in
         assert count_legal(hosted) == (len(space.points), len(space.unsimulated))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(few=12, many=30), deadline=None)
 @given(run=small_runs(most_layouts=MANY_LAYOUTS), drives=st.sampled_from((ON_HOSTS, IN_TURN, PIPELINED)))
 def test_the_points_of_a_small_run_with_states_or_weights_on_drives_are_as_many_by_an_independent_count(
     run: Run, drives: int
@@ -63,7 +66,7 @@ def test_the_points_of_a_small_run_with_states_or_weights_on_drives_are_as_many_
         assert count_legal(driven) == (len(space.points), len(space.unsimulated))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(few=12, many=30), deadline=None)
 @given(run=small_runs(most_layouts=MANY_LAYOUTS))
 def test_the_points_of_a_small_run_with_activations_on_the_hosts_are_as_many_by_an_independent_count(run: Run) -> None:
     hosted = replace(run, activations=True)
@@ -72,7 +75,7 @@ def test_the_points_of_a_small_run_with_activations_on_the_hosts_are_as_many_by_
     assert count_legal(hosted) == (len(space.points), len(space.unsimulated))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(few=12, many=30), deadline=None)
 @given(run=small_runs(most_layouts=MANY_LAYOUTS))
 def test_the_points_of_a_small_run_with_modules_on_the_hosts_are_as_many_by_an_independent_count(run: Run) -> None:
     assert_counts_with_modules_are_equal(run, ("core_attn", "attn_proj"))
@@ -102,7 +105,10 @@ def assert_points_are_the_same(run: Run) -> None:
     assert set(searched) == set(listed)
 
 
-@pytest.mark.parametrize("name", sorted(INSTANCES.keys() - LARGE))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in MEDIUM else ()) for name in sorted(INSTANCES.keys() - LARGE)],
+)
 def test_the_points_of_an_instance_are_as_many_by_an_independent_count(name: str) -> None:
     assert_counts_are_equal(INSTANCES[name].run())
 
@@ -125,14 +131,14 @@ def test_the_points_of_an_instance_are_the_same_by_an_independent_list(name: str
     assert_points_are_the_same(INSTANCES[name].run())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(few=20, many=60), deadline=None)
 @given(run=small_runs(most_layouts=MANY_LAYOUTS))
 def test_the_points_of_a_small_run_are_the_same_by_an_independent_list(run: Run) -> None:
     assert_counts_are_equal(run)
     assert_points_are_the_same(run)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(few=6, many=20), deadline=None)
 @given(run=small_runs(most_layouts=MANY_LAYOUTS))
 def test_every_split_of_a_listed_point_is_searched_and_other_degrees_are_not(run: Run) -> None:
     for point in legal_points(run):

@@ -40,7 +40,7 @@ def assert_nothing_is_better(case: Case, *, layouts: int) -> None:
         ("mixtral-8x7b", "dgx-a100-8"),
         ("phi-2", "dgx-h100-1"),
         ("gemma-2b", "dgx-h100-1"),
-        ("gpt-oss-20b", "dgx-h100-8"),
+        pytest.param("gpt-oss-20b", "dgx-h100-8", marks=pytest.mark.slow),
     ],
 )
 def test_no_layout_that_is_drawn_is_better_than_the_plan(model: str, cluster: str) -> None:

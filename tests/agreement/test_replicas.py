@@ -26,7 +26,7 @@ SHAPES = (
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_cpsat_is_as_good_as_looking_at_every_placement(shape: tuple[int, int, int, int, int], seed: int) -> None:
     problem = drawn(shape, seed)
     least, best = best_placement(problem)

@@ -34,6 +34,7 @@ from tests.kinds import (
     even_workload,
     every_model,
     graph_of,
+    model_cases,
     replicas,
     sharded_models,
     shardings_of,
@@ -48,7 +49,7 @@ def where(layer: LayerGraph, name: str, sharding: Sharding) -> str:
     return f"{layer.name}: {name} under {sharding}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", model_cases())
 def test_the_ranks_of_a_stage_hold_every_weight_once_and_its_declared_copies(name: str) -> None:
     graph = graph_of(name)
     for sharding in shardings_of(name):
@@ -114,7 +115,7 @@ def repeated_flops(operator: Operator, alone: tuple[Step, ...], sharding: Shardi
     return 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", model_cases())
 def test_the_flops_of_all_ranks_sum_to_the_unsharded_ones_and_the_repeated(name: str) -> None:
     for sharding in shardings_of(name):
         dp = replicas(sharding)
@@ -130,7 +131,7 @@ def test_the_flops_of_all_ranks_sum_to_the_unsharded_ones_and_the_repeated(name:
                     assert ranks * done == expected, where(layer, operator.name, sharding)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", model_cases())
 def test_an_unsharded_layer_does_the_products_that_the_model_requires(name: str) -> None:
     for layer in graph_of(name).layers:
         for operator in layer.operators:
@@ -177,7 +178,7 @@ def saved_whole(part: RankSaved, sharding: Sharding) -> int:
     return MICRO_BATCH_SIZE * SEQ_LEN * saved.visits * features * saved.element_bytes
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", model_cases())
 def test_what_all_ranks_keep_sums_to_what_is_kept_unsharded_and_declared_copies(name: str) -> None:
     for sharding in shardings_of(name):
         dp = replicas(sharding)

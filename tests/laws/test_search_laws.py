@@ -20,6 +20,7 @@ from planner.search.space.points import Points
 from planner.search.splits.candidates import Candidate, PointBound, Rejected
 from profiles.hardware import Cluster
 from tests.builders import two_node_cluster
+from tests.examples import examples
 from tests.laws.test_cost_laws import improved
 from tests.small_spaces import (
     EVERY_DEGREE,
@@ -32,8 +33,10 @@ from tests.small_spaces import (
     workloads,
 )
 
-LAWS = settings(max_examples=60, deadline=None, derandomize=True)
-SEARCH_LAWS = settings(max_examples=12, deadline=None, derandomize=True)  # each example searches a space or two
+LAWS = settings(max_examples=examples(few=15, many=60), deadline=None, derandomize=True)
+SEARCH_LAWS = settings(
+    max_examples=examples(few=4, many=12), deadline=None, derandomize=True
+)  # each example searches a space or two
 ROUNDING = 1e-12
 
 
@@ -139,7 +142,7 @@ def columns_of(points: Points) -> list[list[int]]:
     return rows
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=examples(few=6, many=20), deadline=None, derandomize=True)
 @given(space=spaces(), seed=st.integers(0, 1000), part=st.floats(1.0, 1.2))
 def test_many_points_are_bounded_together_as_each_is_alone(space: SmallSpace, seed: int, part: float) -> None:
     generator = np.random.default_rng(seed)
@@ -232,14 +235,14 @@ def test_a_faster_link_never_worsens_the_best_plan(
     assert best_seconds(after) <= best_seconds(before) * (1 + ROUNDING)
 
 
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=examples(few=2, many=5), deadline=None, derandomize=True)
 @given(model=models(), workload=workloads(), memory_bytes=MEMORIES)
 def test_searching_again_gives_the_same_plan(model: ModelSpec, workload: TrainWorkload, memory_bytes: int) -> None:
     cluster = sized(two_node_cluster(), memory_bytes)
     assert search(model, cluster, request(workload)) == search(model, cluster, request(workload))
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=examples(few=4, many=12), deadline=None, derandomize=True)
 @given(
     model=mixed_models(most_layers=5),
     workload=workloads(),
@@ -252,7 +255,7 @@ def test_no_layout_of_mixed_layers_on_any_grid_beats_the_bound(
     space = SmallSpace(model, workload, two_node_cluster())
     assume(len(space.points))
     generator = np.random.default_rng(seed)
-    chosen = generator.choice(len(space.points), size=min(len(space.points), 300), replace=False).tolist()
+    chosen = generator.choice(len(space.points), size=min(len(space.points), 60), replace=False).tolist()
     some = [priced(space, split) for index in chosen for split in islice(space.splits(space.layout(index)), 5)]
     # The limit is near the least that any of them needs.
     limit = int(min(peak for peak, _ in some) * ample)

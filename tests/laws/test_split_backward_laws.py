@@ -9,9 +9,8 @@ from planner.ranks.step import split_backward
 from profiles.analytic import AnalyticCostModel
 from profiles.ops import Collective, ComputeOp, Gemm
 from tests.builders import two_node_cluster
-from tests.kinds import every_model, graph_of, shardings_of, unsharded
+from tests.kinds import graph_of, model_cases, shardings_of, unsharded
 
-NAMES = tuple(model.name for model in every_model())
 COSTS = AnalyticCostModel(two_node_cluster(num_nodes=1024))
 
 
@@ -29,7 +28,7 @@ def kernels(layer: RankLayer) -> tuple[list[ComputeOp], list[Collective]]:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", model_cases())
 def test_both_parts_together_run_every_kernel_and_every_collective_once(name: str) -> None:
     for layer in layers_of(name):
         computed, sent = kernels(layer)
@@ -39,7 +38,7 @@ def test_both_parts_together_run_every_kernel_and_every_collective_once(name: st
         )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", model_cases())
 def test_both_parts_take_as_long_as_the_whole_where_nothing_runs_beside_anything(name: str) -> None:
     for layer in (shard_layer(layer, unsharded()) for layer in graph_of(name).layers):
         whole, launched = steps_seconds(layer.backward, COSTS), launches_seconds(layer.backward, COSTS)
@@ -48,7 +47,7 @@ def test_both_parts_take_as_long_as_the_whole_where_nothing_runs_beside_anything
         assert sum(launches_seconds(part, COSTS) for part in parts) == pytest.approx(launched, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", model_cases())
 def test_apart_they_never_take_less_than_together(name: str) -> None:
     for layer in layers_of(name):
         apart = sum(steps_seconds(part, COSTS) for part in split_backward(layer.backward))
@@ -60,7 +59,7 @@ def has_weight_gradient(operator: Operator) -> bool:
     return isinstance(operator.work, Linear | ExpertLinear)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", model_cases())
 def test_gradients_of_weights_are_the_products_of_linear_layers_and_experts_alone(name: str) -> None:
     for layer in layers_of(name):
         for operator in layer.operators:

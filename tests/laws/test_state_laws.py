@@ -24,7 +24,7 @@ from planner.ranks.sharding import padded_vocab_size
 from planner.requests.workload import Precision
 from planner.search.splits.formulate import skeleton
 from profiles.ops import CollectiveKind
-from tests.kinds import SEQ_LEN, even_workload, every_model, handmade_models
+from tests.kinds import SEQ_LEN, even_workload, every_model, handmade_models, model_cases
 
 LAWS = settings(max_examples=60, deadline=None)
 MODELS = {model.name: model for model in every_model()}
@@ -170,7 +170,7 @@ COPIES = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", model_cases())
 def test_fp8_weights_are_kept_twice_with_the_scales_of_their_recipe(name: str) -> None:
     model = MODELS[name]
     graph = build_graph(model, even_workload())
@@ -199,7 +199,7 @@ def predicting(model: ModelSpec, num_modules: int) -> ModelSpec:
     return replace(model, mtp=MultiTokenPrediction(num_modules=num_modules, block=model.runs[-1].block))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", model_cases())
 def test_each_prediction_module_costs_the_same_parameters_and_flops(name: str) -> None:
     model = without_prediction(MODELS[name])
     workload = even_workload()

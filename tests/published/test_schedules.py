@@ -154,7 +154,6 @@ def test_dualpipe_and_zb_v_say_what_they_need(p: int, m: int) -> None:
             zb_v(p, m)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("p", "m", "times_1f1b", "percent"),
     [
@@ -162,8 +161,8 @@ def test_dualpipe_and_zb_v_say_what_they_need(p: int, m: int) -> None:
         (8, 24, 1.5, 4.89),
         (8, 24, 2.0, 0.96),
         (16, 64, 1.0, 8.571429),
-        (16, 64, 1.5, 4.24),
-        (16, 64, 2.0, 0.47),
+        pytest.param(16, 64, 1.5, 4.24, marks=pytest.mark.slow),
+        pytest.param(16, 64, 2.0, 0.47, marks=pytest.mark.slow),
     ],
 )
 def test_the_memory_limited_scheduler_reaches_published_bubbles(

@@ -11,7 +11,10 @@ def test_every_case_has_a_spec() -> None:
     assert sorted(path.stem for path in SPECS.glob("*.yaml")) == sorted(case.model for case in CASES)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.model)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.model, marks=() if case.model == "opt-30b" else pytest.mark.slow) for case in CASES],
+)
 def test_every_case_reaches_what_is_wanted(case: Case) -> None:
     row = measure(case)
     assert not row.is_worse

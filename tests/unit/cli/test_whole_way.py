@@ -77,6 +77,7 @@ def test_the_written_plan_can_be_explained_and_emitted_again(planned: Path) -> N
     assert emitted.stdout == (planned / "run" / "launch.sh").read_text()
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_fit_ends_with_3_and_a_way_out(planned: Path) -> None:
     result = shardwright("plan", planned / "spec.yaml", "--set", "model=llama-3.1-405b", "--format", "json")
     assert result.returncode == 3

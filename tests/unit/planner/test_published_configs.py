@@ -24,6 +24,17 @@ CASES: Mapping[str, dict[str, object]] = {
 ONE_OF_A_CLASS = sorted({str(case["architectures"]): name for name, case in CASES.items()}.values())
 """One model of each class, for tests that go over every field."""
 
+DEEP = {
+    "deepseek-v3.2",
+    "gemma-4-26b-a4b",
+    "glm-5",
+    "kimi-k2",
+    "llama-3.3-nemotron-super-49b",
+    "nemotron-h-56b",
+    "qwen3.5-397b-a17b",
+}
+"""Configs of so many fields, or of fields for each layer, that every wrong value in each takes seconds."""
+
 FieldPath = tuple[str | int, ...]
 
 # Fields that are read and checked, and whose other values still give the same model. Each has its reason.
@@ -126,7 +137,9 @@ def test_a_published_config_says_what_the_bundled_model_says(name: str) -> None:
     assert replace(model, name=name) == load_bundled(name)
 
 
-@pytest.mark.parametrize("name", ONE_OF_A_CLASS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in DEEP else ()) for name in ONE_OF_A_CLASS]
+)
 def test_whatever_a_field_holds_gives_a_model_or_an_error_in_words(name: str) -> None:
     config = shortened(CASES[name])
     for path in fields_of(config):

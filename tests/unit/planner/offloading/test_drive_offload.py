@@ -97,13 +97,17 @@ def test_70b_trains_on_eight_small_gpus_with_drives_and_not_without(trained: Pla
     assert "drive_offload" not in without.search.dimensions
 
 
-def test_what_is_missing_is_said_of_host_memory_and_of_drives(trained: Plan) -> None:
+def test_what_is_missing_is_said_of_host_memory(trained: Plan) -> None:
     little = search(trained.model, eight_gpus(768), asked(parameter_drives=False)).infeasible
     assert little is not None
     said = "would fit with 100 % of optimizer states on drives and the weights on the host, where a node would need"
     assert said in little.binding
     assert little.binding.endswith(" GiB of its 768.00 GiB")
     assert any(change.path == "cluster.host_ram" for change in little.relaxations)
+
+
+@pytest.mark.slow
+def test_what_drives_lack_is_said(trained: Plan) -> None:
     full = search(trained.model, replace(trained.cluster, nvme_bytes=1 << 40), asked(parameter_drives=False)).infeasible
     assert full is not None
     assert full.binding.endswith(" on drives of its 1,024.00 GiB")

@@ -44,6 +44,7 @@ WAITS = "activations to the host and back"
 NOTHING = Recompute(granularity=Granularity.NONE)
 FULL = Recompute(granularity=Granularity.FULL)
 ATTENTION = ("core_attn", "attn_proj")
+ONE = {name: Bounds(allowed=(1,)) for name in ("tp", "pp", "cp", "micro_batch_size")}
 ALL_DENSE = ("qkv_linear", *ATTENTION)
 LAYOUT = layout_of_degrees(layers=(8, 8, 8, 8), pp=4, dp=2, num_microbatches=16)
 HOSTED = replace(LAYOUT, offloaded_modules=ALL_DENSE)
@@ -353,7 +354,7 @@ def test_what_cannot_be_is_named(
     model: str, modules: tuple[str, ...], workload: TrainWorkload, target: Target, binding: str
 ) -> None:
     cluster = load_preset("dgx-h100").to_cluster().with_nodes(1)
-    plan = search(load_bundled(model), cluster, asked(modules, workload=workload, target=target))
+    plan = search(load_bundled(model), cluster, asked(modules, mesh=ONE, workload=workload, target=target))
     assert plan.infeasible is not None
     assert plan.infeasible.binding.endswith(binding)
 

@@ -146,12 +146,16 @@ def test_weights_on_drives_are_asked_for_by_name() -> None:
     assert [line.term for line in driven.drive_memory.lines] == ["weights on drives"]
 
 
-def test_what_is_missing_is_said_of_host_memory_and_of_drives(trained: Plan) -> None:
+def test_what_is_missing_is_said_of_host_memory(trained: Plan) -> None:
     little = search(trained.model, eight_gpus(384), asked()).infeasible
     assert little is not None
     said = "would fit with 100 % of optimizer states and the weights on drives, where a node would need 422.83 GiB of"
     assert said in little.binding
     assert little.binding.endswith(" its 384.00 GiB")
+
+
+@pytest.mark.slow
+def test_what_drives_lack_is_said_and_what_would_be_enough_is_offered(trained: Plan) -> None:
     full = search(trained.model, replace(trained.cluster, nvme_bytes=1 << 40), asked(parameter_drives=True)).infeasible
     assert full is not None
     assert full.binding.endswith("a node would need 1,182.76 GiB on drives of its 1,024.00 GiB")

@@ -20,6 +20,8 @@ from planner.search.search import search
 from profiles.catalogue import load_device, load_preset
 from profiles.hardware import Cluster
 from tests.builders import tiny_dense_model, tiny_workload, two_node_cluster
+from tests.examples import examples
+from tests.small_runs import four_gpus
 from tests.small_spaces import SmallSpace
 
 GIB = 1 << 30
@@ -72,6 +74,7 @@ def plan_of_405b() -> Plan:
     return search(load_bundled("llama-3.1-405b"), cluster, asked(workload))
 
 
+@pytest.mark.slow
 def test_405b_on_8_gpus_does_not_fit_and_says_by_how_much(plan_of_405b: Plan) -> None:
     found = reasons(plan_of_405b)
     assert found.nearest is not None
@@ -91,6 +94,7 @@ def test_405b_on_8_gpus_does_not_fit_and_says_by_how_much(plan_of_405b: Plan) ->
     assert 405_853_388_800 * 30 < 12_413.54 * GIB < 405_853_388_800 * 34 + (8 * 8 + 205) * GIB
 
 
+@pytest.mark.slow
 def test_405b_on_8_gpus_fits_on_the_nodes_that_are_offered_and_not_on_one_fewer(plan_of_405b: Plan) -> None:
     nodes = [change for change in reasons(plan_of_405b).relaxations if change.path == "cluster.nodes"]
     assert len(nodes) == 1
@@ -120,11 +124,11 @@ def heavy_experts() -> ModelSpec:
     expert = DenseFeedForward(intermediate_size=1 << 16, gated=True, activation=Activation.SILU)
     experts = MixtureOfExperts(num_experts=8, experts_per_token=2, expert=expert, router=Router())
     block = replace(tiny_dense_model().runs[0].block, feed_forward=experts)
-    return replace(tiny_dense_model(), name="heavy experts", runs=(BlockRun(block=block, count=4),))
+    return replace(tiny_dense_model(), name="heavy experts", runs=(BlockRun(block=block, count=2),))
 
 
-def sized(memory_bytes: int) -> Cluster:
-    cluster = two_node_cluster()
+def sized(memory_bytes: int, cluster: Cluster | None = None) -> Cluster:
+    cluster = cluster or two_node_cluster()
     return replace(cluster, device=replace(cluster.device, memory_bytes=memory_bytes))
 
 
@@ -139,7 +143,7 @@ PINS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=examples(few=3, many=15), deadline=None, derandomize=True)
 @given(
     memory_bytes=st.integers(1_000_000_000, 6_000_000_000),
     degrees=PINS,
@@ -149,7 +153,7 @@ PINS = st.fixed_dictionaries(
 def test_every_change_that_is_offered_fits_when_it_is_made(
     memory_bytes: int, degrees: dict[str, Bounds], recompute: tuple[str, ...] | None, headroom: float
 ) -> None:
-    cluster = sized(memory_bytes)
+    cluster = sized(memory_bytes, four_gpus(gpus_per_node=2))
     workload = replace(tiny_workload(), seq_len=512, global_batch_size=64)
     request = asked(workload, Constraints(degrees=degrees, recompute=recompute), headroom=headroom)
     plan = search(heavy_model(), cluster, request, top=1)
@@ -179,10 +183,17 @@ def test_the_headroom_is_offered_where_it_is_just_enough(missing_bytes: int, off
     assert headroom == ([expected] if offered else [])
 
 
-@pytest.mark.parametrize("model", [heavy_model(), tiny_dense_model(), heavy_experts()], ids=lambda model: model.name)
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(heavy_model(), id="heavy"),
+        pytest.param(tiny_dense_model(), id="tiny"),
+        pytest.param(heavy_experts(), id="heavy experts", marks=pytest.mark.slow),
+    ],
+)
 def test_the_layout_that_is_named_needs_least_of_all(model: ModelSpec) -> None:
-    workload = replace(tiny_workload(), seq_len=512, global_batch_size=8)
-    cluster = sized(1 << 29)
+    workload = replace(tiny_workload(), seq_len=512, global_batch_size=4)
+    cluster = sized(1 << 29, four_gpus(gpus_per_node=2))
     spaces = [
         SmallSpace(model, workload, cluster, constraints=Constraints(), offload_percent=part) for part in (0, 100)
     ]

@@ -124,7 +124,7 @@ def test_what_megatron_cannot_say_is_refused_and_planned_for_any_target() -> Non
 
 
 def test_layouts_that_fit_and_that_the_target_cannot_say_are_no_lack_of_memory() -> None:
-    pinned = Constraints(degrees={"cp": Bounds(allowed=(2,))})
+    pinned = Constraints(degrees={"cp": Bounds(allowed=(2,)), "tp": Bounds(allowed=(1,)), "pp": Bounds(allowed=(1,))})
     request = asked(replace(tiny_workload(), attention_kernel=AttentionKernel.UNFUSED), pinned)
     with pytest.raises(
         NotExpressibleError, match=r"attention_kernel unfused, which sees one rank only(.|\n)*target: any"

@@ -75,12 +75,12 @@ def test_files_say_the_plan(changes: tuple[tuple[str, str], ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "weights", "told"),
-    [("deepseek-v3", "fp8_block", None), ("nemotron-h-56b", "bf16", None), ("gpt-oss-120b", "mxfp4", 16)],
+    ("model", "weights", "tp", "told"),
+    [("deepseek-v3", "fp8_block", 8, None), ("nemotron-h-56b", "bf16", 4, None), ("gpt-oss-120b", "mxfp4", 2, 16)],
 )
-def test_a_block_is_told_where_attention_takes_any(model: str, weights: str, told: int | None) -> None:
+def test_a_block_is_told_where_attention_takes_any(model: str, weights: str, tp: int, told: int | None) -> None:
     plan = served(
-        AGGREGATED,
+        ("workload:", f"constraints: {{split: never, tp: {tp}}}\nworkload:"),
         TWO_NODES,
         ("model: llama-3.1-8b", f"model: {model}"),
         ("output: 200", f"output: 200\n  quantization: {weights}"),
@@ -239,12 +239,12 @@ def test_bursts_bear_less_than_independent_arrivals() -> None:
 def test_replicas_that_may_not_differ_are_of_one_shape_in_each_role(
     split: str, more: tuple[tuple[str, str], ...]
 ) -> None:
-    changes = (("workload:", f"constraints: {{split: {split}, mixed: false}}\nworkload:"), *more)
-    plan = served(*changes, ("nodes: 1", "nodes: 3"))
+    changes = (("workload:", f"constraints: {{split: {split}, mixed: false, tp: [1, 2]}}\nworkload:"), *more)
+    plan = served(*changes, TWO_NODES)
     roles = [entry.pool.role for entry in plan.pools]
     assert len(roles) == len(set(roles))
     assert (Role.BOTH in roles) == (len(roles) == 1)
-    free = served((changes[0][0], changes[0][1].replace("false", "true")), *more, ("nodes: 1", "nodes: 3"))
+    free = served((changes[0][0], changes[0][1].replace("false", "true")), *more, TWO_NODES)
     assert plan.value is not None
     assert free.value is not None
     assert (plan.value <= free.value * (1 + 1e-9)) if not more else (plan.value >= free.value)
@@ -488,7 +488,7 @@ def test_a_bound_too_low_for_the_load_says_what_the_load_takes(bound: str, step:
     load = ("input: 1000", "requests_per_second: 100\n  input: 1000")
 
     def bounded(by: float) -> ServePlan:
-        return served(load, CHEAPEST, ("workload:", f"constraints: {{{bound}: {by}}}\nworkload:"))
+        return served(load, CHEAPEST, ("workload:", f"constraints: {{{bound}: {by}, split: never}}\nworkload:"))
 
     plan = bounded(2 * step)
     assert plan.infeasible is not None
@@ -514,7 +514,7 @@ def test_no_load_is_too_high_to_say_what_it_takes() -> None:
 
 @pytest.mark.parametrize("tokens", [64, 256])
 def test_a_pinned_budget_of_tokens_is_what_engines_are_told(tokens: int) -> None:
-    plan = served(("workload:", f"constraints: {{max_num_batched_tokens: {tokens}, split: never}}\nworkload:"))
+    plan = served(("workload:", f"constraints: {{max_num_batched_tokens: {tokens}, split: never, tp: 2}}\nworkload:"))
     for entry in plan.pools:
         assert entry.pool.settings.max_num_batched_tokens == tokens
         assert entry.pool.settings.max_num_seqs <= tokens

@@ -158,7 +158,7 @@ def wide_run() -> SmallSpace:
 def test_less_memory_never_lowers_the_bound_on_time() -> None:
     space = wide_run()
     points = space.points
-    limits = (*range(3_300_000_000, 4_200_000_000, 20_000_000), NO_LIMIT_BYTES)
+    limits = (*range(3_300_000_000, 4_200_000_000, 60_000_000), NO_LIMIT_BYTES)
     for less, more in pairwise(limits):
         fits_X = space.table.fits_X(points, limit_bytes=less)
         tight_X, loose_X = (
@@ -221,7 +221,7 @@ def test_an_interleaved_point_fits_just_where_its_one_split_does() -> None:
     points = space.points
     interleaved = np.flatnonzero((points.vpp_X > 1) & (points.zero_stage_X <= 1))
     assert len(interleaved) > 50
-    for index in interleaved:
+    for index in interleaved[::4]:
         (split,) = space.splits(space.layout(int(index)))
         peak = peak_memory_bytes(memory_ledger(space.place(split)))
         point = points.where(np.arange(len(points)) == index)

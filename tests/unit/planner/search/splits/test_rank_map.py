@@ -64,7 +64,7 @@ def crossed_links(plan: Plan) -> set[tuple[int, int]]:
     return {(min(order[here], order[there]), max(order[here], order[there])) for here, there in hops}
 
 
-@pytest.mark.parametrize("pp", [1, 2, 4])
+@pytest.mark.parametrize("pp", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 def test_nothing_heavy_crosses_the_slow_link(pp: int) -> None:
     model, asked = load_bundled("llama-3.1-8b"), request(sequences=128, seq_len=8192, pp=pp, tp=2, micro_batch_size=1)
     plan = search(model, one_slow_link(), asked)

@@ -27,6 +27,7 @@ from planner.search.splits.uneven import LEAST_GAIN, improved, least_seconds
 from solvers.errors import SolverError
 from tests.agreement.test_prices import PricedSpace, spaces
 from tests.builders import tiny_dense_model, tiny_request
+from tests.examples import examples
 from tests.kinds import even_workload
 from tests.small_runs import four_gpus, with_memory
 
@@ -80,7 +81,7 @@ def single_moves(layout: Layout) -> list[Layout]:
     return moved
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(few=12, many=25), deadline=None)
 @given(drawn=interleaved())
 def test_after_moving_layers_no_single_move_helps(drawn: tuple[PricedSpace, Layout]) -> None:
     space, even = drawn
@@ -114,7 +115,7 @@ def test_where_layers_are_alike_no_two_moves_together_help(num_layers: int) -> N
             assert gained <= max(tails, 0.0) + LEAST_GAIN * best.step_seconds, counts_of(split)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(few=20, many=40), deadline=None)
 @given(drawn=interleaved(), data=st.data())
 def test_no_split_undercuts_the_bound_on_all_splits(drawn: tuple[PricedSpace, Layout], data: st.DataObject) -> None:
     space, even = drawn
@@ -125,7 +126,7 @@ def test_no_split_undercuts_the_bound_on_all_splits(drawn: tuple[PricedSpace, La
     assert least_seconds(space.pricer, even, bound=bound, ceiling_seconds=2 * seconds) <= seconds * (1 + 1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(few=20, many=60), deadline=None)
 @given(drawn=interleaved_points(), data=st.data())
 def test_no_memory_bound_on_all_splits_rules_out_one_that_just_fits(
     drawn: tuple[PricedSpace, int], data: st.DataObject
@@ -149,11 +150,11 @@ def test_no_memory_bound_on_all_splits_rules_out_one_that_just_fits(
 def priced_pinned() -> tuple[Run, list[tuple[Layout, int, float]]]:
     """Return a run with two chunks of each of two pipeline ranks, and every layout of it with its bytes and seconds."""
     run = Run(
-        model=replace(tiny_dense_model(num_layers=7), vocab_size=512),
+        model=replace(tiny_dense_model(num_layers=5), vocab_size=512),
         cluster=four_gpus(gpus_per_node=4),
         request=replace(
             tiny_request(),
-            workload=TrainWorkload(seq_len=4096, global_batch_size=8, precision=Precision.BF16),
+            workload=TrainWorkload(seq_len=4096, global_batch_size=4, precision=Precision.BF16),
             constraints=Constraints(),
             memory_headroom=0.0,
             target=Target.ANY,
