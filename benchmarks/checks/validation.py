@@ -3,6 +3,7 @@
 from benchmarks.checks.check import NOT_LONG, Check, Command, Measure, Suite
 from benchmarks.checks.targets import at_most, exactly
 from benchmarks.damaged_files import CASES, MOST_SECONDS
+from benchmarks.hostile.attempts import INPUTS
 
 AS_FAST = 1.1
 """What "about as fast as" is held to be: not slower by more than a tenth."""
@@ -82,6 +83,20 @@ CHECKS = (
                     target=at_most(MOST_SECONDS, "s"),
                     read=lambda answer: float(max(one["cpu_seconds"] for one in answer.document["slowest"])),
                 ),
+            ),
+        ),
+    ),
+    Check(
+        area="validation",
+        name="hostile-inputs",
+        about=f"{INPUTS:,} damaged inputs over all commands: no traceback, no hang, no file half written, none written"
+        " outside the output folder",
+        run=Command(
+            words=("-m", "benchmarks.hostile", "--format", "json"),
+            exits=(0, 1),
+            measures=(
+                Measure(name="inputs", target=exactly(INPUTS), read=lambda answer: int(answer.document["inputs"])),
+                Measure(name="taken badly", target=exactly(0), read=lambda answer: len(answer.document["taken_badly"])),
             ),
         ),
     ),

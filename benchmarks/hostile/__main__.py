@@ -10,6 +10,7 @@ attempts` says what that is).
 """
 
 import argparse
+import json
 import os
 import sys
 from collections import Counter
@@ -17,10 +18,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from benchmarks.hostile.attempts import Attempt, attempts, undamaged
+from benchmarks.hostile.attempts import INPUTS, Attempt, attempts, undamaged
 from benchmarks.hostile.targets import TARGETS
 
-CASES = 10_000
 BATCH = 500
 
 
@@ -48,8 +48,9 @@ def faults(tried: Iterable[Attempt]) -> list[str]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=CASES, help="how many inputs are damaged")
+    parser.add_argument("--cases", type=int, default=INPUTS, help="how many inputs are damaged")
     parser.add_argument("--case", type=int, help="one case alone, and its command line")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="lines, or one JSON document")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args()
     if options.case is not None:
@@ -62,8 +63,11 @@ def main() -> None:
         shares = [range(first, len(TARGETS), options.workers) for first in range(options.workers)]
         plain = [sound for found in pool.map(undamaged, shares) for sound in found]
         tried = [attempt for found in pool.map(attempts, batches) for attempt in found]
-    print("\n".join(table(plain, tried)))
     badly = faults([*plain, *tried])
+    if options.format == "json":
+        print(json.dumps({"inputs": len(tried), "taken_badly": badly}, indent=2))
+        sys.exit(bool(badly))
+    print("\n".join(table(plain, tried)))
     print("\n".join(badly[:200]))
     seconds = sum(attempt.cpu_seconds for attempt in tried)
     print(f"{len(tried):,} inputs in {seconds:,.0f} processor seconds, {len(badly)} taken badly")

@@ -22,6 +22,9 @@ from benchmarks.hostile.targets import OUT, TARGETS, Target
 from benchmarks.hostile.watch import Ended, ended
 from cli.exits import ExitCode
 
+INPUTS = 10_000
+"""Damaged inputs of a run."""
+
 MOST_SECONDS = 20.0
 """Processor seconds of a usual core that no input may take: undamaged ones take less than one."""
 

@@ -3,19 +3,15 @@
 Files of every kind that is read are damaged in seeded ways; each is judged and printed in one of the forms.
 """
 
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from time import process_time
-from types import FrameType
 
 import pytest
 
 from benchmarks.damaged_files import CASES, SOURCES, damaged_files, form_of, judged_and_printed
+from benchmarks.hostile.watch import no_hang, watched
 from cli.findings.forms import FindingsFormat
 from planner import validation
 from planner.errors import InputError
@@ -29,70 +25,6 @@ from tests.unit.rules.megatron_cases import script
 BATCHES = 20
 CPU_SECONDS = 1
 """Processor time of this process after which a file is taken to hang, whatever else the machine does."""
-
-STEPS_A_SECOND = 50_000_000
-"""Steps of an empty loop that a second stands for; a core that is slow or shared takes longer for them."""
-
-
-class HangError(Exception):
-    """A file took far longer than it should."""
-
-
-@contextmanager
-def no_hang() -> Iterator[None]:
-    """Raise once this process has worked for too long; what others do on the machine does not count.
-
-    How slow the core is counts when the time is up: one that got slower since has done less in it.
-    """
-    start = process_time()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        left = CPU_SECONDS * _slowness() - (process_time() - start)
-        if left <= 0:
-            raise HangError
-        signal.setitimer(signal.ITIMER_VIRTUAL, left)
-
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
-
-
-def _slowness() -> float:
-    """Return how many seconds the steps of a second take just now."""
-    steps, start = STEPS_A_SECOND // 1000, process_time()
-    for _ in range(steps):
-        pass
-    return (process_time() - start) * STEPS_A_SECOND / steps
-
-
-class Writes:
-    """What this process opens for writing, starts or moves while it is watched."""
-
-    CHANGES = frozenset(
-        {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.system", "subprocess.Popen"}
-    )
-
-    def __init__(self) -> None:
-        self.found: list[str] = []
-        self.watching = False
-        sys.addaudithook(self.hook)
-
-    def hook(self, event: str, args: tuple[object, ...]) -> None:
-        """Note an event of the interpreter."""
-        if not self.watching:
-            return
-        writes = event == "open" and isinstance(args[1], str) and bool(set(args[1]) & set("wax+"))
-        # Python itself writes modules that it compiled.
-        if event in self.CHANGES or (writes and "__pycache__" not in str(args[0])):
-            self.found.append(f"{event} {args[0]!r}")
-
-
-WRITES = Writes()
-"""There is one, because hooks are never taken off."""
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +47,13 @@ def test_damaged_files_are_judged_or_refused(tmp_path: Path, batch: int) -> None
     for file in damaged_files(cases):
         path = tmp_path / file.name
         path.write_bytes(file.raw)
-        WRITES.found.clear()
-        WRITES.watching = True
         try:
-            with no_hang():
+            with watched() as changed, no_hang(CPU_SECONDS):
                 is_judged = judged_and_printed(path, form=form_of(file.case), from_folder=file.case % 50 == 0)
-        except Exception as error:
+        except BaseException as error:
             error.add_note(f"case {file.case}: {file.raw[:2000]!r}")
             raise
-        finally:
-            WRITES.watching = False
-        assert WRITES.found == [], file.case
+        assert changed == [], file.case
         refused += not is_judged
         path.unlink()
     assert 0 < refused < len(cases)
@@ -169,7 +97,7 @@ def test_large_files_do_not_hang(tmp_path: Path, what: str) -> None:
     path = tmp_path / name
     path.write_text(text)
     for form in (FindingsFormat.TEXT, FindingsFormat.SARIF):
-        with no_hang():
+        with no_hang(CPU_SECONDS):
             judged_and_printed(path, form=form)
 
 
@@ -186,7 +114,7 @@ HUGE: Mapping[str, Callable[[int], str]] = {
 def test_large_data_is_passed_over_at_once(tmp_path: Path, what: str) -> None:
     path = tmp_path / "data.json"
     path.write_text(HUGE[what](MAX_BYTES))
-    with no_hang():
+    with no_hang(CPU_SECONDS):
         assert not judged_and_printed(path, form=FindingsFormat.TEXT)
 
 
@@ -202,14 +130,14 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path, name: str, most: in
 def test_variables_that_double_are_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "train.sh"
     path.write_text("A=--bf16\n" + f"{line}\n" * 60 + script())
-    with no_hang(), pytest.raises(InputError, match="The references of the script stand for more than 1,048,576"):
+    with no_hang(CPU_SECONDS), pytest.raises(InputError, match="The references of the script stand for more than 1,048,576"):
         judge([str(path)], Asked(versions={}))
 
 
 def test_words_that_double_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.sh"
     path.write_text("A=(--bf16)\n" + 'A=("${A[@]}" "${A[@]}")\n' * 60 + script())
-    with no_hang(), pytest.raises(InputError, match="The references of the script stand for more than 65,536 words"):
+    with no_hang(CPU_SECONDS), pytest.raises(InputError, match="The references of the script stand for more than 65,536 words"):
         judge([str(path)], Asked(versions={}))
 
 
@@ -242,27 +170,3 @@ def test_a_large_configuration_of_a_command_is_refused(tmp_path: Path) -> None:
         judge([str(path)], Asked(versions={}))
     message = "serve.yaml is larger than 32 KiB.\nCheck that it is a configuration."
     assert str(caught.value) == f"{path}:1:21: {message}"
-
-
-def test_the_watch_sees_writes(tmp_path: Path) -> None:
-    WRITES.found.clear()
-    WRITES.watching = True
-    try:
-        (tmp_path / "made").mkdir()
-        (tmp_path / "made" / "file").write_text("x")
-    finally:
-        WRITES.watching = False
-    assert [event.split()[0] for event in WRITES.found] == ["os.mkdir", "open"]
-
-
-def work_on() -> None:
-    """Work until somebody stops it."""
-    with no_hang():
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0.01)
-        while True:
-            pass
-
-
-def test_the_hang_guard_rings() -> None:
-    with pytest.raises(HangError):
-        work_on()

@@ -427,6 +427,7 @@ FROM_ELSEWHERE = {
     "search.deepseek-v3-2048xh100": ("<= 10 s", "<= 0.5 %", "<= 1 GB", "= 0", "= 0"),
     "search.kimi-k2-131072xh100": ("<= 60 s", "<= 0 %", "<= 1 GB", "= 0", "= 0"),
     "validation.damaged-files-time": ("= 5000", "<= 1 s"),
+    "validation.hostile-inputs": ("= 10000", "= 0"),
     "serving.llama-3.1-8b-8xh100": ("<= 3 s", "<= 1"),
     "serving.trace": ("= 100000", "<= 20 s"),
     "experts.placement-58x256-32": ("= 8", "<= 1", "<= 1.05", "= 0", "<= 5 s"),
