@@ -18,7 +18,7 @@ from benchmarks.damaged_files import damaged
 from benchmarks.hostile.targets import OUT
 
 TEXTS = (
-    "", " ", "~", "../../astray", "/astray", "..", ".", "a/b", "a\\b", "con", "-", "--out", "$(touch astray)", "`id`",
+    "", " ", "~", "../../astray", "/astray", "..", ".", "a/b", "a\\b", "-", "--no-such", "$(touch astray)", "`id`",
     "'", '"', "a" * 5000, "\u202e", "\x00", "\x1b[31m", "模型", "\U0001f600", "null", "1e999", "NaN", "9" * 400, "0x10",
     "٣", "3 GiB", "-3GiB", "1e400GiB", "tp=1,tp=2", "zipf:1e308", "zipf:-1", "lognormal:nan",
 )  # fmt: skip

@@ -133,7 +133,7 @@ class _Test:
         cells = tuple(line.lstrip("#").split())
         if line.startswith("#") and cells[:2] == ("size", "count"):
             self.columns = cells
-        elif len(cells) > 2 and cells[0].isdigit() and cells[1].isdigit() and cells[2] in _TYPES:
+        elif len(cells) > 2 and cells[0].isdecimal() and cells[1].isdecimal() and cells[2] in _TYPES:
             self.rows.append((number, cells))
 
 
@@ -289,7 +289,7 @@ def _points(test: _Test, name: str, group: tuple[int, int], per_node: int) -> It
             bytes=num_bytes,
         )
         wrong = row.get("wrong") or row.get("error") or "0"
-        if wrong.isdigit() and int(wrong):
+        if wrong.isdecimal() and int(wrong):
             yield ImportedPoint(point=measured, result={}, reason=f"line {line}: {wrong} values came out wrong")
             continue
         seconds = _seconds(test, line, row, num_bytes, _BUS_FACTOR[name](group[0]))

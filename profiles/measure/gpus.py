@@ -17,7 +17,7 @@ def socket_of(address: str, *, files: Path = SYS) -> int | None:
         return None
     listed = _text(files / f"devices/system/node/node{node}/cpulist")
     first = listed.replace("-", ",").partition(",")[0]
-    if not first.isdigit():
+    if not first.isdecimal():
         return None
     return _number(files / f"devices/system/cpu/cpu{first}/topology/physical_package_id")
 
@@ -32,7 +32,7 @@ def _text(path: Path) -> str:
 
 def _number(path: Path) -> int | None:
     text = _text(path)
-    return int(text) if text.lstrip("-").isdigit() else None
+    return int(text) if text.lstrip("-").isdecimal() else None
 
 
 def copying_ranks(sockets: Sequence[int | None], *, per_node: int, beside: str) -> tuple[int, ...]:
@@ -77,4 +77,4 @@ def named_gpu(index: int, *, address: str | None, visible: str | None) -> str | 
     # A part of a GPU says of which by its old name, MIG-GPU-<UUID>/<instance>/<compute instance>, by its new one not.
     if chosen.startswith("MIG-GPU-"):
         return chosen.removeprefix("MIG-").partition("/")[0]
-    return chosen if chosen.isdigit() or chosen.startswith("GPU-") else None
+    return chosen if chosen.isdecimal() or chosen.startswith("GPU-") else None

@@ -130,14 +130,20 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path, name: str, most: in
 def test_variables_that_double_are_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "train.sh"
     path.write_text("A=--bf16\n" + f"{line}\n" * 60 + script())
-    with no_hang(CPU_SECONDS), pytest.raises(InputError, match="The references of the script stand for more than 1,048,576"):
+    with (
+        no_hang(CPU_SECONDS),
+        pytest.raises(InputError, match="The references of the script stand for more than 1,048,576"),
+    ):
         judge([str(path)], Asked(versions={}))
 
 
 def test_words_that_double_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.sh"
     path.write_text("A=(--bf16)\n" + 'A=("${A[@]}" "${A[@]}")\n' * 60 + script())
-    with no_hang(CPU_SECONDS), pytest.raises(InputError, match="The references of the script stand for more than 65,536 words"):
+    with (
+        no_hang(CPU_SECONDS),
+        pytest.raises(InputError, match="The references of the script stand for more than 65,536 words"),
+    ):
         judge([str(path)], Asked(versions={}))
 
 

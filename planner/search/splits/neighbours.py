@@ -2,14 +2,16 @@
 
 The space has hybrid sharding at the fast domain's size only, and experts whose tensor-parallel degree is 1 or tp.
 Around the best layout that was found every other number of groups and every other degree is priced, with its layers
-where they are, until none is better. Nothing is proved of these layouts.
+where they are and whatever is recomputed of them, until none is better: ranks that hold less have room to keep more.
+Nothing is proved of these layouts.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
 
-from planner.layout import STAGES_OUTERMOST, Layout
-from planner.search.space.dimensions import divisors
+from planner.layout import STAGES_OUTERMOST, Granularity, Layout, Recompute
+from planner.search.space.dimensions import divisors, partial_recompute_layers
 from planner.search.space.enumeration import broken_rules
 from planner.search.space.points import Scope, point_of_layout
 from planner.search.splits.candidates import Candidate, PointBound, Pricer
@@ -26,8 +28,10 @@ def best_neighbour(pricer: Pricer, best: Candidate, scope: Scope) -> Candidate:
         better = min(
             (
                 candidate
-                for layout in _neighbours(best.layout, scope)
-                if (candidate := _priced(pricer, layout)).peak_memory_bytes <= pricer.limit_bytes
+                for neighbour in _neighbours(best.layout, scope)
+                for layout in _recomputed(pricer, neighbour, scope)
+                if _may_beat(pricer, layout, best)
+                and (candidate := _priced(pricer, layout)).peak_memory_bytes <= pricer.limit_bytes
                 and pricer.hosts_hold(pricer.prices(layout), layout)
             ),
             key=lambda candidate: candidate.merit,
@@ -57,6 +61,43 @@ def _neighbours(layout: Layout, scope: Scope) -> Iterator[Layout]:
     for neighbour in found:
         if neighbour != layout and not broken_rules(point_of_layout(neighbour), scope):
             yield neighbour
+
+
+def _recomputed(pricer: Pricer, layout: Layout, scope: Scope) -> Iterator[Layout]:
+    """Yield a layout under every choice of what is recomputed that the user allows.
+
+    Of some layers that are recomputed whole it is the fewest that fit. Where each layer has a choice of its own, it is
+    made anew when the layout is priced (`_priced`); what waits on the hosts stays with what was recomputed beside it.
+    """
+    if layout.recompute.is_per_layer or layout.offloaded_layers or layout.offloaded_modules:
+        yield layout
+        return
+    allowed = scope.constraints.recompute
+    for choice in pricer.table.recomputes:
+        if not choice.is_per_layer and (allowed is None or choice.granularity.value in allowed):
+            yield replace(layout, recompute=choice)
+    if scope.capabilities.partial_recompute and (allowed is None or Granularity.FULL.value in allowed):
+        most = min(stage.num_layers for stage in layout.stages)
+        counts = partial_recompute_layers(scope.model, num_stages=len(layout.stages))
+        some = [
+            replace(layout, recompute=Recompute(granularity=Granularity.FULL, num_layers=count))
+            for count in counts
+            if count <= most
+        ]
+        # The more are recomputed, the less room they take.
+        first = bisect_left(
+            some, -pricer.limit_bytes, key=lambda with_some: -pricer.prices(with_some).peak_bytes(with_some)
+        )
+        yield from some[first : first + 1]
+
+
+def _may_beat(pricer: Pricer, layout: Layout, best: Candidate) -> bool:
+    """Return whether a layout may take less than the best one, by its memory and the work of each rank."""
+    if layout.recompute.is_per_layer:
+        return True
+    prices = pricer.prices(layout)
+    least_seconds = prices.least_pipeline_seconds(layout) + prices.tail_seconds(layout)
+    return least_seconds < best.step_seconds and prices.peak_bytes(layout) <= pricer.limit_bytes
 
 
 def _priced(pricer: Pricer, layout: Layout) -> Candidate:

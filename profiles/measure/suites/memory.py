@@ -71,7 +71,7 @@ def _context(context: Context) -> int:
     before = _taken_bytes(context)
     program = _OTHER_PROCESS.format(index=context.device.index or 0)
     told, why_not, after = _other_process(program, lambda: _taken_bytes(context))
-    if not told.isdigit():
+    if not told.isdecimal():
         raise NotMeasurableError(f"a second process could not use the GPU: {why_not or 'it said nothing'}")
     return after - before - int(told)
 

@@ -129,6 +129,11 @@ def without_ranks(text: str, rank: int) -> str:
             "log:19: 67108864 bytes in 0.36 us are",
         ),
         (nvidia_log(sizes=()), Said(), "log: this log of nccl-tests holds no rows"),
+        (
+            nvidia_log(sizes=(1 << 20,)).replace("1048576", "\u00b3048576"),
+            Said(),
+            "log: this log of nccl-tests holds no rows",
+        ),
         ("\n".join(nvidia_log().splitlines()[:-3])[:-30], Said(), "log:19: the row has 9 cells, its header 13"),
     ],
 )

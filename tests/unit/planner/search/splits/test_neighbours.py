@@ -3,6 +3,7 @@
 import pytest
 
 from planner.inputs.load import Inputs, load_inputs
+from planner.layout import Granularity
 from planner.search.search import search
 from tests.unit.planner.search.splits.test_uneven import EXAMPLES
 
@@ -24,6 +25,20 @@ def test_groups_of_another_size_shard_where_that_is_faster() -> None:
     uneven = plan.search.uneven_bound_seconds
     assert uneven is None or uneven < plan.plans[0].step_seconds
     assert plan.plans[0].step_seconds == pytest.approx(plan.plans[0].reevaluated_step_seconds, rel=1e-9)
+
+
+def test_what_experts_leave_free_keeps_layers_from_being_recomputed_whole() -> None:
+    # Halves of experts on pairs of ranks cost exchanges, but leave room for what full recomputation would drop.
+    workload = ("workload.seq_len=4096", "workload.global_batch_size=2048")
+    inputs = planned_on(128, "model=mixtral-8x7b", *workload, "constraints={tp: 1, pp: 1}")
+    plan = search(inputs.model, inputs.cluster, inputs.request)
+    best = plan.best.layout
+    assert best.etp > 1
+    assert best.recompute.granularity is not Granularity.FULL
+    (in_space, *_) = (entry for entry in plan.plans if entry.layout.etp == 1)
+    assert in_space.layout.recompute.granularity is Granularity.FULL
+    assert plan.best.step_seconds < in_space.step_seconds
+    assert plan.best.step_seconds == pytest.approx(plan.best.reevaluated_step_seconds, rel=1e-9)
 
 
 def test_a_pinned_degree_of_the_experts_stays() -> None:
