@@ -192,6 +192,11 @@ def write_files(directory: Path, files: Mapping[str, str], *, force: bool) -> tu
     return tuple(directory / name for name in files)
 
 
+def staged_path(path: Path) -> Path:
+    """Return where `write_file` of this process writes a file in full before it takes its name."""
+    return path.with_name(f".{path.name}.partial-{os.getpid()}")
+
+
 def write_file(path: Path, text: str, *, force: bool) -> None:
     """Write one text file, in full or not at all.
 
@@ -206,7 +211,7 @@ def write_file(path: Path, text: str, *, force: bool) -> None:
             location=Location(file=str(path)),
             hint="Name another file, or overwrite it with --force.",
         )
-    staged = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    staged = staged_path(path)
     try:
         try:
             staged.write_text(text, encoding="utf-8", newline="\n")

@@ -1,7 +1,6 @@
 """Options of the whole suite."""
 
 import gc
-import os
 from functools import cache
 
 import pytest
@@ -11,8 +10,7 @@ from hypothesis import settings
 from cli.start import GARBAGE_THRESHOLD
 
 settings.register_profile("same every time", derandomize=True)
-settings.register_profile("nightly", max_examples=1000)
-settings.load_profile("nightly" if "SHARDWRIGHT_NIGHTLY" in os.environ else "same every time")
+settings.load_profile("same every time")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

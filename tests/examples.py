@@ -5,9 +5,9 @@
 
 import os
 
-VARIABLE = "SHARDWRIGHT_MANY_EXAMPLES"
+from benchmarks.checks.running import MANY_EXAMPLES
 
 
 def examples(*, few: int, many: int) -> int:
     """Return the number of examples of a law."""
-    return many if VARIABLE in os.environ else few
+    return many if MANY_EXAMPLES in os.environ else few

@@ -116,6 +116,7 @@ class Target:
         files: By name the files that it reads, of which each text, document or bytes is written as it is.
         damaged: Name of the file that is damaged; empty to damage a word of the command line.
         before: Command lines that make more files first, from undamaged ones, into the same folder.
+        behind: By pattern of a folder that these made, and a name in it, more files.
         codes: What it may end with undamaged.
         beside: Files that it writes beside those it reads, as its help says.
     """
@@ -125,6 +126,7 @@ class Target:
     files: Mapping[str, object]
     damaged: str = ""
     before: tuple[tuple[str, ...], ...] = ()
+    behind: Mapping[tuple[str, str], str] = field(default_factory=dict)
     codes: frozenset[int] = field(default_factory=lambda: frozenset({0}))
     beside: frozenset[str] = frozenset()
 
@@ -146,10 +148,15 @@ class Target:
                     (folder / name).write_text(json.dumps(content), encoding="utf-8")
         for words in self.before:
             assert run(words, folder) == 0, f"{words} makes the files of {self.name}"
+        for (pattern, name), text in self.behind.items():
+            for made in folder.glob(pattern):
+                (made / name).write_text(text, encoding="utf-8")
 
 
 _PLANNED = {"config.json": CONFIG, "spec.yaml": TRAIN}
 _PLAN = (("plan", "spec.yaml", "--out", "run"),)
+_LOGS = {("run/verify/layout-*", "node-0.log"): LOG, ("run/verify/layout-*", "node-0.exit"): "0\n"}
+_MEASURED = frozenset({"run/verify/measurements.csv"})
 _FINDINGS = frozenset({0, 1})
 
 TARGETS: tuple[Target, ...] = (
@@ -248,13 +255,22 @@ TARGETS: tuple[Target, ...] = (
         codes=_FINDINGS,
     ),
     Target(
-        name="collect, a log",
+        name="collect, the list of runs",
         words=("collect", "run/verify"),
-        files={**_PLANNED, "run.log": LOG},
+        files=_PLANNED,
         before=_PLAN,
+        behind=_LOGS,
         damaged="run/verify/runs.csv",
-        codes=frozenset({0, 1, 2}),
-        beside=frozenset({"run/verify/measurements.csv"}),
+        beside=_MEASURED,
+    ),
+    Target(
+        name="collect, logs",
+        words=("collect", "run"),
+        files=_PLANNED,
+        before=_PLAN,
+        behind=_LOGS,
+        damaged="run/verify/layout-*/node-*",
+        beside=_MEASURED,
     ),
     Target(
         name="calibrate, a log",
@@ -322,6 +338,26 @@ TARGETS: tuple[Target, ...] = (
         before=(("profile", "import", "nccl.log", "--out", "measured"),),
         damaged="measured/*",
         codes=_FINDINGS,
+    ),
+    Target(
+        name="profile merge, a profile",
+        words=("profile", "merge", "measured", "--out", f"{OUT}/merged"),
+        files={"nccl.log": NCCL_LOG},
+        before=(("profile", "import", "nccl.log", "--out", "measured"),),
+        damaged="measured/*",
+    ),
+    Target(
+        name="profile export, a profile",
+        words=("profile", "export", "measured", "--out", f"{OUT}/points.csv"),
+        files={"nccl.log": NCCL_LOG},
+        before=(("profile", "import", "nccl.log", "--out", "measured"),),
+        damaged="measured/*",
+    ),
+    Target(
+        name="profile run on other nodes, the spec",
+        words=("profile", "run", "spec.yaml", "--emit", "slurm", "--nodes", "1", "--processes", "8", "--out", OUT),
+        files=_PLANNED,
+        damaged="spec.yaml",
     ),
     Target(
         name="cluster import, a topology",

@@ -10,7 +10,6 @@ group, then each rank's part is summed over the groups.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -198,22 +197,15 @@ def transfer(layout: Layout, *, pipeline_rank: int, stream_bytes: int, capabilit
     """
     if capabilities.scattered_transfers and not layout.sequence_parallel:
         stream_bytes = -(-stream_bytes // layout.tp)
-    return _transfer(pipeline_rank, layout.pp, layout.stage_distance, stream_bytes)
-
-
-@lru_cache(maxsize=1 << 12)
-def _transfer(pipeline_rank: int, pp: int, stage_distance: int, stream_bytes: int) -> Collective:
-    """Return the send from one of `pp` pipeline ranks; a search asks for the same ones at one point after another.
-
-    Every rank of the stage sends at the same time and the slowest pair decides: reach from the first sender to the
-    last receiver, so that a boundary that any pair crosses is crossed. With replicas outermost that is the stage of
-    the first replica, which lies in the network as every other does.
-    """
-    last_of_stage = stage_distance - 1
-    if pipeline_rank + 1 < pp:
-        first, distance = pipeline_rank * stage_distance, stage_distance + last_of_stage
+    # Every rank of the stage sends at the same time and the slowest pair decides: reach from the first sender to the
+    # last receiver, so that a boundary that any pair crosses is crossed. With replicas outermost that is the stage of
+    # the first replica, which lies in the network as every other does.
+    neighbours = layout.stage_distance
+    last_of_stage = neighbours - 1
+    if pipeline_rank + 1 < layout.pp:
+        first, distance = pipeline_rank * neighbours, neighbours + last_of_stage
     else:
-        first, distance = 0, (pp - 1) * stage_distance + last_of_stage
+        first, distance = 0, (layout.pp - 1) * neighbours + last_of_stage
     return Collective(
         kind=CollectiveKind.SEND_RECV, buffer_bytes=stream_bytes, size=2, stride=distance, first_rank=first
     )

@@ -102,15 +102,13 @@ class Candidate:
         ground: Where it stands.
         build: What is chosen of it.
         costs: What its steps take.
-        most_seqs: Sequences that its cache bears at once, in the mean of their lives, on a data-parallel rank.
-        most_seats: What bounds its steps with so many.
+        most_seats: What bounds its steps with as many sequences as its cache bears at once, in the mean of their lives.
         fixed: What it is told where a file tells it, and not this search; None else.
     """
 
     ground: Ground
     build: Build
     costs: StepCosts
-    most_seqs: int
     most_seats: Seats
     fixed: EngineSettings | None = None
 
@@ -136,6 +134,11 @@ class Candidate:
         if bounds.allowed is not None:
             return min(value for value in bounds.allowed if value >= seqs and bounds.admits(value))
         return max(seqs, bounds.minimum or 1)
+
+    @property
+    def most_seqs(self) -> int:
+        """Return how many sequences its cache bears at once, on a data-parallel rank."""
+        return self.most_seats.sequences
 
     @property
     def shape(self) -> EngineShape:
@@ -260,11 +263,7 @@ def candidates_of(ground: Ground, shapes: Iterable[EngineShape], pruned: Counter
                 kind = build.guesses, build.balance
                 if kind not in costs:
                     costs[kind] = costs_of(ground, build)
-                found.append(
-                    Candidate(
-                        ground=ground, build=build, costs=costs[kind], most_seqs=seats.sequences, most_seats=seats
-                    )
-                )
+                found.append(Candidate(ground=ground, build=build, costs=costs[kind], most_seats=seats))
         if not costs:
             pruned[DOES_NOT_FIT] += 1
     return found

@@ -221,7 +221,6 @@ def _candidate(ground: Ground, build: Build, settings: EngineSettings, ledger: K
         ground=ground,
         build=build,
         costs=costs_of(ground, build),
-        most_seqs=settings.max_num_seqs,
         most_seats=seats_of(ledger, settings, typical_tokens=ground.mean.typical_tokens),
         fixed=settings,
     )

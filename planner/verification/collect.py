@@ -136,7 +136,9 @@ def _logs_of(folder: Path) -> tuple[RunLog | None, tuple[str, ...]]:
         logs = [
             read_log(path.read_text(encoding="utf-8", errors="replace")) for path in sorted(folder.glob("node-*.log"))
         ]
-        codes = tuple(path.read_text(encoding="utf-8").strip() for path in sorted(folder.glob("node-*.exit")))
+        codes = tuple(
+            path.read_text(encoding="utf-8", errors="replace").strip() for path in sorted(folder.glob("node-*.exit"))
+        )
     except OSError as error:
         raise InputError(
             f"A log cannot be read: {error.strerror}.",

@@ -133,7 +133,7 @@ class _Test:
         cells = tuple(line.lstrip("#").split())
         if line.startswith("#") and cells[:2] == ("size", "count"):
             self.columns = cells
-        elif len(cells) > 2 and cells[0].isdecimal() and cells[1].isdecimal() and cells[2] in _TYPES:
+        elif len(cells) > 2 and cells[0].isdigit() and cells[1].isdigit() and cells[2] in _TYPES:
             self.rows.append((number, cells))
 
 
@@ -321,6 +321,8 @@ def _row(test: _Test, line: int, cells: Sequence[str]) -> Mapping[str, str]:
 def _whole(test: _Test, line: int, text: str) -> int:
     if len(text) > 13:
         raise test.error(f"size {text[:40]} is more than any collective moves", "Correct the row.", line=line)
+    if not text.isdecimal():
+        raise test.error(f"size {text} is no number of bytes", "Correct the row.", line=line)
     return int(text)
 
 

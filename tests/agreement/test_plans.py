@@ -246,7 +246,7 @@ def small_sub_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @FEW
-@given(run=small_runs(most_layouts=80), data=st.data(), parameters=st.sampled_from(PLACES))
+@given(run=small_runs(most_layouts=examples(few=80, many=150)), data=st.data(), parameters=st.sampled_from(PLACES))
 @pytest.mark.usefixtures("small_sub_groups")
 def test_no_layout_of_a_small_run_with_states_on_drives_is_better_than_its_plan(
     run: Run, data: st.DataObject, parameters: int
@@ -255,7 +255,7 @@ def test_no_layout_of_a_small_run_with_states_on_drives_is_better_than_its_plan(
 
 
 @FEW
-@given(run=small_runs(most_layouts=80), data=st.data())
+@given(run=small_runs(most_layouts=examples(few=80, many=150)), data=st.data())
 @pytest.mark.usefixtures("small_sub_groups")
 def test_no_layout_of_a_small_run_with_weights_alone_on_drives_is_better_than_its_plan(
     run: Run, data: st.DataObject
@@ -418,7 +418,8 @@ def test_no_layout_is_better_than_the_plan_where_ranks_get_more_the_more_there_a
     assert_plan_is_best_of(fitting, with_memory(run, limit), constraints=constraints)
 
 
-def test_a_byte_more_or_less_decides_what_fits() -> None:
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_byte_more_or_less_decides_what_fits(every: int) -> None:
     run = Run(
         model=replace(tiny_dense_model(num_layers=3), vocab_size=4096),
         cluster=four_gpus(gpus_per_node=2),
@@ -433,7 +434,7 @@ def test_a_byte_more_or_less_decides_what_fits() -> None:
     stated = replace(run, request=replace(run.request, constraints=Constraints()))
     layouts = [(peak, seconds()) for _, peak, seconds in priced_layouts(stated)]
     peaks = {peak for peak, _ in layouts}
-    for limit in [peak - less for peak in sorted(peaks)[::4] for less in (0, 1)]:
+    for limit in [peak - less for peak in sorted(peaks)[::every] for less in (0, 1)]:
         tight = with_memory(run, limit)
         plan = search(tight.model, tight.cluster, tight.request)
         fastest = min((seconds for peak, seconds in layouts if peak <= limit), default=None)

@@ -255,7 +255,8 @@ def test_no_layout_of_mixed_layers_on_any_grid_beats_the_bound(
     space = SmallSpace(model, workload, two_node_cluster())
     assume(len(space.points))
     generator = np.random.default_rng(seed)
-    chosen = generator.choice(len(space.points), size=min(len(space.points), 60), replace=False).tolist()
+    most = examples(few=60, many=300)
+    chosen = generator.choice(len(space.points), size=min(len(space.points), most), replace=False).tolist()
     some = [priced(space, split) for index in chosen for split in islice(space.splits(space.layout(index)), 5)]
     # The limit is near the least that any of them needs.
     limit = int(min(peak for peak, _ in some) * ample)

@@ -30,9 +30,7 @@ def best_neighbour(pricer: Pricer, best: Candidate, scope: Scope) -> Candidate:
                 candidate
                 for neighbour in _neighbours(best.layout, scope)
                 for layout in _recomputed(pricer, neighbour, scope)
-                if _may_beat(pricer, layout, best)
-                and (candidate := _priced(pricer, layout)).peak_memory_bytes <= pricer.limit_bytes
-                and pricer.hosts_hold(pricer.prices(layout), layout)
+                if (candidate := _priced_below(pricer, layout, best.step_seconds)) is not None
             ),
             key=lambda candidate: candidate.merit,
             default=best,
@@ -67,7 +65,8 @@ def _recomputed(pricer: Pricer, layout: Layout, scope: Scope) -> Iterator[Layout
     """Yield a layout under every choice of what is recomputed that the user allows.
 
     Of some layers that are recomputed whole it is the fewest that fit. Where each layer has a choice of its own, it is
-    made anew when the layout is priced (`_priced`); what waits on the hosts stays with what was recomputed beside it.
+    made anew when the layout is priced (`_priced_below`). What waits on the hosts stays with what was recomputed beside
+    it.
     """
     if layout.recompute.is_per_layer or layout.offloaded_layers or layout.offloaded_modules:
         yield layout
@@ -91,22 +90,19 @@ def _recomputed(pricer: Pricer, layout: Layout, scope: Scope) -> Iterator[Layout
         yield from some[first : first + 1]
 
 
-def _may_beat(pricer: Pricer, layout: Layout, best: Candidate) -> bool:
-    """Return whether a layout may take less than the best one, by its memory and the work of each rank."""
-    if layout.recompute.is_per_layer:
-        return True
-    prices = pricer.prices(layout)
-    least_seconds = prices.least_pipeline_seconds(layout) + prices.tail_seconds(layout)
-    return least_seconds < best.step_seconds and prices.peak_bytes(layout) <= pricer.limit_bytes
-
-
-def _priced(pricer: Pricer, layout: Layout) -> Candidate:
+def _priced_below(pricer: Pricer, layout: Layout, ceiling_seconds: float) -> Candidate | None:
     """Return a layout with its price, and what no split of its point undercuts on nodes in its order.
 
-    Layers may choose recompute anew.
+    None where it does not fit, or takes no less than `ceiling_seconds` by the work of its ranks alone. Layers that
+    choose what they recompute do so anew.
     """
+    prices = pricer.prices(layout)
     if layout.recompute.is_per_layer:
-        layout = LayerChooser(pricer.prices(layout), limit_bytes=pricer.limit_bytes).chosen(layout) or layout
+        layout = LayerChooser(prices, limit_bytes=pricer.limit_bytes).chosen(layout) or layout
+    if prices.peak_bytes(layout) > pricer.limit_bytes or not pricer.hosts_hold(prices, layout):
+        return None
+    if prices.least_pipeline_seconds(layout) + prices.tail_seconds(layout) >= ceiling_seconds:
+        return None
     candidate = pricer.candidate(layout, lower_bound_seconds=0.0)
     point, step_seconds = candidate.point, candidate.step_seconds
     if layout.pp == 1:

@@ -30,7 +30,6 @@ from benchmarks.checks.check import (
 )
 from benchmarks.checks.fresh_copy import copy_to
 from benchmarks.checks.running import (
-    MANY_EXAMPLES,
     Counts,
     Ran,
     Row,
@@ -43,7 +42,6 @@ from benchmarks.checks.running import (
 from benchmarks.checks.table import Table, document_of, listed, summary_lines
 from benchmarks.checks.targets import Target, Verdict, above, at_least, at_most, between, exactly
 from benchmarks.instances import instances
-from tests import examples
 
 MET, MISSED, NOT_RUN = Verdict.MET, Verdict.MISSED, Verdict.NOT_RUN
 FLOATS = st.floats(min_value=-1e9, max_value=1e9)
@@ -253,7 +251,6 @@ def test_only_tests_of_several_files_are_dealt_out(tmp_path: Path) -> None:
     one = Suite(nodes=("tests/laws/test_plan_fuzz.py",))
     several = Suite(nodes=("tests/laws/test_plan_fuzz.py", "tests/laws/test_input_fuzz.py"), marker="long")
     report = tmp_path / "report.xml"
-    assert MANY_EXAMPLES == examples.VARIABLE
     assert words_of_tests(one, report=report, workers=2)[4:] == ("-m", NOT_LONG, *one.nodes)
     assert words_of_tests(several, report=report, workers=2)[4:] == (
         *("-m", "long", "-n", "2", "--dist", "loadfile"),

@@ -2,15 +2,19 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
 from benchmarks.hostile.attempts import MOST_SECONDS, Ground
 from benchmarks.hostile.damages import hostile, hostile_word
 from benchmarks.hostile.targets import TARGETS
 from benchmarks.hostile.watch import HangError, ended, no_hang, watched
+from cli.main import app
 
 QUICK = tuple(
     index for index, target in enumerate(TARGETS) if target.words[0] in {"models", "mem", "accuracy", "cluster", "rule"}
@@ -79,6 +83,20 @@ def test_a_fault_is_named(tmp_path: Path) -> None:
     (fault, *others) = Ground(tmp_path).tried(astray, astray.words, None, case=0).faults
     assert fault.startswith("astray: ")
     assert "in/spec.yaml was changed" in others
+
+
+def commands(within: TyperGroup, *names: str) -> Iterator[tuple[str, ...]]:
+    """Yield every command of a group, those of groups within it too."""
+    for name, command in within.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command, *names, name)
+        else:
+            yield (*names, name)
+
+
+def test_every_command_has_a_target() -> None:
+    every = set(commands(typer.main.get_group(app)))
+    assert {command for command in every if any(target.words[: len(command)] == command for target in TARGETS)} == every
 
 
 def test_the_same_number_does_the_same() -> None:

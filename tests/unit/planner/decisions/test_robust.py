@@ -145,6 +145,12 @@ def test_every_case_agrees_with_the_independent_evaluator(name: str) -> None:
     ("recompute", "degrees"),
     [
         pytest.param(None, {"pp": (2,), "tp": (4,)}, id="each layer in its own way"),
+        pytest.param(
+            None,
+            {"pp": (2, 4), "tp": (2,)},
+            marks=pytest.mark.slow,
+            id="each layer in its own way, two numbers of stages",
+        ),
         pytest.param(("none", "full"), {"pp": (2,), "vpp": (1, 2), "tp": (2,)}, id="interleaved"),
     ],
 )

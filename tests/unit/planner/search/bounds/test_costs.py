@@ -155,10 +155,11 @@ def wide_run() -> SmallSpace:
     return small_space(model, replace(tiny_workload(), seq_len=1024, global_batch_size=32))
 
 
-def test_less_memory_never_lowers_the_bound_on_time() -> None:
+@pytest.mark.parametrize("step_bytes", [60_000_000, pytest.param(20_000_000, marks=pytest.mark.slow)])
+def test_less_memory_never_lowers_the_bound_on_time(step_bytes: int) -> None:
     space = wide_run()
     points = space.points
-    limits = (*range(3_300_000_000, 4_200_000_000, 60_000_000), NO_LIMIT_BYTES)
+    limits = (*range(3_300_000_000, 4_200_000_000, step_bytes), NO_LIMIT_BYTES)
     for less, more in pairwise(limits):
         fits_X = space.table.fits_X(points, limit_bytes=less)
         tight_X, loose_X = (
@@ -216,12 +217,13 @@ def test_heavy_layers_among_light_ones_are_counted_by_what_they_need(heavy_first
     assert not space.table.fits_X(point, limit_bytes=least - (1_000 if heavy_first else 10_000_000))[0]
 
 
-def test_an_interleaved_point_fits_just_where_its_one_split_does() -> None:
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_interleaved_point_fits_just_where_its_one_split_does(every: int) -> None:
     space = wide_run()
     points = space.points
     interleaved = np.flatnonzero((points.vpp_X > 1) & (points.zero_stage_X <= 1))
     assert len(interleaved) > 50
-    for index in interleaved[::4]:
+    for index in interleaved[::every]:
         (split,) = space.splits(space.layout(int(index)))
         peak = peak_memory_bytes(memory_ledger(space.place(split)))
         point = points.where(np.arange(len(points)) == index)
