@@ -85,7 +85,7 @@ class MeasuredLayerKernels(LayerKernels):
             shapes=[_product(kind, int(rows), product.columns, product.depth, 1) for rows in rows_T.tolist()],
             own_seconds_P=self._alone.product_T(product, rows_T),
             reference=self._reference.measured_product_seconds,
-            engine=self._engine,
+            engine=self.engine,
             stands_in=kind.weight_bytes > kind.activation_bytes,
         )
         return seconds_T * self._measured.factors(asked).counted_P
@@ -109,7 +109,7 @@ class MeasuredLayerKernels(LayerKernels):
             ],
             own_seconds_P=small_P + large_P,
             reference=self._reference.measured_grouped_seconds,
-            engine=self._engine,
+            engine=self.engine,
             stands_in=kind.weight_bytes > kind.activation_bytes,
         )
         counted_T = self._measured.factors(asked).counted_P.reshape(small_T.shape)
@@ -130,7 +130,7 @@ class MeasuredLayerKernels(LayerKernels):
                     shapes=[Shape(words=(kernel,), sizes=(int(each),)) for each in each_T.tolist()],
                     own_seconds_P=alone_T,
                     reference=self._measured_element_wise_seconds,
-                    engine=self._engine,
+                    engine=self.engine,
                 )
                 found = self._measured.factors(asked)
                 over_start_T = count * np.maximum(alone_T * found.factor_P - self._kernel_seconds, 0.0)

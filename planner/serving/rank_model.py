@@ -119,7 +119,8 @@ class RankLayer:
         recurrence: A recurrence; None without.
         experts: Routed experts; None without.
         stream_bytes_per_token: Traffic of element-wise kernels for a token.
-        num_kernels: Element-wise kernels, casts included.
+        num_kernels: Element-wise kernels, casts included, of an engine that runs each apart.
+        fused: By engine how many of them it does not.
         streams: Both by measured kernel (`profiles.measured_operations.kernel_named`): its bytes for a token, and how
             often it runs.
         reductions: Sums over the tensor-parallel group.
@@ -134,6 +135,7 @@ class RankLayer:
     experts: RoutedExperts | None
     stream_bytes_per_token: float
     num_kernels: int
+    fused: Mapping[str, int]
     streams: Mapping[str, tuple[float, int]]
     reductions: int
     weight_bytes: float

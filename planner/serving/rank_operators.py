@@ -33,7 +33,9 @@ from planner.models.layers.model import build_graph
 from planner.models.specs import ModelSpec
 from planner.ranks.sharding import padded_vocab_size
 from planner.requests.workload import Precision, TrainWorkload
+from planner.serving.exchange import OWN_SUMS
 from planner.serving.formats import ServedFormats
+from planner.serving.fused_kernels import fused_kernels
 from planner.serving.placed_experts import PlacedExperts
 from planner.serving.rank_model import (
     PLAIN_BYTES,
@@ -153,6 +155,7 @@ def _layer(  # noqa: PLR0913, PLR0917 - the facts of a layer
         experts=experts,
         stream_bytes_per_token=stream + CAST_BYTES * casts * model.hidden_size,
         num_kernels=kernels + casts,
+        fused={engine: fused_kernels(engine, model, block, layer, shape) for engine in OWN_SUMS},
         streams=_with_casts(streams, casts, CAST_BYTES * casts * model.hidden_size),
         reductions=sums,
         weight_bytes=weights + _copied_bytes(layer, block, shape, formats),

@@ -84,7 +84,7 @@ class StepTables:
         exchange_T: Collectives.
         scans_T: Recurrences of prompts.
         head_T: LM head, by sampled tokens.
-        num_kernels: Element-wise kernels of a step.
+        num_kernels: Element-wise kernels of a step that run apart.
         expert_layers: Layers with routed experts, those with fp4 weights as the part of one that their kernels take.
         latent_layers: Layers with latent attention or a recurrence.
         state_seconds: Reading and writing the states of one sequence in decode.
@@ -142,7 +142,7 @@ class LayerKernels:
 
     def __init__(self, device: Device, factors: KernelFactors, engine: str) -> None:
         self._device = device
-        self._engine = engine
+        self.engine = engine
         self.factors = factors
         self._surfaces: dict[tuple[str, Grouped | None, bool], GemmSurface] = {}
 
@@ -221,7 +221,7 @@ class LayerKernels:
     def _grouped(self, experts: RoutedExperts) -> tuple[Format, Grouped]:
         """Return what experts are multiplied in, and the kernels that do."""
         has_fp4 = "fp4" in self._device.dense_flops_per_second
-        grouped = grouped_kernels(experts.grouped, engine=self._engine, has_fp4=has_fp4)
+        grouped = grouped_kernels(experts.grouped, engine=self.engine, has_fp4=has_fp4)
         return runnable(experts.format, self._device), grouped
 
     def stream_T(self, layers: Sequence[RankLayer], tokens_T: FloatArray, own_T: FloatArray) -> FloatArray:
@@ -294,7 +294,7 @@ def step_tables(model: RankModel, shape: EngineShape, *, kernels: LayerKernels, 
         exchange_T += layer.count * _exchange_T(layer, shape, exchange, tokens_T, model.hidden_size)
         scans_T += kernels.rest * layer.count * _scan_T(layer, device, tokens_T)
         stream_bytes += layer.count * layer.stream_bytes_per_token
-        num_kernels += layer.count * layer.num_kernels
+        num_kernels += layer.count * (layer.num_kernels - layer.fused.get(kernels.engine, 0))
         state_bytes += layer.count * (0 if layer.recurrence is None else 2 * layer.recurrence.state_bytes)
     stream_bytes += 3 * PLAIN_BYTES * model.hidden_size
     tensor_bytes_T = PLAIN_BYTES * tokens_T * model.hidden_size

@@ -6,7 +6,7 @@
 set -euo pipefail
 
 case "${POOL:-server}" in
-    server) LOAD=(--request-rate 6.499 --num-prompts 560) DOOR=8000 ;;
+    server) LOAD=(--request-rate 6.509 --num-prompts 560) DOOR=8000 ;;
     *) echo "no such pool: $POOL" >&2; exit 2 ;;
 esac
 
