@@ -30,6 +30,9 @@ LARGE_BATCH = 8192
 MOST_GROWN = 1.3
 """By how much a batch may be larger with one GiB more."""
 
+NEAR = 0.97
+"""Part of the fastest block's tokens a second from which on the search goes on in a batch size."""
+
 LEAST_SHARE = 5e-5
 """Smaller shares are solvers' tolerances, and not shown."""
 
@@ -128,13 +131,17 @@ def _best_plan(target: Target, asked: _Asked, narrow: Sequence[TargetPlan] = ())
     words = WORDS[target]
     searched = asked.searched(asked.prices(words), target)
     sizes = [(block.batch_size, block.num_batches, block.rate) for block in searched.of_sizes]
-    best = _fastest(target, words, sizes, asked)
+    simulated = list(_simulated_plans(target, words, sizes, asked))
     if words.most_batches is None:
-        again = () if best is None else asked.searched(asked.prices(words), target, (best.batch_size,)).of_sizes
+        fastest = max((plan.tokens_per_second for plan in simulated), default=0.0)
+        near = [plan.batch_size for plan in simulated if plan.tokens_per_second >= NEAR * fastest]
+        again = [block for size in near for block in asked.searched(asked.prices(words), target, (size,)).of_sizes]
         last = [(block.batch_size, block.num_batches, block.rate) for block in again]
         last += [(plan.batch_size, plan.num_batches, float("inf")) for plan in narrow]
         for less in _narrower(words):
-            best = _fastest(target, less, last, asked, best)
+            fastest = max((plan.tokens_per_second for plan in simulated), default=0.0)
+            simulated += _simulated_plans(target, less, last, asked, above=fastest)
+    best = max(simulated, key=lambda plan: plan.tokens_per_second, default=None)
     if best is None:
         return None
     most = max(searched.most_rate * asked.request.output_tokens, best.unpaused_tokens_per_second)
@@ -162,33 +169,28 @@ def _narrower(words: Words) -> Iterator[Words]:
     yield replace(words, slice_tokens=None)
 
 
-def _fastest(
-    target: Target,
-    words: Words,
-    blocks: Iterable[tuple[int, int, float]],
-    asked: _Asked,
-    best: TargetPlan | None = None,
-) -> TargetPlan | None:
-    """Return the fastest simulated plan of some blocks, or the one that is given.
+def _simulated_plans(
+    target: Target, words: Words, blocks: Iterable[tuple[int, int, float]], asked: _Asked, *, above: float = 0.0
+) -> Iterator[TargetPlan]:
+    """Yield the simulated plans of some blocks, but for those that cannot be the fastest.
 
     Args:
         target: Who runs it.
         words: What of its words may be used.
         blocks: Batch size, number of batches, and sequences a second that they do not exceed.
         asked: The question.
-        best: What is there already.
+        above: Tokens a second that are reached already.
     """
     prices = asked.prices(words)
     for batch_size, num_batches, most_rate in blocks:
-        if best is not None and most_rate * asked.request.output_tokens <= best.tokens_per_second:
+        if most_rate * asked.request.output_tokens <= above:
             continue
         block = settled(prices.problem, batch_size, num_batches, solver=asked.solver)
         if block is None:
             continue
         found = _simulated(_target_plan(target, words, prices, block, asked.request), asked)
-        if best is None or found.tokens_per_second > best.tokens_per_second:
-            best = found
-    return best
+        above = max(above, found.tokens_per_second)
+        yield found
 
 
 def _target_plan(

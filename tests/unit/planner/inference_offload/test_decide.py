@@ -209,3 +209,15 @@ def test_a_plan_says_how_much_of_the_gpus_time_is_measured(tmp_path: Path) -> No
     assert document["plans"]["any"]["source_fractions"] == plan.plans[0].source_fractions
     pairs = [pair for block in offload_blocks(plan, Target.ANY) if isinstance(block, Facts) for pair in block.pairs]
     assert [name for name, _ in pairs if name.startswith("GPU, ")] == ["GPU, prompts", "GPU, answers"]
+
+
+@pytest.mark.slow
+def test_the_search_goes_on_in_every_size_that_comes_near_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    request, case = replace(request_of(prompt=1000), output_tokens=200), ("llama-3.1-405b", "h100-sxm-80gb", 2048)
+    near = asked(request, case).of(Target.ANY)
+    monkeypatch.setattr("planner.inference_offload.decide.NEAR", 1.0)
+    fastest = asked(request, case).of(Target.ANY)
+    assert near is not None
+    assert fastest is not None
+    assert near.tokens_per_second > fastest.tokens_per_second
+    assert near.batch_size != fastest.batch_size
