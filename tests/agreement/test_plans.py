@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -445,6 +446,33 @@ def test_a_byte_more_or_less_decides_what_fits(every: int) -> None:
             assert plan.best.step_seconds <= fastest * (1 + ROUNDING)
             by_layer = plan.best.layout.recompute.is_per_layer
             assert by_layer or math.isclose(plan.best.step_seconds, fastest, rel_tol=ROUNDING)
+
+
+def test_light_layers_that_are_not_run_again_leave_the_most_room() -> None:
+    heavy, light = (
+        replace(
+            tiny_dense_model(num_layers=1).runs[0].block,
+            feed_forward=DenseFeedForward(intermediate_size=size, gated=True, activation=Activation.SILU),
+        )
+        for size in (4096, 512)
+    )
+    run = Run(
+        model=replace(
+            tiny_dense_model(num_layers=3), runs=(BlockRun(block=heavy, count=1), BlockRun(block=light, count=2))
+        ),
+        cluster=four_gpus(gpus_per_node=4),
+        request=replace(
+            tiny_request(),
+            workload=TrainWorkload(seq_len=4096, global_batch_size=4, precision=Precision.BF16),
+            constraints=Constraints(),
+            memory_headroom=0.0,
+        ),
+    )
+    least, layout = min(((peak, layout) for layout, peak, _ in priced_layouts(run)), key=itemgetter(0))
+    assert layout.recompute.num_layers == 1, "while the heavy layer is run again, what the light ones kept is gone"
+    tight = with_memory(run, least)
+    request = replace(tight.request, constraints=Constraints(optimizer_offload=(0.0,)))
+    assert search(tight.model, tight.cluster, request).best.layout == layout
 
 
 def fastest_split(space: SmallSpace, splits: list[tuple[int, float, Layout]], limit: int) -> float | None:

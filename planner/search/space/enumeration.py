@@ -99,6 +99,7 @@ class _Inner:
         self.uses = cache(self._uses)
         self.recompute_columns = cache(self._recompute_columns)
         self.num_chains = cache(self._num_chains)
+        self.most_partial = cache(self._most_partial)
 
     def micro_batches(self, dp: int) -> tuple[int, ...]:
         batch, remainder = divmod(self.scope.workload.global_batch_size, dp)
@@ -122,6 +123,10 @@ class _Inner:
         if not self.scope.capabilities.partial_recompute:
             return ()
         return partial_recompute_layers(self.scope.model, num_stages=num_stages)
+
+    def _most_partial(self, num_stages: int) -> int:
+        """Return the most layers of each virtual stage that may be recomputed while others are not; 0 for none."""
+        return max(self.partial(num_stages=num_stages), default=0)
 
     def _uses(self, tp: int, replicas: int, edp: int, dp: int, pp: int) -> IntArray:
         """Return how a mesh can be used: vpp, micro-batch, sequence parallelism, sharding; a column each."""
@@ -235,7 +240,7 @@ def enumerate_layouts(  # noqa: PLR0913 - what is enumerated, and what of it lie
     uses = survivors(uses, of_use_X, chain(use_rules(uses, scope), module_rules(uses, scope, modules)))
     unfit = 0
     if may_fit is not None and len(uses):
-        hopeless_X = ~_frugal_fits_X(uses, scope, _frugal_choices(inner.recomputes, modules), may_fit)
+        hopeless_X = ~_frugal_fits_X(uses, scope, inner, _frugal_choices(inner.recomputes, modules), may_fit)
         stages = _recompute_keys(uses)[:, hopeless_X]
         unfit = int(weight_X(stages, inner.num_allowed).sum())
         refused = int(weight_X(stages, inner.num_recomputes).sum()) - unfit
@@ -273,13 +278,14 @@ def _frugal_choices(recomputes: tuple[Recompute, ...], modules: tuple[str, ...])
     return tuple(index for index, choice in enumerate(recomputes) if not clashes(choice, modules))
 
 
-def _frugal_fits_X(uses: Points, scope: Scope, choices: tuple[int, ...], may_fit: MayFit) -> BoolArray:
+def _frugal_fits_X(uses: Points, scope: Scope, inner: _Inner, choices: tuple[int, ...], may_fit: MayFit) -> BoolArray:
     """Return whether some frugal use of each mesh and its virtual stages may fit.
 
-    Micro-batches of one sequence and every layer recomputed as one of `choices` says. Residuals split or not: a split
-    one is gathered for the layer behind it, beside what it keeps. Every zero_stage that the target runs on such a mesh:
-    a higher one shards more, but waits for it with buffers, and 0 needs a communicator less. No use of the mesh takes
-    less than all these.
+    Micro-batches of one sequence and every layer recomputed as one of `choices` says, or whole as many as may be while
+    the others keep everything: what these keep is gone when the first ones are run again. Residuals split or not: a
+    split one is gathered for the layer behind it, beside what it keeps. Every zero_stage that the target runs on such a
+    mesh: a higher one shards more, but waits for it with buffers, and 0 needs a communicator less. No use of the mesh
+    takes less than all these.
     """
     keys = np.stack([uses.tp_X, uses.cp_X, uses.ulysses_X, uses.pp_X, uses.ep_X, uses.etp_X, uses.vpp_X])
     first, index_X = distinct_columns(keys)
@@ -302,16 +308,20 @@ def _frugal_fits_X(uses: Points, scope: Scope, choices: tuple[int, ...], may_fit
         num_microbatches_X=scope.workload.global_batch_size // frugal.dp_X,
         state_replicas_X=ones,
         secondary_shard_X=ones,
-        recompute_layers_X=np.zeros(len(frugal), dtype=np.int64),
     )
+    zeros = np.zeros_like(ones)
+    most_X = np.array([inner.most_partial(stages) for stages in (frugal.pp_X * frugal.vpp_X).tolist()], dtype=np.int64)
+    ways = [(np.full_like(ones, choice), zeros, ones > 0) for choice in choices]
+    ways.append((zeros, most_X, most_X > 0))
     fits_X = np.zeros(len(frugal), dtype=np.bool_)
-    splits = ((frugal.tp_X > 1).astype(np.int64), np.zeros_like(ones))
-    for choice, split_X, zero_stage in product(choices, splits, (3, 2, 1, 0)):
-        left = np.flatnonzero(~fits_X & (largest_X >= zero_stage))
+    splits = ((frugal.tp_X > 1).astype(np.int64), zeros)
+    for (recompute_X, layers_X, has_X), split_X, zero_stage in product(ways, splits, (3, 2, 1, 0)):
+        left = np.flatnonzero(~fits_X & has_X & (largest_X >= zero_stage))
         if len(left):
             use = replace(
                 frugal,
-                recompute_X=np.full_like(ones, choice),
+                recompute_X=recompute_X,
+                recompute_layers_X=layers_X,
                 sequence_parallel_X=split_X,
                 zero_stage_X=np.full_like(ones, zero_stage),
             )
