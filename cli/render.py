@@ -190,13 +190,16 @@ def columns(*headers: str, whole: Sequence[str] = (), spare: Sequence[str] = ())
     )
 
 
+_BETWEEN_PHRASES = "; "
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbered:
     """Long texts, such as citations, taken out of a table.
 
     Args:
         marks: The mark that stands for each text in the table, equal texts sharing one.
-        notes: Each distinct text once, behind its mark.
+        notes: Each distinct text once, behind its mark, without what a note before it has said.
     """
 
     marks: tuple[str, ...]
@@ -204,12 +207,24 @@ class Numbered:
 
 
 def numbered(texts: Sequence[str]) -> Numbered:
-    """Return a mark for each text, "[1]", "[2]" and so on, and the texts as notes."""
+    """Return a mark for each text, "[1]", "[2]" and so on, and the texts as notes.
+
+    A source is phrases with semicolons between them, and many sources end with the same ones. What a note has said
+    already it does not say again, and what an earlier one has said it points to; JSON has every text in full.
+    """
     numbers = {text: number for number, text in enumerate(dict.fromkeys(texts), start=1)}
-    return Numbered(
-        marks=tuple(f"[{numbers[text]}]" for text in texts),
-        notes=tuple(Line(f"  [{number}] {text}") for text, number in numbers.items()),
-    )
+    said: dict[str, int] = {}
+    notes = []
+    for text, number in numbers.items():
+        phrases = dict.fromkeys(text.split(_BETWEEN_PHRASES))
+        earlier = sorted({said[phrase] for phrase in phrases if phrase in said})
+        own = [phrase for phrase in phrases if phrase not in said]
+        if earlier:
+            marks = " and ".join(f"[{other}]" for other in earlier)
+            own.append(f"the rest as in {marks}" if own else f"as in {marks}")
+        notes.append(Line(f"  [{number}] {_BETWEEN_PHRASES.join(own)}"))
+        said |= dict.fromkeys((phrase for phrase in phrases if phrase not in said), number)
+    return Numbered(marks=tuple(f"[{numbers[text]}]" for text in texts), notes=tuple(notes))
 
 
 def as_text(blocks: Iterable[Block]) -> str:

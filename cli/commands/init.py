@@ -70,6 +70,8 @@ schema: 1
 # A bundled model (`shardwright models` lists them), the path of a Hugging Face config.json or of its directory,
 # or the model's own fields.
 model: {model}
+# What engines load, where they find it elsewhere: a repository or a path on their nodes.
+# served_model: org/model
 
 # Equal nodes of a preset (`shardwright clusters` lists them); with several kinds of GPU, clusters: and a list.
 cluster: {{preset: {cluster}, nodes: {nodes}}}

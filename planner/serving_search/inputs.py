@@ -82,7 +82,7 @@ def checked_serve_inputs(document: Document, *, base: Path) -> tuple[ServeInputs
     except InputError as error:
         errors += _single(error)
     try:
-        name = served_name(fields.get("model"), model)
+        name = served_name(fields.get("model"), model, base=base)
         request = read_serve_request(document, base=base, model_name=name, draft=draft)
     except InputError as error:
         errors += _single(error)

@@ -94,6 +94,18 @@ def test_equal_texts_share_a_number() -> None:
     assert as_text(found.notes) == "  [1] a\n  [2] b\n"
 
 
+def test_what_a_note_has_said_is_not_said_again() -> None:
+    found = numbered(["a; fit", "b; fit; c; fit", "d; c; a", "a; c"])
+    assert found.marks == ("[1]", "[2]", "[3]", "[4]")
+    lines = as_text(found.notes).splitlines()
+    assert lines == [
+        "  [1] a; fit",
+        "  [2] b; c; the rest as in [1]",
+        "  [3] d; the rest as in [1] and [2]",
+        "  [4] as in [1] and [2]",
+    ]
+
+
 @pytest.mark.parametrize(
     ("days", "text"),
     [(1234.5, "1,234.5 days"), (1.0, "1.0 days"), (0.5, "12.0 hours"), (0.01, "14 minutes"), (1e-4, "0.14 minutes")],

@@ -1,5 +1,6 @@
 """Serving specs and traces: what they become, and what is said where they are wrong."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,32 @@ def test_the_smallest_spec_loads() -> None:
     assert (workload.targets.percentile, workload.max_model_len) == (90.0, 1200)
     assert inputs.request.objective is ServeObjective.GOODPUT
     assert workload.arrivals is Arrivals.POISSON
+
+
+def test_engines_load_a_model_of_ones_own_from_its_directory(tmp_path: Path) -> None:
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "vocab_size": 32000,
+        "max_position_embeddings": 4096,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    }
+    own = tmp_path / "models" / "mine"
+    own.mkdir(parents=True)
+    (own / "config.json").write_text(json.dumps(config))
+    spec = tmp_path / "specs" / "spec.yaml"
+    spec.parent.mkdir()
+    for named in ("../models/mine", "../models/mine/config.json", str(own)):
+        spec.write_text(SMALL.replace("model: llama-3.1-8b", f"model: {named}"))
+        assert load_serve_inputs(spec).request.served_model == str(own.resolve())
+    spec.write_text(SMALL.replace("model: llama-3.1-8b", "model: ../models/mine\nserved_model: /weights/mine"))
+    assert load_serve_inputs(spec).request.served_model == "/weights/mine"
 
 
 def test_everything_that_can_be_said_is_read() -> None:
