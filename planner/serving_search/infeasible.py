@@ -147,9 +147,9 @@ def _no_shape(grounds: tuple[Ground, ...], request: ServeRequest) -> ServeInfeas
         reasons = [reason for reason, _ in sorted(refused.items(), key=lambda item: (-item[1], item[0]))]
         why = "; ".join(reasons[:MOST_REASONS])
     else:
+        clusters = [ground.prices.cluster for ground in grounds]
         sizes = "; on ".join(
-            f"{ground.prices.cluster.device.name} {', '.join(map(str, nested_sizes(ground.prices.cluster.gpus_per_node)))}"
-            for ground in grounds
+            f"{cluster.device.name} {', '.join(map(str, nested_sizes(cluster.gpus_per_node)))}" for cluster in clusters
         )
         why = f"no engine has the pinned degrees, with so many GPUs as pack into a node (on {sizes}) or in whole nodes"
     return ServeInfeasible(
