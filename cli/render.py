@@ -57,7 +57,7 @@ def signed_milliseconds(seconds: float) -> str:
 
 def percent(fraction: float) -> str:
     """Return a fraction as percent with one decimal."""
-    return f"{fraction * 100:.1f} %"
+    return f"{fraction * 100:z.1f} %"
 
 
 def sources_in_words(fractions: Mapping[str, float]) -> str:

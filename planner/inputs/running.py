@@ -39,6 +39,9 @@ from profiles.schema import ClusterEntry
 _MEGATRON = re.compile(r"\b(?:pretrain_\w+|lora_gpt)\.py\b")
 """Names of Megatron-LM's training programs."""
 
+LAUNCH_SCRIPTS = ("launch.sh", "job.sbatch")
+"""What `plan --out` calls the scripts that start a run."""
+
 FACTS_FLAG, OTHER_MODEL_FLAG = "--model-facts", "--model"
 """Flags by which the training program beside a DeepSpeed configuration is told its model; the second wins."""
 
@@ -104,6 +107,10 @@ def read_running(path: Path, *, text: str | None = None, config: Path | None = N
     Raises:
         InputError: It cannot be read, or says no layout.
     """
+    if path.is_dir():
+        script = next((path / name for name in LAUNCH_SCRIPTS if is_regular_file(path / name)), None)
+        hint = "Name the script in it." if script is None else f"Name the script: {script}"
+        raise InputError("This is a directory.", location=Location(file=str(path)), hint=hint)
     text = _text(path) if text is None else text
     if _MEGATRON.search(text):
         job = read_megatron(text, file=str(path))

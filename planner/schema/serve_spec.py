@@ -36,7 +36,7 @@ from planner.schema.routing_file import HistogramFile
 from planner.schema.serve_trace import read_trace
 from planner.schema.spec import SCHEMA, known_schema
 from planner.schema.strict import Closed
-from planner.schema.translate import complaint, validated
+from planner.schema.translate import complaint, shown, validated
 from planner.serving_plans.request import (
     DEFAULT_PERCENTILE,
     MAX_REQUESTS,
@@ -101,6 +101,9 @@ class LengthsFile(Closed):
 def _lengths(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool):
         return {"min": value, "max": value}
+    if not isinstance(value, dict | LengthsFile):
+        wanted = "Give tokens, such as 2048, {min: 500, max: 4000}, or {mean: 1800, sigma: 0.8, max: 16000}."
+        raise complaint(f"{shown(value)} is no length.", wanted)
     return value
 
 

@@ -62,6 +62,15 @@ def test_engines_load_a_model_of_ones_own_from_its_directory(tmp_path: Path) -> 
     assert load_serve_inputs(spec).request.served_model == "/weights/mine"
 
 
+def test_a_word_is_no_length_and_the_forms_of_one_are_shown() -> None:
+    assert error_of(("input: 1000", "input: lognormal")) == (
+        'spec.yaml:6:10: workload.input: "lognormal" is no length.\n'
+        "Give tokens, such as 2048, {min: 500, max: 4000}, or {mean: 1800, sigma: 0.8, max: 16000}."
+    )
+    assert "Did you mean `requests_per_second`? " in error_of(("input: 1000", "input: 1000\n  rps: 10"))
+    assert "Did you mean `input`? " in error_of(("input: 1000", "input_tokens: 1000"))
+
+
 def test_everything_that_can_be_said_is_read() -> None:
     inputs = serve_inputs(
         SMALL,
