@@ -24,6 +24,9 @@ PLACES = {Place.GPU: "GPU", Place.PEER: "peer GPUs", Place.HOST: "host", Place.D
 LEAST_SECONDS = 0.1
 """Shorter times are written in ms."""
 
+NOTHING_SECONDS = 5e-9
+"""What two decimals of us show as nothing."""
+
 
 def rate(tokens_per_second: float) -> str:
     """Return a throughput with three significant digits."""
@@ -32,7 +35,9 @@ def rate(tokens_per_second: float) -> str:
 
 def seconds(value: float) -> str:
     """Return a time with three significant digits, or in whole seconds; below a tenth of one in ms, then in us."""
-    if value >= LEAST_SECONDS or not value:
+    if value < NOTHING_SECONDS:
+        return "0 s"
+    if value >= LEAST_SECONDS:
         return f"{value:,.0f} s" if value >= 1000 else f"{value:.3g} s"
     return f"{value * 1e3:.3g} ms" if value >= LEAST_SECONDS / 1e3 else f"{value * 1e6:.2f} us"
 

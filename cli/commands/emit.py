@@ -124,7 +124,9 @@ def _files(plan: Path, *, target: EmitTarget | None, index: int) -> tuple[Target
         if framework is found.target:
             raise
         hint = f"`shardwright emit {plan} --target all` compares it with the best plan for {framework}."
-        raise InputError(f"{error.target} cannot say: {error.message}.", hint=f"{error.hint}\n{hint}") from None
+        raise InputError(
+            f"{error.target} cannot say: {error.message.rstrip('.')}.", hint=f"{error.hint}\n{hint}"
+        ) from None
 
 
 def _compare(path: Path, *, index: int, format_: Format) -> None:

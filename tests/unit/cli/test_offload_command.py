@@ -168,7 +168,15 @@ def test_a_spec_of_a_training_run_is_answered_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0 s"), (2031.2, "2,031 s"), (17.53, "17.5 s"), (0.1, "0.1 s"), (0.0339, "33.9 ms"), (9.69e-7, "0.97 us")],
+    [
+        (0.0, "0 s"),
+        (2031.2, "2,031 s"),
+        (17.53, "17.5 s"),
+        (0.1, "0.1 s"),
+        (0.0339, "33.9 ms"),
+        (9.69e-7, "0.97 us"),
+        (4e-9, "0 s"),
+    ],
 )
 def test_times_have_a_unit_that_fits_them(value: float, text: str) -> None:
     assert seconds(value) == text
