@@ -91,8 +91,9 @@ def _traffic(workload: ServeWorkload) -> str:
     else:
         lengths = f"{_lengths(workload.prompts)} in, {_lengths(workload.outputs)} out"
     load = {
-        Arrivals.POISSON: "by the clock"
-        + ("" if workload.burstiness == 1.0 else f" (burstiness {workload.burstiness:g})"),
+        Arrivals.POISSON: "Poisson arrivals"
+        if workload.burstiness == 1.0
+        else f"arrivals of burstiness {workload.burstiness:g}",
         Arrivals.CLOSED: "closed loop",
         Arrivals.OFFLINE: "all at once",
         Arrivals.TRACE: "as recorded",
@@ -181,8 +182,11 @@ def _engines(plan: ServePlan) -> tuple[Block, ...]:
     )
     idle = sum(cluster.world_size for cluster in plan.clusters) - plan.num_gpus
     price = "" if plan.price_per_hour is None else f", {plan.price_per_hour:,.2f} an hour"
-    note = f"{counted(plan.num_gpus, 'GPU')} used, {idle} left{price}. seqs: --max-num-seqs, the planned batch."
-    return (Table(columns=head, rows=rows), Line(f"  {note}", Style.QUIET))
+    used = f"{counted(plan.num_gpus, 'GPU')} used, {idle} left{price}."
+    told = (
+        "seqs: --max-num-seqs, the planned batch; tokens: --max-num-batched-tokens; bears: the most within the targets."
+    )
+    return (Table(columns=head, rows=rows), Line(f"  {used}", Style.QUIET), Line(f"  {told}", Style.QUIET))
 
 
 def _engine_words(pool: Pool) -> str:

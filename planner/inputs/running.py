@@ -39,6 +39,9 @@ from profiles.schema import ClusterEntry
 _MEGATRON = re.compile(r"\b(?:pretrain_\w+|lora_gpt)\.py\b")
 """Names of Megatron-LM's training programs."""
 
+_VLLM = re.compile(r"\bvllm\s+serve\b")
+"""What starts a server."""
+
 LAUNCH_SCRIPTS = ("launch.sh", "job.sbatch")
 """What `plan --out` calls the scripts that start a run."""
 
@@ -116,6 +119,13 @@ def read_running(path: Path, *, text: str | None = None, config: Path | None = N
         job = read_megatron(text, file=str(path))
         return Running(target=Target.MEGATRON, layout=layout_of(job), model=model_of(job), workload=workload_of(job))
     config = path.parent / CONFIG_FILE if config is None else config
+    if not config.is_file() and _VLLM.search(text):
+        raise InputError(
+            "This starts vLLM; training runs are priced here.",
+            location=Location(file=str(path)),
+            hint="`shardwright validate --cluster NAME` judges a server's memory, `shardwright diff PLAN SCRIPT` holds"
+            " it against its serving plan.",
+        )
     if not config.is_file():
         raise InputError(
             f"This starts no training program of Megatron-LM, and there is no {CONFIG_FILE} of DeepSpeed beside it.",

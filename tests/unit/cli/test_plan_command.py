@@ -416,3 +416,12 @@ def test_a_launch_script_is_no_spec(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["plan", str(path)])
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: {path}: This is a script; YAML or JSON is wanted here.\n")
+
+
+def test_a_spec_is_no_calibration(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    assert RUNNER.invoke(app, ["init", str(path)]).exit_code == 0
+    result = RUNNER.invoke(app, ["plan", str(path), "--calibration", str(path)])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0].endswith("This is a spec, not a calibration.")
+    assert result.stderr.count("error: ") == 1
