@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from planner.units import GIB
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
     from rich.table import Table as RichTable
 
 HANGING_INDENT = "  "
@@ -286,7 +287,7 @@ def as_rich(blocks: Iterable[Block]) -> str:
                     console.print(grid)
                 case Table() as table:
                     shown = shown_columns(table, width=console.width)
-                    console.print(_rich_table(table, shown))
+                    console.print(_rich_table(table, shown, width=console.width))
                     left_out = [column.header for index, column in enumerate(table.columns) if index not in shown]
                     if left_out:
                         remark = f"  Left out to fit {console.width} columns: {', '.join(left_out)}."
@@ -314,9 +315,14 @@ def shown_columns(table: Table, *, width: int) -> tuple[int, ...]:
     """Return the columns that a terminal of this width has room for, the spare ones left out as far as needed."""
     shown = list(range(len(table.columns)))
     spare = sorted((index for index in shown if table.columns[index].spare), key=lambda i: table.columns[i].spare)
-    while spare and sum(_narrowest(table, index) + GAP for index in shown) > width:
+    while spare and _least_width(table, shown) > width:
         shown.remove(spare.pop(0))
     return tuple(shown)
+
+
+def _least_width(table: Table, shown: Sequence[int]) -> int:
+    """Return the fewest characters in which these columns of a table can be read beside one another."""
+    return sum(_narrowest(table, index) + GAP for index in shown)
 
 
 def _narrowest(table: Table, index: int) -> int:
@@ -326,16 +332,18 @@ def _narrowest(table: Table, index: int) -> int:
     return widest if column.whole else min(widest, max(NARROWEST, len(column.header)))
 
 
-def _rich_table(table: Table, shown: Sequence[int]) -> "RichTable":
+def _rich_table(table: Table, shown: Sequence[int], *, width: int) -> "RichTable":
+    """Return a table as Rich draws it: where its whole columns have no room, all but the first are folded, none cut."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    fits = _least_width(table, shown) <= width
     drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=True)
     for column in (table.columns[index] for index in shown):
-        drawn.add_column(
-            Text(column.header), justify="right" if column.right else "left", no_wrap=column.whole, overflow="fold"
-        )
+        side: JustifyMethod = "right" if column.right else "left"
+        whole = column.whole and (fits or column is table.columns[0])
+        drawn.add_column(Text(column.header), justify=side, no_wrap=whole, overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(row[index]) for index in shown))
     return drawn

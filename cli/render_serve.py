@@ -33,9 +33,6 @@ FRONT = "Speed against throughput, in closed form"
 LEAST_SHOWN = 0.01
 """Requests a second below which two places show nothing."""
 
-LONGEST_WAY = 36
-"""Characters of the words of a composition that a table shows."""
-
 
 def serve_blocks(plan: ServePlan, *, verbose: bool = False) -> tuple[Block, ...]:
     """Return what `plan` prints of a serving plan."""
@@ -183,9 +180,7 @@ def _engines(plan: ServePlan) -> tuple[Block, ...]:
     idle = sum(cluster.world_size for cluster in plan.clusters) - plan.num_gpus
     price = "" if plan.price_per_hour is None else f", {plan.price_per_hour:,.2f} an hour"
     used = f"{counted(plan.num_gpus, 'GPU')} used, {idle} left{price}."
-    told = (
-        "seqs: --max-num-seqs, the planned batch; tokens: --max-num-batched-tokens; bears: the most within the targets."
-    )
+    told = "seqs: --max-num-seqs, the planned batch; tokens: --max-num-batched-tokens; bears: req/s at most."
     return (Table(columns=head, rows=rows), Line(f"  {used}", Style.QUIET), Line(f"  {told}", Style.QUIET))
 
 
@@ -318,7 +313,7 @@ def _ways(plan: ServePlan) -> tuple[Block, ...]:
     rows = tuple(
         (
             entry.name,
-            _shortened(entry.words),
+            entry.words,
             str(entry.num_gpus),
             *((f"{entry.price_per_hour:,.2f}",) if priced else ()),
             _rate(entry.requests_per_second),
@@ -326,11 +321,7 @@ def _ways(plan: ServePlan) -> tuple[Block, ...]:
         for entry in plan.compositions
     )
     heads = ("way", "engines", ">GPUs", *((">an hour",) if priced else ()), ">bears req/s")
-    return (Table(columns=columns(*heads, whole=["engines"]), rows=rows),)
-
-
-def _shortened(words: str) -> str:
-    return words if len(words) <= LONGEST_WAY else f"{words[: LONGEST_WAY - 3]}..."
+    return (Table(columns=columns(*heads), rows=rows),)
 
 
 def _ranked(plan: ServePlan) -> tuple[Block, ...]:

@@ -1,5 +1,7 @@
 """Units, and blocks as plain text."""
 
+from collections import Counter
+
 import pytest
 
 from cli.render import (
@@ -78,6 +80,16 @@ def test_rich_takes_markup_in_names_as_text(monkeypatch: pytest.MonkeyPatch) -> 
     assert "[bold]x[/bold]" in text
     assert "[red]y" in text
     assert "[/]" in text
+
+
+def test_a_terminal_that_is_too_narrow_cuts_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    cells = ("sequence_parallel", "gradient reduction, parameter gather", "selective (core_attn)")
+    text = as_rich([Table(columns=columns("", ">before", ">after"), rows=(cells,))])
+    letters = [letter for cell in cells for letter in cell if letter.isalnum()]
+    shown = [letter for letter in text if letter.isalnum()]
+    assert all(len(line) <= 40 for line in text.splitlines())
+    assert Counter(letters) <= Counter(shown)
 
 
 def test_narrow_terminals_do_without_the_spare_columns() -> None:
