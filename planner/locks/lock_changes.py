@@ -181,8 +181,8 @@ def _time(old: PlanLock, new: PlanLock, *, other_run: bool) -> Iterator[Remark]:
     doubt = max(ratio, 1 / ratio) <= 1 + max(widths, default=0.0)
     if other_run:
         yield Remark(about=About.OTHER_WORKLOAD, text=f"{figure}, of another run.")
-    elif old.inputs.get("workload") != new.inputs.get("workload"):
-        yield Remark(about=About.OTHER_WORKLOAD, text=f"{figure}, of another workload.")
+    elif others := [part for part in ("model", "workload") if old.inputs.get(part) != new.inputs.get(part)]:
+        yield Remark(about=About.OTHER_WORKLOAD, text=f"{figure}, of another {' and '.join(others)}.")
     elif ratio < 1:
         yield Remark(about=About.FASTER, text=f"{figure}.")
     elif doubt:
