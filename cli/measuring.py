@@ -183,6 +183,12 @@ def collect_on(launch: Launch, directory: Path, *, budget_seconds: float | None,
         resume = True
 
 
+def left_open(directory: Path, wanted: Sequence[Wanted]) -> int:
+    """Return how many wanted points a directory holds nothing of: neither a measurement nor why there is none."""
+    known = {entry.point for entry in read_recording(directory).content.entries}
+    return sum(entry.point not in known for entry in wanted)
+
+
 def _measured_points(directory: Path) -> int:
     """Return how many points a directory holds that were measured; none where it cannot be read yet."""
     try:

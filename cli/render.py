@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from planner.units import GIB
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
     from rich.table import Table as RichTable
 
 HANGING_INDENT = "  "
@@ -57,7 +58,7 @@ def signed_milliseconds(seconds: float) -> str:
 
 def percent(fraction: float) -> str:
     """Return a fraction as percent with one decimal."""
-    return f"{fraction * 100:.1f} %"
+    return f"{fraction * 100:z.1f} %"
 
 
 def sources_in_words(fractions: Mapping[str, float]) -> str:
@@ -190,13 +191,16 @@ def columns(*headers: str, whole: Sequence[str] = (), spare: Sequence[str] = ())
     )
 
 
+_BETWEEN_PHRASES = "; "
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbered:
     """Long texts, such as citations, taken out of a table.
 
     Args:
         marks: The mark that stands for each text in the table, equal texts sharing one.
-        notes: Each distinct text once, behind its mark.
+        notes: Each distinct text once, behind its mark, without what a note before it has said.
     """
 
     marks: tuple[str, ...]
@@ -204,12 +208,24 @@ class Numbered:
 
 
 def numbered(texts: Sequence[str]) -> Numbered:
-    """Return a mark for each text, "[1]", "[2]" and so on, and the texts as notes."""
+    """Return a mark for each text, "[1]", "[2]" and so on, and the texts as notes.
+
+    A source is phrases with semicolons between them, and many sources end with the same ones. What a note has said
+    already it does not say again, and what an earlier one has said it points to; JSON has every text in full.
+    """
     numbers = {text: number for number, text in enumerate(dict.fromkeys(texts), start=1)}
-    return Numbered(
-        marks=tuple(f"[{numbers[text]}]" for text in texts),
-        notes=tuple(Line(f"  [{number}] {text}") for text, number in numbers.items()),
-    )
+    said: dict[str, int] = {}
+    notes = []
+    for text, number in numbers.items():
+        phrases = dict.fromkeys(text.split(_BETWEEN_PHRASES))
+        earlier = sorted({said[phrase] for phrase in phrases if phrase in said})
+        own = [phrase for phrase in phrases if phrase not in said]
+        if earlier:
+            marks = " and ".join(f"[{other}]" for other in earlier)
+            own.append(f"the rest as in {marks}" if own else f"as in {marks}")
+        notes.append(Line(f"  [{number}] {_BETWEEN_PHRASES.join(own)}"))
+        said |= dict.fromkeys((phrase for phrase in phrases if phrase not in said), number)
+    return Numbered(marks=tuple(f"[{numbers[text]}]" for text in texts), notes=tuple(notes))
 
 
 def as_text(blocks: Iterable[Block]) -> str:
@@ -271,7 +287,7 @@ def as_rich(blocks: Iterable[Block]) -> str:
                     console.print(grid)
                 case Table() as table:
                     shown = shown_columns(table, width=console.width)
-                    console.print(_rich_table(table, shown))
+                    console.print(_rich_table(table, shown, width=console.width))
                     left_out = [column.header for index, column in enumerate(table.columns) if index not in shown]
                     if left_out:
                         remark = f"  Left out to fit {console.width} columns: {', '.join(left_out)}."
@@ -299,9 +315,14 @@ def shown_columns(table: Table, *, width: int) -> tuple[int, ...]:
     """Return the columns that a terminal of this width has room for, the spare ones left out as far as needed."""
     shown = list(range(len(table.columns)))
     spare = sorted((index for index in shown if table.columns[index].spare), key=lambda i: table.columns[i].spare)
-    while spare and sum(_narrowest(table, index) + GAP for index in shown) > width:
+    while spare and _least_width(table, shown) > width:
         shown.remove(spare.pop(0))
     return tuple(shown)
+
+
+def _least_width(table: Table, shown: Sequence[int]) -> int:
+    """Return the fewest characters in which these columns of a table can be read beside one another."""
+    return sum(_narrowest(table, index) + GAP for index in shown)
 
 
 def _narrowest(table: Table, index: int) -> int:
@@ -311,16 +332,18 @@ def _narrowest(table: Table, index: int) -> int:
     return widest if column.whole else min(widest, max(NARROWEST, len(column.header)))
 
 
-def _rich_table(table: Table, shown: Sequence[int]) -> "RichTable":
+def _rich_table(table: Table, shown: Sequence[int], *, width: int) -> "RichTable":
+    """Return a table as Rich draws it: where its whole columns have no room, all but the first are folded, none cut."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    fits = _least_width(table, shown) <= width
     drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=True)
     for column in (table.columns[index] for index in shown):
-        drawn.add_column(
-            Text(column.header), justify="right" if column.right else "left", no_wrap=column.whole, overflow="fold"
-        )
+        side: JustifyMethod = "right" if column.right else "left"
+        whole = column.whole and (fits or column is table.columns[0])
+        drawn.add_column(Text(column.header), justify=side, no_wrap=whole, overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(row[index]) for index in shown))
     return drawn

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from cli.render import Block, Facts, Line, Style, Table, columns, count, milliseconds, section, signed_percent
-from planner.accuracy.measurements import Kind
+from planner.accuracy.measurements import MEASURED_OF_RUNS, Kind, misnamed_columns
 from planner.accuracy.operations import OperationPrediction
 from planner.accuracy.scores import (
     CHOICE_COLUMNS,
@@ -19,7 +19,7 @@ from planner.accuracy.scores import (
     step_errors,
     summary_of_choices,
 )
-from planner.accuracy.training import Prediction
+from planner.accuracy.training import FUNCTIONAL_TEST, Prediction
 from planner.errors import InputError
 from profiles.constants import Origin, named_constants
 from profiles.kernel_constants import named_kernel_constants
@@ -174,8 +174,31 @@ def training_blocks(runs: Sequence[Prediction], by: Sequence[str]) -> tuple[Bloc
         *((Facts(pairs=tuple(facts)),) if facts else ()),
         *(_single_runs(runs) if len(runs) <= MOST_RUNS else ()),
         *reasons([entry.error for entry in runs]),
+        *_unscored(runs),
         *_assumed(runs),
     )
+
+
+def _unscored(runs: Sequence[Prediction]) -> tuple[Block, ...]:
+    """Return which predicted runs have no error and why: nothing is measured, or nothing that measures training."""
+    predicted = [entry for entry in runs if entry.error is None and entry.measured_fits]
+    tests = sum(entry.row.text("mode") == FUNCTIONAL_TEST for entry in predicted)
+    silent = sum(
+        entry.measured_step_seconds is None and entry.measured_peak_bytes is None
+        for entry in predicted
+        if entry.row.text("mode") != FUNCTIONAL_TEST
+    )
+    lines = []
+    if silent:
+        wanted = ", ".join(f"{column} ({unit})" for column, unit in MEASURED_OF_RUNS.items())
+        lines.append(Line(f"  {silent} x nothing measured: one of {wanted}"))
+        lines += [
+            Line(f"  column {column} is not read; {meant} is, in {MEASURED_OF_RUNS[meant]}")
+            for column, meant in misnamed_columns([entry.row for entry in runs]).items()
+        ]
+    if tests:
+        lines.append(Line(f"  {tests} x the step time of a functional test, which measures no training"))
+    return section("Not scored", *lines) if lines else ()
 
 
 def _assumed(runs: Sequence[Prediction]) -> tuple[Block, ...]:

@@ -141,15 +141,16 @@ def _front_blocks(front: Front) -> tuple[Block, ...]:
         ),
     )
     below = front.open_below_bytes
-    if below is None:
-        end = f"Nothing fits into {memory(max(front.points[-1].peak_memory_bytes - front.step_bytes, 0))}."
+    nothing_bytes = front.points[-1].peak_memory_bytes - front.step_bytes
+    if below is not None:
+        end = f" What fits into {memory(below)} is not decided."
     else:
-        end = f"What fits into {memory(below)} is not decided."
+        end = f" Nothing fits into {memory(nothing_bytes)}." if nothing_bytes > 0 else ""
     return (
         table,
         Line(
             f"  No layout searched needs less memory and is faster, up to its gap; others may lie between two of them,"
-            f" within {memory(front.step_bytes)} of the upper one. {end}"
+            f" within {memory(front.step_bytes)} of the upper one.{end}"
         ),
         *(() if front.of_bytes is None else (Line("  Shares are of each GPU's own memory; the tightest GPU counts."),)),
     )

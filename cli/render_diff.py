@@ -74,10 +74,17 @@ def diff_blocks(found: Shown) -> tuple[Block, ...]:
     if found.unchanged:
         return (Line("Nothing changed.", Style.GOOD),)
     for table in found.tables:
-        blocks += section(table.title, Table(columns=columns("", ">before", ">after", ">change"), rows=table.rows))
+        blocks += section(table.title, _table(table))
     if found.files:
         blocks += section("Files", *(Item(name) for name in found.files))
     return tuple(blocks)
+
+
+def _table(of: Rows) -> Table:
+    """Return rows as a table; without the last column where no row has a change beside its before and after."""
+    if any(change for *_, change in of.rows):
+        return Table(columns=columns("", ">before", ">after", ">change"), rows=of.rows)
+    return Table(columns=columns("", "before", "after"), rows=tuple(row[:3] for row in of.rows))
 
 
 def diff_markdown(found: Shown) -> str:

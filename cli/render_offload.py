@@ -21,14 +21,25 @@ NAMES = {Target.ANY: "everything", Target.VLLM: "vLLM", Target.DEEPSPEED: "DeepS
 PLACES = {Place.GPU: "GPU", Place.PEER: "peer GPUs", Place.HOST: "host", Place.DRIVE: "drive"}
 
 
+LEAST_SECONDS = 0.1
+"""Shorter times are written in ms."""
+
+NOTHING_SECONDS = 5e-9
+"""What two decimals of us show as nothing."""
+
+
 def rate(tokens_per_second: float) -> str:
     """Return a throughput with three significant digits."""
     return f"{tokens_per_second:,.0f}" if tokens_per_second >= 1000 else f"{tokens_per_second:.3g}"
 
 
 def seconds(value: float) -> str:
-    """Return a time with three significant digits, or in whole seconds."""
-    return f"{value:,.0f} s" if value >= 1000 or not value else f"{value:.3g} s"
+    """Return a time with three significant digits, or in whole seconds; below a tenth of one in ms, then in us."""
+    if value < NOTHING_SECONDS:
+        return "0 s"
+    if value >= LEAST_SECONDS:
+        return f"{value:,.0f} s" if value >= 1000 else f"{value:.3g} s"
+    return f"{value * 1e3:.3g} ms" if value >= LEAST_SECONDS / 1e3 else f"{value * 1e6:.2f} us"
 
 
 def offload_blocks(plan: OffloadPlan, target: Target) -> tuple[Block, ...]:

@@ -33,9 +33,6 @@ FRONT = "Speed against throughput, in closed form"
 LEAST_SHOWN = 0.01
 """Requests a second below which two places show nothing."""
 
-LONGEST_WAY = 36
-"""Characters of the words of a composition that a table shows."""
-
 
 def serve_blocks(plan: ServePlan, *, verbose: bool = False) -> tuple[Block, ...]:
     """Return what `plan` prints of a serving plan."""
@@ -91,8 +88,9 @@ def _traffic(workload: ServeWorkload) -> str:
     else:
         lengths = f"{_lengths(workload.prompts)} in, {_lengths(workload.outputs)} out"
     load = {
-        Arrivals.POISSON: "by the clock"
-        + ("" if workload.burstiness == 1.0 else f" (burstiness {workload.burstiness:g})"),
+        Arrivals.POISSON: "Poisson arrivals"
+        if workload.burstiness == 1.0
+        else f"arrivals of burstiness {workload.burstiness:g}",
         Arrivals.CLOSED: "closed loop",
         Arrivals.OFFLINE: "all at once",
         Arrivals.TRACE: "as recorded",
@@ -181,8 +179,9 @@ def _engines(plan: ServePlan) -> tuple[Block, ...]:
     )
     idle = sum(cluster.world_size for cluster in plan.clusters) - plan.num_gpus
     price = "" if plan.price_per_hour is None else f", {plan.price_per_hour:,.2f} an hour"
-    note = f"{counted(plan.num_gpus, 'GPU')} used, {idle} left{price}. seqs: --max-num-seqs, the planned batch."
-    return (Table(columns=head, rows=rows), Line(f"  {note}", Style.QUIET))
+    used = f"{counted(plan.num_gpus, 'GPU')} used, {idle} left{price}."
+    told = "seqs: --max-num-seqs, the planned batch; tokens: --max-num-batched-tokens; bears: req/s at most."
+    return (Table(columns=head, rows=rows), Line(f"  {used}", Style.QUIET), Line(f"  {told}", Style.QUIET))
 
 
 def _engine_words(pool: Pool) -> str:
@@ -314,7 +313,7 @@ def _ways(plan: ServePlan) -> tuple[Block, ...]:
     rows = tuple(
         (
             entry.name,
-            _shortened(entry.words),
+            entry.words,
             str(entry.num_gpus),
             *((f"{entry.price_per_hour:,.2f}",) if priced else ()),
             _rate(entry.requests_per_second),
@@ -322,11 +321,7 @@ def _ways(plan: ServePlan) -> tuple[Block, ...]:
         for entry in plan.compositions
     )
     heads = ("way", "engines", ">GPUs", *((">an hour",) if priced else ()), ">bears req/s")
-    return (Table(columns=columns(*heads, whole=["engines"]), rows=rows),)
-
-
-def _shortened(words: str) -> str:
-    return words if len(words) <= LONGEST_WAY else f"{words[: LONGEST_WAY - 3]}..."
+    return (Table(columns=columns(*heads), rows=rows),)
 
 
 def _ranked(plan: ServePlan) -> tuple[Block, ...]:

@@ -1,5 +1,6 @@
 """`shardwright clusters`: the cluster presets and GPUs that a spec may name."""
 
+from difflib import get_close_matches
 from typing import Annotated
 
 import typer
@@ -39,7 +40,10 @@ def clusters(name: NameArgument = None, format_: FormatOption = Format.TEXT) -> 
     elif name in device_names():
         print_json(device_document(load_device(name))) if as_json else print_blocks(device_blocks(name))
     else:
+        names = (*preset_names(), *device_names())
+        near = [known for known in names if name.lower() in known] or get_close_matches(name.lower(), names, n=3)
+        proposal = f"Did you mean {' or '.join(near)}?\n" if near else ""
         raise InputError(
             f"There is neither a cluster preset nor a GPU named {name}.",
-            hint=f"Presets: {', '.join(preset_names())}.\nGPUs: {', '.join(device_names())}.",
+            hint=f"{proposal}Presets: {', '.join(preset_names())}.\nGPUs: {', '.join(device_names())}.",
         )

@@ -11,8 +11,8 @@ from cli.output import print_blocks, print_json, print_text
 from planner.errors import InputError, Location
 
 if TYPE_CHECKING:
-    from planner.locks.plan_lock import PlanLock
     from planner.locks.serve_lock import ServeLock
+    from planner.validation.pricing import LaunchedLock
 
 EXAMPLES = (
     "shardwright diff before after",
@@ -61,7 +61,8 @@ def diff(
 
     before = read_lock(old)
     if isinstance(before, PlanLock):
-        found = changes(before, _after(old, new))
+        after = _after(old, new)
+        found = changes(before, after.lock, faults=after.faults)
         show, document, is_bad = shown(found), diff_document(found), found.is_bad
     else:
         from cli.render_serve_diff import serve_diff_document, serve_shown
@@ -80,11 +81,11 @@ def diff(
         raise typer.Exit(ExitCode.FINDINGS)
 
 
-def _after(old: Path, new: Path) -> "PlanLock":
+def _after(old: Path, new: Path) -> "LaunchedLock":
     """Return what a training plan is compared with."""
     from cli.lock_file import is_script, read_baseline, read_lock
     from planner.locks.plan_lock import PlanLock
-    from planner.validation.pricing import Baseline, Launched, lock_of_launched
+    from planner.validation.pricing import Baseline, Launched, LaunchedLock, lock_of_launched
     from planner.validation.sources import text_of
 
     if is_script(new):
@@ -94,7 +95,7 @@ def _after(old: Path, new: Path) -> "PlanLock":
     found = read_lock(new)
     if not isinstance(found, PlanLock):
         raise _other_kind(new, kind="serving", other="training")
-    return found
+    return LaunchedLock(lock=found, faults=())
 
 
 def _served_after(old: Path, new: Path) -> "ServeLock":

@@ -11,7 +11,7 @@ from cli.options import ForceOption, FormatOption, IndexOption, OutOption, PlanA
 from cli.output import Format, note, print_blocks, print_json, print_text, write_files
 from cli.plan_file import launch_target, pick, read_plan, read_serve_plan, read_serving_layout
 from cli.render import Table, columns, count
-from planner.errors import InputError, Location
+from planner.errors import InputError, Location, NotExpressibleError
 from planner.requests.request import Target
 
 EXAMPLES = ("shardwright emit run --file launch.sh", "shardwright emit run/plan.json --index 1 --out second")
@@ -118,7 +118,15 @@ def _files(plan: Path, *, target: EmitTarget | None, index: int) -> tuple[Target
     from planner.targets.launch import launch_files
 
     framework = launch_target(found.target) if target is None else Target(target)
-    return framework, launch_files(found, index=index, target=framework)
+    try:
+        return framework, launch_files(found, index=index, target=framework)
+    except NotExpressibleError as error:
+        if framework is found.target:
+            raise
+        hint = f"`shardwright emit {plan} --target all` compares it with the best plan for {framework}."
+        raise InputError(
+            f"{error.target} cannot say: {error.message.rstrip('.')}.", hint=f"{error.hint}\n{hint}"
+        ) from None
 
 
 def _compare(path: Path, *, index: int, format_: Format) -> None:

@@ -70,6 +70,8 @@ schema: 1
 # A bundled model (`shardwright models` lists them), the path of a Hugging Face config.json or of its directory,
 # or the model's own fields.
 model: {model}
+# What engines load, where they find it elsewhere: a repository or a path on their nodes.
+# served_model: org/model
 
 # Equal nodes of a preset (`shardwright clusters` lists them); with several kinds of GPU, clusters: and a list.
 cluster: {{preset: {cluster}, nodes: {nodes}}}
@@ -139,8 +141,8 @@ def init(
         raise InputError(f"{file} is not named as YAML, which `init` writes.", hint="Name it spec.yaml, for example.")
     from profiles.catalogue import load_preset
 
-    reference = model_reference(model, spec=file)
     longest = read_named_model(model, where=f"--model {model}").max_position_embeddings
+    reference = model_reference(model, spec=file)
     preset = load_preset(cluster).to_cluster()
     template = SERVE_TEMPLATE if serve else TEMPLATE
     text = template.format(
@@ -158,20 +160,11 @@ def init(
 
 
 def model_reference(model: str, *, spec: Path) -> str:
-    """Return how a spec names a model: by its bundled name, or by its path as seen from the spec.
-
-    Raises:
-        InputError: When there is no such model.
-    """
-    from planner.models.bundled import find_bundled, model_names
+    """Return how a spec names a model that there is: by its bundled name, or by its path as seen from the spec."""
+    from planner.models.bundled import find_bundled
 
     if find_bundled(model) is not None:
         return model
-    if not Path(model).exists():
-        raise InputError(
-            f"--model {model} is neither a bundled model nor an existing path.",
-            hint=f"Bundled models: {', '.join(model_names())}.",
-        )
     return model if Path(model).is_absolute() else os.path.relpath(model, spec.parent)
 
 

@@ -182,7 +182,7 @@ def run(
 
     Every point is on disk as soon as it is measured; what was stopped goes on with --resume.
     """
-    from cli.measuring import Launch, collect_on, require_torch
+    from cli.measuring import Launch, collect_on, left_open, require_torch
     from profiles.measure.points import request_text
 
     if nodes > 1 and emit is None:
@@ -226,6 +226,9 @@ def run(
             location=Location(file=str(out)),
             hint="What was measured is kept: go on with --resume.",
         )
+    left = left_open(out, wanted)
+    if left and not quiet:
+        note(f"{left:,} of {len(wanted):,} points are not measured yet; go on with --resume, and more time.")
     show(out, format_=format_)
 
 

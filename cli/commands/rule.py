@@ -11,6 +11,9 @@ from planner.errors import InputError
 
 EXAMPLES = ("shardwright rule", "shardwright rule MLM101")
 
+MOST_NEAR = 5
+"""Rules that are proposed where there is none of a name."""
+
 IdArgument = Annotated[
     str | None,
     typer.Argument(
@@ -35,7 +38,9 @@ def rule(id_: IdArgument = None, *, format_: FormatOption = Format.TEXT) -> None
         return
     found = all_rules().get(id_.upper())
     if found is None:
-        raise InputError(f"There is no rule {id_}.", hint="`shardwright rule` lists them.")
+        near = [name for name in all_rules() if id_.upper() in name]
+        proposal = f"Did you mean {', '.join(near[:MOST_NEAR])}? " if near else ""
+        raise InputError(f"There is no rule {id_}.", hint=f"{proposal}`shardwright rule` lists them.")
     if format_ is Format.JSON:
         print_json(rule_document(found))
     else:

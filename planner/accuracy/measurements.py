@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 
@@ -43,6 +44,15 @@ COLUMNS: Mapping[Kind, frozenset[str]] = {
     Kind.COLLECTIVES: frozenset({"system", "op", "num_gpus", "num_nodes", "bytes", "latency_us"}),
 }
 """Columns that every file of a kind has; a file may have more. The first kind whose columns are all there counts."""
+
+
+MEASURED_OF_RUNS: Mapping[str, str] = {
+    "step_time_s": "seconds",
+    "tokens_per_s_per_gpu": "tokens",
+    "tflops_per_gpu": "teraflops a second",
+    "peak_mem_gb": "GB",
+}
+"""Columns of training runs that say what was measured, and in which unit; a run without any has no error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +140,17 @@ class Measurements:
     file: str
     kind: Kind
     rows: tuple[Row, ...]
+
+
+def misnamed_columns(rows: Sequence[Row]) -> Mapping[str, str]:
+    """Return columns of training runs that nothing reads, each with the one that it is near and that no row has.
+
+    A step time in `step_time_ms` would otherwise be passed over without a word.
+    """
+    there = dict.fromkeys(column for row in rows for column, text in row.cells.items() if text)
+    missing = [column for column in MEASURED_OF_RUNS if column not in there]
+    near = {column: get_close_matches(column.lower(), missing, n=1, cutoff=0.75) for column in there}
+    return {column: found[0] for column, found in near.items() if found}
 
 
 def read_measurements(path: Path) -> Measurements:

@@ -26,7 +26,7 @@ from planner.layout import Layout
 from planner.plans.plan import Plan
 from planner.reconcile.snapshots import Snapshot, read_snapshot
 from planner.verification.collect import LEAST_STEPS, WARM_UP_STEPS
-from planner.verification.logs import read_log
+from planner.verification.logs import read_log, samples_per_step
 from profiles.hardware import MOST_OFF, Calibration
 from profiles.slowed import OperationClass, classes_on
 
@@ -108,7 +108,7 @@ def fitted(plan: Plan, index: int, runs: Sequence[Path], *, rank: int | None, so
     """
     base = replace(plan, cluster=replace(plan.cluster, calibration=None))
     layout = plan.plans[index].layout
-    shown = _shown(runs)
+    shown = _shown(runs, global_batch_size=plan.request.workload.global_batch_size)
     before = given_layout(layout, base.model, base.cluster, base.request)
     predicted, trace = before.step_seconds, shown.trace
     factors: tuple[Factor, ...] = ()
@@ -148,18 +148,18 @@ def fitted(plan: Plan, index: int, runs: Sequence[Path], *, rank: int | None, so
     )
 
 
-def _shown(runs: Sequence[Path]) -> _Shown:
+def _shown(runs: Sequence[Path], *, global_batch_size: int) -> _Shown:
     """Return what files show.
 
     Raises:
-        InputError: One cannot be read, or two are of one kind.
+        InputError: One cannot be read or is of another batch, or two are of one kind.
     """
     shown = _Shown()
     for path in runs:
         if _is_pickle(path):
             found = replace(shown, snapshot=read_snapshot(path)) if shown.snapshot is None else None
         else:
-            steps = _log_seconds(path)
+            steps = _log_seconds(path, global_batch_size=global_batch_size)
             if steps is not None:
                 found = replace(shown, step_seconds=steps) if shown.step_seconds is None else None
             else:
@@ -208,11 +208,11 @@ def _step_seconds(plan: Plan, layout: Layout) -> float:
     return given_layout(layout, plan.model, plan.cluster, plan.request).step_seconds
 
 
-def _log_seconds(path: Path) -> float | None:
+def _log_seconds(path: Path, *, global_batch_size: int) -> float | None:
     """Return the median step of a log; None for a file without steps.
 
     Raises:
-        InputError: It cannot be read, or holds too few steps.
+        InputError: It cannot be read, holds too few steps, or steps of another batch.
     """
     try:
         with path.open("rb") as stream:
@@ -221,9 +221,16 @@ def _log_seconds(path: Path) -> float | None:
         raise InputError(
             f"The file cannot be read: {error.strerror}.", location=Location(file=str(path)), hint="Check the path."
         ) from None
-    steps = read_log(raw.decode("utf-8", "replace")).step_seconds
+    text = raw.decode("utf-8", "replace")
+    steps, samples = read_log(text).step_seconds, samples_per_step(text)
     if not steps:
         return None
+    if samples is not None and samples != global_batch_size:
+        raise InputError(
+            f"A step of this log consumes {samples:,} sequences, one of the plan {global_batch_size:,}.",
+            location=Location(file=str(path)),
+            hint="Give a log of a run of this plan.",
+        )
     counted = [seconds for number, seconds in steps.items() if number > WARM_UP_STEPS]
     if len(counted) < LEAST_STEPS:
         raise InputError(

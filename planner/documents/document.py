@@ -108,6 +108,12 @@ def load_document(path: Path) -> Document:
             location=Location(file=file, line=line, column=column),
             hint="Save it as UTF-8.",
         ) from None
+    if text.startswith("#!"):
+        raise InputError(
+            "This is a script; YAML or JSON is wanted here.",
+            location=location,
+            hint="`shardwright validate` and `shardwright evaluate` read launch scripts.",
+        )
     return parse_document(text, file=file)
 
 

@@ -76,7 +76,7 @@ def _script(layout: ServingLayout, pool: Pool) -> str:
         comment(f"Target: vLLM {VERSION}. The pool is {pool.replicas} x {pool.shape.num_gpus} {pool.gpu}."),
     ]
     lines += [comment(note) for note in (ROLE_NOTES[pool.role],) if note]
-    lines += [comment(note) for note in _usage(pool, nodes)]
+    lines += [comment(note) for note in _usage(pool, nodes, alone=len(layout.pools) == 1)]
     lines += ["", "set -euo pipefail", 'cd "$(dirname "${BASH_SOURCE[0]}")"', ""]
     if layout.connector is not None:
         lines += [
@@ -98,19 +98,26 @@ def _script(layout: ServingLayout, pool: Pool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _usage(pool: Pool, nodes: int) -> tuple[str, ...]:
+def _usage(pool: Pool, nodes: int, *, alone: bool) -> tuple[str, ...]:
     script = script_name(pool)
     if nodes > 1:
         return (
             f"Run it on each of the {nodes} nodes of an engine: HEAD_ADDR=first-node NODE_RANK=0 bash {script}",
             f"NODE_RANK counts from 0 to {nodes - 1}; requests go to the head.",
         )
-    engines = pool.gpus_per_node // pool.shape.num_gpus
-    if engines > 1:
-        return (
-            f"Run it {engines} times on a node: SLOT=0 PORT=8000 bash {script}, SLOT=1 PORT=8001 bash {script} ...",
-        )
-    return (f"Run it on a node: bash {script}",)
+    slots = pool.gpus_per_node // pool.shape.num_gpus
+    if slots == 1:
+        return (f"Run it on a node: bash {script}",)
+    if pool.replicas > slots:
+        times = f"{pool.replicas} times, {slots} on a node"
+    else:
+        times = f"{pool.replicas} times on a node" if pool.replicas > 1 else "on a node"
+    shown = [f"SLOT={slot} PORT={PORT + slot} bash {script}" for slot in range(min(2, pool.replicas))]
+    more = " ..." if pool.replicas > len(shown) else ""
+    usage = f"Run it {times}: {', '.join(shown)}{more}"
+    if alone:
+        return (usage,)
+    return (usage, f"A slot is {pool.shape.num_gpus} of a node's GPUs; engines of other pools there need their own.")
 
 
 def _within_a_node(pool: Pool) -> list[str]:

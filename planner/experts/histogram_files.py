@@ -77,7 +77,8 @@ def _bytes(path: Path) -> bytes:
             raise _wrong(path, f"The file is larger than {MOST_BYTES:,} bytes.", hint="Sum its steps first.")
         return path.read_bytes()
     except OSError as error:
-        raise _wrong(path, f"The file cannot be read: {error.strerror or error}.") from error
+        hint = "Give a file of counts, or an assumption: zipf:1.0, lognormal:0.5 or uniform." if not path.suffix else ""
+        raise _wrong(path, f"The file cannot be read: {error.strerror or error}.", hint=hint) from error
 
 
 def read_json(path: Path) -> Any:

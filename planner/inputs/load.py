@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from planner.documents import Document, Node, Override, load_document, option_override, parse_override
-from planner.errors import CombinedInputError, InputError
+from planner.errors import CombinedInputError, InputError, Location
 from planner.experts.of_model import routed_experts
 from planner.experts.ordering import reordered
 from planner.inputs.contradictions import contradictions
@@ -112,13 +112,7 @@ def _load(
 
 def _document(path: Path, overrides: Sequence[Override], options: Mapping[str, str]) -> Document:
     base = path.parent
-    document = load_document(path)
-    if isinstance(document.data, dict) and {"plans", "search"} <= document.data.keys():
-        raise InputError(
-            "This is a plan, not a spec.",
-            location=document.locate(),
-            hint="`shardwright explain` and `shardwright emit` read it; to plan again, give its spec.",
-        )
+    document = _spec_in(path)
     for override in overrides:
         if len(override.path) > 1:
             document = _with_file(document, override.path[0], base)
@@ -129,6 +123,40 @@ def _document(path: Path, overrides: Sequence[Override], options: Mapping[str, s
     for part in _PARTS_IN_FILES:
         document = _with_file(document, part, base)
     return document
+
+
+def _spec_in(path: Path) -> Document:
+    """Return the document in a file; what is plainly another kind of file is refused by its name."""
+    for name, (what, hint) in _OTHERS_IN_DIRECTORIES.items():
+        if path.is_dir() and (path / name).is_file():
+            raise InputError(f"This is {what}, not a spec.", location=Location(file=str(path)), hint=_for(hint, path))
+    document = load_document(path)
+    keys = document.data.keys() if isinstance(document.data, dict) else frozenset[str]()
+    for these, (what, hint) in _OTHERS.items():
+        if these <= keys and "workload" not in keys:
+            raise InputError(f"This is {what}, not a spec.", location=document.locate(), hint=_for(hint, path))
+    return document
+
+
+_PLAN = ("a plan", "`shardwright explain` and `shardwright emit` read it; to plan again, give its spec.")
+_MODEL = "Write a spec for it: shardwright init spec.yaml --model {path}"
+_OTHERS: Mapping[frozenset[str], tuple[str, str]] = {
+    frozenset({"plans", "search"}): _PLAN,
+    frozenset({"architectures"}): ("a model's config.json", _MODEL),
+    frozenset({"hidden_size", "num_hidden_layers"}): ("a model", _MODEL),
+    frozenset({"gpu", "nodes"}): ("a cluster", "Name it in a spec: cluster: {path}"),
+}
+"""Keys of other files than specs, what they are then, and what to do with them."""
+
+_OTHERS_IN_DIRECTORIES: Mapping[str, tuple[str, str]] = {
+    "plan.json": ("the directory of a plan", _PLAN[1]),
+    "config.json": ("the directory of a model", _MODEL),
+}
+"""The same for files that name their directory."""
+
+
+def _for(hint: str, path: Path) -> str:
+    return hint.replace("{path}", str(path))
 
 
 def _without_contradictions(read: tuple[Inputs, tuple[InputError, ...]]) -> Inputs:

@@ -39,6 +39,12 @@ from profiles.schema import ClusterEntry
 _MEGATRON = re.compile(r"\b(?:pretrain_\w+|lora_gpt)\.py\b")
 """Names of Megatron-LM's training programs."""
 
+_VLLM = re.compile(r"\bvllm\s+serve\b")
+"""What starts a server."""
+
+LAUNCH_SCRIPTS = ("launch.sh", "job.sbatch")
+"""What `plan --out` calls the scripts that start a run."""
+
 FACTS_FLAG, OTHER_MODEL_FLAG = "--model-facts", "--model"
 """Flags by which the training program beside a DeepSpeed configuration is told its model; the second wins."""
 
@@ -104,11 +110,22 @@ def read_running(path: Path, *, text: str | None = None, config: Path | None = N
     Raises:
         InputError: It cannot be read, or says no layout.
     """
+    if path.is_dir():
+        script = next((path / name for name in LAUNCH_SCRIPTS if is_regular_file(path / name)), None)
+        hint = "Name the script in it." if script is None else f"Name the script: {script}"
+        raise InputError("This is a directory.", location=Location(file=str(path)), hint=hint)
     text = _text(path) if text is None else text
     if _MEGATRON.search(text):
         job = read_megatron(text, file=str(path))
         return Running(target=Target.MEGATRON, layout=layout_of(job), model=model_of(job), workload=workload_of(job))
     config = path.parent / CONFIG_FILE if config is None else config
+    if not config.is_file() and _VLLM.search(text):
+        raise InputError(
+            "This starts vLLM; training runs are priced here.",
+            location=Location(file=str(path)),
+            hint="`shardwright validate --cluster NAME` judges a server's memory, `shardwright diff PLAN SCRIPT` holds"
+            " it against its serving plan.",
+        )
     if not config.is_file():
         raise InputError(
             f"This starts no training program of Megatron-LM, and there is no {CONFIG_FILE} of DeepSpeed beside it.",

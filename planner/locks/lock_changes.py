@@ -4,12 +4,15 @@ A change of the step time is said to be real only where it is larger than the ba
 most errors of the model are common to both sides.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from planner.locks.plan_lock import PlanLock
 from planner.units import GIB
+
+SHOWN_DIGITS = 12
+"""Of a SHA-256, where words name inputs by it."""
 
 TIGHT_FRACTION = 0.03
 """Less memory left than this share of the limit: the next small change may not fit."""
@@ -27,6 +30,7 @@ class Level(StrEnum):
 class About(StrEnum):
     """What a remark is about."""
 
+    OTHER_RUN = "other-run"
     SLOWER = "slower"
     SLOWER_WITHIN_BAND = "slower-within-band"
     FASTER = "faster"
@@ -39,6 +43,7 @@ class About(StrEnum):
 
 
 LEVELS = {
+    About.OTHER_RUN: Level.BAD,
     About.NO_ROOM: Level.BAD,
     About.SLOWER: Level.BAD,
     About.DEARER: Level.BAD,
@@ -107,20 +112,31 @@ class LockChanges:
         return any(remark.level is Level.BAD for remark in self.remarks)
 
 
-def changes(old: PlanLock, new: PlanLock) -> LockChanges:
-    """Return what changed from one plan to another."""
+def changes(old: PlanLock, new: PlanLock, *, faults: Sequence[str] = ()) -> LockChanges:
+    """Return what changed from one plan to another.
+
+    Args:
+        old: The plan before.
+        new: The plan after.
+        faults: Why the one after is no run of the inputs that it is priced with, a sentence each: of a script that
+            has other layers or another batch than the plan.
+    """
     terms = {
         term: (old.seconds_by_term.get(term, 0.0), new.seconds_by_term.get(term, 0.0))
         for term in {**old.seconds_by_term, **new.seconds_by_term}
     }
     moved = {term: pair for term, pair in terms.items() if pair[0] != pair[1]}
     order = list(LEVELS)
-    remarks = sorted(_remarks(old, new), key=lambda remark: order.index(remark.about))
+    found = (
+        *(Remark(about=About.OTHER_RUN, text=fault) for fault in faults),
+        *_remarks(old, new, other_run=bool(faults)),
+    )
+    remarks = sorted(found, key=lambda remark: order.index(remark.about))
     return LockChanges(
         old=old,
         new=new,
         inputs={
-            part: (old.inputs[part][0] if part in old.inputs else "", new.inputs[part][0] if part in new.inputs else "")
+            part: _told_apart(old, new, part)
             for part in {**old.inputs, **new.inputs}
             if old.inputs.get(part) != new.inputs.get(part)
         },
@@ -135,8 +151,20 @@ def changes(old: PlanLock, new: PlanLock) -> LockChanges:
     )
 
 
-def _remarks(old: PlanLock, new: PlanLock) -> Iterator[Remark]:
-    yield from _time(old, new)
+def _told_apart(old: PlanLock, new: PlanLock, part: str) -> tuple[str, str]:
+    """Return the words for a part of the input before and after; equal words get what tells them apart."""
+    sides = [lock.inputs.get(part, ("", "")) for lock in (old, new)]
+    words = [said for said, _ in sides]
+    if words[0] != words[1]:
+        return words[0], words[1]
+    if old.target != new.target:
+        return f"{words[0]}, for {old.target}", f"{words[1]}, for {new.target}"
+    before, after = (f"{said} ({digest[:SHOWN_DIGITS]})" for said, digest in sides)
+    return before, after
+
+
+def _remarks(old: PlanLock, new: PlanLock, *, other_run: bool) -> Iterator[Remark]:
+    yield from _time(old, new, other_run=other_run)
     yield from _memory(old, new)
     yield from _proof(old, new)
     if old.planner != new.planner:
@@ -144,15 +172,17 @@ def _remarks(old: PlanLock, new: PlanLock) -> Iterator[Remark]:
         yield Remark(about=About.OTHER_PLANNER, text=text)
 
 
-def _time(old: PlanLock, new: PlanLock) -> Iterator[Remark]:
+def _time(old: PlanLock, new: PlanLock, *, other_run: bool) -> Iterator[Remark]:
     ratio = new.step_seconds / old.step_seconds
     if ratio == 1.0:
         return
     figure = f"The step is {abs(ratio - 1):.1%} {'slower' if ratio > 1 else 'faster'}"
     widths = [lock.ratio_fraction for lock in (old, new) if lock.ratio_fraction is not None]
     doubt = max(ratio, 1 / ratio) <= 1 + max(widths, default=0.0)
-    if old.inputs.get("workload") != new.inputs.get("workload"):
-        yield Remark(about=About.OTHER_WORKLOAD, text=f"{figure}, of another workload.")
+    if other_run:
+        yield Remark(about=About.OTHER_WORKLOAD, text=f"{figure}, of another run.")
+    elif others := [part for part in ("model", "workload") if old.inputs.get(part) != new.inputs.get(part)]:
+        yield Remark(about=About.OTHER_WORKLOAD, text=f"{figure}, of another {' and '.join(others)}.")
     elif ratio < 1:
         yield Remark(about=About.FASTER, text=f"{figure}.")
     elif doubt:

@@ -104,10 +104,24 @@ def other_layout(run: HeldRun) -> Iterator[Found]:
         )
 
 
+@rule(
+    id="LCK009",
+    name="another-run",
+    framework=TRAINING,
+    prevents="a plan that speaks of another run than the script starts",
+    found_at=FoundAt.UNNOTICED,
+    source="planner/validation/pricing.py: lock_of_launched",
+)
+def another_run(run: HeldRun) -> Iterator[Found]:
+    """The script starts the run that the plan is for: its layers, batch, sequences and precision."""
+    yield from run.about(About.OTHER_RUN, hint="Change the script, or plan what it runs and commit the new lock.")
+
+
 RULES: tuple[Rule[HeldRun], ...] = (
     slower_than_locked,
     somewhat_slower_than_locked,
     no_room_left,
     less_room_left,
     other_layout,
+    another_run,
 )

@@ -56,6 +56,12 @@ def read_calibration(path: Path, cluster: Cluster) -> Calibration:
         InputError: It is none, or of another GPU than the cluster's.
     """
     document = load_document(path)
+    if isinstance(document.data, dict) and document.data.get("kind") != "calibration" and "workload" in document.data:
+        raise InputError(
+            "This is a spec, not a calibration.",
+            location=document.locate(),
+            hint="`shardwright calibrate PLAN RUN --out FILE` writes one.",
+        )
     entry = validated(lambda: CalibrationFile.model_validate(document.data), model=CalibrationFile, document=document)
     devices = {device.name for device, _ in cluster.device_counts}
     if devices != {entry.device}:

@@ -14,7 +14,7 @@ from planner.schema.translate import all_of, shown
 
 ConfigPath = tuple[str | int, ...]
 
-PUBLISHED = "Use the config.json that was published with the model."
+PUBLISHED = "Correct it, or use the config.json that was published with the model."
 """What to do about a config that no model can have."""
 
 

@@ -36,7 +36,7 @@ from planner.schema.routing_file import HistogramFile
 from planner.schema.serve_trace import read_trace
 from planner.schema.spec import SCHEMA, known_schema
 from planner.schema.strict import Closed
-from planner.schema.translate import complaint, validated
+from planner.schema.translate import complaint, shown, validated
 from planner.serving_plans.request import (
     DEFAULT_PERCENTILE,
     MAX_REQUESTS,
@@ -53,6 +53,9 @@ from planner.serving_plans.request import (
     Targets,
     Trace,
 )
+
+CONFIG_FILE = "config.json"
+"""How Hugging Face calls the description of a model, beside its weights."""
 
 Positive = Annotated[float, Field(strict=True, gt=0, le=1e9)]
 Fraction = Annotated[float, Field(strict=True, gt=0, le=1)]
@@ -98,6 +101,9 @@ class LengthsFile(Closed):
 def _lengths(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool):
         return {"min": value, "max": value}
+    if not isinstance(value, dict | LengthsFile):
+        wanted = "Give tokens, such as 2048, {min: 500, max: 4000}, or {mean: 1800, sigma: 0.8, max: 16000}."
+        raise complaint(f"{shown(value)} is no length.", wanted)
     return value
 
 
@@ -413,23 +419,37 @@ def read_serve_request(document: Document, *, base: Path, model_name: str, draft
         gpu_memory_utilization=spec.gpu_memory_utilization,
         seed=spec.seed,
         cache_size=spec.cache_size,
-        speculation=_speculation(spec.speculative, draft),
+        speculation=_speculation(spec.speculative, draft, base=base),
     )
 
 
-def _speculation(file: SpeculativeFile | None, draft: ModelSpec | None) -> Speculation | None:
+def _speculation(file: SpeculativeFile | None, draft: ModelSpec | None, *, base: Path) -> Speculation | None:
     if file is None or draft is None:
         return None
-    served = file.served_draft or served_name(file.draft, draft)
+    served = file.served_draft or served_name(file.draft, draft, base=base)
     return Speculation(model=draft, served_model=served, acceptance=file.acceptance)
 
 
-def served_name(named: object, model: ModelSpec | None) -> str:
-    """Return what engines are told to load: a bundled model's repository, else the model as the spec names it."""
+def served_name(named: object, model: ModelSpec | None, *, base: Path) -> str:
+    """Return what engines are told to load: a bundled model's repository, else the directory of its config.json.
+
+    The directory is written in full, because engines start in another one than the spec's; where the model lies
+    elsewhere on their nodes, the spec says so (`served_model`, `served_draft`). A model in our own form has no files
+    that an engine could load: its name stands for them.
+
+    Args:
+        named: What the spec names.
+        model: The model; None where it cannot be read.
+        base: Directory that paths are relative to.
+    """
     bundled = find_bundled(named) if isinstance(named, str) else None
     if bundled is not None:
         return next((alias for alias in bundled.aliases if "/" in alias), bundled.name)
-    return named if isinstance(named, str) else model.name if model is not None else "model"
+    if model is None or not isinstance(named, str):
+        return "model" if model is None else model.name
+    file = base / Path(named).expanduser()
+    directory = file.parent if file.name == CONFIG_FILE else file
+    return str(directory.resolve()) if (directory / CONFIG_FILE).is_file() else named
 
 
 def _check_lengths(workload: ServeWorkload, document: Document) -> None:

@@ -58,14 +58,20 @@ from planner.schema.field_types import (
 )
 from planner.schema.routing_file import RoutingFile
 from planner.schema.strict import Closed
-from planner.schema.translate import complaint, validated
+from planner.schema.translate import complaint, shown, suggestion, validated
 
 SCHEMA = 1
+
+KINDS = ("train", "serve")
+"""What a spec may plan; this module reads the first."""
 
 
 def _kind(value: object) -> object:
     if value == "serve":
         raise complaint("`kind` = serve is no training run.", "Give kind: train.")
+    if isinstance(value, str) and value != "train":
+        hint = f"{suggestion(value, KINDS)}Allowed: {', '.join(KINDS)}."
+        raise complaint(f"`kind` = {shown(value)} is not a known value.", hint)
     return value
 
 
@@ -92,7 +98,9 @@ class LoraFile(Closed):
 class WorkloadFile(Closed):
     """The training run."""
 
-    kind: Annotated[Literal["train"], BeforeValidator(_kind), Field(description="Give kind: train.")]
+    kind: Annotated[
+        Literal["train"], BeforeValidator(_kind), Field(description="Give kind: train, or kind: serve for servers.")
+    ]
     seq_len: Annotated[Length, Field(description="Give the tokens of one sequence, such as 8192.")]
     global_batch_size: Annotated[Length, Field(description="Give the sequences of one optimizer step, such as 512.")]
     precision: Annotated[PrecisionChoice, Field(description="Give bf16, fp16 or an fp8 recipe such as fp8-delayed.")]

@@ -6,6 +6,7 @@ All complaints about a document are reported at once, in the order of the docume
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TypeVar, get_args, get_type_hints
@@ -16,6 +17,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from planner.documents import Document
 from planner.documents.document import format_path
 from planner.errors import CombinedInputError, InputError, Location
+from planner.schema.usual_words import usual_word
 
 MAX_REPORTED = 20
 """Complaints shown about one document; more do not help."""
@@ -56,6 +58,8 @@ _WANTED = {
     "dataclass_type": "a mapping",
     "none_required": "null",
 }
+_SHORT_NUMBER = re.compile(r"[0-9.]+ ?[kKmM]")
+"""How people shorten a number."""
 _EMPTY_HINT = "Check that this is the file you mean; `shardwright init` writes a spec to start from."
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
@@ -137,7 +141,8 @@ def all_of(errors: Iterable[InputError]) -> InputError:
         return ordered[0]
     if len(ordered) > MAX_REPORTED:
         rest = len(ordered) - MAX_REPORTED
-        ordered = [*ordered[:MAX_REPORTED], InputError(f"{rest} more errors follow.", hint="Correct these first.")]
+        follow = "1 more error follows" if rest == 1 else f"{rest} more errors follow"
+        ordered = [*ordered[:MAX_REPORTED], InputError(f"{follow}.", hint="Correct these first.")]
     return CombinedInputError(ordered)
 
 
@@ -153,8 +158,9 @@ def shown(value: object) -> str:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return a sentence that proposes the nearest known word, or nothing."""
-    nearest = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=0.6)
+    """Return a sentence that proposes the known word that is called so elsewhere, else the nearest one, or nothing."""
+    words, usual = list(known), usual_word(word)
+    nearest = [usual] if usual in words else difflib.get_close_matches(word[:100], words, n=1, cutoff=0.6)
     return f"Did you mean `{nearest[0]}`? " if nearest else ""
 
 
@@ -202,7 +208,7 @@ def _problem(details: ErrorDetails, name: str) -> tuple[str, str]:
         words = expected.split(", ")
         return f"{given} is not a known value.", f"{suggestion(str(value), words)}Allowed: {expected}."
     if kind in _WANTED:
-        return f"{given} is not {_WANTED[kind]}.", f"Give {_WANTED[kind]}."
+        return f"{given} is not {_WANTED[kind]}.", f"Give {_WANTED[kind]}{_written(value, kind)}."
     if kind in _BOUNDS:
         words_before, key = _BOUNDS[kind]
         return f"{given} is out of range.", f"Give a value of {words_before} {context[key]}."
@@ -210,6 +216,15 @@ def _problem(details: ErrorDetails, name: str) -> tuple[str, str]:
         if kind.removeprefix("string_") == length:
             return f"{name} is {length.replace('_', ' ')}.", f"Give at {extreme} {context[key]}."
     return _said_otherwise(str(context["error"]) if kind == "value_error" else str(details["msg"]), kind, name, given)
+
+
+def _written(value: object, kind: str) -> str:
+    """Return how a number is written that stands there as text."""
+    if not isinstance(value, str) or not kind.startswith(("int_", "float_")):
+        return ""
+    if value.isascii() and value.isdigit():
+        return ", without quotes"
+    return ", written out, such as 8192" if _SHORT_NUMBER.fullmatch(value) else ""
 
 
 def _said_otherwise(reason: str, kind: str, name: str, given: str) -> tuple[str, str]:

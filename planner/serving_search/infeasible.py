@@ -28,7 +28,7 @@ from planner.serving_search.closed_form import Point, both_at, in_a_loop
 from planner.serving_search.compose import MAX_PRICE, MAX_WATTS, NUM_GPUS, fleet_problem, price_of, watts_of
 from planner.serving_search.options import Option, option_table
 from planner.serving_search.passing import split_refusal
-from planner.serving_search.shapes import engine_shapes, shape_words
+from planner.serving_search.shapes import CONSTRAINED, engine_shapes, nested_sizes, shape_words
 from planner.serving_search.simulated import served_at
 from profiles.hardware import Cluster
 from solvers.fleet_registry import compose
@@ -38,6 +38,9 @@ SIMULATED = 8
 
 FACTORS = (1.05, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0)
 """How much a target is loosened until the GPUs bear the load."""
+
+MOST_REASONS = 3
+"""Rules that are named where every shape breaks one, those that refuse most first."""
 
 MORE_GPUS = 64
 """Times the inventory in which the fewest GPUs for a load are looked for, at least."""
@@ -106,12 +109,7 @@ def _memory(grounds: tuple[Ground, ...], request: ServeRequest) -> ServeInfeasib
             entry = (lacking, shape_words(shape), limit, cluster.device.name)
             best = entry if best is None or entry < best else best
     if best is None:
-        return ServeInfeasible(
-            binding="no shape of an engine keeps the constraints and the rules of the target",
-            moves=(),
-            nearest="",
-            nearest_values={},
-        )
+        return _no_shape(grounds, request)
     lacking, words, limit, gpu = best
     if not lacking:
         return ServeInfeasible(
@@ -136,6 +134,29 @@ def _memory(grounds: tuple[Ground, ...], request: ServeRequest) -> ServeInfeasib
         ),
         nearest=f"{words} on {gpu}",
         nearest_values={"memory": float(lacking)},
+    )
+
+
+def _no_shape(grounds: tuple[Ground, ...], request: ServeRequest) -> ServeInfeasible:
+    """Return which rules refuse every shape that the constraints leave, or that they leave none."""
+    refused: Counter[str] = Counter()
+    for ground in grounds:
+        space = engine_shapes(ground.prices.model, ground.prices.cluster, ground.formats, request.constraints)
+        refused.update({reason: count for reason, count in space.pruned.items() if not reason.endswith(CONSTRAINED)})
+    if refused:
+        reasons = [reason for reason, _ in sorted(refused.items(), key=lambda item: (-item[1], item[0]))]
+        why = "; ".join(reasons[:MOST_REASONS])
+    else:
+        clusters = [ground.prices.cluster for ground in grounds]
+        sizes = "; on ".join(
+            f"{cluster.device.name} {', '.join(map(str, nested_sizes(cluster.gpus_per_node)))}" for cluster in clusters
+        )
+        why = f"no engine has the pinned degrees, with so many GPUs as pack into a node (on {sizes}) or in whole nodes"
+    return ServeInfeasible(
+        binding=f"no shape of an engine keeps the constraints and the rules of the target: {why}",
+        moves=(),
+        nearest="",
+        nearest_values={},
     )
 
 

@@ -64,6 +64,13 @@ def checked_serve_inputs(document: Document, *, base: Path) -> tuple[ServeInputs
         InputError: Anything but a contradiction is wrong with the spec or a file that it names.
     """
     fields = document.data if isinstance(document.data, dict) else {}
+    kind = document.node(("workload", "kind"))
+    if kind is not None and kind.data() == "train":
+        raise InputError(
+            "`kind` = train: this spec is of a training run, and servers are asked for.",
+            location=document.locate(("workload", "kind")),
+            hint="Give a spec with workload: {kind: serve}; `shardwright init --serve` writes one.",
+        )
     errors: list[InputError] = []
     model: ModelSpec | None = None
     clusters: tuple[Cluster, ...] = ()
@@ -82,7 +89,7 @@ def checked_serve_inputs(document: Document, *, base: Path) -> tuple[ServeInputs
     except InputError as error:
         errors += _single(error)
     try:
-        name = served_name(fields.get("model"), model)
+        name = served_name(fields.get("model"), model, base=base)
         request = read_serve_request(document, base=base, model_name=name, draft=draft)
     except InputError as error:
         errors += _single(error)

@@ -28,6 +28,9 @@ from profiles.hardware import Cluster
 SCALE_BLOCK = 128
 """Columns and rows that share a scale in block-quantised fp8; vLLM refuses parts of one (validate_fp8_block_shape)."""
 
+CONSTRAINED = "is constrained"
+"""How the reason ends that refuses a shape which the user's constraints leave out."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeSpace:
@@ -138,9 +141,9 @@ def _refusal(  # noqa: PLR0911 - one reason each
     """Return why an engine cannot have a shape; None where it can."""
     for name in ("tp", "pp", "dp", "dcp"):
         if not constraints.admits(name, getattr(shape, name)):
-            return f"`{name}` is constrained"
+            return f"`{name}` {CONSTRAINED}"
     if model.has_experts and constraints.expert_parallel not in {None, shape.expert_parallel}:
-        return "`expert_parallel` is constrained"
+        return f"`expert_parallel` {CONSTRAINED}"
     node = cluster.gpus_per_node
     if shape.num_gpus < node and shape.num_gpus not in nested_sizes(node):
         return "its GPUs do not nest in a node beside other sizes"

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 from planner.documents import Data
+from planner.locks.lock_changes import SHOWN_DIGITS
 from planner.locks.plan_lock import PlanLock, RankBytes
 from planner.locks.serve_lock import LockedPool, ServeLock
 from planner.plans.comparison import seconds_by_term
@@ -18,9 +19,6 @@ from planner.schema.serve_plan_file import serve_plan_to_json
 from planner.serving_plans.plan import PlannedPool, ServePlan
 from planner.serving_search.traffic import mean_of
 from profiles.hardware import Cluster
-
-SHOWN_DIGITS = 12
-"""Of a SHA-256, where words name a file by it."""
 
 
 def lock_of(plan: Plan, *, files: Mapping[str, str], asked_of: Plan | None = None) -> PlanLock:

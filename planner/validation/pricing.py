@@ -4,7 +4,7 @@ The strict reader of `evaluate` reads the script anew, because a price needs eve
 has no price, leaves these rules undecided; so does a search that advice needs and that ends with nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ from planner.locks.plan_lock import PlanLock
 from planner.plans.layout_words import layout_in_words
 from planner.plans.plan import Plan
 from planner.readers.arguments import NotSaidError
+from planner.readers.deepspeed import workload_of
 from planner.readers.deepspeed_run import DeepSpeedRun
 from planner.readers.vllm_run import VllmRun
 from planner.rules.held_against_lock import HeldRun
@@ -144,7 +145,20 @@ def priced_run(source: Launched, run: Run, machine: Machine) -> PricedRun | Serv
     )
 
 
-def lock_of_launched(source: Launched, plan: Plan) -> PlanLock:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchedLock:
+    """A launched layout, priced with the inputs of a plan.
+
+    Args:
+        lock: Its lock.
+        faults: Why it is no run of these inputs, a sentence each; none where it is one.
+    """
+
+    lock: PlanLock
+    faults: tuple[str, ...]
+
+
+def lock_of_launched(source: Launched, plan: Plan) -> LaunchedLock:
     """Return the lock of a launched layout, priced with the model, cluster and workload of a plan.
 
     Raises:
@@ -154,10 +168,28 @@ def lock_of_launched(source: Launched, plan: Plan) -> PlanLock:
     running = source.read()
     request = request_of(running, workload=plan.request.workload, memory_headroom=plan.request.memory_headroom)
     require_buffers(running, plan.model, request.workload)
-    found, _ = priced(running.laid_out(plan.model), plan.model, plan.cluster, request)
+    found, broken = priced(running.laid_out(plan.model), plan.model, plan.cluster, request)
     files = {source.script.name: source.text}
     # A script pins everything; what it is held against is the plan's own question.
-    return lock_of(found, files=files, asked_of=plan)
+    lock = lock_of(found, files=files, asked_of=plan)
+    faults = [f"The plan's run cannot have this layout: {entry.message}." for entry in broken if entry.rule != MEMORY]
+    return LaunchedLock(lock=lock, faults=(*_other_inputs(running, plan), *faults))
+
+
+MEMORY = "memory"
+"""The rule of `planner.evaluation.validate` that the remarks on a lock speak of themselves."""
+
+
+def _other_inputs(running: Running, plan: Plan) -> Iterator[str]:
+    """Yield what a script says of its run that the plan says otherwise; its batch and layers are in its layout."""
+    job, planned = running.deepspeed, plan.request.workload
+    workload = running.workload if job is None else workload_of(job)
+    if workload is not None and workload.seq_len != planned.seq_len:
+        yield f"The script's sequences have {workload.seq_len:,} tokens, the plan's {planned.seq_len:,}."
+    if workload is not None and workload.precision is not planned.precision:
+        yield f"The script runs in {workload.precision.value}, the plan in {planned.precision.value}."
+    if running.model is not None and running.model.hidden_size != plan.model.hidden_size:
+        yield f"The script's hidden size is {running.model.hidden_size:,}, the plan's {plan.model.hidden_size:,}."
 
 
 def held_against(source: Launched, run: Run, baseline: Baseline | ServeBaseline) -> HeldRun | HeldServer:
@@ -184,4 +216,5 @@ def held_run(source: Launched, run: Run, baseline: Baseline) -> HeldRun:
         InputError: The script says no layout.
         profiles.errors.CoverageError: Something has no cost.
     """
-    return HeldRun(place=run.start, changes=changes(baseline.lock, lock_of_launched(source, baseline.plan)))
+    new = lock_of_launched(source, baseline.plan)
+    return HeldRun(place=run.start, changes=changes(baseline.lock, new.lock, faults=new.faults))

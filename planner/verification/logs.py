@@ -22,6 +22,7 @@ MEGATRON_STEP = re.compile(
     r"iteration +(?P<step>\d+)/ *\d+ \|[^\n]*? elapsed time per iteration \(ms\): (?P<ms>\d+\.\d) \|"
     r"(?:[^\n]*? number of skipped iterations: +(?P<skipped>\d+) \|)?"
 )
+MEGATRON_SAMPLES = re.compile(r"iteration +(?P<step>\d+)/ *\d+ \|[^\n]*? consumed samples: +(?P<samples>\d+) \|")
 MEGATRON_PEAK = re.compile(r"memory \(MB\) \|[^\n]*? max allocated: (?P<mib>\d+\.\d\d) \|")
 DEEPSPEED_STEP = re.compile(r"\bstep (?P<step>\d+)/\d+ loss [^\n]*? seconds (?P<seconds>\d+\.\d{3}) ")
 DEEPSPEED_PEAK = re.compile(r"\bstep \d+/\d+ loss [^\n]*? peak_memory_gib (?P<gib>\d+\.\d{3})\b")
@@ -75,6 +76,13 @@ def read_log(text: str) -> RunLog:
         out_of_memory=re.search(OUT_OF_MEMORY, text) is not None,
         last_line=last if len(last) <= LONGEST_LINE else f"{last[:LONGEST_LINE]}...",
     )
+
+
+def samples_per_step(text: str) -> int | None:
+    """Return the sequences of one step by a log of Megatron-LM, which counts those consumed; None where that varies."""
+    consumed = {int(match["step"]): int(match["samples"]) for match in MEGATRON_SAMPLES.finditer(text)}
+    found = {samples - consumed[step - 1] for step, samples in consumed.items() if step - 1 in consumed}
+    return found.pop() if len(found) == 1 else None
 
 
 def merged(logs: Iterable[RunLog]) -> RunLog:

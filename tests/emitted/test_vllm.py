@@ -114,6 +114,21 @@ def layout_of(
     return ServingLayout(model=model, pools=(pool,), executor=executor)
 
 
+@pytest.mark.parametrize(
+    ("replicas", "times"),
+    [
+        (1, "on a node: SLOT=0 PORT=8000 bash server.sh"),
+        (2, "2 times on a node: SLOT=0 PORT=8000 bash server.sh, SLOT=1 PORT=8001 bash server.sh"),
+        (4, "4 times on a node: SLOT=0 PORT=8000 bash server.sh, SLOT=1 PORT=8001 bash server.sh ..."),
+        (9, "9 times, 4 on a node: SLOT=0 PORT=8000 bash server.sh, SLOT=1 PORT=8001 bash server.sh ..."),
+    ],
+)
+def test_a_script_says_how_often_it_is_run(replicas: int, times: str) -> None:
+    layout = layout_of(EngineShape(tp=2))
+    pools = (replace(layout.pools[0], replicas=replicas),)
+    assert f"# Run it {times}\n" in serving_files(replace(layout, pools=pools))["server.sh"]
+
+
 CASES: Mapping[str, tuple[EngineShape, Executor, Mapping[str, str], list[str]]] = {
     "second of four on a node": (
         EngineShape(tp=2),

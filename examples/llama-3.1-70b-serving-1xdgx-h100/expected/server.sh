@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts one engine of pool server of meta-llama/Llama-3.1-70B-Instruct. Written by shardwright.
 # Target: vLLM 0.32.0. The pool is 2 x 4 h100-sxm-80gb.
-# Run it 2 times on a node: SLOT=0 PORT=8000 bash server.sh, SLOT=1 PORT=8001 bash server.sh ...
+# Run it 2 times on a node: SLOT=0 PORT=8000 bash server.sh, SLOT=1 PORT=8001 bash server.sh
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

@@ -2,7 +2,8 @@
 # Starts one engine of pool prefill of meta-llama/Llama-3.1-70B-Instruct. Written by shardwright.
 # Target: vLLM 0.32.0. The pool is 2 x 4 h100-sxm-80gb.
 # Role: prompts. Its caches go to the decode pool; a router sends each request here first.
-# Run it 2 times on a node: SLOT=0 PORT=8000 bash prefill.sh, SLOT=1 PORT=8001 bash prefill.sh ...
+# Run it 2 times on a node: SLOT=0 PORT=8000 bash prefill.sh, SLOT=1 PORT=8001 bash prefill.sh
+# A slot is 4 of a node's GPUs; engines of other pools there need their own.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

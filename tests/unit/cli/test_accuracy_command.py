@@ -68,6 +68,18 @@ def test_a_file_without_the_usual_column_has_one_line_for_all(tmp_path: Path) ->
     assert line.split()[:2] == ["all", "1"]
 
 
+def test_runs_without_a_measurement_say_so_and_which_column_was_meant(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    unit_slip = {("step_time_ms" if name == "step_time_s" else name): text for name, text in RUN.items()}
+    unit_slip = {name: text for name, text in unit_slip.items() if name not in ("tokens_per_s_per_gpu", "peak_mem_gb")}
+    path.write_text(",".join(unit_slip) + "\n" + ",".join(unit_slip.values()) + "\n")
+    text = RUNNER.invoke(app, ["accuracy", str(path)]).stdout
+    assert "\nNot scored\n  1 x nothing measured: one of step_time_s (seconds), " in text
+    assert "\n  column step_time_ms is not read; step_time_s is, in seconds\n" in text
+    path.write_text(",".join(RUN) + "\n" + ",".join(RUN.values()) + "\n")
+    assert "Not scored" not in RUNNER.invoke(app, ["accuracy", str(path)]).stdout
+
+
 def test_operations_are_scored_too(tmp_path: Path) -> None:
     path = tmp_path / "gemm.csv"
     path.write_text(GEMM)

@@ -121,11 +121,18 @@ def test_the_catalogue_as_json_is_one_document() -> None:
 
 
 def test_an_unknown_name_is_answered_with_those_that_there_are() -> None:
-    result = RUNNER.invoke(app, ["clusters", "h900"])
+    result = RUNNER.invoke(app, ["clusters", "tpu"])
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(
-        "error: There is neither a cluster preset nor a GPU named h900.\nPresets: dgx-a100, "
+        "error: There is neither a cluster preset nor a GPU named tpu.\nPresets: dgx-a100, "
     )
+
+
+def test_a_name_that_is_nearly_one_is_answered_with_it() -> None:
+    part = RUNNER.invoke(app, ["clusters", "H100-PCIE"]).stderr.splitlines()
+    assert part[1] == "Did you mean h100-pcie-80gb?"
+    misspelt = RUNNER.invoke(app, ["clusters", "dgxh200"]).stderr.splitlines()
+    assert misspelt[1].startswith("Did you mean dgx-h200")
 
 
 def test_the_list_says_what_kind_a_model_is_and_what_a_token_visits() -> None:

@@ -91,6 +91,40 @@ def test_validate_holds_a_script_against_its_lock(run: Path, tmp_path: Path) -> 
     assert "LCK003" in ids(large)
 
 
+def test_a_script_of_another_run_is_named_first_and_is_a_finding(run: Path, tmp_path: Path) -> None:
+    text = (run / "wide" / "launch.sh").read_text()
+    changes = {
+        "--global-batch-size 128": ("--global-batch-size 64", "= 64 sequences, not 128."),
+        "--seq-length 8192": ("--seq-length 4096", "The script's sequences have 4,096 tokens, the plan's 8,192."),
+        "--bf16": ("--fp16", "The script runs in fp16, the plan in bf16."),
+    }
+    for old, (new, words) in changes.items():
+        assert old in text
+        script = tmp_path / "train.sh"
+        script.write_text(text.replace(old, new))
+        first = diffed(run / "wide", script)["remarks"][0]  # type: ignore[index]
+        assert (first["level"], first["about"]) == ("bad", "other-run")
+        assert first["text"].endswith(words)
+        failed = RUNNER.invoke(app, ["diff", str(run / "wide"), str(script), "--fail"])
+        assert failed.exit_code == 1
+        assert "within the" not in failed.stdout
+        judged = RUNNER.invoke(
+            app, ["validate", str(script), "--baseline", str(run / "wide" / "plan.lock.json"), "--format", "json"]
+        )
+        assert "LCK009" in [finding["rule"] for finding in json.loads(judged.stdout)["findings"]]
+
+
+def test_inputs_of_the_same_name_are_told_apart(run: Path, tmp_path: Path) -> None:
+    lock = json.loads((run / "wide" / "plan.lock.json").read_text())
+    lock["inputs"]["model"]["sha256"] = "0123456789abcdef" * 4
+    other = tmp_path / "plan.lock.json"
+    other.write_text(json.dumps(lock))
+    before, after = diffed(run / "wide", other)["inputs"]["model"]  # type: ignore[index]
+    assert after == "llama-3.1-8b (0123456789ab)"
+    assert before.startswith("llama-3.1-8b (")
+    assert before != after
+
+
 def test_what_cannot_be_compared_is_said(run: Path, tmp_path: Path) -> None:
     lonely = tmp_path / "plan.lock.json"
     lonely.write_text((run / "wide" / "plan.lock.json").read_text())

@@ -64,7 +64,8 @@ def test_runners_up_are_written_by_their_index(plan_file: Path) -> None:
 def test_files_may_be_asked_for_another_framework(plan_file: Path) -> None:
     result = RUNNER.invoke(app, ["emit", str(plan_file), "--target", "deepspeed"])
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: DeepSpeed 0.19.8: sequence_parallel: ")
+    assert result.stderr.startswith("error: DeepSpeed 0.19.8 cannot say: sequence_parallel: ")
+    assert f"`shardwright emit {plan_file} --target all`" in result.stderr
 
 
 def test_a_plan_for_any_target_is_written_for_megatron(plan_file: Path) -> None:

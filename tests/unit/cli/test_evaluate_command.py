@@ -134,3 +134,19 @@ def test_what_is_no_launch_script_is_refused(tmp_path: Path, content: bytes | No
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_directory_is_answered_with_the_script_in_it(tmp_path: Path) -> None:
+    (tmp_path / "launch.sh").write_text("torchrun pretrain_gpt.py\n")
+    result = RUNNER.invoke(app, ["evaluate", str(tmp_path), "--cluster", "dgx-h100"])
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {tmp_path}: This is a directory.\nName the script: {tmp_path / 'launch.sh'}\n"
+
+
+def test_a_server_is_answered_with_the_commands_that_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "server.sh"
+    path.write_text("#!/bin/bash\nexec vllm serve --config server.yaml\n")
+    result = RUNNER.invoke(app, ["evaluate", str(path), "--cluster", "dgx-h100"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {path}: This starts vLLM; training runs are priced here.\n")
+    assert "`shardwright diff PLAN SCRIPT`" in result.stderr

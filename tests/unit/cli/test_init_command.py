@@ -82,7 +82,9 @@ def test_sequences_are_no_longer_than_the_model_takes(tmp_path: Path, model: str
 def test_an_unknown_model_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["init", str(tmp_path / "spec.yaml"), "--model", "llama-9"])
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: --model llama-9 is neither a bundled model nor an existing path.\n")
+    message, hint = result.stderr.splitlines()
+    assert message == 'error: --model llama-9: There is no bundled model and no file "llama-9".'
+    assert hint.startswith("Did you mean `llama-")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from cli.exits import ExitCode
 from cli.main import app
+from cli.render_offload import seconds
 from planner.readers.vllm_run import read_vllm_config
 from tests.offloaded import DENSE, LARGE, MIXTURE, SPEC
 
@@ -134,7 +135,10 @@ def test_what_a_runtime_cannot_be_told_at_all_is_infeasible(tmp_path: Path) -> N
         (("--cpu-bandwidth", "12"), "--cpu-bandwidth: '12' is not a number with a unit: write for example"),
         (("--cpu-flops", "0TFLOPS"), "--cpu-flops: '0TFLOPS' is out of range: a rate lies between"),
         (("--histogram", "zipf:1.0"), "opt-30b has no routed experts."),
-        (("--set", "workload.kind=train"), 'workload.kind: `kind` = "train" is not a known value.\nAllowed: serve.'),
+        (
+            ("--set", "workload.kind=train"),
+            "workload.kind: `kind` = train: this spec is of a training run, and servers are asked for.",
+        ),
         (("--set", "workload.output=1"), "Answers of one token leave nothing to plan."),
     ],
 )
@@ -151,3 +155,28 @@ def test_several_clusters_are_refused(tmp_path: Path, spec: str) -> None:
     code, message = refused(str(two))
     assert code == ExitCode.BAD_INPUT
     assert "Offloading takes one kind of GPU, and the spec lists several clusters." in message
+
+
+def test_a_spec_of_a_training_run_is_answered_once(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    assert RUNNER.invoke(app, ["init", str(path)]).exit_code == 0
+    result = RUNNER.invoke(app, ["offload", str(path)])
+    assert result.exit_code == 2
+    assert "`kind` = train: this spec is of a training run, and servers are asked for." in result.stderr
+    assert result.stderr.count("error: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0 s"),
+        (2031.2, "2,031 s"),
+        (17.53, "17.5 s"),
+        (0.1, "0.1 s"),
+        (0.0339, "33.9 ms"),
+        (9.69e-7, "0.97 us"),
+        (4e-9, "0 s"),
+    ],
+)
+def test_times_have_a_unit_that_fits_them(value: float, text: str) -> None:
+    assert seconds(value) == text

@@ -378,3 +378,50 @@ def test_a_missing_spec_is_a_message(tmp_path: Path, finds: Finds) -> None:
     result = RUNNER.invoke(app, ["plan", str(tmp_path / "none.yaml")])
     assert result.exit_code == 2
     assert result.stderr == f"error: {tmp_path / 'none.yaml'}: There is no such file.\nCheck the path.\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message", "hint"),
+    [
+        (
+            "config.json",
+            '{"architectures": ["X"], "hidden_size": 8}',
+            "a model's config.json",
+            "init spec.yaml --model ",
+        ),
+        ("model.yaml", "hidden_size: 8\nnum_hidden_layers: 2\n", "a model", "init spec.yaml --model "),
+        ("cluster.yaml", "gpu: l40s\nnodes: 2\n", "a cluster", "Name it in a spec: cluster: "),
+        ("plan.json", '{"plans": [], "search": {}}', "a plan", "`shardwright explain` and `shardwright emit` read it"),
+    ],
+)
+def test_another_kind_of_file_is_called_by_its_name(
+    tmp_path: Path, name: str, text: str, message: str, hint: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    result = RUNNER.invoke(app, ["plan", str(path)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    first, second = result.stderr.splitlines()
+    assert first == f"error: {path}:1:1: This is {message}, not a spec."
+    assert hint in second
+    if name in ("config.json", "plan.json"):
+        folder = RUNNER.invoke(app, ["plan", str(tmp_path)]).stderr
+        assert folder.startswith(f"error: {tmp_path}: This is the directory of a ")
+        assert hint in folder
+
+
+def test_a_launch_script_is_no_spec(tmp_path: Path) -> None:
+    path = tmp_path / "launch.sh"
+    path.write_text("#!/bin/bash\necho: [\n")
+    result = RUNNER.invoke(app, ["plan", str(path)])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {path}: This is a script; YAML or JSON is wanted here.\n")
+
+
+def test_a_spec_is_no_calibration(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    assert RUNNER.invoke(app, ["init", str(path)]).exit_code == 0
+    result = RUNNER.invoke(app, ["plan", str(path), "--calibration", str(path)])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0].endswith("This is a spec, not a calibration.")
+    assert result.stderr.count("error: ") == 1

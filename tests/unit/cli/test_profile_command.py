@@ -19,7 +19,7 @@ from profiles.catalogue import load_preset
 from profiles.measure.__main__ import LOST
 from profiles.measure.grid import default_points
 from profiles.measure.journal import FILE, Journal
-from profiles.measure.points import Point, read_request
+from profiles.measure.points import Point, Wanted, read_request
 from tests.served import SMALL
 from tests.unit.profiles.test_profiled import SPEC
 from tests.written_profiles import points_for, result_of, run_line, write_profile
@@ -303,6 +303,13 @@ def end_at(directory: Path, lost: Point, *measured: Point) -> None:
         for entry in measured:
             journal.measured(entry, result_of(1e-3))
         journal.failed(lost, "CUDA error: an illegal memory access was encountered")
+
+
+def test_points_that_a_budget_left_out_are_counted(tmp_path: Path) -> None:
+    end_at(tmp_path, GRID[0], GRID[1], GRID[2])
+    wanted = [Wanted(point=point) for point in GRID[:10]]
+    assert measuring.left_open(tmp_path, wanted) == 7, "one failed and two were measured"
+    assert measuring.left_open(tmp_path, wanted[:3]) == 0
 
 
 def test_a_kernel_that_ends_its_process_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Units, and blocks as plain text."""
 
+from collections import Counter
+
 import pytest
 
 from cli.render import (
@@ -80,6 +82,16 @@ def test_rich_takes_markup_in_names_as_text(monkeypatch: pytest.MonkeyPatch) -> 
     assert "[/]" in text
 
 
+def test_a_terminal_that_is_too_narrow_cuts_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    cells = ("sequence_parallel", "gradient reduction, parameter gather", "selective (core_attn)")
+    text = as_rich([Table(columns=columns("", ">before", ">after"), rows=(cells,))])
+    letters = [letter for cell in cells for letter in cell if letter.isalnum()]
+    shown = [letter for letter in text if letter.isalnum()]
+    assert all(len(line) <= 40 for line in text.splitlines())
+    assert Counter(letters) <= Counter(shown)
+
+
 def test_narrow_terminals_do_without_the_spare_columns() -> None:
     header = columns("name", ">a", ">b", "prose", spare=("b", "a"))
     table = Table(columns=header, rows=(("n" * 10, "1" * 10, "2" * 10, "words " * 20),))
@@ -92,6 +104,18 @@ def test_equal_texts_share_a_number() -> None:
     found = numbered(["a", "b", "a"])
     assert found.marks == ("[1]", "[2]", "[1]")
     assert as_text(found.notes) == "  [1] a\n  [2] b\n"
+
+
+def test_what_a_note_has_said_is_not_said_again() -> None:
+    found = numbered(["a; fit", "b; fit; c; fit", "d; c; a", "a; c"])
+    assert found.marks == ("[1]", "[2]", "[3]", "[4]")
+    lines = as_text(found.notes).splitlines()
+    assert lines == [
+        "  [1] a; fit",
+        "  [2] b; c; the rest as in [1]",
+        "  [3] d; the rest as in [1] and [2]",
+        "  [4] as in [1] and [2]",
+    ]
 
 
 @pytest.mark.parametrize(

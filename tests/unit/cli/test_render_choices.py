@@ -30,7 +30,7 @@ The front of memory and time
      3.00 GiB    250.0 ms    +0.0 %  50.0 %  @whole  2 x 2
      1.00 GiB  1,000.0 ms  +300.0 %   0.0 %  @whole  2 x 2
   No layout searched needs less memory and is faster, up to its gap; others may lie between\
- two of them, within 1.00 GiB of the upper one. Nothing fits into 0.00 GiB.
+ two of them, within 1.00 GiB of the upper one.
 
 With 1 node lost
   restart        nodes  step time     lost  layout
@@ -253,5 +253,8 @@ def test_a_front_of_shares_is_printed_in_percent() -> None:
     text = as_text(choice_blocks(replace(tiny_plan(), front=shares)))
     assert "share of memory" in text
     assert "75.0 %    250.0 ms" in text
-    assert "within 25.0 % of the upper one. Nothing fits into 0.0 %." in text
+    assert "within 25.0 % of the upper one.\n" in text, "less than a step is nothing"
+    finer = replace(shares, step_bytes=1 << 29)
+    of_finer = as_text(choice_blocks(replace(tiny_plan(), front=finer)))
+    assert "within 12.5 % of the upper one. Nothing fits into 12.5 %." in of_finer
     assert text.endswith("  Shares are of each GPU's own memory; the tightest GPU counts.\n")

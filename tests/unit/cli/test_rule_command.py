@@ -39,3 +39,5 @@ def test_a_rule_that_is_not_there_is_an_error() -> None:
     result = RUNNER.invoke(app, ["rule", "XYZ1"])
     assert result.exit_code == 2
     assert result.stderr == "error: There is no rule XYZ1.\n`shardwright rule` lists them.\n"
+    number = RUNNER.invoke(app, ["rule", "mlm10"])
+    assert number.stderr.startswith("error: There is no rule mlm10.\nDid you mean MLM100, MLM101, ")

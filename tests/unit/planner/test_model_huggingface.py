@@ -89,7 +89,7 @@ def test_absent_key_value_heads_are_refused_where_the_class_has_a_default_of_its
     error = refusal(without(MISTRAL, "num_key_value_heads"))
     assert str(error) == (
         "config.json:1:1: `num_key_value_heads` is missing; MistralForCausalLM needs it.\n"
-        "Use the config.json that was published with the model."
+        "Correct it, or use the config.json that was published with the model."
     )
 
 

@@ -1,5 +1,6 @@
 """Serving specs and traces: what they become, and what is said where they are wrong."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,41 @@ def test_the_smallest_spec_loads() -> None:
     assert (workload.targets.percentile, workload.max_model_len) == (90.0, 1200)
     assert inputs.request.objective is ServeObjective.GOODPUT
     assert workload.arrivals is Arrivals.POISSON
+
+
+def test_engines_load_a_model_of_ones_own_from_its_directory(tmp_path: Path) -> None:
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "vocab_size": 32000,
+        "max_position_embeddings": 4096,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    }
+    own = tmp_path / "models" / "mine"
+    own.mkdir(parents=True)
+    (own / "config.json").write_text(json.dumps(config))
+    spec = tmp_path / "specs" / "spec.yaml"
+    spec.parent.mkdir()
+    for named in ("../models/mine", "../models/mine/config.json", str(own)):
+        spec.write_text(SMALL.replace("model: llama-3.1-8b", f"model: {named}"))
+        assert load_serve_inputs(spec).request.served_model == str(own.resolve())
+    spec.write_text(SMALL.replace("model: llama-3.1-8b", "model: ../models/mine\nserved_model: /weights/mine"))
+    assert load_serve_inputs(spec).request.served_model == "/weights/mine"
+
+
+def test_a_word_is_no_length_and_the_forms_of_one_are_shown() -> None:
+    assert error_of(("input: 1000", "input: lognormal")) == (
+        'spec.yaml:6:10: workload.input: "lognormal" is no length.\n'
+        "Give tokens, such as 2048, {min: 500, max: 4000}, or {mean: 1800, sigma: 0.8, max: 16000}."
+    )
+    assert "Did you mean `requests_per_second`? " in error_of(("input: 1000", "input: 1000\n  rps: 10"))
+    assert "Did you mean `input`? " in error_of(("input: 1000", "input_tokens: 1000"))
 
 
 def test_everything_that_can_be_said_is_read() -> None:

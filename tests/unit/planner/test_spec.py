@@ -158,7 +158,10 @@ TOKENS_HINT = "Give a whole number, or one such as 300B or 1.5T (K, M, B, T are 
         ("lora: 3", "lora: `lora` = 3 is not a mapping.\nGive a mapping."),
         ("hidden_dropout: 1", "hidden_dropout: `hidden_dropout` = 1 is out of range.\nGive a value of less than 1.0."),
         ("hidden_dropout: -1", "hidden_dropout: `hidden_dropout` = -1 is out of range.\nGive a value of at least 0.0."),
-        ("hidden_dropout: '0'", 'hidden_dropout: `hidden_dropout` = "0" is not a number.\nGive a number.'),
+        (
+            "hidden_dropout: '0'",
+            'hidden_dropout: `hidden_dropout` = "0" is not a number.\nGive a number, without quotes.',
+        ),
         ("data_path: 1", "data_path: `data_path` = 1 is not a list.\nGive a list."),
         ("data_path: [a, true]", "data_path[1]: `data_path[1]` = true is not text.\nGive text."),
         ("data_path: [a, 1]", f'data_path: ["a", 1] is not a blend{BLEND_HINT}'),
@@ -219,13 +222,24 @@ def test_a_wrong_field_of_the_workload_is_named_with_its_place(field: str, messa
         ),
         (
             "train",
+            "serving",
+            (
+                'spec.yaml:4:18: workload.kind: `kind` = "serving" is not a known value.\n'
+                "Did you mean `serve`? Allowed: train, serve."
+            ),
+        ),
+        (
+            "train",
             "prefill",
-            'spec.yaml:4:18: workload.kind: `kind` = "prefill" is not a known value.\nAllowed: train.',
+            'spec.yaml:4:18: workload.kind: `kind` = "prefill" is not a known value.\nAllowed: train, serve.',
         ),
         (
             "8192",
             "8k",
-            'spec.yaml:4:34: workload.seq_len: `seq_len` = "8k" is not a whole number.\nGive a whole number.',
+            (
+                'spec.yaml:4:34: workload.seq_len: `seq_len` = "8k" is not a whole number.\n'
+                "Give a whole number, written out, such as 8192."
+            ),
         ),
         (
             "8192",
@@ -259,7 +273,7 @@ def test_a_wrong_field_of_the_workload_is_named_with_its_place(field: str, messa
         (
             "kind: train, ",
             "",
-            "spec.yaml:4:11: workload: `kind` is missing in `workload`.\nGive kind: train.",
+            "spec.yaml:4:11: workload: `kind` is missing in `workload`.\nGive kind: train, or kind: serve for servers.",
         ),
         (
             "schema: 1",
@@ -372,6 +386,26 @@ def test_a_wrong_constraint_is_named_with_its_place(constraint: str, message: st
 )
 def test_a_wrong_top_level_value_is_named_with_its_place(line: str, message: str) -> None:
     assert error_of(HEAD + WORKLOAD + line + "\n") == f"spec.yaml:5:{message}"
+
+
+@pytest.mark.parametrize(
+    ("part", "word", "field"),
+    [
+        ("constraints", "tensor_parallel", "tp"),
+        ("constraints", "tensor_model_parallel_size", "tp"),
+        ("constraints", "pipeline-parallel-size", "pp"),
+        ("constraints", "data_parallelism", "dp"),
+        ("constraints", "expert_tensor_parallel_size", "etp"),
+        ("constraints", "gradient_accumulation_steps", "num_microbatches"),
+        ("constraints", "sequence_paralel", "sequence_parallel"),
+        ("workload", "batch_size", "global_batch_size"),
+        ("workload", "torch_dtype", "precision"),
+    ],
+)
+def test_the_words_of_frameworks_are_answered_with_the_field(part: str, word: str, field: str) -> None:
+    of_workload = WORKLOAD.replace("{", f"{{{word}: 1, ", 1) if part == "workload" else WORKLOAD
+    text = f"{HEAD}{of_workload}" + (f"constraints: {{{word}: 1}}\n" if part == "constraints" else "")
+    assert f"{part}.{word}: `{word}` is not a known key.\nDid you mean `{field}`? " in error_of(text)
 
 
 def test_everything_that_is_wrong_is_reported_in_the_order_of_the_file() -> None:

@@ -23,7 +23,7 @@ PRICED = {
     "tests/unit/planner/validation/test_serving.py": ("MEM101", "MEM102", "MEM103"),
     "tests/unit/rules/test_own_files.py": ("SW001", "SW002", "SW101", "SW102", "SW201", "SW202"),
     "tests/unit/planner/validation/test_unread.py": ("FIL001",),
-    "tests/unit/rules/test_lock_rules.py": ("LCK001", "LCK002", "LCK003", "LCK004", "LCK005"),
+    "tests/unit/rules/test_lock_rules.py": ("LCK001", "LCK002", "LCK003", "LCK004", "LCK005", "LCK009"),
     "tests/unit/cli/test_serving_diff.py": ("LCK006", "LCK007", "LCK008"),
 }
 """Rules that look at a price, at files of our own or at unread ones, and the files whose tests break each."""

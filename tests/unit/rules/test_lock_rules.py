@@ -27,8 +27,8 @@ CASES = {
 }
 
 
-def broken(new: PlanLock) -> list[str]:
-    run = HeldRun(place=Location(file="train.sh"), changes=changes(BASE, new))
+def broken(new: PlanLock, *, faults: tuple[str, ...] = ()) -> list[str]:
+    run = HeldRun(place=Location(file="train.sh"), changes=changes(BASE, new, faults=faults))
     return [rule.id for rule in RULES for _ in rule.check(run)]
 
 
@@ -39,3 +39,9 @@ def test_a_change_breaks_its_rule_only(rule_id: str) -> None:
 
 def test_no_change_breaks_nothing() -> None:
     assert broken(BASE) == []
+
+
+def test_a_run_that_is_not_the_plans_is_said_to_be_another_and_is_not_called_slower() -> None:
+    faults = ("The script's sequences have 4,096 tokens, the plan's 8,192.", "It has 36 of 37 layers.")
+    assert broken(BASE, faults=faults) == ["LCK009", "LCK009"]
+    assert broken(CASES["LCK001"], faults=faults[:1]) == ["LCK009"]

@@ -19,7 +19,7 @@ def test_each_kind_of_input_has_rules_of_its_own() -> None:
         return [rule.id for rule in (*priced_rules(framework), *lock_rules(framework))]
 
     training = ["MEM001", "MEM002", "MEM003", "MEM004", "ADV001", "ADV002"]
-    locks = ["LCK001", "LCK002", "LCK003", "LCK004", "LCK005"]
+    locks = ["LCK001", "LCK002", "LCK003", "LCK004", "LCK005", "LCK009"]
     assert ids(Framework.MEGATRON) == ids(Framework.DEEPSPEED) == [*training, *locks]
     assert [rule.id for rule in unread_rules()] == ["FIL001"]
     assert ids(Framework.VLLM) == ["MEM101", "MEM102", "MEM103", "LCK006", "LCK007", "LCK008"]

@@ -14,10 +14,10 @@ KERNELS = {
 }
 
 
-def megatron_log(step_ms: float, *, steps: int = 10) -> str:
+def megatron_log(step_ms: float, *, steps: int = 10, batch: int = 32) -> str:
     """Return a log whose first steps take longer."""
     return "".join(
-        f" [2026-01-01 00:00:00] iteration {step:8d}/      10 | consumed samples: {step * 128:12d} | elapsed time per"
+        f" [2026-01-01 00:00:00] iteration {step:8d}/      10 | consumed samples: {step * batch:12d} | elapsed time per"
         f" iteration (ms): {step_ms * (3 if step < 4 else 1):.1f} | learning rate: 1.0E-04 | lm loss: 1.0E+01 | number"
         " of skipped iterations:   0 |\n"
         for step in range(1, steps + 1)

@@ -153,6 +153,9 @@ def test_a_log_too_short_or_of_something_else(plan: Plan, tmp_path: Path) -> Non
     path.write_text(megatron_log(1e9))
     with pytest.raises(InputError, match="it is a run of something else"):
         fit_of(plan, path)
+    path.write_text(megatron_log(1000.0, batch=128))
+    with pytest.raises(InputError, match="A step of this log consumes 128 sequences, one of the plan 32"):
+        fit_of(plan, path)
     path.write_text(megatron_log(1000.0))
     with pytest.raises(InputError, match="a second log, a second trace or a second snapshot"):
         fit_of(plan, path, path)

@@ -87,6 +87,9 @@ def test_the_step_of_another_workload_is_neither_better_nor_worse() -> None:
     other = {**before.inputs, "workload": ("8 tokens x 1 sequences, bf16", "0" * 64)}
     found = changes(before, replace(before, step_seconds=before.step_seconds * 9, inputs=other))
     assert [remark.about for remark in found.remarks] == [About.OTHER_WORKLOAD]
+    models = {**other, "model": ("another", "0" * 64)}
+    both = changes(before, replace(before, step_seconds=before.step_seconds * 9, inputs=models))
+    assert [remark.text.partition(", ")[2] for remark in both.remarks] == ["of another model and workload."]
 
 
 @pytest.mark.parametrize(("left", "abouts"), [(-1, [About.NO_ROOM]), (10, [About.LITTLE_ROOM]), (300, []), (999, [])])

@@ -147,7 +147,10 @@ def test_copies_that_are_asked_for_are_tried(asked: Bounds | None, tried: tuple[
 def test_copies_that_no_rank_can_keep_leave_no_plan_and_say_so() -> None:
     odd = served(("redundant_experts: 8", "redundant_experts: 4"), text=SPEC)
     assert odd.infeasible is not None
-    assert odd.infeasible.binding == "no shape of an engine keeps the constraints and the rules of the target"
+    assert odd.infeasible.binding == (
+        "no shape of an engine keeps the constraints and the rules of the target:"
+        " `redundant_experts` allows no number that the ranks divide"
+    )
     assert odd.search.pruned["`redundant_experts` allows no number that the ranks divide"] == 1
     whole = served(("expert_parallel: true, tp: 1, dp: 8", "tp: [1, 2], dp: 1"), text=SPEC)
     assert whole.search.pruned["`redundant_experts` is constrained, and experts are split"] == 7, (

@@ -518,3 +518,21 @@ def test_a_pinned_budget_of_tokens_is_what_engines_are_told(tokens: int) -> None
     for entry in plan.pools:
         assert entry.pool.settings.max_num_batched_tokens == tokens
         assert entry.pool.settings.max_num_seqs <= tokens
+
+
+@pytest.mark.parametrize(
+    ("pinned", "why"),
+    [
+        (
+            "tp: 3",
+            "no engine has the pinned degrees, with so many GPUs as pack into a node (on h100-sxm-80gb 1, 2, 4, 8)",
+        ),
+        ("dp: 2", "data parallelism of a dense model: replicas do the same"),
+    ],
+)
+def test_where_no_shape_is_left_the_rule_against_it_is_named(pinned: str, why: str) -> None:
+    plan = served(("workload:", f"constraints: {{{pinned}}}\nworkload:"))
+    assert plan.infeasible is not None
+    said, _, reason = plan.infeasible.binding.partition(": ")
+    assert said == "no shape of an engine keeps the constraints and the rules of the target"
+    assert reason.startswith(why)
