@@ -134,7 +134,7 @@ class PointPrices:
 
     def peaks_R(self, layout: Layout) -> tuple[int, ...]:
         """Return the exact peak of each pipeline rank of a split."""
-        return tuple(self._peaks.of_all(self.place(layout)))
+        return self._peaks.of_all(self.place(layout))
 
     def rank_peak_bytes(self, layout: Layout, pipeline_rank: int) -> int:
         """Return the exact peak of one pipeline rank of a split."""
