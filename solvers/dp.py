@@ -278,15 +278,22 @@ class _FrontTree:
         return self.children[key]
 
 
+@lru_cache(maxsize=2)
 def _costs_SJN(problem: Problem, longest: int, limits: Limits) -> FloatArray:
-    """Return the least seconds of every segment of up to `longest` layers; infinite where it does not fit."""
+    """Return the least seconds of every segment of up to `longest` layers; infinite where it does not fit.
+
+    A problem that is bounded and then solved has them twice.
+    """
     demand_SLO = problem.static_bytes_LO + problem.in_flight_S[:, np.newaxis, np.newaxis] * problem.activation_bytes_LO
     seconds_SLO = problem.seconds_LO[np.newaxis] if problem.seconds_SLO is None else problem.seconds_SLO
     is_fastest_SLO = seconds_SLO == seconds_SLO.min(axis=2, keepdims=True)
     fastest_bytes_SL = np.where(is_fastest_SLO, demand_SLO, np.iinfo(np.int64).max).min(axis=2)
+    least_bytes_SL = demand_SLO.min(axis=2)
     seconds_SJN = _segment_sums_JN(seconds_SLO.min(axis=2), longest)
     fastest_bytes_SJN = _segment_sums_JN(fastest_bytes_SL, longest)
-    least_bytes_SJN = _segment_sums_JN(demand_SLO.min(axis=2), longest)
+    least_bytes_SJN = fastest_bytes_SJN
+    if (least_bytes_SL < fastest_bytes_SL).any():
+        least_bytes_SJN = _segment_sums_JN(least_bytes_SL, longest)
 
     room_bytes_S = problem.capacity_bytes_R[problem.rank_of_stage_S] - problem.fixed_bytes_S
     room_bytes_SJN = room_bytes_S[:, np.newaxis, np.newaxis]
@@ -311,6 +318,7 @@ def _costs_SJN(problem: Problem, longest: int, limits: Limits) -> FloatArray:
         _fill_tight(cost_SJN[stage], tight_SJN[stage], tree)
         num_states = tree.num_states
     cost_SJN += problem.fixed_seconds_S[:, np.newaxis, np.newaxis]
+    cost_SJN.setflags(write=False)
     return cost_SJN
 
 

@@ -15,6 +15,7 @@ acyclic graph is exact; no closed form stands in for it. Arrays name their axes:
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import isfinite
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class StageTimes:
         ):
             if len(values) != expected:
                 raise ValueError(f"{name} has {len(values)} entries, not {expected}")
-            if not all(0.0 <= value < np.inf for value in values):
+            if min(values, default=0.0) < 0.0 or not isfinite(sum(values)):
                 raise ValueError(f"{name} holds a time that is negative or not finite")
 
     @property
