@@ -1,7 +1,7 @@
 """One rank's share of a layer: its operations forward and backward, its weights, its saved tensors."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from operator import attrgetter
@@ -158,12 +158,14 @@ class RankLayer:
         operators: Its operators.
         layer_input_bytes: What full recompute keeps instead of saved tensors.
         parts: The same operators in groups that other layers share; their sums are then worked out once for all.
+        alike: A part whose operators differ from these in names alone: these take as long and as much.
     """
 
     name: str
     operators: tuple[RankOperator, ...]
     layer_input_bytes: int
     parts: tuple["RankLayer", ...] = ()
+    alike: "RankLayer | None" = None
 
     @cached_property
     def forward(self) -> tuple[Step, ...]:
@@ -194,6 +196,8 @@ class RankLayer:
         """
         if self.parts:
             return tuple(map(sum, zip(*(part.counts for part in self.parts), strict=True)))
+        if self.alike is not None:
+            return self.alike.counts
         trained = [part for part in self.weights if part.weight.trainable]
         frozen = [part for part in self.weights if not part.weight.trainable]
         operands = sum(part.num_elements for part in self.weights if part.weight.gemm_operand)
@@ -220,6 +224,8 @@ class RankLayer:
     @cached_property
     def transient_bytes(self) -> int:
         """Return the largest set of tensors that live only inside one operator's backward."""
+        if self.alike is not None:
+            return self.alike.transient_bytes
         return max((part.transient_bytes for part in self.parts or self.operators), default=0)
 
     @property
@@ -264,6 +270,8 @@ class RankLayer:
         if found is None:
             if self.parts:
                 found = sum(part._kept_bytes(modules) for part in self.parts)  # noqa: SLF001 - of its own kind
+            elif self.alike is not None:
+                found = self.alike._kept_bytes(modules)  # noqa: SLF001 - of its own kind
             else:
                 found = sum(
                     part.num_bytes for part in self.saved if frozenset(modules).isdisjoint(part.saved.dropped_by)
@@ -388,8 +396,10 @@ class Sharder:
 
     def __init__(self) -> None:
         self._parts: dict[tuple[int, Feels, tuple[Any, ...]], RankLayer] = {}
+        self._numbers: dict[tuple[Operator, ...], int] = {}
+        self._first: dict[tuple[int, tuple[Any, ...]], RankLayer] = {}
         self._layers: dict[tuple[int, int, tuple[RankLayer, ...]], RankLayer] = {}
-        self._groups: dict[int, tuple[LayerGraph, Mapping[Feels, tuple[Operator, ...]]]] = {}
+        self._groups: dict[int, tuple[LayerGraph, Mapping[Feels, _Group]]] = {}
 
     def layer(self, layer: LayerGraph, sharding: Sharding) -> RankLayer:
         """Return one rank's share of `layer`, its operators part by part."""
@@ -406,27 +416,53 @@ class Sharder:
             )
         return found
 
-    def _groups_of(self, layer: LayerGraph) -> Mapping[Feels, tuple[Operator, ...]]:
+    def _groups_of(self, layer: LayerGraph) -> Mapping[Feels, "_Group"]:
         # Layers are known by identity, far cheaper than equality; they are kept, so that the identity stays theirs.
         known = self._groups.get(id(layer))
         if known is None:
             groups: dict[Feels, list[Operator]] = {}
             for operator in layer.operators:
                 groups.setdefault(feels(operator), []).append(operator)
-            known = self._groups[id(layer)] = (layer, {kind: tuple(found) for kind, found in groups.items()})
+            known = self._groups[id(layer)] = (layer, {kind: self._numbered(found) for kind, found in groups.items()})
         return known[1]
+
+    def _numbered(self, operators: Iterable[Operator]) -> "_Group":
+        """Return operators with a number that those share which differ in names alone."""
+        found = tuple(operators)
+        number = self._numbers.setdefault(tuple(map(_nameless, found)), len(self._numbers))
+        return _Group(operators=found, number=number)
 
     def _part(self, layer: LayerGraph, kind: Feels, felt: tuple[Any, ...]) -> RankLayer:
         key = (id(layer), kind, felt)
         found = self._parts.get(key)
         if found is None:
-            operators, sharding = self._groups_of(layer)[kind], reduced(kind, felt)
+            group, sharding = self._groups_of(layer)[kind], reduced(kind, felt)
             found = self._parts[key] = RankLayer(
                 name=layer.name,
-                operators=tuple(RankOperator(operator=operator, sharding=sharding) for operator in operators),
+                operators=tuple(RankOperator(operator=operator, sharding=sharding) for operator in group.operators),
                 layer_input_bytes=0,
+                alike=self._first.get((group.number, felt)),
             )
+            self._first.setdefault((group.number, felt), found)
         return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """Operators of a layer that feel the same; those of equal numbers differ in names alone."""
+
+    operators: tuple[Operator, ...]
+    number: int
+
+
+def _nameless(operator: Operator) -> Operator:
+    """Return an operator without its name and those of what it owns and keeps."""
+    return replace(
+        operator,
+        name="",
+        weights=tuple(replace(weight, name="") for weight in operator.weights),
+        saved=tuple(replace(saved, name="") for saved in operator.saved),
+    )
 
 
 def shard_layer(layer: LayerGraph, sharding: Sharding) -> RankLayer:
