@@ -229,9 +229,11 @@ class PointPrices:
             return self._stage(stage, recompute)
         found = self._of_point.get(stage)
         if found is None:
-            # Where all layers are treated alike, and nobody waits for one behind another, stages of equal contents are.
-            by_place = recompute.num_layers is not None or self.point.offloaded_modules
-            key = stage if by_place else self.costs.rank_model.contents(stage)
+            # Where all layers are treated alike or are alike, and nobody waits for one behind another, stages of equal
+            # contents are.
+            rank_model = self.costs.rank_model
+            first_differ = recompute.num_layers is not None and rank_model.chain.num_kinds > 1
+            key = stage if first_differ or self.point.offloaded_modules else rank_model.contents(stage)
             found = self._of_point.get(key)
             if found is None:
                 found = self._of_point[key] = self._stage(stage, recompute)

@@ -61,8 +61,9 @@ class RankPeaks:
 
 def _chunks(placed: PlacedModel, rank: int) -> _Chunks:
     """Return what decides the peak of a rank where no layer has a recompute choice of its own."""
-    layout = placed.layout
+    layout, rank_model = placed.layout, placed.rank_model
+    first_differ = layout.recompute.num_layers is not None and rank_model.chain.num_kinds > 1
     chunks: tuple[Stage | StageContents, ...] = layout.chunks(rank)
-    if layout.recompute.num_layers is None and not layout.offloaded_layers and not layout.offloaded_modules:
-        chunks = tuple(map(placed.rank_model.contents, layout.chunks(rank)))
+    if not (first_differ or layout.offloaded_layers or layout.offloaded_modules):
+        chunks = tuple(map(rank_model.contents, layout.chunks(rank)))
     return rank, layout.offload, layout.offloaded_layers, chunks
