@@ -452,13 +452,15 @@ def _most_even_path(cost_SJN: FloatArray, limit: float) -> list[int]:
     # A segment lies on a path of least total if the best ways to it and from it add up to that total.
     after_J = _start_J(size - 1)[::-1]
     begin_JN = np.arange(size)[:, np.newaxis] - np.arange(width)
+    exists_JN = begin_JN >= 0
+    begin_K = begin_JN[exists_JN]
     squares: list[FloatArray] = []
     for stage in reversed(range(num_stages)):
         on_best_JN = totals[stage] + after_J[:, np.newaxis] <= best_total
         squares.append(np.where(on_best_JN, within_SJN[stage] ** 2, np.inf))
         from_here_JN = within_SJN[stage] + after_J[:, np.newaxis]
         after_J = np.full(size, np.inf)
-        np.minimum.at(after_J, begin_JN[begin_JN >= 0], from_here_JN[begin_JN >= 0])
+        np.minimum.at(after_J, begin_K, from_here_JN[exists_JN])
 
     square_J = _start_J(size - 1)
     count_SJ = np.empty((num_stages, size), dtype=np.intp)
@@ -471,6 +473,8 @@ def _most_even_path(cost_SJN: FloatArray, limit: float) -> list[int]:
 
 def _options_of_segment(problem: Problem, stage: int, layers: range) -> list[int]:
     """Return the options that give a segment its least seconds."""
+    if problem.num_options == 1:
+        return [0] * len(layers)
     demand_LO, seconds_LO = problem.bytes_LO(stage), problem.stage_seconds_LO(stage)
     room_bytes = int(problem.capacity_bytes_R[problem.rank_of_stage_S[stage]] - problem.fixed_bytes_S[stage])
     is_fastest_LO = seconds_LO == seconds_LO.min(axis=1, keepdims=True)
