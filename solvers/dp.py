@@ -278,15 +278,22 @@ class _FrontTree:
         return self.children[key]
 
 
+@lru_cache(maxsize=2)
 def _costs_SJN(problem: Problem, longest: int, limits: Limits) -> FloatArray:
-    """Return the least seconds of every segment of up to `longest` layers; infinite where it does not fit."""
+    """Return the least seconds of every segment of up to `longest` layers; infinite where it does not fit.
+
+    A problem that is bounded and then solved has them twice.
+    """
     demand_SLO = problem.static_bytes_LO + problem.in_flight_S[:, np.newaxis, np.newaxis] * problem.activation_bytes_LO
     seconds_SLO = problem.seconds_LO[np.newaxis] if problem.seconds_SLO is None else problem.seconds_SLO
     is_fastest_SLO = seconds_SLO == seconds_SLO.min(axis=2, keepdims=True)
     fastest_bytes_SL = np.where(is_fastest_SLO, demand_SLO, np.iinfo(np.int64).max).min(axis=2)
+    least_bytes_SL = demand_SLO.min(axis=2)
     seconds_SJN = _segment_sums_JN(seconds_SLO.min(axis=2), longest)
     fastest_bytes_SJN = _segment_sums_JN(fastest_bytes_SL, longest)
-    least_bytes_SJN = _segment_sums_JN(demand_SLO.min(axis=2), longest)
+    least_bytes_SJN = fastest_bytes_SJN
+    if (least_bytes_SL < fastest_bytes_SL).any():
+        least_bytes_SJN = _segment_sums_JN(least_bytes_SL, longest)
 
     room_bytes_S = problem.capacity_bytes_R[problem.rank_of_stage_S] - problem.fixed_bytes_S
     room_bytes_SJN = room_bytes_S[:, np.newaxis, np.newaxis]
@@ -311,6 +318,7 @@ def _costs_SJN(problem: Problem, longest: int, limits: Limits) -> FloatArray:
         _fill_tight(cost_SJN[stage], tight_SJN[stage], tree)
         num_states = tree.num_states
     cost_SJN += problem.fixed_seconds_S[:, np.newaxis, np.newaxis]
+    cost_SJN.setflags(write=False)
     return cost_SJN
 
 
@@ -444,13 +452,15 @@ def _most_even_path(cost_SJN: FloatArray, limit: float) -> list[int]:
     # A segment lies on a path of least total if the best ways to it and from it add up to that total.
     after_J = _start_J(size - 1)[::-1]
     begin_JN = np.arange(size)[:, np.newaxis] - np.arange(width)
+    exists_JN = begin_JN >= 0
+    begin_K = begin_JN[exists_JN]
     squares: list[FloatArray] = []
     for stage in reversed(range(num_stages)):
         on_best_JN = totals[stage] + after_J[:, np.newaxis] <= best_total
         squares.append(np.where(on_best_JN, within_SJN[stage] ** 2, np.inf))
         from_here_JN = within_SJN[stage] + after_J[:, np.newaxis]
         after_J = np.full(size, np.inf)
-        np.minimum.at(after_J, begin_JN[begin_JN >= 0], from_here_JN[begin_JN >= 0])
+        np.minimum.at(after_J, begin_K, from_here_JN[exists_JN])
 
     square_J = _start_J(size - 1)
     count_SJ = np.empty((num_stages, size), dtype=np.intp)
@@ -463,6 +473,8 @@ def _most_even_path(cost_SJN: FloatArray, limit: float) -> list[int]:
 
 def _options_of_segment(problem: Problem, stage: int, layers: range) -> list[int]:
     """Return the options that give a segment its least seconds."""
+    if problem.num_options == 1:
+        return [0] * len(layers)
     demand_LO, seconds_LO = problem.bytes_LO(stage), problem.stage_seconds_LO(stage)
     room_bytes = int(problem.capacity_bytes_R[problem.rank_of_stage_S[stage]] - problem.fixed_bytes_S[stage])
     is_fastest_LO = seconds_LO == seconds_LO.min(axis=1, keepdims=True)

@@ -82,8 +82,7 @@ def head_peak_bytes(rank_model: RankModel) -> int:
     backward pass as well.
     """
     head = rank_model.head
-    softmaxes = [part for part in head.saved if part.saved.name.endswith(SOFTMAX_NAME)]
-    kept = sum(part.num_bytes for part in head.saved)
+    softmaxes, kept = head.saved_as(SOFTMAX_NAME), head.all_saved_bytes
     beside = softmaxes[0].num_bytes // 2
     if any(_is_compiled_loss(part.operator.work) for part in head.operators) and not _is_plain(softmaxes[0].saved):
         beside += softmaxes[0].num_bytes

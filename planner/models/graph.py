@@ -305,6 +305,7 @@ class Pointwise:
     """Work whose time is its memory traffic.
 
     Args:
+        kernel: What it is, for sources, messages and the choice among measured kernels.
         forward_bytes_per_token: Bytes read and written per token (in the expert regions: per row), forward.
         backward_bytes_per_token: The same backward.
         region: How its tokens or features are split.
@@ -314,6 +315,7 @@ class Pointwise:
         is_norm: It normalises.
     """
 
+    kernel: str
     forward_bytes_per_token: int
     backward_bytes_per_token: int
     region: Region

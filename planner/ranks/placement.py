@@ -102,24 +102,23 @@ class RankModel:
 
     def head_elements(self, *, pp: int, trainable: bool | None = None) -> Elements:
         """Return the head's weight elements; a tied table counts only where the embedding is on another rank."""
-        elements = self.head.elements(trainable=trainable)
-        if pp > 1:
-            return elements
-        trained, frozen = self._shared_elements
-        shared = trained + frozen if trainable is None else (trained if trainable else frozen)
-        return Elements(dense=elements.dense - shared, expert=elements.expert)
+        trained, frozen, trained_expert, frozen_expert = self.head_counts(pp=pp)
+        if trainable is None:
+            return Elements(dense=trained + frozen, expert=trained_expert + frozen_expert)
+        if trainable:
+            return Elements(dense=trained, expert=trained_expert)
+        return Elements(dense=frozen, expert=frozen_expert)
+
+    def head_counts(self, *, pp: int) -> tuple[int, int, int, int]:
+        """Return the head's elements likewise: trainable and frozen dense, trainable and frozen expert."""
+        trained, frozen, trained_expert, frozen_expert = self.head.counts[:4]
+        shared, frozen_shared = self.head.shared_elements if pp == 1 else (0, 0)
+        return trained - shared, frozen - frozen_shared, trained_expert, frozen_expert
 
     @property
     def shared_table_elements(self) -> int:
         """Return the trainable elements of the embedding table's copy on the head's rank; 0 without one."""
-        return self._shared_elements[0]
-
-    @cached_property
-    def _shared_elements(self) -> tuple[int, int]:
-        """Return the (trainable, frozen) elements of the embedding table's copy on the head's rank."""
-        shared = [part for part in self.head.weights if part.weight.shared_with_embedding]
-        trained = sum(part.num_elements for part in shared if part.weight.trainable)
-        return trained, sum(part.num_elements for part in shared) - trained
+        return self.head.shared_elements[0]
 
 
 def shard_model(

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property, lru_cache
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from planner.layout import Granularity, Recompute
@@ -157,12 +158,14 @@ class RankLayer:
         operators: Its operators.
         layer_input_bytes: What full recompute keeps instead of saved tensors.
         parts: The same operators in groups that other layers share; their sums are then worked out once for all.
+        alike: A part whose operators differ from these in names alone: these take as long and as much.
     """
 
     name: str
     operators: tuple[RankOperator, ...]
     layer_input_bytes: int
     parts: tuple["RankLayer", ...] = ()
+    alike: "RankLayer | None" = None
 
     @cached_property
     def forward(self) -> tuple[Step, ...]:
@@ -188,15 +191,20 @@ class RankLayer:
     def counts(self) -> tuple[int, ...]:
         """Return elements (trainable and frozen dense, trainable and frozen expert), operands and bytes saved.
 
-        Of a layer in parts these are the sums over its parts.
+        Behind them the elements, trainable and frozen, of a copy of the embedding's table. Of a layer in parts these
+        are the sums over its parts.
         """
         if self.parts:
             return tuple(map(sum, zip(*(part.counts for part in self.parts), strict=True)))
-        trained = _elements(part for part in self.weights if part.weight.trainable)
-        frozen = _elements(part for part in self.weights if not part.weight.trainable)
+        if self.alike is not None:
+            return self.alike.counts
+        trained = [part for part in self.weights if part.weight.trainable]
+        frozen = [part for part in self.weights if not part.weight.trainable]
         operands = sum(part.num_elements for part in self.weights if part.weight.gemm_operand)
         saved = sum(part.num_bytes for part in self.saved)
-        return trained.dense, frozen.dense, trained.expert, frozen.expert, operands, saved
+        of_grids = (_elements(of, mesh) for mesh in (Mesh.DENSE, Mesh.EXPERT) for of in (trained, frozen))
+        shared = ([part for part in of if part.weight.shared_with_embedding] for of in (trained, frozen))
+        return *of_grids, operands, saved, *(sum(part.num_elements for part in of) for of in shared)
 
     @cached_property
     def trainable(self) -> Elements:
@@ -216,7 +224,14 @@ class RankLayer:
     @cached_property
     def transient_bytes(self) -> int:
         """Return the largest set of tensors that live only inside one operator's backward."""
+        if self.alike is not None:
+            return self.alike.transient_bytes
         return max((part.transient_bytes for part in self.parts or self.operators), default=0)
+
+    @property
+    def shared_elements(self) -> tuple[int, int]:
+        """Return the (trainable, frozen) elements of a copy of the embedding's table."""
+        return self.counts[6], self.counts[7]
 
     @property
     def all_saved_bytes(self) -> int:
@@ -230,6 +245,21 @@ class RankLayer:
             return self.layer_input_bytes
         return self._kept_bytes(recompute.modules)
 
+    def saved_as(self, name: str) -> tuple[RankSaved, ...]:
+        """Return the tensors kept for backward whose names end with `name`."""
+        found = self._named.get(name)
+        if found is None:
+            if self.parts:
+                found = tuple(saved for part in self.parts for saved in part.saved_as(name))
+            else:
+                found = tuple(part for part in self.saved if part.saved.name.endswith(name))
+            self._named[name] = found
+        return found
+
+    @cached_property
+    def _named(self) -> dict[str, tuple[RankSaved, ...]]:
+        return {}
+
     @cached_property
     def _kept(self) -> dict[tuple[str, ...], int]:
         return {}
@@ -240,6 +270,8 @@ class RankLayer:
         if found is None:
             if self.parts:
                 found = sum(part._kept_bytes(modules) for part in self.parts)  # noqa: SLF001 - of its own kind
+            elif self.alike is not None:
+                found = self.alike._kept_bytes(modules)  # noqa: SLF001 - of its own kind
             else:
                 found = sum(
                     part.num_bytes for part in self.saved if frozenset(modules).isdisjoint(part.saved.dropped_by)
@@ -261,12 +293,25 @@ class RankLayer:
 
     def num_regions(self, recompute: Recompute) -> int:
         """Return how many times one backward pass stops to run something again: once a module, or norm, or layer."""
+        assert not recompute.is_per_layer, "each layer has a choice of its own"
         if recompute.granularity is Granularity.FULL:
             return 1
-        found = [frozenset(part.operator.modules) for part in self.recomputed_operators(recompute)]
-        norms = sum(Module.LAYER_NORM in modules for modules in found) if Module.LAYER_NORM in recompute.modules else 0
-        others = set(recompute.modules) - {Module.LAYER_NORM}
-        return norms + sum(any(name in modules for modules in found) for name in others)
+        norms = self._num_norms if Module.LAYER_NORM in recompute.modules else 0
+        return norms + len(self._modules.intersection(recompute.modules) - {Module.LAYER_NORM})
+
+    @cached_property
+    def _num_norms(self) -> int:
+        """Return how many operators are layer norms that may be run again."""
+        if self.parts:
+            return sum(part._num_norms for part in self.parts)  # noqa: SLF001 - of its own kind
+        return sum(Module.LAYER_NORM in part.operator.modules for part in self.operators)
+
+    @cached_property
+    def _modules(self) -> frozenset[Module]:
+        """Return the modules that some operator belongs to."""
+        if self.parts:
+            return frozenset().union(*(part._modules for part in self.parts))  # noqa: SLF001 - of its own kind
+        return frozenset(module for part in self.operators for module in part.operator.modules)
 
     @cached_property
     def weight_gradient_bytes(self) -> int:
@@ -280,12 +325,9 @@ class RankLayer:
         return self.trainable if trainable else self.frozen
 
 
-def _elements(parts: Iterable[RankWeight]) -> Elements:
-    """Return the elements of some weights by grid."""
-    total = {Mesh.DENSE: 0, Mesh.EXPERT: 0}
-    for part in parts:
-        total[part.weight.mesh] += part.num_elements
-    return Elements(dense=total[Mesh.DENSE], expert=total[Mesh.EXPERT])
+def _elements(parts: Iterable[RankWeight], mesh: Mesh) -> int:
+    """Return the elements of those weights that are laid out on one grid."""
+    return sum(part.num_elements for part in parts if part.weight.mesh is mesh)
 
 
 class Feels(StrEnum):
@@ -321,6 +363,29 @@ def feels(operator: Operator) -> Feels:
     return Feels.EXPERTS if beside else Feels.ROWS
 
 
+_ALWAYS = ("tp", "sequence_parallel", "vocab_divisor")
+_CONTEXT = (*_ALWAYS, "micro_batch_size", "seq_len", "cp")
+_EXPERTS = ("ep", "etp", "routing_skew", "peak_skew", "moved_experts", "peak_moved_experts")
+_FELT: Mapping[Feels, tuple[str, ...]] = {
+    Feels.NOTHING_ELSE: (*_ALWAYS, "tokens"),
+    Feels.CONTEXT: (*_CONTEXT, "ulysses"),
+    Feels.STATES: (*_CONTEXT, "state_exchange"),
+    Feels.EXPERTS: (*_ALWAYS, *_EXPERTS, "tokens"),
+    Feels.ROWS: ("vocab_divisor", *_EXPERTS, "residual_tokens"),
+}
+"""What of a sharding each kind of operator feels, where it does not feel sequences one by one their tokens together."""
+
+_FELT_OF = {kind: attrgetter(*names) for kind, names in _FELT.items()}
+
+
+def reduced(kind: Feels, felt: tuple[Any, ...]) -> Sharding:
+    """Return the sharding of which one kind of operator feels so much, and nothing else."""
+    *names, last = _FELT[kind]
+    names.append("seq_len" if last in ("tokens", "residual_tokens") else last)
+    whole: dict[str, Any] = {"tp": 1, "sequence_parallel": False, "micro_batch_size": 1}
+    return Sharding(**whole | dict(zip(names, felt, strict=True)))
+
+
 class Sharder:
     """Cuts layers, and shares between shardings what they have in common.
 
@@ -330,13 +395,15 @@ class Sharder:
     """
 
     def __init__(self) -> None:
-        self._parts: dict[tuple[int, Feels, Sharding], RankLayer] = {}
+        self._parts: dict[tuple[int, Feels, tuple[Any, ...]], RankLayer] = {}
+        self._numbers: dict[tuple[Operator, ...], int] = {}
+        self._first: dict[tuple[int, tuple[Any, ...]], RankLayer] = {}
         self._layers: dict[tuple[int, int, tuple[RankLayer, ...]], RankLayer] = {}
-        self._groups: dict[int, tuple[LayerGraph, Mapping[Feels, tuple[Operator, ...]]]] = {}
+        self._groups: dict[int, tuple[LayerGraph, Mapping[Feels, _Group]]] = {}
 
     def layer(self, layer: LayerGraph, sharding: Sharding) -> RankLayer:
         """Return one rank's share of `layer`, its operators part by part."""
-        parts = tuple(self._part(layer, kind, _felt(kind, sharding)) for kind in self._groups_of(layer))
+        parts = tuple(self._part(layer, kind, _FELT_OF[kind](sharding)) for kind in self._groups_of(layer))
         kept = layer.layer_input
         input_bytes = 0 if kept is None else rank_saved(kept, sharding).num_bytes
         found = self._layers.get((id(layer), input_bytes, parts))
@@ -349,55 +416,53 @@ class Sharder:
             )
         return found
 
-    def _groups_of(self, layer: LayerGraph) -> Mapping[Feels, tuple[Operator, ...]]:
+    def _groups_of(self, layer: LayerGraph) -> Mapping[Feels, "_Group"]:
         # Layers are known by identity, far cheaper than equality; they are kept, so that the identity stays theirs.
         known = self._groups.get(id(layer))
         if known is None:
             groups: dict[Feels, list[Operator]] = {}
             for operator in layer.operators:
                 groups.setdefault(feels(operator), []).append(operator)
-            known = self._groups[id(layer)] = (layer, {kind: tuple(found) for kind, found in groups.items()})
+            known = self._groups[id(layer)] = (layer, {kind: self._numbered(found) for kind, found in groups.items()})
         return known[1]
 
-    def _part(self, layer: LayerGraph, kind: Feels, sharding: Sharding) -> RankLayer:
-        key = (id(layer), kind, sharding)
+    def _numbered(self, operators: Iterable[Operator]) -> "_Group":
+        """Return operators with a number that those share which differ in names alone."""
+        found = tuple(operators)
+        number = self._numbers.setdefault(tuple(map(_nameless, found)), len(self._numbers))
+        return _Group(operators=found, number=number)
+
+    def _part(self, layer: LayerGraph, kind: Feels, felt: tuple[Any, ...]) -> RankLayer:
+        key = (id(layer), kind, felt)
         found = self._parts.get(key)
         if found is None:
-            operators = self._groups_of(layer)[kind]
+            group, sharding = self._groups_of(layer)[kind], reduced(kind, felt)
             found = self._parts[key] = RankLayer(
                 name=layer.name,
-                operators=tuple(RankOperator(operator=operator, sharding=sharding) for operator in operators),
+                operators=tuple(RankOperator(operator=operator, sharding=sharding) for operator in group.operators),
                 layer_input_bytes=0,
+                alike=self._first.get((group.number, felt)),
             )
+            self._first.setdefault((group.number, felt), found)
         return found
 
 
-@lru_cache(maxsize=16)
-def _felt(kind: Feels, sharding: Sharding) -> Sharding:
-    """Return `sharding` with only those degrees that one kind of operator feels."""
-    no_context: dict[str, Any] = {"cp": 1, "ulysses": 1, "state_exchange": False, "micro_batch_size": 1}
-    match kind:
-        case Feels.NOTHING_ELSE:
-            return replace(sharding, **no_context, **_NO_EXPERTS, seq_len=sharding.tokens)
-        case Feels.CONTEXT:
-            return replace(sharding, **_NO_EXPERTS, state_exchange=False)
-        case Feels.STATES:
-            return replace(sharding, **_NO_EXPERTS, ulysses=1)
-        case Feels.EXPERTS:
-            return replace(sharding, **no_context, seq_len=sharding.tokens)
-        case Feels.ROWS:
-            return replace(sharding, **no_context, tp=1, sequence_parallel=False, seq_len=sharding.residual_tokens)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """Operators of a layer that feel the same; those of equal numbers differ in names alone."""
+
+    operators: tuple[Operator, ...]
+    number: int
 
 
-_NO_EXPERTS: dict[str, Any] = {
-    "ep": 1,
-    "etp": 1,
-    "routing_skew": 1.0,
-    "peak_skew": 1.0,
-    "moved_experts": 0.0,
-    "peak_moved_experts": 0,
-}
-"""Degrees as layers without experts feel them."""
+def _nameless(operator: Operator) -> Operator:
+    """Return an operator without its name and those of what it owns and keeps."""
+    return replace(
+        operator,
+        name="",
+        weights=tuple(replace(weight, name="") for weight in operator.weights),
+        saved=tuple(replace(saved, name="") for saved in operator.saved),
+    )
 
 
 def shard_layer(layer: LayerGraph, sharding: Sharding) -> RankLayer:

@@ -60,7 +60,7 @@ def forward_steps(operator: Operator, sharding: Sharding) -> Iterable[Step]:  # 
         case StateScan():
             yield from scan_steps(work, sharding, backward=False)
         case Pointwise():
-            yield _pointwise(operator.name, work, work.forward_bytes_per_token, sharding)
+            yield _pointwise(work, work.forward_bytes_per_token, sharding)
         case Lookup():
             num_bytes = 2 * residual_bytes(work.hidden_size, sharding, work.dtype.num_bytes)
             yield Step(term=Term.POINTWISE, compute=MemoryBound(name="embedding look-up", num_bytes=num_bytes))
@@ -89,7 +89,7 @@ def backward_steps(operator: Operator, sharding: Sharding) -> Iterable[Step]:
         case StateScan():
             yield from scan_steps(work, sharding, backward=True)
         case Pointwise():
-            yield _pointwise(operator.name, work, work.backward_bytes_per_token, sharding)
+            yield _pointwise(work, work.backward_bytes_per_token, sharding)
         case Lookup():
             yield from region_exit_backward(work.hidden_size, sharding)
             # Each token's gradient is read and added to its fp32 row.
@@ -99,9 +99,9 @@ def backward_steps(operator: Operator, sharding: Sharding) -> Iterable[Step]:
             return
 
 
-def _pointwise(name: str, work: Pointwise, bytes_per_token: int, sharding: Sharding) -> Step:
+def _pointwise(work: Pointwise, bytes_per_token: int, sharding: Sharding) -> Step:
     num_bytes = _pointwise_bytes(work, bytes_per_token, sharding)
-    compute = MemoryBound(name=name, num_bytes=num_bytes, num_kernels=work.num_kernels, is_norm=work.is_norm)
+    compute = MemoryBound(name=work.kernel, num_bytes=num_bytes, num_kernels=work.num_kernels, is_norm=work.is_norm)
     return Step(term=Term.POINTWISE, compute=compute)
 
 

@@ -15,6 +15,7 @@ acyclic graph is exact; no closed form stands in for it. Arrays name their axes:
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import isfinite
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class StageTimes:
         ):
             if len(values) != expected:
                 raise ValueError(f"{name} has {len(values)} entries, not {expected}")
-            if not all(0.0 <= value < np.inf for value in values):
+            if min(values, default=0.0) < 0.0 or not isfinite(sum(values)):
                 raise ValueError(f"{name} holds a time that is negative or not finite")
 
     @property
@@ -114,16 +115,14 @@ class Timeline:
 
         Operations are rank times K plus position.
         """
-        program, seconds, ends = _program(self.order), self.seconds, self.ends
-        gap_N, transfer_N = (
-            of_kind[program.kind_N].tolist() for of_kind in (seconds.gap_before_O, seconds.transfer_in_O)
-        )
+        program, ends = _program(self.order), self.ends
+        gap_O, transfer_O = self.seconds.gap_before_O.tolist(), self.seconds.transfer_in_O.tolist()
         place = int(program.place_RK[self.rank_end_seconds_R.argmax(), -1])
         places: list[int] = []
         while place:
             places.append(place)
-            before, source = program.before[place - 1], program.source[place - 1]
-            place = before if ends[before] + gap_N[place - 1] > ends[source] + transfer_N[place - 1] else source
+            before, source, kind = program.before[place - 1], program.source[place - 1], program.kind[place - 1]
+            place = before if ends[before] + gap_O[kind] > ends[source] + transfer_O[kind] else source
         chain: IntArray = program.flat_N[np.array(places) - 1]
         return chain
 
@@ -193,14 +192,14 @@ class _Program:
         flat_N: Rank times K plus position of each, by place.
         before: Place of the operation before each one on its rank.
         source: Place of the operation whose result it needs.
-        kind_N: Its kind.
+        kind: Its kind.
     """
 
     place_RK: IntArray
     flat_N: IntArray
     before: list[int]
     source: list[int]
-    kind_N: IntArray
+    kind: list[int]
 
 
 def simulate(order: OperationOrder, times: StageTimes) -> Timeline:
@@ -212,18 +211,15 @@ def simulate(order: OperationOrder, times: StageTimes) -> Timeline:
     """
     seconds = operation_seconds(order, times)
     program = _program(order)
-    gap_N, transfer_N, duration_N = (
-        of_kind[program.kind_N].tolist()
-        for of_kind in (seconds.gap_before_O, seconds.transfer_in_O, seconds.duration_O)
+    # There are few kinds: their numbers stay near at hand, where one of each operation's own would not.
+    gap_O, transfer_O, duration_O = (
+        of_kind.tolist() for of_kind in (seconds.gap_before_O, seconds.transfer_in_O, seconds.duration_O)
     )
     ends = [0.0]
-    append = ends.append
-    for before, source, gap, transfer, duration in zip(
-        program.before, program.source, gap_N, transfer_N, duration_N, strict=True
-    ):
-        free = ends[before] + gap
-        ready = ends[source] + transfer
-        append((free if free > ready else ready) + duration)
+    for before, source, kind in zip(program.before, program.source, program.kind, strict=True):
+        free = ends[before] + gap_O[kind]
+        ready = ends[source] + transfer_O[kind]
+        ends.append((free if free > ready else ready) + duration_O[kind])
     return Timeline(order=order, times=times, seconds=seconds, ends=ends)
 
 
@@ -280,7 +276,7 @@ def _program(order: OperationOrder) -> _Program:
         flat_N=flat_N,
         before=before_N.tolist(),
         source=source_N.tolist(),
-        kind_N=order.kinds.kind_RK.ravel()[flat_N],
+        kind=order.kinds.kind_RK.ravel()[flat_N].tolist(),
     )
 
 

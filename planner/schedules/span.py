@@ -9,9 +9,13 @@ group more.
 
 A short step is simulated, twice as long until the last periods of its steady phase repeat, or until it is the whole
 step. Every operation waits for ones of its own period or of the two before it; both of these are compared.
+
+Arrays name their axes: R pipeline ranks, K operations of one rank.
 """
 
 from dataclasses import dataclass
+
+import numpy as np
 
 from planner.layout import Schedule
 from planner.schedules.orders import num_warmup, operation_order, repeating_microbatches
@@ -82,15 +86,14 @@ def steady(schedule: Schedule, *, pp: int, vpp: int, num_microbatches: int, time
 def _period_seconds(timeline: Timeline, schedule: Schedule, *, group: int) -> float | None:
     """Return the time of a period, where the last ones of the steady phase take equally long on every rank."""
     order = timeline.order
-    pairs = group * order.vpp
-    total = order.num_microbatches * order.vpp
-    found: float | None = None
-    for rank, end_K in enumerate(timeline.end_seconds_RK):
-        warmup = num_warmup(schedule, pp=order.pp, vpp=order.vpp, num_microbatches=order.num_microbatches, rank=rank)
-        stop = 2 * total - warmup
-        start = stop - 2 * pairs * COMPARED_PERIODS
-        gained_K = end_K[start:stop] - end_K[start - 2 * pairs : stop - 2 * pairs]
-        found = float(gained_K[-1]) if found is None else found
-        if (abs(gained_K - found) > REPEAT_TOLERANCE * found).any():
-            return None
-    return found
+    period = 2 * group * order.vpp
+    warmup_R = [
+        num_warmup(schedule, pp=order.pp, vpp=order.vpp, num_microbatches=order.num_microbatches, rank=rank)
+        for rank in range(order.pp)
+    ]
+    stop_R = 2 * order.num_microbatches * order.vpp - np.array(warmup_R)
+    last_RK = stop_R[:, np.newaxis] - np.arange(period * (COMPARED_PERIODS + 1), 0, -1)
+    end_RK = np.take_along_axis(timeline.end_seconds_RK, last_RK, axis=1)
+    gained_RK = end_RK[:, period:] - end_RK[:, :-period]
+    found = float(gained_RK[0, -1])
+    return None if (abs(gained_RK - found) > REPEAT_TOLERANCE * found).any() else found

@@ -143,6 +143,7 @@ class Builder:
         return Operator(
             name=name,
             work=Pointwise(
+                kernel=name,
                 forward_bytes_per_token=passes.forward * num_bytes,
                 backward_bytes_per_token=passes.backward * num_bytes,
                 region=region,

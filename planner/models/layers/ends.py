@@ -110,6 +110,7 @@ def lm_head_and_loss(builder: Builder, input_name: str, weights: tuple[Weight, .
         Operator(
             name="cross entropy",
             work=Pointwise(
+                kernel="cross entropy",
                 forward_bytes_per_token=forward_bytes,
                 backward_bytes_per_token=backward_bytes,
                 region=Region.SHARDED,

@@ -27,7 +27,6 @@ from planner.models.specs import ModelSpec
 from planner.offloading.states import FP32_BYTES, SHARDED_WEIGHTS
 from planner.ranks.communication import Grid
 from planner.ranks.placement import RankModel
-from planner.ranks.shard import Elements
 from planner.requests.workload import TrainWorkload
 from planner.search.space.points import Points
 from planner.search.space.unsharded_bound import Unsharded
@@ -70,11 +69,10 @@ def memory_facts(rank_model: RankModel, counts_D: Sequence[FloatArray]) -> Float
         rank_model: One rank's share of the layers.
         counts_D: `RankLayer.counts` of each distinct block, whatever follows them.
     """
-    head = rank_model.head_elements
     numbers: list[int] = [
         *rank_model.embedding.counts[:4],
-        *_four(head(pp=1, trainable=True), head(pp=1, trainable=False)),
-        *rank_model.head.counts[:4],
+        *rank_model.head_counts(pp=1),
+        *rank_model.head_counts(pp=2),
         head_peak_bytes(rank_model),
         rank_model.stream_bytes,
         rank_model.head.gemm_operands,
@@ -85,10 +83,6 @@ def memory_facts(rank_model: RankModel, counts_D: Sequence[FloatArray]) -> Float
         for layer, counts in zip(rank_model.layers, counts_D, strict=True)
     )
     return np.concatenate([ends, *(part for parts in of_layers for part in parts)])
-
-
-def _four(trainable: Elements, frozen: Elements) -> tuple[int, int, int, int]:
-    return trainable.dense, frozen.dense, trainable.expert, frozen.expert
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -408,7 +402,7 @@ class RankRooms:
             for static_X, saved_X in zip(need.static_DX, need.saved_DX, strict=True)
         ]
         rooms_RX: FloatArray = np.zeros_like(free_RX)
-        for growing_DX, fixed_DX in need.unsharded.cases():
+        for growing_DX, fixed_DX in need.unsharded.cases:
             # Whatever the mix of layers, each byte that it needs draws at least `share_RX` more.
             shares = [more_X / of_RX for more_X, of_RX in zip(growing_DX, of_layer_DRX, strict=True)]
             share_RX = np.minimum.reduce(shares)
@@ -425,7 +419,7 @@ class RankRooms:
             layer_RX = np.maximum(need.static_DX[kind] + self._in_flight_RX * need.saved_DX[kind], 1.0)
             of_cases = (
                 (free_RX - fixed_DX[kind]) / (layer_RX + growing_DX[kind])
-                for growing_DX, fixed_DX in need.unsharded.cases()
+                for growing_DX, fixed_DX in need.unsharded.cases
             )
             rooms_DRX.append(np.floor(np.maximum.reduce(list(of_cases)) + 1e-9))
         # Without a layer there are no temporaries either: whether that fits, `must_fit_RX` says.

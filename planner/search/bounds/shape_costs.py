@@ -70,7 +70,7 @@ class PartTable:
         return found
 
     def _summed(self, layer: RankLayer, *, recomputed: bool) -> FloatArray:
-        first, *rest = (self._seconds_of_part(part) for part in layer.parts)
+        first, *rest = (self._seconds_of_part(part.alike or part) for part in layer.parts)
         rows = sum(rest, first)
         passes = rows[1:].copy()
         passes[0] = rows[0]
@@ -102,7 +102,7 @@ class PartTable:
 
         Where each layer has its own choice, it keeps no less than under the most frugal one.
         """
-        first, *rest = (self._counts_of_part(part) for part in layer.parts)
+        first, *rest = (self._counts_of_part(part.alike or part) for part in layer.parts)
         total: FloatArray = sum(rest, first)
         kept_R = total[-len(self.recomputes) :]
         kept_R[[choice.granularity is Granularity.FULL for choice in self.recomputes]] = layer.layer_input_bytes

@@ -3,8 +3,8 @@
 Axes: X points, D distinct blocks, K kinds of elements (trainable and frozen dense, trainable and frozen expert).
 """
 
-from collections.abc import Iterator
 from copy import copy
+from functools import cached_property
 
 import numpy as np
 
@@ -52,6 +52,7 @@ class Unsharded:
                 setattr(chosen, name, value[index_X])
             elif isinstance(value, list):
                 setattr(chosen, name, [part_X[index_X] for part_X in value])
+        vars(chosen).pop("cases", None)  # they are of all points
         return chosen
 
     def end_X(self, elements_KX: FloatArray) -> FloatArray:
@@ -59,8 +60,10 @@ class Unsharded:
         whole_X: FloatArray = elements_KX.sum(axis=0) * self.weight_X
         return whole_X
 
-    def cases(self) -> Iterator[tuple[list[FloatArray], list[FloatArray]]]:
-        """Yield what each kind of layer adds, and what stands once it is there, in each of the four cases."""
+    @cached_property
+    def cases(self) -> tuple[tuple[list[FloatArray], list[FloatArray]], ...]:
+        """Return what each kind of layer adds, and what stands once it is there, in each of the four cases."""
+        found: list[tuple[list[FloatArray], list[FloatArray]]] = []
         pairs = list(zip(self.elements_DX, self.trainable_DX, strict=True))
         # Where nothing is sharded that would stand whole, one case is enough.
         for all_weights in (False, True) if self.weight_X.any() else (True,):
@@ -74,7 +77,8 @@ class Unsharded:
                     + (not all_gradients) * np.maximum(self.queued, 2 * trainable_X) * self.gradient_X
                     for elements_X, trainable_X in pairs
                 ]
-                yield growing_DX, fixed_DX
+                found.append((growing_DX, fixed_DX))
+        return tuple(found)
 
     def held_X(self, held_D: IntArray) -> FloatArray:
         """Return what a rank with these layers of each kind holds whole, beside what one layer's backward takes."""

@@ -117,6 +117,7 @@ class PointPrices:
         self._of_point: dict[Stage | StageContents, StageSeconds] = {}
         self._optimizers: dict[tuple[int, int], float] = {}
         self._peaks = RankPeaks()
+        self._last_times: tuple[Layout, StageTimes] | None = None
 
     def place(self, layout: Layout) -> PlacedModel:
         """Return the model under a split of the point."""
@@ -134,7 +135,7 @@ class PointPrices:
 
     def peaks_R(self, layout: Layout) -> tuple[int, ...]:
         """Return the exact peak of each pipeline rank of a split."""
-        return tuple(self._peaks.of_all(self.place(layout)))
+        return self._peaks.of_all(self.place(layout))
 
     def rank_peak_bytes(self, layout: Layout, pipeline_rank: int) -> int:
         """Return the exact peak of one pipeline rank of a split."""
@@ -161,7 +162,12 @@ class PointPrices:
         )
 
     def times(self, layout: Layout) -> StageTimes:
-        """Return what the passes and transfers of a split take."""
+        """Return what the passes and transfers of a split take; asked again of the same one, the same."""
+        if self._last_times is None or self._last_times[0] is not layout:
+            self._last_times = layout, self._times(layout)
+        return self._last_times[1]
+
+    def _times(self, layout: Layout) -> StageTimes:
         stages = self.stages(layout)
         beside_V = self.beside_seconds_V
         return StageTimes(
@@ -221,12 +227,17 @@ class PointPrices:
         recompute = recompute or self.point.recompute
         if recompute is not self.point.recompute or recompute.is_per_layer:
             return self._stage(stage, recompute)
-        # Where all layers are treated alike, and nobody waits for one behind another, stages of equal contents are.
-        by_place = recompute.num_layers is not None or self.point.offloaded_modules
-        key = stage if by_place else self.costs.rank_model.contents(stage)
-        found = self._of_point.get(key)
+        found = self._of_point.get(stage)
         if found is None:
-            found = self._of_point[key] = self._stage(stage, recompute)
+            # Where all layers are treated alike or are alike, and nobody waits for one behind another, stages of equal
+            # contents are.
+            rank_model = self.costs.rank_model
+            first_differ = recompute.num_layers is not None and rank_model.chain.num_kinds > 1
+            key = stage if first_differ or self.point.offloaded_modules else rank_model.contents(stage)
+            found = self._of_point.get(key)
+            if found is None:
+                found = self._of_point[key] = self._stage(stage, recompute)
+            self._of_point[stage] = found
         return found
 
     def _stage(self, stage: Stage, recompute: Recompute) -> StageSeconds:

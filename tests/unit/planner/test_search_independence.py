@@ -32,12 +32,14 @@ def test_tables_of_half_the_tokens_are_found_out(monkeypatch: pytest.MonkeyPatch
 
 
 def test_operators_shared_between_the_wrong_shardings_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(_kind: shard.Feels, sharding: Sharding) -> Sharding:
-        return replace(sharding, tp=1, sequence_parallel=False)
+    reduced = shard.reduced
+
+    def wrong(kind: shard.Feels, felt: tuple[int, ...]) -> Sharding:
+        return replace(reduced(kind, felt), tp=1, sequence_parallel=False)
 
     request = replace(tiny_request(), constraints=Constraints(degrees={"tp": Bounds(allowed=(2,))}))
     search(tiny_dense_model(), two_node_cluster(), request)
-    monkeypatch.setattr(shard, "_felt", wrong)
+    monkeypatch.setattr(shard, "reduced", wrong)
     with pytest.raises(BrokenPromiseError, match="rule='price'"):
         search(tiny_dense_model(), two_node_cluster(), request)
 

@@ -8,7 +8,7 @@ from planner.layout import Granularity, Recompute
 from planner.models.bundled import load_bundled
 from planner.models.graph import Region, Saved, Weight
 from planner.models.layers import build_graph
-from planner.ranks.shard import RankLayer, rank_saved, rank_weight, shard_layer
+from planner.ranks.shard import RankLayer, Sharder, rank_saved, rank_weight, shard_layer
 from planner.ranks.sharding import Sharding, padded_vocab_size
 from planner.ranks.step import Step
 from planner.requests.workload import Lora, Precision, TrainMethod, TrainWorkload
@@ -170,3 +170,32 @@ def test_a_backward_pass_stops_once_for_each_module_norm_or_layer_that_it_runs_a
     assert regions("deepseek-v3", "layernorm") == 2  # in front of latent attention, and of the experts
     assert block(1).num_regions(Recompute(granularity=Granularity.FULL)) == 1
     assert block(1).num_regions(Recompute(granularity=Granularity.NONE)) == 0
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "qwen3.5-35b-a3b", "llama-3.2-1b"])
+def test_parts_that_shardings_and_layers_share_add_up_to_the_layer_cut_whole(name: str) -> None:
+    graph = build_graph(load_bundled(name), tiny_workload())
+    sharder = Sharder()
+    choices = [Recompute(granularity=granularity) for granularity in (Granularity.NONE, Granularity.FULL)]
+    choices += [Recompute(granularity=Granularity.SELECTIVE, modules=(module,)) for module in sorted(graph.modules)]
+    plain = Sharding(tp=1, sequence_parallel=False, micro_batch_size=2, seq_len=1024)
+    shared = 0
+    for cut in (
+        plain,
+        replace(plain, tp=2, sequence_parallel=True),
+        replace(plain, cp=2, ulysses=2),
+        replace(plain, micro_batch_size=1, cp=2),
+        replace(plain, ep=4, routing_skew=1.25, peak_skew=1.5),
+        replace(plain, tp=2, ep=2, etp=2),
+    ):
+        for layer in graph.layers:
+            in_parts, whole = sharder.layer(layer, cut), shard_layer(layer, cut)
+            shared += sum(part.alike is not None for part in in_parts.parts)
+            assert in_parts.counts == whole.counts
+            assert in_parts.transient_bytes == whole.transient_bytes
+            for choice in choices:
+                assert in_parts.saved_bytes(choice) == whole.saved_bytes(choice)
+                assert in_parts.num_regions(choice) == whole.num_regions(choice)
+            of_logits = [sorted(part.num_bytes for part in of.saved_as("logits")) for of in (in_parts, whole)]
+            assert of_logits[0] == of_logits[1]
+    assert (shared > 0) == (len(graph.blocks) > 1), "layers of one kind have nothing to share with another"
