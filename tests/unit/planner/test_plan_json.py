@@ -196,7 +196,10 @@ NOT_EDITED = "Plan again; a plan file is not edited by hand."
         (
             '"tp": 2',
             '"tp": "2"',
-            'plan.json:24:15: plans[0].layout.tp: `tp` = "2" is not a whole number.\nGive a whole number.',
+            (
+                'plan.json:24:15: plans[0].layout.tp: `tp` = "2" is not a whole number.\n'
+                "Give a whole number, without quotes."
+            ),
         ),
         (
             '"tp": 2',

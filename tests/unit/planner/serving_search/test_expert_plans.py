@@ -10,6 +10,7 @@ from planner.documents import parse_document
 from planner.errors import InputError
 from planner.requests.request import Bounds
 from planner.schema.serve_plan_file import serve_plan_from_document, serve_plan_to_text
+from planner.serving.engines import calibration
 from planner.serving_plans.plan import ServePlan
 from planner.serving_search.expert_places import tried_copies
 from planner.serving_search.field import field_of
@@ -105,11 +106,11 @@ def test_a_plan_reads_back_with_its_routing_and_placement() -> None:
     assert serve_plan_from_document(parse_document(text, file="plan.json")) == copied()
     plain = served(FREE, ('  routing: {histogram: "zipf:1.0"}\n', ""), text=SPEC)
     assert "placement" not in serve_plan_to_text(plain)
-    spread = (
-        "routing was not counted: the logarithm of an expert's part of all choices has a standard deviation of 0.61, as"
-        " fitted to runs of servers"
-    )
-    assert spread in plain.assumptions
+    spread = calibration().kernels.routing_spread
+    assert (
+        "routing was not counted: the logarithm of an expert's part of all choices has a standard deviation of"
+        f" {spread:.2f}, as fitted to runs of servers"
+    ) in plain.assumptions
 
 
 def test_a_placement_that_was_edited_is_refused() -> None:
