@@ -16,11 +16,13 @@ factors multiply to the whole. Behind the cases stands how long a trace takes (`
 """
 
 import argparse
+import gc
 import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from multiprocessing import get_context
@@ -28,6 +30,7 @@ from pathlib import Path
 
 from benchmarks.serving_trace import NAME as TRACE
 from benchmarks.serving_trace import trace_row, trace_words
+from cli.start import GARBAGE_THRESHOLD
 from planner.serving_plans.layout import EngineShape
 from planner.serving_plans.plan import ServePlan
 from planner.serving_search.closed_form import best_of_both, both_at
@@ -263,8 +266,9 @@ def priced_here(inputs: ServeInputs, other: Other) -> Priced | None:
 
 
 def in_a_fresh_process(name: str) -> Row:
-    """Return a case, planned where nothing is cached."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+    """Return a case, planned where nothing is cached, with garbage collected as seldom as the command line does."""
+    start = partial(gc.set_threshold, GARBAGE_THRESHOLD)
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"), initializer=start) as pool:
         return pool.submit(plan_case, name).result()
 
 
